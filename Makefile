@@ -1,0 +1,90 @@
+# Every target sets up what it needs in .venv, once; it does so again only when the pinned
+# requirements or pyproject.toml change. After that nothing here needs the network
+# (the Kafka tests fetch their broker through Maven, once).
+
+PYTHON ?= python3
+UV ?= uv
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+RUNTIME := $(VENV)/.runtime-installed
+DEV := $(VENV)/.dev-installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test check bench fuzz format lock clean distclean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(RUNTIME) ## stream a made-up programme through broker, worker and sink; cut and verify an export
+	@$(BIN)/buddy demo
+
+test: $(DEV) ## everything: lint, types, all tests (those on Kafka where a broker can be had)
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy --no-error-summary
+	@$(BIN)/pytest
+
+check: $(DEV) ## lint, types and unit tests, under a minute: before every commit
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@$(BIN)/pytest tests/unit
+
+bench: $(DEV) ## measure records and rows a second on this machine
+	@$(BIN)/python -m tests.bench
+
+fuzz: $(DEV) ## the property-based tests with many more examples
+	@BUDDY_HYPOTHESIS=long $(BIN)/pytest --timeout=3600 tests/unit tests/contract
+
+format: $(DEV) ## format the code and mend what lint can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Keeps the pins it can; `make lock UPGRADE=--upgrade` moves them all. Hashes of every platform are
+# listed, so that the files serve any machine; uv writes no index and no path into them.
+COMPILE = $(UV) pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-annotate --custom-compile-command 'make lock' $(UPGRADE)
+
+lock: ## pin the requirements anew from pyproject.toml (needs uv)
+	@command -v $(UV) >/dev/null || { echo "make lock needs uv: pip install uv (in a venv of its own), then make lock UV=that-venv/bin/uv" >&2; exit 1; }
+	$(COMPILE) --extra build --extra dev --output-file requirements-dev.txt
+	$(COMPILE) --extra build --constraint requirements-dev.txt --output-file requirements.txt
+
+clean: ## remove what demo and tests left (not .venv)
+	rm -rf buddy-demo .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	@find . -path ./$(VENV) -prune -o -path ./.git -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+distclean: clean ## remove .venv and downloads as well
+	rm -rf $(VENV) .cache buddy_stream.egg-info
+
+# --- set-up -----------------------------------------------------------------------------------
+
+# Without build isolation, since setuptools is among the pinned requirements: pip would fetch
+# another one, unpinned.
+INSTALL_SELF = $(PIP) install --no-deps --no-build-isolation --editable .
+
+# `pip` is the last thing that venv makes: where it is missing, an earlier set-up was interrupted.
+define make_venv
+@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: Buddy Stream needs Python 3.11 or newer; name yours with make PYTHON=/path/to/python" >&2; exit 1; }
+@test -x $(BIN)/pip || $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Buddy Stream needs Python 3.11 or newer, and $(PYTHON) is %d.%d; name another one with make PYTHON=python3.12" % sys.version_info[:2])'
+@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
+endef
+
+$(RUNTIME): requirements.txt pyproject.toml
+	$(make_venv)
+	@echo "Installing what Buddy Stream needs into $(VENV) ..."
+	@$(PIP) install --require-hashes -r requirements.txt
+	@$(INSTALL_SELF)
+	@touch $@
+
+# The development requirements contain the others, so this one settles both.
+$(DEV): requirements-dev.txt requirements.txt pyproject.toml
+	$(make_venv)
+	@echo "Installing what Buddy Stream and its tests need into $(VENV) ..."
+	@$(PIP) install --require-hashes -r requirements-dev.txt
+	@$(INSTALL_SELF)
+	@touch $(RUNTIME) $@
