@@ -1,0 +1,66 @@
+"""The field types that the entities share, each with its limits.
+
+A field's type says everything about it: what msgspec decodes, which values are allowed, which
+violation code a wrong one gets (`schemas.rules`), how it is written to CSV and XLSX, and what
+the JSON Schema says. Rules: docs/spec.md, "Field Specifications" and docs/contract.md,
+"Violations".
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import Meta, Struct
+
+LARGEST_INTEGER: Final = 2**53 - 1
+"""Above it, readers of JSON and XLSX lose digits."""
+
+# Text, not uuid.UUID: msgspec would read 32 digits without hyphens as a UUID too. In canonical
+# form, which is lower case; the rules and the JSON Schema accept any case.
+_UUID = Annotated[
+    str,
+    Meta(
+        min_length=36,
+        max_length=36,
+        pattern="^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$",
+        extra={"format": "uuid"},
+        extra_json_schema={"format": "uuid"},
+    ),
+]
+Id = Annotated[_UUID, Meta(description="UUID v4")]
+UserId = Annotated[_UUID, Meta(description="UUID v4 of a user", extra={"refers_to": "users"})]
+MatchId = Annotated[_UUID, Meta(description="UUID v4 of a match", extra={"refers_to": "matches"})]
+Timestamp = Annotated[datetime, Meta(description="ISO 8601, not in the future")]
+Text = Annotated[str, Meta(description="text")]
+Name = Annotated[str, Meta(max_length=100, description="text of at most 100 characters")]
+Email = Annotated[
+    str,
+    Meta(
+        max_length=254,
+        description="e-mail address, unique, lower case",
+        extra={"format": "email"},
+        extra_json_schema={"format": "email"},
+    ),
+]
+Rating = Annotated[float, Meta(ge=0, le=1, description="0.00 to 1.00")]
+Positive = Annotated[int, Meta(ge=1, le=LARGEST_INTEGER, description="positive integer")]
+Count = Annotated[int, Meta(ge=0, le=LARGEST_INTEGER, description="integer of 0 or more")]
+SdgGoal = Annotated[int, Meta(ge=1, le=17, description="UN SDG goal, 1 to 17")]
+
+Texts = list[str]
+SdgGoals = list[SdgGoal]
+Attendees = Annotated[list[str], Meta(extra={"names": "users"})]
+"""Free text that ought to be ids of users: checked with a warning, never waited for."""
+FreeObject = dict[str, Any]
+
+Role = Literal["participant", "buddy"]
+Format = Literal["in-person", "online", "hybrid"]
+
+
+class Row(Struct, omit_defaults=True, forbid_unknown_fields=True, gc=False):
+    """Base of the eight entities: fields in the column order of the specification.
+
+    Absent optional fields are None and left out when encoded. Unknown fields are forbidden here
+    so that the decoder notices them; `worker.core.decode` then drops and counts them.
+    """

@@ -1,0 +1,148 @@
+"""The registry: each entity with its columns as data, derived from its Struct."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+from msgspec import inspect
+
+from schemas.checkins import Checkin
+from schemas.event_attendance import EventAttendance
+from schemas.events import Event
+from schemas.feedback import Feedback
+from schemas.fields import Row
+from schemas.matches import Match
+from schemas.milestones import Milestone
+from schemas.skill_sessions import SkillSession
+from schemas.users import User
+
+
+class Kind(StrEnum):
+    """What a column holds; rules, CSV and XLSX cells follow from it."""
+
+    UUID = "uuid"
+    TIMESTAMP = "timestamp"
+    TEXT = "text"
+    EMAIL = "email"
+    ENUM = "enum"
+    INTEGER = "integer"
+    RATING = "rating"
+    TEXTS = "array of text"
+    INTEGERS = "array of integers"
+    OBJECT = "object"
+
+
+class Column(msgspec.Struct, frozen=True):
+    """One column of an entity. Limits that do not apply to its kind are None or empty."""
+
+    name: str
+    kind: Kind
+    required: bool
+    lowest: int | None = None
+    highest: int | None = None
+    longest: int | None = None
+    values: tuple[str, ...] = ()
+    refers_to: str | None = None
+    """The entity whose id this must be, known before the record is accepted."""
+    names: str | None = None
+    """The entity whose ids this list ought to hold; a wrong entry is a warning only."""
+
+
+class Entity(msgspec.Struct, frozen=True):
+    """One of the eight entities. `key` and `date` name columns; `sheet` is the XLSX sheet's."""
+
+    name: str
+    struct: type[Row]
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    date: str
+    sheet: str
+
+    def column(self, name: str) -> Column:
+        """The column of that name; KeyError if there is none."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(name)
+
+
+def _column(field: inspect.Field) -> Column:
+    extra: dict[str, str] = {}
+
+    def bare(kind: inspect.Type) -> inspect.Type:
+        """Strip what wraps the type: optional, and metadata (whose `extra` is kept)."""
+        if isinstance(kind, inspect.Metadata):
+            extra.update(kind.extra or {})
+            return bare(kind.type)
+        if isinstance(kind, inspect.UnionType):
+            return bare(next(t for t in kind.types if not isinstance(t, inspect.NoneType)))
+        return kind
+
+    kind = bare(field.type)
+    column = Column(
+        name=field.name,
+        kind=Kind.TEXT,
+        required=field.required,
+        refers_to=extra.get("refers_to"),
+        names=extra.get("names"),
+    )
+    replace = msgspec.structs.replace
+    match kind:
+        case inspect.DateTimeType():
+            return replace(column, kind=Kind.TIMESTAMP)
+        case inspect.FloatType():
+            return replace(column, kind=Kind.RATING, lowest=0, highest=1)
+        case inspect.IntType():
+            return replace(column, kind=Kind.INTEGER, lowest=kind.ge, highest=kind.le)
+        case inspect.LiteralType():
+            return replace(column, kind=Kind.ENUM, values=tuple(map(str, kind.values)))
+        case inspect.DictType():
+            return replace(column, kind=Kind.OBJECT)
+        case inspect.ListType():
+            item = bare(kind.item_type)
+            if isinstance(item, inspect.IntType):
+                return replace(column, kind=Kind.INTEGERS, lowest=item.ge, highest=item.le)
+            return replace(column, kind=Kind.TEXTS)
+        case inspect.StrType():
+            return replace(
+                column, kind=Kind(extra.get("format", Kind.TEXT)), longest=kind.max_length
+            )
+    raise TypeError(f"field {field.name}: no kind for {kind}")
+
+
+def _entity(name: str, struct: type[Row], key: tuple[str, ...], date: str, sheet: str) -> Entity:
+    info = inspect.type_info(struct)
+    assert isinstance(info, inspect.StructType)
+    return Entity(name, struct, tuple(_column(f) for f in info.fields), key, date, sheet)
+
+
+ENTITIES: Final[Mapping[str, Entity]] = MappingProxyType(
+    {
+        entity.name: entity
+        for entity in (
+            _entity("users", User, ("id",), "joined_at", "Users"),
+            _entity("matches", Match, ("match_id",), "matched_at", "Matches"),
+            _entity("events", Event, ("event_id",), "event_date", "Events"),
+            _entity(
+                "event_attendance",
+                EventAttendance,
+                ("event_id", "user_id"),
+                "attended_at",
+                "Event Attendance",
+            ),
+            _entity(
+                "skill_sessions", SkillSession, ("session_id",), "completed_at", "Skill Sessions"
+            ),
+            _entity("checkins", Checkin, ("checkin_id",), "checkin_date", "Check-ins"),
+            _entity("feedback", Feedback, ("feedback_id",), "submitted_at", "Feedback"),
+            _entity(
+                "milestones", Milestone, ("milestone_id", "user_id"), "reached_at", "Milestones"
+            ),
+        )
+    }
+)
+"""The eight, in the order of the specification: those that are referred to come first."""
