@@ -1,0 +1,36 @@
+"""Fixtures for everything: a real Kafka where one can be had, and how long Hypothesis searches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from tests.kafka_server import KafkaServer, running
+
+settings.register_profile("default", deadline=None, max_examples=50)
+settings.register_profile("long", deadline=None, max_examples=2_000)
+settings.load_profile(os.environ.get("BUDDY_HYPOTHESIS", "default"))
+
+
+@pytest.fixture(scope="session")
+def kafka_address() -> Iterator[str]:
+    """`host:port` of a broker that all tests share: name topics and groups so that none clash.
+
+    `BUDDY_TEST_KAFKA` if set, else one that is started here for the session.
+    """
+    given = os.environ.get("BUDDY_TEST_KAFKA")
+    if given:
+        yield given
+        return
+    with running(KafkaServer()) as server:
+        yield server.address
+
+
+@pytest.fixture
+def kafka_server() -> Iterator[KafkaServer]:
+    """A running broker of this test's own, to be killed and restarted as it likes."""
+    with running(KafkaServer()) as server:
+        yield server

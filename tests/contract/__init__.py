@@ -1,0 +1,1 @@
+"""What every broker promises (`worker.brokers.contract`), tried on each of them alike."""

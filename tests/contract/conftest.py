@@ -1,0 +1,112 @@
+"""Each test runs once on every broker; Kafka is shared by all, so names are new each time."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.structs import TopicPartition
+
+from worker.brokers.contract import Broker, Partition, Topic
+from worker.brokers.embedded import EmbeddedBroker
+from worker.brokers.kafka import KafkaBroker
+
+RETENTION_MS = 3_600_000
+
+Connect = Callable[[], Broker]
+Another = Callable[[], Awaitable[Broker]]
+MakeTopic = Callable[..., Awaitable[str]]
+Expire = Callable[[Partition], Awaitable[None]]
+
+
+class Clock:
+    """Milliseconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = time.time_ns() // 1_000_000
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def kind(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def connect(kind: str, clock: Clock, tmp_path: Path, request: pytest.FixtureRequest) -> Connect:
+    if kind == "embedded":
+        return lambda: EmbeddedBroker(tmp_path / "broker", clock=clock)
+    address: str = request.getfixturevalue("kafka_address")
+    return lambda: KafkaBroker(address)
+
+
+@pytest.fixture
+async def another(connect: Connect) -> AsyncIterator[Another]:
+    """Makes further connections to the same broker, as other processes would have."""
+    opened: list[Broker] = []
+
+    async def make() -> Broker:
+        broker = connect()
+        await broker.open()
+        opened.append(broker)
+        return broker
+
+    yield make
+    for broker in reversed(opened):
+        await broker.close()
+
+
+@pytest.fixture
+async def broker(another: Another) -> Broker:
+    return await another()
+
+
+@pytest.fixture
+def make_topic(broker: Broker) -> MakeTopic:
+    """Creates a topic of a new name and returns the name."""
+
+    async def make(partitions: int = 1, **settings: Any) -> str:
+        name = unique("topic")
+        assert await broker.create([Topic(name, partitions, **settings)]) == [name]
+        return name
+
+    return make
+
+
+@pytest.fixture
+def expire(kind: str, broker: Broker, clock: Clock, request: pytest.FixtureRequest) -> Expire:
+    """Makes everything expire that is in a partition now; its retention must be RETENTION_MS."""
+
+    async def expire_embedded(partition: Partition) -> None:
+        assert isinstance(broker, EmbeddedBroker)
+        clock.now += RETENTION_MS + 1
+        await broker.maintain()
+
+    async def expire_kafka(partition: Partition) -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=request.getfixturevalue("kafka_address"))
+        await admin.start()
+        try:
+            end = (await broker.spans([partition]))[partition].end
+            await admin.delete_records({TopicPartition(*partition): RecordsToDelete(end)})
+        finally:
+            await admin.close()
+
+    return expire_embedded if kind == "embedded" else expire_kafka
+
+
+def unique(what: str) -> str:
+    """A name that no other test has."""
+    return f"{what}-{uuid.uuid4().hex}"

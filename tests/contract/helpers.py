@@ -1,0 +1,69 @@
+"""Short forms of what the tests say again and again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import TypeVar
+
+from worker.brokers.contract import Broker, Message, Outgoing, Partition, Reader
+
+PATIENCE = 20.0
+"""Seconds within which anything must have happened; nothing normally takes so long."""
+
+_T = TypeVar("_T")
+
+
+def numbered(topic: str, values: Iterable[int], partition: int | None = 0) -> list[Outgoing]:
+    """Messages whose values are these numbers."""
+    return [Outgoing(topic, b"k", b"%d" % value, partition=partition) for value in values]
+
+
+def values(messages: Iterable[Message]) -> list[int]:
+    """The numbers that `numbered` put in."""
+    return [int(message.value or b"-1") for message in messages]
+
+
+async def take(reader: Reader, count: int, limit: int = 1000) -> list[Message]:
+    """Exactly the next `count` messages: there must be so many, and none may follow."""
+    messages: list[Message] = []
+    async with asyncio.timeout(PATIENCE):
+        while len(messages) < count:
+            messages += await reader.read(limit, 1.0)
+    assert len(messages) == count
+    assert await reader.read(limit, 0.1) == []
+    return messages
+
+
+async def all_of(broker: Broker, topic: str, count: int, partitions: int = 1) -> list[Message]:
+    """All messages of a topic, which must be `count`."""
+    reader = broker.reader()
+    reader.assign({Partition(topic, number): 0 for number in range(partitions)})
+    try:
+        return await take(reader, count)
+    finally:
+        await reader.close()
+
+
+async def eventually(ask: Callable[[], Awaitable[_T]], want: Callable[[_T], bool]) -> _T:
+    """Ask until the answer is as wanted: what a broker tells people may lag behind."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            answer = await ask()
+            if want(answer):
+                return answer
+            await asyncio.sleep(0.02)
+
+
+def by_partition(messages: Iterable[Message]) -> dict[int, list[Message]]:
+    """The messages of each partition, in the order in which they came."""
+    found: dict[int, list[Message]] = {}
+    for message in messages:
+        found.setdefault(message.partition, []).append(message)
+    return found
+
+
+def ascending(numbers: Sequence[int]) -> bool:
+    """Whether each is larger than the one before."""
+    return all(one < other for one, other in pairwise(numbers))

@@ -1,0 +1,86 @@
+"""Groups: members share the partition numbers of a topic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from tests.contract.conftest import Another, MakeTopic, unique
+from tests.contract.helpers import eventually
+from worker.brokers.contract import Broker, Member
+from worker.errors import MissingTopic
+
+
+async def settle(members: Sequence[Member], partitions: int) -> list[frozenset[int]]:
+    """What each member has once every number has exactly one owner and nobody has none."""
+
+    async def ask() -> list[frozenset[int]]:
+        return [await member.assignment() for member in members]
+
+    def fair(shares: list[frozenset[int]]) -> bool:
+        owned = sorted(number for share in shares for number in share)
+        sizes = [len(share) for share in shares]
+        return owned == list(range(partitions)) and max(sizes) - min(sizes) <= 1
+
+    return await eventually(ask, fair)
+
+
+async def test_a_lone_member_has_everything(broker: Broker, make_topic: MakeTopic) -> None:
+    member = await broker.join(unique("group"), await make_topic(5))
+    assert await settle([member], 5) == [frozenset(range(5))]
+
+
+async def test_members_share_and_the_last_one_gets_everything_back(
+    broker: Broker, another: Another, make_topic: MakeTopic
+) -> None:
+    group, topic = unique("group"), await make_topic(4)
+    first = await broker.join(group, topic)
+    await settle([first], 4)
+    second = await (await another()).join(group, topic)
+    shares = await settle([first, second], 4)
+    assert [len(share) for share in shares] == [2, 2]
+    await first.close()
+    assert await settle([second], 4) == [frozenset(range(4))]
+
+
+async def test_three_members_share_contiguous_ranges(
+    broker: Broker, another: Another, make_topic: MakeTopic
+) -> None:
+    group, topic = unique("group"), await make_topic(7)
+    connections = [broker, await another(), await another()]
+    members = [await connection.join(group, topic) for connection in connections]
+    shares = await settle(members, 7)
+    assert sorted(len(share) for share in shares) == [2, 2, 3]
+    assert all(max(share) - min(share) == len(share) - 1 for share in shares)
+
+
+async def test_more_members_than_partitions(
+    broker: Broker, another: Another, make_topic: MakeTopic
+) -> None:
+    group, topic = unique("group"), await make_topic(1)
+    members = [await connection.join(group, topic) for connection in (broker, await another())]
+    assert sorted(len(share) for share in await settle(members, 1)) == [0, 1]
+
+
+async def test_a_member_leaves_with_its_connection(
+    broker: Broker, another: Another, make_topic: MakeTopic
+) -> None:
+    group, topic = unique("group"), await make_topic(2)
+    other = await another()
+    first, second = await broker.join(group, topic), await other.join(group, topic)
+    await settle([first, second], 2)
+    await other.close()
+    assert await settle([first], 2) == [frozenset({0, 1})]
+
+
+async def test_groups_do_not_disturb_each_other(broker: Broker, make_topic: MakeTopic) -> None:
+    topic = await make_topic(2)
+    members = [await broker.join(unique("group"), topic) for _ in range(2)]
+    for member in members:
+        assert await settle([member], 2) == [frozenset({0, 1})]
+
+
+async def test_a_group_needs_a_topic(broker: Broker) -> None:
+    with pytest.raises(MissingTopic):
+        await broker.join(unique("group"), unique("topic"))

@@ -1,0 +1,248 @@
+"""Reading: positions, limits, pauses, waiting, gaps, what expired."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from tests.contract.conftest import RETENTION_MS, Another, Expire, MakeTopic, unique
+from tests.contract.helpers import (
+    PATIENCE,
+    ascending,
+    by_partition,
+    eventually,
+    numbered,
+    take,
+    values,
+)
+from worker.brokers.contract import Broker, Message, Partition, Span
+
+
+async def test_nothing_is_read_until_partitions_are_assigned(
+    broker: Broker, make_topic: MakeTopic
+) -> None:
+    await broker.publish(numbered(await make_topic(), range(3)))
+    assert await broker.reader().read(10, 0.1) == []
+
+
+async def test_reading_starts_at_the_given_offsets(broker: Broker, make_topic: MakeTopic) -> None:
+    topic = await make_topic(3)
+    for number in range(3):
+        await broker.publish(numbered(topic, range(10), number))
+    reader = broker.reader()
+    reader.assign({Partition(topic, 0): 7, Partition(topic, 2): 10})
+    messages = await take(reader, 3)
+    assert [(message.partition, message.offset) for message in messages] == [(0, 7), (0, 8), (0, 9)]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 1000])
+async def test_each_message_comes_once_in_order_and_never_more_than_the_limit(
+    broker: Broker, make_topic: MakeTopic, limit: int
+) -> None:
+    topic = await make_topic(3)
+    for start in (0, 10, 20):
+        for number in range(3):
+            await broker.publish(numbered(topic, range(start, start + 10), number))
+    reader = broker.reader()
+    reader.assign({Partition(topic, number): 0 for number in range(3)})
+    messages: list[Message] = []
+    while some := await reader.read(limit, 0.5):
+        assert len(some) <= limit
+        messages += some
+    assert {n: values(found) for n, found in by_partition(messages).items()} == {
+        number: list(range(30)) for number in range(3)
+    }
+
+
+async def test_the_position_is_what_comes_next(broker: Broker, make_topic: MakeTopic) -> None:
+    topic = await make_topic()
+    partition = Partition(topic, 0)
+    await broker.publish(numbered(topic, range(10)))
+    reader = broker.reader()
+    reader.assign({partition: 0})
+    assert reader.position(partition) == 0
+    read = 0
+    while read < 10:
+        read += len(await reader.read(4, PATIENCE))
+        assert reader.position(partition) == read
+
+
+async def test_the_position_reaches_the_end_past_gaps(
+    broker: Broker, make_topic: MakeTopic
+) -> None:
+    topic = await make_topic()
+    partition = Partition(topic, 0)
+    committer = await broker.committer(unique("name"), unique("group"))
+    for value in range(3):
+        await committer.commit(numbered(topic, [value]), {})
+    reader = broker.reader()
+    reader.assign({partition: 0})
+    await take(reader, 3)
+    end = (await broker.spans([partition], uncommitted=True))[partition].end
+
+    async def position() -> int:
+        await reader.read(10, 0.05)
+        return reader.position(partition)
+
+    assert await eventually(position, lambda found: found == end) == end
+
+
+async def test_a_new_assignment_moves_and_drops_partitions(
+    broker: Broker, make_topic: MakeTopic
+) -> None:
+    topic = await make_topic(2)
+    first, second = Partition(topic, 0), Partition(topic, 1)
+    for number in range(2):
+        await broker.publish(numbered(topic, range(10), number))
+    reader = broker.reader()
+    reader.assign({first: 0, second: 0})
+    assert len(await reader.read(5, PATIENCE)) <= 5
+    reader.assign({first: 8})
+    assert [message.offset for message in await take(reader, 2)] == [8, 9]
+    reader.assign({first: 3, second: 9})
+    messages = by_partition(await take(reader, 8))
+    assert [message.offset for message in messages[0]] == list(range(3, 10))
+    assert [message.offset for message in messages[1]] == [9]
+
+
+async def test_an_assignment_of_the_present_positions_changes_nothing(
+    broker: Broker, make_topic: MakeTopic
+) -> None:
+    topic = await make_topic(2)
+    for number in range(2):
+        await broker.publish(numbered(topic, range(20), number))
+    reader = broker.reader()
+    positions = {Partition(topic, number): 0 for number in range(2)}
+    messages: list[Message] = []
+    async with asyncio.timeout(PATIENCE):
+        while len(messages) < 40:
+            reader.assign(positions)
+            messages += await reader.read(3, PATIENCE)
+            positions = {partition: reader.position(partition) for partition in positions}
+    assert {n: values(found) for n, found in by_partition(messages).items()} == {
+        number: list(range(20)) for number in range(2)
+    }
+
+
+async def test_a_paused_partition_gives_nothing_and_loses_nothing(
+    broker: Broker, make_topic: MakeTopic
+) -> None:
+    topic = await make_topic(2)
+    first, second = Partition(topic, 0), Partition(topic, 1)
+    for number in range(2):
+        await broker.publish(numbered(topic, range(20), number))
+    reader = broker.reader()
+    reader.assign({first: 0, second: 0})
+    messages = await reader.read(4, PATIENCE)
+    for paused in (first, second, first):
+        some = await reader.read(4, PATIENCE, paused={paused})
+        assert some
+        assert {Partition(topic, message.partition) for message in some} == {first, second} - {
+            paused
+        }
+        messages += some
+    assert await reader.read(10, 0.1, paused={first, second}) == []
+    messages += await take(reader, 40 - len(messages))
+    assert {n: values(found) for n, found in by_partition(messages).items()} == {
+        number: list(range(20)) for number in range(2)
+    }
+
+
+async def test_an_empty_topic_gives_nothing_after_the_timeout(
+    broker: Broker, make_topic: MakeTopic
+) -> None:
+    reader = broker.reader()
+    reader.assign({Partition(await make_topic(), 0): 0})
+    assert await reader.read(10, 0.0) == []
+    started = time.monotonic()
+    assert await reader.read(10, 0.3) == []
+    assert 0.25 < time.monotonic() - started < 10
+
+
+async def test_a_waiting_read_gets_what_another_connection_publishes(
+    broker: Broker, another: Another, make_topic: MakeTopic
+) -> None:
+    topic = await make_topic(2)
+    other = await another()
+    reader = broker.reader()
+    reader.assign({Partition(topic, 0): 0, Partition(topic, 1): 0})
+    for value in range(5):
+        waiting = asyncio.create_task(reader.read(10, 60.0))
+        await other.publish(numbered(topic, [value], value % 2))
+        async with asyncio.timeout(10.0):
+            assert values(await waiting) == [value]
+
+
+async def test_a_waiting_read_gets_what_its_own_connection_publishes(
+    broker: Broker, make_topic: MakeTopic
+) -> None:
+    topic = await make_topic()
+    reader = broker.reader()
+    reader.assign({Partition(topic, 0): 0})
+    waiting = asyncio.create_task(reader.read(10, 60.0))
+    assert await reader.read(10, 0.05, paused={Partition(topic, 0)}) == []
+    await broker.publish(numbered(topic, [1]))
+    async with asyncio.timeout(10.0):
+        assert values(await waiting) == [1]
+
+
+async def test_readers_do_not_disturb_each_other(broker: Broker, make_topic: MakeTopic) -> None:
+    topic = await make_topic()
+    await broker.publish(numbered(topic, range(10)))
+    readers = [broker.reader() for _ in range(3)]
+    for reader in readers:
+        reader.assign({Partition(topic, 0): 0})
+    for messages in await asyncio.gather(*(take(reader, 10) for reader in readers)):
+        assert values(messages) == list(range(10))
+
+
+async def test_what_expired_unread_is_counted_and_skipped(
+    broker: Broker, make_topic: MakeTopic, expire: Expire
+) -> None:
+    partition = Partition(await make_topic(retention_ms=RETENTION_MS), 0)
+    await broker.publish(numbered(partition.topic, range(10)))
+    reader = broker.reader()
+    reader.assign({partition: 4})
+    await expire(partition)
+    await broker.publish(numbered(partition.topic, [10, 11]))
+    spans = await eventually(
+        lambda: broker.spans([partition]), lambda spans: spans[partition].end == 12
+    )
+    assert spans == {partition: Span(10, 12)}
+    messages = await take(reader, 2)
+    assert [message.offset for message in messages] == [10, 11]
+    assert reader.expired() == {partition: 6}
+    assert reader.expired() == {}
+
+
+async def test_offsets_are_not_used_again_after_everything_expired(
+    broker: Broker, another: Another, make_topic: MakeTopic, expire: Expire
+) -> None:
+    partition = Partition(await make_topic(retention_ms=RETENTION_MS), 0)
+    await broker.publish(numbered(partition.topic, range(3)))
+    await expire(partition)
+    other = await another()
+    assert await other.publish(numbered(partition.topic, [3])) == [(0, 3)]
+
+
+async def test_reading_in_small_steps_while_others_write(
+    broker: Broker, another: Another, make_topic: MakeTopic
+) -> None:
+    topic = await make_topic(2)
+    other = await another()
+
+    async def write() -> None:
+        for start in range(0, 200, 20):
+            for number in range(2):
+                await other.publish(numbered(topic, range(start, start + 20), number))
+
+    reader = broker.reader()
+    reader.assign({Partition(topic, number): 0 for number in range(2)})
+    writing = asyncio.create_task(write())
+    messages = by_partition(await take(reader, 400, limit=13))
+    await writing
+    for found in messages.values():
+        assert ascending([message.offset for message in found])
+        assert values(found) == list(range(200))

@@ -1,0 +1,475 @@
+"""The sink on a broker: from accepted rows and a request to a finished, announced export."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from schemas import ENTITIES
+from tests.contract.conftest import Clock, unique
+from tests.contract.helpers import PATIENCE, eventually
+from tests.unit.test_sink_rows import event, match, milestone, user, uuid
+from worker.brokers.contract import Broker, Message, Outgoing, Partition, Reader
+from worker.errors import BrokerUnavailable, MissingTopic, NoAnswer, StateError
+from worker.exports.manifest import read_manifest
+from worker.sink import export, service
+from worker.sink.consume import Consumer
+from worker.sink.export import ExportSettings
+from worker.sink.requests import (
+    Announcement,
+    ExportRequest,
+    decode_announcement,
+    encode_request,
+    export_id_of,
+)
+from worker.sink.service import serve
+from worker.sink.store import RowStore
+from worker.topics import Names, wanted
+
+
+class Sink:
+    """A sink with directories of its own on a broker whose topics are made for it."""
+
+    def __init__(self, broker: Broker, names: Names, directory: Path, clock: Clock) -> None:
+        self.broker, self.names, self.clock = broker, names, clock
+        self.store = directory / "store"
+        self.exports = directory / "exports"
+        self.reader = broker.reader()
+        self.reader.assign({Partition(names.exports, 0): 0})
+
+    @asynccontextmanager
+    async def running(self, broker: Broker | None = None) -> AsyncIterator[asyncio.Event]:
+        """Serve for as long as the block lasts; a failure of the sink is raised at its end."""
+        stop = asyncio.Event()
+        settings = ExportSettings(self.exports, patience=5.0)
+        served = asyncio.create_task(
+            serve(
+                broker or self.broker,
+                self.names.prefix,
+                self.store,
+                settings,
+                stop,
+                clock=self.clock,
+            )
+        )
+        try:
+            yield stop
+        finally:
+            stop.set()
+            async with asyncio.timeout(PATIENCE):
+                await served
+
+    async def accept(self, entity: str, *rows: tuple[bytes | None, bytes | None]) -> None:
+        topic = self.names.accepted(entity)
+        await self.broker.publish([Outgoing(topic, key, value) for key, value in rows])
+
+    async def ask(self, value: bytes | ExportRequest, key: bytes | None = None) -> None:
+        if isinstance(value, ExportRequest):
+            key, value = encode_request(value)
+        await self.broker.publish([Outgoing(self.names.export_requests, key, value)])
+
+    async def answer(self, status: str | None = None) -> Announcement:
+        """The next announcement, of that status if one is named."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                for message in await self.reader.read(1, 1.0):
+                    said = decode_announcement(message.value)
+                    assert said is not None
+                    assert message.key == said.id.encode()
+                    if status in (None, said.status):
+                        return said
+
+    async def export(self, request_id: str, **options: Any) -> Announcement:
+        await self.ask(ExportRequest(request_id, **options))
+        said = await self.answer("finished")
+        assert said.request_id == request_id
+        return said
+
+    def directories(self) -> list[str]:
+        return [path.name for path in self.exports.glob("*")] if self.exports.exists() else []
+
+
+@pytest.fixture
+async def sink(broker: Broker, clock: Clock, tmp_path: Path) -> Sink:
+    names = Names(unique("sink"))
+    topics = wanted(names, 2, 1024 * 1024)
+    ours = [*map(names.accepted, ENTITIES), names.exports, names.export_requests]
+    await broker.create(topics[name] for name in ours)
+    return Sink(broker, names, tmp_path / "sink", clock)
+
+
+async def fill(sink: Sink) -> None:
+    await sink.accept("users", *(user(n) for n in range(1, 6)))
+    await sink.accept("users", user(1, first_name="Renamed"), (user(5)[0], None))
+    await sink.accept("users", (user(2)[0], b"nonsense"), (b"?", b"{}"))
+    await sink.accept("matches", match(10, 1, 2), match(11, 1, 5))
+    await sink.accept("events", event(20, 10), event(21, 11), event(22, 99, "2023-05-05T00:00:00Z"))
+    await sink.accept("milestones", milestone(1, 1), milestone(2, 5))
+
+
+def csv_rows(directory: Path, entity: str) -> list[dict[str, str]]:
+    (path,) = directory.glob(f"buddy_export_*/{entity}.csv")
+    lines = [x for x in path.read_text().splitlines() if not x.startswith("#")]
+    return list(csv.DictReader(lines))
+
+
+async def test_from_accepted_rows_to_a_finished_export(sink: Sink) -> None:
+    await fill(sink)
+    async with sink.running():
+        await sink.ask(ExportRequest("first"))
+        started = await sink.answer()
+        said = await sink.answer("finished")
+    assert (started.status, started.id) == ("started", said.id)
+    assert said.id == export_id_of("first")
+    assert said.counts == dict.fromkeys(ENTITIES, 0) | {
+        "users": 4,
+        "matches": 1,
+        "events": 3,
+        "milestones": 1,
+    }
+    assert said.left_out == {"matches": {"user_gone": 1}, "milestones": {"user_gone": 1}}
+    assert said.kept_without == {"events": {"match_left_out": 1, "match_gone": 1}}
+    assert said.complete is True
+
+    assert sink.directories() == [said.directory]
+    directory = sink.exports / str(said.directory)
+    assert said.location == str(directory)
+    assert {f.path for f in said.files} == {
+        str(path.relative_to(directory))
+        for path in directory.rglob("*")
+        if path.is_file() and path.name != "manifest.json"
+    }
+    assert csv_rows(directory, "users")[0]["first_name"] == "Renamed"
+    assert [row["event_id"] for row in csv_rows(directory, "events")] == [
+        uuid(n) for n in (20, 21, 22)
+    ]
+    (document,) = directory.glob("buddy_export_*.json")
+    content = json.loads(document.read_text())
+    assert content["export_metadata"]["date_range"]["start"] == "2023-05-05"
+    assert [row["match_id"] for row in content["matches"]] == [uuid(10)]
+    manifest = read_manifest(directory)
+    spans = await sink.broker.spans(
+        Partition(sink.names.accepted(name), p) for name in ENTITIES for p in (0, 1)
+    )
+    assert manifest.cut.accepted == {
+        name: {p: spans[Partition(sink.names.accepted(name), p)].end for p in (0, 1)}
+        for name in ENTITIES
+    }
+    assert list((sink.store / "spool").iterdir()) == []
+
+
+async def test_selected_entities_and_formats_only(sink: Sink) -> None:
+    await fill(sink)
+    async with sink.running():
+        said = await sink.export("some", entities=("events", "users"), formats=("json",))
+    assert list(said.counts or {}) == ["users", "events"]
+    assert [f.path.split(".")[-1] for f in said.files] == ["json"]
+    assert said.kept_without == {"events": {"match_left_out": 1, "match_gone": 1}}, (
+        "judged against the whole store"
+    )
+
+
+async def test_a_later_export_has_what_came_later(sink: Sink) -> None:
+    async with sink.running():
+        assert (await sink.export("empty", formats=("csv",))).counts == dict.fromkeys(ENTITIES, 0)
+        await sink.accept("users", user(1))
+        said = await sink.export("one", formats=("csv",))
+    assert (said.counts or {})["users"] == 1
+
+
+async def test_after_a_restart_nothing_is_answered_twice_and_new_rows_are_there(
+    sink: Sink,
+) -> None:
+    await fill(sink)
+    async with sink.running():
+        await sink.export("a", formats=("csv",))
+    await sink.accept("users", user(6))
+    async with sink.running():
+        said = await sink.export("b", formats=("csv",))
+    assert (said.counts or {})["users"] == 5
+    assert len(sink.directories()) == 2
+
+
+async def test_the_same_id_again_is_the_same_export(sink: Sink) -> None:
+    async with sink.running():
+        first = await sink.export("again", formats=("csv",))
+        await sink.accept("users", user(1))
+        second = await sink.export("again", formats=("csv",))
+    assert (second.directory, second.counts, second.files) == (
+        first.directory,
+        first.counts,
+        first.files,
+    )
+    assert sink.directories() == [first.directory]
+
+
+async def test_the_same_id_with_other_options_is_refused(sink: Sink) -> None:
+    async with sink.running():
+        await sink.export("again", formats=("csv",))
+        await sink.ask(ExportRequest("again", formats=("json",)))
+        said = await sink.answer("failed")
+    assert "ask under another id" in (said.error or "")
+    assert len(sink.directories()) == 1
+
+
+async def test_a_crash_between_answer_and_position_announces_the_same_export_again(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(store: RowStore, positions: Mapping[Partition, int]) -> None:
+        raise StateError("crashed here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RowStore, "note", crash)
+        with pytest.raises(StateError, match="crashed here"):
+            async with sink.running():
+                first = await sink.export("crashed", formats=("csv",))
+    async with sink.running():
+        second = await sink.answer("finished")
+    assert (second.id, second.directory) == (first.id, first.directory)
+    assert sink.directories() == [first.directory]
+
+
+async def test_what_is_no_request_is_answered_and_the_next_one_is_carried_out(sink: Sink) -> None:
+    async with sink.running():
+        await sink.ask(b"nonsense", b"mine")
+        await sink.ask(b'{"id":"bad","entities":["pets"]}', b"bad")
+        await sink.ask(ExportRequest("good", formats=("csv",)))
+        said = [await sink.answer() for _ in range(4)]
+    assert [(s.request_id, s.status) for s in said] == [
+        ("mine", "failed"),
+        ("bad", "failed"),
+        ("good", "started"),
+        ("good", "finished"),
+    ]
+    assert "unknown entity 'pets'" in (said[1].error or "")
+
+
+async def test_an_expired_request_is_passed_over(sink: Sink) -> None:
+    await sink.ask(ExportRequest("old"))
+    sink.clock.now += service.EXPIRY_MS + 60_000
+
+    async def passed_over() -> bool:
+        return any(entry["event"] == "export_request_expired" for entry in logs)
+
+    with capture_logs() as logs:
+        async with sink.running():
+            await eventually(passed_over, bool)
+            sink.clock.now -= service.EXPIRY_MS
+            await sink.ask(ExportRequest("new", formats=("csv",)))
+            said = [await sink.answer(), await sink.answer()]
+    assert [(s.request_id, s.status) for s in said] == [("new", "started"), ("new", "finished")]
+
+
+async def test_an_exports_directory_that_cannot_be_written_fails_the_request_only(
+    sink: Sink,
+) -> None:
+    sink.exports.parent.mkdir(parents=True)
+    sink.exports.write_text("in the way")
+    async with sink.running():
+        await sink.ask(ExportRequest("a"))
+        said = await sink.answer("failed")
+        sink.exports.unlink()
+        await sink.export("b", formats=("csv",))
+    assert "\n" not in (said.error or "\n")
+    assert list((sink.store / "spool").iterdir()) == []
+
+
+async def test_a_bug_fails_the_request_only_and_says_no_data(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any, **__: Any) -> Path:
+        raise ValueError("alice@example.com")
+
+    async with sink.running():
+        with monkeypatch.context() as patch, capture_logs() as logs:
+            patch.setattr(export, "write_export", broken)
+            await sink.ask(ExportRequest("a"))
+            said = await sink.answer("failed")
+        await sink.export("b", formats=("csv",))
+    assert said.error == "internal error: ValueError"
+    assert "alice" not in str(logs)
+
+
+async def test_stopping_gives_an_export_up_and_the_next_start_makes_it(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(sink)
+    monkeypatch.setattr(service, "_REPORT_SECONDS", 0.01)
+    writing = asyncio.Event()
+
+    async def endless(*_: Any, progress: Callable[[int], None], **__: Any) -> Path:
+        progress(3)
+        writing.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "write_export", endless)
+        async with sink.running() as stop:
+            await sink.ask(ExportRequest("a"))
+            await writing.wait()
+            progress = await sink.answer("progress")
+            while progress.progress is None or progress.progress.stage != "write":
+                progress = await sink.answer("progress")
+            stop.set()
+    assert progress.progress.done == 3
+    assert sink.directories() == []
+    assert list((sink.store / "spool").iterdir()) == []
+    async with sink.running():
+        assert (await sink.answer("finished")).request_id == "a"
+
+
+async def test_an_outage_of_the_broker_is_waited_out(sink: Sink) -> None:
+    await fill(sink)
+    with capture_logs() as logs:
+        async with sink.running(_Flaky(sink.broker)):
+            said = await sink.export("a", formats=("csv",))
+    assert (said.counts or {})["users"] == 4
+    assert [entry["event"] for entry in logs].count("sink_waits_for_broker") == 1
+
+
+class _Flaky:
+    """A broker whose readers fail once each, and then work."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    def reader(self) -> Reader:
+        reader = self._broker.reader()
+        read = reader.read
+
+        async def fail(*args: Any, **more: Any) -> list[Message]:
+            reader.read = read  # type: ignore[method-assign]
+            raise BrokerUnavailable("the broker went away")
+
+        reader.read = fail  # type: ignore[method-assign]
+        return reader
+
+
+# --- Start ----------------------------------------------------------------------------------------
+
+
+async def test_a_missing_topic_is_one_clear_line(
+    broker: Broker, clock: Clock, tmp_path: Path
+) -> None:
+    sink = Sink(broker, Names(unique("none")), tmp_path, clock)
+    with pytest.raises(MissingTopic, match="run 'buddy topics create'"):
+        async with sink.running():
+            pass
+
+
+async def test_a_second_sink_on_the_same_store_is_one_clear_line(sink: Sink) -> None:
+    async with sink.running():
+        await sink.export("a", formats=("csv",))
+        with pytest.raises(StateError, match="in use by another sink"):
+            async with sink.running():
+                pass
+
+
+async def test_leftovers_of_a_crash_are_cleaned_at_the_start(sink: Sink) -> None:
+    left = sink.store / "spool" / "tmp1" / "users.ndjson"
+    left.parent.mkdir(parents=True)
+    left.write_text("{}")
+    partial = sink.exports / ".20251122T000000Z_x.abcd.partial"
+    partial.mkdir(parents=True)
+    async with sink.running():
+        await sink.export("a", formats=("csv",))
+    assert not left.exists()
+    assert not partial.exists()
+
+
+async def test_a_store_that_was_away_too_long_is_rebuilt(sink: Sink) -> None:
+    await fill(sink)
+    async with sink.running():
+        await sink.export("a", formats=("csv",))
+    sink.clock.now += 4 * 24 * 3600 * 1000
+    with capture_logs() as logs:
+        async with sink.running():
+            pass
+    rebuilt = [entry for entry in logs if entry["event"] == "sink_store_rebuilt"]
+    assert len(rebuilt) == 1
+    assert "deletions may be gone" in rebuilt[0]["reason"]
+
+
+async def test_a_store_beyond_the_log_is_rebuilt(sink: Sink) -> None:
+    await fill(sink)
+    place = Partition(sink.names.accepted("users"), 0)
+    store = RowStore(sink.store, sink.names)
+    starts = {Partition(sink.names.accepted(name), p): 0 for name in ENTITIES for p in (0, 1)}
+    store.apply([], starts | {place: 1000})
+    store.stamp_current(sink.clock())
+    store.close()
+    with capture_logs() as logs:
+        async with sink.running():
+            said = await sink.export("a", formats=("csv",))
+    assert (said.counts or {})["users"] == 4
+    assert any(entry["event"] == "sink_store_rebuilt" for entry in logs)
+
+
+# --- Consuming ------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def consuming(sink: Sink) -> AsyncIterator[tuple[Consumer, RowStore]]:
+    store = RowStore(sink.store, sink.names)
+    consumer = Consumer(sink.broker, store, sink.names, sink.clock)
+    await consumer.open()
+    stop = asyncio.Event()
+    running = asyncio.create_task(consumer.run(stop))
+    try:
+        yield consumer, store
+    finally:
+        stop.set()
+        await running
+        await consumer.close()
+        store.close()
+
+
+async def test_catching_up_brings_all_that_was_accepted_and_stamps_the_store(sink: Sink) -> None:
+    await fill(sink)
+    told: list[tuple[int, int]] = []
+    async with consuming(sink) as (consumer, store):
+        sink.clock.now += 5
+        ends = await consumer.catch_up(advance=lambda done, total: told.append((done, total)))
+        assert store.positions() == ends
+        assert store.last_current == sink.clock.now
+        assert store.counts()["users"] == 4
+        assert store.unreadable() == {"users": 2}
+        counts = consumer.counts
+        assert (counts.read, counts.unreadable, counts.expired) == (16, 2, 0)
+        assert counts.changed + counts.deleted + counts.repeats == 14
+    assert all(done < total for done, total in told)
+
+
+async def test_unreadable_rows_are_logged_by_coordinates_only(sink: Sink) -> None:
+    await sink.accept("users", (user(1)[0], b'{"email":"alice@example.com"}'))
+    with capture_logs() as logs:
+        async with consuming(sink) as (consumer, _):
+            await consumer.catch_up()
+    (entry,) = [entry for entry in logs if entry["event"] == "accepted_unreadable"]
+    assert (entry["count"], entry["offset"]) == (1, 0)
+    assert "alice" not in str(entry)
+
+
+async def test_catching_up_without_progress_ends_with_one_line(sink: Sink) -> None:
+    await sink.accept("users", user(1))
+    store = RowStore(sink.store, sink.names)
+    consumer = Consumer(sink.broker, store, sink.names, sink.clock)
+    await consumer.open()
+    try:
+        with pytest.raises(NoAnswer, match="could not be read to their ends: 1 messages"):
+            await consumer.catch_up(patience=0.01)
+    finally:
+        await consumer.close()
+        store.close()

@@ -1,0 +1,78 @@
+"""Topics and what is said about them: create, topics, spans."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.contract.conftest import Another, MakeTopic, unique
+from tests.contract.helpers import eventually, numbered
+from worker.brokers.contract import Broker, Partition, Span, Topic
+from worker.errors import MissingTopic
+
+DAY = 24 * 3600 * 1000
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"append_time": False},
+        {"retention_ms": 7 * DAY},
+        {"compacted": True, "delete_retention_ms": 3 * DAY},
+        {"compacted": True, "retention_ms": 30 * DAY},
+        {"max_message_bytes": 1_500_000},
+    ],
+)
+async def test_a_topic_has_the_settings_it_was_created_with(
+    broker: Broker, another: Another, settings: dict[str, Any]
+) -> None:
+    topic = Topic(unique("topic"), 3, **settings)
+    assert await broker.create([topic]) == [topic.name]
+    other = await another()
+    found = await eventually(lambda: other.topics([topic.name]), bool)
+    assert found == {topic.name: topic}
+
+
+async def test_only_missing_topics_are_created_and_others_stay_as_they_are(
+    broker: Broker, make_topic: MakeTopic
+) -> None:
+    present, absent = await make_topic(2), unique("topic")
+    assert await broker.create([Topic(present, 5), Topic(absent, 1)]) == [absent]
+    assert (await broker.topics([present]))[present].partitions == 2
+
+
+async def test_a_topic_that_does_not_exist_is_left_out(
+    broker: Broker, make_topic: MakeTopic
+) -> None:
+    present = await make_topic()
+    assert (await broker.topics([present, unique("topic")])).keys() == {present}
+
+
+async def test_a_new_partition_holds_nothing(broker: Broker, make_topic: MakeTopic) -> None:
+    partition = Partition(await make_topic(), 0)
+    assert await broker.spans([partition]) == {partition: Span(0, 0)}
+
+
+@pytest.mark.parametrize("uncommitted", [False, True])
+async def test_the_end_is_the_offset_that_comes_next(
+    broker: Broker, make_topic: MakeTopic, uncommitted: bool
+) -> None:
+    topic = await make_topic(2)
+    first, second = Partition(topic, 0), Partition(topic, 1)
+    await broker.publish(numbered(topic, range(3), 1))
+    spans = await eventually(
+        lambda: broker.spans([first, second], uncommitted=uncommitted),
+        lambda spans: spans[second].end > 0,
+    )
+    assert spans == {first: Span(0, 0), second: Span(0, 3)}
+
+
+async def test_a_missing_topic_or_partition_has_no_span(
+    broker: Broker, make_topic: MakeTopic
+) -> None:
+    with pytest.raises(MissingTopic):
+        await broker.spans([Partition(unique("topic"), 0)])
+    with pytest.raises(MissingTopic):
+        await broker.spans([Partition(await make_topic(2), 2)])

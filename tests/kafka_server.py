@@ -1,0 +1,315 @@
+"""A real Apache Kafka for tests and benchmarks: one node, KRaft, without Docker.
+
+The jars come through Maven as `tests/kafka/pom.xml` says, once, into `.cache/kafka-<version>` of
+the checkout; `BUDDY_KAFKA_HOME` names a directory that holds them already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+_HERE = Path(__file__).resolve().parent
+_POM = _HERE / "kafka" / "pom.xml"
+
+_TEST_JVM = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+_BENCH_JVM = ("-Xms1g", "-Xmx1g")
+_START_SECONDS = 60.0
+_POLL_SECONDS = 0.05
+
+
+class KafkaUnavailable(Exception):
+    """No broker can be had here; the text says in one line why."""
+
+
+def version() -> str:
+    """The version of Kafka that the pom names."""
+    found = re.search(r"<kafka\.version>(.+?)</kafka\.version>", _POM.read_text())
+    assert found, f"{_POM} names no kafka.version"
+    return found[1]
+
+
+def jars() -> Path:
+    """The directory of the broker's jars, fetched when it is not there yet."""
+    given = os.environ.get("BUDDY_KAFKA_HOME")
+    if given:
+        home = Path(given)
+        for candidate in (home, home / "libs"):
+            if any(candidate.glob("kafka_*.jar")):
+                return candidate
+        raise KafkaUnavailable(f"BUDDY_KAFKA_HOME={given} holds no kafka_*.jar")
+    cache = _HERE.parent / ".cache"
+    home = cache / f"kafka-{version()}"
+    if any(home.glob("kafka_*.jar")):
+        return home
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise KafkaUnavailable("no Maven (mvn) to fetch Kafka with; or set BUDDY_KAFKA_HOME")
+    cache.mkdir(exist_ok=True)
+    # Fetched aside and moved: an interrupted download is never taken for a whole one.
+    aside = Path(tempfile.mkdtemp(prefix="kafka-", dir=cache))
+    try:
+        subprocess.run(
+            [maven, "-q", "-B", "-f", _POM, "dependency:copy-dependencies",
+             f"-DoutputDirectory={aside}"],
+            check=True, capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+        if not any(home.glob("kafka_*.jar")):
+            shutil.rmtree(home, ignore_errors=True)
+            aside.rename(home)
+    except subprocess.CalledProcessError as error:
+        lines = [line for line in (error.stdout + error.stderr).splitlines() if "ERROR" in line]
+        raise KafkaUnavailable(f"Maven could not fetch Kafka: {lines[:1]}") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise KafkaUnavailable(f"Maven could not fetch Kafka: {error}") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return home
+
+
+class KafkaServer:
+    """One broker in a process group of its own; data and port survive `kill` and `restart`.
+
+    `bench` gives it 1 GiB and the optimising compiler, `settings` adds lines to its
+    server.properties, and `listener` is the security protocol of its clients' listener (which
+    `settings` must then configure; readiness is checked by its port alone). `format_options` go to
+    the tool that formats the storage: users for SCRAM are made there.
+    """
+
+    def __init__(
+        self,
+        *,
+        bench: bool = False,
+        settings: Mapping[str, str] | None = None,
+        listener: str = "PLAINTEXT",
+        format_options: Sequence[str] = (),
+    ) -> None:
+        self._jvm = _BENCH_JVM if bench else _TEST_JVM
+        self._settings = dict(settings or {})
+        self._listener = listener
+        self._format_options = format_options
+        self._port, self._controller_port = _free_ports(2)
+        self._directory: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """`host:port` for clients."""
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def log(self) -> str:
+        """What the broker has printed."""
+        return (self._home / "kafka.log").read_text(errors="replace")
+
+    def start(self) -> None:
+        """Start it and wait until it answers. Raises `KafkaUnavailable`."""
+        if self._process is not None:
+            return
+        java = shutil.which("java")
+        if java is None:
+            raise KafkaUnavailable("no Java to run Kafka with (17 or newer)")
+        lib = jars()
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="buddy-kafka-"))
+            self._format(java, lib)
+        with (self._home / "kafka.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [java, *self._jvm, "-cp", f"{lib}/*", "kafka.Kafka", self._properties],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        try:
+            self._await_ready()
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """Shut down in order, and remove the data."""
+        self._end(signal.SIGTERM)
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
+
+    def kill(self) -> None:
+        """Kill -9; the data stay."""
+        self._end(signal.SIGKILL)
+
+    def restart(self, *, kill: bool = False) -> None:
+        """Stop in order (or kill -9) and start again on the same port with the same data."""
+        self._end(signal.SIGKILL if kill else signal.SIGTERM)
+        self.start()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def _home(self) -> Path:
+        assert self._directory is not None, "the server was never started"
+        return self._directory
+
+    @property
+    def _properties(self) -> str:
+        return str(self._home / "server.properties")
+
+    def _format(self, java: str, lib: Path) -> None:
+        settings = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
+            "listeners": f"CLIENTS://127.0.0.1:{self._port},"
+            f"CONTROLLER://127.0.0.1:{self._controller_port}",
+            "advertised.listeners": f"CLIENTS://{self.address}",
+            "listener.security.protocol.map": f"CLIENTS:{self._listener},CONTROLLER:PLAINTEXT",
+            "inter.broker.listener.name": "CLIENTS",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(self._home / "data"),
+            "auto.create.topics.enable": "false",
+            "group.initial.rebalance.delay.ms": "0",
+            "offsets.topic.replication.factor": "1",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            # Each of the default 50 would cost files and time.
+            "offsets.topic.num.partitions": "4",
+            "transaction.state.log.num.partitions": "4",
+            "log.cleaner.dedupe.buffer.size": "16777216",
+            # After a kill -9 the broker may register again once its old session has expired.
+            "broker.session.timeout.ms": "3000",
+            "broker.heartbeat.interval.ms": "500",
+            "message.max.bytes": str(2 * 1024 * 1024),
+            **self._settings,
+        }
+        Path(self._properties).write_text("".join(f"{k}={v}\n" for k, v in settings.items()))
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        done = subprocess.run(
+            [java, "-XX:TieredStopAtLevel=1", "-cp", f"{lib}/*", "kafka.tools.StorageTool",
+             "format", "-t", cluster, "-c", self._properties, *self._format_options],
+            check=False, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        if done.returncode:
+            last = (done.stdout + done.stderr).strip().splitlines()[-1:]
+            raise KafkaUnavailable(f"Kafka could not format its storage: {last}")
+
+    def _await_ready(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            assert self._process is not None
+            if self._process.poll() is not None:
+                last = self.log.strip().splitlines()[-1:]
+                raise KafkaUnavailable(f"Kafka exited with {self._process.returncode}: {last}")
+            if time.monotonic() > deadline:
+                raise KafkaUnavailable(f"Kafka did not answer within {_START_SECONDS:.0f} s")
+            time.sleep(_POLL_SECONDS)
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self._port), timeout=1):
+                pass
+        except OSError:
+            return False
+        if self._listener != "PLAINTEXT":
+            return True
+        # In a loop of its own, away from the one of a test that may be running already.
+        with _quiet_aiokafka():
+            outcome: list[bool] = []
+            thread = threading.Thread(target=lambda: outcome.append(asyncio.run(self._serves())))
+            thread.start()
+            thread.join()
+        return outcome == [True]
+
+    async def _serves(self) -> bool:
+        """Whether it knows itself as a member of its cluster; before, it answers with nobody."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.address, request_timeout_ms=2000)
+        try:
+            await admin.start()
+            return bool((await admin.describe_cluster())["brokers"])
+        except (KafkaError, OSError):
+            return False
+        finally:
+            await admin.close()
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        for each in (number, signal.SIGKILL):
+            if process.poll() is None:
+                os.killpg(process.pid, each)
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                continue
+            return
+
+
+@contextmanager
+def _quiet_aiokafka() -> Iterator[None]:
+    """Without the errors it logs for a broker that is not up yet."""
+    logger = logging.getLogger("aiokafka")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
+def running(server: KafkaServer) -> Iterator[KafkaServer]:
+    """For fixtures: the server, started, and stopped at the end.
+
+    Where none can be had the test is skipped, or fails if `BUDDY_REQUIRE_KAFKA=1`.
+    """
+    problem = None
+    try:
+        server.start()
+    except KafkaUnavailable as error:
+        problem = str(error)
+    try:
+        if problem is None:
+            yield server
+        elif os.environ.get("BUDDY_REQUIRE_KAFKA") == "1":
+            pytest.fail(f"Kafka is required (BUDDY_REQUIRE_KAFKA=1): {problem}", pytrace=False)
+        else:
+            pytest.skip(f"no Kafka: {problem}")
+    finally:
+        server.stop()
+
+
+def _free_ports(count: int) -> list[int]:
+    # Held all at once, so that they differ.
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

@@ -1,0 +1,1 @@
+"""Brokers: one contract (`contract.py`), fulfilled by `embedded.py` and `kafka.py`."""

@@ -1,0 +1,79 @@
+"""Which broker a setting names, made ready to be opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from worker.brokers.contract import Broker
+from worker.errors import ConfigurationError, StateError
+from worker.settings import KafkaSettings, Settings
+
+if TYPE_CHECKING:
+    from worker.brokers.kafka_security import KafkaSecurity
+
+
+def connect(settings: Settings, environment: Mapping[str, str]) -> Broker:
+    """The broker of `settings.broker`, not opened yet.
+
+    `embedded:DIRECTORY` or `kafka://host:port,…`; raises ConfigurationError for anything else.
+    """
+    scheme, _, rest = settings.broker.partition(":")
+    if scheme == "embedded" and rest:
+        from worker.brokers.embedded import EmbeddedBroker  # noqa: PLC0415 -- one of two is used
+
+        _make_parent(Path(rest))
+        return EmbeddedBroker(Path(rest))
+    addresses = rest.removeprefix("//").rstrip("/")
+    if scheme == "kafka" and rest.startswith("//") and addresses:
+        from worker.brokers.kafka import KafkaBroker  # noqa: PLC0415 -- importing it takes 0.2 s
+
+        security = _security(settings.kafka, environment)
+        return KafkaBroker(addresses, security)
+    raise ConfigurationError(
+        f"broker {settings.broker!r} is none: use embedded:DIRECTORY or kafka://host:port"
+    )
+
+
+def _make_parent(directory: Path) -> None:
+    # The broker makes its own directory only, so that a typo makes no log elsewhere. By default it
+    # lies in the data directory, which is ours.
+    try:
+        directory.parent.mkdir(mode=0o750, exist_ok=True)
+    except OSError as error:
+        raise StateError(f"{directory.parent} cannot be made: {error.strerror}") from None
+
+
+def _security(settings: KafkaSettings, environment: Mapping[str, str]) -> KafkaSecurity:
+    from worker.brokers.kafka_security import KafkaSecurity  # noqa: PLC0415 -- imports aiokafka
+
+    given = {
+        "security_protocol": settings.security_protocol,
+        "sasl_mechanism": settings.sasl_mechanism,
+        "username": settings.username,
+        "password": _secret(settings.password_file, environment, "BUDDY_KAFKA_PASSWORD"),
+        "ca_file": settings.ca_file,
+        "cert_file": settings.cert_file,
+        "key_file": settings.key_file,
+        "key_password": _secret(
+            settings.key_password_file, environment, "BUDDY_KAFKA_KEY_PASSWORD"
+        ),
+        "token_file": settings.token_file,
+    }
+    try:
+        return msgspec.convert(given, KafkaSecurity)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"[kafka]: {error}") from None
+
+
+def _secret(file: str | None, environment: Mapping[str, str], variable: str) -> str | None:
+    if file is None:
+        return environment.get(variable)
+    try:
+        return Path(file).read_text("utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise ConfigurationError(f"secret file {file} cannot be read: {reason}") from None

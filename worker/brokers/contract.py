@@ -1,0 +1,184 @@
+"""What a broker is to the rest of the program; `embedded` and `kafka` fulfil it alike.
+
+One contract suite (`tests/contract/`) runs over every broker. Promises that hold for all:
+
+* A topic is a number of partitions; a partition is an ordered log whose offsets grow and are
+  never used twice. Offsets may have gaps (compaction, transaction markers).
+* What `publish` or `commit` returned from is durable: it survives a kill -9.
+* A reader sees committed messages only, those of one partition in their order.
+* Unreachable, refused and fenced are told apart by the exceptions of `worker.errors`; a call
+  never waits for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+class Partition(NamedTuple):
+    """One partition of one topic."""
+
+    topic: str
+    number: int
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """One message as read. `value` None is a tombstone; `timestamp` is in milliseconds."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    appended: bool = True
+    """Whether `timestamp` is the broker's append time (else the producer's own clock)."""
+
+
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
+    """One message to be written.
+
+    Without a `partition` Kafka's default partitioner places it: by murmur2 of the key; messages
+    without a key are spread over the partitions.
+    """
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    partition: int | None = None
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """A topic and the settings that the rest relies on.
+
+    `retention_ms` None keeps messages for ever. In a `compacted` topic the latest message of each
+    key stays, and a tombstone stays at least `delete_retention_ms`. With `append_time` the broker
+    stamps each message; else the producer does.
+    """
+
+    name: str
+    partitions: int
+    compacted: bool = False
+    append_time: bool = True
+    retention_ms: int | None = None
+    delete_retention_ms: int = 7 * 24 * 3600 * 1000
+    max_message_bytes: int = 1024 * 1024
+
+
+class Span(NamedTuple):
+    """The offsets that a partition holds: from `start` up to, not including, `end`."""
+
+    start: int
+    end: int
+
+
+class Reader(Protocol):
+    """Reads partitions that the caller names, from positions that the caller keeps."""
+
+    def assign(self, positions: Mapping[Partition, int]) -> None:
+        """Read exactly these partitions from now on, each from its offset."""
+
+    async def read(
+        self,
+        limit: int,
+        timeout: float,
+        paused: Collection[Partition] = (),
+    ) -> list[Message]:
+        """Up to `limit` messages, at once if there are any, after `timeout` seconds if none.
+
+        Messages of one partition come in order, each once. `paused` partitions give none this
+        time and lose nothing. Raises `BrokerUnavailable`.
+        """
+
+    def position(self, partition: Partition) -> int:
+        """The offset that is read next; past gaps, so it reaches the end of the partition."""
+
+    def expired(self) -> dict[Partition, int]:
+        """Offsets skipped since the last call because they had expired before they were read."""
+
+    async def close(self) -> None:
+        """Stop reading."""
+
+
+class Member(Protocol):
+    """Membership of a group whose members share the partition numbers of a topic."""
+
+    async def assignment(self) -> frozenset[int]:
+        """The partition numbers that are this member's now; call it at least once a second.
+
+        Each number belongs to one live member, save for moments in which an earlier owner does
+        not know yet: the fence of `Committer` makes that harmless.
+        """
+
+    async def close(self) -> None:
+        """Leave at once, so that others take over without waiting."""
+
+
+class Committer(Protocol):
+    """The one writer of a task. Starting another of the same name fences this one."""
+
+    async def commit(
+        self, messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
+    ) -> list[int]:
+        """Write all messages and the group's offsets, all or nothing; the messages' offsets.
+
+        Raises `Fenced` when another has taken over, `MessageRefused` when the broker will never
+        take one of the messages, `BrokerUnavailable` when it is not known whether the
+        transaction took place: then start a new committer and read what stands in the log.
+        """
+
+    async def close(self) -> None:
+        """Give up the writer; what was committed stays."""
+
+
+class Broker(Protocol):
+    """A connection to a broker; `open` before use, `close` after."""
+
+    async def open(self) -> None:
+        """Connect. Raises `BrokerUnavailable`, with one line that says what to do."""
+
+    async def close(self) -> None:
+        """Release everything that this object opened."""
+
+    async def create(self, topics: Iterable[Topic]) -> list[str]:
+        """Create those that are missing; the names of the created ones. Others stay as they are."""
+
+    async def topics(self, names: Iterable[str]) -> dict[str, Topic]:
+        """Those of the named topics that exist, with their settings."""
+
+    async def spans(
+        self, partitions: Iterable[Partition], *, uncommitted: bool = False
+    ) -> dict[Partition, Span]:
+        """Start and end of each partition; the end includes open transactions if `uncommitted`.
+
+        Raises `MissingTopic`.
+        """
+
+    async def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The group's committed offsets, for people and for `status`; absent where none."""
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[tuple[int, int]]:
+        """Write the messages, at least once and in order per partition; (partition, offset) each.
+
+        Raises `MissingTopic`, `MessageRefused` (too large), `BrokerUnavailable`.
+        """
+
+    def reader(self) -> Reader:
+        """A reader of committed messages; it reads nothing until partitions are assigned."""
+
+    async def join(self, group: str, topic: str) -> Member:
+        """Join the group whose members share the partition numbers of `topic`."""
+
+    async def committer(self, name: str, group: str) -> Committer:
+        """Become the only writer called `name`: whoever was it before is fenced from now on.
+
+        When this returns, nothing of the earlier writer is still open: what is read from now on
+        is complete. Offsets are committed for `group`.
+        """

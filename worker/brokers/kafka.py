@@ -1,0 +1,329 @@
+"""The Kafka broker: the contract of `worker.brokers.contract` on aiokafka.
+
+The parts: `kafka_wire` (clients, bounds), `kafka_errors`, `kafka_batches` (writing),
+`kafka_reader`, `kafka_member`, `kafka_committer`. Each trap of aiokafka is told of where it is
+avoided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from aiokafka.admin import NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from worker.brokers.contract import Outgoing, Partition, Span, Topic
+from worker.brokers.kafka_batches import Batch, deliver, pack
+from worker.brokers.kafka_committer import KafkaCommitter
+from worker.brokers.kafka_errors import FAILURES, translate
+from worker.brokers.kafka_member import KafkaMember
+from worker.brokers.kafka_reader import KafkaReader
+from worker.brokers.kafka_security import KafkaSecurity
+from worker.brokers.kafka_wire import (
+    CALL_SECONDS,
+    RETRY_SECONDS,
+    Chores,
+    Lasting,
+    Wire,
+    abandon,
+    stop,
+    topic_partition,
+)
+from worker.brokers.partitioner import Rotation
+from worker.errors import BrokerUnavailable, MessageRefused, MissingTopic
+
+COMPACTED_SEGMENT_BYTES = 128 * 1024 * 1024
+"""The newest segment is never compacted. Kafka's default of 1 GiB would have to be read at each
+restore of a changelog whose live content is a few kilobytes."""
+
+COMPACTED_DIRTY_RATIO = "0.2"
+"""Compact when a fifth is stale (Kafka's default: half)."""
+
+DIAGNOSIS_SECONDS = 2.0
+"""How long to find out why something failed."""
+
+
+class _Closable(Protocol):
+    @property
+    def closed(self) -> bool: ...
+
+    async def close(self) -> None: ...
+
+
+class KafkaBroker:
+    """Implements `contract.Broker` on an Apache Kafka, 2.4 or newer.
+
+    `bootstrap` is `host:port`, several with commas. Questions (`topics`, `spans`, `committed`) and
+    `create` are repeated for up to `CALL_SECONDS` while the broker is away. What is known of topics
+    is kept: partitions that are added to one get keyed messages after a restart.
+    """
+
+    def __init__(
+        self, bootstrap: str, security: KafkaSecurity | None = None, *, client_id: str = "buddy"
+    ) -> None:
+        self._wire = Wire(bootstrap, security or KafkaSecurity(), client_id)
+        self._chores = Chores()
+        self._admin = Lasting(self._wire.admin)
+        self._stable = Lasting(lambda: self._wire.consumer(isolation_level="read_committed"))
+        self._latest = Lasting(lambda: self._wire.consumer(isolation_level="read_uncommitted"))
+        self._known: dict[str, Topic] = {}
+        self._producer: Any = None
+        self._producer_lock = asyncio.Lock()
+        self._rotation = Rotation()
+        self._opened: list[_Closable] = []
+
+    async def open(self) -> None:
+        """See `contract.Broker`; `ConfigurationError` when the broker refuses the login."""
+        await self._wire.probe()
+
+    async def close(self) -> None:
+        """See `contract.Broker`."""
+        opened, self._opened = self._opened, []
+        await asyncio.gather(*(thing.close() for thing in opened))
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await stop(producer)
+        await asyncio.gather(self._admin.close(), self._stable.close(), self._latest.close())
+        await self._chores.finish()
+
+    async def create(self, topics: Iterable[Topic]) -> list[str]:
+        """See `contract.Broker`. Replicated as the broker does by default.
+
+        Returns once the topics can be used.
+        """
+        wanted = {topic.name: topic for topic in topics}
+        present = await self.topics(wanted)
+        missing = [topic for name, topic in wanted.items() if name not in present]
+        if not missing:
+            return []
+        created: list[str] = []
+
+        async def ask(admin: Any) -> None:
+            response = await admin.create_topics([new_topic(topic) for topic in missing])
+            for name, code, *reason in response.topic_errors:
+                error = for_code(code)
+                if code == 0:
+                    created.append(name)
+                elif error is not TopicAlreadyExistsError:
+                    # Somebody else may have made it meanwhile, or our first try went through.
+                    raise error(f"{name}: {next(iter(reason), None) or error.description}")
+
+        await self._admin.ask(f"create {', '.join(t.name for t in missing)}", ask)
+        await self._await_leaders(wanted)
+        return created
+
+    async def topics(self, names: Iterable[str]) -> dict[str, Topic]:
+        """See `contract.Broker`."""
+        wanted = set(names)
+
+        async def ask(admin: Any) -> dict[str, Topic]:
+            # All topics: to ask for one by name can create it, where the broker allows that.
+            counts = {
+                found["topic"]: len(found["partitions"])
+                for found in await admin.describe_topics()
+                if found["topic"] in wanted and found["partitions"]
+            }
+            if not counts:
+                return {}
+            responses = await admin.describe_configs(
+                [ConfigResource(ConfigResourceType.TOPIC, name) for name in counts]
+            )
+            described = {}
+            for code, text, _kind, name, entries in (
+                resource for response in responses for resource in response.resources
+            ):
+                if code:
+                    raise for_code(code)(f"{name}: {text}")
+                settings = {entry[0]: entry[1] for entry in entries}
+                described[name] = topic_from(name, counts[name], settings)
+            return described
+
+        found = await self._admin.ask("describe its topics", ask)
+        for name in wanted - found.keys():
+            self._known.pop(name, None)
+        self._known.update(found)
+        return found
+
+    async def spans(
+        self, partitions: Iterable[Partition], *, uncommitted: bool = False
+    ) -> dict[Partition, Span]:
+        """See `contract.Broker`."""
+        asked = list(partitions)
+        topics = await self._describe({partition.topic for partition in asked})
+        for partition in asked:
+            if not 0 <= partition.number < topics[partition.topic].partitions:
+                raise MissingTopic(f"topic {partition.topic} has no partition {partition.number}")
+        numbers = [topic_partition(partition) for partition in asked]
+
+        async def ask(consumer: Any) -> dict[Partition, Span]:
+            starts, ends = await asyncio.gather(
+                consumer.beginning_offsets(numbers), consumer.end_offsets(numbers)
+            )
+            return {Partition(*n): Span(starts[n], ends[n]) for n in numbers}
+
+        consumers = self._latest if uncommitted else self._stable
+        try:
+            return await consumers.ask("say how far its partitions reach", ask)
+        except BrokerUnavailable as error:
+            raise await self._missing_or(error, topics) from error
+
+    async def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """See `contract.Broker`."""
+        numbers = [topic_partition(partition) for partition in partitions]
+
+        async def ask(admin: Any) -> dict[Partition, int]:
+            answers = await admin.list_consumer_group_offsets(group, partitions=numbers)
+            if len(answers) < len(set(numbers)):
+                # So it reads while the coordinator loads: aiokafka overlooks the error on top.
+                raise KafkaError("the group's coordinator is still loading")
+            return {Partition(*n): a.offset for n, a in answers.items() if a.offset >= 0}
+
+        return await self._admin.ask(f"say what {group} has committed", ask) if numbers else {}
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[tuple[int, int]]:
+        """See `contract.Broker`. What is too large is refused before anything is sent."""
+        if not messages:
+            return []
+        producer = await self._publisher()
+        batches = await self._pack(messages, producer)
+        try:
+            written = await deliver(batches, producer)
+        except MessageRefused:
+            self._discard(producer)
+            raise
+        except FAILURES as error:
+            self._discard(producer)
+            failure = translate(f"confirm {len(messages)} messages", error)
+            raise await self._missing_or(failure, {m.topic for m in messages}) from error
+        return [written[index] for index in range(len(messages))]
+
+    def reader(self) -> KafkaReader:
+        """See `contract.Broker`."""
+        reader = KafkaReader(self._wire, self._chores)
+        self._keep(reader)
+        return reader
+
+    async def join(self, group: str, topic: str) -> KafkaMember:
+        """See `contract.Broker`. Raises `MissingTopic`, `BrokerUnavailable`."""
+        await self._describe({topic})
+        member = KafkaMember(self._wire, group, topic)
+        await member.start()
+        self._keep(member)
+        return member
+
+    async def committer(self, name: str, group: str) -> KafkaCommitter:
+        """See `contract.Broker`. Raises `BrokerUnavailable`."""
+        committer = await KafkaCommitter.start(self._wire, name, group, self._pack, self._chores)
+        self._keep(committer)
+        return committer
+
+    def _keep(self, thing: _Closable) -> None:
+        self._opened = [kept for kept in self._opened if not kept.closed] + [thing]
+
+    async def _describe(self, names: Iterable[str]) -> Mapping[str, Topic]:
+        """The topics of these names, from memory where possible. Raises `MissingTopic`."""
+        wanted = set(names)
+        if not wanted <= self._known.keys():
+            found = await self.topics(wanted)
+            for name in sorted(wanted - found.keys()):
+                raise MissingTopic(f"topic {name} does not exist: `buddy topics create` makes it")
+        return self._known
+
+    async def _pack(
+        self, messages: Sequence[Outgoing], producer: Any
+    ) -> dict[Partition, list[Batch]]:
+        """Batches for this producer; a topic is looked at anew before it refuses a message."""
+        names = {message.topic for message in messages}
+        topics = await self._describe(names)
+        try:
+            return pack(messages, topics, self._rotation, producer)
+        except (MessageRefused, MissingTopic):
+            await self.topics(names)
+            topics = await self._describe(names)
+            return pack(messages, topics, self._rotation, producer)
+
+    async def _publisher(self) -> Any:
+        async with self._producer_lock:
+            if self._producer is None:
+                producer = self._wire.producer()
+                await self._wire.start(producer, "let anyone write")
+                self._producer = producer
+            return self._producer
+
+    def _discard(self, producer: Any) -> None:
+        # After a failed batch its sequence numbers have a gap, which the broker would refuse.
+        if self._producer is producer:
+            self._producer = None
+            self._chores.add(abandon(producer))
+
+    async def _missing_or(self, failure: Exception, topics: Iterable[str]) -> Exception:
+        """`MissingTopic` where a topic has gone, which to aiokafka is a reason to try for ever."""
+        names = set(topics)
+        try:
+            # The caller has waited long enough already.
+            async with asyncio.timeout(DIAGNOSIS_SECONDS):
+                missing = sorted(names - (await self.topics(names)).keys())
+        except (BrokerUnavailable, TimeoutError):
+            return failure
+        if missing:
+            return MissingTopic(
+                f"topic {missing[0]} does not exist: `buddy topics create` makes it"
+            )
+        return failure
+
+    async def _await_leaders(self, topics: Iterable[str]) -> None:
+        """Until every partition has a leader: before, a producer would wait with long pauses."""
+        wanted = set(topics)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + CALL_SECONDS
+
+        async def ask(admin: Any) -> set[str]:
+            return {
+                found["topic"]
+                for found in await admin.describe_topics()
+                if found["partitions"] and all(p["leader"] >= 0 for p in found["partitions"])
+            }
+
+        while not wanted <= await self._admin.ask("say whether its topics are ready", ask):
+            if loop.time() > deadline:
+                raise BrokerUnavailable(f"Kafka has no leader for {', '.join(sorted(wanted))} yet")
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+def new_topic(topic: Topic) -> Any:
+    """The topic as aiokafka wants it, to be created."""
+    policy = "delete"
+    if topic.compacted:
+        policy = "compact" if topic.retention_ms is None else "compact,delete"
+    settings = {
+        "cleanup.policy": policy,
+        "message.timestamp.type": "LogAppendTime" if topic.append_time else "CreateTime",
+        "retention.ms": str(-1 if topic.retention_ms is None else topic.retention_ms),
+        "delete.retention.ms": str(topic.delete_retention_ms),
+        "max.message.bytes": str(topic.max_message_bytes),
+    }
+    if topic.compacted:
+        settings["segment.bytes"] = str(COMPACTED_SEGMENT_BYTES)
+        settings["min.cleanable.dirty.ratio"] = COMPACTED_DIRTY_RATIO
+    # -1: as many replicas as the broker makes by default; the empty assignments let it pass.
+    return NewTopic(
+        topic.name, topic.partitions, -1, replica_assignments={}, topic_configs=settings
+    )
+
+
+def topic_from(name: str, partitions: int, settings: Mapping[str, str]) -> Topic:
+    """The topic that has these settings of Kafka's."""
+    policy = settings["cleanup.policy"].split(",")
+    retention = int(settings["retention.ms"])
+    return Topic(
+        name=name,
+        partitions=partitions,
+        compacted="compact" in policy,
+        append_time=settings["message.timestamp.type"] == "LogAppendTime",
+        retention_ms=None if retention < 0 or "delete" not in policy else retention,
+        delete_retention_ms=int(settings["delete.retention.ms"]),
+        max_message_bytes=int(settings["max.message.bytes"]),
+    )

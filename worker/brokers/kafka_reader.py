@@ -1,0 +1,225 @@
+"""Reading Kafka partitions from positions that the caller keeps: a consumer without a group."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from aiokafka.errors import OffsetOutOfRangeError
+
+from worker.brokers.contract import Message, Partition
+from worker.brokers.kafka_errors import FAILURES, translate
+from worker.brokers.kafka_wire import Chores, Wire, bounded, stop, topic_partition
+from worker.errors import BrokerUnavailable
+
+FETCH_WAIT_MILLISECONDS = 100
+"""How long the broker holds a fetch when there is nothing: also how long a partition that is read
+again after a pause may have to wait for the fetch under way."""
+
+SILENCE_SECONDS = 10.0
+"""When nothing was read and the broker answered no fetch for so long, it is unavailable."""
+
+_APPEND_TIME = 1
+
+
+class KafkaReader:
+    """Implements `contract.Reader`.
+
+    The positions here are the authority, aiokafka's only follow: a read that was interrupted
+    between the two costs a seek, never a message. The consumer is made by the first read and made
+    anew after a failure, so reading goes on by itself once the broker is back.
+    """
+
+    def __init__(self, wire: Wire, chores: Chores) -> None:
+        self._wire = wire
+        self._chores = chores
+        self._consumer: Any = None
+        self._closed = False
+        self._turn = asyncio.Lock()
+        self._positions: dict[Partition, int] = {}
+        self._settled: dict[Partition, int] = {}  # where the consumer stands
+        self._generation = 0
+        self._expired: dict[Partition, int] = {}
+        self._silence: tuple[float, dict[Partition, object]] | None = None
+
+    def assign(self, positions: Mapping[Partition, int]) -> None:
+        """See `contract.Reader`."""
+        self._positions = dict(positions)
+        self._generation += 1
+        self._silence = None
+
+    async def read(
+        self, limit: int, timeout: float, paused: Collection[Partition] = ()
+    ) -> list[Message]:
+        """See `contract.Reader`. Raises `BrokerUnavailable` after `SILENCE_SECONDS` of outage.
+
+        Reads of one reader take turns: one that gets none within its `timeout` returns nothing.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._turn.acquire()
+        except TimeoutError:
+            return []
+        try:
+            return await self._read(limit, deadline, paused)
+        finally:
+            self._turn.release()
+
+    async def _read(
+        self, limit: int, deadline: float, paused: Collection[Partition]
+    ) -> list[Message]:
+        loop = asyncio.get_running_loop()
+        while self._positions:
+            if self._consumer is None:
+                await self._start()
+                continue
+            generation = self._generation
+            self._settle(paused)
+            left = max(0.0, deadline - loop.time())
+            try:
+                found = await self._poll(limit, left)
+            except OffsetOutOfRangeError as error:
+                await self._skip(generation, error.args[0])
+                continue
+            if generation != self._generation:
+                # Assigned anew while waiting: these may be nobody's any more.
+                return []
+            messages = [_message(record) for records in found.values() for record in records]
+            await self._advance()
+            if messages or loop.time() >= deadline:
+                self._listen(silent=not messages, paused=paused)
+                return messages
+        await asyncio.sleep(max(0.0, deadline - loop.time()))
+        return []
+
+    def position(self, partition: Partition) -> int:
+        """See `contract.Reader`. KeyError when the partition is not assigned."""
+        return self._positions[partition]
+
+    def expired(self) -> dict[Partition, int]:
+        """See `contract.Reader`."""
+        expired, self._expired = self._expired, {}
+        return expired
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is left to release."""
+        return self._closed
+
+    async def close(self) -> None:
+        """Stop the consumer."""
+        self._closed = True
+        self.assign({})
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await stop(consumer)
+
+    async def _start(self) -> None:
+        consumer = self._wire.consumer(
+            isolation_level="read_committed", fetch_max_wait_ms=FETCH_WAIT_MILLISECONDS
+        )
+        await self._wire.start(consumer, "let anyone read")
+        if self._closed:
+            await stop(consumer)
+            return
+        self._consumer = consumer
+        self._settled = {}
+        self._silence = None
+
+    def _settle(self, paused: Collection[Partition]) -> None:
+        """Bring the consumer where the caller wants it, with as few changes as possible."""
+        consumer = self._consumer
+        if self._settled.keys() != self._positions.keys() and (
+            consumer.assignment() != self._positions.keys()
+        ):
+            consumer.assign([topic_partition(partition) for partition in self._positions])
+            self._settled = {}
+        for partition, offset in self._positions.items():
+            if self._settled.get(partition) != offset:
+                # Drops what is buffered of this partition, so only where it differs.
+                consumer.seek(topic_partition(partition), offset)
+        self._settled = dict(self._positions)
+        wanted = self._positions.keys() & set(paused)
+        now = consumer.paused()
+        if wanted != now:
+            consumer.pause(*map(topic_partition, wanted - now))
+            consumer.resume(*map(topic_partition, now - wanted))
+
+    async def _poll(self, limit: int, seconds: float) -> Mapping[Any, Any]:
+        settled, self._settled = self._settled, {}  # until it is known how far this went
+        try:
+            found: Mapping[Any, Any] = await self._consumer.getmany(
+                timeout_ms=int(seconds * 1000), max_records=limit
+            )
+        except OffsetOutOfRangeError:
+            raise
+        except FAILURES as error:
+            self._discard()
+            raise translate("hand out messages", error) from error
+        self._settled = settled
+        return found
+
+    async def _advance(self) -> None:
+        # Also where no message came: transaction markers and compaction move positions too.
+        # `position` waits only for a partition without one, and all have been sought.
+        for partition in self._positions:
+            offset = await self._consumer.position(topic_partition(partition))
+            self._positions[partition] = self._settled[partition] = offset
+
+    async def _skip(self, generation: int, lost: Mapping[Any, int]) -> None:
+        """Go on at the earliest message where the position is outside the log."""
+        async with bounded("say where its log starts"):
+            earliest = await self._consumer.beginning_offsets(list(lost))
+        if generation != self._generation:
+            return
+        for number in lost:
+            partition = Partition(*number)
+            # Beyond the end (a topic made anew) nothing was missed, and the start is right.
+            skipped = earliest[number] - self._positions[partition]
+            if skipped > 0:
+                self._expired[partition] = self._expired.get(partition, 0) + skipped
+            self._positions[partition] = earliest[number]
+
+    def _listen(self, *, silent: bool, paused: Collection[Partition]) -> None:
+        """Notice an outage: aiokafka goes on trying, and reports no messages meanwhile."""
+        listened = self._positions.keys() - set(paused)
+        if not silent or not listened:
+            self._silence = None
+            return
+        now = asyncio.get_running_loop().time()
+        heard = {p: self._consumer.last_poll_timestamp(topic_partition(p)) for p in listened}
+        if self._silence is None:
+            self._silence = (now, heard)
+            return
+        since, before = self._silence
+        if now - since < SILENCE_SECONDS:
+            return
+        self._silence = None
+        for partition in listened & before.keys():
+            if heard[partition] == before[partition]:
+                self._discard()
+                raise BrokerUnavailable(
+                    f"Kafka at {self._wire.bootstrap} has said nothing of {partition.topic}"
+                    f"/{partition.number} for {now - since:.0f} s"
+                )
+
+    def _discard(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        self._settled = {}
+        if consumer is not None:
+            self._chores.add(stop(consumer))
+
+
+def _message(record: Any) -> Message:
+    return Message(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.timestamp,
+        record.key,
+        record.value,
+        record.headers,
+        record.timestamp_type == _APPEND_TIME,
+    )

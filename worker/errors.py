@@ -1,0 +1,66 @@
+"""Every exception of the project, by whose fault it is, and the exit code each leads to.
+
+A rejection is data, never an exception. The text of an exception is one line for a person and
+says what to do next; it never quotes a record.
+"""
+
+from __future__ import annotations
+
+
+class BuddyError(Exception):
+    """Something that a person can mend; the command line prints its text and exits."""
+
+    exit_code = 1
+
+
+class UsageError(BuddyError):
+    """The command, its options or its input files are wrong."""
+
+    exit_code = 2
+
+
+class ConfigurationError(BuddyError):
+    """A setting or a topic is not as the rest relies on."""
+
+    exit_code = 3
+
+
+class BrokerUnavailable(BuddyError):
+    """The broker cannot be reached, or did not answer in time."""
+
+    exit_code = 4
+
+
+class MissingTopic(BuddyError):
+    """A topic does not exist; `buddy topics create` makes it."""
+
+    exit_code = 3
+
+
+class MessageRefused(BuddyError):
+    """The broker will never take this message (too large, not allowed)."""
+
+    exit_code = 1
+
+    def __init__(self, text: str, index: int | None = None) -> None:
+        """`index` is the message's place in the call, where it is known."""
+        super().__init__(text)
+        self.index = index
+
+
+class Fenced(BuddyError):
+    """Another worker owns this task now; nothing of the attempted commit is visible."""
+
+    exit_code = 1
+
+
+class NoAnswer(BuddyError):
+    """Nobody answered a request in time, or a verdict did not come within the limit."""
+
+    exit_code = 5
+
+
+class StateError(BuddyError):
+    """A directory of state cannot be read or written (rights, full disk)."""
+
+    exit_code = 6
