@@ -1,0 +1,294 @@
+"""One record judged by itself: bytes in, a canonical row or all its violations out.
+
+The fast path is one msgspec decode into the entity's Struct and a few checks that the type cannot
+say. Whatever it does not wave through is looked at field by field (`worker.core.rules`), so the
+two need not agree on details: the slow path alone decides what is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from operator import attrgetter
+from typing import Any, Final
+
+import msgspec
+
+from schemas import ENTITIES, Entity, Kind
+from schemas.fields import Row
+from worker.core.keys import id_bytes, key_of, read_key
+from worker.core.rules import check, is_plain_email
+from worker.core.violations import Code, Findings, Violation, violation
+from worker.index.contract import address_digest
+
+DEFAULT_LIMIT: Final = 1024 * 1024
+_LONGEST_PYTHON_INTEGER = 4000  # digits; int() refuses more than 4300
+
+
+class Decoded(msgspec.Struct, frozen=True, gc=False):
+    """A record without an error in its own fields; its references are still to be judged.
+
+    `users` and `matches` are the ids that it refers to, in the order of `user_fields` and
+    `match_fields` of its decoder; empty bytes where an optional one is absent.
+    """
+
+    key: bytes
+    row: bytes
+    users: tuple[bytes, ...] = ()
+    matches: tuple[bytes, ...] = ()
+    address: bytes | None = None
+    attendees: tuple[str, ...] = ()
+    warnings: tuple[Violation, ...] = ()
+    unknown_fields: int = 0
+
+
+class Deletion(msgspec.Struct, frozen=True):
+    """A null value with a readable key."""
+
+    key: bytes
+
+
+class Invalid(msgspec.Struct, frozen=True):
+    """A record with errors of its own; `key` is None where neither record nor message tells it."""
+
+    key: bytes | None
+    violations: tuple[Violation, ...]
+    omitted: int = 0
+    malformed: bool = False
+
+
+Outcome = Decoded | Deletion | Invalid
+
+
+class MalformedError(ValueError):
+    """Not a JSON object that can be read. Stays within this module."""
+
+
+_anything = msgspec.json.Decoder()
+_encode = msgspec.json.Encoder().encode
+
+
+class RecordDecoder:
+    """Decodes the records of one entity."""
+
+    def __init__(self, entity: Entity, limit: int = DEFAULT_LIMIT) -> None:
+        """Records of more than `limit` bytes are malformed."""
+        self.entity = entity
+        self._limit = limit
+        self._struct = msgspec.json.Decoder(entity.struct)
+        columns = entity.columns
+        self._timestamps = _all_of(c.name for c in columns if c.kind is Kind.TIMESTAMP)
+        self._texts = _all_of(c.name for c in columns if c.kind is Kind.TEXT and c.required)
+        self._ratings = _all_of(c.name for c in columns if c.kind is Kind.RATING)
+        self._key = _key(entity)
+        self.user_fields = tuple(c.name for c in columns if c.refers_to == "users")
+        self.match_fields = tuple(c.name for c in columns if c.refers_to == "matches")
+        self._users = _ids(self.user_fields)
+        self._matches = _ids(self.match_fields)
+        self._has_address = any(column.kind is Kind.EMAIL for column in entity.columns)
+        self._attendees = next((c.name for c in entity.columns if c.names), None)
+
+    def decode(self, value: bytes | None, key: bytes | None, latest: datetime) -> Outcome:
+        """Judge one message by itself. `latest` is the latest moment that is not in the future.
+
+        Never raises for what a record holds.
+        """
+        if value is None:
+            return self._deletion(key)
+        try:
+            row = self._fast(value, latest)
+            if row is None:
+                return self._slow(value, key, latest)
+            encoded = self._encoded(row)
+        except RecursionError:
+            return self._malformed("nested too deep", key)
+        except MalformedError as error:
+            return self._malformed(str(error), key)
+        canonical = self._key(row)
+        if key is not None and key != canonical and read_key(self.entity, key) != canonical:
+            return Invalid(canonical, (_contradiction(),))
+        return self._decoded(row, encoded, canonical, (), 0)
+
+    def _fast(self, value: bytes, latest: datetime) -> Row | None:
+        """The record as a Struct in canonical form if it is plainly good, else None."""
+        if len(value) > self._limit:
+            raise MalformedError(f"expected at most {self._limit} bytes")
+        if b'""' in value:  # an empty string counts as absent
+            return None
+        try:
+            row = self._struct.decode(value)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+        for moment in self._timestamps(row):
+            if moment is not None and (moment.tzinfo is not UTC or moment > latest):
+                return None
+        for text in self._texts(row):
+            if text.isspace():
+                return None
+        for rating in self._ratings(row):
+            if rating == 0:  # may be -0.0
+                return None
+        if self._has_address and not is_plain_email(row.email):  # type: ignore[attr-defined]
+            return None
+        return row
+
+    def _encoded(self, row: Row) -> bytes:
+        """The canonical row. Numbers such as 1E15 grow when written out: it is bounded too."""
+        encoded = _encode(row)
+        if len(encoded) > self._limit * 4 // 3:
+            raise MalformedError(f"expected at most {self._limit * 4 // 3} bytes in canonical form")
+        return encoded
+
+    def _slow(self, value: bytes, key: bytes | None, latest: datetime) -> Decoded | Invalid:
+        """Field by field: every violation, or the row after all."""
+        record = parse(value)
+        found = Findings()
+        values: dict[str, Any] = {}
+        known = 0
+        for column in self.entity.columns:
+            known += column.name in record
+            checked = check(column, record.get(column.name), latest, found)
+            if checked is not None:
+                values[column.name] = checked
+        own_key = self._checked_key(values, found)
+        message_key = None if key is None else read_key(self.entity, key)
+        if key is not None and (
+            message_key is None or (own_key is not None and own_key != message_key)
+        ):
+            found.add(*_contradiction_parts())
+        if found.errors:
+            return Invalid(own_key or message_key, tuple(found.violations), found.omitted)
+        row = self.entity.struct(**values)
+        canonical = own_key
+        assert canonical is not None
+        return self._decoded(
+            row, self._encoded(row), canonical, tuple(found.violations), len(record) - known
+        )
+
+    def _checked_key(self, values: dict[str, Any], found: Findings) -> bytes | None:
+        """The record's own key, None if one of its parts has an error."""
+        wrong = {v.field for v in found.violations if v.severity == "error"}
+        return None if wrong & set(self.entity.key) else key_of(self.entity, values)
+
+    def _decoded(
+        self,
+        row: Row,
+        encoded: bytes,
+        key: bytes,
+        warnings: tuple[Violation, ...],
+        unknown_fields: int,
+    ) -> Decoded:
+        attendees = () if self._attendees is None else getattr(row, self._attendees) or ()
+        return Decoded(
+            key,
+            encoded,
+            self._users(row),
+            self._matches(row),
+            address_digest(row.email) if self._has_address else None,  # type: ignore[attr-defined]
+            tuple(attendees),
+            warnings,
+            unknown_fields,
+        )
+
+    def _deletion(self, key: bytes | None) -> Deletion | Invalid:
+        if key is None:
+            message = "a deletion needs the message key that names its row"
+            return Invalid(None, (violation(Code.INVALID_KEY, "", message),))
+        canonical = read_key(self.entity, key)
+        if canonical is None:
+            message = "expected the key of a row: " + ":".join(self.entity.key)
+            return Invalid(None, (violation(Code.INVALID_KEY, "", message),))
+        return Deletion(canonical)
+
+    def _malformed(self, message: str, key: bytes | None) -> Invalid:
+        canonical = None if key is None else read_key(self.entity, key)
+        found = (violation(Code.MALFORMED_RECORD, "", message),)
+        return Invalid(canonical, found, malformed=True)
+
+
+def decoders(limit: int = DEFAULT_LIMIT) -> dict[str, RecordDecoder]:
+    """A decoder for each entity, by name, in the order of the specification."""
+    return {name: RecordDecoder(entity, limit) for name, entity in ENTITIES.items()}
+
+
+def parse(value: bytes) -> dict[str, Any]:
+    """The JSON object that the bytes spell, of duplicate keys the last.
+
+    Decimal numbers beyond a double's range are infinite, integers of thousands of digits are
+    `msgspec.Raw`. Raises MalformedError, and RecursionError where it is nested too deep.
+    """
+    if not value:
+        raise MalformedError("expected a JSON object, got nothing")
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        raise MalformedError("expected UTF-8") from None
+    try:
+        record = _anything.decode(value)
+    except msgspec.ValidationError:  # well-formed so far, but a number that msgspec refuses
+        record = _parse_extreme(text)
+    except msgspec.MsgspecError:
+        raise MalformedError("expected one JSON object") from None
+    if not isinstance(record, dict):
+        raise MalformedError("expected a JSON object")
+    return record
+
+
+def _parse_extreme(text: str) -> object:
+    try:
+        if "\\u" in text:  # the json module lets lone surrogates through; the encoder does not
+            _encode(json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse))
+        return json.loads(text, parse_int=_parse_integer, parse_constant=_refuse)
+    except ValueError:  # UnicodeEncodeError too
+        raise MalformedError("expected one JSON object") from None
+
+
+def _parse_integer(digits: str) -> object:
+    return int(digits) if len(digits) <= _LONGEST_PYTHON_INTEGER else msgspec.Raw(digits.encode())
+
+
+def _refuse(constant: str) -> object:
+    raise ValueError(constant)
+
+
+def _contradiction_parts() -> tuple[Code, str, str]:
+    return Code.INVALID_KEY, "", "expected the message key to be the record's key"
+
+
+def _contradiction() -> Violation:
+    return violation(*_contradiction_parts())
+
+
+def _all_of(names: Iterable[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """Reads the named attributes as a tuple, whatever their number."""
+    match tuple(names):
+        case ():
+            return lambda _row: ()
+        case (name,):
+            one = attrgetter(name)
+            return lambda row: (one(row),)
+        case several:
+            return attrgetter(*several)
+
+
+def _key(entity: Entity) -> Callable[[Any], bytes]:
+    """Reads the canonical key of a row."""
+    if len(entity.key) == 1:
+        one = attrgetter(entity.key[0])
+        return lambda row: str(one(row)).encode()
+    first, second = map(attrgetter, entity.key)
+    return lambda row: f"{first(row)}:{second(row)}".encode()
+
+
+def _ids(names: tuple[str, ...]) -> Callable[[Any], tuple[bytes, ...]]:
+    """Reads the named references as the ids that the index knows, empty where absent."""
+    if not names:
+        return lambda _row: ()
+    get = _all_of(names)
+    return lambda row: tuple([id_bytes(uuid) if uuid else b"" for uuid in get(row)])
+
+
+def latest_moment(arrival_ms: int, skew_seconds: float) -> datetime:
+    """The latest moment that is not in the future for a record that arrived then."""
+    return datetime.fromtimestamp(arrival_ms / 1000 + skew_seconds, UTC)

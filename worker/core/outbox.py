@@ -1,0 +1,156 @@
+"""What a task writes: every message of a decision, worded and counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+import msgspec
+
+from worker.brokers.contract import Headers, Message, Outgoing
+from worker.core.addresses import Claim, Grant, Granted, owner_of
+from worker.core.barrier import Progress
+from worker.core.decode import Decoded, Deletion, Invalid
+from worker.core.parking import Parked
+from worker.core.rejection import reject, timestamp
+from worker.core.violations import Code, Violation
+from worker.topics import Names
+
+SOURCE_HEADER: Final = "buddy-source"
+ACCEPTED_AT_HEADER: Final = "buddy-accepted-at"
+WARNINGS_HEADER: Final = "buddy-warnings"
+
+_pack = msgspec.msgpack.Encoder().encode
+_json = msgspec.json.Encoder().encode
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """What every task is told. Times in milliseconds, sizes in bytes.
+
+    `tasks` is the number of partitions of the inputs.
+    """
+
+    names: Names
+    tasks: int = 1
+    grace: int = 30_000
+    skew: int = 60_000
+    record_limit: int = 1024 * 1024
+    rejection_limit: int = 1024 * 1024 * 4 // 3 + 60 * 1024
+
+
+class Tally:
+    """What a decision holds, counted; for logs, metrics and people."""
+
+    def __init__(self) -> None:
+        self.read: Counter[str] = Counter()
+        self.accepted: Counter[str] = Counter()
+        self.deleted: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
+        self.violations: Counter[tuple[str, Code]] = Counter()
+        self.unknown_fields: Counter[str] = Counter()
+        self.parked: Counter[str] = Counter()
+        self.records_omitted: list[str] = []
+        """Coordinates of rejected records that even the enlarged limit refuses."""
+        self.failures: list[tuple[str, str]] = []
+        """Coordinates and exception type of records that could not be judged."""
+
+
+class Outbox:
+    """Collects the messages of one decision of one task. `now` is in milliseconds."""
+
+    def __init__(self, number: int, rules: Rules, now: int) -> None:
+        self.messages: list[Outgoing] = []
+        self.tally = Tally()
+        self._number = number
+        self._rules = rules
+        self._names = rules.names
+        self._now = now
+        self._now_text = timestamp(now).encode()
+
+    def accept(
+        self, entity: str, message: Message, row: Decoded, warnings: tuple[Violation, ...]
+    ) -> None:
+        """Publish a row."""
+        self.tally.accepted[entity] += 1
+        if row.unknown_fields:
+            self.tally.unknown_fields[entity] += row.unknown_fields
+        for warning in warnings:
+            self.tally.violations[entity, warning.code] += 1
+        headers = self._headers(message, warnings)
+        self.messages.append(Outgoing(self._names.accepted(entity), row.key, row.row, headers))
+
+    def delete(self, entity: str, message: Message, deletion: Deletion) -> None:
+        """Publish the deletion of a row."""
+        self.tally.deleted[entity] += 1
+        headers = self._headers(message, ())
+        self.messages.append(Outgoing(self._names.accepted(entity), deletion.key, None, headers))
+
+    def reject(self, entity: str, message: Message, invalid: Invalid) -> None:
+        """Publish a rejection."""
+        value, omitted = reject(entity, message, invalid, self._now, self._rules.rejection_limit)
+        self.tally.rejected[entity] += 1
+        for found in invalid.violations:
+            self.tally.violations[entity, found.code] += 1
+        if omitted:
+            self.tally.records_omitted.append(coordinate(message))
+        key = message.key if message.key is None or len(message.key) < 1024 else None
+        headers = ((SOURCE_HEADER, coordinate(message).encode()),)
+        self.messages.append(Outgoing(self._names.rejected(entity), key, value, headers))
+
+    def park(self, parked: Parked) -> None:
+        """Keep a parked record."""
+        self.tally.parked[parked.entity] += 1
+        envelope = _pack(parked.envelope())
+        if len(envelope) > self._rules.rejection_limit:  # headers can be of any size
+            envelope = _pack(msgspec.structs.replace(parked.envelope(), headers=()))
+        self._write_parked(parked.entity, parked.message, envelope)
+
+    def unpark(self, entity: str, message: Message) -> None:
+        """Keep a parked record no longer."""
+        self._write_parked(entity, message, None)
+
+    def claim(self, address: bytes, user: bytes, offset: int) -> None:
+        """Ask the address's owner for it."""
+        claim = Claim(address, user, self._number, offset)
+        owner = owner_of(address, self._rules.tasks)
+        self._write(self._names.claims, f"{self._number}/{offset}", _pack(claim), owner)
+
+    def answer(self, claim: Claim, granted: Granted | None) -> None:
+        """Answer a claim, and remember what was granted."""
+        answer = _pack(Grant(claim.offset, granted is not None))
+        self._write(self._names.grants, str(claim.offset), answer, claim.task)
+        if granted is not None:
+            self._write(self._names.granted, claim.address.hex(), _pack(granted), self._number)
+
+    def settle(self, addresses: list[bytes]) -> None:
+        """Forget what was granted: the index knows the holders."""
+        for address in addresses:
+            self._write(self._names.granted, address.hex(), None, self._number)
+
+    def progress(self, value: bytes) -> None:
+        """Say how far the task is."""
+        self._write(self._names.progress, str(self._number), value, self._number)
+
+    def _write_parked(self, entity: str, message: Message, envelope: bytes | None) -> None:
+        key = f"{entity}/{self._number}/{message.offset}"
+        self._write(self._names.parked, key, envelope, self._number)
+
+    def _write(self, topic: str, key: str, value: bytes | None, partition: int) -> None:
+        self.messages.append(Outgoing(topic, key.encode(), value, partition=partition))
+
+    def _headers(self, message: Message, warnings: tuple[Violation, ...]) -> Headers:
+        source = (SOURCE_HEADER, coordinate(message).encode())
+        if not warnings:
+            return (source, (ACCEPTED_AT_HEADER, self._now_text))
+        codes = ",".join(dict.fromkeys(v.code.value for v in warnings))
+        return (source, (ACCEPTED_AT_HEADER, self._now_text), (WARNINGS_HEADER, codes.encode()))
+
+
+def coordinate(message: Message) -> str:
+    """Where a message stands: topic/partition/offset."""
+    return f"{message.topic}/{message.partition}/{message.offset}"
+
+
+def write_progress(progress: Progress) -> bytes:
+    """Progress as its topic holds it."""
+    return _json(progress)

@@ -1,0 +1,176 @@
+"""Records that wait: for their references, and behind an earlier record of their key."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from worker.brokers.contract import Headers, Message
+from worker.core.barrier import Barrier
+from worker.core.decode import Decoded, Deletion
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """A parked record as `internal.parked` keeps it: enough to judge it as if just read."""
+
+    entity: str
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    arrival: int
+    first_read: int
+
+    def message(self) -> Message:
+        """The message as it was read."""
+        return Message(
+            self.topic,
+            self.partition,
+            self.offset,
+            self.timestamp,
+            self.key,
+            self.value,
+            self.headers,
+        )
+
+
+class Parked(msgspec.Struct, eq=False):
+    """One parked record or deletion. Times in milliseconds."""
+
+    entity: str
+    message: Message
+    outcome: Decoded | Deletion
+    arrival: int
+    first_read: int
+    barrier: Barrier | None = None
+    claimed: bool = False
+    """Whether its address has been asked for."""
+    granted: bool | None = None
+    """What the address's owner answered."""
+    wanted: frozenset[bytes] = frozenset()
+    """The ids that it waits for; empty while it only queues behind its key."""
+
+    @property
+    def has_references(self) -> bool:
+        """Whether it refers to anything at all."""
+        outcome = self.outcome
+        return isinstance(outcome, Decoded) and bool(outcome.users or outcome.matches)
+
+    @property
+    def refers_to_matches(self) -> bool:
+        """Whether its orphan verdict depends on matches too."""
+        return isinstance(self.outcome, Decoded) and bool(self.outcome.matches)
+
+    def envelope(self) -> Envelope:
+        """What is kept of it."""
+        m = self.message
+        return Envelope(
+            self.entity,
+            m.topic,
+            m.partition,
+            m.offset,
+            m.timestamp,
+            m.key,
+            m.value,
+            m.headers,
+            self.arrival,
+            self.first_read,
+        )
+
+
+class Parking:
+    """The parked records of one task, by what each waits for."""
+
+    def __init__(self) -> None:
+        self._by_offset: dict[str, dict[int, Parked]] = {}
+        self._queues: dict[tuple[str, bytes], deque[Parked]] = {}
+        # Dicts without values are sets that keep their order and forget in constant time.
+        self._waiting: dict[bytes, dict[Parked, None]] = {}
+        self._in_grace: dict[Parked, None] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_offset.values()))
+
+    def __iter__(self) -> Iterator[Parked]:
+        for parked in self._by_offset.values():
+            yield from parked.values()
+
+    def count(self, entity: str) -> int:
+        """How many records of an entity are parked."""
+        return len(self._by_offset.get(entity, ()))
+
+    def lowest(self, entity: str) -> int | None:
+        """The lowest offset of a parked record of that entity."""
+        return next(iter(self._by_offset.get(entity, ())), None)
+
+    def oldest(self) -> int | None:
+        """When the one that waits longest was first read."""
+        firsts = (next(iter(parked.values()), None) for parked in self._by_offset.values())
+        return min((first.first_read for first in firsts if first is not None), default=None)
+
+    def queued(self, entity: str, key: bytes) -> bool:
+        """Whether a record of that key is parked: later ones go behind it."""
+        return (entity, key) in self._queues
+
+    def add(self, parked: Parked) -> None:
+        """Park a record behind those of its key. Offsets of an entity come in growing order."""
+        self._by_offset.setdefault(parked.entity, {})[parked.message.offset] = parked
+        queue = self._queues.setdefault((parked.entity, parked.outcome.key), deque())
+        queue.append(parked)
+        self._in_grace[parked] = None
+
+    def holds(self, parked: Parked) -> bool:
+        """Whether it is still parked."""
+        return self._by_offset.get(parked.entity, {}).get(parked.message.offset) is parked
+
+    def is_head(self, parked: Parked) -> bool:
+        """Whether nothing of its key waits before it."""
+        queue = self._queues.get((parked.entity, parked.outcome.key))
+        return queue is not None and queue[0] is parked
+
+    def want(self, parked: Parked, ids: Iterable[bytes]) -> None:
+        """Have it found by `waiting_for` these ids, and no others."""
+        fresh = frozenset(ids)
+        for wanted in parked.wanted - fresh:
+            self._forget(parked, wanted)
+        for wanted in fresh - parked.wanted:
+            self._waiting.setdefault(wanted, {})[parked] = None
+        parked.wanted = fresh
+
+    def waiting_for(self, wanted: bytes) -> list[Parked]:
+        """Those that wait for this id."""
+        return list(self._waiting.get(wanted, ()))
+
+    def release(self, parked: Parked) -> Parked | None:
+        """Take the head of a queue out; the next of its key, if any."""
+        self.want(parked, ())
+        self._in_grace.pop(parked, None)
+        del self._by_offset[parked.entity][parked.message.offset]
+        queue = self._queues[parked.entity, parked.outcome.key]
+        queue.popleft()
+        if queue:
+            return queue[0]
+        del self._queues[parked.entity, parked.outcome.key]
+        return None
+
+    def overdue(self, latest: int) -> list[Parked]:
+        """Those first read at that moment or before; each is given once."""
+        due = []
+        for parked in self._in_grace:
+            if parked.first_read > latest:
+                break
+            due.append(parked)
+        for parked in due:
+            del self._in_grace[parked]
+        return due
+
+    def _forget(self, parked: Parked, wanted: bytes) -> None:
+        waiting = self._waiting[wanted]
+        del waiting[parked]
+        if not waiting:
+            del self._waiting[wanted]

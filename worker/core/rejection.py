@@ -1,0 +1,130 @@
+"""How a rejection is worded. docs/contract.md, "A rejection"."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, Final
+
+import msgspec
+
+from worker.brokers.contract import Headers, Message
+from worker.core.decode import Invalid
+from worker.core.violations import Violation
+
+REPLAYS_HEADER: Final = "buddy-replays"
+_BLANK: Final = b" \t\r\n"
+
+
+class Source(msgspec.Struct, frozen=True):
+    """The coordinates of a record."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: str
+
+
+class OmittedRecord(msgspec.Struct, frozen=True):
+    """What is left of a record that even the enlarged message limit refuses."""
+
+    bytes: int
+    sha256: str
+
+
+class Rejection(msgspec.Struct, frozen=True, kw_only=True):
+    """A record with at least one error. Fields that are msgspec.UNSET are left out.
+
+    `record` is the original JSON, byte for byte; `record_base64` the original bytes wherever
+    `record` alone does not give them back.
+    """
+
+    entity: str
+    key: str | None
+    rejected_at: str
+    source: Any
+    violations: tuple[Violation, ...]
+    violations_omitted: int = 0
+    record: msgspec.Raw | None = None
+    record_base64: str | msgspec.UnsetType = msgspec.UNSET
+    record_omitted: OmittedRecord | msgspec.UnsetType = msgspec.UNSET
+    message_key_base64: str | None = None
+    headers: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    replays: int = 0
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def timestamp(milliseconds: int) -> str:
+    """A moment in the canonical form of timestamps."""
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    text = moment.isoformat(timespec="microseconds" if moment.microsecond else "seconds")
+    return text.replace("+00:00", "Z")
+
+
+def original(rejection: Rejection) -> bytes | None:
+    """The record exactly as it was sent; None for a deletion, or where it was left out."""
+    if isinstance(rejection.record_base64, str):
+        return b64decode(rejection.record_base64)
+    return None if rejection.record is None else bytes(rejection.record)
+
+
+def replays_of(headers: Headers) -> int:
+    """How often a record has been replayed, from its headers."""
+    for name, value in headers:
+        if name == REPLAYS_HEADER and value.isdigit() and len(value) < 6:
+            return int(value)
+    return 0
+
+
+def reject(
+    entity: str,
+    message: Message,
+    invalid: Invalid,
+    now_ms: int,
+    limit: int,
+    source: object = None,
+    omitted: OmittedRecord | None = None,
+) -> tuple[bytes, bool]:
+    """The rejection of one message as JSON, and whether its record had to be left out.
+
+    The JSON is at most `limit` bytes: where the record does not fit its size and SHA-256 stand
+    for it, and headers and key go too if even that is not enough. `source` replaces the message's
+    coordinates where it comes from no broker; `omitted` says that the value is only the start.
+    """
+    rejection = Rejection(
+        entity=entity,
+        key=None if invalid.key is None else invalid.key.decode(),
+        rejected_at=timestamp(now_ms),
+        source=source
+        or Source(message.topic, message.partition, message.offset, timestamp(message.timestamp)),
+        violations=invalid.violations,
+        violations_omitted=invalid.omitted,
+        message_key_base64=None if message.key is None else b64encode(message.key).decode(),
+        headers=[(name, b64encode(value).decode()) for name, value in message.headers],
+        replays=replays_of(message.headers),
+    )
+    value = message.value
+    if omitted is None:
+        whole = rejection if value is None else _with_bytes(rejection, value, invalid.malformed)
+        encoded = _encode(whole)
+        if len(encoded) <= limit:
+            return encoded, False
+        omitted = OmittedRecord(len(value or b""), sha256(value or b"").hexdigest())
+    small = msgspec.structs.replace(rejection, record_omitted=omitted)
+    encoded = _encode(small)
+    if len(encoded) > limit:
+        encoded = _encode(msgspec.structs.replace(small, headers=[], message_key_base64=None))
+    return encoded, True
+
+
+def _with_bytes(rejection: Rejection, value: bytes, malformed: bool) -> Rejection:  # noqa: FBT001
+    """The rejection with the original bytes in it, as JSON where they are some."""
+    replace = msgspec.structs.replace
+    if not malformed:
+        rejection = replace(rejection, record=msgspec.Raw(value))
+        if value == value.strip(_BLANK):
+            return rejection
+    return replace(rejection, record_base64=b64encode(value).decode())

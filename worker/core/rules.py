@@ -1,0 +1,237 @@
+"""The rule of each kind of column: a JSON value in, the canonical value out, faults noted.
+
+Only records that the fast decoder refuses come here (`worker.core.decode`), so this is written
+to be read and to report everything. Rules: docs/contract.md, "Violations" and "Canonical row".
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from schemas import Column, Kind
+from worker.core.violations import Code, Findings
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_TIMESTAMP = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?"
+    r"(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):?[0-5][0-9])?"
+)
+# One character of a host's label: ASCII letters and digits, anything beyond ASCII but white space.
+_LABEL = r"(?:[a-z0-9]|[^\x00-\x7f\s])(?:(?:[a-z0-9-]|[^\x00-\x7f\s])*(?:[a-z0-9]|[^\x00-\x7f\s]))?"
+_EMAIL = re.compile(rf"[^\s@]{{1,64}}@{_LABEL}(?:\.{_LABEL})*")
+_PLAIN_EMAIL = re.compile(r"[a-z0-9._+-]{1,64}@[a-z0-9]+(?:[.-][a-z0-9]+)+")
+_LONGEST_EMAIL: Final = 254
+
+Rule = Callable[[Column, object, datetime, Findings], object]
+
+
+def is_email(address: str) -> bool:
+    """Whether a lower-cased address is one: `local@host` as docs/contract.md words it."""
+    return len(address) <= _LONGEST_EMAIL and _EMAIL.fullmatch(address) is not None
+
+
+def is_plain_email(address: str) -> bool:
+    """Whether it is an address of the common kind, lower case: a cheap look before `is_email`."""
+    return _PLAIN_EMAIL.fullmatch(address) is not None
+
+
+def read_uuid(text: str) -> str | None:
+    """The UUID v4 that a text of 36 characters spells, in lower case; None if it spells none."""
+    lower = text.lower()
+    # Some characters beyond ASCII become ASCII letters in lower case.
+    return lower if text.isascii() and _UUID.fullmatch(lower) else None
+
+
+def _wrong_type(column: Column, expected: str, found: Findings) -> object:
+    found.add(Code.WRONG_TYPE, column.name, f"expected {expected}")
+    return None
+
+
+def _uuid(column: Column, value: object, _latest: datetime, found: Findings) -> object:
+    if not isinstance(value, str):
+        return _wrong_type(column, "a string that holds a UUID", found)
+    uuid = read_uuid(value)
+    if uuid is None:
+        found.add(
+            Code.INVALID_UUID, column.name, "expected a UUID of version 4, 36 characters long"
+        )
+    return uuid
+
+
+def _timestamp(column: Column, value: object, latest: datetime, found: Findings) -> object:
+    if not isinstance(value, str):
+        return _wrong_type(column, "a string that holds a timestamp", found)
+    moment = _read_timestamp(value)
+    if moment is None:
+        found.add(
+            Code.INVALID_TIMESTAMP,
+            column.name,
+            "expected a date and time such as 2024-01-15T10:00:00Z, in the years 1 to 9999",
+        )
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+        found.add(Code.NAIVE_TIMESTAMP, column.name, "has no UTC offset: read as UTC")
+    if moment > latest:
+        found.add(Code.FUTURE_TIMESTAMP, column.name, "expected no time after the arrival")
+    return moment
+
+
+def _read_timestamp(text: str) -> datetime | None:
+    """The moment that a text spells: in UTC, or without an offset if it has none."""
+    if _TIMESTAMP.fullmatch(text) is None:
+        return None
+    try:
+        moment = msgspec.convert(text, datetime)
+        return moment if moment.tzinfo is None else moment.astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError):  # no such date; outside the years 1 to 9999
+        return None
+
+
+def _text(column: Column, value: object, _latest: datetime, found: Findings) -> object:
+    if not isinstance(value, str):
+        return _wrong_type(column, "a string", found)
+    if column.longest is not None and len(value) > column.longest:
+        found.add(Code.TEXT_TOO_LONG, column.name, f"expected at most {column.longest} characters")
+    return value
+
+
+def _email(column: Column, value: object, _latest: datetime, found: Findings) -> object:
+    if not isinstance(value, str):
+        return _wrong_type(column, "a string that holds an e-mail address", found)
+    address = value.lower()
+    if not is_email(address):
+        found.add(Code.INVALID_EMAIL, column.name, "expected an address such as name@example.org")
+    elif address != value:
+        found.add(Code.EMAIL_LOWERCASED, column.name, "had upper-case letters: lower-cased")
+    return address
+
+
+def _enum(column: Column, value: object, _latest: datetime, found: Findings) -> object:
+    if not isinstance(value, str):
+        return _wrong_type(column, "a string", found)
+    if value not in column.values:
+        found.add(Code.INVALID_ENUM, column.name, "expected one of " + ", ".join(column.values))
+    return value
+
+
+def _range(column: Column) -> str:
+    return f"expected a number from {column.lowest} to {column.highest}"
+
+
+def _is_integer(value: object) -> bool:
+    """Whether the JSON literal was an integer; `Raw` is one of thousands of digits."""
+    return isinstance(value, int | msgspec.Raw) and not isinstance(value, bool)
+
+
+def _in_range(column: Column, value: object) -> bool:
+    return (
+        isinstance(value, int | float)
+        and column.lowest is not None
+        and column.highest is not None
+        and column.lowest <= value <= column.highest
+    )
+
+
+def _integer(column: Column, value: object, _latest: datetime, found: Findings) -> object:
+    if not _is_integer(value):
+        return _wrong_type(column, "an integer", found)
+    if not _in_range(column, value):
+        found.add(Code.NUMBER_OUT_OF_RANGE, column.name, _range(column))
+    return value
+
+
+def _rating(column: Column, value: object, _latest: datetime, found: Findings) -> object:
+    if not (_is_integer(value) or isinstance(value, float)):
+        return _wrong_type(column, "a number", found)
+    if not _in_range(column, value):
+        found.add(Code.RATING_OUT_OF_RANGE, column.name, "expected a number from 0.00 to 1.00")
+        return None
+    assert isinstance(value, int | float)
+    return float(value) + 0.0  # -0.0 is written 0.0
+
+
+def _texts(column: Column, value: object, _latest: datetime, found: Findings) -> object:
+    if not isinstance(value, list):
+        return _wrong_type(column, "an array of strings", found)
+    for place, entry in enumerate(value):
+        if not isinstance(entry, str):
+            found.add(Code.WRONG_TYPE, f"{column.name}[{place}]", "expected a string")
+    return value
+
+
+def _integers(column: Column, value: object, _latest: datetime, found: Findings) -> object:
+    if not isinstance(value, list):
+        return _wrong_type(column, "an array of integers", found)
+    for place, entry in enumerate(value):
+        path = f"{column.name}[{place}]"
+        if not _is_integer(entry):
+            found.add(Code.WRONG_TYPE, path, "expected an integer")
+        elif not _in_range(column, entry):
+            found.add(Code.NUMBER_OUT_OF_RANGE, path, _range(column))
+    return value
+
+
+def _object(column: Column, value: object, _latest: datetime, found: Findings) -> object:
+    if not isinstance(value, dict):
+        return _wrong_type(column, "an object", found)
+    if _overflows(value):
+        found.add(
+            Code.NUMBER_OUT_OF_RANGE,
+            column.name,
+            "expected decimal numbers within the range of a double",
+        )
+    return value
+
+
+def _overflows(value: object) -> bool:
+    """Whether a decimal number somewhere inside was beyond a double (read as infinity)."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, float):
+            if math.isinf(item):
+                return True
+        elif isinstance(item, dict):
+            waiting.extend(item.values())
+        elif isinstance(item, list):
+            waiting.extend(item)
+    return False
+
+
+RULES: Final[Mapping[Kind, Rule]] = MappingProxyType(
+    {
+        Kind.UUID: _uuid,
+        Kind.TIMESTAMP: _timestamp,
+        Kind.TEXT: _text,
+        Kind.EMAIL: _email,
+        Kind.ENUM: _enum,
+        Kind.INTEGER: _integer,
+        Kind.RATING: _rating,
+        Kind.TEXTS: _texts,
+        Kind.INTEGERS: _integers,
+        Kind.OBJECT: _object,
+    }
+)
+
+
+def check(column: Column, value: object, latest: datetime, found: Findings) -> object:
+    """The canonical value of a column, or None where it is absent or wrong.
+
+    Null and the empty string count as absent whatever the kind; blank text does so in a required
+    column. `latest` is the latest moment that is not in the future.
+    """
+    absent = value is None or value == ""
+    if column.required and (absent or (isinstance(value, str) and value.isspace())):
+        found.add(Code.MISSING_REQUIRED_FIELD, column.name, f"expected {column.kind.value}")
+        return None
+    if absent:
+        return None
+    return RULES[column.kind](column, value, latest, found)

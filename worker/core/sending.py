@@ -1,0 +1,34 @@
+"""The message key under which a record is sent, where it can be read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from schemas import Entity
+from worker.core.keys import read_key
+
+
+class KeyReader:
+    """Reads the key of one entity's records without judging them."""
+
+    def __init__(self, entity: Entity) -> None:
+        self._entity = entity
+        fields: list[Any] = [(name, Any, None) for name in entity.key]
+        self._decode = msgspec.json.Decoder(msgspec.defstruct("Key", fields)).decode
+
+    def read(self, value: bytes | None) -> bytes | None:
+        """The canonical key, or None where the record does not tell it: send it without."""
+        try:
+            record = self._decode(value or b"")
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        parts = [getattr(record, name) for name in self._entity.key]
+        if not all(isinstance(part, str | int) for part in parts):
+            return None
+        try:
+            text = ":".join(map(str, parts)).encode()
+        except ValueError:  # lone surrogates; integers of thousands of digits
+            return None
+        return read_key(self._entity, text)

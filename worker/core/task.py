@@ -1,0 +1,311 @@
+"""A task: partition q of all inputs. A batch in, a decision out; the shell carries it out.
+
+The way of a record: decode it (`decode`), reject it for its own errors, queue it behind an earlier
+record of its key, park it while a reference is unknown or its address has not been granted, and
+at last accept it, or reject it for what is definitely missing or taken. State changes as the
+decision is made: when the commit fails, throw the task away and restore it from its topics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from schemas import ENTITIES
+from worker.brokers.contract import Message, Outgoing
+from worker.core.addresses import Addresses, Claim, Grant, Granted, owner_of
+from worker.core.ahead import Ahead
+from worker.core.barrier import Barrier, Progress
+from worker.core.decode import (
+    Deletion,
+    Invalid,
+    Outcome,
+    RecordDecoder,
+    decoders,
+    latest_moment,
+)
+from worker.core.keys import id_bytes
+from worker.core.outbox import Outbox, Rules, Tally, coordinate, write_progress
+from worker.core.parking import Envelope, Parked, Parking
+from worker.core.references import missing, rejects, unexpected, verdict
+from worker.index.contract import Learned
+
+CLAIMS: Final = "claims"
+GRANTS: Final = "grants"
+INPUTS: Final = (GRANTS, CLAIMS, *ENTITIES)
+"""What a task reads, in the order in which a batch is judged. What other tasks wait for comes
+first, then users before matches before the rest: references are then known more often."""
+
+_RANK = {name: rank for rank, name in enumerate(INPUTS)}
+_unpack_envelope = msgspec.msgpack.Decoder(Envelope).decode
+_unpack_claim = msgspec.msgpack.Decoder(Claim).decode
+_unpack_grant = msgspec.msgpack.Decoder(Grant).decode
+_unpack_granted = msgspec.msgpack.Decoder(Granted).decode
+_read_progress = msgspec.json.Decoder(Progress).decode
+
+
+class Decision(msgspec.Struct):
+    """What one batch leads to: messages to be written together with the offsets read."""
+
+    outputs: list[Outgoing]
+    tally: Tally
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """What the log says of a task: its progress, parked records and granted addresses."""
+
+    progress: bytes | None = None
+    parked: tuple[bytes, ...] = ()
+    granted: tuple[bytes, ...] = ()
+
+
+class Task:
+    """The state of one task: its parked records, its granted addresses and how far it is."""
+
+    def __init__(self, number: int, rules: Rules) -> None:
+        self.number = number
+        self.parking = Parking()
+        self.addresses = Addresses(number)
+        self.next: dict[str, int] = {}
+        self._rules = rules
+        self._decoders: Mapping[str, RecordDecoder] = decoders(rules.record_limit)
+        self._inputs = {rules.names.input(name): name for name in INPUTS}
+        self._saved: bytes | None = None
+        self._outdated: list[tuple[str, Message, Invalid]] = []
+        self.restored = False
+        """Whether restored records have still to be looked at: the next `judge` does."""
+        self._overdue: list[Parked] = []
+        self._at_barrier: list[Parked] = []
+        self._ahead: Ahead
+        self._out: Outbox
+        self._now = 0
+
+    # --- restore ------------------------------------------------------------------------------
+
+    def restore(self, saved: Saved) -> None:
+        """Take up where the log says the task stands. Call once, before `judge`."""
+        if saved.progress is not None:
+            self.next = dict(_read_progress(saved.progress).next)
+            self._saved = saved.progress
+        self.addresses.restore(map(_unpack_granted, saved.granted))
+        envelopes = map(_unpack_envelope, saved.parked)
+        for envelope in sorted(envelopes, key=lambda e: (e.first_read, e.offset)):
+            message = envelope.message()
+            latest = latest_moment(envelope.arrival, self._rules.skew / 1000)
+            outcome = self._decoders[envelope.entity].decode(message.value, message.key, latest)
+            if isinstance(outcome, Invalid):  # by rules that are newer than the record's parking
+                self._outdated.append((envelope.entity, message, outcome))
+                continue
+            self.parking.add(
+                Parked(envelope.entity, message, outcome, envelope.arrival, envelope.first_read)
+            )
+        self.restored = True
+
+    def _take_up(self) -> None:
+        """Look at every restored record again, since nobody tells what has come meanwhile.
+
+        Claims are made anew: what has been asked or answered may have expired.
+        """
+        for entity, message, invalid in self._outdated:
+            self._out.reject(entity, message, invalid)
+            self._out.unpark(entity, message)
+        self._outdated = []
+        for parked in list(self.parking):
+            self._try(parked)
+        self.restored = False
+
+    # --- deciding -----------------------------------------------------------------------------
+
+    def judge(
+        self,
+        messages: Sequence[Message],
+        positions: Mapping[str, int],
+        learned: Learned,
+        ahead: Ahead,
+        now: int,
+        judged: Mapping[int, int] | None = None,
+    ) -> Decision:
+        """Decide on a batch, and on parked records whose wait has ended.
+
+        `messages` hold those of one input in order; `positions` says what is read next of each
+        input (`INPUTS`) afterwards; `learned` are the ids that came to be known since the last
+        call. `judged` is needed where the batch holds users or claims: how far users were judged,
+        by task, at a moment up to which the index behind `ahead` has followed all rows.
+        """
+        self._ahead = ahead
+        self._now = now
+        self._out = Outbox(self.number, self._rules, now)
+        if judged is not None:
+            self._out.settle(self.addresses.settle(judged))
+        if self.restored:
+            self._take_up()
+        for known in (*learned.users, *learned.matches):
+            self._release(known)
+        latest: dict[int, datetime] = {}
+        for message in sorted(messages, key=lambda m: _RANK[self._inputs[m.topic]]):
+            name = self._inputs[message.topic]
+            if name == CLAIMS:
+                self._answer(message)
+                continue
+            if name == GRANTS:
+                self._granted(message)
+                continue
+            arrival = min(message.timestamp, now) if message.appended else now
+            moment = latest.get(arrival)
+            if moment is None:
+                moment = latest[arrival] = latest_moment(arrival, self._rules.skew / 1000)
+            self._read(name, message, arrival, moment)
+        self._give_up()
+        self.next.update(positions)
+        self._save_progress()
+        return Decision(self._out.messages, self._out.tally)
+
+    def overdue(self, now: int) -> bool:
+        """Whether records past their grace ask for a barrier to be noted."""
+        fresh = self.parking.overdue(now - self._rules.grace)
+        self._overdue += [parked for parked in fresh if parked.has_references]
+        self._overdue = [parked for parked in self._overdue if self.parking.holds(parked)]
+        return bool(self._overdue)
+
+    def await_barriers(self, users: Barrier, matches: Barrier) -> None:
+        """The overdue records wait for these from now on, each for the one that covers it."""
+        for parked in self._overdue:
+            parked.barrier = matches if parked.refers_to_matches else users
+        self._at_barrier += self._overdue
+        self._overdue = []
+
+    # --- one record ---------------------------------------------------------------------------
+
+    def _read(self, entity: str, message: Message, arrival: int, latest: datetime) -> None:
+        self._out.tally.read[entity] += 1
+        outcome: Outcome
+        try:
+            outcome = self._decoders[entity].decode(message.value, message.key, latest)
+        except Exception as error:  # noqa: BLE001 -- isolated: never a crash loop for one record
+            self._out.tally.failures.append((coordinate(message), type(error).__name__))
+            outcome = Invalid(None, (unexpected(),), malformed=True)
+        if isinstance(outcome, Invalid):
+            self._out.reject(entity, message, outcome)
+            return
+        parked = Parked(entity, message, outcome, arrival, self._now)
+        if self.parking.queued(entity, outcome.key):
+            self.parking.add(parked)
+            self._out.park(parked)
+            return
+        wanted = self._settle(parked)
+        if wanted:
+            self.parking.add(parked)
+            self.parking.want(parked, wanted)
+            self._out.park(parked)
+
+    def _settle(self, parked: Parked) -> list[bytes]:
+        """Accept, delete or reject; or what the record waits for, and nothing is decided yet."""
+        entity, message, outcome = parked.entity, parked.message, parked.outcome
+        if isinstance(outcome, Deletion):
+            self._out.delete(entity, message, outcome)
+            self._leave(self._ahead.delete(entity, outcome.key))
+            return []
+        users, matches = missing(outcome, self._ahead)
+        if (users or matches) and not _is_definite(parked.barrier, matches):
+            return users + matches
+        taken = False
+        if outcome.address is not None:
+            granted = self._ask(parked, outcome.address, id_bytes(outcome.key.decode()))
+            if granted is None:
+                return [_claim_id(message.offset)]
+            taken = not granted
+        decoder = self._decoders[entity]
+        violations = verdict(decoder, outcome, self._ahead, users, matches, taken=taken)
+        if rejects(violations):
+            self._out.reject(entity, message, Invalid(outcome.key, violations))
+        else:
+            self._out.accept(entity, message, outcome, violations)
+            self._leave(self._ahead.accept(entity, outcome))
+        return []
+
+    # --- parked records -----------------------------------------------------------------------
+
+    def _release(self, wanted: bytes) -> None:
+        for parked in self.parking.waiting_for(wanted):
+            self._try(parked)
+
+    def _try(self, parked: Parked | None) -> None:
+        """Settle a parked record if it can be, and then those behind it."""
+        while parked is not None and self.parking.is_head(parked):
+            wanted = self._settle(parked)
+            if wanted:
+                self.parking.want(parked, wanted)
+                return
+            self._out.unpark(parked.entity, parked.message)
+            parked = self.parking.release(parked)
+
+    def _give_up(self) -> None:
+        """Settle what waited for a barrier that has been passed."""
+        passed = [p for p in self._at_barrier if p.barrier is not None and p.barrier.passed]
+        self._at_barrier = [p for p in self._at_barrier if p.barrier and not p.barrier.passed]
+        for parked in passed:
+            # One that queues behind its key keeps its barrier, and is settled in its turn.
+            self._try(parked)
+            if self.parking.holds(parked) and self.parking.is_head(parked):
+                self._overdue.append(parked)  # now something is missing that was not covered
+
+    # --- addresses ----------------------------------------------------------------------------
+
+    def _ask(self, parked: Parked, address: bytes, user: bytes) -> bool | None:
+        """Whether the address is granted; None while its owner, another task, has not said."""
+        if parked.granted is not None:
+            return parked.granted
+        if owner_of(address, self._rules.tasks) == self.number:
+            claim = Claim(address, user, self.number, parked.message.offset)
+            return self.addresses.claim(claim, self._ahead) is not None
+        if not parked.claimed:
+            parked.claimed = True
+            self._out.claim(address, user, parked.message.offset)
+        return None
+
+    def _leave(self, left: tuple[bytes, bytes] | None) -> None:
+        """A user gives up an address that this very decision had given it."""
+        if left is not None:
+            self.addresses.leave(*left)
+
+    def _answer(self, message: Message) -> None:
+        """Decide on a claim of another task."""
+        if message.value is None:
+            return
+        claim = _unpack_claim(message.value)
+        self._out.answer(claim, self.addresses.claim(claim, self._ahead))
+
+    def _granted(self, message: Message) -> None:
+        """Take the answer to a claim of ours; it may come twice, and late."""
+        if message.value is None:
+            return
+        answer = _unpack_grant(message.value)
+        for parked in self.parking.waiting_for(_claim_id(answer.offset)):
+            parked.granted = answer.granted
+            self._try(parked)
+
+    # --- progress -----------------------------------------------------------------------------
+
+    def _save_progress(self) -> None:
+        """Write how far the task is, where that has changed."""
+        judged = {}
+        for entity in ("users", "matches"):
+            lowest = self.parking.lowest(entity)
+            judged[entity] = self.next.get(entity, 0) if lowest is None else lowest
+        value = write_progress(Progress(dict(sorted(self.next.items())), judged))
+        if value != self._saved:
+            self._saved = value
+            self._out.progress(value)
+
+
+def _claim_id(offset: int) -> bytes:
+    """What a record waits for that has claimed an address; no id has this length."""
+    return b"claim" + offset.to_bytes(8, "big")
+
+
+def _is_definite(barrier: Barrier | None, matches: list[bytes]) -> bool:
+    """Whether what is missing, these matches included, can no longer be on its way."""
+    return barrier is not None and barrier.passed and (barrier.covers_matches or not matches)

@@ -1,0 +1,154 @@
+"""The topics: their names, and the settings that the rest relies on. docs/contract.md, "Topics"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import msgspec
+
+from schemas import ENTITIES
+from worker.brokers.contract import Topic
+
+_DAY_MS: Final = 24 * 3600 * 1000
+_ENVELOPE: Final = 64 * 1024
+"""Room beside a record for what a rejection or a parked record says about it."""
+
+
+class Names(msgspec.Struct, frozen=True):
+    """The names of all topics under one prefix."""
+
+    prefix: str = "buddy"
+
+    def inputs(self, entity: str) -> str:
+        """Where upstream systems send records of that entity."""
+        return f"{self.prefix}.in.{entity}"
+
+    def accepted(self, entity: str) -> str:
+        """Where its rows are published."""
+        return f"{self.prefix}.accepted.{entity}"
+
+    def rejected(self, entity: str) -> str:
+        """Where its rejections are published."""
+        return f"{self.prefix}.rejected.{entity}"
+
+    def input(self, name: str) -> str:
+        """What a task reads under that name: an entity's input, or claims, or grants."""
+        return self.inputs(name) if name in ENTITIES else f"{self.prefix}.internal.{name}"
+
+    @property
+    def claims(self) -> str:
+        """Users' records asking for an address, in the partition of the address's owner."""
+        return self.input("claims")
+
+    @property
+    def grants(self) -> str:
+        """The owners' answers, in the partition of the record."""
+        return self.input("grants")
+
+    @property
+    def granted(self) -> str:
+        """What each owner has granted and whose rows are on their way, by address."""
+        return f"{self.prefix}.internal.granted"
+
+    @property
+    def exports(self) -> str:
+        """Announcements of exports."""
+        return f"{self.prefix}.exports"
+
+    @property
+    def export_requests(self) -> str:
+        """Requests for exports."""
+        return f"{self.prefix}.export-requests"
+
+    @property
+    def parked(self) -> str:
+        """The parked records of each task, by coordinate."""
+        return f"{self.prefix}.internal.parked"
+
+    @property
+    def progress(self) -> str:
+        """How far each task has read and judged."""
+        return f"{self.prefix}.internal.progress"
+
+    def entity_of(self, topic: str) -> str:
+        """The entity whose topic it is: the last part of its name."""
+        return topic.rsplit(".", 1)[1]
+
+    def every(self) -> Iterator[str]:
+        """All names, inputs first."""
+        for entity in ENTITIES:
+            yield self.inputs(entity)
+        for entity in ENTITIES:
+            yield self.accepted(entity)
+        for entity in ENTITIES:
+            yield self.rejected(entity)
+        yield from (self.parked, self.progress, self.claims, self.grants, self.granted)
+        yield from (self.exports, self.export_requests)
+
+
+def wanted(names: Names, partitions: int, record_limit: int) -> dict[str, Topic]:
+    """Every topic as `buddy topics create` makes it.
+
+    Rejections and parked records hold the original bytes as base64, so their limit is 4/3 of the
+    record's and an envelope. Only inputs rely on the broker's append time; the rest has it too.
+    """
+    enlarged = record_limit * 4 // 3 + _ENVELOPE
+    topics = []
+    for entity in ENTITIES:
+        topics += [
+            Topic(
+                names.inputs(entity),
+                partitions,
+                retention_ms=7 * _DAY_MS,
+                max_message_bytes=record_limit + _ENVELOPE,
+            ),
+            Topic(names.accepted(entity), partitions, compacted=True, max_message_bytes=enlarged),
+            Topic(
+                names.rejected(entity),
+                partitions,
+                retention_ms=30 * _DAY_MS,
+                max_message_bytes=enlarged,
+            ),
+        ]
+    topics += [
+        Topic(names.parked, partitions, compacted=True, max_message_bytes=enlarged),
+        Topic(names.progress, partitions, compacted=True),
+        Topic(names.claims, partitions, retention_ms=7 * _DAY_MS),
+        Topic(names.grants, partitions, retention_ms=7 * _DAY_MS),
+        Topic(names.granted, partitions, compacted=True),
+        Topic(names.exports, 1, retention_ms=30 * _DAY_MS),
+        Topic(names.export_requests, 1, retention_ms=7 * _DAY_MS),
+    ]
+    return {topic.name: topic for topic in topics}
+
+
+def complaints(names: Names, there: Mapping[str, Topic], record_limit: int) -> Iterator[str]:
+    """What must be changed before the rest can rely on the topics, a line each."""
+    missing = [name for name in names.every() if name not in there]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        yield f"topic {missing[0]}{more} is missing: run 'buddy topics create'"
+        return
+    partitions = there[names.inputs("users")].partitions
+    for name, topic in wanted(names, partitions, record_limit).items():
+        is_now = there[name]
+        if is_now.partitions != topic.partitions and topic.partitions > 1:
+            yield (
+                f"topic {name} has {is_now.partitions} partitions, but {names.inputs('users')} "
+                f"has {partitions}: create it anew with as many"
+            )
+        if topic.compacted and not is_now.compacted:
+            yield f"topic {name} is not compacted: set cleanup.policy=compact on it"
+        if topic.compacted and is_now.delete_retention_ms < topic.delete_retention_ms:
+            yield (
+                f"topic {name} keeps tombstones too short a time: set delete.retention.ms="
+                f"{topic.delete_retention_ms} or more on it"
+            )
+        if name in map(names.inputs, ENTITIES) and not is_now.append_time:
+            yield f"topic {name} has no append time: set message.timestamp.type=LogAppendTime on it"
+        if is_now.max_message_bytes < topic.max_message_bytes:
+            yield (
+                f"topic {name} takes messages of {is_now.max_message_bytes} bytes at most: set "
+                f"max.message.bytes={topic.max_message_bytes} or more on it"
+            )
