@@ -1,0 +1,237 @@
+"""The index is a function of each key's latest row, however the topics were read."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.brokers.contract import Message, Partition
+from worker.index.contract import Known, Learned, address_digest
+from worker.index.memory import MemoryIndex
+from worker.index.rows import indexed_entity, latest_rows, read_address, read_id
+from worker.index.store import IndexStore
+
+# So few that they collide all the time.
+PARTITIONS = 3
+USERS = [UUID(int=n << 100 | 7) for n in range(5)]
+MATCHES = [UUID(int=n << 100 | 9) for n in range(3)]
+ADDRESSES = ["a@x.org", "b@x.org", "ö@x.org"]
+UNREADABLE = [
+    b"",
+    b"{",
+    b"[]",
+    b'{"id":1}',
+    b'{"email":7}',
+    b"\xff",
+    b'{"email":"\xff"}',
+    b"[" * 9999,
+]
+STRANGER = UUID(int=1)
+
+
+class Op(NamedTuple):
+    """One message: a row, a deletion (None) or something unreadable (bytes)."""
+
+    topic: str
+    id: UUID
+    row: str | bytes | None
+
+    def message(self, offset: int) -> Message:
+        value: bytes | None
+        if isinstance(self.row, str):
+            value = json.dumps({"id": str(self.id), "email": self.row}).encode()
+        else:
+            value = self.row
+        number = self.id.int % 1009 % PARTITIONS if self.topic else 0
+        return Message(self.topic, number, offset, 0, str(self.id).encode(), value)
+
+
+user_ops = st.builds(
+    Op,
+    st.just("p.accepted.users"),
+    st.sampled_from(USERS),
+    st.sampled_from([*ADDRESSES, *ADDRESSES, None, *UNREADABLE[:4]]),
+)
+match_ops = st.builds(
+    Op,
+    st.just("p.accepted.matches"),
+    st.sampled_from(MATCHES),
+    st.sampled_from(["row", "row", None, b"nonsense"]),
+)
+histories = st.lists(st.one_of(user_ops, user_ops, match_ops), max_size=40)
+
+Logs = dict[Partition, list[Message]]
+
+
+def logs_of(history: list[Op]) -> Logs:
+    logs: Logs = {
+        Partition(topic, number): []
+        for topic in ("p.accepted.users", "p.accepted.matches")
+        for number in range(PARTITIONS)
+    }
+    for op in history:
+        partition = Partition(op.topic, op.message(0).partition)
+        logs[partition].append(op.message(len(logs[partition])))
+    return logs
+
+
+class Model:
+    """The latest rows in plain dicts; it does not share a line with the index."""
+
+    def __init__(self, history: list[Op]) -> None:
+        self.users: dict[UUID, str] = {}
+        self.matches: set[UUID] = set()
+        for topic, id_, row in history:
+            if isinstance(row, bytes):
+                continue
+            if topic.endswith("matches"):
+                (self.matches.discard if row is None else self.matches.add)(id_)
+            elif row is None:
+                self.users.pop(id_, None)
+            else:
+                self.users[id_] = row
+
+    def agrees(self, known: Known) -> None:
+        for id_ in [*USERS, *MATCHES, STRANGER]:
+            assert known.user(id_.bytes) == (id_ in self.users)
+            assert known.match(id_.bytes) == (id_ in self.matches)
+        for address in [*ADDRESSES, "nobody@x.org"]:
+            digest = address_digest(address)
+            holders = {user.bytes for user, held in self.users.items() if held == address}
+            assert sorted(known.holders(digest)) == sorted(holders)
+            for id_ in [*USERS, STRANGER]:
+                assert known.taken(digest, id_.bytes) == bool(holders - {id_.bytes})
+
+    def counts(self) -> dict[str, int]:
+        return {
+            "users": len(self.users),
+            "matches": len(self.matches),
+            "addresses": len(set(self.users.values())),
+        }
+
+
+def draw_reading(data: st.DataObject, logs: Logs) -> list[list[Message]]:
+    """The logs read in any interleaving, in any batches, some parts of them several times."""
+    positions = dict.fromkeys(logs, 0)
+    batches: list[list[Message]] = [[]]
+    rewinds = data.draw(st.integers(0, 3), label="rewinds")
+    while unread := [p for p in logs if positions[p] < len(logs[p])]:
+        partition = data.draw(st.sampled_from(unread))
+        start = positions[partition]
+        end = data.draw(st.integers(start + 1, len(logs[partition])))
+        batches[-1].extend(logs[partition][start:end])
+        positions[partition] = end
+        if rewinds and data.draw(st.booleans()):
+            rewinds -= 1
+            positions[partition] = data.draw(st.integers(0, end))
+        if data.draw(st.booleans()):
+            batches.append([])
+    return batches
+
+
+@given(history=histories, data=st.data())
+def test_any_reading_gives_the_index_of_the_latest_rows(
+    history: list[Op], data: st.DataObject
+) -> None:
+    logs = logs_of(history)
+    model = Model(history)
+    memory = MemoryIndex()
+    ends = {partition: len(log) for partition, log in logs.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        # Smaller than what it must hold: growth is part of every example.
+        store = IndexStore(Path(folder) / "index", map_size=40_960)
+        store.open()
+        for batch in draw_reading(data, logs):
+            before = known_ids(store)
+            learned = store.apply(batch, ends)
+            after = known_ids(store)
+            assert sorted(learned.users) == sorted(set(after.users) - set(before.users))
+            assert sorted(learned.matches) == sorted(set(after.matches) - set(before.matches))
+            for message in batch:
+                memory.apply_row(indexed_entity(message.topic), message.key, message.value)
+        model.agrees(store)
+        model.agrees(memory)
+        assert store.counts() == memory.counts() == model.counts()
+        assert store.unreadable == memory.unreadable
+        store.close()
+
+        again = IndexStore(Path(folder) / "index")
+        again.open()
+        model.agrees(again)
+        assert again.counts() == model.counts()
+        assert again.positions() == ends
+        again.close()
+
+
+def known_ids(known: Known) -> Learned:
+    return Learned(
+        [user.bytes for user in USERS if known.user(user.bytes)],
+        [match.bytes for match in MATCHES if known.match(match.bytes)],
+    )
+
+
+def test_two_users_hold_an_address_until_each_gives_it_up() -> None:
+    index = MemoryIndex()
+    one, two = USERS[1], USERS[2]
+    for user in (one, two):
+        assert index.apply_row("users", str(user).encode(), b'{"email":"a@x.org"}')
+    shared = address_digest("a@x.org")
+    assert index.taken(shared, one.bytes)
+    assert index.taken(shared, two.bytes)
+    index.apply_row("users", str(one).encode(), None)
+    assert index.taken(shared, one.bytes)
+    assert not index.taken(shared, two.bytes)
+    index.apply_row("users", str(two).encode(), b'{"email":"b@x.org"}')
+    assert not index.taken(shared, STRANGER.bytes)
+    assert index.counts() == {"users": 1, "matches": 0, "addresses": 1}
+
+
+@pytest.mark.parametrize("row", UNREADABLE)
+def test_an_unreadable_row_is_no_row(row: bytes) -> None:
+    assert read_address(row) is None
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        None,
+        b"",
+        b"17",
+        b"0123456789abcdef0123456789abcdef",
+        b"0123456789ab-cdef-0123-4567-89abcdef",
+        b"g1234567-89ab-4def-8123-456789abcdef",
+        b"01234567-89ab-4def-8123-456789abcde\n",
+        b"01234567-89ab-4def-8123-456789abcd-f",
+        "ö1234567-89ab-4def-8123-456789abcde".encode(),
+    ],
+)
+def test_an_unreadable_key_is_no_id(key: bytes | None) -> None:
+    assert read_id(key) is None
+
+
+@given(st.uuids())
+def test_an_id_is_read_in_any_case(id_: UUID) -> None:
+    assert read_id(str(id_).encode()) == id_.bytes
+    assert read_id(str(id_).upper().encode()) == id_.bytes
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40))
+def test_no_bytes_make_reading_fail(key: bytes, row: bytes) -> None:
+    for topic in ("p.accepted.users", "p.accepted.matches"):
+        latest = latest_rows([Message(topic, 0, 0, 0, key, row)])
+        assert len(latest.users) + len(latest.matches) + len(latest.unreadable) == 1
+
+
+@pytest.mark.parametrize(
+    "topic", ["p.accepted.events", "users", "p.in.users", "p.rejected.matches"]
+)
+def test_other_topics_are_refused(topic: str) -> None:
+    with pytest.raises(ValueError, match="not made of topic"):
+        latest_rows([Message(topic, 0, 0, 0, b"k", None)])

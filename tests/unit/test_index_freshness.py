@@ -1,0 +1,84 @@
+"""docs/contract.md, "State on disk", rule by rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from worker.brokers.contract import Partition, Span, Topic
+from worker.index.freshness import Saved, reason_to_rebuild
+
+DAY = 24 * 3600 * 1000
+NOW = 1_000 * DAY
+USERS, MATCHES = "buddy.accepted.users", "buddy.accepted.matches"
+TOPICS = {
+    name: Topic(name, 2, compacted=True, delete_retention_ms=7 * DAY) for name in (USERS, MATCHES)
+}
+PARTITIONS = [Partition(name, number) for name in TOPICS for number in range(2)]
+SPANS = dict.fromkeys(PARTITIONS, Span(10, 100))
+FIRST = PARTITIONS[0]
+HALF = 7 * DAY // 2
+
+
+def judge(
+    *,
+    version: int | None = 1,
+    last_current: int | None = NOW - 1,
+    moved: dict[Partition, int] | None = None,
+    positions: dict[Partition, int] | None = None,
+    topics: dict[str, Topic] | None = None,
+) -> str | None:
+    if positions is None:
+        positions = dict.fromkeys(PARTITIONS, 50) | (moved or {})
+    saved = Saved(version, last_current, positions)
+    return reason_to_rebuild(saved, topics or TOPICS, SPANS, NOW, version=1)
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ({"version": 2}, "version 2"),
+        ({"version": None}, "version unknown"),
+        ({"version": None, "positions": {}}, "version unknown"),
+        ({"last_current": None}, "does not say"),
+        ({"last_current": NOW - HALF - 1}, "last current 84.0 h ago"),
+        ({"last_current": NOW + HALF + 1}, "in the future"),
+        ({"last_current": 0}, "deletions may be gone"),
+        ({"moved": {FIRST: 101}}, "ends at 100, before position 101"),
+        ({"moved": {FIRST: 9}}, "begins at 10, after position 9"),
+        ({"topics": {**TOPICS, USERS: Topic(USERS, 3)}}, "had 2 partitions and has 3"),
+        ({"topics": {**TOPICS, USERS: Topic(USERS, 1)}}, "had 2 partitions and has 1"),
+        ({"topics": {USERS: TOPICS[USERS]}}, f"made of topic {MATCHES}"),
+        ({"moved": {Partition("old.accepted.users", 0): 1}}, "made of topic old.accepted.users"),
+        (
+            {
+                "topics": {**TOPICS, USERS: Topic(USERS, 2, delete_retention_ms=DAY)},
+                "last_current": NOW - DAY,
+            },
+            "after 12.0 h",
+        ),
+    ],
+)
+def test_what_cannot_be_trusted_is_rebuilt(case: dict[str, Any], words: str) -> None:
+    reason = judge(**case)
+    assert reason is not None
+    assert words in reason
+    assert "\n" not in reason
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {},
+        {"last_current": NOW - HALF},
+        {"last_current": NOW + HALF},
+        {"moved": {FIRST: 10}},
+        {"moved": {FIRST: 100}},
+        {"positions": {}, "last_current": None},
+        {"positions": {}, "last_current": 0},
+        {"positions": {FIRST: 50, PARTITIONS[1]: 50}},
+    ],
+)
+def test_what_can_be_trusted_goes_on(case: dict[str, Any]) -> None:
+    assert judge(**case) is None

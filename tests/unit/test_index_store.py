@@ -1,0 +1,378 @@
+"""The index on disk: killed, damaged, outgrown, shared, out of space."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import UUID
+
+import lmdb
+import pytest
+from structlog.testing import capture_logs
+
+import worker
+from worker.brokers.contract import Message, Partition
+from worker.errors import StateError
+from worker.index import environment
+from worker.index.contract import address_digest
+from worker.index.store import IndexStore
+
+TOPIC = "p.accepted.users"
+FIRST = Partition(TOPIC, 0)
+
+
+def user(number: int) -> UUID:
+    return UUID(bytes=address_digest(str(number)))
+
+
+def row(number: int) -> Message:
+    value = b'{"email":"%d@x.org"}' % number
+    return Message(TOPIC, 0, number, 0, str(user(number)).encode(), value)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "index"
+
+
+@pytest.fixture
+def store(directory: Path) -> Iterator[IndexStore]:
+    store = IndexStore(directory, map_size=256 * 1024)
+    store.open()
+    yield store
+    store.close()
+
+
+def filled(directory: Path, users: int = 1_000) -> None:
+    store = IndexStore(directory)
+    store.open()
+    store.apply([row(n) for n in range(users)], {FIRST: users})
+    store.stamp(1_000)
+    store.close()
+
+
+# --- killed ---------------------------------------------------------------------------------------
+
+# State at position p = 50 n: the users 50 (n - 3) to 50 n, so rows and position can be compared.
+WRITER = """
+import sys
+from pathlib import Path
+from tests_row import row, TOPIC
+import msgspec
+from worker.brokers.contract import Partition
+from worker.index.store import IndexStore
+store = IndexStore(Path(sys.argv[1]), map_size=64 * 1024)
+store.open()
+for n in range(1_000_000):
+    new = [row(k) for k in range(50 * n, 50 * n + 50)]
+    gone = [msgspec.structs.replace(row(k), value=None) for k in range(50 * n - 150, 50 * n - 100)]
+    store.apply(new + gone, {Partition(TOPIC, 0): 50 * n + 50})
+    print(n, flush=True)
+"""
+
+
+@pytest.mark.parametrize("applied", [1, 20, 21, 22, 300])
+def test_killed_at_any_moment_rows_and_position_agree(directory: Path, applied: int) -> None:
+    script = WRITER.replace("tests_row", Path(__file__).stem)
+    paths = os.pathsep.join([str(Path(worker.__file__).parents[1]), str(Path(__file__).parent)])
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(directory)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": paths},
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(applied):
+            assert process.stdout.readline()
+        process.send_signal(signal.SIGKILL)  # it is in the middle of the next ones
+
+    store = IndexStore(directory)
+    with capture_logs() as logs:
+        store.open()
+    assert logs == [], "a killed process is no reason to rebuild"
+    position = store.positions()[FIRST]
+    assert position >= 50 * applied
+    assert position % 50 == 0
+    live = range(max(0, position - 150), position)
+    assert store.counts() == {"users": len(live), "matches": 0, "addresses": len(live)}
+    assert all(store.user(user(n).bytes) for n in live)
+    assert all(store.taken(address_digest(f"{n}@x.org"), bytes(16)) for n in live)
+    store.close()
+
+
+# --- not to be trusted ----------------------------------------------------------------------------
+
+
+def garbage(directory: Path) -> None:
+    (directory / "data.mdb").write_bytes(b"not LMDB at all" * 10_000)
+
+
+def shorter_than_a_page(directory: Path) -> None:
+    os.truncate(directory / "data.mdb", 100)
+
+
+def cut_short(directory: Path) -> None:
+    os.truncate(directory / "data.mdb", 5 * 4096)
+
+
+def all_zero(directory: Path) -> None:
+    size = (directory / "data.mdb").stat().st_size
+    (directory / "data.mdb").write_bytes(bytes(size))
+
+
+def other_version(directory: Path) -> None:
+    with lmdb.open(str(directory), max_dbs=9) as env, env.begin(write=True) as txn:
+        txn.put(b"version", b"99", db=env.open_db(b"about", txn))
+
+
+def no_version(directory: Path) -> None:
+    with lmdb.open(str(directory), max_dbs=9) as env, env.begin(write=True) as txn:
+        txn.delete(b"version", db=env.open_db(b"about", txn))
+
+
+def addresses_missing(directory: Path) -> None:
+    with lmdb.open(str(directory), max_dbs=9) as env, env.begin(write=True) as txn:
+        txn.drop(env.open_db(b"addresses", txn, dupsort=True), delete=False)
+
+
+def nonsense_time(directory: Path) -> None:
+    with lmdb.open(str(directory), max_dbs=9) as env, env.begin(write=True) as txn:
+        txn.put(b"last_current", b"yesterday", db=env.open_db(b"about", txn))
+
+
+def nonsense_position(directory: Path) -> None:
+    with lmdb.open(str(directory), max_dbs=9) as env, env.begin(write=True) as txn:
+        txn.put(b"topic", b"1", db=env.open_db(b"positions", txn))
+
+
+def other_tree(directory: Path) -> None:
+    with lmdb.open(str(directory), max_dbs=9) as env:
+        with env.begin(write=True) as txn:
+            txn.drop(env.open_db(b"addresses", txn, dupsort=True))
+        with env.begin(write=True) as txn:
+            env.open_db(b"addresses", txn)
+
+
+def another_boot(directory: Path) -> None:
+    (directory / "unflushed").write_text("an earlier boot")
+
+
+def torn_mark(directory: Path) -> None:
+    (directory / "unflushed").write_text("")
+
+
+def found_damaged(directory: Path) -> None:
+    (directory / "unflushed").write_text("damaged")
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (garbage, "damaged"),
+        (shorter_than_a_page, "damaged"),
+        (cut_short, "cut short"),
+        (all_zero, "damaged"),
+        (other_version, "version 99"),
+        (no_version, "version unknown"),
+        (addresses_missing, "1000 users hold 0 addresses"),
+        (nonsense_time, "damaged"),
+        (nonsense_position, "damaged"),
+        (other_tree, "damaged"),
+        (another_boot, "system stopped"),
+        (torn_mark, "system stopped"),
+        (found_damaged, "damaged"),
+    ],
+)
+def test_what_cannot_be_trusted_is_wiped(
+    directory: Path, harm: Callable[[Path], None], words: str
+) -> None:
+    filled(directory)
+    harm(directory)
+    store = IndexStore(directory)
+    with capture_logs() as logs:
+        store.open()
+    assert [log["event"] for log in logs] == ["state_rebuild"]
+    assert words in logs[0]["reason"]
+    assert store.counts() == {"users": 0, "matches": 0, "addresses": 0}
+    assert store.positions() == {}
+    assert store.last_current() is None
+    store.apply([row(1)], {FIRST: 2})
+    store.close()
+
+    with capture_logs() as logs:
+        store.open()
+    assert logs == []
+    assert store.user(user(1).bytes)
+    store.close()
+
+
+def test_damage_found_at_work_is_one_line_and_mended_by_a_restart(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(directory)
+    store = IndexStore(directory)
+    store.open()
+
+    def fail(*args: object) -> bytes:
+        raise lmdb.CorruptedError("mdb_get")
+
+    monkeypatch.setattr(store, "_get", fail)
+    with pytest.raises(StateError, match=r"damaged.*start again"):
+        store.user(bytes(16))
+    store.close()
+    monkeypatch.undo()
+    store.open()
+    assert store.positions() == {}
+    store.close()
+
+
+def test_without_the_name_of_the_boot_it_is_flushed_instead(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.index.directory._BOOT", directory / "nowhere")
+    filled(directory)
+    store = IndexStore(directory)
+    store.open()
+    assert not (directory / "unflushed").exists()
+    assert store.positions() == {FIRST: 1_000}
+    store.close()
+
+
+def test_without_preallocation_it_is_written_by_call(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "_WRITEMAP", False)
+    store = IndexStore(directory, map_size=64 * 1024)
+    store.open()
+    store.apply([row(n) for n in range(5_000)], {FIRST: 5_000})
+    store.close()
+    with capture_logs() as logs:
+        store.open()
+    assert logs == []
+    assert store.counts()["users"] == 5_000
+    store.close()
+
+
+def test_clear_forgets_everything_and_says_why(directory: Path) -> None:
+    filled(directory)
+    store = IndexStore(directory)
+    store.open()
+    with capture_logs() as logs:
+        store.clear("its topic is a new one")
+    assert logs[0]["reason"] == "its topic is a new one"
+    assert (store.positions(), store.last_current()) == ({}, None)
+    assert not store.user(user(1).bytes)
+    assert store.apply([row(1)], {FIRST: 2}).users == [user(1).bytes]
+    store.close()
+
+
+# --- held, grown, out of space ----------------------------------------------------------------
+
+
+def test_a_second_holder_gets_one_clear_line(store: IndexStore, directory: Path) -> None:
+    with pytest.raises(StateError, match="in use by another process") as caught:
+        IndexStore(directory).open()
+    assert "\n" not in str(caught.value)
+    assert store.counts()["users"] == 0
+
+
+def test_it_grows_in_the_middle_of_a_batch(store: IndexStore, directory: Path) -> None:
+    before = (directory / "data.mdb").stat().st_size
+    for first in range(0, 20_000, 5_000):
+        learned = store.apply([row(n) for n in range(first, first + 5_000)], {FIRST: first + 5_000})
+        assert len(learned.users) == 5_000
+    assert (directory / "data.mdb").stat().st_size > 4 * before
+    assert store.counts() == {"users": 20_000, "matches": 0, "addresses": 20_000}
+    assert all(store.user(user(n).bytes) for n in range(20_000))
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(store: IndexStore, directory: Path) -> None:
+    store.apply([row(1)], {FIRST: 2})
+    # The file grows once, and cannot grow again.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3 * 512 * 1024, hard))
+    try:
+        with pytest.raises(StateError, match="File too large") as caught:
+            store.apply([row(n) for n in range(10_000)], {FIRST: 10_000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert store.positions() == {FIRST: 2}
+    assert store.counts()["users"] == 1
+    # Space was made: it goes on.
+    store.apply([row(n) for n in range(10_000)], {FIRST: 10_000})
+    assert store.counts()["users"] == 10_000
+
+
+def test_a_disk_full_from_the_start_is_one_line(directory: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, hard))
+    try:
+        with pytest.raises(StateError) as caught:
+            IndexStore(directory).open()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    store = IndexStore(directory)
+    store.open()
+    store.close()
+
+
+def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StateError, match="cannot be read or written") as caught:
+        IndexStore(tmp_path / "file" / "index").open()
+    assert "\n" not in str(caught.value)
+
+
+def test_files_are_for_owner_and_group(directory: Path) -> None:
+    umask = os.umask(0)
+    try:
+        store = IndexStore(directory)
+        store.open()
+        modes = {path.name: path.stat().st_mode & 0o777 for path in directory.iterdir()}
+        store.close()
+    finally:
+        os.umask(umask)
+    assert directory.stat().st_mode & 0o777 == 0o750
+    assert set(modes) == {"data.mdb", "lock.mdb", "owner.lock", "unflushed"}
+    assert set(modes.values()) == {0o640}
+
+
+# --- time and counting ----------------------------------------------------------------------------
+
+
+def test_the_time_is_saved_every_few_seconds_and_at_the_end(directory: Path) -> None:
+    store = IndexStore(directory)
+    store.open()
+    assert store.last_current() is None
+    for now, saved in [(10_000, 10_000), (11_000, 10_000), (15_000, 15_000), (19_999, 15_000)]:
+        store.stamp(now)
+        assert store.last_current() == now
+        assert store._last_saved == saved
+    store.close()
+    store.open()
+    assert store.last_current() == 19_999
+    assert store.saved().last_current == 19_999
+    store.close()
+
+
+def test_unreadable_rows_are_counted_and_named_by_coordinates_only(store: IndexStore) -> None:
+    bad = Message(TOPIC, 0, 7, 0, str(user(7)).encode(), b'{"mail":"secret@x.org"}')
+    with capture_logs() as logs:
+        store.apply([row(6), bad, Message(TOPIC, 0, 8, 0, b"no id", None), row(9)], {FIRST: 10})
+    assert store.unreadable == 2
+    assert store.counts()["users"] == 2
+    assert logs == [
+        {
+            "event": "index_rows_unreadable",
+            "log_level": "error",
+            "rows": 2,
+            "first": f"{TOPIC}/0/7",
+        }
+    ]

@@ -1,0 +1,285 @@
+"""The index on disk, in LMDB: a restart reads only what is new in the topics.
+
+Trees: `users` id -> address digest; `addresses` digest -> ids (several where users share one),
+the same pairs turned round; `matches` id -> nothing; `positions` topic/number -> offset; `about`
+version, time, number of addresses.
+
+Chosen by measurement (docs/performance.md): it is ready within milliseconds, since nothing is
+loaded; what it holds in memory is the system's page cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+import lmdb
+import structlog
+
+from worker.brokers.contract import Message, Partition
+from worker.index.contract import Learned
+from worker.index.environment import ABOUT, Environment
+from worker.index.freshness import Saved
+from worker.index.rows import Latest, latest_rows
+
+VERSION: Final = 1
+"""Of the layout above; another one on disk is wiped and filled anew."""
+
+_TREES: Final = {"users": False, "addresses": True, "matches": False, "positions": False}
+_LAST_CURRENT, _ADDRESSES = b"last_current", b"addresses"
+_STAMP_EVERY_MS: Final = 5_000
+
+_T = TypeVar("_T")
+_log = structlog.get_logger(__name__)
+
+
+class IndexStore:
+    """The index in a directory of its own. Fulfils `Known`; for one thread at a time.
+
+    What `apply` returned from survives a kill -9, rows and positions as one. After a failure of
+    the system itself it is empty, to be filled anew from the topics. Every method may raise
+    StateError with one line for a person; `map_size` is the file's first size in bytes, it grows.
+    """
+
+    def __init__(self, directory: Path, *, map_size: int = 32 * 1024 * 1024) -> None:
+        self.unreadable = 0
+        """Rows skipped since `open` because key or value could not be read."""
+        self._env = Environment(directory, _TREES, version=VERSION, map_size=map_size)
+        self._last_current: int | None = None
+        self._last_saved: int | None = None
+
+    def open(self) -> None:
+        """Take the directory; wipe what has another version, is damaged or may be torn.
+
+        Raises StateError when another process holds it, or it cannot be read or written. Then
+        `saved` and `freshness.reason_to_rebuild` tell whether the topics have moved on too far.
+        """
+        self._env.open()
+        try:
+            reason = self._damage()
+            if reason is not None:
+                self.clear(f"it is damaged ({reason})")
+        except BaseException:
+            self._env.close()
+            raise
+
+    def close(self) -> None:
+        """Flush everything to the disk and let go of the directory."""
+        try:
+            if self._last_current is not None and self._last_current != self._last_saved:
+                self._save_stamp(self._last_current)
+        finally:
+            self._env.close()
+
+    def clear(self, reason: str) -> None:
+        """Forget everything, positions included; the reason goes to the log."""
+        self._env.clear(reason)
+        self._look()
+
+    # --- look-ups -----------------------------------------------------------------------------
+
+    def user(self, id: bytes) -> bool:  # noqa: A002 -- as in the contract
+        """Whether a user of that id is known."""
+        try:
+            return self._get(id, None, self._users) is not None
+        except lmdb.Error as error:
+            raise self._env.failure(error) from error
+
+    def match(self, id: bytes) -> bool:  # noqa: A002 -- as in the contract
+        """Whether a match of that id is known."""
+        try:
+            return self._get(id, None, self._matches) is not None
+        except lmdb.Error as error:
+            raise self._env.failure(error) from error
+
+    def taken(self, address: bytes, user: bytes) -> bool:
+        """Whether a user other than `user` holds the address, given as `address_digest`."""
+        try:
+            holder = self._get(address, None, self._addresses)
+            if holder is None:
+                return False
+            if holder != user:
+                return True
+            with self._reader.cursor(self._addresses) as cursor:
+                return cursor.set_key(address) and cursor.count() > 1
+        except lmdb.Error as error:
+            raise self._env.failure(error) from error
+
+    def holders(self, address: bytes) -> tuple[bytes, ...]:
+        """The users that hold the address, in no promised order."""
+        try:
+            with self._reader.cursor(self._addresses) as cursor:
+                return tuple(cursor.iternext_dup()) if cursor.set_key(address) else ()
+        except lmdb.Error as error:
+            raise self._env.failure(error) from error
+
+    def counts(self) -> dict[str, int]:
+        """How many users, matches and different addresses are known.
+
+        Fewer addresses than users: some share one (see `contract.py`).
+        """
+        try:
+            return {
+                "users": self._reader.stat(self._users)["entries"],
+                "matches": self._reader.stat(self._matches)["entries"],
+                "addresses": int(self._get(_ADDRESSES, b"0", self._about)),
+            }
+        except lmdb.Error as error:
+            raise self._env.failure(error) from error
+
+    def positions(self) -> dict[Partition, int]:
+        """Where each partition is to be read next; empty in an empty index."""
+        try:
+            with self._reader.cursor(self._positions) as cursor:
+                return {_partition(key): int(offset) for key, offset in cursor}
+        except lmdb.Error as error:
+            raise self._env.failure(error) from error
+
+    def last_current(self) -> int | None:
+        """When everything there was had been read, in milliseconds since 1970; None if never."""
+        return self._last_current
+
+    def saved(self) -> Saved:
+        """What `freshness.reason_to_rebuild` judges."""
+        return Saved(VERSION, self._last_current, self.positions())
+
+    # --- updates ------------------------------------------------------------------------------
+
+    def apply(self, messages: Sequence[Message], positions: Mapping[Partition, int]) -> Learned:
+        """Take messages of the accepted topics, those of one partition in their order.
+
+        `positions`: where every partition of these topics is to be read next, once these
+        messages count as read. Written in one transaction with the rows: no position is ever
+        ahead of its rows. Messages read again from an older position do no harm; once the end is
+        reached again the index is the same. After StateError nothing of the call is applied.
+        """
+        latest = latest_rows(messages)
+        learned = self._transact(lambda txn: self._write(txn, latest, positions))
+        if latest.unreadable:
+            self.unreadable += len(latest.unreadable)
+            first = latest.unreadable[0]
+            _log.error(
+                "index_rows_unreadable",
+                rows=len(latest.unreadable),
+                first=f"{first.topic}/{first.partition}/{first.offset}",
+            )
+        return learned
+
+    def stamp(self, now_ms: int) -> None:
+        """Note that all there is has been read, or that an empty index now begins to read.
+
+        To be called as often as that holds: it is saved every few seconds, and at the end.
+        """
+        self._last_current = now_ms
+        if self._last_saved is None or abs(now_ms - self._last_saved) >= _STAMP_EVERY_MS:
+            self._save_stamp(now_ms)
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _damage(self) -> str | None:
+        """Take hold of the trees; what about them cannot be, if anything."""
+        try:
+            self._look()
+            self.positions()
+            users = self._reader.stat(self._users)["entries"]
+            pairs = self._reader.stat(self._addresses)["entries"]
+        except (lmdb.Error, ValueError) as error:
+            return str(error)
+        return None if users == pairs else f"{users} users hold {pairs} addresses"
+
+    def _look(self) -> None:
+        """Take hold of the trees, which are new ones after the file was opened."""
+        trees = self._env.trees
+        self._users, self._addresses = trees["users"], trees["addresses"]
+        self._matches, self._positions = trees["matches"], trees["positions"]
+        self._about = trees[ABOUT]
+        self._view()
+        stamp = self._get(_LAST_CURRENT, None, self._about)
+        self._last_current = self._last_saved = None if stamp is None else int(stamp)
+
+    def _view(self) -> None:
+        """Look at the state that was written last."""
+        self._reader = self._env.reader
+        self._get = self._reader.get
+
+    def _transact(self, work: Callable[[lmdb.Transaction[bytes]], _T]) -> _T:
+        try:
+            return self._env.write(work)
+        finally:
+            self._view()
+
+    def _save_stamp(self, now_ms: int) -> None:
+        self._transact(lambda txn: txn.put(_LAST_CURRENT, b"%d" % now_ms, db=self._about))
+        self._last_saved = now_ms
+
+    def _write(
+        self, txn: lmdb.Transaction[bytes], latest: Latest, positions: Mapping[Partition, int]
+    ) -> Learned:
+        learned = Learned(self._write_users(txn, latest.users), [])
+        with txn.cursor(self._matches) as cursor:
+            for id_, there in latest.matches.items():
+                if not there:
+                    txn.delete(id_, b"", self._matches)
+                elif cursor.put(id_, b"", overwrite=False):
+                    learned.matches.append(id_)
+        for partition, offset in positions.items():
+            key = f"{partition.topic}/{partition.number}".encode()
+            txn.put(key, b"%d" % offset, db=self._positions)
+        return learned
+
+    def _write_users(
+        self, txn: lmdb.Transaction[bytes], users: Mapping[bytes, bytes | None]
+    ) -> list[bytes]:
+        new: list[bytes] = []
+        held: list[tuple[bytes, bytes]] = []
+        freed: list[tuple[bytes, bytes]] = []
+        # In the order they come: in key order neighbours would share pages, but sorting a batch
+        # costs more than that saves.
+        with txn.cursor(self._users) as cursor:
+            put, get = cursor.put, txn.get
+            for id_, address in users.items():
+                # Most are new, or known and unchanged; the latter touch no page.
+                if address is not None and put(id_, address, overwrite=False):
+                    new.append(id_)
+                    held.append((address, id_))
+                    continue
+                old = get(id_, None, self._users)
+                if old == address:
+                    continue
+                if old is not None:
+                    freed.append((old, id_))
+                if address is None:
+                    txn.delete(id_, b"", self._users)
+                else:
+                    put(id_, address)
+                    held.append((address, id_))
+        self._write_addresses(txn, held, freed)
+        return new
+
+    def _write_addresses(
+        self,
+        txn: lmdb.Transaction[bytes],
+        held: Sequence[tuple[bytes, bytes]],
+        freed: Sequence[tuple[bytes, bytes]],
+    ) -> None:
+        change = 0
+        for address, id_ in freed:
+            txn.delete(address, id_, self._addresses)
+            if txn.get(address, None, self._addresses) is None:
+                change -= 1
+        with txn.cursor(self._addresses) as cursor:
+            # Without overwriting only an address's first holder gets in: those are counted.
+            _, first = cursor.putmulti(held, overwrite=False)
+            change += first
+            if first < len(held):
+                for address, id_ in held:
+                    cursor.put(address, id_)
+        if change:
+            number = int(txn.get(_ADDRESSES, b"0", self._about)) + change
+            txn.put(_ADDRESSES, b"%d" % number, db=self._about)
+
+
+def _partition(key: bytes) -> Partition:
+    topic, _, number = key.decode().rpartition("/")
+    return Partition(topic, int(number))
