@@ -1,0 +1,173 @@
+"""Follows the accepted topics into the index, and the progress of every task of every worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+import structlog
+
+from worker.brokers.contract import Broker, Message, Partition
+from worker.core.barrier import Progress
+from worker.engine.backoff import Backoff
+from worker.errors import BrokerUnavailable
+from worker.index.contract import Learned
+from worker.index.freshness import reason_to_rebuild
+from worker.index.store import VERSION, IndexStore
+from worker.topics import Names
+
+INDEXED: Final = ("users", "matches")
+_BATCH: Final = 5_000
+_POLL_SECONDS: Final = 0.5
+_STEP_SECONDS: Final = 0.2
+_REPORT_SECONDS: Final = 10.0
+
+_log = structlog.get_logger(__name__)
+_progress = msgspec.json.Decoder(Progress)
+
+
+class Follower:
+    """Reads what all workers have committed; nobody else writes the index.
+
+    `judged` says up to which offset each partition of `in.users` and `in.matches` has been judged,
+    by whichever worker, as far as this has been read. Hold `lock` while looking into `index`:
+    another thread applies rows to it. `news` is set when something has been read.
+    """
+
+    def __init__(
+        self, broker: Broker, names: Names, index: IndexStore, clock: Callable[[], int]
+    ) -> None:
+        self.index = index
+        self.lock = asyncio.Lock()
+        self.news = asyncio.Event()
+        self.judged: dict[Partition, int] = {}
+        self.accepted: list[Partition] = []
+        """The partitions that the index is made of."""
+        self.progress: list[Partition] = []
+        self._followed: dict[Partition, int] = {}
+        self._broker = broker
+        self._names = names
+        self._clock = clock
+        self._reader = broker.reader()
+        self._learned = Learned([], [])
+        self._entities = {names.accepted(entity): entity for entity in INDEXED}
+
+    async def start(self) -> None:
+        """Open the index and read everything there is, so that judging may begin.
+
+        Raises StateError and BrokerUnavailable.
+        """
+        names = [self._names.accepted(entity) for entity in INDEXED]
+        topics = await self._broker.topics([*names, self._names.progress])
+        self.accepted = [Partition(n, q) for n in names for q in range(topics[n].partitions)]
+        self.progress = [
+            Partition(self._names.progress, q)
+            for q in range(topics[self._names.progress].partitions)
+        ]
+        self.index.open()
+        spans = await self._broker.spans([*self.accepted, *self.progress])
+        reason = reason_to_rebuild(
+            self.index.saved(),
+            {name: topics[name] for name in names},
+            spans,
+            self._clock(),
+            version=VERSION,
+        )
+        if reason is not None:
+            self.index.clear(reason)
+        positions = self.index.positions()
+        if not positions:
+            self.index.stamp(self._clock())
+        self._followed = {p: positions.get(p, spans[p].start) for p in self.accepted}
+        self._followed |= {p: spans[p].start for p in self.progress}
+        self._reader.assign(self._followed)
+        await self._bootstrap()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follow until `stop` is set. Outages are waited out; raises StateError."""
+        backoff = Backoff(self._clock)
+        while not stop.is_set():
+            try:
+                await self._follow(_POLL_SECONDS)
+                backoff.succeeded()
+            except BrokerUnavailable as error:
+                wait = backoff.failed()
+                _log.warning("index_not_followed", error=str(error), retry_in=round(wait, 1))
+                await asyncio.sleep(wait)
+
+    async def reach(self, until: Mapping[Partition, int], patience: float) -> None:
+        """Wait for `run` to have followed up to these offsets.
+
+        Raises BrokerUnavailable if that takes longer than `patience` seconds.
+        """
+        try:
+            async with asyncio.timeout(patience):
+                while self._missing(until):
+                    self.news.clear()
+                    await self.news.wait()
+        except TimeoutError:
+            raise BrokerUnavailable(
+                f"the accepted topics have given nothing for {patience:.0f} s though "
+                f"{self._missing(until)} messages are to come: a transaction has been left open"
+            ) from None
+
+    def followed(self) -> dict[Partition, int]:
+        """How far this has read, in each partition of the accepted topics."""
+        return {p: self._followed[p] for p in self.accepted}
+
+    def learned(self) -> Learned:
+        """The ids that came to be known since the last call."""
+        learned, self._learned = self._learned, Learned([], [])
+        return learned
+
+    async def close(self) -> None:
+        """Close the index; `run` must have ended."""
+        await self._reader.close()
+        await asyncio.to_thread(self.index.close)
+
+    async def _bootstrap(self) -> None:
+        """Read up to the ends of now, open transactions included, however long that takes."""
+        spans = await self._broker.spans([*self.accepted, *self.progress], uncommitted=True)
+        until = {partition: span.end for partition, span in spans.items()}
+        _log.info("index_restoring", missing=self._missing(until))
+        quiet = 0.0
+        while missing := self._missing(until):
+            quiet = 0.0 if await self._follow(_STEP_SECONDS) else quiet + _STEP_SECONDS
+            if quiet >= _REPORT_SECONDS:
+                quiet = 0.0
+                _log.warning("index_waiting", missing=missing)
+        _log.info("index_ready", **self.index.counts())
+
+    async def _follow(self, timeout: float) -> bool:
+        messages = await self._reader.read(_BATCH, timeout)
+        followed = {p: self._reader.position(p) for p in self._followed}
+        rows = [message for message in messages if message.topic in self._entities]
+        if rows:
+            positions = {p: followed[p] for p in self.accepted}
+            async with self.lock:
+                learned = await asyncio.to_thread(self.index.apply, rows, positions)
+            self._learned.users.extend(learned.users)
+            self._learned.matches.extend(learned.matches)
+        elif not messages:
+            async with self.lock:
+                self.index.stamp(self._clock())
+        # Rows first: whoever sees that a record has been judged finds its row in the index.
+        moved = followed != self._followed
+        self._followed = followed
+        for message in messages:
+            if message.topic == self._names.progress:
+                self._note_progress(message)
+        if moved:
+            self.news.set()
+        return bool(messages)
+
+    def _note_progress(self, message: Message) -> None:
+        if message.value is None:
+            return
+        for entity, offset in _progress.decode(message.value).judged.items():
+            self.judged[Partition(self._names.inputs(entity), message.partition)] = offset
+
+    def _missing(self, until: Mapping[Partition, int]) -> int:
+        return sum(max(0, end - self._followed[p]) for p, end in until.items())

@@ -1,0 +1,116 @@
+"""Waits for the outcomes of records that were sent, as anybody outside can see them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from schemas import ENTITIES
+from worker.brokers.contract import Broker, Message, Outgoing, Partition, Reader
+from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
+from worker.errors import NoAnswer
+from worker.topics import Names
+
+
+class _Code(msgspec.Struct):
+    code: str
+
+
+class _Violations(msgspec.Struct):
+    violations: list[_Code]
+
+
+_violations = msgspec.json.Decoder(_Violations)
+
+
+class Outcomes:
+    """Counts what became of records: note what was sent, then wait."""
+
+    def __init__(self, broker: Broker, names: Names) -> None:
+        self.sent: Counter[str] = Counter()
+        self.accepted_by: Counter[str] = Counter()
+        self.rejected_by: Counter[str] = Counter()
+        self.codes: Counter[tuple[str, str]] = Counter()
+        self._broker = broker
+        self._names = names
+        self._reader: Reader | None = None
+        self._open: dict[str, set[int]] = defaultdict(set)
+
+    async def open(self) -> None:
+        """From now on outcomes are looked for. Raises MissingTopic."""
+        names = [self._names.accepted(e) for e in ENTITIES]
+        names += [self._names.rejected(e) for e in ENTITIES]
+        topics = await self._broker.topics(names)
+        spans = await self._broker.spans(
+            Partition(name, number)
+            for name in names
+            for number in range(topics[name].partitions if name in topics else 1)
+        )
+        self._reader = self._broker.reader()
+        self._reader.assign({partition: span.end for partition, span in spans.items()})
+
+    def note(self, messages: Sequence[Outgoing], places: Sequence[tuple[int, int]]) -> None:
+        """These were sent, and stand there now."""
+        for message, (number, offset) in zip(messages, places, strict=True):
+            self.sent[self._names.entity_of(message.topic)] += 1
+            if self._reader is not None:
+                self._open[f"{message.topic}/{number}"].add(offset)
+
+    @property
+    def accepted(self) -> int:
+        """How many were accepted, deletions among them."""
+        return self.accepted_by.total()
+
+    @property
+    def rejected(self) -> int:
+        """How many were rejected."""
+        return self.rejected_by.total()
+
+    @property
+    def judged(self) -> int:
+        """How many have their outcome."""
+        return self.accepted + self.rejected
+
+    async def look(self, timeout: float = 0.0) -> None:
+        """Count the outcomes that are there; wait for some up to `timeout` seconds."""
+        assert self._reader is not None
+        for message in await self._reader.read(5_000, timeout):
+            self._take(message)
+
+    async def wait(self, patience: float, progress: Callable[[int], None]) -> None:
+        """Until every record has its outcome. Raises NoAnswer after `patience` quiet seconds."""
+        total = sum(self.sent.values())
+        quiet = 0.0
+        while (done := self.judged) < total:
+            progress(done)
+            await self.look(0.25)
+            quiet = 0.0 if self.judged > done else quiet + 0.25
+            if quiet >= patience:
+                raise NoAnswer(
+                    f"{total - done} of {total} records have no verdict after {patience:.0f} s "
+                    "of silence: is a worker running? ('buddy run')"
+                )
+        progress(total)
+
+    async def close(self) -> None:
+        """Stop looking."""
+        if self._reader is not None:
+            await self._reader.close()
+
+    def _take(self, message: Message) -> None:
+        headers = dict(message.headers)
+        source, _, offset = headers.get(SOURCE_HEADER, b"").decode().rpartition("/")
+        if not offset.isdigit() or int(offset) not in self._open.get(source, ()):
+            return
+        self._open[source].discard(int(offset))
+        entity = self._names.entity_of(message.topic)
+        if message.topic == self._names.rejected(entity):
+            self.rejected_by[entity] += 1
+            found = [v.code for v in _violations.decode(message.value or b"").violations]
+        else:
+            self.accepted_by[entity] += 1
+            found = headers.get(WARNINGS_HEADER, b"").decode().split(",")
+        for code in set(found) - {""}:
+            self.codes[entity, code] += 1

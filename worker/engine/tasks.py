@@ -1,0 +1,192 @@
+"""The tasks that this worker owns: taken over, restored, given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from worker.brokers.contract import Broker, Committer, Member, Message, Partition
+from worker.core.outbox import Rules
+from worker.core.task import INPUTS, Saved, Task
+from worker.engine.backoff import Backoff
+from worker.errors import BrokerUnavailable, BuddyError
+from worker.index.contract import Learned
+
+GROUP: Final = "worker"
+_RESTORE_PATIENCE: Final = 20.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Owned:
+    """One task of this worker: its committer, what it has still to judge, its commit in flight."""
+
+    def __init__(self, task: Task, committer: Committer) -> None:
+        self.task = task
+        self.committer = committer
+        self.inbox: list[Message] = []
+        self.learned = Learned([], [])
+        self.commit: asyncio.Task[bool] | None = None
+        self.assigned = False
+        """Whether its inputs are being read."""
+
+
+class Tasks:
+    """Which tasks run here: those that the group assigns, once they are restored.
+
+    Taking over starts with the committer, which fences whoever had the task before; only then is
+    its state read, so it is complete.
+    """
+
+    def __init__(
+        self, broker: Broker, rules: Rules, group: str, starts: Callable[[int], Backoff]
+    ) -> None:
+        self.running: dict[int, Owned] = {}
+        self.assigned: frozenset[int] = frozenset()
+        self._broker = broker
+        self._rules = rules
+        self._group = group
+        self._member: Member | None = None
+        self._starting: dict[int, asyncio.Task[Owned]] = {}
+        self._starts = starts
+        self._backoffs: dict[int, Backoff] = {}
+
+    async def join(self) -> None:
+        """Become a member of the group."""
+        self._member = await self._broker.join(self._group, self._rules.names.inputs("users"))
+
+    async def update(self) -> bool:
+        """Take over what has been assigned, give up what has not; whether `running` changed."""
+        assert self._member is not None
+        self.assigned = await self._member.assignment()
+        changed = False
+        for number in [n for n in self.running if n not in self.assigned]:
+            await self.drop(number, "revoked")
+            changed = True
+        for number in [n for n in self._starting if n not in self.assigned]:
+            await self._cancel(number)
+        for number in self.assigned - self.running.keys() - self._starting.keys():
+            backoff = self._backoffs.setdefault(number, self._starts(number))
+            if backoff.ready():
+                self._starting[number] = asyncio.create_task(self._start(number))
+        for number in [n for n, start in self._starting.items() if start.done()]:
+            changed |= self._started(number)
+        return changed
+
+    async def drop(self, number: int, why: str) -> None:
+        """Give up a task; what it had committed stays, and it can be taken over again."""
+        owned = self.running.pop(number, None)
+        if owned is None:
+            return
+        _log.info("task_dropped", task=number, why=why)
+        if owned.commit is not None and owned.commit is not asyncio.current_task():
+            await asyncio.wait({owned.commit})  # bounded by the committer's own time limits
+        await owned.committer.close()
+
+    def failed(self, number: int) -> None:
+        """Wait a little longer before this task is taken over the next time."""
+        self._backoffs.setdefault(number, self._starts(number)).failed()
+
+    def succeeded(self, number: int) -> None:
+        """The task commits: the next take-over need not wait."""
+        self._backoffs.pop(number, None)
+
+    async def drop_all(self, why: str) -> None:
+        """Give up every task."""
+        for number in list(self._starting):
+            await self._cancel(number)
+        for number in list(self.running):
+            await self.drop(number, why)
+
+    async def close(self) -> None:
+        """Give up every task and leave the group, so that others take over at once."""
+        await self.drop_all("shutdown")
+        if self._member is not None:
+            await self._member.close()
+
+    # --- taking over --------------------------------------------------------------------------
+
+    def _started(self, number: int) -> bool:
+        start = self._starting.pop(number)
+        try:
+            self.running[number] = start.result()
+        except BuddyError as error:
+            self.failed(number)
+            _log.warning("task_not_started", task=number, error=str(error))
+            return False
+        return True
+
+    async def _cancel(self, number: int) -> None:
+        start = self._starting.pop(number)
+        start.cancel()
+        try:
+            owned = await start
+        except (asyncio.CancelledError, BuddyError):
+            return
+        await owned.committer.close()
+
+    async def _start(self, number: int) -> Owned:
+        names = self._rules.names
+        committer = await self._broker.committer(f"{names.prefix}-task-{number}", self._group)
+        try:
+            task = await self._restore(number)
+        except BaseException:
+            await committer.close()
+            raise
+        _log.info("task_started", task=number, parked=len(task.parking), next=task.next)
+        return Owned(task, committer)
+
+    async def _restore(self, number: int) -> Task:
+        names = self._rules.names
+        task = Task(number, self._rules)
+        progress = await self._table(Partition(names.progress, number))
+        parked = await self._table(Partition(names.parked, number))
+        granted = await self._table(Partition(names.granted, number))
+        task.restore(
+            Saved(
+                progress.get(str(number).encode()),
+                tuple(parked.values()),
+                tuple(granted.values()),
+            )
+        )
+        inputs = {name: Partition(names.input(name), number) for name in INPUTS}
+        spans = await self._broker.spans(inputs.values())
+        for name, partition in inputs.items():
+            task.next.setdefault(name, spans[partition].start)
+        return task
+
+    async def _table(self, partition: Partition) -> dict[bytes, bytes]:
+        """The latest value of each key of a compacted partition."""
+        span = (await self._broker.spans([partition], uncommitted=True))[partition]
+        reader = self._broker.reader()
+        reader.assign({partition: span.start})
+        table: dict[bytes, bytes] = {}
+        quiet = 0.0
+        try:
+            while reader.position(partition) < span.end:
+                messages = await reader.read(5_000, 0.5)
+                quiet = 0.0 if messages else quiet + 0.5
+                if quiet >= _RESTORE_PATIENCE:
+                    raise BrokerUnavailable(
+                        f"restoring from {partition.topic}/{partition.number} makes no progress"
+                    )
+                for message in messages:
+                    assert message.key is not None
+                    if message.value is None:
+                        table.pop(message.key, None)
+                    else:
+                        table[message.key] = message.value
+        finally:
+            await reader.close()
+        return table
+
+
+def inputs(task: Task, rules: Rules) -> dict[Partition, int]:
+    """Where every input of a task is to be read next."""
+    return {
+        Partition(rules.names.input(name), task.number): offset
+        for name, offset in task.next.items()
+    }

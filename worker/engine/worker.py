@@ -1,0 +1,266 @@
+"""The worker: it reads, has tasks judge, commits what they decide, until it is told to stop.
+
+Three things go on side by side: one read of the inputs, the follower, and one commit for each
+task. A task judges what has come while its last commit was under way, so that a slow transaction
+holds up its own task only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import structlog
+
+from schemas import ENTITIES
+from worker.brokers.contract import Broker, Message, Partition
+from worker.core.ahead import Ahead
+from worker.core.outbox import Rules, Tally
+from worker.core.task import CLAIMS, INPUTS, Decision
+from worker.engine.backoff import Backoff
+from worker.engine.follower import INDEXED, Follower
+from worker.engine.tasks import GROUP, Owned, Tasks, inputs
+from worker.engine.verdicts import Barriers
+from worker.errors import (
+    BrokerUnavailable,
+    ConfigurationError,
+    Fenced,
+    MessageRefused,
+    MissingTopic,
+)
+from worker.index.contract import Learned
+from worker.index.store import IndexStore
+from worker.topics import complaints
+
+BATCH: Final = 5_000
+_POLL_SECONDS: Final = 0.05
+_SYNC_PATIENCE: Final = 30.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """Validates what arrives on the inputs. One object a process; `run` until stopped."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        rules: Rules,
+        index: IndexStore,
+        clock: Callable[[], int],
+        max_parked: int = 200_000,
+    ) -> None:
+        self._broker = broker
+        self._rules = rules
+        self._index = index
+        self._clock = clock
+        self._max_parked = max_parked
+        self._reader = broker.reader()
+        self._reading: asyncio.Task[list[Message]] | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; then finish the commits in hand and leave.
+
+        Raises ConfigurationError if the topics are not as the rest relies on, StateError, and
+        BrokerUnavailable if the broker cannot be reached at the start. Later outages are waited
+        out.
+        """
+        await self._check_topics()
+        self._follower = Follower(self._broker, self._rules.names, self._index, self._clock)
+        self._barriers = Barriers(self._broker, self._rules, self._follower, self._clock)
+        self._tasks = Tasks(
+            self._broker,
+            self._rules,
+            f"{self._rules.names.prefix}-{GROUP}",
+            lambda _number: Backoff(self._clock),
+        )
+        ended = asyncio.Event()
+        await self._follower.start()
+        following = asyncio.create_task(self._follower.run(ended))
+        try:
+            await self._tasks.join()
+            _log.info("worker_ready")
+            await self._rounds(stop, following)
+        finally:
+            if self._reading is not None:
+                await asyncio.wait({self._reading})
+            await self._tasks.close()
+            ended.set()
+            await asyncio.wait({following})
+            await self._reader.close()
+            await self._follower.close()
+            _log.info("worker_stopped")
+
+    async def _check_topics(self) -> None:
+        names = self._rules.names
+        there = await self._broker.topics(names.every())
+        found = list(complaints(names, there, self._rules.record_limit))
+        if found:
+            more = f" ({len(found) - 1} more like this)" if len(found) > 1 else ""
+            raise ConfigurationError(found[0] + more)
+        tasks = there[names.inputs("users")].partitions
+        self._rules = msgspec.structs.replace(self._rules, tasks=tasks)
+
+    async def _rounds(self, stop: asyncio.Event, following: asyncio.Task[None]) -> None:
+        backoff = Backoff(self._clock)
+        while not stop.is_set():
+            if following.done():
+                following.result()
+            try:
+                await self._round()
+                backoff.succeeded()
+            except (BrokerUnavailable, MissingTopic) as error:
+                wait = backoff.failed()
+                _log.warning("broker_unavailable", error=str(error), retry_in=round(wait, 1))
+                await self._tasks.drop_all("broker unavailable")
+                await self._assign()
+                await _wait(stop, wait)
+
+    # --- one round ----------------------------------------------------------------------------
+
+    async def _round(self) -> None:
+        if await self._tasks.update():
+            await self._assign()
+        running = self._tasks.running
+        await self._barriers.tend([owned.task for owned in running.values()])
+        learned = self._follower.learned()
+        for owned in running.values():
+            owned.learned.users.extend(learned.users)
+            owned.learned.matches.extend(learned.matches)
+        await self._read(running)
+        free = {n: owned for n, owned in running.items() if owned.commit is None}
+        judged = await self._sync() if self._asks_for_addresses(free) else None
+        for number, owned in free.items():
+            decision = await self._judge(owned, judged)
+            if decision.outputs:
+                owned.commit = asyncio.create_task(self._commit(number, owned, decision))
+
+    async def _read(self, running: dict[int, Owned]) -> None:
+        """Take what has come; wait a little for messages, commits or news, whichever is first."""
+        if self._reading is None:
+            reading = self._reader.read(BATCH, _POLL_SECONDS, self._paused(running))
+            self._reading = asyncio.create_task(reading)
+        commits = {owned.commit for owned in running.values() if owned.commit is not None}
+        news = asyncio.create_task(self._follower.news.wait())
+        try:
+            await asyncio.wait({self._reading, news, *commits}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            news.cancel()
+        self._follower.news.clear()
+        for number, owned in list(running.items()):
+            if owned.commit is not None and owned.commit.done():
+                committed = owned.commit.result()
+                owned.commit = None
+                if not committed:
+                    await self._tasks.drop(number, "commit failed")
+                    self._tasks.failed(number)
+                    await self._assign()
+        await self._take(wait=False)
+
+    async def _take(self, *, wait: bool) -> None:
+        """Sort what the read in hand has brought into the tasks' inboxes, if it is done."""
+        reading = self._reading
+        if reading is None or not (wait or reading.done()):
+            return
+        self._reading = None
+        for message in await reading:
+            owned = self._tasks.running.get(message.partition)
+            if owned is not None:
+                owned.inbox.append(message)
+        for partition, count in self._reader.expired().items():
+            _log.error(
+                "input_expired", topic=partition.topic, partition=partition.number, count=count
+            )
+
+    async def _assign(self) -> None:
+        """Read the inputs of the running tasks: each from where it stands, or from where it is."""
+        await self._take(wait=True)
+        wanted: dict[Partition, int] = {}
+        for owned in self._tasks.running.values():
+            for partition, offset in inputs(owned.task, self._rules).items():
+                wanted[partition] = self._reader.position(partition) if owned.assigned else offset
+            owned.assigned = True
+        self._reader.assign(wanted)
+
+    def _asks_for_addresses(self, free: dict[int, Owned]) -> bool:
+        topics = {self._rules.names.input(name) for name in ("users", CLAIMS)}
+        return any(
+            owned.task.restored or any(message.topic in topics for message in owned.inbox)
+            for owned in free.values()
+        )
+
+    async def _sync(self) -> dict[int, int]:
+        """How far users have been judged, once the index shows every row of what was judged."""
+        spans = await self._broker.spans(self._follower.progress, uncommitted=True)
+        await self._follower.reach({p: s.end for p, s in spans.items()}, _SYNC_PATIENCE)
+        topic = self._rules.names.inputs("users")
+        judged = {p.number: n for p, n in self._follower.judged.items() if p.topic == topic}
+        spans = await self._broker.spans(self._follower.accepted, uncommitted=True)
+        await self._follower.reach({p: s.end for p, s in spans.items()}, _SYNC_PATIENCE)
+        return judged
+
+    async def _judge(self, owned: Owned, judged: dict[int, int] | None) -> Decision:
+        number = owned.task.number
+        messages, owned.inbox = owned.inbox, []
+        learned, owned.learned = owned.learned, Learned([], [])
+        positions = {
+            name: self._reader.position(Partition(self._rules.names.input(name), number))
+            for name in INPUTS
+        }
+        async with self._follower.lock:
+            ahead = Ahead(self._follower.index)
+            return owned.task.judge(messages, positions, learned, ahead, self._clock(), judged)
+
+    async def _commit(self, number: int, owned: Owned, decision: Decision) -> bool:
+        try:
+            await owned.committer.commit(decision.outputs, inputs(owned.task, self._rules))
+        except (Fenced, BrokerUnavailable, MessageRefused, MissingTopic) as error:
+            _log.warning("commit_failed", task=number, error=str(error))
+            return False
+        self._tasks.succeeded(number)
+        _report(number, decision.tally)
+        return True
+
+    # --- back-pressure ------------------------------------------------------------------------
+
+    def _paused(self, running: dict[int, Owned]) -> set[Partition]:
+        """The inputs not to be read now: memory is bounded, and nothing waits for itself.
+
+        Users are always read. Matches pause for parked matches only, which users release; the
+        others pause for parked records of their own kind, which users and matches release. A task
+        whose commit is under way takes one batch meanwhile.
+        """
+        paused: set[Partition] = set()
+        limit = self._max_parked // max(1, len(running))
+        for number, owned in running.items():
+            parking = owned.task.parking
+            matches = parking.count("matches")
+            others = len(parking) - matches - parking.count("users")
+            names: set[str] = set()
+            if len(owned.inbox) >= BATCH:
+                names = set(INPUTS)
+            if matches >= limit:
+                names.add("matches")
+            if others >= limit:
+                names |= set(ENTITIES) - set(INDEXED)
+            paused |= {Partition(self._rules.names.input(name), number) for name in names}
+        return paused
+
+
+def _report(number: int, tally: Tally) -> None:
+    for (entity, code), count in tally.violations.items():
+        _log.info("violations", task=number, entity=entity, code=code.value, count=count)
+    for source, error in tally.failures:
+        _log.error("internal_error", source=source, error=error)
+    for source in tally.records_omitted:
+        _log.error("record_omitted", source=source)
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        pass

@@ -1,0 +1,34 @@
+"""Logs: structlog, for people on a terminal and as JSON elsewhere.
+
+Every line has an action for its event. Ids, codes and coordinates only, never personal data.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TextIO
+
+import structlog
+
+
+def configure(level: str, stream: TextIO | None = None) -> None:
+    """Write log lines of that level and above to the stream (standard error)."""
+    stream = stream or sys.stderr
+    people = stream.isatty()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.dev.ConsoleRenderer() if people else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    # aiokafka logs through the standard library: its errors are ours to word, so only what is
+    # critical comes through.
+    logging.basicConfig(stream=stream, level=logging.CRITICAL, force=True)

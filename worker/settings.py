@@ -1,0 +1,117 @@
+"""Settings: one TOML file, environment variables over it, command-line options over both.
+
+Every setting is a field below; its environment variable is `BUDDY_` and the field's name in
+capitals (`BUDDY_GRACE_SECONDS`), for the `[kafka]` table `BUDDY_KAFKA_` and the name. Secrets come
+from files or from the environment, never from the TOML file or an option.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from worker.errors import ConfigurationError
+
+DEFAULT_FILE: Final = "buddy.toml"
+_MASK: Final = "***"
+
+Level = Literal["debug", "info", "warning", "error"]
+Seconds = Annotated[float, Meta(ge=0)]
+
+
+class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[kafka]` table: how a Kafka cluster is reached. Secrets are named by file."""
+
+    security_protocol: str = "PLAINTEXT"
+    sasl_mechanism: str | None = None
+    username: str | None = None
+    password_file: str | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    key_password_file: str | None = None
+    token_file: str | None = None
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is in force. Times in seconds, sizes in bytes."""
+
+    broker: str = "embedded:buddy-data/broker"
+    prefix: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,100}$")] = "buddy"
+    data: str = "buddy-data"
+    exports: str = "buddy-exports"
+    partitions: Annotated[int, Meta(ge=1, le=1000)] = 4
+    grace_seconds: Seconds = 30.0
+    clock_skew_seconds: Seconds = 60.0
+    max_record_bytes: Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)] = 1024 * 1024
+    max_parked: Annotated[int, Meta(ge=1)] = 200_000
+    log_level: Level = "info"
+    program_name: Annotated[str, Meta(min_length=1, max_length=200)] = "Buddy Program"
+    kafka: KafkaSettings = KafkaSettings()
+
+
+SECRETS: Final = frozenset({"BUDDY_KAFKA_PASSWORD", "BUDDY_KAFKA_KEY_PASSWORD"})
+"""Variables that hold a secret themselves, for those who do not keep secrets in files."""
+
+
+def environment_names() -> frozenset[str]:
+    """Every environment variable that is read."""
+    names = {f"BUDDY_{f.name.upper()}" for f in msgspec.structs.fields(Settings)}
+    names |= {f"BUDDY_KAFKA_{f.name.upper()}" for f in msgspec.structs.fields(KafkaSettings)}
+    return frozenset((names - {"BUDDY_KAFKA"}) | SECRETS | {"BUDDY_CONFIG"})
+
+
+def load(file: str | None, environment: Mapping[str, str], options: Mapping[str, Any]) -> Settings:
+    """The settings in force. Options that are None were not given.
+
+    Raises ConfigurationError with one line that names the setting and where it came from.
+    """
+    named = file or environment.get("BUDDY_CONFIG")
+    merged = _from_file(named)
+    kafka = dict(merged.get("kafka", {}))
+    _check(merged, named or DEFAULT_FILE)
+    for field in msgspec.structs.fields(KafkaSettings):
+        variable = f"BUDDY_KAFKA_{field.name.upper()}"
+        if environment.get(variable):
+            kafka[field.name] = environment[variable]
+    for field in msgspec.structs.fields(Settings):
+        variable = f"BUDDY_{field.name.upper()}"
+        if field.name != "kafka" and environment.get(variable):
+            merged[field.name] = environment[variable]
+            _check(merged, variable)
+    merged["kafka"] = kafka
+    merged.update({name: value for name, value in options.items() if value is not None})
+    return _check(merged, "options")
+
+
+def _from_file(named: str | None) -> dict[str, Any]:
+    path = Path(named or DEFAULT_FILE)
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        if named is None:
+            return {}
+        raise ConfigurationError(f"configuration file {named} does not exist") from None
+    except (OSError, ValueError) as error:  # not UTF-8, not TOML
+        raise ConfigurationError(f"configuration file {path} cannot be read: {error}") from None
+
+
+def _check(merged: dict[str, Any], source: str) -> Settings:
+    try:
+        return msgspec.convert(merged, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        text = str(error).replace(" - at `$.", ": `").replace("Object contains", "contains")
+        raise ConfigurationError(f"{source}: {text}; see deploy/buddy.example.toml") from None
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """The settings as `buddy config` prints them. Secrets are never among them."""
+    plain: dict[str, Any] = msgspec.to_builtins(settings)
+    set_here = [name for name in sorted(SECRETS) if os.environ.get(name)]
+    return {**plain, "secrets": dict.fromkeys(set_here, _MASK)}
