@@ -1,0 +1,6 @@
+"""The sink: keeps the accepted rows in a store of its own and cuts exports from it.
+
+`store` is that store, `consume` fills it, `requests` words what is asked and answered, `plan` says
+which rows belong into an export, `export` carries a request out, `service` runs it all. The files
+of an export are written by `worker.exports`.
+"""

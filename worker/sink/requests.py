@@ -1,0 +1,161 @@
+"""What is asked of the sink on `export-requests`, and what it answers on `exports`.
+
+A request is carried out once for each id: the export's id follows from it, so the same request
+always means the same directory. Answers are published at least once; readers go by id and status.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final, Literal
+from uuid import UUID
+
+import msgspec
+
+from schemas import ENTITIES
+from worker.brokers.contract import Message
+from worker.errors import UsageError
+from worker.exports.layout import FORMATS, Format
+
+Status = Literal["started", "progress", "finished", "failed"]
+
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
+_UUID_V4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+class ExportRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A request for an export, as JSON under its id as the key.
+
+    No entities means all, no formats likewise. A field that the sink does not know is refused:
+    leaving it unheeded would give another export than was asked for.
+    """
+
+    id: str
+    entities: tuple[str, ...] = ()
+    formats: tuple[Format, ...] = ()
+    requested_at: datetime | None = None
+    start: str | None = None
+    """Reserved, as are the next two: date range and incremental exports are not made yet."""
+    end: str | None = None
+    incremental: str | None = None
+
+
+class ExportFile(msgspec.Struct, frozen=True):
+    """One file of an export: its path below the directory, and the rows of all entities in it."""
+
+    path: str
+    bytes: int
+    rows: int
+    sha256: str
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far an export is: `done` of `total` in this stage."""
+
+    stage: str
+    done: int
+    total: int
+
+
+class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An answer to a request, as JSON under the export's id as the key.
+
+    "started" comes as soon as a sink has taken the request up, "progress" at most once a second,
+    and last "finished" or "failed" (`error` says why in one line).
+    """
+
+    id: str
+    request_id: str
+    status: Status
+    at: datetime
+    directory: str | None = None
+    """The directory's name below the exports directory."""
+    location: str | None = None
+    """Where the sink wrote it: the directory with its path on the sink's machine."""
+    counts: Mapping[str, int] | None = None
+    """Rows by entity."""
+    files: tuple[ExportFile, ...] = ()
+    left_out: Mapping[str, Mapping[str, int]] = {}
+    """Rows that are not in the export: entity → reason → number."""
+    kept_without: Mapping[str, Mapping[str, int]] = {}
+    """Rows that are in it although what they refer to is not: entity → reason → number."""
+    complete: bool | None = None
+    progress: Progress | None = None
+    error: str | None = None
+
+
+def encode_request(request: ExportRequest) -> tuple[bytes, bytes]:
+    """Key and value of the message that asks for it."""
+    return request.id.encode(), msgspec.json.encode(request)
+
+
+def encode_announcement(announcement: Announcement) -> tuple[bytes, bytes]:
+    """Key and value of the message that announces it."""
+    return announcement.id.encode(), msgspec.json.encode(announcement)
+
+
+def decode_announcement(value: bytes | None) -> Announcement | None:
+    """An announcement from the topic, None if it is none (another version's, for example)."""
+    try:
+        return msgspec.json.decode(value or b"", type=Announcement)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def read_request(message: Message) -> ExportRequest:
+    """The request that a message holds, its entities and formats spelled out and in order.
+
+    Raises `UsageError` with one line that says what is wrong.
+    """
+    try:
+        request = msgspec.json.decode(message.value or b"", type=ExportRequest)
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"the request cannot be read: {_one_line(error)}") from None
+    except (UnicodeDecodeError, RecursionError):
+        raise UsageError("the request cannot be read: expected a JSON object") from None
+    if not _ID.fullmatch(request.id):
+        raise UsageError("the request's id must be 1 to 100 of A-Z a-z 0-9 . _ : -")
+    if message.key is not None and message.key != request.id.encode():
+        raise UsageError("the message key must be the request's id")
+    if request.start or request.end:
+        raise UsageError("date ranges are not supported yet: leave out start and end")
+    if request.incremental:
+        raise UsageError("incremental exports are not supported yet: leave out incremental")
+    return msgspec.structs.replace(
+        request,
+        entities=_chosen(request.entities),
+        formats=tuple(f for f in FORMATS if f in request.formats) or FORMATS,
+    )
+
+
+def request_id_of(message: Message) -> str:
+    """An id to answer a request under that cannot be read: its key, else its coordinates."""
+    try:
+        key = (message.key or b"").decode("ascii")
+    except UnicodeDecodeError:
+        key = ""
+    if _ID.fullmatch(key):
+        return key
+    return f"{message.topic}:{message.partition}:{message.offset}"
+
+
+def export_id_of(request_id: str) -> str:
+    """The export's id, a UUID v4: the request's own if it is one, else derived from it."""
+    if _UUID_V4.fullmatch(request_id):
+        return request_id
+    digest = hashlib.sha256(b"buddy-export:" + request_id.encode()).digest()
+    return str(UUID(bytes=digest[:16], version=4))
+
+
+def _chosen(asked: Sequence[str]) -> tuple[str, ...]:
+    for name in asked:
+        if name not in ENTITIES:
+            raise UsageError(f"unknown entity {name[:40]!r}: choose from {', '.join(ENTITIES)}")
+    return tuple(name for name in ENTITIES if name in asked) if asked else tuple(ENTITIES)
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).replace("\n", " ")[:200]

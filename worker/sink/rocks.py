@@ -1,0 +1,137 @@
+"""RocksDB as the sink uses it: its options, and its errors in one line for a person.
+
+rocksdict raises plain `Exception` with RocksDB's text, so this is the one place that reads texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    Options,
+    Rdict,
+    ReadOptions,
+)
+
+from worker.errors import BuddyError, StateError
+
+_MIB: Final = 1024 * 1024
+_FULL: Final = ("no space left", "file too large", "disk quota")
+_REFUSED: Final = ("permission denied", "read-only file system", "operation not permitted")
+_NO_DIRECTORY: Final = ("file exists", "not a directory", "no such file")
+_DAMAGED: Final = ("corruption", "invalid argument", "while opening a file", "does not exist")
+
+
+class DamagedError(Exception):
+    """The database cannot be read; it is to be rebuilt. Stays within the sink's store."""
+
+
+def open_database(directory: Path) -> Rdict:
+    """Open or make the database. Raises `StateError`, and `DamagedError` where it is corrupt."""
+    try:
+        return Rdict(str(directory), _options())
+    except Exception as error:  # noqa: BLE001 -- rocksdict raises nothing more precise
+        if _is_damage(str(error)):
+            raise DamagedError from None
+        raise StateError(in_one_line(directory, error)) from None
+
+
+def close(db: Rdict) -> None:
+    """Close; what cannot be written any more stands in the topics."""
+    with suppress(Exception):
+        db.close()
+
+
+def destroy(directory: Path) -> None:
+    """Remove the database's files; RocksDB's own `destroy` gives up on a damaged one."""
+    try:
+        for path in directory.iterdir():
+            if path.is_file():
+                path.unlink()
+    except OSError as error:
+        raise StateError(in_one_line(directory, error)) from None
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory that only owner and group can read. Raises `StateError`."""
+    try:
+        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateError(in_one_line(directory, error)) from None
+
+
+@contextmanager
+def guard(directory: Path) -> Iterator[None]:
+    """Turn whatever RocksDB raises into `StateError`."""
+    try:
+        yield
+    except BuddyError:
+        raise
+    except Exception as error:  # noqa: BLE001 -- rocksdict raises nothing more precise
+        raise StateError(in_one_line(directory, error)) from None
+
+
+def in_one_line(directory: Path, error: Exception) -> str:
+    """What went wrong with the directory, and what to do."""
+    text = str(error).replace("\n", " ")
+    small = text.lower()
+    if "lock hold by" in small or "while lock file" in small:
+        return (
+            f"{directory} is in use by another sink: stop that one, "
+            "or give this one a directory of its own"
+        )
+    if any(sign in small for sign in _FULL):
+        return f"{directory} cannot be written, the disk is full: free some space and start again"
+    if any(sign in small for sign in _REFUSED):
+        return f"{directory} cannot be written: check its owner and rights"
+    if any(sign in small for sign in _NO_DIRECTORY):
+        return f"{directory} cannot be used as a directory: name another one"
+    return f"{directory} cannot be used: {text[:200]}"
+
+
+def until(end: bytes) -> ReadOptions:
+    """Options of a scan that ends before `end` and leaves the cache to look-ups."""
+    options = ReadOptions()
+    options.set_iterate_upper_bound(end)
+    options.set_readahead_size(2 * _MIB)
+    options.fill_cache(False)  # type: ignore[call-arg]  # noqa: FBT003 -- the stub forgot it
+    return options
+
+
+def after(prefix: bytes) -> bytes:
+    """The first key after all that begin with `prefix` (which must not end in 0xff)."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+def _is_damage(text: str) -> bool:
+    small = text.lower()
+    return any(sign in small for sign in _DAMAGED)
+
+
+def _options() -> Options:
+    """Memory is bounded whatever the store's size: three write buffers, and the block cache.
+
+    Bloom filters pay: most rows of a store that is being filled are new. 16 KiB blocks scan well
+    and still serve single look-ups out of the cache.
+    """
+    table = BlockBasedOptions()
+    table.set_bloom_filter(10, block_based=False)
+    table.set_block_cache(Cache(32 * _MIB))
+    table.set_block_size(16 * 1024)
+    options = Options(raw_mode=True)
+    options.create_if_missing(create_if_missing=True)
+    options.set_block_based_table_factory(table)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_write_buffer_size(16 * _MIB)
+    options.set_max_write_buffer_number(3)
+    options.set_max_background_jobs(2)
+    options.set_bytes_per_sync(_MIB)
+    options.set_keep_log_file_num(2)
+    options.set_max_log_file_size(_MIB)
+    return options

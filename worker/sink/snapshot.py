@@ -1,0 +1,98 @@
+"""The store at one moment: what an export is cut from while consumption goes on."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from rocksdict import Snapshot as RocksSnapshot
+
+from schemas import ENTITIES
+from worker.brokers.contract import Partition
+from worker.errors import StateError
+from worker.sink import rocks
+
+ROW: Final = b"r"
+"""First byte of a row's key; then the entity's number and the canonical key."""
+ID: Final = b"i"
+"""First byte of an id that others refer to; its value is the ids of users that row refers to.
+
+Users and matches stand here a second time without their rows: look-ups are three times as fast
+as in the rows (400k against 140k a second with 1M ids), and take no memory of their own.
+"""
+STAMP: Final = struct.Struct(">IQq")
+"""What stands before a row: partition, offset and time (ms) of the message that brought it."""
+
+_ABSENT: Final = "key not found"
+
+
+class Snapshot:
+    """A consistent view. Any thread may use it, one at a time; close it after use."""
+
+    def __init__(
+        self,
+        directory: Path,
+        taken: RocksSnapshot,
+        positions: Mapping[Partition, int],
+        counts: Mapping[str, int],
+    ) -> None:
+        self.positions = positions
+        """The next offset of each accepted partition: everything before it is in here."""
+        self.counts = counts
+        """The number of rows of each entity."""
+        self._directory = directory
+        self._taken: RocksSnapshot | None = taken
+        self._tags = {name: number.to_bytes() for number, name in enumerate(ENTITIES)}
+
+    def blocks(self, entity: str, size: int = 1024 * 1024) -> Iterator[list[bytes]]:
+        """All rows of an entity in the byte order of their canonical keys, about `size` at a time.
+
+        Raises `StateError`, also where fewer rows come than are counted.
+        """
+        start = ROW + self._tags[entity]
+        block: list[bytes] = []
+        held = seen = 0
+        with rocks.guard(self._directory):
+            options = rocks.until(rocks.after(start))
+            for value in self._open().values(from_key=start, read_opt=options):
+                row = value[STAMP.size :]
+                block.append(row)
+                held += len(row)
+                if held >= size:
+                    yield block
+                    seen += len(block)
+                    block, held = [], 0
+        seen += len(block)
+        if seen != self.counts[entity]:
+            raise StateError(
+                f"the store in {self._directory} is damaged: remove the directory, "
+                "it is rebuilt from the topics"
+            )
+        if block:
+            yield block
+
+    def users_of(self, entity: str, id_: bytes) -> bytes | None:
+        """The joined 16-byte ids of users that the user or match refers to; None if there is none.
+
+        For users that is the empty string.
+        """
+        try:
+            found: bytes = self._open()[ID + self._tags[entity] + id_]
+        except StateError:
+            raise
+        except Exception as error:  # noqa: BLE001 -- rocksdict raises nothing more precise
+            if str(error) == _ABSENT:
+                return None
+            raise StateError(rocks.in_one_line(self._directory, error)) from None
+        return found
+
+    def close(self) -> None:
+        """Let go of it; closing twice is harmless."""
+        self._taken = None
+
+    def _open(self) -> RocksSnapshot:
+        if self._taken is None:
+            raise StateError(f"the snapshot of the store in {self._directory} is closed")
+        return self._taken

@@ -1,0 +1,380 @@
+"""The sink's store: the latest row of every key, and how far the accepted topics were read.
+
+RocksDB, by measurement: its cost stays flat as it grows (docs/performance.md). Promises:
+
+* Rows and positions change together in one atomic batch. After a kill -9 the store is as it was
+  after some batch; what is read again from there leads to the same rows.
+* A message counts once, in the order of its partition: below the stored position it is skipped.
+* An identical repeat changes nothing, the coordinates of the first acceptance included.
+* A message that is no canonical row is set aside under its coordinates and counted.
+* One process at a time; a second one gets `StateError`.
+
+Batches are not flushed to disk one by one: what a power cut takes is read again. Everything here
+can be rebuilt from the topics, so a store of another format is wiped, and says so in `rebuilt`.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, cast
+
+import msgspec
+from rocksdict import Rdict, WriteBatch, WriteOptions
+
+from schemas import ENTITIES
+from worker.brokers.contract import Message, Partition
+from worker.core.keys import id_bytes
+from worker.errors import StateError
+from worker.sink import rocks
+from worker.sink.rows import RowReader, Unreadable
+from worker.sink.snapshot import ID, ROW, STAMP, Snapshot
+from worker.topics import Names
+
+FORMAT: Final = 1
+
+_STAMP_KEY: Final = b"mformat"
+_STATE_KEY: Final = b"mstate"
+_POSITION: Final = b"p"
+_ASIDE: Final = b"x"
+_OFFSET: Final = struct.Struct(">Q")
+_NUMBER: Final = struct.Struct(">I")
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """What a batch did. `repeats` changed nothing, `skipped` had been applied before."""
+
+    changed: int = 0
+    deleted: int = 0
+    repeats: int = 0
+    skipped: int = 0
+    unreadable: tuple[tuple[Partition, int, str], ...] = ()
+    """Partition, offset and reason of each message set aside."""
+
+
+class SetAside(msgspec.Struct, frozen=True):
+    """A message that is no canonical row, as it stood in the topic."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    key: bytes | None
+    value: bytes | None
+
+
+class _Stamp(msgspec.Struct, frozen=True):
+    """What the store was made for. `columns` tells whether rows set aside may be readable now."""
+
+    format: int
+    prefix: str
+    entities: tuple[str, ...]
+    columns: tuple[tuple[str, ...], ...]
+
+
+class _State(msgspec.Struct, frozen=True):
+    """What is counted, and until when the store is known to hold everything (ms)."""
+
+    rows: dict[str, int]
+    unreadable: dict[str, int]
+    last_current: int | None = None
+
+
+class RowStore:
+    """The rows of all entities in one directory. Thread-safe; its calls block."""
+
+    def __init__(self, directory: Path, names: Names) -> None:
+        """Open the store, or make it. Raises `StateError`."""
+        self.directory = directory
+        self.rebuilt: str | None = None
+        """Why the store was made anew at this opening; None if it was not."""
+        self._readers = {names.accepted(e.name): RowReader(e) for e in ENTITIES.values()}
+        self._tags = {names.accepted(name): i.to_bytes() for i, name in enumerate(ENTITIES)}
+        self._stamp = _Stamp(
+            FORMAT,
+            names.prefix,
+            tuple(ENTITIES),
+            tuple(tuple(c.name for c in entity.columns) for entity in ENTITIES.values()),
+        )
+        self._lock = threading.RLock()
+        self._snapshots: weakref.WeakSet[Snapshot] = weakref.WeakSet()
+        self._positions: dict[Partition, int] = {}
+        self._state = _State({}, {})
+        self._db: Rdict | None = self._open()
+
+    # --- What it holds ------------------------------------------------------------------------
+
+    @property
+    def last_current(self) -> int | None:
+        """Until when (ms) the store is known to hold everything accepted; None if never."""
+        return self._state.last_current
+
+    def positions(self) -> dict[Partition, int]:
+        """The offset that comes next in each partition, of other topics too (see `note`)."""
+        with self._lock:
+            return dict(self._positions)
+
+    def counts(self) -> dict[str, int]:
+        """The number of rows of each entity."""
+        with self._lock:
+            return {name: self._state.rows.get(name, 0) for name in ENTITIES}
+
+    def unreadable(self) -> dict[str, int]:
+        """The number of messages set aside, by entity; without those that have none."""
+        with self._lock:
+            return dict(self._state.unreadable)
+
+    def set_aside(self, limit: int = 100) -> list[SetAside]:
+        """The first messages set aside, by topic, partition and offset."""
+        found: list[SetAside] = []
+        with self._lock, rocks.guard(self.directory):
+            for value in self._opened().values(
+                from_key=_ASIDE, read_opt=rocks.until(rocks.after(_ASIDE))
+            ):
+                if len(found) == limit:
+                    break
+                found.append(msgspec.msgpack.decode(value, type=SetAside))
+        return found
+
+    def snapshot(self) -> Snapshot:
+        """The store as it is between two batches; close it after use. Later batches do not show."""
+        with self._lock, rocks.guard(self.directory):
+            positions = {p: o for p, o in self._positions.items() if p.topic in self._readers}
+            taken = Snapshot(self.directory, self._opened().snapshot(), positions, self.counts())
+            self._snapshots.add(taken)
+            return taken
+
+    # --- What changes it ----------------------------------------------------------------------
+
+    def apply(self, messages: Sequence[Message], positions: Mapping[Partition, int]) -> Applied:
+        """Apply accepted messages and move on to `positions`, all or nothing.
+
+        `positions` are the reader's, past gaps; a partition never moves back. Raises `StateError`
+        and has then changed nothing.
+        """
+        with self._lock:
+            work = _Work(self._readers, self._tags, self._positions)
+            work.read(messages)
+            for place, offset in positions.items():
+                work.next[place] = max(offset, work.next.get(place, 0))
+            batch = WriteBatch(raw_mode=True)
+            rows = self._stage(batch, work)
+            return self._write(batch, work, rows)
+
+    def note(self, positions: Mapping[Partition, int]) -> None:
+        """Keep positions of another topic, flushed to disk: what they stand for is not repeated."""
+        with self._lock:
+            batch = WriteBatch(raw_mode=True)
+            for place, offset in positions.items():
+                batch[_position_key(place)] = _OFFSET.pack(offset)
+            with rocks.guard(self.directory):
+                self._opened().write(batch, _flushed())
+            self._positions.update(positions)
+
+    def stamp_current(self, moment: int) -> None:
+        """Everything that had been accepted at `moment` (ms) is in the store."""
+        with self._lock:
+            state = msgspec.structs.replace(self._state, last_current=moment)
+            with rocks.guard(self.directory):
+                self._opened()[_STATE_KEY] = msgspec.msgpack.encode(state)
+            self._state = state
+
+    def wipe(self, reason: str) -> None:
+        """Throw everything away, to be read again from the topics."""
+        with self._lock:
+            self.close()
+            rocks.destroy(self.directory / "rows")
+            self.rebuilt = reason
+            self._db = self._open()
+
+    def close(self) -> None:
+        """Release the directory. Snapshots still open are closed; closing twice is harmless."""
+        with self._lock:
+            for snapshot in list(self._snapshots):
+                snapshot.close()
+            if self._db is not None:
+                db, self._db = self._db, None
+                rocks.close(db)
+
+    # --- How ----------------------------------------------------------------------------------
+
+    def _opened(self) -> Rdict:
+        if self._db is None:
+            raise StateError(f"the store in {self.directory} is closed")
+        return self._db
+
+    def _open(self) -> Rdict:
+        directory = self.directory / "rows"
+        rocks.make_directory(self.directory)
+        rocks.make_directory(directory)
+        try:
+            db = rocks.open_database(directory)
+        except rocks.DamagedError:
+            return self._open_anew(None, "it could not be read")
+        with rocks.guard(self.directory):
+            held = db.get(_STAMP_KEY)
+            stamp = _decode_stamp(held)
+            raw = db.get(_STATE_KEY)
+        if held is None and raw is None:
+            self._state = _State({}, {})
+            self._positions = {}
+            first = WriteBatch(raw_mode=True)
+            first[_STAMP_KEY] = msgspec.msgpack.encode(self._stamp)
+            first[_STATE_KEY] = msgspec.msgpack.encode(self._state)
+            with rocks.guard(self.directory):
+                db.write(first)
+            return db
+        if stamp is None or msgspec.structs.replace(stamp, columns=()) != msgspec.structs.replace(
+            self._stamp, columns=()
+        ):
+            return self._open_anew(db, "its format, topic prefix or entities are others")
+        try:
+            self._state = msgspec.msgpack.decode(raw or b"", type=_State)
+        except msgspec.MsgspecError:
+            return self._open_anew(db, "it could not be read")
+        if stamp.columns != self._stamp.columns:
+            if self._state.unreadable:
+                return self._open_anew(db, "columns changed and rows had been set aside")
+            with rocks.guard(self.directory):
+                db[_STAMP_KEY] = msgspec.msgpack.encode(self._stamp)
+        with rocks.guard(self.directory):
+            pairs = db.items(from_key=_POSITION, read_opt=rocks.until(rocks.after(_POSITION)))
+            self._positions = {_place(key): _OFFSET.unpack(value)[0] for key, value in pairs}
+        return db
+
+    def _open_anew(self, db: Rdict | None, reason: str) -> Rdict:
+        if db is not None:
+            rocks.close(db)
+        rocks.destroy(self.directory / "rows")
+        self.rebuilt = reason
+        return self._open()
+
+    def _stage(self, batch: WriteBatch, work: _Work) -> dict[str, int]:
+        """Put what really changes into the batch; the change in the number of rows by entity."""
+        rows: dict[str, int] = {}
+        if not work.latest:
+            return rows
+        with rocks.guard(self.directory):
+            before = self._opened().get(list(work.latest)) or []
+        for (key, (message, users, reader)), held in zip(work.latest.items(), before, strict=True):
+            value = message.value
+            name = reader.entity.name
+            if value is None:
+                if held is None:
+                    work.repeats += 1
+                    continue
+                del batch[key]
+                work.deleted += 1
+                rows[name] = rows.get(name, 0) - 1
+            else:
+                if held is not None and held[STAMP.size :] == value:
+                    work.repeats += 1
+                    continue
+                stamp = STAMP.pack(message.partition, message.offset, message.timestamp)
+                batch[key] = stamp + value
+                work.changed += 1
+                if held is None:
+                    rows[name] = rows.get(name, 0) + 1
+            if reader.referred and (held is None or value is None or users):
+                id_key = ID + key[1:2] + id_bytes(key[2:].decode())
+                if value is None:
+                    del batch[id_key]
+                else:
+                    batch[id_key] = users
+        return rows
+
+    def _write(self, batch: WriteBatch, work: _Work, rows: dict[str, int]) -> Applied:
+        moved = {p: o for p, o in work.next.items() if o > self._positions.get(p, -1)}
+        if moved or not batch.is_empty():
+            for place, offset in moved.items():
+                batch[_position_key(place)] = _OFFSET.pack(offset)
+            unreadable = dict(self._state.unreadable)
+            for aside in work.aside:
+                place = Partition(aside.topic, aside.partition)
+                key = _ASIDE + _position_key(place) + _OFFSET.pack(aside.offset)
+                batch[key] = msgspec.msgpack.encode(aside)
+                name = self._readers[aside.topic].entity.name
+                unreadable[name] = unreadable.get(name, 0) + 1
+            counts = dict(self._state.rows)
+            for name, change in rows.items():
+                counts[name] = counts.get(name, 0) + change
+            state = _State(counts, unreadable, self._state.last_current)
+            batch[_STATE_KEY] = msgspec.msgpack.encode(state)
+            with rocks.guard(self.directory):
+                self._opened().write(batch)
+            self._positions.update(moved)
+            self._state = state
+        unreadable_at = tuple(
+            (Partition(a.topic, a.partition), a.offset, a.reason) for a in work.aside
+        )
+        return Applied(work.changed, work.deleted, work.repeats, work.skipped, unreadable_at)
+
+
+class _Work:
+    """A batch being read: of each key the latest message, of each partition the next offset."""
+
+    def __init__(
+        self,
+        readers: Mapping[str, RowReader],
+        tags: Mapping[str, bytes],
+        positions: Mapping[Partition, int],
+    ) -> None:
+        self.latest: dict[bytes, tuple[Message, bytes, RowReader]] = {}
+        self.aside: list[SetAside] = []
+        self.next: dict[Partition, int] = {}
+        self.changed = self.deleted = self.repeats = self.skipped = 0
+        self._readers = readers
+        self._keys = {topic: ROW + tag for topic, tag in tags.items()}
+        self._positions = positions
+
+    def read(self, messages: Sequence[Message]) -> None:
+        """Read the messages, without those that were applied before."""
+        place = Partition("", 0)
+        following = 0
+        for message in messages:
+            if message.partition != place.number or message.topic != place.topic:
+                place = Partition(message.topic, message.partition)
+                following = self.next.get(place) or self._positions.get(place, 0)
+                reader = self._readers[message.topic]
+                prefix = self._keys[message.topic]
+            if message.offset < following:
+                self.skipped += 1
+                continue
+            self.next[place] = following = message.offset + 1
+            found = reader.read(message.key, message.value)
+            if isinstance(found, Unreadable):
+                self._set_aside(message, found.reason)
+                continue
+            key = prefix + (message.key or b"")
+            if self.latest.pop(key, None) is not None:
+                self.repeats += 1  # overtaken within the batch: it never shows
+            self.latest[key] = (message, found, reader)
+
+    def _set_aside(self, message: Message, reason: str) -> None:
+        place = message.topic, message.partition, message.offset
+        self.aside.append(SetAside(*place, reason, message.key, message.value))
+
+
+def _decode_stamp(raw: bytes | None) -> _Stamp | None:
+    try:
+        return None if raw is None else msgspec.msgpack.decode(raw, type=_Stamp)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _position_key(place: Partition) -> bytes:
+    return _POSITION + place.topic.encode() + b"/" + _NUMBER.pack(place.number)
+
+
+def _place(raw: object) -> Partition:
+    key = cast("bytes", raw)  # as all keys in raw mode
+    return Partition(key[1:-5].decode(), _NUMBER.unpack(key[-4:])[0])
+
+
+def _flushed() -> WriteOptions:
+    options = WriteOptions()
+    options.sync = True
+    return options
