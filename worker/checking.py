@@ -1,0 +1,131 @@
+"""`buddy check`: the verdicts of the contract on files, without a broker.
+
+Entities come in the order of the specification, so every user is known before the first match is
+judged, and every match before the rest: all references are judged as if at the end.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+
+from worker.brokers.contract import Message
+from worker.core.decode import Decoded, Deletion, Invalid, RecordDecoder, decoders, latest_moment
+from worker.core.keys import id_bytes
+from worker.core.references import missing, rejects, unexpected, verdict
+from worker.core.rejection import OmittedRecord, reject
+from worker.core.violations import Code, Violation, violation
+from worker.files.records import FileRecord
+from worker.index.memory import MemoryIndex
+
+
+class Place(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a record stands in a file."""
+
+    path: str
+    line: int
+    sheet: str | None = None
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """One record with its verdict: its canonical row, or its rejection as JSON."""
+
+    entity: str
+    place: Place
+    key: str | None
+    row: bytes | None
+    rejection: bytes | None
+    violations: tuple[Violation, ...]
+
+
+class Warned(msgspec.Struct, frozen=True):
+    """What `--warnings` says of an accepted record."""
+
+    entity: str
+    key: str | None
+    source: Place
+    violations: tuple[Violation, ...]
+
+
+class Checker:
+    """Judges records one after the other; what was accepted is known to those that follow."""
+
+    def __init__(self, clock: Callable[[], int], skew_seconds: float, limit: int) -> None:
+        self.accepted: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
+        self.codes: Counter[tuple[str, str]] = Counter()
+        self.unknown_fields: Counter[str] = Counter()
+        self._clock = clock
+        self._skew = skew_seconds
+        self._limit = limit
+        self._decoders = decoders(limit)
+        self._known = MemoryIndex()
+
+    def check(self, records: Iterable[FileRecord]) -> Iterator[Checked]:
+        """The verdict of each record, in their order. Entities must come in their own order."""
+        for record in records:
+            yield self._check(record)
+
+    def _check(self, record: FileRecord) -> Checked:
+        now = self._clock()
+        decoder = self._decoders[record.entity]
+        outcome: Decoded | Deletion | Invalid
+        violations: tuple[Violation, ...] = ()
+        try:
+            outcome = self._decode(decoder, record, now)
+            if isinstance(outcome, Decoded):
+                users, matches = missing(outcome, self._known)
+                taken = outcome.address is not None and self._known.taken(
+                    outcome.address, id_bytes(outcome.key.decode())
+                )
+                violations = verdict(decoder, outcome, self._known, users, matches, taken=taken)
+                if rejects(violations):
+                    outcome = Invalid(outcome.key, violations)
+        except Exception:  # noqa: BLE001 -- one record never stops the check
+            outcome = Invalid(None, (unexpected(),), malformed=True)
+        if isinstance(outcome, Decoded):
+            return self._accept(record, outcome, violations)
+        assert isinstance(outcome, Invalid)  # a file holds no deletions
+        return self._reject(record, outcome, now)
+
+    def _decode(
+        self, decoder: RecordDecoder, record: FileRecord, now: int
+    ) -> Decoded | Deletion | Invalid:
+        if record.oversize:
+            text = f"expected at most {self._limit} bytes"
+            found = (violation(Code.MALFORMED_RECORD, "", text),)
+            return Invalid(None, found, malformed=True)
+        return decoder.decode(record.value, None, latest_moment(now, self._skew))
+
+    def _accept(
+        self, record: FileRecord, row: Decoded, violations: tuple[Violation, ...]
+    ) -> Checked:
+        entity = record.entity
+        self.accepted[entity] += 1
+        self.unknown_fields[entity] += row.unknown_fields
+        self._count(entity, violations)
+        if entity in ("users", "matches"):
+            self._known.apply_row(entity, row.key, row.row)  # type: ignore[arg-type]
+        return Checked(entity, _place(record), row.key.decode(), row.row, None, violations)
+
+    def _reject(self, record: FileRecord, invalid: Invalid, now: int) -> Checked:
+        self.rejected[record.entity] += 1
+        self._count(record.entity, invalid.violations)
+        message = Message(record.path, 0, record.line, now, None, record.value)
+        place = _place(record)
+        omitted = None
+        if record.oversize:
+            omitted = OmittedRecord(record.oversize, record.sha256 or "")
+        rejection, _ = reject(record.entity, message, invalid, now, self._limit * 2, place, omitted)
+        key = None if invalid.key is None else invalid.key.decode()
+        return Checked(record.entity, place, key, None, rejection, invalid.violations)
+
+    def _count(self, entity: str, violations: tuple[Violation, ...]) -> None:
+        for code in {found.code for found in violations}:
+            self.codes[entity, code.value] += 1
+
+
+def _place(record: FileRecord) -> Place:
+    return Place(record.path, record.line, record.sheet)

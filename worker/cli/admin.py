@@ -1,0 +1,138 @@
+"""`buddy topics create`, `status`, `schema` and `config`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import click
+import msgspec
+
+from schemas import ENTITIES, json_schema
+from worker.brokers.contract import Partition
+from worker.cli.console import Context, print_json, print_table
+from worker.errors import ConfigurationError
+from worker.settings import shown
+from worker.topics import complaints, wanted
+
+
+@click.group("topics")
+def topics_command() -> None:
+    """Create the topics that everything else relies on."""
+
+
+@topics_command.command("create")
+@click.option("--partitions", type=click.IntRange(1, 1000), help="Of each input (default: 4).")
+@click.option("--json", "as_json", is_flag=True, help="Print the names as JSON.")
+@click.pass_obj
+def create(context: Context, partitions: int | None, as_json: bool) -> int:
+    """Create the topics that are missing; those that exist stay as they are."""
+    settings = context.settings
+
+    async def run() -> tuple[list[str], int, list[str]]:
+        async with context.broker() as broker:
+            count = partitions or settings.partitions
+            topics = wanted(context.names, count, settings.max_record_bytes)
+            created = await broker.create(topics.values())
+            there = await broker.topics(topics)
+            found = complaints(context.names, there, settings.max_record_bytes)
+            return created, len(there), list(found)
+
+    created, total, found = asyncio.run(run())
+    if as_json:
+        print_json({"created": created})
+    else:
+        click.echo(f"{len(created)} topics created, {total - len(created)} were there.")
+    if found:
+        raise ConfigurationError(found[0])
+    return 0
+
+
+@click.command("status")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option("--quiet", is_flag=True, help="Print nothing: the exit code says it all.")
+@click.pass_obj
+def status_command(context: Context, as_json: bool, quiet: bool) -> int:
+    """Show how far the worker is: records in, judged and waiting, by entity.
+
+    Exit code 0 if the broker can be reached and the topics are as they should be.
+    """
+    figures = asyncio.run(_figures(context))
+    if quiet:
+        return 0
+    if as_json:
+        print_json({"broker": context.settings.broker, "entities": figures})
+        return 0
+    columns = ("entity", "received", "read", "to be read", "rows", "rejections")
+    print_table(
+        f"{context.settings.broker}, prefix {context.settings.prefix}",
+        columns,
+        [
+            (name, f["received"], f["read"], f["lag"], f["accepted"], f["rejected"])
+            for name, f in figures.items()
+        ],
+        "rows counts versions and deletions still in the log",
+    )
+    return 0
+
+
+async def _figures(context: Context) -> dict[str, dict[str, int]]:
+    names = context.names
+    async with context.broker() as broker:
+        there = await broker.topics(names.every())
+        found = list(complaints(names, there, context.settings.max_record_bytes))
+        if found:
+            raise ConfigurationError(found[0])
+        spans = await broker.spans(
+            Partition(topic.name, number)
+            for topic in there.values()
+            for number in range(topic.partitions)
+        )
+        inputs = [p for p in spans if p.topic.startswith(f"{names.prefix}.in.")]
+        read = await broker.committed(f"{names.prefix}-worker", inputs)
+    figures = {}
+    for entity in ENTITIES:
+        ins = [p for p in spans if p.topic == names.inputs(entity)]
+        taken = sum(read.get(p, spans[p].start) for p in ins)
+        end = sum(spans[p].end for p in ins)
+        figures[entity] = {
+            "received": end,
+            "read": taken,
+            "lag": end - taken,
+            "accepted": _length(spans, names.accepted(entity)),
+            "rejected": _length(spans, names.rejected(entity)),
+        }
+    return figures
+
+
+def _length(spans: dict[Partition, Any], topic: str) -> int:
+    return sum(span.end - span.start for p, span in spans.items() if p.topic == topic)
+
+
+@click.command("schema")
+@click.argument("entity", required=False)
+def schema_command(entity: str | None) -> int:
+    """Print the JSON Schema of ENTITY, or of all eight."""
+    if entity is not None and entity not in ENTITIES:
+        raise click.UsageError(f"{entity!r} is no entity: use one of {', '.join(ENTITIES)}.")
+    chosen = ENTITIES.values() if entity is None else [ENTITIES[entity]]
+    schemas = {e.name: json_schema(e) for e in chosen}
+    document: Any = schemas if entity is None else schemas[entity]
+    click.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
+    return 0
+
+
+@click.command("config")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.pass_obj
+def config_command(context: Context, as_json: bool) -> int:
+    """Print the settings in force; secrets are masked."""
+    settings = shown(context.settings)
+    if as_json:
+        print_json(settings)
+        return 0
+    rows = [(name, value) for name, value in settings.items() if not isinstance(value, dict)]
+    for table in ("kafka", "secrets"):
+        rows += [(f"{table}.{name}", value) for name, value in settings[table].items()]
+    print_table("Settings in force", ("setting", "value"), [(n, str(v)) for n, v in rows])
+    return 0

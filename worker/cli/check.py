@@ -1,0 +1,155 @@
+"""`buddy check`: verdicts on files, without a broker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+import msgspec
+
+from schemas import ENTITIES
+from worker.checking import Checked, Checker, Warned
+from worker.cli.console import Context, now_ms, print_json, print_table, progress_bar
+from worker.cli.send import ENTITY, records_of
+from worker.errors import StateError, UsageError
+
+_SHOWN = 20
+
+
+@click.command("check")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH…")
+@ENTITY
+@click.option(
+    "--accepted", type=click.Path(path_type=Path), help="New or empty directory for rows."
+)
+@click.option("--rejected", type=click.Path(path_type=Path), help="File for rejections, NDJSON.")
+@click.option("--warnings", type=click.Path(path_type=Path), help="File for warnings, NDJSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+@click.pass_obj
+def check_command(
+    context: Context,
+    paths: tuple[str, ...],
+    entity: str | None,
+    accepted: Path | None,
+    rejected: Path | None,
+    warnings: Path | None,
+    as_json: bool,
+) -> int:
+    """Validate files without a broker: NDJSON, CSV, JSON or XLSX, or directories of them.
+
+    Exit code 1 if anything is rejected.
+    """
+    settings = context.settings
+    checker = Checker(now_ms, settings.clock_skew_seconds, settings.max_record_bytes)
+    shown: list[Checked] = []
+    with ExitStack() as stack:
+        outputs = _Outputs(stack, accepted, rejected, warnings)
+        bar = stack.enter_context(progress_bar(quiet=as_json))
+        checking = bar.add_task("checking", total=None)
+        for count, checked in enumerate(checker.check(records_of(paths, entity)), 1):
+            outputs.write(checked)
+            if checked.rejection is not None and len(shown) < _SHOWN:
+                shown.append(checked)
+            if count % 1000 == 0:
+                bar.update(checking, completed=count)
+        outputs.flush()
+    _print(checker, shown, as_json=as_json)
+    return 1 if checker.rejected.total() else 0
+
+
+class _Outputs:
+    """The files that were asked for. Raises UsageError and StateError with one line."""
+
+    def __init__(
+        self, stack: ExitStack, accepted: Path | None, rejected: Path | None, warnings: Path | None
+    ) -> None:
+        self._stack = stack
+        self._accepted = accepted
+        self._rows: dict[str, BinaryIO] = {}
+        self._encode = msgspec.json.Encoder().encode
+        if accepted is not None:
+            try:
+                accepted.mkdir(parents=True, exist_ok=True)
+                full = any(accepted.iterdir())
+            except OSError as error:
+                raise _unwritable(accepted, error) from None
+            if full:
+                raise UsageError(f"{accepted} is not empty: name a new or an empty directory")
+        self._rejected = None if rejected is None else self._open(rejected)
+        self._warnings = None if warnings is None else self._open(warnings)
+
+    def write(self, checked: Checked) -> None:
+        """Write what one record gives."""
+        if checked.rejection is not None:
+            if self._rejected is not None:
+                self._line(self._rejected, checked.rejection)
+            return
+        if self._accepted is not None and checked.row is not None:
+            if checked.entity not in self._rows:
+                path = self._accepted / f"{checked.entity}.ndjson"
+                self._rows[checked.entity] = self._open(path)
+            self._line(self._rows[checked.entity], checked.row)
+        if self._warnings is not None and checked.violations:
+            warned = Warned(checked.entity, checked.key, checked.place, checked.violations)
+            self._line(self._warnings, self._encode(warned))
+
+    def flush(self) -> None:
+        """Everything to the disk, so that an error is seen."""
+        files = [*self._rows.values(), self._rejected, self._warnings]
+        for file in files:
+            if file is not None:
+                try:
+                    file.flush()
+                except OSError as error:
+                    raise _unwritable(Path(file.name), error) from None
+
+    def _open(self, path: Path) -> BinaryIO:
+        try:
+            return self._stack.enter_context(path.open("wb"))
+        except OSError as error:
+            raise _unwritable(path, error) from None
+
+    def _line(self, file: BinaryIO, data: bytes) -> None:
+        try:
+            file.write(data + b"\n")
+        except OSError as error:
+            raise _unwritable(Path(file.name), error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> StateError:
+    return StateError(f"{path} cannot be written: {error.strerror}")
+
+
+def _print(checker: Checker, shown: list[Checked], *, as_json: bool) -> None:
+    accepted, rejected = checker.accepted.total(), checker.rejected.total()
+    if as_json:
+        print_json(
+            {
+                "accepted": dict(checker.accepted),
+                "rejected": dict(checker.rejected),
+                "codes": {f"{e}.{code}": n for (e, code), n in sorted(checker.codes.items())},
+                "unknown_fields": {e: n for e, n in checker.unknown_fields.items() if n},
+            }
+        )
+        return
+    if shown:
+        print_table("What is wrong where", ("where", "code", "field", "expected"), _faults(shown))
+        if rejected > len(shown):
+            click.echo(f"… and {rejected - len(shown)} more: --rejected FILE lists them all.")
+    rows = [(e, checker.accepted[e], checker.rejected[e]) for e in ENTITIES]
+    used = [row for row in rows if row[1] or row[2]]
+    if used:
+        print_table("Verdicts", ("entity", "accepted", "rejected"), used)
+    click.echo(f"{accepted} accepted, {rejected} rejected.")
+
+
+def _faults(shown: list[Checked]) -> Iterator[tuple[str, str, str, str]]:
+    for checked in shown:
+        place = checked.place
+        where = f"{place.path}, {place.sheet or ''} line {place.line}".replace(",  ", ", ")
+        for found in checked.violations[:5]:
+            yield where, found.code.value, found.field, found.message
+            where = ""

@@ -1,0 +1,99 @@
+"""What the commands share: settings, a broker, tables and JSON on standard output."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import cached_property
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from worker.brokers.connect import connect
+from worker.brokers.contract import Broker
+from worker.settings import Settings, load
+from worker.topics import Names
+
+
+class Context:
+    """What the options before the command say. Settings are read when first needed."""
+
+    def __init__(
+        self, config: str | None, options: Mapping[str, Any], environment: Mapping[str, str]
+    ) -> None:
+        self._config = config
+        self._options = options
+        self.environment = environment
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings in force. Raises ConfigurationError."""
+        return load(self._config, self.environment, self._options)
+
+    @property
+    def names(self) -> Names:
+        """The names of the topics."""
+        return Names(self.settings.prefix)
+
+    @asynccontextmanager
+    async def broker(self) -> AsyncIterator[Broker]:
+        """The broker, open. Raises BrokerUnavailable and ConfigurationError."""
+        broker = connect(self.settings, self.environment)
+        await broker.open()
+        try:
+            yield broker
+        finally:
+            await broker.close()
+
+
+def now_ms() -> int:
+    """The clock of the program, in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output, for programs."""
+    click.echo(msgspec.json.encode(value).decode())
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], footer: str = ""
+) -> None:
+    """A table on standard output; numbers to the right."""
+    table = Table(title=title, title_justify="left", caption=footer or None)
+    shown = [list(row) for row in rows]
+    for place, column in enumerate(columns):
+        numbers = bool(shown) and all(isinstance(row[place], int | float) for row in shown)
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    for row in shown:
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+    # Without a terminal rich assumes 80 columns and would break cells.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+
+
+def progress_bar(*, quiet: bool = False) -> Progress:
+    """A progress bar on standard error, shown on a terminal only."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=quiet or not sys.stderr.isatty(),
+        transient=False,
+    )

@@ -1,0 +1,229 @@
+"""`buddy demo`: the whole way of a made-up programme, from records to a verified export."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+import click
+from rich.progress import Progress
+
+from schemas import ENTITIES
+from worker.brokers.contract import Broker, Outgoing
+from worker.cli.console import Context, print_table, progress_bar
+from worker.cli.export import ask
+from worker.core.violations import WARNINGS, Code
+from worker.demo.programme import Record, stream
+from worker.engine.outcomes import Outcomes
+from worker.errors import BuddyError, StateError
+from worker.exports.verify import Verification, verify
+from worker.sink.requests import Announcement, ExportRequest
+from worker.topics import Names, wanted
+
+_MARK = ".buddy-demo"
+_GRACE_SECONDS = 2
+_BATCH = 500
+
+
+class DemoFailedError(BuddyError):
+    """The demo did not come out as it should."""
+
+
+class Expected:
+    """What the records that are sent ought to lead to."""
+
+    def __init__(self) -> None:
+        self.accepted: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
+        self.codes: Counter[tuple[str, str]] = Counter()
+
+    def note(self, record: Record) -> None:
+        """One more record."""
+        bad = any(code not in WARNINGS for code in record.expect)
+        (self.rejected if bad else self.accepted)[record.entity] += 1
+        for code in set(record.expect):
+            self.codes[record.entity, code] += 1
+
+
+@click.command("demo")
+@click.option("--records", default=20_000, show_default=True, type=click.IntRange(min=100))
+@click.option("--seed", default=1, show_default=True)
+@click.option(
+    "--directory",
+    default="buddy-demo",
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+)
+def demo_command(records: int, seed: int, directory: Path) -> int:
+    """Stream a made-up programme through broker, worker and sink, and cut a verified export."""
+    _make_room(directory)
+    options = {
+        "broker": f"embedded:{directory / 'broker'}",
+        "data": str(directory / "data"),
+        "exports": str(directory / "exports"),
+    }
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("BUDDY_")
+    } | {"BUDDY_GRACE_SECONDS": str(_GRACE_SECONDS)}
+    context = Context(os.devnull, options, environment)
+    asyncio.run(_create_topics(context))
+    with _services(options, environment, directory / "run.log") as process:
+        outcomes, expected, answer = asyncio.run(_stream(context, records, seed, process))
+    finished = directory / "exports" / (answer.directory or "")
+    _report(outcomes, expected, answer, verify(finished), finished, directory)
+    return 0
+
+
+def _make_room(directory: Path) -> None:
+    """Remove what an earlier demo left, and nothing else."""
+    try:
+        if directory.exists() and not (directory / _MARK).exists() and any(directory.iterdir()):
+            raise StateError(f"{directory} was not made by a demo: name another with --directory")
+        shutil.rmtree(directory, ignore_errors=False) if directory.exists() else None
+        directory.mkdir(parents=True)
+        (directory / _MARK).touch()
+    except OSError as error:
+        raise StateError(f"{directory} cannot be written: {error.strerror}") from None
+
+
+async def _create_topics(context: Context) -> None:
+    async with context.broker() as broker:
+        topics = wanted(Names(), context.settings.partitions, context.settings.max_record_bytes)
+        await broker.create(topics.values())
+
+
+@contextmanager
+def _services(
+    options: dict[str, str], environment: dict[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Worker and sink in a process of their own, ended in order at the end."""
+    given = [part for name, value in options.items() for part in (f"--{name}", value)]
+    command = [sys.executable, "-m", "worker.cli.main", "--config", os.devnull, *given, "run"]
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream)
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+async def _stream(
+    context: Context, records: int, seed: int, process: subprocess.Popen[bytes]
+) -> tuple[Outcomes, Expected, Announcement]:
+    async with context.broker() as broker:
+        outcomes, expected = Outcomes(broker, Names()), Expected()
+        await outcomes.open()
+        with progress_bar() as bar:
+            await _send(broker, outcomes, expected, stream(records, seed, datetime.now(UTC)), bar)
+            if process.poll() is not None:
+                raise DemoFailedError("worker and sink have stopped: see run.log beside the data")
+        request = ExportRequest(id=f"demo-{seed}")
+        with progress_bar() as bar:
+            answer = await ask(context, request, bar, patience=60.0, wait=True)
+        await outcomes.close()
+    if answer.status != "finished":
+        raise DemoFailedError(f"the export failed: {answer.error}")
+    return outcomes, expected, answer
+
+
+async def _send(
+    broker: Broker,
+    outcomes: Outcomes,
+    expected: Expected,
+    records: Iterator[Record],
+    bar: Progress,
+) -> None:
+    sent = bar.add_task("sent", total=None)
+    judged = bar.add_task("judged", total=None)
+    second: list[Record] = []
+
+    async def send(batch: list[Record]) -> None:
+        messages = [
+            Outgoing(Names().inputs(r.entity), None if r.key is None else r.key.encode(), r.value)
+            for r in batch
+        ]
+        outcomes.note(messages, await broker.publish(messages))
+        for record in batch:
+            expected.note(record)
+        bar.advance(sent, len(batch))
+        await outcomes.look()
+        bar.update(judged, completed=outcomes.judged)
+
+    while batch := list(islice(records, _BATCH)):
+        second += [record for record in batch if Code.DUPLICATE_EMAIL in record.expect]
+        await send([record for record in batch if Code.DUPLICATE_EMAIL not in record.expect])
+    await outcomes.wait(60.0, lambda done: bar.update(judged, completed=done))
+    # Whoever comes first gets an address, and partitions have no order between them: the second
+    # claims are sent when the first ones have been judged.
+    await send(second)
+    total = sum(outcomes.sent.values())
+    bar.update(sent, total=total)
+    bar.update(judged, total=total)
+    await outcomes.wait(60.0, lambda done: bar.update(judged, completed=done))
+
+
+def _report(
+    outcomes: Outcomes,
+    expected: Expected,
+    answer: Announcement,
+    verified: Verification,
+    finished: Path,
+    directory: Path,
+) -> None:
+    rows = [
+        (e, outcomes.accepted_by[e], outcomes.rejected_by[e], (answer.counts or {}).get(e, 0))
+        for e in ENTITIES
+    ]
+    print_table(
+        f"{sum(outcomes.sent.values()):,} records sent and judged",
+        ("entity", "accepted", "rejected", "rows in the export"),
+        rows,
+        "updates, deletions and rows whose user is gone make the difference to the export",
+    )
+    codes = sorted(
+        outcomes.codes.items(), key=lambda item: (list(ENTITIES).index(item[0][0]), item)
+    )
+    print_table(
+        "What was found",
+        ("entity", "code", "severity", "records"),
+        [(e, c, "warning" if c in WARNINGS else "error", n) for (e, c), n in codes],
+    )
+    print_table(
+        "The export", ("file", "bytes", "rows"), [(f.path, f.bytes, f.rows) for f in answer.files]
+    )
+    problems = [*verified.problems, *_differences(outcomes, expected)]
+    if problems:
+        raise DemoFailedError(f"{problems[0]} ({len(problems)} problems in all)")
+    click.echo("Every verdict is the one that was expected; the export has been read back whole.")
+    click.echo(f"Export:      {finished}")
+    click.echo(f"Log:         {directory / 'run.log'}")
+    click.echo(
+        f"Rejections:  .venv/bin/buddy --broker embedded:{directory}/broker rejections summary"
+    )
+
+
+def _differences(outcomes: Outcomes, expected: Expected) -> Iterator[str]:
+    for entity in ENTITIES:
+        if outcomes.accepted_by[entity] != expected.accepted[entity]:
+            yield (
+                f"{entity}: {outcomes.accepted_by[entity]} accepted, "
+                f"expected {expected.accepted[entity]}"
+            )
+    for kind in sorted(outcomes.codes.keys() | expected.codes.keys()):
+        if outcomes.codes[kind] != expected.codes[kind]:
+            entity, code = kind
+            yield f"{entity}: {outcomes.codes[kind]} {code}, expected {expected.codes[kind]}"

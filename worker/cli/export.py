@@ -1,0 +1,156 @@
+"""`buddy export`: a request that the sink carries out."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import msgspec
+from rich.progress import Progress
+
+from schemas import ENTITIES
+from worker.brokers.contract import Broker, Outgoing, Partition
+from worker.cli.console import Context, print_json, print_table, progress_bar
+from worker.errors import BuddyError, ConfigurationError, MissingTopic, NoAnswer, StateError
+from worker.exports.layout import FORMATS
+from worker.sink.requests import (
+    Announcement,
+    ExportRequest,
+    decode_announcement,
+    encode_request,
+)
+from worker.topics import Names
+
+
+class ExportFailedError(BuddyError):
+    """The sink answered that it could not make the export."""
+
+
+@click.command("export")
+@click.option("--format", "formats", type=click.Choice(FORMATS), multiple=True, help="Repeatable.")
+@click.option("--entity", "entities", type=click.Choice(list(ENTITIES)), multiple=True)
+@click.option("--id", "request_id", help="The same id asks for the same export.")
+@click.option("--out", type=click.Path(path_type=Path), help="Copy the finished export to here.")
+@click.option("--wait", is_flag=True, help="Wait until it is finished (--out implies it).")
+@click.option(
+    "--timeout", default=60.0, show_default=True, help="Give up after so many seconds of silence."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the announcement as JSON.")
+@click.pass_obj
+def export_command(
+    context: Context,
+    formats: tuple[str, ...],
+    entities: tuple[str, ...],
+    request_id: str | None,
+    out: Path | None,
+    wait: bool,
+    timeout: float,
+    as_json: bool,
+) -> int:
+    """Ask the sink for an export: all entities and formats, or those named.
+
+    Exit code 5 if no sink answers.
+    """
+    request = msgspec.convert(
+        {
+            "id": request_id or str(uuid.uuid4()),
+            "entities": entities,
+            "formats": formats,
+            "requested_at": datetime.now(UTC),
+        },
+        ExportRequest,
+    )
+    if out is not None and out.exists():
+        raise ConfigurationError(f"{out} exists: name a directory that does not")
+    with progress_bar(quiet=as_json) as bar:
+        answer = asyncio.run(ask(context, request, bar, timeout, wait=wait or out is not None))
+    if answer.status == "failed":
+        raise ExportFailedError(f"the export failed: {answer.error}")
+    if out is not None:
+        _copy(Path(context.settings.exports) / (answer.directory or ""), out)
+    if as_json:
+        print_json(answer)
+    elif answer.status != "finished":
+        click.echo(f"Export {answer.id} has been started.")
+    else:
+        _print(answer, out)
+    return 0 if answer.complete in (True, None) else NoAnswer.exit_code
+
+
+def _print(answer: Announcement, out: Path | None) -> None:
+    where = out if out is not None else answer.location
+    rows = [(f.path, f.bytes, f.rows, f.sha256[:16]) for f in answer.files]
+    print_table(f"Export {answer.id}", ("file", "bytes", "rows", "SHA-256 begins"), rows)
+    for entity, reasons in answer.left_out.items():
+        for reason, count in reasons.items():
+            click.echo(f"{entity}: {count} rows left out ({reason})")
+    click.echo(f"In {where}")
+
+
+async def ask(
+    context: Context, request: ExportRequest, bar: Progress, patience: float, *, wait: bool
+) -> Announcement:
+    """Publish the request and return the sink's answer: its last one with `wait`, else its first.
+
+    Raises NoAnswer after `patience` seconds of silence.
+    """
+    names = context.names
+    async with context.broker() as broker:
+        found = await broker.topics([names.exports, names.export_requests])
+        if len(found) < 2:
+            raise MissingTopic(
+                f"topic {names.export_requests} is missing: run 'buddy topics create'"
+            )
+        return await _answer(broker, names, request, bar, patience, wait=wait)
+
+
+async def _answer(
+    broker: Broker,
+    names: Names,
+    request: ExportRequest,
+    bar: Progress,
+    patience: float,
+    *,
+    wait: bool,
+) -> Announcement:
+    spans = await broker.spans([Partition(names.exports, 0)])
+    reader = broker.reader()
+    reader.assign({partition: span.end for partition, span in spans.items()})
+    key, value = encode_request(request)
+    await broker.publish([Outgoing(names.export_requests, key, value)])
+    shown = bar.add_task("waiting for a sink", total=None)
+    quiet = 0.0
+    try:
+        while quiet < patience:
+            messages = await reader.read(1_000, 0.25)
+            quiet += 0.25
+            for message in messages:
+                answer = decode_announcement(message.value)
+                if answer is None or answer.request_id != request.id:
+                    continue
+                quiet = 0.0
+                if answer.status in ("finished", "failed") or not wait:
+                    return answer
+                if answer.progress is not None:
+                    step = answer.progress
+                    bar.update(shown, description=step.stage, completed=step.done, total=step.total)
+    finally:
+        await reader.close()
+    raise NoAnswer(f"no sink has answered for {patience:.0f} s: is one running? ('buddy run')")
+
+
+def _copy(finished: Path, out: Path) -> None:
+    """A copy under its final name in one step, as the export itself appeared."""
+    temporary = out.with_name(f".{out.name}.copying")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(finished, temporary)
+        temporary.rename(out)
+    except OSError as error:
+        raise StateError(
+            f"the export is in {finished}, but cannot be copied to {out}: {error.strerror}"
+        ) from None

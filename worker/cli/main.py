@@ -1,0 +1,117 @@
+"""`buddy`: the group of all commands, and how errors reach a person.
+
+A command raises `worker.errors.BuddyError` with one line; here it goes to standard error and its
+exit code to the caller. Exit codes: docs/operations.md.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from worker import __version__
+from worker.cli.console import Context
+from worker.errors import BuddyError
+
+_INTERRUPTED = 130
+_COMMANDS = {
+    "run": "serve",
+    "worker": "serve",
+    "sink": "serve",
+    "send": "send",
+    "delete": "send",
+    "check": "check",
+    "export": "export",
+    "rejections": "rejections",
+    "topics": "admin",
+    "status": "admin",
+    "schema": "admin",
+    "config": "admin",
+    "demo": "demo",
+}
+
+
+class Commands(click.Group):
+    """Imports the module of a command when it is asked for: `buddy --help` stays quick."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        """All commands, in the order in which a user meets them."""
+        return list(_COMMANDS)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        """The command of that name, None if there is none."""
+        if name not in _COMMANDS:
+            return None
+        from importlib import import_module
+
+        command = getattr(import_module(f"worker.cli.{_COMMANDS[name]}"), f"{name}_command")
+        assert isinstance(command, click.Command)
+        return command
+
+
+_HELP = """Validate a stream of Buddy Program records, explain every rejection, cut exports.
+
+\b
+In one terminal:  buddy run
+in another:       buddy send users.ndjson --wait
+and then:         buddy export --wait
+"""
+
+
+@click.group(cls=Commands, help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="buddy")
+@click.option("--config", metavar="FILE", help="TOML file of settings (default: buddy.toml).")
+@click.option("--broker", metavar="URL", help="embedded:DIRECTORY or kafka://host:port,…")
+@click.option("--prefix", help="First part of every topic name.")
+@click.option("--data", metavar="DIR", help="Directory of state that can be rebuilt.")
+@click.option("--exports", metavar="DIR", help="Directory of finished exports.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
+@click.pass_context
+def cli(context: click.Context, /, config: str | None, **options: Any) -> None:
+    """All commands; settings are read when a command needs them."""
+    context.obj = Context(config, options, os.environ)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; its exit code. Errors are one line on standard error."""
+    try:
+        result = cli.main(list(arguments), prog_name="buddy", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help())
+        return 2
+    except click.ClickException as error:
+        return _complain(_usage_line(error), 2)
+    except BuddyError as error:
+        return _complain(str(error), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return _complain("interrupted", _INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing is left to be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _usage_line(error: click.ClickException) -> str:
+    text = " ".join(error.format_message().split())
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    path = context.command_path if context is not None else "buddy"
+    return f"{text} See '{path} --help'."
+
+
+def _complain(text: str, code: int) -> int:
+    click.echo("buddy: " + " ".join(text.split()), err=True)
+    return code
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""`buddy rejections watch` and `summary`: what is rejected, and why."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import click
+import msgspec
+
+from schemas import ENTITIES
+from worker.brokers.contract import Message, Partition
+from worker.cli.console import Context, print_json, print_table
+from worker.core.rejection import Source
+from worker.core.violations import Violation
+from worker.errors import MissingTopic
+
+_ENTITY = click.option("--entity", type=click.Choice(list(ENTITIES)), help="Of this entity only.")
+_CODE = click.option("--code", help="With this violation code only.")
+
+
+class Seen(msgspec.Struct):
+    """What is read of a rejection; `buddy rejections` never prints the record itself."""
+
+    entity: str
+    key: str | None
+    rejected_at: str
+    source: Source
+    violations: list[Violation]
+    violations_omitted: int = 0
+
+
+_seen = msgspec.json.Decoder(Seen)
+
+
+@click.group("rejections")
+def rejections_command() -> None:
+    """Look at what was rejected, and why."""
+
+
+@rejections_command.command("watch")
+@_ENTITY
+@_CODE
+@click.option("--from-start", is_flag=True, help="Begin with those that are there already.")
+@click.option("--limit", type=int, help="Stop after so many.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document a line.")
+@click.pass_obj
+def watch(
+    context: Context,
+    entity: str | None,
+    code: str | None,
+    from_start: bool,
+    limit: int | None,
+    as_json: bool,
+) -> int:
+    """Print rejections as they come, until Ctrl-C: a line each."""
+
+    async def run() -> None:
+        count = 0
+        async for seen in _rejections(context, entity, follow=True, from_start=from_start):
+            if code is not None and code not in {v.code.value for v in seen.violations}:
+                continue
+            if as_json:
+                print_json(seen)
+            else:
+                found = ", ".join(f"{v.code} {v.field}".strip() for v in seen.violations[:5])
+                where = f"{seen.source.topic}/{seen.source.partition}/{seen.source.offset}"
+                click.echo(f"{seen.rejected_at}  {where}  key {seen.key or '-'}  {found}")
+            count += 1
+            if count == limit:
+                return
+
+    asyncio.run(run())
+    return 0
+
+
+@rejections_command.command("summary")
+@_ENTITY
+@_CODE
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.pass_obj
+def summary(context: Context, entity: str | None, code: str | None, as_json: bool) -> int:
+    """Count the rejections that are there, by entity, code and field."""
+
+    async def run() -> tuple[int, Counter[tuple[str, str, str]], dict[Any, list[str]]]:
+        total, counts, times = 0, Counter[tuple[str, str, str]](), dict[Any, list[str]]()
+        async for seen in _rejections(context, entity, follow=False, from_start=True):
+            if code is not None and code not in {v.code.value for v in seen.violations}:
+                continue
+            total += 1
+            for kind in {(seen.entity, v.code.value, _no_index(v.field)) for v in seen.violations}:
+                counts[kind] += 1
+                times.setdefault(kind, [seen.rejected_at, ""])[1] = seen.rejected_at
+        return total, counts, times
+
+    total, counts, times = asyncio.run(run())
+    columns = ("entity", "code", "field", "records", "first", "last")
+    rows = [(*kind, n, *times[kind]) for kind, n in counts.most_common()]
+    if as_json:
+        found = [dict(zip(columns, row, strict=True)) for row in rows]
+        print_json({"rejections": total, "violations": found})
+    else:
+        print_table(f"{total} rejections", columns, rows)
+    return 0
+
+
+async def _rejections(
+    context: Context, entity: str | None, *, follow: bool, from_start: bool
+) -> AsyncIterator[Seen]:
+    names = context.names
+    chosen = [names.rejected(e) for e in ([entity] if entity else ENTITIES)]
+    async with context.broker() as broker:
+        topics = await broker.topics(chosen)
+        if len(topics) < len(chosen):
+            raise MissingTopic("the rejection topics are missing: run 'buddy topics create'")
+        places = [Partition(t.name, n) for t in topics.values() for n in range(t.partitions)]
+        spans = await broker.spans(places)
+        reader = broker.reader()
+        reader.assign({p: s.start if from_start else s.end for p, s in spans.items()})
+        try:
+            while follow or any(reader.position(p) < s.end for p, s in spans.items()):
+                for message in await reader.read(5_000, 0.5):
+                    if (seen := _read(message)) is not None:
+                        yield seen
+        finally:
+            await reader.close()
+
+
+def _read(message: Message) -> Seen | None:
+    try:
+        return _seen.decode(message.value or b"")
+    except msgspec.MsgspecError:
+        click.echo(
+            f"buddy: {message.topic}/{message.partition}/{message.offset} is no rejection: skipped",
+            err=True,
+        )
+        return None
+
+
+def _no_index(field: str) -> str:
+    return field.split("[", maxsplit=1)[0]

@@ -1,0 +1,94 @@
+"""`buddy run`, `worker` and `sink`: the services, each until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+
+from worker import log
+from worker.brokers.contract import Broker
+from worker.cli.console import Context, now_ms
+from worker.cli.services import serve, together
+from worker.core.outbox import Rules
+from worker.engine.worker import Worker
+from worker.index.store import IndexStore
+from worker.sink.export import ExportSettings
+from worker.sink.service import serve as serve_sink
+from worker.topics import wanted
+
+
+@click.command("run")
+@click.pass_obj
+def run_command(context: Context) -> int:
+    """Run worker and sink in one process, until SIGTERM or Ctrl-C.
+
+    On the embedded broker missing topics are created first.
+    """
+    log.configure(context.settings.log_level)
+
+    async def main(stop: asyncio.Event) -> None:
+        async with context.broker() as broker:
+            await _create_if_embedded(context, broker)
+            await together(stop, _worker(context, broker, stop), _sink(context, broker, stop))
+
+    return serve(main)
+
+
+@click.command("worker")
+@click.pass_obj
+def worker_command(context: Context) -> int:
+    """Validate what arrives, until SIGTERM or Ctrl-C."""
+    log.configure(context.settings.log_level)
+
+    async def main(stop: asyncio.Event) -> None:
+        async with context.broker() as broker:
+            await _create_if_embedded(context, broker)
+            await _worker(context, broker, stop)
+
+    return serve(main)
+
+
+@click.command("sink")
+@click.pass_obj
+def sink_command(context: Context) -> int:
+    """Collect accepted rows and carry out export requests, until SIGTERM or Ctrl-C."""
+    log.configure(context.settings.log_level)
+
+    async def main(stop: asyncio.Event) -> None:
+        async with context.broker() as broker:
+            await _create_if_embedded(context, broker)
+            await _sink(context, broker, stop)
+
+    return serve(main)
+
+
+def _worker(context: Context, broker: Broker, stop: asyncio.Event) -> Coroutine[Any, Any, None]:
+    settings = context.settings
+    limit = settings.max_record_bytes
+    rules = Rules(
+        names=context.names,
+        grace=int(settings.grace_seconds * 1000),
+        skew=int(settings.clock_skew_seconds * 1000),
+        record_limit=limit,
+        rejection_limit=limit * 4 // 3 + 60 * 1024,
+    )
+    index = IndexStore(Path(settings.data) / "index")
+    return Worker(broker, rules, index, now_ms, settings.max_parked).run(stop)
+
+
+def _sink(context: Context, broker: Broker, stop: asyncio.Event) -> Coroutine[Any, Any, None]:
+    settings = context.settings
+    exports = ExportSettings(Path(settings.exports), settings.program_name)
+    return serve_sink(broker, settings.prefix, Path(settings.data) / "sink", exports, stop)
+
+
+async def _create_if_embedded(context: Context, broker: Broker) -> None:
+    """Nobody runs the embedded broker but its users: they need not create topics by hand."""
+    settings = context.settings
+    if settings.broker.startswith("embedded:"):
+        topics = wanted(context.names, settings.partitions, settings.max_record_bytes)
+        await broker.create(topics.values())

@@ -1,0 +1,57 @@
+"""Running services until a signal: the first lets them finish, the second ends at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+_log = structlog.get_logger(__name__)
+
+
+def serve(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
+    """Run `main(stop)`; SIGTERM and SIGINT set `stop`. Returns exit code 0."""
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_unheard)
+
+        def on_signal(number: int) -> None:
+            if stop.is_set():
+                os._exit(128 + number)
+            _log.info("stopping", signal=signal.Signals(number).name)
+            stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal, number)
+        await main(stop)
+
+    asyncio.run(run())
+    return 0
+
+
+def _unheard(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Exceptions of abandoned futures: aiokafka leaves some behind in an outage."""
+    error = context.get("exception")
+    _log.debug("unheard_exception", error=type(error).__name__ if error else "")
+
+
+async def together(stop: asyncio.Event, *services: Coroutine[Any, Any, None]) -> None:
+    """Run services side by side; when one ends or fails, the others are told to stop.
+
+    Raises what the first one raised.
+    """
+    tasks = [asyncio.ensure_future(service) for service in services]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
