@@ -1,0 +1,307 @@
+"""Writing, publishing, sweeping and verifying whole exports."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_export_csv import user
+from tests.unit.test_export_samples import export_to, metadata_of, spool_of
+from tests.unit.test_export_xlsx import feedback
+from worker.errors import StateError, UsageError
+from worker.exports import (
+    Format,
+    Options,
+    Origin,
+    read_manifest,
+    sweep,
+    total_steps,
+    verify,
+    write_export,
+)
+from worker.exports.directory import _Steps
+from worker.exports.spool import read_blocks
+from worker.exports.staging import Staging
+
+TABLES = {"users": [user(), user(first_name="=1")], "feedback": [feedback()]}
+NAME = "20251122T103000Z_550e8400-e29b-41d4-a716-446655440000"
+
+
+def opened(root: Path, name: str) -> Staging:
+    staging = Staging(root, name)
+    staging.open()
+    return staging
+
+
+def names_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def files_below(directory: Path) -> list[str]:
+    return sorted(p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize(
+    ("formats", "files"),
+    [
+        (
+            ("csv",),
+            [
+                "buddy_export_2025-11-22/feedback.csv",
+                "buddy_export_2025-11-22/metadata.json",
+                "buddy_export_2025-11-22/users.csv",
+            ],
+        ),
+        (("json",), ["buddy_export_2025-11-22.json"]),
+        (("xlsx",), ["buddy_export_2025-11-22.xlsx"]),
+        (("json", "xlsx"), ["buddy_export_2025-11-22.json", "buddy_export_2025-11-22.xlsx"]),
+    ],
+)
+def test_the_layout(tmp_path: Path, formats: tuple[Format, ...], files: list[str]) -> None:
+    directory = export_to(tmp_path, TABLES, *formats)
+    assert directory == tmp_path / "exports" / NAME
+    assert files_below(tmp_path / "exports") == sorted(
+        f"{NAME}/{f}" for f in [*files, "manifest.json"]
+    )
+    for path in [directory, *directory.rglob("*")]:
+        assert not path.stat().st_mode & 0o027
+
+
+def test_the_manifest_lists_every_file_with_its_hash(tmp_path: Path) -> None:
+    origin = Origin(complete=False, left_out={"feedback": {"user_gone": 3}})
+    directory = export_to(tmp_path, TABLES, origin=origin)
+    manifest = read_manifest(directory)
+    assert manifest.record_counts == {"users": 2, "feedback": 1}
+    assert manifest.formula_cells == {"users": 1, "feedback": 0}
+    assert not manifest.complete
+    assert manifest.left_out == {"feedback": {"user_gone": 3}}
+    assert {file.path for file in manifest.files} | {"manifest.json"} == set(files_below(directory))
+    for file in manifest.files:
+        content = (directory / file.path).read_bytes()
+        assert (file.bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert [file.rows for file in manifest.files] == [0, 2, 1, 3, 3]
+    assert verify(directory).ok
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    first, second = (export_to(tmp_path / name, TABLES) for name in "ab")
+    for name in files_below(first):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_no_rows_and_no_entities(tmp_path: Path) -> None:
+    nothing: dict[str, list[bytes]] = {}
+    assert verify(export_to(tmp_path / "a", {"users": []})).problems == ()
+    assert verify(export_to(tmp_path / "b", nothing)).problems == ()
+
+
+def test_progress_counts_each_row_once_a_format(tmp_path: Path) -> None:
+    steps: list[int] = []
+    export_to(tmp_path, TABLES, progress=steps.append)
+    options = Options(entities=("users", "feedback"), formats=("csv", "json", "xlsx"))
+    assert sum(steps) == total_steps(metadata_of(TABLES), options) == 9
+    assert min(steps) > 0
+
+
+def test_a_finished_export_is_never_overwritten(tmp_path: Path) -> None:
+    directory = export_to(tmp_path, TABLES)
+    before = (directory / "manifest.json").read_bytes()
+    with pytest.raises(StateError, match="never overwritten"):
+        export_to(tmp_path, {"users": []})
+    assert (directory / "manifest.json").read_bytes() == before
+    assert names_in(tmp_path / "exports") == [NAME]
+
+
+@pytest.mark.parametrize("filled", [True, False])
+def test_the_name_is_taken_while_writing(tmp_path: Path, filled: bool) -> None:
+    staging = opened(tmp_path, NAME)
+    (tmp_path / NAME).mkdir()
+    if filled:
+        (tmp_path / NAME / "x").touch()
+    with pytest.raises(StateError, match="never overwritten"):
+        staging.publish()
+    staging.discard()
+    assert names_in(tmp_path) == [NAME]
+
+
+def test_rows_that_do_not_match_the_counts_leave_nothing_behind(tmp_path: Path) -> None:
+    spool = spool_of(tmp_path / "spool", {"users": [user()]})
+    options = Options(entities=("users",), formats=("csv",))
+    metadata = metadata_of({"users": [b"", b""]})
+    with pytest.raises(StateError, match="1 rows instead of 2"):
+        asyncio.run(write_export(tmp_path / "exports", spool, metadata, options))
+    assert names_in(tmp_path / "exports") == []
+
+
+def test_a_row_that_is_not_canonical_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="canonical"):
+        export_to(tmp_path, {"users": [b'{"id":1}']})
+    assert names_in(tmp_path / "exports") == []
+
+
+def test_disagreement_on_entities_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="same entities"):
+        asyncio.run(
+            write_export(tmp_path, {}, metadata_of(TABLES), Options(entities=(), formats=()))
+        )
+
+
+def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "exports").touch()
+    with pytest.raises(StateError, match="cannot write an export"):
+        export_to(tmp_path, TABLES)
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("worker.exports.directory.os.fsync", full)
+    with pytest.raises(StateError, match="No space left"):
+        export_to(tmp_path, TABLES)
+    assert names_in(tmp_path / "exports") == []
+
+
+async def test_cancelling_leaves_nothing_behind(tmp_path: Path) -> None:
+    reached = asyncio.Event()
+    spool = spool_of(tmp_path / "spool", TABLES)
+    options = Options(entities=tuple(TABLES), formats=("csv", "json"))
+    metadata = metadata_of(TABLES)
+    task = asyncio.create_task(
+        write_export(
+            tmp_path / "exports", spool, metadata, options, progress=lambda _: reached.set()
+        )
+    )
+    await reached.wait()
+    assert len(names_in(tmp_path / "exports")) == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert names_in(tmp_path / "exports") == []
+
+
+def test_small_chunks_are_held_back_until_there_is_a_mebibyte() -> None:
+    def chunks() -> Generator[bytes, None, str]:
+        yield from [b"a" * 700_000, b"", b"b" * 700_000, b"c", *[b""] * 8]
+        return "done"
+
+    steps: _Steps[str] = _Steps(chunks())
+    sizes = []
+    while not steps.done:
+        sizes.append(len(steps.next()))
+    assert sizes == [1_400_000, 0, 1]
+    assert steps.outcome == "done"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+def test_spool_files_are_read_in_blocks(tmp_path: Path, size: int) -> None:
+    rows = [b"a", b"", b"ccc", b"d" * 20, b"e"]
+    path = tmp_path / "spool"
+    for end in (b"\n", b""):
+        path.write_bytes(b"\n".join(rows) + end)
+        blocks = list(read_blocks(path, size))
+        assert [row for block in blocks for row in block] == rows
+        assert all(blocks)
+
+
+def test_a_sweep_removes_what_the_dead_left_and_nothing_else(tmp_path: Path) -> None:
+    alive = opened(tmp_path, "alive")
+    dead = opened(tmp_path, "dead")
+    (dead.directory / "half").touch()
+    os.close(dead._lock)  # as a crash does
+    unlocked = tmp_path / ".early.00000000.partial"
+    unlocked.mkdir()
+    (tmp_path / ".other").mkdir()
+    (tmp_path / "finished").mkdir()
+    assert sweep(tmp_path) == sorted([dead.directory.parent, unlocked])
+    assert alive.directory.is_dir()
+    assert alive.publish() == tmp_path / "alive"
+    assert names_in(tmp_path) == [".other", "alive", "finished"]
+    assert sweep(tmp_path / "missing") == []
+
+
+def test_a_writer_whose_directory_was_swept_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+    swept: list[list[Path]] = []
+
+    def sweep_first(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr("worker.exports.staging.fcntl.flock", flock)
+        swept.append(sweep(tmp_path))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr("worker.exports.staging.fcntl.flock", sweep_first)
+    staging = opened(tmp_path, "x")
+    assert len(swept[0]) == 1
+    assert staging.directory.is_dir()
+    staging.publish()
+    assert names_in(tmp_path) == ["x"]
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _flip(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(
+        content.replace(b"Smith", b"Smitt", 1) if b"Smith" in content else content[::-1]
+    )
+
+
+@pytest.mark.parametrize("damage", [_truncate, _flip, Path.unlink])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "buddy_export_2025-11-22/users.csv",
+        "buddy_export_2025-11-22/metadata.json",
+        "buddy_export_2025-11-22.json",
+        "buddy_export_2025-11-22.xlsx",
+    ],
+)
+def test_damage_is_found(tmp_path: Path, name: str, damage: Callable[[Path], None]) -> None:
+    directory = export_to(tmp_path, TABLES)
+    damage(directory / name)
+    found = verify(directory)
+    assert not found.ok
+    assert all(problem.startswith(name) for problem in found.problems)
+
+
+def test_a_file_with_other_rows_than_the_manifest_says_is_found(tmp_path: Path) -> None:
+    directory = export_to(tmp_path, TABLES)
+    for name in ("buddy_export_2025-11-22.json", "buddy_export_2025-11-22.xlsx"):
+        shutil.copy(export_to(tmp_path / name, {"users": [user()]}) / name, directory / name)
+    (directory / "extra").touch()
+    problems = verify(directory).problems
+    assert "extra: is not in the manifest" in problems
+    for name in ("buddy_export_2025-11-22.json", "buddy_export_2025-11-22.xlsx"):
+        assert f"{name}: 1 rows instead of 3" in problems
+        assert f"{name}: has no feedback" in problems
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[" * 100_000, b"\xff"])
+def test_a_manifest_that_is_none(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(UsageError, match="finished export"):
+        verify(tmp_path)
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(UsageError, match="not the manifest"):
+        verify(tmp_path)
+
+
+@pytest.mark.parametrize(("field", "value"), [("format", 2), ("path", "../x"), ("path", "/x")])
+def test_a_manifest_that_we_do_not_know(tmp_path: Path, field: str, value: object) -> None:
+    directory = export_to(tmp_path, TABLES, "json")
+    manifest = json.loads((directory / "manifest.json").read_bytes())
+    (manifest if field == "format" else manifest["files"][0])[field] = value
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match=r"manifest format 2|outside"):
+        verify(directory)

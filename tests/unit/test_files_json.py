@@ -1,0 +1,139 @@
+"""JSON documents as records."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.test_files_ndjson import BOM, Trickle
+from worker.errors import UsageError
+from worker.files import FileRecord
+from worker.files.json_document import read_document
+
+DOCUMENT = b"""{"export_metadata": {"a": ["}", "\\""]},
+"users": [
+{"id":1,"s":"]}\\"\\\\"},
+{"id":2,
+ "nested":{"a":[[],{}]}}
+],
+"feedback": []}
+"""
+
+
+def records(
+    data: bytes, size: int = 1 << 20, entity: str | None = None, limit: int = 1000
+) -> list[FileRecord]:
+    return list(read_document(Trickle(data, size), entity, "f.json", limit=limit))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10, 1000])
+def test_rows_are_cut_out_byte_for_byte(size: int) -> None:
+    found = records(BOM + DOCUMENT, size)
+    assert [(r.entity, r.line, r.value) for r in found] == [
+        ("users", 3, b'{"id":1,"s":"]}\\"\\\\"}'),
+        ("users", 4, b'{"id":2,\n "nested":{"a":[[],{}]}}'),
+    ]
+
+
+def test_one_entity_of_a_document() -> None:
+    data = b'{"users":[{"a":1}],"feedback":[{"b":2}]}'
+    assert [r.value for r in records(data, entity="feedback")] == [b'{"b":2}']
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b"1",
+        b"-1.5e3",
+        b"null",
+        b"nonsense",
+        b'"text"',
+        b"[1,[2]]",
+        b"{]",
+        b'{"a":\xff}',
+        b"{" * 5 + b"}" * 5,
+    ],
+)
+def test_what_a_row_holds_is_judged_elsewhere(row: bytes) -> None:
+    found = records(b'{"users": [ ' + row + b" ,{}]}", size=1)
+    assert [record.value for record in found] == [row, b"{}"] or row == b"{]"
+
+
+def test_deep_nesting_is_no_matter() -> None:
+    row = b"[" * 100_000 + b"]" * 100_000
+    found = records(b'{"users":[' + row + b"]}", limit=1 << 20)
+    assert found[0].value == row
+
+
+@pytest.mark.parametrize("size", [1, 9, 100, 10_000])
+def test_a_row_over_the_limit_is_cut_measured_and_hashed(size: int) -> None:
+    row = b'{"a":"' + b"x" * 200 + b'"}'
+    first, second = records(b'{"users":[' + row + b",{}]}", size, limit=100)
+    assert (first.value, first.oversize) == (row[:100], len(row))
+    assert first.sha256 == hashlib.sha256(row).hexdigest()
+    assert (second.value, second.oversize) == (b"{}", 0)
+
+
+@pytest.mark.parametrize("empty", [b"{}", b" { } ", b'{"export_metadata":{}}', b'{"users":[]}'])
+def test_documents_without_rows(empty: bytes) -> None:
+    assert records(empty) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (b"", 1),
+        (b"[]", 1),
+        (b"\n\n{,", 3),
+        (b'{"users"\n:{}}', 2),
+        (b'{"users":[{}\n{}]}', 2),
+        (b'{"users":[{},]}', 1),
+        (b'{"users":[,{}]}', 1),
+        (b'{"users":[{}]', 1),
+        (b'{"users":[{"a":"\n', 2),
+        (b'{"users":[{"a":"\\', 1),
+        (b'{"users":[{}]}\nx', 2),
+        (b'{"pets":[]}', 1),
+        (b'{"id":1}', 1),
+        (b'{"us\\xers":[]}', 1),
+        (b'{"\xff":[]}', 1),
+        (b"{'users':[]}", 1),
+        (b'{"users":[{}}]}', 1),
+    ],
+)
+def test_a_broken_frame_is_named_with_its_line(data: bytes, line: int) -> None:
+    with pytest.raises(UsageError) as error:
+        records(data)
+    assert str(error.value).startswith(f"f.json:{line}: ")
+    assert "\n" not in str(error.value)
+
+
+rows = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.lists(rows, max_size=4), st.integers(1, 30), st.sampled_from([None, 2]), st.booleans())
+def test_any_document_of_json(
+    values: list[object], size: int, indent: int | None, ascii_only: bool
+) -> None:
+    text = json.dumps({"users": values, "x": 1}, indent=indent, ensure_ascii=ascii_only)
+    data = text.encode("utf-8", "surrogatepass").replace(b'"x"', b'"export_metadata"')
+    found = records(data, size, limit=1 << 20)
+    assert [json.loads(record.value) for record in found] == values
+
+
+@given(st.lists(st.sampled_from([*b'{}[]",:\\ \n1ab'])).map(bytes))
+def test_whatever_comes_in_nothing_else_goes_wrong(data: bytes) -> None:
+    for start in (b"", b"{", b'{"users":[', b'{"users":[{'):
+        try:
+            list(read_document(io.BytesIO(start + data), None, "f.json"))
+        except UsageError as error:
+            assert "\n" not in str(error)  # noqa: PT017, both outcomes are right

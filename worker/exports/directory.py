@@ -1,0 +1,259 @@
+"""From spool files to a finished export on disk: the shell around the writers.
+
+The writers give chunks and touch nothing; here they are stepped in a thread, a block of rows at a
+time, hashed there, and written through aiofiles in pieces of 1 MiB or more. The event loop waits
+for none of it, and memory does not grow with the rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+import aiofiles
+import msgspec
+
+from schemas import ENTITIES, Entity
+from worker.errors import StateError
+from worker.exports import layout, manifest
+from worker.exports.csv_file import csv_chunks
+from worker.exports.json_file import json_chunks
+from worker.exports.manifest import CutCell, ExportedFile, Options, Origin
+from worker.exports.metadata import Metadata, json_file
+from worker.exports.spool import read_blocks
+from worker.exports.staging import DIRECTORY_MODE, Staging, create_private
+from worker.exports.xlsx_file import MAX_ROWS, xlsx_chunks
+
+T = TypeVar("T")
+Progress = Callable[[int], None]
+"""Told how many more rows have been written; called on the event loop."""
+
+_WRITE: Final = 1 << 20
+_CHUNKS: Final = 8
+"""Taken in one go of the thread: what a cancelled export waits for, and progress is told."""
+_UNKNOWN: Final = Origin()
+
+
+def ignore_progress(_: int) -> None:
+    """Nobody watches."""
+
+
+def total_steps(metadata: Metadata, options: Options) -> int:
+    """What the calls of `progress` add up to: each row counts once a format."""
+    return sum(metadata.counts.values()) * len(options.formats)
+
+
+async def write_export(
+    root: Path,
+    spool: Mapping[str, Path],
+    metadata: Metadata,
+    options: Options,
+    origin: Origin = _UNKNOWN,
+    *,
+    progress: Progress = ignore_progress,
+    max_sheet_rows: int = MAX_ROWS,
+) -> Path:
+    """Write an export of the spooled rows and return its directory.
+
+    It appears below `root` under its final name in one step, flushed to disk, or not at all:
+    whatever is raised, cancellation too, nothing of it remains. A finished export is never
+    overwritten. StateError if the name is taken, the disk refuses, or a spool does not hold the
+    rows that the metadata counts; ValueError if spool, metadata and options disagree on entities.
+    """
+    if list(metadata.counts) != list(options.entities) or set(spool) != set(options.entities):
+        raise ValueError("spool, metadata and options must name the same entities")
+    staging = Staging(root, layout.directory_name(metadata))
+    try:
+        try:
+            await _in_thread(staging.open)
+            writer = _Writer(staging.directory, spool, metadata, options, progress)
+            await writer.write(origin, max_sheet_rows)
+            return await _in_thread(staging.publish)
+        finally:
+            await _in_thread(staging.discard)
+    except OSError as error:
+        raise StateError(f"cannot write an export to {root}: {error.strerror or error}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise StateError("a spooled row is not in canonical form; nothing was exported") from error
+
+
+class _Writer:
+    """Writes the files of one export into a directory, manifest last."""
+
+    def __init__(
+        self,
+        directory: Path,
+        spool: Mapping[str, Path],
+        metadata: Metadata,
+        options: Options,
+        progress: Progress,
+    ) -> None:
+        self._directory = directory
+        self._spool = spool
+        self._metadata = metadata
+        self._options = options
+        self._progress = progress
+        self._entities = [ENTITIES[name] for name in options.entities]
+        self._files: list[ExportedFile] = []
+        self._formula_cells: dict[str, int] = {}
+        self._cut_cells: tuple[CutCell, ...] = ()
+
+    async def write(self, origin: Origin, max_sheet_rows: int) -> None:
+        metadata, formats = self._metadata, self._options.formats
+        if "csv" in formats:
+            await self._write_csv()
+        if "json" in formats:
+            count = _Count()
+            document = json_chunks(metadata, self._tables(count))
+            counts = await self._write_file(layout.document_path(metadata), document, count)
+            self._check(counts)
+        if "xlsx" in formats:
+            count = _Count()
+            workbook = xlsx_chunks(metadata, self._tables(count), max_rows=max_sheet_rows)
+            outcome = await self._write_file(layout.workbook_path(metadata), workbook, count)
+            self._check(outcome.rows)
+            self._cut_cells = outcome.cut_cells
+        content = manifest.build(
+            metadata,
+            self._options,
+            origin,
+            tuple(self._files),
+            self._formula_cells,
+            self._cut_cells,
+        )
+        await self._write_file(layout.MANIFEST, _single(manifest.encode(content)), _Count())
+
+    async def _write_csv(self) -> None:
+        metadata = self._metadata
+        folder = self._directory / layout.base_name(metadata)
+        await _in_thread(lambda: folder.mkdir(mode=DIRECTORY_MODE))
+        content = _single(json_file(metadata))
+        await self._write_file(layout.metadata_path(metadata), content, _Count())
+        for entity in self._entities:
+            count = _Count()
+            chunks = csv_chunks(
+                entity,
+                metadata,
+                count.blocks(self._spool[entity.name]),
+                guard_formulas=self._options.guard_formulas,
+            )
+            outcome = await self._write_file(layout.csv_path(metadata, entity.name), chunks, count)
+            self._check({entity.name: outcome.rows})
+            self._formula_cells[entity.name] = outcome.formula_cells
+
+    def _tables(self, count: _Count) -> Iterable[tuple[Entity, Iterator[list[bytes]]]]:
+        return ((entity, count.blocks(self._spool[entity.name])) for entity in self._entities)
+
+    def _check(self, counts: Mapping[str, int]) -> None:
+        for entity, rows in counts.items():
+            if rows != (expected := self._metadata.counts[entity]):
+                raise StateError(f"the spool of {entity} holds {rows} rows instead of {expected}")
+
+    async def _write_file(self, path: str, chunks: Generator[bytes, None, T], count: _Count) -> T:
+        """Write one file, flush it to disk and list it; returns what the generator returns."""
+        steps = _Steps(chunks)
+        size = reported = 0
+        try:
+            async with aiofiles.open(
+                self._directory / path, "xb", buffering=0, opener=create_private
+            ) as file:
+                while (data := await _in_thread(steps.next)) or not steps.done:
+                    if data:
+                        await _write_all(file, data)
+                        size += len(data)
+                    if count.rows > reported:
+                        self._progress(count.rows - reported)
+                        reported = count.rows
+                await _in_thread(lambda: os.fsync(file.fileno()))
+        finally:
+            chunks.close()
+        self._files.append(ExportedFile(path, size, count.rows, steps.sha256))
+        return steps.outcome
+
+
+class _Steps(Generic[T]):
+    """Steps a generator of chunks, in a thread; holds small chunks back until there is 1 MiB."""
+
+    def __init__(self, chunks: Generator[bytes, None, T]) -> None:
+        self._chunks = chunks
+        self._held: list[bytes] = []
+        self._size = 0
+        self._hash = hashlib.sha256()
+        self._outcome: list[T] = []
+
+    @property
+    def done(self) -> bool:
+        """Whether the generator has ended and nothing is held back."""
+        return bool(self._outcome) and not self._held
+
+    @property
+    def outcome(self) -> T:
+        """What the generator returned."""
+        return self._outcome[0]
+
+    @property
+    def sha256(self) -> str:
+        """Of all that was given out."""
+        return self._hash.hexdigest()
+
+    def next(self) -> bytes:
+        """The next piece, of 1 MiB or more but for the last; empty if more steps are needed."""
+        for _ in range(_CHUNKS):
+            try:
+                chunk = next(self._chunks)
+            except StopIteration as end:
+                self._outcome.append(end.value)
+                return self._release()
+            if chunk:
+                self._held.append(chunk)
+                self._size += len(chunk)
+            if self._size >= _WRITE:
+                return self._release()
+        return b""
+
+    def _release(self) -> bytes:
+        data = b"".join(self._held)
+        self._held.clear()
+        self._size = 0
+        self._hash.update(data)
+        return data
+
+
+class _Count:
+    """Counts the rows that a writer has taken from the spool."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def blocks(self, path: Path) -> Iterator[list[bytes]]:
+        for block in read_blocks(path):
+            yield block
+            self.rows += len(block)
+
+
+def _single(data: bytes) -> Generator[bytes, None, None]:
+    yield data
+
+
+async def _write_all(file: aiofiles.threadpool.binary.AsyncFileIO, data: bytes) -> None:
+    """A raw file may take less than it is offered."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[await file.write(rest) :]
+
+
+async def _in_thread(function: Callable[[], T]) -> T:
+    """Like asyncio.to_thread, but a cancelled caller still waits for the thread.
+
+    So that nothing is cleaned up under a step that is running; it takes a tenth of a second.
+    """
+    task = asyncio.ensure_future(asyncio.to_thread(function))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

@@ -1,0 +1,49 @@
+"""Where the files of an export lie and what they are called: docs/contract.md, "Exports"."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+from worker.exports.metadata import Metadata
+
+Format = Literal["csv", "json", "xlsx"]
+FORMATS: Final[tuple[Format, ...]] = get_args(Format)
+
+MANIFEST: Final = "manifest.json"
+METADATA: Final = "metadata.json"
+
+
+def directory_name(metadata: Metadata) -> str:
+    """The export's directory: `<YYYYMMDDTHHMMSSZ>_<export_id>`."""
+    stamp = metadata.exported_at.replace("-", "").replace(":", "")
+    return f"{stamp}_{metadata.export_id}"
+
+
+def base_name(metadata: Metadata) -> str:
+    """`buddy_export_YYYY-MM-DD`: the folder of the CSV files, and the other files' stem."""
+    return f"buddy_export_{metadata.exported_at[:10]}"
+
+
+def csv_path(metadata: Metadata, entity: str) -> str:
+    """The CSV file of an entity, relative to the export's directory."""
+    return f"{base_name(metadata)}/{entity}.csv"
+
+
+def metadata_path(metadata: Metadata) -> str:
+    """The metadata of the CSV files, relative to the export's directory."""
+    return f"{base_name(metadata)}/{METADATA}"
+
+
+def document_path(metadata: Metadata) -> str:
+    """The JSON document, relative to the export's directory."""
+    return f"{base_name(metadata)}.json"
+
+
+def workbook_path(metadata: Metadata) -> str:
+    """The XLSX workbook, relative to the export's directory."""
+    return f"{base_name(metadata)}.xlsx"
+
+
+def download_name(metadata: Metadata, entity: str) -> str:
+    """What a CSV file that is downloaded alone is called: `buddy_users_YYYY-MM-DD.csv`."""
+    return f"buddy_{entity}_{metadata.exported_at[:10]}.csv"

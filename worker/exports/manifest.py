@@ -1,0 +1,138 @@
+"""manifest.json: what an export consists of, and how it came about. Written last."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import msgspec
+
+from worker import __version__
+from worker.errors import UsageError
+from worker.exports.layout import MANIFEST, Format
+from worker.exports.metadata import Metadata
+
+MANIFEST_FORMAT: Final = 1
+"""Raised when a reader of the manifest would misunderstand it."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked for: entities in the registry's order, formats, and how to write them."""
+
+    entities: tuple[str, ...]
+    formats: tuple[Format, ...]
+    guard_formulas: bool = False
+
+
+class Cut(msgspec.Struct, frozen=True):
+    """The offsets that the export contains exactly: entity → partition → next offset."""
+
+    accepted: dict[str, dict[int, int]] = {}
+    judged: dict[str, dict[int, int]] = {}
+    """The input offsets that were fully judged by then."""
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the rows come from, as the caller knows it.
+
+    `left_out` counts what was not exported, `kept_without` what was although something that it
+    refers to was not: entity → reason → rows.
+    """
+
+    cut: Cut = Cut()
+    complete: bool = True
+    left_out: dict[str, dict[str, int]] = {}
+    kept_without: dict[str, dict[str, int]] = {}
+
+
+class ExportedFile(msgspec.Struct, frozen=True):
+    """One file: its path below the export's directory, with `/`; rows of all entities in it."""
+
+    path: str
+    bytes: int
+    rows: int
+    sha256: str
+
+
+class CutCell(msgspec.Struct, frozen=True):
+    """A cell of the workbook that was cut; `characters` is its full length as Excel counts."""
+
+    entity: str
+    key: str
+    column: str
+    characters: int
+
+
+class DateRange(msgspec.Struct, frozen=True):
+    """Inclusive days, in UTC."""
+
+    start: date
+    end: date
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole manifest. `formula_cells` counts by entity, in the CSV files."""
+
+    format: int = MANIFEST_FORMAT
+    program: str = f"buddy-stream {__version__}"
+    spec_version: str
+    export_id: str
+    export_date: str
+    date_range: DateRange
+    record_counts: dict[str, int]
+    options: Options
+    cut: Cut
+    complete: bool
+    left_out: dict[str, dict[str, int]]
+    kept_without: dict[str, dict[str, int]]
+    formula_cells: dict[str, int]
+    xlsx_cut_cells: tuple[CutCell, ...]
+    files: tuple[ExportedFile, ...]
+
+
+def build(
+    metadata: Metadata,
+    options: Options,
+    origin: Origin,
+    files: tuple[ExportedFile, ...],
+    formula_cells: dict[str, int],
+    cut_cells: tuple[CutCell, ...],
+) -> Manifest:
+    """The manifest of a finished export."""
+    return Manifest(
+        spec_version=metadata.version,
+        export_id=metadata.export_id,
+        export_date=metadata.exported_at,
+        date_range=DateRange(metadata.start, metadata.end),
+        record_counts=dict(metadata.counts),
+        options=options,
+        cut=origin.cut,
+        complete=origin.complete,
+        left_out=origin.left_out,
+        kept_without=origin.kept_without,
+        formula_cells=formula_cells,
+        xlsx_cut_cells=cut_cells,
+        files=files,
+    )
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The content of manifest.json, indented for people."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a finished export; UsageError if there is none, or none that we know."""
+    path = directory / MANIFEST
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; is this a finished export?") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path}: not the manifest of an export") from error
+    if manifest.format != MANIFEST_FORMAT:
+        raise UsageError(f"{path}: manifest format {manifest.format} is not {MANIFEST_FORMAT}")
+    if any(PurePosixPath(file.path).is_absolute() or ".." in file.path for file in manifest.files):
+        raise UsageError(f"{path}: names a file outside the export")
+    return manifest

@@ -1,0 +1,29 @@
+"""Spool files: the rows that an export is made of, canonical, filtered and in order.
+
+One file an entity, one row a line; a canonical row holds no raw newline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+BLOCK: Final = 1 << 18
+"""About a thousand rows: a step of a writer then holds the interpreter for few milliseconds."""
+
+
+def read_blocks(path: Path, size: int = BLOCK) -> Iterator[list[bytes]]:
+    """The lines of a spool file in blocks of about `size` bytes, none of them empty.
+
+    Blocking: call it from a thread. Memory is bounded by the block and the longest row.
+    """
+    rest = b""
+    with path.open("rb", buffering=0) as file:
+        while data := file.read(size):
+            lines = (rest + data).split(b"\n")
+            rest = lines.pop()
+            if lines:
+                yield lines
+    if rest:
+        yield [rest]

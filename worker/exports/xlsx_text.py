@@ -1,0 +1,64 @@
+"""Text in XLSX cells: the escapes that Excel uses, and the length that it allows.
+
+XML cannot hold most control characters, U+FFFE and U+FFFF, and turns CR into LF. Excel writes
+such a character as `_xHHHH_`, and a literal text of that form with its first `_` as `_x005F_`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+LONGEST_CELL: Final = 32_767
+"""In UTF-16 code units, which is what Excel counts."""
+
+_UNHOLDABLE: Final = "[\x00-\x08\x0b-\x1f\ufffe\uffff]"
+# A `_` opens a false escape also where the closing `_` comes from escaping the next character.
+_TO_ESCAPE: Final = re.compile(f"{_UNHOLDABLE}|_(?=x[0-9A-Fa-f]{{4}}(?:_|{_UNHOLDABLE}))")
+_ESCAPE: Final = re.compile("_x([0-9A-Fa-f]{4})_")
+_SURROGATES: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text, not empty, can stand in the XML as it is and is surely not too long."""
+    return (
+        text.isprintable()
+        and "&" not in text
+        and "<" not in text
+        and ">" not in text
+        and "_x" not in text
+        and text[0] != " "
+        and text[-1] != " "
+        and len(text) <= LONGEST_CELL // 2
+    )
+
+
+def to_xml(text: str) -> str:
+    """The text escaped twice: for Excel, then for XML element content."""
+    text = _TO_ESCAPE.sub(lambda match: f"_x{ord(match[0]):04X}_", text)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def units(text: str) -> int:
+    """The length as Excel counts it."""
+    return len(text.encode("utf-16-le")) // 2
+
+
+def shorten(text: str, longest: int = LONGEST_CELL) -> str:
+    """The text cut to `longest` units; a surrogate pair is never cut in two."""
+    return text.encode("utf-16-le")[: 2 * longest].decode("utf-16-le", "ignore")
+
+
+def from_excel(text: str) -> str:
+    """A cell's text with Excel's escapes undone; the inverse of what `to_xml` does for Excel.
+
+    A half surrogate pair, which only a foreign program writes, stays one.
+    """
+    if "_x" not in text:
+        return text
+    text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
+    return _SURROGATES.sub(_join_surrogates, text)
+
+
+def _join_surrogates(pair: re.Match[str]) -> str:
+    return pair[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le")

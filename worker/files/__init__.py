@@ -1,0 +1,20 @@
+"""Records out of files: NDJSON, and the three formats in which we export.
+
+A reader cuts a file into records and names the place of each; whether a record is good is judged
+elsewhere. What a file's frame gets wrong is a UsageError.
+"""
+
+from worker.files.ndjson import read_ndjson
+from worker.files.records import READ_LIMIT, FileRecord
+from worker.files.sources import FileFormat, Source, expand, read, source
+
+__all__ = [
+    "READ_LIMIT",
+    "FileFormat",
+    "FileRecord",
+    "Source",
+    "expand",
+    "read",
+    "read_ndjson",
+    "source",
+]

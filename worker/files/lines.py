@@ -1,0 +1,67 @@
+"""Lines of a byte stream: numbered, ending at LF alone, never held in memory beyond a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO, Final
+
+import msgspec
+
+from worker.files.records import Collector
+
+BOM: Final = b"\xef\xbb\xbf"
+_READ: Final = 1 << 20
+
+
+class Line(msgspec.Struct, frozen=True, gc=False):
+    """One line without its LF; `oversize` and `sha256` as in FileRecord."""
+
+    number: int
+    data: bytes
+    oversize: int = 0
+    sha256: str | None = None
+
+
+def read_lines(stream: BinaryIO, limit: int) -> Iterator[Line]:
+    """The lines of a stream; a BOM at its start is skipped, nothing after the last LF is no line.
+
+    Lines are given as soon as they are there, also where the stream is a pipe.
+    """
+    number = 1
+    collector = Collector(limit)
+    for data in read_chunks(stream):
+        first, *others = data.split(b"\n")
+        collector.add(first)
+        if not others:
+            continue
+        yield Line(number, collector.value, collector.oversize, collector.sha256)
+        number += 1
+        *whole, rest = others
+        for line in whole:
+            if len(line) > limit:
+                collector = Collector(limit)
+                collector.add(line)
+                yield Line(number, collector.value, collector.oversize, collector.sha256)
+            else:
+                yield Line(number, line)
+            number += 1
+        collector = Collector(limit)
+        collector.add(rest)
+    if collector.size:
+        yield Line(number, collector.value, collector.oversize, collector.sha256)
+
+
+def read_chunks(stream: BinaryIO) -> Iterator[bytes]:
+    """The bytes of a stream as they come, none of them empty, without a BOM at the start."""
+    # read1 returns what a pipe has; read would wait until its buffer is full.
+    read = getattr(stream, "read1", stream.read)
+    start = b""
+    while len(start) < len(BOM) and BOM.startswith(start):
+        data = read(_READ)
+        if not data:
+            break
+        start += data
+    if start := start.removeprefix(BOM):
+        yield start
+    while data := read(_READ):
+        yield data

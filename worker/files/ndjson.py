@@ -1,0 +1,28 @@
+"""NDJSON: one record a line, handed on untouched. Rules: docs/contract.md, "Command line"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from worker.files.lines import read_lines
+from worker.files.records import READ_LIMIT, FileRecord
+
+
+def read_ndjson(
+    stream: BinaryIO, entity: str, name: str, *, limit: int = READ_LIMIT
+) -> Iterator[FileRecord]:
+    """The records of a stream (`name` is its path, or `-`): blank lines are skipped but numbered.
+
+    Whatever a line holds is a record, to be judged by others; this raises nothing of its own.
+    """
+    for line in read_lines(stream, limit):
+        if line.oversize or line.data.strip(b" \t\r"):
+            yield FileRecord(
+                entity,
+                name,
+                line.number,
+                line.data,
+                oversize=line.oversize,
+                sha256=line.sha256,
+            )
