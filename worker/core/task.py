@@ -73,7 +73,7 @@ class Task:
         self._rules = rules
         self._decoders: Mapping[str, RecordDecoder] = decoders(rules.record_limit)
         self._inputs = {rules.names.input(name): name for name in INPUTS}
-        self._saved: bytes | None = None
+        self._saved: tuple[dict[str, int], dict[str, int]] | None = None
         self._outdated: list[tuple[str, Message, Invalid]] = []
         self.restored = False
         """Whether restored records have still to be looked at: the next `judge` does."""
@@ -89,7 +89,6 @@ class Task:
         """Take up where the log says the task stands. Call once, before `judge`."""
         if saved.progress is not None:
             self.next = dict(_read_progress(saved.progress).next)
-            self._saved = saved.progress
         self.addresses.restore(map(_unpack_granted, saved.granted))
         envelopes = map(_unpack_envelope, saved.parked)
         for envelope in sorted(envelopes, key=lambda e: (e.first_read, e.offset)):
@@ -290,15 +289,19 @@ class Task:
     # --- progress -----------------------------------------------------------------------------
 
     def _save_progress(self) -> None:
-        """Write how far the task is, where that has changed."""
+        """Write how far the task is, where that has changed.
+
+        That the end of a transaction lies behind us in claims or grants is no news of its own:
+        written down, it would make a transaction for each transaction.
+        """
         judged = {}
         for entity in ("users", "matches"):
             lowest = self.parking.lowest(entity)
             judged[entity] = self.next.get(entity, 0) if lowest is None else lowest
-        value = write_progress(Progress(dict(sorted(self.next.items())), judged))
-        if value != self._saved:
-            self._saved = value
-            self._out.progress(value)
+        read = {entity: self.next.get(entity, 0) for entity in ENTITIES}
+        if self._out.messages or self._saved != (read, judged):
+            self._saved = (read, judged)
+            self._out.progress(write_progress(Progress(dict(self.next), judged)))
 
 
 def _claim_id(offset: int) -> bytes:
