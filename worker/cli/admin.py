@@ -1,4 +1,4 @@
-"""`buddy topics create`, `status`, `schema` and `config`."""
+"""`buddy topics create`, `status`, `reprocess`, `schema` and `config`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import msgspec
 from schemas import ENTITIES, json_schema
 from worker.brokers.contract import Partition
 from worker.cli.console import Context, print_json, print_table
-from worker.errors import ConfigurationError
+from worker.engine.reprocess import reprocess
+from worker.errors import ConfigurationError, UsageError
 from worker.settings import shown
 from worker.topics import complaints, wanted
 
@@ -46,6 +47,57 @@ def create(context: Context, partitions: int | None, as_json: bool) -> int:
     if found:
         raise ConfigurationError(found[0])
     return 0
+
+
+@click.command("reprocess")
+@click.argument("entity", type=click.Choice(list(ENTITIES)))
+@click.option("--from-start", is_flag=True, help="All that the input still holds.")
+@click.option("--offset", "places", multiple=True, metavar="PARTITION:OFFSET", help="Repeatable.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def reprocess_command(
+    context: Context, entity: str, from_start: bool, places: tuple[str, ...], yes: bool
+) -> int:
+    """Have records of ENTITY judged again that have been judged already.
+
+    Each of them gets a second outcome: rows are published again, rejections too. For a fault in
+    the rules that has been mended; single rejections are better replayed.
+    """
+    if from_start == bool(places):
+        raise click.UsageError("Say either --from-start or --offset PARTITION:OFFSET.")
+    if not yes:
+        click.confirm(f"Judge {entity} again, with a second outcome for each record?", abort=True)
+    back = asyncio.run(_reprocess(context, entity, _places(places)))
+    for number, count in sorted(back.items()):
+        click.echo(f"partition {number}: {count} offsets back")
+    return 0
+
+
+def _places(places: tuple[str, ...]) -> dict[int, int]:
+    found = {}
+    for place in places:
+        number, _, offset = place.partition(":")
+        if not (number.isdecimal() and offset.isdecimal()):
+            raise click.UsageError(f"{place!r} is not PARTITION:OFFSET, such as 0:1200.")
+        found[int(number)] = int(offset)
+    return found
+
+
+async def _reprocess(context: Context, entity: str, places: dict[int, int]) -> dict[int, int]:
+    names = context.names
+    topic = names.inputs(entity)
+    async with context.broker() as broker:
+        there = await broker.topics(names.every())
+        found = list(complaints(names, there, context.settings.max_record_bytes))
+        if found:
+            raise ConfigurationError(found[0])
+        spans = await broker.spans(Partition(topic, n) for n in range(there[topic].partitions))
+        starts = {partition.number: span.start for partition, span in spans.items()}
+        unknown = sorted(places.keys() - starts.keys())
+        if unknown:
+            raise UsageError(f"{topic} has no partition {unknown[0]}: it has {len(starts)}")
+        offsets = {n: max(offset, starts[n]) for n, offset in (places or starts).items()}
+        return await reprocess(broker, names, entity, offsets)
 
 
 @click.command("status")

@@ -29,6 +29,7 @@ _COMMANDS = {
     "rejections": "rejections",
     "topics": "admin",
     "status": "admin",
+    "reprocess": "admin",
     "schema": "admin",
     "config": "admin",
     "demo": "demo",

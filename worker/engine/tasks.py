@@ -12,11 +12,12 @@ from worker.brokers.contract import Broker, Committer, Member, Message, Partitio
 from worker.core.outbox import Rules
 from worker.core.task import INPUTS, Saved, Task
 from worker.engine.backoff import Backoff
-from worker.errors import BrokerUnavailable, BuddyError
+from worker.engine.tables import read_table
+from worker.errors import BuddyError
 from worker.index.contract import Learned
+from worker.topics import Names
 
 GROUP: Final = "worker"
-_RESTORE_PATIENCE: Final = 20.0
 
 _log = structlog.get_logger(__name__)
 
@@ -130,7 +131,7 @@ class Tasks:
 
     async def _start(self, number: int) -> Owned:
         names = self._rules.names
-        committer = await self._broker.committer(f"{names.prefix}-task-{number}", self._group)
+        committer = await self._broker.committer(committer_name(names, number), self._group)
         try:
             task = await self._restore(number)
         except BaseException:
@@ -142,9 +143,9 @@ class Tasks:
     async def _restore(self, number: int) -> Task:
         names = self._rules.names
         task = Task(number, self._rules)
-        progress = await self._table(Partition(names.progress, number))
-        parked = await self._table(Partition(names.parked, number))
-        granted = await self._table(Partition(names.granted, number))
+        progress = await read_table(self._broker, Partition(names.progress, number))
+        parked = await read_table(self._broker, Partition(names.parked, number))
+        granted = await read_table(self._broker, Partition(names.granted, number))
         task.restore(
             Saved(
                 progress.get(str(number).encode()),
@@ -158,30 +159,10 @@ class Tasks:
             task.next.setdefault(name, spans[partition].start)
         return task
 
-    async def _table(self, partition: Partition) -> dict[bytes, bytes]:
-        """The latest value of each key of a compacted partition."""
-        span = (await self._broker.spans([partition], uncommitted=True))[partition]
-        reader = self._broker.reader()
-        reader.assign({partition: span.start})
-        table: dict[bytes, bytes] = {}
-        quiet = 0.0
-        try:
-            while reader.position(partition) < span.end:
-                messages = await reader.read(5_000, 0.5)
-                quiet = 0.0 if messages else quiet + 0.5
-                if quiet >= _RESTORE_PATIENCE:
-                    raise BrokerUnavailable(
-                        f"restoring from {partition.topic}/{partition.number} makes no progress"
-                    )
-                for message in messages:
-                    assert message.key is not None
-                    if message.value is None:
-                        table.pop(message.key, None)
-                    else:
-                        table[message.key] = message.value
-        finally:
-            await reader.close()
-        return table
+
+def committer_name(names: Names, number: int) -> str:
+    """Under which name a task commits: on Kafka its transactional id."""
+    return f"{names.prefix}-task-{number}"
 
 
 def inputs(task: Task, rules: Rules) -> dict[Partition, int]:
