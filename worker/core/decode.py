@@ -17,8 +17,8 @@ import msgspec
 
 from schemas import ENTITIES, Entity, Kind
 from schemas.fields import Row
-from worker.core.keys import id_bytes, key_of, read_key
-from worker.core.rules import check, is_plain_email
+from worker.core.keys import key_of, read_key
+from worker.core.rules import check, plain_email
 from worker.core.violations import Code, Findings, Violation, violation
 from worker.index.contract import address_digest
 
@@ -76,18 +76,19 @@ class RecordDecoder:
         """Records of more than `limit` bytes are malformed."""
         self.entity = entity
         self._limit = limit
-        self._struct = msgspec.json.Decoder(entity.struct)
+        # Numbers such as 1E15 grow when they are written out: rows are bounded too.
+        self._longest_row = limit * 4 // 3
+        self._too_long = f"expected at most {self._longest_row} bytes in canonical form"
+        self._struct = msgspec.json.Decoder(entity.struct).decode
         columns = entity.columns
         self._timestamps = _all_of(c.name for c in columns if c.kind is Kind.TIMESTAMP)
-        self._texts = _all_of(c.name for c in columns if c.kind is Kind.TEXT and c.required)
-        self._ratings = _all_of(c.name for c in columns if c.kind is Kind.RATING)
+        self._texts = _some_of(c.name for c in columns if c.kind is Kind.TEXT and c.required)
+        self._ratings = _some_of(c.name for c in columns if c.kind is Kind.RATING)
         self._key = _key(entity)
         self.user_fields = tuple(c.name for c in columns if c.refers_to == "users")
         self.match_fields = tuple(c.name for c in columns if c.refers_to == "matches")
-        self._users = _ids(self.user_fields)
-        self._matches = _ids(self.match_fields)
-        self._has_address = any(column.kind is Kind.EMAIL for column in entity.columns)
-        self._attendees = next((c.name for c in entity.columns if c.names), None)
+        self._relations = _relations(entity, self.user_fields, self.match_fields)
+        self._has_address = any(column.kind is Kind.EMAIL for column in columns)
 
     def decode(self, value: bytes | None, key: bytes | None, latest: datetime) -> Outcome:
         """Judge one message by itself. `latest` is the latest moment that is not in the future.
@@ -100,7 +101,9 @@ class RecordDecoder:
             row = self._fast(value, latest)
             if row is None:
                 return self._slow(value, key, latest)
-            encoded = self._encoded(row)
+            encoded = _encode(row)
+            if len(encoded) > self._longest_row:
+                return self._malformed(self._too_long, key)
         except RecursionError:
             return self._malformed("nested too deep", key)
         except MalformedError as error:
@@ -108,7 +111,8 @@ class RecordDecoder:
         canonical = self._key(row)
         if key is not None and key != canonical and read_key(self.entity, key) != canonical:
             return Invalid(canonical, (_contradiction(),))
-        return self._decoded(row, encoded, canonical, (), 0)
+        users, matches, address, attendees = self._relations(row)
+        return Decoded(canonical, encoded, users, matches, address, attendees)
 
     def _fast(self, value: bytes, latest: datetime) -> Row | None:
         """The record as a Struct in canonical form if it is plainly good, else None."""
@@ -117,28 +121,21 @@ class RecordDecoder:
         if b'""' in value:  # an empty string counts as absent
             return None
         try:
-            row = self._struct.decode(value)
+            row: Row = self._struct(value)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return None
         for moment in self._timestamps(row):
             if moment is not None and (moment.tzinfo is not UTC or moment > latest):
                 return None
-        for text in self._texts(row):
-            if text.isspace():
-                return None
-        for rating in self._ratings(row):
-            if rating == 0:  # may be -0.0
-                return None
-        if self._has_address and not is_plain_email(row.email):  # type: ignore[attr-defined]
+        if self._texts is not None:
+            for text in self._texts(row):
+                if text.isspace():
+                    return None
+        if self._ratings is not None and 0 in self._ratings(row):  # may be -0.0
+            return None
+        if self._has_address and not plain_email(row.email):  # type: ignore[attr-defined]
             return None
         return row
-
-    def _encoded(self, row: Row) -> bytes:
-        """The canonical row. Numbers such as 1E15 grow when written out: it is bounded too."""
-        encoded = _encode(row)
-        if len(encoded) > self._limit * 4 // 3:
-            raise MalformedError(f"expected at most {self._limit * 4 // 3} bytes in canonical form")
-        return encoded
 
     def _slow(self, value: bytes, key: bytes | None, latest: datetime) -> Decoded | Invalid:
         """Field by field: every violation, or the row after all."""
@@ -159,37 +156,18 @@ class RecordDecoder:
             found.add(*_contradiction_parts())
         if found.errors:
             return Invalid(own_key or message_key, tuple(found.violations), found.omitted)
+        assert own_key is not None
         row = self.entity.struct(**values)
-        canonical = own_key
-        assert canonical is not None
-        return self._decoded(
-            row, self._encoded(row), canonical, tuple(found.violations), len(record) - known
-        )
+        encoded = _encode(row)
+        if len(encoded) > self._longest_row:
+            raise MalformedError(self._too_long)
+        warnings = tuple(found.violations)
+        return Decoded(own_key, encoded, *self._relations(row), warnings, len(record) - known)
 
     def _checked_key(self, values: dict[str, Any], found: Findings) -> bytes | None:
         """The record's own key, None if one of its parts has an error."""
         wrong = {v.field for v in found.violations if v.severity == "error"}
         return None if wrong & set(self.entity.key) else key_of(self.entity, values)
-
-    def _decoded(
-        self,
-        row: Row,
-        encoded: bytes,
-        key: bytes,
-        warnings: tuple[Violation, ...],
-        unknown_fields: int,
-    ) -> Decoded:
-        attendees = () if self._attendees is None else getattr(row, self._attendees) or ()
-        return Decoded(
-            key,
-            encoded,
-            self._users(row),
-            self._matches(row),
-            address_digest(row.email) if self._has_address else None,  # type: ignore[attr-defined]
-            tuple(attendees),
-            warnings,
-            unknown_fields,
-        )
 
     def _deletion(self, key: bytes | None) -> Deletion | Invalid:
         if key is None:
@@ -272,21 +250,58 @@ def _all_of(names: Iterable[str]) -> Callable[[Any], tuple[Any, ...]]:
             return attrgetter(*several)
 
 
+def _some_of(names: Iterable[str]) -> Callable[[Any], tuple[Any, ...]] | None:
+    """As `_all_of`; None where there is nothing to read: a call saved for every record."""
+    known = tuple(names)
+    return _all_of(known) if known else None
+
+
 def _key(entity: Entity) -> Callable[[Any], bytes]:
     """Reads the canonical key of a row."""
     if len(entity.key) == 1:
-        one = attrgetter(entity.key[0])
-        return lambda row: str(one(row)).encode()
+        one: Callable[[Any], str] = attrgetter(entity.key[0])
+        return lambda row: one(row).encode()
     first, second = map(attrgetter, entity.key)
     return lambda row: f"{first(row)}:{second(row)}".encode()
 
 
+_Relations = tuple[tuple[bytes, ...], tuple[bytes, ...], bytes | None, tuple[str, ...]]
+
+
+def _relations(
+    entity: Entity, user_fields: tuple[str, ...], match_fields: tuple[str, ...]
+) -> Callable[[Any], _Relations]:
+    """Reads what ties a row to others: users, matches, its address, its attendees.
+
+    One function for each shape that occurs, so that no row pays for what its entity has not.
+    """
+    if any(column.kind is Kind.EMAIL for column in entity.columns):
+        return lambda row: ((), (), address_digest(row.email), ())
+    users, matches = _ids(user_fields), _ids(match_fields)
+    attendees = next((column.name for column in entity.columns if column.names), None)
+    if attendees is not None:
+        named = attrgetter(attendees)
+        return lambda row: (users(row), matches(row), None, tuple(named(row) or ()))
+    if not match_fields:
+        return lambda row: (users(row), (), None, ())
+    if not user_fields:
+        return lambda row: ((), matches(row), None, ())
+    return lambda row: (users(row), matches(row), None, ())
+
+
 def _ids(names: tuple[str, ...]) -> Callable[[Any], tuple[bytes, ...]]:
     """Reads the named references as the ids that the index knows, empty where absent."""
-    if not names:
-        return lambda _row: ()
+    fromhex = bytes.fromhex
+    if len(names) == 1:
+        one = attrgetter(*names)
+
+        def single(row: Any) -> tuple[bytes, ...]:
+            uuid = one(row)
+            return (fromhex(uuid.replace("-", "")) if uuid else b"",)
+
+        return single
     get = _all_of(names)
-    return lambda row: tuple([id_bytes(uuid) if uuid else b"" for uuid in get(row)])
+    return lambda row: tuple([fromhex(u.replace("-", "")) if u else b"" for u in get(row)])
 
 
 def latest_moment(arrival_ms: int, skew_seconds: float) -> datetime:
