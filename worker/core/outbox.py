@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from schemas import ENTITIES
 from worker.brokers.contract import Headers, Message, Outgoing
 from worker.core.addresses import Claim, Grant, Granted, owner_of
 from worker.core.barrier import Progress
@@ -65,7 +66,8 @@ class Outbox:
         self._rules = rules
         self._names = rules.names
         self._now = now
-        self._now_text = timestamp(now).encode()
+        self._accepted_at = (ACCEPTED_AT_HEADER, timestamp(now).encode())
+        self._accepted = {entity: rules.names.accepted(entity) for entity in ENTITIES}
 
     def accept(
         self, entity: str, message: Message, row: Decoded, warnings: tuple[Violation, ...]
@@ -77,13 +79,13 @@ class Outbox:
         for warning in warnings:
             self.tally.violations[entity, warning.code] += 1
         headers = self._headers(message, warnings)
-        self.messages.append(Outgoing(self._names.accepted(entity), row.key, row.row, headers))
+        self.messages.append(Outgoing(self._accepted[entity], row.key, row.row, headers))
 
     def delete(self, entity: str, message: Message, deletion: Deletion) -> None:
         """Publish the deletion of a row."""
         self.tally.deleted[entity] += 1
         headers = self._headers(message, ())
-        self.messages.append(Outgoing(self._names.accepted(entity), deletion.key, None, headers))
+        self.messages.append(Outgoing(self._accepted[entity], deletion.key, None, headers))
 
     def reject(self, entity: str, message: Message, invalid: Invalid) -> None:
         """Publish a rejection."""
@@ -141,9 +143,9 @@ class Outbox:
     def _headers(self, message: Message, warnings: tuple[Violation, ...]) -> Headers:
         source = (SOURCE_HEADER, coordinate(message).encode())
         if not warnings:
-            return (source, (ACCEPTED_AT_HEADER, self._now_text))
+            return (source, self._accepted_at)
         codes = ",".join(dict.fromkeys(v.code.value for v in warnings))
-        return (source, (ACCEPTED_AT_HEADER, self._now_text), (WARNINGS_HEADER, codes.encode()))
+        return (source, self._accepted_at, (WARNINGS_HEADER, codes.encode()))
 
 
 def coordinate(message: Message) -> str:

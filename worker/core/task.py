@@ -20,6 +20,7 @@ from worker.core.addresses import Addresses, Claim, Grant, Granted, owner_of
 from worker.core.ahead import Ahead
 from worker.core.barrier import Barrier, Progress
 from worker.core.decode import (
+    Decoded,
     Deletion,
     Invalid,
     Outcome,
@@ -39,7 +40,6 @@ INPUTS: Final = (GRANTS, CLAIMS, *ENTITIES)
 """What a task reads, in the order in which a batch is judged. What other tasks wait for comes
 first, then users before matches before the rest: references are then known more often."""
 
-_RANK = {name: rank for rank, name in enumerate(INPUTS)}
 _unpack_envelope = msgspec.msgpack.Decoder(Envelope).decode
 _unpack_claim = msgspec.msgpack.Decoder(Claim).decode
 _unpack_grant = msgspec.msgpack.Decoder(Grant).decode
@@ -143,20 +143,15 @@ class Task:
             self._take_up()
         for known in (*learned.users, *learned.matches):
             self._release(known)
-        latest: dict[int, datetime] = {}
-        for message in sorted(messages, key=lambda m: _RANK[self._inputs[m.topic]]):
-            name = self._inputs[message.topic]
-            if name == CLAIMS:
-                self._answer(message)
-                continue
-            if name == GRANTS:
-                self._granted(message)
-                continue
-            arrival = min(message.timestamp, now) if message.appended else now
-            moment = latest.get(arrival)
-            if moment is None:
-                moment = latest[arrival] = latest_moment(arrival, self._rules.skew / 1000)
-            self._read(name, message, arrival, moment)
+        batches: dict[str, list[Message]] = {name: [] for name in INPUTS}
+        for message in messages:
+            batches[self._inputs[message.topic]].append(message)
+        for message in batches.pop(GRANTS):
+            self._granted(message)
+        for message in batches.pop(CLAIMS):
+            self._answer(message)
+        for entity, batch in batches.items():
+            self._read(entity, batch)
         self._give_up()
         self.next.update(positions)
         self._save_progress()
@@ -178,31 +173,66 @@ class Task:
 
     # --- one record ---------------------------------------------------------------------------
 
-    def _read(self, entity: str, message: Message, arrival: int, latest: datetime) -> None:
-        self._out.tally.read[entity] += 1
-        outcome: Outcome
-        try:
-            outcome = self._decoders[entity].decode(message.value, message.key, latest)
-        except Exception as error:  # noqa: BLE001 -- isolated: never a crash loop for one record
-            self._out.tally.failures.append((coordinate(message), type(error).__name__))
-            outcome = Invalid(None, (unexpected(),), malformed=True)
-        if isinstance(outcome, Invalid):
-            self._out.reject(entity, message, outcome)
-            return
-        parked = Parked(entity, message, outcome, arrival, self._now)
-        if self.parking.queued(entity, outcome.key):
-            self.parking.add(parked)
-            self._out.park(parked)
-            return
-        wanted = self._settle(parked)
-        if wanted:
+    def _read(self, entity: str, batch: Sequence[Message]) -> None:
+        self._out.tally.read[entity] += len(batch)
+        decode, now = self._decoders[entity].decode, self._now
+        latest: dict[int, datetime] = {}
+        for message in batch:
+            arrival = message.timestamp if message.appended and message.timestamp < now else now
+            moment = latest.get(arrival)
+            if moment is None:
+                moment = latest[arrival] = latest_moment(arrival, self._rules.skew / 1000)
+            outcome: Outcome
+            try:
+                outcome = decode(message.value, message.key, moment)
+            except Exception as error:  # noqa: BLE001 -- isolated: never a crash loop for one record
+                self._fail(entity, message, error)
+                continue
+            if isinstance(outcome, Invalid):
+                self._out.reject(entity, message, outcome)
+            elif not self._accept_at_once(entity, message, outcome):
+                self._begin(Parked(entity, message, outcome, arrival, now))
+
+    def _accept_at_once(self, entity: str, message: Message, outcome: Decoded | Deletion) -> bool:
+        """The short way of most records: nothing to wait for and nothing to say about them."""
+        if (
+            isinstance(outcome, Deletion)
+            or outcome.address is not None
+            or outcome.attendees
+            or self.parking.queued(entity, outcome.key)
+        ):
+            return False
+        ahead = self._ahead
+        for user in outcome.users:
+            if user and not ahead.user(user):
+                return False
+        for match in outcome.matches:
+            if match and not ahead.match(match):
+                return False
+        self._out.accept(entity, message, outcome, outcome.warnings)
+        ahead.accept(entity, outcome)
+        return True
+
+    def _begin(self, parked: Parked) -> None:
+        """Settle a record that has just been read, or park it."""
+        behind = self.parking.queued(parked.entity, parked.outcome.key)
+        wanted = [] if behind else self._settle(parked)
+        if behind or wanted:
             self.parking.add(parked)
             self.parking.want(parked, wanted)
             self._out.park(parked)
 
     def _settle(self, parked: Parked) -> list[bytes]:
         """Accept, delete or reject; or what the record waits for, and nothing is decided yet."""
-        entity, message, outcome = parked.entity, parked.message, parked.outcome
+        try:
+            return self._weigh(parked.entity, parked.message, parked.outcome, parked)
+        except Exception as error:  # noqa: BLE001 -- isolated, as above
+            self._fail(parked.entity, parked.message, error)
+            return []
+
+    def _weigh(
+        self, entity: str, message: Message, outcome: Decoded | Deletion, parked: Parked
+    ) -> list[bytes]:
         if isinstance(outcome, Deletion):
             self._out.delete(entity, message, outcome)
             self._leave(self._ahead.delete(entity, outcome.key))
@@ -224,6 +254,11 @@ class Task:
             self._out.accept(entity, message, outcome, violations)
             self._leave(self._ahead.accept(entity, outcome))
         return []
+
+    def _fail(self, entity: str, message: Message, error: Exception) -> None:
+        """Judging this record failed: reject it, so that it stops nothing else."""
+        self._out.tally.failures.append((coordinate(message), type(error).__name__))
+        self._out.reject(entity, message, Invalid(None, (unexpected(),), malformed=True))
 
     # --- parked records -----------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from worker.core.outbox import Rules, Tally
 from worker.core.task import CLAIMS, INPUTS, Decision
 from worker.engine.backoff import Backoff
 from worker.engine.follower import INDEXED, Follower
+from worker.engine.order import BATCH, ReadingOrder
 from worker.engine.tasks import GROUP, Owned, Tasks, inputs
 from worker.engine.verdicts import Barriers
 from worker.errors import (
@@ -34,7 +35,6 @@ from worker.index.contract import Learned
 from worker.index.store import IndexStore
 from worker.topics import complaints
 
-BATCH: Final = 5_000
 _POLL_SECONDS: Final = 0.05
 _SYNC_PATIENCE: Final = 30.0
 
@@ -59,6 +59,7 @@ class Worker:
         self._max_parked = max_parked
         self._reader = broker.reader()
         self._reading: asyncio.Task[list[Message]] | None = None
+        self._order = ReadingOrder(rules.names, clock)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then finish the commits in hand and leave.
@@ -165,7 +166,9 @@ class Worker:
         if reading is None or not (wait or reading.done()):
             return
         self._reading = None
-        for message in await reading:
+        messages = await reading
+        self._order.note(messages)
+        for message in messages:
             owned = self._tasks.running.get(message.partition)
             if owned is not None:
                 owned.inbox.append(message)
@@ -233,12 +236,13 @@ class Worker:
         whose commit is under way takes one batch meanwhile.
         """
         paused: set[Partition] = set()
+        later = self._order.later()
         limit = self._max_parked // max(1, len(running))
         for number, owned in running.items():
             parking = owned.task.parking
             matches = parking.count("matches")
             others = len(parking) - matches - parking.count("users")
-            names: set[str] = set()
+            names = set(later)
             if len(owned.inbox) >= BATCH:
                 names = set(INPUTS)
             if matches >= limit:

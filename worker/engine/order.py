@@ -1,0 +1,50 @@
+"""In which order a backlog is read: what others refer to comes first.
+
+Read side by side, most of a backlog would have to be parked until the users in it have been
+judged: written down and read again, for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from schemas import ENTITIES
+from worker.brokers.contract import Message
+from worker.engine.follower import INDEXED
+from worker.topics import Names
+
+BATCH: Final = 5_000
+"""Messages a read; one that brings so many comes from a backlog."""
+_LONGEST_MS: Final = 2_000
+"""For so long the others wait, so that a stream of users alone does not hold them up for ever."""
+
+
+class ReadingOrder:
+    """Says after each read which inputs had better wait for the next."""
+
+    def __init__(self, names: Names, clock: Callable[[], int]) -> None:
+        self._first = {names.inputs(entity): entity for entity in INDEXED}
+        self._clock = clock
+        self._later: frozenset[str] = frozenset()
+        self._since = clock()
+
+    def later(self) -> frozenset[str]:
+        """The inputs, by entity, that are not read next."""
+        return self._later
+
+    def note(self, messages: Sequence[Message]) -> None:
+        """Learn from what a read has brought."""
+        now = self._clock()
+        if len(messages) < BATCH or now - self._since > _LONGEST_MS:
+            self._later = frozenset()
+            self._since = now
+            return
+        found = {self._first[m.topic] for m in messages if m.topic in self._first}
+        # The first of those that have a backlog, and nothing after it.
+        place = next((n for n, entity in enumerate(INDEXED) if entity in found), None)
+        if place is None:
+            self._later = frozenset()
+            self._since = now
+        else:
+            self._later = frozenset(list(ENTITIES)[place + 1 :])

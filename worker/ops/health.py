@@ -1,0 +1,317 @@
+"""Health over HTTP: `/live`, `/ready` and `/metrics`, in threads beside the event loop.
+
+They show what the services last said about themselves, so they answer also while a service hangs;
+that is what `/live` is for. What a client may cost is bounded: connections at a time, time and
+size of a request. Nothing that is served tells of persons.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from socketserver import TCPServer, ThreadingMixIn
+from typing import Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from wsgiref.types import ErrorStream, StartResponse, WSGIEnvironment
+
+import msgspec
+import structlog
+from prometheus_client import make_wsgi_app
+
+from worker.errors import ConfigurationError
+from worker.ops.metrics import Metrics
+
+_MOST_CONNECTIONS: Final = 16
+_DEADLINE_SECONDS: Final = 10.0
+"""For one connection from accepting to closing, however the client dawdles."""
+_POLL_SECONDS: Final = 0.1
+_EXPIRED_SHOWN_MS: Final = 600_000
+
+_PLAIN: Final = "text/plain; charset=utf-8"
+_OK: Final = "200 OK"
+_UNAVAILABLE: Final = "503 Service Unavailable"
+
+_log = structlog.get_logger(__name__)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """From where on a process is not alive, or not ready. `ready_lag` is in records."""
+
+    stall_seconds: float = 60.0
+    ready_lag: int = 100_000
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """The answer of `/ready`. Every reason begins with the service that gives it."""
+
+    ready: bool
+    reasons: list[str]
+    expired: int
+    """Records and messages that were gone before they were read, since the start."""
+
+
+class Part:
+    """One service of the process, by what it last said about itself. Times in milliseconds."""
+
+    def __init__(self, name: str, limits: Limits, now: int) -> None:
+        self.lost = 0
+        self._name = name
+        self._limits = limits
+        self._seen = now
+        self._restored = False
+        self._assigned = self._running = 0
+        self._lag = 0
+        self._lost_at: int | None = None
+
+    def alive(self, now: int) -> None:
+        """Progress was seen: a commit, a round with nothing to commit, a step of restoring."""
+        self._seen = now
+
+    def restored(self) -> None:
+        """What it needs in order to begin is there: the index, the store."""
+        self._restored = True
+
+    def tasks(self, assigned: int, running: int) -> None:
+        """How many tasks it should run, and how many of them it does."""
+        self._assigned, self._running = assigned, running
+
+    def lag(self, records: int) -> None:
+        """How many records it has still to read."""
+        self._lag = records
+
+    def expired(self, records: int, now: int) -> None:
+        """So many were gone before they were read. Not ready for ten minutes: it must be seen."""
+        self.lost += records
+        self._lost_at = now
+
+    def stalled(self, now: int) -> str | None:
+        """Why it is not alive, in one line, or None."""
+        seconds = (now - self._seen) / 1000
+        if seconds < self._limits.stall_seconds:
+            return None
+        return f"{self._name}: nothing was finished for {seconds:.0f} s"
+
+    def reasons(self, now: int) -> list[str]:
+        """Why it is not ready, a line each; empty if it is."""
+        found = []
+        stalled = self.stalled(now)
+        if stalled is not None:
+            found.append(stalled)
+        if not self._restored:
+            found.append(f"{self._name}: not restored yet")
+        if self._running < self._assigned:
+            found.append(
+                f"{self._name}: {self._running} of {self._assigned} assigned tasks are running"
+            )
+        if self._lag >= self._limits.ready_lag:
+            found.append(
+                f"{self._name}: {self._lag} records are to be read, the limit is "
+                f"{self._limits.ready_lag}"
+            )
+        if self._lost_at is not None and now - self._lost_at < _EXPIRED_SHOWN_MS:
+            found.append(f"{self._name}: {self.lost} records had expired before they were read")
+        return found
+
+
+class Health:
+    """Serves the health of a process and its metrics, from `start` to `close`.
+
+    `clock` is the services' own, in milliseconds. Port 0 takes a free one; `port` says which.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        clock: Callable[[], int],
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        limits: Limits | None = None,
+    ) -> None:
+        self._clock = clock
+        self._host = host
+        self._port = port
+        self._limits = limits or Limits()
+        self._parts: list[Part] = []
+        self._metrics = make_wsgi_app(metrics.registry)
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def part(self, name: str) -> Part:
+        """A service that is to be alive and ready as well, from now on."""
+        part = Part(name, self._limits, self._clock())
+        self._parts.append(part)
+        return part
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on, once started."""
+        assert self._server is not None
+        return self._server.server_port
+
+    def start(self) -> None:
+        """Listen. Raises ConfigurationError if that cannot be done here."""
+        self._server = _listen(self._host, self._port, self._serve)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_SECONDS,), name="health", daemon=True
+        )
+        self._thread.start()
+        _log.info("health_started", host=self._host, port=self.port)
+
+    def close(self) -> None:
+        """Stop listening and end what is being answered; also if never started."""
+        if self._server is not None and self._thread is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server.cut_off(older_than=0.0)
+            self._thread.join()
+            self._server = self._thread = None
+
+    # --- answers ------------------------------------------------------------------------------
+
+    def _serve(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] != "GET":
+            return _answer(start, "405 Method Not Allowed", "use GET", ("Allow", "GET"))
+        path = environ["PATH_INFO"]
+        try:
+            if path == "/metrics":
+                answer: Iterable[bytes] = self._metrics(environ, start)
+                return answer
+            if path == "/live":
+                return self._live(start)
+            if path == "/ready":
+                return self._ready(start)
+        except Exception as error:  # noqa: BLE001 -- a bad request never ends the thread
+            _log.error("health_failed", path=path, error=type(error).__name__)
+            return _answer(start, "500 Internal Server Error", "failed, see the log")
+        return _answer(start, "404 Not Found", "there are /live, /ready and /metrics")
+
+    def _live(self, start: StartResponse) -> Iterable[bytes]:
+        now = self._clock()
+        stalled = [line for part in self._parts if (line := part.stalled(now))]
+        if stalled:
+            return _answer(start, _UNAVAILABLE, "; ".join(stalled))
+        return _answer(start, _OK, "alive")
+
+    def _ready(self, start: StartResponse) -> Iterable[bytes]:
+        now = self._clock()
+        reasons = [reason for part in self._parts for reason in part.reasons(now)]
+        lost = sum(part.lost for part in self._parts)
+        body = msgspec.json.encode(Readiness(not reasons, reasons, lost)).decode()
+        kind = ("Content-Type", "application/json")
+        return _answer(start, _UNAVAILABLE if reasons else _OK, body, kind)
+
+
+def _answer(
+    start: StartResponse, status: str, line: str, *headers: tuple[str, str]
+) -> Iterable[bytes]:
+    kinds = [] if any(name == "Content-Type" for name, _ in headers) else [("Content-Type", _PLAIN)]
+    start(status, [*kinds, *headers])
+    return [line.encode() + b"\n"]
+
+
+# --- the server -------------------------------------------------------------------------------
+
+
+class _Handler(WSGIRequestHandler):
+    """Logs nothing, and waits for nobody for long."""
+
+    timeout = 5.0
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- as in the base class
+        """Say nothing: a probe comes every few seconds."""
+
+    def get_stderr(self) -> ErrorStream:
+        """Tracebacks of clients that went away are nobody's business."""
+        return io.StringIO()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each connection; so many at a time, and each for so long."""
+
+    daemon_threads = True
+
+    def __init__(self, family: socket.AddressFamily, address: tuple[str, int]) -> None:
+        self.address_family = family
+        self._open: dict[socket.socket, float] = {}
+        super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        """Bind, without asking the name service what this machine is called."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, or hang up if too many are being answered."""
+        if len(self._open) >= _MOST_CONNECTIONS:
+            self.shutdown_request(request)
+            return
+        self._open[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """The connection is done with."""
+        self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Hang up on those who dawdle."""
+        self.cut_off(older_than=_DEADLINE_SECONDS)
+
+    def cut_off(self, *, older_than: float) -> None:
+        """Hang up on connections that have been open for so many seconds."""
+        now = time.monotonic()
+        for connection, since in list(self._open.items()):
+            if now - since >= older_than:
+                with contextlib.suppress(OSError):  # it has gone by itself
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, *_connection: Any) -> None:
+        """A client that went away, or sent what is no HTTP."""
+        kind = sys.exc_info()[0]
+        _log.debug("health_connection_failed", error=kind.__name__ if kind else "")
+
+
+def _listen(
+    host: str, port: int, app: Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]
+) -> _Server:
+    try:
+        kind = socket.SOCK_STREAM
+        found = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        server = _Server(family, (str(address[0]), port))
+    except OSError as error:
+        raise ConfigurationError(_complaint(host, port, error)) from None
+    server.set_app(app)
+    return server
+
+
+def _complaint(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"port {port} on {host} is in use: set metrics_port (BUDDY_METRICS_PORT) to a free "
+            "one, or to 0 for no metrics"
+        )
+    if error.errno == errno.EACCES:
+        return (
+            f"port {port} may not be listened on: set metrics_port (BUDDY_METRICS_PORT) to one "
+            "above 1023, or to 0 for no metrics"
+        )
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return (
+            f"{host} is no address of this machine: set metrics_host (BUDDY_METRICS_HOST) to "
+            "127.0.0.1, to 0.0.0.0 for all, or to one that it has"
+        )
+    text = os.strerror(error.errno) if error.errno else str(error)
+    return (
+        f"metrics cannot be served on {host}, port {port}: {text}: see metrics_host "
+        "(BUDDY_METRICS_HOST) and metrics_port (BUDDY_METRICS_PORT)"
+    )

@@ -1,0 +1,330 @@
+"""Metrics for Prometheus. docs/metrics.md lists them, and a test holds the two together.
+
+Rules: ids, addresses and texts of records are never a label; every label has few values. Counters
+exist from the start with every value their labels can have, since Prometheus takes no notice of an
+increase that comes with the series itself. Methods take plain values and cost a few microseconds;
+any thread may read meanwhile.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.metrics_core import Metric
+
+from schemas import ENTITIES
+from worker import __version__
+from worker.brokers.contract import Partition
+from worker.core.violations import WARNINGS, Code
+
+if TYPE_CHECKING:
+    from worker.core.outbox import Tally
+
+MOST_BLOCKING: Final = 20
+"""So many partitions are named that block verdicts; how many there are is a metric of its own."""
+
+Outcome = Literal["committed", "failed", "fenced"]
+
+_BATCH_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_BATCH_RECORDS: Final = (0, 1, 10, 50, 100, 500, 1_000, 2_500, 5_000, 10_000)
+_RESTORE_SECONDS: Final = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
+_EXPORT_SECONDS: Final = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3_600)
+
+
+class _Registry(CollectorRegistry):
+    """Without the `_created` series, which would double the number of all series."""
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in super().collect():
+            metric.samples = [s for s in metric.samples if not s.name.endswith("_created")]
+            yield metric
+
+
+class Metrics:
+    """Everything one process counts and measures. It shares nothing with another one."""
+
+    def __init__(self) -> None:
+        self.registry: Final = _Registry()
+        ProcessCollector(registry=self.registry)
+        info = Info("buddy_build", "Version of the program.", registry=self.registry)
+        info.info({"version": __version__, "python": platform.python_version()})
+        self._records()
+        self._waiting()
+        self._work()
+        self._sink()
+
+    # --- what became of records ---------------------------------------------------------------
+
+    def tally(self, tally: Tally) -> None:
+        """Count a decision. To be called once it is committed, and only then."""
+        for children, counts in (
+            (self._read, tally.read),
+            (self._accepted, tally.accepted),
+            (self._deleted, tally.deleted),
+            (self._rejected, tally.rejected),
+            (self._unknown_fields, tally.unknown_fields),
+            (self._newly_parked, tally.parked),
+        ):
+            for entity, count in counts.items():
+                children[entity].inc(count)
+        for labels, count in tally.violations.items():
+            self._violations[labels].inc(count)
+        if tally.records_omitted:
+            self._omitted.inc(len(tally.records_omitted))
+        if tally.failures:
+            self._failures.inc(len(tally.failures))
+
+    def input_expired(self, entity: str, records: int) -> None:
+        """Records of an input were gone before they were read."""
+        self._expired[entity].inc(records)
+
+    # --- what waits ---------------------------------------------------------------------------
+
+    def parked(self, records: Mapping[str, int], oldest_seconds: float) -> None:
+        """How many are parked now, by entity (absent: none), and for how long the oldest is."""
+        for entity, gauge in self._parked.items():
+            gauge.set(records.get(entity, 0))
+        self._parked_oldest.set(oldest_seconds)
+
+    def lag(self, records: Mapping[Partition, int]) -> None:
+        """How much is to be read of each input that this worker owns; others are forgotten."""
+        self._lag.set(records)
+
+    def barrier(
+        self, records: int, oldest_seconds: float, blocking: Sequence[Partition] = ()
+    ) -> None:
+        """How many records wait for a definitive verdict, how long the oldest does, and for whom.
+
+        `blocking` are the inputs not judged far enough; the first `MOST_BLOCKING` are named.
+        """
+        self._verdicts_waiting.set(records)
+        self._verdicts_oldest.set(oldest_seconds)
+        self._blocking_number.set(len(blocking))
+        self._blocking.set(dict.fromkeys(blocking[:MOST_BLOCKING], 1))
+
+    # --- what the worker does -----------------------------------------------------------------
+
+    def round(self) -> None:
+        """The worker has gone round once: what it had to look at, it has looked at."""
+        self._rounds.inc()
+        self._round_finished.set_to_current_time()
+
+    def batch(self, seconds: float, records: int) -> None:
+        """A batch of one task is committed: how long after judging began, how many were read."""
+        self._batch_seconds.observe(seconds)
+        self._batch_records.observe(records)
+
+    def transaction(self, outcome: Outcome) -> None:
+        """A transaction of a task ended so."""
+        self._transactions[outcome].inc()
+
+    def index(self, users: int, matches: int, addresses: int) -> None:
+        """How many entries the index has."""
+        self._index["users"].set(users)
+        self._index["matches"].set(matches)
+        self._index["addresses"].set(addresses)
+
+    def tasks(self, assigned: int, running: int) -> None:
+        """How many tasks the group gives this worker, and how many of them run."""
+        self._tasks["assigned"].set(assigned)
+        self._tasks["running"].set(running)
+
+    def restored(self, seconds: float) -> None:
+        """A task was taken over and restored."""
+        self._restore_seconds.observe(seconds)
+
+    # --- what the sink does -------------------------------------------------------------------
+
+    def sink_applied(self, *, changed: int, deleted: int, repeats: int, unreadable: int) -> None:
+        """A batch of accepted messages is in the store."""
+        self._applied["changed"].inc(changed)
+        self._applied["deleted"].inc(deleted)
+        self._applied["repeat"].inc(repeats)
+        self._applied["unreadable"].inc(unreadable)
+
+    def sink_expired(self, messages: int) -> None:
+        """Accepted messages were gone before the sink had read them."""
+        self._sink_expired.inc(messages)
+
+    def sink_lag(self, messages: Mapping[Partition, int]) -> None:
+        """How much is to be read of each partition of the accepted topics."""
+        self._sink_lag.set(messages)
+
+    def export(self, seconds: float, *, finished: bool) -> None:
+        """An export was finished, or has failed, after so long."""
+        self._exports["finished" if finished else "failed"].inc()
+        self._export_seconds.observe(seconds)
+
+    # --- definitions --------------------------------------------------------------------------
+
+    def _records(self) -> None:
+        self._read = self._by_entity(
+            "buddy_records_read", "Records read from the inputs, deletions among them."
+        )
+        self._accepted = self._by_entity("buddy_rows_accepted", "Records accepted as rows.")
+        self._deleted = self._by_entity("buddy_deletions", "Deletions carried out.")
+        self._rejected = self._by_entity("buddy_rejections", "Records rejected.")
+        violations = Counter(
+            "buddy_violations",
+            "Violations found, warnings of accepted records among them.",
+            ("entity", "code", "severity"),
+            registry=self.registry,
+        )
+        self._violations = {
+            (entity, code): violations.labels(entity, code.value, _severity(code))
+            for entity in ENTITIES
+            for code in Code
+        }
+        self._unknown_fields = self._by_entity(
+            "buddy_unknown_fields", "Fields of accepted records that no column is for (dropped)."
+        )
+        self._newly_parked = self._by_entity(
+            "buddy_records_parked",
+            "Records that had to wait for a reference, an address, or one of their own key.",
+        )
+        self._omitted = self._counter(
+            "buddy_records_omitted", "Rejections too large to hold the original record."
+        )
+        self._failures = self._counter(
+            "buddy_internal_errors", "Records that could not be judged because the program failed."
+        )
+        self._expired = self._by_entity(
+            "buddy_input_expired_records",
+            "Records that were gone from an input before they were read.",
+        )
+
+    def _waiting(self) -> None:
+        self._parked = self._gauges(
+            "buddy_parked_records",
+            "Records parked now, queued ones among them.",
+            "entity",
+            ENTITIES,
+        )
+        self._parked_oldest = self._gauge(
+            "buddy_parked_oldest_age_seconds", "Time since the first reading of the oldest of them."
+        )
+        self._lag = self._by_place("buddy_lag_records", "Records to be read, gaps among them.")
+        self._verdicts_waiting = self._gauge(
+            "buddy_verdicts_waiting_records",
+            "Records after their grace that wait for a definitive verdict.",
+        )
+        self._verdicts_oldest = self._gauge(
+            "buddy_verdicts_oldest_wait_seconds", "Time that the oldest barrier has been open."
+        )
+        self._blocking = self._by_place(
+            "buddy_verdicts_blocking",
+            "1 for an input partition that is not judged far enough (the first 20).",
+        )
+        self._blocking_number = self._gauge(
+            "buddy_verdicts_blocking_partitions", "How many such partitions there are."
+        )
+
+    def _work(self) -> None:
+        self._rounds = self._counter("buddy_rounds", "Rounds of the worker finished.")
+        self._round_finished = self._gauge(
+            "buddy_round_finished_timestamp_seconds", "When the last round was finished (0: never)."
+        )
+        self._batch_seconds = self._histogram(
+            "buddy_batch_duration_seconds",
+            "Time from judging a batch of one task to its commit.",
+            _BATCH_SECONDS,
+        )
+        self._batch_records = self._histogram(
+            "buddy_batch_records", "Records read in a batch of one task.", _BATCH_RECORDS
+        )
+        self._transactions = self._counters(
+            "buddy_transactions",
+            "Transactions of tasks; fenced: another worker has the task now.",
+            "outcome",
+            ("committed", "failed", "fenced"),
+        )
+        self._index = self._gauges(
+            "buddy_index_entries",
+            "Entries of the index.",
+            "kind",
+            ("users", "matches", "addresses"),
+        )
+        self._tasks = self._gauges(
+            "buddy_tasks",
+            "Tasks that the group assigns to this worker, and those that run.",
+            "state",
+            ("assigned", "running"),
+        )
+        self._restore_seconds = self._histogram(
+            "buddy_task_restore_duration_seconds",
+            "Time to take a task over and restore it.",
+            _RESTORE_SECONDS,
+        )
+
+    def _sink(self) -> None:
+        self._applied = self._counters(
+            "buddy_sink_rows_applied",
+            "Accepted messages taken into the store, by what they were to it.",
+            "outcome",
+            ("changed", "deleted", "repeat", "unreadable"),
+        )
+        self._sink_expired = self._counter(
+            "buddy_sink_expired_messages", "Accepted messages that were gone before they were read."
+        )
+        self._sink_lag = self._by_place(
+            "buddy_sink_lag_messages", "Accepted messages to be read, gaps among them."
+        )
+        self._exports = self._counters(
+            "buddy_exports", "Exports carried out.", "outcome", ("finished", "failed")
+        )
+        self._export_seconds = self._histogram(
+            "buddy_export_duration_seconds", "Time to carry out an export.", _EXPORT_SECONDS
+        )
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(name, text, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(name, text, registry=self.registry, buckets=buckets)
+
+    def _by_entity(self, name: str, text: str) -> dict[str, Counter]:
+        return self._counters(name, text, "entity", tuple(ENTITIES))
+
+    def _counters(
+        self, name: str, text: str, label: str, values: Sequence[str]
+    ) -> dict[str, Counter]:
+        counter = Counter(name, text, (label,), registry=self.registry)
+        return {value: counter.labels(value) for value in values}
+
+    def _gauges(
+        self, name: str, text: str, label: str, values: Sequence[str] | Mapping[str, object]
+    ) -> dict[str, Gauge]:
+        gauge = Gauge(name, text, (label,), registry=self.registry)
+        return {value: gauge.labels(value) for value in values}
+
+    def _by_place(self, name: str, text: str) -> _ByPlace:
+        return _ByPlace(Gauge(name, text, ("topic", "partition"), registry=self.registry))
+
+
+class _ByPlace:
+    """A gauge by partition. One that is not named any more is forgotten: another has it now."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._children: dict[Partition, Gauge] = {}
+
+    def set(self, values: Mapping[Partition, int]) -> None:
+        for place in self._children.keys() - values.keys():
+            del self._children[place]
+            self._gauge.remove(place.topic, place.number)
+        for place, value in values.items():
+            child = self._children.get(place)
+            if child is None:
+                child = self._gauge.labels(place.topic, place.number)
+                self._children[place] = child
+            child.set(value)
+
+
+def _severity(code: Code) -> str:
+    return "warning" if code in WARNINGS else "error"
