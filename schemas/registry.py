@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import inspect
@@ -70,7 +70,14 @@ class Entity(msgspec.Struct, frozen=True):
         raise KeyError(name)
 
 
-def _column(field: inspect.Field) -> Column:
+def _literals(hint: Any) -> tuple[str, ...]:
+    """The values of a Literal, maybe optional, in the order of its source: msgspec sorts them."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return next((found for part in get_args(hint) if (found := _literals(part))), ())
+
+
+def _column(field: inspect.Field, hint: Any) -> Column:
     extra: dict[str, str] = {}
 
     def bare(kind: inspect.Type) -> inspect.Type:
@@ -99,7 +106,7 @@ def _column(field: inspect.Field) -> Column:
         case inspect.IntType():
             return replace(column, kind=Kind.INTEGER, lowest=kind.ge, highest=kind.le)
         case inspect.LiteralType():
-            return replace(column, kind=Kind.ENUM, values=tuple(map(str, kind.values)))
+            return replace(column, kind=Kind.ENUM, values=_literals(hint))
         case inspect.DictType():
             return replace(column, kind=Kind.OBJECT)
         case inspect.ListType():
@@ -117,7 +124,9 @@ def _column(field: inspect.Field) -> Column:
 def _entity(name: str, struct: type[Row], key: tuple[str, ...], date: str, sheet: str) -> Entity:
     info = inspect.type_info(struct)
     assert isinstance(info, inspect.StructType)
-    return Entity(name, struct, tuple(_column(f) for f in info.fields), key, date, sheet)
+    hints = get_type_hints(struct, include_extras=True)
+    columns = tuple(_column(field, hints[field.name]) for field in info.fields)
+    return Entity(name, struct, columns, key, date, sheet)
 
 
 ENTITIES: Final[Mapping[str, Entity]] = MappingProxyType(

@@ -7,7 +7,6 @@ from files or from the environment, never from the TOML file or an option.
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -110,8 +109,8 @@ def _check(merged: dict[str, Any], source: str) -> Settings:
         raise ConfigurationError(f"{source}: {text}; see deploy/buddy.example.toml") from None
 
 
-def shown(settings: Settings) -> dict[str, Any]:
+def shown(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]:
     """The settings as `buddy config` prints them. Secrets are never among them."""
     plain: dict[str, Any] = msgspec.to_builtins(settings)
-    set_here = [name for name in sorted(SECRETS) if os.environ.get(name)]
+    set_here = [name for name in sorted(SECRETS) if environment.get(name)]
     return {**plain, "secrets": dict.fromkeys(set_here, _MASK)}

@@ -11,6 +11,7 @@ from schemas import ENTITIES
 from worker.brokers.contract import Topic
 
 _DAY_MS: Final = 24 * 3600 * 1000
+_REJECTIONS_MS: Final = 30 * _DAY_MS
 _ENVELOPE: Final = 64 * 1024
 """Room beside a record for what a rejection or a parked record says about it."""
 
@@ -107,7 +108,7 @@ def wanted(names: Names, partitions: int, record_limit: int) -> dict[str, Topic]
             Topic(
                 names.rejected(entity),
                 partitions,
-                retention_ms=30 * _DAY_MS,
+                retention_ms=_REJECTIONS_MS,
                 max_message_bytes=enlarged,
             ),
         ]
@@ -127,13 +128,16 @@ def complaints(names: Names, there: Mapping[str, Topic], record_limit: int) -> I
     """What must be changed before the rest can rely on the topics, a line each."""
     missing = [name for name in names.every() if name not in there]
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        yield f"topic {missing[0]}{more} is missing: run 'buddy topics create'"
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        yield f"topic {missing[0]} is missing{more}: run 'buddy topics create'"
         return
     partitions = there[names.inputs("users")].partitions
     for name, topic in wanted(names, partitions, record_limit).items():
         is_now = there[name]
-        if is_now.partitions != topic.partitions and topic.partitions > 1:
+        if is_now.partitions != topic.partitions and name not in (
+            names.exports,
+            names.export_requests,
+        ):
             yield (
                 f"topic {name} has {is_now.partitions} partitions, but {names.inputs('users')} "
                 f"has {partitions}: create it anew with as many"
@@ -147,6 +151,12 @@ def complaints(names: Names, there: Mapping[str, Topic], record_limit: int) -> I
             )
         if name in map(names.inputs, ENTITIES) and not is_now.append_time:
             yield f"topic {name} has no append time: set message.timestamp.type=LogAppendTime on it"
+        kept = is_now.retention_ms
+        if name in map(names.rejected, ENTITIES) and kept is not None and kept < _REJECTIONS_MS:
+            yield (
+                f"topic {name} keeps rejections too short a time: set "
+                f"retention.ms={_REJECTIONS_MS} or more on it"
+            )
         if is_now.max_message_bytes < topic.max_message_bytes:
             yield (
                 f"topic {name} takes messages of {is_now.max_message_bytes} bytes at most: set "

@@ -12,6 +12,7 @@ from schemas import ENTITIES, json_schema
 from worker.brokers.contract import Partition
 from worker.cli.console import Context, print_json, print_table
 from worker.engine.reprocess import reprocess
+from worker.engine.startup import check_topics
 from worker.errors import ConfigurationError, UsageError
 from worker.settings import shown
 from worker.topics import complaints, wanted
@@ -87,11 +88,8 @@ async def _reprocess(context: Context, entity: str, places: dict[int, int]) -> d
     names = context.names
     topic = names.inputs(entity)
     async with context.broker() as broker:
-        there = await broker.topics(names.every())
-        found = list(complaints(names, there, context.settings.max_record_bytes))
-        if found:
-            raise ConfigurationError(found[0])
-        spans = await broker.spans(Partition(topic, n) for n in range(there[topic].partitions))
+        tasks = await check_topics(broker, names, context.settings.max_record_bytes)
+        spans = await broker.spans(Partition(topic, number) for number in range(tasks))
         starts = {partition.number: span.start for partition, span in spans.items()}
         unknown = sorted(places.keys() - starts.keys())
         if unknown:
@@ -105,7 +103,7 @@ async def _reprocess(context: Context, entity: str, places: dict[int, int]) -> d
 @click.option("--quiet", is_flag=True, help="Print nothing: the exit code says it all.")
 @click.pass_obj
 def status_command(context: Context, as_json: bool, quiet: bool) -> int:
-    """Show how far the worker is: records in, judged and waiting, by entity.
+    """Show how far the worker is: records received, read and to be read, by entity.
 
     Exit code 0 if the broker can be reached and the topics are as they should be.
     """
@@ -131,10 +129,8 @@ def status_command(context: Context, as_json: bool, quiet: bool) -> int:
 async def _figures(context: Context) -> dict[str, dict[str, int]]:
     names = context.names
     async with context.broker() as broker:
+        await check_topics(broker, names, context.settings.max_record_bytes)
         there = await broker.topics(names.every())
-        found = list(complaints(names, there, context.settings.max_record_bytes))
-        if found:
-            raise ConfigurationError(found[0])
         spans = await broker.spans(
             Partition(topic.name, number)
             for topic in there.values()
@@ -179,7 +175,7 @@ def schema_command(entity: str | None) -> int:
 @click.pass_obj
 def config_command(context: Context, as_json: bool) -> int:
     """Print the settings in force; secrets are masked."""
-    settings = shown(context.settings)
+    settings = shown(context.settings, context.environment)
     if as_json:
         print_json(settings)
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,8 +14,9 @@ import msgspec
 from schemas import ENTITIES
 from worker.checking import Checked, Checker, Warned
 from worker.cli.console import Context, now_ms, print_json, print_table, progress_bar
-from worker.cli.send import ENTITY, records_of
+from worker.cli.send import ENTITY, sources_of
 from worker.errors import StateError, UsageError
+from worker.files import in_entity_order, read_ndjson
 
 _SHOWN = 20
 
@@ -44,12 +46,17 @@ def check_command(
     """
     settings = context.settings
     checker = Checker(now_ms, settings.clock_skew_seconds, settings.max_record_bytes)
+    sources = sources_of(paths, entity)
+    if sources is None:
+        records = read_ndjson(sys.stdin.buffer, str(entity), "-")
+    else:
+        records = in_entity_order(sources)
     shown: list[Checked] = []
     with ExitStack() as stack:
         outputs = _Outputs(stack, accepted, rejected, warnings)
         bar = stack.enter_context(progress_bar(quiet=as_json))
         checking = bar.add_task("checking", total=None)
-        for count, checked in enumerate(checker.check(records_of(paths, entity)), 1):
+        for count, checked in enumerate(checker.check(records), 1):
             outputs.write(checked)
             if checked.rejection is not None and len(shown) < _SHOWN:
                 shown.append(checked)

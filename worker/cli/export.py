@@ -33,6 +33,9 @@ class ExportFailedError(BuddyError):
 @click.command("export")
 @click.option("--format", "formats", type=click.Choice(FORMATS), multiple=True, help="Repeatable.")
 @click.option("--entity", "entities", type=click.Choice(list(ENTITIES)), multiple=True)
+@click.option(
+    "--guard-formulas", is_flag=True, help="Put ' before CSV cells that a spreadsheet would run."
+)
 @click.option("--id", "request_id", help="The same id asks for the same export.")
 @click.option("--out", type=click.Path(path_type=Path), help="Copy the finished export to here.")
 @click.option("--wait", is_flag=True, help="Wait until it is finished (--out implies it).")
@@ -45,6 +48,7 @@ def export_command(
     context: Context,
     formats: tuple[str, ...],
     entities: tuple[str, ...],
+    guard_formulas: bool,
     request_id: str | None,
     out: Path | None,
     wait: bool,
@@ -60,6 +64,7 @@ def export_command(
             "id": request_id or str(uuid.uuid4()),
             "entities": entities,
             "formats": formats,
+            "guard_formulas": guard_formulas,
             "requested_at": datetime.now(UTC),
         },
         ExportRequest,

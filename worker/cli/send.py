@@ -17,8 +17,8 @@ from worker.cli.console import Context, print_json, print_table, progress_bar
 from worker.core.keys import read_key
 from worker.core.sending import KeyReader
 from worker.engine.outcomes import Outcomes
-from worker.errors import UsageError
-from worker.files import FileRecord, expand, read_ndjson
+from worker.errors import MessageRefused, UsageError
+from worker.files import FileRecord, Source, expand, read_ndjson
 
 _BATCH = 2_000
 ENTITY = click.option(
@@ -48,7 +48,7 @@ def send_command(
     With --wait the exit code is 1 if any record was rejected.
     """
     with progress_bar(quiet=as_json) as bar:
-        outcomes = asyncio.run(_send(context, records_of(paths, entity), bar, wait, timeout))
+        outcomes = asyncio.run(_send(context, _records(paths, entity), bar, wait, timeout))
     sent = sum(outcomes.sent.values())
     result = {"sent": sent}
     if wait:
@@ -70,19 +70,22 @@ def _print_outcomes(outcomes: Outcomes) -> None:
     click.echo(f"{outcomes.accepted} accepted, {outcomes.rejected} rejected.")
 
 
-def records_of(paths: tuple[str, ...], entity: str | None) -> Iterator[FileRecord]:
-    """The records of files and directories, of standard input for "-"; entities in their order.
+def sources_of(paths: tuple[str, ...], entity: str | None) -> list[Source] | None:
+    """The files that the paths mean, None for standard input ("-"). Raises UsageError."""
+    if "-" not in paths:
+        return expand([Path(path) for path in paths], entity)
+    if len(paths) > 1:
+        raise UsageError("'-' (standard input) goes alone")
+    if entity is None:
+        raise UsageError("standard input needs --entity")
+    return None
 
-    Raises UsageError.
-    """
-    if "-" in paths:
-        if len(paths) > 1:
-            raise UsageError("'-' (standard input) goes alone")
-        if entity is None:
-            raise UsageError("standard input needs --entity")
-        yield from read_ndjson(sys.stdin.buffer, entity, "-")
-        return
-    for source in expand([Path(path) for path in paths], entity):
+
+def _records(paths: tuple[str, ...], entity: str | None) -> Iterator[FileRecord]:
+    sources = sources_of(paths, entity)
+    if sources is None:
+        yield from read_ndjson(sys.stdin.buffer, str(entity), "-")
+    for source in sources or ():
         yield from source.read()
 
 
@@ -101,7 +104,11 @@ async def _send(
                 Outgoing(names.inputs(r.entity), keys[r.entity].read(r.value), r.value)
                 for r in batch
             ]
-            outcomes.note(messages, await broker.publish(messages))
+            try:
+                places = await broker.publish(messages)
+            except MessageRefused as error:
+                raise _refused(error, batch, outcomes.sent.total()) from None
+            outcomes.note(messages, places)
             bar.advance(sending, len(batch))
         bar.update(sending, total=sum(outcomes.sent.values()))
         if wait:
@@ -109,6 +116,16 @@ async def _send(
             await outcomes.wait(timeout, lambda done: bar.update(judging, completed=done))
         await outcomes.close()
     return outcomes
+
+
+def _refused(error: MessageRefused, batch: list[FileRecord], sent: int) -> UsageError:
+    """Which record it was, and where to go on: nothing of its batch has been sent."""
+    first = batch[0]
+    wrong = batch[error.index] if error.index is not None else first
+    return UsageError(
+        f"{wrong.path}, line {wrong.line}: the broker refuses this record ({error}); "
+        f"the {sent} records before {first.path}, line {first.line} have been sent"
+    )
 
 
 @click.command("delete")

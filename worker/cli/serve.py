@@ -14,6 +14,7 @@ from worker.brokers.contract import Broker
 from worker.cli.console import Context, now_ms
 from worker.cli.services import serve, together
 from worker.core.outbox import Rules
+from worker.engine.startup import check_topics
 from worker.engine.worker import Worker
 from worker.index.store import IndexStore
 from worker.sink.export import ExportSettings
@@ -80,10 +81,11 @@ def _worker(context: Context, broker: Broker, stop: asyncio.Event) -> Coroutine[
     return Worker(broker, rules, index, now_ms, settings.max_parked).run(stop)
 
 
-def _sink(context: Context, broker: Broker, stop: asyncio.Event) -> Coroutine[Any, Any, None]:
+async def _sink(context: Context, broker: Broker, stop: asyncio.Event) -> None:
     settings = context.settings
+    await check_topics(broker, context.names, settings.max_record_bytes)
     exports = ExportSettings(Path(settings.exports), settings.program_name)
-    return serve_sink(broker, settings.prefix, Path(settings.data) / "sink", exports, stop)
+    await serve_sink(broker, settings.prefix, Path(settings.data) / "sink", exports, stop)
 
 
 async def _create_if_embedded(context: Context, broker: Broker) -> None:

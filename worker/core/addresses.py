@@ -58,6 +58,7 @@ class Addresses:
         self._number = number
         self._granted: dict[bytes, Granted] = {}
         self._kept: set[bytes] = set()
+        self._judged: Mapping[int, int] = {}
 
     def __len__(self) -> int:
         return len(self._granted)
@@ -70,9 +71,13 @@ class Addresses:
     def claim(self, claim: Claim, holders: Holders) -> Granted | None:
         """What is granted to the claim now, None if another holds or has been granted it.
 
-        What is granted to another task has to be kept in the log. What is granted to a record of
-        this task need not: if that commits, the row itself tells whoever comes after us.
+        A claim whose record has been judged meanwhile is a repeated one: nothing is granted to
+        it, or the address would be kept for nobody. What is granted to another task has to be
+        kept in the log. What is granted to a record of this task need not: if that commits, the
+        row itself tells whoever comes after us.
         """
+        if claim.offset < self._judged.get(claim.task, 0):
+            return None
         before = self._granted.get(claim.address)
         if before is not None and before.user != claim.user:
             return None
@@ -97,6 +102,7 @@ class Addresses:
 
         Returns the addresses that the log keeps no longer.
         """
+        self._judged = judged
         settled = [
             granted.address
             for granted in self._granted.values()

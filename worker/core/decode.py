@@ -153,7 +153,7 @@ class RecordDecoder:
         if key is not None and (
             message_key is None or (own_key is not None and own_key != message_key)
         ):
-            found.add(*_contradiction_parts())
+            found.add_first(*_contradiction_parts())
         if found.errors:
             return Invalid(own_key or message_key, tuple(found.violations), found.omitted)
         assert own_key is not None
@@ -216,7 +216,10 @@ def parse(value: bytes) -> dict[str, Any]:
 def _parse_extreme(text: str) -> object:
     try:
         if "\\u" in text:  # the json module lets lone surrogates through; the encoder does not
-            _encode(json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse))
+            # As pairs: those in an earlier duplicate count too.
+            pairs: Any = list
+            hooks: Any = {"parse_int": str, "parse_float": str, "object_pairs_hook": pairs}
+            _encode(json.loads(text, parse_constant=_refuse, **hooks))
         return json.loads(text, parse_int=_parse_integer, parse_constant=_refuse)
     except ValueError:  # UnicodeEncodeError too
         raise MalformedError("expected one JSON object") from None
@@ -306,4 +309,4 @@ def _ids(names: tuple[str, ...]) -> Callable[[Any], tuple[bytes, ...]]:
 
 def latest_moment(arrival_ms: int, skew_seconds: float) -> datetime:
     """The latest moment that is not in the future for a record that arrived then."""
-    return datetime.fromtimestamp(arrival_ms / 1000 + skew_seconds, UTC)
+    return datetime.fromtimestamp(max(arrival_ms, 0) / 1000 + skew_seconds, UTC)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
@@ -15,6 +16,9 @@ from worker.core.violations import Violation
 
 REPLAYS_HEADER: Final = "buddy-replays"
 _BLANK: Final = b" \t\r\n"
+_FIRST_MS: Final = -62_135_596_800_000
+_LAST_MS: Final = 253_402_300_799_000
+"""The first and the last second of the years 1 to 9999."""
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -59,7 +63,8 @@ _encode = msgspec.json.Encoder().encode
 
 def timestamp(milliseconds: int) -> str:
     """A moment in the canonical form of timestamps."""
-    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    # A producer's clock may say anything.
+    moment = datetime.fromtimestamp(min(max(milliseconds, _FIRST_MS), _LAST_MS) / 1000, UTC)
     text = moment.isoformat(timespec="microseconds" if moment.microsecond else "seconds")
     return text.replace("+00:00", "Z")
 
@@ -90,8 +95,9 @@ def reject(
 ) -> tuple[bytes, bool]:
     """The rejection of one message as JSON, and whether its record had to be left out.
 
-    The JSON is at most `limit` bytes: where the record does not fit its size and SHA-256 stand
-    for it, and headers and key go too if even that is not enough. `source` replaces the message's
+    The JSON is at most `limit` bytes. What does not fit goes in this order: the JSON of a record
+    whose bytes are there as well, the headers, the record (its size and SHA-256 stand for it), the
+    message key. `source` replaces the message's
     coordinates where it comes from no broker; `omitted` says that the value is only the start.
     """
     rejection = Rejection(
@@ -106,25 +112,35 @@ def reject(
         headers=[(name, b64encode(value).decode()) for name, value in message.headers],
         replays=replays_of(message.headers),
     )
-    value = message.value
-    if omitted is None:
-        whole = rejection if value is None else _with_bytes(rejection, value, invalid.malformed)
-        encoded = _encode(whole)
+    is_json = not invalid.malformed
+    for small in _ever_smaller(rejection, message.value, omitted, is_json=is_json):
+        encoded = _encode(small)
         if len(encoded) <= limit:
-            return encoded, False
-        omitted = OmittedRecord(len(value or b""), sha256(value or b"").hexdigest())
-    small = msgspec.structs.replace(rejection, record_omitted=omitted)
-    encoded = _encode(small)
-    if len(encoded) > limit:
-        encoded = _encode(msgspec.structs.replace(small, headers=[], message_key_base64=None))
-    return encoded, True
+            break
+    return encoded, small.record_omitted is not msgspec.UNSET
 
 
-def _with_bytes(rejection: Rejection, value: bytes, malformed: bool) -> Rejection:  # noqa: FBT001
-    """The rejection with the original bytes in it, as JSON where they are some."""
+def _ever_smaller(
+    rejection: Rejection, value: bytes | None, omitted: OmittedRecord | None, *, is_json: bool
+) -> Iterator[Rejection]:
+    """The rejection with all there is to say, then with less and less."""
     replace = msgspec.structs.replace
-    if not malformed:
-        rejection = replace(rejection, record=msgspec.Raw(value))
-        if value == value.strip(_BLANK):
-            return rejection
-    return replace(rejection, record_base64=b64encode(value).decode())
+    if omitted is None:
+        if value is None:
+            yield rejection
+            value = b""
+        else:
+            text = b64encode(value).decode()
+            if is_json and value == value.strip(_BLANK):
+                whole = replace(rejection, record=msgspec.Raw(value))
+            else:
+                whole = replace(rejection, record_base64=text)
+                if is_json:
+                    yield replace(whole, record=msgspec.Raw(value))
+            yield whole
+            yield replace(whole, headers=[])
+        omitted = OmittedRecord(len(value), sha256(value).hexdigest())
+    small = replace(rejection, record_omitted=omitted)
+    yield small
+    yield replace(small, headers=[])
+    yield replace(small, headers=[], message_key_base64=None)

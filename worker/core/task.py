@@ -8,7 +8,7 @@ decision is made: when the commit fails, throw the task away and restore it from
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -90,11 +90,14 @@ class Task:
         if saved.progress is not None:
             self.next = dict(_read_progress(saved.progress).next)
         self.addresses.restore(map(_unpack_granted, saved.granted))
-        envelopes = map(_unpack_envelope, saved.parked)
-        for envelope in sorted(envelopes, key=lambda e: (e.first_read, e.offset)):
+        for envelope in _in_order(map(_unpack_envelope, saved.parked)):
             message = envelope.message()
             latest = latest_moment(envelope.arrival, self._rules.skew / 1000)
-            outcome = self._decoders[envelope.entity].decode(message.value, message.key, latest)
+            outcome: Outcome
+            try:
+                outcome = self._decoders[envelope.entity].decode(message.value, message.key, latest)
+            except Exception:  # noqa: BLE001 -- isolated, as in `_read`
+                outcome = Invalid(None, (unexpected(),), malformed=True)
             if isinstance(outcome, Invalid):  # by rules that are newer than the record's parking
                 self._outdated.append((envelope.entity, message, outcome))
                 continue
@@ -174,6 +177,8 @@ class Task:
     # --- one record ---------------------------------------------------------------------------
 
     def _read(self, entity: str, batch: Sequence[Message]) -> None:
+        if not batch:
+            return
         self._out.tally.read[entity] += len(batch)
         decode, now = self._decoders[entity].decode, self._now
         latest: dict[int, datetime] = {}
@@ -337,6 +342,19 @@ class Task:
         if self._out.messages or self._saved != (read, judged):
             self._saved = (read, judged)
             self._out.progress(write_progress(Progress(dict(self.next), judged)))
+
+
+def _in_order(envelopes: Iterable[Envelope]) -> list[Envelope]:
+    """As they were parked: by offset within an entity, else by when they were first read.
+
+    Clocks go back at times, offsets do not.
+    """
+    first: dict[str, int] = {}
+    ordered = []
+    for envelope in sorted(envelopes, key=lambda e: e.offset):
+        first[envelope.entity] = max(envelope.first_read, first.get(envelope.entity, 0))
+        ordered.append((first[envelope.entity], envelope))
+    return [envelope for _, envelope in sorted(ordered, key=lambda pair: pair[0])]
 
 
 def _claim_id(offset: int) -> bytes:

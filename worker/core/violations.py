@@ -95,6 +95,14 @@ class Findings:
         self.omitted = 0
         self.errors = 0
 
+    def add_first(self, code: Code, field: str, message: str) -> None:
+        """Note one of the record as a whole: it goes before those of its fields."""
+        self.errors += code not in WARNINGS
+        self.violations.insert(0, violation(code, field, message))
+        if len(self.violations) > MOST_REPORTED:
+            self.violations.pop()
+            self.omitted += 1
+
     def add(self, code: Code, field: str, message: str) -> None:
         """Note one violation."""
         if code not in WARNINGS:

@@ -22,18 +22,17 @@ from worker.core.task import CLAIMS, INPUTS, Decision
 from worker.engine.backoff import Backoff
 from worker.engine.follower import INDEXED, Follower
 from worker.engine.order import BATCH, ReadingOrder
+from worker.engine.startup import check_topics
 from worker.engine.tasks import GROUP, Owned, Tasks, inputs
 from worker.engine.verdicts import Barriers
 from worker.errors import (
     BrokerUnavailable,
-    ConfigurationError,
     Fenced,
     MessageRefused,
     MissingTopic,
 )
 from worker.index.contract import Learned
 from worker.index.store import IndexStore
-from worker.topics import complaints
 
 _POLL_SECONDS: Final = 0.05
 _SYNC_PATIENCE: Final = 30.0
@@ -68,7 +67,9 @@ class Worker:
         BrokerUnavailable if the broker cannot be reached at the start. Later outages are waited
         out.
         """
-        await self._check_topics()
+        names = self._rules.names
+        tasks = await check_topics(self._broker, names, self._rules.record_limit)
+        self._rules = msgspec.structs.replace(self._rules, tasks=tasks)
         self._follower = Follower(self._broker, self._rules.names, self._index, self._clock)
         self._barriers = Barriers(self._broker, self._rules, self._follower, self._clock)
         self._tasks = Tasks(
@@ -93,16 +94,6 @@ class Worker:
             await self._reader.close()
             await self._follower.close()
             _log.info("worker_stopped")
-
-    async def _check_topics(self) -> None:
-        names = self._rules.names
-        there = await self._broker.topics(names.every())
-        found = list(complaints(names, there, self._rules.record_limit))
-        if found:
-            more = f" ({len(found) - 1} more like this)" if len(found) > 1 else ""
-            raise ConfigurationError(found[0] + more)
-        tasks = there[names.inputs("users")].partitions
-        self._rules = msgspec.structs.replace(self._rules, tasks=tasks)
 
     async def _rounds(self, stop: asyncio.Event, following: asyncio.Task[None]) -> None:
         backoff = Backoff(self._clock)
@@ -256,6 +247,8 @@ class Worker:
 def _report(number: int, tally: Tally) -> None:
     for (entity, code), count in tally.violations.items():
         _log.info("violations", task=number, entity=entity, code=code.value, count=count)
+    for entity, count in tally.unknown_fields.items():
+        _log.info("unknown_fields", task=number, entity=entity, count=count)
     for source, error in tally.failures:
         _log.error("internal_error", source=source, error=error)
     for source in tally.records_omitted:

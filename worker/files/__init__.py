@@ -6,7 +6,7 @@ elsewhere. What a file's frame gets wrong is a UsageError.
 
 from worker.files.ndjson import read_ndjson
 from worker.files.records import READ_LIMIT, FileRecord
-from worker.files.sources import FileFormat, Source, expand, read, source
+from worker.files.sources import FileFormat, Source, expand, in_entity_order, read, source
 
 __all__ = [
     "READ_LIMIT",
@@ -14,6 +14,7 @@ __all__ = [
     "FileRecord",
     "Source",
     "expand",
+    "in_entity_order",
     "read",
     "read_ndjson",
     "source",

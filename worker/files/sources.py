@@ -8,7 +8,7 @@ anything else is NDJSON. Nothing is passed over in silence that looks like data.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -71,6 +71,35 @@ class Source(msgspec.Struct, frozen=True):
 def read(path: Path, entity: str | None, *, limit: int = READ_LIMIT) -> Iterator[FileRecord]:
     """The records of one file. UsageError as `Source.read` and `source` raise it."""
     return source(path, entity).read(limit=limit)
+
+
+def in_entity_order(sources: Sequence[Source]) -> Iterator[FileRecord]:
+    """The records of several files, all of one entity before the first of the next.
+
+    A file of many entities is read once for each of them, unless it is the only one and has them
+    in order already. Raises UsageError as `Source.read` does.
+    """
+    mixed = [source for source in sources if source.entity is None]
+    if not mixed or (len(sources) == 1 and _is_ordered(sources[0])):
+        for source in sources:
+            yield from source.read()
+        return
+    for entity in ENTITIES:
+        for source in sources:
+            if source.entity is None:
+                yield from (record for record in source.read() if record.entity == entity)
+            elif source.entity == entity:
+                yield from source.read()
+
+
+def _is_ordered(source: Source) -> bool:
+    latest = -1
+    for record in source.read():
+        place = _ORDER[record.entity]
+        if place < latest:
+            return False
+        latest = place
+    return True
 
 
 def expand(paths: Iterable[Path], entity: str | None) -> list[Source]:

@@ -141,7 +141,11 @@ async def _write(
         counts={entity: picked.rows for entity, picked in spooled.picked.items()},
         program_name=settings.program_name,
     )
-    options = Options(entities=request.entities, formats=request.formats)
+    options = Options(
+        entities=request.entities,
+        formats=request.formats,
+        guard_formulas=request.guard_formulas,
+    )
     origin = Origin(
         cut=Cut(accepted=_by_entity(snapshot.positions)),
         left_out=_reasons(spooled, "left_out"),
@@ -163,11 +167,12 @@ async def _write(
 def _again(
     request: ExportRequest, directory: Path, manifest: Manifest, clock: Clock
 ) -> Announcement:
-    asked = (request.entities, request.formats)
-    if asked != (manifest.options.entities, manifest.options.formats):
+    options = manifest.options
+    asked = (request.entities, request.formats, request.guard_formulas)
+    if asked != (options.entities, options.formats, options.guard_formulas):
         raise UsageError(
-            f"id {request.id} stands for {directory.name}, which was made with other entities or "
-            "formats: ask under another id"
+            f"id {request.id} stands for {directory.name}, which was made with other options: "
+            "ask under another id"
         )
     return _finished(request, directory, manifest, clock)
 

@@ -41,6 +41,8 @@ class ExportRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkn
     """Reserved, as are the next two: date range and incremental exports are not made yet."""
     end: str | None = None
     incremental: str | None = None
+    guard_formulas: bool = False
+    """Whether a CSV cell that a spreadsheet would run gets an apostrophe before it."""
 
 
 class ExportFile(msgspec.Struct, frozen=True):

@@ -1,0 +1,400 @@
+"""Helpers of the tests of the pure core: records, and a stream in memory that tasks are run on.
+
+`World` does for the core what broker and worker do: it keeps the logs, carries decisions out and
+follows the accepted rows into a MemoryIndex. Its clock stands until a test moves it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+from zlib import crc32
+
+import msgspec
+
+from schemas import ENTITIES, Kind
+from worker.brokers.contract import Headers, Message, Outgoing, Partition
+from worker.core.ahead import Ahead
+from worker.core.barrier import Barrier, Progress
+from worker.core.keys import read_key
+from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Rules
+from worker.core.task import CLAIMS, INPUTS, Decision, Saved, Task
+from worker.index.contract import Learned
+from worker.index.memory import MemoryIndex
+from worker.topics import Names
+
+NOW = 1_767_225_600_000  # 2026-01-01T00:00:00Z
+GRACE = 30_000
+INDEXED = ("users", "matches")
+FIRST_OFFSET = 3
+STEP = 2  # offsets may have gaps
+
+Crash = Literal["before commit", "after commit"]
+
+
+def uid(number: int) -> str:
+    """A UUID v4 of its own for each number."""
+    return f"{number:08x}-0000-4000-8000-00000000abcd"
+
+
+def good(entity: str, number: int = 1, **changes: Any) -> dict[str, Any]:
+    """A good record with the required fields only; `changes` over it, None takes a field away.
+
+    Ids are of the number; references are to user 1, user 2 and match 1.
+    """
+    record: dict[str, Any] = {}
+    for column in ENTITIES[entity].columns:
+        if not column.required:
+            continue
+        match column.kind:
+            case Kind.UUID:
+                value: Any = uid(1 if column.refers_to else number)
+            case Kind.TIMESTAMP:
+                value = "2024-01-15T10:00:00Z"
+            case Kind.EMAIL:
+                value = f"user{number}@example.org"
+            case Kind.ENUM:
+                value = column.values[0]
+            case Kind.INTEGER:
+                value = number
+            case Kind.RATING:
+                value = 0.5
+            case _:
+                value = "text"
+        record[column.name] = value
+    for other in ("buddy_id", "learner_id"):
+        if other in record:
+            record[other] = uid(2)
+    record.update(changes)
+    return {name: value for name, value in record.items() if value is not None}
+
+
+def to_json(record: object) -> bytes:
+    """A record as compact JSON."""
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+class Outcome(NamedTuple):
+    """What became of one record."""
+
+    kind: Literal["accepted", "deleted", "rejected"]
+    codes: tuple[str, ...]
+    fields: tuple[str, ...]
+    message: Outgoing
+
+
+class World:
+    """All logs in memory, and one worker that runs every task."""
+
+    def __init__(self, partitions: int = 1, *, now: int = NOW, grace: int = GRACE) -> None:
+        self.now = now
+        self.names = Names()
+        self.rules = Rules(names=self.names, tasks=partitions, grace=grace)
+        self.count = partitions
+        self.inputs: dict[Partition, list[Message]] = {
+            Partition(self.names.input(name), number): []
+            for name in INPUTS
+            for number in range(partitions)
+        }
+        self.committed: list[Outgoing] = []
+        self.accepted: dict[Partition, list[Outgoing]] = {}
+        self.parked: list[dict[bytes, bytes]] = [{} for _ in range(partitions)]
+        self.granted: list[dict[bytes, bytes]] = [{} for _ in range(partitions)]
+        self.progress: list[list[bytes]] = [[] for _ in range(partitions)]
+        self.index = MemoryIndex()
+        self.first_read: dict[str, int] = {}
+        self._followed: dict[Partition, int] = {}
+        self._pending: list[tuple[list[bytes], list[bytes]]] = [([], []) for _ in range(partitions)]
+        self._barriers: list[Barrier] = []
+        self.tasks = [self.restored(number) for number in range(partitions)]
+
+    # --- input --------------------------------------------------------------------------------
+
+    def send(
+        self,
+        entity: str,
+        record: Mapping[str, Any] | bytes | None,
+        key: str | bytes | None = None,
+        *,
+        partition: int | None = None,
+        headers: Headers = (),
+        timestamp: int | None = None,
+        appended: bool = True,
+    ) -> str:
+        """Append one record, by default where its key belongs; its coordinate."""
+        value = record if record is None or isinstance(record, bytes) else to_json(record)
+        key = key.encode() if isinstance(key, str) else key
+        if partition is None:
+            partition = crc32(_key(entity, record, key)) % self.count
+        place = Partition(self.names.inputs(entity), partition)
+        moment = self.now if timestamp is None else timestamp
+        offset = self._append(place, moment, key, value, headers, appended=appended)
+        return f"{place.topic}/{partition}/{offset}"
+
+    def delete(self, entity: str, key: str, *, partition: int | None = None) -> str:
+        """Append a deletion."""
+        return self.send(entity, None, key, partition=partition)
+
+    def ends(self, names: Iterable[str]) -> dict[Partition, int]:
+        """Where the inputs end."""
+        topics = {self.names.input(name) for name in names}
+        return {
+            place: FIRST_OFFSET + STEP * len(log)
+            for place, log in self.inputs.items()
+            if place.topic in topics
+        }
+
+    # --- rounds -------------------------------------------------------------------------------
+
+    def round(
+        self,
+        most: int | None = None,
+        *,
+        only: Iterable[int] | None = None,
+        crash: Mapping[int, Crash] | None = None,
+        lag: bool = False,
+    ) -> dict[int, Decision]:
+        """One round of the worker: follow, tend the barriers, judge, commit.
+
+        `most` records are read of each input. A task that crashes is restored from what was
+        committed. With `lag` nothing is followed, hence nothing read that asks for an address.
+        """
+        if not lag:
+            self.follow()
+        topic = self.names.inputs("users")
+        users = {p.number: at for p, at in self._judged_offsets().items() if p.topic == topic}
+        judged = None if lag else users
+        self._tend()
+        decisions = {}
+        for number in range(self.count) if only is None else sorted(set(only)):
+            task = self.tasks[number]
+            if lag and task.restored:
+                continue
+            messages, positions = self._read(task, most, lag=lag)
+            learned, self._pending[number] = Learned(*self._pending[number]), ([], [])
+            ahead = Ahead(self.index)
+            decisions[number] = task.judge(messages, positions, learned, ahead, self.now, judged)
+        for number, decision in decisions.items():
+            how = (crash or {}).get(number)
+            if how != "before commit":
+                self._commit(number, decision)
+            if how is not None:
+                self.tasks[number] = self.restored(number)
+        return decisions
+
+    def settle(self) -> None:
+        """Rounds until all is read and nothing happens any more; the clock stands."""
+        for _ in range(10_000):
+            if not any(d.outputs for d in self.round().values()) and self._is_read():
+                return
+        raise AssertionError("it never comes to rest")
+
+    def finish(self) -> None:
+        """Let the grace of everything end; whatever is parked then gets its verdict."""
+        for _ in range(4):  # two levels of references, and a crash may have put off a barrier
+            self.settle()
+            self.now += self.rules.grace + 1
+        self.settle()
+        assert [len(task.parking) for task in self.tasks] == [0] * self.count
+        assert [len(task.addresses) for task in self.tasks] == [0] * self.count
+        assert self.parked == self.granted == [{}] * self.count
+
+    def follow(self) -> None:
+        """Read the accepted topics into the index, and note what came to be known."""
+        fresh: dict[str, list[bytes]] = {"users": [], "matches": []}
+        for place, log in self.accepted.items():
+            entity = self.names.entity_of(place.topic)
+            if entity not in INDEXED:
+                continue
+            for message in log[self._followed.get(place, 0) :]:
+                new = self.index.apply_row(
+                    entity,  # type: ignore[arg-type]
+                    message.key,
+                    message.value,
+                )
+                if new and message.key is not None:
+                    fresh[entity].append(bytes.fromhex(message.key.decode().replace("-", "")))
+            self._followed[place] = len(log)
+        for users, matches in self._pending:
+            users.extend(filter(self.index.user, fresh["users"]))
+            matches.extend(filter(self.index.match, fresh["matches"]))
+
+    def restored(self, number: int) -> Task:
+        """The task as the log says that it stands."""
+        task = Task(number, self.rules)
+        progress = self.progress[number]
+        task.restore(
+            Saved(
+                progress[-1] if progress else None,
+                tuple(self.parked[number].values()),
+                tuple(self.granted[number].values()),
+            )
+        )
+        for name in INPUTS:
+            task.next.setdefault(name, FIRST_OFFSET)
+        return task
+
+    # --- results ------------------------------------------------------------------------------
+
+    def outcomes(self) -> dict[str, list[Outcome]]:
+        """Every record with what was published about it, in the order of publication."""
+        found: dict[str, list[Outcome]] = {
+            f"{place.topic}/{place.number}/{message.offset}": []
+            for place, log in self.inputs.items()
+            for message in log
+            if self.names.entity_of(place.topic) in ENTITIES
+        }
+        for message in self.committed:
+            source = dict(message.headers).get(SOURCE_HEADER)
+            if source is not None:
+                found[source.decode()].append(_outcome(message))
+        return found
+
+    def outcome(self, coordinate: str) -> Outcome | None:
+        """The one outcome of a record, None while it has none."""
+        found = self.outcomes()[coordinate]
+        assert len(found) < 2
+        return found[0] if found else None
+
+    def kind(self, coordinate: str) -> str:
+        """accepted, deleted, rejected or open."""
+        outcome = self.outcome(coordinate)
+        return "open" if outcome is None else outcome.kind
+
+    def judged(self, number: int = 0) -> dict[str, int]:
+        """How far a task says it has judged, in records from the start."""
+        progress = msgspec.json.decode(self.progress[number][-1], type=Progress)
+        return {e: (at - FIRST_OFFSET) // STEP for e, at in progress.judged.items()}
+
+    def row(self, entity: str, key: str) -> dict[str, Any] | None:
+        """The latest accepted row of a key."""
+        latest: dict[str, Any] | None = None
+        for message in self.committed:
+            if message.topic == self.names.accepted(entity) and message.key == key.encode():
+                latest = None if message.value is None else json.loads(message.value)
+        return latest
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _append(
+        self,
+        place: Partition,
+        moment: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        *,
+        appended: bool = True,
+    ) -> int:
+        log = self.inputs[place]
+        offset = FIRST_OFFSET + STEP * len(log)
+        log.append(Message(*place, offset, moment, key, value, headers, appended))
+        return offset
+
+    def _read(
+        self, task: Task, most: int | None, *, lag: bool
+    ) -> tuple[list[Message], dict[str, int]]:
+        messages, positions = [], {}
+        for name in reversed(INPUTS):  # a broker promises no order across inputs
+            log = self.inputs[Partition(self.names.input(name), task.number)]
+            start = (task.next[name] - FIRST_OFFSET) // STEP
+            batch = log[start:] if most is None else log[start : start + most]
+            if lag and name in ("users", CLAIMS):
+                batch = []
+            messages += batch
+            positions[name] = FIRST_OFFSET + STEP * (start + len(batch))
+        return messages, positions
+
+    def _is_read(self) -> bool:
+        return all(
+            self.tasks[place.number].next[self.names.entity_of(place.topic)] >= end
+            for place, end in self.ends(INPUTS).items()
+        )
+
+    def _commit(self, number: int, decision: Decision) -> None:
+        for message in decision.outputs:
+            self.committed.append(message)
+            name = self.names.entity_of(message.topic)
+            assert message.key is not None or ".rejected." in message.topic
+            if message.topic == self.names.parked:
+                if message.value is not None:
+                    entity, _, offset = _text(message.key).split("/")
+                    self.first_read[f"{self.names.inputs(entity)}/{number}/{offset}"] = self.now
+                    assert message.key not in self.parked[number]
+                # A record is struck out once: `del` fails where it is not there.
+                self._keep(self.parked, number, message)
+            elif message.topic == self.names.granted:
+                self._keep(self.granted, number, message)
+            elif message.topic == self.names.progress:
+                assert (message.partition, message.key) == (number, str(number).encode())
+                assert message.value is not None
+                self.progress[number].append(message.value)
+            elif name in INPUTS and message.partition is not None:  # a claim or a grant
+                place = Partition(message.topic, message.partition)
+                self._append(place, self.now, message.key, message.value, message.headers)
+            elif ".accepted." in message.topic:
+                assert message.partition is None
+                place = Partition(message.topic, crc32(message.key or b"") % self.count)
+                self.accepted.setdefault(place, []).append(message)
+
+    def _keep(self, tables: list[dict[bytes, bytes]], number: int, message: Outgoing) -> None:
+        assert message.partition == number
+        assert message.key is not None
+        if message.value is None:
+            del tables[number][message.key]
+        else:
+            tables[number][message.key] = message.value
+
+    def _tend(self) -> None:
+        overdue = [task for task in self.tasks if task.overdue(self.now)]
+        if overdue:
+            users = Barrier(self.ends(["users"]), covers_matches=False)
+            matches = Barrier(self.ends(INDEXED), covers_matches=True)
+            for task in overdue:
+                task.await_barriers(users, matches)
+            self._barriers += [users, matches]
+        judged = self._judged_offsets()
+        for barrier in self._barriers:
+            barrier.blocked_by(judged)
+            if barrier.needs_outcomes:
+                barrier.note_outcomes({p: len(log) for p, log in self._indexed()})
+            barrier.follow(self._followed)
+        self._barriers = [barrier for barrier in self._barriers if not barrier.passed]
+
+    def _indexed(self) -> Sequence[tuple[Partition, list[Outgoing]]]:
+        topics = {self.names.accepted(entity) for entity in INDEXED}
+        return [(p, log) for p, log in self.accepted.items() if p.topic in topics]
+
+    def _judged_offsets(self) -> dict[Partition, int]:
+        found = {}
+        for number, progress in enumerate(self.progress):
+            if progress:
+                judged = msgspec.json.decode(progress[-1], type=Progress).judged
+                for entity, offset in judged.items():
+                    found[Partition(self.names.inputs(entity), number)] = offset
+        return found
+
+
+def _key(entity: str, record: Mapping[str, Any] | bytes | None, key: bytes | None) -> bytes:
+    if key is not None:
+        return read_key(ENTITIES[entity], key) or key
+    if isinstance(record, Mapping):
+        return ":".join(str(record.get(name)).lower() for name in ENTITIES[entity].key).encode()
+    return b""
+
+
+def _text(key: bytes | None) -> str:
+    return (key or b"").decode()
+
+
+def _outcome(message: Outgoing) -> Outcome:
+    if ".rejected." in message.topic:
+        assert message.value is not None
+        violations = json.loads(message.value)["violations"]
+        codes = tuple(v["code"] for v in violations)
+        return Outcome("rejected", codes, tuple(v["field"] for v in violations), message)
+    if message.value is None:
+        return Outcome("deleted", (), (), message)
+    warnings = dict(message.headers).get(WARNINGS_HEADER, b"").decode()
+    return Outcome("accepted", tuple(filter(None, warnings.split(","))), (), message)

@@ -1,0 +1,256 @@
+"""One address, one user: in a batch, across tasks, and when users move."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+
+from tests.unit.core_kit import Crash, World, good, uid
+from worker.core.addresses import owner_of
+from worker.index.contract import address_digest
+
+
+def owned(task: int, tasks: int, which: int = 0) -> str:
+    """An address that this task owns; a different one for each `which`."""
+    found = (f"a{n}@example.org" for n in count())
+    own = (e for e in found if owner_of(address_digest(e), tasks) == task)
+    return [next(own) for _ in range(which + 1)][-1]
+
+
+def user(world: World, number: int, email: str, partition: int = 0) -> str:
+    return world.send("users", good("users", number, email=email), partition=partition)
+
+
+def kinds(world: World, *sent: str) -> list[str]:
+    return [world.kind(one) for one in sent]
+
+
+def codes(world: World, sent: str) -> tuple[str, ...]:
+    outcome = world.outcome(sent)
+    assert outcome is not None
+    return outcome.codes
+
+
+def holders(world: World, email: str) -> set[bytes]:
+    world.follow()
+    return set(world.index.holders(address_digest(email)))
+
+
+def test_of_two_users_with_one_address_in_a_batch_the_first_has_it() -> None:
+    world = World()
+    first = user(world, 1, "a@example.org")
+    second = user(world, 2, "A@Example.ORG")
+    world.settle()
+    assert kinds(world, first, second) == ["accepted", "rejected"]
+    assert codes(world, second) == ("email_lowercased", "duplicate_email")
+
+
+@pytest.mark.parametrize("owner", [0, 1, 2])
+def test_of_two_users_with_one_address_in_two_tasks_at_once_one_has_it(owner: int) -> None:
+    world = World(partitions=3)
+    email = owned(owner, 3)
+    sent = [user(world, 1, email, 0), user(world, 2, email, 1)]
+    world.settle()
+    assert sorted(kinds(world, *sent)) == ["accepted", "rejected"]
+    assert [codes(world, one) for one in sent].count(("duplicate_email",)) == 1
+    assert len(holders(world, email)) == 1
+    world.finish()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_first_to_claim_wins(first: int) -> None:
+    world = World(partitions=3)
+    email = owned(2, 3)
+    sent = [user(world, 1, email, 0), user(world, 2, email, 1)]
+    world.round(only=[first])
+    world.round(only=[1 - first])
+    world.settle()
+    assert world.kind(sent[first]) == "accepted"
+    assert codes(world, sent[1 - first]) == ("duplicate_email",)
+
+
+def test_it_is_judged_without_waiting_for_the_grace() -> None:
+    world = World(partitions=2)
+    email = owned(1, 2)
+    user(world, 1, email, 0)
+    world.settle()
+    late = user(world, 2, email, 0)
+    world.settle()  # the clock stands
+    assert codes(world, late) == ("duplicate_email",)
+
+
+@pytest.mark.parametrize("owner", [0, 1])
+def test_an_update_to_another_address_frees_the_old_one(owner: int) -> None:
+    world = World(partitions=2)
+    old, new = owned(owner, 2), owned(owner, 2, 1)
+    user(world, 1, old)
+    world.settle()
+    moved = user(world, 1, new)
+    world.settle()
+    taker = user(world, 2, old, 1)
+    world.settle()
+    assert kinds(world, moved, taker) == ["accepted", "accepted"]
+    world.finish()
+
+
+def test_within_one_batch_an_update_frees_the_old_address_for_the_same_task() -> None:
+    world = World()
+    user(world, 1, "a@example.org")
+    world.settle()
+    moved = user(world, 1, "b@example.org")
+    taker = user(world, 2, "a@example.org")
+    world.round()
+    assert kinds(world, moved, taker) == ["accepted", "accepted"]
+
+
+def test_within_one_batch_an_address_given_and_left_is_free_again() -> None:
+    world = World()
+    sent = [
+        user(world, 1, "a@example.org"),
+        user(world, 1, "b@example.org"),
+        user(world, 2, "a@example.org"),
+        user(world, 1, "a@example.org"),
+        user(world, 3, "b@example.org"),
+    ]
+    world.round()
+    assert kinds(world, *sent) == ["accepted", "accepted", "accepted", "rejected", "rejected"]
+    assert holders(world, "a@example.org") == {bytes.fromhex(uid(2).replace("-", ""))}
+
+
+def test_a_deletion_frees_the_address() -> None:
+    world = World(partitions=2)
+    email = owned(1, 2)
+    user(world, 1, email, 0)
+    world.settle()
+    world.delete("users", uid(1), partition=0)
+    world.settle()
+    taker = user(world, 2, email, 1)
+    world.settle()
+    assert world.kind(taker) == "accepted"
+
+
+def test_within_one_batch_a_deletion_frees_the_address_for_the_same_task() -> None:
+    world = World()
+    user(world, 1, "a@example.org")
+    world.delete("users", uid(1))
+    taker = user(world, 2, "a@example.org")
+    back = user(world, 1, "a@example.org")
+    world.round()
+    assert kinds(world, taker, back) == ["accepted", "rejected"]
+
+
+def test_a_rejected_update_keeps_the_address_of_the_earlier_row() -> None:
+    world = World()
+    user(world, 1, "a@example.org")
+    user(world, 2, "b@example.org")
+    world.settle()
+    refused = user(world, 1, "b@example.org")
+    other = user(world, 3, "a@example.org")
+    world.settle()
+    assert kinds(world, refused, other) == ["rejected", "rejected"]
+    row = world.row("users", uid(1))
+    assert row is not None
+    assert row["email"] == "a@example.org"
+
+
+def test_a_user_may_send_its_own_address_again() -> None:
+    world = World(partitions=2)
+    email = owned(1, 2)
+    sent = [user(world, 1, email) for _ in range(3)]
+    world.settle()
+    sent.append(user(world, 1, email))
+    world.settle()
+    assert kinds(world, *sent) == ["accepted"] * 4
+    world.finish()
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_a_direct_swap_is_refused_both_ways_and_one_by_a_third_address_goes(
+    partitions: int,
+) -> None:
+    world = World(partitions=partitions)
+    one, two = partitions - 1, 0
+    user(world, 1, "a@example.org", one)
+    user(world, 2, "b@example.org", two)
+    world.settle()
+    swap = [user(world, 1, "b@example.org", one), user(world, 2, "a@example.org", two)]
+    world.settle()
+    assert kinds(world, *swap) == ["rejected", "rejected"]
+    for number, email, place in (
+        (1, "c@example.org", one),
+        (2, "a@example.org", two),
+        (1, "b@example.org", one),
+    ):
+        sent = user(world, number, email, place)
+        world.settle()
+        assert world.kind(sent) == "accepted"
+
+
+def test_faults_of_its_own_claim_no_address() -> None:
+    world = World()
+    world.send("users", good("users", 1, email="a@example.org", role="king"))
+    second = user(world, 2, "a@example.org")
+    world.settle()
+    assert world.kind(second) == "accepted"
+
+
+def test_what_follows_a_user_that_waits_for_its_address_queues_behind_it() -> None:
+    world = World(partitions=2)
+    first = user(world, 1, owned(1, 2))
+    second = user(world, 1, owned(0, 2))
+    deletion = world.delete("users", uid(1), partition=0)
+    world.round(only=[0])
+    world.round(only=[0])
+    assert kinds(world, first, second, deletion) == ["open"] * 3
+    world.settle()
+    assert kinds(world, first, second, deletion) == ["accepted", "accepted", "deleted"]
+    world.finish()
+
+
+def test_a_user_that_waits_for_its_address_is_not_judged() -> None:
+    world = World(partitions=2)
+    user(world, 1, owned(0, 2))
+    user(world, 2, owned(1, 2))
+    user(world, 3, owned(0, 2, 1))
+    world.round(only=[0])
+    assert world.judged(0)["users"] == 1
+    world.settle()
+    assert world.judged(0)["users"] == 3
+
+
+@pytest.mark.parametrize("crash", ["before commit", "after commit"])
+@pytest.mark.parametrize("task", [0, 1, 2])
+@pytest.mark.parametrize("when", range(5))
+def test_a_crash_at_any_moment_leaves_one_holder_and_one_outcome_each(
+    crash: Crash, task: int, when: int
+) -> None:
+    world = World(partitions=3)
+    email = owned(1, 3)
+    sent = [user(world, 1, email, 0), user(world, 2, email, 2), user(world, 3, email, 1)]
+    for moment in range(5):
+        world.round(crash={task: crash} if moment == when else None)
+    world.settle()
+    assert sorted(kinds(world, *sent)) == ["accepted", "rejected", "rejected"]
+    assert len(holders(world, email)) == 1
+    world.finish()
+
+
+def test_a_claim_repeated_after_a_restart_keeps_the_address_from_nobody() -> None:
+    world = World(partitions=3)
+    email = owned(1, 3)
+    user(world, 9, email, 1)
+    world.settle()
+    refused = user(world, 1, email, 0)
+    world.round(only=[0])  # claims
+    world.round(only=[1])  # refuses, since 9 holds it
+    world.tasks[0] = world.restored(0)
+    world.delete("users", uid(9), partition=1)
+    world.round(only=[1])
+    world.round(only=[0])  # claims once more, and reads the refusal
+    assert codes(world, refused) == ("duplicate_email",)
+    late = user(world, 2, email, 2)
+    world.round(only=[2])  # claims, behind the second claim of 1
+    world.settle()
+    assert holders(world, email) == {bytes.fromhex(uid(2).replace("-", ""))}
+    assert world.kind(late) == "accepted"
