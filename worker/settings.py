@@ -51,6 +51,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_record_bytes: Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)] = 1024 * 1024
     max_parked: Annotated[int, Meta(ge=1)] = 200_000
     log_level: Level = "info"
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     program_name: Annotated[str, Meta(min_length=1, max_length=200)] = "Buddy Program"
     kafka: KafkaSettings = KafkaSettings()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ from worker.brokers.contract import Broker
 from worker.cli.console import Context, now_ms
 from worker.cli.services import serve, together
 from worker.core.outbox import Rules
+from worker.engine.reports import Reports as WorkerReports
 from worker.engine.startup import check_topics
 from worker.engine.worker import Worker
 from worker.index.store import IndexStore
+from worker.ops.health import Health
+from worker.ops.metrics import Metrics
 from worker.sink.export import ExportSettings
+from worker.sink.reports import Reports as SinkReports
 from worker.sink.service import serve as serve_sink
 from worker.topics import wanted
 
@@ -34,7 +39,12 @@ def run_command(context: Context) -> int:
     async def main(stop: asyncio.Event) -> None:
         async with context.broker() as broker:
             await _create_if_embedded(context, broker)
-            await together(stop, _worker(context, broker, stop), _sink(context, broker, stop))
+            with _watched(context, "worker", "sink") as (metrics, worker, sink):
+                await together(
+                    stop,
+                    _worker(context, broker, stop, WorkerReports(metrics, worker, now_ms)),
+                    _sink(context, broker, stop, SinkReports(metrics, sink, now_ms)),
+                )
 
     return serve(main)
 
@@ -48,7 +58,8 @@ def worker_command(context: Context) -> int:
     async def main(stop: asyncio.Event) -> None:
         async with context.broker() as broker:
             await _create_if_embedded(context, broker)
-            await _worker(context, broker, stop)
+            with _watched(context, "worker") as (metrics, worker):
+                await _worker(context, broker, stop, WorkerReports(metrics, worker, now_ms))
 
     return serve(main)
 
@@ -62,12 +73,30 @@ def sink_command(context: Context) -> int:
     async def main(stop: asyncio.Event) -> None:
         async with context.broker() as broker:
             await _create_if_embedded(context, broker)
-            await _sink(context, broker, stop)
+            with _watched(context, "sink") as (metrics, sink):
+                await _sink(context, broker, stop, SinkReports(metrics, sink, now_ms))
 
     return serve(main)
 
 
-def _worker(context: Context, broker: Broker, stop: asyncio.Event) -> Coroutine[Any, Any, None]:
+@contextmanager
+def _watched(context: Context, *services: str) -> Iterator[tuple[Any, ...]]:
+    """Metrics, and the health of each service; served over HTTP where a port is set."""
+    settings = context.settings
+    metrics = Metrics()
+    health = Health(metrics, now_ms, host=settings.metrics_host, port=settings.metrics_port)
+    parts = [health.part(service) for service in services]
+    try:
+        if settings.metrics_port:
+            health.start()
+        yield (metrics, *parts)
+    finally:
+        health.close()
+
+
+def _worker(
+    context: Context, broker: Broker, stop: asyncio.Event, reports: WorkerReports
+) -> Coroutine[Any, Any, None]:
     settings = context.settings
     limit = settings.max_record_bytes
     rules = Rules(
@@ -78,14 +107,17 @@ def _worker(context: Context, broker: Broker, stop: asyncio.Event) -> Coroutine[
         rejection_limit=limit * 4 // 3 + 60 * 1024,
     )
     index = IndexStore(Path(settings.data) / "index")
-    return Worker(broker, rules, index, now_ms, settings.max_parked).run(stop)
+    return Worker(broker, rules, index, now_ms, settings.max_parked, reports).run(stop)
 
 
-async def _sink(context: Context, broker: Broker, stop: asyncio.Event) -> None:
+async def _sink(
+    context: Context, broker: Broker, stop: asyncio.Event, reports: SinkReports
+) -> None:
     settings = context.settings
     await check_topics(broker, context.names, settings.max_record_bytes)
     exports = ExportSettings(Path(settings.exports), settings.program_name)
-    await serve_sink(broker, settings.prefix, Path(settings.data) / "sink", exports, stop)
+    store = Path(settings.data) / "sink"
+    await serve_sink(broker, settings.prefix, store, exports, stop, reports=reports)
 
 
 async def _create_if_embedded(context: Context, broker: Broker) -> None:

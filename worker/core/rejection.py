@@ -17,8 +17,8 @@ from worker.core.violations import Violation
 REPLAYS_HEADER: Final = "buddy-replays"
 _BLANK: Final = b" \t\r\n"
 _FIRST_MS: Final = -62_135_596_800_000
-_LAST_MS: Final = 253_402_300_799_000
-"""The first and the last second of the years 1 to 9999."""
+_LAST_MS: Final = 253_402_300_799_999
+"""The first and the last millisecond of the years 1 to 9999."""
 
 
 class Source(msgspec.Struct, frozen=True):

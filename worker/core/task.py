@@ -160,6 +160,11 @@ class Task:
         self._save_progress()
         return Decision(self._out.messages, self._out.tally)
 
+    @property
+    def waiting(self) -> int:
+        """How many records past their grace wait for a definitive verdict."""
+        return len(self._overdue) + len(self._at_barrier)
+
     def overdue(self, now: int) -> bool:
         """Whether records past their grace ask for a barrier to be noted."""
         fresh = self.parking.overdue(now - self._rules.grace)

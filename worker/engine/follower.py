@@ -42,6 +42,8 @@ class Follower:
         self.index = index
         self.lock = asyncio.Lock()
         self.news = asyncio.Event()
+        self.on_step: Callable[[], None] = lambda: None
+        """Called whenever a step of restoring is done."""
         self.judged: dict[Partition, int] = {}
         self.accepted: list[Partition] = []
         """The partitions that the index is made of."""
@@ -135,6 +137,7 @@ class Follower:
         quiet = 0.0
         while missing := self._missing(until):
             quiet = 0.0 if await self._follow(_STEP_SECONDS) else quiet + _STEP_SECONDS
+            self.on_step()
             if quiet >= _REPORT_SECONDS:
                 quiet = 0.0
                 _log.warning("index_waiting", missing=missing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -54,6 +55,8 @@ class Tasks:
         self._starting: dict[int, asyncio.Task[Owned]] = {}
         self._starts = starts
         self._backoffs: dict[int, Backoff] = {}
+        self.on_restored: Callable[[float], None] = lambda _seconds: None
+        """Told how long each take-over took, in seconds."""
 
     async def join(self) -> None:
         """Become a member of the group."""
@@ -130,6 +133,7 @@ class Tasks:
         await owned.committer.close()
 
     async def _start(self, number: int) -> Owned:
+        began = time.monotonic()
         names = self._rules.names
         committer = await self._broker.committer(committer_name(names, number), self._group)
         try:
@@ -137,6 +141,7 @@ class Tasks:
         except BaseException:
             await committer.close()
             raise
+        self.on_restored(time.monotonic() - began)
         _log.info("task_started", task=number, parked=len(task.parking), next=task.next)
         return Owned(task, committer)
 

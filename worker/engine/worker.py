@@ -17,11 +17,12 @@ import structlog
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Message, Partition
 from worker.core.ahead import Ahead
-from worker.core.outbox import Rules, Tally
+from worker.core.outbox import Rules
 from worker.core.task import CLAIMS, INPUTS, Decision
 from worker.engine.backoff import Backoff
 from worker.engine.follower import INDEXED, Follower
 from worker.engine.order import BATCH, ReadingOrder
+from worker.engine.reports import Reports, unheard
 from worker.engine.startup import check_topics
 from worker.engine.tasks import GROUP, Owned, Tasks, inputs
 from worker.engine.verdicts import Barriers
@@ -50,12 +51,14 @@ class Worker:
         index: IndexStore,
         clock: Callable[[], int],
         max_parked: int = 200_000,
+        reports: Reports | None = None,
     ) -> None:
         self._broker = broker
         self._rules = rules
         self._index = index
         self._clock = clock
         self._max_parked = max_parked
+        self._reports = reports or unheard(clock)
         self._reader = broker.reader()
         self._reading: asyncio.Task[list[Message]] | None = None
         self._order = ReadingOrder(rules.names, clock)
@@ -78,8 +81,11 @@ class Worker:
             f"{self._rules.names.prefix}-{GROUP}",
             lambda _number: Backoff(self._clock),
         )
+        self._follower.on_step = self._reports.alive
+        self._tasks.on_restored = self._reports.metrics.restored
         ended = asyncio.Event()
         await self._follower.start()
+        self._reports.health.restored()
         following = asyncio.create_task(self._follower.run(ended))
         try:
             await self._tasks.join()
@@ -108,6 +114,8 @@ class Worker:
                 _log.warning("broker_unavailable", error=str(error), retry_in=round(wait, 1))
                 await self._tasks.drop_all("broker unavailable")
                 await self._assign()
+                self._reports.tasks(self._tasks)
+                self._reports.alive()  # an outage is waited out: a restart cures none
                 await _wait(stop, wait)
 
     # --- one round ----------------------------------------------------------------------------
@@ -125,9 +133,14 @@ class Worker:
         free = {n: owned for n, owned in running.items() if owned.commit is None}
         judged = await self._sync() if self._asks_for_addresses(free) else None
         for number, owned in free.items():
+            began = self._clock()
             decision = await self._judge(owned, judged)
             if decision.outputs:
-                owned.commit = asyncio.create_task(self._commit(number, owned, decision))
+                commit = self._commit(number, owned, decision, began)
+                owned.commit = asyncio.create_task(commit)
+        self._reports.round(self._tasks)
+        await self._reports.look(self._tasks, self._barriers, self._follower)
+        await self._reports.measure_lag(self._tasks, self._broker, self._reader, self._rules)
 
     async def _read(self, running: dict[int, Owned]) -> None:
         """Take what has come; wait a little for messages, commits or news, whichever is first."""
@@ -163,10 +176,7 @@ class Worker:
             owned = self._tasks.running.get(message.partition)
             if owned is not None:
                 owned.inbox.append(message)
-        for partition, count in self._reader.expired().items():
-            _log.error(
-                "input_expired", topic=partition.topic, partition=partition.number, count=count
-            )
+        self._reports.expired(self._reader.expired(), self._rules)
 
     async def _assign(self) -> None:
         """Read the inputs of the running tasks: each from where it stands, or from where it is."""
@@ -207,14 +217,14 @@ class Worker:
             ahead = Ahead(self._follower.index)
             return owned.task.judge(messages, positions, learned, ahead, self._clock(), judged)
 
-    async def _commit(self, number: int, owned: Owned, decision: Decision) -> bool:
+    async def _commit(self, number: int, owned: Owned, decision: Decision, began: int) -> bool:
         try:
             await owned.committer.commit(decision.outputs, inputs(owned.task, self._rules))
         except (Fenced, BrokerUnavailable, MessageRefused, MissingTopic) as error:
-            _log.warning("commit_failed", task=number, error=str(error))
+            self._reports.not_committed(number, error)
             return False
         self._tasks.succeeded(number)
-        _report(number, decision.tally)
+        self._reports.committed(number, decision.tally, began)
         return True
 
     # --- back-pressure ------------------------------------------------------------------------
@@ -242,17 +252,6 @@ class Worker:
                 names |= set(ENTITIES) - set(INDEXED)
             paused |= {Partition(self._rules.names.input(name), number) for name in names}
         return paused
-
-
-def _report(number: int, tally: Tally) -> None:
-    for (entity, code), count in tally.violations.items():
-        _log.info("violations", task=number, entity=entity, code=code.value, count=count)
-    for entity, count in tally.unknown_fields.items():
-        _log.info("unknown_fields", task=number, entity=entity, count=count)
-    for source, error in tally.failures:
-        _log.error("internal_error", source=source, error=error)
-    for source in tally.records_omitted:
-        _log.error("record_omitted", source=source)
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

@@ -18,6 +18,7 @@ from schemas import ENTITIES
 from worker.brokers.contract import Broker, Message, Partition, Reader
 from worker.errors import BrokerUnavailable, MissingTopic, NoAnswer
 from worker.index.freshness import Saved, reason_to_rebuild
+from worker.sink.reports import Reports, unheard
 from worker.sink.store import FORMAT, RowStore
 from worker.topics import Names
 
@@ -49,7 +50,14 @@ class Counts(msgspec.Struct):
 class Consumer:
     """Consumes the accepted topics of one prefix; `open`, then `run` in a task of its own."""
 
-    def __init__(self, broker: Broker, store: RowStore, names: Names, clock: Clock) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        store: RowStore,
+        names: Names,
+        clock: Clock,
+        reports: Reports | None = None,
+    ) -> None:
         self.counts = Counts()
         self._broker = broker
         self._store = store
@@ -60,6 +68,7 @@ class Consumer:
         self._moved = asyncio.Condition()
         self._awaited: tuple[int, dict[Partition, int]] | None = None
         self._looked_at = 0
+        self._reports = reports or unheard(clock)
 
     async def open(self) -> None:
         """Begin where the store stands, or at the start where it cannot be trusted any more.
@@ -93,6 +102,7 @@ class Consumer:
         self._positions = held
         self._reader = self._broker.reader()
         self._reader.assign(held)
+        self._reports.health.restored()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop` is set, and finish the batch in hand. Raises `StateError`."""
@@ -101,7 +111,11 @@ class Consumer:
             try:
                 await self._step()
                 await self._keep_current()
+                if self._reports.lag_is_due():
+                    self._reports.lag(await self._ends(), self._positions)
+                self._reports.alive()
             except BrokerUnavailable as error:
+                self._reports.alive()  # an outage is waited out: a restart cures none
                 _log.warning("sink_waits_for_broker", error=str(error), seconds=pause)
                 await sleep(stop, pause)
                 pause = min(2 * pause, _LAST_PAUSE)
@@ -148,6 +162,7 @@ class Consumer:
 
     async def _apply(self, messages: list[Message], positions: dict[Partition, int]) -> None:
         applied = await asyncio.to_thread(self._store.apply, messages, positions)
+        self._reports.applied(applied)
         counts = self.counts
         counts.read += len(messages)
         counts.changed += applied.changed
@@ -171,6 +186,7 @@ class Consumer:
     def _report_expired(self, reader: Reader) -> None:
         for place, count in reader.expired().items():
             self.counts.expired += count
+            self._reports.expired(count)
             _log.error("accepted_expired", topic=place.topic, partition=place.number, count=count)
 
     async def _keep_current(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ from worker.errors import BrokerUnavailable, BuddyError, MissingTopic, UsageErro
 from worker.exports.staging import sweep
 from worker.sink.consume import Clock, Consumer, sleep
 from worker.sink.export import ExportSettings, carry_out, clear_room, moment_of
+from worker.sink.reports import Reports, unheard
 from worker.sink.requests import (
     Announcement,
     ExportRequest,
@@ -55,6 +56,7 @@ async def serve(
     stop: asyncio.Event,
     *,
     clock: Clock = _milliseconds,
+    reports: Reports | None = None,
 ) -> None:
     """Run a sink on an open broker until `stop` is set.
 
@@ -68,8 +70,10 @@ async def serve(
         await asyncio.to_thread(clear_room, store_directory)
         for leftover in await asyncio.to_thread(sweep, settings.exports):
             _log.warning("export_leftover_removed", name=leftover.name)
-        consumer = Consumer(broker, store, names, clock)
+        reports = reports or unheard(clock)
+        consumer = Consumer(broker, store, names, clock, reports)
         answers = _Answers(broker, names, store, consumer, settings, clock)
+        answers.on_export = reports.export
         await consumer.open()
         try:
             await answers.open()
@@ -121,6 +125,8 @@ class _Answers:
         self._settings = settings
         self._clock = clock
         self._reader: Reader | None = None
+        self.on_export: Callable[..., None] = lambda _seconds, **_finished: None
+        """Told how long each export took, and whether it was `finished`."""
 
     async def open(self) -> None:
         """Begin after the last request that was answered."""
@@ -194,18 +200,22 @@ class _Answers:
             await self._fail(request_id_of(message), str(error))
             return
         _log.info("export_started", request=request.id, entities=len(request.entities))
+        began = time.monotonic()
         await self._announce(self._words(request.id, "started"))
         try:
             announcement = await self._carry_out(request)
         except BrokerUnavailable:
             raise
         except BuddyError as error:
+            self.on_export(time.monotonic() - began, finished=False)
             await self._fail(request.id, str(error))
         except Exception as error:  # noqa: BLE001 -- one request never ends the sink
+            self.on_export(time.monotonic() - began, finished=False)
             _log.error("export_internal_error", request=request.id, kind=type(error).__name__)
             await self._fail(request.id, f"internal error: {type(error).__name__}")
         else:
             await self._announce(announcement)
+            self.on_export(time.monotonic() - began, finished=True)
             _log.info("export_finished", request=request.id, directory=announcement.directory)
 
     async def _carry_out(self, request: ExportRequest) -> Announcement:

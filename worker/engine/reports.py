@@ -1,0 +1,132 @@
+"""What a worker tells of its work: log lines, metrics, health. Nothing it does depends on them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import structlog
+
+from schemas import ENTITIES
+from worker.brokers.contract import Broker, Partition, Reader
+from worker.core.outbox import Rules, Tally
+from worker.engine.follower import Follower
+from worker.engine.tasks import Tasks, inputs
+from worker.engine.verdicts import Barriers
+from worker.errors import BuddyError, Fenced
+from worker.ops.health import Health, Part
+from worker.ops.metrics import Metrics
+
+_LOOK_EVERY_MS: Final = 1_000
+_FAILING_MS: Final = 30_000
+"""So long after a failed commit only a commit that succeeds is progress: what has failed is read
+again first. Less than the limit of `/live`, since it may have been there after all."""
+_LAG_EVERY_MS: Final = 5_000
+"""Lag costs a question to the broker."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Reports:
+    """Tells what it is told, and looks around once a second. Times in milliseconds."""
+
+    def __init__(self, metrics: Metrics, health: Part, clock: Callable[[], int]) -> None:
+        self.metrics = metrics
+        self.health = health
+        self._clock = clock
+        self._failed_at = -_FAILING_MS
+        self._looked = self._measured = 0
+
+    def alive(self) -> None:
+        """A step of restoring is done, or the broker is away and will be tried again."""
+        self.health.alive(self._clock())
+
+    def committed(self, number: int, tally: Tally, began: int) -> None:
+        """A task has committed what it began to judge at that time."""
+        now = self._clock()
+        self.health.alive(now)
+        self.metrics.transaction("committed")
+        self.metrics.batch(max(0, now - began) / 1000, tally.read.total())
+        self.metrics.tally(tally)
+        for (entity, code), count in tally.violations.items():
+            _log.info("violations", task=number, entity=entity, code=code.value, count=count)
+        for entity, count in tally.unknown_fields.items():
+            _log.info("unknown_fields", task=number, entity=entity, count=count)
+        for source, error in tally.failures:
+            _log.error("internal_error", source=source, error=error)
+        for source in tally.records_omitted:
+            _log.error("record_omitted", source=source)
+
+    def not_committed(self, number: int, error: BuddyError) -> None:
+        """A task could not commit."""
+        self._failed_at = self._clock()
+        self.metrics.transaction("fenced" if isinstance(error, Fenced) else "failed")
+        _log.warning("commit_failed", task=number, error=str(error))
+
+    def expired(self, expired: Mapping[Partition, int], rules: Rules) -> None:
+        """These were gone before they were read."""
+        for place, count in expired.items():
+            entity = rules.names.entity_of(place.topic)
+            if entity in ENTITIES:
+                self.metrics.input_expired(entity, count)
+                self.health.expired(count, self._clock())
+            _log.error("input_expired", topic=place.topic, partition=place.number, count=count)
+
+    def round(self, tasks: Tasks) -> None:
+        """A round is finished. With nothing left to commit that is progress by itself."""
+        self.metrics.round()
+        self.tasks(tasks)
+        now = self._clock()
+        in_flight = any(owned.commit is not None for owned in tasks.running.values())
+        if not in_flight and now - self._failed_at >= _FAILING_MS:
+            self.health.alive(now)
+
+    def tasks(self, tasks: Tasks) -> None:
+        """Which tasks are assigned and run."""
+        self.metrics.tasks(len(tasks.assigned), len(tasks.running))
+        self.health.tasks(len(tasks.assigned), len(tasks.running))
+
+    async def look(self, tasks: Tasks, barriers: Barriers, follower: Follower) -> None:
+        """Measure what waits and what is known, once a second."""
+        now = self._clock()
+        if abs(now - self._looked) < _LOOK_EVERY_MS:
+            return
+        self._looked = now
+        parked: Counter[str] = Counter()
+        firsts = []
+        waiting = 0
+        for owned in tasks.running.values():
+            parking = owned.task.parking
+            parked.update({entity: parking.count(entity) for entity in ENTITIES})
+            firsts.append(parking.oldest())
+            waiting += owned.task.waiting
+        since = barriers.waiting_since()
+        oldest = min((first for first in firsts if first is not None), default=now)
+        self.metrics.parked(parked, max(0, now - oldest) / 1000)
+        self.metrics.barrier(
+            waiting, 0.0 if since is None else max(0, now - since) / 1000, barriers.blocked_by()
+        )
+        async with follower.lock:
+            self.metrics.index(**follower.index.counts())
+
+    async def measure_lag(self, tasks: Tasks, broker: Broker, reader: Reader, rules: Rules) -> None:
+        """Measure how far behind the inputs are read, every five seconds.
+
+        Raises BrokerUnavailable.
+        """
+        now = self._clock()
+        places = [p for o in tasks.running.values() if o.assigned for p in inputs(o.task, rules)]
+        if places and abs(now - self._measured) < _LAG_EVERY_MS:
+            return
+        self._measured = now if places else 0  # the first task is measured at once
+        spans = await broker.spans(places) if places else {}
+        lag = {p: max(0, span.end - reader.position(p)) for p, span in spans.items()}
+        self.metrics.lag(lag)
+        self.health.lag(sum(lag.values()))
+
+
+def unheard(clock: Callable[[], int]) -> Reports:
+    """Reports that go to the log alone, and to metrics that nobody serves."""
+    metrics = Metrics()
+    return Reports(metrics, Health(metrics, clock).part("worker"), clock)

@@ -1,0 +1,66 @@
+"""What a sink tells of its work: metrics and health. Nothing it does depends on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from worker.brokers.contract import Partition
+from worker.ops.health import Health, Part
+from worker.ops.metrics import Metrics
+from worker.sink.store import Applied
+
+_LAG_EVERY_MS: Final = 5_000
+"""Lag costs a question to the broker."""
+
+
+class Reports:
+    """Tells what it is told. Times in milliseconds."""
+
+    def __init__(self, metrics: Metrics, health: Part, clock: Callable[[], int]) -> None:
+        self.health = health
+        self._metrics = metrics
+        self._clock = clock
+        self._measured = 0
+
+    def alive(self) -> None:
+        """Something was read, or nothing was there; or the broker is away and tried again."""
+        self.health.alive(self._clock())
+
+    def applied(self, applied: Applied) -> None:
+        """A batch is in the store."""
+        self._metrics.sink_applied(
+            changed=applied.changed,
+            deleted=applied.deleted,
+            repeats=applied.repeats,
+            unreadable=len(applied.unreadable),
+        )
+
+    def expired(self, messages: int) -> None:
+        """Messages were gone before they were read."""
+        self._metrics.sink_expired(messages)
+        self.health.expired(messages, self._clock())
+
+    def lag_is_due(self) -> bool:
+        """Whether it is time to measure the lag again."""
+        now = self._clock()
+        due = abs(now - self._measured) >= _LAG_EVERY_MS
+        if due:
+            self._measured = now
+        return due
+
+    def lag(self, ends: Mapping[Partition, int], positions: Mapping[Partition, int]) -> None:
+        """How far the store is behind."""
+        lag = {place: max(0, end - positions[place]) for place, end in ends.items()}
+        self._metrics.sink_lag(lag)
+        self.health.lag(sum(lag.values()))
+
+    def export(self, seconds: float, *, finished: bool) -> None:
+        """An export was finished, or has failed."""
+        self._metrics.export(seconds, finished=finished)
+
+
+def unheard(clock: Callable[[], int]) -> Reports:
+    """Reports that go to metrics that nobody serves."""
+    metrics = Metrics()
+    return Reports(metrics, Health(metrics, clock).part("sink"), clock)
