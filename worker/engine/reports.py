@@ -78,7 +78,7 @@ class Reports:
         self.metrics.round()
         self.tasks(tasks)
         now = self._clock()
-        in_flight = any(owned.commit is not None for owned in tasks.running.values())
+        in_flight = any(owned.work is not None for owned in tasks.running.values())
         if not in_flight and now - self._failed_at >= _FAILING_MS:
             self.health.alive(now)
 

@@ -24,14 +24,16 @@ _log = structlog.get_logger(__name__)
 
 
 class Owned:
-    """One task of this worker: its committer, what it has still to judge, its commit in flight."""
+    """One task of this worker: its committer, what it has still to judge, what it is at."""
 
     def __init__(self, task: Task, committer: Committer) -> None:
         self.task = task
         self.committer = committer
         self.inbox: list[Message] = []
         self.learned = Learned([], [])
-        self.commit: asyncio.Task[bool] | None = None
+        self.positions: dict[str, int] = {}
+        """Where what it has judged, or is judging, ends."""
+        self.work: asyncio.Task[bool] | None = None
         self.assigned = False
         """Whether its inputs are being read."""
 
@@ -86,8 +88,8 @@ class Tasks:
         if owned is None:
             return
         _log.info("task_dropped", task=number, why=why)
-        if owned.commit is not None and owned.commit is not asyncio.current_task():
-            await asyncio.wait({owned.commit})  # bounded by the committer's own time limits
+        if owned.work is not None and owned.work is not asyncio.current_task():
+            await asyncio.wait({owned.work})  # bounded by the committer's own time limits
         await owned.committer.close()
 
     def failed(self, number: int) -> None:

@@ -1,8 +1,8 @@
 """The worker: it reads, has tasks judge, commits what they decide, until it is told to stop.
 
-Three things go on side by side: one read of the inputs, the follower, and one commit for each
-task. A task judges what has come while its last commit was under way, so that a slow transaction
-holds up its own task only.
+Three things go on side by side: one read of the inputs, the follower, and the work on one batch
+of each task (`judging`). What has come meanwhile is the task's next batch, so that a slow
+transaction holds up its own task only.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import structlog
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Message, Partition
-from worker.core.ahead import Ahead
 from worker.core.outbox import Rules
-from worker.core.task import CLAIMS, INPUTS, Decision
+from worker.core.task import INPUTS
 from worker.engine.backoff import Backoff
 from worker.engine.follower import INDEXED, Follower
+from worker.engine.judging import Batch, Judging
 from worker.engine.order import BATCH, ReadingOrder
 from worker.engine.reports import Reports, unheard
 from worker.engine.startup import check_topics
@@ -28,15 +28,11 @@ from worker.engine.tasks import GROUP, Owned, Tasks, inputs
 from worker.engine.verdicts import Barriers
 from worker.errors import (
     BrokerUnavailable,
-    Fenced,
-    MessageRefused,
     MissingTopic,
 )
-from worker.index.contract import Learned
 from worker.index.store import IndexStore
 
 _POLL_SECONDS: Final = 0.05
-_SYNC_PATIENCE: Final = 30.0
 
 _log = structlog.get_logger(__name__)
 
@@ -83,6 +79,9 @@ class Worker:
         )
         self._follower.on_step = self._reports.alive
         self._tasks.on_restored = self._reports.metrics.restored
+        self._judging = Judging(
+            self._broker, self._rules, self._follower, self._reports, self._clock
+        )
         ended = asyncio.Event()
         await self._follower.start()
         self._reports.health.restored()
@@ -130,35 +129,32 @@ class Worker:
             owned.learned.users.extend(learned.users)
             owned.learned.matches.extend(learned.matches)
         await self._read(running)
-        free = {n: owned for n, owned in running.items() if owned.commit is None}
-        judged = await self._sync() if self._asks_for_addresses(free) else None
-        for number, owned in free.items():
-            began = self._clock()
-            decision = await self._judge(owned, judged)
-            if decision.outputs:
-                commit = self._commit(number, owned, decision, began)
-                owned.commit = asyncio.create_task(commit)
+        free = [owned for owned in running.values() if owned.work is None]
+        batches = [(owned, self._batch(owned)) for owned in free if self._has_work(owned)]
+        self._judging.begin(batches)
         self._reports.round(self._tasks)
         await self._reports.look(self._tasks, self._barriers, self._follower)
         await self._reports.measure_lag(self._tasks, self._broker, self._reader, self._rules)
 
     async def _read(self, running: dict[int, Owned]) -> None:
-        """Take what has come; wait a little for messages, commits or news, whichever is first."""
+        """Take what has come; wait a little for messages, finished work or news."""
         if self._reading is None:
             reading = self._reader.read(BATCH, _POLL_SECONDS, self._paused(running))
             self._reading = asyncio.create_task(reading)
-        commits = {owned.commit for owned in running.values() if owned.commit is not None}
+        work = {owned.work for owned in running.values() if owned.work is not None}
         news = asyncio.create_task(self._follower.news.wait())
         try:
-            await asyncio.wait({self._reading, news, *commits}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({self._reading, news, *work}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             news.cancel()
         self._follower.news.clear()
         for number, owned in list(running.items()):
-            if owned.commit is not None and owned.commit.done():
-                committed = owned.commit.result()
-                owned.commit = None
-                if not committed:
+            if owned.work is not None and owned.work.done():
+                goes_on = owned.work.result()
+                owned.work = None
+                if goes_on:
+                    self._tasks.succeeded(number)
+                else:
                     await self._tasks.drop(number, "commit failed")
                     self._tasks.failed(number)
                     await self._assign()
@@ -188,44 +184,27 @@ class Worker:
             owned.assigned = True
         self._reader.assign(wanted)
 
-    def _asks_for_addresses(self, free: dict[int, Owned]) -> bool:
-        topics = {self._rules.names.input(name) for name in ("users", CLAIMS)}
-        return any(
-            owned.task.restored or any(message.topic in topics for message in owned.inbox)
-            for owned in free.values()
+    def _batch(self, owned: Owned) -> Batch:
+        """Everything that has been read for a task, and where that ends."""
+        messages, owned.inbox = owned.inbox, []
+        owned.positions = self._positions(owned)
+        return Batch(messages, owned.positions)
+
+    def _has_work(self, owned: Owned) -> bool:
+        return bool(
+            owned.inbox
+            or owned.learned.users
+            or owned.learned.matches
+            or owned.task.restored
+            or owned.task.waiting
+            or owned.positions != self._positions(owned)
         )
 
-    async def _sync(self) -> dict[int, int]:
-        """How far users have been judged, once the index shows every row of what was judged."""
-        spans = await self._broker.spans(self._follower.progress, uncommitted=True)
-        await self._follower.reach({p: s.end for p, s in spans.items()}, _SYNC_PATIENCE)
-        topic = self._rules.names.inputs("users")
-        judged = {p.number: n for p, n in self._follower.judged.items() if p.topic == topic}
-        spans = await self._broker.spans(self._follower.accepted, uncommitted=True)
-        await self._follower.reach({p: s.end for p, s in spans.items()}, _SYNC_PATIENCE)
-        return judged
-
-    async def _judge(self, owned: Owned, judged: dict[int, int] | None) -> Decision:
-        number = owned.task.number
-        messages, owned.inbox = owned.inbox, []
-        learned, owned.learned = owned.learned, Learned([], [])
-        positions = {
-            name: self._reader.position(Partition(self._rules.names.input(name), number))
-            for name in INPUTS
+    def _positions(self, owned: Owned) -> dict[str, int]:
+        names, number = self._rules.names, owned.task.number
+        return {
+            name: self._reader.position(Partition(names.input(name), number)) for name in INPUTS
         }
-        async with self._follower.lock:
-            ahead = Ahead(self._follower.index)
-            return owned.task.judge(messages, positions, learned, ahead, self._clock(), judged)
-
-    async def _commit(self, number: int, owned: Owned, decision: Decision, began: int) -> bool:
-        try:
-            await owned.committer.commit(decision.outputs, inputs(owned.task, self._rules))
-        except (Fenced, BrokerUnavailable, MessageRefused, MissingTopic) as error:
-            self._reports.not_committed(number, error)
-            return False
-        self._tasks.succeeded(number)
-        self._reports.committed(number, decision.tally, began)
-        return True
 
     # --- back-pressure ------------------------------------------------------------------------
 
@@ -234,7 +213,7 @@ class Worker:
 
         Users are always read. Matches pause for parked matches only, which users release; the
         others pause for parked records of their own kind, which users and matches release. A task
-        whose commit is under way takes one batch meanwhile.
+        that is at work takes one batch meanwhile.
         """
         paused: set[Partition] = set()
         later = self._order.later()

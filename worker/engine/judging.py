@@ -1,0 +1,105 @@
+"""One batch of one task, from the inbox to the commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from worker.brokers.contract import Broker, Message
+from worker.core.ahead import Ahead
+from worker.core.outbox import Rules
+from worker.core.task import CLAIMS
+from worker.engine.follower import Follower
+from worker.engine.reports import Reports
+from worker.engine.tasks import Owned, inputs
+from worker.errors import BrokerUnavailable, Fenced, MessageRefused, MissingTopic
+from worker.index.contract import Learned
+
+_SYNC_PATIENCE: Final = 30.0
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What a task has read: the messages, and what is read next of each of its inputs."""
+
+    messages: Sequence[Message]
+    positions: Mapping[str, int]
+
+
+class Judging:
+    """Has tasks decide on batches, and commits what they decide."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        rules: Rules,
+        follower: Follower,
+        reports: Reports,
+        clock: Callable[[], int],
+    ) -> None:
+        self._broker = broker
+        self._rules = rules
+        self._follower = follower
+        self._reports = reports
+        self._clock = clock
+        self._contested = {rules.names.input(name) for name in ("users", CLAIMS)}
+
+    def begin(self, batches: Sequence[tuple[Owned, Batch]]) -> None:
+        """Start the work on each task's batch; `owned.work` is then under way.
+
+        Tasks that decide on addresses share one synchronisation, begun now: after what they have
+        read. It may take as long as a transaction that a dead worker has left open, so the others
+        do not wait for it.
+        """
+        sync: asyncio.Future[dict[int, int]] | None = None
+        for owned, batch in batches:
+            asks = owned.task.restored or any(m.topic in self._contested for m in batch.messages)
+            if asks and sync is None:
+                sync = asyncio.ensure_future(self._synchronise())
+            owned.work = asyncio.create_task(self._work(owned, batch, sync if asks else None))
+
+    async def _work(
+        self, owned: Owned, batch: Batch, sync: asyncio.Future[dict[int, int]] | None
+    ) -> bool:
+        """Judge and commit; whether the task may go on."""
+        began = self._clock()
+        number = owned.task.number
+        try:
+            judged = None if sync is None else await asyncio.shield(sync)
+            async with self._follower.lock:
+                learned, owned.learned = owned.learned, Learned([], [])
+                decision = owned.task.judge(
+                    batch.messages,
+                    batch.positions,
+                    learned,
+                    Ahead(self._follower.index),
+                    self._clock(),
+                    judged,
+                )
+            if not decision.outputs:
+                return True
+            await owned.committer.commit(decision.outputs, inputs(owned.task, self._rules))
+        except (Fenced, BrokerUnavailable, MessageRefused, MissingTopic) as error:
+            self._reports.not_committed(number, error)
+            return False
+        self._reports.committed(number, decision.tally, began)
+        return True
+
+    async def _synchronise(self) -> dict[int, int]:
+        """How far users have been judged, by task, once the index shows all their rows.
+
+        In this order: what counts as judged had its rows written before the ends were noted.
+        """
+        await self._follow_to_the_end(progress=True)
+        topic = self._rules.names.inputs("users")
+        judged = {p.number: n for p, n in self._follower.judged.items() if p.topic == topic}
+        await self._follow_to_the_end(progress=False)
+        return judged
+
+    async def _follow_to_the_end(self, *, progress: bool) -> None:
+        partitions = self._follower.progress if progress else self._follower.accepted
+        spans = await self._broker.spans(partitions, uncommitted=True)
+        ends = {partition: span.end for partition, span in spans.items()}
+        await self._follower.reach(ends, _SYNC_PATIENCE)
