@@ -339,11 +339,11 @@ class Task:
         That the end of a transaction lies behind us in claims or grants is no news of its own:
         written down, it would make a transaction for each transaction.
         """
-        judged = {}
-        for entity in ("users", "matches"):
-            lowest = self.parking.lowest(entity)
-            judged[entity] = self.next.get(entity, 0) if lowest is None else lowest
         read = {entity: self.next.get(entity, 0) for entity in ENTITIES}
+        judged = {}
+        for entity, offset in read.items():
+            lowest = self.parking.lowest(entity)
+            judged[entity] = offset if lowest is None else lowest
         if self._out.messages or self._saved != (read, judged):
             self._saved = (read, judged)
             self._out.progress(write_progress(Progress(dict(self.next), judged)))

@@ -31,8 +31,8 @@ _progress = msgspec.json.Decoder(Progress)
 class Follower:
     """Reads what all workers have committed; nobody else writes the index.
 
-    `judged` says up to which offset each partition of `in.users` and `in.matches` has been judged,
-    by whichever worker, as far as this has been read. Hold `lock` while looking into `index`:
+    `judged` says up to which offset each partition of each input has been judged, by whichever
+    worker, as far as this has been read. Hold `lock` while looking into `index`:
     another thread applies rows to it. `news` is set when something has been read.
     """
 
