@@ -201,7 +201,7 @@ def test_matches_are_judged_up_to_the_lowest_that_is_parked() -> None:
     world.send("matches", good("matches", 2, buddy_id=uid(9)))
     world.send("matches", good("matches", 3, buddy_id=uid(1)))
     world.settle()
-    assert world.judged() == {"users": 1, "matches": 1}
+    assert (world.judged()["users"], world.judged()["matches"]) == (1, 1)
     world.finish()
     assert world.judged() == {"users": 1, "matches": 3}
 

@@ -40,6 +40,9 @@ INPUTS: Final = (GRANTS, CLAIMS, *ENTITIES)
 """What a task reads, in the order in which a batch is judged. What other tasks wait for comes
 first, then users before matches before the rest: references are then known more often."""
 
+_CLAIM_AGAIN_MS: Final = 24 * 3600 * 1000
+"""Claims and answers are kept for seven days."""
+
 _unpack_envelope = msgspec.msgpack.Decoder(Envelope).decode
 _unpack_claim = msgspec.msgpack.Decoder(Claim).decode
 _unpack_grant = msgspec.msgpack.Decoder(Grant).decode
@@ -107,16 +110,19 @@ class Task:
         self.restored = True
 
     def _take_up(self) -> None:
-        """Look at every restored record again, since nobody tells what has come meanwhile.
-
-        Claims are made anew: what has been asked or answered may have expired.
-        """
+        """Look at every restored record again, since nobody tells what has come meanwhile."""
         for entity, message, invalid in self._outdated:
             self._out.reject(entity, message, invalid)
             self._out.unpark(entity, message)
-        self._outdated = []
-        for parked in list(self.parking):
+        heads = [parked for parked in self.parking if self.parking.is_head(parked)]
+        for parked in heads:
+            # Whoever waits at the head of its queue had claimed its address when it came there.
+            # Old claims are made anew, and so are those of records that stood behind one that is
+            # outdated: the question or its answer may have expired, or never have been asked.
+            fresh = self._now - parked.first_read < _CLAIM_AGAIN_MS
+            parked.claimed = fresh and not self._outdated
             self._try(parked)
+        self._outdated = []
         self.restored = False
 
     # --- deciding -----------------------------------------------------------------------------

@@ -1,0 +1,119 @@
+"""`python -m tests.bench`: measure, and print one table."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from tests.bench import (
+    embedded_path,
+    index,
+    judging,
+    kafka_path,
+    latency,
+    machine,
+    profiling,
+    validation,
+    writers,
+)
+from tests.bench.figures import Figure, Skipped, show
+from tests.bench.setting import QUICK_RECORDS, RECORDS, Bench
+
+_WIDTH = 200  # of the table where no terminal tells
+
+
+def _index(bench: Bench) -> list[Figure]:
+    """The figures of `tests.bench.index`, with the aims."""
+    found = index.run() if not bench.quick else index.run(users=50_000, matches=5_000)
+    aims = {
+        "index: look-up of a user": (400_000.0, False),
+        "index: ready after a restart": (5_000.0, True),
+        "index: memory": (100.0, True),
+    }
+    figures = []
+    for name, value, unit in found:
+        aim, at_most = next(
+            (a for start, a in aims.items() if name.startswith(start)), (None, False)
+        )
+        short = name.removeprefix("index: ")
+        figures.append(
+            Figure(section="index", name=short, value=value, unit=unit, aim=aim, at_most=at_most)
+        )
+    return figures
+
+
+SECTIONS: dict[str, Callable[[Bench], Sequence[Figure]]] = {
+    "validation": validation.run,
+    "task": judging.run,
+    "embedded": embedded_path.run,
+    "kafka": kafka_path.run,
+    "latency": latency.run,
+    "writers": writers.run,
+    "index": _index,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what is asked for; 0 whatever the figures are."""
+    asked = _parser().parse_args(arguments)
+    head = machine.head()
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    if "Warning" in head:
+        print(f"warning: {head['Warning']}", file=sys.stderr)
+    logging.basicConfig(level=logging.CRITICAL)  # aiokafka's: what fails is raised
+    # So that a terminated bench ends what it has started, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with Bench(quick=asked.quick, records=asked.records) as bench:
+        if asked.profile:
+            profiling.profile(bench, asked.profile)
+            return 0
+        figures: list[Figure] = []
+        for name in asked.only or SECTIONS:
+            bench.say(name)
+            try:
+                figures += SECTIONS[name](bench)
+            except Skipped as reason:
+                head[f"No {name}"] = str(reason)
+    head["Load at end"] = f"{machine.load():.2f}"
+    show(console, head, figures)
+    if asked.json is not None:
+        document = {"machine": head, "figures": [_plain(figure) for figure in figures]}
+        asked.json.write_bytes(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
+    return 0
+
+
+def _plain(figure: Figure) -> dict[str, object]:
+    plain: dict[str, object] = msgspec.to_builtins(figure)
+    return plain | {"met": figure.met}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="NAME", help=_listed())
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{QUICK_RECORDS:,} records, one round"
+    )
+    parser.add_argument(
+        "--records", type=int, help=f"so many records instead of {RECORDS:,}: to try the bench out"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument(
+        "--profile",
+        choices=profiling.SECTIONS,
+        help="measure nothing, but print where the CPU time of that section goes",
+    )
+    return parser
+
+
+_listed = partial(" ".join, ["sections:", *SECTIONS])
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""The bare copy loop: consume, produce, commit in transactions, without looking at a record.
+
+What aiokafka alone reaches on this machine. A process of its own, as the worker is one:
+`python -m tests.bench.bare ADDRESS PREFIX RECORDS OUTPUT` prints seconds and CPU seconds as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from schemas import ENTITIES
+from worker.topics import Names
+
+PARTITIONS = 4
+TRANSACTION = 5_000
+"""Records, as the worker's batches."""
+
+_BATCH_BYTES = 900_000  # a broker takes 1 MiB by default
+_STALL_SECONDS = 30.0
+
+
+async def copy(address: str, prefix: str, total: int, output: str) -> dict[str, float]:
+    """Copy all inputs of the prefix into one topic, partition by partition."""
+    names = Names(prefix)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=address, enable_auto_commit=False, auto_offset_reset="earliest",
+        isolation_level="read_committed", fetch_max_wait_ms=100,
+    )  # fmt: skip
+    producer = AIOKafkaProducer(
+        bootstrap_servers=address, transactional_id=f"{output}-copier", max_batch_size=_BATCH_BYTES,
+        max_request_size=64 * 1024 * 1024,
+    )  # fmt: skip
+    await consumer.start()
+    try:
+        await producer.start()
+        try:
+            consumer.assign(
+                [TopicPartition(names.inputs(e), n) for e in ENTITIES for n in range(PARTITIONS)]
+            )
+            wall, cpu = time.perf_counter(), time.process_time()
+            copied = 0
+            while copied < total:
+                records, offsets = await _consume(consumer, min(TRANSACTION, total - copied))
+                await _produce(producer, output, records, offsets)
+                copied += sum(map(len, records.values()))
+            return {
+                "seconds": time.perf_counter() - wall,
+                "cpu": time.process_time() - cpu,
+            }
+        finally:
+            await producer.stop()
+    finally:
+        await consumer.stop()
+
+
+async def _consume(
+    consumer: Any, wanted: int
+) -> tuple[dict[int, list[Any]], dict[TopicPartition, int]]:
+    """So many records, by partition number, and where to go on."""
+    records: dict[int, list[Any]] = {}
+    offsets: dict[TopicPartition, int] = {}
+    deadline = time.monotonic() + _STALL_SECONDS
+    while wanted:
+        found = await consumer.getmany(timeout_ms=100, max_records=wanted)
+        for place, some in found.items():
+            records.setdefault(place.partition, []).extend(some)
+            offsets[place] = some[-1].offset + 1
+            wanted -= len(some)
+            deadline = time.monotonic() + _STALL_SECONDS
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{wanted} records are missing")
+    return records, offsets
+
+
+async def _produce(
+    producer: Any, output: str, records: dict[int, list[Any]], offsets: dict[TopicPartition, int]
+) -> None:
+    await producer.begin_transaction()
+    futures = []
+    for number, some in records.items():
+        batch = producer.create_batch()
+        for record in some:
+            key, value = record.key, record.value
+            if batch.append(key=key, value=value, timestamp=None) is None:
+                futures.append(await producer.send_batch(batch, output, partition=number))
+                batch = producer.create_batch()
+                batch.append(key=key, value=value, timestamp=None)
+        futures.append(await producer.send_batch(batch, output, partition=number))
+    await asyncio.gather(*futures)
+    await producer.send_offsets_to_transaction(offsets, f"{output}-group")
+    await producer.commit_transaction()
+
+
+if __name__ == "__main__":
+    _, _address, _prefix, _total, _output = sys.argv
+    print(json.dumps(asyncio.run(copy(_address, _prefix, int(_total), _output))))

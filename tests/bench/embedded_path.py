@@ -1,0 +1,145 @@
+"""The whole path on the embedded broker: worker and sink, in two processes and in one."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.acceptance.kit import Buddy
+from tests.bench import mix
+from tests.bench.figures import Figure, middle
+from tests.bench.running import (
+    GRACE_SECONDS,
+    Run,
+    Times,
+    create,
+    ended,
+    opened,
+    publish,
+    started,
+)
+from tests.bench.setting import Bench
+from worker.brokers.contract import Broker, Outgoing, Partition
+from worker.sink.requests import ExportRequest, decode_announcement, encode_request
+from worker.topics import Names
+
+AIM = 40_000
+SECTION = "path: embedded"
+_PATIENCE_SECONDS = 120.0
+
+
+class Whole(NamedTuple):
+    """One run; the rate up to an export of all of it, how long that was after the last outcome.
+
+    It is asked for when nothing has come for 0.3 s, and holds milestones as CSV: small, but cut
+    only when the sink has everything.
+    """
+
+    times: Times
+    to_export: float
+    late: float
+
+
+def run(bench: Bench) -> list[Figure]:
+    """Records a second, and those of `publish` alone."""
+    apart, together = [], []
+    with bench.folder() as published:
+        records, sent = asyncio.run(publish_all(bench, published))
+        for number in range(bench.rounds):
+            bench.say(f"embedded, round {number + 1} of {bench.rounds}")
+            apart.append(_measure(bench, published, records, ("sink", "worker")))
+            together.append(_measure(bench, published, records, ("run",)))
+    bench.rates["embedded"] = middle([whole.times.to_last for whole in apart])
+    return [
+        Figure(
+            section=SECTION,
+            name="publish alone, batches of 2,000",
+            value=sent,
+            unit="records/s",
+        ),
+        *_figures("worker and sink, a process each", apart),
+        *_figures("buddy run, one process", together),
+    ]
+
+
+async def publish_all(bench: Bench, directory: Path) -> tuple[int, float]:
+    """Make a log with the demo's mix on its inputs: how many records, and how many a second."""
+    names = Names()
+    messages = mix.outgoing(names, mix.mixed(bench.records))
+    async with opened(f"embedded:{directory / 'broker'}") as broker:
+        await create(broker, names)
+        return len(messages), await publish(broker, messages)
+
+
+def _measure(bench: Bench, published: Path, records: int, commands: tuple[str, ...]) -> Whole:
+    with bench.folder() as folder:
+        shutil.copytree(published / "broker", folder / "broker")
+        with ended(Buddy(folder, grace_seconds=GRACE_SECONDS)) as buddy:
+            return asyncio.run(_run(buddy, records, commands))
+
+
+async def _run(buddy: Buddy, records: int, commands: tuple[str, ...]) -> Whole:
+    services = []
+    for command in commands:  # the sink first: it is to be there when the first rows come
+        services.append(buddy.start(command))
+        event = "worker_ready" if command == "worker" else "sink_started"
+        await asyncio.to_thread(services[-1].wait_for, event)
+    start = await started(services[-1])
+    run = Run(buddy.names, services, records)
+    async with opened(buddy.broker) as broker:
+        exported: list[float] = []
+
+        async def export() -> None:
+            exported.append(await _exported(broker, buddy.names))
+
+        span = await run.finish(broker, export)
+    return Whole(run.times(start, span), records / (exported[0] - start), exported[0] - span.last)
+
+
+async def _exported(broker: Broker, names: Names) -> float:
+    """Ask for a small export of what has been accepted; when it was finished (1970 seconds)."""
+    reader = broker.reader()
+    reader.assign({Partition(names.exports, 0): 0})
+    request = ExportRequest("bench", ("milestones",), ("csv",))
+    await broker.publish([Outgoing(names.export_requests, *encode_request(request))])
+    try:
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while True:
+                for message in await reader.read(100, 1.0):
+                    answer = decode_announcement(message.value)
+                    if answer is not None and answer.status == "finished":
+                        return message.timestamp / 1000
+                    if answer is not None and answer.status == "failed":
+                        raise RuntimeError(f"the export failed: {answer.error}")
+    finally:
+        await reader.close()
+
+
+def _figures(title: str, runs: list[Whole]) -> list[Figure]:
+    seconds = {
+        name: middle([whole.times.cpu[name] for whole in runs]) for name in runs[0].times.cpu
+    }
+    cpu = ", ".join(f"{name} {used:.2f}" for name, used in seconds.items())
+    rate = middle([whole.times.to_last for whole in runs])
+    most = middle([whole.times.to_most for whole in runs])
+    parked = middle([whole.times.parked for whole in runs])
+    late = middle([whole.late for whole in runs])
+    return [
+        Figure(
+            section=SECTION,
+            name=f"{title}: to the last outcome",
+            value=rate,
+            unit="records/s",
+            aim=AIM,
+            note=f"to 99 % of them {most:,.0f}; {parked:.0%} were parked; CPU seconds: {cpu}",
+        ),
+        Figure(
+            section=SECTION,
+            name=f"{title}: to an export of them",
+            value=middle([whole.to_export for whole in runs]),
+            unit="records/s",
+            note=f"finished {late:.2f} s after the last outcome",
+        ),
+    ]

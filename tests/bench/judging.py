@@ -1,0 +1,100 @@
+"""The pure core alone: `Task.judge` on batches, with an index that knows everything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+from schemas import ENTITIES
+from tests.bench import mix
+from tests.bench.figures import Figure, alternate
+from tests.bench.setting import Bench
+from worker.brokers.contract import Message
+from worker.core.ahead import Ahead
+from worker.core.outbox import Rules
+from worker.core.task import INPUTS, Task
+from worker.index.contract import Learned
+from worker.topics import Names
+
+BATCH = 5_000
+
+
+class Batch(NamedTuple):
+    """What one round hands to a task."""
+
+    messages: list[Message]
+    positions: dict[str, int]
+    judged: dict[int, int]
+
+
+class Everything:
+    """An index without a limit to its knowledge, in which every address is free."""
+
+    def user(self, id: bytes) -> bool:  # noqa: A002 -- as in the contract
+        return True
+
+    def match(self, id: bytes) -> bool:  # noqa: A002 -- as in the contract
+        return True
+
+    def taken(self, address: bytes, user: bytes) -> bool:
+        return False
+
+    def holders(self, address: bytes) -> tuple[bytes, ...]:
+        return ()
+
+
+def run(bench: Bench) -> list[Figure]:
+    """Records a second."""
+    figures = []
+    for bad_share, title in ((0.0, "good records"), (mix.BAD_SHARE, "3 % bad")):
+        batches = prepared(bench.records, bad_share)
+        records = sum(len(batch.messages) for batch in batches)
+        (timing,) = alternate([partial(judge_all, batches)])
+        written = judge_all(batches)
+        figures.append(
+            Figure(
+                section="task",
+                name=f"Task.judge: demo mix, {title}",
+                value=records / timing.wall,
+                unit="records/s",
+                note=f"{written / records:.2f} messages out for each record in; "
+                f"{records / timing.cpu:,.0f} per CPU second",
+            )
+        )
+    return figures
+
+
+def prepared(count: int, bad_share: float) -> list[Batch]:
+    """The demo's mix in batches of 5,000, as one task alone would read it."""
+    names = Names()
+    now = time.time_ns() // 1_000_000
+    following = dict.fromkeys(INPUTS, 0)
+    records = mix.mixed(count, bad_share)
+    batches = []
+    for first in range(0, len(records), BATCH):
+        messages = []
+        judged = {0: following["users"]}
+        for record in records[first : first + BATCH]:
+            key = None if record.key is None else record.key.encode()
+            offset = following[record.entity]
+            topic = names.inputs(record.entity)
+            messages.append(Message(topic, 0, offset, now, key, record.value))
+            following[record.entity] = offset + 1
+        batches.append(Batch(messages, dict(following), judged))
+    assert set(ENTITIES) <= set(following)
+    return batches
+
+
+def judge_all(batches: Sequence[Batch]) -> int:
+    """Have a new task judge them all; how many messages it writes."""
+    task = Task(0, Rules(names=Names()))
+    known = Everything()
+    now = time.time_ns() // 1_000_000
+    written = 0
+    for messages, positions, judged in batches:
+        nothing = Learned([], [])
+        decision = task.judge(messages, positions, nothing, Ahead(known), now, judged)
+        written += len(decision.outputs)
+    return written

@@ -1,0 +1,71 @@
+"""What a run of the bench is made with: sizes, room on disk, a Kafka of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Self
+
+from tests.bench.figures import Skipped
+from tests.kafka_server import KafkaServer, KafkaUnavailable
+
+RECORDS = 200_000
+QUICK_RECORDS = 50_000
+
+
+class Bench:
+    """Everything that is started or made here is gone when it is closed.
+
+    `rates` are the highest rates of the paths, once they have been measured, by broker.
+    """
+
+    def __init__(self, *, quick: bool, records: int | None = None) -> None:
+        self.quick = quick
+        self.records = records or (QUICK_RECORDS if quick else RECORDS)
+        self.rounds = 1 if quick else 3
+        self.rates: dict[str, float] = {}
+        self._stack = ExitStack()
+        self._directory = Path(tempfile.mkdtemp(prefix="buddy-bench-"))
+        self._stack.callback(shutil.rmtree, self._directory, ignore_errors=True)
+        self._kafka: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @contextmanager
+    def folder(self) -> Iterator[Path]:
+        """A directory for as long as it is needed."""
+        made = Path(tempfile.mkdtemp(dir=self._directory))
+        try:
+            yield made
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+
+    def kafka(self) -> str:
+        """`host:port` of a Kafka that is warm. Raises Skipped."""
+        if self._kafka is None:
+            from tests.bench.kafka_path import warm_up
+
+            server = KafkaServer(bench=True)
+            self.say("starting Kafka")
+            try:
+                server.start()
+            except KafkaUnavailable as error:
+                server.stop()
+                raise Skipped(f"no Kafka: {error}") from None
+            self._stack.callback(server.stop)
+            asyncio.run(warm_up(self, server.address))
+            self._kafka = server.address
+        return self._kafka
+
+    def say(self, what: str) -> None:
+        """Tell people what is going on; standard output is for the table."""
+        print(f"  {what} …", file=sys.stderr, flush=True)
