@@ -14,7 +14,7 @@ DEV := $(VENV)/.dev-installed
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check bench fuzz format lock clean distclean
+.PHONY: help demo test check bench fuzz chaos simulate format lock clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,12 @@ bench: $(DEV) ## measure records and rows a second on this machine
 
 fuzz: $(DEV) ## the property-based tests with many more examples
 	@BUDDY_HYPOTHESIS=long $(BIN)/pytest --timeout=3600 tests/unit tests/contract
+
+chaos: $(DEV) ## processes and broker killed under a stream, then an independent checker: make chaos ROUNDS=200 SEED=1
+	@$(BIN)/python -m tests.chaos --rounds $(or $(ROUNDS),10) --seed $(or $(SEED),1) $(CHAOS)
+
+simulate: $(DEV) ## the protocol under a seeded scheduler, without a broker: make simulate SEEDS=0:10000
+	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),0:10000) --jobs 2
 
 format: $(DEV) ## format the code and mend what lint can mend
 	$(BIN)/ruff check --fix .

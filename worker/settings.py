@@ -21,7 +21,7 @@ DEFAULT_FILE: Final = "buddy.toml"
 _MASK: Final = "***"
 
 Level = Literal["debug", "info", "warning", "error"]
-Seconds = Annotated[float, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0, le=365 * 24 * 3600)]
 
 
 class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,8 +75,8 @@ def load(file: str | None, environment: Mapping[str, str], options: Mapping[str,
     """
     named = file or environment.get("BUDDY_CONFIG")
     merged = _from_file(named)
-    kafka = dict(merged.get("kafka", {}))
     _check(merged, named or DEFAULT_FILE)
+    kafka = dict(merged.get("kafka", {}))
     for field in msgspec.structs.fields(KafkaSettings):
         variable = f"BUDDY_KAFKA_{field.name.upper()}"
         if environment.get(variable):

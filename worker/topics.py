@@ -114,10 +114,14 @@ def wanted(names: Names, partitions: int, record_limit: int) -> dict[str, Topic]
         ]
     topics += [
         Topic(names.parked, partitions, compacted=True, max_message_bytes=enlarged),
-        Topic(names.progress, partitions, compacted=True),
-        Topic(names.claims, partitions, retention_ms=7 * _DAY_MS),
-        Topic(names.grants, partitions, retention_ms=7 * _DAY_MS),
-        Topic(names.granted, partitions, compacted=True),
+        *(
+            Topic(name, partitions, compacted=True, max_message_bytes=enlarged)
+            for name in (names.progress, names.granted)
+        ),
+        *(
+            Topic(name, partitions, retention_ms=7 * _DAY_MS, max_message_bytes=enlarged)
+            for name in (names.claims, names.grants)
+        ),
         Topic(names.exports, 1, retention_ms=30 * _DAY_MS),
         Topic(names.export_requests, 1, retention_ms=7 * _DAY_MS),
     ]

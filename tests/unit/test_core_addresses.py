@@ -252,3 +252,14 @@ def test_an_answer_from_before_a_restart_counts() -> None:
     world.settle()
     assert kinds(world, first, late) == ["rejected", "accepted"]
     assert holders(world, email) == {bytes.fromhex(uid(2).replace("-", ""))}
+
+
+def test_what_queued_behind_a_claim_asks_for_its_own_address_after_a_restart() -> None:
+    world = World(partitions=2)
+    first = user(world, 1, owned(1, 2))
+    second = user(world, 1, owned(1, 2, 1))
+    world.round(only=[0])  # the first claims, the second queues behind it
+    world.tasks[0] = world.restored(0)
+    world.settle()
+    assert kinds(world, first, second) == ["accepted", "accepted"]
+    world.finish()

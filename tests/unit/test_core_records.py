@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, NamedTuple
 
 from hypothesis import given
@@ -38,29 +39,32 @@ local = st.text(
 )
 
 
-@st.composite
-def timestamps(draw: st.DrawFn) -> str:
-    """A moment in one of the spellings that the contract allows."""
-    moment = draw(st.datetimes(datetime(1, 1, 2), datetime(2025, 12, 30)))  # noqa: DTZ001
-    text = moment.strftime("%m-%d") + draw(st.sampled_from("Tt ")) + moment.strftime("%H:%M:%S")
-    text = f"{moment.year:04}-{text}"
-    if draw(st.booleans()):
-        text += "." + draw(st.text("0123456789", min_size=1, max_size=9))
-    offset = f"{draw(st.integers(0, 23)):02}{{}}{draw(st.integers(0, 59)):02}"
-    return text + draw(
-        st.sampled_from(["", "Z", "z", "+00:00", "-0000"])
-        | st.sampled_from(["+", "-"]).map(lambda sign: sign + offset.format(":"))
-        | st.sampled_from(["+", "-"]).map(lambda sign: sign + offset.format(""))
-    )
+moments = st.datetimes(datetime(1, 1, 2), datetime(2025, 12, 30))  # noqa: DTZ001
+fractions = st.just("") | st.text("0123456789", min_size=1, max_size=9).map(".".__add__)
+offsets = st.sampled_from(["", "Z", "z", "+00:00", "-0000"]) | st.builds(
+    "{}{:02}{}{:02}".format,
+    st.sampled_from("+-"),
+    st.integers(0, 23),
+    st.sampled_from([":", ""]),
+    st.integers(0, 59),
+)
 
 
-@st.composite
-def addresses(draw: st.DrawFn) -> str:
-    """An address, in whatever case."""
-    host = ".".join(draw(st.lists(label, min_size=1, max_size=3)))
-    return f"{draw(local)}@{host}"
+def _timestamp(moment: datetime, between: str, fraction: str, offset: str) -> str:
+    date = f"{moment.year:04}-{moment.month:02}-{moment.day:02}"
+    return f"{date}{between}{moment:%H:%M:%S}{fraction}{offset}"
 
 
+timestamps = st.builds(_timestamp, moments, st.sampled_from("Tt "), fractions, offsets)
+"""A moment in each of the spellings that the contract allows."""
+
+addresses = st.builds(
+    lambda local, host: f"{local}@{'.'.join(host)}", local, st.lists(label, min_size=1, max_size=3)
+)
+"""An address, in whatever case."""
+
+
+@cache
 def values(column: Column) -> st.SearchStrategy[Any]:
     """What a column may hold, spelled in any way that is allowed."""
     spelled: st.SearchStrategy[Any]
@@ -69,9 +73,9 @@ def values(column: Column) -> st.SearchStrategy[Any]:
             ids = st.uuids(version=4).map(str)
             spelled = ids | ids.map(str.upper)
         case Kind.TIMESTAMP:
-            spelled = timestamps()
+            spelled = timestamps
         case Kind.EMAIL:
-            spelled = addresses()
+            spelled = addresses
         case Kind.ENUM:
             spelled = st.sampled_from(column.values)
         case Kind.INTEGER:
@@ -104,19 +108,25 @@ def spell(record: Any, *, ascii_only: bool = False, wide: bool = False) -> bytes
     return json.dumps(record, ensure_ascii=ascii_only, separators=separators).encode()
 
 
+entities = st.sampled_from(list(ENTITIES))
+presences = st.sampled_from(["", "value", "value", "no"])
+absences = st.sampled_from([None, ""])
+flags = st.booleans()
+
+
 @st.composite
 def good_records(draw: st.DrawFn) -> Drawn:
     """A record that the specification allows, in any rendering, of any entity."""
-    entity = ENTITIES[draw(st.sampled_from(list(ENTITIES)))]
+    entity = ENTITIES[draw(entities)]
     record = {}
     for column in entity.columns:
-        choice = "value" if column.required else draw(st.sampled_from(["", "value", "value", "no"]))
+        choice = "value" if column.required else draw(presences)
         if choice == "value":
             record[column.name] = draw(values(column))
         elif choice == "no":
-            record[column.name] = draw(st.sampled_from([None, ""]))
+            record[column.name] = draw(absences)
     record = {name: record[name] for name in draw(st.permutations(list(record)))}
-    value = spell(record, ascii_only=draw(st.booleans()), wide=draw(st.booleans()))
+    value = spell(record, ascii_only=draw(flags), wide=draw(flags))
     return Drawn(entity, record, value)
 
 
@@ -182,12 +192,12 @@ def spoiled_records(draw: st.DrawFn) -> tuple[Entity, bytes]:
 
 def any_values() -> st.SearchStrategy[tuple[Entity, bytes]]:
     """Anything that may come in: bytes, JSON, good records and spoiled ones."""
-    entities = st.sampled_from(list(ENTITIES.values()))
+    of_any = entities.map(ENTITIES.__getitem__)
     return (
         spoiled_records()
         | good_records().map(lambda drawn: (drawn.entity, drawn.value))
-        | st.tuples(entities, st.binary(max_size=60))
-        | st.tuples(entities, json_values.map(spell))
+        | st.tuples(of_any, st.binary(max_size=60))
+        | st.tuples(of_any, json_values.map(spell))
     )
 
 

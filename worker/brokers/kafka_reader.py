@@ -220,6 +220,7 @@ def _message(record: Any) -> Message:
         record.timestamp,
         record.key,
         record.value,
-        record.headers,
+        # A header may have no value at all, which is none to us.
+        tuple([(name, value or b"") for name, value in record.headers]),
         record.timestamp_type == _APPEND_TIME,
     )

@@ -14,9 +14,9 @@ import msgspec
 from schemas import ENTITIES
 from worker.checking import Checked, Checker, Warned
 from worker.cli.console import Context, now_ms, print_json, print_table, progress_bar
-from worker.cli.send import ENTITY, sources_of
+from worker.cli.send import ENTITY, read_limit, sources_of
 from worker.errors import StateError, UsageError
-from worker.files import in_entity_order, read_ndjson
+from worker.files import Source, in_entity_order, read_ndjson
 
 _SHOWN = 20
 
@@ -48,12 +48,14 @@ def check_command(
     checker = Checker(now_ms, settings.clock_skew_seconds, settings.max_record_bytes)
     sources = sources_of(paths, entity)
     if sources is None:
-        records = read_ndjson(sys.stdin.buffer, str(entity), "-")
+        records = read_ndjson(sys.stdin.buffer, str(entity), "-", limit=read_limit(settings))
     else:
-        records = in_entity_order(sources)
+        records = in_entity_order(sources, limit=read_limit(settings))
     shown: list[Checked] = []
+    _refuse_overwriting(sources or [], [path for path in (rejected, warnings) if path is not None])
     with ExitStack() as stack:
-        outputs = _Outputs(stack, accepted, rejected, warnings)
+        outputs = _Outputs(accepted, rejected, warnings)
+        stack.callback(outputs.close)
         bar = stack.enter_context(progress_bar(quiet=as_json))
         checking = bar.add_task("checking", total=None)
         for count, checked in enumerate(checker.check(records), 1):
@@ -62,18 +64,26 @@ def check_command(
                 shown.append(checked)
             if count % 1000 == 0:
                 bar.update(checking, completed=count)
-        outputs.flush()
     _print(checker, shown, as_json=as_json)
     return 1 if checker.rejected.total() else 0
+
+
+def _refuse_overwriting(sources: list[Source], outputs: list[Path]) -> None:
+    """Raises UsageError where an output is one of the files that are checked, or both are one."""
+    real = [path.resolve() for path in outputs]
+    read = {source.path.resolve() for source in sources}
+    for path in outputs:
+        if path.resolve() in read:
+            raise UsageError(f"{path} is to be checked: name another file for what is found")
+    if len(set(real)) < len(real):
+        raise UsageError("--rejected and --warnings name one file: name two")
 
 
 class _Outputs:
     """The files that were asked for. Raises UsageError and StateError with one line."""
 
-    def __init__(
-        self, stack: ExitStack, accepted: Path | None, rejected: Path | None, warnings: Path | None
-    ) -> None:
-        self._stack = stack
+    def __init__(self, accepted: Path | None, rejected: Path | None, warnings: Path | None) -> None:
+        self._files: list[BinaryIO] = []
         self._accepted = accepted
         self._rows: dict[str, BinaryIO] = {}
         self._encode = msgspec.json.Encoder().encode
@@ -103,21 +113,24 @@ class _Outputs:
             warned = Warned(checked.entity, checked.key, checked.place, checked.violations)
             self._line(self._warnings, self._encode(warned))
 
-    def flush(self) -> None:
-        """Everything to the disk, so that an error is seen."""
-        files = [*self._rows.values(), self._rejected, self._warnings]
-        for file in files:
-            if file is not None:
-                try:
-                    file.flush()
-                except OSError as error:
-                    raise _unwritable(Path(file.name), error) from None
+    def close(self) -> None:
+        """Write what is left and close; the first error is raised when all are closed."""
+        failed: StateError | None = None
+        for file in self._files:
+            try:
+                file.close()
+            except OSError as error:
+                failed = failed or _unwritable(Path(file.name), error)
+        if failed is not None:
+            raise failed
 
     def _open(self, path: Path) -> BinaryIO:
         try:
-            return self._stack.enter_context(path.open("wb"))
+            file = path.open("wb")
         except OSError as error:
             raise _unwritable(path, error) from None
+        self._files.append(file)
+        return file
 
     def _line(self, file: BinaryIO, data: bytes) -> None:
         try:

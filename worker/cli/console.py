@@ -59,6 +59,22 @@ class Context:
             await broker.close()
 
 
+class Seconds(click.FloatRange):
+    """A positive number of seconds for an option."""
+
+    name = "seconds"
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True, max=365 * 24 * 3600.0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; NaN, which is in every range, is none."""
+        seconds = super().convert(value, param, ctx)
+        if seconds != seconds:  # noqa: PLR0124 -- what NaN is known by
+            self.fail("expected a number of seconds", param, ctx)
+        return seconds
+
+
 def now_ms() -> int:
     """The clock of the program, in milliseconds since 1970."""
     return time.time_ns() // 1_000_000

@@ -108,9 +108,12 @@ def _services(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Worker and sink in a process of their own, ended in order at the end."""
     given = [part for name, value in options.items() for part in (f"--{name}", value)]
-    command = [sys.executable, "-m", "worker.cli.main", "--config", os.devnull, *given, "run"]
+    command = [sys.executable, "-m", "worker.cli.main", "--config", os.devnull, *given]
+    command += ["run", "--until-eof"]
     with log.open("wb") as stream:
-        process = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream)
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=stream, stderr=stream
+        )
         try:
             yield process
         finally:
@@ -119,6 +122,8 @@ def _services(
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
+            if process.stdin is not None:
+                process.stdin.close()
 
 
 async def _stream(

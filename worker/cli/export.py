@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Outgoing, Partition
-from worker.cli.console import Context, print_json, print_table, progress_bar
+from worker.cli.console import Context, Seconds, print_json, print_table, progress_bar
 from worker.errors import BuddyError, ConfigurationError, MissingTopic, NoAnswer, StateError
 from worker.exports.layout import FORMATS
 from worker.sink.requests import (
@@ -22,6 +22,7 @@ from worker.sink.requests import (
     ExportRequest,
     decode_announcement,
     encode_request,
+    is_request_id,
 )
 from worker.topics import Names
 
@@ -40,7 +41,11 @@ class ExportFailedError(BuddyError):
 @click.option("--out", type=click.Path(path_type=Path), help="Copy the finished export to here.")
 @click.option("--wait", is_flag=True, help="Wait until it is finished (--out implies it).")
 @click.option(
-    "--timeout", default=60.0, show_default=True, help="Give up after so many seconds of silence."
+    "--timeout",
+    type=Seconds(),
+    default=60.0,
+    show_default=True,
+    help="Give up after so many seconds of silence.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the announcement as JSON.")
 @click.pass_obj
@@ -59,6 +64,8 @@ def export_command(
 
     Exit code 5 if no sink answers.
     """
+    if request_id is not None and not is_request_id(request_id):
+        raise click.UsageError("--id must be 1 to 100 of A-Z a-z 0-9 . _ : -")
     request = msgspec.convert(
         {
             "id": request_id or str(uuid.uuid4()),

@@ -13,12 +13,13 @@ from rich.progress import Progress
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Outgoing
-from worker.cli.console import Context, print_json, print_table, progress_bar
+from worker.cli.console import Context, Seconds, print_json, print_table, progress_bar
 from worker.core.keys import read_key
 from worker.core.sending import KeyReader
 from worker.engine.outcomes import Outcomes
-from worker.errors import MessageRefused, UsageError
-from worker.files import FileRecord, Source, expand, read_ndjson
+from worker.errors import UsageError
+from worker.files import READ_LIMIT, FileRecord, Source, expand, read_ndjson
+from worker.settings import Settings
 
 _BATCH = 2_000
 ENTITY = click.option(
@@ -31,7 +32,11 @@ ENTITY = click.option(
 @ENTITY
 @click.option("--wait", is_flag=True, help="Wait until every record is judged, and count.")
 @click.option(
-    "--timeout", default=120.0, show_default=True, help="Give up after so many seconds of nothing."
+    "--timeout",
+    type=Seconds(),
+    default=120.0,
+    show_default=True,
+    help="Give up after so many seconds of nothing.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 @click.pass_obj
@@ -47,10 +52,11 @@ def send_command(
 
     With --wait the exit code is 1 if any record was rejected.
     """
+    records = _records(context.settings, sources_of(paths, entity), entity)
     with progress_bar(quiet=as_json) as bar:
-        outcomes = asyncio.run(_send(context, _records(paths, entity), bar, wait, timeout))
-    sent = sum(outcomes.sent.values())
-    result = {"sent": sent}
+        sending = _Sending(context, bar)
+        outcomes = asyncio.run(sending.run(records, timeout if wait else None))
+    result = {"sent": outcomes.sent.total()}
     if wait:
         result |= {"accepted": outcomes.accepted, "rejected": outcomes.rejected}
     if as_json:
@@ -59,7 +65,13 @@ def send_command(
     elif wait:
         _print_outcomes(outcomes)
     else:
-        click.echo(f"{sent} records sent.")
+        click.echo(f"{outcomes.sent.total()} records sent.")
+    if sending.refused:
+        first, size = sending.refused[0]
+        raise UsageError(
+            f"{first.path}, line {first.line}: a record of {size} bytes is more than the broker "
+            f"takes; {len(sending.refused)} such records were not sent, all others were"
+        )
     return 1 if wait and outcomes.rejected else 0
 
 
@@ -81,51 +93,64 @@ def sources_of(paths: tuple[str, ...], entity: str | None) -> list[Source] | Non
     return None
 
 
-def _records(paths: tuple[str, ...], entity: str | None) -> Iterator[FileRecord]:
-    sources = sources_of(paths, entity)
+def read_limit(settings: Settings) -> int:
+    """Up to which size a record is read whole from a file."""
+    return max(READ_LIMIT, settings.max_record_bytes + 1)
+
+
+def _records(
+    settings: Settings, sources: list[Source] | None, entity: str | None
+) -> Iterator[FileRecord]:
+    limit = read_limit(settings)
     if sources is None:
-        yield from read_ndjson(sys.stdin.buffer, str(entity), "-")
+        yield from read_ndjson(sys.stdin.buffer, str(entity), "-", limit=limit)
     for source in sources or ():
-        yield from source.read()
+        yield from source.read(limit=limit)
 
 
-async def _send(
-    context: Context, records: Iterator[FileRecord], bar: Progress, wait: bool, timeout: float
-) -> Outcomes:
-    names = context.names
-    keys = {name: KeyReader(e) for name, e in ENTITIES.items()}
-    sending = bar.add_task("sending", total=None)
-    async with context.broker() as broker:
-        outcomes = Outcomes(broker, names)
-        if wait:
-            await outcomes.open()
-        while batch := await asyncio.to_thread(list, islice(records, _BATCH)):
-            messages = [
-                Outgoing(names.inputs(r.entity), keys[r.entity].read(r.value), r.value)
-                for r in batch
-            ]
-            try:
-                places = await broker.publish(messages)
-            except MessageRefused as error:
-                raise _refused(error, batch, outcomes.sent.total()) from None
-            outcomes.note(messages, places)
-            bar.advance(sending, len(batch))
-        bar.update(sending, total=sum(outcomes.sent.values()))
-        if wait:
-            judging = bar.add_task("judged", total=sum(outcomes.sent.values()))
-            await outcomes.wait(timeout, lambda done: bar.update(judging, completed=done))
-        await outcomes.close()
-    return outcomes
+class _Sending:
+    """Sends records in batches, in their order. Those that no broker would take are `refused`."""
 
+    def __init__(self, context: Context, bar: Progress) -> None:
+        self.refused: list[tuple[FileRecord, int]] = []
+        self._context = context
+        self._bar = bar
+        self._keys = {name: KeyReader(entity) for name, entity in ENTITIES.items()}
+        self._limits: dict[str, int] = {}
 
-def _refused(error: MessageRefused, batch: list[FileRecord], sent: int) -> UsageError:
-    """Which record it was, and where to go on: nothing of its batch has been sent."""
-    first = batch[0]
-    wrong = batch[error.index] if error.index is not None else first
-    return UsageError(
-        f"{wrong.path}, line {wrong.line}: the broker refuses this record ({error}); "
-        f"the {sent} records before {first.path}, line {first.line} have been sent"
-    )
+    async def run(self, records: Iterator[FileRecord], patience: float | None) -> Outcomes:
+        """Send them all; with `patience` wait until all are judged. What became of them."""
+        names = self._context.names
+        sending = self._bar.add_task("sending", total=None)
+        async with self._context.broker() as broker:
+            inputs = [names.inputs(entity) for entity in ENTITIES]
+            topics = await broker.topics(inputs)
+            self._limits = {name: topic.max_message_bytes for name, topic in topics.items()}
+            outcomes = Outcomes(broker, names)
+            if patience is not None:
+                await outcomes.open()
+            while batch := await asyncio.to_thread(list, islice(records, _BATCH)):
+                messages = [message for r in batch if (message := self._message(r)) is not None]
+                outcomes.note(messages, await broker.publish(messages))
+                self._bar.advance(sending, len(batch))
+            total = outcomes.sent.total()
+            self._bar.update(sending, total=total, completed=total)
+            if patience is not None:
+                judging = self._bar.add_task("judged", total=total)
+                await outcomes.wait(
+                    patience, lambda done: self._bar.update(judging, completed=done)
+                )
+            await outcomes.close()
+        return outcomes
+
+    def _message(self, record: FileRecord) -> Outgoing | None:
+        topic = self._context.names.inputs(record.entity)
+        key = self._keys[record.entity].read(record.value)
+        size = record.oversize or len(record.value)
+        if record.oversize or size + len(key or b"") > self._limits.get(topic, size * 2):
+            self.refused.append((record, size))
+            return None
+        return Outgoing(topic, key, record.value)
 
 
 @click.command("delete")

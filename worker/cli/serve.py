@@ -13,7 +13,7 @@ import click
 from worker import log
 from worker.brokers.contract import Broker
 from worker.cli.console import Context, now_ms
-from worker.cli.services import serve, together
+from worker.cli.services import serve, stop_at_eof, together
 from worker.core.outbox import Rules
 from worker.engine.reports import Reports as WorkerReports
 from worker.engine.startup import check_topics
@@ -28,8 +28,9 @@ from worker.topics import wanted
 
 
 @click.command("run")
+@click.option("--until-eof", is_flag=True, hidden=True, help="Stop when standard input ends.")
 @click.pass_obj
-def run_command(context: Context) -> int:
+def run_command(context: Context, until_eof: bool) -> int:
     """Run worker and sink in one process, until SIGTERM or Ctrl-C.
 
     On the embedded broker missing topics are created first.
@@ -37,6 +38,8 @@ def run_command(context: Context) -> int:
     log.configure(context.settings.log_level)
 
     async def main(stop: asyncio.Event) -> None:
+        if until_eof:
+            stop_at_eof(stop)
         async with context.broker() as broker:
             await _create_if_embedded(context, broker)
             with _watched(context, "worker", "sink") as (metrics, worker, sink):

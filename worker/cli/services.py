@@ -41,6 +41,18 @@ def _unheard(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     _log.debug("unheard_exception", error=type(error).__name__ if error else "")
 
 
+def stop_at_eof(stop: asyncio.Event) -> None:
+    """Set `stop` when standard input ends: when whoever started us has gone, however that was."""
+    loop = asyncio.get_running_loop()
+
+    def on_input() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            stop.set()
+
+    loop.add_reader(0, on_input)
+
+
 async def together(stop: asyncio.Event, *services: Coroutine[Any, Any, None]) -> None:
     """Run services side by side; when one ends or fails, the others are told to stop.
 

@@ -13,13 +13,16 @@ from worker.core.addresses import Claim, Grant, Granted, owner_of
 from worker.core.barrier import Progress
 from worker.core.decode import Decoded, Deletion, Invalid
 from worker.core.parking import Parked
-from worker.core.rejection import reject, timestamp
+from worker.core.rejection import REPLAYS_HEADER, reject, timestamp
 from worker.core.violations import Code, Violation
 from worker.topics import Names
 
 SOURCE_HEADER: Final = "buddy-source"
 ACCEPTED_AT_HEADER: Final = "buddy-accepted-at"
 WARNINGS_HEADER: Final = "buddy-warnings"
+
+_OURS: Final = frozenset({REPLAYS_HEADER})
+"""Headers that mean something here, and are small."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
@@ -104,7 +107,8 @@ class Outbox:
         self.tally.parked[parked.entity] += 1
         envelope = _pack(parked.envelope())
         if len(envelope) > self._rules.rejection_limit:  # headers can be of any size
-            envelope = _pack(msgspec.structs.replace(parked.envelope(), headers=()))
+            ours = tuple((name, value) for name, value in parked.message.headers if name in _OURS)
+            envelope = _pack(msgspec.structs.replace(parked.envelope(), headers=ours))
         self._write_parked(parked.entity, parked.message, envelope)
 
     def unpark(self, entity: str, message: Message) -> None:

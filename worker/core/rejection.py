@@ -15,6 +15,7 @@ from worker.core.decode import Invalid
 from worker.core.violations import Violation
 
 REPLAYS_HEADER: Final = "buddy-replays"
+_NULL: Final = msgspec.Raw(b"null")
 _BLANK: Final = b" \t\r\n"
 _FIRST_MS: Final = -62_135_596_800_000
 _LAST_MS: Final = 253_402_300_799_999
@@ -50,7 +51,7 @@ class Rejection(msgspec.Struct, frozen=True, kw_only=True):
     source: Any
     violations: tuple[Violation, ...]
     violations_omitted: int = 0
-    record: msgspec.Raw | None = None
+    record: msgspec.Raw = _NULL
     record_base64: str | msgspec.UnsetType = msgspec.UNSET
     record_omitted: OmittedRecord | msgspec.UnsetType = msgspec.UNSET
     message_key_base64: str | None = None
@@ -73,7 +74,8 @@ def original(rejection: Rejection) -> bytes | None:
     """The record exactly as it was sent; None for a deletion, or where it was left out."""
     if isinstance(rejection.record_base64, str):
         return b64decode(rejection.record_base64)
-    return None if rejection.record is None else bytes(rejection.record)
+    record = bytes(rejection.record)
+    return None if record == bytes(_NULL) else record
 
 
 def replays_of(headers: Headers) -> int:

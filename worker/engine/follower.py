@@ -42,6 +42,7 @@ class Follower:
         self.index = index
         self.lock = asyncio.Lock()
         self.news = asyncio.Event()
+        self.ready = asyncio.Event()
         self.on_step: Callable[[], None] = lambda: None
         """Called whenever a step of restoring is done."""
         self.judged: dict[Partition, int] = {}
@@ -57,7 +58,7 @@ class Follower:
         self._entities = {names.accepted(entity): entity for entity in INDEXED}
 
     async def start(self) -> None:
-        """Open the index and read everything there is, so that judging may begin.
+        """Open the index, and empty it where it cannot be trusted.
 
         Raises StateError and BrokerUnavailable.
         """
@@ -85,14 +86,19 @@ class Follower:
         self._followed = {p: positions.get(p, spans[p].start) for p in self.accepted}
         self._followed |= {p: spans[p].start for p in self.progress}
         self._reader.assign(self._followed)
-        await self._bootstrap()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Follow until `stop` is set. Outages are waited out; raises StateError."""
+        """Follow until `stop` is set. Outages are waited out; raises StateError.
+
+        `ready` is set once everything has been read that there was at the start.
+        """
         backoff = Backoff(self._clock)
         while not stop.is_set():
             try:
-                await self._follow(_POLL_SECONDS)
+                if self.ready.is_set():
+                    await self._follow(_POLL_SECONDS)
+                else:
+                    await self._bootstrap(stop)
                 backoff.succeeded()
             except BrokerUnavailable as error:
                 wait = backoff.failed()
@@ -129,19 +135,24 @@ class Follower:
         await self._reader.close()
         await asyncio.to_thread(self.index.close)
 
-    async def _bootstrap(self) -> None:
-        """Read up to the ends of now, open transactions included, however long that takes."""
+    async def _bootstrap(self, stop: asyncio.Event) -> None:
+        """Read up to the ends of now, open transactions included, however long that takes.
+
+        It may take until somebody takes over from a dead worker and so ends its transaction.
+        """
         spans = await self._broker.spans([*self.accepted, *self.progress], uncommitted=True)
         until = {partition: span.end for partition, span in spans.items()}
         _log.info("index_restoring", missing=self._missing(until))
         quiet = 0.0
-        while missing := self._missing(until):
+        while (missing := self._missing(until)) and not stop.is_set():
             quiet = 0.0 if await self._follow(_STEP_SECONDS) else quiet + _STEP_SECONDS
             self.on_step()
             if quiet >= _REPORT_SECONDS:
                 quiet = 0.0
                 _log.warning("index_waiting", missing=missing)
-        _log.info("index_ready", **self.index.counts())
+        if not self._missing(until):
+            _log.info("index_ready", **self.index.counts())
+            self.ready.set()
 
     async def _follow(self, timeout: float) -> bool:
         messages = await self._reader.read(_BATCH, timeout)

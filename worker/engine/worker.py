@@ -58,6 +58,7 @@ class Worker:
         self._reader = broker.reader()
         self._reading: asyncio.Task[list[Message]] | None = None
         self._order = ReadingOrder(rules.names, clock)
+        self._ready = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then finish the commits in hand and leave.
@@ -84,11 +85,11 @@ class Worker:
         )
         ended = asyncio.Event()
         await self._follower.start()
-        self._reports.health.restored()
         following = asyncio.create_task(self._follower.run(ended))
         try:
+            # Tasks are taken over before the index is ready: that may depend on it, since taking
+            # over from a dead worker ends the transaction that it has left open.
             await self._tasks.join()
-            _log.info("worker_ready")
             await self._rounds(stop, following)
         finally:
             if self._reading is not None:
@@ -123,6 +124,8 @@ class Worker:
         if await self._tasks.update():
             await self._assign()
         running = self._tasks.running
+        if not self._ready and not await self._becomes_ready():
+            return
         await self._barriers.tend([owned.task for owned in running.values()])
         learned = self._follower.learned()
         for owned in running.values():
@@ -135,6 +138,15 @@ class Worker:
         self._reports.round(self._tasks)
         await self._reports.look(self._tasks, self._barriers, self._follower)
         await self._reports.measure_lag(self._tasks, self._broker, self._reader, self._rules)
+
+    async def _becomes_ready(self) -> bool:
+        """Wait a little for the index; nothing is read or judged before it is ready."""
+        await _wait(self._follower.ready, _POLL_SECONDS)
+        self._ready = self._follower.ready.is_set()
+        if self._ready:
+            self._reports.health.restored()
+            _log.info("worker_ready")
+        return self._ready
 
     async def _read(self, running: dict[int, Owned]) -> None:
         """Take what has come; wait a little for messages, finished work or news."""
@@ -233,9 +245,9 @@ class Worker:
         return paused
 
 
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
+async def _wait(event: asyncio.Event, seconds: float) -> None:
     try:
         async with asyncio.timeout(seconds):
-            await stop.wait()
+            await event.wait()
     except TimeoutError:
         pass

@@ -7,6 +7,7 @@ anything else is NDJSON. Nothing is passed over in silence that looks like data.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ class Source(msgspec.Struct, frozen=True):
 
         UsageError, one line that names file and place, where the file cannot be read on.
         """
-        name = str(self.path)
+        name = os.fsencode(self.path).decode(errors="replace")
         try:
             if self.format == "xlsx":
                 chosen = None if self.entity is None else ENTITIES[self.entity]
@@ -73,7 +74,7 @@ def read(path: Path, entity: str | None, *, limit: int = READ_LIMIT) -> Iterator
     return source(path, entity).read(limit=limit)
 
 
-def in_entity_order(sources: Sequence[Source]) -> Iterator[FileRecord]:
+def in_entity_order(sources: Sequence[Source], *, limit: int = READ_LIMIT) -> Iterator[FileRecord]:
     """The records of several files, all of one entity before the first of the next.
 
     A file of many entities is read once for each of them, unless it is the only one and has them
@@ -82,14 +83,15 @@ def in_entity_order(sources: Sequence[Source]) -> Iterator[FileRecord]:
     mixed = [source for source in sources if source.entity is None]
     if not mixed or (len(sources) == 1 and _is_ordered(sources[0])):
         for source in sources:
-            yield from source.read()
+            yield from source.read(limit=limit)
         return
     for entity in ENTITIES:
         for source in sources:
             if source.entity is None:
-                yield from (record for record in source.read() if record.entity == entity)
+                records = source.read(limit=limit)
+                yield from (record for record in records if record.entity == entity)
             elif source.entity == entity:
-                yield from source.read()
+                yield from source.read(limit=limit)
 
 
 def _is_ordered(source: Source) -> bool:

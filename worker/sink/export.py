@@ -25,7 +25,7 @@ from worker.sink import rocks
 from worker.sink.consume import Clock, Consumer
 from worker.sink.plan import date_range, day_of
 from worker.sink.requests import Announcement, ExportFile, ExportRequest, export_id_of
-from worker.sink.snapshot import Snapshot
+from worker.sink.snapshot import SNAPSHOTS, Snapshot
 from worker.sink.spool import Spooled, spool
 from worker.sink.store import RowStore
 from worker.topics import Names
@@ -88,8 +88,12 @@ def find_export(exports: Path, export_id: str) -> Path | None:
 
 
 def clear_room(store_directory: Path) -> None:
-    """Remove what a crash left of spooled rows; nobody else may be using the store. Blocking."""
-    shutil.rmtree(store_directory / "spool", ignore_errors=True)
+    """Remove what a crash left of spooled rows and snapshots; nobody else may be using the store.
+
+    Blocking.
+    """
+    for name in ("spool", SNAPSHOTS):
+        shutil.rmtree(store_directory / name, ignore_errors=True)
 
 
 def _make_room(store_directory: Path) -> Path:

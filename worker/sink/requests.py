@@ -107,6 +107,11 @@ def decode_announcement(value: bytes | None) -> Announcement | None:
         return None
 
 
+def is_request_id(text: str) -> bool:
+    """Whether a request can have this id."""
+    return _ID.fullmatch(text) is not None
+
+
 def read_request(message: Message) -> ExportRequest:
     """The request that a message holds, its entities and formats spelled out and in order.
 

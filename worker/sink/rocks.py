@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from rocksdict import (
+    AccessType,
     BlockBasedOptions,
     Cache,
+    Checkpoint,
     DBCompressionType,
     Options,
     Rdict,
@@ -40,6 +42,16 @@ def open_database(directory: Path) -> Rdict:
         if _is_damage(str(error)):
             raise DamagedError from None
         raise StateError(in_one_line(directory, error)) from None
+
+
+def freeze(db: Rdict, room: Path) -> Rdict:
+    """The database as it is now, opened a second time to be read: hard links in `room`.
+
+    A checkpoint, since rocksdict's own `Snapshot` scans what has been written since (0.3.29: only
+    its look-ups keep to the snapshot). Raises whatever RocksDB raises; see `guard`.
+    """
+    Checkpoint(db).create_checkpoint(str(room))
+    return Rdict(str(room), _options(), access_type=AccessType.read_only())
 
 
 def close(db: Rdict) -> None:

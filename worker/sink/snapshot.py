@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
-from rocksdict import Snapshot as RocksSnapshot
+from rocksdict import Rdict
 
 from schemas import ENTITIES
 from worker.brokers.contract import Partition
@@ -25,7 +26,8 @@ as in the rows (400k against 140k a second with 1M ids), and take no memory of t
 STAMP: Final = struct.Struct(">IQq")
 """What stands before a row: partition, offset and time (ms) of the message that brought it."""
 
-_ABSENT: Final = "key not found"
+SNAPSHOTS: Final = "snapshots"
+"""Where open snapshots lie below the store's directory."""
 
 
 class Snapshot:
@@ -34,7 +36,8 @@ class Snapshot:
     def __init__(
         self,
         directory: Path,
-        taken: RocksSnapshot,
+        frozen: Rdict,
+        room: Path,
         positions: Mapping[Partition, int],
         counts: Mapping[str, int],
     ) -> None:
@@ -43,7 +46,8 @@ class Snapshot:
         self.counts = counts
         """The number of rows of each entity."""
         self._directory = directory
-        self._taken: RocksSnapshot | None = taken
+        self._room = room
+        self._frozen: Rdict | None = frozen
         self._tags = {name: number.to_bytes() for number, name in enumerate(ENTITIES)}
 
     def blocks(self, entity: str, size: int = 1024 * 1024) -> Iterator[list[bytes]]:
@@ -78,21 +82,17 @@ class Snapshot:
 
         For users that is the empty string.
         """
-        try:
-            found: bytes = self._open()[ID + self._tags[entity] + id_]
-        except StateError:
-            raise
-        except Exception as error:  # noqa: BLE001 -- rocksdict raises nothing more precise
-            if str(error) == _ABSENT:
-                return None
-            raise StateError(rocks.in_one_line(self._directory, error)) from None
-        return found
+        with rocks.guard(self._directory):
+            return cast("bytes | None", self._open().get(ID + self._tags[entity] + id_))
 
     def close(self) -> None:
         """Let go of it; closing twice is harmless."""
-        self._taken = None
+        if self._frozen is not None:
+            rocks.close(self._frozen)
+            self._frozen = None
+            shutil.rmtree(self._room, ignore_errors=True)
 
-    def _open(self) -> RocksSnapshot:
-        if self._taken is None:
+    def _open(self) -> Rdict:
+        if self._frozen is None:
             raise StateError(f"the snapshot of the store in {self._directory} is closed")
-        return self._taken
+        return self._frozen

@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, cast
+from uuid import uuid4
 
 import msgspec
 from rocksdict import Rdict, WriteBatch, WriteOptions
@@ -31,7 +32,7 @@ from worker.core.keys import id_bytes
 from worker.errors import StateError
 from worker.sink import rocks
 from worker.sink.rows import RowReader, Unreadable
-from worker.sink.snapshot import ID, ROW, STAMP, Snapshot
+from worker.sink.snapshot import ID, ROW, SNAPSHOTS, STAMP, Snapshot
 from worker.topics import Names
 
 FORMAT: Final = 1
@@ -141,9 +142,12 @@ class RowStore:
 
     def snapshot(self) -> Snapshot:
         """The store as it is between two batches; close it after use. Later batches do not show."""
+        room = self.directory / SNAPSHOTS / uuid4().hex
+        rocks.make_directory(room.parent)
         with self._lock, rocks.guard(self.directory):
             positions = {p: o for p, o in self._positions.items() if p.topic in self._readers}
-            taken = Snapshot(self.directory, self._opened().snapshot(), positions, self.counts())
+            frozen = rocks.freeze(self._opened(), room)
+            taken = Snapshot(self.directory, frozen, room, positions, self.counts())
             self._snapshots.add(taken)
             return taken
 
