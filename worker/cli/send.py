@@ -17,7 +17,7 @@ from worker.cli.console import Context, Seconds, print_json, print_table, progre
 from worker.core.keys import read_key
 from worker.core.sending import KeyReader
 from worker.engine.outcomes import Outcomes
-from worker.errors import UsageError
+from worker.errors import MessageRefused, UsageError
 from worker.files import READ_LIMIT, FileRecord, Source, expand, read_ndjson
 from worker.settings import Settings
 
@@ -68,7 +68,7 @@ def send_command(
         click.echo(f"{outcomes.sent.total()} records sent.")
     if sending.refused:
         first, size = sending.refused[0]
-        raise UsageError(
+        raise MessageRefused(
             f"{first.path}, line {first.line}: a record of {size} bytes is more than the broker "
             f"takes; {len(sending.refused)} such records were not sent, all others were"
         )

@@ -8,8 +8,9 @@ two need not agree on details: the slow path alone decides what is wrong.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from operator import attrgetter
 from typing import Any, Final
 
@@ -185,8 +186,12 @@ class RecordDecoder:
         return Invalid(canonical, found, malformed=True)
 
 
-def decoders(limit: int = DEFAULT_LIMIT) -> dict[str, RecordDecoder]:
-    """A decoder for each entity, by name, in the order of the specification."""
+@cache
+def decoders(limit: int = DEFAULT_LIMIT) -> Mapping[str, RecordDecoder]:
+    """A decoder for each entity, by name, in the order of the specification.
+
+    They hold nothing of what they decode, so all tasks share them.
+    """
     return {name: RecordDecoder(entity, limit) for name, entity in ENTITIES.items()}
 
 
