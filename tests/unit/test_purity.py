@@ -17,6 +17,7 @@ ALLOWED = {
     "base64",
     "binascii",
     "collections",
+    "functools",
     "datetime",
     "enum",
     "hashlib",
