@@ -97,6 +97,9 @@ class Checker:
             text = f"expected at most {self._limit} bytes"
             found = (violation(Code.MALFORMED_RECORD, "", text),)
             return Invalid(None, found, malformed=True)
+        if record.fault is not None:
+            found = (violation(Code.MALFORMED_RECORD, "", record.fault),)
+            return Invalid(None, found, malformed=True)
         return decoder.decode(record.value, None, latest_moment(now, self._skew))
 
     def _accept(

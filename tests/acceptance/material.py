@@ -13,7 +13,7 @@ from typing import Any
 from schemas import ENTITIES
 from tests.acceptance.accounts import Verdict
 from worker.demo.programme import Record, stream
-from worker.files.lines import BOM
+from worker.files.encodings import BOM
 
 
 def sendable(records: int, seed: int, *, bad_share: float = 0.05) -> list[Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from typing import Any
 
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from schemas import ENTITIES, Kind
 from worker.errors import UsageError
 from worker.files import FileRecord
-from worker.files.cells import json_string, json_value, recognise
+from worker.files.cells import json_string, json_value
 from worker.files.csv_table import read_csv
+from worker.files.table import column_letters, column_names, recognise
 
 FEEDBACK = ",".join(column.name for column in ENTITIES["feedback"].columns)
 
@@ -120,12 +122,14 @@ def test_bytes_that_are_no_utf8_reach_validation_as_they_are() -> None:
         ("# only\n# comments\n", "f.csv:1: not one column of feedback"),
         ("a,b\n", "f.csv:1: not one column of feedback"),
         ("rating,rating\n", "f.csv:1: a column is named twice"),
-        (f"{FEEDBACK}\na,b\n", "f.csv:2: 2 cells where the header has 9"),
-        (f"{FEEDBACK}\na,,,,,,,,,x\n", "f.csv:2: 10 cells where the header has 9"),
         (f'# c\n{FEEDBACK}\n"a\n\n', "f.csv:3: not CSV"),
         (f'{FEEDBACK}\na,,,,,,,,\n"a"b,,,,,,,,\n', "f.csv:3: not CSV"),
         (f"{FEEDBACK}\na,b\rc,,,,,,,\n", "f.csv:2: not CSV"),
         ("x" * 5000, "f.csv:1: a line of 5000 bytes"),
+        (f'{FEEDBACK}\n"' + "x\n" * 20_000, "f.csv:2: a row that does not end"),
+        ("i\0d\0,\0", "f.csv:1: not one column of feedback"),
+        ("sep=;\n", "f.csv:1: not one column of feedback"),
+        ("rating, Rating \n", "f.csv:1: a column is named twice: rating"),
     ],
 )
 def test_what_is_no_csv_is_named_with_its_line(text: str, fault: str) -> None:
@@ -133,6 +137,83 @@ def test_what_is_no_csv_is_named_with_its_line(text: str, fault: str) -> None:
         records(text, limit=4000)
     assert str(error.value).startswith(fault)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("declared", [True, False])
+def test_the_header_line_tells_the_separator(separator: str, declared: bool) -> None:
+    rows = [["id", "first_name", "interests"], ["a", "x,;y", '["k", 1]'], ["b", "\t", ""]]
+    out = io.StringIO()
+    csv.writer(out, delimiter=separator, quoting=csv.QUOTE_ALL).writerows(rows)
+    text = (f"sep={separator}\r\n" if declared else "") + out.getvalue()
+    assert values(text, entity="users") == [
+        {"id": "a", "first_name": "x,;y", "interests": ["k", 1]},
+        {"id": "b", "first_name": "\t"},
+    ]
+
+
+def test_what_rows_hold_never_tells_the_separator() -> None:
+    assert values("id\na;b;c\n", entity="users") == [{"id": "a;b;c"}]
+    assert values("first_name;id\na,b,c,d;1\n", entity="users") == [
+        {"id": "1", "first_name": "a,b,c,d"}
+    ]
+
+
+def test_a_comment_header_that_a_spreadsheet_saved_again() -> None:
+    text = '# Buddy Program Export;;\r\n"# Program; so called";;\r\n;;\r\nrating;feedback_id;\r\n'
+    assert values(text + "0,85;a;\r\n;;\r\n1;b;\r\n;;\r\n") == [
+        {"feedback_id": "a", "rating": 0.85},
+        {"feedback_id": "b", "rating": 1},
+    ]
+
+
+def test_a_decimal_comma_is_one_where_the_comma_separates_nothing() -> None:
+    text = "rating{0}feedback_id{0}feedback_text\n{1}{0}0,5{0}0,5\n"
+    for cell, rating in {"0,5": 0.5, '"-0,50"': -0.5, "0,5,5": "0,5,5", ",5": ",5"}.items():
+        assert values(text.format(";", cell))[0]["rating"] == rating
+    assert values(text.format("\t", "1,0"))[0] == {
+        "feedback_id": "0,5",
+        "rating": 1.0,
+        "feedback_text": "0,5",
+    }
+    assert values('rating,feedback_id\n"0,5",a\n')[0]["rating"] == "0,5"
+
+
+def test_names_with_blanks_and_capitals() -> None:
+    text = " ID ,\u00a0First_Name,E-Mail,E-Mail\na,b,c,d\n"
+    found: list[str] = []
+    stream = io.BytesIO(text.encode())
+    (record,) = read_csv(stream, ENTITIES["users"], "f.csv", notice=found.append)
+    assert msgspec.json.decode(record.value) == {"id": "a", "first_name": "b", "E-Mail": "c"}
+    assert found == [
+        "f.csv:1: no column email, last_name, role, joined_at, which users must have",
+        "f.csv:1: no column of users, left out: E-Mail",
+    ]
+
+
+def test_rows_that_are_shorter_or_longer_than_the_header() -> None:
+    text = "id,,first_name,\na\nb,,c,,,\nd,x,e\nf,,g,,\u00e9\n,, ,\nh,,i\n"
+    found = records(text, entity="users")
+    assert [(r.line, r.value, r.fault) for r in found] == [
+        (2, b'{"id":"a"}', None),
+        (3, b'{"id":"b","first_name":"c"}', None),
+        (4, b'["d","x","e"]', "expected nothing in column B, which has no name"),
+        (
+            5,
+            '["f","","g","","é"]'.encode(),
+            "expected nothing in column E, which has no name",
+        ),
+        (7, b'{"id":"h","first_name":"i"}', None),
+    ]
+
+
+def test_the_letters_of_columns() -> None:
+    found = [column_letters(n) for n in (0, 25, 26, 51, 52, 701, 702, 16383)]
+    assert found == ["A", "Z", "AA", "AZ", "BA", "ZZ", "AAA", "XFD"]
+
+
+def test_the_names_of_a_header() -> None:
+    assert column_names([" Id\t", None, True, "x y", "", None]) == ["id", "", "", "x y"]
 
 
 def test_columns_tell_the_entity() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.test_files_ndjson import BOM, Trickle
 from worker.errors import UsageError
 from worker.files import FileRecord
-from worker.files.json_document import read_document
+from worker.files.json_document import read_document, tells_entities
 
 DOCUMENT = b"""{"export_metadata": {"a": ["}", "\\""]},
 "users": [
@@ -38,6 +38,64 @@ def test_rows_are_cut_out_byte_for_byte(size: int) -> None:
         ("users", 3, b'{"id":1,"s":"]}\\"\\\\"}'),
         ("users", 4, b'{"id":2,\n "nested":{"a":[[],{}]}}'),
     ]
+
+
+PLAIN = b"""[
+  {
+    "id": 1,
+    "a": [ "}" ]
+  },
+  {"id": 2}
+]
+"""
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_an_array_of_one_entity(size: int) -> None:
+    found = records(BOM + PLAIN, size, "users")
+    assert [(r.entity, r.line) for r in found] == [("users", 2), ("users", 6)]
+    assert [json.loads(r.value)["id"] for r in found] == [1, 2]
+    assert records(b" [ ] ", size, "users") == []
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_one_record_after_the_other(size: int) -> None:
+    found = records(b'{ "id": "1",\n "users": [{}] }\n{"id":\n2}{"users":3}', size, "users")
+    assert [(r.line, r.value) for r in found] == [
+        (1, b'{"id": "1",\n "users": [{}] }'),
+        (3, b'{"id":\n2}'),
+        (4, b'{"users":3}'),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (b"[{}", 1),
+        (b"[{}]\n]", 2),
+        (b"[{}\n{}]", 2),
+        (b'{"id":1', 1),
+        (b'{"id":1}\n,', 2),
+        (b'{"id":1}}', 1),
+        (b'{"' + b"x" * 2000 + b'":1}', 1),
+        (b"1", 1),
+        (b"", 1),
+    ],
+)
+def test_a_plain_document_that_is_broken(data: bytes, line: int) -> None:
+    with pytest.raises(UsageError) as error:
+        records(data, entity="users")
+    assert str(error.value).startswith(f"f.json:{line}: ")
+
+
+def test_which_documents_tell_what_they_hold() -> None:
+    def tells(data: bytes) -> bool:
+        return tells_entities(io.BytesIO(data), "f.json")
+
+    assert tells(DOCUMENT)
+    assert tells(b" {}")
+    assert tells(b'{"users"')
+    assert not any(map(tells, [b"", b"[]", b'{"id":1}', b"1", b"{", b'{"' + b"x" * 2000 + b'":1}']))
 
 
 def test_one_entity_of_a_document() -> None:
@@ -89,6 +147,8 @@ def test_documents_without_rows(empty: bytes) -> None:
     [
         (b"", 1),
         (b"[]", 1),
+        (b"\n[{}]", 2),
+        (b'{"users":[]} {}', 1),
         (b"\n\n{,", 3),
         (b'{"users"\n:{}}', 2),
         (b'{"users":[{}\n{}]}', 2),
@@ -132,8 +192,9 @@ def test_any_document_of_json(
 
 @given(st.lists(st.sampled_from([*b'{}[]",:\\ \n1ab'])).map(bytes))
 def test_whatever_comes_in_nothing_else_goes_wrong(data: bytes) -> None:
-    for start in (b"", b"{", b'{"users":[', b'{"users":[{'):
-        try:
-            list(read_document(io.BytesIO(start + data), None, "f.json"))
-        except UsageError as error:
-            assert "\n" not in str(error)  # noqa: PT017, both outcomes are right
+    for start in (b"", b"{", b'{"users":[', b'{"users":[{', b"[", b'{"id":'):
+        for entity in (None, "users"):
+            try:
+                list(read_document(io.BytesIO(start + data), entity, "f.json"))
+            except UsageError as error:
+                assert "\n" not in str(error)  # noqa: PT017, both outcomes are right

@@ -40,6 +40,13 @@ def put(path: Path, text: str = "") -> Path:
         ("buddy_export_2025-11-22.json", None, (None, "json")),
         ("x.json", "users", ("users", "json")),
         ("x.xlsx", None, (None, "xlsx")),
+        ("x.XLSM", None, (None, "xlsx")),
+        ("members.tsv", None, ("feedback", "csv")),
+        ("members.txt", None, ("feedback", "csv")),
+        ("members.TXT.gz", "feedback", ("feedback", "csv")),
+        ("users.json.gz", None, ("users", "json")),
+        ("feedback.ndjson.gz", None, ("feedback", "ndjson")),
+        ("buddy_users_2025-11-22.csv.gz", None, ("users", "csv")),
     ],
 )
 def test_a_file_is_told_by_its_name(
@@ -58,6 +65,9 @@ def test_a_file_is_told_by_its_name(
         ("x.csv", "", None, "--entity"),
         ("users.ndjson", "", "pets", "pets is no entity; there are users, "),
         ("missing/", "", None, "nothing to read"),
+        ("x.xls", "", None, "save it as .xlsx"),
+        ("x.xlsx.gz", "", None, "--entity"),
+        ("x.txt", "a,b", None, "--entity"),
     ],
 )
 def test_what_cannot_be_told_is_one_line(
@@ -68,6 +78,31 @@ def test_what_cannot_be_told_is_one_line(
     with pytest.raises(UsageError, match=fault) as error:
         expand([path], entity)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "entity", "expected"),
+    [
+        ("users.json", "[{}]", None, "users"),
+        ("users.json", ' {\n "id": 1}', None, "users"),
+        ("users.json", "[{}]", "matches", "matches"),
+        ("users.json", '{"users": []}', None, None),
+        ("users.json", '{"users": []}', "users", "users"),
+        ("x.json", "[{}]", "users", "users"),
+        ("x.json", "[{}]", None, None),
+    ],
+)
+def test_what_a_json_document_says_of_itself(
+    tmp_path: Path, name: str, text: str, entity: str | None, expected: str | None
+) -> None:
+    found = source(put(tmp_path / name, text), entity)
+    assert (found.entity, found.format) == (expected, "json")
+
+
+def test_lock_files_of_excel_are_none_of_ours(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "~$members.xlsx")
+    put(tmp_path / "a" / "members.xlsx")
+    assert [one.path.name for one in expand([tmp_path / "a"], None)] == ["members.xlsx"]
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:

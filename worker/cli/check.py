@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,12 +14,13 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.checking import Checked, Checker, Warned
-from worker.cli.console import Context, now_ms, print_json, print_table, progress_bar
+from worker.cli.console import Context, notices, now_ms, print_json, print_table, progress_bar
 from worker.cli.send import ENTITY, read_limit, sources_of
 from worker.errors import StateError, UsageError
-from worker.files import Source, in_entity_order, read_ndjson
+from worker.files import Source, as_utf8, in_entity_order, read_ndjson
 
 _SHOWN = 20
+_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 
 
 @click.command("check")
@@ -42,16 +44,19 @@ def check_command(
 ) -> int:
     """Validate files without a broker: NDJSON, CSV, JSON or XLSX, or directories of them.
 
-    Exit code 1 if anything is rejected.
+    Files may be our exports, saved by Excel or made by hand, and packed with gzip; - is NDJSON on
+    standard input. Exit code 1 if anything is rejected.
     """
     settings = context.settings
     checker = Checker(now_ms, settings.clock_skew_seconds, settings.max_record_bytes)
     sources = sources_of(paths, entity)
     if sources is None:
-        records = read_ndjson(sys.stdin.buffer, str(entity), "-", limit=read_limit(settings))
+        stdin = as_utf8(sys.stdin.buffer, "-")
+        records = read_ndjson(stdin, str(entity), "-", limit=read_limit(settings))
     else:
-        records = in_entity_order(sources, limit=read_limit(settings))
+        records = in_entity_order(sources, limit=read_limit(settings), notice=notices())
     shown: list[Checked] = []
+    warned: Counter[str] = Counter()
     _refuse_overwriting(sources or [], [path for path in (rejected, warnings) if path is not None])
     with ExitStack() as stack:
         outputs = _Outputs(accepted, rejected, warnings)
@@ -60,11 +65,13 @@ def check_command(
         checking = bar.add_task("checking", total=None)
         for count, checked in enumerate(checker.check(records), 1):
             outputs.write(checked)
-            if checked.rejection is not None and len(shown) < _SHOWN:
+            if checked.rejection is None:
+                warned.update({found.code.value for found in checked.violations})
+            elif len(shown) < _SHOWN:
                 shown.append(checked)
             if count % 1000 == 0:
                 bar.update(checking, completed=count)
-    _print(checker, shown, as_json=as_json)
+    _print(checker, shown, warned, as_json=as_json)
     return 1 if checker.rejected.total() else 0
 
 
@@ -102,7 +109,8 @@ class _Outputs:
         """Write what one record gives."""
         if checked.rejection is not None:
             if self._rejected is not None:
-                self._line(self._rejected, checked.rejection)
+                # Line ends stand only between the tokens of an indented record.
+                self._line(self._rejected, checked.rejection.translate(_ONE_LINE))
             return
         if self._accepted is not None and checked.row is not None:
             if checked.entity not in self._rows:
@@ -143,7 +151,7 @@ def _unwritable(path: Path, error: OSError) -> StateError:
     return StateError(f"{path} cannot be written: {error.strerror}")
 
 
-def _print(checker: Checker, shown: list[Checked], *, as_json: bool) -> None:
+def _print(checker: Checker, shown: list[Checked], warned: Counter[str], *, as_json: bool) -> None:
     accepted, rejected = checker.accepted.total(), checker.rejected.total()
     if as_json:
         print_json(
@@ -156,20 +164,32 @@ def _print(checker: Checker, shown: list[Checked], *, as_json: bool) -> None:
         )
         return
     if shown:
-        print_table("What is wrong where", ("where", "code", "field", "expected"), _faults(shown))
+        _print_faults(shown)
         if rejected > len(shown):
             click.echo(f"… and {rejected - len(shown)} more: --rejected FILE lists them all.")
     rows = [(e, checker.accepted[e], checker.rejected[e]) for e in ENTITIES]
     used = [row for row in rows if row[1] or row[2]]
     if used:
         print_table("Verdicts", ("entity", "accepted", "rejected"), used)
+    for code, count in sorted(warned.items()):
+        click.echo(f"{count} accepted with the warning {code}: --warnings FILE lists them.")
     click.echo(f"{accepted} accepted, {rejected} rejected.")
 
 
-def _faults(shown: list[Checked]) -> Iterator[tuple[str, str, str, str]]:
+def _print_faults(shown: list[Checked]) -> None:
+    columns = ["file", "sheet", "line", "column", "code", "expected"]
+    rows = [list(row) for row in _faults(shown)]
+    if not any(checked.place.sheet for checked in shown):
+        del columns[1]
+        for row in rows:
+            del row[1]
+    print_table("What is wrong where", columns, rows)
+
+
+def _faults(shown: list[Checked]) -> Iterator[tuple[str, str, str, str, str, str]]:
     for checked in shown:
         place = checked.place
-        where = f"{place.path}, {place.sheet or ''} line {place.line}".replace(",  ", ", ")
+        where = (place.path, place.sheet or "", str(place.line))
         for found in checked.violations[:5]:
-            yield where, found.code.value, found.field, found.message
-            where = ""
+            yield *where, found.field, found.code.value, found.message
+            where = ("", "", "")

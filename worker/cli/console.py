@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import Any
@@ -99,6 +99,18 @@ def print_table(
     # Without a terminal rich assumes 80 columns and would break cells.
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
+
+
+def notices() -> Callable[[str], None]:
+    """What takes the notices of a file's readers: each line once, on standard error."""
+    told: set[str] = set()
+
+    def notice(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            click.echo("buddy: " + " ".join(line.split()), err=True)
+
+    return notice
 
 
 def progress_bar(*, quiet: bool = False) -> Progress:

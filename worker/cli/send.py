@@ -13,12 +13,12 @@ from rich.progress import Progress
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Outgoing
-from worker.cli.console import Context, Seconds, print_json, print_table, progress_bar
+from worker.cli.console import Context, Seconds, notices, print_json, print_table, progress_bar
 from worker.core.keys import read_key
 from worker.core.sending import KeyReader
 from worker.engine.outcomes import Outcomes
 from worker.errors import MessageRefused, UsageError
-from worker.files import READ_LIMIT, FileRecord, Source, expand, read_ndjson
+from worker.files import READ_LIMIT, FileRecord, Source, as_utf8, expand, read_ndjson
 from worker.settings import Settings
 
 _BATCH = 2_000
@@ -48,8 +48,9 @@ def send_command(
     timeout: float,
     as_json: bool,
 ) -> int:
-    """Send records: NDJSON files, a directory of them, an export of any format, or - for stdin.
+    """Send records: NDJSON, CSV, JSON or XLSX files, directories of them, or - for standard input.
 
+    Files may be our exports, saved by Excel or made by hand, and packed with gzip.
     With --wait the exit code is 1 if any record was rejected.
     """
     records = _records(context.settings, sources_of(paths, entity), entity)
@@ -69,7 +70,7 @@ def send_command(
     if sending.refused:
         first, size = sending.refused[0]
         raise MessageRefused(
-            f"{first.path}, line {first.line}: a record of {size} bytes is more than the broker "
+            f"{first.where}: a record of {size} bytes is more than the broker "
             f"takes; {len(sending.refused)} such records were not sent, all others were"
         )
     return 1 if wait and outcomes.rejected else 0
@@ -103,9 +104,11 @@ def _records(
 ) -> Iterator[FileRecord]:
     limit = read_limit(settings)
     if sources is None:
-        yield from read_ndjson(sys.stdin.buffer, str(entity), "-", limit=limit)
+        stdin = as_utf8(sys.stdin.buffer, "-")
+        yield from read_ndjson(stdin, str(entity), "-", limit=limit)
+    notice = notices()
     for source in sources or ():
-        yield from source.read(limit=limit)
+        yield from source.read(limit=limit, notice=notice)
 
 
 class _Sending:

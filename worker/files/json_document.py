@@ -1,24 +1,28 @@
-"""JSON documents as we export them: one object that holds an array an entity.
+"""JSON documents: as we export them, one object that holds an array an entity, or plain ones.
 
-The document is never held as a whole: it is cut into its rows by counting brackets outside
-strings, and a row is handed on byte for byte, whatever it holds. Only the frame (names, commas,
-brackets around the rows) is judged here.
+Plain is an array of records (`[{…}, …]`), or one record after the other (`{…} {…}`), however
+they are indented; of which entity they are must be known then. The document is never held as a
+whole: it is cut into its rows by counting brackets outside strings, and a row is handed on byte
+for byte, whatever it holds. Only the frame (names, commas, brackets around the rows) is judged
+here.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import BinaryIO, Final
+from typing import Final
 
 import msgspec
 
 from schemas import ENTITIES
 from worker.errors import UsageError
+from worker.files.encodings import Readable
 from worker.files.lines import read_chunks
 from worker.files.records import READ_LIMIT, Collector, FileRecord
 
 _METADATA: Final = "export_metadata"
+_FIELDS: Final = frozenset({_METADATA, *ENTITIES})
 _SPACE: Final = re.compile(rb"[ \t\r\n]*+")
 _PLAIN: Final = re.compile(
     rb"""[^"{}\[\]]*+ (?: " [^"\\]*+ (?: \\. [^"\\]*+ )*+ " [^"{}\[\]]*+ )*+""",
@@ -31,36 +35,91 @@ _LONGEST_NAME: Final = 1000
 
 
 def read_document(
-    stream: BinaryIO, entity: str | None, name: str, *, limit: int = READ_LIMIT
+    stream: Readable, entity: str | None, name: str, *, limit: int = READ_LIMIT
 ) -> Iterator[FileRecord]:
     """The rows of a document, in its order; only those of one entity if one is given.
 
-    UsageError, naming file and line, where the frame is broken or an array is of no entity.
+    UsageError, naming file and line, where the frame is broken, an array is of no entity, or the
+    document is plain and no entity is given.
     """
     text = _Scanner(stream, name)
+    first = text.peek()
+    if first == b"[" and entity is not None:
+        yield from _rows(text, entity, name, limit)
+    elif first == b"[":
+        raise UsageError(
+            f"{name}:{text.line}: an array does not tell its entity: say --entity, or name the "
+            "file <entity>.json"
+        )
+    else:
+        yield from _fields(text, entity, name, limit)
+    if text.peek():
+        raise UsageError(f"{name}:{text.line}: something follows the end of the document")
+
+
+def tells_entities(stream: Readable, name: str) -> bool:
+    """Whether this is the document of an export, which says of each array what it holds.
+
+    Where it is broken, that is for `read_document` to say.
+    """
+    text = _Scanner(stream, name)
+    try:
+        text.expect(b"{")
+        return text.peek() == b"}" or text.name(Collector(_LONGEST_NAME)) in _FIELDS
+    except UsageError:
+        return False
+
+
+def _fields(text: _Scanner, entity: str | None, name: str, limit: int) -> Iterator[FileRecord]:
+    """The rows of an export's document, or else records one after the other."""
+    line = text.line
     text.expect(b"{")
     if text.peek() == b"}":
         text.expect(b"}")
-    else:
-        while True:
-            line = text.line
-            key = text.name()
-            text.expect(b":")
-            if key == _METADATA:
-                text.value(Collector(0))
-            elif key in ENTITIES:
-                for record in _rows(text, key, name, limit):
-                    if entity in (None, key):
-                        yield record
-            else:
-                raise UsageError(
-                    f"{name}:{line}: not an export: it has a field that is no entity "
-                    "(one record a line is NDJSON: name it <entity>.ndjson)"
-                )
-            if text.expect(b",}") == b"}":
-                break
-    if text.peek():
-        raise UsageError(f"{name}:{text.line}: something follows the end of the document")
+        return
+    at_start = True
+    while True:
+        field_line = text.line
+        raw = Collector(_LONGEST_NAME)
+        key = text.name(raw)
+        if at_start and entity is not None and key not in _FIELDS:
+            yield from _records(text, b"{" + raw.value, line, entity, name, limit)
+            return
+        at_start = False
+        text.expect(b":")
+        if key == _METADATA:
+            text.value(Collector(0))
+        elif key in ENTITIES:
+            for record in _rows(text, key, name, limit):
+                if entity in (None, key):
+                    yield record
+        else:
+            raise UsageError(
+                f"{name}:{field_line}: not an export: it has a field that is no entity (of single "
+                "records say which they are: --entity, or <entity>.json; one a line is "
+                "<entity>.ndjson)"
+            )
+        if text.expect(b",}") == b"}":
+            return
+
+
+def _records(
+    text: _Scanner, start: bytes, line: int, entity: str, name: str, limit: int
+) -> Iterator[FileRecord]:
+    """Records one after the other; of the first, `start` has been read (without its blanks)."""
+    row = Collector(limit)
+    row.add(start)
+    text.nested(row, 1)
+    yield _record(entity, name, line, row)
+    while text.peek():
+        line = text.line
+        row = Collector(limit)
+        text.value(row)
+        yield _record(entity, name, line, row)
+
+
+def _record(entity: str, name: str, line: int, row: Collector) -> FileRecord:
+    return FileRecord(entity, name, line, row.value, oversize=row.oversize, sha256=row.sha256)
 
 
 def _rows(text: _Scanner, entity: str, name: str, limit: int) -> Iterator[FileRecord]:
@@ -73,7 +132,7 @@ def _rows(text: _Scanner, entity: str, name: str, limit: int) -> Iterator[FileRe
         line = text.line
         row = Collector(limit)
         text.value(row)
-        yield FileRecord(entity, name, line, row.value, oversize=row.oversize, sha256=row.sha256)
+        yield _record(entity, name, line, row)
         if text.expect(b",]") == b"]":
             return
 
@@ -81,7 +140,7 @@ def _rows(text: _Scanner, entity: str, name: str, limit: int) -> Iterator[FileRe
 class _Scanner:
     """Moves through a document, a chunk of it at a time; `line` is where it stands."""
 
-    def __init__(self, stream: BinaryIO, name: str) -> None:
+    def __init__(self, stream: Readable, name: str) -> None:
         self._chunks = read_chunks(stream)
         self._name = name
         self._data = b""
@@ -106,14 +165,13 @@ class _Scanner:
         self._at += 1
         return byte
 
-    def name(self) -> str:
-        """The name of a field."""
+    def name(self, raw: Collector) -> str:
+        """The name of a field, which is collected as it stands, too."""
         if self.peek() != b'"':
             raise self._broken('"')
-        collector = Collector(_LONGEST_NAME)
-        self.value(collector)
+        self.value(raw)
         try:
-            return msgspec.json.decode(collector.value, type=str)
+            return msgspec.json.decode(raw.value, type=str)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise self._broken("the name of a field") from error
 
@@ -124,7 +182,7 @@ class _Scanner:
             self._take(1, into)
             self._string(into)
         elif first in (b"{", b"["):
-            self._nested(into)
+            self.nested(into)
         elif first in (b"", b",", b"]", b"}", b":"):
             raise self._broken("a value")
         else:
@@ -134,8 +192,8 @@ class _Scanner:
                 if match:
                     return
 
-    def _nested(self, into: Collector) -> None:
-        depth = 0
+    def nested(self, into: Collector, depth: int = 0) -> None:
+        """An object or array, byte for byte; the rest of one if it is `depth` brackets open."""
         while self._at < len(self._data) or self._more():
             match = _PLAIN.match(self._data, self._at)
             end = match.end() if match else self._at
@@ -178,6 +236,5 @@ class _Scanner:
 
     def _broken(self, expected: str) -> UsageError:
         return UsageError(
-            f"{self._name}:{self.line}: not the JSON document of an export: "
-            f"expected {expected} here"
+            f"{self._name}:{self.line}: not a JSON document of records: expected {expected} here"
         )

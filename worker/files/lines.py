@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO, Final
+from typing import Final
 
 import msgspec
 
+from worker.files.encodings import BOM, Readable
 from worker.files.records import Collector
 
-BOM: Final = b"\xef\xbb\xbf"
 _READ: Final = 1 << 20
 
 
@@ -22,7 +22,7 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     sha256: str | None = None
 
 
-def read_lines(stream: BinaryIO, limit: int) -> Iterator[Line]:
+def read_lines(stream: Readable, limit: int) -> Iterator[Line]:
     """The lines of a stream; a BOM at its start is skipped, nothing after the last LF is no line.
 
     Lines are given as soon as they are there, also where the stream is a pipe.
@@ -51,7 +51,7 @@ def read_lines(stream: BinaryIO, limit: int) -> Iterator[Line]:
         yield Line(number, collector.value, collector.oversize, collector.sha256)
 
 
-def read_chunks(stream: BinaryIO) -> Iterator[bytes]:
+def read_chunks(stream: Readable) -> Iterator[bytes]:
     """The bytes of a stream as they come, none of them empty, without a BOM at the start."""
     # read1 returns what a pipe has; read would wait until its buffer is full.
     read = getattr(stream, "read1", stream.read)

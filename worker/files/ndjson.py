@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO
 
+from worker.files.encodings import Readable
 from worker.files.lines import read_lines
 from worker.files.records import READ_LIMIT, FileRecord
 
 
 def read_ndjson(
-    stream: BinaryIO, entity: str, name: str, *, limit: int = READ_LIMIT
+    stream: Readable, entity: str, name: str, *, limit: int = READ_LIMIT
 ) -> Iterator[FileRecord]:
     """The records of a stream (`name` is its path, or `-`): blank lines are skipped but numbered.
 

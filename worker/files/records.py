@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
 READ_LIMIT: Final = 8 << 20
 """Bytes of one record that are held in memory; far above what a broker takes."""
+
+Notice = Callable[[str], None]
+"""Takes one line about what is passed over: a sheet, a column."""
+
+
+def printable(path: Path) -> str:
+    """The name of a file; bytes of it that are no UTF-8 are shown as such."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 class FileRecord(msgspec.Struct, frozen=True, gc=False):
@@ -29,6 +40,15 @@ class FileRecord(msgspec.Struct, frozen=True, gc=False):
     start: to be rejected as `malformed_record` without looking at it. Else 0."""
     sha256: str | None = None
     """Of the whole record, where `oversize` is set."""
+    fault: str | None = None
+    """What is wrong with the row as such: `value` is then no record but the row's cells as a JSON
+    array, and the record is to be rejected as `malformed_record` with these words."""
+
+    @property
+    def where(self) -> str:
+        """The place in words."""
+        sheet = "" if self.sheet is None else f", sheet {self.sheet}"
+        return f"{self.path}{sheet}, line {self.line}"
 
 
 class Collector:

@@ -1,7 +1,7 @@
-"""XLSX workbooks: those that we export, and plain ones with a header row of column names.
+"""XLSX workbooks: those that we export, those that Excel saves, and those made by hand.
 
-openpyxl reads, row by row; formulas are their text, never evaluated. A workbook comes from
-anybody: how much each part unpacks to is bounded before anything parses it.
+Of a formula its saved result counts; nothing is evaluated. A workbook comes from anybody: how
+much each part unpacks to is bounded before anything parses it.
 """
 
 from __future__ import annotations
@@ -11,38 +11,58 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from datetime import date, datetime, time
+from collections.abc import Container, Generator, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final
 from xml.etree.ElementTree import ParseError
+from xml.parsers.expat import ExpatError
 
-from openpyxl import Workbook, load_workbook
+import msgspec
+from openpyxl.reader.excel import ExcelReader
 from openpyxl.utils.exceptions import InvalidFileException
+from openpyxl.xml.constants import ARC_STYLE, SHARED_STRINGS
 
 from schemas import ENTITIES, Entity
 from worker.errors import UsageError
-from worker.exports.xlsx_text import from_excel
-from worker.files.cells import RowEncoder, recognise
-from worker.files.records import READ_LIMIT, Collector, FileRecord
+from worker.files.cells import Cell
+from worker.files.records import READ_LIMIT, FileRecord, Notice, printable
+from worker.files.sheet_cells import CellReader
+from worker.files.sheet_xml import SharedStrings, read_rows
+from worker.files.table import Table, column_names, has_column, is_empty, recognise
 
-_MAX_ROWS: Final = 1_048_576
 _MOST_PARTS: Final = 10_000
 _MOST_SHARED_TEXT: Final = 256 << 20
 """Unpacked bytes of the table of shared strings, which is held in memory."""
 _LONGEST_ROW: Final = 16 << 20
 """Bytes of XML of one row, and of any part that has no rows."""
+_MOST_TAGS: Final = 500_000
+"""In a part that is held in memory; Excel has 65,490 styles at most."""
+_CHECKED: Final = (".xml", ".rels")
 _READ: Final = 1 << 20
 _ROW: Final = re.compile(rb"<(?:\w{1,20}:)?row[\s/>]")
 _OVERLAP: Final = 32
 """More than what `_ROW` or `<!` takes, so that none is missed between two chunks."""
 _CONTINUED: Final = re.compile(r" \([0-9]+\)\Z")
+_NEVER_READ: Final = (
+    "customXml/",
+    "docProps/",
+    "xl/calcChain.xml",
+    "xl/drawings/",
+    "xl/embeddings/",
+    "xl/externalLinks/",
+    "xl/media/",
+    "xl/pivotCache/",
+    "xl/printerSettings/",
+    "xl/theme/",
+)
+"""Parts that hold no rows. They may be large and of any kind, so they cannot be read at all."""
 _METADATA_SHEET: Final = "Export Metadata"
 
 _BROKEN: Final = (
     zipfile.BadZipFile,
     InvalidFileException,
     ParseError,
+    ExpatError,
     KeyError,
     ValueError,
     TypeError,
@@ -55,158 +75,223 @@ _BROKEN: Final = (
     struct.error,
     zlib.error,
 )
-"""What openpyxl and zipfile raise on files that are not what they claim to be."""
+"""What openpyxl, expat and zipfile raise on files that are not what they claim to be."""
+
+
+class _Sheet(msgspec.Struct, frozen=True):
+    """A sheet that holds something: its header, and the rows below it that hold something."""
+
+    where: str
+    title: str
+    hidden: bool
+    entity: Entity | None
+    number: int
+    names: list[str]
+    rows: Iterator[tuple[int, list[Cell]]]
 
 
 def read_workbook(
-    path: Path, entity: Entity | None, *, limit: int = READ_LIMIT
+    path: Path,
+    entity: Entity | None,
+    *,
+    limit: int = READ_LIMIT,
+    notice: Notice = lambda _: None,
 ) -> Iterator[FileRecord]:
     """The rows of all sheets, in their order; only those of one entity if one is given.
 
-    A sheet is of the entity that its name or else its header tells, or of the one given.
-    UsageError, naming file and sheet, where nothing tells, or where the workbook is broken or
-    unpacks beyond bounds.
+    A sheet is of the entity that its name or else its header tells, or of the one given. Sheets
+    that are of none, and hidden ones, are left out; `notice` gets one line of each. UsageError,
+    naming file and sheet, where no sheet is of an entity, where a header makes no sense, or where
+    the workbook is broken or unpacks beyond bounds.
     """
+    left_out = 0
+    used = False
+    for sheet in _sheets(path):
+        chosen = sheet.entity
+        if chosen is None and entity is not None and has_column(entity, sheet.names):
+            chosen = entity
+        if chosen is None or sheet.hidden:
+            why = "its name and its columns are of no entity" if chosen is None else "it is hidden"
+            notice(f"{sheet.where}: left out, {why}")
+            left_out += 1
+            continue
+        used = True
+        if entity in (None, chosen):
+            table = Table(chosen, sheet.names, (printable(path), sheet.title))
+            table.check_header(f"{sheet.where}, row {sheet.number}", notice)
+            for number, cells in sheet.rows:
+                yield table.record(number, cells, limit)
+    if left_out and not used:
+        raise UsageError(
+            f"{path}: no sheet of it can be read: the first row of one must name the columns of "
+            "an entity, and it must not be hidden"
+        )
+
+
+def entities_of_workbook(path: Path) -> list[str | None]:
+    """The entities of its sheets, in their order, hidden ones too. As `read_workbook`."""
+    return [None if one.entity is None else one.entity.name for one in _sheets(path)]
+
+
+def _sheets(path: Path) -> Iterator[_Sheet]:
+    """The sheets that hold anything but our metadata; rows are read when they are asked for."""
     with path.open("rb") as file:
-        workbook = _open(path, file)
-        try:
-            for sheet in workbook.worksheets:
-                if sheet.title != _METADATA_SHEET:
-                    rows = _rows(f"{path}, sheet {sheet.title}", sheet)
-                    yield from _records(path, sheet.title, rows, entity, limit)
-        finally:
-            workbook.close()
+        reader, meaning = _open(path, file)
+        with reader.archive:
+            for title, hidden, part in reader.sheets:
+                where = f"{printable(path)}, sheet {title}"
+                if title == _METADATA_SHEET:
+                    continue
+                rows = _rows(where, reader, part, meaning)
+                number, header = next(rows, (0, []))
+                if number:
+                    names = column_names(header)
+                    entity = _by_title(title) or recognise(names)
+                    yield _Sheet(where, title, hidden, entity, number, names, rows)
+                rows.close()
 
 
-def _open(path: Path, file: BinaryIO) -> Workbook:
+class _Reader(ExcelReader):
+    """openpyxl's reader of all but what has rows: it says which sheets and which styles there are.
+
+    Parts that are large, or of no use, are out of its reach, whatever refers to them.
+    """
+
+    def __init__(self, file: BinaryIO, hidden: Container[str]) -> None:
+        super().__init__(file, read_only=True, keep_links=False)
+        self.parts = dict(self.archive.NameToInfo)
+        for name in self.parts:
+            if name in hidden:
+                del self.archive.NameToInfo[name]
+        self.valid_files = list(self.archive.NameToInfo)
+        self.sheets: list[tuple[str, bool, str]] = []
+        """Title, whether it is hidden, and part of each sheet."""
+
+    def read_strings(self) -> None:
+        """Not here: openpyxl would change them."""
+
+    def read_worksheets(self) -> None:
+        """Only which there are; charts have no rows."""
+        parser: Any = self.parser
+        self.sheets = [
+            (sheet.name, sheet.state != "visible", relation.target)
+            for sheet, relation in parser.find_sheets()
+            if relation.target in self.parts and "chartsheet" not in relation.Type
+        ]
+
+    def open_part(self, name: str) -> IO[bytes]:
+        """Any part that has been checked."""
+        if not name.endswith(_CHECKED):
+            raise ValueError("a part that holds no rows")
+        return self.archive.open(self.parts[name])
+
+    def cell_reader(self) -> CellReader:
+        """What the cells of this workbook need, the shared strings among it."""
+        package: Any = self.package
+        book: Any = self.wb
+        part = package.find(SHARED_STRINGS)
+        shared = SharedStrings()
+        if part is not None:
+            with self.open_part(part.PartName.removeprefix("/")) as member:
+                shared = SharedStrings(member)
+        dates, durations = book._date_formats, book._timedelta_formats  # noqa: SLF001
+        return CellReader(shared, dates, durations, book.epoch)
+
+
+def _open(path: Path, file: BinaryIO) -> tuple[_Reader, CellReader]:
     try:
-        _check_parts(path, file)
+        if file.read(4) == b"\xd0\xcf\x11\xe0":
+            raise UsageError(
+                f"{path}: an old or an encrypted workbook: save it as .xlsx, without a password"
+            )
+        file.seek(0)
+        hidden = _check_parts(path, file)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return load_workbook(file, read_only=True)
+            warnings.simplefilter("ignore")  # of formats and extensions that nobody looks at
+            reader = _Reader(file, hidden)
+            reader.read()
+        return reader, reader.cell_reader()
     except (*_BROKEN, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's fault; openpyxl raises OSErrors of its own
         raise UsageError(f"{path}: not an XLSX workbook that can be read") from error
 
 
-Numbered = tuple[int, Sequence[Any]]
-
-
-def _rows(where: str, sheet: Any) -> Iterator[Numbered]:
+def _rows(
+    where: str, reader: _Reader, part: str, meaning: CellReader
+) -> Generator[tuple[int, list[Cell]], None, None]:
     """The rows that hold something, with their numbers."""
-    # What a workbook says of its own size may be wrong, and a row number may be anything.
-    sheet.reset_dimensions()
     number = 0
     try:
-        rows = sheet.iter_rows(max_row=_MAX_ROWS, values_only=True)
-        while row := _next_filled(rows):
-            number += row[0]
-            yield number, row[1]
+        with reader.open_part(part) as member:
+            for line, raw in read_rows(member):
+                cells: list[Cell] = [None] * (max(raw, default=-1) + 1)
+                for place, cell in raw.items():
+                    cells[place] = meaning.read(cell)
+                number = line
+                if not is_empty(cells):
+                    yield number, cells
     except _BROKEN as error:
-        raise UsageError(f"{where}: cannot be read ({type(error).__name__})") from error
-
-
-def _records(
-    path: Path, title: str, rows: Iterator[Numbered], entity: Entity | None, limit: int
-) -> Iterator[FileRecord]:
-    where = f"{path}, sheet {title}"
-    number, cells = next(rows, (0, ()))
-    if not number:
-        return
-    header = [cell_text(cell) or "" for cell in cells]
-    names = [name for name in header if name]
-    named = _by_title(title) or recognise(header)
-    chosen = named or entity
-    if chosen is None:
-        raise UsageError(f"{where}: neither its name nor row {number} tells which entity it holds")
-    if entity not in (None, chosen):
-        return
-    if len(set(names)) < len(names):
-        raise UsageError(f"{where}, row {number}: a column is named twice")
-    if not {column.name for column in chosen.columns} & set(names):
-        raise UsageError(f"{where}, row {number}: not one column of {chosen.name}")
-    encoder = RowEncoder(chosen, header)
-    for number, cells in rows:
-        texts = [cell_text(cell) for cell in cells]
-        if any(texts[len(header) :]):
-            raise UsageError(f"{where}, row {number}: a cell has no column name above it")
-        texts += [None] * (len(header) - len(texts))
-        record = Collector(limit)
-        record.add(encoder.encode(texts))
-        yield FileRecord(
-            chosen.name,
-            str(path),
-            number,
-            record.value,
-            sheet=title,
-            oversize=record.oversize,
-            sha256=record.sha256,
-        )
-
-
-def cell_text(cell: Any) -> str | None:
-    """What a cell shows, as text; None if it is empty."""
-    if cell is None:
-        return None
-    if isinstance(cell, str):
-        return from_excel(cell)
-    if isinstance(cell, bool):
-        return "true" if cell else "false"
-    if isinstance(cell, int | float):
-        return repr(cell)
-    if isinstance(cell, datetime | date | time):
-        return cell.isoformat()
-    return str(getattr(cell, "text", cell))  # an array formula
+        raise UsageError(
+            f"{where}: cannot be read beyond row {number} ({type(error).__name__})"
+        ) from error
 
 
 def _by_title(title: str) -> Entity | None:
-    name = _CONTINUED.sub("", title)
-    return next((entity for entity in ENTITIES.values() if entity.sheet == name), None)
+    name = _CONTINUED.sub("", title).strip().casefold()
+    return next((e for e in ENTITIES.values() if name in (e.sheet.casefold(), e.name)), None)
 
 
-def _next_filled(rows: Iterator[Sequence[Any]]) -> Numbered | None:
-    """The next row that holds something, and how many rows further it is."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of formats and extensions that nobody looks at
-        for distance, row in enumerate(rows, 1):
-            if any(cell is not None for cell in row):
-                return distance, row
-    return None
+def _check_parts(path: Path, file: BinaryIO) -> set[str]:
+    """Bound what the parts unpack to; zipfile holds them to the sizes that they declare.
 
-
-def _check_parts(path: Path, file: BinaryIO) -> None:
-    """Bound what the parts unpack to; zipfile holds them to the sizes that they declare."""
+    The parts that openpyxl must not read: those of no use, and those that are too large to be
+    held in memory, which a sheet and the shared strings may be.
+    """
+    hidden = set()
     with zipfile.ZipFile(file) as archive:
         parts = archive.infolist()
         if len(parts) > _MOST_PARTS:
             raise UsageError(f"{path}: {len(parts)} parts are too many for a workbook")
         for part in parts:
             where = f"{path}: {part.filename}"
-            if part.filename.endswith((".xml", ".rels")):
-                shared = part.filename.endswith("sharedStrings.xml")
+            if part.filename.startswith(_NEVER_READ):
+                hidden.add(part.filename)
+                continue
+            tags = 0
+            if part.filename.endswith(_CHECKED):
+                shared = part.filename.lower().endswith("sharedstrings.xml")
                 if shared and part.file_size > _MOST_SHARED_TEXT:
                     raise UsageError(f"{where} unpacks to {part.file_size} bytes")
                 with archive.open(part) as member:
-                    _check_markup(member, where, _MOST_SHARED_TEXT if shared else _LONGEST_ROW)
-            elif part.file_size > _LONGEST_ROW:
-                raise UsageError(f"{where} unpacks to {part.file_size} bytes")
+                    tags = _check_markup(
+                        member, where, _MOST_SHARED_TEXT if shared else _LONGEST_ROW
+                    )
+            if part.file_size > _LONGEST_ROW or tags > _MOST_TAGS:
+                if part.filename == ARC_STYLE:
+                    raise UsageError(f"{where} is too large: the workbook has too many styles")
+                hidden.add(part.filename)
+    return hidden
 
 
-def _check_markup(member: IO[bytes], where: str, longest: int) -> None:
+def _check_markup(member: IO[bytes], where: str, longest: int) -> int:
     """No declarations, comments or CDATA, and no row, or part without rows, over `longest`.
 
     Without those `<row` is markup wherever it stands, and a parser that forgets each row when it
-    is done never holds more than `longest`.
+    is done never holds more than `longest`. Returns how many tags there are.
     """
     tail = b""
-    since = 0
+    since = tags = 0
     while data := member.read(_READ):
         window = tail + data
+        if b"\0" in window:
+            raise UsageError(f"{where} is not UTF-8; save it anew")
         if b"<!" in window:
             raise UsageError(f"{where} holds a declaration, a comment or CDATA; save it anew")
         row = _ROW.search(window)
         since = since + len(data) if row is None else len(data)
         if since > longest:
             raise UsageError(f"{where} has a row of more than {longest} bytes")
+        tags += data.count(b"<")
         tail = window[-_OVERLAP:]
+    return tags

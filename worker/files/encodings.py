@@ -1,0 +1,137 @@
+"""What stands between a file and its text: gzip, UTF-16, and what is no text at all.
+
+Told by the first bytes, never by a name or by what the text looks like. What comes out is UTF-8,
+or what was meant to be: bytes that are no UTF-8 are passed on, so that their record is malformed.
+"""
+
+from __future__ import annotations
+
+import codecs
+import zlib
+from collections.abc import Iterator
+from gzip import BadGzipFile, GzipFile
+from itertools import chain
+from typing import Final, Protocol
+
+from worker.errors import UsageError
+
+BOM: Final = b"\xef\xbb\xbf"
+_READ: Final = 1 << 20
+_GZIP: Final = b"\x1f\x8b"
+_UTF16: Final = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+_NO_TEXT: Final = {
+    codecs.BOM_UTF32_LE: "is UTF-32: save it as UTF-8",
+    codecs.BOM_UTF32_BE: "is UTF-32: save it as UTF-8",
+    b"PK\x03\x04": "is a ZIP archive: unpack it; a workbook is named *.xlsx",
+    b"\xd0\xcf\x11\xe0": "is an old or an encrypted workbook: save it as .xlsx, without a password",
+}
+_MAGICS: Final = (_GZIP, *_UTF16, *_NO_TEXT)
+_FREELY_UNPACKED: Final = 256 << 20
+_HIGHEST_RATIO: Final = 200
+"""Records shrink to a tenth; even their ids alone do not let them shrink to less than a 50th."""
+
+
+class Readable(Protocol):
+    """As much of a binary stream as is needed here."""
+
+    def read(self, size: int = ..., /) -> bytes:
+        """Up to `size` bytes, none at the end."""
+        ...
+
+
+class ChunkStream:
+    """A stream over an iterator of chunks. What is there is given at once, as from a pipe."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+        self.taken = 0
+
+    def read(self, size: int = _READ, /) -> bytes:
+        """Up to `size` bytes of the next chunk, none at the end."""
+        data = self._rest or next((chunk for chunk in self._chunks if chunk), b"")
+        if size >= 0:
+            data, self._rest = data[:size], data[size:]
+        else:
+            self._rest = b""
+        self.taken += len(data)
+        return data
+
+    def seekable(self) -> bool:
+        """Never; GzipFile asks."""
+        return False
+
+    def seek(self, _offset: int, _whence: int = 0, /) -> int:
+        """Not possible: OSError."""
+        raise OSError("not seekable")
+
+
+def as_utf8(stream: Readable, name: str) -> ChunkStream:
+    """The text of a stream: unpacked if it is gzip, UTF-16 with a BOM as UTF-8 with a BOM.
+
+    Memory stays bounded whatever comes in. UsageError, now or while reading: the stream is no
+    text, its gzip is broken, or it unpacks to over 200 times its size (and 256 MiB).
+    """
+    start, chunks = _started(_chunks_of(stream))
+    if start.startswith(_GZIP):
+        start, chunks = _started(_gunzip(chunks, name))
+    for magic, why in _NO_TEXT.items():
+        if start.startswith(magic):
+            raise UsageError(f"{name}: {why}")
+    for magic, codec in _UTF16.items():
+        if start.startswith(magic):
+            return ChunkStream(_recoded(chunks, codec, len(magic)))
+    return ChunkStream(chunks)
+
+
+def _chunks_of(stream: Readable) -> Iterator[bytes]:
+    # read1 returns what a pipe has; read would wait until its buffer is full.
+    read = getattr(stream, "read1", stream.read)
+    while data := read(_READ):
+        yield data
+
+
+def _started(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """The first bytes, enough to tell what they are, and all chunks. A pipe is not waited for."""
+    start = b""
+    while not start or any(
+        magic.startswith(start) and len(start) < len(magic) for magic in _MAGICS
+    ):
+        data = next(chunks, b"")
+        if not data:
+            break
+        start += data
+    return start, chain([start], chunks)
+
+
+def _gunzip(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
+    packed = ChunkStream(chunks)
+    unpacked = 0
+    with GzipFile(fileobj=packed, mode="rb") as file:
+        while True:
+            try:
+                data = file.read1(_READ)
+            except (EOFError, zlib.error, BadGzipFile) as error:
+                raise UsageError(f"{name}: its gzip is broken or cut off") from error
+            if not data:
+                return
+            unpacked += len(data)
+            if unpacked > max(_FREELY_UNPACKED, packed.taken * _HIGHEST_RATIO):
+                raise UsageError(
+                    f"{name}: unpacks to more than {_HIGHEST_RATIO} times its size; "
+                    "if that is right, unpack it first"
+                )
+            yield data
+
+
+def _recoded(chunks: Iterator[bytes], codec: str, skip: int) -> Iterator[bytes]:
+    """UTF-8 with a BOM. Half surrogate pairs and half characters come out as what is no UTF-8."""
+    decoder = codecs.getincrementaldecoder(codec)("surrogatepass")
+    yield BOM
+    for chunk in chunks:
+        yield decoder.decode(chunk[skip:]).encode("utf-8", "surrogatepass")
+        skip = 0
+    try:
+        yield decoder.decode(b"", final=True).encode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        yield b"\xff"

@@ -1,0 +1,164 @@
+"""Tables: what CSV files and sheets have in common, a header of column names and rows below it.
+
+A header made by hand has blanks around its names, or capitals; so names are compared without
+them. Cells that a row lacks at its end are empty: Excel leaves them out now and then. A value
+under no name is the row's fault, since it may be one that has moved.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from schemas import ENTITIES, Entity, Kind
+from worker.errors import UsageError
+from worker.files.cells import Cell, Filled, json_string, json_value
+from worker.files.records import Collector, FileRecord, Notice
+
+COLUMNS: Final = frozenset(column.name for entity in ENTITIES.values() for column in entity.columns)
+_DECIMAL_COMMA: Final = re.compile(r"\A(-?[0-9]+),([0-9]+)\Z")
+_MOST_NAMED: Final = 5
+
+
+def column_names(cells: Sequence[Cell]) -> list[str]:
+    """The names in a header; those of columns as the specification spells them.
+
+    A cell without a name gives an empty one, those at the end give none.
+    """
+    names = [cell.strip() if isinstance(cell, str) else "" for cell in cells]
+    while names and not names[-1]:
+        names.pop()
+    return [lower if (lower := name.lower()) in COLUMNS else name for name in names]
+
+
+def recognise(names: Sequence[str]) -> Entity | None:
+    """The one entity that a header can belong to: all required columns, and most others too."""
+    fitting = [
+        (sum(column.name in names for column in entity.columns), entity.name)
+        for entity in ENTITIES.values()
+        if all(column.name in names for column in entity.columns if column.required)
+    ]
+    fitting.sort(reverse=True)
+    if not fitting or (len(fitting) > 1 and fitting[0][0] == fitting[1][0]):
+        return None
+    return ENTITIES[fitting[0][1]]
+
+
+def has_column(entity: Entity, names: Sequence[str]) -> bool:
+    """Whether at least one of these is a column of the entity."""
+    return any(column.name in names for column in entity.columns)
+
+
+def is_empty(cells: Sequence[Cell]) -> bool:
+    """Whether a row holds nothing but blanks."""
+    return not any(isinstance(cell, bool) or (cell and not cell.isspace()) for cell in cells)
+
+
+class Table:
+    """Turns rows of cells, in the order of a header, into records in the entity's order.
+
+    `source` is (path, sheet). `decimal_comma`: a rating may be written `0,85`.
+    """
+
+    def __init__(
+        self,
+        entity: Entity,
+        names: Sequence[str],
+        source: tuple[str, str | None],
+        *,
+        decimal_comma: bool = False,
+    ) -> None:
+        kinds = {column.name: column.kind for column in entity.columns}
+        order = {name: n for n, name in enumerate(kinds)}
+        columns = [
+            (order.get(name, len(order)), n, json_string(name) + b":", kinds.get(name, Kind.TEXT))
+            for n, name in enumerate(names)
+            if name and name not in names[:n]
+        ]
+        self._entity = entity
+        self._names = names
+        self._path, self._sheet = source
+        self._columns = [column[1:] for column in sorted(columns)]
+        self._nameless = [n for n, name in enumerate(names) if not name]
+        self._decimal_comma = decimal_comma
+
+    def check_header(self, where: str, notice: Notice) -> None:
+        """Say what the header lacks and what of it is left out. UsageError if it is unusable."""
+        names, columns = self._names, self._entity.columns
+        for column in columns:
+            if names.count(column.name) > 1:
+                raise UsageError(f"{where}: a column is named twice: {column.name}")
+        if not has_column(self._entity, names):
+            raise UsageError(f"{where}: not one column of {self._entity.name} in the header")
+        missing = [one.name for one in columns if one.required and one.name not in names]
+        if missing:
+            notice(f"{where}: no column {_listed(missing)}, which {self._entity.name} must have")
+        known = {column.name for column in columns}
+        unknown = [name for name in dict.fromkeys(names) if name and name not in known]
+        if unknown:
+            notice(f"{where}: no column of {self._entity.name}, left out: {_listed(unknown)}")
+
+    def record(self, line: int, cells: Sequence[Cell], limit: int) -> FileRecord:
+        """The record of a row: one JSON object without the empty cells, or the row's fault."""
+        fault = self._fault(cells)
+        value = Collector(limit)
+        value.add(self._object(cells) if fault is None else _array(cells))
+        return FileRecord(
+            self._entity.name,
+            self._path,
+            line,
+            value.value,
+            sheet=self._sheet,
+            oversize=value.oversize,
+            sha256=value.sha256,
+            fault=fault,
+        )
+
+    def _fault(self, cells: Sequence[Cell]) -> str | None:
+        width = len(self._names)
+        beyond = (n for n in range(width, len(cells)) if cells[n] not in (None, ""))
+        within = (n for n in self._nameless if n < len(cells) and cells[n] not in (None, ""))
+        for n in (*within, *beyond):
+            return f"expected nothing in column {column_letters(n)}, which has no name"
+        return None
+
+    def _object(self, cells: Sequence[Cell]) -> bytes:
+        there = len(cells)
+        return (
+            b"{"
+            + b",".join(
+                [
+                    name + self._value(kind, cell)
+                    for n, name, kind in self._columns
+                    if n < there and (cell := cells[n]) is not None and cell != ""
+                ]
+            )
+            + b"}"
+        )
+
+    def _value(self, kind: Kind, cell: Filled) -> bytes:
+        if self._decimal_comma and kind is Kind.RATING and isinstance(cell, str):
+            cell = _DECIMAL_COMMA.sub(r"\1.\2", cell)
+        return json_value(kind, cell)
+
+
+def column_letters(index: int) -> str:
+    """What a spreadsheet calls a column: A for 0, AA for 26."""
+    letters = ""
+    index += 1
+    while index:
+        index, rest = divmod(index - 1, 26)
+        letters = chr(ord("A") + rest) + letters
+    return letters
+
+
+def _array(cells: Sequence[Cell]) -> bytes:
+    values = (b"null" if cell is None else json_value(Kind.TEXT, cell) for cell in cells)
+    return b"[" + b",".join(values) + b"]"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(name[:60] for name in names[:_MOST_NAMED])
+    more = len(names) - _MOST_NAMED
+    return shown if more <= 0 else f"{shown} and {more} more"
