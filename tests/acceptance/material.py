@@ -12,7 +12,8 @@ from typing import Any
 
 from schemas import ENTITIES
 from tests.acceptance.accounts import Verdict
-from worker.demo.programme import Record, stream
+from worker.demo.record import Record
+from worker.demo.stream import stream
 from worker.files.encodings import BOM
 
 

@@ -10,8 +10,9 @@ from itertools import cycle, islice
 from schemas import ENTITIES
 from worker.brokers.contract import Outgoing
 from worker.core.decode import Decoded, RecordDecoder, latest_moment
-from worker.demo.faults import Record
-from worker.demo.programme import programme, stream
+from worker.demo.programme import programme
+from worker.demo.record import Record
+from worker.demo.stream import stream
 from worker.exports.spool import BLOCK
 from worker.topics import Names
 

@@ -13,7 +13,10 @@ from uuid import UUID
 import pytest
 
 from worker.demo import faults
-from worker.demo.programme import DUPLICATE_GAP, WINDOW, Record, programme, stream
+from worker.demo import record as record_module
+from worker.demo.programme import programme
+from worker.demo.record import Record
+from worker.demo.stream import DUPLICATE_GAP, WINDOW, stream
 
 NOW = datetime(2025, 11, 22, 10, 30, tzinfo=UTC)
 COUNT = 20_000
@@ -47,7 +50,7 @@ def row_of(record: Record) -> dict[str, Any]:
 
 def references(record: Record) -> set[tuple[str, str]]:
     row = row_of(record)
-    found = {("users", row[name]) for name in faults.USER_REFERENCES if name in row}
+    found = {("users", row[name]) for name in record_module.USER_REFERENCES if name in row}
     if record.entity != "matches" and "match_id" in row:
         found.add(("matches", row["match_id"]))
     return found
@@ -71,7 +74,7 @@ def test_same_seed_same_bytes_other_seed_other_bytes() -> None:
 @pytest.mark.parametrize("users", [2, 3, 39, 40, 41, 42, 81, 400])
 def test_programme_has_all_entities_and_the_asked_users(users: int) -> None:
     records = list(programme(users, 1, NOW))
-    assert {r.entity for r in records} == set(faults.ENTITIES)
+    assert {r.entity for r in records} == set(record_module.ENTITIES)
     assert len({r.key for r in records if r.entity == "users"}) == users
     assert len(records) >= 9.5 * users
 
@@ -87,8 +90,8 @@ def test_proportions_are_those_of_the_specification(good: list[Record]) -> None:
 def test_keys_are_canonical_and_name_their_record(good: list[Record]) -> None:
     for record in plain(good):
         row = row_of(record)
-        assert record.key == ":".join(str(row[f]) for f in faults.KEY_FIELDS[record.entity])
-        for field, type_ in faults.FIELDS[record.entity].items():
+        assert record.key == ":".join(str(row[f]) for f in record_module.KEY_FIELDS[record.entity])
+        for field, type_ in record_module.FIELDS[record.entity].items():
             if type_.startswith("uuid") and field in row:
                 assert UUID(row[field]).version == 4
                 assert str(UUID(row[field])) == row[field]
@@ -97,11 +100,11 @@ def test_keys_are_canonical_and_name_their_record(good: list[Record]) -> None:
 def test_required_fields_are_there_and_no_unknown_ones(good: list[Record]) -> None:
     optional_seen = set()
     for record in plain(good):
-        fields, row = faults.FIELDS[record.entity], row_of(record)
+        fields, row = record_module.FIELDS[record.entity], row_of(record)
         assert row.keys() <= fields.keys()
         assert row.keys() >= {name for name, type_ in fields.items() if type_.endswith("!")}
         optional_seen |= {(record.entity, name, name in row) for name in fields}
-    for entity, fields in faults.FIELDS.items():
+    for entity, fields in record_module.FIELDS.items():
         for name, type_ in fields.items():
             assert (entity, name, True) in optional_seen
             assert ((entity, name, False) in optional_seen) != type_.endswith("!")
@@ -333,6 +336,6 @@ def test_malformed_values_are_no_json_objects(mixed: list[Record]) -> None:
 
 
 def test_the_field_table_covers_the_keys() -> None:
-    assert set(faults.FIELDS) == set(faults.KEY_FIELDS) == set(faults.ENTITIES)
-    for entity, key in faults.KEY_FIELDS.items():
-        assert all(faults.FIELDS[entity][name].endswith("!") for name in key)
+    assert set(record_module.FIELDS) == set(record_module.KEY_FIELDS) == set(record_module.ENTITIES)
+    for entity, key in record_module.KEY_FIELDS.items():
+        assert all(record_module.FIELDS[entity][name].endswith("!") for name in key)

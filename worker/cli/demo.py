@@ -23,7 +23,8 @@ from worker.brokers.contract import Broker, Outgoing
 from worker.cli.console import Context, print_table, progress_bar
 from worker.cli.export import ask
 from worker.core.violations import WARNINGS, Code
-from worker.demo.programme import Record, stream
+from worker.demo.record import Record
+from worker.demo.stream import stream
 from worker.engine.outcomes import Outcomes
 from worker.errors import BuddyError, StateError
 from worker.exports.verify import Verification, verify

@@ -4,102 +4,29 @@ Rules:
 - One function a kind. It takes a good record, gives it a primary key and an address of its own,
   spoils it, and names the codes it is to be given. The good record stays as it is.
 - References of a spoiled record are those of the good one, so nothing but the fault is wrong.
-- `FIELDS` is written by hand from the specification, not derived from `schemas/`: what the demo
-  expects is a second opinion on the rules, not an echo of them.
 - Not made here, as they would cost the demo more than they show: a record over the size limit or
   nested 100,000 levels deep. `internal_error` has no input that causes it.
 """
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
 from typing import Final
 
-import msgspec
-
-Row = dict[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One message of the demo.
-
-    `key` is the message key: canonical, except where the fault is in the key itself; None where
-    the record has none that can be read. `value` is the JSON exactly as sent, None a deletion.
-    `expect` holds the distinct codes of all violations, in column order; empty: accepted
-    without a remark.
-    """
-
-    entity: str
-    key: str | None
-    value: bytes | None
-    expect: tuple[str, ...] = ()
-
+from worker.demo.record import (
+    ENTITIES,
+    FIELDS,
+    KEY_FIELDS,
+    USER_REFERENCES,
+    Record,
+    Row,
+    encode,
+    key_of,
+    uuid4,
+)
 
 Fault = Callable[[Random, str, Row, datetime], Record]
-
-KEY_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
-    "users": ("id",),
-    "matches": ("match_id",),
-    "events": ("event_id",),
-    "event_attendance": ("event_id", "user_id"),
-    "skill_sessions": ("session_id",),
-    "checkins": ("checkin_id",),
-    "feedback": ("feedback_id",),
-    "milestones": ("milestone_id", "user_id"),
-}
-ENTITIES: Final = tuple(KEY_FIELDS)
-
-# Every column and its type; `!` marks the required ones.
-FIELDS: Final[Mapping[str, Mapping[str, str]]] = {
-    "users": {
-        "id": "uuid!", "email": "email!", "first_name": "name!", "last_name": "name!",
-        "role": "enum!", "joined_at": "time!", "language_preference": "text",
-        "interests": "texts", "location": "text",
-    },
-    "matches": {
-        "match_id": "uuid!", "participant_id": "uuid!", "buddy_id": "uuid!",
-        "matched_at": "time!", "status": "enum!", "ended_at": "time", "end_reason": "enum",
-        "duration_days": "positive", "sessions_completed": "count", "events_attended": "count",
-    },
-    "events": {
-        "event_id": "uuid!", "match_id": "uuid!", "event_type": "text!", "event_date": "time!",
-        "description": "text", "location": "text", "attendees": "texts",
-    },
-    "event_attendance": {
-        "event_id": "uuid!", "user_id": "uuid!", "match_id": "uuid", "event_title": "text!",
-        "event_type": "enum!", "event_format": "enum!", "attended_at": "time!",
-        "location": "text", "duration_minutes": "positive", "attendee_count": "positive",
-        "organizer": "text", "categories": "texts", "sdg_goals": "goals",
-    },
-    "skill_sessions": {
-        "session_id": "uuid!", "skill_id": "positive!", "skill_name": "text!",
-        "skill_category": "text", "teacher_id": "uuid!", "learner_id": "uuid!",
-        "match_id": "uuid", "completed_at": "time!", "scheduled_at": "time",
-        "duration_minutes": "positive", "format": "enum", "proficiency_level": "enum",
-        "teacher_rating": "rating", "learner_rating": "rating", "teacher_comment": "text",
-        "learner_comment": "text", "learner_progress": "enum", "sdg_goals": "goals",
-        "valuation_points": "positive",
-    },
-    "checkins": {
-        "checkin_id": "uuid!", "match_id": "uuid!", "checkin_date": "time!", "mood": "enum",
-        "notes": "text", "question_responses": "object",
-    },
-    "feedback": {
-        "feedback_id": "uuid!", "match_id": "uuid!", "from_role": "enum!", "rating": "rating!",
-        "feedback_text": "text", "submitted_at": "time!", "communication": "rating",
-        "helpfulness": "rating", "engagement": "rating",
-    },
-    "milestones": {
-        "milestone_id": "positive!", "user_id": "uuid!", "milestone_title": "text!",
-        "milestone_category": "enum!", "reached_at": "time!", "points": "count!",
-        "badge_icon": "text", "target_role": "enum", "progress": "object", "metadata": "object",
-    },
-}  # fmt: skip
-
-USER_REFERENCES: Final = ("participant_id", "buddy_id", "user_id", "teacher_id", "learner_id")
 
 _TEXT_FIELD: Final = {  # where the faults of encoding go; a match has no free text
     "users": "first_name",
@@ -147,20 +74,6 @@ _OUT_OF_RANGE: Final[Mapping[str, tuple[object, ...]]] = {
     "goals": ([0], [4, 18], [-3, 8], [4, _TOO_LARGE]),
 }
 _RAW: Final = "@raw@"
-
-encode: Final = msgspec.json.Encoder().encode
-
-
-def uuid4(rng: Random) -> str:
-    """Return a version 4 UUID, lower case with hyphens."""
-    digits = f"{rng.getrandbits(128):032x}"
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
-
-
-def key_of(entity: str, row: Row) -> str:
-    """Return the canonical key of a row whose key fields are in canonical form."""
-    return ":".join([str(row[field]) for field in KEY_FIELDS[entity]])
 
 
 def _fresh(rng: Random, entity: str, good: Row) -> Row:
