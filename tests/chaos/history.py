@@ -6,7 +6,6 @@ task, hence one partition number) the order of the stamps says nothing: `SAME_TA
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -87,11 +86,16 @@ class History:
 
 
 class Holding(NamedTuple):
-    """A user's hold on an address, from one append time up to, not including, another."""
+    """A user's hold on an address, from one append time up to, not including, another.
+
+    `claimed` is when the record arrived that asked for it: from then on it may have been granted,
+    however long the row took.
+    """
 
     start: int
     end: int
     user: str
+    claimed: int
 
 
 class Addresses:
@@ -122,19 +126,18 @@ class Addresses:
                     latest = holding
 
     def held_by_another(self, address: str, user: str, start: int, end: int) -> bool:
-        """Whether another than `user` held it at some moment from `start` to `end`."""
+        """Whether another held it, or had asked for it first, at some moment from start to end."""
         holdings = self._holdings.get(address, [])
-        until = bisect_right(holdings, Holding(end, FOR_EVER, ""))
-        return any(h.user != user and h.end >= start for h in holdings[:until])
+        return any(h.user != user and h.end >= start and h.claimed <= end for h in holdings)
 
     def _note(self, user: str, versions: list[Version]) -> None:
-        since = 0
+        since = claimed = 0
         held: str | None = None
         for version in versions:
             if version.address == held:
                 continue
             if held is not None:
-                self._holdings[held].append(Holding(since, version.accepted, user))
-            held, since = version.address, version.accepted
+                self._holdings[held].append(Holding(since, version.accepted, user, claimed))
+            held, since, claimed = version.address, version.accepted, version.arrived
         if held is not None:
-            self._holdings[held].append(Holding(since, FOR_EVER, user))
+            self._holdings[held].append(Holding(since, FOR_EVER, user, claimed))
