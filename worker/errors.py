@@ -64,3 +64,9 @@ class StateError(BuddyError):
     """A directory of state cannot be read or written (rights, full disk)."""
 
     exit_code = 6
+
+
+class Incomplete(BuddyError):
+    """An export was finished, but not everything asked for had been judged in time."""
+
+    exit_code = 7

@@ -53,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_level: Level = "info"
     metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    export_patience_seconds: Seconds = 60.0
     program_name: Annotated[str, Meta(min_length=1, max_length=200)] = "Buddy Program"
     kafka: KafkaSettings = KafkaSettings()
 

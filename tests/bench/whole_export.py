@@ -17,18 +17,18 @@ import msgspec
 
 from schemas import ENTITIES
 from tests.bench.machine import peak_memory
-from worker.exports import Format, Metadata, Options, write_export
+from worker.exports import Format, Metadata, Options, Spool, write_export
 
 
 def write(spool: Path, root: Path, format_: Format) -> dict[str, float]:
     """Write the export, measured from call to return."""
-    files = {name: spool / name for name in ENTITIES if (spool / name).exists()}
+    files = Spool({name: spool / name for name in ENTITIES if (spool / name).exists()})
     counts = json.loads((spool / "counts.json").read_text())
     now = datetime.now(UTC)
     metadata = Metadata(
         export_id="bench", export_date=now, start=now.date(), end=now.date(), counts=counts
     )
-    options = Options(entities=tuple(files), formats=(format_,))
+    options = Options(entities=tuple(files.rows), formats=(format_,))
     start = time.perf_counter()
     asyncio.run(write_export(root, files, metadata, options))
     return {"seconds": time.perf_counter() - start, "peak": peak_memory()}

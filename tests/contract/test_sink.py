@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -15,110 +14,26 @@ from structlog.testing import capture_logs
 
 from schemas import ENTITIES
 from tests.contract.conftest import Clock, unique
-from tests.contract.helpers import PATIENCE, eventually
-from tests.unit.test_sink_rows import event, match, milestone, user, uuid
+from tests.contract.helpers import eventually
+from tests.contract.sink_kit import Sink, a_sink, csv_rows, fill
+from tests.unit.test_sink_rows import match, user, uuid
 from worker.brokers.contract import Broker, Message, Outgoing, Partition, Reader
 from worker.errors import BrokerUnavailable, MissingTopic, NoAnswer, StateError
 from worker.exports.manifest import read_manifest
 from worker.sink import export, service
 from worker.sink.consume import Consumer
-from worker.sink.export import ExportSettings
 from worker.sink.requests import (
     Announcement,
     ExportRequest,
-    decode_announcement,
-    encode_request,
     export_id_of,
 )
-from worker.sink.service import serve
 from worker.sink.store import RowStore
-from worker.topics import Names, wanted
-
-
-class Sink:
-    """A sink with directories of its own on a broker whose topics are made for it."""
-
-    def __init__(self, broker: Broker, names: Names, directory: Path, clock: Clock) -> None:
-        self.broker, self.names, self.clock = broker, names, clock
-        self.store = directory / "store"
-        self.exports = directory / "exports"
-        self.reader = broker.reader()
-        self.reader.assign({Partition(names.exports, 0): 0})
-
-    @asynccontextmanager
-    async def running(self, broker: Broker | None = None) -> AsyncIterator[asyncio.Event]:
-        """Serve for as long as the block lasts; a failure of the sink is raised at its end."""
-        stop = asyncio.Event()
-        settings = ExportSettings(self.exports, patience=5.0)
-        served = asyncio.create_task(
-            serve(
-                broker or self.broker,
-                self.names.prefix,
-                self.store,
-                settings,
-                stop,
-                clock=self.clock,
-            )
-        )
-        try:
-            yield stop
-        finally:
-            stop.set()
-            async with asyncio.timeout(PATIENCE):
-                await served
-
-    async def accept(self, entity: str, *rows: tuple[bytes | None, bytes | None]) -> None:
-        topic = self.names.accepted(entity)
-        await self.broker.publish([Outgoing(topic, key, value) for key, value in rows])
-
-    async def ask(self, value: bytes | ExportRequest, key: bytes | None = None) -> None:
-        if isinstance(value, ExportRequest):
-            key, value = encode_request(value)
-        await self.broker.publish([Outgoing(self.names.export_requests, key, value)])
-
-    async def answer(self, status: str | None = None) -> Announcement:
-        """The next announcement, of that status if one is named."""
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                for message in await self.reader.read(1, 1.0):
-                    said = decode_announcement(message.value)
-                    assert said is not None
-                    assert message.key == said.id.encode()
-                    if status in (None, said.status):
-                        return said
-
-    async def export(self, request_id: str, **options: Any) -> Announcement:
-        await self.ask(ExportRequest(request_id, **options))
-        said = await self.answer("finished")
-        assert said.request_id == request_id
-        return said
-
-    def directories(self) -> list[str]:
-        return [path.name for path in self.exports.glob("*")] if self.exports.exists() else []
+from worker.topics import Names
 
 
 @pytest.fixture
 async def sink(broker: Broker, clock: Clock, tmp_path: Path) -> Sink:
-    names = Names(unique("sink"))
-    topics = wanted(names, 2, 1024 * 1024)
-    ours = [*map(names.accepted, ENTITIES), names.exports, names.export_requests]
-    await broker.create(topics[name] for name in ours)
-    return Sink(broker, names, tmp_path / "sink", clock)
-
-
-async def fill(sink: Sink) -> None:
-    await sink.accept("users", *(user(n) for n in range(1, 6)))
-    await sink.accept("users", user(1, first_name="Renamed"), (user(5)[0], None))
-    await sink.accept("users", (user(2)[0], b"nonsense"), (b"?", b"{}"))
-    await sink.accept("matches", match(10, 1, 2), match(11, 1, 5))
-    await sink.accept("events", event(20, 10), event(21, 11), event(22, 99, "2023-05-05T00:00:00Z"))
-    await sink.accept("milestones", milestone(1, 1), milestone(2, 5))
-
-
-def csv_rows(directory: Path, entity: str) -> list[dict[str, str]]:
-    (path,) = directory.glob(f"buddy_export_*/{entity}.csv")
-    lines = [x for x in path.read_text().splitlines() if not x.startswith("#")]
-    return list(csv.DictReader(lines))
+    return await a_sink(broker, Names(unique("sink")), tmp_path / "sink", clock)
 
 
 async def test_from_accepted_rows_to_a_finished_export(sink: Sink) -> None:
@@ -156,13 +71,7 @@ async def test_from_accepted_rows_to_a_finished_export(sink: Sink) -> None:
     assert content["export_metadata"]["date_range"]["start"] == "2023-05-05"
     assert [row["match_id"] for row in content["matches"]] == [uuid(10)]
     manifest = read_manifest(directory)
-    spans = await sink.broker.spans(
-        Partition(sink.names.accepted(name), p) for name in ENTITIES for p in (0, 1)
-    )
-    assert manifest.cut.accepted == {
-        name: {p: spans[Partition(sink.names.accepted(name), p)].end for p in (0, 1)}
-        for name in ENTITIES
-    }
+    assert manifest.cut.accepted == await sink.ends("accepted")
     assert list((sink.store / "spool").iterdir()) == []
 
 
@@ -223,14 +132,22 @@ async def test_the_same_id_with_other_options_is_refused(sink: Sink) -> None:
 async def test_a_crash_between_answer_and_position_announces_the_same_export_again(
     sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    loop, crashed = asyncio.get_running_loop(), asyncio.Event()
+
     def crash(store: RowStore, positions: Mapping[Partition, int]) -> None:
+        loop.call_soon_threadsafe(crashed.set)
         raise StateError("crashed here")
+
+    async def export_until(request_id: str, event: asyncio.Event) -> Announcement:
+        said = await sink.export(request_id, formats=("csv",))
+        await event.wait()  # a stop that comes before would only cancel the answer
+        return said
 
     with monkeypatch.context() as patch:
         patch.setattr(RowStore, "note", crash)
         with pytest.raises(StateError, match="crashed here"):
             async with sink.running():
-                first = await sink.export("crashed", formats=("csv",))
+                first = await export_until("crashed", crashed)
     async with sink.running():
         second = await sink.answer("finished")
     assert (second.id, second.directory) == (first.id, first.directory)
@@ -436,14 +353,12 @@ async def consuming(sink: Sink) -> AsyncIterator[tuple[Consumer, RowStore]]:
         store.close()
 
 
-async def test_catching_up_brings_all_that_was_accepted_and_stamps_the_store(sink: Sink) -> None:
+async def test_holding_brings_all_that_was_accepted(sink: Sink) -> None:
     await fill(sink)
     told: list[tuple[int, int]] = []
     async with consuming(sink) as (consumer, store):
-        sink.clock.now += 5
-        ends = await consumer.catch_up(advance=lambda done, total: told.append((done, total)))
+        ends = await consumer.hold(ENTITIES, advance=lambda done, total: told.append((done, total)))
         assert store.positions() == ends
-        assert store.last_current == sink.clock.now
         assert store.counts()["users"] == 4
         assert store.unreadable() == {"users": 2}
         counts = consumer.counts
@@ -452,24 +367,55 @@ async def test_catching_up_brings_all_that_was_accepted_and_stamps_the_store(sin
     assert all(done < total for done, total in told)
 
 
+async def test_what_has_been_read_beyond_a_hold_waits_for_its_release(sink: Sink) -> None:
+    names = sink.names.accepted("users")
+    rows = [Outgoing(names, *user(n), partition=n % 2) for n in range(20)]
+    await sink.broker.publish(rows[:10])
+    store = RowStore(sink.store, sink.names)
+    consumer = Consumer(sink.broker, store, sink.names, sink.clock)
+    await consumer.open()
+    stop = asyncio.Event()
+    holding = asyncio.create_task(consumer.hold(["users"]))
+    await eventually(lambda: asyncio.sleep(0, len(consumer._limits)), bool)
+    await sink.broker.publish(rows[10:])  # so the first read goes beyond
+    running = asyncio.create_task(consumer.run(stop))
+    try:
+        ends = await holding
+        assert {place: store.positions()[place] for place in ends} == ends
+        assert store.counts()["users"] == 10
+        await sink.accept("matches", match(11, 1, 1))
+        assert len(await consumer.hold(["matches"])) == 2
+        assert (store.counts()["users"], store.counts()["matches"]) == (10, 1)
+        await sink.accept("users", user(30))
+        consumer.release()
+        again = await consumer.hold(["users"])
+        assert store.counts()["users"] == 21
+        assert sum(again.values()) >= 21
+    finally:
+        stop.set()
+        await running
+        await consumer.close()
+        store.close()
+
+
 async def test_unreadable_rows_are_logged_by_coordinates_only(sink: Sink) -> None:
     await sink.accept("users", (user(1)[0], b'{"email":"alice@example.com"}'))
     with capture_logs() as logs:
         async with consuming(sink) as (consumer, _):
-            await consumer.catch_up()
+            await consumer.hold(ENTITIES)
     (entry,) = [entry for entry in logs if entry["event"] == "accepted_unreadable"]
     assert (entry["count"], entry["offset"]) == (1, 0)
     assert "alice" not in str(entry)
 
 
-async def test_catching_up_without_progress_ends_with_one_line(sink: Sink) -> None:
+async def test_holding_without_progress_ends_with_one_line(sink: Sink) -> None:
     await sink.accept("users", user(1))
     store = RowStore(sink.store, sink.names)
     consumer = Consumer(sink.broker, store, sink.names, sink.clock)
     await consumer.open()
     try:
         with pytest.raises(NoAnswer, match="could not be read to their ends: 1 messages"):
-            await consumer.catch_up(patience=0.01)
+            await consumer.hold(["users"], patience=0.01)
     finally:
         await consumer.close()
         store.close()

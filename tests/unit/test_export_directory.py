@@ -28,7 +28,7 @@ from worker.exports import (
     write_export,
 )
 from worker.exports.directory import _Steps
-from worker.exports.spool import read_blocks
+from worker.exports.spool import Spool, read_blocks
 from worker.exports.staging import Staging
 
 TABLES = {"users": [user(), user(first_name="=1")], "feedback": [feedback()]}
@@ -150,7 +150,7 @@ def test_a_row_that_is_not_canonical_leaves_nothing_behind(tmp_path: Path) -> No
 def test_disagreement_on_entities_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="same entities"):
         asyncio.run(
-            write_export(tmp_path, {}, metadata_of(TABLES), Options(entities=(), formats=()))
+            write_export(tmp_path, Spool({}), metadata_of(TABLES), Options(entities=(), formats=()))
         )
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import ENTITIES, Column, Entity, Kind
-from worker.exports import FORMATS, Format, Metadata, Options, write_export
+from worker.exports import FORMATS, Format, Metadata, Options, Spool, write_export
 
 FEWER = settings(max_examples=max(settings().max_examples // 4, 1), deadline=None)
 """For tests that write whole exports."""
@@ -149,13 +149,13 @@ def metadata_of(tables: Mapping[str, Sequence[bytes]], **changes: Any) -> Metada
     return Metadata(**(values | changes))
 
 
-def spool_of(folder: Path, tables: Mapping[str, Sequence[bytes]]) -> dict[str, Path]:
+def spool_of(folder: Path, tables: Mapping[str, Sequence[bytes]]) -> Spool:
     """Spool files of the rows."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.spool" for name in tables}
     for name, rows in tables.items():
         paths[name].write_bytes(b"".join(row + b"\n" for row in rows))
-    return paths
+    return Spool(paths)
 
 
 def export_to(

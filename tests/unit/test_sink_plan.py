@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from schemas import ENTITIES
 from tests.unit.test_sink_rows import encode, event, match, milestone, user, uuid
 from worker.core.keys import id_bytes
-from worker.sink.plan import Known, Picked, Picker, Reason, date_range, day_of
+from worker.sink.plan import (
+    Days,
+    Known,
+    Picked,
+    Picker,
+    Reason,
+    date_range,
+    day_of,
+)
+from worker.sink.spool import kept
 
 
 def known(users: set[int], matches: dict[int, tuple[int, int]], remembered: int = 100) -> Known:
@@ -23,7 +32,7 @@ def known(users: set[int], matches: dict[int, tuple[int, int]], remembered: int 
 
 def pick(entity: str, rows: list[bytes], store: Known) -> tuple[list[bytes], Picked]:
     picker = Picker(ENTITIES[entity], store)
-    return picker.pick(rows), picker.picked()
+    return kept(rows, picker.judge(rows)), picker.picked()
 
 
 STORE = known({1, 2, 3}, {10: (1, 2), 11: (1, 9)})
@@ -89,7 +98,8 @@ def test_attendees_are_no_references() -> None:
 def test_order_and_bytes_of_the_rows_stay_over_several_blocks() -> None:
     rows = [match(n, 1, 2 if n % 3 else 9)[1] for n in range(20)]
     picker = Picker(ENTITIES["matches"], STORE)
-    picked = picker.pick(rows[:7]) + picker.pick(rows[7:]) + picker.pick([])
+    blocks = [rows[:7], rows[7:], []]
+    picked = [row for block in blocks for row in kept(block, picker.judge(block))]
     assert picked == [row for n, row in enumerate(rows) if n % 3]
     assert picker.picked().left_out == {Reason.USER_GONE: 7}
     assert picker.picked().rows == 13
@@ -104,8 +114,8 @@ def test_what_is_remembered_never_changes_an_answer(
     pairs: list[tuple[int, int]], users: set[int], remembered: int
 ) -> None:
     rows = [match(n, *pair)[1] for n, pair in enumerate(pairs)]
-    kept, _ = pick("matches", rows, known(users, {}, remembered))
-    assert kept == [row for row, pair in zip(rows, pairs, strict=True) if users.issuperset(pair)]
+    found, _ = pick("matches", rows, known(users, {}, remembered))
+    assert found == [row for row, pair in zip(rows, pairs, strict=True) if users.issuperset(pair)]
 
 
 # --- Dates ----------------------------------------------------------------------------------------
@@ -120,17 +130,20 @@ def test_the_range_begins_with_the_earliest_row_that_is_exported() -> None:
     _, events = pick("events", rows, STORE)
     _, gone = pick("matches", [match(11, 9, 9, matched_at="2001-01-01T00:00:00Z")[1]], STORE)
     assert (events.earliest, gone.earliest) == ("2023-12-31", None)
-    assert date_range([events, gone], "2025-11-22") == ("2023-12-31", "2025-11-22")
+    assert date_range([events.earliest, gone.earliest], Days(), "2025-11-22") == (
+        "2023-12-31",
+        "2025-11-22",
+    )
 
 
 def test_without_rows_the_range_is_the_day_of_the_export() -> None:
-    assert date_range([], "2025-11-22") == ("2025-11-22", "2025-11-22")
-    assert date_range([pick("users", [], STORE)[1]], "2025-11-22") == ("2025-11-22", "2025-11-22")
+    assert date_range([], Days(), "2025-11-22") == ("2025-11-22", "2025-11-22")
+    assert date_range([None], Days(), "2025-11-22") == ("2025-11-22", "2025-11-22")
 
 
 def test_a_row_of_a_minute_ahead_does_not_turn_the_range_round() -> None:
     _, picked = pick("events", [event(1, 10, "2025-11-23T00:00:30Z")[1]], STORE)
-    assert date_range([picked], "2025-11-22") == ("2025-11-22", "2025-11-22")
+    assert date_range([picked.earliest], Days(), "2025-11-22") == ("2025-11-22", "2025-11-22")
 
 
 @pytest.mark.parametrize("year", ["0001", "9999"])

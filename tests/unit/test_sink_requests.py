@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from schemas import ENTITIES
 from worker.brokers.contract import Message
 from worker.errors import UsageError
+from worker.sink.plan import Days
 from worker.sink.requests import (
     Announcement,
     ExportRequest,
@@ -22,8 +23,10 @@ from worker.sink.requests import (
     encode_announcement,
     encode_request,
     export_id_of,
+    options_of,
     read_request,
     request_id_of,
+    selection_of,
 )
 
 
@@ -36,6 +39,15 @@ def test_a_request_survives_the_topic() -> None:
     request = ExportRequest("r1", ("users",), ("csv",), datetime(2025, 11, 22, tzinfo=UTC))
     key, value = encode_request(request)
     assert read_request(sent(value, key)) == request
+
+
+def test_a_range_may_be_open_and_may_be_a_single_day() -> None:
+    for days in ({"start": "2024-01-31"}, {"end": "0001-01-01"}, {}):
+        asked = read_request(sent({"id": "r1", **days}))
+        assert selection_of(asked).days == Days(**days)
+    one = read_request(sent({"id": "r1", "start": "2024-01-31", "end": "2024-01-31"}))
+    assert options_of(one).start == options_of(one).end == date(2024, 1, 31)
+    assert options_of(one) != options_of(read_request(sent({"id": "r1"})))
 
 
 def test_nothing_chosen_means_everything_and_order_is_the_specifications() -> None:
@@ -64,9 +76,20 @@ def test_nothing_chosen_means_everything_and_order_is_the_specifications() -> No
         ({"id": "a", "entities": ["user"]}, None, "unknown entity 'user': choose from users, "),
         ({"id": "a", "formats": ["pdf"]}, None, "Invalid enum value 'pdf'"),
         ({"id": "a", "colour": "red"}, None, "unknown field `colour`"),
-        ({"id": "a", "start": "2024-01-01"}, None, "date ranges are not supported yet"),
-        ({"id": "a", "end": "2024-01-01"}, None, "date ranges are not supported yet"),
-        ({"id": "a", "incremental": "weekly"}, None, "incremental exports are not supported yet"),
+        ({"id": "a", "start": "2024-02-30"}, None, "'2024-02-30' is no date: write a day like "),
+        ({"id": "a", "start": ""}, None, "'' is no date"),
+        ({"id": "a", "end": "20240131"}, None, "'20240131' is no date"),
+        ({"id": "a", "end": "2024-W05-3"}, None, "'2024-W05-3' is no date"),
+        ({"id": "a", "end": "0000-01-01"}, None, "'0000-01-01' is no date"),
+        ({"id": "a", "end": "2024-01-31T00:00:00Z"}, None, "is no date"),
+        ({"id": "a", "end": "٢٠٢٤-01-01"}, None, "is no date"),
+        (
+            {"id": "a", "start": "2024-02-01", "end": "2024-01-31"},
+            None,
+            "the range ends on 2024-01-31, before it begins on 2024-02-01: the last day must be",
+        ),
+        ({"id": "a", "incremental": ""}, None, "the name of a bookmark must be 1 to 100 of"),
+        ({"id": "a", "incremental": "a b"}, None, "the name of a bookmark must be 1 to 100 of"),
     ],
 )
 def test_a_malformed_request_is_one_clear_line(value: Any, key: bytes | None, line: str) -> None:

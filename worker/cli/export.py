@@ -7,6 +7,7 @@ import shutil
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import click
 import msgspec
@@ -15,16 +16,37 @@ from rich.progress import Progress
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Outgoing, Partition
 from worker.cli.console import Context, Seconds, print_json, print_table, progress_bar
-from worker.errors import BuddyError, ConfigurationError, MissingTopic, NoAnswer, StateError
+from worker.errors import (
+    BuddyError,
+    ConfigurationError,
+    Incomplete,
+    MissingTopic,
+    NoAnswer,
+    StateError,
+)
 from worker.exports.layout import FORMATS
 from worker.sink.requests import (
     Announcement,
     ExportRequest,
+    check_request,
     decode_announcement,
     encode_request,
     is_request_id,
 )
 from worker.topics import Names
+
+_STAGES: Final = {
+    "judge": "waiting for verdicts",
+    "read": "reading accepted rows",
+    "collect": "collecting rows",
+    "write": "writing files",
+}
+_BECAUSE: Final = {
+    "no_base": "no export of that name was finished before",
+    "store_rebuilt": "the sink's store was rebuilt since the last one of that name",
+    "other_options": "the last one of that name had other entities or another range",
+    "base_damaged": "what was known of the last one of that name is damaged",
+}
 
 
 class ExportFailedError(BuddyError):
@@ -34,6 +56,11 @@ class ExportFailedError(BuddyError):
 @click.command("export")
 @click.option("--format", "formats", type=click.Choice(FORMATS), multiple=True, help="Repeatable.")
 @click.option("--entity", "entities", type=click.Choice(list(ENTITIES)), multiple=True)
+@click.option("--from", "start", metavar="DAY", help="First day, YYYY-MM-DD in UTC.")
+@click.option("--to", "end", metavar="DAY", help="Last day, which belongs to the range.")
+@click.option(
+    "--incremental", metavar="NAME", help="Only what is new or changed since the last of that name."
+)
 @click.option(
     "--guard-formulas", is_flag=True, help="Put ' before CSV cells that a spreadsheet would run."
 )
@@ -53,6 +80,9 @@ def export_command(
     context: Context,
     formats: tuple[str, ...],
     entities: tuple[str, ...],
+    start: str | None,
+    end: str | None,
+    incremental: str | None,
     guard_formulas: bool,
     request_id: str | None,
     out: Path | None,
@@ -62,7 +92,8 @@ def export_command(
 ) -> int:
     """Ask the sink for an export: all entities and formats, or those named.
 
-    Exit code 5 if no sink answers.
+    With a range of days, what its rows refer to comes along. Exit code 5 if no sink answers, 7 if
+    not everything was judged in time.
     """
     if request_id is not None and not is_request_id(request_id):
         raise click.UsageError("--id must be 1 to 100 of A-Z a-z 0-9 . _ : -")
@@ -71,11 +102,15 @@ def export_command(
             "id": request_id or str(uuid.uuid4()),
             "entities": entities,
             "formats": formats,
+            "start": start,
+            "end": end,
+            "incremental": incremental,
             "guard_formulas": guard_formulas,
             "requested_at": datetime.now(UTC),
         },
         ExportRequest,
     )
+    check_request(request)
     if out is not None and out.exists():
         raise ConfigurationError(f"{out} exists: name a directory that does not")
     with progress_bar(quiet=as_json) as bar:
@@ -90,7 +125,9 @@ def export_command(
         click.echo(f"Export {answer.id} has been started.")
     else:
         _print(answer, out)
-    return 0 if answer.complete in (True, None) else NoAnswer.exit_code
+    if answer.complete is False:
+        raise Incomplete(_pending(answer))
+    return 0
 
 
 def _print(answer: Announcement, out: Path | None) -> None:
@@ -100,7 +137,26 @@ def _print(answer: Announcement, out: Path | None) -> None:
     for entity, reasons in answer.left_out.items():
         for reason, count in reasons.items():
             click.echo(f"{entity}: {count} rows left out ({reason})")
+    if answer.base is not None:
+        click.echo(f"What is new or changed since export {answer.base}")
+    if answer.full_because is not None:
+        click.echo(f"All rows, not only those that changed: {_BECAUSE[answer.full_because]}")
+    for entity, reasons in answer.deletions.items():
+        for reason, count in reasons.items():
+            click.echo(f"{entity}: {count} rows deleted ({reason})")
     click.echo(f"In {where}")
+
+
+def _pending(answer: Announcement) -> str:
+    """One line: how much was not judged, and in which inputs."""
+    places = [(f"{entity}/{q}", n) for entity, by in answer.pending.items() for q, n in by.items()]
+    total = sum(count for _, count in places)
+    named = ", ".join(place for place, _ in places[:5])
+    more = f" and {len(places) - 5} more" if len(places) > 5 else ""
+    return (
+        f"the export is not complete: {total} records were not judged in time, in {named}{more}: "
+        "is a worker running for these? ('buddy run')"
+    )
 
 
 async def ask(
@@ -149,7 +205,12 @@ async def _answer(
                     return answer
                 if answer.progress is not None:
                     step = answer.progress
-                    bar.update(shown, description=step.stage, completed=step.done, total=step.total)
+                    bar.update(
+                        shown,
+                        description=_STAGES.get(step.stage, step.stage),
+                        completed=step.done,
+                        total=step.total,
+                    )
     finally:
         await reader.close()
     raise NoAnswer(f"no sink has answered for {patience:.0f} s: is one running? ('buddy run')")

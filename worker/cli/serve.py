@@ -118,7 +118,9 @@ async def _sink(
 ) -> None:
     settings = context.settings
     await check_topics(broker, context.names, settings.max_record_bytes)
-    exports = ExportSettings(Path(settings.exports), settings.program_name)
+    exports = ExportSettings(
+        Path(settings.exports), settings.program_name, settings.export_patience_seconds
+    )
     store = Path(settings.data) / "sink"
     await serve_sink(broker, settings.prefix, store, exports, stop, reports=reports)
 

@@ -8,6 +8,7 @@ from worker.exports.directory import total_steps, write_export
 from worker.exports.layout import FORMATS, Format, directory_name, download_name
 from worker.exports.manifest import Cut, ExportedFile, Manifest, Options, Origin, read_manifest
 from worker.exports.metadata import Metadata
+from worker.exports.spool import Spool
 from worker.exports.staging import sweep
 from worker.exports.verify import Verification, verify
 
@@ -20,6 +21,7 @@ __all__ = [
     "Metadata",
     "Options",
     "Origin",
+    "Spool",
     "Verification",
     "directory_name",
     "download_name",

@@ -24,7 +24,7 @@ from worker.exports.csv_file import csv_chunks
 from worker.exports.json_file import json_chunks
 from worker.exports.manifest import CutCell, ExportedFile, Options, Origin
 from worker.exports.metadata import Metadata, json_file
-from worker.exports.spool import read_blocks
+from worker.exports.spool import Spool, read_blocks
 from worker.exports.staging import DIRECTORY_MODE, Staging, create_private
 from worker.exports.xlsx_file import MAX_ROWS, xlsx_chunks
 
@@ -49,7 +49,7 @@ def total_steps(metadata: Metadata, options: Options) -> int:
 
 async def write_export(
     root: Path,
-    spool: Mapping[str, Path],
+    spool: Spool,
     metadata: Metadata,
     options: Options,
     origin: Origin = _UNKNOWN,
@@ -64,7 +64,7 @@ async def write_export(
     overwritten. StateError if the name is taken, the disk refuses, or a spool does not hold the
     rows that the metadata counts; ValueError if spool, metadata and options disagree on entities.
     """
-    if list(metadata.counts) != list(options.entities) or set(spool) != set(options.entities):
+    if list(metadata.counts) != list(options.entities) or set(spool.rows) != set(options.entities):
         raise ValueError("spool, metadata and options must name the same entities")
     staging = Staging(root, layout.directory_name(metadata))
     try:
@@ -87,7 +87,7 @@ class _Writer:
     def __init__(
         self,
         directory: Path,
-        spool: Mapping[str, Path],
+        spool: Spool,
         metadata: Metadata,
         options: Options,
         progress: Progress,
@@ -117,6 +117,10 @@ class _Writer:
             outcome = await self._write_file(layout.workbook_path(metadata), workbook, count)
             self._check(outcome.rows)
             self._cut_cells = outcome.cut_cells
+        if self._spool.deletions is not None:
+            count = _Count()
+            lines = _lines(count.blocks(self._spool.deletions))
+            await self._write_file(layout.DELETIONS, lines, count, silent=True)
         content = manifest.build(
             metadata,
             self._options,
@@ -138,7 +142,7 @@ class _Writer:
             chunks = csv_chunks(
                 entity,
                 metadata,
-                count.blocks(self._spool[entity.name]),
+                count.blocks(self._spool.rows[entity.name]),
                 guard_formulas=self._options.guard_formulas,
             )
             outcome = await self._write_file(layout.csv_path(metadata, entity.name), chunks, count)
@@ -146,15 +150,20 @@ class _Writer:
             self._formula_cells[entity.name] = outcome.formula_cells
 
     def _tables(self, count: _Count) -> Iterable[tuple[Entity, Iterator[list[bytes]]]]:
-        return ((entity, count.blocks(self._spool[entity.name])) for entity in self._entities)
+        return ((entity, count.blocks(self._spool.rows[entity.name])) for entity in self._entities)
 
     def _check(self, counts: Mapping[str, int]) -> None:
         for entity, rows in counts.items():
             if rows != (expected := self._metadata.counts[entity]):
                 raise StateError(f"the spool of {entity} holds {rows} rows instead of {expected}")
 
-    async def _write_file(self, path: str, chunks: Generator[bytes, None, T], count: _Count) -> T:
-        """Write one file, flush it to disk and list it; returns what the generator returns."""
+    async def _write_file(
+        self, path: str, chunks: Generator[bytes, None, T], count: _Count, *, silent: bool = False
+    ) -> T:
+        """Write one file, flush it to disk and list it; returns what the generator returns.
+
+        Tells of progress unless `silent`.
+        """
         steps = _Steps(chunks)
         size = reported = 0
         try:
@@ -165,7 +174,7 @@ class _Writer:
                     if data:
                         await _write_all(file, data)
                         size += len(data)
-                    if count.rows > reported:
+                    if count.rows > reported and not silent:
                         self._progress(count.rows - reported)
                         reported = count.rows
                 await _in_thread(lambda: os.fsync(file.fileno()))
@@ -233,6 +242,11 @@ class _Count:
         for block in read_blocks(path):
             yield block
             self.rows += len(block)
+
+
+def _lines(blocks: Iterator[list[bytes]]) -> Generator[bytes, None, None]:
+    for block in blocks:
+        yield b"\n".join(block) + b"\n"
 
 
 def _single(data: bytes) -> Generator[bytes, None, None]:

@@ -11,6 +11,8 @@ FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 
 MANIFEST: Final = "manifest.json"
 METADATA: Final = "metadata.json"
+DELETIONS: Final = "deletions.ndjson"
+"""In incremental exports: what was delivered before and no longer belongs, one row a line."""
 
 
 def directory_name(metadata: Metadata) -> str:

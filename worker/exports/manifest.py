@@ -18,11 +18,17 @@ MANIFEST_FORMAT: Final = 1
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked for: entities in the registry's order, formats, and how to write them."""
+    """What was asked for: entities in the registry's order, formats, and how to write them.
+
+    `start` and `end` are inclusive days in UTC, each may be open; `incremental` names a bookmark.
+    """
 
     entities: tuple[str, ...]
     formats: tuple[Format, ...]
     guard_formulas: bool = False
+    start: date | None = None
+    end: date | None = None
+    incremental: str | None = None
 
 
 class Cut(msgspec.Struct, frozen=True):
@@ -33,15 +39,46 @@ class Cut(msgspec.Struct, frozen=True):
     """The input offsets that were fully judged by then."""
 
 
+class Base(msgspec.Struct, frozen=True):
+    """The export that an incremental one goes on from, the hash of its manifest, and its cut."""
+
+    export_id: str
+    directory: str
+    manifest_sha256: str
+    cut: Cut
+
+
+class Incremental(msgspec.Struct, frozen=True, kw_only=True):
+    """How an export that was asked for under a bookmark's name is to be read.
+
+    With a base it holds the rows that are new or changed, and deletions.ndjson lists those that no
+    longer belong: applied to the base they give exactly the full export of the same cut, which has
+    `totals` rows by entity. Without one it holds all rows, and `full_because` says why.
+    """
+
+    name: str
+    base: Base | None = None
+    full_because: str | None = None
+    deletions: dict[str, dict[str, int]] = {}
+    """Entity → reason → rows in deletions.ndjson."""
+    references_into_base: dict[str, int] = {}
+    """Rows, by entity, that rows in here refer to and that are not in here but in the base."""
+    totals: dict[str, int] = {}
+
+
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """Where the rows come from, as the caller knows it.
 
     `left_out` counts what was not exported, `kept_without` what was although something that it
-    refers to was not: entity → reason → rows.
+    refers to was not: entity → reason → rows. In an incremental export they speak of the base with
+    the export applied. `pending` counts, by entity and input partition, the offsets that the cut
+    waited for in vain; it is empty where the export is complete.
     """
 
     cut: Cut = Cut()
     complete: bool = True
+    pending: dict[str, dict[int, int]] = {}
+    incremental: Incremental | None = None
     left_out: dict[str, dict[str, int]] = {}
     kept_without: dict[str, dict[str, int]] = {}
 
@@ -84,6 +121,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     options: Options
     cut: Cut
     complete: bool
+    pending: dict[str, dict[int, int]] = {}
+    incremental: Incremental | None = None
     left_out: dict[str, dict[str, int]]
     kept_without: dict[str, dict[str, int]]
     formula_cells: dict[str, int]
@@ -109,6 +148,8 @@ def build(
         options=options,
         cut=origin.cut,
         complete=origin.complete,
+        pending=origin.pending,
+        incremental=origin.incremental,
         left_out=origin.left_out,
         kept_without=origin.kept_without,
         formula_cells=formula_cells,

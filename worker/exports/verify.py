@@ -21,7 +21,7 @@ import msgspec
 from openpyxl import load_workbook
 
 from schemas import ENTITIES
-from worker.exports.layout import MANIFEST, METADATA
+from worker.exports.layout import DELETIONS, MANIFEST, METADATA
 from worker.exports.manifest import ExportedFile, Manifest, read_manifest
 
 _READ: Final = 1 << 20
@@ -54,13 +54,20 @@ def verify(directory: Path) -> Verification:
         except Exception as error:  # noqa: BLE001, a damaged file makes a parser raise anything
             problems.append(f"{file.path}: cannot be read ({type(error).__name__})")
             continue
-        problems += _compare(file, rows[file.path], manifest.record_counts)
+        problems += _compare(file, rows[file.path], _expected(file, manifest))
     listed = {MANIFEST, *(file.path for file in manifest.files)}
     found = {
         path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()
     }
     problems += [f"{path}: is not in the manifest" for path in sorted(found - listed)]
     return Verification(manifest, rows, tuple(problems))
+
+
+def _expected(file: ExportedFile, manifest: Manifest) -> Mapping[str, int]:
+    if file.path != DELETIONS:
+        return manifest.record_counts
+    deletions = manifest.incremental.deletions if manifest.incremental is not None else {}
+    return {entity: sum(reasons.values()) for entity, reasons in deletions.items()}
 
 
 def _content(path: Path, file: ExportedFile) -> Iterator[str]:
@@ -84,7 +91,7 @@ def _compare(
     for entity, count in rows.items():
         if count != expected.get(entity, 0):
             yield f"{file.path}: {count} {entity} instead of {expected.get(entity, 0)}"
-    if file.path.endswith((".json", ".xlsx")) and rows:
+    if file.path.endswith((".json", ".xlsx", DELETIONS)) and rows:
         for entity in expected.keys() - rows.keys():
             yield f"{file.path}: has no {entity}"
 
@@ -93,6 +100,9 @@ def _count(path: Path, manifest: Manifest) -> Mapping[str, int]:
     if path.name == METADATA:
         json.loads(path.read_bytes())["export_metadata"]["export_id"]
         return {}
+    if path.name == DELETIONS:
+        with path.open(encoding="utf-8") as file:
+            return Counter(ENTITIES[json.loads(line)["entity"]].name for line in file)
     if path.suffix == ".csv":
         return _count_csv(path)
     if path.suffix == ".xlsx":

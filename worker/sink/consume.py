@@ -2,13 +2,15 @@
 
 Promises: what is applied is read again at most, never lost; the event loop is never held for long
 (a batch is applied in a thread); an outage of the broker is waited out, a store that cannot be
-written ends it (`StateError`).
+written ends it (`StateError`). For a cut, partitions are held: the store is brought to exactly the
+offset where each was to stop, and what has been read beyond waits in memory (a batch of each
+partition at most).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -29,6 +31,8 @@ Advance = Callable[[int, int], None]
 
 _BATCH: Final = 2000  # RocksDB holds the interpreter while it writes: a few milliseconds
 _POLL_SECONDS: Final = 0.2
+_NONE: Final = 1 << 63
+"""A limit that no offset reaches."""
 _CURRENT_EVERY_MS: Final = 30_000
 _FIRST_PAUSE: Final = 0.2
 _LAST_PAUSE: Final = 5.0
@@ -61,10 +65,13 @@ class Consumer:
         self.counts = Counts()
         self._broker = broker
         self._store = store
+        self._names = names
         self._topics = [names.accepted(entity) for entity in ENTITIES]
         self._clock = clock
         self._reader: Reader | None = None
         self._positions: dict[Partition, int] = {}
+        self._limits: dict[Partition, int] = {}
+        self._beyond: list[Message] = []
         self._moved = asyncio.Condition()
         self._awaited: tuple[int, dict[Partition, int]] | None = None
         self._looked_at = 0
@@ -122,16 +129,22 @@ class Consumer:
             else:
                 pause = _FIRST_PAUSE
 
-    async def catch_up(
-        self, patience: float = 60.0, advance: Advance | None = None
-    ) -> Mapping[Partition, int]:
-        """Wait until all that has been accepted by now is in the store; the ends reached.
+    async def hold(
+        self, entities: Iterable[str], patience: float = 60.0, advance: Advance | None = None
+    ) -> dict[Partition, int]:
+        """Bring these entities to their ends of now and stop there; the offsets, once reached.
 
-        `run` does the work. Raises `NoAnswer` after `patience` seconds without progress, and
-        `BrokerUnavailable`.
+        Open transactions count: their rows are waited for. `run` does the work, and goes on with
+        other entities; `release` lets go. Raises `NoAnswer` after `patience` seconds without
+        progress, and `BrokerUnavailable`; then release as well.
         """
-        asked = self._clock()
-        ends = await self._ends()
+        topics = {self._names.accepted(entity) for entity in entities}
+        places = [place for place in self._positions if place.topic in topics]
+        spans = await self._broker.spans(places, uncommitted=True)
+        reader = self._opened()
+        # What has been read meanwhile was committed, and may be in the store already.
+        ends = {place: max(spans[place].end, reader.position(place)) for place in places}
+        self._limits |= ends
         total = left = self._behind(ends)
         while left:
             if advance is not None:
@@ -144,8 +157,11 @@ class Consumer:
                     f"the accepted topics could not be read to their ends: {left} messages are "
                     f"missing and none came for {patience:.0f} s"
                 ) from None
-        await asyncio.to_thread(self._store.stamp_current, asked)
         return ends
+
+    def release(self) -> None:
+        """Go on with everything that is held."""
+        self._limits = {}
 
     async def close(self) -> None:
         """Stop reading; `run` must have ended."""
@@ -154,8 +170,12 @@ class Consumer:
 
     async def _step(self) -> None:
         reader = self._opened()
-        messages = await reader.read(_BATCH, _POLL_SECONDS)
-        positions = {place: reader.position(place) for place in self._positions}
+        paused = [p for p, limit in self._limits.items() if reader.position(p) >= limit]
+        read = await reader.read(_BATCH, _POLL_SECONDS, paused)
+        # Of each partition what was kept comes first. Limits may have come or gone meanwhile.
+        messages, self._beyond = _parted(self._beyond + read, self._limits)
+        limits = self._limits
+        positions = {p: min(reader.position(p), limits.get(p, _NONE)) for p in self._positions}
         self._report_expired(reader)
         if messages or positions != self._positions:
             await self._apply(messages, positions)
@@ -214,6 +234,20 @@ class Consumer:
         if self._reader is None:
             raise RuntimeError("open the consumer before it runs")
         return self._reader
+
+
+def _parted(
+    messages: list[Message], limits: Mapping[Partition, int]
+) -> tuple[list[Message], list[Message]]:
+    """Those before the limits, and the rest; each in the order in which they came."""
+    if not limits:
+        return messages, []
+    before: list[Message] = []
+    beyond: list[Message] = []
+    for message in messages:
+        limit = limits.get(Partition(message.topic, message.partition), _NONE)
+        (before if message.offset < limit else beyond).append(message)
+    return before, beyond
 
 
 async def sleep(stop: asyncio.Event, seconds: float) -> None:

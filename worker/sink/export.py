@@ -1,7 +1,6 @@
-"""Carrying out one request: catch up, take a snapshot, collect the rows, write the files.
+"""Carrying out one request: take a cut, collect the rows, write the files, move the bookmark.
 
-The cut is the accepted offsets in the snapshot: at least all that had been accepted when the
-request was taken up. Consumption goes on meanwhile; no export is ever held in memory.
+Consumption goes on meanwhile; no export is ever held in memory.
 """
 
 from __future__ import annotations
@@ -13,25 +12,32 @@ import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
-from worker.brokers.contract import Partition
 from worker.errors import StateError, UsageError
 from worker.exports.directory import total_steps, write_export
-from worker.exports.manifest import Cut, Manifest, Options, Origin, read_manifest
+from worker.exports.manifest import Incremental, Manifest, Origin, read_manifest
 from worker.exports.metadata import Metadata
+from worker.exports.spool import Spool
 from worker.sink import rocks
-from worker.sink.consume import Clock, Consumer
-from worker.sink.plan import date_range, day_of
-from worker.sink.requests import Announcement, ExportFile, ExportRequest, export_id_of
-from worker.sink.snapshot import SNAPSHOTS, Snapshot
-from worker.sink.spool import Spooled, spool
-from worker.sink.store import RowStore
-from worker.topics import Names
+from worker.sink.bookmarks import Bookmarks, FullBecause, Mark
+from worker.sink.cut import Report, Source, Taken, take_cut
+from worker.sink.increment import BaseDamagedError, Increment, spool_increment
+from worker.sink.plan import Reason, date_range, day_of
+from worker.sink.requests import (
+    Announcement,
+    ExportFile,
+    ExportRequest,
+    export_id_of,
+    options_of,
+    selection_of,
+)
+from worker.sink.snapshot import SNAPSHOTS
+from worker.sink.spool import Spooled, Watch, spool
 
-Report = Callable[[str, int, int], None]
-"""Told of progress: stage ("read", "collect" or "write"), done, total. Called from any thread."""
+T = TypeVar("T")
 
 
 class ExportSettings(msgspec.Struct, frozen=True):
@@ -43,37 +49,30 @@ class ExportSettings(msgspec.Struct, frozen=True):
 
 
 async def carry_out(
-    request: ExportRequest,
-    store: RowStore,
-    consumer: Consumer,
-    settings: ExportSettings,
-    clock: Clock,
-    report: Report,
+    request: ExportRequest, source: Source, settings: ExportSettings, report: Report
 ) -> Announcement:
     """Make the export and say what it is; one that exists already under its id is only announced.
 
-    The request is as `read_request` gives it. Cancelling it leaves nothing behind. Raises
-    `UsageError` (the id stands for an export with other options), `StateError`, `NoAnswer`,
-    `BrokerUnavailable`.
+    The request is as `read_request` gives it. Cancelling it leaves nothing behind, unless the
+    export was finished at that moment. Raises `UsageError` (the id stands for an export with other
+    options), `StateError`, `NoAnswer`, `MissingTopic`, `BrokerUnavailable`.
     """
     export_id = export_id_of(request.id)
     there = await asyncio.to_thread(find_export, settings.exports, export_id)
     if there is not None:
-        return _again(request, there, await asyncio.to_thread(read_manifest, there), clock)
-    await consumer.catch_up(settings.patience, lambda done, total: report("read", done, total))
-    snapshot = await asyncio.to_thread(store.snapshot)
-    moment = clock()
+        manifest = await asyncio.to_thread(read_manifest, there)
+        return _again(request, there, manifest, source)
+    taken = await take_cut(source, settings.patience, report)
     room = None
     try:
-        room = await asyncio.to_thread(_make_room, store.directory)
-        spooled = await _spool(snapshot, request, room, report)
-        directory = await _write(request, snapshot, spooled, moment, settings, report)
+        room = await asyncio.to_thread(_make_room, source.store.directory)
+        directory = await _Making(request, source, settings, report, taken, room).make()
     finally:
-        snapshot.close()
+        taken.snapshot.close()
         if room is not None:
             await asyncio.to_thread(shutil.rmtree, room, ignore_errors=True)
     manifest = await asyncio.to_thread(read_manifest, directory)
-    return _finished(request, directory, manifest, clock)
+    return _finished(request, directory, manifest, source)
 
 
 def find_export(exports: Path, export_id: str) -> Path | None:
@@ -85,6 +84,11 @@ def find_export(exports: Path, export_id: str) -> Path | None:
             continue
         return directory
     return None
+
+
+def settle_bookmarks(bookmarks: Bookmarks, exports: Path) -> None:
+    """Bring the bookmarks into agreement with the finished exports. Blocking."""
+    bookmarks.settle(lambda export_id: find_export(exports, export_id))
 
 
 def clear_room(store_directory: Path) -> None:
@@ -110,85 +114,144 @@ def _make_room(store_directory: Path) -> Path:
         raise StateError(rocks.in_one_line(parent, error)) from None
 
 
-async def _spool(snapshot: Snapshot, request: ExportRequest, room: Path, report: Report) -> Spooled:
-    abandoned = threading.Event()
+class _Making:
+    """One export in the making, from its cut to its directory."""
 
-    def advance(done: int, total: int) -> None:
-        report("collect", done, total)
+    def __init__(
+        self,
+        request: ExportRequest,
+        source: Source,
+        settings: ExportSettings,
+        report: Report,
+        taken: Taken,
+        room: Path,
+    ) -> None:
+        self._request = request
+        self._source = source
+        self._settings = settings
+        self._report = report
+        self._taken = taken
+        self._room = room
+        self._selection = selection_of(request)
+        self._export_id = export_id_of(request.id)
 
-    task = asyncio.ensure_future(
-        asyncio.to_thread(spool, snapshot, request.entities, room, advance, abandoned.is_set)
-    )
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        abandoned.set()
-        await asyncio.wait({task})  # it uses the snapshot and the directory
-        task.exception()
-        raise
+    async def make(self) -> Path:
+        """Make it; with a bookmark's name around it what moves the bookmark, or leaves it."""
+        name = self._request.incremental
+        if name is None:
+            spooled = await self._collect(
+                lambda watch: spool(self._taken.snapshot, self._selection, self._room, watch)
+            )
+            return await self._write(spooled, None, None)
+        bookmarks = Bookmarks(self._source.store)
+        exports = self._settings.exports
+        await asyncio.to_thread(settle_bookmarks, bookmarks, exports)
+        try:
+            base = await asyncio.to_thread(bookmarks.find, name, self._selection)
+            try:
+                increment = await self._increment(bookmarks, name, base)
+            except BaseDamagedError:
+                await asyncio.to_thread(bookmarks.forget, name)
+                await asyncio.to_thread(settle_bookmarks, bookmarks, exports)
+                await asyncio.to_thread(_empty, self._room)
+                base = FullBecause.BASE_DAMAGED
+                increment = await self._increment(bookmarks, name, base)
+            incremental = Incremental(
+                name=name,
+                base=base.base() if isinstance(base, Mark) else None,
+                full_because=None if isinstance(base, Mark) else base.value,
+                deletions={e: _texts(reasons) for e, reasons in increment.deleted.items()},
+                references_into_base=dict(increment.into_base),
+                totals=dict(increment.totals),
+            )
+            return await self._write(increment.spooled, incremental, increment.deletions)
+        finally:
+            # Whether the bookmark moves is asked of the exports directory alone, so whatever was
+            # raised, and whenever: bookmark and exports agree.
+            await asyncio.shield(asyncio.to_thread(settle_bookmarks, bookmarks, exports))
 
+    async def _increment(
+        self, bookmarks: Bookmarks, name: str, base: Mark | FullBecause
+    ) -> Increment:
+        mark = base if isinstance(base, Mark) else None
+        draft = await asyncio.to_thread(
+            bookmarks.begin, name, self._export_id, self._selection, self._taken.cut
+        )
+        return await self._collect(
+            lambda watch: spool_increment(
+                self._taken.snapshot, self._selection, self._room, watch, draft, mark
+            )
+        )
 
-async def _write(
-    request: ExportRequest,
-    snapshot: Snapshot,
-    spooled: Spooled,
-    moment: int,
-    settings: ExportSettings,
-    report: Report,
-) -> Path:
-    start, end = date_range(spooled.picked.values(), day_of(moment))
-    metadata = Metadata(
-        export_id=export_id_of(request.id),
-        export_date=moment_of(moment),
-        start=date.fromisoformat(start),
-        end=date.fromisoformat(end),
-        counts={entity: picked.rows for entity, picked in spooled.picked.items()},
-        program_name=settings.program_name,
-    )
-    options = Options(
-        entities=request.entities,
-        formats=request.formats,
-        guard_formulas=request.guard_formulas,
-    )
-    origin = Origin(
-        cut=Cut(accepted=_by_entity(snapshot.positions)),
-        left_out=_reasons(spooled, "left_out"),
-        kept_without=_reasons(spooled, "kept_without"),
-    )
-    total = total_steps(metadata, options)
-    written = 0
+    async def _collect(self, collect: Callable[[Watch], T]) -> T:
+        abandoned = threading.Event()
+        watch = Watch(lambda done, total: self._report("collect", done, total), abandoned.is_set)
+        task = asyncio.ensure_future(asyncio.to_thread(collect, watch))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            abandoned.set()
+            await asyncio.wait({task})  # it uses the snapshot and the directory
+            task.exception()
+            raise
 
-    def progress(rows: int) -> None:
-        nonlocal written
-        written += rows
-        report("write", written, total)
+    async def _write(
+        self, spooled: Spooled, incremental: Incremental | None, deletions: Path | None
+    ) -> Path:
+        taken = self._taken
+        day = day_of(taken.moment)
+        start, end = date_range(spooled.earliest.values(), self._selection.days, day)
+        metadata = Metadata(
+            export_id=self._export_id,
+            export_date=moment_of(taken.moment),
+            start=date.fromisoformat(start),
+            end=date.fromisoformat(end),
+            counts=dict(spooled.rows),
+            program_name=self._settings.program_name,
+        )
+        options = options_of(self._request)
+        origin = Origin(
+            cut=taken.cut,
+            complete=not taken.pending,
+            pending=taken.pending,
+            incremental=incremental,
+            left_out=_reasons(spooled, "left_out"),
+            kept_without=_reasons(spooled, "kept_without"),
+        )
+        total = total_steps(metadata, options)
+        written = 0
 
-    return await write_export(
-        settings.exports, spooled.files, metadata, options, origin, progress=progress
-    )
+        def progress(rows: int) -> None:
+            nonlocal written
+            written += rows
+            self._report("write", written, total)
+
+        files = Spool(spooled.files, deletions)
+        return await write_export(
+            self._settings.exports, files, metadata, options, origin, progress=progress
+        )
 
 
 def _again(
-    request: ExportRequest, directory: Path, manifest: Manifest, clock: Clock
+    request: ExportRequest, directory: Path, manifest: Manifest, source: Source
 ) -> Announcement:
-    options = manifest.options
-    asked = (request.entities, request.formats, request.guard_formulas)
-    if asked != (options.entities, options.formats, options.guard_formulas):
+    if options_of(request) != manifest.options:
         raise UsageError(
             f"id {request.id} stands for {directory.name}, which was made with other options: "
             "ask under another id"
         )
-    return _finished(request, directory, manifest, clock)
+    return _finished(request, directory, manifest, source)
 
 
 def _finished(
-    request: ExportRequest, directory: Path, manifest: Manifest, clock: Clock
+    request: ExportRequest, directory: Path, manifest: Manifest, source: Source
 ) -> Announcement:
+    incremental = manifest.incremental or Incremental(name="")
     return Announcement(
         id=manifest.export_id,
         request_id=request.id,
         status="finished",
-        at=moment_of(clock()),
+        at=moment_of(source.clock()),
         directory=directory.name,
         location=str(directory.absolute()),
         counts=manifest.record_counts,
@@ -196,21 +259,30 @@ def _finished(
         left_out=manifest.left_out,
         kept_without=manifest.kept_without,
         complete=manifest.complete,
+        pending=manifest.pending,
+        base=None if incremental.base is None else incremental.base.export_id,
+        full_because=incremental.full_because,
+        deletions=incremental.deletions,
     )
-
-
-def _by_entity(positions: Mapping[Partition, int]) -> dict[str, dict[int, int]]:
-    """The accepted offsets of the cut: entity → partition → next offset."""
-    cut: dict[str, dict[int, int]] = {}
-    for place, offset in sorted(positions.items()):
-        cut.setdefault(Names().entity_of(place.topic), {})[place.number] = offset
-    return cut
 
 
 def _reasons(spooled: Spooled, which: str) -> dict[str, dict[str, int]]:
     """Entity → reason → rows; entities without any are not listed."""
     found = {entity: getattr(picked, which) for entity, picked in spooled.picked.items()}
-    return {entity: dict(reasons) for entity, reasons in found.items() if reasons}
+    return {entity: _texts(reasons) for entity, reasons in found.items() if reasons}
+
+
+def _texts(reasons: Mapping[Reason, int]) -> dict[str, int]:
+    return {reason.value: count for reason, count in reasons.items()}
+
+
+def _empty(directory: Path) -> None:
+    """Remove the files of a directory. Blocking."""
+    try:
+        for path in directory.iterdir():
+            path.unlink()
+    except OSError as error:
+        raise StateError(rocks.in_one_line(directory, error)) from None
 
 
 def moment_of(milliseconds: int) -> datetime:

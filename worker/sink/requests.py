@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final, Literal
 from uuid import UUID
 
@@ -19,18 +19,24 @@ from schemas import ENTITIES
 from worker.brokers.contract import Message
 from worker.errors import UsageError
 from worker.exports.layout import FORMATS, Format
+from worker.exports.manifest import Options
+from worker.sink.plan import Days, Selection
 
 Status = Literal["started", "progress", "finished", "failed"]
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _UUID_V4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 class ExportRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A request for an export, as JSON under its id as the key.
 
-    No entities means all, no formats likewise. A field that the sink does not know is refused:
-    leaving it unheeded would give another export than was asked for.
+    No entities means all, no formats likewise. `start` and `end` are inclusive days in UTC,
+    YYYY-MM-DD, each of which may be open; `incremental` is the name of a bookmark. A field that
+    the sink does not know is refused: leaving it unheeded would give another export than was asked
+    for.
     """
 
     id: str
@@ -38,7 +44,6 @@ class ExportRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkn
     formats: tuple[Format, ...] = ()
     requested_at: datetime | None = None
     start: str | None = None
-    """Reserved, as are the next two: date range and incremental exports are not made yet."""
     end: str | None = None
     incremental: str | None = None
     guard_formulas: bool = False
@@ -85,6 +90,14 @@ class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):
     kept_without: Mapping[str, Mapping[str, int]] = {}
     """Rows that are in it although what they refer to is not: entity → reason → number."""
     complete: bool | None = None
+    pending: Mapping[str, Mapping[int, int]] = {}
+    """Where not complete: entity → input partition → offsets that were not judged in time."""
+    base: str | None = None
+    """Of an incremental export the id of the one that it goes on from."""
+    full_because: str | None = None
+    """Of one that was to be incremental and holds all rows: why."""
+    deletions: Mapping[str, Mapping[str, int]] = {}
+    """Rows in deletions.ndjson: entity → reason → number."""
     progress: Progress | None = None
     error: str | None = None
 
@@ -123,18 +136,49 @@ def read_request(message: Message) -> ExportRequest:
         raise UsageError(f"the request cannot be read: {_one_line(error)}") from None
     except (UnicodeDecodeError, RecursionError):
         raise UsageError("the request cannot be read: expected a JSON object") from None
-    if not _ID.fullmatch(request.id):
-        raise UsageError("the request's id must be 1 to 100 of A-Z a-z 0-9 . _ : -")
+    check_request(request)
     if message.key is not None and message.key != request.id.encode():
         raise UsageError("the message key must be the request's id")
-    if request.start or request.end:
-        raise UsageError("date ranges are not supported yet: leave out start and end")
-    if request.incremental:
-        raise UsageError("incremental exports are not supported yet: leave out incremental")
     return msgspec.structs.replace(
         request,
         entities=_chosen(request.entities),
         formats=tuple(f for f in FORMATS if f in request.formats) or FORMATS,
+    )
+
+
+def check_request(request: ExportRequest) -> None:
+    """Raises `UsageError`, one line that says what is allowed, unless the request makes sense."""
+    if not _ID.fullmatch(request.id):
+        raise UsageError("the request's id must be 1 to 100 of A-Z a-z 0-9 . _ : -")
+    for name in request.entities:
+        if name not in ENTITIES:
+            raise UsageError(f"unknown entity {name[:40]!r}: choose from {', '.join(ENTITIES)}")
+    for day in (request.start, request.end):
+        if day is not None and not _is_day(day):
+            raise UsageError(f"{day[:40]!r} is no date: write a day like 2024-01-31 (YYYY-MM-DD)")
+    if request.start is not None and request.end is not None and request.end < request.start:
+        raise UsageError(
+            f"the range ends on {request.end}, before it begins on {request.start}: the last day "
+            "must be the first or a later one"
+        )
+    if request.incremental is not None and not _NAME.fullmatch(request.incremental):
+        raise UsageError("the name of a bookmark must be 1 to 100 of A-Z a-z 0-9 . _ -")
+
+
+def selection_of(request: ExportRequest) -> Selection:
+    """Which rows a request asks for that `read_request` has given."""
+    return Selection(request.entities, Days(request.start, request.end))
+
+
+def options_of(request: ExportRequest) -> Options:
+    """The options of the export that a request asks for that `read_request` has given."""
+    return Options(
+        entities=request.entities,
+        formats=request.formats,
+        guard_formulas=request.guard_formulas,
+        start=None if request.start is None else date.fromisoformat(request.start),
+        end=None if request.end is None else date.fromisoformat(request.end),
+        incremental=request.incremental,
     )
 
 
@@ -158,10 +202,17 @@ def export_id_of(request_id: str) -> str:
 
 
 def _chosen(asked: Sequence[str]) -> tuple[str, ...]:
-    for name in asked:
-        if name not in ENTITIES:
-            raise UsageError(f"unknown entity {name[:40]!r}: choose from {', '.join(ENTITIES)}")
     return tuple(name for name in ENTITIES if name in asked) if asked else tuple(ENTITIES)
+
+
+def _is_day(text: str) -> bool:
+    if not _DAY.fullmatch(text):
+        return False
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _one_line(error: Exception) -> str:

@@ -19,6 +19,7 @@ from rocksdict import (
     Options,
     Rdict,
     ReadOptions,
+    WriteOptions,
 )
 
 from worker.errors import BuddyError, StateError
@@ -113,6 +114,13 @@ def until(end: bytes) -> ReadOptions:
     options.set_iterate_upper_bound(end)
     options.set_readahead_size(2 * _MIB)
     options.fill_cache(False)  # type: ignore[call-arg]  # noqa: FBT003 -- the stub forgot it
+    return options
+
+
+def flushed() -> WriteOptions:
+    """Options of a write that is on the disk when it returns, with all that was written before."""
+    options = WriteOptions()
+    options.sync = True
     return options
 
 

@@ -18,8 +18,16 @@ import structlog
 from worker.brokers.contract import Broker, Message, Outgoing, Partition, Reader
 from worker.errors import BrokerUnavailable, BuddyError, MissingTopic, UsageError
 from worker.exports.staging import sweep
+from worker.sink.bookmarks import Bookmarks
 from worker.sink.consume import Clock, Consumer, sleep
-from worker.sink.export import ExportSettings, carry_out, clear_room, moment_of
+from worker.sink.cut import Source
+from worker.sink.export import (
+    ExportSettings,
+    carry_out,
+    clear_room,
+    moment_of,
+    settle_bookmarks,
+)
 from worker.sink.reports import Reports, unheard
 from worker.sink.requests import (
     Announcement,
@@ -39,6 +47,8 @@ EXPIRY_MS: Final = 3_600_000
 
 _POLL_SECONDS: Final = 0.2
 _REPORT_SECONDS: Final = 1.0
+_ALIVE_SECONDS: Final = 10.0
+"""Whoever waits must see that a sink is there, also while it waits itself."""
 _RETRY_SECONDS: Final = 1.0
 
 _log = structlog.get_logger(__name__)
@@ -70,9 +80,10 @@ async def serve(
         await asyncio.to_thread(clear_room, store_directory)
         for leftover in await asyncio.to_thread(sweep, settings.exports):
             _log.warning("export_leftover_removed", name=leftover.name)
+        await asyncio.to_thread(settle_bookmarks, Bookmarks(store), settings.exports)
         reports = reports or unheard(clock)
         consumer = Consumer(broker, store, names, clock, reports)
-        answers = _Answers(broker, names, store, consumer, settings, clock)
+        answers = _Answers(Source(broker, names, store, consumer, clock), settings)
         answers.on_export = reports.export
         await consumer.open()
         try:
@@ -109,21 +120,12 @@ async def _together(consumer: Consumer, answers: _Answers, stop: asyncio.Event) 
 class _Answers:
     """Takes requests up in the order of their topic, and answers each."""
 
-    def __init__(
-        self,
-        broker: Broker,
-        names: Names,
-        store: RowStore,
-        consumer: Consumer,
-        settings: ExportSettings,
-        clock: Clock,
-    ) -> None:
-        self._broker = broker
-        self._names = names
-        self._store = store
-        self._consumer = consumer
+    def __init__(self, source: Source, settings: ExportSettings) -> None:
+        self._source = source
+        self._broker = source.broker
+        self._names = source.names
         self._settings = settings
-        self._clock = clock
+        self._clock = source.clock
         self._reader: Reader | None = None
         self.on_export: Callable[..., None] = lambda _seconds, **_finished: None
         """Told how long each export took, and whether it was `finished`."""
@@ -137,7 +139,7 @@ class _Answers:
                 raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
         places = [Partition(requests, number) for number in range(topics[requests].partitions)]
         spans = await self._broker.spans(places)
-        held = self._store.positions()
+        held = self._source.store.positions()
         positions = {}
         for place, span in spans.items():
             position = held.get(place, span.start)
@@ -160,7 +162,7 @@ class _Answers:
                 if not await self._answer(message, stop):
                     return
                 place = Partition(message.topic, message.partition)
-                await asyncio.to_thread(self._store.note, {place: message.offset + 1})
+                await asyncio.to_thread(self._source.store.note, {place: message.offset + 1})
 
     async def close(self) -> None:
         """Stop reading; `run` must have ended."""
@@ -216,10 +218,22 @@ class _Answers:
         else:
             await self._announce(announcement)
             self.on_export(time.monotonic() - began, finished=True)
-            _log.info("export_finished", request=request.id, directory=announcement.directory)
+            _log.info(
+                "export_finished",
+                request=request.id,
+                directory=announcement.directory,
+                complete=announcement.complete,
+            )
+            if announcement.full_because is not None:
+                _log.warning(
+                    "export_full",
+                    request=request.id,
+                    bookmark=request.incremental,
+                    reason=announcement.full_because,
+                )
 
     async def _carry_out(self, request: ExportRequest) -> Announcement:
-        """With an announcement of progress once a second, where there is any."""
+        """With an announcement of progress once a second, or of its absence every ten."""
         latest: list[Progress] = []
 
         def report(stage: str, done: int, total: int) -> None:
@@ -227,19 +241,19 @@ class _Answers:
 
         reporting = asyncio.create_task(self._report(request.id, latest))
         try:
-            return await carry_out(
-                request, self._store, self._consumer, self._settings, self._clock, report
-            )
+            return await carry_out(request, self._source, self._settings, report)
         finally:
             reporting.cancel()
             await asyncio.wait({reporting})
 
     async def _report(self, request_id: str, latest: Sequence[Progress]) -> None:
         told: Progress | None = None
+        spoke = time.monotonic()
         while True:
             await asyncio.sleep(_REPORT_SECONDS)
-            if latest and latest[0] != told:
+            if latest and (latest[0] != told or time.monotonic() - spoke >= _ALIVE_SECONDS):
                 told = latest[0]
+                spoke = time.monotonic()
                 words = self._words(request_id, "progress")
                 try:
                     await self._announce(msgspec.structs.replace(words, progress=told))

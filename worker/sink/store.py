@@ -18,27 +18,30 @@ from __future__ import annotations
 import struct
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, cast
 from uuid import uuid4
 
 import msgspec
-from rocksdict import Rdict, WriteBatch, WriteOptions
+from rocksdict import Rdict, WriteBatch
 
 from schemas import ENTITIES
 from worker.brokers.contract import Message, Partition
 from worker.core.keys import id_bytes
 from worker.errors import StateError
 from worker.sink import rocks
-from worker.sink.rows import RowReader, Unreadable
-from worker.sink.snapshot import ID, ROW, SNAPSHOTS, STAMP, Snapshot
+from worker.sink.batch import Batch, SetAside
+from worker.sink.rows import RowReader
+from worker.sink.snapshot import BOOKMARK, ID, SNAPSHOTS, STAMP, Snapshot
 from worker.topics import Names
 
 FORMAT: Final = 1
 
 _STAMP_KEY: Final = b"mformat"
 _STATE_KEY: Final = b"mstate"
+_LOST_KEY: Final = b"mlost"
 _POSITION: Final = b"p"
 _ASIDE: Final = b"x"
 _OFFSET: Final = struct.Struct(">Q")
@@ -54,17 +57,6 @@ class Applied(msgspec.Struct, frozen=True):
     skipped: int = 0
     unreadable: tuple[tuple[Partition, int, str], ...] = ()
     """Partition, offset and reason of each message set aside."""
-
-
-class SetAside(msgspec.Struct, frozen=True):
-    """A message that is no canonical row, as it stood in the topic."""
-
-    topic: str
-    partition: int
-    offset: int
-    reason: str
-    key: bytes | None
-    value: bytes | None
 
 
 class _Stamp(msgspec.Struct, frozen=True):
@@ -84,6 +76,16 @@ class _State(msgspec.Struct, frozen=True):
     last_current: int | None = None
 
 
+class Lost(msgspec.Struct, frozen=True):
+    """What the last rebuilding of the store took away besides rows: bookmarks, and why.
+
+    `names` is None where they could not be read.
+    """
+
+    reason: str
+    names: tuple[str, ...] | None
+
+
 class RowStore:
     """The rows of all entities in one directory. Thread-safe; its calls block."""
 
@@ -92,6 +94,8 @@ class RowStore:
         self.directory = directory
         self.rebuilt: str | None = None
         """Why the store was made anew at this opening; None if it was not."""
+        self.lost: Lost | None = None
+        """What rebuilding took away, at this opening or any before."""
         self._readers = {names.accepted(e.name): RowReader(e) for e in ENTITIES.values()}
         self._tags = {names.accepted(name): i.to_bytes() for i, name in enumerate(ENTITIES)}
         self._stamp = _Stamp(
@@ -151,6 +155,15 @@ class RowStore:
             self._snapshots.add(taken)
             return taken
 
+    @contextmanager
+    def database(self) -> Iterator[Rdict]:
+        """The database itself, for what else is kept in it (`bookmarks`); nobody writes meanwhile.
+
+        Raises `StateError`, also for whatever RocksDB raises within the block.
+        """
+        with self._lock, rocks.guard(self.directory):
+            yield self._opened()
+
     # --- What changes it ----------------------------------------------------------------------
 
     def apply(self, messages: Sequence[Message], positions: Mapping[Partition, int]) -> Applied:
@@ -160,7 +173,7 @@ class RowStore:
         and has then changed nothing.
         """
         with self._lock:
-            work = _Work(self._readers, self._tags, self._positions)
+            work = Batch(self._readers, self._tags, self._positions)
             work.read(messages)
             for place, offset in positions.items():
                 work.next[place] = max(offset, work.next.get(place, 0))
@@ -175,7 +188,7 @@ class RowStore:
             for place, offset in positions.items():
                 batch[_position_key(place)] = _OFFSET.pack(offset)
             with rocks.guard(self.directory):
-                self._opened().write(batch, _flushed())
+                self._opened().write(batch, rocks.flushed())
             self._positions.update(positions)
 
     def stamp_current(self, moment: int) -> None:
@@ -189,21 +202,23 @@ class RowStore:
     def wipe(self, reason: str) -> None:
         """Throw everything away, to be read again from the topics."""
         with self._lock:
-            self.close()
-            rocks.destroy(self.directory / "rows")
-            self.rebuilt = reason
-            self._db = self._open()
+            db, self._db = self._opened(), None
+            self._close_snapshots()
+            self._db = self._open_anew(db, reason)
 
     def close(self) -> None:
         """Release the directory. Snapshots still open are closed; closing twice is harmless."""
         with self._lock:
-            for snapshot in list(self._snapshots):
-                snapshot.close()
+            self._close_snapshots()
             if self._db is not None:
                 db, self._db = self._db, None
                 rocks.close(db)
 
     # --- How ----------------------------------------------------------------------------------
+
+    def _close_snapshots(self) -> None:
+        for snapshot in list(self._snapshots):
+            snapshot.close()
 
     def _opened(self) -> Rdict:
         if self._db is None:
@@ -228,6 +243,8 @@ class RowStore:
             first = WriteBatch(raw_mode=True)
             first[_STAMP_KEY] = msgspec.msgpack.encode(self._stamp)
             first[_STATE_KEY] = msgspec.msgpack.encode(self._state)
+            if self.lost is not None:
+                first[_LOST_KEY] = msgspec.msgpack.encode(self.lost)
             with rocks.guard(self.directory):
                 db.write(first)
             return db
@@ -237,6 +254,7 @@ class RowStore:
             return self._open_anew(db, "its format, topic prefix or entities are others")
         try:
             self._state = msgspec.msgpack.decode(raw or b"", type=_State)
+            self.lost = msgspec.msgpack.decode(db.get(_LOST_KEY) or b"\xc0", type=Lost | None)
         except msgspec.MsgspecError:
             return self._open_anew(db, "it could not be read")
         if stamp.columns != self._stamp.columns:
@@ -250,13 +268,16 @@ class RowStore:
         return db
 
     def _open_anew(self, db: Rdict | None, reason: str) -> Rdict:
+        """Throw away what is there, and remember which bookmarks went with it."""
+        names = None if db is None else _bookmarks(db, self.lost)
         if db is not None:
             rocks.close(db)
         rocks.destroy(self.directory / "rows")
         self.rebuilt = reason
+        self.lost = Lost(reason, names)
         return self._open()
 
-    def _stage(self, batch: WriteBatch, work: _Work) -> dict[str, int]:
+    def _stage(self, batch: WriteBatch, work: Batch) -> dict[str, int]:
         """Put what really changes into the batch; the change in the number of rows by entity."""
         rows: dict[str, int] = {}
         if not work.latest:
@@ -290,7 +311,7 @@ class RowStore:
                     batch[id_key] = users
         return rows
 
-    def _write(self, batch: WriteBatch, work: _Work, rows: dict[str, int]) -> Applied:
+    def _write(self, batch: WriteBatch, work: Batch, rows: dict[str, int]) -> Applied:
         moved = {p: o for p, o in work.next.items() if o > self._positions.get(p, -1)}
         if moved or not batch.is_empty():
             for place, offset in moved.items():
@@ -317,49 +338,18 @@ class RowStore:
         return Applied(work.changed, work.deleted, work.repeats, work.skipped, unreadable_at)
 
 
-class _Work:
-    """A batch being read: of each key the latest message, of each partition the next offset."""
-
-    def __init__(
-        self,
-        readers: Mapping[str, RowReader],
-        tags: Mapping[str, bytes],
-        positions: Mapping[Partition, int],
-    ) -> None:
-        self.latest: dict[bytes, tuple[Message, bytes, RowReader]] = {}
-        self.aside: list[SetAside] = []
-        self.next: dict[Partition, int] = {}
-        self.changed = self.deleted = self.repeats = self.skipped = 0
-        self._readers = readers
-        self._keys = {topic: ROW + tag for topic, tag in tags.items()}
-        self._positions = positions
-
-    def read(self, messages: Sequence[Message]) -> None:
-        """Read the messages, without those that were applied before."""
-        place = Partition("", 0)
-        following = 0
-        for message in messages:
-            if message.partition != place.number or message.topic != place.topic:
-                place = Partition(message.topic, message.partition)
-                following = self.next.get(place) or self._positions.get(place, 0)
-                reader = self._readers[message.topic]
-                prefix = self._keys[message.topic]
-            if message.offset < following:
-                self.skipped += 1
-                continue
-            self.next[place] = following = message.offset + 1
-            found = reader.read(message.key, message.value)
-            if isinstance(found, Unreadable):
-                self._set_aside(message, found.reason)
-                continue
-            key = prefix + (message.key or b"")
-            if self.latest.pop(key, None) is not None:
-                self.repeats += 1  # overtaken within the batch: it never shows
-            self.latest[key] = (message, found, reader)
-
-    def _set_aside(self, message: Message, reason: str) -> None:
-        place = message.topic, message.partition, message.offset
-        self.aside.append(SetAside(*place, reason, message.key, message.value))
+def _bookmarks(db: Rdict, lost: Lost | None) -> tuple[str, ...] | None:
+    """The names of the bookmarks in a database, and of those lost before; None if unreadable."""
+    if lost is not None and lost.names is None:
+        return None
+    try:
+        found = [
+            cast("bytes", key)[1:].decode()
+            for key in db.keys(from_key=BOOKMARK, read_opt=rocks.until(rocks.after(BOOKMARK)))
+        ]
+    except Exception:  # noqa: BLE001 -- rocksdict raises nothing more precise
+        return None
+    return tuple(sorted({*found, *(lost.names or () if lost is not None else ())}))
 
 
 def _decode_stamp(raw: bytes | None) -> _Stamp | None:
@@ -376,9 +366,3 @@ def _position_key(place: Partition) -> bytes:
 def _place(raw: object) -> Partition:
     key = cast("bytes", raw)  # as all keys in raw mode
     return Partition(key[1:-5].decode(), _NUMBER.unpack(key[-4:])[0])
-
-
-def _flushed() -> WriteOptions:
-    options = WriteOptions()
-    options.sync = True
-    return options

@@ -1,0 +1,137 @@
+"""A sink on a broker, and what the tests of it say again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from schemas import ENTITIES
+from tests.contract.conftest import Clock
+from tests.contract.helpers import PATIENCE
+from tests.unit.test_sink_rows import event, match, milestone, user
+from worker.brokers.contract import Broker, Outgoing, Partition
+from worker.core.barrier import Progress
+from worker.sink.export import ExportSettings
+from worker.sink.requests import Announcement, ExportRequest, decode_announcement, encode_request
+from worker.sink.service import serve
+from worker.topics import Names, wanted
+
+PARTITIONS = 2
+
+
+class Sink:
+    """A sink with directories of its own on a broker whose topics are made for it."""
+
+    def __init__(self, broker: Broker, names: Names, directory: Path, clock: Clock) -> None:
+        self.broker, self.names, self.clock = broker, names, clock
+        self.store = directory / "store"
+        self.exports = directory / "exports"
+        self.reader = broker.reader()
+        self.reader.assign({Partition(names.exports, 0): 0})
+        self.patience = 5.0
+
+    @asynccontextmanager
+    async def running(self, broker: Broker | None = None) -> AsyncIterator[asyncio.Event]:
+        """Serve for as long as the block lasts; a failure of the sink is raised at its end."""
+        stop = asyncio.Event()
+        settings = ExportSettings(self.exports, patience=self.patience)
+        served = asyncio.create_task(
+            serve(
+                broker or self.broker,
+                self.names.prefix,
+                self.store,
+                settings,
+                stop,
+                clock=self.clock,
+            )
+        )
+        try:
+            yield stop
+        finally:
+            stop.set()
+            async with asyncio.timeout(PATIENCE):
+                await served
+
+    async def accept(self, entity: str, *rows: tuple[bytes | None, bytes | None]) -> None:
+        topic = self.names.accepted(entity)
+        await self.broker.publish([Outgoing(topic, key, value) for key, value in rows])
+
+    async def send(self, entity: str, count: int, partition: int = 0) -> None:
+        """Put records into an input, to be judged by `judge`."""
+        topic = self.names.inputs(entity)
+        await self.broker.publish([Outgoing(topic, None, b"{}", partition=partition)] * count)
+
+    async def judge(
+        self, task: int, judged: Mapping[str, int], read: Mapping[str, int] | None = None
+    ) -> None:
+        """Say what a worker says of its task after it has judged so far."""
+        progress = Progress(dict(read or judged), dict(judged))
+        value = msgspec.json.encode(progress)
+        topic = self.names.progress
+        await self.broker.publish([Outgoing(topic, b"%d" % task, value, partition=task)])
+
+    async def ends(self, topics: str) -> dict[str, dict[int, int]]:
+        """The ends of all topics that `topics` ("accepted", "inputs") makes, by entity."""
+        name = getattr(self.names, topics)
+        spans = await self.broker.spans(
+            Partition(name(entity), q) for entity in ENTITIES for q in range(PARTITIONS)
+        )
+        return {
+            entity: {q: spans[Partition(name(entity), q)].end for q in range(PARTITIONS)}
+            for entity in ENTITIES
+        }
+
+    async def ask(self, value: bytes | ExportRequest, key: bytes | None = None) -> None:
+        if isinstance(value, ExportRequest):
+            key, value = encode_request(value)
+        await self.broker.publish([Outgoing(self.names.export_requests, key, value)])
+
+    async def answer(self, status: str | None = None) -> Announcement:
+        """The next announcement, of that status if one is named."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                for message in await self.reader.read(1, 1.0):
+                    said = decode_announcement(message.value)
+                    assert said is not None
+                    assert message.key == said.id.encode()
+                    if status in (None, said.status):
+                        return said
+
+    async def export_request(self, request_id: str, **options: Any) -> None:
+        await self.ask(ExportRequest(request_id, **options))
+
+    async def export(self, request_id: str, **options: Any) -> Announcement:
+        await self.export_request(request_id, **options)
+        said = await self.answer("finished")
+        assert said.request_id == request_id
+        return said
+
+    def directories(self) -> list[str]:
+        return [path.name for path in self.exports.glob("*")] if self.exports.exists() else []
+
+
+async def a_sink(broker: Broker, names: Names, directory: Path, clock: Clock) -> Sink:
+    """A sink whose topics have been made."""
+    await broker.create(wanted(names, PARTITIONS, 1024 * 1024).values())
+    return Sink(broker, names, directory, clock)
+
+
+async def fill(sink: Sink) -> None:
+    await sink.accept("users", *(user(n) for n in range(1, 6)))
+    await sink.accept("users", user(1, first_name="Renamed"), (user(5)[0], None))
+    await sink.accept("users", (user(2)[0], b"nonsense"), (b"?", b"{}"))
+    await sink.accept("matches", match(10, 1, 2), match(11, 1, 5))
+    await sink.accept("events", event(20, 10), event(21, 11), event(22, 99, "2023-05-05T00:00:00Z"))
+    await sink.accept("milestones", milestone(1, 1), milestone(2, 5))
+
+
+def csv_rows(directory: Path, entity: str) -> list[dict[str, str]]:
+    (path,) = directory.glob(f"buddy_export_*/{entity}.csv")
+    lines = [x for x in path.read_text().splitlines() if not x.startswith("#")]
+    return list(csv.DictReader(lines))

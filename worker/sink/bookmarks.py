@@ -1,0 +1,190 @@
+"""Bookmarks: what was delivered under a name, for the incremental export that comes next.
+
+They live in the store's database, so they go when the store is rebuilt. A bookmark holds key and
+digest of each delivered row under a generation of its own, and a head that says which generation
+counts. Promises:
+
+* A new generation counts only once its export is finished, and then from one moment to the next.
+* Whether it is finished is asked of the exports directory, so a kill at any moment leaves bookmark
+  and exports in agreement after `settle`: at the start, and around every incremental export.
+* Before an export can be published its generation is flushed to disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, cast
+
+import msgspec
+from rocksdict import WriteBatch
+
+from schemas import ENTITIES
+from worker.errors import StateError
+from worker.exports.layout import MANIFEST
+from worker.exports.manifest import Base, Cut
+from worker.sink import rocks
+from worker.sink.plan import Days, Selection
+from worker.sink.snapshot import BOOKMARK, delivered_prefix
+from worker.sink.store import RowStore
+
+Published = Callable[[str], Path | None]
+"""Of an export's id the directory of the finished export; None if there is none."""
+
+_TAGS: Final = {name: number.to_bytes() for number, name in enumerate(ENTITIES)}
+
+
+class FullBecause(StrEnum):
+    """Why an incremental export holds all rows."""
+
+    NO_BASE = "no_base"
+    """No export of that name has been finished."""
+    STORE_REBUILT = "store_rebuilt"
+    """The store was rebuilt since: what had been delivered is no longer known."""
+    OTHER_OPTIONS = "other_options"
+    """The last one had other entities or another date range."""
+    BASE_DAMAGED = "base_damaged"
+    """What is known of the last one is not complete."""
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """One generation. Directory and hash are known once the export is finished."""
+
+    generation: int
+    export_id: str
+    entities: tuple[str, ...]
+    days: Days
+    cut: Cut
+    rows: dict[str, int] = {}
+    """How many rows of each entity were delivered."""
+    directory: str = ""
+    manifest_sha256: str = ""
+
+    def base(self) -> Base:
+        """How a manifest names the export."""
+        return Base(self.export_id, self.directory, self.manifest_sha256, self.cut)
+
+
+class _Head(msgspec.Struct, frozen=True):
+    current: Mark | None = None
+    pending: Mark | None = None
+
+
+class Bookmarks:
+    """All bookmarks of a store. Its calls block."""
+
+    def __init__(self, store: RowStore) -> None:
+        self._store = store
+
+    def names(self) -> list[str]:
+        """Those that there are."""
+        return list(self._heads())
+
+    def find(self, name: str, selection: Selection) -> Mark | FullBecause:
+        """The base of an incremental export, or why it has none. Settle before you ask."""
+        mark = self._heads().get(name, _Head()).current
+        if mark is None:
+            lost = self._store.lost
+            known = lost is not None and (lost.names is None or name in lost.names)
+            return FullBecause.STORE_REBUILT if known else FullBecause.NO_BASE
+        if (mark.entities, mark.days) != (selection.entities, selection.days):
+            return FullBecause.OTHER_OPTIONS
+        return mark
+
+    def begin(self, name: str, export_id: str, selection: Selection, cut: Cut) -> Draft:
+        """A new generation, to be filled; it counts when `settle` finds its export finished."""
+        heads = self._heads()
+        marks = [m for head in heads.values() for m in (head.current, head.pending) if m]
+        number = 1 + max((mark.generation for mark in marks), default=0)
+        mark = Mark(number, export_id, selection.entities, selection.days, cut)
+        head = msgspec.structs.replace(heads.get(name, _Head()), pending=mark)
+        self._write(name, head, flush=False)
+        return Draft(self._store, number, lambda rows: self._seal(name, rows))
+
+    def settle(self, published: Published) -> None:
+        """Let those generations count whose export is finished; drop the unfinished ones.
+
+        Nobody may be filling one. Raises `StateError`.
+        """
+        for name, head in self._heads().items():
+            mark = head.pending
+            if mark is None:
+                continue
+            directory = published(mark.export_id)
+            if directory is None:
+                self._write(name, _Head(head.current), flush=True, drop=mark)
+            else:
+                mark = msgspec.structs.replace(
+                    mark, directory=directory.name, manifest_sha256=_sha256(directory)
+                )
+                self._write(name, _Head(mark), flush=True, drop=head.current)
+
+    def forget(self, name: str) -> None:
+        """Remove a bookmark that has turned out to be damaged."""
+        head = self._heads().get(name, _Head())
+        self._write(name, _Head(None, head.pending), flush=True, drop=head.current)
+
+    def _seal(self, name: str, rows: Mapping[str, int]) -> None:
+        head = self._heads()[name]
+        assert head.pending is not None
+        sealed = msgspec.structs.replace(head.pending, rows=dict(rows))
+        self._write(name, _Head(head.current, sealed), flush=True)
+
+    def _heads(self) -> dict[str, _Head]:
+        with self._store.database() as db:
+            pairs = db.items(from_key=BOOKMARK, read_opt=rocks.until(rocks.after(BOOKMARK)))
+            return {
+                cast("bytes", key)[1:].decode(): msgspec.msgpack.decode(value, type=_Head)
+                for key, value in pairs
+            }
+
+    def _write(self, name: str, head: _Head, *, flush: bool, drop: Mark | None = None) -> None:
+        """Change a head, and with it drop a generation, in one step."""
+        batch = WriteBatch(raw_mode=True)
+        key = BOOKMARK + name.encode()
+        if head == _Head():
+            del batch[key]
+        else:
+            batch[key] = msgspec.msgpack.encode(head)
+        if drop is not None:
+            start = delivered_prefix(drop.generation)
+            batch.delete_range(start, delivered_prefix(drop.generation + 1))
+        with self._store.database() as db:
+            if flush:
+                db.write(batch, rocks.flushed())
+            else:
+                db.write(batch)
+
+
+class Draft:
+    """A generation that is being filled. Its calls block, and raise `StateError`."""
+
+    def __init__(
+        self, store: RowStore, generation: int, seal: Callable[[Mapping[str, int]], None]
+    ) -> None:
+        self._store = store
+        self._prefix = delivered_prefix(generation)
+        self._seal = seal
+
+    def note(self, entity: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        """These rows (key and digest) will have been delivered."""
+        start = self._prefix + _TAGS[entity]
+        batch = WriteBatch(raw_mode=True)
+        for key, digest in rows:
+            batch[start + key] = digest
+        with self._store.database() as db:
+            db.write(batch)
+
+    def seal(self, rows: Mapping[str, int]) -> None:
+        """All are noted, so many of each entity; flushed to disk when this returns."""
+        self._seal(rows)
+
+
+def _sha256(directory: Path) -> str:
+    path = directory / MANIFEST
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise StateError(f"{path} cannot be read: {error.strerror}") from None
