@@ -26,7 +26,6 @@ class Batch(NamedTuple):
 
     messages: list[Message]
     positions: dict[str, int]
-    judged: dict[int, int]
 
 
 class Everything:
@@ -75,14 +74,13 @@ def prepared(count: int, bad_share: float) -> list[Batch]:
     batches = []
     for first in range(0, len(records), BATCH):
         messages = []
-        judged = {0: following["users"]}
         for record in records[first : first + BATCH]:
             key = None if record.key is None else record.key.encode()
             offset = following[record.entity]
             topic = names.inputs(record.entity)
             messages.append(Message(topic, 0, offset, now, key, record.value))
             following[record.entity] = offset + 1
-        batches.append(Batch(messages, dict(following), judged))
+        batches.append(Batch(messages, dict(following)))
     assert set(ENTITIES) <= set(following)
     return batches
 
@@ -93,8 +91,9 @@ def judge_all(batches: Sequence[Batch]) -> int:
     known = Everything()
     now = time.time_ns() // 1_000_000
     written = 0
-    for messages, positions, judged in batches:
+    for messages, positions in batches:
         nothing = Learned([], [])
-        decision = task.judge(messages, positions, nothing, Ahead(known), now, judged)
+        ahead = Ahead(known)
+        decision = task.judge(messages, positions, nothing, ahead, now, synchronised=True)
         written += len(decision.outputs)
     return written

@@ -162,9 +162,6 @@ class World:
         """
         if not lag:
             self.follow()
-        topic = self.names.inputs("users")
-        users = {p.number: at for p, at in self._judged_offsets().items() if p.topic == topic}
-        judged = None if lag else users
         self._tend()
         decisions = {}
         for number in range(self.count) if only is None else sorted(set(only)):
@@ -174,7 +171,9 @@ class World:
             messages, positions = self._read(task, most, lag=lag)
             learned, self._pending[number] = Learned(*self._pending[number]), ([], [])
             ahead = Ahead(self.index)
-            decisions[number] = task.judge(messages, positions, learned, ahead, self.now, judged)
+            decisions[number] = task.judge(
+                messages, positions, learned, ahead, self.now, synchronised=not lag
+            )
         for number, decision in decisions.items():
             how = (crash or {}).get(number)
             if how != "before commit":

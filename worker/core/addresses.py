@@ -9,13 +9,13 @@ message: an update or a deletion frees an address by itself, since the index fol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
 
 
-class Claim(msgspec.Struct, frozen=True, array_like=True):
+class Claim(msgspec.Struct, frozen=True, array_like=True, tag="claim"):
     """A user's record asks for an address; it stands at `offset` in partition `task` of users."""
 
     address: bytes
@@ -24,19 +24,28 @@ class Claim(msgspec.Struct, frozen=True, array_like=True):
     offset: int
 
 
+class Settled(msgspec.Struct, frozen=True, array_like=True, tag="settled"):
+    """The record that was granted the address has been judged: rows tell who holds it now."""
+
+    address: bytes
+    task: int
+    offset: int
+
+
 class Grant(msgspec.Struct, frozen=True, array_like=True):
     """The owner's answer to the record at that offset of the task's users."""
 
     offset: int
+    address: bytes
     granted: bool
 
 
 class Granted(msgspec.Struct, frozen=True, array_like=True):
-    """An address that was granted, and for which records: by task the highest offset."""
+    """An address that was granted, and for which records: (task, offset) each."""
 
     address: bytes
     user: bytes
-    records: dict[int, int]
+    records: tuple[tuple[int, int], ...]
 
 
 class Holders(Protocol):
@@ -54,62 +63,62 @@ def owner_of(address: bytes, tasks: int) -> int:
 class Addresses:
     """The addresses that one task has granted and whose rows may still be on their way."""
 
-    def __init__(self, number: int) -> None:
-        self._number = number
+    def __init__(self) -> None:
         self._granted: dict[bytes, Granted] = {}
-        self._kept: set[bytes] = set()
-        self._judged: Mapping[int, int] = {}
+        self._at_once: dict[bytes, bytes] = {}
 
     def __len__(self) -> int:
-        return len(self._granted)
+        return len(self._granted) + len(self._at_once)
 
     def restore(self, granted: Iterable[Granted]) -> None:
         """Take up what the log says had been granted."""
         self._granted = {entry.address: entry for entry in granted}
-        self._kept = set(self._granted)
+
+    def at_once(self, address: bytes, user: bytes, holders: Holders) -> bool | None:
+        """Whether a record of this very task, which is being decided on, gets the address.
+
+        None: it has been granted to another by way of the log, so this one has to claim it there
+        as well; it may have been settled meanwhile, further down. What is granted here need not be
+        kept: if it commits, the row itself tells whoever comes after us.
+        """
+        granted = self._granted.get(address)
+        if granted is not None and granted.user != user:
+            return None
+        if self._at_once.get(address, user) != user or holders.taken(address, user):
+            return False
+        self._at_once[address] = user
+        return True
+
+    def followed(self) -> None:
+        """The index shows the rows of all earlier decisions of this task."""
+        self._at_once.clear()
+
+    def leave(self, user: bytes, address: bytes) -> None:
+        """A record of this task moves the user away from what an earlier one got at once."""
+        if self._at_once.get(address) == user:
+            del self._at_once[address]
 
     def claim(self, claim: Claim, holders: Holders) -> Granted | None:
-        """What is granted to the claim now, None if another holds or has been granted it.
-
-        A claim whose record has been judged meanwhile is a repeated one: nothing is granted to
-        it, or the address would be kept for nobody. What is granted to another task has to be
-        kept in the log. What is granted to a record of this task need not: if that commits, the
-        row itself tells whoever comes after us.
-        """
-        if claim.offset < self._judged.get(claim.task, 0):
-            return None
+        """What is granted to a claim in the log, to be kept; None if another has the address."""
         before = self._granted.get(claim.address)
         if before is not None and before.user != claim.user:
             return None
+        if self._at_once.get(claim.address, claim.user) != claim.user:
+            return None
         if holders.taken(claim.address, claim.user):
             return None
-        records = {} if before is None else dict(before.records)
-        records[claim.task] = max(claim.offset, records.get(claim.task, -1))
-        granted = Granted(claim.address, claim.user, records)
+        records = {(claim.task, claim.offset), *(() if before is None else before.records)}
+        granted = Granted(claim.address, claim.user, tuple(sorted(records)))
         self._granted[claim.address] = granted
-        if claim.task != self._number:
-            self._kept.add(claim.address)
         return granted
 
-    def leave(self, user: bytes, address: bytes) -> None:
-        """A record of this task moves the user away from an address granted to an earlier one."""
-        granted = self._granted.get(address)
-        if granted is not None and granted.user == user and set(granted.records) == {self._number}:
-            del self._granted[address]
-
-    def settle(self, judged: Mapping[int, int]) -> list[bytes]:
-        """Forget what was granted to records before these offsets: the index has their rows.
-
-        Returns the addresses that the log keeps no longer.
-        """
-        self._judged = judged
-        settled = [
-            granted.address
-            for granted in self._granted.values()
-            if all(offset < judged.get(task, 0) for task, offset in granted.records.items())
-        ]
-        for address in settled:
-            del self._granted[address]
-        gone = [address for address in settled if address in self._kept]
-        self._kept.difference_update(gone)
-        return gone
+    def settle(self, settled: Settled) -> Granted | None:
+        """The record has been judged; what is still to be kept of the grant, if anything."""
+        granted = self._granted.pop(settled.address, None)
+        if granted is None:
+            return None
+        records = tuple(r for r in granted.records if r != (settled.task, settled.offset))
+        if not records:
+            return None
+        kept = self._granted[settled.address] = Granted(granted.address, granted.user, records)
+        return kept

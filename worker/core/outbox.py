@@ -9,7 +9,7 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.brokers.contract import Headers, Message, Outgoing
-from worker.core.addresses import Claim, Grant, Granted, owner_of
+from worker.core.addresses import Claim, Grant, Granted, Settled, owner_of
 from worker.core.barrier import Progress
 from worker.core.decode import Decoded, Deletion, Invalid
 from worker.core.parking import Parked
@@ -121,17 +121,23 @@ class Outbox:
         owner = owner_of(address, self._rules.tasks)
         self._write(self._names.claims, f"{self._number}/{offset}", _pack(claim), owner)
 
+    def settled(self, address: bytes, offset: int) -> None:
+        """Tell the address's owner that the record it was granted to has been judged."""
+        owner = owner_of(address, self._rules.tasks)
+        value = _pack(Settled(address, self._number, offset))
+        self._write(self._names.claims, f"{self._number}/{offset}", value, owner)
+
     def answer(self, claim: Claim, granted: Granted | None) -> None:
         """Answer a claim, and remember what was granted."""
-        answer = _pack(Grant(claim.offset, granted is not None))
+        answer = _pack(Grant(claim.offset, claim.address, granted is not None))
         self._write(self._names.grants, str(claim.offset), answer, claim.task)
         if granted is not None:
-            self._write(self._names.granted, claim.address.hex(), _pack(granted), self._number)
+            self.granted(claim.address, granted)
 
-    def settle(self, addresses: list[bytes]) -> None:
-        """Forget what was granted: the index knows the holders."""
-        for address in addresses:
-            self._write(self._names.granted, address.hex(), None, self._number)
+    def granted(self, address: bytes, granted: Granted | None) -> None:
+        """Remember what is granted of an address; None: nothing any more."""
+        value = None if granted is None else _pack(granted)
+        self._write(self._names.granted, address.hex(), value, self._number)
 
     def progress(self, value: bytes) -> None:
         """Say how far the task is."""

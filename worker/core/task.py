@@ -16,7 +16,7 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.brokers.contract import Message, Outgoing
-from worker.core.addresses import Addresses, Claim, Grant, Granted, owner_of
+from worker.core.addresses import Addresses, Claim, Grant, Granted, Settled, owner_of
 from worker.core.ahead import Ahead
 from worker.core.barrier import Barrier, Progress
 from worker.core.decode import (
@@ -44,7 +44,7 @@ _CLAIM_AGAIN_MS: Final = 24 * 3600 * 1000
 """Claims and answers are kept for seven days."""
 
 _unpack_envelope = msgspec.msgpack.Decoder(Envelope).decode
-_unpack_claim = msgspec.msgpack.Decoder(Claim).decode
+_unpack_claim = msgspec.msgpack.Decoder(Claim | Settled).decode
 _unpack_grant = msgspec.msgpack.Decoder(Grant).decode
 _unpack_granted = msgspec.msgpack.Decoder(Granted).decode
 _read_progress = msgspec.json.Decoder(Progress).decode
@@ -71,7 +71,7 @@ class Task:
     def __init__(self, number: int, rules: Rules) -> None:
         self.number = number
         self.parking = Parking()
-        self.addresses = Addresses(number)
+        self.addresses = Addresses()
         self.next: dict[str, int] = {}
         self._rules = rules
         self._decoders: Mapping[str, RecordDecoder] = decoders(rules.record_limit)
@@ -134,20 +134,21 @@ class Task:
         learned: Learned,
         ahead: Ahead,
         now: int,
-        judged: Mapping[int, int] | None = None,
+        *,
+        synchronised: bool = False,
     ) -> Decision:
         """Decide on a batch, and on parked records whose wait has ended.
 
         `messages` hold those of one input in order; `positions` says what is read next of each
         input (`INPUTS`) afterwards; `learned` are the ids that came to be known since the last
-        call. `judged` is needed where the batch holds users or claims: how far users were judged,
-        by task, at a moment up to which the index behind `ahead` has followed all rows.
+        call. It must be `synchronised` where the batch holds users or claims: the index behind
+        `ahead` has then followed every row that was committed when the batch had been read.
         """
         self._ahead = ahead
         self._now = now
         self._out = Outbox(self.number, self._rules, now)
-        if judged is not None:
-            self._out.settle(self.addresses.settle(judged))
+        if synchronised:
+            self.addresses.followed()
         if self.restored:
             self._take_up()
         for known in (*learned.users, *learned.matches):
@@ -308,12 +309,14 @@ class Task:
         """Whether the address is granted; None while its owner, another task, has not said."""
         if parked.granted is not None:
             return parked.granted
+        if parked.claimed:
+            return None
         if owner_of(address, self._rules.tasks) == self.number:
-            claim = Claim(address, user, self.number, parked.message.offset)
-            return self.addresses.claim(claim, self._ahead) is not None
-        if not parked.claimed:
-            parked.claimed = True
-            self._out.claim(address, user, parked.message.offset)
+            decided = self.addresses.at_once(address, user, self._ahead)
+            if decided is not None:
+                return decided
+        parked.claimed = True
+        self._out.claim(address, user, parked.message.offset)
         return None
 
     def _leave(self, left: tuple[bytes, bytes] | None) -> None:
@@ -322,11 +325,14 @@ class Task:
             self.addresses.leave(*left)
 
     def _answer(self, message: Message) -> None:
-        """Decide on a claim of another task."""
+        """Decide on a claim of another task, or note that it has judged what it was granted."""
         if message.value is None:
             return
-        claim = _unpack_claim(message.value)
-        self._out.answer(claim, self.addresses.claim(claim, self._ahead))
+        asked = _unpack_claim(message.value)
+        if isinstance(asked, Claim):
+            self._out.answer(asked, self.addresses.claim(asked, self._ahead))
+        else:
+            self._out.granted(asked.address, self.addresses.settle(asked))
 
     def _granted(self, message: Message) -> None:
         """Take the answer to a claim of ours; it may come twice, and late."""
@@ -336,6 +342,8 @@ class Task:
         for parked in self.parking.waiting_for(_claim_id(answer.offset)):
             parked.granted = answer.granted
             self._try(parked)
+        if answer.granted:  # also where nobody waits for it any more
+            self._out.settled(answer.address, answer.offset)
 
     # --- progress -----------------------------------------------------------------------------
 

@@ -53,21 +53,20 @@ class Judging:
         read. It may take as long as a transaction that a dead worker has left open, so the others
         do not wait for it.
         """
-        sync: asyncio.Future[dict[int, int]] | None = None
+        sync: asyncio.Future[None] | None = None
         for owned, batch in batches:
             asks = owned.task.restored or any(m.topic in self._contested for m in batch.messages)
             if asks and sync is None:
                 sync = asyncio.ensure_future(self._synchronise())
             owned.work = asyncio.create_task(self._work(owned, batch, sync if asks else None))
 
-    async def _work(
-        self, owned: Owned, batch: Batch, sync: asyncio.Future[dict[int, int]] | None
-    ) -> bool:
+    async def _work(self, owned: Owned, batch: Batch, sync: asyncio.Future[None] | None) -> bool:
         """Judge and commit; whether the task may go on."""
         began = self._clock()
         number = owned.task.number
         try:
-            judged = None if sync is None else await asyncio.shield(sync)
+            if sync is not None:
+                await asyncio.shield(sync)
             async with self._follower.lock:
                 learned, owned.learned = owned.learned, Learned([], [])
                 decision = owned.task.judge(
@@ -76,7 +75,7 @@ class Judging:
                     learned,
                     Ahead(self._follower.index),
                     self._clock(),
-                    judged,
+                    synchronised=sync is not None,
                 )
             if not decision.outputs:
                 return True
@@ -87,19 +86,8 @@ class Judging:
         self._reports.committed(number, decision.tally, began)
         return True
 
-    async def _synchronise(self) -> dict[int, int]:
-        """How far users have been judged, by task, once the index shows all their rows.
-
-        In this order: what counts as judged had its rows written before the ends were noted.
-        """
-        await self._follow_to_the_end(progress=True)
-        topic = self._rules.names.inputs("users")
-        judged = {p.number: n for p, n in self._follower.judged.items() if p.topic == topic}
-        await self._follow_to_the_end(progress=False)
-        return judged
-
-    async def _follow_to_the_end(self, *, progress: bool) -> None:
-        partitions = self._follower.progress if progress else self._follower.accepted
-        spans = await self._broker.spans(partitions, uncommitted=True)
+    async def _synchronise(self) -> None:
+        """Have the index show every row that is committed by now."""
+        spans = await self._broker.spans(self._follower.accepted, uncommitted=True)
         ends = {partition: span.end for partition, span in spans.items()}
         await self._follower.reach(ends, _SYNC_PATIENCE)

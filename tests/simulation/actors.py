@@ -1,0 +1,356 @@
+"""A worker as steps: the rounds, tasks and commits of worker/engine/worker.py and tasks.py.
+
+What the real shell does between two awaits is done here between two yields, in the same order;
+each coroutine of its own there (the round, a read, a commit, a take-over) is a `Thread` here.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any, Final
+
+from tests.simulation.following import Barriers, Follower, Saved, ends
+from tests.simulation.group import Batch, Cluster, Owned
+from tests.simulation.settings import Settings
+from tests.simulation.threads import Outage, Step, Thread
+from tests.simulation.world import Fenced, Log, Transaction, World
+from worker.brokers.contract import Message
+from worker.core.ahead import Ahead
+from worker.core.outbox import Rules
+from worker.core.task import CLAIMS, INPUTS, Decision, Task
+from worker.core.task import Saved as SavedTask
+from worker.index.contract import Learned
+
+_BACKOFF: Final = 200
+_WIDE: Final = tuple(
+    name for name in INPUTS if name not in {"users", "matches", "claims", "grants"}
+)
+
+
+class Worker:
+    """One process. `threads` are what the schedule steps."""
+
+    def __init__(
+        self, number: int, world: World, cluster: Cluster, settings: Settings, saved: Saved
+    ) -> None:
+        self.number = number
+        self.saved = saved
+        self.view: list[int] = []
+        self.frozen = False
+        self.stopping = False
+        self.in_round = False
+        self._world = world
+        self._dice = settings.dice
+        self._cluster = cluster
+        self._rules: Rules = settings.rules
+        self._most_parked = settings.most_parked
+        self._losses = settings.losses
+        self._contested = {self._rules.names.input(name) for name in ("users", CLAIMS)}
+        self.follower = Follower(world, settings, saved)
+        self.barriers = Barriers(world, self._dice, self._rules, self.follower)
+        self.running: dict[int, Owned] = {}
+        self._starting: dict[int, Thread] = {}
+        self._not_before: dict[int, int] = {}
+        self._reading: Thread | None = None
+        self._positions: dict[Log, int] = {}
+        self.threads: list[Thread] = []
+        self.main = self._spawn("rounds", self._run())
+
+    def _spawn(self, name: str, run: Step[Any]) -> Thread:
+        thread = Thread(name, run)
+        self.threads.append(thread)
+        return thread
+
+    def _end(self, thread: Thread) -> None:
+        if not thread.done:
+            thread.done = True
+            self.threads.remove(thread)
+
+    def _say(self, text: str) -> None:
+        if self._world.trace:
+            self._world.trace(text)
+
+    # --- rounds -------------------------------------------------------------------------------
+
+    def _run(self) -> Step[None]:
+        self._spawn("follower", self.follower.run())
+        self._cluster.join(self)
+        while not self.stopping:
+            try:
+                self.in_round = True
+                yield from self._round()
+                self.in_round = False
+            except Outage as error:
+                self.in_round = False
+                self._say(f"outage: {error}")
+                yield from self._drop_all()
+                yield from self._assign()
+                until = self._world.now + _BACKOFF
+                yield lambda until=until: self._world.now >= until  # type: ignore[misc]
+        yield from self._drop_all()
+        self._cluster.leave(self)
+
+    def _round(self) -> Step[None]:
+        if (yield from self._update()):
+            yield from self._assign()
+        if not self.follower.ready:
+            now = self._world.now
+            yield lambda: self.follower.ready or self._world.now > now
+            return
+        running = self.running
+        yield from self.barriers.tend([owned.task for owned in running.values()])
+        learned = self.follower.learned()
+        for owned in running.values():
+            owned.learned.users.extend(learned.users)
+            owned.learned.matches.extend(learned.matches)
+        yield from self._read()
+        free = [owned for owned in running.values() if owned.work is None]
+        batches = [(owned, self._batch(owned)) for owned in free if self._has_work(owned)]
+        self._begin(batches)
+
+    def _read(self) -> Step[None]:
+        if self._reading is None:
+            self._reading = self._spawn("read", self._reads(self._paused()))
+        reading, follower = self._reading, self.follower
+        work = [owned.work for owned in self.running.values() if owned.work is not None]
+        yield lambda: reading.done or follower.news or any(some.done for some in work)
+        follower.news = False
+        for number, owned in list(self.running.items()):
+            if owned.work is not None and owned.work.done:
+                goes_on = owned.work.value
+                owned.work = None
+                if not goes_on:
+                    yield from self._drop(number, "commit failed")
+                    self._not_before[number] = self._world.now + _BACKOFF
+                    yield from self._assign()
+        yield from self._take(wait=False)
+
+    def _take(self, *, wait: bool) -> Step[None]:
+        reading = self._reading
+        if reading is None or not (wait or reading.done):
+            return
+        if not reading.done:
+            yield lambda: reading.done
+        self._reading = None
+        for message in reading.value:
+            owned = self.running.get(message.partition)
+            if owned is not None:
+                owned.inbox.append(message)
+
+    def _reads(self, paused: set[Log]) -> Step[list[Message]]:
+        """One read: what there is, or nothing once some time has passed."""
+        started, positions, dice = self._world.now, self._positions, self._dice
+        listened = [log for log in positions if log not in paused]
+        yield (
+            lambda: (
+                self._world.now > started or any(positions[log] < log.stable for log in listened)
+            )
+        )
+        logs = [log for log in listened if positions[log] < log.stable]
+        messages: list[Message] = []
+        if dice.fineness and len(logs) > 1:
+            dice.shuffle(logs)
+            logs = logs[: 1 + dice.below(len(logs))]
+        for log in logs:
+            limit = 1 + dice.below(6) if dice.fineness else 1_000_000
+            some, positions[log] = log.read(positions[log], limit)
+            messages += some
+        if self._world.trace and messages:
+            seen = " ".join(
+                f"{m.topic.partition('.')[2]}/{m.partition}@{m.offset}" for m in messages
+            )
+            self._world.trace(f"reads {seen}")
+        return messages
+
+    def _assign(self) -> Step[None]:
+        yield from self._take(wait=True)
+        wanted: dict[Log, int] = {}
+        for owned in self.running.values():
+            for name, log in owned.inputs.items():
+                wanted[log] = self._positions[log] if owned.assigned else owned.task.next[name]
+            owned.assigned = True
+        self._positions = wanted
+
+    def _batch(self, owned: Owned) -> Batch:
+        messages, owned.inbox = owned.inbox, []
+        owned.positions = self._places(owned)
+        return Batch(messages, owned.positions)
+
+    def _has_work(self, owned: Owned) -> bool:
+        return bool(
+            owned.inbox
+            or owned.learned.users
+            or owned.learned.matches
+            or owned.task.restored
+            or any(p.barrier is not None and p.barrier.passed for p in owned.task._at_barrier)
+            or owned.positions != self._places(owned)
+        )
+
+    def _places(self, owned: Owned) -> dict[str, int]:
+        return {name: self._positions[log] for name, log in owned.inputs.items()}
+
+    # --- work ---------------------------------------------------------------------------------
+
+    def _begin(self, batches: list[tuple[Owned, Batch]]) -> None:
+        """Start the work on each task's batch; what decides on addresses shares one sync."""
+        sync: Thread | None = None
+        for owned, batch in batches:
+            asks = owned.task.restored or any(m.topic in self._contested for m in batch.messages)
+            if asks and sync is None:
+                sync = self._spawn("sync", self._synchronise())
+            work = self._work(owned, batch, sync if asks else None)
+            owned.work = self._spawn(f"work {owned.task.number}", work)
+
+    def _work(self, owned: Owned, batch: Batch, sync: Thread | None) -> Step[bool]:
+        """Judge and commit; whether the task may go on."""
+        try:
+            if sync is not None:
+                yield lambda: sync.done
+                if not sync.value:
+                    self._say(f"task {owned.task.number} fails: the sync took too long")
+                    return False
+            if self._dice.stop():
+                yield None  # the index is being written to
+            decision = self._judge(owned, batch, synchronised=sync is not None)
+            if decision.outputs:
+                yield from self._commit(owned, decision)
+        except (Fenced, Outage) as error:
+            self._say(f"task {owned.task.number} fails: {error!r}")
+            return False
+        return True
+
+    def _synchronise(self) -> Step[bool]:
+        """Have the index show every row that is committed by now; False if it takes long."""
+        follower = self.follower
+        try:
+            until = yield from ends(self._dice, follower.accepted, uncommitted=True)
+            yield from follower.reach(until)
+        except Outage:
+            return False
+        return True
+
+    def _judge(self, owned: Owned, batch: Batch, *, synchronised: bool) -> Decision:
+        learned, owned.learned = owned.learned, Learned([], [])
+        ahead = Ahead(self.follower.index)
+        messages, positions = batch
+        decision = owned.task.judge(
+            messages, positions, learned, ahead, self._world.now, synchronised=synchronised
+        )
+        if self._world.trace and (messages or decision.outputs):
+            self._world.trace(
+                f"task {owned.task.number} judges {len(messages)} messages, synced {synchronised}: "
+                f"{len(decision.outputs)} outputs"
+            )
+        return decision
+
+    def _commit(self, owned: Owned, decision: Decision) -> Step[None]:
+        """One transaction, its partitions written in any order. Raises Fenced and Outage."""
+        world, dice, number = self._world, self._dice, owned.task.number
+        yield lambda: world.settled(number) or not world.is_writer(number, owned.epoch)
+        transaction = world.begin(number, owned.epoch)
+        yield from self._write(transaction, decision)
+        world.commit(transaction)
+        if dice.fineness and dice.random() < self._losses:
+            raise Outage("the answer to the commit is lost")
+        if dice.stop():
+            yield None
+
+    def _write(self, transaction: Transaction, decision: Decision) -> Step[None]:
+        world, dice = self._world, self._dice
+        where = [(m.topic, world.number_of(m)) for m in decision.outputs]
+        order = sorted(range(len(where)), key=where.__getitem__)
+        parts = [list(part) for _, part in groupby(order, key=where.__getitem__)]
+        if dice.fineness:
+            dice.shuffle(parts)
+        for part in parts:
+            if dice.stop():
+                yield None
+            for index in part:
+                world.write(transaction, decision.outputs[index])
+        if dice.stop():
+            yield None
+
+    def _paused(self) -> set[Log]:
+        paused: set[Log] = set()
+        for owned in self.running.values():
+            parking = owned.task.parking
+            matches = parking.count("matches")
+            others = len(parking) - matches - parking.count("users")
+            if matches >= self._most_parked:
+                paused.add(owned.inputs["matches"])
+            if others >= self._most_parked:
+                paused.update(owned.inputs[name] for name in _WIDE)
+        return paused
+
+    # --- tasks --------------------------------------------------------------------------------
+
+    def _update(self) -> Step[bool]:
+        assigned = self._cluster.assignment(self)
+        changed = False
+        for number in [n for n in self.running if n not in assigned]:
+            yield from self._drop(number, "revoked")
+            changed = True
+        for number in [n for n in self._starting if n not in assigned]:
+            self._end(self._starting.pop(number))
+        for number in assigned:
+            if number in self.running or number in self._starting:
+                continue
+            if self._world.now >= self._not_before.get(number, 0):
+                self._starting[number] = self._spawn(f"start {number}", self._start(number))
+        for number in [n for n, start in self._starting.items() if start.done]:
+            self.running[number] = self._starting.pop(number).value
+            changed = True
+        return changed
+
+    def _drop(self, number: int, why: str) -> Step[None]:
+        owned = self.running.pop(number, None)
+        if owned is None:
+            return
+        self._say(f"drops task {number}: {why}")
+        work = owned.work
+        if work is not None and not work.done:
+            yield lambda: work.done
+
+    def _drop_all(self) -> Step[None]:
+        for start in self._starting.values():
+            self._end(start)
+        self._starting = {}
+        for number in list(self.running):
+            yield from self._drop(number, "all")
+
+    def _start(self, number: int) -> Step[Owned]:
+        world, names = self._world, self._rules.names
+        epoch = world.fence(number)
+        self._say(f"starts task {number} with epoch {epoch}")
+        yield lambda: world.settled(number) or not world.is_writer(number, epoch)
+        progress = yield from self._table(world.log(names.progress, number))
+        parked = yield from self._table(world.log(names.parked, number))
+        granted = yield from self._table(world.log(names.granted, number))
+        task = Task(number, self._rules)
+        task.restore(
+            SavedTask(
+                progress.get(str(number).encode()), tuple(parked.values()), tuple(granted.values())
+            )
+        )
+        for name in INPUTS:
+            task.next.setdefault(name, 0)
+        self._say(f"has restored task {number}: {task.next}, {len(task.parking)} parked")
+        if self._dice.stop():
+            yield None
+        return Owned(task, epoch, {n: world.log(names.input(n), number) for n in INPUTS})
+
+    def _table(self, log: Log) -> Step[dict[bytes, bytes]]:
+        """The latest value of each key."""
+        if self._dice.stop():
+            yield None
+        end = log.end
+        if log.stable < end:
+            yield lambda: log.stable >= end
+        table: dict[bytes, bytes] = {}
+        for message in log.read(0, end)[0]:
+            assert message.key is not None
+            if message.value is None:
+                table.pop(message.key, None)
+            else:
+                table[message.key] = message.value
+        return table

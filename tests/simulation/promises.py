@@ -1,0 +1,347 @@
+"""What must hold: after every commit, and at the end. It knows the logs, and nothing of tasks.
+
+Moments are ticks of the world: every appended input and every decided transaction has its own.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from typing import Final, NamedTuple
+
+import msgspec
+
+from tests.simulation.settings import Settings
+from tests.simulation.upstream import Sent
+from tests.simulation.world import Transaction, World, place_of
+from worker.brokers.contract import Message, Partition
+from worker.core.addresses import Claim, Grant, Settled
+from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
+from worker.core.parking import Envelope
+
+_NOT_YET: Final = 1 << 60
+_USER_FIELDS: Final = {"participant_id": 0, "buddy_id": 1, "user_id": 0}
+_INDEXED: Final = ("users", "matches")
+
+
+class Broken(Exception):
+    """A promise is broken."""
+
+
+class _Found(msgspec.Struct):
+    code: str
+    field: str
+
+
+class _Rejection(msgspec.Struct):
+    violations: list[_Found]
+
+
+_read_rejection = msgspec.json.Decoder(_Rejection).decode
+_read_envelope = msgspec.msgpack.Decoder(Envelope).decode
+_read_claim = msgspec.msgpack.Decoder(Claim | Settled).decode
+_read_grant = msgspec.msgpack.Decoder(Grant).decode
+
+
+class Outcome(NamedTuple):
+    """What was published about a record."""
+
+    topic: str
+    partition: int
+    offset: int
+    tick: int
+    codes: tuple[str, ...]
+    orphans: tuple[tuple[str, str], ...]
+    """Entity and id of the references that were called orphaned."""
+
+    @property
+    def kind(self) -> str:
+        """accepted (a deletion too) or rejected."""
+        return self.topic.split(".")[1]
+
+
+class Tenure(msgspec.Struct):
+    """A user had an address, from the sending of the record that asked for it, to the next row."""
+
+    user: str
+    since: int
+    until: int = _NOT_YET
+
+
+class Promises:
+    """Watches every commit; `check` at the end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._names = settings.rules.names
+        self.world: World
+        self.sent: dict[str, Sent] = {}
+        self.outcomes: dict[str, Outcome] = {}
+        self._first_read: dict[str, int] = {}
+        self._latest: dict[str, tuple[int, str | None]] = {}
+        self._holders: dict[str, list[str]] = {}
+        self._open: dict[str, Tenure] = {}
+        self._tenures: dict[str, list[Tenure]] = {}
+        self._changes: dict[tuple[str, str], list[tuple[int, bool, int]]] = {}
+        """By entity and id: offset of the row, whether it is there, when it was committed."""
+
+    # --- at every commit ----------------------------------------------------------------------
+
+    def committed(self, transaction: Transaction) -> None:
+        """Take in what a transaction brings. Raises Broken."""
+        moved: list[str] = []
+        for message in transaction.messages:
+            kind = message.topic.split(".")[1]
+            if kind in {"accepted", "rejected"}:
+                self._outcome(message, transaction.tick, moved)
+            elif message.topic == self._names.parked and message.value is not None:
+                envelope = _read_envelope(message.value)
+                source = f"{envelope.topic}/{envelope.partition}/{envelope.offset}"
+                self._first_read.setdefault(source, envelope.first_read)
+        for address in moved:
+            if len(self._holders[address]) > 1:
+                raise Broken(f"{address} has two holders: {self._holders[address]}")
+
+    def _outcome(self, message: Message, tick: int, moved: list[str]) -> None:
+        headers = dict(message.headers)
+        source = headers[SOURCE_HEADER].decode()
+        sent = self.sent.get(source)
+        if sent is None:
+            raise Broken(f"{message.topic}@{message.offset} has no input: {source}")
+        if source in self.outcomes:
+            raise Broken(f"{source} has two outcomes: {self.outcomes[source]} and {message}")
+        if message.topic == self._names.accepted(sent.entity):
+            codes = tuple(filter(None, headers.get(WARNINGS_HEADER, b"").decode().split(",")))
+            lost = sent.matches if "orphaned_match_id" in codes else ()
+            orphans = tuple(("matches", match) for match in lost)
+            if (message.key or b"").decode() != sent.key or (message.value is None) != (
+                sent.kind == "deletion"
+            ):
+                raise Broken(f"{source} was accepted as {message}")
+            if sent.entity in _INDEXED:
+                change = (message.offset, message.value is not None, tick)
+                self._changes.setdefault((sent.entity, sent.key), []).append(change)
+            if sent.entity == "users":
+                self._move(sent, message.offset, tick, moved)
+        elif message.topic == self._names.rejected(sent.entity):
+            assert message.value is not None
+            found = _read_rejection(message.value).violations
+            codes = tuple(violation.code for violation in found)
+            orphans = tuple(_orphan(v, sent) for v in found if v.code.startswith("orphaned"))
+        else:
+            raise Broken(f"{source} came out as {message}")
+        self.outcomes[source] = Outcome(
+            message.topic, message.partition, message.offset, tick, codes, orphans
+        )
+
+    def _move(self, sent: Sent, offset: int, tick: int, moved: list[str]) -> None:
+        """A row or deletion of a user: who has which address now, and since when."""
+        user, address = sent.key, sent.address
+        before, held = self._latest.get(user, (-1, None))
+        if offset < before:  # a later row was committed first: this one never counted
+            if address is not None:
+                self._tenures.setdefault(address, []).append(Tenure(user, sent.tick, tick))
+            return
+        self._latest[user] = (offset, address)
+        if held is not None:
+            self._holders[held].remove(user)
+            self._open.pop(user).until = tick
+        if address is not None:
+            self._holders.setdefault(address, []).append(user)
+            tenure = self._open[user] = Tenure(user, sent.tick)
+            self._tenures.setdefault(address, []).append(tenure)
+            moved.append(address)
+
+    # --- at the end ---------------------------------------------------------------------------
+
+    def missing(self) -> list[str]:
+        """The records without an outcome."""
+        return [source for source in self.sent if source not in self.outcomes]
+
+    def check(self) -> None:
+        """Everything that is to hold when all is quiet. Raises Broken."""
+        if missing := self.missing():
+            raise Broken(f"without an outcome: {missing}")
+        self._check_order()
+        self._check_claims()
+        for source, outcome in self.outcomes.items():
+            self._check_verdict(self.sent[source], outcome)
+        if not self._settings.ordered:
+            self._check_expected()
+        if self._settings.rules.tasks == 1:
+            self._check_sequence()
+
+    def check_released(self) -> None:
+        """Nobody waits whose references are there, long before any grace is over."""
+        orphans = self._expected_orphans()
+        queues: set[tuple[str, str, int]] = set()
+        for source, sent in self.sent.items():
+            if source not in self.outcomes:
+                key = (sent.entity, sent.key, sent.partition)
+                if key not in queues and not orphans.get(source):
+                    raise Broken(f"{source} waits, and all is there")
+                queues.add(key)
+
+    def rows(self) -> tuple[dict[str, str], set[str]]:
+        """The address of each user that is there, and the matches, as the accepted log has it."""
+        users = {user: a for user, (_, a) in self._latest.items() if a is not None}
+        matches = {
+            key
+            for (entity, key), all_ in self._changes.items()
+            if entity == "matches" and max(all_)[1]
+        }
+        return users, matches
+
+    def _check_order(self) -> None:
+        """Records of one key in one partition: outcomes in their order."""
+        before: dict[tuple[str, str, int], str] = {}
+        for source, sent in self.sent.items():  # in the order in which they were sent
+            if sent.kind == "invalid":
+                continue
+            key = (sent.entity, sent.key, sent.partition)
+            if key in before:
+                earlier, later = self.outcomes[before[key]], self.outcomes[source]
+                swapped = earlier[:2] == later[:2] and earlier.offset > later.offset
+                if earlier.tick > later.tick or swapped:
+                    raise Broken(f"out of order: {before[key]} {earlier}, {source} {later}")
+            before[key] = source
+
+    def _check_claims(self) -> None:
+        asked: Counter[tuple[int, int]] = Counter()
+        answered: Counter[tuple[int, int]] = Counter()
+        granted: Counter[tuple[int, int]] = Counter()
+        settled: Counter[tuple[int, int]] = Counter()
+        for q in range(self.world.tasks):
+            for message in self._all(self._names.claims, q):
+                assert message.value is not None
+                claim = _read_claim(message.value)
+                counts = asked if isinstance(claim, Claim) else settled
+                counts[claim.task, claim.offset] += 1
+            for message in self._all(self._names.grants, q):
+                assert message.value is not None
+                grant = _read_grant(message.value)
+                answered[q, grant.offset] += 1
+                granted[q, grant.offset] += grant.granted
+        if asked != answered:
+            raise Broken(
+                f"claims {asked - answered} unanswered, answers {answered - asked} unasked"
+            )
+        if +granted != settled:
+            raise Broken(f"grants {granted - settled} unsettled, {settled - granted} ungranted")
+
+    def _all(self, topic: str, number: int) -> list[Message]:
+        log = self.world.log(topic, number)
+        return log.read(0, log.end)[0]
+
+    # --- verdicts -----------------------------------------------------------------------------
+
+    def _check_verdict(self, sent: Sent, outcome: Outcome) -> None:
+        errors = set(outcome.codes) - {"orphaned_attendee"}
+        if sent.kind == "invalid":
+            if outcome.kind != "rejected" or errors != {sent.code}:
+                raise Broken(f"{sent.source}: {outcome}, expected {sent.code}")
+            return
+        if not errors <= {"orphaned_user_id", "orphaned_match_id", "duplicate_email"}:
+            raise Broken(f"{sent.source}: {outcome}, it has no such error")
+        fatal = errors - {"orphaned_match_id"}
+        if (outcome.kind == "rejected") != bool(fatal):
+            raise Broken(f"{sent.source}: {outcome} in spite of {fatal}")
+        if "duplicate_email" in errors:
+            self._check_duplicate(sent, outcome)
+        references = [("users", user) for user in sent.users]
+        references += [("matches", match) for match in sent.matches]
+        for entity, id_ in references:
+            if (entity, id_) in outcome.orphans:
+                self._check_orphan(sent, outcome, entity, id_)
+            else:
+                self._check_known(sent, outcome, entity, id_)
+
+    def _check_duplicate(self, sent: Sent, outcome: Outcome) -> None:
+        """Another must have had the address, or asked for it with success, while this waited.
+
+        What was free, for all to see, before a record was sent is free for it.
+        """
+        assert sent.address is not None
+        for tenure in self._tenures.get(sent.address, ()):
+            if tenure.user != sent.key and tenure.since < outcome.tick and tenure.until > sent.tick:
+                return
+        raise Broken(f"{sent.source} sent at {sent.tick}: {outcome}, {sent.address} was free")
+
+    def _check_known(self, sent: Sent, outcome: Outcome, entity: str, id_: str) -> None:
+        """Only accepted rows count as known."""
+        changes = self._changes.get((entity, id_), ())
+        if not any(there and tick <= outcome.tick for _, there, tick in changes):
+            raise Broken(f"{sent.source}: {outcome}, but {id_} of {entity} was not known")
+
+    def _check_orphan(self, sent: Sent, outcome: Outcome, entity: str, id_: str) -> None:
+        """Definitive: the id must have been unknown when all that came in time had been judged.
+
+        In time is what was appended before the end of the record's grace, in every partition of
+        users, for the reference of a record that refers to matches in those of matches too. When
+        the last of it was judged the accepted partition of the id had some end. As of that end,
+        or of a later one up to the verdict, the latest row of the id must not have been there.
+        """
+        first_read = self._first_read.get(sent.source)
+        if first_read is None:
+            raise Broken(f"{sent.source}: {outcome}, but it was never parked")
+        deadline = first_read + self._settings.rules.grace
+        entities = _INDEXED if sent.matches else ("users",)
+        judged = 0
+        for source, other in self.sent.items():
+            if other.moment < deadline and other.entity in entities:
+                tick = self.outcomes[source].tick
+                if tick >= outcome.tick:
+                    raise Broken(f"{sent.source}: {outcome} before {source} was judged")
+                judged = max(judged, tick)
+        number = place_of(id_.encode(), self.world.tasks)
+        log = self.world.logs[Partition(self._names.accepted(entity), number)]
+        end = bisect_left(log.ticks, judged)
+        known = False
+        for offset, there, tick in sorted(self._changes.get((entity, id_), ())):
+            if offset < end:
+                known = there
+            elif tick <= outcome.tick and not there:
+                return
+        if known:
+            raise Broken(f"{sent.source}: {outcome}, but {id_} of {entity} was there in time")
+
+    # --- where the records alone say what is to come out ---------------------------------------
+
+    def _check_sequence(self) -> None:
+        """With one task, addresses go from hand to hand in the order of the records."""
+        held: dict[str, str] = {}
+        for sent in self.sent.values():
+            if sent.entity != "users" or sent.kind == "invalid":
+                continue
+            holders = [user for user, address in held.items() if address == sent.address]
+            taken = sent.address is not None and holders not in ([], [sent.key])
+            if taken != ("duplicate_email" in self.outcomes[sent.source].codes):
+                raise Broken(f"{sent.source}: {self.outcomes[sent.source]}, held by {holders}")
+            if sent.address is None:
+                held.pop(sent.key, None)
+            elif not taken:
+                held[sent.key] = sent.address
+
+    def _check_expected(self) -> None:
+        """The outcomes of a run without any fault: what its records alone say."""
+        for source, orphans in self._expected_orphans().items():
+            outcome = self.outcomes[source]
+            if set(outcome.orphans) != orphans or "duplicate_email" in outcome.codes:
+                raise Broken(f"{source}: {outcome}, expected the orphans {orphans}")
+
+    def _expected_orphans(self) -> dict[str, set[tuple[str, str]]]:
+        rows = [sent for sent in self.sent.values() if sent.kind == "row"]
+        users = {sent.key for sent in rows if sent.entity == "users"}
+        matches = {s.key for s in rows if s.entity == "matches" and users.issuperset(s.users)}
+        found = {}
+        for sent in rows:
+            orphans = {("users", user) for user in sent.users if user not in users}
+            orphans |= {("matches", match) for match in sent.matches if match not in matches}
+            found[sent.source] = orphans
+        return found
+
+
+def _orphan(violation: _Found, sent: Sent) -> tuple[str, str]:
+    if violation.field == "match_id":
+        return "matches", sent.matches[0]
+    return "users", sent.users[_USER_FIELDS[violation.field]]
