@@ -173,12 +173,13 @@ class Promises:
 
     def check_released(self) -> None:
         """Nobody waits whose references are there, long before any grace is over."""
-        orphans = self._expected_orphans()
         queues: set[tuple[str, str, int]] = set()
         for source, sent in self.sent.items():
             if source not in self.outcomes:
                 key = (sent.entity, sent.key, sent.partition)
-                if key not in queues and not orphans.get(source):
+                references = [("users", user) for user in sent.users]
+                references += [("matches", match) for match in sent.matches]
+                if key not in queues and all(named in self._changes for named in references):
                     raise Broken(f"{source} waits, and all is there")
                 queues.add(key)
 

@@ -62,7 +62,8 @@ class Run:
         self._heal()
         if not self.settings.ordered:
             self._settle(1_000)
-            self.promises.check_released()
+            if self.settings.most_parked >= self.settings.records:  # else what is paused waits
+                self.promises.check_released()
         self._settle(self.settings.rules.grace + 250)
         self.promises.check()
         self._check_workers()

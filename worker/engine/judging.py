@@ -19,6 +19,7 @@ from worker.errors import BrokerUnavailable, Fenced, MessageRefused, MissingTopi
 from worker.index.contract import Learned
 
 _SYNC_PATIENCE: Final = 30.0
+_QUIET_MS: Final = 5_000
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -60,6 +61,14 @@ class Judging:
                 sync = asyncio.ensure_future(self._synchronise())
             owned.work = asyncio.create_task(self._work(owned, batch, sync if asks else None))
 
+    def is_quiet(self, owned: Owned) -> bool:
+        """Whether a task has not committed for so long that it asks whether it is still ours.
+
+        Somebody may have taken it over, to reset it for one (`reprocess`), and an idle task would
+        never find out.
+        """
+        return self._clock() - owned.touched >= _QUIET_MS
+
     async def _work(self, owned: Owned, batch: Batch, sync: asyncio.Future[None] | None) -> bool:
         """Judge and commit; whether the task may go on."""
         began = self._clock()
@@ -77,8 +86,9 @@ class Judging:
                     self._clock(),
                     synchronised=sync is not None,
                 )
-            if not decision.outputs:
+            if not decision.outputs and not self.is_quiet(owned):
                 return True
+            owned.touched = self._clock()
             await owned.committer.commit(decision.outputs, inputs(owned.task, self._rules))
         except (Fenced, BrokerUnavailable, MessageRefused, MissingTopic) as error:
             self._reports.not_committed(number, error)

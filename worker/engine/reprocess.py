@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
@@ -11,7 +13,10 @@ from worker.core.barrier import Progress
 from worker.core.outbox import write_progress
 from worker.engine.tables import read_table
 from worker.engine.tasks import GROUP, committer_name
+from worker.errors import Fenced
 from worker.topics import Names
+
+_PAUSES: Final = (0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0)
 
 
 async def reprocess(
@@ -24,15 +29,37 @@ async def reprocess(
     worker for the moment, which takes it up again from the new offset. Returns how many offsets
     each partition goes back. Everything judged again has a second outcome.
     """
-    back = {}
-    for number, offset in offsets.items():
-        committer = await broker.committer(committer_name(names, number), f"{names.prefix}-{GROUP}")
+    return {
+        number: await _with_patience(broker, names, entity, number, offset)
+        for number, offset in offsets.items()
+    }
+
+
+async def _with_patience(
+    broker: Broker, names: Names, entity: str, number: int, offset: int
+) -> int:
+    """Reset one task. Its worker may take it back while its state is being read: then once more.
+
+    Raises Fenced if that never ends.
+    """
+    for pause in _PAUSES:
         try:
-            back[number], messages = await _reset(broker, names, entity, number, offset)
-            if messages:
-                await committer.commit(messages, {Partition(names.inputs(entity), number): offset})
-        finally:
-            await committer.close()
+            return await _take_and_reset(broker, names, entity, number, offset)
+        except Fenced:
+            await asyncio.sleep(pause)
+    return await _take_and_reset(broker, names, entity, number, offset)
+
+
+async def _take_and_reset(
+    broker: Broker, names: Names, entity: str, number: int, offset: int
+) -> int:
+    committer = await broker.committer(committer_name(names, number), f"{names.prefix}-{GROUP}")
+    try:
+        back, messages = await _reset(broker, names, entity, number, offset)
+        if messages:
+            await committer.commit(messages, {Partition(names.inputs(entity), number): offset})
+    finally:
+        await committer.close()
     return back
 
 

@@ -34,6 +34,8 @@ class Owned:
         self.positions: dict[str, int] = {}
         """Where what it has judged, or is judging, ends."""
         self.work: asyncio.Task[bool] | None = None
+        self.touched = 0
+        """When it last began to commit, in milliseconds."""
         self.assigned = False
         """Whether its inputs are being read."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -188,7 +189,9 @@ class Worker:
 
     async def _assign(self) -> None:
         """Read the inputs of the running tasks: each from where it stands, or from where it is."""
-        await self._take(wait=True)
+        # What a failed read would have brought is read again: positions have not moved.
+        with suppress(BrokerUnavailable):
+            await self._take(wait=True)
         wanted: dict[Partition, int] = {}
         for owned in self._tasks.running.values():
             for partition, offset in inputs(owned.task, self._rules).items():
@@ -210,6 +213,7 @@ class Worker:
             or owned.task.restored
             or owned.task.waiting
             or owned.positions != self._positions(owned)
+            or self._judging.is_quiet(owned)
         )
 
     def _positions(self, owned: Owned) -> dict[str, int]:

@@ -1,0 +1,374 @@
+"""Workers inside the test: on one broker, each with a connection and an index of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from schemas import ENTITIES
+from tests.contract.conftest import Another, unique
+from tests.unit.test_sink_rows import encode, uuid
+from worker.brokers.contract import Broker, Committer, Member, Outgoing, Partition
+from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Rules
+from worker.engine.reports import Reports
+from worker.engine.tables import read_table
+from worker.engine.tasks import GROUP, Owned
+from worker.engine.worker import Worker
+from worker.index.store import IndexStore
+from worker.ops.health import Health
+from worker.ops.metrics import Metrics
+from worker.topics import Names, wanted
+
+PATIENCE = 120.0
+"""Seconds within which anything must have happened, also on a machine that is busy otherwise."""
+
+Row = tuple[bytes | None, bytes | None]
+
+
+class MovingClock:
+    """Milliseconds that pass by themselves, and more of them when told to."""
+
+    def __init__(self) -> None:
+        self._ahead = 0
+
+    def __call__(self) -> int:
+        return time.time_ns() // 1_000_000 + self._ahead
+
+    def put_forward(self, milliseconds: int) -> None:
+        self._ahead += milliseconds
+
+
+def event(n: int, of: int) -> Row:
+    row = {
+        "event_id": uuid(n),
+        "match_id": uuid(of),
+        "event_type": "hangout",
+        "event_date": "2024-03-01T00:00:00Z",
+    }
+    return uuid(n).encode(), encode(**row)
+
+
+def checkin(n: int, of: int) -> Row:
+    row = {"checkin_id": uuid(n), "match_id": uuid(of), "checkin_date": "2024-03-02T00:00:00Z"}
+    return uuid(n).encode(), encode(**row)
+
+
+def feedback(n: int, of: int) -> Row:
+    row = {
+        "feedback_id": uuid(n),
+        "match_id": uuid(of),
+        "from_role": "buddy",
+        "rating": 0.5,
+        "submitted_at": "2024-03-03T00:00:00Z",
+    }
+    return uuid(n).encode(), encode(**row)
+
+
+class Running:
+    """A worker at work. `held` are inputs, by name, that it is kept from reading."""
+
+    def __init__(
+        self,
+        names: Names,
+        broker: Broker,
+        directory: Path,
+        clock: Callable[[], int],
+        **options: Any,
+    ) -> None:
+        self.metrics = Metrics()
+        self.health = Health(self.metrics, clock).part("worker")
+        self.held: set[str] = set(options.pop("held", ()))
+        self.paused: set[Partition] = set()
+        self.most: Counter[tuple[int, str]] = Counter()
+        """The most that were parked at once, by task and `users`, `matches` or `others`."""
+        self.stop = asyncio.Event()
+        self._gate = asyncio.Event()
+        self._gate.set()
+        self._names = names
+        max_parked = options.pop("max_parked", 200_000)
+        self.worker = Worker(
+            broker,
+            Rules(names=names, **options),
+            IndexStore(directory / "index"),
+            clock,
+            max_parked,
+            Reports(self.metrics, self.health, clock),
+        )
+        self._pauses = self.worker._paused
+        self.worker._paused = self._watch  # type: ignore[method-assign]
+        self.run = asyncio.create_task(self.worker.run(self.stop))
+
+    @property
+    def tasks(self) -> dict[int, Owned]:
+        """What runs here, by number."""
+        return self.worker._tasks.running if hasattr(self.worker, "_tasks") else {}
+
+    def runs(self, numbers: Collection[int]) -> bool:
+        """Whether exactly these tasks run here, and have begun to work."""
+        return set(self.tasks) == set(numbers) and not any(
+            owned.task.restored for owned in self.tasks.values()
+        )
+
+    def parked(self, entity: str | None = None) -> int:
+        """How many records are parked here."""
+        parkings = [owned.task.parking for owned in self.tasks.values()]
+        return sum(len(p) if entity is None else p.count(entity) for p in parkings)
+
+    def blocked_by(self) -> set[Partition]:
+        """The inputs that the oldest barrier of this worker waits for."""
+        return set(self.worker._barriers.blocked_by())
+
+    def counted(self, name: str, **labels: str) -> float:
+        """A metric of this worker."""
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    async def freeze(self) -> None:
+        """As if the process were stopped: the group gives its tasks to others, unknown to it.
+
+        It goes on to judge, and every commit waits for `thaw`.
+        """
+        tasks = self.worker._tasks
+        self._gate.clear()
+        for owned in self.tasks.values():
+            owned.committer = _Gated(owned.committer, self._gate)
+        member, tasks._member = tasks._member, _Unaware(tasks.assigned, self._gate)
+        assert member is not None
+        await member.close()
+
+    def thaw(self) -> None:
+        """Let it find out."""
+        self._gate.set()
+
+    async def end(self) -> None:
+        """Stop it in order. Raises what it died of."""
+        self.thaw()
+        self.stop.set()
+        async with asyncio.timeout(PATIENCE):
+            await self.run
+
+    def _watch(self, running: dict[int, Owned]) -> set[Partition]:
+        for number, owned in running.items():
+            parking = owned.task.parking
+            counts = {kind: parking.count(kind) for kind in ("users", "matches")}
+            counts["others"] = len(parking) - sum(counts.values())
+            for kind, count in counts.items():
+                self.most[number, kind] = max(self.most[number, kind], count)
+        self.paused = self._pauses(running)
+        return self.paused | {
+            Partition(self._names.input(name), number) for name in self.held for number in running
+        }
+
+
+class _Gated:
+    """A committer that waits."""
+
+    def __init__(self, committer: Committer, gate: asyncio.Event) -> None:
+        self._committer = committer
+        self._gate = gate
+
+    async def commit(self, messages: Any, offsets: Any) -> list[int]:
+        await self._gate.wait()
+        return await self._committer.commit(messages, offsets)
+
+    async def close(self) -> None:
+        await self._committer.close()
+
+
+class _Unaware:
+    """Membership as a worker believes it to be that has been left for dead."""
+
+    def __init__(self, numbers: frozenset[int], gate: asyncio.Event) -> None:
+        self._numbers = numbers
+        self._gate = gate
+
+    async def assignment(self) -> frozenset[int]:
+        return frozenset() if self._gate.is_set() else self._numbers
+
+    async def close(self) -> None:
+        pass
+
+
+class Stage:
+    """Topics of its own on the broker, the workers on it, and an eye on every outcome.
+
+    Of each record that `send` wrote the outcomes are known by its coordinate, worded as
+    `accepted`, `accepted orphaned_match_id`, `deleted` or `rejected orphaned_user_id`.
+    """
+
+    def __init__(self, broker: Broker, another: Another, directory: Path) -> None:
+        self.broker = broker
+        self.names = Names(unique("w"))
+        self.clock = MovingClock()
+        """The workers' clock; the broker has its own."""
+        self.tasks = 0
+        self.outcomes: dict[str, list[str]] = {}
+        self.workers: list[Running] = []
+        self._another = another
+        self._directory = directory
+        self._reader = broker.reader()
+
+    async def prepare(self, tasks: int) -> Stage:
+        self.tasks = tasks
+        topics = wanted(self.names, tasks, 1024 * 1024)
+        await self.broker.create(topics.values())
+        places = [
+            Partition(name, number)
+            for entity in ENTITIES
+            for name in (self.names.accepted(entity), self.names.rejected(entity))
+            for number in range(tasks)
+        ]
+        self._reader.assign(dict.fromkeys(places, 0))
+        return self
+
+    @property
+    def group(self) -> str:
+        return f"{self.names.prefix}-{GROUP}"
+
+    async def start(
+        self, name: str = "one", *, broker: Broker | None = None, **options: Any
+    ) -> Running:
+        """Start a worker whose index is in the directory of that name. Grace 0 unless given."""
+        running = Running(
+            self.names,
+            broker or await self._another(),
+            self._directory / name,
+            self.clock,
+            **{"grace": 0, **options},
+        )
+        self.workers.append(running)
+        return running
+
+    async def started(self, name: str = "one", **options: Any) -> Running:
+        """Start a worker and wait until it runs all tasks."""
+        running = await self.start(name, **options)
+        await self.until(lambda: running.runs(range(self.tasks)), f"{name} runs everything")
+        return running
+
+    async def idle_member(self) -> Member:
+        """One more in the group, who gets its share of the tasks and does nothing."""
+        return await (await self._another()).join(self.group, self.names.inputs("users"))
+
+    # --- records ------------------------------------------------------------------------------
+
+    async def send(self, entity: str, *rows: Row, partition: int | None = None) -> list[str]:
+        """Write records to an input; their coordinates."""
+        topic = self.names.inputs(entity)
+        places: list[str] = []
+        for first in range(0, len(rows), 1_000):
+            messages = [
+                Outgoing(topic, k, v, (), partition) for k, v in rows[first : first + 1_000]
+            ]
+            written = await self.broker.publish(messages)
+            places += [f"{topic}/{number}/{offset}" for number, offset in written]
+        for place in places:
+            self.outcomes[place] = []
+        return places
+
+    async def look(self, timeout: float = 0.1) -> None:
+        """Note the outcomes that are there."""
+        for _ in range(20):  # a stream that goes on is looked at again
+            messages = await self._reader.read(5_000, timeout)
+            if not messages:
+                return
+            for message in messages:
+                headers = dict(message.headers)
+                codes = headers.get(WARNINGS_HEADER, b"").decode().split(",")
+                if ".rejected." in message.topic:
+                    verdict = "rejected"
+                    found = json.loads(message.value or b"")["violations"]
+                    codes = [violation["code"] for violation in found]
+                else:
+                    verdict = "deleted" if message.value is None else "accepted"
+                said = " ".join([verdict, *sorted(filter(None, set(codes)))])
+                self.outcomes.setdefault(headers[SOURCE_HEADER].decode(), []).append(said)
+
+    def verdicts(self, places: Iterable[str]) -> Counter[str]:
+        """The first outcomes of these records, counted; `none` where there is none yet."""
+        return Counter((self.outcomes[place] or ["none"])[0] for place in places)
+
+    async def judged(self, places: Iterable[str] | None = None) -> None:
+        """Until these records have an outcome; all, unless some are named."""
+        wanted_ = list(self.outcomes if places is None else places)
+
+        async def there() -> bool:
+            await self.look()
+            return all(self.outcomes[place] for place in wanted_)
+
+        def missing() -> str:
+            open_ = [place for place in wanted_ if not self.outcomes[place]]
+            return f"outcomes of {len(open_)} of {len(wanted_)} records: {open_[:3]}"
+
+        await self.until_asked(there, missing)
+
+    async def books_balance(self) -> None:
+        """Every record has an outcome, exactly one; nothing is parked and no outcome is strange."""
+        await self.judged()
+        for running in list(self.workers):
+            await self.end(running)
+        await self.look(0.5)
+        odd = {place: said for place, said in self.outcomes.items() if len(said) != 1}
+        assert not odd, f"{len(odd)} records without exactly one outcome: {list(odd.items())[:5]}"
+        assert await self.parked() == []
+
+    async def parked(self) -> list[bytes]:
+        """What the log says is parked."""
+        tables = [
+            await read_table(self.broker, Partition(self.names.parked, number))
+            for number in range(self.tasks)
+        ]
+        return [key for table in tables for key in table]
+
+    async def rows(self, entity: str) -> Mapping[bytes, Any]:
+        """The latest accepted rows."""
+        found: dict[bytes, Any] = {}
+        for number in range(self.tasks):
+            place = Partition(self.names.accepted(entity), number)
+            table = await read_table(self.broker, place)
+            found |= {key: json.loads(value) for key, value in table.items()}
+        return found
+
+    # --- waiting ------------------------------------------------------------------------------
+
+    async def until(self, is_so: Callable[[], bool], what: str) -> None:
+        """Until it is so. Fails when that takes too long, or when a worker dies of something."""
+
+        async def ask() -> bool:
+            return is_so()
+
+        await self.until_asked(ask, lambda: what)
+
+    async def until_asked(
+        self,
+        ask: Callable[[], Awaitable[bool]],
+        what: Callable[[], str],
+        patience: float = PATIENCE,
+    ) -> None:
+        end = time.monotonic() + patience
+        while not await ask():
+            for running in self.workers:
+                if running.run.done():
+                    running.run.result()
+            assert time.monotonic() < end, f"never happened: {what()}"
+            await asyncio.sleep(0.02)
+
+    async def end(self, running: Running) -> None:
+        """Stop a worker in order."""
+        self.workers.remove(running)
+        await running.end()
+
+    async def close(self) -> None:
+        """Stop what still runs, whatever became of it."""
+        for running in self.workers:
+            running.thaw()
+            running.stop.set()
+        if self.workers:
+            await asyncio.wait([running.run for running in self.workers], timeout=PATIENCE)
+        for running in self.workers:
+            if running.run.done() and not running.run.cancelled():
+                running.run.exception()
+        await self._reader.close()
