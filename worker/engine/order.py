@@ -33,18 +33,20 @@ class ReadingOrder:
         """The inputs, by entity, that are not read next."""
         return self._later
 
-    def note(self, messages: Sequence[Message]) -> None:
-        """Learn from what a read has brought."""
+    def note(self, messages: Sequence[Message], users_waiting: bool) -> None:  # noqa: FBT001
+        """Learn from what a read has brought, and whether users wait for their addresses."""
         now = self._clock()
-        if len(messages) < BATCH or now - self._since > _LONGEST_MS:
-            self._later = frozenset()
-            self._since = now
-            return
+        backlog = len(messages) >= BATCH
         found = {self._first[m.topic] for m in messages if m.topic in self._first}
-        # The first of those that have a backlog, and nothing after it.
-        place = next((n for n, entity in enumerate(INDEXED) if entity in found), None)
-        if place is None:
-            self._later = frozenset()
-            self._since = now
+        if now - self._since > _LONGEST_MS:
+            first = None
+        elif (backlog and "users" in found) or (self._later and users_waiting):
+            first = 0
         else:
-            self._later = frozenset(list(ENTITIES)[place + 1 :])
+            first = 1 if backlog and "matches" in found else None
+        if first is None:
+            self._since = now
+            self._later = frozenset()
+        else:
+            # Nothing that comes after the first of those that are read now.
+            self._later = frozenset(list(ENTITIES)[first + 1 :])

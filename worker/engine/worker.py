@@ -180,7 +180,9 @@ class Worker:
             return
         self._reading = None
         messages = await reading
-        self._order.note(messages)
+        running = self._tasks.running.values()
+        users_waiting = any(owned.task.parking.count("users") for owned in running)
+        self._order.note(messages, users_waiting)
         for message in messages:
             owned = self._tasks.running.get(message.partition)
             if owned is not None:
