@@ -15,7 +15,9 @@ from worker.engine.follower import INDEXED
 from worker.topics import Names
 
 BATCH: Final = 5_000
-"""Messages a read; one that brings so many comes from a backlog."""
+"""Messages a read, at most."""
+_OLD_MS: Final = 1_000
+"""Messages that have lain for longer come from a backlog."""
 _LONGEST_MS: Final = 2_000
 """For so long the others wait, so that a stream of users alone does not hold them up for ever."""
 
@@ -36,7 +38,7 @@ class ReadingOrder:
     def note(self, messages: Sequence[Message], users_waiting: bool) -> None:  # noqa: FBT001
         """Learn from what a read has brought, and whether users wait for their addresses."""
         now = self._clock()
-        backlog = len(messages) >= BATCH
+        backlog = bool(messages) and now - messages[0].timestamp > _OLD_MS
         found = {self._first[m.topic] for m in messages if m.topic in self._first}
         if now - self._since > _LONGEST_MS:
             first = None
