@@ -82,6 +82,7 @@ class Task:
         """Whether restored records have still to be looked at: the next `judge` does."""
         self._overdue: list[Parked] = []
         self._at_barrier: list[Parked] = []
+        self._noted: list[Barrier] = []
         self._ahead: Ahead
         self._out: Outbox
         self._now = 0
@@ -168,6 +169,11 @@ class Task:
         return Decision(self._out.messages, self._out.tally)
 
     @property
+    def can_give_up(self) -> bool:
+        """Whether a barrier that records wait for has been passed: `judge` settles them."""
+        return any(barrier.passed for barrier in self._noted)
+
+    @property
     def waiting(self) -> int:
         """How many records past their grace wait for a definitive verdict."""
         return len(self._overdue) + len(self._at_barrier)
@@ -185,6 +191,7 @@ class Task:
             parked.barrier = matches if parked.refers_to_matches else users
         self._at_barrier += self._overdue
         self._overdue = []
+        self._noted += [users, matches]
 
     # --- one record ---------------------------------------------------------------------------
 
@@ -297,6 +304,7 @@ class Task:
         """Settle what waited for a barrier that has been passed."""
         passed = [p for p in self._at_barrier if p.barrier is not None and p.barrier.passed]
         self._at_barrier = [p for p in self._at_barrier if p.barrier and not p.barrier.passed]
+        self._noted = [barrier for barrier in self._noted if not barrier.passed]
         for parked in passed:
             # One that queues behind its key keeps its barrier, and is settled in its turn.
             self._try(parked)

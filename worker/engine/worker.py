@@ -213,7 +213,7 @@ class Worker:
             or owned.learned.users
             or owned.learned.matches
             or owned.task.restored
-            or owned.task.waiting
+            or owned.task.can_give_up
             or owned.positions != self._positions(owned)
             or self._judging.is_quiet(owned)
         )
