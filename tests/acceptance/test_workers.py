@@ -9,7 +9,7 @@ import pytest
 
 from tests.acceptance.accounts import Outcomes, books_of, broker_of
 from tests.acceptance.conftest import Another
-from tests.acceptance.material import expected, sendable, split, write
+from tests.acceptance.material import expected, sendable, split, timeless, write
 
 pytestmark = pytest.mark.acceptance
 
@@ -45,4 +45,4 @@ async def test_two_workers_one_of_them_killed(another: Another, tmp_path: Path) 
         assert stopped.code == 0, f"{stopped}"
     books = await books_of(buddy)
     books.balance()
-    assert books.verdicts == expected(records)
+    assert timeless(books.verdicts) == expected(records)

@@ -17,7 +17,7 @@ import msgspec
 
 from worker.brokers.contract import Headers, Message, Outgoing, Partition, Span, Topic
 from worker.brokers.embedded_store import snapshot
-from worker.brokers.partitioner import Rotation, partitions_for
+from worker.brokers.partitioner import Rotation, by_partition, by_topic
 from worker.errors import Fenced, MessageRefused, MissingTopic
 
 BATCH_BYTES = 1024 * 1024
@@ -123,20 +123,12 @@ def arrange(
 
     Raises `MissingTopic` and `MessageRefused`.
     """
-    by_topic: dict[str, list[int]] = {}
-    for index, message in enumerate(messages):
-        by_topic.setdefault(message.topic, []).append(index)
     loads = []
-    for name, indices in by_topic.items():
+    for name, indices in by_topic(messages).items():
         stored = catalogue.need(connection, name)
-        sizes = _sizes(stored.topic, messages, indices)
-        by_number: dict[int, list[int]] = {}
-        numbers = _numbers(stored, rotation, messages, indices)
-        for index, number in zip(indices, numbers, strict=True):
-            by_number.setdefault(number, []).append(index)
-        for number, chosen in by_number.items():
-            batches = _batches(messages, chosen, sizes)
-            loads.append(Load(_partition_of(stored, number), number, chosen, batches))
+        for number, chosen in by_partition(messages, indices, stored.topic, rotation).items():
+            batches = _batches(stored.topic, messages, chosen)
+            loads.append(Load(stored.partitions[number], number, chosen, batches))
     return loads
 
 
@@ -311,65 +303,34 @@ def _messages(
     ]
 
 
-def _sizes(topic: Topic, messages: Sequence[Outgoing], indices: list[int]) -> dict[int, int]:
-    sizes = {}
-    largest = topic.max_message_bytes
+def _batches(
+    topic: Topic, messages: Sequence[Outgoing], indices: list[int]
+) -> list[tuple[int, bytes]]:
+    batches = []
+    entries: list[Entry] = []
+    total = 0
     for index in indices:
         message = messages[index]
-        key, value = message.key, message.value
-        size = (len(key) if key else 0) + (len(value) if value else 0)
-        if message.headers:
-            size += sum(len(name.encode()) + len(content) for name, content in message.headers)
-        if size > largest:
-            raise MessageRefused(
-                f"A message of {size} bytes is larger than topic {topic.name} takes ({largest}).",
-                index,
-            )
+        key, value, headers = message.key, message.value, message.headers
         if key is None and topic.compacted:
             raise MessageRefused(
                 f"Topic {topic.name} is compacted: a message without a key cannot be kept.", index
             )
-        sizes[index] = size
-    return sizes
-
-
-def _numbers(
-    stored: Stored, rotation: Rotation, messages: Sequence[Outgoing], indices: list[int]
-) -> list[int]:
-    count = len(stored.partitions)
-    spare: int | None = None
-    numbers = []
-    keyed = []
-    keys = []
-    for place, index in enumerate(indices):
-        message = messages[index]
-        if (number := message.partition) is None:
-            number = 0
-            if message.key is not None:
-                keyed.append(place)
-                keys.append(message.key)
-            else:
-                spare = number = rotation.next(count) if spare is None else spare
-        numbers.append(number)
-    for place, number in zip(keyed, partitions_for(keys, count), strict=True):
-        numbers[place] = number
-    return numbers
-
-
-def _batches(
-    messages: Sequence[Outgoing], indices: list[int], sizes: dict[int, int]
-) -> list[tuple[int, bytes]]:
-    batches = []
-    entries: list[Entry] = []
-    size = 0
-    for index in indices:
-        grows = sizes[index] + 16  # about what msgpack adds
-        if entries and size + grows > BATCH_BYTES:
+        size = (len(key) if key else 0) + (len(value) if value else 0)
+        for name, content in headers:
+            size += len(name.encode()) + len(content)
+        if size > topic.max_message_bytes:
+            raise MessageRefused(
+                f"A message of {size} bytes is larger than topic {topic.name} takes"
+                f" ({topic.max_message_bytes}).",
+                index,
+            )
+        size += 16  # about what msgpack adds
+        if entries and total + size > BATCH_BYTES:
             batches.append((len(entries), _encode(entries)))
-            entries, size = [], 0
-        message = messages[index]
-        entries.append((len(entries), 0, message.key, message.value, message.headers))
-        size += grows
+            entries, total = [], 0
+        entries.append((len(entries), 0, key, value, headers))
+        total += size
     batches.append((len(entries), _encode(entries)))
     return batches
 

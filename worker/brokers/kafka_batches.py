@@ -16,8 +16,8 @@ from aiokafka.errors import KafkaError
 from worker.brokers.contract import Outgoing, Partition, Topic
 from worker.brokers.kafka_errors import TOO_LARGE
 from worker.brokers.kafka_wire import CALL_SECONDS, milliseconds_now, retrieve
-from worker.brokers.partitioner import Rotation, partitions_for
-from worker.errors import MessageRefused, MissingTopic
+from worker.brokers.partitioner import Rotation, by_partition, by_topic
+from worker.errors import MessageRefused
 
 BATCH_BYTES = 256 * 1024
 """A batch is cut here, if its topic allows so much: a request carries one of each partition, and
@@ -51,33 +51,11 @@ def place(
     Keyless ones of a topic go to one partition together, another at the next call. Raises
     `MissingTopic` for a partition that the topic does not have.
     """
-    placed: dict[Partition, list[int]] = {}
-    keyed: dict[str, list[int]] = {}
-    keyless: dict[str, int] = {}
-    numbers = [-1] * len(messages)
-    for index, message in enumerate(messages):
-        count = topics[message.topic].partitions
-        if message.partition is not None:
-            if not 0 <= message.partition < count:
-                raise MissingTopic(
-                    f"topic {message.topic} has {count} partitions, no number {message.partition}"
-                )
-            numbers[index] = message.partition
-        elif message.key is not None:
-            keyed.setdefault(message.topic, []).append(index)
-        else:
-            if message.topic not in keyless:
-                keyless[message.topic] = rotation.next(count)
-            numbers[index] = keyless[message.topic]
-    for topic, indices in keyed.items():
-        keys = [messages[index].key or b"" for index in indices]
-        for index, number in zip(
-            indices, partitions_for(keys, topics[topic].partitions), strict=True
-        ):
-            numbers[index] = number
-    for index, message in enumerate(messages):
-        placed.setdefault(Partition(message.topic, numbers[index]), []).append(index)
-    return placed
+    return {
+        Partition(name, number): chosen
+        for name, indices in by_topic(messages).items()
+        for number, chosen in by_partition(messages, indices, topics[name], rotation).items()
+    }
 
 
 def check(messages: Sequence[Outgoing], topics: Mapping[str, Topic], producer: Any) -> list[int]:
@@ -88,11 +66,19 @@ def check(messages: Sequence[Outgoing], topics: Mapping[str, Topic], producer: A
     sizes = []
     for index, message in enumerate(messages):
         topic = topics[message.topic]
-        if message.key is None and topic.compacted:
+        size = _MESSAGE_OVERHEAD
+        if message.key is not None:
+            size += len(message.key)
+        elif topic.compacted:
             raise MessageRefused(
                 f"{topic.name} is compacted: it takes no message without a key", index
             )
-        size = _most_bytes(message)
+        if message.value is not None:
+            size += len(message.value)
+        for name, content in message.headers:
+            # A character takes up to four bytes in UTF-8.
+            letters = len(name) if name.isascii() else 4 * len(name)
+            size += _HEADER_OVERHEAD + letters + len(content)
         sizes.append(size)
         if _BATCH_OVERHEAD + size > topic.max_message_bytes:
             exact = _exact_bytes(message, producer)
@@ -103,15 +89,6 @@ def check(messages: Sequence[Outgoing], topics: Mapping[str, Topic], producer: A
                     index,
                 )
     return sizes
-
-
-def _most_bytes(message: Outgoing) -> int:
-    """The size of a message inside a batch, rounded up."""
-    size = _MESSAGE_OVERHEAD + len(message.key or b"") + len(message.value or b"")
-    for name, value in message.headers:
-        # A character takes up to four bytes in UTF-8.
-        size += _HEADER_OVERHEAD + len(value) + (len(name) if name.isascii() else 4 * len(name))
-    return size
 
 
 def _exact_bytes(message: Outgoing, producer: Any) -> int:
@@ -132,21 +109,24 @@ def pack(
     batches: dict[Partition, list[Batch]] = {}
     for partition, indices in placed.items():
         limit = min(BATCH_BYTES, topics[partition.topic].max_message_bytes)
-        builder = None
-        size = _BATCH_OVERHEAD
-        inside: list[int] = []
-        for index in indices:
-            message = messages[index]
-            more = sizes[index]
-            if builder is None or size + more > limit or len(inside) == BATCH_MESSAGES:
-                _finish(batches, partition, builder, inside)
-                builder = producer.create_batch()
-                size, inside = _BATCH_OVERHEAD, []
-            _append(builder, message, now)
-            inside.append(index)
-            size += more
-        _finish(batches, partition, builder, inside)
+        start, size = 0, _BATCH_OVERHEAD
+        some = []
+        for end, index in enumerate(indices):
+            size += sizes[index]
+            if end > start and (size > limit or end - start == BATCH_MESSAGES):
+                some.append(_batch(messages, indices[start:end], producer, now))
+                start, size = end, _BATCH_OVERHEAD + sizes[index]
+        some.append(_batch(messages, indices[start:], producer, now))
+        batches[partition] = some
     return batches
+
+
+def _batch(messages: Sequence[Outgoing], indices: list[int], producer: Any, now: int) -> Batch:
+    builder = producer.create_batch()
+    for index in indices:
+        _append(builder, messages[index], now)
+    builder.close()
+    return Batch(builder, indices, builder.size())
 
 
 def _append(builder: Any, message: Outgoing, now: int) -> None:
@@ -155,14 +135,6 @@ def _append(builder: Any, message: Outgoing, now: int) -> None:
     )
     if added is None:
         raise AssertionError("a batch is smaller than BATCH_CEILING")
-
-
-def _finish(
-    batches: dict[Partition, list[Batch]], partition: Partition, builder: Any, inside: list[int]
-) -> None:
-    if builder is not None:
-        builder.close()
-        batches.setdefault(partition, []).append(Batch(builder, inside, builder.size()))
 
 
 async def deliver(

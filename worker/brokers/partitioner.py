@@ -12,6 +12,9 @@ import random
 import struct
 from collections.abc import Sequence
 
+from worker.brokers.contract import Outgoing, Topic
+from worker.errors import MissingTopic
+
 _SEED = 0x9747B28C
 _FACTOR = 0x5BD1E995
 _LOW = 0xFFFFFFFF
@@ -90,6 +93,61 @@ def partitions_for(keys: Sequence[bytes], partitions: int) -> list[int]:
             for index, digest in zip(some, digests, strict=True):
                 placed[index] = (digest & 0x7FFFFFFF) % partitions
     return placed
+
+
+def by_topic(messages: Sequence[Outgoing]) -> dict[str, list[int]]:
+    """The messages of each topic, in their order, as indices into `messages`."""
+    found: dict[str, list[int]] = {}
+    for index, message in enumerate(messages):
+        indices = found.get(message.topic)
+        if indices is None:
+            found[message.topic] = [index]
+        else:
+            indices.append(index)
+    return found
+
+
+def by_partition(
+    messages: Sequence[Outgoing], indices: Sequence[int], topic: Topic, rotation: Rotation
+) -> dict[int, list[int]]:
+    """Of messages of one topic those of each partition: the one they name, else by their key.
+
+    Those without a key go to one partition together, another at the next call. Raises
+    `MissingTopic` for a partition that the topic does not have.
+    """
+    count = topic.partitions
+    numbers = [messages[index].partition for index in indices]
+    if None in numbers:
+        _choose(numbers, [messages[index].key for index in indices], count, rotation)
+    placed: dict[int, list[int]] = {}
+    for index, number in zip(indices, numbers, strict=True):
+        chosen = placed.get(number or 0)
+        if chosen is None:
+            placed[number or 0] = [index]
+        else:
+            chosen.append(index)
+    for number in placed:
+        if not 0 <= number < count:
+            raise MissingTopic(
+                f"topic {topic.name} has {count} partitions, no number {number}: "
+                "create it anew with more"
+            )
+    return placed
+
+
+def _choose(
+    numbers: list[int | None], keys: Sequence[bytes | None], count: int, rotation: Rotation
+) -> None:
+    """Fill in those that are None."""
+    open_ = [place for place, number in enumerate(numbers) if number is None]
+    keyed = [place for place in open_ if keys[place] is not None]
+    if len(keyed) < len(open_):
+        spare = rotation.next(count)
+        for place in open_:
+            numbers[place] = spare
+    chosen = partitions_for([keys[place] or b"" for place in keyed], count)
+    for place, number in zip(keyed, chosen, strict=True):
+        numbers[place] = number
 
 
 class Rotation:

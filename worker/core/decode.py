@@ -82,8 +82,10 @@ class RecordDecoder:
         self._too_long = f"expected at most {self._longest_row} bytes in canonical form"
         self._struct = msgspec.json.Decoder(entity.struct).decode
         columns = entity.columns
-        self._timestamps = _all_of(c.name for c in columns if c.kind is Kind.TIMESTAMP)
+        self._moments = [c.name for c in columns if c.kind is Kind.TIMESTAMP]
+        self._timestamps = _all_of(self._moments)
         self._texts = _some_of(c.name for c in columns if c.kind is Kind.TEXT and c.required)
+        self._optional_texts = [c.name for c in columns if c.kind is Kind.TEXT and not c.required]
         self._ratings = _some_of(c.name for c in columns if c.kind is Kind.RATING)
         self._key = _key(entity)
         self.user_fields = tuple(c.name for c in columns if c.refers_to == "users")
@@ -98,6 +100,8 @@ class RecordDecoder:
         """
         if value is None:
             return self._deletion(key)
+        if len(value) > self._limit:
+            return self._malformed(f"expected at most {self._limit} bytes", key)
         try:
             row = self._fast(value, latest)
             if row is None:
@@ -117,26 +121,47 @@ class RecordDecoder:
 
     def _fast(self, value: bytes, latest: datetime) -> Row | None:
         """The record as a Struct in canonical form if it is plainly good, else None."""
-        if len(value) > self._limit:
-            raise MalformedError(f"expected at most {self._limit} bytes")
-        if b'""' in value:  # an empty string counts as absent
-            return None
         try:
             row: Row = self._struct(value)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return None
+        if b'""' in value:  # an empty string counts as absent
+            self._drop_empty(row)
         for moment in self._timestamps(row):
-            if moment is not None and (moment.tzinfo is not UTC or moment > latest):
+            if moment is None:
+                continue
+            if moment.tzinfo is not UTC and not self._to_utc(row, latest):
+                return None
+            if moment > latest:
                 return None
         if self._texts is not None:
             for text in self._texts(row):
-                if text.isspace():
+                if not text or text.isspace():
                     return None
         if self._ratings is not None and 0 in self._ratings(row):  # may be -0.0
             return None
         if self._has_address and not plain_email(row.email):  # type: ignore[attr-defined]
             return None
         return row
+
+    def _drop_empty(self, row: Row) -> None:
+        for name in self._optional_texts:
+            if getattr(row, name) == "":
+                setattr(row, name, None)
+
+    def _to_utc(self, row: Row, latest: datetime) -> bool:
+        """Write the row's moments in UTC; False if that cannot be said of one, or it is later."""
+        for name in self._moments:
+            moment = getattr(row, name)
+            if moment is None or moment.tzinfo is UTC:
+                continue
+            if moment.tzinfo is None or moment > latest:
+                return False
+            try:
+                setattr(row, name, moment.astimezone(UTC))
+            except OverflowError:
+                return False
+        return True
 
     def _slow(self, value: bytes, key: bytes | None, latest: datetime) -> Decoded | Invalid:
         """Field by field: every violation, or the row after all."""

@@ -70,24 +70,29 @@ class Outbox:
         self._names = rules.names
         self._now = now
         self._accepted_at = (ACCEPTED_AT_HEADER, timestamp(now).encode())
+        self._sources: dict[str, bytes] = {}
         self._accepted = {entity: rules.names.accepted(entity) for entity in ENTITIES}
 
     def accept(
         self, entity: str, message: Message, row: Decoded, warnings: tuple[Violation, ...]
     ) -> None:
         """Publish a row."""
-        self.tally.accepted[entity] += 1
+        tally = self.tally
+        tally.accepted[entity] += 1
+        headers: Headers = ((SOURCE_HEADER, self._source(message)), self._accepted_at)
         if row.unknown_fields:
-            self.tally.unknown_fields[entity] += row.unknown_fields
-        for warning in warnings:
-            self.tally.violations[entity, warning.code] += 1
-        headers = self._headers(message, warnings)
+            tally.unknown_fields[entity] += row.unknown_fields
+        if warnings:
+            for warning in warnings:
+                tally.violations[entity, warning.code] += 1
+            codes = ",".join(dict.fromkeys(v.code.value for v in warnings))
+            headers = (*headers, (WARNINGS_HEADER, codes.encode()))
         self.messages.append(Outgoing(self._accepted[entity], row.key, row.row, headers))
 
     def delete(self, entity: str, message: Message, deletion: Deletion) -> None:
         """Publish the deletion of a row."""
         self.tally.deleted[entity] += 1
-        headers = self._headers(message, ())
+        headers = ((SOURCE_HEADER, self._source(message)), self._accepted_at)
         self.messages.append(Outgoing(self._accepted[entity], deletion.key, None, headers))
 
     def reject(self, entity: str, message: Message, invalid: Invalid) -> None:
@@ -99,7 +104,7 @@ class Outbox:
         if omitted:
             self.tally.records_omitted.append(coordinate(message))
         key = message.key if message.key is None or len(message.key) < 1024 else None
-        headers = ((SOURCE_HEADER, coordinate(message).encode()),)
+        headers = ((SOURCE_HEADER, self._source(message)),)
         self.messages.append(Outgoing(self._names.rejected(entity), key, value, headers))
 
     def park(self, parked: Parked) -> None:
@@ -150,12 +155,12 @@ class Outbox:
     def _write(self, topic: str, key: str, value: bytes | None, partition: int) -> None:
         self.messages.append(Outgoing(topic, key.encode(), value, partition=partition))
 
-    def _headers(self, message: Message, warnings: tuple[Violation, ...]) -> Headers:
-        source = (SOURCE_HEADER, coordinate(message).encode())
-        if not warnings:
-            return (source, self._accepted_at)
-        codes = ",".join(dict.fromkeys(v.code.value for v in warnings))
-        return (source, self._accepted_at, (WARNINGS_HEADER, codes.encode()))
+    def _source(self, message: Message) -> bytes:
+        """`coordinate` as a header says it; all that a task reads is of its own partition."""
+        start = self._sources.get(message.topic)
+        if start is None:
+            start = self._sources[message.topic] = f"{message.topic}/{self._number}/".encode()
+        return b"%b%d" % (start, message.offset)
 
 
 def coordinate(message: Message) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from schemas import ENTITIES
@@ -29,6 +30,13 @@ def missing(row: Decoded, known: Look) -> tuple[list[bytes], list[bytes]]:
     )
 
 
+def unknown_attendees(row: Decoded, known: Look) -> Iterator[bool]:
+    """Of each attendee in turn whether it is the id of no known user."""
+    for attendee in row.attendees:
+        uuid = read_uuid(attendee)
+        yield uuid is None or not known.user(id_bytes(uuid))
+
+
 def verdict(
     decoder: RecordDecoder,
     row: Decoded,
@@ -53,9 +61,8 @@ def verdict(
     if taken:
         found.add(Code.DUPLICATE_EMAIL, "email", "expected an address that nobody else holds")
     if not found.errors:
-        for place, attendee in enumerate(row.attendees):
-            uuid = read_uuid(attendee)
-            if uuid is None or not known.user(id_bytes(uuid)):
+        for place, unknown in enumerate(unknown_attendees(row, known)):
+            if unknown:
                 path = f"attendees[{place}]"
                 found.add(Code.ORPHANED_ATTENDEE, path, "expected the id of a known user")
     return in_column_order(decoder.entity.name, (*row.warnings, *found.violations))

@@ -31,7 +31,7 @@ from worker.core.decode import (
 from worker.core.keys import id_bytes
 from worker.core.outbox import Outbox, Rules, Tally, coordinate, write_progress
 from worker.core.parking import Envelope, Parked, Parking
-from worker.core.references import missing, rejects, unexpected, verdict
+from worker.core.references import missing, rejects, unexpected, unknown_attendees, verdict
 from worker.index.contract import Learned
 
 CLAIMS: Final = "claims"
@@ -222,7 +222,6 @@ class Task:
         if (
             isinstance(outcome, Deletion)
             or outcome.address is not None
-            or outcome.attendees
             or self.parking.queued(entity, outcome.key)
         ):
             return False
@@ -233,8 +232,11 @@ class Task:
         for match in outcome.matches:
             if match and not ahead.match(match):
                 return False
+        if outcome.attendees and any(unknown_attendees(outcome, ahead)):
+            return False
         self._out.accept(entity, message, outcome, outcome.warnings)
-        ahead.accept(entity, outcome)
+        if entity == "matches":
+            ahead.accept(entity, outcome)
         return True
 
     def _begin(self, parked: Parked) -> None:

@@ -6,7 +6,7 @@ judged: written down and read again, for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from schemas import ENTITIES
@@ -21,34 +21,48 @@ _OLD_MS: Final = 1_000
 _LONGEST_MS: Final = 2_000
 """For so long the others wait, so that a stream of users alone does not hold them up for ever."""
 
+_AFTER: Final = [frozenset(list(ENTITIES)[number + 1 :]) for number in range(len(INDEXED))]
+"""What waits while users (0) or matches (1) are read."""
+
 
 class ReadingOrder:
-    """Says after each read which inputs had better wait for the next."""
+    """Says which inputs had better wait for the next read."""
 
     def __init__(self, names: Names, clock: Callable[[], int]) -> None:
         self._first = {names.inputs(entity): entity for entity in INDEXED}
         self._clock = clock
+        self._found: set[str] = set()
+        self._old: set[str] = set()
         self._later: frozenset[str] = frozenset()
-        self._since = clock()
+        self._until = [clock() + _LONGEST_MS] * len(INDEXED)
 
-    def later(self) -> frozenset[str]:
-        """The inputs, by entity, that are not read next."""
-        return self._later
+    def note(self, messages: Sequence[Message]) -> None:
+        """Learn what a read has brought, and of which entities it was a backlog."""
+        old = self._clock() - _OLD_MS
+        first = [message for message in messages if message.topic in self._first]
+        self._found = {self._first[message.topic] for message in first}
+        self._old = {self._first[message.topic] for message in first if message.timestamp < old}
 
-    def note(self, messages: Sequence[Message], users_waiting: bool) -> None:  # noqa: FBT001
-        """Learn from what a read has brought, and whether users wait for their addresses."""
+    def later(self, behind: Collection[str], *, users_waiting: bool) -> frozenset[str]:
+        """The inputs, by entity, that are not read next.
+
+        `behind` are the entities of which not all has been read that was there when their tasks
+        were taken over: that has an end, so the others wait for as long as it goes on. For what
+        has piled up since, for users that wait for their addresses, and for a backlog that gives
+        nothing, they wait `_LONGEST_MS` at most.
+        """
         now = self._clock()
-        backlog = bool(messages) and now - messages[0].timestamp > _OLD_MS
-        found = {self._first[m.topic] for m in messages if m.topic in self._first}
-        if now - self._since > _LONGEST_MS:
-            first = None
-        elif (backlog and "users" in found) or (self._later and users_waiting):
-            first = 0
-        else:
-            first = 1 if backlog and "matches" in found else None
-        if first is None:
-            self._since = now
-            self._later = frozenset()
-        else:
-            # Nothing that comes after the first of those that are read now.
-            self._later = frozenset(list(ENTITIES)[first + 1 :])
+        for place, entity in enumerate(INDEXED):
+            if entity in behind and entity in self._found:
+                self._until[place] = now + _LONGEST_MS
+            wanted = entity in behind or entity in self._old
+            if entity == "users":
+                wanted = wanted or (users_waiting and bool(self._later))
+            if wanted and now <= self._until[place]:
+                # The patience for what comes after begins when its turn has come.
+                self._until[place + 1 :] = [now + _LONGEST_MS] * (len(INDEXED) - place - 1)
+                self._later = _AFTER[place]
+                return self._later
+        self._until = [now + _LONGEST_MS] * len(INDEXED)
+        self._later = frozenset()
+        return self._later

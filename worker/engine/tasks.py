@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import structlog
@@ -26,9 +26,11 @@ _log = structlog.get_logger(__name__)
 class Owned:
     """One task of this worker: its committer, what it has still to judge, what it is at."""
 
-    def __init__(self, task: Task, committer: Committer) -> None:
+    def __init__(self, task: Task, committer: Committer, ends: Mapping[str, int]) -> None:
         self.task = task
         self.committer = committer
+        self.ends = ends
+        """Where each of its inputs ended when it was taken over."""
         self.inbox: list[Message] = []
         self.learned = Learned([], [])
         self.positions: dict[str, int] = {}
@@ -141,15 +143,16 @@ class Tasks:
         names = self._rules.names
         committer = await self._broker.committer(committer_name(names, number), self._group)
         try:
-            task = await self._restore(number)
+            task, ends = await self._restore(number)
         except BaseException:
             await committer.close()
             raise
         self.on_restored(time.monotonic() - began)
         _log.info("task_started", task=number, parked=len(task.parking), next=task.next)
-        return Owned(task, committer)
+        return Owned(task, committer, ends)
 
-    async def _restore(self, number: int) -> Task:
+    async def _restore(self, number: int) -> tuple[Task, dict[str, int]]:
+        """A task as the log says it stands, and where its inputs end."""
         names = self._rules.names
         task = Task(number, self._rules)
         progress = await read_table(self._broker, Partition(names.progress, number))
@@ -166,7 +169,7 @@ class Tasks:
         spans = await self._broker.spans(inputs.values())
         for name, partition in inputs.items():
             task.next.setdefault(name, spans[partition].start)
-        return task
+        return task, {name: spans[partition].end for name, partition in inputs.items()}
 
 
 def committer_name(names: Names, number: int) -> str:

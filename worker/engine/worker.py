@@ -8,7 +8,7 @@ transaction holds up its own task only.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -180,9 +180,7 @@ class Worker:
             return
         self._reading = None
         messages = await reading
-        running = self._tasks.running.values()
-        users_waiting = any(owned.task.parking.count("users") for owned in running)
-        self._order.note(messages, users_waiting)
+        self._order.note(messages)
         for message in messages:
             owned = self._tasks.running.get(message.partition)
             if owned is not None:
@@ -224,6 +222,16 @@ class Worker:
             name: self._reader.position(Partition(names.input(name), number)) for name in INPUTS
         }
 
+    def _behind(self, running: Mapping[int, Owned]) -> set[str]:
+        """Of which entities not all has been read that was there when a task was taken over."""
+        return {
+            entity
+            for number, owned in running.items()
+            for entity in INDEXED
+            if self._reader.position(Partition(self._rules.names.inputs(entity), number))
+            < owned.ends[entity]
+        }
+
     # --- back-pressure ------------------------------------------------------------------------
 
     def _paused(self, running: dict[int, Owned]) -> set[Partition]:
@@ -234,7 +242,10 @@ class Worker:
         that is at work takes one batch meanwhile.
         """
         paused: set[Partition] = set()
-        later = self._order.later()
+        later = self._order.later(
+            self._behind(running),
+            users_waiting=any(owned.task.parking.count("users") for owned in running.values()),
+        )
         limit = self._max_parked // max(1, len(running))
         for number, owned in running.items():
             parking = owned.task.parking
