@@ -1,4 +1,4 @@
-"""Fixtures for everything: a real Kafka where one can be had, and how long Hypothesis searches."""
+"""Fixtures for everything: real servers where they can be had, and how long Hypothesis searches."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests import s3_server
 from tests.kafka_server import KafkaServer, running
 
 settings.register_profile("default", deadline=None, max_examples=50)
@@ -33,4 +34,11 @@ def kafka_address() -> Iterator[str]:
 def kafka_server() -> Iterator[KafkaServer]:
     """A running broker of this test's own, to be killed and restarted as it likes."""
     with running(KafkaServer()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[s3_server.S3Server]:
+    """An S3 server that all tests share; each takes buckets of its own."""
+    with s3_server.running(s3_server.S3Server()) as server:
         yield server

@@ -10,7 +10,6 @@ import asyncio
 import base64
 import logging
 import os
-import re
 import shutil
 import signal
 import socket
@@ -28,6 +27,9 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from tests import maven
+from tests.maven import free_ports
+
 _HERE = Path(__file__).resolve().parent
 _POM = _HERE / "kafka" / "pom.xml"
 
@@ -43,9 +45,7 @@ class KafkaUnavailable(Exception):
 
 def version() -> str:
     """The version of Kafka that the pom names."""
-    found = re.search(r"<kafka\.version>(.+?)</kafka\.version>", _POM.read_text())
-    assert found, f"{_POM} names no kafka.version"
-    return found[1]
+    return maven.version(_POM, "kafka")
 
 
 def jars() -> Path:
@@ -57,33 +57,10 @@ def jars() -> Path:
             if any(candidate.glob("kafka_*.jar")):
                 return candidate
         raise KafkaUnavailable(f"BUDDY_KAFKA_HOME={given} holds no kafka_*.jar")
-    cache = _HERE.parent / ".cache"
-    home = cache / f"kafka-{version()}"
-    if any(home.glob("kafka_*.jar")):
-        return home
-    maven = shutil.which("mvn")
-    if maven is None:
-        raise KafkaUnavailable("no Maven (mvn) to fetch Kafka with; or set BUDDY_KAFKA_HOME")
-    cache.mkdir(exist_ok=True)
-    # Fetched aside and moved: an interrupted download is never taken for a whole one.
-    aside = Path(tempfile.mkdtemp(prefix="kafka-", dir=cache))
     try:
-        subprocess.run(
-            [maven, "-q", "-B", "-f", _POM, "dependency:copy-dependencies",
-             f"-DoutputDirectory={aside}"],
-            check=True, capture_output=True, text=True, timeout=600,
-        )  # fmt: skip
-        if not any(home.glob("kafka_*.jar")):
-            shutil.rmtree(home, ignore_errors=True)
-            aside.rename(home)
-    except subprocess.CalledProcessError as error:
-        lines = [line for line in (error.stdout + error.stderr).splitlines() if "ERROR" in line]
-        raise KafkaUnavailable(f"Maven could not fetch Kafka: {lines[:1]}") from None
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise KafkaUnavailable(f"Maven could not fetch Kafka: {error}") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return home
+        return maven.jars(_POM, f"kafka-{version()}")
+    except maven.NotFetched as error:
+        raise KafkaUnavailable(f"{error}; or set BUDDY_KAFKA_HOME") from None
 
 
 class KafkaServer:
@@ -107,7 +84,7 @@ class KafkaServer:
         self._settings = dict(settings or {})
         self._listener = listener
         self._format_options = format_options
-        self._port, self._controller_port = _free_ports(2)
+        self._port, self._controller_port = free_ports(2)
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -301,15 +278,3 @@ def running(server: KafkaServer) -> Iterator[KafkaServer]:
             pytest.skip(f"no Kafka: {problem}")
     finally:
         server.stop()
-
-
-def _free_ports(count: int) -> list[int]:
-    # Held all at once, so that they differ.
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

@@ -1,8 +1,8 @@
 """Settings: one TOML file, environment variables over it, command-line options over both.
 
 Every setting is a field below; its environment variable is `BUDDY_` and the field's name in
-capitals (`BUDDY_GRACE_SECONDS`), for the `[kafka]` table `BUDDY_KAFKA_` and the name. Secrets come
-from files or from the environment, never from the TOML file or an option.
+capitals (`BUDDY_GRACE_SECONDS`), for a table the table's name between (`BUDDY_KAFKA_USERNAME`).
+Secrets come from files or from the environment, never from the TOML file or an option.
 """
 
 from __future__ import annotations
@@ -38,6 +38,19 @@ class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token_file: str | None = None
 
 
+class S3Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[s3]` table: how the server of an exports bucket is reached.
+
+    What is not set here is looked for where every AWS client looks: AWS_* variables, profiles,
+    roles.
+    """
+
+    endpoint: str | None = None
+    region: str | None = None
+    access_key_id: str | None = None
+    secret_access_key_file: str | None = None
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is in force. Times in seconds, sizes in bytes."""
 
@@ -56,17 +69,22 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     export_patience_seconds: Seconds = 60.0
     program_name: Annotated[str, Meta(min_length=1, max_length=200)] = "Buddy Program"
     kafka: KafkaSettings = KafkaSettings()
+    s3: S3Settings = S3Settings()
 
 
-SECRETS: Final = frozenset({"BUDDY_KAFKA_PASSWORD", "BUDDY_KAFKA_KEY_PASSWORD"})
+TABLES: Final[Mapping[str, type[msgspec.Struct]]] = {"kafka": KafkaSettings, "s3": S3Settings}
+SECRETS: Final = frozenset(
+    {"BUDDY_KAFKA_PASSWORD", "BUDDY_KAFKA_KEY_PASSWORD", "BUDDY_S3_SECRET_ACCESS_KEY"}
+)
 """Variables that hold a secret themselves, for those who do not keep secrets in files."""
 
 
 def environment_names() -> frozenset[str]:
     """Every environment variable that is read."""
-    names = {f"BUDDY_{f.name.upper()}" for f in msgspec.structs.fields(Settings)}
-    names |= {f"BUDDY_KAFKA_{f.name.upper()}" for f in msgspec.structs.fields(KafkaSettings)}
-    return frozenset((names - {"BUDDY_KAFKA"}) | SECRETS | {"BUDDY_CONFIG"})
+    names = {_variable(f.name) for f in msgspec.structs.fields(Settings) if f.name not in TABLES}
+    for table, kind in TABLES.items():
+        names |= {_variable(table, f.name) for f in msgspec.structs.fields(kind)}
+    return frozenset(names | SECRETS | {"BUDDY_CONFIG"})
 
 
 def load(file: str | None, environment: Mapping[str, str], options: Mapping[str, Any]) -> Settings:
@@ -77,19 +95,38 @@ def load(file: str | None, environment: Mapping[str, str], options: Mapping[str,
     named = file or environment.get("BUDDY_CONFIG")
     merged = _from_file(named)
     _check(merged, named or DEFAULT_FILE)
-    kafka = dict(merged.get("kafka", {}))
-    for field in msgspec.structs.fields(KafkaSettings):
-        variable = f"BUDDY_KAFKA_{field.name.upper()}"
-        if environment.get(variable):
-            kafka[field.name] = environment[variable]
+    tables = {table: dict(merged.get(table, {})) for table in TABLES}
+    for table, kind in TABLES.items():
+        for field in msgspec.structs.fields(kind):
+            variable = _variable(table, field.name)
+            if environment.get(variable):
+                tables[table][field.name] = environment[variable]
     for field in msgspec.structs.fields(Settings):
-        variable = f"BUDDY_{field.name.upper()}"
-        if field.name != "kafka" and environment.get(variable):
+        variable = _variable(field.name)
+        if field.name not in TABLES and environment.get(variable):
             merged[field.name] = environment[variable]
             _check(merged, variable)
-    merged["kafka"] = kafka
+    merged.update(tables)
     merged.update({name: value for name, value in options.items() if value is not None})
     return _check(merged, "options")
+
+
+def secret(file: str | None, environment: Mapping[str, str], variable: str) -> str | None:
+    """A secret: what the file holds that is named, else what the variable does, if it is set.
+
+    Raises ConfigurationError.
+    """
+    if file is None:
+        return environment.get(variable) or None
+    try:
+        return Path(file).read_text("utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise ConfigurationError(f"secret file {file} cannot be read: {reason}") from None
+
+
+def _variable(*names: str) -> str:
+    return "_".join(("BUDDY", *names)).upper()
 
 
 def _from_file(named: str | None) -> dict[str, Any]:

@@ -45,9 +45,9 @@ def test_it_runs_and_runs_again_and_is_cleaned_away(local: Buddy) -> None:
     assert "Every verdict is the one that was expected" in first.out
     assert "missing_required_field" in first.out
     assert not first.err
-    exports = {path.name for path in (local.directory / "buddy-demo" / "exports").iterdir()}
+    exports = {path.name for path in (local.directory / "buddy-demo" / "exports").glob("2*")}
     local.run(*FEW, "--seed", "2").succeeded()
-    again = {path.name for path in (local.directory / "buddy-demo" / "exports").iterdir()}
+    again = {path.name for path in (local.directory / "buddy-demo" / "exports").glob("2*")}
     assert len(again) == 1
     assert again != exports
     assert services_below(local.directory) == []

@@ -136,6 +136,6 @@ def test_the_commands_of_the_readme_do_what_it_says(shell: Shell, tmp_path: Path
             done.append(command)
     assert sum(BUDDY in command for command in done) >= 10
     assert shell.stop() is None, "the README leaves a service running"
-    exports = list((tmp_path / "buddy-exports").iterdir())
+    exports = list((tmp_path / "buddy-exports").glob("2*"))
     assert all((export / "manifest.json").is_file() for export in exports)
     assert len(exports) == sum(f"{BUDDY} export" in command for command in done)

@@ -17,7 +17,7 @@ import msgspec
 
 from schemas import ENTITIES
 from tests.bench.machine import peak_memory
-from worker.exports import Format, Metadata, Options, Spool, write_export
+from worker.exports import DirectoryPlace, Format, Metadata, Options, Spool, write_export
 
 
 def write(spool: Path, root: Path, format_: Format) -> dict[str, float]:
@@ -30,7 +30,7 @@ def write(spool: Path, root: Path, format_: Format) -> dict[str, float]:
     )
     options = Options(entities=tuple(files.rows), formats=(format_,))
     start = time.perf_counter()
-    asyncio.run(write_export(root, files, metadata, options))
+    asyncio.run(write_export(DirectoryPlace(root), files, metadata, options))
     return {"seconds": time.perf_counter() - start, "peak": peak_memory()}
 
 

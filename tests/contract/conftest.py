@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.structs import TopicPartition
 
+from tests.contract.bucket_kit import World
+from tests.s3_server import S3Server
 from worker.brokers.contract import Broker, Partition, Topic
 from worker.brokers.embedded import EmbeddedBroker
 from worker.brokers.kafka import KafkaBroker
@@ -105,6 +107,14 @@ def expire(kind: str, broker: Broker, clock: Clock, request: pytest.FixtureReque
             await admin.close()
 
     return expire_embedded if kind == "embedded" else expire_kafka
+
+
+@pytest.fixture
+def world(s3: S3Server, tmp_path: Path) -> Iterator[World]:
+    """A bucket of this test's own."""
+    made = World(s3, tmp_path)
+    yield made
+    made.close()
 
 
 def unique(what: str) -> str:

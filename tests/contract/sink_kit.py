@@ -17,6 +17,7 @@ from tests.contract.helpers import PATIENCE
 from tests.unit.test_sink_rows import event, match, milestone, user
 from worker.brokers.contract import Broker, Outgoing, Partition
 from worker.core.barrier import Progress
+from worker.exports import DirectoryPlace
 from worker.sink.export import ExportSettings
 from worker.sink.requests import Announcement, ExportRequest, decode_announcement, encode_request
 from worker.sink.service import serve
@@ -40,7 +41,7 @@ class Sink:
     async def running(self, broker: Broker | None = None) -> AsyncIterator[asyncio.Event]:
         """Serve for as long as the block lasts; a failure of the sink is raised at its end."""
         stop = asyncio.Event()
-        settings = ExportSettings(self.exports, patience=self.patience)
+        settings = ExportSettings(DirectoryPlace(self.exports), patience=self.patience)
         served = asyncio.create_task(
             serve(
                 broker or self.broker,
@@ -113,7 +114,8 @@ class Sink:
         return said
 
     def directories(self) -> list[str]:
-        return [path.name for path in self.exports.glob("*")] if self.exports.exists() else []
+        """The finished exports; what is hidden is none."""
+        return [path.name for path in self.exports.glob("[!.]*")]
 
 
 async def a_sink(broker: Broker, names: Names, directory: Path, clock: Clock) -> Sink:

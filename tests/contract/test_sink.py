@@ -20,6 +20,7 @@ from tests.unit.test_sink_rows import match, user, uuid
 from worker.brokers.contract import Broker, Message, Outgoing, Partition, Reader
 from worker.errors import BrokerUnavailable, MissingTopic, NoAnswer, StateError
 from worker.exports.manifest import read_manifest
+from worker.exports.place_directory import DirectoryPlace
 from worker.sink import export, service
 from worker.sink.consume import Consumer
 from worker.sink.requests import (
@@ -118,6 +119,16 @@ async def test_the_same_id_again_is_the_same_export(sink: Sink) -> None:
         first.files,
     )
     assert sink.directories() == [first.directory]
+
+
+async def test_the_id_of_an_export_that_was_removed_is_refused(sink: Sink) -> None:
+    async with sink.running():
+        first = await sink.export("again", formats=("csv",))
+        DirectoryPlace(sink.exports).remove(str(first.directory))
+        await sink.ask(ExportRequest("again", formats=("csv",)))
+        said = await sink.answer("failed")
+    assert "ask under another id" in (said.error or "")
+    assert sink.directories() == []
 
 
 async def test_the_same_id_with_other_options_is_refused(sink: Sink) -> None:

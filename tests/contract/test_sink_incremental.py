@@ -184,3 +184,32 @@ async def test_an_incomplete_export_is_a_base_like_any_other(sink: Sink) -> None
     assert json.loads((sink.exports / str(first.directory) / "manifest.json").read_text())[
         "pending"
     ] == {"users": {"0": 1}}
+
+
+async def test_after_an_export_of_another_sink_the_next_one_is_full(
+    sink: Sink, tmp_path: Path
+) -> None:
+    other = Sink(sink.broker, sink.names, tmp_path / "other", sink.clock)
+    other.exports = sink.exports
+
+    async def by(one: Sink, request_id: str, n: int) -> Announcement:
+        await one.accept("users", user(n))
+        one.clock.now += 1_000
+        await one.export_request(request_id, formats=("csv",), incremental="weekly")
+        said = await one.answer("finished")
+        while said.request_id != request_id:  # another store may answer earlier ones again
+            said = await one.answer("finished")
+        return said
+
+    async with sink.running():
+        first = await by(sink, "one", 1)
+        second = await by(sink, "two", 2)
+    async with other.running():
+        third = await by(other, "three", 3)
+        fourth = await by(other, "four", 4)
+    async with sink.running():
+        fifth = await by(sink, "five", 5)
+    assert (first.full_because, second.base) == ("no_base", first.id)
+    assert (third.full_because, (third.counts or {})["users"]) == ("other_sink", 3)
+    assert (fourth.base, (fourth.counts or {})["users"]) == (third.id, 1)
+    assert (fifth.full_because, (fifth.counts or {})["users"]) == ("other_sink", 5)

@@ -22,7 +22,7 @@ from worker import errors
 from worker.cli.main import cli
 from worker.core.violations import MEANINGS, WARNINGS, Code
 from worker.rules_page import rules_page
-from worker.settings import SECRETS, KafkaSettings, Settings, environment_names
+from worker.settings import SECRETS, TABLES, Settings, environment_names
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -165,9 +165,9 @@ def test_tables_name_no_code_that_does_not_exist() -> None:
 @pytest.mark.parametrize("field", msgspec.structs.fields(Settings), ids=lambda f: f.name)
 def test_each_setting_is_documented(field: msgspec.structs.FieldInfo) -> None:
     name = field.name
-    if name == "kafka":
-        assert "`[kafka]`" in OPERATIONS
-        assert "[kafka]" in EXAMPLE
+    if name in TABLES:
+        assert f"`[{name}]`" in OPERATIONS
+        assert f"\n[{name}]\n" in EXAMPLE
         return
     row = re.search(rf"^\| `{name}` \| `BUDDY_{name.upper()}` \|.*$", OPERATIONS, re.MULTILINE)
     assert row, f"operations.md has no row for {name}"
@@ -178,17 +178,21 @@ def test_each_setting_is_documented(field: msgspec.structs.FieldInfo) -> None:
     )
 
 
-@pytest.mark.parametrize("field", msgspec.structs.fields(KafkaSettings), ids=lambda f: f.name)
-def test_each_kafka_setting_is_documented(field: msgspec.structs.FieldInfo) -> None:
-    name = field.name
-    assert re.search(rf"^\| `{name}` \| `BUDDY_KAFKA_{name.upper()}` \|", OPERATIONS, re.MULTILINE)
-    assert re.search(rf"^(# )?{name} = ", EXAMPLE, re.MULTILINE)
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [(t, f.name) for t, kind in TABLES.items() for f in msgspec.structs.fields(kind)],
+)
+def test_each_setting_of_a_table_is_documented(table: str, name: str) -> None:
+    variable = f"BUDDY_{table}_{name}".upper()
+    assert re.search(rf"^\| `{name}` \| `{variable}` \|", OPERATIONS, re.MULTILINE)
+    here = EXAMPLE.partition(f"\n[{table}]\n")[2].partition("\n[")[0]
+    assert re.search(rf"^(# )?{name} = ", here, re.MULTILINE)
 
 
 def test_the_example_shows_the_defaults() -> None:
     settings = msgspec.to_builtins(Settings())
     for name, value in tomllib.loads(EXAMPLE).items():
-        shown = {**settings["kafka"], **value} if name == "kafka" else value
+        shown = {**settings[name], **value} if name in TABLES else value
         assert shown == settings[name], name
 
 
@@ -196,7 +200,7 @@ def test_variables_in_the_pages_exist() -> None:
     tests = {"BUDDY_TEST_KAFKA", "BUDDY_REQUIRE_KAFKA", "BUDDY_HYPOTHESIS", "BUDDY_KAFKA_HOME"}
     known = environment_names() | tests | {"BUDDY_"}
     for page in PAGES:
-        named = set(re.findall(r"BUDDY_[A-Z_]*", page.read_text("utf-8")))
+        named = set(re.findall(r"BUDDY_[A-Z0-9_]*", page.read_text("utf-8")))
         assert named <= known, (page.name, named - known)
     assert all(f"`{secret}`" in OPERATIONS for secret in SECRETS)
 

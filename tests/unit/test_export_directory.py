@@ -1,12 +1,10 @@
-"""Writing, publishing, sweeping and verifying whole exports."""
+"""Writing and verifying whole exports."""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -18,31 +16,25 @@ from tests.unit.test_export_samples import export_to, metadata_of, spool_of
 from tests.unit.test_export_xlsx import feedback
 from worker.errors import StateError, UsageError
 from worker.exports import (
+    DirectoryPlace,
     Format,
     Options,
     Origin,
     read_manifest,
-    sweep,
     total_steps,
     verify,
     write_export,
 )
 from worker.exports.directory import _Steps
 from worker.exports.spool import Spool, read_blocks
-from worker.exports.staging import Staging
 
 TABLES = {"users": [user(), user(first_name="=1")], "feedback": [feedback()]}
 NAME = "20251122T103000Z_550e8400-e29b-41d4-a716-446655440000"
 
 
-def opened(root: Path, name: str) -> Staging:
-    staging = Staging(root, name)
-    staging.open()
-    return staging
-
-
 def names_in(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
+    """What is to be seen, staging and seals aside."""
+    return sorted(path.name for path in directory.glob("[!.]*"))
 
 
 def files_below(directory: Path) -> list[str]:
@@ -68,9 +60,8 @@ def files_below(directory: Path) -> list[str]:
 def test_the_layout(tmp_path: Path, formats: tuple[Format, ...], files: list[str]) -> None:
     directory = export_to(tmp_path, TABLES, *formats)
     assert directory == tmp_path / "exports" / NAME
-    assert files_below(tmp_path / "exports") == sorted(
-        f"{NAME}/{f}" for f in [*files, "manifest.json"]
-    )
+    assert names_in(tmp_path / "exports") == [NAME]
+    assert files_below(directory) == sorted([*files, "manifest.json"])
     for path in [directory, *directory.rglob("*")]:
         assert not path.stat().st_mode & 0o027
 
@@ -114,22 +105,20 @@ def test_progress_counts_each_row_once_a_format(tmp_path: Path) -> None:
 def test_a_finished_export_is_never_overwritten(tmp_path: Path) -> None:
     directory = export_to(tmp_path, TABLES)
     before = (directory / "manifest.json").read_bytes()
-    with pytest.raises(StateError, match="never overwritten"):
-        export_to(tmp_path, {"users": []})
+    assert export_to(tmp_path, {"users": []}) == directory, "the first one under that id"
     assert (directory / "manifest.json").read_bytes() == before
     assert names_in(tmp_path / "exports") == [NAME]
 
 
-@pytest.mark.parametrize("filled", [True, False])
-def test_the_name_is_taken_while_writing(tmp_path: Path, filled: bool) -> None:
-    staging = opened(tmp_path, NAME)
-    (tmp_path / NAME).mkdir()
-    if filled:
-        (tmp_path / NAME / "x").touch()
-    with pytest.raises(StateError, match="never overwritten"):
-        staging.publish()
-    staging.discard()
-    assert names_in(tmp_path) == [NAME]
+def test_the_hash_of_the_manifest_is_told_before_anything_is_published(tmp_path: Path) -> None:
+    told: list[tuple[str, list[str]]] = []
+    directory = export_to(
+        tmp_path,
+        TABLES,
+        on_written=lambda sha256: told.append((sha256, names_in(tmp_path / "exports"))),
+    )
+    content = (directory / "manifest.json").read_bytes()
+    assert told == [(hashlib.sha256(content).hexdigest(), [])]
 
 
 def test_rows_that_do_not_match_the_counts_leave_nothing_behind(tmp_path: Path) -> None:
@@ -137,20 +126,25 @@ def test_rows_that_do_not_match_the_counts_leave_nothing_behind(tmp_path: Path) 
     options = Options(entities=("users",), formats=("csv",))
     metadata = metadata_of({"users": [b"", b""]})
     with pytest.raises(StateError, match="1 rows instead of 2"):
-        asyncio.run(write_export(tmp_path / "exports", spool, metadata, options))
-    assert names_in(tmp_path / "exports") == []
+        asyncio.run(write_export(DirectoryPlace(tmp_path / "exports"), spool, metadata, options))
+    assert list((tmp_path / "exports").iterdir()) == []
 
 
 def test_a_row_that_is_not_canonical_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="canonical"):
         export_to(tmp_path, {"users": [b'{"id":1}']})
-    assert names_in(tmp_path / "exports") == []
+    assert list((tmp_path / "exports").iterdir()) == []
 
 
 def test_disagreement_on_entities_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="same entities"):
         asyncio.run(
-            write_export(tmp_path, Spool({}), metadata_of(TABLES), Options(entities=(), formats=()))
+            write_export(
+                DirectoryPlace(tmp_path),
+                Spool({}),
+                metadata_of(TABLES),
+                Options(entities=(), formats=()),
+            )
         )
 
 
@@ -167,7 +161,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.exports.directory.os.fsync", full)
     with pytest.raises(StateError, match="No space left"):
         export_to(tmp_path, TABLES)
-    assert names_in(tmp_path / "exports") == []
+    assert list((tmp_path / "exports").iterdir()) == []
 
 
 async def test_cancelling_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -177,15 +171,19 @@ async def test_cancelling_leaves_nothing_behind(tmp_path: Path) -> None:
     metadata = metadata_of(TABLES)
     task = asyncio.create_task(
         write_export(
-            tmp_path / "exports", spool, metadata, options, progress=lambda _: reached.set()
+            DirectoryPlace(tmp_path / "exports"),
+            spool,
+            metadata,
+            options,
+            progress=lambda _: reached.set(),
         )
     )
     await reached.wait()
-    assert len(names_in(tmp_path / "exports")) == 1
+    assert len(list((tmp_path / "exports").iterdir())) == 1
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert names_in(tmp_path / "exports") == []
+    assert list((tmp_path / "exports").iterdir()) == []
 
 
 def test_small_chunks_are_held_back_until_there_is_a_mebibyte() -> None:
@@ -210,41 +208,6 @@ def test_spool_files_are_read_in_blocks(tmp_path: Path, size: int) -> None:
         blocks = list(read_blocks(path, size))
         assert [row for block in blocks for row in block] == rows
         assert all(blocks)
-
-
-def test_a_sweep_removes_what_the_dead_left_and_nothing_else(tmp_path: Path) -> None:
-    alive = opened(tmp_path, "alive")
-    dead = opened(tmp_path, "dead")
-    (dead.directory / "half").touch()
-    os.close(dead._lock)  # as a crash does
-    unlocked = tmp_path / ".early.00000000.partial"
-    unlocked.mkdir()
-    (tmp_path / ".other").mkdir()
-    (tmp_path / "finished").mkdir()
-    assert sweep(tmp_path) == sorted([dead.directory.parent, unlocked])
-    assert alive.directory.is_dir()
-    assert alive.publish() == tmp_path / "alive"
-    assert names_in(tmp_path) == [".other", "alive", "finished"]
-    assert sweep(tmp_path / "missing") == []
-
-
-def test_a_writer_whose_directory_was_swept_starts_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flock = fcntl.flock
-    swept: list[list[Path]] = []
-
-    def sweep_first(descriptor: int, operation: int) -> None:
-        monkeypatch.setattr("worker.exports.staging.fcntl.flock", flock)
-        swept.append(sweep(tmp_path))
-        flock(descriptor, operation)
-
-    monkeypatch.setattr("worker.exports.staging.fcntl.flock", sweep_first)
-    staging = opened(tmp_path, "x")
-    assert len(swept[0]) == 1
-    assert staging.directory.is_dir()
-    staging.publish()
-    assert names_in(tmp_path) == ["x"]
 
 
 def _truncate(path: Path) -> None:

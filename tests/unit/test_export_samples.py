@@ -13,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import ENTITIES, Column, Entity, Kind
-from worker.exports import FORMATS, Format, Metadata, Options, Spool, write_export
+from worker.exports import (
+    FORMATS,
+    DirectoryPlace,
+    Format,
+    Metadata,
+    Options,
+    Spool,
+    write_export,
+)
 
 FEWER = settings(max_examples=max(settings().max_examples // 4, 1), deadline=None)
 """For tests that write whole exports."""
@@ -169,15 +177,16 @@ def export_to(
     options = Options(
         entities=tuple(tables), formats=formats or FORMATS, guard_formulas=guard_formulas
     )
-    return asyncio.run(
+    finished = asyncio.run(
         write_export(
-            folder / "exports",
+            DirectoryPlace(folder / "exports"),
             spool_of(folder / "spool", tables),
             metadata_of(tables),
             options,
             **arguments,
         )
     )
+    return folder / "exports" / finished.name
 
 
 def same(entity: Entity, first: bytes, second: bytes) -> bool:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,8 +26,10 @@ from tests.unit.sink_kit import (
     references,
     selections,
 )
+from tests.unit.test_export_samples import metadata_of
 from tests.unit.test_sink_rows import NAMES, match, user, uuid
-from worker.exports.manifest import Cut
+from worker.exports.manifest import Cut, Incremental, Options, Origin, build
+from worker.exports.place import Finished
 from worker.sink.bookmarks import Bookmarks, FullBecause, Mark
 from worker.sink.compare import Gone, Row, compare, digest_of
 from worker.sink.increment import BaseDamagedError, Increment, spool_increment
@@ -45,7 +48,7 @@ class Feed:
         self.world = World(directory / "store", NAMES)
         self.bookmarks = Bookmarks(self.world.store)
         self.held: dict[str, dict[bytes, bytes]] = {}
-        self.published: dict[str, Path] = {}
+        self.published: dict[str, Finished] = {}
         self._directory = directory
         self._count = 0
 
@@ -58,16 +61,14 @@ class Feed:
         room = self._directory / f"room{self._count}"
         room.mkdir()
         snapshot = self.world.store.snapshot()
-        base = self.bookmarks.find(name, selection)
+        base = self.bookmarks.find(name, selection, ())
         draft = self.bookmarks.begin(name, export_id, selection, Cut())
         mark = base if isinstance(base, Mark) else None
         made = spool_increment(snapshot, selection, room, UNWATCHED, draft, mark)
         snapshot.close()
         if finish:
-            directory = self._directory / export_id
-            directory.mkdir()
-            (directory / "manifest.json").write_text(export_id)
-            self.published[export_id] = directory
+            self.bookmarks.expect(name, f"hash of {export_id}")
+            self.published[export_id] = finished(export_id, name)
         self.bookmarks.settle(self.published.get)
         return base, made
 
@@ -82,6 +83,16 @@ class Feed:
         for entity, some in rows.items():
             for row in some:
                 self.held[entity][key_of(entity, row)] = row
+
+
+def finished(export_id: str, bookmark: str, second: int = 0) -> Finished:
+    """An export at the place, as far as bookmarks look at it."""
+    origin = Origin(incremental=Incremental(name=bookmark))
+    manifest = build(
+        metadata_of({}), Options(entities=(), formats=(), incremental=bookmark), origin, (), {}, ()
+    )
+    name = f"20251122T1030{second:02}Z_{export_id}"
+    return Finished(name, f"/exports/{name}", manifest, f"hash of {export_id}")
 
 
 def key_of(entity: str, row: bytes) -> bytes:
@@ -207,7 +218,7 @@ def test_a_story(feed: Feed) -> None:
     base, made = feed.export()
     assert isinstance(base, Mark)
     assert base.export_id == "e1"
-    assert base.directory == "e1"
+    assert base.directory == feed.published["e1"].name
     assert set(made.spooled.rows.values()) == {0}
     assert lines(made) == []
 
@@ -297,7 +308,7 @@ def delivered(store: RowStore) -> int:
         return len(list(db.keys(from_key=DELIVERED, read_opt=until(after(DELIVERED)))))
 
 
-def test_after_a_crash_the_exports_directory_tells_what_counts(tmp_path: Path) -> None:
+def test_after_a_crash_the_place_tells_what_counts(tmp_path: Path) -> None:
     feed = Feed(tmp_path)
     feed.world.apply([("users", *user(1))])
     feed.export()
@@ -305,24 +316,25 @@ def test_after_a_crash_the_exports_directory_tells_what_counts(tmp_path: Path) -
     snapshot = feed.world.store.snapshot()
     for published in (False, True):
         (tmp_path / f"again{published}").mkdir()
-        base = feed.bookmarks.find("feed", ALL)
+        base = feed.bookmarks.find("feed", ALL, ())
         assert isinstance(base, Mark)
         draft = feed.bookmarks.begin("feed", "late", ALL, Cut(accepted={"users": {0: 2}}))
         spool_increment(snapshot, ALL, tmp_path / f"again{published}", UNWATCHED, draft, base)
+        feed.bookmarks.expect("feed", "hash of late")
         feed.world.store.close()  # and now the process is gone
         feed.world.store = RowStore(tmp_path / "store", NAMES)
         feed.bookmarks = Bookmarks(feed.world.store)
         snapshot = feed.world.store.snapshot()
         if published:
-            feed.published["late"] = feed.published["e1"]
+            feed.published["late"] = finished("late", "feed")
         feed.bookmarks.settle(feed.published.get)
-        found = feed.bookmarks.find("feed", ALL)
+        found = feed.bookmarks.find("feed", ALL, ())
         assert isinstance(found, Mark)
         assert found.export_id == ("late" if published else "e1")
         assert delivered(feed.world.store) == sum(found.rows.values()) == (2 if published else 1)
     assert isinstance(found, Mark)
     assert found.cut.accepted == {"users": {0: 2}}
-    assert found.base().manifest_sha256, "of the manifest that was found"
+    assert found.base().manifest_sha256 == "hash of late"
     feed.world.store.close()
 
 
@@ -331,15 +343,15 @@ def test_a_rebuilt_store_says_so_for_ever_or_until_the_next_export(tmp_path: Pat
     feed.world.apply([("users", *user(1))])
     feed.export()
     feed.world.store.wipe("it was last current 90 h ago")
-    assert feed.bookmarks.find("feed", ALL) is FullBecause.STORE_REBUILT
-    assert feed.bookmarks.find("other", ALL) is FullBecause.NO_BASE
+    assert feed.bookmarks.find("feed", ALL, ()) is FullBecause.STORE_REBUILT
+    assert feed.bookmarks.find("other", ALL, ()) is FullBecause.NO_BASE
     feed.world.store.wipe("once more")
     feed.world.store.close()
     feed.world.store = RowStore(tmp_path / "store", NAMES)
     feed.bookmarks = Bookmarks(feed.world.store)
-    assert feed.bookmarks.find("feed", ALL) is FullBecause.STORE_REBUILT
+    assert feed.bookmarks.find("feed", ALL, ()) is FullBecause.STORE_REBUILT
     feed.export()
-    assert isinstance(feed.bookmarks.find("feed", ALL), Mark)
+    assert isinstance(feed.bookmarks.find("feed", ALL, ()), Mark)
     feed.world.store.close()
 
 
@@ -347,7 +359,7 @@ def test_a_store_that_could_not_be_read_may_have_had_any_bookmark(tmp_path: Path
     RowStore(tmp_path, NAMES).close()
     (tmp_path / "rows" / "CURRENT").write_bytes(b"garbage")
     store = RowStore(tmp_path, NAMES)
-    assert Bookmarks(store).find("any", ALL) is FullBecause.STORE_REBUILT
+    assert Bookmarks(store).find("any", ALL, ()) is FullBecause.STORE_REBUILT
     store.close()
 
 
@@ -361,4 +373,40 @@ def test_a_base_that_is_not_whole_is_no_base(feed: Feed, tmp_path: Path) -> None
     feed.bookmarks.forget("feed")
     feed.bookmarks.settle(feed.published.get)
     assert delivered(feed.world.store) == 0
-    assert feed.bookmarks.find("feed", ALL) is FullBecause.NO_BASE
+    assert feed.bookmarks.find("feed", ALL, ()) is FullBecause.NO_BASE
+
+
+# --- Two sinks ------------------------------------------------------------------------------------
+
+
+def test_an_export_that_another_sink_has_published_is_not_adopted(feed: Feed) -> None:
+    feed.world.apply([("users", *user(1))])
+    feed.published["e1"] = msgspec.structs.replace(
+        finished("e1", "feed"), manifest_sha256="another"
+    )
+    feed.bookmarks.begin("feed", "e1", ALL, Cut()).seal({})
+    feed.bookmarks.expect("feed", "hash of e1")
+    feed.bookmarks.settle(feed.published.get)
+    assert feed.bookmarks.names() == []
+    theirs = [feed.published["e1"]]
+    assert feed.bookmarks.find("feed", ALL, theirs) is FullBecause.OTHER_SINK
+
+
+def test_a_newer_export_of_another_sink_means_a_full_one(feed: Feed) -> None:
+    feed.world.apply([("users", *user(1))])
+    feed.export()
+    mine = feed.published["e1"]
+    others = [finished("e9", "other", 9), finished("e8", "feed", 8), mine]
+    assert feed.bookmarks.find("feed", ALL, others) is FullBecause.OTHER_SINK
+    assert isinstance(feed.bookmarks.find("feed", ALL, [others[0], mine]), Mark)
+    older = [mine, finished("e0", "feed")]
+    assert isinstance(feed.bookmarks.find("feed", ALL, older), Mark)
+    assert feed.bookmarks.find("other", ALL, others) is FullBecause.OTHER_SINK
+    assert feed.bookmarks.find("third", ALL, others) is FullBecause.NO_BASE
+
+
+def test_only_what_is_newer_than_the_bookmark_is_read(feed: Feed) -> None:
+    feed.export()
+    newest_first = iter([finished("e9", "other", 9), feed.published["e1"], finished("e0", "feed")])
+    feed.bookmarks.find("feed", ALL, newest_first)
+    assert [export.name[-2:] for export in newest_first] == ["e0"]

@@ -10,7 +10,7 @@ import msgspec
 
 from worker.brokers.contract import Broker
 from worker.errors import ConfigurationError, StateError
-from worker.settings import KafkaSettings, Settings
+from worker.settings import KafkaSettings, Settings, secret
 
 if TYPE_CHECKING:
     from worker.brokers.kafka_security import KafkaSecurity
@@ -54,26 +54,14 @@ def _security(settings: KafkaSettings, environment: Mapping[str, str]) -> KafkaS
         "security_protocol": settings.security_protocol,
         "sasl_mechanism": settings.sasl_mechanism,
         "username": settings.username,
-        "password": _secret(settings.password_file, environment, "BUDDY_KAFKA_PASSWORD"),
+        "password": secret(settings.password_file, environment, "BUDDY_KAFKA_PASSWORD"),
         "ca_file": settings.ca_file,
         "cert_file": settings.cert_file,
         "key_file": settings.key_file,
-        "key_password": _secret(
-            settings.key_password_file, environment, "BUDDY_KAFKA_KEY_PASSWORD"
-        ),
+        "key_password": secret(settings.key_password_file, environment, "BUDDY_KAFKA_KEY_PASSWORD"),
         "token_file": settings.token_file,
     }
     try:
         return msgspec.convert(given, KafkaSecurity)
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"[kafka]: {error}") from None
-
-
-def _secret(file: str | None, environment: Mapping[str, str], variable: str) -> str | None:
-    if file is None:
-        return environment.get(variable)
-    try:
-        return Path(file).read_text("utf-8").rstrip("\r\n")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise ConfigurationError(f"secret file {file} cannot be read: {reason}") from None

@@ -14,7 +14,7 @@ from worker.cli.console import Context, print_json, print_table
 from worker.engine.reprocess import reprocess
 from worker.engine.startup import check_topics
 from worker.errors import ConfigurationError, UsageError
-from worker.settings import shown
+from worker.settings import TABLES, shown
 from worker.topics import complaints, wanted
 
 
@@ -180,7 +180,7 @@ def config_command(context: Context, as_json: bool) -> int:
         print_json(settings)
         return 0
     rows = [(name, value) for name, value in settings.items() if not isinstance(value, dict)]
-    for table in ("kafka", "secrets"):
+    for table in (*TABLES, "secrets"):
         rows += [(f"{table}.{name}", value) for name, value in settings[table].items()]
     print_table("Settings in force", ("setting", "value"), [(n, str(v)) for n, v in rows])
     return 0

@@ -24,7 +24,9 @@ from worker.errors import (
     NoAnswer,
     StateError,
 )
+from worker.exports.connect import place_of
 from worker.exports.layout import FORMATS
+from worker.exports.place import Place
 from worker.sink.requests import (
     Announcement,
     ExportRequest,
@@ -46,6 +48,7 @@ _BECAUSE: Final = {
     "store_rebuilt": "the sink's store was rebuilt since the last one of that name",
     "other_options": "the last one of that name had other entities or another range",
     "base_damaged": "what was known of the last one of that name is damaged",
+    "other_sink": "another sink, or this one with another store, made the last one of that name",
 }
 
 
@@ -113,12 +116,13 @@ def export_command(
     check_request(request)
     if out is not None and out.exists():
         raise ConfigurationError(f"{out} exists: name a directory that does not")
+    place = place_of(context.settings, context.environment) if out is not None else None
     with progress_bar(quiet=as_json) as bar:
         answer = asyncio.run(ask(context, request, bar, timeout, wait=wait or out is not None))
     if answer.status == "failed":
         raise ExportFailedError(f"the export failed: {answer.error}")
-    if out is not None:
-        _copy(Path(context.settings.exports) / (answer.directory or ""), out)
+    if out is not None and place is not None:
+        _copy(place, answer, out)
     if as_json:
         print_json(answer)
     elif answer.status != "finished":
@@ -216,14 +220,21 @@ async def _answer(
     raise NoAnswer(f"no sink has answered for {patience:.0f} s: is one running? ('buddy run')")
 
 
-def _copy(finished: Path, out: Path) -> None:
+def _copy(place: Place, answer: Announcement, out: Path) -> None:
     """A copy under its final name in one step, as the export itself appeared."""
     temporary = out.with_name(f".{out.name}.copying")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(finished, temporary)
+        temporary.mkdir()
+        place.fetch(answer.directory or "", temporary)
         temporary.rename(out)
     except OSError as error:
-        raise StateError(
-            f"the export is in {finished}, but cannot be copied to {out}: {error.strerror}"
-        ) from None
+        raise StateError(f"{out} cannot be written: {error.strerror}; {_there(answer)}") from None
+    except StateError as error:
+        raise StateError(f"{error}; {_there(answer)}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _there(answer: Announcement) -> str:
+    return f"the export itself is finished, in {answer.location}"

@@ -69,7 +69,7 @@ and then:         buddy export --wait
 @click.option("--broker", metavar="URL", help="embedded:DIRECTORY or kafka://host:port,…")
 @click.option("--prefix", help="First part of every topic name.")
 @click.option("--data", metavar="DIR", help="Directory of state that can be rebuilt.")
-@click.option("--exports", metavar="DIR", help="Directory of finished exports.")
+@click.option("--exports", metavar="PLACE", help="Finished exports: a directory or s3://…")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.pass_context
 def cli(context: click.Context, /, config: str | None, **options: Any) -> None:

@@ -18,6 +18,7 @@ from worker.core.outbox import Rules
 from worker.engine.reports import Reports as WorkerReports
 from worker.engine.startup import check_topics
 from worker.engine.worker import Worker
+from worker.exports.connect import place_of
 from worker.index.store import IndexStore
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
@@ -119,7 +120,9 @@ async def _sink(
     settings = context.settings
     await check_topics(broker, context.names, settings.max_record_bytes)
     exports = ExportSettings(
-        Path(settings.exports), settings.program_name, settings.export_patience_seconds
+        place_of(settings, context.environment),
+        settings.program_name,
+        settings.export_patience_seconds,
     )
     store = Path(settings.data) / "sink"
     await serve_sink(broker, settings.prefix, store, exports, stop, reports=reports)

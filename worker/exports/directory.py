@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Generic, TypeVar
@@ -24,13 +25,19 @@ from worker.exports.csv_file import csv_chunks
 from worker.exports.json_file import json_chunks
 from worker.exports.manifest import CutCell, ExportedFile, Options, Origin
 from worker.exports.metadata import Metadata, json_file
+from worker.exports.place import Finished, Place
 from worker.exports.spool import Spool, read_blocks
-from worker.exports.staging import DIRECTORY_MODE, Staging, create_private
+from worker.exports.staging import DIRECTORY_MODE, create_private
 from worker.exports.xlsx_file import MAX_ROWS, xlsx_chunks
 
 T = TypeVar("T")
 Progress = Callable[[int], None]
 """Told how many more rows have been written; called on the event loop."""
+OnWritten = Callable[[str], None]
+"""Told the SHA-256 of the manifest when all is written, before any of it can be seen.
+
+Called in a thread.
+"""
 
 _WRITE: Final = 1 << 20
 _CHUNKS: Final = 8
@@ -42,41 +49,53 @@ def ignore_progress(_: int) -> None:
     """Nobody watches."""
 
 
+def ignore_written(_: str) -> None:
+    """Nobody needs to know beforehand."""
+
+
 def total_steps(metadata: Metadata, options: Options) -> int:
     """What the calls of `progress` add up to: each row counts once a format."""
     return sum(metadata.counts.values()) * len(options.formats)
 
 
-async def write_export(
-    root: Path,
+async def write_export(  # noqa: PLR0913 -- four have a default that suits most callers
+    place: Place,
     spool: Spool,
     metadata: Metadata,
     options: Options,
     origin: Origin = _UNKNOWN,
     *,
     progress: Progress = ignore_progress,
+    on_written: OnWritten = ignore_written,
     max_sheet_rows: int = MAX_ROWS,
-) -> Path:
-    """Write an export of the spooled rows and return its directory.
+) -> Finished:
+    """Write an export of the spooled rows, publish it, and return it.
 
-    It appears below `root` under its final name in one step, flushed to disk, or not at all:
-    whatever is raised, cancellation too, nothing of it remains. A finished export is never
-    overwritten. StateError if the name is taken, the disk refuses, or a spool does not hold the
-    rows that the metadata counts; ValueError if spool, metadata and options disagree on entities.
+    It appears at the place in one step, or not at all: whatever is raised, cancellation too,
+    nothing of it remains, unless it had been sealed. When another one was published under its id
+    first, that one is returned. StateError if the disk or the place refuses, or a spool does not
+    hold the rows that the metadata counts; ValueError if spool, metadata and options disagree on
+    entities.
     """
     if list(metadata.counts) != list(options.entities) or set(spool.rows) != set(options.entities):
         raise ValueError("spool, metadata and options must name the same entities")
-    staging = Staging(root, layout.directory_name(metadata))
+    staging = place.staging(layout.directory_name(metadata))
     try:
         try:
             await _in_thread(staging.open)
             writer = _Writer(staging.directory, spool, metadata, options, progress)
-            await writer.write(origin, max_sheet_rows)
-            return await _in_thread(staging.publish)
+            sha256 = await writer.write(origin, max_sheet_rows)
+            await _in_thread(lambda: on_written(sha256))
+            abandoned = threading.Event()
+            return await _in_thread(
+                lambda: place.publish(staging, abandoned.is_set), on_cancel=abandoned.set
+            )
         finally:
             await _in_thread(staging.discard)
     except OSError as error:
-        raise StateError(f"cannot write an export to {root}: {error.strerror or error}") from error
+        raise StateError(
+            f"cannot write an export to {staging.outer}: {error.strerror or error}"
+        ) from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise StateError("a spooled row is not in canonical form; nothing was exported") from error
 
@@ -102,7 +121,8 @@ class _Writer:
         self._formula_cells: dict[str, int] = {}
         self._cut_cells: tuple[CutCell, ...] = ()
 
-    async def write(self, origin: Origin, max_sheet_rows: int) -> None:
+    async def write(self, origin: Origin, max_sheet_rows: int) -> str:
+        """Write all of them; returns the SHA-256 of the manifest."""
         metadata, formats = self._metadata, self._options.formats
         if "csv" in formats:
             await self._write_csv()
@@ -130,6 +150,7 @@ class _Writer:
             self._cut_cells,
         )
         await self._write_file(layout.MANIFEST, _single(manifest.encode(content)), _Count())
+        return self._files[-1].sha256
 
     async def _write_csv(self) -> None:
         metadata = self._metadata
@@ -260,14 +281,22 @@ async def _write_all(file: aiofiles.threadpool.binary.AsyncFileIO, data: bytes) 
         rest = rest[await file.write(rest) :]
 
 
-async def _in_thread(function: Callable[[], T]) -> T:
+def _nothing() -> None:
+    """A step that is soon over is not told to hurry."""
+
+
+async def _in_thread(function: Callable[[], T], on_cancel: Callable[[], None] = _nothing) -> T:
     """Like asyncio.to_thread, but a cancelled caller still waits for the thread.
 
-    So that nothing is cleaned up under a step that is running; it takes a tenth of a second.
+    So that nothing is cleaned up under a step that is running. A step takes a tenth of a second,
+    or has a way to be told (`on_cancel`).
     """
     task = asyncio.ensure_future(asyncio.to_thread(function))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
+        on_cancel()
         await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # nobody else will ask for it
         raise

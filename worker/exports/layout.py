@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, Literal, get_args
 
 from worker.exports.metadata import Metadata
@@ -13,6 +14,15 @@ MANIFEST: Final = "manifest.json"
 METADATA: Final = "metadata.json"
 DELETIONS: Final = "deletions.ndjson"
 """In incremental exports: what was delivered before and no longer belongs, one row a line."""
+
+
+_NAME: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z_(.+)")
+
+
+def id_in(name: str) -> str | None:
+    """The export's id in the name of a directory; None if it is not called like an export."""
+    found = _NAME.fullmatch(name)
+    return None if found is None else found[1]
 
 
 def directory_name(metadata: Metadata) -> str:

@@ -167,13 +167,20 @@ def read_manifest(directory: Path) -> Manifest:
     """The manifest of a finished export; UsageError if there is none, or none that we know."""
     path = directory / MANIFEST
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        content = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; is this a finished export?") from error
+    return decode(content, str(path))
+
+
+def decode(content: bytes, where: str) -> Manifest:
+    """The manifest with that content; UsageError, which says `where`, if it is none we know."""
+    try:
+        manifest = msgspec.json.decode(content, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path}: not the manifest of an export") from error
+        raise UsageError(f"{where}: not the manifest of an export") from error
     if manifest.format != MANIFEST_FORMAT:
-        raise UsageError(f"{path}: manifest format {manifest.format} is not {MANIFEST_FORMAT}")
+        raise UsageError(f"{where}: manifest format {manifest.format} is not {MANIFEST_FORMAT}")
     if any(PurePosixPath(file.path).is_absolute() or ".." in file.path for file in manifest.files):
-        raise UsageError(f"{path}: names a file outside the export")
+        raise UsageError(f"{where}: names a file outside the export")
     return manifest

@@ -1,8 +1,8 @@
-"""A directory that appears under its final name in one step, complete or not at all.
+"""A directory under construction, which a crash cannot leave lying about for long.
 
 It is built as `<root>/.<name>.<random>.partial/<name>`, beside a lock file that the writer holds
-for as long as it lives, and renamed at the end. What a crash leaves behind has a lock that nobody
-holds: `sweep` removes it, and leaves those of live writers (of this or another process) alone.
+for as long as it lives. What a crash leaves behind has a lock that nobody holds: `sweep` removes
+it, and leaves those of live writers (of this or another process) alone.
 """
 
 from __future__ import annotations
@@ -27,58 +27,44 @@ _LOCK: Final = "lock"
 class Staging:
     """One directory under construction, to be filled at `directory` once it is open.
 
-    Every method blocks. OSError where the disk refuses; StateError where the final name is taken.
+    Every method blocks. OSError where the disk refuses.
     """
 
     def __init__(self, root: Path, name: str) -> None:
-        self._final = root / name
-        self._outer = root
+        self.name = name
+        self.outer = root
+        """What holds the directory and its lock; a place may move it to where it keeps seals."""
+        self._root = root
         self._lock = -1
 
     @property
     def directory(self) -> Path:
         """What will be published."""
-        return self._outer / self._final.name
+        return self.outer / self.name
 
     def open(self) -> None:
-        """Create the directory, and hold its lock until it is published or discarded."""
-        self._refuse_existing()
-        root = self._final.parent
-        root.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-        self._outer, self._lock = _create(root, self._final.name)
+        """Create the directory, and hold its lock until it is discarded."""
+        self._root.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        self.outer, self._lock = _create(self._root, self.name)
         self.directory.mkdir(mode=DIRECTORY_MODE)
 
-    def publish(self) -> Path:
-        """Flush every directory to disk and rename; the files must have been flushed before."""
-        for path in [*self.directory.rglob("*"), self.directory]:
+    def sync(self) -> None:
+        """Flush every directory to disk; the files must have been flushed before."""
+        for path in [*self.directory.rglob("*"), self.directory, self.outer]:
             if path.is_dir():
                 sync_directory(path)
-        self._refuse_existing()
-        try:
-            self.directory.rename(self._final)
-        except FileExistsError as error:
-            raise self._taken() from error
-        except OSError as error:
-            if self._final.exists():  # ENOTEMPTY has no exception of its own
-                raise self._taken() from error
-            raise
-        sync_directory(self._final.parent)
-        self.discard()
-        return self._final
 
-    def discard(self) -> None:
-        """Remove what has not been published, and let go of the lock. Never raises OSError."""
+    def release(self) -> None:
+        """Let go of what has been moved elsewhere: it is no longer this one's to remove."""
         if self._lock >= 0:
-            shutil.rmtree(self._outer, ignore_errors=True)
             os.close(self._lock)
             self._lock = -1
 
-    def _refuse_existing(self) -> None:
-        if self._final.exists():
-            raise self._taken()
-
-    def _taken(self) -> StateError:
-        return StateError(f"{self._final} exists already; a finished export is never overwritten")
+    def discard(self) -> None:
+        """Remove what has not been released. Never raises OSError."""
+        if self._lock >= 0:
+            shutil.rmtree(self.outer, ignore_errors=True)
+            self.release()
 
 
 def sweep(root: Path) -> list[Path]:
@@ -103,6 +89,11 @@ def create_private(path: str, flags: int) -> int:
     return os.open(path, flags, FILE_MODE)
 
 
+def hidden_name(name: str) -> str:
+    """A name below which `sweep` removes whatever nobody has locked."""
+    return f".{name}.{secrets.token_hex(4)}{_SUFFIX}"
+
+
 def sync_directory(path: Path) -> None:
     """Flush a directory's entries to disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -115,7 +106,7 @@ def sync_directory(path: Path) -> None:
 def _create(root: Path, name: str) -> tuple[Path, int]:
     # A sweep may take a directory away before it is locked: then there is another name.
     for _ in range(100):
-        outer = root / f".{name}.{secrets.token_hex(4)}{_SUFFIX}"
+        outer = root / hidden_name(name)
         outer.mkdir(mode=DIRECTORY_MODE)
         lock = _try_lock(outer)
         if lock is not None:

@@ -5,33 +5,31 @@ digest of each delivered row under a generation of its own, and a head that says
 counts. Promises:
 
 * A new generation counts only once its export is finished, and then from one moment to the next.
-* Whether it is finished is asked of the exports directory, so a kill at any moment leaves bookmark
-  and exports in agreement after `settle`: at the start, and around every incremental export.
-* Before an export can be published its generation is flushed to disk.
+* Whether it is finished is asked of the place, so a kill at any moment leaves bookmark and exports
+  in agreement after `settle`: at the start, and around every incremental export.
+* Before an export can be published its generation is flushed to disk, with the hash of its
+  manifest: what another sink has published under its id is none of ours.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import Final, cast
 
 import msgspec
 from rocksdict import WriteBatch
 
 from schemas import ENTITIES
-from worker.errors import StateError
-from worker.exports.layout import MANIFEST
 from worker.exports.manifest import Base, Cut
+from worker.exports.place import Finished
 from worker.sink import rocks
 from worker.sink.plan import Days, Selection
 from worker.sink.snapshot import BOOKMARK, delivered_prefix
 from worker.sink.store import RowStore
 
-Published = Callable[[str], Path | None]
-"""Of an export's id the directory of the finished export; None if there is none."""
+Published = Callable[[str], Finished | None]
+"""Of an export's id the finished export; None if there is none."""
 
 _TAGS: Final = {name: number.to_bytes() for number, name in enumerate(ENTITIES)}
 
@@ -47,10 +45,12 @@ class FullBecause(StrEnum):
     """The last one had other entities or another date range."""
     BASE_DAMAGED = "base_damaged"
     """What is known of the last one is not complete."""
+    OTHER_SINK = "other_sink"
+    """The last one was made by another sink, or from another store than this."""
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """One generation. Directory and hash are known once the export is finished."""
+    """One generation. The hash is known once all is written, the directory once it is finished."""
 
     generation: int
     export_id: str
@@ -82,13 +82,23 @@ class Bookmarks:
         """Those that there are."""
         return list(self._heads())
 
-    def find(self, name: str, selection: Selection) -> Mark | FullBecause:
-        """The base of an incremental export, or why it has none. Settle before you ask."""
+    def find(
+        self, name: str, selection: Selection, finished: Iterable[Finished]
+    ) -> Mark | FullBecause:
+        """The base of an incremental export, or why it has none. Settle before you ask.
+
+        `finished` are the exports at the place, the newest first; only those are looked at that
+        are newer than the bookmark.
+        """
         mark = self._heads().get(name, _Head()).current
+        other = _newer_than(mark, name, finished)
         if mark is None:
             lost = self._store.lost
-            known = lost is not None and (lost.names is None or name in lost.names)
-            return FullBecause.STORE_REBUILT if known else FullBecause.NO_BASE
+            if lost is not None and (lost.names is None or name in lost.names):
+                return FullBecause.STORE_REBUILT
+            return FullBecause.OTHER_SINK if other else FullBecause.NO_BASE
+        if other:
+            return FullBecause.OTHER_SINK
         if (mark.entities, mark.days) != (selection.entities, selection.days):
             return FullBecause.OTHER_OPTIONS
         return mark
@@ -103,22 +113,28 @@ class Bookmarks:
         self._write(name, head, flush=False)
         return Draft(self._store, number, lambda rows: self._seal(name, rows))
 
-    def settle(self, published: Published) -> None:
-        """Let those generations count whose export is finished; drop the unfinished ones.
+    def expect(self, name: str, manifest_sha256: str) -> None:
+        """The manifest that the pending export will have; flushed to disk when this returns."""
+        head = self._heads()[name]
+        assert head.pending is not None
+        pending = msgspec.structs.replace(head.pending, manifest_sha256=manifest_sha256)
+        self._write(name, _Head(head.current, pending), flush=True)
 
+    def settle(self, published: Published) -> None:
+        """Let those generations count whose export is finished; drop the others.
+
+        Dropped are the unfinished ones, and those whose export is another sink's.
         Nobody may be filling one. Raises `StateError`.
         """
         for name, head in self._heads().items():
             mark = head.pending
             if mark is None:
                 continue
-            directory = published(mark.export_id)
-            if directory is None:
+            found = published(mark.export_id)
+            if found is None or found.manifest_sha256 != mark.manifest_sha256:
                 self._write(name, _Head(head.current), flush=True, drop=mark)
             else:
-                mark = msgspec.structs.replace(
-                    mark, directory=directory.name, manifest_sha256=_sha256(directory)
-                )
+                mark = msgspec.structs.replace(mark, directory=found.name)
                 self._write(name, _Head(mark), flush=True, drop=head.current)
 
     def forget(self, name: str) -> None:
@@ -182,9 +198,16 @@ class Draft:
         self._seal(rows)
 
 
-def _sha256(directory: Path) -> str:
-    path = directory / MANIFEST
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise StateError(f"{path} cannot be read: {error.strerror}") from None
+def _newer_than(mark: Mark | None, name: str, finished: Iterable[Finished]) -> bool:
+    """Whether there is an export under the bookmark's name that is newer than the bookmark."""
+    for export in finished:
+        if mark is not None and _time(export.name) <= _time(mark.directory):
+            return False
+        incremental = export.manifest.incremental
+        if incremental is not None and incremental.name == name:
+            return True
+    return False
+
+
+def _time(directory: str) -> str:
+    return directory.partition("_")[0]

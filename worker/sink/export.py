@@ -17,9 +17,10 @@ from typing import TypeVar
 import msgspec
 
 from worker.errors import StateError, UsageError
-from worker.exports.directory import total_steps, write_export
-from worker.exports.manifest import Incremental, Manifest, Origin, read_manifest
+from worker.exports.directory import OnWritten, ignore_written, total_steps, write_export
+from worker.exports.manifest import Incremental, Origin
 from worker.exports.metadata import Metadata
+from worker.exports.place import Finished, Place
 from worker.exports.spool import Spool
 from worker.sink import rocks
 from worker.sink.bookmarks import Bookmarks, FullBecause, Mark
@@ -43,7 +44,7 @@ T = TypeVar("T")
 class ExportSettings(msgspec.Struct, frozen=True):
     """Where exports go, what they call the programme, and how long to wait for progress."""
 
-    exports: Path
+    place: Place
     program_name: str = "Buddy Program"
     patience: float = 60.0
 
@@ -57,38 +58,31 @@ async def carry_out(
     export was finished at that moment. Raises `UsageError` (the id stands for an export with other
     options), `StateError`, `NoAnswer`, `MissingTopic`, `BrokerUnavailable`.
     """
+    place = settings.place
     export_id = export_id_of(request.id)
-    there = await asyncio.to_thread(find_export, settings.exports, export_id)
+    there = await asyncio.to_thread(place.find, export_id)
     if there is not None:
-        manifest = await asyncio.to_thread(read_manifest, there)
-        return _again(request, there, manifest, source)
+        return _answer(request, there, source)
+    if await asyncio.to_thread(place.sealed, export_id):
+        raise UsageError(
+            f"id {request.id} stands for an export that has been removed since: ask under another "
+            "id"
+        )
     taken = await take_cut(source, settings.patience, report)
     room = None
     try:
         room = await asyncio.to_thread(_make_room, source.store.directory)
-        directory = await _Making(request, source, settings, report, taken, room).make()
+        finished = await _Making(request, source, settings, report, taken, room).make()
     finally:
         taken.snapshot.close()
         if room is not None:
             await asyncio.to_thread(shutil.rmtree, room, ignore_errors=True)
-    manifest = await asyncio.to_thread(read_manifest, directory)
-    return _finished(request, directory, manifest, source)
+    return _answer(request, finished, source)
 
 
-def find_export(exports: Path, export_id: str) -> Path | None:
-    """The directory of the finished export with that id. Blocking."""
-    for directory in sorted(exports.glob(f"*_{export_id}")):
-        try:
-            read_manifest(directory)
-        except UsageError:
-            continue
-        return directory
-    return None
-
-
-def settle_bookmarks(bookmarks: Bookmarks, exports: Path) -> None:
+def settle_bookmarks(bookmarks: Bookmarks, place: Place) -> None:
     """Bring the bookmarks into agreement with the finished exports. Blocking."""
-    bookmarks.settle(lambda export_id: find_export(exports, export_id))
+    bookmarks.settle(place.find)
 
 
 def clear_room(store_directory: Path) -> None:
@@ -115,7 +109,7 @@ def _make_room(store_directory: Path) -> Path:
 
 
 class _Making:
-    """One export in the making, from its cut to its directory."""
+    """One export in the making, from its cut to its publication."""
 
     def __init__(
         self,
@@ -135,24 +129,26 @@ class _Making:
         self._selection = selection_of(request)
         self._export_id = export_id_of(request.id)
 
-    async def make(self) -> Path:
+    async def make(self) -> Finished:
         """Make it; with a bookmark's name around it what moves the bookmark, or leaves it."""
         name = self._request.incremental
         if name is None:
             spooled = await self._collect(
                 lambda watch: spool(self._taken.snapshot, self._selection, self._room, watch)
             )
-            return await self._write(spooled, None, None)
+            return await self._write(spooled)
         bookmarks = Bookmarks(self._source.store)
-        exports = self._settings.exports
-        await asyncio.to_thread(settle_bookmarks, bookmarks, exports)
+        place = self._settings.place
+        await asyncio.to_thread(settle_bookmarks, bookmarks, place)
         try:
-            base = await asyncio.to_thread(bookmarks.find, name, self._selection)
+            base = await asyncio.to_thread(
+                lambda: bookmarks.find(name, self._selection, place.finished())
+            )
             try:
                 increment = await self._increment(bookmarks, name, base)
             except BaseDamagedError:
                 await asyncio.to_thread(bookmarks.forget, name)
-                await asyncio.to_thread(settle_bookmarks, bookmarks, exports)
+                await asyncio.to_thread(settle_bookmarks, bookmarks, place)
                 await asyncio.to_thread(_empty, self._room)
                 base = FullBecause.BASE_DAMAGED
                 increment = await self._increment(bookmarks, name, base)
@@ -164,11 +160,16 @@ class _Making:
                 references_into_base=dict(increment.into_base),
                 totals=dict(increment.totals),
             )
-            return await self._write(increment.spooled, incremental, increment.deletions)
+            return await self._write(
+                increment.spooled,
+                incremental,
+                increment.deletions,
+                lambda sha256: bookmarks.expect(name, sha256),
+            )
         finally:
-            # Whether the bookmark moves is asked of the exports directory alone, so whatever was
-            # raised, and whenever: bookmark and exports agree.
-            await asyncio.shield(asyncio.to_thread(settle_bookmarks, bookmarks, exports))
+            # Whether the bookmark moves is asked of the place alone, so whatever was raised, and
+            # whenever: bookmark and exports agree.
+            await asyncio.shield(asyncio.to_thread(settle_bookmarks, bookmarks, place))
 
     async def _increment(
         self, bookmarks: Bookmarks, name: str, base: Mark | FullBecause
@@ -196,8 +197,12 @@ class _Making:
             raise
 
     async def _write(
-        self, spooled: Spooled, incremental: Incremental | None, deletions: Path | None
-    ) -> Path:
+        self,
+        spooled: Spooled,
+        incremental: Incremental | None = None,
+        deletions: Path | None = None,
+        on_written: OnWritten = ignore_written,
+    ) -> Finished:
         taken = self._taken
         day = day_of(taken.moment)
         start, end = date_range(spooled.earliest.values(), self._selection.days, day)
@@ -228,32 +233,32 @@ class _Making:
 
         files = Spool(spooled.files, deletions)
         return await write_export(
-            self._settings.exports, files, metadata, options, origin, progress=progress
+            self._settings.place,
+            files,
+            metadata,
+            options,
+            origin,
+            progress=progress,
+            on_written=on_written,
         )
 
 
-def _again(
-    request: ExportRequest, directory: Path, manifest: Manifest, source: Source
-) -> Announcement:
+def _answer(request: ExportRequest, finished: Finished, source: Source) -> Announcement:
+    """Announce an export, made for this request or before; UsageError if it is another one."""
+    manifest = finished.manifest
     if options_of(request) != manifest.options:
         raise UsageError(
-            f"id {request.id} stands for {directory.name}, which was made with other options: "
+            f"id {request.id} stands for {finished.name}, which was made with other options: "
             "ask under another id"
         )
-    return _finished(request, directory, manifest, source)
-
-
-def _finished(
-    request: ExportRequest, directory: Path, manifest: Manifest, source: Source
-) -> Announcement:
     incremental = manifest.incremental or Incremental(name="")
     return Announcement(
         id=manifest.export_id,
         request_id=request.id,
         status="finished",
         at=moment_of(source.clock()),
-        directory=directory.name,
-        location=str(directory.absolute()),
+        directory=finished.name,
+        location=finished.location,
         counts=manifest.record_counts,
         files=tuple(ExportFile(f.path, f.bytes, f.rows, f.sha256) for f in manifest.files),
         left_out=manifest.left_out,

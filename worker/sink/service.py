@@ -17,7 +17,6 @@ import structlog
 
 from worker.brokers.contract import Broker, Message, Outgoing, Partition, Reader
 from worker.errors import BrokerUnavailable, BuddyError, MissingTopic, UsageError
-from worker.exports.staging import sweep
 from worker.sink.bookmarks import Bookmarks
 from worker.sink.consume import Clock, Consumer, sleep
 from worker.sink.cut import Source
@@ -78,9 +77,9 @@ async def serve(
     store = await asyncio.to_thread(RowStore, store_directory, names)
     try:
         await asyncio.to_thread(clear_room, store_directory)
-        for leftover in await asyncio.to_thread(sweep, settings.exports):
-            _log.warning("export_leftover_removed", name=leftover.name)
-        await asyncio.to_thread(settle_bookmarks, Bookmarks(store), settings.exports)
+        for leftover in await asyncio.to_thread(settings.place.sweep):
+            _log.warning("export_leftover_removed", name=leftover)
+        await asyncio.to_thread(settle_bookmarks, Bookmarks(store), settings.place)
         reports = reports or unheard(clock)
         consumer = Consumer(broker, store, names, clock, reports)
         answers = _Answers(Source(broker, names, store, consumer, clock), settings)

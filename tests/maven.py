@@ -1,0 +1,66 @@
+"""Servers that the tests start: their jars, fetched once through Maven into `.cache`."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+_CACHE = Path(__file__).resolve().parents[1] / ".cache"
+
+
+class NotFetched(Exception):
+    """The jars cannot be had here; the text says in one line why."""
+
+
+def version(pom: Path, of: str) -> str:
+    """The version that a pom names in its property `<of>.version`."""
+    found = re.search(rf"<{of}\.version>(.+?)</{of}\.version>", pom.read_text())
+    assert found, f"{pom} names no {of}.version"
+    return found[1]
+
+
+def jars(pom: Path, name: str) -> Path:
+    """The directory of the jars that a pom depends on, fetched when it is not there yet."""
+    home = _CACHE / name
+    if any(home.glob("*.jar")):
+        return home
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise NotFetched(f"no Maven (mvn) to fetch {name} with")
+    _CACHE.mkdir(exist_ok=True)
+    # Fetched aside and moved: an interrupted download is never taken for a whole one.
+    aside = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_CACHE))
+    try:
+        subprocess.run(
+            [maven, "-q", "-B", "-f", pom, "dependency:copy-dependencies",
+             f"-DoutputDirectory={aside}"],
+            check=True, capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+        if not any(home.glob("*.jar")):
+            shutil.rmtree(home, ignore_errors=True)
+            aside.rename(home)
+    except subprocess.CalledProcessError as error:
+        lines = [line for line in (error.stdout + error.stderr).splitlines() if "ERROR" in line]
+        raise NotFetched(f"Maven could not fetch {name}: {lines[:1]}") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotFetched(f"Maven could not fetch {name}: {error}") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return home
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens at, on 127.0.0.1."""
+    # Held all at once, so that they differ.
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

@@ -1,0 +1,272 @@
+"""A directory as the place of exports: seals, two sinks at once, kills, removal, leftovers."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.place_kit import (
+    DATA,
+    FIRST,
+    ID,
+    SECOND,
+    KilledError,
+    die,
+    never,
+    published,
+    staged,
+    whole,
+)
+from worker.errors import StateError
+from worker.exports import place_directory, staging
+from worker.exports.layout import MANIFEST
+from worker.exports.place import SEAL_DAYS
+from worker.exports.place_directory import DirectoryPlace
+from worker.exports.staging import Staging, sweep
+
+
+def shown(root: Path) -> dict[str, list[str]]:
+    """What anybody sees: each directory that is not hidden, with its files."""
+    return {p.name: sorted(f.name for f in p.iterdir()) for p in sorted(root.glob("[!.]*"))}
+
+
+WHOLE = [DATA, f"{DATA}.json", MANIFEST]
+
+
+def test_an_export_is_found_under_its_id(tmp_path: Path) -> None:
+    place = DirectoryPlace(tmp_path / "exports")
+    assert place.find(ID) is None
+    assert not place.sealed(ID)
+    assert list(place.finished()) == []
+    assert published(place, FIRST) == FIRST
+    found = place.find(ID)
+    assert found is not None
+    assert (found.name, found.location) == (FIRST, str(tmp_path / "exports" / FIRST))
+    assert found.manifest.export_id == ID
+    assert list(place.finished()) == [found]
+    assert place.sealed(ID)
+    assert shown(tmp_path / "exports") == {FIRST: WHOLE}
+    for path in [tmp_path / "exports", *(tmp_path / "exports").rglob("*")]:
+        assert path.is_file() or not path.stat().st_mode & 0o007
+
+
+def test_attempts_within_the_same_second_do_not_mix(tmp_path: Path) -> None:
+    place = DirectoryPlace(tmp_path)
+    one, two = staged(place, FIRST, "one"), staged(place, FIRST, "two")
+    assert place.publish(two, never).manifest.spec_version == "two"
+    assert place.publish(one, never).manifest.spec_version == "two"
+    one.discard()
+    assert whole(place, FIRST, tmp_path / ".copy") == "two"
+
+
+def test_a_zombie_that_thaws_just_before_its_seal_fails_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = DirectoryPlace(tmp_path)
+    zombie = staged(place, FIRST, "zombie")
+    seal = DirectoryPlace._seal
+
+    def frozen(self: DirectoryPlace, attempt: Staging, export_id: str) -> None:
+        monkeypatch.setattr(DirectoryPlace, "_seal", seal)
+        published(DirectoryPlace(tmp_path), SECOND, "other")
+        seal(self, attempt, export_id)
+
+    monkeypatch.setattr(DirectoryPlace, "_seal", frozen)
+    assert place.publish(zombie, never).manifest.spec_version == "other"
+    zombie.discard()
+    assert shown(tmp_path) == {SECOND: WHOLE}
+
+
+def _calls() -> list[tuple[Any, str]]:
+    """Everything by which `publish` changes the disk."""
+    return [(Path, "rename"), (Path, "mkdir"), (place_directory, "sync_directory"),
+            (staging, "sync_directory")]  # fmt: skip
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("step", range(12))
+def test_a_kill_at_any_step_leaves_all_or_nothing_and_the_next_one_finishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, after: bool
+) -> None:
+    place = DirectoryPlace(tmp_path)
+    attempt = staged(place, FIRST, "killed")
+    done: list[str] = []
+
+    def killing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **more: Any) -> Any:
+            if len(done) == step and not after:
+                raise KilledError
+            result = real(*args, **more)
+            done.append(real.__name__)
+            if len(done) == step + 1 and after:
+                raise KilledError
+            return result
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for where, name in _calls():
+            patch.setattr(where, name, killing(getattr(where, name)))
+        try:
+            place.publish(attempt, never)
+        except KilledError:
+            die(attempt)
+        else:
+            assert step >= len(done) == 9, "beyond the last step"
+    assert shown(tmp_path) in ({}, {FIRST: WHOLE}), "never half of it"
+    sealed = place.sealed(ID)
+    other = DirectoryPlace(tmp_path)
+    assert published(other, SECOND, "other") == (FIRST if sealed else SECOND)
+    assert len(shown(tmp_path)) == 1
+    other.sweep()
+    assert list(tmp_path.glob(".*.partial")) == []
+
+
+def test_what_is_sealed_is_finished_by_a_sweep_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = DirectoryPlace(tmp_path)
+    attempt = staged(place, FIRST)
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectoryPlace, "find", lambda *_: None)
+        with pytest.raises(StateError, match="removed since"):
+            place.publish(attempt, never)
+    assert shown(tmp_path) == {}
+    assert DirectoryPlace(tmp_path).sweep() == []
+    assert shown(tmp_path) == {FIRST: WHOLE}
+
+
+def test_an_export_that_is_given_up_is_not_sealed(tmp_path: Path) -> None:
+    place = DirectoryPlace(tmp_path)
+    attempt = staged(place, FIRST)
+    with pytest.raises(StateError, match="given up"):
+        place.publish(attempt, lambda: True)
+    attempt.discard()
+    assert not place.sealed(ID)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_something_else_of_that_name_is_not_overwritten(tmp_path: Path) -> None:
+    place = DirectoryPlace(tmp_path)
+    (tmp_path / FIRST).mkdir()
+    (tmp_path / FIRST / "mine").touch()
+    with pytest.raises(StateError, match="not overwritten"):
+        published(place, FIRST)
+    assert shown(tmp_path) == {FIRST: ["mine"]}
+    assert published(place, SECOND) == SECOND
+
+
+def test_what_is_no_export_does_not_come(tmp_path: Path) -> None:
+    place = DirectoryPlace(tmp_path)
+    published(place, FIRST)
+    for name in ("notes", "20251122T140000Z_empty", ".20251122T150000Z_x.partial"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "20251122T160000Z_file").touch()
+    (tmp_path / f"20251122T170000Z_{ID}").mkdir()
+    (tmp_path / f"20251122T170000Z_{ID}" / MANIFEST).write_text("{}")
+    assert [f.name for f in place.finished()] == [FIRST]
+    found = place.find(ID)
+    assert found is not None
+    assert found.name == FIRST
+
+
+def test_exports_of_before_there_were_seals_count(tmp_path: Path) -> None:
+    place = DirectoryPlace(tmp_path)
+    published(place, FIRST)
+    for path in sorted((tmp_path / ".seals").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    assert place.sealed(ID)
+    assert published(place, SECOND) == FIRST
+
+
+def test_a_kill_while_removing_is_swept_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = DirectoryPlace(tmp_path)
+    published(place, FIRST)
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.exports.place_directory.shutil.rmtree", killed)
+        with pytest.raises(KilledError):
+            place.remove(FIRST)
+    assert shown(tmp_path) == {}
+    assert len(place.sweep()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [".seals"]
+
+
+def test_seals_go_when_their_requests_cannot_come_again(tmp_path: Path) -> None:
+    now = (tmp_path.stat().st_mtime) + 10
+    place = DirectoryPlace(tmp_path, lambda: now)
+    published(place, FIRST)
+    now += (SEAL_DAYS + 1) * 24 * 3600
+    place.sweep()
+    assert (tmp_path / ".seals" / ID).exists(), "its export is there"
+    place.remove(FIRST)
+    now -= 2 * 24 * 3600
+    place.sweep()
+    assert place.sealed(ID)
+    now += 2 * 24 * 3600
+    place.sweep()
+    assert not place.sealed(ID)
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "exports").touch()
+    place = DirectoryPlace(tmp_path / "exports")
+    assert place.find(ID) is None
+    assert place.sweep() == []
+    with pytest.raises(StateError, match="Not a directory"):
+        place.remove(FIRST)
+
+
+# --- Staging --------------------------------------------------------------------------------------
+
+
+def opened(root: Path, name: str) -> Staging:
+    attempt = Staging(root, name)
+    attempt.open()
+    return attempt
+
+
+def names_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_a_sweep_removes_what_the_dead_left_and_nothing_else(tmp_path: Path) -> None:
+    alive = opened(tmp_path, "alive")
+    dead = opened(tmp_path, "dead")
+    (dead.directory / "half").touch()
+    die(dead)
+    unlocked = tmp_path / ".early.00000000.partial"
+    unlocked.mkdir()
+    (tmp_path / ".other").mkdir()
+    (tmp_path / "finished").mkdir()
+    assert sweep(tmp_path) == sorted([dead.directory.parent, unlocked])
+    assert alive.directory.is_dir()
+    alive.discard()
+    assert names_in(tmp_path) == [".other", "finished"]
+    assert sweep(tmp_path / "missing") == []
+
+
+def test_a_writer_whose_directory_was_swept_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+    swept: list[list[Path]] = []
+
+    def sweep_first(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr("worker.exports.staging.fcntl.flock", flock)
+        swept.append(sweep(tmp_path))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr("worker.exports.staging.fcntl.flock", sweep_first)
+    attempt = opened(tmp_path, "x")
+    assert len(swept[0]) == 1
+    assert attempt.directory.is_dir()
+    attempt.discard()
+    assert names_in(tmp_path) == []

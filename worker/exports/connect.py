@@ -1,0 +1,65 @@
+"""Which place of exports a setting names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worker.errors import ConfigurationError
+from worker.exports.place import Place
+from worker.exports.place_directory import DirectoryPlace
+from worker.settings import S3Settings, Settings, secret
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_BUCKET = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
+
+
+def place_of(settings: Settings, environment: Mapping[str, str]) -> Place:
+    """The place of `settings.exports`: a directory, or `s3://bucket/prefix`.
+
+    Nothing is asked of a server yet. Raises ConfigurationError.
+    """
+    if not settings.exports.startswith("s3:"):
+        return DirectoryPlace(Path(settings.exports))
+    found = _BUCKET.fullmatch(settings.exports)
+    prefix = "" if found is None else (found[2] or "").strip("/")
+    if found is None or any(part in ("", ".", "..") for part in prefix.split("/") if prefix):
+        raise ConfigurationError(
+            f"exports {settings.exports!r} is no place: use a directory or s3://bucket/prefix"
+        )
+    from worker.exports.bucket import Bucket  # noqa: PLC0415 -- importing boto3 takes 0.2 s
+    from worker.exports.place_bucket import BucketPlace  # noqa: PLC0415 -- likewise
+
+    bucket = Bucket(_client(settings.s3, environment), found[1], prefix)
+    return BucketPlace(bucket, Path(settings.data) / "sink" / "staging")
+
+
+def _client(settings: S3Settings, environment: Mapping[str, str]) -> S3Client:
+    import boto3  # noqa: PLC0415 -- as above
+    from botocore.config import Config  # noqa: PLC0415 -- as above
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415 -- as above
+
+    key = secret(settings.secret_access_key_file, environment, "BUDDY_S3_SECRET_ACCESS_KEY")
+    if (settings.access_key_id is None) != (key is None):
+        raise ConfigurationError(
+            "[s3]: access_key_id and the secret access key go together: set both, or neither to "
+            "use what the environment gives (AWS_ACCESS_KEY_ID, a profile, a role)"
+        )
+    # A server of one's own rarely has a name in DNS for each bucket.
+    style: Any = {"addressing_style": "path"} if settings.endpoint else None
+    config = Config(
+        s3=style, connect_timeout=10, retries={"mode": "standard", "total_max_attempts": 5}
+    )
+    try:
+        session = boto3.Session(
+            aws_access_key_id=settings.access_key_id,
+            aws_secret_access_key=key,
+            region_name=settings.region or environment.get("AWS_REGION") or None,
+        )
+        return session.client("s3", endpoint_url=settings.endpoint, config=config)
+    except (BotoCoreError, ValueError) as error:
+        raise ConfigurationError(f"[s3]: {' '.join(str(error).split())}") from None

@@ -1,0 +1,94 @@
+"""Where exports are published: what a directory and a bucket have in common.
+
+Several sinks may publish to one place. Each builds an export in a staging directory of its own and
+publishes it under a name in which the time of its own cut stands; so for one export id there can
+be several attempts. The *seal* decides between them: it is created exclusively, once for each id,
+and from then on the export is what the winner has staged. Whoever comes across a seal whose export
+is not there yet finishes it, and whoever fails at the seal discards what he has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from worker.errors import StateError
+from worker.exports.manifest import Manifest, decode
+from worker.exports.staging import Staging
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """A finished export: its name at the place, where that is for a person, and its manifest."""
+
+    name: str
+    location: str
+    manifest: Manifest
+    manifest_sha256: str
+
+
+class Place(Protocol):
+    """Where finished exports are.
+
+    Every method blocks and is to be run in a thread. Each raises `StateError`, one line, where the
+    place refuses or cannot be reached.
+    """
+
+    def find(self, export_id: str) -> Finished | None:
+        """The export with that id; one that is sealed and not there yet is finished first."""
+
+    def sealed(self, export_id: str) -> bool:
+        """Whether that id has been decided: its export is there, will be, or has been removed."""
+
+    def finished(self) -> Iterator[Finished]:
+        """All finished exports, the newest (by the time of its cut) first.
+
+        Each is read when it is asked for. What is no export is passed over.
+        """
+
+    def staging(self, name: str) -> Staging:
+        """A local directory, not open yet, in which the export of that name can be built."""
+
+    def publish(self, staging: Staging, abandoned: Callable[[], bool]) -> Finished:
+        """Publish what has been staged, flushed and complete; the seal is the last step but one.
+
+        Returns the export with that id, which is another's if that one was sealed first; then
+        nothing of this one is left at the place. Nothing finished is ever overwritten. When
+        `abandoned` turns true before the seal, it gives up and raises `StateError`. The caller
+        discards the staging afterwards, whatever has happened.
+        """
+
+    def fetch(self, name: str, directory: Path) -> None:
+        """Copy a finished export into an empty local directory, the manifest last."""
+
+    def remove(self, name: str) -> None:
+        """Remove a finished export so that nobody ever sees half of it. None is fine as well.
+
+        Its seal stays for `SEAL_DAYS`, so that neither a request that comes again nor a thawed
+        sink publishes the id once more.
+        """
+
+    def sweep(self) -> list[str]:
+        """Finish what is sealed, remove what died before; the names of what was removed.
+
+        What a live sink is writing is left alone. So is what is no export's.
+        """
+
+
+SEAL_DAYS = 400
+"""The id of a schedule's slot comes again until the next slot, and a schedule may be yearly."""
+
+
+def stop_if(abandoned: Callable[[], bool]) -> None:
+    """Raises `StateError` when nobody waits for the export any more."""
+    if abandoned():
+        raise StateError("the export was given up")
+
+
+def finished_from(name: str, location: str, content: bytes) -> Finished:
+    """The finished export with that manifest; UsageError if it is none that we know."""
+    manifest = decode(content, f"{location}: manifest.json")
+    return Finished(name, location, manifest, hashlib.sha256(content).hexdigest())
