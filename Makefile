@@ -44,7 +44,7 @@ chaos: $(DEV) ## processes and broker killed under a stream, then an independent
 	@$(BIN)/python -m tests.chaos --rounds $(or $(ROUNDS),10) --seed $(or $(SEED),1) $(CHAOS)
 
 simulate: $(DEV) ## the protocol under a seeded scheduler, without a broker: make simulate SEEDS=0:10000
-	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),0:10000) --jobs 2
+	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),0:10000)
 
 format: $(DEV) ## format the code and mend what lint can mend
 	$(BIN)/ruff check --fix .

@@ -6,7 +6,6 @@ each coroutine of its own there (the round, a read, a commit, a take-over) is a 
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import Any, Final
 
 from tests.simulation.following import Barriers, Follower, Saved, ends
@@ -14,7 +13,7 @@ from tests.simulation.group import Batch, Cluster, Owned
 from tests.simulation.settings import Settings
 from tests.simulation.threads import Outage, Step, Thread
 from tests.simulation.world import Fenced, Log, Transaction, World
-from worker.brokers.contract import Message
+from worker.brokers.contract import Message, Outgoing
 from worker.core.ahead import Ahead
 from worker.core.outbox import Rules
 from worker.core.task import CLAIMS, INPUTS, Decision, Task
@@ -53,6 +52,8 @@ class Worker:
         self._not_before: dict[int, int] = {}
         self._reading: Thread | None = None
         self._positions: dict[Log, int] = {}
+        self._moves = 0
+        """Counts the changes of the positions."""
         self.threads: list[Thread] = []
         self.main = self._spawn("rounds", self._run())
 
@@ -100,20 +101,34 @@ class Worker:
         running = self.running
         yield from self.barriers.tend([owned.task for owned in running.values()])
         learned = self.follower.learned()
-        for owned in running.values():
-            owned.learned.users.extend(learned.users)
-            owned.learned.matches.extend(learned.matches)
+        if learned.users or learned.matches:
+            for owned in running.values():
+                owned.learned.users.extend(learned.users)
+                owned.learned.matches.extend(learned.matches)
         yield from self._read()
-        free = [owned for owned in running.values() if owned.work is None]
-        batches = [(owned, self._batch(owned)) for owned in free if self._has_work(owned)]
-        self._begin(batches)
+        batches = [
+            (owned, self._batch(owned))
+            for owned in running.values()
+            if owned.work is None and self._has_work(owned)
+        ]
+        if batches:
+            self._begin(batches)
 
     def _read(self) -> Step[None]:
         if self._reading is None:
             self._reading = self._spawn("read", self._reads(self._paused()))
         reading, follower = self._reading, self.follower
         work = [owned.work for owned in self.running.values() if owned.work is not None]
-        yield lambda: reading.done or follower.news or any(some.done for some in work)
+
+        def ready() -> bool:
+            if reading.done or follower.news:
+                return True
+            for some in work:  # noqa: SIM110 -- asked more often than anything else
+                if some.done:
+                    return True
+            return False
+
+        yield ready
         follower.news = False
         for number, owned in list(self.running.items()):
             if owned.work is not None and owned.work.done:
@@ -123,7 +138,8 @@ class Worker:
                     yield from self._drop(number, "commit failed")
                     self._not_before[number] = self._world.now + _BACKOFF
                     yield from self._assign()
-        yield from self._take(wait=False)
+        if reading.done:
+            yield from self._take(wait=False)
 
     def _take(self, *, wait: bool) -> Step[None]:
         reading = self._reading
@@ -139,18 +155,18 @@ class Worker:
 
     def _reads(self, paused: set[Log]) -> Step[list[Message]]:
         """One read: what there is, or nothing once some time has passed."""
-        started, positions, dice = self._world.now, self._positions, self._dice
-        listened = [log for log in positions if log not in paused]
-        yield (
-            lambda: (
-                self._world.now > started or any(positions[log] < log.stable for log in listened)
-            )
-        )
-        logs = [log for log in listened if positions[log] < log.stable]
+        world, positions, dice = self._world, self._positions, self._dice
+        started = world.now
+        listened = [log for log in positions if log not in paused] if paused else list(positions)
+        more = world.more(positions, listened)
+        yield lambda: world.now > started or more()
+        logs = [log for log in listened if positions[log] < log.stable] if more() else []
         messages: list[Message] = []
         if dice.fineness and len(logs) > 1:
             dice.shuffle(logs)
             logs = logs[: 1 + dice.below(len(logs))]
+        if logs:
+            self._moves += 1
         for log in logs:
             limit = 1 + dice.below(6) if dice.fineness else 1_000_000
             some, positions[log] = log.read(positions[log], limit)
@@ -170,9 +186,11 @@ class Worker:
                 wanted[log] = self._positions[log] if owned.assigned else owned.task.next[name]
             owned.assigned = True
         self._positions = wanted
+        self._moves += 1
 
     def _batch(self, owned: Owned) -> Batch:
         messages, owned.inbox = owned.inbox, []
+        owned.looked = self._moves
         owned.positions = self._places(owned)
         return Batch(messages, owned.positions)
 
@@ -183,7 +201,7 @@ class Worker:
             or owned.learned.matches
             or owned.task.restored
             or any(p.barrier is not None and p.barrier.passed for p in owned.task._at_barrier)
-            or owned.positions != self._places(owned)
+            or (owned.looked != self._moves and owned.positions != self._places(owned))
         )
 
     def _places(self, owned: Owned) -> dict[str, int]:
@@ -257,16 +275,16 @@ class Worker:
 
     def _write(self, transaction: Transaction, decision: Decision) -> Step[None]:
         world, dice = self._world, self._dice
-        where = [(m.topic, world.number_of(m)) for m in decision.outputs]
-        order = sorted(range(len(where)), key=where.__getitem__)
-        parts = [list(part) for _, part in groupby(order, key=where.__getitem__)]
+        parts: dict[tuple[str, int], list[Outgoing]] = {}
+        for message in decision.outputs:
+            parts.setdefault((message.topic, world.number_of(message)), []).append(message)
+        places = sorted(parts)
         if dice.fineness:
-            dice.shuffle(parts)
-        for part in parts:
+            dice.shuffle(places)
+        for place in places:
             if dice.stop():
                 yield None
-            for index in part:
-                world.write(transaction, decision.outputs[index])
+            world.write(transaction, world.log(*place), parts[place])
         if dice.stop():
             yield None
 
@@ -274,6 +292,8 @@ class Worker:
         paused: set[Log] = set()
         for owned in self.running.values():
             parking = owned.task.parking
+            if len(parking) < self._most_parked:
+                continue
             matches = parking.count("matches")
             others = len(parking) - matches - parking.count("users")
             if matches >= self._most_parked:
@@ -286,6 +306,8 @@ class Worker:
 
     def _update(self) -> Step[bool]:
         assigned = self._cluster.assignment(self)
+        if not self._starting and self.running.keys() == set(assigned):
+            return False
         changed = False
         for number in [n for n in self.running if n not in assigned]:
             yield from self._drop(number, "revoked")

@@ -7,9 +7,11 @@ from typing import Final
 
 import msgspec
 
+from schemas import ENTITIES
+from tests.simulation.dice import Dice
 from tests.simulation.settings import Settings
 from tests.simulation.threads import Outage, Step
-from tests.simulation.world import Dice, Log, World
+from tests.simulation.world import Log, World
 from worker.brokers.contract import Message, Partition
 from worker.core.barrier import Barrier, Progress
 from worker.core.keys import id_bytes
@@ -60,9 +62,17 @@ class Follower:
         numbers = range(rules.tasks)
         topics = [self._names.accepted(entity) for entity in INDEXED]
         self.accepted = [world.log(topic, q) for topic in topics for q in numbers]
-        self.progress = [world.log(self._names.progress, q) for q in numbers]
+        inputs = [(entity, self._names.inputs(entity)) for entity in ENTITIES]
+        self.progress = {
+            world.log(self._names.progress, q): {e: Partition(topic, q) for e, topic in inputs}
+            for q in numbers
+        }
         self._followed = {log: saved.positions.get(log, 0) for log in self.accepted}
         self._followed.update(dict.fromkeys(self.progress, 0))
+        self.version = 0
+        """Counts what has been followed."""
+        self._at: dict[Partition, int] | None = None
+        self._looked = -1
         self._learned = Learned([], [])
 
     def run(self) -> Step[None]:
@@ -88,7 +98,9 @@ class Follower:
 
     def followed(self) -> dict[Partition, int]:
         """How far the accepted topics have been followed."""
-        return {log.place: self._followed[log] for log in self.accepted}
+        if self._at is None:
+            self._at = {log.place: self._followed[log] for log in self.accepted}
+        return self._at
 
     def learned(self) -> Learned:
         """The ids that came to be known since the last call."""
@@ -98,12 +110,20 @@ class Follower:
     # --- inside -------------------------------------------------------------------------------
 
     def _can_read(self) -> bool:
-        return any(position < log.stable for log, position in self._followed.items())
+        if self._looked == self._world.shown:  # nothing has come since nothing was found
+            return False
+        for log, position in self._followed.items():
+            if position < log.stable:
+                return True
+        self._looked = self._world.shown
+        return False
 
     def _follow(self) -> Step[None]:
         dice, followed = self._dice, dict(self._followed)
         logs = [log for log, position in followed.items() if position < log.stable]
         messages: list[Message] = []
+        rows: list[Message] = []
+        progress: list[tuple[dict[str, Partition], Message]] = []
         if dice.fineness and len(logs) > 1:
             dice.shuffle(logs)
             logs = logs[: 1 + dice.below(len(logs))]
@@ -113,7 +133,11 @@ class Follower:
             limit = 1 + dice.below(8) if dice.fineness else 1_000_000
             some, followed[log] = log.read(followed[log], limit)
             messages += some
-        rows = [m for m in messages if m.topic != self._names.progress]
+            places = self.progress.get(log)
+            if places is None:
+                rows += some
+            elif some:
+                progress.append((places, some[-1]))
         if rows:
             learned = self._apply(rows)
             self._saved.positions = {log: followed[log] for log in self.accepted}
@@ -122,12 +146,13 @@ class Follower:
             self._learned.users.extend(learned.users)
             self._learned.matches.extend(learned.matches)
         self._followed = followed
-        for message in messages:
-            if message.topic == self._names.progress and message.value is not None:
-                for entity, offset in _read_progress(message.value).judged.items():
-                    place = Partition(self._names.inputs(entity), message.partition)
-                    self.judged[place] = offset
+        self._at = None
+        for places, latest in progress:
+            assert latest.value is not None
+            for entity, offset in _read_progress(latest.value).judged.items():
+                self.judged[places[entity]] = offset
         self.news = True
+        self.version += 1
         if self._world.trace:
             seen = " ".join(
                 f"{m.topic.partition('.')[2]}/{m.partition}@{m.offset}" for m in messages
@@ -155,6 +180,7 @@ class Barriers:
         self._dice = dice
         self._follower = follower
         self._noted = 0
+        self._tended = -1
         self.open: list[Barrier] = []
         topics = [rules.names.inputs(entity) for entity in INDEXED]
         self._inputs = [world.log(topic, q) for topic in topics for q in range(rules.tasks)]
@@ -176,8 +202,12 @@ class Barriers:
             for task in overdue:
                 task.await_barriers(*barriers)
             self.open += barriers
+            self._tended = -1
             if self._world.trace:
                 self._world.trace(f"notes barriers at {list(noted.values())}")
+        version = self._follower.version
+        if version == self._tended or not self.open:  # as before: they would stay as they are
+            return
         for barrier in self.open:
             barrier.blocked_by(self._follower.judged)
             if barrier.needs_outcomes:
@@ -185,3 +215,4 @@ class Barriers:
                 barrier.note_outcomes({log.place: end for log, end in spans.items()})
             barrier.follow(self._follower.followed())
         self.open = [barrier for barrier in self.open if not barrier.passed]
+        self._tended = version

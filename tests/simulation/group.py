@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from tests.simulation.dice import Dice
 from tests.simulation.threads import Thread
-from tests.simulation.world import Dice, Log
+from tests.simulation.world import Log
 from worker.brokers.contract import Message
 from worker.core.task import Task
 from worker.index.contract import Learned
@@ -68,3 +69,5 @@ class Owned:
         self.learned = Learned([], [])
         self.work: Thread | None = None
         self.assigned = False
+        self.looked = -1
+        """Which move of its worker's positions it has seen."""

@@ -154,6 +154,20 @@ class Promises:
 
     # --- at the end ---------------------------------------------------------------------------
 
+    def counts(self) -> dict[str, int]:
+        """How many records there were, and what became of them."""
+        kinds = Counter(outcome.kind for outcome in self.outcomes.values())
+        return {
+            "records": len(self.sent),
+            "accepted or deleted": kinds["accepted"],
+            "rejected": kinds["rejected"],
+            "orphaned": sum(bool(outcome.orphans) for outcome in self.outcomes.values()),
+            "refused an address": sum(
+                "duplicate_email" in outcome.codes for outcome in self.outcomes.values()
+            ),
+            "ever parked": len(self._first_read),
+        }
+
     def missing(self) -> list[str]:
         """The records without an outcome."""
         return [source for source in self.sent if source not in self.outcomes]

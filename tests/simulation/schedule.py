@@ -26,6 +26,8 @@ _MOST_JUMPS: Final = 200
 _QUIET: Final = 3
 """Jumps of the clock after which nothing is expected to happen any more."""
 
+_FAULTS: Final = ("killed", "frozen", "cut off", "stopped", "rebalances")
+
 _HOURS: Final = (1, 20, 60, 250, 250, 700)
 
 
@@ -35,7 +37,12 @@ class Run:
     def __init__(self, seed: int, trace: Callable[[str], None] | None = None) -> None:
         self.settings = settings(seed)
         self.steps = 0
+        self._faults_done = dict.fromkeys(_FAULTS, 0)
         self._dice = self.settings.dice
+        self._chance = self._dice.random
+        self._pace = self.settings.pace
+        self._fault = 0.16 + self.settings.faults * 0.4
+        self._mends = 0.17 + self.settings.faults
         self.promises = Promises(self.settings)
         self._world = self.promises.world = World(
             self.settings.rules.tasks, self.promises.committed
@@ -44,6 +51,8 @@ class Run:
         self._cluster = Cluster(self._dice, self.settings.rules.tasks)
         self._upstream = Upstream(self._world, self.settings)
         self._workers = [self._worker(n, Saved()) for n in range(self.settings.workers)]
+        self._awake = list(self._workers)
+        """Those that are not frozen, in the order of the workers."""
         self._dead: list[tuple[int, Saved]] = []
         self._faults = (self._kill, self._freeze, self._cut_off, self._stop, self._rebalance)
 
@@ -68,6 +77,19 @@ class Run:
         self.promises.check()
         self._check_workers()
 
+    def counts(self) -> dict[str, int]:
+        """What happened in the run, for sums over many."""
+        world = self._world.counts
+        return {
+            **self.promises.counts(),
+            **self._faults_done,
+            "takeovers": world["takeovers"],
+            "transactions committed": world["committed"],
+            "aborted": world["aborted"],
+            "fenced": world["fenced"],
+            "steps": self.steps,
+        }
+
     def _say(self, text: str) -> None:
         if self._world.trace:
             self._world.trace(f"{self.steps} +{self._world.now % 10_000_000} {text}")
@@ -76,17 +98,19 @@ class Run:
 
     def _step(self) -> None:
         self.steps += 1
-        chance = self._dice.random()
-        if chance < self.settings.pace:
+        chance = self._chance()
+        if chance >= 0.35:  # most steps are of this kind
+            self._go_on()
+        elif chance < self._pace:
             if not self._upstream.done:
                 self._send()
         elif chance < 0.16:
             self._pass_time(self._dice.choice(_HOURS))
-        elif chance < 0.16 + self.settings.faults * 0.4:
+        elif chance < self._fault:
             self._dice.choice(self._faults)()
-        elif chance < 0.17 + self.settings.faults:
+        elif chance < self._mends:
             self._mend()
-        elif chance < 0.35 and self._world.unmarked:
+        elif self._world.unmarked:
             self._world.mark(self._dice.below(len(self._world.unmarked)))
         else:
             self._go_on()
@@ -103,15 +127,19 @@ class Run:
 
     def _go_on(self) -> None:
         """Some thread of some worker that can: a few of its steps, or one."""
-        awake = [worker for worker in self._workers if not worker.frozen]
-        if not awake:
+        if not self._awake:
             return
-        worker = self._dice.choice(awake)
+        worker = self._dice.choice(self._awake)
         threads = worker.threads
-        first = self._dice.below(len(threads))
-        for thread in threads[first:] + threads[:first]:
-            if thread.ready():
-                self._advance(worker, thread)
+        first = int(self._chance() * len(threads))
+        for place in range(first - len(threads), first):  # from the first on, and then around
+            thread = threads[place]
+            if thread.waits is None or thread.waits():
+                if self._world.trace:
+                    self._say(f"worker {worker.number} {thread.name}")
+                thread.step()
+                if thread.done:
+                    self._end(worker, thread)
                 return
 
     def _advance(self, worker: Worker, thread: Thread, error: Exception | None = None) -> None:
@@ -119,9 +147,16 @@ class Run:
             self._say(f"worker {worker.number} {thread.name}")
         thread.step(error)
         if thread.done:
-            worker.threads.remove(thread)
-            if thread is worker.main:
-                self._bury(worker)
+            self._end(worker, thread)
+
+    def _end(self, worker: Worker, thread: Thread) -> None:
+        worker.threads.remove(thread)
+        if thread is worker.main:
+            self._bury(worker)
+
+    def _wake(self) -> None:
+        """Find out anew who is awake: somebody has come, gone, frozen or thawed."""
+        self._awake = [worker for worker in self._workers if not worker.frozen]
 
     # --- faults -------------------------------------------------------------------------------
 
@@ -129,12 +164,14 @@ class Run:
         if self._workers:
             worker = self._dice.choice(self._workers)
             self._say(f"kill worker {worker.number}")
+            self._faults_done["killed"] += 1
             self._bury(worker)
             if self._dice.random() < 0.5:
                 self._cluster.leave(worker)
 
     def _bury(self, worker: Worker) -> None:
         self._workers.remove(worker)
+        self._wake()
         saved = worker.saved if self._dice.random() < 0.5 else Saved()
         self._dead.append((worker.number, saved))
 
@@ -143,8 +180,10 @@ class Run:
         if self._workers:
             worker = self._dice.choice(self._workers)
             worker.frozen = True
+            self._wake()
             evicted = self._dice.random() < 0.8
             self._say(f"freeze worker {worker.number}, evicted: {evicted}")
+            self._faults_done["frozen"] += 1
             if evicted:
                 self._cluster.leave(worker)
 
@@ -156,16 +195,19 @@ class Run:
             busy = [thread for thread in worker.threads if thread.begun and thread.can_fail]
             thread = self._dice.choice(busy)
             self._say(f"cut off worker {worker.number}: {thread.name}")
+            self._faults_done["cut off"] += 1
             self._advance(worker, thread, Outage("cut off"))
 
     def _stop(self) -> None:
         if self._workers:
             worker = self._dice.choice(self._workers)
             self._say(f"stop worker {worker.number}")
+            self._faults_done["stopped"] += 1
             worker.stopping = True
 
     def _rebalance(self) -> None:
         self._say("rebalance")
+        self._faults_done["rebalances"] += 1
         if self._dice.random() < 0.3:
             self._pass_time(TRANSACTION_LIMIT)
         self._cluster.rebalance()
@@ -177,10 +219,12 @@ class Run:
             worker = self._dice.choice(frozen)
             self._say(f"thaw worker {worker.number}")
             worker.frozen = False
+            self._wake()
         elif self._dead:
             number, saved = self._dead.pop(self._dice.below(len(self._dead)))
             self._say(f"start worker {number}")
             self._workers.append(self._worker(number, saved))
+            self._wake()
 
     # --- the end ------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from tests.simulation.world import Dice
+from tests.simulation.dice import Dice
 from worker.core.outbox import Rules
 from worker.topics import Names
 

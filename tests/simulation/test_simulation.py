@@ -7,11 +7,14 @@ import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from hashlib import sha256
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from tests.simulation.__main__ import failures
+from tests.simulation.many import play, play_all
+from tests.simulation.promises import Broken, Promises
 from tests.simulation.schedule import Run
 
 SEEDS = int(os.environ.get("BUDDY_SIMULATION_SEEDS", "3000"))
@@ -24,8 +27,31 @@ _ROOT = Path(__file__).parent.parent.parent
 def test_every_promise_is_kept_whatever_happens() -> None:
     chunks = [range(n, min(SEEDS, n + _CHUNK)) for n in range(0, SEEDS, _CHUNK)]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        found = [failure for some in pool.map(failures, chunks) for failure in some]
+        found = [failure for some in pool.map(play, chunks) for failure in some.failures]
     assert not found, "replay: python -m tests.simulation --replay SEED --steps"
+
+
+def test_a_seed_that_fails_is_named_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(promises: Promises) -> None:
+        if promises._settings.seed == 3:
+            raise Broken("as planted")
+
+    monkeypatch.setattr(Promises, "check", check)
+    played = play(range(6))
+    assert played.failures == [(3, "as planted")]
+    assert played.counts["records"] == sum(
+        play(range(n, n + 1)).counts["records"] for n in range(6)
+    )
+
+
+def test_many_seeds_end_with_a_sum() -> None:
+    console = Console(file=StringIO(), width=80)
+    assert play_all(range(10, 130), 2, console) == 0
+    file = console.file
+    assert isinstance(file, StringIO)
+    (line,) = file.getvalue().splitlines()
+    assert line.startswith("120 seeds, 0 failed, in ")
+    assert " takeovers, " in line
 
 
 def trace(seed: int) -> str:

@@ -19,17 +19,21 @@ class Outage(Exception):
 class Thread:
     """Something of a worker that goes on by itself, a step at a time."""
 
-    __slots__ = ("_run", "begun", "can_fail", "done", "name", "value", "waits")
+    __slots__ = ("_next", "_run", "begun", "done", "name", "value", "waits")
 
     def __init__(self, name: str, run: Step[Any]) -> None:
         self.name = name
-        self.can_fail = name.startswith(("rounds", "work"))
-        """Whether an outage ends it in an orderly way."""
         self.begun = False
         self.done = False
         self.value: Any = None
         self.waits: Any = None
         self._run: Generator[Any, None, Any] = run
+        self._next = run.__next__
+
+    @property
+    def can_fail(self) -> bool:
+        """Whether an outage ends it in an orderly way."""
+        return self.name.startswith(("rounds", "work"))
 
     def ready(self) -> bool:
         """Whether it can go on."""
@@ -39,7 +43,7 @@ class Thread:
         """Go on to where it stops next."""
         self.begun = True
         try:
-            self.waits = next(self._run) if error is None else self._run.throw(error)
+            self.waits = self._next() if error is None else self._run.throw(error)
         except StopIteration as end:
             self.done = True
             self.value = end.value

@@ -12,8 +12,9 @@ from uuid import UUID
 
 import msgspec
 
+from tests.simulation.dice import Dice
 from tests.simulation.settings import Settings
-from tests.simulation.world import Dice, World, place_of
+from tests.simulation.world import World, place_of
 
 Kind = Literal["row", "deletion", "invalid"]
 
@@ -60,16 +61,14 @@ class Upstream:
         self._script: list[Sent] = []
         self._write_script()
         self._next = 0
-
-    @property
-    def done(self) -> bool:
+        self.done = False
         """Whether everything is sent."""
-        return self._next == len(self._script)
 
     def send(self) -> Sent:
         """Append the next record of the script to its input."""
         sent = self._script[self._next]
         self._next += 1
+        self.done = self._next == len(self._script)
         key = sent.key.encode() if sent.keyed else None
         if key is None or sent.anywhere:
             number = self._dice.below(self._world.tasks)

@@ -7,9 +7,9 @@ the first transaction that has no mark there, while its end already covers what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from random import Random
 from typing import Final, Literal
 
 from worker.brokers.contract import Headers, Message, Outgoing, Partition
@@ -45,7 +45,7 @@ class Transaction:
 class Log:
     """One partition: messages and marks, each at an offset of its own."""
 
-    __slots__ = ("_open", "_writers", "entries", "place", "stable", "ticks")
+    __slots__ = ("_decided", "_open", "_writers", "entries", "place", "stable", "ticks")
 
     def __init__(self, place: Partition) -> None:
         self.place = place
@@ -57,6 +57,8 @@ class Log:
         self._open: dict[Transaction, int] = {}
         """Transactions without a mark here, with their first offsets, in growing order."""
         self._writers: list[Transaction | None] = []
+        self._decided: list[Message | None] = []
+        """The entries up to where somebody has read; None for marks and what was aborted."""
 
     @property
     def end(self) -> int:
@@ -73,16 +75,24 @@ class Log:
         self.entries.append(message)
         self.ticks.append(tick)
         self._writers.append(writer)
-        self.stable = next(iter(self._open.values()), len(self.entries))
+        self.stable = next(iter(self._open.values())) if self._open else len(self.entries)
 
     def read(self, position: int, limit: int) -> tuple[list[Message], int]:
         """Up to so many committed messages, and the position after them."""
+        stable, decided = self.stable, self._decided
+        if len(decided) < stable:  # what readers can see is decided, once and for all
+            for place in range(len(decided), stable):
+                writer = self._writers[place]
+                counts = writer is None or writer.state == "committed"
+                decided.append(self.entries[place] if counts else None)
+        if stable - position <= limit:
+            return [m for m in decided[position:stable] if m is not None], max(position, stable)
         found: list[Message] = []
-        stable = self.stable
-        while position < stable and len(found) < limit:
-            message, writer = self.entries[position], self._writers[position]
-            if message is not None and (writer is None or writer.state == "committed"):
+        while position < stable and limit:
+            message = decided[position]
+            if message is not None:
                 found.append(message)
+                limit -= 1
             position += 1
         return found, position
 
@@ -99,8 +109,13 @@ class World:
         self.now = START_OF_TIME
         self.tick = 0
         self.eager = False
+        self.shown = 0
+        """Counts how often readers of some log came to see more of it."""
         self.trace: Callable[[str], None] | None = None
-        self.logs: dict[Partition, Log] = {}
+        self.counts: Counter[str] = Counter()
+        """Takeovers, and transactions by what became of them."""
+        self.logs: dict[tuple[str, int], Log] = {}
+        """By topic and number; a `Partition` finds them too."""
         self.unmarked: list[tuple[Transaction, Log]] = []
         """Marks that are still to be written, of decided transactions."""
         self._committed = committed
@@ -109,21 +124,42 @@ class World:
 
     def log(self, topic: str, number: int) -> Log:
         """The partition of that name."""
-        place = Partition(topic, number)
-        found = self.logs.get(place)
+        found = self.logs.get((topic, number))
         if found is None:
+            place = Partition(topic, number)
             found = self.logs[place] = Log(place)
         return found
+
+    def more(self, positions: Mapping[Log, int], logs: Sequence[Log]) -> Callable[[], bool]:
+        """Says whether one of these logs shows more than up to these positions, which stay.
+
+        It looks again only where some log has come to show more since it found nothing.
+        """
+        looked = -1
+
+        def more() -> bool:
+            nonlocal looked
+            if looked == self.shown:
+                return False
+            for log in logs:
+                if positions[log] < log.stable:
+                    return True
+            looked = self.shown
+            return False
+
+        return more
 
     def produce(self, topic: str, number: int, key: bytes | None, value: bytes | None) -> Message:
         """Append one message outside any transaction, as upstream does."""
         self.tick += 1
+        self.shown += 1
         return self._append(self.log(topic, number), key, value, (), None)
 
     # --- writers ------------------------------------------------------------------------------
 
     def fence(self, task: int) -> int:
         """Become the writer of a task: its new epoch. Go on when it is `settled`."""
+        self.counts["takeovers"] += self._epochs[task] > 0
         self._epochs[task] += 1
         current = self._current[task]
         if current is not None and current.state == "open":
@@ -145,13 +181,13 @@ class World:
         transaction = self._current[task] = Transaction(task, epoch, self.now)
         return transaction
 
-    def write(self, transaction: Transaction, message: Outgoing) -> None:
-        """Append to an open transaction. Raises Fenced."""
+    def write(self, transaction: Transaction, log: Log, messages: Sequence[Outgoing]) -> None:
+        """Append messages of one partition to an open transaction. Raises Fenced."""
         self._check(transaction.task, transaction.epoch)
-        log = self.log(message.topic, self.number_of(message))
         transaction.unmarked[log] = None
-        added = self._append(log, message.key, message.value, message.headers, transaction)
-        transaction.messages.append(added)
+        for message in messages:
+            added = self._append(log, message.key, message.value, message.headers, transaction)
+            transaction.messages.append(added)
 
     def commit(self, transaction: Transaction) -> None:
         """Decide that it takes place. Raises Fenced."""
@@ -163,6 +199,7 @@ class World:
         """Write one of the marks that are outstanding."""
         transaction, log = self.unmarked.pop(index)
         log.append(None, transaction, self.tick)
+        self.shown += 1
         del transaction.unmarked[log]
         if self.trace:
             self.trace(f"marks {transaction.state} task {transaction.task} in {_name(log)}")
@@ -190,10 +227,12 @@ class World:
 
     def _check(self, task: int, epoch: int) -> None:
         if not self.is_writer(task, epoch):
+            self.counts["fenced"] += 1
             raise Fenced
 
     def _decide(self, transaction: Transaction, state: Literal["committed", "aborted"]) -> None:
         self.tick += 1
+        self.counts[state] += 1
         transaction.state = state
         transaction.tick = self.tick
         if self.trace:
@@ -220,28 +259,11 @@ class World:
         writer: Transaction | None,
     ) -> Message:
         topic, number = log.place
-        message = Message(topic, number, log.end, self.now, key, value, headers)
+        message = Message(topic, number, len(log.entries), self.now, key, value, headers)
         log.append(message, writer, self.tick)
         if self.trace:
             self.trace(f"    {_name(log)}@{message.offset} {_short(key)} = {_short(value)}")
         return message
-
-
-class Dice(Random):
-    """Chance, from the seed alone."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed)
-        self.fineness = 0.0
-        """How often a step ends where it might."""
-
-    def stop(self) -> bool:
-        """Whether somebody else comes first now."""
-        return self.random() < self.fineness
-
-    def below(self, limit: int) -> int:
-        """A number from 0 up to, not including, the limit; quicker than `randrange`."""
-        return int(self.random() * limit)
 
 
 def _name(log: Log) -> str:
