@@ -31,7 +31,8 @@ from tests.bench.setting import Bench
 from worker.brokers.contract import Broker, Message, Partition
 from worker.core.decode import Decoded, decoders
 from worker.core.keys import id_bytes
-from worker.core.outbox import SOURCE_HEADER
+from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
+from worker.core.violations import Code
 from worker.engine.follower import INDEXED
 from worker.topics import Names
 
@@ -199,7 +200,7 @@ def _latencies(
         entity = names.entity_of(message.topic)
         sent = appended[dict(message.headers)[SOURCE_HEADER]]
         possible = ready.note(entity, message, sent)
-        if sent < begin:
+        if sent < begin or _waited_out(message):
             continue
         seen.all.append(moment - possible)
         seen.own.append(moment - sent)
@@ -208,6 +209,11 @@ def _latencies(
     for each in seen:
         each.sort()
     return seen
+
+
+def _waited_out(message: Message) -> bool:
+    """Whether its match never came: then the verdict waits for grace and barrier, as it must."""
+    return Code.ORPHANED_MATCH_ID.value.encode() in dict(message.headers).get(WARNINGS_HEADER, b"")
 
 
 class _Ready:

@@ -72,11 +72,11 @@ def test_users_that_wait_hold_up_nobody_who_has_not_waited_for_a_backlog() -> No
 def test_a_backlog_that_has_grown_since_is_told_by_its_age() -> None:
     clock = Clock()
     order = ReadingOrder(NAMES, clock)
-    order.note(read("matches", clock, age=1_001))
+    order.note(read("matches", clock, age=10_001))
     assert order.later((), users_waiting=False) == AFTER_MATCHES
-    order.note(read("users", clock, age=1_001))
+    order.note(read("users", clock, age=10_001))
     assert order.later((), users_waiting=False) == AFTER_USERS
-    order.note(read("users", clock, age=1_000))
+    order.note(read("users", clock, age=10_000))
     assert order.later((), users_waiting=False) == frozenset()
 
 
@@ -84,7 +84,7 @@ def test_a_stream_of_old_users_alone_does_not_hold_the_others_up_for_ever() -> N
     clock = Clock()
     order = ReadingOrder(NAMES, clock)
     order.later((), users_waiting=False)
-    order.note(read("users", clock, age=5_000))
+    order.note(read("users", clock, age=20_000))
     clock.now += 2_000
     assert order.later((), users_waiting=False) == AFTER_USERS
     clock.now += 1

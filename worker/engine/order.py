@@ -16,7 +16,7 @@ from worker.topics import Names
 
 BATCH: Final = 5_000
 """Messages a read, at most."""
-_OLD_MS: Final = 1_000
+_OLD_MS: Final = 10_000
 """Messages that have lain for longer come from a backlog."""
 _LONGEST_MS: Final = 2_000
 """For so long the others wait, so that a stream of users alone does not hold them up for ever."""
