@@ -2,7 +2,8 @@
 
 Every setting is a field below; its environment variable is `BUDDY_` and the field's name in
 capitals (`BUDDY_GRACE_SECONDS`), for a table the table's name between (`BUDDY_KAFKA_USERNAME`).
-Secrets come from files or from the environment, never from the TOML file or an option.
+That of the `[[schedules]]` holds all of them as a JSON array. Secrets come from files or from the
+environment, never from the TOML file or an option.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from worker.errors import ConfigurationError
+from worker.sink.schedule import DEFAULTS, Schedule
 
 DEFAULT_FILE: Final = "buddy.toml"
 _MASK: Final = "***"
@@ -68,8 +70,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     export_patience_seconds: Seconds = 60.0
     program_name: Annotated[str, Meta(min_length=1, max_length=200)] = "Buddy Program"
+    keep_exports: Annotated[int, Meta(ge=0)] = 0
+    keep_days: Annotated[int, Meta(ge=0, le=36_500)] = 0
+    schedules: tuple[Schedule, ...] = DEFAULTS
     kafka: KafkaSettings = KafkaSettings()
     s3: S3Settings = S3Settings()
+
+    def __post_init__(self) -> None:
+        names = [schedule.name for schedule in self.schedules]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two schedules are called {twice[0]!r}: each needs a name of its own")
 
 
 TABLES: Final[Mapping[str, type[msgspec.Struct]]] = {"kafka": KafkaSettings, "s3": S3Settings}
@@ -104,7 +114,7 @@ def load(file: str | None, environment: Mapping[str, str], options: Mapping[str,
     for field in msgspec.structs.fields(Settings):
         variable = _variable(field.name)
         if field.name not in TABLES and environment.get(variable):
-            merged[field.name] = environment[variable]
+            merged[field.name] = _value(field.name, environment[variable], variable)
             _check(merged, variable)
     merged.update(tables)
     merged.update({name: value for name, value in options.items() if value is not None})
@@ -127,6 +137,19 @@ def secret(file: str | None, environment: Mapping[str, str], variable: str) -> s
 
 def _variable(*names: str) -> str:
     return "_".join(("BUDDY", *names)).upper()
+
+
+def _value(name: str, text: str, variable: str) -> Any:
+    """What a variable says: its text, for the schedules JSON."""
+    if name != "schedules":
+        return text
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        raise ConfigurationError(
+            f"{variable} is no JSON: write an array of tables such as "
+            '[{"name": "nightly", "cron": "0 2 * * *"}], or [] for none'
+        ) from None
 
 
 def _from_file(named: str | None) -> dict[str, Any]:

@@ -72,6 +72,11 @@ class Names(msgspec.Struct, frozen=True):
         """How far each task has read and judged."""
         return f"{self.prefix}.internal.progress"
 
+    @property
+    def schedules(self) -> str:
+        """How far each schedule is: one partition, by the schedule's name."""
+        return f"{self.prefix}.internal.schedules"
+
     def entity_of(self, topic: str) -> str:
         """The entity whose topic it is: the last part of its name."""
         return topic.rsplit(".", 1)[1]
@@ -85,7 +90,7 @@ class Names(msgspec.Struct, frozen=True):
         for entity in ENTITIES:
             yield self.rejected(entity)
         yield from (self.parked, self.progress, self.claims, self.grants, self.granted)
-        yield from (self.exports, self.export_requests)
+        yield from (self.exports, self.export_requests, self.schedules)
 
 
 def wanted(names: Names, partitions: int, record_limit: int) -> dict[str, Topic]:
@@ -124,6 +129,7 @@ def wanted(names: Names, partitions: int, record_limit: int) -> dict[str, Topic]
         ),
         Topic(names.exports, 1, retention_ms=30 * _DAY_MS),
         Topic(names.export_requests, 1, retention_ms=7 * _DAY_MS),
+        Topic(names.schedules, 1, compacted=True),
     ]
     return {topic.name: topic for topic in topics}
 
@@ -141,6 +147,7 @@ def complaints(names: Names, there: Mapping[str, Topic], record_limit: int) -> I
         if is_now.partitions != topic.partitions and name not in (
             names.exports,
             names.export_requests,
+            names.schedules,
         ):
             yield (
                 f"topic {name} has {is_now.partitions} partitions, but {names.inputs('users')} "

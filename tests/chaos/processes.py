@@ -250,4 +250,5 @@ def environment(broker: str, directory: Path, grace: float, prefix: str) -> dict
         "BUDDY_DATA": str(directory / "data" / "cli"),
         "BUDDY_EXPORTS": str(directory / "exports"),
         "BUDDY_GRACE_SECONDS": str(grace),
+        "BUDDY_SCHEDULES": "[]",
     }

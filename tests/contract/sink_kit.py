@@ -18,8 +18,11 @@ from tests.unit.test_sink_rows import event, match, milestone, user
 from worker.brokers.contract import Broker, Outgoing, Partition
 from worker.core.barrier import Progress
 from worker.exports import DirectoryPlace
+from worker.exports.place import Place
 from worker.sink.export import ExportSettings
 from worker.sink.requests import Announcement, ExportRequest, decode_announcement, encode_request
+from worker.sink.retention import Keep
+from worker.sink.schedule import Schedule
 from worker.sink.service import serve
 from worker.topics import Names, wanted
 
@@ -36,12 +39,17 @@ class Sink:
         self.reader = broker.reader()
         self.reader.assign({Partition(names.exports, 0): 0})
         self.patience = 5.0
+        self.schedules: tuple[Schedule, ...] = ()
+        self.keep = Keep()
+        self.place: Place = DirectoryPlace(self.exports)
 
     @asynccontextmanager
     async def running(self, broker: Broker | None = None) -> AsyncIterator[asyncio.Event]:
         """Serve for as long as the block lasts; a failure of the sink is raised at its end."""
         stop = asyncio.Event()
-        settings = ExportSettings(DirectoryPlace(self.exports), patience=self.patience)
+        settings = ExportSettings(
+            self.place, patience=self.patience, schedules=self.schedules, keep=self.keep
+        )
         served = asyncio.create_task(
             serve(
                 broker or self.broker,
@@ -103,6 +111,18 @@ class Sink:
                     assert message.key == said.id.encode()
                     if status in (None, said.status):
                         return said
+
+    async def announced(self, status: str = "finished") -> list[Announcement]:
+        """All announcements of that status so far."""
+        place = Partition(self.names.exports, 0)
+        end = (await self.broker.spans([place]))[place].end
+        reader = self.broker.reader()
+        reader.assign({place: 0})
+        found = []
+        while reader.position(place) < end:
+            found += [decode_announcement(m.value) for m in await reader.read(1000, 1.0)]
+        await reader.close()
+        return [said for said in found if said is not None and said.status == status]
 
     async def export_request(self, request_id: str, **options: Any) -> None:
         await self.ask(ExportRequest(request_id, **options))

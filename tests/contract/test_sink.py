@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,9 @@ from worker.brokers.contract import Broker, Message, Outgoing, Partition, Reader
 from worker.errors import BrokerUnavailable, MissingTopic, NoAnswer, StateError
 from worker.exports.manifest import read_manifest
 from worker.exports.place_directory import DirectoryPlace
-from worker.sink import export, service
+from worker.sink import active, answers, export
 from worker.sink.consume import Consumer
 from worker.sink.requests import (
-    Announcement,
     ExportRequest,
     export_id_of,
 )
@@ -140,29 +139,58 @@ async def test_the_same_id_with_other_options_is_refused(sink: Sink) -> None:
     assert len(sink.directories()) == 1
 
 
-async def test_a_crash_between_answer_and_position_announces_the_same_export_again(
-    sink: Sink, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loop, crashed = asyncio.get_running_loop(), asyncio.Event()
-
-    def crash(store: RowStore, positions: Mapping[Partition, int]) -> None:
-        loop.call_soon_threadsafe(crashed.set)
-        raise StateError("crashed here")
-
-    async def export_until(request_id: str, event: asyncio.Event) -> Announcement:
-        said = await sink.export(request_id, formats=("csv",))
-        await event.wait()  # a stop that comes before would only cancel the answer
-        return said
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RowStore, "note", crash)
-        with pytest.raises(StateError, match="crashed here"):
-            async with sink.running():
-                first = await export_until("crashed", crashed)
+async def test_a_crash_between_export_and_answer_announces_the_same_export(sink: Sink) -> None:
+    await fill(sink)
+    await sink.export_request("crashed", formats=("csv",))
+    broker = _Crashing(sink.broker, before=True)
+    with pytest.raises(StateError, match="crashed here"):
+        async with sink.running(broker):
+            await broker.crashed.wait()
+    (directory,) = sink.directories()
     async with sink.running():
-        second = await sink.answer("finished")
-    assert (second.id, second.directory) == (first.id, first.directory)
-    assert sink.directories() == [first.directory]
+        said = await sink.answer("finished")
+    assert (said.request_id, said.directory) == ("crashed", directory)
+    assert sink.directories() == [directory]
+
+
+async def test_answer_and_position_are_one_transaction(sink: Sink) -> None:
+    await sink.export_request("crashed", formats=("csv",))
+    broker = _Crashing(sink.broker, before=False)
+    with pytest.raises(StateError, match="crashed here"):
+        async with sink.running(broker):
+            await broker.crashed.wait()
+    assert (await sink.answer("finished")).request_id == "crashed"
+    async with sink.running():
+        await sink.ask(ExportRequest("next", formats=("csv",)))
+        said = [await sink.answer(), await sink.answer()]
+    assert [(s.request_id, s.status) for s in said] == [("next", "started"), ("next", "finished")]
+
+
+class _Crashing:
+    """A broker on which the sink dies when it commits an answer: just before, or just after."""
+
+    def __init__(self, broker: Broker, *, before: bool) -> None:
+        self.crashed = asyncio.Event()
+        self._broker = broker
+        self._before = before
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    async def committer(self, name: str, group: str) -> Any:
+        committer = await self._broker.committer(name, group)
+        commit = committer.commit
+
+        async def crash(messages: Any, offsets: Any) -> list[int]:
+            if not messages:
+                return list(await commit(messages, offsets))
+            if not self._before:
+                await commit(messages, offsets)
+            self.crashed.set()
+            raise StateError("crashed here")
+
+        committer.commit = crash  # type: ignore[method-assign]
+        return committer
 
 
 async def test_what_is_no_request_is_answered_and_the_next_one_is_carried_out(sink: Sink) -> None:
@@ -182,7 +210,7 @@ async def test_what_is_no_request_is_answered_and_the_next_one_is_carried_out(si
 
 async def test_an_expired_request_is_passed_over(sink: Sink) -> None:
     await sink.ask(ExportRequest("old"))
-    sink.clock.now += service.EXPIRY_MS + 60_000
+    sink.clock.now += active.EXPIRY_MS + 60_000
 
     async def passed_over() -> bool:
         return any(entry["event"] == "export_request_expired" for entry in logs)
@@ -190,7 +218,7 @@ async def test_an_expired_request_is_passed_over(sink: Sink) -> None:
     with capture_logs() as logs:
         async with sink.running():
             await eventually(passed_over, bool)
-            sink.clock.now -= service.EXPIRY_MS
+            sink.clock.now -= active.EXPIRY_MS
             await sink.ask(ExportRequest("new", formats=("csv",)))
             said = [await sink.answer(), await sink.answer()]
     assert [(s.request_id, s.status) for s in said] == [("new", "started"), ("new", "finished")]
@@ -230,7 +258,7 @@ async def test_stopping_gives_an_export_up_and_the_next_start_makes_it(
     sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(sink)
-    monkeypatch.setattr(service, "_REPORT_SECONDS", 0.01)
+    monkeypatch.setattr(answers, "_REPORT_SECONDS", 0.01)
     writing = asyncio.Event()
 
     async def endless(*_: Any, progress: Callable[[int], None], **__: Any) -> Path:
@@ -261,20 +289,27 @@ async def test_an_outage_of_the_broker_is_waited_out(sink: Sink) -> None:
         async with sink.running(_Flaky(sink.broker)):
             said = await sink.export("a", formats=("csv",))
     assert (said.counts or {})["users"] == 4
-    assert [entry["event"] for entry in logs].count("sink_waits_for_broker") == 1
+    events = [entry["event"] for entry in logs]
+    assert events.count("sink_waits_for_broker") == 1
+    assert events.count("export_waits_for_broker") == 1
+    assert events.count("sink_active") == 2
 
 
 class _Flaky:
-    """A broker whose readers fail once each, and then work."""
+    """A broker whose first two readers (of rows, of requests) fail once, and then work."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
+        self._failing = 2
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._broker, name)
 
     def reader(self) -> Reader:
         reader = self._broker.reader()
+        if not self._failing:
+            return reader
+        self._failing -= 1
         read = reader.read
 
         async def fail(*args: Any, **more: Any) -> list[Message]:

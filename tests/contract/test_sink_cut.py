@@ -19,7 +19,7 @@ from tests.unit.sink_kit import checkin
 from tests.unit.test_sink_rows import match, user, uuid
 from worker.brokers.contract import Broker, Outgoing, Partition
 from worker.exports.manifest import read_manifest
-from worker.sink import service, verdicts
+from worker.sink import answers, verdicts
 from worker.topics import Names
 
 
@@ -32,7 +32,7 @@ async def sink(broker: Broker, clock: Clock, tmp_path: Path) -> Sink:
 
 
 async def test_what_had_entered_is_waited_for(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "_REPORT_SECONDS", 0.01)
+    monkeypatch.setattr(answers, "_REPORT_SECONDS", 0.01)
     await sink.send("users", 3)
     await sink.judge(0, {"users": 1}, {"users": 3})
     async with sink.running():
@@ -156,11 +156,11 @@ async def test_the_same_cut_and_options_give_the_same_bytes(
     sink: Sink, broker: Broker, clock: Clock, tmp_path: Path
 ) -> None:
     await fill(sink)
-    await sink.export_request("same", formats=("csv", "json"), end="2024-12-31")
     exports: dict[str, Any] = {}
     for name in ("one", "other"):
         one = Sink(broker, sink.names, tmp_path / name, Clock())
         one.clock.now = clock.now + 1_800_000 * len(exports)
+        await sink.export_request("same", formats=("csv", "json"), end="2024-12-31")
         async with one.running():
             said = await sink.answer("finished")
         directory = one.exports / str(said.directory)

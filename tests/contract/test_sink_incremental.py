@@ -144,10 +144,8 @@ async def test_other_days_and_a_rebuilt_store_mean_a_full_export(sink: Sink) -> 
         store.wipe("it was last current 90.0 h ago")
         store.close()
         async with sink.running():
-            again = [(await sink.answer("finished")).id for _ in range(2)]
             rebuilt, _ = await export(sink, "three", formats=("csv",), start="2024-01-01")
             last, _ = await export(sink, "four", formats=("csv",), start="2024-01-01")
-    assert again[1] == days.id, "requests of the last hour are only answered again"
     assert (days.full_because, (days.counts or {})["users"]) == ("other_options", 1)
     assert (rebuilt.full_because, (rebuilt.counts or {})["users"]) == ("store_rebuilt", 1)
     assert (last.base, (last.counts or {})["users"]) == (rebuilt.id, 0)
@@ -190,14 +188,14 @@ async def test_after_an_export_of_another_sink_the_next_one_is_full(
     sink: Sink, tmp_path: Path
 ) -> None:
     other = Sink(sink.broker, sink.names, tmp_path / "other", sink.clock)
-    other.exports = sink.exports
+    other.exports, other.place = sink.exports, sink.place
 
     async def by(one: Sink, request_id: str, n: int) -> Announcement:
         await one.accept("users", user(n))
         one.clock.now += 1_000
         await one.export_request(request_id, formats=("csv",), incremental="weekly")
         said = await one.answer("finished")
-        while said.request_id != request_id:  # another store may answer earlier ones again
+        while said.request_id != request_id:  # it reads from the first one on
             said = await one.answer("finished")
         return said
 

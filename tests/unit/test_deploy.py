@@ -91,12 +91,22 @@ def commands() -> list[tuple[str, list[str]]]:
 
 
 def example_keys() -> set[str]:
-    """Every key of the example, the commented-out ones too, as `key` or `kafka.key`."""
+    """Every key of the example, the commented-out ones too, as `key` or `kafka.key`.
+
+    Of an array of tables its name: one variable holds it all.
+    """
     table = ""
     keys = set()
+    array = False
     for line in EXAMPLE.read_text(encoding="utf-8").splitlines():
-        if header := re.match(r"\[(\w+)\]$", line):
+        if header := re.match(r"\[\[(\w+)\]\]$", line):
+            keys.add(header[1])
+            array = True
+        elif header := re.match(r"\[(\w+)\]$", line):
             table = f"{header[1]}."
+            array = False
+        elif array:
+            continue
         elif assignment := re.match(r"(?:# )?(\w+) = ", line):
             keys.add(table + assignment[1])
     return keys

@@ -121,6 +121,8 @@ def fed() -> Metrics:
     metrics.sink_expired(1)
     metrics.sink_lag({Partition("buddy.accepted.users", 0): 8})
     metrics.export(3.0, finished=True)
+    metrics.sink_active(is_active=True)
+    metrics.schedules({"weekly": 1_767_225_600.0})
     return metrics
 
 
@@ -193,12 +195,21 @@ def registered(metrics: Metrics) -> dict[str, tuple[str, tuple[str, ...], str]]:
         ("buddy_exports_total", {"outcome": "finished"}, 1),
         ("buddy_exports_total", {"outcome": "failed"}, 0),
         ("buddy_export_duration_seconds_sum", {}, 3),
+        ("buddy_sink_active", {}, 1),
+        ("buddy_schedule_next_timestamp_seconds", {"schedule": "weekly"}, 1_767_225_600),
     ],
 )
 def test_what_a_method_is_told_is_in_its_metric(
     name: str, labels: dict[str, str], expected: float
 ) -> None:
     assert value(fed(), name, **labels) == expected
+
+
+def test_a_passive_sink_tells_of_no_schedule() -> None:
+    metrics = fed()
+    metrics.sink_active(is_active=False)
+    assert value(metrics, "buddy_sink_active") == 0
+    assert value(metrics, "buddy_schedule_next_timestamp_seconds", schedule="weekly") is None
 
 
 def test_counters_add_up() -> None:

@@ -132,13 +132,12 @@ def test_unreadable_messages_are_set_aside_with_their_coordinates(opened: RowSto
 def test_the_store_is_the_same_after_it_was_closed(tmp_path: Path) -> None:
     held = RowStore(tmp_path, NAMES)
     held.apply([message("users", 0, *user(1)), message("users", 1, b"?", b"?")], {USERS: 5})
-    held.note({Partition("t.export-requests", 0): 3})
     held.stamp_current(77)
     held.close()
     held.close()
     again = RowStore(tmp_path, NAMES)
     assert again.rebuilt is None
-    assert again.positions() == {USERS: 5, Partition("t.export-requests", 0): 3}
+    assert again.positions() == {USERS: 5}
     assert (again.counts()["users"], again.unreadable(), again.last_current) == (
         1,
         {"users": 1},
@@ -153,7 +152,6 @@ def test_the_store_is_the_same_after_it_was_closed(tmp_path: Path) -> None:
 
 def test_a_snapshot_shows_nothing_of_what_comes_later(opened: RowStore) -> None:
     opened.apply([message("users", n, *user(n)) for n in range(50)], {})
-    opened.note({Partition("t.export-requests", 0): 1})
     snapshot = opened.snapshot()
     blocks = snapshot.blocks("users", size=1000)
     first = next(blocks)

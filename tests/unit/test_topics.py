@@ -75,7 +75,8 @@ def test_wanted_topics_are_those_of_the_contract() -> None:
         assert there[name].compacted
         assert there[name].delete_retention_ms == 7 * DAY_MS
     internal = [topic for name, topic in there.items() if name.startswith("buddy.internal.")]
-    assert {topic.partitions for topic in internal} == {4}
+    assert {topic.partitions for topic in internal if topic.name != NAMES.schedules} == {4}
+    assert (there[NAMES.schedules].partitions, there[NAMES.schedules].compacted) == (1, True)
     assert there[NAMES.parked].max_message_bytes >= int(enlarged)
 
 

@@ -162,7 +162,10 @@ class Broker(Protocol):
         """
 
     async def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        """The group's committed offsets, for people and for `status`; absent where none."""
+        """The group's committed offsets; absent where none.
+
+        They may be a moment behind the last commit: whoever goes on from them may read again.
+        """
 
     async def publish(self, messages: Sequence[Outgoing]) -> list[tuple[int, int]]:
         """Write the messages, at least once and in order per partition; (partition, offset) each.

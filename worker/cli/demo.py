@@ -75,7 +75,7 @@ def demo_command(records: int, seed: int, directory: Path) -> int:
     }
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("BUDDY_")
-    } | {"BUDDY_GRACE_SECONDS": str(_GRACE_SECONDS)}
+    } | {"BUDDY_GRACE_SECONDS": str(_GRACE_SECONDS), "BUDDY_SCHEDULES": "[]"}
     context = Context(os.devnull, options, environment)
     asyncio.run(_create_topics(context))
     with _services(options, environment, directory / "run.log") as process:

@@ -24,6 +24,7 @@ from worker.ops.health import Health
 from worker.ops.metrics import Metrics
 from worker.sink.export import ExportSettings
 from worker.sink.reports import Reports as SinkReports
+from worker.sink.retention import Keep
 from worker.sink.service import serve as serve_sink
 from worker.topics import wanted
 
@@ -123,6 +124,8 @@ async def _sink(
         place_of(settings, context.environment),
         settings.program_name,
         settings.export_patience_seconds,
+        settings.schedules,
+        Keep(settings.keep_exports, settings.keep_days),
     )
     store = Path(settings.data) / "sink"
     await serve_sink(broker, settings.prefix, store, exports, stop, reports=reports)

@@ -158,6 +158,18 @@ class Metrics:
         self._exports["finished" if finished else "failed"].inc()
         self._export_seconds.observe(seconds)
 
+    def sink_active(self, *, is_active: bool) -> None:
+        """Whether this sink answers requests; a passive one knows nothing of schedules."""
+        self._sink_active.set(is_active)
+        if not is_active:
+            self.schedules({})
+
+    def schedules(self, following: Mapping[str, float]) -> None:
+        """By schedule its first slot that is not done, in seconds since 1970."""
+        self._schedules.clear()
+        for name, moment in following.items():
+            self._schedules.labels(name).set(moment)
+
     # --- definitions --------------------------------------------------------------------------
 
     def _records(self) -> None:
@@ -277,6 +289,15 @@ class Metrics:
         )
         self._export_seconds = self._histogram(
             "buddy_export_duration_seconds", "Time to carry out an export.", _EXPORT_SECONDS
+        )
+        self._sink_active = self._gauge(
+            "buddy_sink_active", "Whether this sink is the active one: it answers requests."
+        )
+        self._schedules = Gauge(
+            "buddy_schedule_next_timestamp_seconds",
+            "When a schedule runs next; in the past: it is overdue.",
+            ("schedule",),
+            registry=self.registry,
         )
 
     def _counter(self, name: str, text: str) -> Counter:

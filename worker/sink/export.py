@@ -35,6 +35,8 @@ from worker.sink.requests import (
     options_of,
     selection_of,
 )
+from worker.sink.retention import Keep
+from worker.sink.schedule import Schedule
 from worker.sink.snapshot import SNAPSHOTS
 from worker.sink.spool import Spooled, Watch, spool
 
@@ -42,11 +44,16 @@ T = TypeVar("T")
 
 
 class ExportSettings(msgspec.Struct, frozen=True):
-    """Where exports go, what they call the programme, and how long to wait for progress."""
+    """Where exports go, what they call the programme, how long to wait for progress.
+
+    And which ones are made of themselves, and for how long they are kept.
+    """
 
     place: Place
     program_name: str = "Buddy Program"
     patience: float = 60.0
+    schedules: tuple[Schedule, ...] = ()
+    keep: Keep = Keep()
 
 
 async def carry_out(

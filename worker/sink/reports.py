@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Final
 
 from worker.brokers.contract import Partition
@@ -58,6 +59,14 @@ class Reports:
     def export(self, seconds: float, *, finished: bool) -> None:
         """An export was finished, or has failed."""
         self._metrics.export(seconds, finished=finished)
+
+    def active(self, *, is_active: bool) -> None:
+        """This sink has become the active one, or is it no longer."""
+        self._metrics.sink_active(is_active=is_active)
+
+    def schedules(self, following: Mapping[str, datetime]) -> None:
+        """By schedule its first slot that is not done; told by the active sink alone."""
+        self._metrics.schedules({name: at.timestamp() for name, at in following.items()})
 
 
 def unheard(clock: Callable[[], int]) -> Reports:

@@ -126,7 +126,7 @@ def is_request_id(text: str) -> bool:
 
 
 def read_request(message: Message) -> ExportRequest:
-    """The request that a message holds, its entities and formats spelled out and in order.
+    """The request that a message holds, as `fill_in` gives it.
 
     Raises `UsageError` with one line that says what is wrong.
     """
@@ -139,6 +139,11 @@ def read_request(message: Message) -> ExportRequest:
     check_request(request)
     if message.key is not None and message.key != request.id.encode():
         raise UsageError("the message key must be the request's id")
+    return fill_in(request)
+
+
+def fill_in(request: ExportRequest) -> ExportRequest:
+    """The same request, its entities and formats spelled out and in order."""
     return msgspec.structs.replace(
         request,
         entities=_chosen(request.entities),

@@ -118,7 +118,7 @@ class RowStore:
         return self._state.last_current
 
     def positions(self) -> dict[Partition, int]:
-        """The offset that comes next in each partition, of other topics too (see `note`)."""
+        """The offset that comes next in each partition."""
         with self._lock:
             return dict(self._positions)
 
@@ -180,16 +180,6 @@ class RowStore:
             batch = WriteBatch(raw_mode=True)
             rows = self._stage(batch, work)
             return self._write(batch, work, rows)
-
-    def note(self, positions: Mapping[Partition, int]) -> None:
-        """Keep positions of another topic, flushed to disk: what they stand for is not repeated."""
-        with self._lock:
-            batch = WriteBatch(raw_mode=True)
-            for place, offset in positions.items():
-                batch[_position_key(place)] = _OFFSET.pack(offset)
-            with rocks.guard(self.directory):
-                self._opened().write(batch, rocks.flushed())
-            self._positions.update(positions)
 
     def stamp_current(self, moment: int) -> None:
         """Everything that had been accepted at `moment` (ms) is in the store."""

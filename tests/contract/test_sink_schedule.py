@@ -1,0 +1,172 @@
+"""Scheduled exports and retention on a broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.contract.conftest import Clock, unique
+from tests.contract.helpers import eventually
+from tests.contract.sink_kit import Sink, a_sink
+from tests.unit.test_sink_rows import user
+from worker.brokers.contract import Broker, Partition
+from worker.exports.place import Finished
+from worker.exports.staging import Staging
+from worker.sink.agenda import RETRY_MS
+from worker.sink.retention import Keep
+from worker.sink.schedule import Schedule, request_of
+from worker.topics import Names
+
+HOUR_MS = 3_600_000
+FULL = Schedule("full", "0 * * * *", entities=("users",), formats=("json",))
+FEED = Schedule("feed", "30 * * * *", incremental=True, formats=("csv",))
+
+
+@pytest.fixture
+async def sink(broker: Broker, clock: Clock, tmp_path: Path) -> Sink:
+    clock.now = clock.now // HOUR_MS * HOUR_MS + HOUR_MS - 2_000
+    sink = await a_sink(broker, Names(unique("schedule")), tmp_path / "sink", clock)
+    sink.schedules = (FULL,)
+    return sink
+
+
+async def begun(sink: Sink) -> None:
+    """A sink is active, and has noted its schedules."""
+    place = Partition(sink.names.schedules, 0)
+
+    async def ask() -> int:
+        return (await sink.broker.spans([place]))[place].end
+
+    await eventually(ask, bool)
+
+
+async def test_a_slot_becomes_an_export_with_the_options_of_its_schedule(sink: Sink) -> None:
+    await sink.accept("users", user(1))
+    async with sink.running():
+        await begun(sink)
+        assert await sink.announced() == []
+        sink.clock.now += 2_000
+        said = await sink.answer("finished")
+    assert said.counts == {"users": 1}
+    assert [file.path.rpartition(".")[2] for file in said.files] == ["json"]
+    assert sink.directories() == [said.directory]
+
+
+async def test_what_was_missed_is_caught_up_once(sink: Sink, tmp_path: Path) -> None:
+    """Also by a sink whose store is new; a first start catches nothing up."""
+    sink.clock.now -= 6 * HOUR_MS  # requests are stamped by Kafka, and must not have expired
+    async with sink.running():
+        await begun(sink)
+    sink.clock.now += 5 * HOUR_MS
+    sink.store = tmp_path / "anew"
+    async with sink.running():
+        said = await sink.answer("finished")
+        await sink.export("after", formats=("json",))
+    async with sink.running():
+        await sink.export("later", formats=("json",))
+    ran = [said.request_id for said in await sink.announced()]
+    assert ran == [said.request_id, "after", "later"]
+    hour = sink.clock.now // HOUR_MS * 3600
+    assert said.request_id.startswith("full:")
+    assert said.request_id.endswith(f"T{hour // 3600 % 24:02}0000Z")
+
+
+async def test_a_slot_that_was_published_is_only_announced(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop between publication and answer: the next start finds the export, and goes on."""
+    loop = asyncio.get_running_loop()
+    publish = sink.place.publish
+    async with sink.running() as stop:
+        await begun(sink)
+
+        def publish_and_stop(staging: Staging, abandoned: Callable[[], bool]) -> Finished:
+            found = publish(staging, abandoned)
+            loop.call_soon_threadsafe(stop.set)
+            return found
+
+        monkeypatch.setattr(sink.place, "publish", publish_and_stop)
+        sink.clock.now += 2_000
+        await stop.wait()
+    (directory,) = sink.directories()
+    async with sink.running():
+        said = await sink.answer("finished")
+        await sink.export("after", formats=("json",))
+    assert said.directory == directory
+    assert [s.request_id for s in await sink.announced()] == [said.request_id, "after"]
+
+
+async def test_a_failed_slot_is_tried_again_later_and_holds_no_request_up(sink: Sink) -> None:
+    with capture_logs() as logs:
+        async with sink.running():
+            await begun(sink)
+            sink.exports.parent.mkdir(parents=True, exist_ok=True)
+            sink.exports.write_text("in the way")
+            sink.clock.now += 2_000
+            failed = await sink.answer("failed")
+            sink.exports.unlink()
+            await sink.export("meanwhile", formats=("json",))
+            sink.clock.now += RETRY_MS
+            said = await sink.answer("finished")
+    assert (said.request_id, said.id) == (failed.request_id, failed.id)
+    assert sum(entry["event"] == "export_failed" for entry in logs) == 1
+
+
+async def test_an_incremental_schedule_has_a_bookmark_of_its_name(sink: Sink) -> None:
+    sink.schedules = (FEED,)
+    sink.clock.now += 1_000_000
+    await sink.accept("users", user(1))
+    async with sink.running():
+        await begun(sink)
+        sink.clock.now += HOUR_MS
+        first = await sink.answer("finished")
+        await sink.accept("users", user(2))
+        sink.clock.now += HOUR_MS
+        second = await sink.answer("finished")
+    assert (first.full_because, second.base) == ("no_base", first.id)
+    assert (second.counts or {})["users"] == 1
+
+
+async def test_old_exports_are_removed_after_each_export_and_at_the_start(sink: Sink) -> None:
+    sink.schedules = ()
+    made = []
+    async with sink.running():
+        for n in range(4):
+            sink.clock.now += 1_000
+            made.append(str((await sink.export(f"e{n}", formats=("json",))).directory))
+    assert sorted(sink.directories()) == made
+    sink.keep = Keep(exports=2)
+    with capture_logs() as logs:
+        async with sink.running():
+            await eventually(lambda: asyncio.sleep(0, sorted(sink.directories())), made[2:].__eq__)
+            sink.clock.now += 1_000
+            last = str((await sink.export("last", formats=("json",))).directory)
+            await eventually(
+                lambda: asyncio.sleep(0, sorted(sink.directories())), [made[3], last].__eq__
+            )
+            await sink.ask(b'{"id":"e0","formats":["json"]}', b"e0")
+            said = await sink.answer("failed")
+    assert "removed since" in (said.error or "")
+    removed = [entry["name"] for entry in logs if entry["event"] == "export_removed"]
+    assert removed == made[:3]
+
+
+async def test_a_slot_that_was_decided_otherwise_is_not_tried_again(sink: Sink) -> None:
+    """Its id was used with other options: one failure, and the next slot runs."""
+    slot = request_of(FULL, datetime.fromtimestamp(sink.clock.now // HOUR_MS * 3600 + 3600, UTC))
+    async with sink.running():
+        await begun(sink)
+        await sink.export(slot.id, formats=("csv",))
+        sink.clock.now += 2_000
+        failed = await sink.answer("failed")
+        sink.clock.now += HOUR_MS
+        said = await sink.answer("finished")
+    assert failed.request_id == slot.id
+    assert "other options" in (failed.error or "")
+    assert len(await sink.announced("failed")) == 1
+    assert said.request_id != slot.id

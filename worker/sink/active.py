@@ -1,0 +1,230 @@
+"""The work of the active sink: it answers requests one after the other, and runs the schedules.
+
+Its last answer and what says that a request (or a slot of a schedule) is done are one transaction
+of one writer, so only the active sink's count: one that froze and thaws is fenced, drops what it
+has in hand and stands for election again. A crash before the transaction means that the request is
+taken up again, and an export that was finished is only announced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from worker.brokers.contract import Broker, Committer, Message, Outgoing, Partition, Reader
+from worker.engine.tables import read_table
+from worker.errors import (
+    BrokerUnavailable,
+    Fenced,
+    MessageRefused,
+    MissingTopic,
+    StateError,
+    UsageError,
+)
+from worker.exports.place import Place
+from worker.sink.agenda import Agenda, Due
+from worker.sink.answers import Answers, message_of
+from worker.sink.consume import sleep
+from worker.sink.cut import Source
+from worker.sink.election import Election
+from worker.sink.export import ExportSettings, moment_of
+from worker.sink.reports import Reports
+from worker.sink.requests import Announcement, read_request, request_id_of
+from worker.sink.retention import Keep, old_of, to_remove
+
+EXPIRY_MS: Final = 3_600_000
+"""Whoever asked longer ago has given up; a group without positions finds old requests, too."""
+
+_POLL_SECONDS: Final = 0.2
+_RETRY_SECONDS: Final = 1.0
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+class Active:
+    """Does the active sink's work whenever this sink is elected."""
+
+    def __init__(
+        self, source: Source, settings: ExportSettings, election: Election, reports: Reports
+    ) -> None:
+        self._source = source
+        self._settings = settings
+        self._election = election
+        self._reports = reports
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Be active whenever elected, until `stop`; an export in hand is given up then.
+
+        An outage of the broker is waited out. Raises `MissingTopic`, `StateError`.
+        """
+        while not stop.is_set():
+            try:
+                await unless(stop, self._election.elected.wait())
+                await self._serve_a_term(stop)
+            except Fenced:
+                _log.warning("sink_fenced")
+                await sleep(stop, _RETRY_SECONDS)
+            except BrokerUnavailable as error:
+                _log.warning("export_waits_for_broker", error=str(error))
+                await sleep(stop, _RETRY_SECONDS)
+
+    async def _serve_a_term(self, stop: asyncio.Event) -> None:
+        """From taking over until the seat is lost; what is in hand then is finished.
+
+        Giving it up would gain nothing: the other one has begun it by then, and whoever is later
+        of the two finds the finished export, and the fence.
+        """
+        names, broker, group = self._source.names, self._source.broker, self._election.group
+        async with AsyncExitStack() as stack:
+            committer = await broker.committer(group, group)
+            stack.push_async_callback(committer.close)
+            reader = broker.reader()
+            stack.push_async_callback(reader.close)
+            reader.assign(await self._positions(broker))
+            table = await read_table(broker, Partition(names.schedules, 0))
+            agenda = Agenda(self._settings.schedules, names, table)
+            term = _Term(self._source, self._settings, self._reports, committer, agenda)
+            _log.info("sink_active")
+            self._reports.active(is_active=True)
+            try:
+                await term.begin()
+                while self._election.elected.is_set() and not stop.is_set():
+                    await term.round(reader, stop)
+            finally:
+                self._reports.active(is_active=False)
+                _log.info("sink_passive")
+
+    async def _positions(self, broker: Broker) -> dict[Partition, int]:
+        """After the last request that was answered, by whichever sink."""
+        name = self._source.names.export_requests
+        topics = await broker.topics([name])
+        if name not in topics:
+            raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
+        spans = await broker.spans(Partition(name, n) for n in range(topics[name].partitions))
+        held = await broker.committed(self._election.group, spans)
+        positions = {}
+        for place, span in spans.items():
+            position = held.get(place, span.start)
+            # Outside of the log: the topic was created anew, or the rest has expired.
+            positions[place] = position if span.start <= position <= span.end else span.start
+        return positions
+
+
+class _Term:
+    """One time of being active. Whatever it raises ends it; all but `Fenced` may come again."""
+
+    def __init__(
+        self,
+        source: Source,
+        settings: ExportSettings,
+        reports: Reports,
+        committer: Committer,
+        agenda: Agenda,
+    ) -> None:
+        self._clock = source.clock
+        self._names = source.names
+        self._place = settings.place
+        self._keep = settings.keep
+        self._reports = reports
+        self._committer = committer
+        self._agenda = agenda
+        self._answers = Answers(source, settings, reports)
+
+    async def begin(self) -> None:
+        """Note the schedules that are new: they run from now on, and catch nothing up."""
+        await self._committer.commit(self._agenda.begin(self._clock()), {})
+        self._reports.schedules(self._agenda.next())
+        await self._clear_up()
+
+    async def round(self, reader: Reader, stop: asyncio.Event) -> None:
+        """One slot that is due and one request, whatever is there; so neither starves."""
+        due = self._agenda.due(self._clock())
+        if due is not None:
+            await self._run(due, stop)
+        for message in await reader.read(1, _POLL_SECONDS):
+            await self._take_up(message, stop)
+
+    async def _run(self, due: Due, stop: asyncio.Event) -> None:
+        said = await unless(stop, self._answers.answer(due.request))
+        if said is None:
+            return
+        if said.status == "finished" or await self._is_decided(said.id):
+            await self._say(said, [self._agenda.settled(due, said.id)], {})
+            self._agenda.settle(due)
+        else:
+            await self._say(said, [], {})
+            self._agenda.postpone(due, self._clock())
+        self._reports.schedules(self._agenda.next())
+
+    async def _is_decided(self, export_id: str) -> bool:
+        """Whether an export that failed had been made before: trying again would change nothing."""
+        try:
+            return await asyncio.to_thread(self._place.sealed, export_id)
+        except StateError:  # the place cannot be reached: that may be why it failed
+            return False
+
+    async def _take_up(self, message: Message, stop: asyncio.Event) -> None:
+        offsets = {Partition(message.topic, message.partition): message.offset + 1}
+        age = self._clock() - message.timestamp
+        if age > EXPIRY_MS:
+            _log.info("export_request_expired", offset=message.offset, seconds=age // 1000)
+            await self._committer.commit([], offsets)
+            return
+        try:
+            request = read_request(message)
+        except UsageError as error:
+            said = self._answers.failure(request_id_of(message), str(error))
+            await self._say(said, [], offsets)
+            return
+        answer = await unless(stop, self._answers.answer(request))
+        if answer is not None:
+            await self._say(answer, [], offsets)
+
+    async def _clear_up(self) -> None:
+        """Remove what is beyond the limits; what cannot be removed now is tried again later."""
+        if self._keep == Keep():
+            return
+        try:
+            now = moment_of(self._clock())
+            for name in await asyncio.to_thread(_beyond, self._place, self._keep, now):
+                await asyncio.to_thread(self._place.remove, name)
+                _log.info("export_removed", name=name)
+        except StateError as error:
+            _log.warning("export_not_removed", error=str(error))
+
+    async def _say(
+        self, said: Announcement, more: Sequence[Outgoing], offsets: Mapping[Partition, int]
+    ) -> None:
+        try:
+            await self._committer.commit([message_of(self._names, said), *more], offsets)
+        except MessageRefused as error:
+            failure = self._answers.failure(said.request_id, str(error))
+            await self._committer.commit([message_of(self._names, failure)], offsets)
+        if said.status == "finished":
+            await self._clear_up()
+
+
+def _beyond(place: Place, keep: Keep, now: datetime) -> list[str]:
+    """What is to be removed. Blocking."""
+    there = [old_of(found.name, found.manifest) for found in place.finished()]
+    return to_remove(there, keep, now)
+
+
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What `work` returns; None if `stop` came first: then it was cancelled, and has ended."""
+    task = asyncio.create_task(work)
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        task.cancel()  # nothing happens if it is done
+        await asyncio.wait({task})
+    return None if task.cancelled() else task.result()

@@ -1,0 +1,80 @@
+"""Which finished exports are removed. Pure: what there is comes in, names come out.
+
+Exports are counted feed by feed: those under one bookmark are a feed, and so are all those without
+one. In a feed a full export and the incremental ones that go on from it are a chain, which is kept
+or removed as a whole: its parts are of no use without the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+
+import msgspec
+
+from worker.exports.manifest import Manifest
+
+
+class Keep(msgspec.Struct, frozen=True):
+    """How many exports of a feed are kept, and for how many days; 0: all of them, for ever."""
+
+    exports: int = 0
+    days: int = 0
+
+
+class Old(msgspec.Struct, frozen=True):
+    """A finished export, as far as it matters here."""
+
+    name: str
+    export_id: str
+    at: datetime
+    feed: str | None = None
+    base: str | None = None
+    """The id of the export that it goes on from."""
+
+
+def old_of(name: str, manifest: Manifest) -> Old:
+    """What matters of an export with that manifest."""
+    feed = manifest.incremental
+    base = None if feed is None or feed.base is None else feed.base.export_id
+    at = datetime.fromisoformat(manifest.export_date)
+    return Old(name, manifest.export_id, at, None if feed is None else feed.name, base)
+
+
+def to_remove(there: Iterable[Old], keep: Keep, now: datetime) -> list[str]:
+    """The names of the exports that are beyond either limit, the oldest first.
+
+    A chain goes when its newest export is beyond. The newest export of each feed never does, with
+    its chain.
+    """
+    feeds: dict[str | None, list[Old]] = {}
+    for export in sorted(there, key=lambda export: (export.at, export.name)):
+        feeds.setdefault(export.feed, []).append(export)
+    beyond = [export for feed in feeds.values() for export in _beyond(feed, keep, now)]
+    return [export.name for export in sorted(beyond, key=lambda export: (export.at, export.name))]
+
+
+def _beyond(feed: list[Old], keep: Keep, now: datetime) -> list[Old]:
+    """Of one feed, oldest first."""
+    first = _firsts(feed)
+    newest: dict[str, int] = {}
+    for place, export in enumerate(feed):
+        newest[first[export.export_id]] = place
+    kept = {
+        chain
+        for chain, place in newest.items()
+        if place == len(feed) - 1
+        or (
+            (not keep.exports or len(feed) - place <= keep.exports)
+            and (not keep.days or now - feed[place].at <= timedelta(days=keep.days))
+        )
+    }
+    return [export for export in feed if first[export.export_id] not in kept]
+
+
+def _firsts(feed: list[Old]) -> Mapping[str, str]:
+    """By export the one that its chain begins with; a base that has gone begins none."""
+    first: dict[str, str] = {}
+    for export in feed:
+        first[export.export_id] = first.get(export.base or "", export.export_id)
+    return first

@@ -1,0 +1,95 @@
+"""Schedules: when an export is due of itself. Pure: no clock, no I/O; all times are in UTC.
+
+A schedule is a cron expression and what to export. Each moment at which it is due is a slot. A
+slot's request has an id of its own, so it stands for one export, whoever asks and how often.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import msgspec
+from cronsim import CronSim, CronSimError
+
+from worker.errors import UsageError
+from worker.exports.layout import Format
+from worker.sink.requests import ExportRequest, check_request
+
+_NAME_LIMIT: Final = 64
+_FIELDS: Final = 5
+"""No seconds: no export is wanted so often."""
+_SECOND: Final = timedelta(seconds=1)
+
+
+class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A `[[schedules]]` table of the configuration.
+
+    `cron` has the five fields of Debian's cron. An incremental one keeps a bookmark of its name.
+    No entities means all, no formats likewise. Raises ValueError, in one line, where it makes no
+    sense.
+    """
+
+    name: str
+    cron: str
+    incremental: bool = False
+    entities: tuple[str, ...] = ()
+    formats: tuple[Format, ...] = ()
+    guard_formulas: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.name) > _NAME_LIMIT:
+            raise ValueError(f"the name of a schedule has at most {_NAME_LIMIT} characters")
+        try:
+            check_request(request_of(self, datetime(2000, 1, 1, tzinfo=UTC)))
+            # A bookmark's name, too: it may become one.
+            check_request(ExportRequest("x", incremental=self.name))
+        except UsageError as error:
+            raise ValueError(f"schedule {self.name!r}: {error}") from None
+        if problem := _problem(self.cron):
+            raise ValueError(f"schedule {self.name!r}: cron {self.cron!r} is wrong: {problem}")
+
+
+def following(schedule: Schedule, moment: datetime) -> datetime:
+    """The first slot after that moment."""
+    return next(CronSim(schedule.cron, moment))
+
+
+def latest(schedule: Schedule, after: datetime, now: datetime) -> datetime | None:
+    """The last slot after the one moment, up to now; None if there was none.
+
+    It alone is caught up, however many were missed: an export holds all that there is.
+    """
+    found = next(CronSim(schedule.cron, now.replace(microsecond=0) + _SECOND, reverse=True))
+    return found if found > after else None
+
+
+def request_of(schedule: Schedule, slot: datetime) -> ExportRequest:
+    """What a slot asks for."""
+    return ExportRequest(
+        id=f"{schedule.name}:{slot:%Y%m%dT%H%M%SZ}",
+        entities=schedule.entities,
+        formats=schedule.formats,
+        requested_at=slot,
+        incremental=schedule.name if schedule.incremental else None,
+        guard_formulas=schedule.guard_formulas,
+    )
+
+
+def _problem(cron: str) -> str | None:
+    if len(cron.split()) != _FIELDS:
+        return "write minute, hour, day of the month, month and day of the week, as in '0 2 1 * *'"
+    try:
+        next(CronSim(cron, datetime(2000, 1, 1, tzinfo=UTC)))
+    except CronSimError as error:
+        return str(error).lower()
+    except StopIteration:
+        return "there is no such day"
+    return None
+
+
+DEFAULTS: Final = (
+    Schedule("monthly", "0 2 1 * *"),
+    Schedule("weekly", "0 3 * * 1", incremental=True),
+)
+"""A full export on the first of each month, what has changed each Monday, at night in UTC."""
