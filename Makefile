@@ -10,14 +10,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
+BENCH := $(VENV)/.bench-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check bench fuzz chaos simulate format lock clean distclean
+.PHONY: help demo test check bench fuzz chaos kill-exports simulate format lock clean distclean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(RUNTIME) ## stream a made-up programme through broker, worker and sink; cut and verify an export
 	@$(BIN)/buddy demo
@@ -34,14 +35,17 @@ check: $(DEV) ## lint, types and unit tests, under a minute: before every commit
 	$(BIN)/mypy
 	@$(BIN)/pytest tests/unit
 
-bench: $(DEV) ## measure records and rows a second on this machine
-	@$(BIN)/python -m tests.bench
+bench: $(BENCH) ## measure records and rows a second on this machine: make bench BENCH_OPTIONS="--only writers"
+	@$(BIN)/python -m tests.bench $(BENCH_OPTIONS)
 
 fuzz: $(DEV) ## the property-based tests with many more examples
 	@BUDDY_HYPOTHESIS=long $(BIN)/pytest --timeout=3600 tests/unit tests/contract
 
 chaos: $(DEV) ## processes and broker killed under a stream, then an independent checker: make chaos ROUNDS=200 SEED=1
 	@$(BIN)/python -m tests.chaos --rounds $(or $(ROUNDS),10) --seed $(or $(SEED),1) $(CHAOS)
+
+kill-exports: $(DEV) ## a sink killed at every stage of an export: make kill-exports ROUNDS=100 SEED=1
+	@$(BIN)/python -m tests.kill_exports --rounds $(or $(ROUNDS),100) --seed $(or $(SEED),1)
 
 simulate: $(DEV) ## the protocol under a seeded scheduler, without a broker: make simulate SEEDS=0:10000
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),0:10000)
@@ -59,6 +63,7 @@ lock: ## pin the requirements anew from pyproject.toml (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: pip install uv (in a venv of its own), then make lock UV=that-venv/bin/uv" >&2; exit 1; }
 	$(COMPILE) --extra build --extra dev --output-file requirements-dev.txt
 	$(COMPILE) --extra build --constraint requirements-dev.txt --output-file requirements.txt
+	$(COMPILE) --extra bench --constraint requirements-dev.txt --output-file requirements-bench.txt
 
 clean: ## remove what demo and tests left (not .venv)
 	rm -rf buddy-demo .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
@@ -94,3 +99,9 @@ $(DEV): requirements-dev.txt requirements.txt pyproject.toml
 	@$(PIP) install --require-hashes -r requirements-dev.txt
 	@$(INSTALL_SELF)
 	@touch $(RUNTIME) $@
+
+# A second step, since it is as large as all else: tests and CI do without.
+$(BENCH): requirements-bench.txt $(DEV)
+	@echo "Installing the libraries to compare with into $(VENV) ..."
+	@$(PIP) install --require-hashes -r requirements-bench.txt
+	@touch $@

@@ -6,7 +6,7 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,10 +22,11 @@ from tests.bench import (
     machine,
     profiling,
     validation,
+    whole_export,
     writers,
 )
 from tests.bench.figures import Figure, Skipped, show
-from tests.bench.setting import QUICK_RECORDS, RECORDS, Bench
+from tests.bench.setting import EXPORT_ROWS, QUICK_RECORDS, RECORDS, Bench
 
 _WIDTH = 200  # of the table where no terminal tells
 
@@ -50,13 +51,14 @@ def _index(bench: Bench) -> list[Figure]:
     return figures
 
 
-SECTIONS: dict[str, Callable[[Bench], Sequence[Figure]]] = {
+SECTIONS: dict[str, Callable[[Bench], Iterable[Figure]]] = {
     "validation": validation.run,
     "task": judging.run,
     "embedded": embedded_path.run,
     "kafka": kafka_path.run,
     "latency": latency.run,
     "writers": writers.run,
+    "exports": whole_export.run,
     "index": _index,
 }
 
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.CRITICAL)  # aiokafka's: what fails is raised
     # So that a terminated bench ends what it has started, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with Bench(quick=asked.quick, records=asked.records) as bench:
+    with Bench(quick=asked.quick, records=asked.records, export_rows=asked.export_rows) as bench:
         if asked.profile:
             profiling.profile(bench, asked.profile)
             return 0
@@ -103,6 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--records", type=int, help=f"so many records instead of {RECORDS:,}: to try the bench out"
+    )
+    parser.add_argument(
+        "--export-rows",
+        type=int,
+        metavar="ROWS",
+        help=f"of the whole export, instead of {EXPORT_ROWS:,}",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument(

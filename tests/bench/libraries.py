@@ -1,7 +1,8 @@
 """Other writers of the same rows. Those that are not installed here are not mentioned.
 
-`pip install --target DIR polars XlsxWriter pyexcelerate rustpy-xlsxwriter` and PYTHONPATH=DIR
-bring them in; nothing of the product uses them. Each decodes the rows itself, as ours do.
+`make bench` installs the fastest of each format (the extra `bench`); of JSON that is msgspec. Into
+the same environment `pip install XlsxWriter pyexcelerate` brings the rest. Nothing of the product
+uses them. Each decodes the rows itself, as ours do.
 """
 
 from __future__ import annotations

@@ -52,12 +52,12 @@ def cpu_seconds(pid: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def peak_memory() -> int:
-    """The most bytes that this process has ever held in memory.
+def peak_memory(pid: int) -> int:
+    """The most bytes that a running process has ever held in memory.
 
     Not `ru_maxrss`: Linux carries the parent's over into a process that it starts.
     """
-    return int(_first("/proc/self/status", r"^VmHWM:\s+(\d+) kB") or 0) * 1024
+    return int(_first(f"/proc/{pid}/status", r"^VmHWM:\s+(\d+) kB") or 0) * 1024
 
 
 def _first(file: str, pattern: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -20,6 +21,9 @@ SEED = 7
 BAD_SHARE = 0.03
 _NOW = datetime.now(UTC)
 _PER_USER = 9.5  # records, at least
+_LAST_DIGITS = re.compile(
+    rb"([0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{4})[0-9a-f]{8}"
+)
 
 
 def latest() -> datetime:
@@ -54,15 +58,36 @@ def good_records(each: int) -> dict[str, list[tuple[bytes, bytes]]]:
 
 
 @lru_cache(maxsize=1)
-def canonical(users: int = 2_000) -> dict[str, list[bytes]]:
-    """The rows of a programme as the sink holds them, by entity, each once."""
+def keyed(users: int = 2_000) -> dict[str, dict[bytes, bytes]]:
+    """The rows of a programme as the sink holds them, by entity and key, each once."""
     rows: dict[str, dict[bytes, bytes]] = {entity: {} for entity in ENTITIES}
     decoders = {name: RecordDecoder(entity) for name, entity in ENTITIES.items()}
     for record in programme(users, SEED, _NOW):
         outcome = decoders[record.entity].decode(record.value, None, latest())
         if isinstance(outcome, Decoded):
             rows[record.entity][outcome.key] = outcome.row
-    return {entity: list(some.values()) for entity, some in rows.items()}
+    return rows
+
+
+def canonical() -> dict[str, list[bytes]]:
+    """The rows of a programme as the sink holds them, by entity, each once."""
+    return {entity: list(some.values()) for entity, some in keyed().items()}
+
+
+def many(total: int) -> Iterator[tuple[str, bytes, bytes]]:
+    """Entity, key and row of so many different rows: copies of the programme, each with its ids.
+
+    In the programme's proportions, and so that whatever a row refers to comes before it.
+    """
+    templates = [
+        (entity, _LAST_DIGITS.sub(rb"\1%", key), _LAST_DIGITS.sub(rb"\1\0", row))
+        for entity, some in keyed().items()
+        for key, row in some.items()
+    ]
+    for number in range(-(-total // len(templates))):
+        digits = b"%08x" % number
+        for entity, key, row in templates[: total - number * len(templates)]:
+            yield entity, key.replace(b"%", digits), row.replace(b"\0", digits)
 
 
 def blocks(rows: Sequence[bytes], count: int) -> Iterator[list[bytes]]:

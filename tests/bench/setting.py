@@ -16,6 +16,7 @@ from tests.kafka_server import KafkaServer, KafkaUnavailable
 
 RECORDS = 200_000
 QUICK_RECORDS = 50_000
+EXPORT_ROWS = 1_000_000
 
 
 class Bench:
@@ -24,9 +25,12 @@ class Bench:
     `rates` are the highest rates of the paths, once they have been measured, by broker.
     """
 
-    def __init__(self, *, quick: bool, records: int | None = None) -> None:
+    def __init__(
+        self, *, quick: bool, records: int | None = None, export_rows: int | None = None
+    ) -> None:
         self.quick = quick
         self.records = records or (QUICK_RECORDS if quick else RECORDS)
+        self.export_rows = export_rows or (EXPORT_ROWS // 10 if quick else EXPORT_ROWS)
         self.rounds = 1 if quick else 3
         self.rates: dict[str, float] = {}
         self._stack = ExitStack()

@@ -1,11 +1,8 @@
-"""The writers of exports: rows a second, alone, beside others, and as whole exports."""
+"""The writers of exports: rows a second, alone and beside the libraries that could do it."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,25 +14,19 @@ from tests.bench.libraries import Blocks, Write
 from tests.bench.setting import Bench
 from worker.exports.csv_file import csv_chunks
 from worker.exports.json_file import json_chunks
-from worker.exports.layout import FORMATS
 from worker.exports.metadata import Metadata
 from worker.exports.xlsx_file import xlsx_chunks
 
 SECTION = "writers"
 AIMS = {"csv": 300_000, "json": 1_000_000, "xlsx": 50_000}
-MEMORY_AIM = 300.0
-"""MB, of the process that writes an export of a million rows."""
-
 ROWS = 100_000
-WHOLE_ROWS = 1_000_000
 TEN_COLUMNS = "matches"
 _ROUNDS = {"csv": 5, "json": 5, "xlsx": 3}
-_WHOLE_SECONDS = 900.0
 
 
 def run(bench: Bench) -> list[Figure]:
-    """Rows a second of each writer, then whole exports and their memory."""
-    rows, whole = (ROWS, WHOLE_ROWS) if bench.records >= ROWS else (ROWS // 10, WHOLE_ROWS // 10)
+    """Rows a second of each writer."""
+    rows = ROWS if bench.records >= ROWS else ROWS // 10
     figures = []
     others: dict[str, Mapping[str, Write]] = {
         "csv": libraries.csv_writers(),
@@ -47,8 +38,6 @@ def run(bench: Bench) -> list[Figure]:
             bench.say(f"writers: {format_}")
             figures.append(_measure(format_, ENTITIES[TEN_COLUMNS], rows, beside, folder))
             figures.append(_measure(format_, ENTITIES["skill_sessions"], rows, {}, folder))
-        bench.say(f"writers: exports of {whole:,} rows")
-        figures += _whole(folder, whole)
     return figures
 
 
@@ -94,50 +83,3 @@ def _json(entity: Entity, blocks: Blocks) -> int:
 
 def _xlsx(entity: Entity, blocks: Blocks) -> int:
     return sum(map(len, xlsx_chunks(_metadata(entity, blocks), [(entity, blocks)])))
-
-
-# --- whole exports ----------------------------------------------------------------------------
-
-
-def _whole(folder: Path, rows: int) -> Iterator[Figure]:
-    """All eight entities in the proportions of the demo, a format at a time."""
-    spool = folder / "spool"
-    spool.mkdir()
-    size = _spool(spool, rows)
-    for format_ in FORMATS:
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.bench.whole_export", spool, folder / "out", format_],
-            check=True, stdout=subprocess.PIPE, timeout=_WHOLE_SECONDS,
-        )  # fmt: skip
-        found = json.loads(done.stdout)
-        name = f"write_export, {rows:,} rows, {format_.upper()}"
-        yield Figure(
-            section=SECTION,
-            name=name,
-            value=rows / found["seconds"],
-            unit="rows/s",
-            note=f"{found['seconds']:.1f} s, all eight entities, {size / 1e6:,.0f} MB of JSON",
-        )
-        yield Figure(
-            section=SECTION,
-            name=f"{name}: highest memory of the process",
-            value=found["peak"] / 1e6,
-            unit="MB",
-            aim=MEMORY_AIM,
-            at_most=True,
-        )
-
-
-def _spool(directory: Path, rows: int) -> int:
-    """Spool files of so many rows in all, and their counts; how many bytes."""
-    found = mix.canonical()
-    share = rows / sum(map(len, found.values()))
-    counts = {entity: round(len(some) * share) for entity, some in found.items()}
-    counts[next(iter(counts))] += rows - sum(counts.values())
-    size = 0
-    for entity, some in found.items():
-        with (directory / entity).open("wb") as file:
-            for block in mix.blocks(some, counts[entity]):
-                size += file.write(b"".join([row + b"\n" for row in block]))
-    (directory / "counts.json").write_text(json.dumps(counts))
-    return size

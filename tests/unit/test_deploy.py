@@ -23,6 +23,7 @@ DOCKERIGNORE = ROOT / ".dockerignore"
 EXAMPLE = ROOT / "deploy" / "buddy.example.toml"
 CI = ROOT / ".ci" / "run"
 REQUIREMENTS = [ROOT / "requirements.txt", ROOT / "requirements-dev.txt"]
+BENCH_REQUIREMENTS = ROOT / "requirements-bench.txt"
 
 # `image:tag`, with or without registry and digest.
 PINNED_IMAGE = re.compile(r"^[\w./-]+:(?!latest\b)[\w.-]+(@sha256:[0-9a-f]{64})?$")
@@ -293,7 +294,7 @@ def test_example_is_toml_and_each_key_has_its_variable() -> None:
 # --- set-up ---
 
 
-@pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*REQUIREMENTS, BENCH_REQUIREMENTS], ids=lambda path: path.name)
 def test_requirements_are_pinned_and_name_no_place(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"://|--(extra-)?index|--find-links|(?<!\w)/\w+/", text)
@@ -320,6 +321,7 @@ def test_every_dependency_is_pinned() -> None:
     wanted = {
         REQUIREMENTS[0]: parsed["project"]["dependencies"] + extras["build"],
         REQUIREMENTS[1]: extras["dev"],
+        BENCH_REQUIREMENTS: extras["bench"],
     }
     for path, dependencies in wanted.items():
         pinned = set(re.findall(r"^([a-z0-9-]+)==", path.read_text(encoding="utf-8"), re.MULTILINE))

@@ -295,11 +295,11 @@ def test_the_readme_lists_every_command() -> None:
 @pytest.mark.parametrize("page", pages())
 def test_make_targets_exist(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     quoted = " ".join(f"`{q}`" for q in INLINE.findall(prose(page)))
     blocks = "\n".join(block for _, block in FENCE.findall(page.read_text("utf-8")))
-    named = re.findall(r"`make ([a-z]+)", quoted) + re.findall(
-        r"^make ([a-z]+)", blocks, re.MULTILINE
+    named = re.findall(r"`make ([a-z-]+)", quoted) + re.findall(
+        r"^make ([a-z-]+)", blocks, re.MULTILINE
     )
     assert set(named) <= targets, set(named) - targets
 
