@@ -126,7 +126,7 @@ async def test_a_crash_after_publication_moves_the_bookmark_at_the_next_start(
 
             patch.setattr(Bookmarks, "settle", crash)
             await sink.export_request("two", formats=("csv",), incremental="weekly")
-            await sink.answer("failed")
+            await sink.answer("finished")
     await sink.accept("users", user(3))
     async with sink.running():
         third, _ = await export(sink, "three", formats=("csv",))

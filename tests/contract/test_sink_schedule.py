@@ -15,6 +15,7 @@ from tests.contract.helpers import eventually
 from tests.contract.sink_kit import Sink, a_sink
 from tests.unit.test_sink_rows import user
 from worker.brokers.contract import Broker, Partition
+from worker.errors import StateError
 from worker.exports.place import Finished
 from worker.exports.staging import Staging
 from worker.sink.agenda import RETRY_MS
@@ -99,6 +100,38 @@ async def test_a_slot_that_was_published_is_only_announced(
         await sink.export("after", formats=("json",))
     assert said.directory == directory
     assert [s.request_id for s in await sink.announced()] == [said.request_id, "after"]
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["place-is-back", "place-stays-away"])
+async def test_a_failure_behind_the_seal_is_no_last_word(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch, away: bool
+) -> None:
+    """The connection goes when the export is there: it is announced now, or by the next try."""
+    publish, find = sink.place.publish, sink.place.find
+    gone = asyncio.Event()
+
+    def publish_and_fail(staging: Staging, abandoned: Callable[[], bool]) -> Finished:
+        publish(staging, abandoned)
+        if away:
+            gone.set()
+        raise StateError("the answer was lost")
+
+    def find_if_there(export_id: str) -> Finished | None:
+        if gone.is_set():
+            raise StateError("the place is away")
+        return find(export_id)
+
+    async with sink.running():
+        await begun(sink)
+        monkeypatch.setattr(sink.place, "publish", publish_and_fail)
+        monkeypatch.setattr(sink.place, "find", find_if_there)
+        sink.clock.now += 2_000
+        if away:
+            await sink.answer("failed")
+            gone.clear()
+            sink.clock.now += RETRY_MS
+        said = await sink.answer("finished")
+    assert sink.directories() == [said.directory]
 
 
 async def test_a_failed_slot_is_tried_again_later_and_holds_no_request_up(sink: Sink) -> None:

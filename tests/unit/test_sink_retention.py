@@ -112,3 +112,12 @@ def test_what_is_kept_can_be_applied_and_the_newest_stay(
             not days or NOW - export.at <= timedelta(days=days)
         )
         assert not inside or export.name not in removed, "within both limits"
+
+
+@pytest.mark.parametrize("later", [timedelta(), timedelta(hours=1)])
+def test_a_chain_holds_together_though_the_clock_was_set_back(later: timedelta) -> None:
+    full = Old("z", "full", NOW + later, "w")
+    increments = [Old("a", "one", NOW, "w", "full"), Old("b", "two", NOW, "w", "one")]
+    after = [Old(f"c{n}", f"{n}", NOW + timedelta(days=n), "w", "two") for n in (1, 2)]
+    there = [full, *increments, *after]
+    assert to_remove(there, Keep(exports=1), NOW + timedelta(days=3)) == []

@@ -202,9 +202,11 @@ async def _answer(
             quiet += 0.25
             for message in messages:
                 answer = decode_announcement(message.value)
-                if answer is None or answer.request_id != request.id:
+                if answer is None:
                     continue
-                quiet = 0.0
+                quiet = 0.0  # also where the sink is still busy with another's
+                if answer.request_id != request.id:
+                    continue
                 if answer.status in ("finished", "failed") or not wait:
                     return answer
                 if answer.progress is not None:

@@ -206,15 +206,17 @@ class Task:
             moment = latest.get(arrival)
             if moment is None:
                 moment = latest[arrival] = latest_moment(arrival, self._rules.skew / 1000)
-            outcome: Outcome
             try:
                 outcome = decode(message.value, message.key, moment)
+                settled = not isinstance(outcome, Invalid) and self._accept_at_once(
+                    entity, message, outcome
+                )
             except Exception as error:  # noqa: BLE001 -- isolated: never a crash loop for one record
                 self._fail(entity, message, error)
                 continue
             if isinstance(outcome, Invalid):
                 self._out.reject(entity, message, outcome)
-            elif not self._accept_at_once(entity, message, outcome):
+            elif not settled:
                 self._begin(Parked(entity, message, outcome, arrival, now))
 
     def _accept_at_once(self, entity: str, message: Message, outcome: Decoded | Deletion) -> bool:
@@ -234,9 +236,9 @@ class Task:
                 return False
         if outcome.attendees and any(unknown_attendees(outcome, ahead)):
             return False
-        self._out.accept(entity, message, outcome, outcome.warnings)
         if entity == "matches":
             ahead.accept(entity, outcome)
+        self._out.accept(entity, message, outcome, outcome.warnings)
         return True
 
     def _begin(self, parked: Parked) -> None:

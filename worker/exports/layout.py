@@ -16,7 +16,8 @@ DELETIONS: Final = "deletions.ndjson"
 """In incremental exports: what was delivered before and no longer belongs, one row a line."""
 
 
-_NAME: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z_(.+)")
+_UUID_V4: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+_NAME: Final = re.compile(rf"[0-9]{{8}}T[0-9]{{6}}Z_({_UUID_V4})")
 
 
 def id_in(name: str) -> str | None:

@@ -152,23 +152,16 @@ class _Term:
             await self._take_up(message, stop)
 
     async def _run(self, due: Due, stop: asyncio.Event) -> None:
-        said = await unless(stop, self._answers.answer(due.request))
-        if said is None:
+        answer = await unless(stop, self._answers.answer(due.request))
+        if answer is None:
             return
-        if said.status == "finished" or await self._is_decided(said.id):
-            await self._say(said, [self._agenda.settled(due, said.id)], {})
+        if answer.decided:
+            await self._say(answer.said, [self._agenda.settled(due, answer.said.id)], {})
             self._agenda.settle(due)
         else:
-            await self._say(said, [], {})
+            await self._say(answer.said, [], {})
             self._agenda.postpone(due, self._clock())
         self._reports.schedules(self._agenda.next())
-
-    async def _is_decided(self, export_id: str) -> bool:
-        """Whether an export that failed had been made before: trying again would change nothing."""
-        try:
-            return await asyncio.to_thread(self._place.sealed, export_id)
-        except StateError:  # the place cannot be reached: that may be why it failed
-            return False
 
     async def _take_up(self, message: Message, stop: asyncio.Event) -> None:
         offsets = {Partition(message.topic, message.partition): message.offset + 1}
@@ -185,7 +178,7 @@ class _Term:
             return
         answer = await unless(stop, self._answers.answer(request))
         if answer is not None:
-            await self._say(answer, [], offsets)
+            await self._say(answer.said, [], offsets)
 
     async def _clear_up(self) -> None:
         """Remove what is beyond the limits; what cannot be removed now is tried again later."""
@@ -206,15 +199,15 @@ class _Term:
             await self._committer.commit([message_of(self._names, said), *more], offsets)
         except MessageRefused as error:
             failure = self._answers.failure(said.request_id, str(error))
-            await self._committer.commit([message_of(self._names, failure)], offsets)
+            await self._committer.commit([message_of(self._names, failure), *more], offsets)
         if said.status == "finished":
             await self._clear_up()
 
 
 def _beyond(place: Place, keep: Keep, now: datetime) -> list[str]:
     """What is to be removed. Blocking."""
-    there = [old_of(found.name, found.manifest) for found in place.finished()]
-    return to_remove(there, keep, now)
+    there = (old_of(found.name, found.manifest) for found in place.finished())
+    return to_remove([old for old in there if old is not None], keep, now)
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:

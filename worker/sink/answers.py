@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import structlog
 
 from worker.brokers.contract import Outgoing
-from worker.errors import BrokerUnavailable, BuddyError
+from worker.errors import BrokerUnavailable, BuddyError, UsageError
 from worker.sink.cut import Source
-from worker.sink.export import ExportSettings, carry_out, moment_of
+from worker.sink.export import ExportSettings, carry_out, moment_of, published
 from worker.sink.reports import Reports
 from worker.sink.requests import (
     Announcement,
@@ -32,6 +32,13 @@ _ALIVE_SECONDS: Final = 10.0
 _log = structlog.get_logger(__name__)
 
 
+class Answer(NamedTuple):
+    """The last answer to a request; `decided` if trying again would give no other."""
+
+    said: Announcement
+    decided: bool
+
+
 class Answers:
     """Makes exports, and words the answers. It announces all but the last one of a request.
 
@@ -43,26 +50,40 @@ class Answers:
         self._settings = settings
         self._reports = reports
 
-    async def answer(self, request: ExportRequest) -> Announcement:
-        """The last answer: "finished" or "failed".
+    async def answer(self, request: ExportRequest) -> Answer:
+        """Carry it out: "finished" or "failed".
 
         Raises `BrokerUnavailable`: then nothing is known, and the request is to be taken up again.
         """
         _log.info("export_started", request=request.id, entities=len(request.entities))
         began = time.monotonic()
         await self._announce(self._words(request.id, "started"))
+        decided = True
         try:
             said = await self._carry_out(request)
-            _report(request, said)
         except BrokerUnavailable:
             raise
-        except BuddyError as error:
+        except UsageError as error:
             said = self.failure(request.id, str(error))
+        except BuddyError as error:
+            after_all = await self._published(request)
+            decided = after_all is not None
+            said = after_all or self.failure(request.id, str(error))
         except Exception as error:  # noqa: BLE001 -- one request never ends the sink
             _log.error("export_internal_error", request=request.id, kind=type(error).__name__)
+            decided = False
             said = self.failure(request.id, f"internal error: {type(error).__name__}")
+        if said.status == "finished":
+            _report(request, said)
         self._reports.export(time.monotonic() - began, finished=said.status == "finished")
-        return said
+        return Answer(said, decided)
+
+    async def _published(self, request: ExportRequest) -> Announcement | None:
+        """What an attempt has published that failed behind its seal: only its end was not seen."""
+        try:
+            return await published(request, self._source, self._settings)
+        except BuddyError:  # the place cannot be reached: the next attempt will find it
+            return None
 
     def failure(self, request_id: str, error: str) -> Announcement:
         """The answer to a request that cannot be carried out."""

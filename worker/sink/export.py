@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+import structlog
 
 from worker.errors import StateError, UsageError
 from worker.exports.directory import OnWritten, ignore_written, total_steps, write_export
@@ -42,6 +43,8 @@ from worker.sink.spool import Spooled, Watch, spool
 
 T = TypeVar("T")
 
+_log = structlog.get_logger(__name__)
+
 
 class ExportSettings(msgspec.Struct, frozen=True):
     """Where exports go, what they call the programme, how long to wait for progress.
@@ -65,12 +68,10 @@ async def carry_out(
     export was finished at that moment. Raises `UsageError` (the id stands for an export with other
     options), `StateError`, `NoAnswer`, `MissingTopic`, `BrokerUnavailable`.
     """
-    place = settings.place
-    export_id = export_id_of(request.id)
-    there = await asyncio.to_thread(place.find, export_id)
+    there = await published(request, source, settings)
     if there is not None:
-        return _answer(request, there, source)
-    if await asyncio.to_thread(place.sealed, export_id):
+        return there
+    if await asyncio.to_thread(settings.place.sealed, export_id_of(request.id)):
         raise UsageError(
             f"id {request.id} stands for an export that has been removed since: ask under another "
             "id"
@@ -87,9 +88,25 @@ async def carry_out(
     return _answer(request, finished, source)
 
 
+async def published(
+    request: ExportRequest, source: Source, settings: ExportSettings
+) -> Announcement | None:
+    """What there is to say of an export that is finished already. Raises as `carry_out` does."""
+    there = await asyncio.to_thread(settings.place.find, export_id_of(request.id))
+    return None if there is None else _answer(request, there, source)
+
+
 def settle_bookmarks(bookmarks: Bookmarks, place: Place) -> None:
     """Bring the bookmarks into agreement with the finished exports. Blocking."""
     bookmarks.settle(place.find)
+
+
+def _settle_if_possible(bookmarks: Bookmarks, place: Place) -> None:
+    """Else it is done before the next one is looked at: no failure of its own. Blocking."""
+    try:
+        settle_bookmarks(bookmarks, place)
+    except StateError as error:
+        _log.warning("bookmarks_not_settled", error=str(error))
 
 
 def clear_room(store_directory: Path) -> None:
@@ -176,7 +193,7 @@ class _Making:
         finally:
             # Whether the bookmark moves is asked of the place alone, so whatever was raised, and
             # whenever: bookmark and exports agree.
-            await asyncio.shield(asyncio.to_thread(settle_bookmarks, bookmarks, place))
+            await asyncio.shield(asyncio.to_thread(_settle_if_possible, bookmarks, place))
 
     async def _increment(
         self, bookmarks: Bookmarks, name: str, base: Mark | FullBecause

@@ -33,11 +33,16 @@ class Old(msgspec.Struct, frozen=True):
     """The id of the export that it goes on from."""
 
 
-def old_of(name: str, manifest: Manifest) -> Old:
-    """What matters of an export with that manifest."""
+def old_of(name: str, manifest: Manifest) -> Old | None:
+    """What matters of an export with that manifest; None where its date is none of ours."""
+    try:
+        at = datetime.fromisoformat(manifest.export_date)
+    except ValueError:
+        return None
+    if at.tzinfo is None:
+        return None
     feed = manifest.incremental
     base = None if feed is None or feed.base is None else feed.base.export_id
-    at = datetime.fromisoformat(manifest.export_date)
     return Old(name, manifest.export_id, at, None if feed is None else feed.name, base)
 
 
@@ -73,8 +78,16 @@ def _beyond(feed: list[Old], keep: Keep, now: datetime) -> list[Old]:
 
 
 def _firsts(feed: list[Old]) -> Mapping[str, str]:
-    """By export the one that its chain begins with; a base that has gone begins none."""
-    first: dict[str, str] = {}
-    for export in feed:
-        first[export.export_id] = first.get(export.base or "", export.export_id)
+    """By export the one that its chain begins with; a base that has gone begins none.
+
+    By their ids alone: a clock that was set back puts an export before its base.
+    """
+    base = {export.export_id: export.base for export in feed}
+    first = {}
+    for export_id in base:
+        start, seen = export_id, {export_id}
+        while (before := base[start]) is not None and before in base and before not in seen:
+            seen.add(before)
+            start = before
+        first[export_id] = start
     return first
