@@ -283,6 +283,7 @@ def _answer(request: ExportRequest, finished: Finished, source: Source) -> Annou
         at=moment_of(source.clock()),
         directory=finished.name,
         location=finished.location,
+        options=manifest.options,
         counts=manifest.record_counts,
         files=tuple(ExportFile(f.path, f.bytes, f.rows, f.sha256) for f in manifest.files),
         left_out=manifest.left_out,

@@ -82,6 +82,8 @@ class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):
     """The directory's name below the exports directory."""
     location: str | None = None
     """Where the sink wrote it: the directory with its path on the sink's machine."""
+    options: Options | None = None
+    """What was asked for, as the manifest says it."""
     counts: Mapping[str, int] | None = None
     """Rows by entity."""
     files: tuple[ExportFile, ...] = ()
