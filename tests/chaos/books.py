@@ -15,12 +15,16 @@ Place = tuple[int, int]
 
 
 class Input(NamedTuple):
-    """What is kept of an input: its append time, its content, the code it must be rejected by."""
+    """What is kept of an input: its append time, its content, the code it must be rejected by.
+
+    Of a user also the address, where it can be read.
+    """
 
     arrived: int
     content: bytes | None
     expected: str | None
     key: bytes | None
+    address: str | None = None
 
 
 class Books:

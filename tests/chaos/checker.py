@@ -78,6 +78,8 @@ class _Checker:
         self._report = report
         self._known = {"users": History(), "matches": History()}
         self._refused: list[tuple[str, str, str, int, int]] = []
+        self._unrecorded: set[str | None] = set()
+        """Addresses of users whose rows compaction took before they were recorded."""
         self._moments: set[int] = set()
 
     # --- one entity ---------------------------------------------------------------------------
@@ -144,17 +146,18 @@ class _Checker:
     def _inputs(self, entity: str) -> dict[Place, Input]:
         inputs = {}
         for entry in self._log.read(self._topics.inputs[entity]):
-            content, expected = None, None
+            content, expected, address = None, None, None
             if entry.value is not None:
                 try:
                     record = json.loads(entry.value)
                     expected = record.get(EXPECTED)
                     content = digest(record)
+                    address = str(record.get("email")).lower() if entity == "users" else None
                 except ValueError:
                     expected = "malformed_record"
                     content = digest(base64.b64encode(entry.value).decode())
             inputs[entry.partition, entry.offset] = Input(
-                entry.timestamp, content, expected, entry.key
+                entry.timestamp, content, expected, entry.key, address
             )
         return inputs
 
@@ -170,6 +173,7 @@ class _Checker:
         if self._options.compacted and after is not None and after > source:
             self._report.counts["compacted away before it was recorded"] += 1
             if self._report.counts["compacted away before it was recorded"] <= gaps:
+                self._unrecorded.add(lost.address)
                 return
         self._report.violation("no_outcome", f"{self._topics.inputs[entity]}/{text_of(source)}")
 
@@ -316,7 +320,11 @@ class _Checker:
             )
         for where, address, user, arrived, judged in self._refused:
             since, until = arrived - CLAIM_WINDOW, judged + CLAIM_WINDOW
-            if not addresses.held_by_another(address, user, since, until):
+            if addresses.held_by_another(address, user, since, until):
+                continue
+            if address in self._unrecorded:
+                self._report.counts["not to be told since compacted"] += 1
+            else:
                 self._report.violation("free_address_refused", f"{where}: {address} to {user}")
 
     def check_parked(self) -> None:

@@ -351,6 +351,19 @@ def test_what_compaction_took_is_told_from_what_was_lost(world: World) -> None:
     assert world.found(compacted=True) == {"no_outcome": 1}
 
 
+def test_who_held_an_address_is_not_to_be_told_where_compaction_took_the_row(world: World) -> None:
+    holder = MAKE.user(MAKE.id(), "taken@example.org")
+    world.send("users", holder, 9_000)
+    moved = world.send("users", holder | {"email": "new@example.org"}, 9_100)
+    world.accept(moved, 9_110, skip=1)
+    world.reject(
+        world.send("users", MAKE.user(MAKE.id(), "taken@example.org"), 9_050), 9_060,
+        ("duplicate_email", "email"),
+    )  # fmt: skip
+    assert world.found() == {"no_outcome": 1, "free_address_refused": 1}
+    assert world.found(compacted=True) == {}
+
+
 def test_without_a_gap_nothing_was_compacted_away(world: World) -> None:
     record = MAKE.user(MAKE.id(), "kept@example.org")
     world.send("users", record, 9_000)
