@@ -23,12 +23,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from tests import maven
-from tests.maven import free_ports
+from tests.maven import free_ports, started_or_skipped
 
 _HERE = Path(__file__).resolve().parent
 _POM = _HERE / "kafka" / "pom.xml"
@@ -264,17 +263,5 @@ def running(server: KafkaServer) -> Iterator[KafkaServer]:
 
     Where none can be had the test is skipped, or fails if `BUDDY_REQUIRE_KAFKA=1`.
     """
-    problem = None
-    try:
-        server.start()
-    except KafkaUnavailable as error:
-        problem = str(error)
-    try:
-        if problem is None:
-            yield server
-        elif os.environ.get("BUDDY_REQUIRE_KAFKA") == "1":
-            pytest.fail(f"Kafka is required (BUDDY_REQUIRE_KAFKA=1): {problem}", pytrace=False)
-        else:
-            pytest.skip(f"no Kafka: {problem}")
-    finally:
-        server.stop()
+    with started_or_skipped(server, KafkaUnavailable, "Kafka"):
+        yield server

@@ -2,18 +2,57 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
+
+import pytest
 
 _CACHE = Path(__file__).resolve().parents[1] / ".cache"
 
 
 class NotFetched(Exception):
     """The jars cannot be had here; the text says in one line why."""
+
+
+class Server(Protocol):
+    """What can be started and stopped."""
+
+    def start(self) -> None:
+        """Start it."""
+
+    def stop(self) -> None:
+        """Stop it, started or not."""
+
+
+@contextmanager
+def started_or_skipped(server: Server, unavailable: type[Exception], name: str) -> Iterator[None]:
+    """For fixtures: the server is up inside, and stopped at the end.
+
+    Where none can be had the test is skipped, or fails if `BUDDY_REQUIRE_KAFKA=1` (which is set
+    where Java and Maven must be there).
+    """
+    problem = None
+    try:
+        server.start()
+    except unavailable as error:
+        problem = str(error)
+    try:
+        if problem is None:
+            yield
+        elif os.environ.get("BUDDY_REQUIRE_KAFKA") == "1":
+            pytest.fail(f"{name} is required (BUDDY_REQUIRE_KAFKA=1): {problem}", pytrace=False)
+        else:
+            pytest.skip(f"no {name}: {problem}")
+    finally:
+        server.stop()
 
 
 def version(pom: Path, of: str) -> str:

@@ -7,7 +7,6 @@ It checks signatures and decides conditional writes itself. The jars come throug
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import socket
 import subprocess
@@ -19,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
-import pytest
 from botocore.config import Config
 
 from tests import maven
+from tests.maven import started_or_skipped
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -142,17 +141,5 @@ def running(server: S3Server) -> Iterator[S3Server]:
     Where none can be had the test is skipped, or fails if `BUDDY_REQUIRE_KAFKA=1` (which is set
     where Java and Maven must be there).
     """
-    problem = None
-    try:
-        server.start()
-    except S3Unavailable as error:
-        problem = str(error)
-    try:
-        if problem is None:
-            yield server
-        elif os.environ.get("BUDDY_REQUIRE_KAFKA") == "1":
-            pytest.fail(f"S3 is required (BUDDY_REQUIRE_KAFKA=1): {problem}", pytrace=False)
-        else:
-            pytest.skip(f"no S3 server: {problem}")
-    finally:
-        server.stop()
+    with started_or_skipped(server, S3Unavailable, "S3"):
+        yield server

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
-from aiokafka.structs import TopicPartition
 
 from tests.contract.bucket_kit import World
+from tests.contract.helpers import delete_all
 from tests.s3_server import S3Server
 from worker.brokers.contract import Broker, Partition, Topic
 from worker.brokers.embedded import EmbeddedBroker
@@ -98,13 +97,7 @@ def expire(kind: str, broker: Broker, clock: Clock, request: pytest.FixtureReque
         await broker.maintain()
 
     async def expire_kafka(partition: Partition) -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=request.getfixturevalue("kafka_address"))
-        await admin.start()
-        try:
-            end = (await broker.spans([partition]))[partition].end
-            await admin.delete_records({TopicPartition(*partition): RecordsToDelete(end)})
-        finally:
-            await admin.close()
+        await delete_all(broker, request.getfixturevalue("kafka_address"), partition)
 
     return expire_embedded if kind == "embedded" else expire_kafka
 

@@ -7,6 +7,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.structs import TopicPartition
+
 from worker.brokers.contract import Broker, Message, Outgoing, Partition, Reader
 
 PATIENCE = 20.0
@@ -67,3 +70,14 @@ def by_partition(messages: Iterable[Message]) -> dict[int, list[Message]]:
 def ascending(numbers: Sequence[int]) -> bool:
     """Whether each is larger than the one before."""
     return all(one < other for one, other in pairwise(numbers))
+
+
+async def delete_all(broker: Broker, address: str, partition: Partition) -> None:
+    """Have Kafka delete everything that is in a partition now, as if it had expired."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
+        end = (await broker.spans([partition]))[partition].end
+        await admin.delete_records({TopicPartition(*partition): RecordsToDelete(end)})
+    finally:
+        await admin.close()

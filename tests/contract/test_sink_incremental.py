@@ -102,7 +102,7 @@ async def test_an_export_that_fails_leaves_the_bookmark(
         first, _ = await export(sink, "one", formats=("csv",))
         await sink.accept("users", user(2))
         with monkeypatch.context() as patch:
-            patch.setattr("worker.exports.directory.layout.MANIFEST", "no/such/place")
+            patch.setattr("worker.exports.write.layout.MANIFEST", "no/such/place")
             await sink.export_request("two", formats=("csv",), incremental="weekly")
             await sink.answer("failed")
         second, _ = await export(sink, "three", formats=("csv",))

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
-from aiokafka.structs import TopicPartition
 from structlog.testing import capture_logs
 
 from schemas import ENTITIES
 from tests.contract.conftest import Another, Expire
+from tests.contract.helpers import delete_all
 from tests.contract.worker_kit import MovingClock, Running, Stage, checkin
 from tests.unit.test_sink_rows import match, milestone, user, uuid
 from worker.brokers.contract import Broker, Partition
@@ -52,13 +51,7 @@ def expire(kind: str, broker: Broker, clock: MovingClock, request: pytest.Fixtur
         await broker.maintain()
 
     async def expire_kafka(partition: Partition) -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=request.getfixturevalue("kafka_address"))
-        await admin.start()
-        try:
-            end = (await broker.spans([partition]))[partition].end
-            await admin.delete_records({TopicPartition(*partition): RecordsToDelete(end)})
-        finally:
-            await admin.close()
+        await delete_all(broker, request.getfixturevalue("kafka_address"), partition)
 
     return expire_embedded if kind == "embedded" else expire_kafka
 

@@ -4,7 +4,6 @@ The writers (`csv_file`, `json_file`, `xlsx_file`) are pure: rows in, chunks out
 the shell that reads and writes, a `Place` is where it publishes.
 """
 
-from worker.exports.directory import total_steps, write_export
 from worker.exports.layout import FORMATS, Format, directory_name, download_name
 from worker.exports.manifest import Cut, ExportedFile, Manifest, Options, Origin, read_manifest
 from worker.exports.metadata import Metadata
@@ -12,6 +11,7 @@ from worker.exports.place import Finished, Place
 from worker.exports.place_directory import DirectoryPlace
 from worker.exports.spool import Spool
 from worker.exports.verify import Verification, verify
+from worker.exports.write import total_steps, write_export
 
 __all__ = [
     "FORMATS",

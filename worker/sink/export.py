@@ -18,11 +18,11 @@ import msgspec
 import structlog
 
 from worker.errors import StateError, UsageError
-from worker.exports.directory import OnWritten, ignore_written, total_steps, write_export
 from worker.exports.manifest import Incremental, Origin
 from worker.exports.metadata import Metadata
 from worker.exports.place import Finished, Place
 from worker.exports.spool import Spool
+from worker.exports.write import OnWritten, ignore_written, total_steps, write_export
 from worker.sink import rocks
 from worker.sink.bookmarks import Bookmarks, FullBecause, Mark
 from worker.sink.cut import Report, Source, Taken, take_cut

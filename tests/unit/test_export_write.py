@@ -25,8 +25,8 @@ from worker.exports import (
     verify,
     write_export,
 )
-from worker.exports.directory import _Steps
 from worker.exports.spool import Spool, read_blocks
+from worker.exports.write import _Steps
 
 TABLES = {"users": [user(), user(first_name="=1")], "feedback": [feedback()]}
 NAME = "20251122T103000Z_550e8400-e29b-41d4-a716-446655440000"
@@ -158,7 +158,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("worker.exports.directory.os.fsync", full)
+    monkeypatch.setattr("worker.exports.write.os.fsync", full)
     with pytest.raises(StateError, match="No space left"):
         export_to(tmp_path, TABLES)
     assert list((tmp_path / "exports").iterdir()) == []
