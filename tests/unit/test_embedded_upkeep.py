@@ -1,0 +1,279 @@
+"""What the embedded broker's upkeep takes away, and what it never does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.embedded_kit import HOUR, Clock, latest, opened, read_all
+from worker.brokers import embedded_store, embedded_upkeep
+from worker.brokers.contract import Message, Outgoing, Partition, Span, Topic
+from worker.brokers.embedded import EmbeddedBroker
+from worker.brokers.embedded_reader import EmbeddedReader
+from worker.brokers.embedded_upkeep import Upkeep
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def broker(tmp_path: Path, clock: Clock) -> AsyncIterator[EmbeddedBroker]:
+    async with opened(tmp_path / "broker", clock) as broker:
+        yield broker
+
+
+# --- Retention --------------------------------------------------------------------------------
+
+
+async def test_what_is_older_than_the_retention_goes(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded_upkeep, "STEP_ROWS", 2)
+    log, kept = Partition("log", 0), Partition("kept", 0)
+    async with opened(tmp_path / "broker", clock) as broker:
+        await broker.create([Topic("log", 1, retention_ms=HOUR), Topic("kept", 1)])
+        for _ in range(10):
+            await broker.publish([Outgoing(name, b"k", b"v") for name in ("log", "kept")])
+            clock.now += HOUR // 5
+        await broker.maintain()
+        assert await broker.spans([log, kept]) == {log: Span(5, 10), kept: Span(0, 10)}
+        assert [message.offset for message in await read_all(broker, "log")] == [5, 6, 7, 8, 9]
+        clock.now += 2 * HOUR
+        await broker.maintain()
+    async with opened(tmp_path / "broker", clock) as broker:
+        assert await broker.spans([log]) == {log: Span(10, 10)}
+        assert await read_all(broker, "log") == []
+        assert await broker.publish([Outgoing("log", b"k", b"v")]) == [(0, 10)]
+
+
+async def test_upkeep_comes_with_writing(
+    broker: EmbeddedBroker, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Partition("log", 0)
+    await broker.create([Topic("log", 1, retention_ms=HOUR)])
+    await broker.publish([Outgoing("log", b"k", b"v")])
+    clock.now += 2 * HOUR
+    monkeypatch.setattr(broker, "_upkeep_due", 0.0)
+    await broker.publish([Outgoing("log", b"k", b"v")])
+    async with asyncio.timeout(10):
+        while (await broker.spans([log]))[log].start == 0:  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0)
+    assert (await broker.spans([log])) == {log: Span(1, 2)}
+
+
+async def test_space_of_what_expired_is_used_again(
+    tmp_path: Path, broker: EmbeddedBroker, clock: Clock
+) -> None:
+    await broker.create([Topic("log", 1, retention_ms=HOUR)])
+    sizes = []
+    for _ in range(6):
+        await broker.publish([Outgoing("log", b"k", b"x" * 500_000)] * 4)
+        clock.now += 2 * HOUR
+        await broker.maintain()
+        sizes.append((tmp_path / "broker" / embedded_store.FILE_NAME).stat().st_size)
+    assert sizes[-1] == sizes[0]
+
+
+# --- Compaction -------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def small_steps() -> Iterator[None]:
+    """So small that a few messages already take several batches, steps and passes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded_upkeep, "STEP_BYTES", 200)
+        patch.setattr(embedded_upkeep, "BATCH_BYTES", 150)
+        patch.setattr(embedded_upkeep, "REMEMBERED_KEYS", 2)
+        yield
+
+
+async def test_the_latest_of_each_key_stays_at_its_offset(
+    broker: EmbeddedBroker, clock: Clock
+) -> None:
+    log = Partition("log", 0)
+    await broker.create([Topic("log", 1, compacted=True)])
+    start = clock.now
+    for number in range(20):
+        await broker.publish([Outgoing("log", b"%d" % (number % 3), b"%d" % number, (("h", b""),))])
+        clock.now += 1
+    await broker.maintain()
+    assert [
+        (m.offset, m.key, m.value, m.timestamp - start, m.headers)
+        for m in await read_all(broker, "log")
+    ] == [(n, b"%d" % (n % 3), b"%d" % n, n, (("h", b""),)) for n in (17, 18, 19)]
+    assert await broker.spans([log]) == {log: Span(0, 20)}
+    reader = broker.reader()
+    reader.assign({log: 5})
+    assert len(await reader.read(10, 0)) == 3
+    assert reader.expired() == {}
+
+
+async def test_a_tombstone_stays_for_its_time_and_the_position_passes_the_gap(
+    broker: EmbeddedBroker, clock: Clock
+) -> None:
+    log = Partition("log", 0)
+    await broker.create([Topic("log", 1, compacted=True, delete_retention_ms=HOUR)])
+    await broker.publish([Outgoing("log", b"k", b"v"), Outgoing("log", b"k", None)])
+    for _ in range(2):
+        await broker.maintain()
+        assert [(m.offset, m.value) for m in await read_all(broker, "log")] == [(1, None)]
+    clock.now += HOUR + 1
+    await broker.maintain()
+    assert await read_all(broker, "log") == []
+    reader = broker.reader()
+    reader.assign({log: 0})
+    assert await reader.read(10, 0) == []
+    assert reader.position(log) == 2
+    assert await broker.publish([Outgoing("log", b"k", b"v")]) == [(0, 2)]
+    assert [message.offset for message in await reader.read(10, 0)] == [2]
+
+
+_WRITES = st.lists(
+    st.tuples(st.sampled_from([b"a", b"b", b"c", b"d"]), st.none() | st.binary(max_size=120)),
+    min_size=1,
+    max_size=12,
+)
+_EVENTS: st.SearchStrategy[tuple[str, Any]] = st.one_of(
+    st.tuples(st.just("write"), _WRITES),
+    st.tuples(st.sampled_from(["step", "step", "step", "crash", "new_reader"]), st.none()),
+    st.tuples(st.just("read"), st.integers(1, 4)),
+)
+
+
+class Story:
+    """A compacted log, what was written to it, and readers that follow it slowly."""
+
+    def __init__(self, broker: EmbeddedBroker, clock: Clock) -> None:
+        self.broker = broker
+        self.clock = clock
+        self.table: dict[bytes | None, bytes] = {}
+        self.written: dict[int, tuple[bytes | None, bytes | None]] = {}
+        self.slow: list[tuple[EmbeddedReader, list[Message]]] = []
+        self.upkeep: Upkeep | None = None
+
+    async def write(self, writes: list[tuple[bytes, bytes | None]]) -> None:
+        places = await self.broker.publish([Outgoing("log", k, v) for k, v in writes])
+        for (key, value), (_, offset) in zip(writes, places, strict=True):
+            self.written[offset] = (key, value)
+            self.table.pop(key, None)
+            if value is not None:
+                self.table[key] = value
+
+    async def step(self, _: None) -> None:
+        if self.upkeep is None:
+            self.upkeep = Upkeep(self.broker._directory, self.clock, force=True)
+        if not await self.broker._writing.run(self.upkeep.step):
+            self.upkeep = None
+
+    async def crash(self, _: None) -> None:
+        if self.upkeep is not None:
+            await self.broker._writing.run(self.upkeep.stop)
+            self.upkeep = None
+
+    async def new_reader(self, _: None) -> None:
+        reader = self.broker.reader()
+        reader.assign({Partition("log", 0): 0})
+        self.slow.append((reader, []))
+
+    async def read(self, limit: int) -> None:
+        for reader, seen in self.slow:
+            seen.extend(await reader.read(limit, 0))
+
+    async def check(self) -> list[Message]:
+        messages = await read_all(self.broker, "log")
+        assert latest(messages) == self.table
+        assert all(self.written[m.offset] == (m.key, m.value) for m in messages)
+        return messages
+
+    async def check_slow_readers(self) -> None:
+        for reader, seen in self.slow:
+            while some := await reader.read(3, 0):
+                seen.extend(some)
+        for _, seen in self.slow:
+            assert latest(seen) == self.table
+            assert [m.offset for m in seen] == sorted({m.offset for m in seen})
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(events=st.lists(_EVENTS, max_size=40), deletion_is_old=st.booleans())
+async def test_compaction_changes_no_table_that_a_reader_makes(
+    tmp_path: Path, events: list[tuple[str, Any]], deletion_is_old: bool
+) -> None:
+    """At every moment, whoever reads the whole log gets the table of all writes so far."""
+    clock = Clock()
+    shutil.rmtree(tmp_path / "broker", ignore_errors=True)
+    retention = 0 if deletion_is_old else HOUR
+    with small_steps():
+        async with opened(tmp_path / "broker", clock) as broker:
+            await broker.create([Topic("log", 1, compacted=True, delete_retention_ms=retention)])
+            story = Story(broker, clock)
+            for event, detail in events:
+                clock.now += 1
+                await getattr(story, event)(detail)
+                await story.check()
+            await story.crash(None)
+            await broker.maintain()
+            messages = await story.check()
+            assert len({message.key for message in messages}) == len(messages)
+            if retention:  # else a tombstone may go before a slow reader has come to it
+                await story.check_slow_readers()
+
+
+async def test_a_partition_is_compacted_when_it_has_doubled(
+    broker: EmbeddedBroker, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded_upkeep, "GROWN_BYTES", 1000)
+    await broker.create([Topic("log", 1, compacted=True)])
+    contents = b"x" * 100
+
+    async def due() -> bool:
+        return bool(await broker._writing.run(embedded_upkeep._grown, clock(), force=False))
+
+    async def keep_up() -> None:
+        upkeep = Upkeep(broker._directory, clock)
+        while await broker._writing.run(upkeep.step):
+            pass
+
+    await broker.publish([Outgoing("log", b"%d" % n, contents) for n in range(5)])
+    assert not await due()
+    await broker.publish([Outgoing("log", b"%d" % n, contents) for n in range(30)])
+    assert await due()
+    await keep_up()
+    assert len(await read_all(broker, "log")) == 30
+    await broker.publish([Outgoing("log", b"%d" % n, contents) for n in range(20)])
+    assert not await due()
+    await broker.publish([Outgoing("log", b"%d" % n, contents) for n in range(20)])
+    assert await due()
+    await keep_up()
+    assert not await due()
+    await broker.publish([Outgoing("log", b"1", b"")])
+    assert not await due()
+    clock.now += 25 * HOUR
+    assert await due()
+
+
+async def test_only_one_process_at_a_time_does_upkeep(
+    tmp_path: Path, broker: EmbeddedBroker, clock: Clock
+) -> None:
+    await broker.create([Topic("log", 1, compacted=True)])
+    await broker.publish([Outgoing("log", b"k", b"%d" % number) for number in range(3)])
+    first = Upkeep(tmp_path / "broker", clock, force=True)
+    assert await broker._writing.run(first.step)
+    async with opened(tmp_path / "broker", clock) as other:
+        await other.publish([Outgoing("log", b"k", b"3")])
+        await other.maintain()
+        assert [message.value for message in await read_all(other, "log")] == [b"2", b"3"]
+        while await broker._writing.run(first.step):
+            pass
+        await other.maintain()
+        assert [message.value for message in await read_all(other, "log")] == [b"3"]
