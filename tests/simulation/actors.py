@@ -16,7 +16,7 @@ from tests.simulation.world import Fenced, Log, Transaction, World
 from worker.brokers.contract import Message, Outgoing
 from worker.core.ahead import Ahead
 from worker.core.outbox import Rules
-from worker.core.task import CLAIMS, INPUTS, Decision, Task
+from worker.core.task import INPUTS, Decision, Task
 from worker.core.task import Saved as SavedTask
 from worker.index.contract import Learned
 
@@ -44,7 +44,6 @@ class Worker:
         self._rules: Rules = settings.rules
         self._most_parked = settings.most_parked
         self._losses = settings.losses
-        self._contested = {self._rules.names.input(name) for name in ("users", CLAIMS)}
         self.follower = Follower(world, settings, saved)
         self.barriers = Barriers(world, self._dice, self._rules, self.follower)
         self.running: dict[int, Owned] = {}
@@ -201,6 +200,7 @@ class Worker:
             or owned.learned.matches
             or owned.task.restored
             or any(p.barrier is not None and p.barrier.passed for p in owned.task._at_barrier)
+            or owned.task.has_to_keep(self._world.now)
             or (owned.looked != self._moves and owned.positions != self._places(owned))
         )
 
@@ -210,42 +210,35 @@ class Worker:
     # --- work ---------------------------------------------------------------------------------
 
     def _begin(self, batches: list[tuple[Owned, Batch]]) -> None:
-        """Start the work on each task's batch; what decides on addresses shares one sync."""
-        sync: Thread | None = None
+        """Start the work on each task's batch."""
         for owned, batch in batches:
-            asks = owned.task.restored or any(m.topic in self._contested for m in batch.messages)
-            if asks and sync is None:
-                sync = self._spawn("sync", self._synchronise())
-            work = self._work(owned, batch, sync if asks else None)
-            owned.work = self._spawn(f"work {owned.task.number}", work)
+            owned.work = self._spawn(f"work {owned.task.number}", self._work(owned, batch))
 
-    def _work(self, owned: Owned, batch: Batch, sync: Thread | None) -> Step[bool]:
+    def _work(self, owned: Owned, batch: Batch) -> Step[bool]:
         """Judge and commit; whether the task may go on."""
         try:
-            if sync is not None:
-                yield lambda: sync.done
-                if not sync.value:
-                    self._say(f"task {owned.task.number} fails: the sync took too long")
-                    return False
             if self._dice.stop():
                 yield None  # the index is being written to
-            decision = self._judge(owned, batch, synchronised=sync is not None)
+            index, now = self.follower.index, self._world.now
+            asks = owned.task.needs_synchronised(batch.messages, index, now)
+            if asks:
+                yield from self._synchronise()
+                if self._dice.stop():
+                    yield None
+            now = self._world.now
+            decision = self._judge(owned, batch, synchronised=asks)
             if decision.outputs:
-                yield from self._commit(owned, decision)
+                yield from self._commit(owned, decision, now)
         except (Fenced, Outage) as error:
             self._say(f"task {owned.task.number} fails: {error!r}")
             return False
         return True
 
-    def _synchronise(self) -> Step[bool]:
-        """Have the index show every row that is committed by now; False if it takes long."""
+    def _synchronise(self) -> Step[None]:
+        """Have the index show every row that is committed by now. Raises Outage."""
         follower = self.follower
-        try:
-            until = yield from ends(self._dice, follower.accepted, uncommitted=True)
-            yield from follower.reach(until)
-        except Outage:
-            return False
-        return True
+        until = yield from ends(self._dice, follower.accepted, uncommitted=True)
+        yield from follower.reach(until)
 
     def _judge(self, owned: Owned, batch: Batch, *, synchronised: bool) -> Decision:
         learned, owned.learned = owned.learned, Learned([], [])
@@ -261,11 +254,11 @@ class Worker:
             )
         return decision
 
-    def _commit(self, owned: Owned, decision: Decision) -> Step[None]:
+    def _commit(self, owned: Owned, decision: Decision, judged: int) -> Step[None]:
         """One transaction, its partitions written in any order. Raises Fenced and Outage."""
         world, dice, number = self._world, self._dice, owned.task.number
         yield lambda: world.settled(number) or not world.is_writer(number, owned.epoch)
-        transaction = world.begin(number, owned.epoch)
+        transaction = world.begin(number, owned.epoch, judged)
         yield from self._write(transaction, decision)
         world.commit(transaction)
         if dice.fineness and dice.random() < self._losses:

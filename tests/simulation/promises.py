@@ -16,6 +16,7 @@ from tests.simulation.upstream import Sent
 from tests.simulation.world import Transaction, World, place_of
 from worker.brokers.contract import Message, Partition
 from worker.core.addresses import Claim, Grant, Settled
+from worker.core.barrier import Progress
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
 from worker.core.parking import Envelope
 
@@ -39,6 +40,7 @@ class _Rejection(msgspec.Struct):
 
 _read_rejection = msgspec.json.Decoder(_Rejection).decode
 _read_envelope = msgspec.msgpack.Decoder(Envelope).decode
+_read_progress = msgspec.json.Decoder(Progress).decode
 _read_claim = msgspec.msgpack.Decoder(Claim | Settled).decode
 _read_grant = msgspec.msgpack.Decoder(Grant).decode
 
@@ -98,6 +100,12 @@ class Promises:
                 envelope = _read_envelope(message.value)
                 source = f"{envelope.topic}/{envelope.partition}/{envelope.offset}"
                 self._first_read.setdefault(source, envelope.first_read)
+            elif message.topic == self._names.progress and message.value is not None:
+                for entity, held in _read_progress(message.value).held.items():
+                    place = f"{self._names.inputs(entity)}/{message.partition}"
+                    for first_read, offsets in held.items():
+                        for offset in offsets:
+                            self._first_read.setdefault(f"{place}/{offset}", first_read)
         for address in moved:
             if len(self._holders[address]) > 1:
                 raise Broken(f"{address} has two holders: {self._holders[address]}")

@@ -309,7 +309,8 @@ class Run:
         parking = task.parking
         if len(parking) or parking._queues or parking._waiting or parking._in_grace:
             raise Broken(f"task {number} has something parked")
-        task.addresses.followed()  # what the next claim or user would do
+        if task._reread or parking._held:
+            raise Broken(f"task {number} holds something")
         if len(task.addresses):
             raise Broken(f"task {number} keeps {len(task.addresses)} addresses")
         if granted := self._table(self.settings.rules.names.granted, number):

@@ -65,6 +65,8 @@ def settings(seed: int) -> Settings:
             names=Names("b"),
             tasks=tasks,
             grace=dice.choice((0, 300, 1_500)) if ordered else PATIENT,
+            hold=dice.choice((0, 100, 1_000)),
+            most_held=dice.choice((0, 2, 1_000)),
         ),
         workers=dice.choice((1, 2, 2, 3)),
         records=12 + dice.below(30),

@@ -19,13 +19,14 @@ from worker.core.ahead import Ahead
 from worker.core.barrier import Barrier, Progress
 from worker.core.keys import read_key
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Rules
-from worker.core.task import CLAIMS, INPUTS, Decision, Saved, Task
+from worker.core.task import INPUTS, Decision, Saved, Task
 from worker.index.contract import Learned
 from worker.index.memory import MemoryIndex
 from worker.topics import Names
 
 NOW = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 GRACE = 30_000
+HOLD = 2_000
 INDEXED = ("users", "matches")
 FIRST_OFFSET = 3
 STEP = 2  # offsets may have gaps
@@ -87,10 +88,20 @@ class Outcome(NamedTuple):
 class World:
     """All logs in memory, and one worker that runs every task."""
 
-    def __init__(self, partitions: int = 1, *, now: int = NOW, grace: int = GRACE) -> None:
+    def __init__(
+        self,
+        partitions: int = 1,
+        *,
+        now: int = NOW,
+        grace: int = GRACE,
+        hold: int = HOLD,
+        most_held: int = 5_000,
+    ) -> None:
         self.now = now
         self.names = Names()
-        self.rules = Rules(names=self.names, tasks=partitions, grace=grace)
+        self.rules = Rules(
+            names=self.names, tasks=partitions, grace=grace, hold=hold, most_held=most_held
+        )
         self.count = partitions
         self.inputs: dict[Partition, list[Message]] = {
             Partition(self.names.input(name), number): []
@@ -158,7 +169,7 @@ class World:
         """One round of the worker: follow, tend the barriers, judge, commit.
 
         `most` records are read of each input. A task that crashes is restored from what was
-        committed. With `lag` nothing is followed, hence nothing read that asks for an address.
+        committed. With `lag` nothing is followed, but for a task that has to be synchronised.
         """
         if not lag:
             self.follow()
@@ -166,13 +177,14 @@ class World:
         decisions = {}
         for number in range(self.count) if only is None else sorted(set(only)):
             task = self.tasks[number]
-            if lag and task.restored:
-                continue
-            messages, positions = self._read(task, most, lag=lag)
+            messages, positions = self._read(task, most)
+            synchronised = task.needs_synchronised(messages, self.index, self.now)
+            if synchronised:
+                self.follow()
             learned, self._pending[number] = Learned(*self._pending[number]), ([], [])
             ahead = Ahead(self.index)
             decisions[number] = task.judge(
-                messages, positions, learned, ahead, self.now, synchronised=not lag
+                messages, positions, learned, ahead, self.now, synchronised=synchronised
             )
         for number, decision in decisions.items():
             how = (crash or {}).get(number)
@@ -291,16 +303,12 @@ class World:
         log.append(Message(*place, offset, moment, key, value, headers, appended))
         return offset
 
-    def _read(
-        self, task: Task, most: int | None, *, lag: bool
-    ) -> tuple[list[Message], dict[str, int]]:
+    def _read(self, task: Task, most: int | None) -> tuple[list[Message], dict[str, int]]:
         messages, positions = [], {}
         for name in reversed(INPUTS):  # a broker promises no order across inputs
             log = self.inputs[Partition(self.names.input(name), task.number)]
             start = (task.next[name] - FIRST_OFFSET) // STEP
             batch = log[start:] if most is None else log[start : start + most]
-            if lag and name in ("users", CLAIMS):
-                batch = []
             messages += batch
             positions[name] = FIRST_OFFSET + STEP * (start + len(batch))
         return messages, positions
@@ -319,7 +327,8 @@ class World:
             if message.topic == self.names.parked:
                 if message.value is not None:
                     entity, _, offset = _text(message.key).split("/")
-                    self.first_read[f"{self.names.inputs(entity)}/{number}/{offset}"] = self.now
+                    source = f"{self.names.inputs(entity)}/{number}/{offset}"
+                    self.first_read.setdefault(source, self.now)
                     assert message.key not in self.parked[number]
                 # A record is struck out once: `del` fails where it is not there.
                 self._keep(self.parked, number, message)
@@ -329,6 +338,12 @@ class World:
                 assert (message.partition, message.key) == (number, str(number).encode())
                 assert message.value is not None
                 self.progress[number].append(message.value)
+                held = msgspec.json.decode(message.value, type=Progress).held
+                for entity, by_time in held.items():
+                    for first_read, offsets in by_time.items():
+                        for at in offsets:
+                            source = f"{self.names.inputs(entity)}/{number}/{at}"
+                            self.first_read.setdefault(source, first_read)
             elif name in INPUTS and message.partition is not None:  # a claim or a grant
                 place = Partition(message.topic, message.partition)
                 self._append(place, self.now, message.key, message.value, message.headers)

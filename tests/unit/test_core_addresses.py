@@ -263,3 +263,81 @@ def test_what_queued_behind_a_claim_asks_for_its_own_address_after_a_restart() -
     world.settle()
     assert kinds(world, first, second) == ["accepted", "accepted"]
     world.finish()
+
+
+def sync_of(world: World, number: int = 0) -> bool:
+    """Whether the next batch of a task has to be synchronised."""
+    task = world.tasks[number]
+    messages, _ = world._read(task, None)
+    return task.needs_synchronised(messages, world.index, world.now)
+
+
+def test_an_address_that_nobody_else_is_known_to_hold_waits_for_no_index() -> None:
+    world = World()
+    world.settle()
+    user(world, 1, "a@example.org")
+    assert not sync_of(world)
+    world.round(lag=True)
+    user(world, 1, "a@example.org")  # an update, before the index shows the row
+    user(world, 2, "b@example.org")
+    assert not sync_of(world)
+    world.settle()
+    assert holders(world, "a@example.org") == {bytes.fromhex(uid(1).replace("-", ""))}
+
+
+def test_an_address_whose_row_the_index_does_not_show_yet_is_taken() -> None:
+    world = World()
+    world.settle()
+    first = user(world, 1, "a@example.org")
+    world.round(lag=True)
+    assert not world.index.holders(address_digest("a@example.org"))
+    second = user(world, 2, "a@example.org")
+    assert sync_of(world)
+    world.round(lag=True)
+    assert kinds(world, first, second) == ["accepted", "rejected"]
+
+
+def test_an_address_that_was_given_up_is_free_though_the_index_shows_the_old_row() -> None:
+    world = World()
+    user(world, 1, "a@example.org")
+    world.settle()
+    user(world, 1, "b@example.org")
+    world.round(lag=True)
+    taker = user(world, 2, "a@example.org")
+    assert sync_of(world)
+    world.round(lag=True)
+    assert world.kind(taker) == "accepted"
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_settled_grant_holds_the_address_until_the_index_shows_its_row(moved: bool) -> None:
+    world = World(partitions=2)
+    email = owned(1, 2)
+    world.settle()
+    first = user(world, 1, email, 0)
+    for only in (0, 1, 0):  # claim, grant, row
+        world.round(only=[only], lag=True)
+    if moved:
+        user(world, 1, owned(0, 2), 0)
+        world.round(only=[0], lag=True)
+    world.round(only=[1], lag=True)  # settled
+    assert not world.granted[1]
+    assert not world.index.holders(address_digest(email))
+    second = user(world, 2, email, 1)
+    world.round(only=[1], lag=True)
+    assert kinds(world, first, second) == ["accepted", "accepted" if moved else "rejected"]
+    world.settle()
+    assert len(holders(world, email)) == 1
+
+
+def test_what_the_index_may_not_show_is_not_remembered_without_end() -> None:
+    world = World()
+    world.settle()
+    for number in range(1, 4_001):
+        user(world, number, f"a{number}@example.org")
+        if number % 500 == 0:
+            world.round(lag=True)
+            assert len(world.tasks[0].addresses._unfollowed) <= 2_500
+    user(world, 5_000, "a1@example.org")
+    world.settle()
+    assert len(world.index.holders(address_digest("a1@example.org"))) == 1

@@ -220,7 +220,7 @@ def test_a_message_key_in_another_case_is_the_same_key() -> None:
     behind = world.send("checkins", good("checkins", 5, checkin_id=uid(5).upper()))
     world.delete("checkins", uid(5))
     world.settle()
-    assert len(world.parked[0]) == 3
+    assert len(world.tasks[0].parking) == 3
     world.finish()
     assert published(world, [parked, behind]) == [parked, behind]
     keys = {m.key for m in world.committed if m.topic == "buddy.accepted.checkins"}

@@ -52,7 +52,7 @@ def test_what_is_not_committed_is_decided_anew() -> None:
 
 
 def test_a_restored_task_reads_on_where_it_was() -> None:
-    world = World()
+    world = World(hold=0)
     world.send("users", good("users", 1))
     world.send("milestones", good("milestones", 5, user_id=uid(9)))
     world.settle()
@@ -149,7 +149,7 @@ def test_what_came_to_be_known_while_the_task_was_away_releases_what_waits() -> 
 
 
 def test_a_parked_record_with_headers_of_any_size_can_be_kept() -> None:
-    world = World()
+    world = World(hold=0)
     headers = (("trace", b"x" * 1_500_000), ("buddy-replays", b"2"))
     sent = world.send("milestones", good("milestones", 5), headers=headers)
     world.round()

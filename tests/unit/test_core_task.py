@@ -108,21 +108,6 @@ def test_within_one_batch_users_count_before_matches_before_the_others() -> None
     assert decision.tally.accepted == {"users": 2, "matches": 1, "checkins": 1}
 
 
-def test_a_parked_record_is_written_with_the_decision_and_struck_out_once_released() -> None:
-    world = World()
-    world.send("milestones", good("milestones", 5))
-    decision = world.round()[0]
-    assert decision.tally.parked == {"milestones": 1}
-    [key] = world.parked[0]
-    assert key == b"milestones/0/3"
-    world.send("users", good("users", 1))
-    world.settle()
-    assert [m.value is None for m in world.committed if m.topic == world.names.parked] == [
-        False,
-        True,
-    ]
-
-
 def test_the_arrival_of_a_parked_record_is_kept() -> None:
     world = World()
     late = "2026-01-01T00:01:00.001Z"  # in the future when it arrives, no more when it is released

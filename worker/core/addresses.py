@@ -5,14 +5,22 @@ owner has granted it the address: the owner sees the claims of all partitions in
 own log, and answers each once. It grants what no other user's latest row holds (the index says
 so) and what it has not granted to another whose row is still on its way. Nothing is released by
 message: an update or a deletion frees an address by itself, since the index follows the rows.
+
+That the index is behind does no harm where it names nobody: whoever holds an address has been
+granted it here, and that is remembered until the index is known to show the row. Where it names
+another, the row may have been followed by one that frees the address: only then has the owner to
+wait until the index shows every row that is committed (`contested`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
+
+_MOST_UNFOLLOWED: Final = 2_000
+"""So many rows that the index may not show are remembered before it is waited for."""
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True, tag="claim"):
@@ -60,50 +68,89 @@ def owner_of(address: bytes, tasks: int) -> int:
     return int.from_bytes(address[:4], "big") % tasks
 
 
+class Unfollowed(msgspec.Struct, frozen=True):
+    """A user whose row with an address the index may not show yet, and which decision made it."""
+
+    user: bytes
+    decision: int
+
+
 class Addresses:
-    """The addresses that one task has granted and whose rows may still be on their way."""
+    """The addresses that one task has granted and whose rows the index may not show yet."""
 
     def __init__(self) -> None:
         self._granted: dict[bytes, Granted] = {}
-        self._at_once: dict[bytes, bytes] = {}
+        self._unfollowed: dict[bytes, Unfollowed] = {}
+        self._decision = 0
+        self._synchronised = False
 
     def __len__(self) -> int:
-        return len(self._granted) + len(self._at_once)
+        """How many grants have not been settled."""
+        return len(self._granted)
 
     def restore(self, granted: Iterable[Granted]) -> None:
         """Take up what the log says had been granted."""
         self._granted = {entry.address: entry for entry in granted}
 
+    def begin(self, *, synchronised: bool) -> None:
+        """A decision begins.
+
+        `synchronised`: the index shows every row that was committed when its batch had been read.
+        """
+        self._decision += 1
+        self._synchronised = synchronised
+        if synchronised:
+            self._unfollowed.clear()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so much is remembered that the next decision had better be synchronised."""
+        return len(self._unfollowed) >= _MOST_UNFOLLOWED
+
+    def contested(self, address: bytes, user: bytes, holders: Holders) -> bool:
+        """Whether only a synchronised index can tell if the user may have the address.
+
+        Ask before the decision begins.
+        """
+        named = (self._granted.get(address), self._unfollowed.get(address))
+        return any(entry is not None and entry.user != user for entry in named) or (
+            holders.taken(address, user)
+        )
+
     def at_once(self, address: bytes, user: bytes, holders: Holders) -> bool | None:
         """Whether a record of this very task, which is being decided on, gets the address.
 
-        None: it has been granted to another by way of the log, so this one has to claim it there
-        as well; it may have been settled meanwhile, further down. What is granted here need not be
-        kept: if it commits, the row itself tells whoever comes after us.
+        None: it has to be claimed by way of the log, since another may have it. If it has been
+        granted there, that may have been settled meanwhile, further down; otherwise it takes a
+        synchronised index to tell. What is granted here need not be kept: if it commits, the row
+        itself tells whoever comes after us.
         """
         granted = self._granted.get(address)
         if granted is not None and granted.user != user:
             return None
-        if self._at_once.get(address, user) != user or holders.taken(address, user):
-            return False
-        self._at_once[address] = user
+        latest = self._unfollowed.get(address)
+        if latest is not None and latest.user != user:
+            return False if latest.decision == self._decision else None
+        if holders.taken(address, user):
+            return False if self._synchronised else None
+        self._unfollowed[address] = Unfollowed(user, self._decision)
         return True
 
-    def followed(self) -> None:
-        """The index shows the rows of all earlier decisions of this task."""
-        self._at_once.clear()
-
     def leave(self, user: bytes, address: bytes) -> None:
-        """A record of this task moves the user away from what an earlier one got at once."""
-        if self._at_once.get(address) == user:
-            del self._at_once[address]
+        """This very decision moves the user away from what it had given it at once."""
+        if self._unfollowed.get(address) == Unfollowed(user, self._decision):
+            del self._unfollowed[address]
 
     def claim(self, claim: Claim, holders: Holders) -> Granted | None:
-        """What is granted to a claim in the log, to be kept; None if another has the address."""
+        """What is granted to a claim in the log, to be kept; None if another has the address.
+
+        A claim that was `contested` wants a synchronised index.
+        """
         before = self._granted.get(claim.address)
         if before is not None and before.user != claim.user:
             return None
-        if self._at_once.get(claim.address, claim.user) != claim.user:
+        latest = self._unfollowed.get(claim.address)
+        if latest is not None and latest.user != claim.user:
             return None
         if holders.taken(claim.address, claim.user):
             return None
@@ -113,12 +160,17 @@ class Addresses:
         return granted
 
     def settle(self, settled: Settled) -> Granted | None:
-        """The record has been judged; what is still to be kept of the grant, if anything."""
+        """The record has been judged. What is left of the grant, maybe for no record any more.
+
+        None: there was none, since a record that claims twice is settled twice.
+        """
         granted = self._granted.pop(settled.address, None)
         if granted is None:
             return None
         records = tuple(r for r in granted.records if r != (settled.task, settled.offset))
-        if not records:
-            return None
-        kept = self._granted[settled.address] = Granted(granted.address, granted.user, records)
-        return kept
+        left = Granted(granted.address, granted.user, records)
+        if records:
+            self._granted[settled.address] = left
+        elif not self._synchronised:
+            self._unfollowed[settled.address] = Unfollowed(granted.user, self._decision - 1)
+        return left

@@ -15,14 +15,17 @@ import msgspec
 from worker.brokers.contract import Partition
 
 
-class Progress(msgspec.Struct, frozen=True):
+class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a task is: what it reads next, and what it has judged, by entity.
 
-    A parked record is read but not judged.
+    A parked record is read but not judged. Of those that lie before `next`, the `held` ones have
+    no copy: whoever takes the task over reads them again, and them alone. They are told by when
+    they were first read, in milliseconds, and by offset, both in growing order.
     """
 
     next: dict[str, int]
     judged: dict[str, int]
+    held: dict[str, dict[int, list[int]]] = {}
 
 
 class Barrier:

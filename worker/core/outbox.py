@@ -31,12 +31,15 @@ _json = msgspec.json.Encoder().encode
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """What every task is told. Times in milliseconds, sizes in bytes.
 
-    `tasks` is the number of partitions of the inputs.
+    `tasks` is the number of partitions of the inputs. A parked record gets a copy in the log after
+    `hold`, or once `most_held` are without one: docs/exactly-once.md, "Parked records".
     """
 
     names: Names
     tasks: int = 1
     grace: int = 30_000
+    hold: int = 2_000
+    most_held: int = 5_000
     skew: int = 60_000
     record_limit: int = 1024 * 1024
     rejection_limit: int = 1024 * 1024 * 4 // 3 + 60 * 1024
@@ -107,17 +110,16 @@ class Outbox:
         headers = ((SOURCE_HEADER, self._source(message)),)
         self.messages.append(Outgoing(self._names.rejected(entity), key, value, headers))
 
-    def park(self, parked: Parked) -> None:
-        """Keep a parked record."""
-        self.tally.parked[parked.entity] += 1
+    def keep(self, parked: Parked) -> None:
+        """Give a parked record its copy in the log."""
         envelope = _pack(parked.envelope())
         if len(envelope) > self._rules.rejection_limit:  # headers can be of any size
             ours = tuple((name, value) for name, value in parked.message.headers if name in _OURS)
             envelope = _pack(msgspec.structs.replace(parked.envelope(), headers=ours))
         self._write_parked(parked.entity, parked.message, envelope)
 
-    def unpark(self, entity: str, message: Message) -> None:
-        """Keep a parked record no longer."""
+    def drop(self, entity: str, message: Message) -> None:
+        """Strike out the copy of a parked record."""
         self._write_parked(entity, message, None)
 
     def claim(self, address: bytes, user: bytes, offset: int) -> None:
@@ -137,12 +139,12 @@ class Outbox:
         answer = _pack(Grant(claim.offset, claim.address, granted is not None))
         self._write(self._names.grants, str(claim.offset), answer, claim.task)
         if granted is not None:
-            self.granted(claim.address, granted)
+            self.granted(granted)
 
-    def granted(self, address: bytes, granted: Granted | None) -> None:
-        """Remember what is granted of an address; None: nothing any more."""
-        value = None if granted is None else _pack(granted)
-        self._write(self._names.granted, address.hex(), value, self._number)
+    def granted(self, granted: Granted) -> None:
+        """Remember what is granted of an address, if for any record."""
+        value = _pack(granted) if granted.records else None
+        self._write(self._names.granted, granted.address.hex(), value, self._number)
 
     def progress(self, value: bytes) -> None:
         """Say how far the task is."""

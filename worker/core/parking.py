@@ -1,4 +1,10 @@
-"""Records that wait: for their references, and behind an earlier record of their key."""
+"""Records that wait: for their references, and behind an earlier record of their key.
+
+Most of them wait for a moment only, until what was sent beside them has been committed. So a
+record is *held* first: all that is written down is that its offset is not done, and whoever takes
+the task over reads it from its input again. One that waits for longer is *kept*: the log gets a
+copy, which does not expire with the input.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +58,8 @@ class Parked(msgspec.Struct, eq=False):
     """Whether its address has been asked for."""
     granted: bool | None = None
     """What the address's owner answered."""
+    kept: bool = False
+    """Whether the log has a copy of it."""
     wanted: frozenset[bytes] = frozenset()
     """The ids that it waits for; empty while it only queues behind its key."""
 
@@ -92,6 +100,7 @@ class Parking:
         # Dicts without values are sets that keep their order and forget in constant time.
         self._waiting: dict[bytes, dict[Parked, None]] = {}
         self._in_grace: dict[Parked, None] = {}
+        self._held: dict[Parked, None] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._by_offset.values()))
@@ -123,6 +132,8 @@ class Parking:
         queue = self._queues.setdefault((parked.entity, parked.outcome.key), deque())
         queue.append(parked)
         self._in_grace[parked] = None
+        if not parked.kept:
+            self._held[parked] = None
 
     def holds(self, parked: Parked) -> bool:
         """Whether it is still parked."""
@@ -150,6 +161,7 @@ class Parking:
         """Take the head of a queue out; the next of its key, if any."""
         self.want(parked, ())
         self._in_grace.pop(parked, None)
+        self._held.pop(parked, None)
         del self._by_offset[parked.entity][parked.message.offset]
         queue = self._queues[parked.entity, parked.outcome.key]
         queue.popleft()
@@ -157,6 +169,29 @@ class Parking:
             return queue[0]
         del self._queues[parked.entity, parked.outcome.key]
         return None
+
+    def held(self) -> Iterator[tuple[str, int, int]]:
+        """Entity, offset and first reading of each that is held; offsets in growing order."""
+        for parked in self._held:
+            yield parked.entity, parked.message.offset, parked.first_read
+
+    def to_keep(self, latest: int, most: int) -> list[Parked]:
+        """Those held that were first read at that moment or before, and all but the `most` newest.
+
+        Oldest first, so that of one entity nothing is held before what is kept.
+        """
+        many = len(self._held) - most
+        due: list[Parked] = []
+        for parked in self._held:
+            if len(due) >= many and parked.first_read > latest:
+                break
+            due.append(parked)
+        return due
+
+    def keep(self, parked: Parked) -> None:
+        """The log gets a copy of one that has been held."""
+        parked.kept = True
+        del self._held[parked]
 
     def overdue(self, latest: int) -> list[Parked]:
         """Those first read at that moment or before; each is given once."""

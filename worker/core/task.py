@@ -8,7 +8,7 @@ decision is made: when the commit fails, throw the task away and restore it from
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -16,7 +16,14 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.brokers.contract import Message, Outgoing
-from worker.core.addresses import Addresses, Claim, Grant, Granted, Settled, owner_of
+from worker.core.addresses import (
+    Addresses,
+    Claim,
+    Grant,
+    Granted,
+    Settled,
+    owner_of,
+)
 from worker.core.ahead import Ahead
 from worker.core.barrier import Barrier, Progress
 from worker.core.decode import (
@@ -32,7 +39,7 @@ from worker.core.keys import id_bytes
 from worker.core.outbox import Outbox, Rules, Tally, coordinate, write_progress
 from worker.core.parking import Envelope, Parked, Parking
 from worker.core.references import missing, rejects, unexpected, unknown_attendees, verdict
-from worker.index.contract import Learned
+from worker.index.contract import Known, Learned
 
 CLAIMS: Final = "claims"
 GRANTS: Final = "grants"
@@ -65,6 +72,15 @@ class Saved(msgspec.Struct, frozen=True):
     granted: tuple[bytes, ...] = ()
 
 
+class Reread(msgspec.Struct):
+    """The held records of an earlier run: to be read again among others that are done."""
+
+    first_read: dict[int, int]
+    """By offset, in order."""
+    until: int
+    """Where those that have not been read at all begin."""
+
+
 class Task:
     """The state of one task: its parked records, its granted addresses and how far it is."""
 
@@ -76,7 +92,10 @@ class Task:
         self._rules = rules
         self._decoders: Mapping[str, RecordDecoder] = decoders(rules.record_limit)
         self._inputs = {rules.names.input(name): name for name in INPUTS}
-        self._saved: tuple[dict[str, int], dict[str, int]] | None = None
+        self._reread: dict[str, Reread] = {}
+        self._decoded: dict[int, Outcome] = {}
+        """The users of the next batch, by offset, as far as they have been looked at already."""
+        self._saved: object = None
         self._outdated: list[tuple[str, Message, Invalid]] = []
         self.restored = False
         """Whether restored records have still to be looked at: the next `judge` does."""
@@ -92,7 +111,12 @@ class Task:
     def restore(self, saved: Saved) -> None:
         """Take up where the log says the task stands. Call once, before `judge`."""
         if saved.progress is not None:
-            self.next = dict(_read_progress(saved.progress).next)
+            progress = _read_progress(saved.progress)
+            self.next = dict(progress.next)
+            for entity, held in progress.held.items():
+                again = {at: when for when, offsets in held.items() for at in offsets}
+                self._reread[entity] = Reread(again, self.next[entity])
+                self.next[entity] = min(again)
         self.addresses.restore(map(_unpack_granted, saved.granted))
         for envelope in _in_order(map(_unpack_envelope, saved.parked)):
             message = envelope.message()
@@ -105,8 +129,9 @@ class Task:
             if isinstance(outcome, Invalid):  # by rules that are newer than the record's parking
                 self._outdated.append((envelope.entity, message, outcome))
                 continue
+            arrival, first_read = envelope.arrival, envelope.first_read
             self.parking.add(
-                Parked(envelope.entity, message, outcome, envelope.arrival, envelope.first_read)
+                Parked(envelope.entity, message, outcome, arrival, first_read, kept=True)
             )
         self.restored = True
 
@@ -114,7 +139,7 @@ class Task:
         """Look at every restored record again, since nobody tells what has come meanwhile."""
         for entity, message, invalid in self._outdated:
             self._out.reject(entity, message, invalid)
-            self._out.unpark(entity, message)
+            self._out.drop(entity, message)
         heads = [parked for parked in self.parking if self.parking.is_head(parked)]
         for parked in heads:
             # Whoever waits at the head of its queue had claimed its address when it came there.
@@ -127,6 +152,35 @@ class Task:
         self.restored = False
 
     # --- deciding -----------------------------------------------------------------------------
+
+    def needs_synchronised(self, messages: Sequence[Message], known: Known, now: int) -> bool:
+        """Whether this batch can only be decided on once the index shows all that is committed."""
+        if self.restored or self.addresses.crowded:
+            return True
+        contested = self.addresses.contested
+        return any(contested(*asked, known) for asked in self._asked(messages, now))
+
+    def _asked(self, messages: Sequence[Message], now: int) -> Iterator[tuple[bytes, bytes]]:
+        """The addresses on which a batch has this task decide, each with the user that asks."""
+        for message in messages:
+            name = self._inputs[message.topic]
+            if name == CLAIMS and message.value is not None:
+                claim = _unpack_claim(message.value)
+                if isinstance(claim, Claim):
+                    yield claim.address, claim.user
+            elif name == "users":
+                latest = latest_moment(_arrival(message, now), self._rules.skew / 1000)
+                try:
+                    outcome = self._decoders[name].decode(message.value, message.key, latest)
+                except Exception:  # noqa: BLE001, S112 -- it fails again in `_read`, which isolates it
+                    continue
+                self._decoded[message.offset] = outcome
+                if (
+                    isinstance(outcome, Decoded)
+                    and outcome.address is not None
+                    and owner_of(outcome.address, self._rules.tasks) == self.number
+                ):
+                    yield outcome.address, id_bytes(outcome.key.decode())
 
     def judge(
         self,
@@ -142,14 +196,13 @@ class Task:
 
         `messages` hold those of one input in order; `positions` says what is read next of each
         input (`INPUTS`) afterwards; `learned` are the ids that came to be known since the last
-        call. It must be `synchronised` where the batch holds users or claims: the index behind
-        `ahead` has then followed every row that was committed when the batch had been read.
+        call. `synchronised`: the index behind `ahead` has followed every row that was committed
+        when the batch had been read. It must be where `needs_synchronised` says so.
         """
         self._ahead = ahead
         self._now = now
         self._out = Outbox(self.number, self._rules, now)
-        if synchronised:
-            self.addresses.followed()
+        self.addresses.begin(synchronised=synchronised)
         if self.restored:
             self._take_up()
         for known in (*learned.users, *learned.matches):
@@ -165,8 +218,14 @@ class Task:
             self._read(entity, batch)
         self._give_up()
         self.next.update(positions)
+        self._keep_waiting()
         self._save_progress()
+        self._decoded = {}
         return Decision(self._out.messages, self._out.tally)
+
+    def has_to_keep(self, now: int) -> bool:
+        """Whether records have been held for long enough: `judge` has the log keep them."""
+        return bool(self.parking.to_keep(now - self._rules.hold, self._rules.most_held))
 
     @property
     def can_give_up(self) -> bool:
@@ -196,18 +255,24 @@ class Task:
     # --- one record ---------------------------------------------------------------------------
 
     def _read(self, entity: str, batch: Sequence[Message]) -> None:
+        reread = self._reread.get(entity)
+        again = {} if reread is None else reread.first_read
+        if reread is not None:
+            batch = [m for m in batch if m.offset >= reread.until or m.offset in again]
         if not batch:
             return
-        self._out.tally.read[entity] += len(batch)
+        self._out.tally.read[entity] += sum(m.offset not in again for m in batch)
         decode, now = self._decoders[entity].decode, self._now
+        decoded = self._decoded if entity == "users" else {}
         latest: dict[int, datetime] = {}
         for message in batch:
-            arrival = message.timestamp if message.appended and message.timestamp < now else now
+            first_read = again.get(message.offset, now)
+            arrival = _arrival(message, first_read)
             moment = latest.get(arrival)
             if moment is None:
                 moment = latest[arrival] = latest_moment(arrival, self._rules.skew / 1000)
             try:
-                outcome = decode(message.value, message.key, moment)
+                outcome = decoded.get(message.offset) or decode(message.value, message.key, moment)
                 settled = not isinstance(outcome, Invalid) and self._accept_at_once(
                     entity, message, outcome
                 )
@@ -217,7 +282,7 @@ class Task:
             if isinstance(outcome, Invalid):
                 self._out.reject(entity, message, outcome)
             elif not settled:
-                self._begin(Parked(entity, message, outcome, arrival, now))
+                self._begin(Parked(entity, message, outcome, arrival, first_read))
 
     def _accept_at_once(self, entity: str, message: Message, outcome: Decoded | Deletion) -> bool:
         """The short way of most records: nothing to wait for and nothing to say about them."""
@@ -246,9 +311,13 @@ class Task:
         behind = self.parking.queued(parked.entity, parked.outcome.key)
         wanted = [] if behind else self._settle(parked)
         if behind or wanted:
+            # A user waits for an answer that comes once: whoever takes over has to know of it.
+            parked.kept = parked.entity == "users"
+            if parked.kept:
+                self._out.keep(parked)
             self.parking.add(parked)
             self.parking.want(parked, wanted)
-            self._out.park(parked)
+            self._out.tally.parked[parked.entity] += 1
 
     def _settle(self, parked: Parked) -> list[bytes]:
         """Accept, delete or reject; or what the record waits for, and nothing is decided yet."""
@@ -301,8 +370,15 @@ class Task:
             if wanted:
                 self.parking.want(parked, wanted)
                 return
-            self._out.unpark(parked.entity, parked.message)
+            if parked.kept:
+                self._out.drop(parked.entity, parked.message)
             parked = self.parking.release(parked)
+
+    def _keep_waiting(self) -> None:
+        """Have the log keep what has been held for long enough."""
+        for parked in self.parking.to_keep(self._now - self._rules.hold, self._rules.most_held):
+            self._out.keep(parked)
+            self.parking.keep(parked)
 
     def _give_up(self) -> None:
         """Settle what waited for a barrier that has been passed."""
@@ -343,8 +419,8 @@ class Task:
         asked = _unpack_claim(message.value)
         if isinstance(asked, Claim):
             self._out.answer(asked, self.addresses.claim(asked, self._ahead))
-        else:
-            self._out.granted(asked.address, self.addresses.settle(asked))
+        elif (left := self.addresses.settle(asked)) is not None:
+            self._out.granted(left)
 
     def _granted(self, message: Message) -> None:
         """Take the answer to a claim of ours; it may come twice, and late."""
@@ -365,14 +441,29 @@ class Task:
         That the end of a transaction lies behind us in claims or grants is no news of its own:
         written down, it would make a transaction for each transaction.
         """
-        read = {entity: self.next.get(entity, 0) for entity in ENTITIES}
-        judged = {}
-        for entity, offset in read.items():
+        following = dict(self.next)
+        judged = {entity: following.get(entity, 0) for entity in ENTITIES}
+        held: dict[str, dict[int, list[int]]] = {}
+        for entity, offset, first_read in self.parking.held():
+            held.setdefault(entity, {}).setdefault(first_read, []).append(offset)
+        for entity, reread in list(self._reread.items()):
+            place = self.next[entity]
+            if place >= reread.until:
+                del self._reread[entity]
+                continue
+            judged[entity] = following[entity] = reread.until
+            reread.first_read = {at: t for at, t in reread.first_read.items() if at >= place}
+            for offset, first_read in reread.first_read.items():
+                held.setdefault(entity, {}).setdefault(first_read, []).append(offset)
+                judged[entity] = min(judged[entity], offset)
+        read = {entity: following.get(entity, 0) for entity in ENTITIES}
+        for entity in ENTITIES:
             lowest = self.parking.lowest(entity)
-            judged[entity] = offset if lowest is None else lowest
-        if self._out.messages or self._saved != (read, judged):
-            self._saved = (read, judged)
-            self._out.progress(write_progress(Progress(dict(self.next), judged)))
+            if lowest is not None:
+                judged[entity] = lowest
+        if self._out.messages or self._saved != (read, judged, held):
+            self._saved = (read, judged, held)
+            self._out.progress(write_progress(Progress(following, judged, held)))
 
 
 def _in_order(envelopes: Iterable[Envelope]) -> list[Envelope]:
@@ -386,6 +477,11 @@ def _in_order(envelopes: Iterable[Envelope]) -> list[Envelope]:
         first[envelope.entity] = max(envelope.first_read, first.get(envelope.entity, 0))
         ordered.append((first[envelope.entity], envelope))
     return [envelope for _, envelope in sorted(ordered, key=lambda pair: pair[0])]
+
+
+def _arrival(message: Message, now: int) -> int:
+    """When a message came, as the broker says or, where it does not, now."""
+    return message.timestamp if message.appended and message.timestamp < now else now
 
 
 def _claim_id(offset: int) -> bytes:

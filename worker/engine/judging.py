@@ -11,7 +11,7 @@ import msgspec
 from worker.brokers.contract import Broker, Message
 from worker.core.ahead import Ahead
 from worker.core.outbox import Rules
-from worker.core.task import CLAIMS
+from worker.core.task import Decision
 from worker.engine.follower import Follower
 from worker.engine.reports import Reports
 from worker.engine.tasks import Owned, inputs
@@ -45,21 +45,11 @@ class Judging:
         self._follower = follower
         self._reports = reports
         self._clock = clock
-        self._contested = {rules.names.input(name) for name in ("users", CLAIMS)}
 
     def begin(self, batches: Sequence[tuple[Owned, Batch]]) -> None:
-        """Start the work on each task's batch; `owned.work` is then under way.
-
-        Tasks that decide on addresses share one synchronisation, begun now: after what they have
-        read. It may take as long as a transaction that a dead worker has left open, so the others
-        do not wait for it.
-        """
-        sync: asyncio.Future[None] | None = None
+        """Start the work on each task's batch; `owned.work` is then under way."""
         for owned, batch in batches:
-            asks = owned.task.restored or any(m.topic in self._contested for m in batch.messages)
-            if asks and sync is None:
-                sync = asyncio.ensure_future(self._synchronise())
-            owned.work = asyncio.create_task(self._work(owned, batch, sync if asks else None))
+            owned.work = asyncio.create_task(self._work(owned, batch))
 
     def is_quiet(self, owned: Owned) -> bool:
         """Whether a task has not committed for so long that it asks whether it is still ours.
@@ -69,23 +59,12 @@ class Judging:
         """
         return self._clock() - owned.touched >= _QUIET_MS
 
-    async def _work(self, owned: Owned, batch: Batch, sync: asyncio.Future[None] | None) -> bool:
+    async def _work(self, owned: Owned, batch: Batch) -> bool:
         """Judge and commit; whether the task may go on."""
         began = self._clock()
         number = owned.task.number
         try:
-            if sync is not None:
-                await asyncio.shield(sync)
-            async with self._follower.lock:
-                learned, owned.learned = owned.learned, Learned([], [])
-                decision = owned.task.judge(
-                    batch.messages,
-                    batch.positions,
-                    learned,
-                    Ahead(self._follower.index),
-                    self._clock(),
-                    synchronised=sync is not None,
-                )
+            decision = await self._judge(owned, batch)
             if not decision.outputs and not self.is_quiet(owned):
                 return True
             owned.touched = self._clock()
@@ -96,8 +75,32 @@ class Judging:
         self._reports.committed(number, decision.tally, began)
         return True
 
+    async def _judge(self, owned: Owned, batch: Batch) -> Decision:
+        """Decide on the batch, as the index is now or, where that does not do, synchronised."""
+        async with self._follower.lock:
+            index, now = self._follower.index, self._clock()
+            if not owned.task.needs_synchronised(batch.messages, index, now):
+                return self._decide(owned, batch, synchronised=False)
+        await self._synchronise()
+        async with self._follower.lock:
+            return self._decide(owned, batch, synchronised=True)
+
+    def _decide(self, owned: Owned, batch: Batch, *, synchronised: bool) -> Decision:
+        learned, owned.learned = owned.learned, Learned([], [])
+        return owned.task.judge(
+            batch.messages,
+            batch.positions,
+            learned,
+            Ahead(self._follower.index),
+            self._clock(),
+            synchronised=synchronised,
+        )
+
     async def _synchronise(self) -> None:
-        """Have the index show every row that is committed by now."""
+        """Have the index show every row that is committed by now.
+
+        That may take as long as a transaction that a dead worker has left open.
+        """
         spans = await self._broker.spans(self._follower.accepted, uncommitted=True)
         ends = {partition: span.end for partition, span in spans.items()}
         await self._follower.reach(ends, _SYNC_PATIENCE)

@@ -25,7 +25,7 @@ async def reprocess(
     """Have each of these partitions of an entity's input read again from its offset.
 
     Only backwards: an offset that has not been read yet changes nothing. Records parked from there
-    on are unparked, since they will be read again. Workers may run: each task is taken from its
+    on are no longer, since they will be read again. Workers may run: each task is taken from its
     worker for the moment, which takes it up again from the new offset. Returns how many offsets
     each partition goes back. Everything judged again has a second outcome.
     """
@@ -79,7 +79,11 @@ async def _reset(
         name: min(value, offset) if name == entity else value
         for name, value in progress.judged.items()
     }
-    value = write_progress(Progress(progress.next | {entity: offset}, judged))
+    held = dict(progress.held)
+    for first_read, offsets in held.pop(entity, {}).items():
+        if before := [place for place in offsets if place < offset]:
+            held.setdefault(entity, {})[first_read] = before
+    value = write_progress(Progress(progress.next | {entity: offset}, judged, held))
     messages = [Outgoing(names.progress, key, value, partition=number)]
     for parked in await read_table(broker, Partition(names.parked, number)):
         name, _, place = parked.decode().partition("/")

@@ -212,6 +212,7 @@ class Worker:
             or owned.learned.matches
             or owned.task.restored
             or owned.task.can_give_up
+            or owned.task.has_to_keep(self._clock())
             or owned.positions != self._positions(owned)
             or self._judging.is_quiet(owned)
         )
