@@ -38,6 +38,10 @@ class Owned:
         self.work: asyncio.Task[bool] | None = None
         self.touched = 0
         """When it last began to commit, in milliseconds."""
+        self.told = 0
+        """When it last told the group where it reads, in milliseconds."""
+        self.untold = False
+        """Whether it has read on since."""
         self.assigned = False
         """Whether its inputs are being read."""
 
