@@ -98,6 +98,9 @@ class Books:
             parked[message.key] = message.value
         self.parked = [key for key, value in parked.items() if value is not None]
         self.ever_parked = len(parked)
+        for message in messages[names.progress]:
+            held = json.loads(message.value or b"{}").get("held", {})
+            self.ever_parked += len(held)
 
     def _note(self, outcome: Message, entity: str, codes: Iterable[str]) -> None:
         self.outcomes[dict(outcome.headers)["buddy-source"].decode()] += 1
@@ -116,7 +119,8 @@ class Books:
 async def books_of(buddy: Buddy) -> Books:
     """The books, closed: call it when nothing runs any more."""
     names = buddy.names
-    topics = [names.inputs(e) for e in ENTITIES] + _outcome_topics(names) + [names.parked]
+    topics = [names.inputs(e) for e in ENTITIES] + _outcome_topics(names)
+    topics += [names.parked, names.progress]
     async with broker_of(buddy) as broker:
         return Books(names, await everything(broker, topics))
 

@@ -192,7 +192,7 @@ async def books_balance(buddy: Buddy, stream: Stream) -> None:
     broker = KafkaBroker(stream.address)
     await broker.open()
     try:
-        books = Books(names, await everything(broker, [*topics, names.parked]))
+        books = Books(names, await everything(broker, [*topics, names.parked, names.progress]))
     finally:
         await broker.close()
     books.balance()

@@ -332,10 +332,22 @@ class _Checker:
         latest: dict[bytes | None, bool] = {}
         for entry in self._log.read(self._topics.parked):
             latest[entry.key] = entry.value is not None
-        self._report.counts["ever parked"] = len(latest)
-        for key, waits in latest.items():
-            if waits:
-                self._report.violation("still_parked", (key or b"").decode(errors="replace"))
+        ever = {(key or b"").decode(errors="replace") for key in latest}
+        still = {(key or b"").decode(errors="replace") for key, waits in latest.items() if waits}
+        held: dict[int, set[str]] = {}
+        for entry in self._log.read(self._topics.progress):
+            saved = json.loads(entry.value or b"{}").get("held", {})
+            held[entry.partition] = {
+                f"{entity}/{entry.partition}/{offset}"
+                for entity, moments in saved.items()
+                for offsets in moments.values()
+                for offset in offsets
+            }
+            ever |= held[entry.partition]
+        self._report.counts["ever parked"] = len(ever)
+        self._report.counts["with a copy"] = len(latest)
+        for place in sorted(still.union(*held.values())):
+            self._report.violation("still_parked", place)
 
     def check_requests(self) -> None:
         """Every request for an export was answered."""

@@ -40,6 +40,7 @@ class Topics:
         self.accepted = {entity: f"{prefix}.accepted.{entity}" for entity in SHAPES}
         self.rejected = {entity: f"{prefix}.rejected.{entity}" for entity in SHAPES}
         self.parked = f"{prefix}.internal.parked"
+        self.progress = f"{prefix}.internal.progress"
         self.exports = f"{prefix}.exports"
         self.export_requests = f"{prefix}.export-requests"
 
@@ -50,6 +51,7 @@ class Topics:
             *self.accepted.values(),
             *self.rejected.values(),
             self.parked,
+            self.progress,
             self.exports,
             self.export_requests,
         ]

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.timeout(400)
 TASKS = 4
 NOBODY = 900_000
 LONG = 3_600_000
+HOLD = 2_000
 WEEK = 7 * 24 * 3600 * 1000
 
 
@@ -186,13 +187,17 @@ async def parked_everywhere(stage: Stage, first: int) -> list[str]:
     return places
 
 
-async def test_what_is_parked_is_taken_up_after_a_restart(stage: Stage) -> None:
+@pytest.mark.parametrize("kept", [False, True])
+async def test_what_is_parked_is_taken_up_after_a_restart(stage: Stage, kept: bool) -> None:
     running = await stage.started(grace=LONG)
     places = await parked_everywhere(stage, 1)
     lost = await stage.send("milestones", milestone(70, NOBODY), milestone(71, NOBODY))
     await stage.until(lambda: running.parked() == len(places) + 2, "everything is parked")
+    if kept:
+        stage.clock.put_forward(HOLD)
+        await stage.until(lambda: running.without_copy() == 0, "the log has a copy of everything")
     await stage.end(running)
-    assert len(await stage.parked()) == len(places) + 2
+    assert len(await stage.parked()) == (len(places) + 2 if kept else 0)
 
     # Some come while nobody is there, some afterwards; some records too.
     await stage.send("users", *(user(1 + n) for n in range(20)))
@@ -444,6 +449,26 @@ async def test_reprocess_in_the_middle_of_a_stream(stage: Stage, another: Anothe
         assert stage.outcomes[place] == ["accepted", "accepted"], place
     for place in later:
         assert stage.outcomes[place] == ["accepted"], place
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_reprocess_of_a_part_leaves_what_waits_before_it_waiting(
+    stage: Stage, another: Another, kept: bool
+) -> None:
+    running = await stage.started(grace=LONG)
+    first, second, third = await stage.send(
+        "milestones", *(milestone(n, 9) for n in (1, 2, 3)), partition=0
+    )
+    await stage.until(lambda: running.parked() == 3, "all wait")
+    if kept:
+        stage.clock.put_forward(HOLD)
+        await stage.until(lambda: running.without_copy() == 0, "the log has a copy of everything")
+    back = await reprocess(await another(), stage.names, "milestones", offsets_of([second]))
+    assert back[0] >= 2  # a mark may lie behind the last
+    await stage.send("users", user(9))
+    await stage.judged()
+    assert stage.verdicts([first, second, third]) == {"accepted": 3}
+    await stage.books_balance()
 
 
 async def test_reprocess_of_what_has_not_been_read_changes_nothing(

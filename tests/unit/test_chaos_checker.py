@@ -295,6 +295,16 @@ def test_something_still_parked(world: World) -> None:
     assert report.texts("still_parked") == ["users/0/2"]
 
 
+def test_something_still_held(world: World) -> None:
+    held = b'{"next":{},"judged":{},"held":{"events":{"17":[4],"18":[5,7]}}}'
+    world.write(TOPICS.progress, 9_000, b"0", held)
+    assert world.report().texts("still_parked") == [f"events/0/{at}" for at in (4, 5, 7)]
+    world.write(TOPICS.progress, 9_100, b"0", b'{"next":{},"judged":{}}')
+    report = world.report()
+    assert not report.violations
+    assert report.counts["ever parked"] == 3
+
+
 def test_an_export_unanswered(world: World) -> None:
     world.write(TOPICS.export_requests, 9_000, b"one", b"{}")
     world.write(TOPICS.export_requests, 9_000, b"two", b"{}")
