@@ -19,6 +19,7 @@ from tests.bench.running import (
     opened,
     publish,
     started,
+    waits,
 )
 from tests.bench.setting import Bench
 from worker.brokers.contract import Broker, Outgoing, Partition
@@ -124,7 +125,7 @@ def _figures(title: str, runs: list[Whole]) -> list[Figure]:
     cpu = ", ".join(f"{name} {used:.2f}" for name, used in seconds.items())
     rate = middle([whole.times.to_last for whole in runs])
     most = middle([whole.times.to_most for whole in runs])
-    parked = middle([whole.times.parked for whole in runs])
+    waited = waits([whole.times for whole in runs])
     late = middle([whole.late for whole in runs])
     return [
         Figure(
@@ -133,7 +134,7 @@ def _figures(title: str, runs: list[Whole]) -> list[Figure]:
             value=rate,
             unit="records/s",
             aim=AIM,
-            note=f"to 99 % of them {most:,.0f}; {parked:.0%} were parked; CPU seconds: {cpu}",
+            note=f"to 99 % of them {most:,.0f}; {waited}; CPU seconds: {cpu}",
         ),
         Figure(
             section=SECTION,

@@ -22,6 +22,7 @@ from tests.bench.running import (
     opened,
     publish,
     started,
+    waits,
 )
 from tests.bench.setting import Bench
 from worker.brokers.contract import Broker, Outgoing, Topic
@@ -71,7 +72,7 @@ def _figures(
 ) -> list[Figure]:
     rate = middle([times.to_last for times in workers])
     most = middle([times.to_most for times in workers])
-    parked = middle([times.parked for times in workers])
+    waited = waits(workers)
     copy = middle([copy.rate for copy in copies])
     ratios = [100 * w.to_last / c.rate for w, c in zip(workers, copies, strict=True)]
     cpu = middle([times.cpu["worker"] for times in workers])
@@ -88,7 +89,7 @@ def _figures(
             value=rate,
             unit="records/s",
             beside={"bare copy loop": copy},
-            note=f"to 99 % of them {most:,.0f}; {parked:.0%} were parked",
+            note=f"to 99 % of them {most:,.0f}; {waited}",
         ),
         Figure(
             section=SECTION,

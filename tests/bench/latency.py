@@ -1,4 +1,4 @@
-"""From append to visible outcome, at half of the highest rate.
+"""From append to visible outcome, at a steady rate and at half of the highest.
 
 A record's append time stands in the input topic, in milliseconds. Its outcome is visible when an
 observer, reading the accepted topics as everybody may (read_committed), has it in hand. One clock
@@ -41,8 +41,12 @@ AIM = 250.0
 
 SECONDS = 12.0
 QUICK_SECONDS = 4.0
-_SETTLING_SECONDS = 1.0
-"""What was appended before then does not count: connections are made, code is loaded."""
+WARM_SECONDS = 30.0
+QUICK_WARM_SECONDS = 3.0
+"""What was appended before then does not count: a Java that has just begun with transactions spends
+half of its time on compiling them, and a broker that people use has been running for weeks."""
+STEADY = 1_000.0
+"""Records a second of the other measurement: far more than a programme sends."""
 _QUIET_SECONDS = 2.0
 _EVER = datetime.max.replace(tzinfo=UTC)
 
@@ -61,17 +65,19 @@ def run(bench: Bench) -> list[Figure]:
     for kind in ("kafka", "embedded"):
         if kind not in bench.rates:
             (kafka_path if kind == "kafka" else embedded_path).run(bench)
-        rate = bench.rates[kind] / 2
-        bench.say(f"latency: {kind}, {rate:,.0f} records/s")
-        figures += _measure(bench, kind, rate)
+        for rate in (STEADY, bench.rates[kind] / 2):
+            bench.say(f"latency: {kind}, {rate:,.0f} records/s")
+            figures += _measure(bench, kind, rate)
     return figures
 
 
 def _measure(bench: Bench, kind: str, rate: float) -> list[Figure]:
     url = f"kafka://{bench.kafka()}" if kind == "kafka" else None
     seconds = QUICK_SECONDS if bench.quick else SECONDS
-    with bench.folder() as folder, ended(Buddy(folder, url, "bench-latency")) as buddy:
-        seen, paced = asyncio.run(_run(buddy, rate, seconds))
+    warm = QUICK_WARM_SECONDS if bench.quick else WARM_SECONDS
+    prefix = f"bench-latency-{rate:.0f}"
+    with bench.folder() as folder, ended(Buddy(folder, url, prefix)) as buddy:
+        seen, paced = asyncio.run(_run(buddy, rate, warm, seconds))
     users, own = (
         ", ".join(f"p{q} {quantile(some, q / 100):,.0f}" for q in (50, 99))
         for some in (seen.users, seen.own)
@@ -80,7 +86,7 @@ def _measure(bench: Bench, kind: str, rate: float) -> list[Figure]:
         f"at {paced['rate']:,.0f} records/s; {len(seen.all):,} rows; users alone, whose addresses "
         f"are asked for: {users}"
     )
-    section = f"latency: {kind}"
+    section = f"latency: {kind}, {'steady' if rate == STEADY else 'half of the highest rate'}"
     return [
         Figure(section=section, name="p50", value=quantile(seen.all, 0.5), unit="ms", note=note),
         Figure(
@@ -96,18 +102,20 @@ def _measure(bench: Bench, kind: str, rate: float) -> list[Figure]:
     ]
 
 
-async def _run(buddy: Buddy, rate: float, seconds: float) -> tuple[Seen, dict[str, float]]:
+async def _run(
+    buddy: Buddy, rate: float, warm: float, seconds: float
+) -> tuple[Seen, dict[str, float]]:
     names = buddy.names
     async with opened(buddy.broker) as broker:
         await create(broker, names)
         worker = buddy.start("worker")
         await started(worker)
-        with _pacer(buddy.broker, names, rate, seconds) as pacer:
+        with _pacer(buddy.broker, names, rate, warm + seconds) as pacer:
             await asyncio.to_thread(_await_ready, pacer)
             paced = asyncio.create_task(asyncio.to_thread(_send, pacer))
             arrived = await _observe(broker, names, paced)
             appended = await _appended(broker, names)
-            return _latencies(names, arrived, appended), await paced
+            return _latencies(names, arrived, appended, warm), await paced
 
 
 @contextmanager
@@ -187,10 +195,13 @@ async def _appended(broker: Broker, names: Names) -> dict[bytes, int]:
 
 
 def _latencies(
-    names: Names, arrived: list[tuple[float, list[Message]]], appended: dict[bytes, int]
+    names: Names,
+    arrived: list[tuple[float, list[Message]]],
+    appended: dict[bytes, int],
+    warm: float,
 ) -> Seen:
     # The first record is sent to connect, some time before the others.
-    begin = sorted(appended.values())[1] + _SETTLING_SECONDS * 1000
+    begin = sorted(appended.values())[1] + warm * 1000
     seen = Seen([], [], [])
     ready = _Ready()
     # What is referred to comes first; each entity's messages stay in their order.

@@ -13,12 +13,16 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import msgspec
+
 from schemas import ENTITIES
 from tests.acceptance.kit import Buddy, Service
+from tests.bench.figures import middle
 from tests.bench.machine import cpu_seconds
 from worker.brokers.connect import connect
 from worker.brokers.contract import Broker, Outgoing, Partition, Reader
 from worker.brokers.contract import Span as LogSpan
+from worker.core.barrier import Progress
 from worker.core.outbox import SOURCE_HEADER
 from worker.settings import Settings
 from worker.topics import Names, wanted
@@ -39,23 +43,25 @@ Settled = Callable[[], Awaitable[None]]
 class Span(NamedTuple):
     """When the outcomes came, in seconds since 1970: 99 % of them, and the last.
 
-    `parked` is how many of the records had to wait in the parked topic.
+    `parked` is how many of the records had to wait, `kept` how many of these got a copy in the log.
     """
 
     most: float
     last: float
     parked: int
+    kept: int
 
 
 class Times(NamedTuple):
     """One run: records a second up to 99 % of the outcomes and up to the last; CPU seconds.
 
-    `parked` is the share of the records that had to wait.
+    `parked` is the share of the records that had to wait, `kept` that of those with a copy.
     """
 
     to_most: float
     to_last: float
     parked: float
+    kept: float
     cpu: dict[str, float]
 
 
@@ -137,28 +143,42 @@ class Run:
         if len({source for _, source in found}) < len(found):
             raise RuntimeError("a record has two outcomes")
         times = sorted(moment for moment, _ in found)
-        parked = await self._parked(broker)
-        return Span(times[int(0.99 * len(times)) - 1], times[-1], parked)
+        parked, kept = await self._parked(broker)
+        return Span(times[int(0.99 * len(times)) - 1], times[-1], parked, kept)
 
     async def settle(self, broker: Broker) -> None:
         """Wait until as much has come as is to come, and it is quiet."""
         async with self._progress(broker) as progress:
             await self._quiet(broker, progress)
 
-    async def _parked(self, broker: Broker) -> int:
-        """How many records were parked: each leaves a tombstone, which compaction keeps."""
-        places = [Partition(self._names.parked, n) for n in range(PARTITIONS)]
+    async def _parked(self, broker: Broker) -> tuple[int, int]:
+        """How many records were parked, and how many of them got a copy in the log.
+
+        What was held stands in the progress of some commit, as long as compaction leaves it there;
+        each copy leaves a tombstone, which compaction keeps.
+        """
+        topics = (self._names.parked, self._names.progress)
+        places = [Partition(topic, n) for topic in topics for n in range(PARTITIONS)]
         spans = await broker.spans(places)
         reader = broker.reader()
         reader.assign(dict.fromkeys(places, 0))
-        tombstones = 0
+        parked: set[tuple[str, int]] = set()
+        kept = 0
         try:
             while any(reader.position(place) < span.end for place, span in spans.items()):
-                messages = await reader.read(5_000, _QUIET_SECONDS)
-                tombstones += sum(message.value is None for message in messages)
+                for message in await reader.read(5_000, _QUIET_SECONDS):
+                    if message.topic == self._names.parked:
+                        entity, _, place = (message.key or b"").decode().split("/")
+                        parked.add((f"{entity}/{message.partition}", int(place)))
+                        kept += message.value is None
+                        continue
+                    held = msgspec.json.decode(message.value or b"{}", type=Progress).held
+                    for entity, moments in held.items():
+                        for offsets in moments.values():
+                            parked.update((f"{entity}/{message.partition}", at) for at in offsets)
         finally:
             await reader.close()
-        return tombstones
+        return len(parked), kept
 
     @asynccontextmanager
     async def _progress(self, broker: Broker) -> AsyncIterator[Reader]:
@@ -199,8 +219,15 @@ class Run:
             self._total * 0.99 / (span.most - start),
             self._total / (span.last - start),
             span.parked / self._total,
+            span.kept / self._total,
             {service.name: after - before for service, before, after in used},
         )
+
+
+def waits(runs: Sequence[Times]) -> str:
+    """How many records had to wait, for the note of a figure."""
+    parked, kept = middle([run.parked for run in runs]), middle([run.kept for run in runs])
+    return f"{parked:.0%} were parked, {kept:.0%} kept in the log"
 
 
 async def started(service: Service) -> float:

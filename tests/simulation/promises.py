@@ -86,6 +86,8 @@ class Promises:
         self._tenures: dict[str, list[Tenure]] = {}
         self._changes: dict[tuple[str, str], list[tuple[int, bool, int]]] = {}
         """By entity and id: offset of the row, whether it is there, when it was committed."""
+        self._deleted: set[tuple[str, str, int]] = set()
+        """Entity, id and tick of deletions that were judged when they were read."""
 
     # --- at every commit ----------------------------------------------------------------------
 
@@ -129,6 +131,8 @@ class Promises:
             if sent.entity in _INDEXED:
                 change = (message.offset, message.value is not None, tick)
                 self._changes.setdefault((sent.entity, sent.key), []).append(change)
+                if message.value is None and source not in self._first_read:
+                    self._deleted.add((sent.entity, sent.key, tick))
             if sent.entity == "users":
                 self._move(sent, message.offset, tick, moved)
         elif message.topic == self._names.rejected(sent.entity):
@@ -291,10 +295,19 @@ class Promises:
         raise Broken(f"{sent.source} sent at {sent.tick}: {outcome}, {sent.address} was free")
 
     def _check_known(self, sent: Sent, outcome: Outcome, entity: str, id_: str) -> None:
-        """Only accepted rows count as known."""
+        """Only accepted rows count as known, and none that the same decision has deleted.
+
+        Users are judged before matches, and these before the rest, where they are judged as they
+        are read.
+        """
         changes = self._changes.get((entity, id_), ())
         if not any(there and tick <= outcome.tick for _, there, tick in changes):
             raise Broken(f"{sent.source}: {outcome}, but {id_} of {entity} was not known")
+        if sent.source in self._first_read or (entity, id_, outcome.tick) not in self._deleted:
+            return
+        _, there = max((place, there) for place, there, tick in changes if tick == outcome.tick)
+        if not there:
+            raise Broken(f"{sent.source}: {outcome}, but {id_} of {entity} was deleted with it")
 
     def _check_orphan(self, sent: Sent, outcome: Outcome, entity: str, id_: str) -> None:
         """Definitive: the id must have been unknown when all that came in time had been judged.
