@@ -236,6 +236,24 @@ async def test_offsets_of_the_group_are_not_trusted(stage: Stage, broker: Broker
     await stage.books_balance()
 
 
+async def test_the_group_is_told_within_a_second_where_a_task_reads(
+    stage: Stage, broker: Broker
+) -> None:
+    await stage.started()
+    places = [Partition(stage.names.inputs("users"), q) for q in range(TASKS)]
+    for first in (0, 100):
+        await stage.send("users", *(user(first + n) for n in range(40)))
+        await stage.judged()
+        ends = {place: span.end for place, span in (await broker.spans(places)).items()}
+        stage.clock.put_forward(1_000)
+
+        async def told(wanted: dict[Partition, int] = ends) -> bool:
+            return await broker.committed(stage.group, places) == wanted
+
+        await stage.until_asked(told, lambda: "the group knows")
+    await stage.books_balance()
+
+
 async def test_a_worker_left_for_dead_is_fenced_and_nothing_is_doubled(stage: Stage) -> None:
     frozen = await stage.started("frozen", grace=LONG)
     places = await parked_everywhere(stage, 1)
