@@ -86,6 +86,7 @@ class Worker:
                 yield from self._drop_all()
                 yield from self._assign()
                 until = self._world.now + _BACKOFF
+                # The default has the moment of this round kept; it has no type of its own.
                 yield lambda until=until: self._world.now >= until  # type: ignore[misc]
         yield from self._drop_all()
         self._cluster.leave(self)

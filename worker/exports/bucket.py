@@ -187,6 +187,7 @@ class Bucket:
             Bucket=self._bucket,
             Key=key,
             Metadata={"attempt": attempt},
+            # The stubs cannot say that a keyword may be missing.
             **({"ChecksumAlgorithm": "CRC32"} if checked else {}),  # type: ignore[arg-type]
         )["UploadId"]
         try:
