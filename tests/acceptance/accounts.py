@@ -97,10 +97,12 @@ class Books:
         for message in messages[names.parked]:
             parked[message.key] = message.value
         self.parked = [key for key, value in parked.items() if value is not None]
-        self.ever_parked = len(parked)
+        ever = {(key or b"").decode() for key in parked}
         for message in messages[names.progress]:
-            held = json.loads(message.value or b"{}").get("held", {})
-            self.ever_parked += len(held)
+            for entity, moments in json.loads(message.value or b"{}").get("held", {}).items():
+                for offset in (at for offsets in moments.values() for at in offsets):
+                    ever.add(f"{entity}/{message.partition}/{offset}")
+        self.ever_parked = len(ever)
 
     def _note(self, outcome: Message, entity: str, codes: Iterable[str]) -> None:
         self.outcomes[dict(outcome.headers)["buddy-source"].decode()] += 1

@@ -15,7 +15,7 @@ from tests.simulation.threads import Outage, Step, Thread
 from tests.simulation.world import Fenced, Log, Transaction, World
 from worker.brokers.contract import Message, Outgoing
 from worker.core.ahead import Ahead
-from worker.core.outbox import Rules
+from worker.core.outbox import Rules, Tally
 from worker.core.task import INPUTS, Decision, Task
 from worker.core.task import Saved as SavedTask
 from worker.index.contract import Learned
@@ -88,6 +88,8 @@ class Worker:
                 until = self._world.now + _BACKOFF
                 # The default has the moment of this round kept; it has no type of its own.
                 yield lambda until=until: self._world.now >= until  # type: ignore[misc]
+        for owned in list(self.running.values()):
+            yield from self._farewell(owned)
         yield from self._drop_all()
         self._cluster.leave(self)
 
@@ -266,6 +268,19 @@ class Worker:
             raise Outage("the answer to the commit is lost")
         if dice.stop():
             yield None
+
+    def _farewell(self, owned: Owned) -> Step[None]:
+        """Have the log keep what is held, before the worker stops."""
+        work = owned.work
+        if work is not None:
+            yield lambda: work.done
+            if not work.value:
+                return
+        if outputs := owned.task.farewell(self._world.now):
+            try:
+                yield from self._commit(owned, Decision(outputs, Tally()), self._world.now)
+            except (Fenced, Outage) as error:
+                self._say(f"task {owned.task.number} keeps nothing: {error!r}")
 
     def _write(self, transaction: Transaction, decision: Decision) -> Step[None]:
         world, dice = self._world, self._dice

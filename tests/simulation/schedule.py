@@ -307,9 +307,9 @@ class Run:
     def _check_task(self, number: int, worker: Worker) -> None:
         task = worker.running[number].task
         parking = task.parking
-        if len(parking) or parking._queues or parking._waiting or parking._in_grace:
+        if len(parking) or parking._queues or parking._waiting or any(parking._in_grace.values()):
             raise Broken(f"task {number} has something parked")
-        if task._reread or parking._held:
+        if task._reread or any(parking._held.values()):
             raise Broken(f"task {number} holds something")
         if len(task.addresses):
             raise Broken(f"task {number} keeps {len(task.addresses)} addresses")

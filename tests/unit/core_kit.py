@@ -26,7 +26,7 @@ from worker.topics import Names
 
 NOW = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 GRACE = 30_000
-HOLD = 2_000
+HOLD = 10_000
 INDEXED = ("users", "matches")
 FIRST_OFFSET = 3
 STEP = 2  # offsets may have gaps

@@ -5,8 +5,23 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tests.unit.core_kit import FIRST_OFFSET, GRACE, HOLD, STEP, Crash, World, good, uid
+from tests.unit.core_kit import (
+    FIRST_OFFSET,
+    GRACE,
+    HOLD,
+    STEP,
+    Crash,
+    World,
+    good,
+    to_json,
+    uid,
+)
+from worker.brokers.contract import Message
+from worker.core.ahead import Ahead
 from worker.core.barrier import Progress
+from worker.core.outbox import Tally
+from worker.core.task import INPUTS, Decision, Task
+from worker.index.contract import Learned
 
 CRASHES: list[Crash] = ["before commit", "after commit"]
 
@@ -152,18 +167,102 @@ def test_the_first_reading_and_the_arrival_outlive_a_restart() -> None:
     assert (world.kind(future), world.kind(edge)) == ("rejected", "accepted")
 
 
-def test_those_that_expired_before_they_were_read_again_block_nothing() -> None:
+@pytest.mark.parametrize("told", [False, True])
+def test_those_that_expired_before_they_were_read_again_block_nothing(told: bool) -> None:
     world = World()
     lost, found = milestone(world, 1), milestone(world, 2)
     world.settle()
     task = world.tasks[0] = world.restored(0)
-    task.next["milestones"] = at(1)  # a reader goes on at the earliest message that there is
+    if told:
+        assert task.expired("milestones", at(1)) == 1
+        assert task.expired("milestones", at(1)) == 0
+    else:
+        task.next["milestones"] = at(1)  # a reader goes on at the earliest message that there is
+    assert task.next["milestones"] == at(1)
     world.send("users", good("users", 1))
     world.settle()
     assert world.kind(found) == "accepted"
     assert world.judged()["milestones"] == 2
     assert held(world) == {}
     assert world.kind(lost) == "open"
+
+
+def test_where_all_that_was_held_has_expired_reading_goes_on_behind() -> None:
+    world = World()
+    milestone(world, 1)
+    world.send("users", good("users", 2))
+    done = milestone(world, 2, user=2)
+    world.settle()
+    task = world.tasks[0] = world.restored(0)
+    assert task.expired("milestones", at(1)) == 1
+    assert task.next["milestones"] == at(2)
+    assert task.expired("events", at(9)) == 0
+    world.settle()
+    assert world.kind(done) == "accepted"
+    assert (held(world), world.judged()["milestones"]) == ({}, 2)
+
+
+def test_a_restart_gives_nobody_more_time_whatever_else_is_read() -> None:
+    world = World()
+    sent = milestone(world, 1)
+    world.settle()
+    world.now += GRACE
+    world.tasks[0] = world.restored(0)
+    world.send("matches", good("matches", 1))  # waits, and comes before it
+    world.settle()
+    assert world.kind(sent) == "rejected"
+
+
+def test_a_restart_holds_nothing_for_longer_whatever_else_is_read() -> None:
+    world = World()
+    milestone(world, 1)
+    world.settle()
+    world.now += HOLD
+    world.tasks[0] = world.restored(0)
+    world.send("matches", good("matches", 1))
+    world.settle()
+    assert kept(world) == [(b"milestones/0/3", True)]
+
+
+def test_a_farewell_keeps_everything() -> None:
+    world = World()
+    sent = [milestone(world, 1), world.send("matches", good("matches", 1))]
+    world.settle()
+    written = world.tasks[0].farewell(world.now)
+    assert [m.topic for m in written].count(world.names.parked) == 2
+    progress = msgspec.json.decode(written[-1].value or b"", type=Progress)
+    assert progress.held == {}
+    assert progress.judged["milestones"] == at(0)
+    world._commit(0, Decision(written, Tally()))
+    world.tasks[0] = world.restored(0)
+    assert len(world.tasks[0].parking) == 2
+    world.send("users", good("users", 1))
+    world.send("users", good("users", 2))
+    world.settle()
+    assert [world.kind(one) for one in sent] == ["accepted", "accepted"]
+
+
+def test_an_idle_task_has_nothing_to_say_at_the_end() -> None:
+    world = World()
+    world.send("users", good("users", 1))
+    world.settle()
+    assert world.tasks[0].farewell(world.now) == []
+
+
+def test_the_progress_of_any_number_of_held_records_fits_into_its_topic() -> None:
+    world, limit = World(), 60_000
+    task = world.tasks[0] = Task(0, msgspec.structs.replace(world.rules, rejection_limit=limit))
+    first = 10**15  # as long as they get, and each read at a moment of its own
+    nothing, ahead = Learned([], []), Ahead(world.index)
+    for name in INPUTS:
+        task.next[name] = first
+    topic = world.names.inputs("milestones")
+    for offset in range(first, first + 1_800):
+        value = to_json(good("milestones", 1 + offset - first))
+        message = Message(topic, 0, offset, world.now, None, value, (), True)
+        world.now += 1
+        decision = task.judge([message], {"milestones": offset + 1}, nothing, ahead, world.now)
+    assert limit // 2 < len(decision.outputs[-1].value or b"") < limit
 
 
 def test_the_order_within_a_key_outlives_a_restart() -> None:

@@ -68,20 +68,15 @@ def owner_of(address: bytes, tasks: int) -> int:
     return int.from_bytes(address[:4], "big") % tasks
 
 
-class Unfollowed(msgspec.Struct, frozen=True):
-    """A user whose row with an address the index may not show yet, and which decision made it."""
-
-    user: bytes
-    decision: int
-
-
 class Addresses:
     """The addresses that one task has granted and whose rows the index may not show yet."""
 
     def __init__(self) -> None:
         self._granted: dict[bytes, Granted] = {}
-        self._unfollowed: dict[bytes, Unfollowed] = {}
-        self._decision = 0
+        self._unfollowed: dict[bytes, bytes] = {}
+        """The user whose row with an address the index may not show yet."""
+        self._given: set[bytes] = set()
+        """Which of these addresses this very decision has given."""
         self._synchronised = False
 
     def __len__(self) -> int:
@@ -97,14 +92,14 @@ class Addresses:
 
         `synchronised`: the index shows every row that was committed when its batch had been read.
         """
-        self._decision += 1
+        self._given.clear()
         self._synchronised = synchronised
         if synchronised:
             self._unfollowed.clear()
 
     @property
     def crowded(self) -> bool:
-        """Whether so much is remembered that the next decision had better be synchronised."""
+        """Whether so much is remembered that the next decision has to be synchronised."""
         return len(self._unfollowed) >= _MOST_UNFOLLOWED
 
     def contested(self, address: bytes, user: bytes, holders: Holders) -> bool:
@@ -112,9 +107,11 @@ class Addresses:
 
         Ask before the decision begins.
         """
-        named = (self._granted.get(address), self._unfollowed.get(address))
-        return any(entry is not None and entry.user != user for entry in named) or (
-            holders.taken(address, user)
+        granted = self._granted.get(address)
+        return (
+            (granted is not None and granted.user != user)
+            or self._unfollowed.get(address, user) != user
+            or holders.taken(address, user)
         )
 
     def at_once(self, address: bytes, user: bytes, holders: Holders) -> bool | None:
@@ -128,17 +125,18 @@ class Addresses:
         granted = self._granted.get(address)
         if granted is not None and granted.user != user:
             return None
-        latest = self._unfollowed.get(address)
-        if latest is not None and latest.user != user:
-            return False if latest.decision == self._decision else None
+        if self._unfollowed.get(address, user) != user:
+            return False if address in self._given else None
         if holders.taken(address, user):
             return False if self._synchronised else None
-        self._unfollowed[address] = Unfollowed(user, self._decision)
+        self._unfollowed[address] = user
+        self._given.add(address)
         return True
 
     def leave(self, user: bytes, address: bytes) -> None:
         """This very decision moves the user away from what it had given it at once."""
-        if self._unfollowed.get(address) == Unfollowed(user, self._decision):
+        if address in self._given and self._unfollowed[address] == user:
+            self._given.remove(address)
             del self._unfollowed[address]
 
     def claim(self, claim: Claim, holders: Holders) -> Granted | None:
@@ -149,8 +147,7 @@ class Addresses:
         before = self._granted.get(claim.address)
         if before is not None and before.user != claim.user:
             return None
-        latest = self._unfollowed.get(claim.address)
-        if latest is not None and latest.user != claim.user:
+        if self._unfollowed.get(claim.address, claim.user) != claim.user:
             return None
         if holders.taken(claim.address, claim.user):
             return None
@@ -172,5 +169,5 @@ class Addresses:
         if records:
             self._granted[settled.address] = left
         elif not self._synchronised:
-            self._unfollowed[settled.address] = Unfollowed(granted.user, self._decision - 1)
+            self._unfollowed[settled.address] = granted.user
         return left

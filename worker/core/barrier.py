@@ -15,16 +15,24 @@ import msgspec
 from worker.brokers.contract import Partition
 
 
-class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
+class Reached(msgspec.Struct, frozen=True):
     """How far a task is: what it reads next, and what it has judged, by entity.
 
-    A parked record is read but not judged. Of those that lie before `next`, the `held` ones have
-    no copy: whoever takes the task over reads them again, and them alone. They are told by when
-    they were first read, in milliseconds, and by offset, both in growing order.
+    A parked record is read but not judged.
     """
 
     next: dict[str, int]
     judged: dict[str, int]
+
+
+class Progress(Reached, frozen=True, omit_defaults=True):
+    """All that a task saves of it.
+
+    Of the records that lie before `next`, the `held` ones have no copy: whoever takes the task
+    over reads them again, and them alone. By entity: when they were first read, in milliseconds,
+    and the offsets.
+    """
+
     held: dict[str, dict[int, list[int]]] = {}
 
 

@@ -38,7 +38,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     names: Names
     tasks: int = 1
     grace: int = 30_000
-    hold: int = 2_000
+    hold: int = 10_000
     most_held: int = 5_000
     skew: int = 60_000
     record_limit: int = 1024 * 1024

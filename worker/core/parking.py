@@ -99,8 +99,9 @@ class Parking:
         self._queues: dict[tuple[str, bytes], deque[Parked]] = {}
         # Dicts without values are sets that keep their order and forget in constant time.
         self._waiting: dict[bytes, dict[Parked, None]] = {}
-        self._in_grace: dict[Parked, None] = {}
-        self._held: dict[Parked, None] = {}
+        # By entity: within one they are first read in the order of their offsets, also again.
+        self._in_grace: dict[str, dict[Parked, None]] = {}
+        self._held: dict[str, dict[Parked, None]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._by_offset.values()))
@@ -131,9 +132,9 @@ class Parking:
         self._by_offset.setdefault(parked.entity, {})[parked.message.offset] = parked
         queue = self._queues.setdefault((parked.entity, parked.outcome.key), deque())
         queue.append(parked)
-        self._in_grace[parked] = None
+        self._in_grace.setdefault(parked.entity, {})[parked] = None
         if not parked.kept:
-            self._held[parked] = None
+            self._held.setdefault(parked.entity, {})[parked] = None
 
     def holds(self, parked: Parked) -> bool:
         """Whether it is still parked."""
@@ -160,8 +161,9 @@ class Parking:
     def release(self, parked: Parked) -> Parked | None:
         """Take the head of a queue out; the next of its key, if any."""
         self.want(parked, ())
-        self._in_grace.pop(parked, None)
-        self._held.pop(parked, None)
+        self._in_grace[parked.entity].pop(parked, None)
+        if not parked.kept:
+            del self._held[parked.entity][parked]
         del self._by_offset[parked.entity][parked.message.offset]
         queue = self._queues[parked.entity, parked.outcome.key]
         queue.popleft()
@@ -172,36 +174,41 @@ class Parking:
 
     def held(self) -> Iterator[tuple[str, int, int]]:
         """Entity, offset and first reading of each that is held; offsets in growing order."""
-        for parked in self._held:
-            yield parked.entity, parked.message.offset, parked.first_read
+        for entity, held in self._held.items():
+            for parked in held:
+                yield entity, parked.message.offset, parked.first_read
 
     def to_keep(self, latest: int, most: int) -> list[Parked]:
-        """Those held that were first read at that moment or before, and all but the `most` newest.
+        """Those held that were first read at that moment or before, and what is beyond `most`.
 
-        Oldest first, so that of one entity nothing is held before what is kept.
+        Of each entity the oldest, so that nothing of it is held before what is kept; each may
+        hold the same share of `most`.
         """
-        many = len(self._held) - most
+        share = most // max(1, sum(map(bool, self._held.values())))
         due: list[Parked] = []
-        for parked in self._held:
-            if len(due) >= many and parked.first_read > latest:
-                break
-            due.append(parked)
+        for held in self._held.values():
+            many = len(held) - share
+            for place, parked in enumerate(held):
+                if place >= many and parked.first_read > latest:
+                    break
+                due.append(parked)
         return due
 
     def keep(self, parked: Parked) -> None:
         """The log gets a copy of one that has been held."""
         parked.kept = True
-        del self._held[parked]
+        del self._held[parked.entity][parked]
 
     def overdue(self, latest: int) -> list[Parked]:
         """Those first read at that moment or before; each is given once."""
         due = []
-        for parked in self._in_grace:
-            if parked.first_read > latest:
-                break
-            due.append(parked)
+        for waiting in self._in_grace.values():
+            for parked in waiting:
+                if parked.first_read > latest:
+                    break
+                due.append(parked)
         for parked in due:
-            del self._in_grace[parked]
+            del self._in_grace[parked.entity][parked]
         return due
 
     def _forget(self, parked: Parked, wanted: bytes) -> None:

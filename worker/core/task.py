@@ -50,6 +50,9 @@ first, then users before matches before the rest: references are then known more
 _CLAIM_AGAIN_MS: Final = 24 * 3600 * 1000
 """Claims and answers are kept for seven days."""
 
+_HELD_BYTES: Final = 40
+"""A held record takes less of the message that saves the progress."""
+
 _unpack_envelope = msgspec.msgpack.Decoder(Envelope).decode
 _unpack_claim = msgspec.msgpack.Decoder(Claim | Settled).decode
 _unpack_grant = msgspec.msgpack.Decoder(Grant).decode
@@ -76,7 +79,7 @@ class Reread(msgspec.Struct):
     """The held records of an earlier run: to be read again among others that are done."""
 
     first_read: dict[int, int]
-    """By offset, in order."""
+    """By offset."""
     until: int
     """Where those that have not been read at all begin."""
 
@@ -92,7 +95,10 @@ class Task:
         self._rules = rules
         self._decoders: Mapping[str, RecordDecoder] = decoders(rules.record_limit)
         self._inputs = {rules.names.input(name): name for name in INPUTS}
+        self.reached: dict[str, int] = {}
+        """As `next`, but while held records are read again where what has not been read begins."""
         self._reread: dict[str, Reread] = {}
+        self._most_held = min(rules.most_held, rules.rejection_limit // _HELD_BYTES)
         self._decoded: dict[int, Outcome] = {}
         """The users of the next batch, by offset, as far as they have been looked at already."""
         self._saved: object = None
@@ -134,6 +140,30 @@ class Task:
                 Parked(envelope.entity, message, outcome, arrival, first_read, kept=True)
             )
         self.restored = True
+
+    def expired(self, entity: str, start: int) -> int:
+        """Its input begins there. How many held records are gone; reading goes on at the others.
+
+        Call after `restore`.
+        """
+        reread = self._reread.get(entity)
+        if reread is None:
+            return 0
+        there = {at: when for at, when in reread.first_read.items() if at >= start}
+        gone = len(reread.first_read) - len(there)
+        reread.first_read = there
+        self.next[entity] = min(there, default=reread.until)
+        return gone
+
+    def farewell(self, now: int) -> list[Outgoing]:
+        """What is to be written when nobody may read on for long: a copy of all that is held.
+
+        Only when everything that this task has decided is committed; decide on nothing after it.
+        """
+        self._out = Outbox(self.number, self._rules, now)
+        self._keep_waiting(now)
+        self._save_progress()
+        return self._out.messages
 
     def _take_up(self) -> None:
         """Look at every restored record again, since nobody tells what has come meanwhile."""
@@ -218,14 +248,14 @@ class Task:
             self._read(entity, batch)
         self._give_up()
         self.next.update(positions)
-        self._keep_waiting()
+        self._keep_waiting(now - self._rules.hold)
         self._save_progress()
         self._decoded = {}
         return Decision(self._out.messages, self._out.tally)
 
     def has_to_keep(self, now: int) -> bool:
         """Whether records have been held for long enough: `judge` has the log keep them."""
-        return bool(self.parking.to_keep(now - self._rules.hold, self._rules.most_held))
+        return bool(self.parking.to_keep(now - self._rules.hold, self._may_hold()))
 
     @property
     def can_give_up(self) -> bool:
@@ -317,7 +347,9 @@ class Task:
                 self._out.keep(parked)
             self.parking.add(parked)
             self.parking.want(parked, wanted)
-            self._out.tally.parked[parked.entity] += 1
+            reread = self._reread.get(parked.entity)
+            if reread is None or parked.message.offset not in reread.first_read:
+                self._out.tally.parked[parked.entity] += 1
 
     def _settle(self, parked: Parked) -> list[bytes]:
         """Accept, delete or reject; or what the record waits for, and nothing is decided yet."""
@@ -374,11 +406,15 @@ class Task:
                 self._out.drop(parked.entity, parked.message)
             parked = self.parking.release(parked)
 
-    def _keep_waiting(self) -> None:
-        """Have the log keep what has been held for long enough."""
-        for parked in self.parking.to_keep(self._now - self._rules.hold, self._rules.most_held):
+    def _keep_waiting(self, latest: int) -> None:
+        """Have the log keep what has been held since that moment or before."""
+        for parked in self.parking.to_keep(latest, self._may_hold()):
             self._out.keep(parked)
             self.parking.keep(parked)
+
+    def _may_hold(self) -> int:
+        """How many records may be held, beside those that are still to be read again."""
+        return self._most_held - sum(len(reread.first_read) for reread in self._reread.values())
 
     def _give_up(self) -> None:
         """Settle what waited for a barrier that has been passed."""
@@ -456,11 +492,12 @@ class Task:
             for offset, first_read in reread.first_read.items():
                 held.setdefault(entity, {}).setdefault(first_read, []).append(offset)
                 judged[entity] = min(judged[entity], offset)
+        self.reached = following
         read = {entity: following.get(entity, 0) for entity in ENTITIES}
         for entity in ENTITIES:
             lowest = self.parking.lowest(entity)
             if lowest is not None:
-                judged[entity] = lowest
+                judged[entity] = min(judged[entity], lowest)
         if self._out.messages or self._saved != (read, judged, held):
             self._saved = (read, judged, held)
             self._out.progress(write_progress(Progress(following, judged, held)))

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from worker.brokers.contract import Broker, Message, Partition
-from worker.core.barrier import Progress
+from worker.core.barrier import Reached
 from worker.engine.backoff import Backoff
 from worker.errors import BrokerUnavailable
 from worker.index.contract import Learned
@@ -25,7 +25,7 @@ _STEP_SECONDS: Final = 0.2
 _REPORT_SECONDS: Final = 10.0
 
 _log = structlog.get_logger(__name__)
-_progress = msgspec.json.Decoder(Progress)
+_progress = msgspec.json.Decoder(Reached)
 
 
 class Follower:

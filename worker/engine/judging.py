@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -14,8 +15,8 @@ from worker.core.outbox import Rules
 from worker.core.task import Decision
 from worker.engine.follower import Follower
 from worker.engine.reports import Reports
-from worker.engine.tasks import Owned, inputs
-from worker.errors import BrokerUnavailable, Fenced, MessageRefused, MissingTopic
+from worker.engine.tasks import Owned, reached
+from worker.errors import BrokerUnavailable, BuddyError, Fenced, MessageRefused, MissingTopic
 from worker.index.contract import Learned
 
 _SYNC_PATIENCE: Final = 30.0
@@ -61,7 +62,21 @@ class Judging:
         never find out. And the group is to know where it reads.
         """
         now = self._clock()
-        return now - owned.touched >= _QUIET_MS or (owned.untold and now - owned.told >= _TELL_MS)
+        return abs(now - owned.touched) >= _QUIET_MS or (
+            owned.untold and abs(now - owned.told) >= _TELL_MS
+        )
+
+    async def leave(self, owned: Owned) -> None:
+        """Before a task is given up for good: the log keeps what is held, the group is told.
+
+        Whoever comes next may come late. Where that fails nothing is lost that has not expired.
+        """
+        if owned.work is not None and not await owned.work:
+            return  # what it has decided may not stand in the log
+        outputs = owned.task.farewell(self._clock())
+        if outputs or owned.untold:
+            with suppress(BuddyError):
+                await owned.committer.commit(outputs, reached(owned.task, self._rules))
 
     async def _work(self, owned: Owned, batch: Batch) -> bool:
         """Judge and commit; whether the task may go on."""
@@ -72,10 +87,11 @@ class Judging:
             if not decision.outputs and not self.is_quiet(owned):
                 return True
             owned.touched = now = self._clock()
-            owned.untold = now - owned.told < _TELL_MS
-            if not owned.untold:
+            tells = not decision.outputs or abs(now - owned.told) >= _TELL_MS
+            owned.untold = not tells
+            if tells:
                 owned.told = now
-            offsets = {} if owned.untold else inputs(owned.task, self._rules)
+            offsets = reached(owned.task, self._rules) if tells else {}
             await owned.committer.commit(decision.outputs, offsets)
         except (Fenced, BrokerUnavailable, MessageRefused, MissingTopic) as error:
             self._reports.not_committed(number, error)

@@ -42,6 +42,8 @@ class Owned:
         """When it last told the group where it reads, in milliseconds."""
         self.untold = False
         """Whether it has read on since."""
+        self.lost: dict[Partition, int] = {}
+        """How many records that it held had expired when it was taken over."""
         self.assigned = False
         """Whether its inputs are being read."""
 
@@ -147,16 +149,17 @@ class Tasks:
         names = self._rules.names
         committer = await self._broker.committer(committer_name(names, number), self._group)
         try:
-            task, ends = await self._restore(number)
+            owned = await self._restore(number, committer)
         except BaseException:
             await committer.close()
             raise
         self.on_restored(time.monotonic() - began)
+        task = owned.task
         _log.info("task_started", task=number, parked=len(task.parking), next=task.next)
-        return Owned(task, committer, ends)
+        return owned
 
-    async def _restore(self, number: int) -> tuple[Task, dict[str, int]]:
-        """A task as the log says it stands, and where its inputs end."""
+    async def _restore(self, number: int, committer: Committer) -> Owned:
+        """A task as the log says it stands."""
         names = self._rules.names
         task = Task(number, self._rules)
         progress = await read_table(self._broker, Partition(names.progress, number))
@@ -173,12 +176,24 @@ class Tasks:
         spans = await self._broker.spans(inputs.values())
         for name, partition in inputs.items():
             task.next.setdefault(name, spans[partition].start)
-        return task, {name: spans[partition].end for name, partition in inputs.items()}
+        owned = Owned(task, committer, {name: spans[place].end for name, place in inputs.items()})
+        for name, place in inputs.items():
+            if gone := task.expired(name, spans[place].start):
+                owned.lost[place] = gone
+        return owned
 
 
 def committer_name(names: Names, number: int) -> str:
     """Under which name a task commits: on Kafka its transactional id."""
     return f"{names.prefix}-task-{number}"
+
+
+def reached(task: Task, rules: Rules) -> dict[Partition, int]:
+    """How far a task has read every input, as people are told."""
+    return {
+        Partition(rules.names.input(name), task.number): offset
+        for name, offset in task.reached.items()
+    }
 
 
 def inputs(task: Task, rules: Rules) -> dict[Partition, int]:

@@ -92,6 +92,7 @@ class Worker:
             # over from a dead worker ends the transaction that it has left open.
             await self._tasks.join()
             await self._rounds(stop, following)
+            await asyncio.gather(*map(self._judging.leave, self._tasks.running.values()))
         finally:
             if self._reading is not None:
                 await asyncio.wait({self._reading})
@@ -194,6 +195,8 @@ class Worker:
             await self._take(wait=True)
         wanted: dict[Partition, int] = {}
         for owned in self._tasks.running.values():
+            if not owned.assigned:
+                self._reports.expired(owned.lost, self._rules)
             for partition, offset in inputs(owned.task, self._rules).items():
                 wanted[partition] = self._reader.position(partition) if owned.assigned else offset
             owned.assigned = True

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from schemas import ENTITIES
 from worker.brokers.contract import Partition, Span
-from worker.core.barrier import Progress
+from worker.core.barrier import Reached
 from worker.topics import Names
 
 
@@ -26,7 +26,7 @@ class Awaited:
         self._judged = dict(self._starts)
         self._read = dict(self._starts)
 
-    def note(self, task: int, progress: Progress) -> None:
+    def note(self, task: int, progress: Reached) -> None:
         """What a task has saved, later than anything that was noted of it before."""
         for entity in ENTITIES:
             place = Partition(self._names.inputs(entity), task)
@@ -35,7 +35,8 @@ class Awaited:
             start = self._starts[place]
             read = progress.next.get(entity, 0)
             judged = progress.judged.get(entity, 0)
-            # Parked records are kept when their input expires; unread ones are not.
+            # What is parked is not gone with its input: the log keeps a copy, or else the next
+            # worker finds out. What has not been read is.
             self._judged[place] = judged if judged < read else max(judged, start)
             self._read[place] = max(read, start)
 

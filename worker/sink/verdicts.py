@@ -11,7 +11,7 @@ import structlog
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Partition, Reader, Span
-from worker.core.barrier import Progress
+from worker.core.barrier import Reached
 from worker.errors import MissingTopic
 from worker.sink.awaited import Awaited
 from worker.topics import Names
@@ -25,7 +25,7 @@ _TAIL: Final = 200
 """Offsets before the end in which a task's latest progress is looked for first."""
 
 _log = structlog.get_logger(__name__)
-_progress = msgspec.json.Decoder(Progress)
+_progress = msgspec.json.Decoder(Reached)
 
 
 class Judged(msgspec.Struct, frozen=True):
