@@ -303,8 +303,10 @@ class Task:
                 moment = latest[arrival] = latest_moment(arrival, self._rules.skew / 1000)
             try:
                 outcome = decoded.get(message.offset) or decode(message.value, message.key, moment)
-                settled = not isinstance(outcome, Invalid) and self._accept_at_once(
-                    entity, message, outcome
+                settled = (
+                    not isinstance(outcome, Invalid)
+                    and not self.parking.queued(entity, outcome.key)
+                    and self._accept_at_once(entity, message, outcome)
                 )
             except Exception as error:  # noqa: BLE001 -- isolated: never a crash loop for one record
                 self._fail(entity, message, error)
@@ -316,11 +318,7 @@ class Task:
 
     def _accept_at_once(self, entity: str, message: Message, outcome: Decoded | Deletion) -> bool:
         """The short way of most records: nothing to wait for and nothing to say about them."""
-        if (
-            isinstance(outcome, Deletion)
-            or outcome.address is not None
-            or self.parking.queued(entity, outcome.key)
-        ):
+        if isinstance(outcome, Deletion) or outcome.address is not None:
             return False
         ahead = self._ahead
         for user in outcome.users:
@@ -339,7 +337,7 @@ class Task:
     def _begin(self, parked: Parked) -> None:
         """Settle a record that has just been read, or park it."""
         behind = self.parking.queued(parked.entity, parked.outcome.key)
-        wanted = [] if behind else self._settle(parked)
+        wanted = [] if behind else self._settle(parked, again=False)
         if behind or wanted:
             # A user waits for an answer that comes once: whoever takes over has to know of it.
             parked.kept = parked.entity == "users"
@@ -351,9 +349,14 @@ class Task:
             if reread is None or parked.message.offset not in reread.first_read:
                 self._out.tally.parked[parked.entity] += 1
 
-    def _settle(self, parked: Parked) -> list[bytes]:
-        """Accept, delete or reject; or what the record waits for, and nothing is decided yet."""
+    def _settle(self, parked: Parked, *, again: bool) -> list[bytes]:
+        """Accept, delete or reject; or what the record waits for, and nothing is decided yet.
+
+        `again`: something has changed since it was looked at.
+        """
         try:
+            if again and self._accept_at_once(parked.entity, parked.message, parked.outcome):
+                return []
             return self._weigh(parked.entity, parked.message, parked.outcome, parked)
         except Exception as error:  # noqa: BLE001 -- isolated, as above
             self._fail(parked.entity, parked.message, error)
@@ -398,7 +401,7 @@ class Task:
     def _try(self, parked: Parked | None) -> None:
         """Settle a parked record if it can be, and then those behind it."""
         while parked is not None and self.parking.is_head(parked):
-            wanted = self._settle(parked)
+            wanted = self._settle(parked, again=True)
             if wanted:
                 self.parking.want(parked, wanted)
                 return
