@@ -185,7 +185,9 @@ class Worker:
         wanted: dict[Log, int] = {}
         for owned in self.running.values():
             for name, log in owned.inputs.items():
-                wanted[log] = self._positions[log] if owned.assigned else owned.task.next[name]
+                wanted[log] = (
+                    self._positions[log] if owned.assigned else owned.task.reading.next[name]
+                )
             owned.assigned = True
         self._positions = wanted
         self._moves += 1
@@ -364,8 +366,8 @@ class Worker:
             )
         )
         for name in INPUTS:
-            task.next.setdefault(name, 0)
-        self._say(f"has restored task {number}: {task.next}, {len(task.parking)} parked")
+            task.reading.next.setdefault(name, 0)
+        self._say(f"has restored task {number}: {task.reading.next}, {len(task.parking)} parked")
         if self._dice.stop():
             yield None
         return Owned(task, epoch, {n: world.log(names.input(n), number) for n in INPUTS})

@@ -309,7 +309,7 @@ class Run:
         parking = task.parking
         if len(parking) or parking._queues or parking._waiting or any(parking._in_grace.values()):
             raise Broken(f"task {number} has something parked")
-        if task._reread or any(parking._held.values()):
+        if task.reading.left or any(parking._held.values()):
             raise Broken(f"task {number} holds something")
         if len(task.addresses):
             raise Broken(f"task {number} keeps {len(task.addresses)} addresses")

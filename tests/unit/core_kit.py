@@ -243,7 +243,7 @@ class World:
             )
         )
         for name in INPUTS:
-            task.next.setdefault(name, FIRST_OFFSET)
+            task.reading.next.setdefault(name, FIRST_OFFSET)
         return task
 
     # --- results ------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ class World:
         messages, positions = [], {}
         for name in reversed(INPUTS):  # a broker promises no order across inputs
             log = self.inputs[Partition(self.names.input(name), task.number)]
-            start = (task.next[name] - FIRST_OFFSET) // STEP
+            start = (task.reading.next[name] - FIRST_OFFSET) // STEP
             batch = log[start:] if most is None else log[start : start + most]
             messages += batch
             positions[name] = FIRST_OFFSET + STEP * (start + len(batch))
@@ -315,7 +315,7 @@ class World:
 
     def _is_read(self) -> bool:
         return all(
-            self.tasks[place.number].next[self.names.entity_of(place.topic)] >= end
+            self.tasks[place.number].reading.next[self.names.entity_of(place.topic)] >= end
             for place, end in self.ends(INPUTS).items()
         )
 

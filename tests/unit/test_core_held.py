@@ -106,7 +106,7 @@ def test_a_restart_reads_again_what_was_held_and_nothing_else(most: int) -> None
     world.settle()
     assert held(world) == {"milestones": {world.now: [at(1), at(3), at(5)]}}
     world.tasks[0] = world.restored(0)
-    assert world.tasks[0].next["milestones"] == at(1)
+    assert world.tasks[0].reading.next["milestones"] == at(1)
     later = milestone(world, 8)
     read = 0
     for _ in range(8):
@@ -146,7 +146,7 @@ def test_progress_stands_at_what_is_still_to_be_read_again() -> None:
     assert world.judged()["milestones"] == 1
     assert held(world) == {"milestones": {world.now: [at(1)]}}
     world.tasks[0] = world.restored(0)
-    assert world.tasks[0].next["milestones"] == at(1)
+    assert world.tasks[0].reading.next["milestones"] == at(1)
     world.finish()
     assert world.kind(second) == "rejected"
 
@@ -174,11 +174,13 @@ def test_those_that_expired_before_they_were_read_again_block_nothing(told: bool
     world.settle()
     task = world.tasks[0] = world.restored(0)
     if told:
-        assert task.expired("milestones", at(1)) == 1
-        assert task.expired("milestones", at(1)) == 0
+        assert task.reading.expired("milestones", at(1)) == 1
+        assert task.reading.expired("milestones", at(1)) == 0
     else:
-        task.next["milestones"] = at(1)  # a reader goes on at the earliest message that there is
-    assert task.next["milestones"] == at(1)
+        task.reading.next["milestones"] = at(
+            1
+        )  # a reader goes on at the earliest message that there is
+    assert task.reading.next["milestones"] == at(1)
     world.send("users", good("users", 1))
     world.settle()
     assert world.kind(found) == "accepted"
@@ -194,9 +196,9 @@ def test_where_all_that_was_held_has_expired_reading_goes_on_behind() -> None:
     done = milestone(world, 2, user=2)
     world.settle()
     task = world.tasks[0] = world.restored(0)
-    assert task.expired("milestones", at(1)) == 1
-    assert task.next["milestones"] == at(2)
-    assert task.expired("events", at(9)) == 0
+    assert task.reading.expired("milestones", at(1)) == 1
+    assert task.reading.next["milestones"] == at(2)
+    assert task.reading.expired("events", at(9)) == 0
     world.settle()
     assert world.kind(done) == "accepted"
     assert (held(world), world.judged()["milestones"]) == ({}, 2)
@@ -255,7 +257,7 @@ def test_the_progress_of_any_number_of_held_records_fits_into_its_topic() -> Non
     first = 10**15  # as long as they get, and each read at a moment of its own
     nothing, ahead = Learned([], []), Ahead(world.index)
     for name in INPUTS:
-        task.next[name] = first
+        task.reading.next[name] = first
     topic = world.names.inputs("milestones")
     for offset in range(first, first + 1_800):
         value = to_json(good("milestones", 1 + offset - first))

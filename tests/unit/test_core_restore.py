@@ -56,7 +56,7 @@ def test_a_restored_task_reads_on_where_it_was() -> None:
     world.send("users", good("users", 1))
     world.send("milestones", good("milestones", 5, user_id=uid(9)))
     world.settle()
-    assert world.restored(0).next == world.tasks[0].next
+    assert world.restored(0).reading.next == world.tasks[0].reading.next
     assert [p.message for p in world.restored(0).parking] == [
         p.message for p in world.tasks[0].parking
     ]

@@ -10,7 +10,6 @@ import msgspec
 from schemas import ENTITIES
 from worker.brokers.contract import Headers, Message, Outgoing
 from worker.core.addresses import Claim, Grant, Granted, Settled, owner_of
-from worker.core.barrier import Progress
 from worker.core.decode import Decoded, Deletion, Invalid
 from worker.core.parking import Parked
 from worker.core.rejection import REPLAYS_HEADER, reject, timestamp
@@ -25,7 +24,6 @@ _OURS: Final = frozenset({REPLAYS_HEADER})
 """Headers that mean something here, and are small."""
 
 _pack = msgspec.msgpack.Encoder().encode
-_json = msgspec.json.Encoder().encode
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,8 +166,3 @@ class Outbox:
 def coordinate(message: Message) -> str:
     """Where a message stands: topic/partition/offset."""
     return f"{message.topic}/{message.partition}/{message.offset}"
-
-
-def write_progress(progress: Progress) -> bytes:
-    """Progress as its topic holds it."""
-    return _json(progress)

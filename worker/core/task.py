@@ -25,7 +25,7 @@ from worker.core.addresses import (
     owner_of,
 )
 from worker.core.ahead import Ahead
-from worker.core.barrier import Barrier, Progress
+from worker.core.barrier import Barrier
 from worker.core.decode import (
     Decoded,
     Deletion,
@@ -36,8 +36,9 @@ from worker.core.decode import (
     latest_moment,
 )
 from worker.core.keys import id_bytes
-from worker.core.outbox import Outbox, Rules, Tally, coordinate, write_progress
+from worker.core.outbox import Outbox, Rules, Tally, coordinate
 from worker.core.parking import Envelope, Parked, Parking
+from worker.core.reading import Reading
 from worker.core.references import missing, rejects, unexpected, unknown_attendees, verdict
 from worker.index.contract import Known, Learned
 
@@ -57,7 +58,6 @@ _unpack_envelope = msgspec.msgpack.Decoder(Envelope).decode
 _unpack_claim = msgspec.msgpack.Decoder(Claim | Settled).decode
 _unpack_grant = msgspec.msgpack.Decoder(Grant).decode
 _unpack_granted = msgspec.msgpack.Decoder(Granted).decode
-_read_progress = msgspec.json.Decoder(Progress).decode
 
 
 class Decision(msgspec.Struct):
@@ -75,15 +75,6 @@ class Saved(msgspec.Struct, frozen=True):
     granted: tuple[bytes, ...] = ()
 
 
-class Reread(msgspec.Struct):
-    """The held records of an earlier run: to be read again among others that are done."""
-
-    first_read: dict[int, int]
-    """By offset."""
-    until: int
-    """Where those that have not been read at all begin."""
-
-
 class Task:
     """The state of one task: its parked records, its granted addresses and how far it is."""
 
@@ -91,17 +82,13 @@ class Task:
         self.number = number
         self.parking = Parking()
         self.addresses = Addresses()
-        self.next: dict[str, int] = {}
+        self.reading = Reading()
         self._rules = rules
         self._decoders: Mapping[str, RecordDecoder] = decoders(rules.record_limit)
         self._inputs = {rules.names.input(name): name for name in INPUTS}
-        self.reached: dict[str, int] = {}
-        """As `next`, but while held records are read again where what has not been read begins."""
-        self._reread: dict[str, Reread] = {}
         self._most_held = min(rules.most_held, rules.rejection_limit // _HELD_BYTES)
         self._decoded: dict[int, Outcome] = {}
         """The users of the next batch, by offset, as far as they have been looked at already."""
-        self._saved: object = None
         self._outdated: list[tuple[str, Message, Invalid]] = []
         self.restored = False
         """Whether restored records have still to be looked at: the next `judge` does."""
@@ -117,12 +104,7 @@ class Task:
     def restore(self, saved: Saved) -> None:
         """Take up where the log says the task stands. Call once, before `judge`."""
         if saved.progress is not None:
-            progress = _read_progress(saved.progress)
-            self.next = dict(progress.next)
-            for entity, held in progress.held.items():
-                again = {at: when for when, offsets in held.items() for at in offsets}
-                self._reread[entity] = Reread(again, self.next[entity])
-                self.next[entity] = min(again)
+            self.reading.restore(saved.progress)
         self.addresses.restore(map(_unpack_granted, saved.granted))
         for envelope in _in_order(map(_unpack_envelope, saved.parked)):
             message = envelope.message()
@@ -141,20 +123,6 @@ class Task:
             )
         self.restored = True
 
-    def expired(self, entity: str, start: int) -> int:
-        """Its input begins there. How many held records are gone; reading goes on at the others.
-
-        Call after `restore`.
-        """
-        reread = self._reread.get(entity)
-        if reread is None:
-            return 0
-        there = {at: when for at, when in reread.first_read.items() if at >= start}
-        gone = len(reread.first_read) - len(there)
-        reread.first_read = there
-        self.next[entity] = min(there, default=reread.until)
-        return gone
-
     def farewell(self, now: int) -> list[Outgoing]:
         """What is to be written when nobody may read on for long: a copy of all that is held.
 
@@ -162,7 +130,7 @@ class Task:
         """
         self._out = Outbox(self.number, self._rules, now)
         self._keep_waiting(now)
-        self._save_progress()
+        self._save()
         return self._out.messages
 
     def _take_up(self) -> None:
@@ -247,9 +215,9 @@ class Task:
         for entity, batch in batches.items():
             self._read(entity, batch)
         self._give_up()
-        self.next.update(positions)
+        self.reading.next.update(positions)
         self._keep_waiting(now - self._rules.hold)
-        self._save_progress()
+        self._save()
         self._decoded = {}
         return Decision(self._out.messages, self._out.tally)
 
@@ -285,10 +253,8 @@ class Task:
     # --- one record ---------------------------------------------------------------------------
 
     def _read(self, entity: str, batch: Sequence[Message]) -> None:
-        reread = self._reread.get(entity)
-        again = {} if reread is None else reread.first_read
-        if reread is not None:
-            batch = [m for m in batch if m.offset >= reread.until or m.offset in again]
+        again = self.reading.first_read(entity)
+        batch = self.reading.undone(entity, batch)
         if not batch:
             return
         self._out.tally.read[entity] += sum(m.offset not in again for m in batch)
@@ -345,8 +311,7 @@ class Task:
                 self._out.keep(parked)
             self.parking.add(parked)
             self.parking.want(parked, wanted)
-            reread = self._reread.get(parked.entity)
-            if reread is None or parked.message.offset not in reread.first_read:
+            if parked.message.offset not in self.reading.first_read(parked.entity):
                 self._out.tally.parked[parked.entity] += 1
 
     def _settle(self, parked: Parked, *, again: bool) -> list[bytes]:
@@ -417,7 +382,13 @@ class Task:
 
     def _may_hold(self) -> int:
         """How many records may be held, beside those that are still to be read again."""
-        return self._most_held - sum(len(reread.first_read) for reread in self._reread.values())
+        return self._most_held - self.reading.left
+
+    def _save(self) -> None:
+        """Write how far the task is."""
+        progress = self.reading.save(self.parking, anyhow=bool(self._out.messages))
+        if progress is not None:
+            self._out.progress(progress)
 
     def _give_up(self) -> None:
         """Settle what waited for a barrier that has been passed."""
@@ -471,39 +442,6 @@ class Task:
             self._try(parked)
         if answer.granted:  # also where nobody waits for it any more
             self._out.settled(answer.address, answer.offset)
-
-    # --- progress -----------------------------------------------------------------------------
-
-    def _save_progress(self) -> None:
-        """Write how far the task is, where that has changed.
-
-        That the end of a transaction lies behind us in claims or grants is no news of its own:
-        written down, it would make a transaction for each transaction.
-        """
-        following = dict(self.next)
-        judged = {entity: following.get(entity, 0) for entity in ENTITIES}
-        held: dict[str, dict[int, list[int]]] = {}
-        for entity, offset, first_read in self.parking.held():
-            held.setdefault(entity, {}).setdefault(first_read, []).append(offset)
-        for entity, reread in list(self._reread.items()):
-            place = self.next[entity]
-            if place >= reread.until:
-                del self._reread[entity]
-                continue
-            judged[entity] = following[entity] = reread.until
-            reread.first_read = {at: t for at, t in reread.first_read.items() if at >= place}
-            for offset, first_read in reread.first_read.items():
-                held.setdefault(entity, {}).setdefault(first_read, []).append(offset)
-                judged[entity] = min(judged[entity], offset)
-        self.reached = following
-        read = {entity: following.get(entity, 0) for entity in ENTITIES}
-        for entity in ENTITIES:
-            lowest = self.parking.lowest(entity)
-            if lowest is not None:
-                judged[entity] = min(judged[entity], lowest)
-        if self._out.messages or self._saved != (read, judged, held):
-            self._saved = (read, judged, held)
-            self._out.progress(write_progress(Progress(following, judged, held)))
 
 
 def _in_order(envelopes: Iterable[Envelope]) -> list[Envelope]:

@@ -10,7 +10,7 @@ import msgspec
 
 from worker.brokers.contract import Broker, Outgoing, Partition
 from worker.core.barrier import Progress
-from worker.core.outbox import write_progress
+from worker.core.reading import write_progress
 from worker.engine.tables import read_table
 from worker.engine.tasks import GROUP, committer_name
 from worker.errors import Fenced

@@ -155,7 +155,7 @@ class Tasks:
             raise
         self.on_restored(time.monotonic() - began)
         task = owned.task
-        _log.info("task_started", task=number, parked=len(task.parking), next=task.next)
+        _log.info("task_started", task=number, parked=len(task.parking), next=task.reading.next)
         return owned
 
     async def _restore(self, number: int, committer: Committer) -> Owned:
@@ -175,10 +175,10 @@ class Tasks:
         inputs = {name: Partition(names.input(name), number) for name in INPUTS}
         spans = await self._broker.spans(inputs.values())
         for name, partition in inputs.items():
-            task.next.setdefault(name, spans[partition].start)
+            task.reading.next.setdefault(name, spans[partition].start)
         owned = Owned(task, committer, {name: spans[place].end for name, place in inputs.items()})
         for name, place in inputs.items():
-            if gone := task.expired(name, spans[place].start):
+            if gone := task.reading.expired(name, spans[place].start):
                 owned.lost[place] = gone
         return owned
 
@@ -192,7 +192,7 @@ def reached(task: Task, rules: Rules) -> dict[Partition, int]:
     """How far a task has read every input, as people are told."""
     return {
         Partition(rules.names.input(name), task.number): offset
-        for name, offset in task.reached.items()
+        for name, offset in task.reading.reached.items()
     }
 
 
@@ -200,5 +200,5 @@ def inputs(task: Task, rules: Rules) -> dict[Partition, int]:
     """Where every input of a task is to be read next."""
     return {
         Partition(rules.names.input(name), task.number): offset
-        for name, offset in task.next.items()
+        for name, offset in task.reading.next.items()
     }
