@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,10 @@ from structlog.testing import capture_logs
 from schemas import ENTITIES
 from tests.contract.conftest import Another, Expire
 from tests.contract.helpers import delete_all
-from tests.contract.worker_kit import MovingClock, Running, Stage, checkin
+from tests.contract.worker_kit import MovingClock, Stage, at, checkin, holders, two
 from tests.unit.test_sink_rows import match, milestone, user, uuid
 from worker.brokers.contract import Broker, Partition
 from worker.brokers.embedded import EmbeddedBroker
-from worker.engine.reprocess import reprocess
 from worker.errors import BrokerUnavailable
 
 pytestmark = pytest.mark.timeout(400)
@@ -55,29 +53,6 @@ def expire(kind: str, broker: Broker, clock: MovingClock, request: pytest.Fixtur
         await delete_all(broker, request.getfixturevalue("kafka_address"), partition)
 
     return expire_embedded if kind == "embedded" else expire_kafka
-
-
-async def two(stage: Stage, **options: Any) -> tuple[Running, Running]:
-    """Two workers, each with half of the tasks."""
-    one = await stage.started("one", **options)
-    other = await stage.start("two", **options)
-
-    def shared() -> bool:
-        return all(len(w.tasks) == TASKS // 2 and w.runs(w.tasks.keys()) for w in (one, other))
-
-    await stage.until(shared, "two workers share the tasks")
-    assert set(one.tasks) | set(other.tasks) == set(range(TASKS))
-    return one, other
-
-
-def at(n: int, email: str) -> tuple[bytes, bytes]:
-    """User n at that address."""
-    return user(n, email=email)
-
-
-async def holders(stage: Stage) -> Counter[str]:
-    """How many users' latest rows have each address."""
-    return Counter(row["email"] for row in (await stage.rows("users")).values())
 
 
 # --- two at once -------------------------------------------------------------------------------
@@ -355,148 +330,6 @@ async def test_input_that_expired_is_an_error_and_it_goes_on_at_the_earliest(
     ]
     for gone_ in gone:
         del stage.outcomes[gone_]
-    await stage.books_balance()
-
-
-# --- second verdicts ---------------------------------------------------------------------------
-
-
-def offsets_of(places: Iterable[str], offset: int = 0) -> dict[int, int]:
-    return {int(place.split("/")[1]): offset for place in places}
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-async def test_reprocess_gives_each_record_a_second_outcome_and_others_none(
-    stage: Stage, another: Another, workers: int
-) -> None:
-    if workers == 1:
-        await stage.started(grace=LONG)
-    else:
-        await two(stage, grace=LONG)
-    users = await stage.send("users", *(user(n) for n in range(1, 41)))
-    users += await stage.send("users", at(50, "u1@example.com"))
-    await stage.judged()
-    good = await stage.send("milestones", *(milestone(n, n) for n in range(1, 41)))
-    bad = await stage.send("milestones", (b"x", b"{}"))
-    waiting = await stage.send("milestones", *(milestone(n, 60) for n in range(60, 64)))
-    others = await stage.send("matches", *(match(100 + n, n, n + 1) for n in range(1, 21)))
-    await stage.judged([*users, *good, *bad, *others])
-    await stage.until(lambda: sum(w.parked() for w in stage.workers) == 4, "some are parked")
-
-    admin = await another()
-    for entity in ("milestones", "users"):
-        back = await reprocess(admin, stage.names, entity, dict.fromkeys(range(TASKS), 0))
-        assert sum(back.values()) >= len(good)
-        for q in range(TASKS):  # the stream goes on in each task
-            others += await stage.send("milestones", milestone(100 + len(others), 1), partition=q)
-        await stage.judged(others)
-
-    async def twice() -> bool:
-        await stage.look()
-        return all(len(stage.outcomes[place]) > 1 for place in (*users, *good, *bad))
-
-    await stage.until_asked(twice, lambda: "a second outcome")
-    await stage.until(lambda: sum(w.parked() for w in stage.workers) == 4, "parked once more")
-    (late,) = await stage.send("users", user(60))
-    await stage.judged([*waiting, late])
-    for running in list(stage.workers):
-        await stage.end(running)
-    await stage.look(0.5)
-    for place in (*users, *good, *bad):
-        first, *more = stage.outcomes[place]
-        assert more == [first], place
-    for place in (*others, *waiting, late):
-        assert stage.outcomes[place] == ["accepted"], place
-    assert await stage.parked() == []
-    assert set((await holders(stage)).values()) == {1}
-
-
-async def test_reprocess_reaches_a_worker_that_has_nothing_to_do(
-    stage: Stage, another: Another
-) -> None:
-    await stage.started()
-    (place,) = await stage.send("users", user(1))
-    await stage.judged()
-    await reprocess(await another(), stage.names, "users", offsets_of([place]))
-
-    async def twice() -> bool:
-        await stage.look()
-        return len(stage.outcomes[place]) == 2
-
-    await stage.until_asked(twice, lambda: "a second outcome", patience=20.0)
-    assert stage.outcomes[place] == ["accepted", "accepted"]
-
-
-async def test_reprocess_in_the_middle_of_a_stream(stage: Stage, another: Another) -> None:
-    await two(stage)
-    users = await stage.send("users", *(user(n) for n in range(1, 41)))
-    await stage.judged()
-    admin = await another()
-    ended = asyncio.Event()
-    later: list[str] = []
-
-    async def stream() -> None:
-        while not ended.is_set():
-            for q in range(TASKS):
-                row = milestone(1 + len(later), 1 + len(later) % 40)
-                later.extend(await stage.send("milestones", row, partition=q))
-            try:
-                await asyncio.wait_for(ended.wait(), 0.01)
-            except TimeoutError:
-                continue
-
-    async def twice() -> bool:
-        await stage.look()
-        return all(len(stage.outcomes[place]) > 1 for place in users)
-
-    streaming = asyncio.create_task(stream())
-    try:
-        await reprocess(admin, stage.names, "users", dict.fromkeys(range(TASKS), 0))
-        await stage.until_asked(twice, lambda: "a second outcome")
-    finally:
-        ended.set()
-        await streaming
-    await stage.judged()
-    for running in list(stage.workers):
-        await stage.end(running)
-    await stage.look(0.5)
-    for place in users:
-        assert stage.outcomes[place] == ["accepted", "accepted"], place
-    for place in later:
-        assert stage.outcomes[place] == ["accepted"], place
-
-
-@pytest.mark.parametrize("kept", [False, True])
-async def test_reprocess_of_a_part_leaves_what_waits_before_it_waiting(
-    stage: Stage, another: Another, kept: bool
-) -> None:
-    running = await stage.started(grace=LONG)
-    first, second, third = await stage.send(
-        "milestones", *(milestone(n, 9) for n in (1, 2, 3)), partition=0
-    )
-    await stage.until(lambda: running.parked() == 3, "all wait")
-    if kept:
-        stage.clock.put_forward(HOLD)
-        await stage.until(lambda: running.without_copy() == 0, "the log has a copy of everything")
-    back = await reprocess(await another(), stage.names, "milestones", offsets_of([second]))
-    assert back[0] >= 2  # a mark may lie behind the last
-    await stage.send("users", user(9))
-    await stage.judged()
-    assert stage.verdicts([first, second, third]) == {"accepted": 3}
-    await stage.books_balance()
-
-
-async def test_reprocess_of_what_has_not_been_read_changes_nothing(
-    stage: Stage, another: Another
-) -> None:
-    running = await stage.started(held={"users"})
-    places = await stage.send("users", *(user(n) for n in range(1, 9)))
-    admin = await another()
-    assert await reprocess(admin, stage.names, "users", offsets_of(places)) == dict.fromkeys(
-        offsets_of(places), 0
-    )
-    running.held.clear()
-    await stage.judged()
     await stage.books_balance()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from schemas import ENTITIES
 from tests.contract.conftest import Another, unique
-from tests.unit.test_sink_rows import encode, uuid
+from tests.unit.test_sink_rows import encode, user, uuid
 from worker.brokers.contract import Broker, Committer, Member, Outgoing, Partition
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Rules
 from worker.engine.reports import Reports
@@ -376,3 +376,28 @@ class Stage:
             if running.run.done() and not running.run.cancelled():
                 running.run.exception()
         await self._reader.close()
+
+
+async def two(stage: Stage, **options: Any) -> tuple[Running, Running]:
+    """Two workers, each with half of the tasks."""
+    one = await stage.started("one", **options)
+    other = await stage.start("two", **options)
+
+    def shared() -> bool:
+        return all(
+            len(w.tasks) == stage.tasks // 2 and w.runs(w.tasks.keys()) for w in (one, other)
+        )
+
+    await stage.until(shared, "two workers share the tasks")
+    assert set(one.tasks) | set(other.tasks) == set(range(stage.tasks))
+    return one, other
+
+
+def at(n: int, email: str) -> tuple[bytes, bytes]:
+    """User n at that address."""
+    return user(n, email=email)
+
+
+async def holders(stage: Stage) -> Counter[str]:
+    """How many users' latest rows have each address."""
+    return Counter(row["email"] for row in (await stage.rows("users")).values())

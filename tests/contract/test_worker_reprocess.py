@@ -1,0 +1,172 @@
+"""`buddy reprocess`: what has been judged is read and judged once more, and nothing else is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+import pytest
+
+from tests.contract.conftest import Another
+from tests.contract.worker_kit import MovingClock, Stage, at, holders, two
+from tests.unit.test_sink_rows import match, milestone, user
+from worker.brokers.contract import Broker
+from worker.engine.reprocess import reprocess
+
+pytestmark = pytest.mark.timeout(400)
+
+TASKS = 4
+LONG = 3_600_000
+HOLD = 10_000
+
+
+@pytest.fixture
+def clock() -> MovingClock:
+    return MovingClock()
+
+
+@pytest.fixture
+async def stage(broker: Broker, another: Another, tmp_path: Path) -> AsyncIterator[Stage]:
+    stage = await Stage(broker, another, tmp_path).prepare(TASKS)
+    yield stage
+    await stage.close()
+
+
+def offsets_of(places: Iterable[str], offset: int = 0) -> dict[int, int]:
+    return {int(place.split("/")[1]): offset for place in places}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_reprocess_gives_each_record_a_second_outcome_and_others_none(
+    stage: Stage, another: Another, workers: int
+) -> None:
+    if workers == 1:
+        await stage.started(grace=LONG)
+    else:
+        await two(stage, grace=LONG)
+    users = await stage.send("users", *(user(n) for n in range(1, 41)))
+    users += await stage.send("users", at(50, "u1@example.com"))
+    await stage.judged()
+    good = await stage.send("milestones", *(milestone(n, n) for n in range(1, 41)))
+    bad = await stage.send("milestones", (b"x", b"{}"))
+    waiting = await stage.send("milestones", *(milestone(n, 60) for n in range(60, 64)))
+    others = await stage.send("matches", *(match(100 + n, n, n + 1) for n in range(1, 21)))
+    await stage.judged([*users, *good, *bad, *others])
+    await stage.until(lambda: sum(w.parked() for w in stage.workers) == 4, "some are parked")
+
+    admin = await another()
+    for entity in ("milestones", "users"):
+        back = await reprocess(admin, stage.names, entity, dict.fromkeys(range(TASKS), 0))
+        assert sum(back.values()) >= len(good)
+        for q in range(TASKS):  # the stream goes on in each task
+            others += await stage.send("milestones", milestone(100 + len(others), 1), partition=q)
+        await stage.judged(others)
+
+    async def twice() -> bool:
+        await stage.look()
+        return all(len(stage.outcomes[place]) > 1 for place in (*users, *good, *bad))
+
+    await stage.until_asked(twice, lambda: "a second outcome")
+    await stage.until(lambda: sum(w.parked() for w in stage.workers) == 4, "parked once more")
+    (late,) = await stage.send("users", user(60))
+    await stage.judged([*waiting, late])
+    for running in list(stage.workers):
+        await stage.end(running)
+    await stage.look(0.5)
+    for place in (*users, *good, *bad):
+        first, *more = stage.outcomes[place]
+        assert more == [first], place
+    for place in (*others, *waiting, late):
+        assert stage.outcomes[place] == ["accepted"], place
+    assert await stage.parked() == []
+    assert set((await holders(stage)).values()) == {1}
+
+
+async def test_reprocess_reaches_a_worker_that_has_nothing_to_do(
+    stage: Stage, another: Another
+) -> None:
+    await stage.started()
+    (place,) = await stage.send("users", user(1))
+    await stage.judged()
+    await reprocess(await another(), stage.names, "users", offsets_of([place]))
+
+    async def twice() -> bool:
+        await stage.look()
+        return len(stage.outcomes[place]) == 2
+
+    await stage.until_asked(twice, lambda: "a second outcome", patience=20.0)
+    assert stage.outcomes[place] == ["accepted", "accepted"]
+
+
+async def test_reprocess_in_the_middle_of_a_stream(stage: Stage, another: Another) -> None:
+    await two(stage)
+    users = await stage.send("users", *(user(n) for n in range(1, 41)))
+    await stage.judged()
+    admin = await another()
+    ended = asyncio.Event()
+    later: list[str] = []
+
+    async def stream() -> None:
+        while not ended.is_set():
+            for q in range(TASKS):
+                row = milestone(1 + len(later), 1 + len(later) % 40)
+                later.extend(await stage.send("milestones", row, partition=q))
+            try:
+                await asyncio.wait_for(ended.wait(), 0.01)
+            except TimeoutError:
+                continue
+
+    async def twice() -> bool:
+        await stage.look()
+        return all(len(stage.outcomes[place]) > 1 for place in users)
+
+    streaming = asyncio.create_task(stream())
+    try:
+        await reprocess(admin, stage.names, "users", dict.fromkeys(range(TASKS), 0))
+        await stage.until_asked(twice, lambda: "a second outcome")
+    finally:
+        ended.set()
+        await streaming
+    await stage.judged()
+    for running in list(stage.workers):
+        await stage.end(running)
+    await stage.look(0.5)
+    for place in users:
+        assert stage.outcomes[place] == ["accepted", "accepted"], place
+    for place in later:
+        assert stage.outcomes[place] == ["accepted"], place
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_reprocess_of_a_part_leaves_what_waits_before_it_waiting(
+    stage: Stage, another: Another, kept: bool
+) -> None:
+    running = await stage.started(grace=LONG)
+    first, second, third = await stage.send(
+        "milestones", *(milestone(n, 9) for n in (1, 2, 3)), partition=0
+    )
+    await stage.until(lambda: running.parked() == 3, "all wait")
+    if kept:
+        stage.clock.put_forward(HOLD)
+        await stage.until(lambda: running.without_copy() == 0, "the log has a copy of everything")
+    back = await reprocess(await another(), stage.names, "milestones", offsets_of([second]))
+    assert back[0] >= 2  # a mark may lie behind the last
+    await stage.send("users", user(9))
+    await stage.judged()
+    assert stage.verdicts([first, second, third]) == {"accepted": 3}
+    await stage.books_balance()
+
+
+async def test_reprocess_of_what_has_not_been_read_changes_nothing(
+    stage: Stage, another: Another
+) -> None:
+    running = await stage.started(held={"users"})
+    places = await stage.send("users", *(user(n) for n in range(1, 9)))
+    admin = await another()
+    assert await reprocess(admin, stage.names, "users", offsets_of(places)) == dict.fromkeys(
+        offsets_of(places), 0
+    )
+    running.held.clear()
+    await stage.judged()
+    await stage.books_balance()
