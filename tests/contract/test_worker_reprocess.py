@@ -83,12 +83,17 @@ async def test_reprocess_gives_each_record_a_second_outcome_and_others_none(
     assert set((await holders(stage)).values()) == {1}
 
 
+@pytest.mark.parametrize("clock_goes_back", [False, True])
 async def test_reprocess_reaches_a_worker_that_has_nothing_to_do(
-    stage: Stage, another: Another
+    stage: Stage, another: Another, clock_goes_back: bool
 ) -> None:
     await stage.started()
     (place,) = await stage.send("users", user(1))
     await stage.judged()
+    if clock_goes_back:
+        stage.clock.put_forward(-LONG)
+        await stage.send("users", user(1))
+        await stage.judged()
     await reprocess(await another(), stage.names, "users", offsets_of([place]))
 
     async def twice() -> bool:
