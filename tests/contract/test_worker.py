@@ -252,6 +252,32 @@ async def test_a_worker_left_for_dead_is_fenced_and_nothing_is_doubled(stage: St
     await stage.books_balance()
 
 
+async def test_an_outage_that_begins_while_a_worker_starts_is_waited_out(
+    stage: Stage, another: Another, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = await another()
+
+    def once_away(name: str) -> None:
+        there, away = getattr(broker, name), [True]
+
+        async def ask(*about: Any, **options: Any) -> Any:
+            if away:
+                away.pop()
+                raise BrokerUnavailable("away")
+            return await there(*about, **options)
+
+        monkeypatch.setattr(broker, name, ask)
+
+    once_away("spans")
+    once_away("join")
+    with capture_logs() as said:
+        await stage.started(broker=broker)
+    assert [line["event"] for line in said].count("broker_unavailable") == 2
+    await stage.send("users", user(1))
+    await stage.judged()
+    await stage.books_balance()
+
+
 async def test_an_outage_while_the_reader_of_the_inputs_connects_is_waited_out(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,7 +60,7 @@ class Follower:
     async def start(self) -> None:
         """Open the index, and empty it where it cannot be trusted.
 
-        Raises StateError and BrokerUnavailable.
+        Raises StateError, and BrokerUnavailable before anything is opened: try again.
         """
         names = [self._names.accepted(entity) for entity in INDEXED]
         topics = await self._broker.topics([*names, self._names.progress])
@@ -69,8 +69,8 @@ class Follower:
             Partition(self._names.progress, q)
             for q in range(topics[self._names.progress].partitions)
         ]
-        self.index.open()
         spans = await self._broker.spans([*self.accepted, *self.progress])
+        self.index.open()
         reason = reason_to_rebuild(
             self.index.saved(),
             {name: topics[name] for name in names},

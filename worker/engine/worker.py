@@ -8,7 +8,7 @@ transaction holds up its own task only.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -65,8 +65,7 @@ class Worker:
         """Work until `stop` is set; then finish the commits in hand and leave.
 
         Raises ConfigurationError if the topics are not as the rest relies on, StateError, and
-        BrokerUnavailable if the broker cannot be reached at the start. Later outages are waited
-        out.
+        BrokerUnavailable if the broker cannot be reached at all. Later outages are waited out.
         """
         names = self._rules.names
         tasks = await check_topics(self._broker, names, self._rules.record_limit)
@@ -85,13 +84,14 @@ class Worker:
             self._broker, self._rules, self._follower, self._reports, self._clock
         )
         ended = asyncio.Event()
-        await self._follower.start()
+        if not await self._waited_out(self._follower.start, stop):
+            return
         following = asyncio.create_task(self._follower.run(ended))
         try:
             # Tasks are taken over before the index is ready: that may depend on it, since taking
             # over from a dead worker ends the transaction that it has left open.
-            await self._tasks.join()
-            await self._rounds(stop, following)
+            if await self._waited_out(self._tasks.join, stop):
+                await self._rounds(stop, following)
             await asyncio.gather(*map(self._judging.leave, self._tasks.running.values()))
         finally:
             if self._reading is not None:
@@ -102,6 +102,23 @@ class Worker:
             await self._reader.close()
             await self._follower.close()
             _log.info("worker_stopped")
+
+    async def _waited_out(
+        self, attempt: Callable[[], Awaitable[None]], stop: asyncio.Event
+    ) -> bool:
+        """Whether it has succeeded; outages are waited out, until told to stop."""
+        backoff = Backoff(self._clock)
+        while not stop.is_set():
+            try:
+                await attempt()
+            except BrokerUnavailable as error:
+                wait = backoff.failed()
+                _log.warning("broker_unavailable", error=str(error), retry_in=round(wait, 1))
+                self._reports.alive()
+                await _wait(stop, wait)
+            else:
+                return True
+        return False
 
     async def _rounds(self, stop: asyncio.Event, following: asyncio.Task[None]) -> None:
         backoff = Backoff(self._clock)
