@@ -24,7 +24,6 @@ pytestmark = pytest.mark.timeout(400)
 TASKS = 4
 NOBODY = 900_000
 LONG = 3_600_000
-HOLD = 10_000
 WEEK = 7 * 24 * 3600 * 1000
 
 

@@ -119,10 +119,6 @@ class Running:
         parkings = [owned.task.parking for owned in self.tasks.values()]
         return sum(len(p) if entity is None else p.count(entity) for p in parkings)
 
-    def without_copy(self) -> int:
-        """How many of them have no copy in the log."""
-        return sum(not p.kept for owned in self.tasks.values() for p in owned.task.parking)
-
     def blocked_by(self) -> set[Partition]:
         """The inputs that the oldest barrier of this worker waits for."""
         return set(self.worker._barriers.blocked_by())

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -346,3 +348,25 @@ def test_errors_are_told_apart_by_what_they_were_raised_from() -> None:
     assert "does not allow to do it: topic authorization failed (t)" in str(forbidden)
     own = MissingTopic("gone")
     assert translate("do it", caused_by(own)) is own
+
+
+async def test_many_who_write_to_topics_for_the_first_time_are_one_question(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broker = KafkaBroker("localhost:1")
+    asked: list[set[str]] = []
+
+    async def topics(names: Iterable[str]) -> dict[str, Topic]:
+        asked.append(set(names))
+        await asyncio.sleep(0)
+        found = {name: Topic(name, 4) for name in names if name != "none"}
+        broker._known.update(found)
+        return found
+
+    monkeypatch.setattr(broker, "topics", topics)
+    await asyncio.gather(*(broker._describe({"one", "two"}) for _ in range(50)))
+    await broker._describe({"two", "three"})
+    assert asked == [{"one", "two"}, {"three"}]
+    with pytest.raises(MissingTopic, match="topic none does not exist"):
+        await broker._describe({"one", "none"})
+    await broker.close()

@@ -70,6 +70,7 @@ class KafkaBroker:
         self._stable = Lasting(lambda: self._wire.consumer(isolation_level="read_committed"))
         self._latest = Lasting(lambda: self._wire.consumer(isolation_level="read_uncommitted"))
         self._known: dict[str, Topic] = {}
+        self._describing = asyncio.Lock()
         self._producer: Any = None
         self._producer_lock = asyncio.Lock()
         self._rotation = Rotation()
@@ -227,8 +228,12 @@ class KafkaBroker:
         """The topics of these names, from memory where possible. Raises `MissingTopic`."""
         wanted = set(names)
         if not wanted <= self._known.keys():
-            found = await self.topics(wanted)
-            for name in sorted(wanted - found.keys()):
+            # One after the other: whoever waits here finds what it wants to know in memory, and
+            # many who write to a topic for the first time are one question to the broker.
+            async with self._describing:
+                unknown = wanted - self._known.keys()
+                found = await self.topics(unknown) if unknown else {}
+            for name in sorted(unknown - found.keys()):
                 raise MissingTopic(f"topic {name} does not exist: `buddy topics create` makes it")
         return self._known
 
