@@ -230,10 +230,9 @@ class Worker:
                 yield from self._synchronise()
                 if self._dice.stop():
                     yield None
-            now = self._world.now
             decision = self._judge(owned, batch, synchronised=asks)
             if decision.outputs:
-                yield from self._commit(owned, decision, now)
+                yield from self._commit(owned, decision)
         except (Fenced, Outage) as error:
             self._say(f"task {owned.task.number} fails: {error!r}")
             return False
@@ -259,11 +258,11 @@ class Worker:
             )
         return decision
 
-    def _commit(self, owned: Owned, decision: Decision, judged: int) -> Step[None]:
+    def _commit(self, owned: Owned, decision: Decision) -> Step[None]:
         """One transaction, its partitions written in any order. Raises Fenced and Outage."""
         world, dice, number = self._world, self._dice, owned.task.number
         yield lambda: world.settled(number) or not world.is_writer(number, owned.epoch)
-        transaction = world.begin(number, owned.epoch, judged)
+        transaction = world.begin(number, owned.epoch)
         yield from self._write(transaction, decision)
         world.commit(transaction)
         if dice.fineness and dice.random() < self._losses:
@@ -280,7 +279,7 @@ class Worker:
                 return
         if outputs := owned.task.farewell(self._world.now):
             try:
-                yield from self._commit(owned, Decision(outputs, Tally()), self._world.now)
+                yield from self._commit(owned, Decision(outputs, Tally()))
             except (Fenced, Outage) as error:
                 self._say(f"task {owned.task.number} keeps nothing: {error!r}")
 

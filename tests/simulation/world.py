@@ -29,14 +29,12 @@ class Fenced(Exception):
 class Transaction:
     """What one task writes at once. `unmarked` are the partitions that lack its mark."""
 
-    __slots__ = ("began", "epoch", "judged", "messages", "state", "task", "tick", "unmarked")
+    __slots__ = ("began", "epoch", "messages", "state", "task", "tick", "unmarked")
 
-    def __init__(self, task: int, epoch: int, began: int, judged: int) -> None:
+    def __init__(self, task: int, epoch: int, began: int) -> None:
         self.task = task
         self.epoch = epoch
         self.began = began
-        self.judged = judged
-        """When what it holds was decided on."""
         self.state: Literal["open", "committed", "aborted"] = "open"
         self.unmarked: dict[Log, None] = {}
         self.messages: list[Message] = []
@@ -176,11 +174,11 @@ class World:
         """Whether nobody else has become the writer since."""
         return self._epochs[task] == epoch
 
-    def begin(self, task: int, epoch: int, judged: int) -> Transaction:
+    def begin(self, task: int, epoch: int) -> Transaction:
         """Open a transaction; the one before must be settled. Raises Fenced."""
         self._check(task, epoch)
         assert self._current[task] is None
-        transaction = self._current[task] = Transaction(task, epoch, self.now, judged)
+        transaction = self._current[task] = Transaction(task, epoch, self.now)
         return transaction
 
     def write(self, transaction: Transaction, log: Log, messages: Sequence[Outgoing]) -> None:

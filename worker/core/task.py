@@ -257,7 +257,8 @@ class Task:
         batch = self.reading.undone(entity, batch)
         if not batch:
             return
-        self._out.tally.read[entity] += sum(m.offset not in again for m in batch)
+        counted = sum(m.offset in again for m in batch) if again else 0
+        self._out.tally.read[entity] += len(batch) - counted
         decode, now = self._decoders[entity].decode, self._now
         decoded = self._decoded if entity == "users" else {}
         latest: dict[int, datetime] = {}

@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
-from pathlib import Path
+from collections.abc import Iterable
 
 import pytest
 
 from tests.contract.conftest import Another
-from tests.contract.worker_kit import MovingClock, Stage, at, holders, two
+from tests.contract.worker_kit import Stage, at, holders, two
 from tests.unit.test_sink_rows import match, milestone, user
-from worker.brokers.contract import Broker
 from worker.engine.reprocess import reprocess
 
 pytestmark = pytest.mark.timeout(400)
 
 TASKS = 4
 LONG = 3_600_000
-
-
-@pytest.fixture
-def clock() -> MovingClock:
-    return MovingClock()
-
-
-@pytest.fixture
-async def stage(broker: Broker, another: Another, tmp_path: Path) -> AsyncIterator[Stage]:
-    stage = await Stage(broker, another, tmp_path).prepare(TASKS)
-    yield stage
-    await stage.close()
 
 
 def offsets_of(places: Iterable[str], offset: int = 0) -> dict[int, int]:

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.conftest import Another
-from tests.contract.worker_kit import MovingClock, Row, Stage, checkin
+from tests.contract.worker_kit import Row, Stage, checkin
 from tests.unit.test_sink_rows import match, milestone, user
-from worker.brokers.contract import Broker, Member, Partition
+from worker.brokers.contract import Member, Partition
 
 pytestmark = pytest.mark.timeout(400)
 
 TASKS = 4
 NOBODY = 900_000
 """The number of a user, or match, whom nobody ever sends."""
-
-
-@pytest.fixture
-def clock() -> MovingClock:
-    return MovingClock()
-
-
-@pytest.fixture
-async def stage(broker: Broker, another: Another, tmp_path: Path) -> AsyncIterator[Stage]:
-    stage = await Stage(broker, another, tmp_path).prepare(TASKS)
-    yield stage
-    await stage.close()
 
 
 def backlog(count: int, users: int) -> tuple[list[Row], list[Row], list[Row]]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -25,18 +24,6 @@ TASKS = 4
 NOBODY = 900_000
 LONG = 3_600_000
 WEEK = 7 * 24 * 3600 * 1000
-
-
-@pytest.fixture
-def clock() -> MovingClock:
-    return MovingClock()
-
-
-@pytest.fixture
-async def stage(broker: Broker, another: Another, tmp_path: Path) -> AsyncIterator[Stage]:
-    stage = await Stage(broker, another, tmp_path).prepare(TASKS)
-    yield stage
-    await stage.close()
 
 
 @pytest.fixture

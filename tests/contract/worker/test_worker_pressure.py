@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
-from tests.contract.conftest import Another
-from tests.contract.worker_kit import MovingClock, Running, Stage, checkin, event, feedback
+from tests.contract.worker_kit import Running, Stage, checkin, event, feedback
 from tests.unit.test_sink_rows import match, milestone, user
-from worker.brokers.contract import Broker, Partition
+from worker.brokers.contract import Partition
 from worker.engine import order, worker
 
 pytestmark = pytest.mark.timeout(400)
@@ -27,23 +23,11 @@ MOST = MAX_PARKED // TASKS + 2 * BATCH
 which is read on until it holds a batch or more."""
 
 
-@pytest.fixture
-def clock() -> MovingClock:
-    return MovingClock()
-
-
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else all of it would be one batch."""
     monkeypatch.setattr(worker, "BATCH", BATCH)
     monkeypatch.setattr(order, "BATCH", BATCH)
-
-
-@pytest.fixture
-async def stage(broker: Broker, another: Another, tmp_path: Path) -> AsyncIterator[Stage]:
-    stage = await Stage(broker, another, tmp_path).prepare(TASKS)
-    yield stage
-    await stage.close()
 
 
 async def send_users_last(stage: Stage) -> None:

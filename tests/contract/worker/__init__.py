@@ -1,0 +1,1 @@
+"""One contract for a worker, whichever the broker."""
