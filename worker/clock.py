@@ -1,0 +1,71 @@
+"""Two clocks: a steady one that measures waiting, and the wall clock for stamps.
+
+The wall clock can be set: it jumps, both ways, while a process runs. So nothing waits by it. What
+leaves the process (append times, `first_read`, `accepted_at`) is stamped with it, and a stamp that
+is read back is an age of between nothing and what the wall clock says (`age`), never a wait that
+has yet to begin.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+STEP_MS: Final = 2_000
+"""The wall clock has been set, and not just drifted, where it moved by so much more or less than
+the steady one between two looks."""
+
+
+class Moment(NamedTuple):
+    """One moment on both clocks, in milliseconds."""
+
+    wall: int
+    """Since 1970, as this machine believes: for stamps."""
+    steady: int
+    """Since some moment in the past: for waiting. Means nothing to any other process."""
+
+
+class Clock:
+    """The clocks of a process, in milliseconds. Tests give their own."""
+
+    def __init__(
+        self, wall: Callable[[], int] | None = None, steady: Callable[[], int] | None = None
+    ) -> None:
+        self.wall: Callable[[], int] = wall or _wall
+        self.steady: Callable[[], int] = steady or _steady
+
+    def now(self) -> Moment:
+        """Both at once."""
+        return Moment(self.wall(), self.steady())
+
+
+class StepWatch:
+    """Finds out that the wall clock has been set. Look at it more often than once a minute."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._offset = self._now()
+
+    def step(self) -> int:
+        """By how many milliseconds the wall clock was set since the last call; 0 if it was not."""
+        offset = self._now()
+        moved, self._offset = offset - self._offset, offset
+        return moved if abs(moved) >= STEP_MS else 0
+
+    def _now(self) -> int:
+        wall, steady = self._clock.now()
+        return wall - steady
+
+
+def age(stamp: int, now: Moment) -> int:
+    """How long ago a stamp was made, at least nothing: a clock may have been set since."""
+    return max(0, now.wall - stamp)
+
+
+def _wall() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _steady() -> int:
+    return time.monotonic_ns() // 1_000_000
