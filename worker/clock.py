@@ -2,28 +2,22 @@
 
 The wall clock can be set: it jumps, both ways, while a process runs. So nothing waits by it. What
 leaves the process (append times, `first_read`, `accepted_at`) is stamped with it, and a stamp that
-is read back is an age of between nothing and what the wall clock says (`age`), never a wait that
-has yet to begin.
+is read back is an age of at least nothing (`age`), never a wait that has yet to begin.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
+
+from worker.core.moments import Moment, age
+
+__all__ = ["STEP_MS", "Clock", "Moment", "StepWatch", "age"]
 
 STEP_MS: Final = 2_000
 """The wall clock has been set, and not just drifted, where it moved by so much more or less than
 the steady one between two looks."""
-
-
-class Moment(NamedTuple):
-    """One moment on both clocks, in milliseconds."""
-
-    wall: int
-    """Since 1970, as this machine believes: for stamps."""
-    steady: int
-    """Since some moment in the past: for waiting. Means nothing to any other process."""
 
 
 class Clock:
@@ -56,11 +50,6 @@ class StepWatch:
     def _now(self) -> int:
         wall, steady = self._clock.now()
         return wall - steady
-
-
-def age(stamp: int, now: Moment) -> int:
-    """How long ago a stamp was made, at least nothing: a clock may have been set since."""
-    return max(0, now.wall - stamp)
 
 
 def _wall() -> int:

@@ -12,6 +12,7 @@ from tests.bench import mix
 from tests.bench.figures import Figure, alternate
 from tests.bench.setting import Bench
 from worker.brokers.contract import Message
+from worker.clock import Clock
 from worker.core.ahead import Ahead
 from worker.core.outbox import Rules
 from worker.core.task import INPUTS, Task
@@ -89,7 +90,7 @@ def judge_all(batches: Sequence[Batch]) -> int:
     """Have a new task judge them all; how many messages it writes."""
     task = Task(0, Rules(names=Names()))
     known = Everything()
-    now = time.time_ns() // 1_000_000
+    now = Clock().now()
     written = 0
     for messages, positions in batches:
         nothing = Learned([], [])

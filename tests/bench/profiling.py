@@ -24,6 +24,7 @@ from tests.bench.running import GRACE_SECONDS, RECORD_LIMIT, Run, opened
 from tests.bench.setting import Bench
 from worker import log
 from worker.cli.services import together
+from worker.clock import Clock
 from worker.core.outbox import Rules
 from worker.engine.worker import Worker
 from worker.index.store import IndexStore
@@ -77,16 +78,12 @@ async def _work(url: str, names: Names, folder: Path, records: int) -> None:
     # A broker of its own for the worker: what the watcher reads is not to be held for it.
     async with opened(url) as broker, opened(url) as watching:
         rules = Rules(names=names, grace=GRACE_SECONDS * 1000, record_limit=RECORD_LIMIT)
-        worker = Worker(broker, rules, IndexStore(folder / "index"), _now)
+        worker = Worker(broker, rules, IndexStore(folder / "index"), Clock())
 
         async def watch() -> None:
             await Run(names, [], records).settle(watching)
 
         await together(stop, worker.run(stop), watch())
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _profiled(work: Callable[[], object]) -> None:

@@ -14,6 +14,7 @@ from schemas import ENTITIES
 from tests.contract.conftest import Another, unique
 from tests.unit.test_sink_rows import encode, user, uuid
 from worker.brokers.contract import Broker, Committer, Member, Outgoing, Partition
+from worker.clock import Clock
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Rules
 from worker.engine.reports import Reports
 from worker.engine.tables import read_table
@@ -30,17 +31,24 @@ PATIENCE = 120.0
 Row = tuple[bytes | None, bytes | None]
 
 
-class MovingClock:
-    """Milliseconds that pass by themselves, and more of them when told to."""
+class MovingClock(Clock):
+    """Time that passes by itself, and faster when told to."""
 
     def __init__(self) -> None:
         self._ahead = 0
-
-    def __call__(self) -> int:
-        return time.time_ns() // 1_000_000 + self._ahead
+        self._stepped = 0
+        super().__init__(
+            lambda: time.time_ns() // 1_000_000 + self._ahead + self._stepped,
+            lambda: time.monotonic_ns() // 1_000_000 + self._ahead,
+        )
 
     def put_forward(self, milliseconds: int) -> None:
+        """Time passes, on both clocks."""
         self._ahead += milliseconds
+
+    def step(self, milliseconds: int) -> None:
+        """Somebody sets the wall clock; no time passes."""
+        self._stepped += milliseconds
 
 
 def event(n: int, of: int) -> Row:
@@ -77,11 +85,11 @@ class Running:
         names: Names,
         broker: Broker,
         directory: Path,
-        clock: Callable[[], int],
+        clock: Clock,
         **options: Any,
     ) -> None:
         self.metrics = Metrics()
-        self.health = Health(self.metrics, clock).part("worker")
+        self.health = Health(self.metrics, clock.steady).part("worker")
         self.held: set[str] = set(options.pop("held", ()))
         self.paused: set[Partition] = set()
         self.most: Counter[tuple[int, str]] = Counter()

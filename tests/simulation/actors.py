@@ -15,6 +15,7 @@ from tests.simulation.threads import Outage, Step, Thread
 from tests.simulation.world import Fenced, Log, Transaction, World
 from worker.brokers.contract import Message, Outgoing
 from worker.core.ahead import Ahead
+from worker.core.moments import Moment
 from worker.core.outbox import Rules, Tally
 from worker.core.task import INPUTS, Decision, Task
 from worker.core.task import Saved as SavedTask
@@ -37,6 +38,8 @@ class Worker:
         self.view: list[int] = []
         self.frozen = False
         self.stopping = False
+        self.ahead = 0
+        """How far its wall clock is ahead of the right time, in milliseconds."""
         self.in_round = False
         self._world = world
         self._dice = settings.dice
@@ -45,7 +48,7 @@ class Worker:
         self._most_parked = settings.most_parked
         self._losses = settings.losses
         self.follower = Follower(world, settings, saved)
-        self.barriers = Barriers(world, self._dice, self._rules, self.follower)
+        self.barriers = Barriers(world, self._dice, self._rules, self.follower, self.moment)
         self.running: dict[int, Owned] = {}
         self._starting: dict[int, Thread] = {}
         self._not_before: dict[int, int] = {}
@@ -55,6 +58,10 @@ class Worker:
         """Counts the changes of the positions."""
         self.threads: list[Thread] = []
         self.main = self._spawn("rounds", self._run())
+
+    def moment(self) -> Moment:
+        """What its clocks say."""
+        return Moment(self._world.now + self.ahead, self._world.now)
 
     def _spawn(self, name: str, run: Step[Any]) -> Thread:
         thread = Thread(name, run)
@@ -205,7 +212,7 @@ class Worker:
             or owned.learned.matches
             or owned.task.restored
             or any(p.barrier is not None and p.barrier.passed for p in owned.task._at_barrier)
-            or owned.task.has_to_keep(self._world.now)
+            or owned.task.has_to_keep(self.moment())
             or (owned.looked != self._moves and owned.positions != self._places(owned))
         )
 
@@ -224,7 +231,7 @@ class Worker:
         try:
             if self._dice.stop():
                 yield None  # the index is being written to
-            index, now = self.follower.index, self._world.now
+            index, now = self.follower.index, self.moment()
             asks = owned.task.needs_synchronised(batch.messages, index, now)
             if asks:
                 yield from self._synchronise()
@@ -249,7 +256,7 @@ class Worker:
         ahead = Ahead(self.follower.index)
         messages, positions = batch
         decision = owned.task.judge(
-            messages, positions, learned, ahead, self._world.now, synchronised=synchronised
+            messages, positions, learned, ahead, self.moment(), synchronised=synchronised
         )
         if self._world.trace and (messages or decision.outputs):
             self._world.trace(
@@ -277,7 +284,7 @@ class Worker:
             yield lambda: work.done
             if not work.value:
                 return
-        if outputs := owned.task.farewell(self._world.now):
+        if outputs := owned.task.farewell(self.moment()):
             try:
                 yield from self._commit(owned, Decision(outputs, Tally()))
             except (Fenced, Outage) as error:
@@ -362,7 +369,8 @@ class Worker:
         task.restore(
             SavedTask(
                 progress.get(str(number).encode()), tuple(parked.values()), tuple(granted.values())
-            )
+            ),
+            self.moment(),
         )
         for name in INPUTS:
             task.reading.next.setdefault(name, 0)

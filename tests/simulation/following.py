@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -15,6 +15,7 @@ from tests.simulation.world import Log, World
 from worker.brokers.contract import Message, Partition
 from worker.core.barrier import Barrier, Progress
 from worker.core.keys import id_bytes
+from worker.core.moments import Moment
 from worker.core.outbox import Rules
 from worker.core.task import Task
 from worker.index.contract import Learned
@@ -175,8 +176,16 @@ class Follower:
 class Barriers:
     """The barriers that the tasks of one worker wait for."""
 
-    def __init__(self, world: World, dice: Dice, rules: Rules, follower: Follower) -> None:
+    def __init__(
+        self,
+        world: World,
+        dice: Dice,
+        rules: Rules,
+        follower: Follower,
+        moment: Callable[[], Moment],
+    ) -> None:
         self._world = world
+        self._moment = moment
         self._dice = dice
         self._follower = follower
         self._noted = 0
@@ -189,7 +198,7 @@ class Barriers:
     def tend(self, tasks: Sequence[Task]) -> Step[None]:
         """Note barriers for overdue records, and move those that are noted forward."""
         now = self._world.now
-        overdue = [task for task in tasks if task.overdue(now)]
+        overdue = [task for task in tasks if task.overdue(self._moment())]
         if overdue and now - self._noted >= _NOTE_EVERY:
             self._noted = now
             spans = yield from ends(self._dice, self._inputs, uncommitted=False)

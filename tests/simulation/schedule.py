@@ -26,7 +26,11 @@ _MOST_JUMPS: Final = 200
 _QUIET: Final = 3
 """Jumps of the clock after which nothing is expected to happen any more."""
 
-_FAULTS: Final = ("killed", "frozen", "cut off", "stopped", "rebalances")
+_FAULTS: Final = ("killed", "frozen", "cut off", "stopped", "rebalances", "clocks set")
+
+_HOUR: Final = 3_600_000
+_WRONG: Final = (-24 * _HOUR, -_HOUR, -5_000, 0, 0, 5_000, _HOUR, 24 * _HOUR)
+"""How far a wall clock is ahead once somebody has set it: mostly by too much, or right again."""
 
 _HOURS: Final = (1, 20, 60, 250, 250, 700)
 
@@ -50,14 +54,20 @@ class Run:
         self._world.trace = trace
         self._cluster = Cluster(self._dice, self.settings.rules.tasks)
         self._upstream = Upstream(self._world, self.settings)
+        self._ahead = [0] * self.settings.workers
+        """How far the wall clock of each worker's machine is ahead, also after a restart."""
         self._workers = [self._worker(n, Saved()) for n in range(self.settings.workers)]
         self._awake = list(self._workers)
         """Those that are not frozen, in the order of the workers."""
         self._dead: list[tuple[int, Saved]] = []
-        self._faults = (self._kill, self._freeze, self._cut_off, self._stop, self._rebalance)
+        self._faults = [self._kill, self._freeze, self._cut_off, self._stop, self._rebalance]
+        if self.settings.clocks:
+            self._faults.append(self._set_clock)
 
     def _worker(self, number: int, saved: Saved) -> Worker:
-        return Worker(number, self._world, self._cluster, self.settings, saved)
+        worker = Worker(number, self._world, self._cluster, self.settings, saved)
+        worker.ahead = self._ahead[number]
+        return worker
 
     def play(self) -> None:
         """The whole run. Raises Broken, or whatever the core raises."""
@@ -211,6 +221,14 @@ class Run:
         if self._dice.random() < 0.3:
             self._pass_time(TRANSACTION_LIMIT)
         self._cluster.rebalance()
+
+    def _set_clock(self) -> None:
+        """The wall clock of a worker's machine jumps; no time passes."""
+        if self._workers:
+            worker = self._dice.choice(self._workers)
+            worker.ahead = self._ahead[worker.number] = self._dice.choice(_WRONG)
+            self._say(f"the clock of worker {worker.number} is ahead by {worker.ahead}")
+            self._faults_done["clocks set"] += 1
 
     def _mend(self) -> None:
         """Something that was dead or frozen goes on."""

@@ -50,6 +50,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     deletions: float
     bad: float
     most_parked: int
+    clocks: bool
+    """Whether somebody sets the wall clocks of workers."""
 
 
 def settings(seed: int) -> Settings:
@@ -86,4 +88,5 @@ def settings(seed: int) -> Settings:
         deletions=dice.choice((0.0, 1.0, 3.0)) if ordered else 0.0,
         bad=dice.choice((0.0, 1.0, 3.0)),
         most_parked=dice.choice((1, 3, 1_000, 1_000)),
+        clocks=ordered and dice.random() < 0.4,
     )

@@ -18,6 +18,7 @@ from worker.brokers.contract import Headers, Message, Outgoing, Partition
 from worker.core.ahead import Ahead
 from worker.core.barrier import Barrier, Progress
 from worker.core.keys import read_key
+from worker.core.moments import Moment
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Rules
 from worker.core.task import INPUTS, Decision, Saved, Task
 from worker.index.contract import Learned
@@ -98,6 +99,9 @@ class World:
         most_held: int = 5_000,
     ) -> None:
         self.now = now
+        """The steady clock; the broker's too."""
+        self.stepped = 0
+        """How far the worker's wall clock is ahead of it."""
         self.names = Names()
         self.rules = Rules(
             names=self.names, tasks=partitions, grace=grace, hold=hold, most_held=most_held
@@ -156,6 +160,11 @@ class World:
             if place.topic in topics
         }
 
+    @property
+    def moment(self) -> Moment:
+        """What the worker's clocks say."""
+        return Moment(self.now + self.stepped, self.now)
+
     # --- rounds -------------------------------------------------------------------------------
 
     def round(
@@ -178,13 +187,13 @@ class World:
         for number in range(self.count) if only is None else sorted(set(only)):
             task = self.tasks[number]
             messages, positions = self._read(task, most)
-            synchronised = task.needs_synchronised(messages, self.index, self.now)
+            synchronised = task.needs_synchronised(messages, self.index, self.moment)
             if synchronised:
                 self.follow()
             learned, self._pending[number] = Learned(*self._pending[number]), ([], [])
             ahead = Ahead(self.index)
             decisions[number] = task.judge(
-                messages, positions, learned, ahead, self.now, synchronised=synchronised
+                messages, positions, learned, ahead, self.moment, synchronised=synchronised
             )
         for number, decision in decisions.items():
             how = (crash or {}).get(number)
@@ -240,7 +249,8 @@ class World:
                 progress[-1] if progress else None,
                 tuple(self.parked[number].values()),
                 tuple(self.granted[number].values()),
-            )
+            ),
+            self.moment,
         )
         for name in INPUTS:
             task.reading.next.setdefault(name, FIRST_OFFSET)
@@ -361,7 +371,7 @@ class World:
             tables[number][message.key] = message.value
 
     def _tend(self) -> None:
-        overdue = [task for task in self.tasks if task.overdue(self.now)]
+        overdue = [task for task in self.tasks if task.overdue(self.moment)]
         if overdue:
             users = Barrier(self.ends(["users"]), covers_matches=False)
             matches = Barrier(self.ends(INDEXED), covers_matches=True)

@@ -269,7 +269,7 @@ def sync_of(world: World, number: int = 0) -> bool:
     """Whether the next batch of a task has to be synchronised."""
     task = world.tasks[number]
     messages, _ = world._read(task, None)
-    return task.needs_synchronised(messages, world.index, world.now)
+    return task.needs_synchronised(messages, world.index, world.moment)
 
 
 def test_an_address_that_nobody_else_is_known_to_hold_waits_for_no_index() -> None:

@@ -62,12 +62,12 @@ def test_what_waits_for_longer_is_kept_and_struck_out_once_released() -> None:
     sent = milestone(world, 5)
     world.round()
     world.now += HOLD - 1
-    assert not world.tasks[0].has_to_keep(world.now)
+    assert not world.tasks[0].has_to_keep(world.moment)
     assert not world.round()[0].outputs
     world.now += 1
-    assert world.tasks[0].has_to_keep(world.now)
+    assert world.tasks[0].has_to_keep(world.moment)
     world.round()
-    assert not world.tasks[0].has_to_keep(world.now)
+    assert not world.tasks[0].has_to_keep(world.moment)
     assert kept(world) == [(b"milestones/0/3", True)]
     assert held(world) == {}
     world.send("users", good("users", 1))
@@ -230,7 +230,7 @@ def test_a_farewell_keeps_everything() -> None:
     world = World()
     sent = [milestone(world, 1), world.send("matches", good("matches", 1))]
     world.settle()
-    written = world.tasks[0].farewell(world.now)
+    written = world.tasks[0].farewell(world.moment)
     assert [m.topic for m in written].count(world.names.parked) == 2
     progress = msgspec.json.decode(written[-1].value or b"", type=Progress)
     assert progress.held == {}
@@ -248,7 +248,7 @@ def test_an_idle_task_has_nothing_to_say_at_the_end() -> None:
     world = World()
     world.send("users", good("users", 1))
     world.settle()
-    assert world.tasks[0].farewell(world.now) == []
+    assert world.tasks[0].farewell(world.moment) == []
 
 
 def test_the_progress_of_any_number_of_held_records_fits_into_its_topic() -> None:
@@ -263,7 +263,7 @@ def test_the_progress_of_any_number_of_held_records_fits_into_its_topic() -> Non
         value = to_json(good("milestones", 1 + offset - first))
         message = Message(topic, 0, offset, world.now, None, value, (), True)
         world.now += 1
-        decision = task.judge([message], {"milestones": offset + 1}, nothing, ahead, world.now)
+        decision = task.judge([message], {"milestones": offset + 1}, nothing, ahead, world.moment)
     assert limit // 2 < len(decision.outputs[-1].value or b"") < limit
 
 

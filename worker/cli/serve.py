@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from worker import log
 from worker.brokers.contract import Broker
-from worker.cli.console import Context, now_ms
+from worker.cli.console import Context
 from worker.cli.services import serve, stop_at_eof, together
+from worker.clock import Clock
 from worker.core.outbox import Rules
 from worker.engine.reports import Reports as WorkerReports
 from worker.engine.startup import check_topics
@@ -27,6 +28,8 @@ from worker.sink.reports import Reports as SinkReports
 from worker.sink.retention import Keep
 from worker.sink.service import serve as serve_sink
 from worker.topics import wanted
+
+CLOCK: Final = Clock()
 
 
 @click.command("run")
@@ -47,8 +50,8 @@ def run_command(context: Context, until_eof: bool) -> int:
             with _watched(context, "worker", "sink") as (metrics, worker, sink):
                 await together(
                     stop,
-                    _worker(context, broker, stop, WorkerReports(metrics, worker, now_ms)),
-                    _sink(context, broker, stop, SinkReports(metrics, sink, now_ms)),
+                    _worker(context, broker, stop, WorkerReports(metrics, worker, CLOCK)),
+                    _sink(context, broker, stop, SinkReports(metrics, sink, CLOCK.steady)),
                 )
 
     return serve(main)
@@ -64,7 +67,7 @@ def worker_command(context: Context) -> int:
         async with context.broker() as broker:
             await _create_if_embedded(context, broker)
             with _watched(context, "worker") as (metrics, worker):
-                await _worker(context, broker, stop, WorkerReports(metrics, worker, now_ms))
+                await _worker(context, broker, stop, WorkerReports(metrics, worker, CLOCK))
 
     return serve(main)
 
@@ -79,7 +82,7 @@ def sink_command(context: Context) -> int:
         async with context.broker() as broker:
             await _create_if_embedded(context, broker)
             with _watched(context, "sink") as (metrics, sink):
-                await _sink(context, broker, stop, SinkReports(metrics, sink, now_ms))
+                await _sink(context, broker, stop, SinkReports(metrics, sink, CLOCK.steady))
 
     return serve(main)
 
@@ -89,7 +92,7 @@ def _watched(context: Context, *services: str) -> Iterator[tuple[Any, ...]]:
     """Metrics, and the health of each service; served over HTTP where a port is set."""
     settings = context.settings
     metrics = Metrics()
-    health = Health(metrics, now_ms, host=settings.metrics_host, port=settings.metrics_port)
+    health = Health(metrics, CLOCK.steady, host=settings.metrics_host, port=settings.metrics_port)
     parts = [health.part(service) for service in services]
     try:
         if settings.metrics_port:
@@ -112,7 +115,7 @@ def _worker(
         rejection_limit=limit * 4 // 3 + 60 * 1024,
     )
     index = IndexStore(Path(settings.data) / "index")
-    return Worker(broker, rules, index, now_ms, settings.max_parked, reports).run(stop)
+    return Worker(broker, rules, index, CLOCK, settings.max_parked, reports).run(stop)
 
 
 async def _sink(

@@ -24,12 +24,16 @@ _MOST_UNFOLLOWED: Final = 2_000
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True, tag="claim"):
-    """A user's record asks for an address; it stands at `offset` in partition `task` of users."""
+    """A user's record asks for an address; it stands at `offset` in partition `task` of users.
+
+    It may ask again after a long time, when the first question or its answer may have expired.
+    """
 
     address: bytes
     user: bytes
     task: int
     offset: int
+    attempt: int = 0
 
 
 class Settled(msgspec.Struct, frozen=True, array_like=True, tag="settled"):
@@ -46,6 +50,8 @@ class Grant(msgspec.Struct, frozen=True, array_like=True):
     offset: int
     address: bytes
     granted: bool
+    attempt: int = 0
+    """That of the claim: a refusal of an earlier one says nothing of the latest."""
 
 
 class Granted(msgspec.Struct, frozen=True, array_like=True):

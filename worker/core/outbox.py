@@ -120,9 +120,9 @@ class Outbox:
         """Strike out the copy of a parked record."""
         self._write_parked(entity, message, None)
 
-    def claim(self, address: bytes, user: bytes, offset: int) -> None:
+    def claim(self, address: bytes, user: bytes, offset: int, attempt: int) -> None:
         """Ask the address's owner for it."""
-        claim = Claim(address, user, self._number, offset)
+        claim = Claim(address, user, self._number, offset, attempt)
         owner = owner_of(address, self._rules.tasks)
         self._write(self._names.claims, f"{self._number}/{offset}", _pack(claim), owner)
 
@@ -134,7 +134,7 @@ class Outbox:
 
     def answer(self, claim: Claim, granted: Granted | None) -> None:
         """Answer a claim, and remember what was granted."""
-        answer = _pack(Grant(claim.offset, claim.address, granted is not None))
+        answer = _pack(Grant(claim.offset, claim.address, granted is not None, claim.attempt))
         self._write(self._names.grants, str(claim.offset), answer, claim.task)
         if granted is not None:
             self.granted(granted)

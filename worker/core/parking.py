@@ -16,6 +16,7 @@ import msgspec
 from worker.brokers.contract import Headers, Message
 from worker.core.barrier import Barrier
 from worker.core.decode import Decoded, Deletion
+from worker.core.moments import Moment
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):
@@ -31,6 +32,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
     headers: Headers
     arrival: int
     first_read: int
+    attempt: int = 0
 
     def message(self) -> Message:
         """The message as it was read."""
@@ -46,16 +48,18 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Parked(msgspec.Struct, eq=False):
-    """One parked record or deletion. Times in milliseconds."""
+    """One parked record or deletion. `arrival` is in milliseconds since 1970."""
 
     entity: str
     message: Message
     outcome: Decoded | Deletion
     arrival: int
-    first_read: int
+    first_read: Moment
     barrier: Barrier | None = None
     claimed: bool = False
     """Whether its address has been asked for."""
+    attempt: int = 0
+    """How often it has been asked for again."""
     granted: bool | None = None
     """What the address's owner answered."""
     kept: bool = False
@@ -87,7 +91,8 @@ class Parked(msgspec.Struct, eq=False):
             m.value,
             m.headers,
             self.arrival,
-            self.first_read,
+            self.first_read.wall,
+            self.attempt,
         )
 
 
@@ -119,9 +124,9 @@ class Parking:
         return next(iter(self._by_offset.get(entity, ())), None)
 
     def oldest(self) -> int | None:
-        """When the one that waits longest was first read."""
+        """When the one that waits longest was first read, on the steady clock."""
         firsts = (next(iter(parked.values()), None) for parked in self._by_offset.values())
-        return min((first.first_read for first in firsts if first is not None), default=None)
+        return min((first.first_read.steady for first in firsts if first is not None), default=None)
 
     def queued(self, entity: str, key: bytes) -> bool:
         """Whether a record of that key is parked: later ones go behind it."""
@@ -173,13 +178,13 @@ class Parking:
         return None
 
     def held(self) -> Iterator[tuple[str, int, int]]:
-        """Entity, offset and first reading of each that is held; offsets in growing order."""
+        """Entity, offset and stamp of the first reading of each that is held, oldest first."""
         for entity, held in self._held.items():
             for parked in held:
-                yield entity, parked.message.offset, parked.first_read
+                yield entity, parked.message.offset, parked.first_read.wall
 
     def to_keep(self, latest: int, most: int) -> list[Parked]:
-        """Those held that were first read at that moment or before, and what is beyond `most`.
+        """Held records first read at `latest` or before (steady clock), and those beyond `most`.
 
         Of each entity the oldest, so that nothing of it is held before what is kept; each may
         hold the same share of `most`.
@@ -189,7 +194,7 @@ class Parking:
         for held in self._held.values():
             many = len(held) - share
             for place, parked in enumerate(held):
-                if place >= many and parked.first_read > latest:
+                if place >= many and parked.first_read.steady > latest:
                     break
                 due.append(parked)
         return due
@@ -200,11 +205,11 @@ class Parking:
         del self._held[parked.entity][parked]
 
     def overdue(self, latest: int) -> list[Parked]:
-        """Those first read at that moment or before; each is given once."""
+        """Those first read at `latest` or before (steady clock); each is given once."""
         due = []
         for waiting in self._in_grace.values():
             for parked in waiting:
-                if parked.first_read > latest:
+                if parked.first_read.steady > latest:
                     break
                 due.append(parked)
         for parked in due:

@@ -10,9 +10,10 @@ import msgspec
 from schemas import ENTITIES
 from worker.brokers.contract import Message
 from worker.core.barrier import Progress
+from worker.core.moments import Moment, restored
 from worker.core.parking import Parking
 
-_NONE: Final[Mapping[int, int]] = {}
+_NONE: Final[Mapping[int, Moment]] = {}
 
 _read_progress = msgspec.json.Decoder(Progress).decode
 _json = msgspec.json.Encoder().encode
@@ -26,8 +27,8 @@ def write_progress(progress: Progress) -> bytes:
 class Reread(msgspec.Struct):
     """The held records of an earlier run: to be read again among others that are done."""
 
-    first_read: dict[int, int]
-    """By offset."""
+    first_read: dict[int, Moment]
+    """By offset, in growing order."""
     until: int
     """Where those that have not been read at all begin."""
 
@@ -42,12 +43,15 @@ class Reading:
         self._again: dict[str, Reread] = {}
         self._saved: object = None
 
-    def restore(self, saved: bytes) -> None:
+    def restore(self, saved: bytes, now: Moment) -> None:
         """Take up where the log says the task stands."""
         progress = _read_progress(saved)
         self.next = dict(progress.next)
         for entity, held in progress.held.items():
-            again = {at: when for when, offsets in held.items() for at in offsets}
+            stamps = {at: when for when, offsets in held.items() for at in offsets}
+            places = sorted(stamps)
+            moments = restored([stamps[at] for at in places], now)
+            again = dict(zip(places, moments, strict=True))
             self._again[entity] = Reread(again, self.next[entity])
             self.next[entity] = min(again)
 
@@ -72,7 +76,7 @@ class Reading:
             return batch
         return [m for m in batch if m.offset >= reread.until or m.offset in reread.first_read]
 
-    def first_read(self, entity: str) -> Mapping[int, int]:
+    def first_read(self, entity: str) -> Mapping[int, Moment]:
         """When the records that are to be read again were first read, by offset."""
         reread = self._again.get(entity)
         return _NONE if reread is None else reread.first_read
@@ -100,8 +104,8 @@ class Reading:
                 continue
             judged[entity] = self.reached[entity] = reread.until
             reread.first_read = {at: t for at, t in reread.first_read.items() if at >= place}
-            for offset, first_read in reread.first_read.items():
-                held.setdefault(entity, {}).setdefault(first_read, []).append(offset)
+            for offset, moment in reread.first_read.items():
+                held.setdefault(entity, {}).setdefault(moment.wall, []).append(offset)
                 judged[entity] = min(judged[entity], offset)
         for entity in ENTITIES:
             lowest = parking.lowest(entity)

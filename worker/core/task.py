@@ -36,6 +36,7 @@ from worker.core.decode import (
     latest_moment,
 )
 from worker.core.keys import id_bytes
+from worker.core.moments import Moment, restored
 from worker.core.outbox import Outbox, Rules, Tally, coordinate
 from worker.core.parking import Envelope, Parked, Parking
 from worker.core.reading import Reading
@@ -97,16 +98,16 @@ class Task:
         self._noted: list[Barrier] = []
         self._ahead: Ahead
         self._out: Outbox
-        self._now = 0
+        self._now = Moment(0, 0)
 
     # --- restore ------------------------------------------------------------------------------
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: Saved, now: Moment) -> None:
         """Take up where the log says the task stands. Call once, before `judge`."""
         if saved.progress is not None:
-            self.reading.restore(saved.progress)
+            self.reading.restore(saved.progress, now)
         self.addresses.restore(map(_unpack_granted, saved.granted))
-        for envelope in _in_order(map(_unpack_envelope, saved.parked)):
+        for first_read, envelope in _in_order(map(_unpack_envelope, saved.parked), now):
             message = envelope.message()
             latest = latest_moment(envelope.arrival, self._rules.skew / 1000)
             outcome: Outcome
@@ -117,19 +118,19 @@ class Task:
             if isinstance(outcome, Invalid):  # by rules that are newer than the record's parking
                 self._outdated.append((envelope.entity, message, outcome))
                 continue
-            arrival, first_read = envelope.arrival, envelope.first_read
-            self.parking.add(
-                Parked(envelope.entity, message, outcome, arrival, first_read, kept=True)
-            )
+            arrival = envelope.arrival
+            parked = Parked(envelope.entity, message, outcome, arrival, first_read, kept=True)
+            parked.attempt = envelope.attempt
+            self.parking.add(parked)
         self.restored = True
 
-    def farewell(self, now: int) -> list[Outgoing]:
+    def farewell(self, now: Moment) -> list[Outgoing]:
         """What is to be written when nobody may read on for long: a copy of all that is held.
 
         Only when everything that this task has decided is committed; decide on nothing after it.
         """
-        self._out = Outbox(self.number, self._rules, now)
-        self._keep_waiting(now)
+        self._out = Outbox(self.number, self._rules, now.wall)
+        self._keep_waiting(now.steady)
         self._save()
         return self._out.messages
 
@@ -143,20 +144,24 @@ class Task:
             # Whoever waits at the head of its queue had claimed its address when it came there.
             # Old claims are made anew, and so are those of records that stood behind one that is
             # outdated: the question or its answer may have expired, or never have been asked.
-            fresh = self._now - parked.first_read < _CLAIM_AGAIN_MS
-            parked.claimed = fresh and not self._outdated
+            old = self._now.steady - parked.first_read.steady >= _CLAIM_AGAIN_MS
+            parked.claimed = not (old or self._outdated)
+            parked.attempt += not parked.claimed
+            asks = not parked.claimed
             self._try(parked)
+            if asks and parked.claimed and self.parking.holds(parked):
+                self._out.keep(parked)  # the next restart has to know which answer counts
         self._outdated = []
         self.restored = False
 
     # --- deciding -----------------------------------------------------------------------------
 
-    def needs_synchronised(self, messages: Sequence[Message], known: Known, now: int) -> bool:
+    def needs_synchronised(self, messages: Sequence[Message], known: Known, now: Moment) -> bool:
         """Whether this batch can only be decided on once the index shows all that is committed."""
         if self.restored or self.addresses.crowded:
             return True
         contested = self.addresses.contested
-        return any(contested(*asked, known) for asked in self._asked(messages, now))
+        return any(contested(*asked, known) for asked in self._asked(messages, now.wall))
 
     def _asked(self, messages: Sequence[Message], now: int) -> Iterator[tuple[bytes, bytes]]:
         """The addresses on which a batch has this task decide, each with the user that asks."""
@@ -186,7 +191,7 @@ class Task:
         positions: Mapping[str, int],
         learned: Learned,
         ahead: Ahead,
-        now: int,
+        now: Moment,
         *,
         synchronised: bool = False,
     ) -> Decision:
@@ -199,7 +204,7 @@ class Task:
         """
         self._ahead = ahead
         self._now = now
-        self._out = Outbox(self.number, self._rules, now)
+        self._out = Outbox(self.number, self._rules, now.wall)
         self.addresses.begin(synchronised=synchronised)
         if self.restored:
             self._take_up()
@@ -216,14 +221,14 @@ class Task:
             self._read(entity, batch)
         self._give_up()
         self.reading.next.update(positions)
-        self._keep_waiting(now - self._rules.hold)
+        self._keep_waiting(now.steady - self._rules.hold)
         self._save()
         self._decoded = {}
         return Decision(self._out.messages, self._out.tally)
 
-    def has_to_keep(self, now: int) -> bool:
+    def has_to_keep(self, now: Moment) -> bool:
         """Whether records have been held for long enough: `judge` has the log keep them."""
-        return bool(self.parking.to_keep(now - self._rules.hold, self._may_hold()))
+        return bool(self.parking.to_keep(now.steady - self._rules.hold, self._may_hold()))
 
     @property
     def can_give_up(self) -> bool:
@@ -235,9 +240,9 @@ class Task:
         """How many records past their grace wait for a definitive verdict."""
         return len(self._overdue) + len(self._at_barrier)
 
-    def overdue(self, now: int) -> bool:
+    def overdue(self, now: Moment) -> bool:
         """Whether records past their grace ask for a barrier to be noted."""
-        fresh = self.parking.overdue(now - self._rules.grace)
+        fresh = self.parking.overdue(now.steady - self._rules.grace)
         self._overdue += [parked for parked in fresh if parked.has_references]
         self._overdue = [parked for parked in self._overdue if self.parking.holds(parked)]
         return bool(self._overdue)
@@ -264,7 +269,7 @@ class Task:
         latest: dict[int, datetime] = {}
         for message in batch:
             first_read = again.get(message.offset, now)
-            arrival = _arrival(message, first_read)
+            arrival = _arrival(message, first_read.wall)
             moment = latest.get(arrival)
             if moment is None:
                 moment = latest[arrival] = latest_moment(arrival, self._rules.skew / 1000)
@@ -376,7 +381,7 @@ class Task:
             parked = self.parking.release(parked)
 
     def _keep_waiting(self, latest: int) -> None:
-        """Have the log keep what has been held since that moment or before."""
+        """Persist records first read at `latest` or before (steady clock), oldest first."""
         for parked in self.parking.to_keep(latest, self._may_hold()):
             self._out.keep(parked)
             self.parking.keep(parked)
@@ -415,7 +420,7 @@ class Task:
             if decided is not None:
                 return decided
         parked.claimed = True
-        self._out.claim(address, user, parked.message.offset)
+        self._out.claim(address, user, parked.message.offset, parked.attempt)
         return None
 
     def _leave(self, left: tuple[bytes, bytes] | None) -> None:
@@ -439,23 +444,24 @@ class Task:
             return
         answer = _unpack_grant(message.value)
         for parked in self.parking.waiting_for(_claim_id(answer.offset)):
-            parked.granted = answer.granted
-            self._try(parked)
+            if answer.granted or answer.attempt == parked.attempt:
+                parked.granted = answer.granted
+                self._try(parked)
         if answer.granted:  # also where nobody waits for it any more
             self._out.settled(answer.address, answer.offset)
 
 
-def _in_order(envelopes: Iterable[Envelope]) -> list[Envelope]:
-    """As they were parked: by offset within an entity, else by when they were first read.
-
-    Clocks go back at times, offsets do not.
-    """
-    first: dict[str, int] = {}
-    ordered = []
+def _in_order(envelopes: Iterable[Envelope], now: Moment) -> list[tuple[Moment, Envelope]]:
+    """As they were parked: by offset within an entity, else by when they were first read."""
+    by_entity: dict[str, list[Envelope]] = {}
     for envelope in sorted(envelopes, key=lambda e: e.offset):
-        first[envelope.entity] = max(envelope.first_read, first.get(envelope.entity, 0))
-        ordered.append((first[envelope.entity], envelope))
-    return [envelope for _, envelope in sorted(ordered, key=lambda pair: pair[0])]
+        by_entity.setdefault(envelope.entity, []).append(envelope)
+    pairs = [
+        pair
+        for parked in by_entity.values()
+        for pair in zip(restored([e.first_read for e in parked], now), parked, strict=True)
+    ]
+    return sorted(pairs, key=lambda pair: pair[0].steady)
 
 
 def _arrival(message: Message, now: int) -> int:

@@ -7,7 +7,10 @@ from collections.abc import Callable
 
 
 class Backoff:
-    """Doubles from `first` to `longest` seconds; each wait is a random half to whole of it."""
+    """Doubles from `first` to `longest` seconds; each wait is a random half to whole of it.
+
+    `clock` is a steady one, in milliseconds.
+    """
 
     def __init__(self, clock: Callable[[], int], first: float = 0.2, longest: float = 5.0) -> None:
         self._clock = clock

@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from worker.brokers.contract import Broker, Message, Partition
+from worker.clock import Clock
 from worker.core.barrier import Reached
 from worker.engine.backoff import Backoff
 from worker.errors import BrokerUnavailable
@@ -36,9 +37,7 @@ class Follower:
     another thread applies rows to it. `news` is set when something has been read.
     """
 
-    def __init__(
-        self, broker: Broker, names: Names, index: IndexStore, clock: Callable[[], int]
-    ) -> None:
+    def __init__(self, broker: Broker, names: Names, index: IndexStore, clock: Clock) -> None:
         self.index = index
         self.lock = asyncio.Lock()
         self.news = asyncio.Event()
@@ -75,14 +74,14 @@ class Follower:
             self.index.saved(),
             {name: topics[name] for name in names},
             spans,
-            self._clock(),
+            self._clock.wall(),
             version=VERSION,
         )
         if reason is not None:
             self.index.clear(reason)
         positions = self.index.positions()
         if not positions:
-            self.index.stamp(self._clock())
+            self.index.stamp(self._clock.wall())
         self._followed = {p: positions.get(p, spans[p].start) for p in self.accepted}
         self._followed |= {p: spans[p].start for p in self.progress}
         self._reader.assign(self._followed)
@@ -92,7 +91,7 @@ class Follower:
 
         `ready` is set once everything has been read that there was at the start.
         """
-        backoff = Backoff(self._clock)
+        backoff = Backoff(self._clock.steady)
         while not stop.is_set():
             try:
                 if self.ready.is_set():
@@ -166,7 +165,7 @@ class Follower:
             self._learned.matches.extend(learned.matches)
         elif not messages:
             async with self.lock:
-                self.index.stamp(self._clock())
+                self.index.stamp(self._clock.wall())
         # Rows first: whoever sees that a record has been judged finds its row in the index.
         moved = followed != self._followed
         self._followed = followed

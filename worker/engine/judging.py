@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
 import msgspec
 
 from worker.brokers.contract import Broker, Message
+from worker.clock import Clock
 from worker.core.ahead import Ahead
 from worker.core.outbox import Rules
 from worker.core.task import Decision
@@ -42,7 +43,7 @@ class Judging:
         rules: Rules,
         follower: Follower,
         reports: Reports,
-        clock: Callable[[], int],
+        clock: Clock,
     ) -> None:
         self._broker = broker
         self._rules = rules
@@ -61,10 +62,8 @@ class Judging:
         Somebody may have taken it over, to reset it for one (`reprocess`), and an idle task would
         never find out. And the group is to know where it reads.
         """
-        now = self._clock()
-        return abs(now - owned.touched) >= _QUIET_MS or (
-            owned.untold and abs(now - owned.told) >= _TELL_MS
-        )
+        now = self._clock.steady()
+        return now - owned.touched >= _QUIET_MS or (owned.untold and now - owned.told >= _TELL_MS)
 
     async def leave(self, owned: Owned) -> None:
         """Before a task is given up for good: the log keeps what is held, the group is told.
@@ -73,21 +72,21 @@ class Judging:
         """
         if owned.work is not None and not await owned.work:
             return  # what it has decided may not stand in the log
-        outputs = owned.task.farewell(self._clock())
+        outputs = owned.task.farewell(self._clock.now())
         if outputs or owned.untold:
             with suppress(BuddyError):
                 await owned.committer.commit(outputs, reached(owned.task, self._rules))
 
     async def _work(self, owned: Owned, batch: Batch) -> bool:
         """Judge and commit; whether the task may go on."""
-        began = self._clock()
+        began = self._clock.steady()
         number = owned.task.number
         try:
             decision = await self._judge(owned, batch)
             if not decision.outputs and not self.is_quiet(owned):
                 return True
-            owned.touched = now = self._clock()
-            tells = not decision.outputs or abs(now - owned.told) >= _TELL_MS
+            owned.touched = now = self._clock.steady()
+            tells = not decision.outputs or now - owned.told >= _TELL_MS
             owned.untold = not tells
             if tells:
                 owned.told = now
@@ -102,7 +101,7 @@ class Judging:
     async def _judge(self, owned: Owned, batch: Batch) -> Decision:
         """Decide on the batch, as the index is now or, where that does not do, synchronised."""
         async with self._follower.lock:
-            index, now = self._follower.index, self._clock()
+            index, now = self._follower.index, self._clock.now()
             if not owned.task.needs_synchronised(batch.messages, index, now):
                 return self._decide(owned, batch, synchronised=False)
         await self._synchronise()
@@ -116,7 +115,7 @@ class Judging:
             batch.positions,
             learned,
             Ahead(self._follower.index),
-            self._clock(),
+            self._clock.now(),
             synchronised=synchronised,
         )
 

@@ -6,11 +6,12 @@ judged: written down and read again, for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from schemas import ENTITIES
 from worker.brokers.contract import Message
+from worker.clock import Clock
 from worker.engine.follower import INDEXED
 from worker.topics import Names
 
@@ -28,17 +29,18 @@ _AFTER: Final = [frozenset(list(ENTITIES)[number + 1 :]) for number in range(len
 class ReadingOrder:
     """Says which inputs had better wait for the next read."""
 
-    def __init__(self, names: Names, clock: Callable[[], int]) -> None:
+    def __init__(self, names: Names, clock: Clock) -> None:
         self._first = {names.inputs(entity): entity for entity in INDEXED}
         self._clock = clock
         self._found: set[str] = set()
         self._old: set[str] = set()
         self._later: frozenset[str] = frozenset()
-        self._until = [clock() + _LONGEST_MS] * len(INDEXED)
+        self._until = [clock.steady() + _LONGEST_MS] * len(INDEXED)
 
     def note(self, messages: Sequence[Message]) -> None:
         """Learn what a read has brought, and of which entities it was a backlog."""
-        old = self._clock() - _OLD_MS
+        # A wrong wall clock makes the others wait for `_LONGEST_MS` at a time, and no longer.
+        old = self._clock.wall() - _OLD_MS
         first = [message for message in messages if message.topic in self._first]
         self._found = {self._first[message.topic] for message in first}
         self._old = {self._first[message.topic] for message in first if message.timestamp < old}
@@ -51,7 +53,7 @@ class ReadingOrder:
         has piled up since, for users that wait for their addresses, and for a backlog that gives
         nothing, they wait `_LONGEST_MS` at most.
         """
-        now = self._clock()
+        now = self._clock.steady()
         for place, entity in enumerate(INDEXED):
             if entity in behind and entity in self._found:
                 self._until[place] = now + _LONGEST_MS

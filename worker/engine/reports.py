@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import structlog
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Partition, Reader
+from worker.clock import Clock
 from worker.core.outbox import Rules, Tally
 from worker.engine.follower import Follower
 from worker.engine.tasks import Tasks, inputs
@@ -29,22 +30,23 @@ _log = structlog.get_logger(__name__)
 
 
 class Reports:
-    """Tells what it is told, and looks around once a second. Times in milliseconds."""
+    """Tells what it is told, and looks around once a second. Times are steady."""
 
-    def __init__(self, metrics: Metrics, health: Part, clock: Callable[[], int]) -> None:
+    def __init__(self, metrics: Metrics, health: Part, clock: Clock) -> None:
         self.metrics = metrics
         self.health = health
         self._clock = clock
-        self._failed_at = -_FAILING_MS
-        self._looked = self._measured = 0
+        self._failed_at = clock.steady() - _FAILING_MS
+        self._looked = -_LOOK_EVERY_MS
+        self._measured = -_LAG_EVERY_MS
 
     def alive(self) -> None:
         """A step of restoring is done, or the broker is away and will be tried again."""
-        self.health.alive(self._clock())
+        self.health.alive(self._clock.steady())
 
     def committed(self, number: int, tally: Tally, began: int) -> None:
         """A task has committed what it began to judge at that time."""
-        now = self._clock()
+        now = self._clock.steady()
         self.health.alive(now)
         self.metrics.transaction("committed")
         self.metrics.batch(max(0, now - began) / 1000, tally.read.total())
@@ -60,7 +62,7 @@ class Reports:
 
     def not_committed(self, number: int, error: BuddyError) -> None:
         """A task could not commit."""
-        self._failed_at = self._clock()
+        self._failed_at = self._clock.steady()
         self.metrics.transaction("fenced" if isinstance(error, Fenced) else "failed")
         _log.warning("commit_failed", task=number, error=str(error))
 
@@ -70,14 +72,14 @@ class Reports:
             entity = rules.names.entity_of(place.topic)
             if entity in ENTITIES:
                 self.metrics.input_expired(entity, count)
-                self.health.expired(count, self._clock())
+                self.health.expired(count, self._clock.steady())
             _log.error("input_expired", topic=place.topic, partition=place.number, count=count)
 
     def round(self, tasks: Tasks) -> None:
         """A round is finished. With nothing left to commit that is progress by itself."""
         self.metrics.round()
         self.tasks(tasks)
-        now = self._clock()
+        now = self._clock.steady()
         in_flight = any(owned.work is not None for owned in tasks.running.values())
         if not in_flight and now - self._failed_at >= _FAILING_MS:
             self.health.alive(now)
@@ -89,8 +91,8 @@ class Reports:
 
     async def look(self, tasks: Tasks, barriers: Barriers, follower: Follower) -> None:
         """Measure what waits and what is known, once a second."""
-        now = self._clock()
-        if abs(now - self._looked) < _LOOK_EVERY_MS:
+        now = self._clock.steady()
+        if now - self._looked < _LOOK_EVERY_MS:
             return
         self._looked = now
         parked: Counter[str] = Counter()
@@ -115,18 +117,19 @@ class Reports:
 
         Raises BrokerUnavailable.
         """
-        now = self._clock()
+        now = self._clock.steady()
         places = [p for o in tasks.running.values() if o.assigned for p in inputs(o.task, rules)]
-        if places and abs(now - self._measured) < _LAG_EVERY_MS:
+        if places and now - self._measured < _LAG_EVERY_MS:
             return
-        self._measured = now if places else 0  # the first task is measured at once
+        # The first task is measured at once.
+        self._measured = now if places else now - _LAG_EVERY_MS
         spans = await broker.spans(places) if places else {}
         lag = {p: max(0, span.end - reader.position(p)) for p, span in spans.items()}
         self.metrics.lag(lag)
         self.health.lag(sum(lag.values()))
 
 
-def unheard(clock: Callable[[], int]) -> Reports:
+def unheard(clock: Clock) -> Reports:
     """Reports that go to the log alone, and to metrics that nobody serves."""
     metrics = Metrics()
-    return Reports(metrics, Health(metrics, clock).part("worker"), clock)
+    return Reports(metrics, Health(metrics, clock.steady).part("worker"), clock)

@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 
 from worker.brokers.contract import Broker, Committer, Member, Message, Partition
+from worker.clock import Clock
 from worker.core.outbox import Rules
 from worker.core.task import INPUTS, Saved, Task
 from worker.engine.backoff import Backoff
@@ -37,9 +38,9 @@ class Owned:
         """Where what it has judged, or is judging, ends."""
         self.work: asyncio.Task[bool] | None = None
         self.touched = 0
-        """When it last began to commit, in milliseconds."""
+        """When it last began to commit, on the steady clock."""
         self.told = 0
-        """When it last told the group where it reads, in milliseconds."""
+        """When it last told the group where it reads, on the steady clock."""
         self.untold = False
         """Whether it has read on since."""
         self.lost: dict[Partition, int] = {}
@@ -55,9 +56,7 @@ class Tasks:
     its state read, so it is complete.
     """
 
-    def __init__(
-        self, broker: Broker, rules: Rules, group: str, starts: Callable[[int], Backoff]
-    ) -> None:
+    def __init__(self, broker: Broker, rules: Rules, group: str, clock: Clock) -> None:
         self.running: dict[int, Owned] = {}
         self.assigned: frozenset[int] = frozenset()
         self._broker = broker
@@ -65,7 +64,7 @@ class Tasks:
         self._group = group
         self._member: Member | None = None
         self._starting: dict[int, asyncio.Task[Owned]] = {}
-        self._starts = starts
+        self._clock = clock
         self._backoffs: dict[int, Backoff] = {}
         self.on_restored: Callable[[float], None] = lambda _seconds: None
         """Told how long each take-over took, in seconds."""
@@ -85,7 +84,7 @@ class Tasks:
         for number in [n for n in self._starting if n not in self.assigned]:
             await self._cancel(number)
         for number in self.assigned - self.running.keys() - self._starting.keys():
-            backoff = self._backoffs.setdefault(number, self._starts(number))
+            backoff = self._backoff(number)
             if backoff.ready():
                 self._starting[number] = asyncio.create_task(self._start(number))
         for number in [n for n, start in self._starting.items() if start.done()]:
@@ -104,7 +103,7 @@ class Tasks:
 
     def failed(self, number: int) -> None:
         """Wait a little longer before this task is taken over the next time."""
-        self._backoffs.setdefault(number, self._starts(number)).failed()
+        self._backoff(number).failed()
 
     def succeeded(self, number: int) -> None:
         """The task commits: the next take-over need not wait."""
@@ -122,6 +121,9 @@ class Tasks:
         await self.drop_all("shutdown")
         if self._member is not None:
             await self._member.close()
+
+    def _backoff(self, number: int) -> Backoff:
+        return self._backoffs.setdefault(number, Backoff(self._clock.steady))
 
     # --- taking over --------------------------------------------------------------------------
 
@@ -170,7 +172,8 @@ class Tasks:
                 progress.get(str(number).encode()),
                 tuple(parked.values()),
                 tuple(granted.values()),
-            )
+            ),
+            self._clock.now(),
         )
         inputs = {name: Partition(names.input(name), number) for name in INPUTS}
         spans = await self._broker.spans(inputs.values())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
 
 from worker.brokers.contract import Broker, Partition
+from worker.clock import Clock
 from worker.core.barrier import Barrier
 from worker.core.outbox import Rules
 from worker.core.task import Task
@@ -23,21 +24,20 @@ _log = structlog.get_logger(__name__)
 class Barriers:
     """The barriers that the tasks of this worker wait for."""
 
-    def __init__(
-        self, broker: Broker, rules: Rules, follower: Follower, clock: Callable[[], int]
-    ) -> None:
+    def __init__(self, broker: Broker, rules: Rules, follower: Follower, clock: Clock) -> None:
         self._broker = broker
         self._rules = rules
         self._follower = follower
         self._clock = clock
         self._open: list[tuple[int, Barrier]] = []
-        self._noted = 0
-        self._reported = 0
+        self._noted = -_NOTE_EVERY_MS
+        self._reported = -_REPORT_BLOCKED_MS
 
     async def tend(self, tasks: Sequence[Task]) -> None:
         """Note barriers for overdue records, and move those that are noted forward."""
-        now = self._clock()
-        overdue = [task for task in tasks if task.overdue(now)]
+        moment = self._clock.now()
+        now = moment.steady
+        overdue = [task for task in tasks if task.overdue(moment)]
         if overdue and now - self._noted >= _NOTE_EVERY_MS:
             self._noted = now
             users, matches = await self._note()
@@ -54,7 +54,7 @@ class Barriers:
         self._report_blocked(now)
 
     def waiting_since(self) -> int | None:
-        """When the oldest barrier that has not been passed was noted, in milliseconds."""
+        """When the oldest barrier that has not been passed was noted, on the steady clock."""
         return self._open[0][0] if self._open else None
 
     def blocked_by(self) -> list[Partition]:

@@ -17,6 +17,7 @@ import structlog
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Message, Partition
+from worker.clock import Clock
 from worker.core.outbox import Rules
 from worker.core.task import INPUTS
 from worker.engine.backoff import Backoff
@@ -46,7 +47,7 @@ class Worker:
         broker: Broker,
         rules: Rules,
         index: IndexStore,
-        clock: Callable[[], int],
+        clock: Clock,
         max_parked: int = 200_000,
         reports: Reports | None = None,
     ) -> None:
@@ -76,7 +77,7 @@ class Worker:
             self._broker,
             self._rules,
             f"{self._rules.names.prefix}-{GROUP}",
-            lambda _number: Backoff(self._clock),
+            self._clock,
         )
         self._follower.on_step = self._reports.alive
         self._tasks.on_restored = self._reports.metrics.restored
@@ -107,7 +108,7 @@ class Worker:
         self, attempt: Callable[[], Awaitable[None]], stop: asyncio.Event
     ) -> bool:
         """Whether it has succeeded; outages are waited out, until told to stop."""
-        backoff = Backoff(self._clock)
+        backoff = Backoff(self._clock.steady)
         while not stop.is_set():
             try:
                 await attempt()
@@ -121,7 +122,7 @@ class Worker:
         return False
 
     async def _rounds(self, stop: asyncio.Event, following: asyncio.Task[None]) -> None:
-        backoff = Backoff(self._clock)
+        backoff = Backoff(self._clock.steady)
         while not stop.is_set():
             if following.done():
                 following.result()
@@ -232,7 +233,7 @@ class Worker:
             or owned.learned.matches
             or owned.task.restored
             or owned.task.can_give_up
-            or owned.task.has_to_keep(self._clock())
+            or owned.task.has_to_keep(self._clock.now())
             or owned.positions != self._positions(owned)
             or self._judging.is_quiet(owned)
         )

@@ -58,7 +58,7 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 class Part:
-    """One service of the process, by what it last said about itself. Times in milliseconds."""
+    """One service of the process, by what it last said about itself. Its clock is steady."""
 
     def __init__(self, name: str, limits: Limits, now: int) -> None:
         self.lost = 0
@@ -123,7 +123,7 @@ class Part:
 class Health:
     """Serves the health of a process and its metrics, from `start` to `close`.
 
-    `clock` is the services' own, in milliseconds. Port 0 takes a free one; `port` says which.
+    `clock` is steady, in milliseconds. Port 0 takes a free one; `port` says which.
     """
 
     def __init__(
