@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.contract.bucket_kit import World
-from tests.contract.helpers import delete_all
+from tests.contract.helpers import delete_all, delete_topic
 from tests.s3_server import S3Server
 from worker.brokers.contract import Broker, Partition, Topic
 from worker.brokers.embedded import EmbeddedBroker
@@ -22,6 +22,7 @@ RETENTION_MS = 3_600_000
 Connect = Callable[[], Broker]
 Another = Callable[[], Awaitable[Broker]]
 MakeTopic = Callable[..., Awaitable[str]]
+DeleteTopic = Callable[[str], Awaitable[None]]
 Expire = Callable[[Partition], Awaitable[None]]
 
 
@@ -100,6 +101,18 @@ def expire(kind: str, broker: Broker, clock: Clock, request: pytest.FixtureReque
         await delete_all(broker, request.getfixturevalue("kafka_address"), partition)
 
     return expire_embedded if kind == "embedded" else expire_kafka
+
+
+@pytest.fixture
+def remove(kind: str, broker: Broker, request: pytest.FixtureRequest) -> DeleteTopic:
+    """Deletes a topic, as an operator does."""
+
+    async def from_kafka(topic: str) -> None:
+        await delete_topic(broker, request.getfixturevalue("kafka_address"), topic)
+
+    if kind == "embedded":
+        pytest.skip("the embedded broker has no way to delete a topic yet")
+    return from_kafka
 
 
 @pytest.fixture

@@ -81,3 +81,14 @@ async def delete_all(broker: Broker, address: str, partition: Partition) -> None
         await admin.delete_records({TopicPartition(*partition): RecordsToDelete(end)})
     finally:
         await admin.close()
+
+
+async def delete_topic(broker: Broker, address: str, topic: str) -> None:
+    """Have Kafka delete a topic; returns once the broker does not know it any more."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
+        await admin.delete_topics([topic])
+    finally:
+        await admin.close()
+    await eventually(lambda: broker.topics([topic]), lambda found: not found)

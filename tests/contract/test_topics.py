@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.conftest import Another, MakeTopic, unique
+from tests.contract.conftest import Another, DeleteTopic, MakeTopic, unique
 from tests.contract.helpers import eventually, numbered
 from worker.brokers.contract import Broker, Partition, Span, Topic
 from worker.errors import MissingTopic
@@ -76,3 +76,28 @@ async def test_a_missing_topic_or_partition_has_no_span(
         await broker.spans([Partition(unique("topic"), 0)])
     with pytest.raises(MissingTopic):
         await broker.spans([Partition(await make_topic(2), 2)])
+
+
+async def test_a_topic_keeps_its_identity_for_everybody(
+    broker: Broker, another: Another, make_topic: MakeTopic
+) -> None:
+    one, two = await make_topic(), await make_topic(3)
+    identities = await broker.identities([one, two, unique("topic")])
+    assert identities.keys() == {one, two}
+    assert identities[one] != identities[two]
+    assert all(identity.isascii() and 0 < len(identity) <= 64 for identity in identities.values())
+    await broker.publish(numbered(one, range(3)))
+    assert await (await another()).identities([two, one]) == identities
+    assert await broker.identities([]) == {}
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+async def test_a_topic_made_anew_has_another_identity(
+    broker: Broker, make_topic: MakeTopic, remove: DeleteTopic, partitions: int
+) -> None:
+    topic = await make_topic()
+    before = await broker.identities([topic])
+    await remove(topic)
+    assert await broker.identities([topic]) == {}
+    await broker.create([Topic(topic, partitions)])
+    assert (await broker.identities([topic]))[topic] != before[topic]

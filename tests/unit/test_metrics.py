@@ -398,6 +398,29 @@ def test_a_worker_that_stands_by_is_ready(health: Health, clock: Clock) -> None:
     assert ready(health) == (200, [])
 
 
+def test_what_keeps_a_service_from_its_work_is_told_until_it_is_over(
+    health: Health, clock: Clock
+) -> None:
+    worker = well(health.part("worker"), clock)
+    worker.hindered("index", "cannot read topic a: no answer", clock.now)
+    clock.now += 5_000
+    worker.hindered("index", "cannot read topic b: no answer", clock.now)
+    worker.hindered("commits", "cannot commit as c: no answer", clock.now)
+    clock.now += 2_000
+    assert ready(health) == (
+        503,
+        [
+            "worker: index: cannot read topic b: no answer (for 7 s)",
+            "worker: commits: cannot commit as c: no answer (for 2 s)",
+        ],
+    )
+    worker.free("index")
+    worker.free("index")
+    assert ready(health)[1] == ["worker: commits: cannot commit as c: no answer (for 2 s)"]
+    worker.free("commits")
+    assert ready(health) == (200, [])
+
+
 def test_expired_input_is_told_for_good_and_forgiven_after_a_while(
     health: Health, clock: Clock
 ) -> None:

@@ -153,6 +153,13 @@ class Broker(Protocol):
     async def topics(self, names: Iterable[str]) -> dict[str, Topic]:
         """Those of the named topics that exist, with their settings."""
 
+    async def identities(self, names: Iterable[str]) -> dict[str, str]:
+        """The identity of each named topic that exists: short ASCII text, never used twice.
+
+        A topic deleted and created anew has another one though the name is the same. One cheap
+        question. Raises `BrokerUnavailable`.
+        """
+
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False
     ) -> dict[Partition, Span]:

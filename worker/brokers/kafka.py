@@ -20,6 +20,7 @@ from worker.brokers.kafka_batches import Batch, deliver, pack
 from worker.brokers.kafka_committer import KafkaCommitter
 from worker.brokers.kafka_errors import FAILURES, translate
 from worker.brokers.kafka_member import KafkaMember
+from worker.brokers.kafka_metadata import look
 from worker.brokers.kafka_reader import KafkaReader
 from worker.brokers.kafka_security import KafkaSecurity
 from worker.brokers.kafka_wire import (
@@ -121,12 +122,7 @@ class KafkaBroker:
         wanted = set(names)
 
         async def ask(admin: Any) -> dict[str, Topic]:
-            # All topics: to ask for one by name can create it, where the broker allows that.
-            counts = {
-                found["topic"]: len(found["partitions"])
-                for found in await admin.describe_topics()
-                if found["topic"] in wanted and found["partitions"]
-            }
+            counts = {name: topic.partitions for name, topic in (await look(admin, wanted)).items()}
             if not counts:
                 return {}
             responses = await admin.describe_configs(
@@ -147,6 +143,16 @@ class KafkaBroker:
             self._known.pop(name, None)
         self._known.update(found)
         return found
+
+    async def identities(self, names: Iterable[str]) -> dict[str, str]:
+        """See `contract.Broker`. A Kafka older than 2.8 has no topic ids: all are empty there."""
+        wanted = set(names)
+
+        async def ask(admin: Any) -> dict[str, str]:
+            found = await look(admin, wanted)
+            return {name: topic.identity for name, topic in found.items()}
+
+        return await self._admin.ask("describe its topics", ask) if wanted else {}
 
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False
@@ -286,11 +292,7 @@ class KafkaBroker:
         deadline = loop.time() + CALL_SECONDS
 
         async def ask(admin: Any) -> set[str]:
-            return {
-                found["topic"]
-                for found in await admin.describe_topics()
-                if found["partitions"] and all(p["leader"] >= 0 for p in found["partitions"])
-            }
+            return {name for name, topic in (await look(admin, wanted)).items() if topic.led}
 
         while not wanted <= await self._admin.ask("say whether its topics are ready", ask):
             if loop.time() > deadline:

@@ -69,6 +69,7 @@ class Part:
         self._assigned = self._running = 0
         self._lag = 0
         self._lost_at: int | None = None
+        self._hindrances: dict[str, tuple[str, int]] = {}
 
     def alive(self, now: int) -> None:
         """Progress was seen: a commit, a round with nothing to commit, a step of restoring."""
@@ -90,6 +91,20 @@ class Part:
         """So many were gone before they were read. Not ready for ten minutes: it must be seen."""
         self.lost += records
         self._lost_at = now
+
+    def hindered(self, what: str, reason: str, now: int) -> None:
+        """It is kept from a part of its work (`what`) until `free`: not ready meanwhile.
+
+        `reason` is one line that names the operation and the resource.
+        """
+        _, since = self._hindrances.get(what, (reason, now))
+        # Replaced, not changed: another thread may be looking.
+        self._hindrances = {**self._hindrances, what: (reason, since)}
+
+    def free(self, what: str) -> None:
+        """That part of its work goes on, or is not its own any more."""
+        if what in self._hindrances:
+            self._hindrances = {w: r for w, r in self._hindrances.items() if w != what}
 
     def stalled(self, now: int) -> str | None:
         """Why it is not alive, in one line, or None."""
@@ -117,6 +132,8 @@ class Part:
             )
         if self._lost_at is not None and now - self._lost_at < _EXPIRED_SHOWN_MS:
             found.append(f"{self._name}: {self.lost} records had expired before they were read")
+        for what, (reason, since) in self._hindrances.items():
+            found.append(f"{self._name}: {what}: {reason} (for {(now - since) // 1000} s)")
         return found
 
 
