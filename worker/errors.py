@@ -37,6 +37,12 @@ class MissingTopic(BuddyError):
     exit_code = 3
 
 
+class TopicRecreated(BuddyError):
+    """A topic was deleted, or deleted and created anew, while it was in use."""
+
+    exit_code = 3
+
+
 class MessageRefused(BuddyError):
     """The broker will never take this message (too large, not allowed)."""
 

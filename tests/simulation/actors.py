@@ -372,8 +372,7 @@ class Worker:
             ),
             self.moment(),
         )
-        for name in INPUTS:
-            task.reading.next.setdefault(name, 0)
+        task.begin(dict.fromkeys(INPUTS, "one"), dict.fromkeys(INPUTS, 0))
         self._say(f"has restored task {number}: {task.reading.next}, {len(task.parking)} parked")
         if self._dice.stop():
             yield None

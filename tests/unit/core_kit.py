@@ -118,6 +118,7 @@ class World:
         self.granted: list[dict[bytes, bytes]] = [{} for _ in range(partitions)]
         self.progress: list[list[bytes]] = [[] for _ in range(partitions)]
         self.index = MemoryIndex()
+        self.identities = dict.fromkeys(INPUTS, "one")
         self.first_read: dict[str, int] = {}
         self._followed: dict[Partition, int] = {}
         self._pending: list[tuple[list[bytes], list[bytes]]] = [([], []) for _ in range(partitions)]
@@ -240,8 +241,8 @@ class World:
             users.extend(filter(self.index.user, fresh["users"]))
             matches.extend(filter(self.index.match, fresh["matches"]))
 
-    def restored(self, number: int) -> Task:
-        """The task as the log says that it stands."""
+    def restored(self, number: int, **starts: int) -> Task:
+        """The task as the log says that it stands; `starts` where inputs begin meanwhile."""
         task = Task(number, self.rules)
         progress = self.progress[number]
         task.restore(
@@ -252,8 +253,8 @@ class World:
             ),
             self.moment,
         )
-        for name in INPUTS:
-            task.reading.next.setdefault(name, FIRST_OFFSET)
+        begins = dict.fromkeys(INPUTS, FIRST_OFFSET) | starts
+        self.missed = task.begin(self.identities, begins)
         return task
 
     # --- results ------------------------------------------------------------------------------

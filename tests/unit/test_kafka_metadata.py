@@ -37,7 +37,7 @@ class _Client:
         )
 
     def _old(self) -> bytes:
-        topics = [
+        topics: list[object] = [
             (error, name, False, [(0, q, leader, [1], [1], []) for q, leader in enumerate(leaders)])
             for error, name, _, leaders in self._topics
         ]

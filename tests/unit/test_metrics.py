@@ -108,6 +108,8 @@ def fed() -> Metrics:
     users, matches = Partition("buddy.in.users", 0), Partition("buddy.in.matches", 1)
     metrics.tally(tally())
     metrics.input_expired("users", 5)
+    metrics.input_recreated()
+    metrics.clock_stepped()
     metrics.parked({"matches": 7}, 12.5)
     metrics.lag({users: 3, matches: 4})
     metrics.barrier(6, 2.5, [users])
@@ -167,6 +169,8 @@ def registered(metrics: Metrics) -> dict[str, tuple[str, tuple[str, ...], str]]:
         ("buddy_records_omitted_total", {}, 1),
         ("buddy_internal_errors_total", {}, 1),
         ("buddy_input_expired_records_total", {"entity": "users"}, 5),
+        ("buddy_input_recreated_total", {}, 1),
+        ("buddy_clock_steps_total", {}, 1),
         ("buddy_parked_records", {"entity": "matches"}, 7),
         ("buddy_parked_records", {"entity": "users"}, 0),
         ("buddy_parked_oldest_age_seconds", {}, 12.5),

@@ -114,6 +114,10 @@ class EmbeddedBroker:
 
         return await self._reading.run(work)
 
+    async def identities(self, names: Iterable[str]) -> dict[str, str]:
+        """See `contract.Broker.identities`."""
+        return dict.fromkeys(await self.topics(names), "1")
+
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False
     ) -> dict[Partition, Span]:

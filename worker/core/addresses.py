@@ -24,7 +24,9 @@ _MOST_UNFOLLOWED: Final = 2_000
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True, tag="claim"):
-    """A user's record asks for an address; it stands at `offset` in partition `task` of users.
+    """A user's record asks for an address. It is of partition `task` of users.
+
+    `offset` is its place there (`Reading.place`), in what refers to it as well.
 
     It may ask again after a long time, when the first question or its answer may have expired.
     """

@@ -114,17 +114,17 @@ class Outbox:
         if len(envelope) > self._rules.rejection_limit:  # headers can be of any size
             ours = tuple((name, value) for name, value in parked.message.headers if name in _OURS)
             envelope = _pack(msgspec.structs.replace(parked.envelope(), headers=ours))
-        self._write_parked(parked.entity, parked.message, envelope)
+        self._write_parked(parked.entity, parked.place, envelope)
 
-    def drop(self, entity: str, message: Message) -> None:
+    def drop(self, entity: str, place: int) -> None:
         """Strike out the copy of a parked record."""
-        self._write_parked(entity, message, None)
+        self._write_parked(entity, place, None)
 
-    def claim(self, address: bytes, user: bytes, offset: int, attempt: int) -> None:
+    def claim(self, address: bytes, user: bytes, parked: Parked) -> None:
         """Ask the address's owner for it."""
-        claim = Claim(address, user, self._number, offset, attempt)
+        claim = Claim(address, user, self._number, parked.place, parked.attempt)
         owner = owner_of(address, self._rules.tasks)
-        self._write(self._names.claims, f"{self._number}/{offset}", _pack(claim), owner)
+        self._write(self._names.claims, f"{self._number}/{parked.place}", _pack(claim), owner)
 
     def settled(self, address: bytes, offset: int) -> None:
         """Tell the address's owner that the record it was granted to has been judged."""
@@ -148,8 +148,8 @@ class Outbox:
         """Say how far the task is."""
         self._write(self._names.progress, str(self._number), value, self._number)
 
-    def _write_parked(self, entity: str, message: Message, envelope: bytes | None) -> None:
-        key = f"{entity}/{self._number}/{message.offset}"
+    def _write_parked(self, entity: str, place: int, envelope: bytes | None) -> None:
+        key = f"{entity}/{self._number}/{place}"
         self._write(self._names.parked, key, envelope, self._number)
 
     def _write(self, topic: str, key: str, value: bytes | None, partition: int) -> None:

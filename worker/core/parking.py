@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from operator import attrgetter
 
 import msgspec
 
@@ -33,6 +34,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
     arrival: int
     first_read: int
     attempt: int = 0
+    place: int = -1
 
     def message(self) -> Message:
         """The message as it was read."""
@@ -55,6 +57,8 @@ class Parked(msgspec.Struct, eq=False):
     outcome: Decoded | Deletion
     arrival: int
     first_read: Moment
+    place: int
+    """Its place among all records of its input: the offset, beyond those of an earlier topic."""
     barrier: Barrier | None = None
     claimed: bool = False
     """Whether its address has been asked for."""
@@ -93,6 +97,7 @@ class Parked(msgspec.Struct, eq=False):
             self.arrival,
             self.first_read.wall,
             self.attempt,
+            self.place,
         )
 
 
@@ -100,7 +105,7 @@ class Parking:
     """The parked records of one task, by what each waits for."""
 
     def __init__(self) -> None:
-        self._by_offset: dict[str, dict[int, Parked]] = {}
+        self._by_place: dict[str, dict[int, Parked]] = {}
         self._queues: dict[tuple[str, bytes], deque[Parked]] = {}
         # Dicts without values are sets that keep their order and forget in constant time.
         self._waiting: dict[bytes, dict[Parked, None]] = {}
@@ -109,32 +114,33 @@ class Parking:
         self._held: dict[str, dict[Parked, None]] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._by_offset.values()))
+        return sum(map(len, self._by_place.values()))
 
     def __iter__(self) -> Iterator[Parked]:
-        for parked in self._by_offset.values():
+        for parked in self._by_place.values():
             yield from parked.values()
 
     def count(self, entity: str) -> int:
         """How many records of an entity are parked."""
-        return len(self._by_offset.get(entity, ()))
+        return len(self._by_place.get(entity, ()))
 
     def lowest(self, entity: str) -> int | None:
-        """The lowest offset of a parked record of that entity."""
-        return next(iter(self._by_offset.get(entity, ())), None)
+        """The lowest place of a parked record of that entity."""
+        return next(iter(self._by_place.get(entity, ())), None)
 
-    def oldest(self) -> int | None:
-        """When the one that waits longest was first read, on the steady clock."""
-        firsts = (next(iter(parked.values()), None) for parked in self._by_offset.values())
-        return min((first.first_read.steady for first in firsts if first is not None), default=None)
+    def oldest(self) -> Moment | None:
+        """When the one that waits longest was first read."""
+        firsts = (next(iter(parked.values()), None) for parked in self._by_place.values())
+        moments = [first.first_read for first in firsts if first is not None]
+        return min(moments, key=attrgetter("steady"), default=None)
 
     def queued(self, entity: str, key: bytes) -> bool:
         """Whether a record of that key is parked: later ones go behind it."""
         return (entity, key) in self._queues
 
     def add(self, parked: Parked) -> None:
-        """Park a record behind those of its key. Offsets of an entity come in growing order."""
-        self._by_offset.setdefault(parked.entity, {})[parked.message.offset] = parked
+        """Park a record behind those of its key. Places of an entity come in growing order."""
+        self._by_place.setdefault(parked.entity, {})[parked.place] = parked
         queue = self._queues.setdefault((parked.entity, parked.outcome.key), deque())
         queue.append(parked)
         self._in_grace.setdefault(parked.entity, {})[parked] = None
@@ -143,7 +149,7 @@ class Parking:
 
     def holds(self, parked: Parked) -> bool:
         """Whether it is still parked."""
-        return self._by_offset.get(parked.entity, {}).get(parked.message.offset) is parked
+        return self._by_place.get(parked.entity, {}).get(parked.place) is parked
 
     def is_head(self, parked: Parked) -> bool:
         """Whether nothing of its key waits before it."""
@@ -169,7 +175,7 @@ class Parking:
         self._in_grace[parked.entity].pop(parked, None)
         if not parked.kept:
             del self._held[parked.entity][parked]
-        del self._by_offset[parked.entity][parked.message.offset]
+        del self._by_place[parked.entity][parked.place]
         queue = self._queues[parked.entity, parked.outcome.key]
         queue.popleft()
         if queue:

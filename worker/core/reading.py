@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from schemas import ENTITIES
 from worker.brokers.contract import Message
 from worker.core.barrier import Progress
+from worker.core.books import Books
 from worker.core.moments import Moment, restored
+from worker.core.outbox import Tally
 from worker.core.parking import Parking
+
+_GENERATION_BITS: Final = 40
+"""A topic would have to hold a million million records before places meet."""
 
 _NONE: Final[Mapping[int, Moment]] = {}
 
-_read_progress = msgspec.json.Decoder(Progress).decode
+read_progress = msgspec.json.Decoder(Progress).decode
+"""Progress out of its topic. Raises what msgspec raises."""
+
 _json = msgspec.json.Encoder().encode
 
 
 def write_progress(progress: Progress) -> bytes:
     """Progress as its topic holds it."""
     return _json(progress)
+
+
+def place_of(progress: Progress, name: str, offset: int) -> int:
+    """The place of a record among all of its input, as `Reading.place` says."""
+    return _place(progress.earlier, name, offset)
+
+
+def _place(earlier: Mapping[str, int], name: str, offset: int) -> int:
+    return (earlier.get(name, 0) << _GENERATION_BITS) + offset
 
 
 class Reread(msgspec.Struct):
@@ -33,6 +49,15 @@ class Reread(msgspec.Struct):
     """Where those that have not been read at all begin."""
 
 
+class Missed(NamedTuple):
+    """What a task finds out about its inputs when it begins."""
+
+    recreated: tuple[str, ...] = ()
+    """The inputs whose topics were created anew: they are read from the start."""
+    expired: Mapping[str, int] = {}
+    """How many records of an entity were gone before they had been judged."""
+
+
 class Reading:
     """What a task reads next of each input, and which records it reads for the second time."""
 
@@ -40,13 +65,18 @@ class Reading:
         self.next: dict[str, int] = {}
         self.reached: dict[str, int] = {}
         """As `next`, but while held records are read again where what has not been read begins."""
+        self.topics: dict[str, str] = {}
+        """The identity of each input's topic."""
+        self.earlier: dict[str, int] = {}
+        """How often each was created anew."""
         self._again: dict[str, Reread] = {}
         self._saved: object = None
 
-    def restore(self, saved: bytes, now: Moment) -> None:
+    def restore(self, progress: Progress, now: Moment) -> None:
         """Take up where the log says the task stands."""
-        progress = _read_progress(saved)
         self.next = dict(progress.next)
+        self.topics = dict(progress.topics)
+        self.earlier = dict(progress.earlier)
         for entity, held in progress.held.items():
             stamps = {at: when for when, offsets in held.items() for at in offsets}
             places = sorted(stamps)
@@ -55,19 +85,45 @@ class Reading:
             self._again[entity] = Reread(again, self.next[entity])
             self.next[entity] = min(again)
 
-    def expired(self, entity: str, start: int) -> int:
-        """Its input begins there. How many held records are gone; reading goes on at the others.
+    def begin(self, topics: Mapping[str, str], starts: Mapping[str, int]) -> Missed:
+        """Compare with the inputs as they are: their topics' identities, and where they start.
 
-        Call after `restore`.
+        Call once, after `restore` if there is something to restore. A topic created anew is read
+        from its start. Held records that are gone are given up.
         """
-        reread = self._again.get(entity)
-        if reread is None:
-            return 0
-        there = {at: when for at, when in reread.first_read.items() if at >= start}
-        gone = len(reread.first_read) - len(there)
-        reread.first_read = there
-        self.next[entity] = min(there, default=reread.until)
-        return gone
+        recreated: list[str] = []
+        expired: dict[str, int] = {}
+        for name, identity in topics.items():
+            start = starts[name]
+            again = self._again.get(name, Reread({}, 0))
+            if self._is_another(name, identity):
+                recreated.append(name)
+                self.earlier[name] = self.earlier.get(name, 0) + 1
+                self._again.pop(name, None)
+                gone = len(again.first_read) + start
+                self.next[name] = start
+            elif name not in self.next:
+                gone = start
+                self.next[name] = start
+            else:
+                there = {at: when for at, when in again.first_read.items() if at >= start}
+                gone = len(again.first_read) - len(there)
+                again.first_read = there
+                if name in self._again:
+                    self.next[name] = min(there, default=again.until)
+            self.topics[name] = identity
+            if gone and name in ENTITIES:
+                expired[name] = gone
+        return Missed(tuple(recreated), expired)
+
+    def _is_another(self, name: str, identity: str) -> bool:
+        """Whether a topic is not the one that was read. An old broker cannot tell: no identity."""
+        before = self.topics.get(name)
+        return bool(before and identity) and before != identity
+
+    def place(self, name: str, offset: int) -> int:
+        """The place of a record among all of its input, those of earlier topics included."""
+        return _place(self.earlier, name, offset)
 
     def undone(self, entity: str, batch: Sequence[Message]) -> Sequence[Message]:
         """A batch without the records that are done."""
@@ -86,11 +142,13 @@ class Reading:
         """How many records are still to be read again."""
         return sum(len(reread.first_read) for reread in self._again.values())
 
-    def save(self, parking: Parking, *, anyhow: bool) -> bytes | None:
+    def save(self, parking: Parking, books: Books, tally: Tally, *, anyhow: bool) -> bytes | None:
         """The progress, to be written; None where it has not changed, unless `anyhow`.
 
-        That the end of a transaction lies behind us in claims or grants is no news of its own:
-        written down, it would make a transaction for each transaction.
+        `tally` is what the decision has done: it is entered into the books.
+
+        Passing a transaction marker in claims or grants alone is not saved: saving it would
+        create another transaction.
         """
         self.reached = dict(self.next)
         judged = {entity: self.next.get(entity, 0) for entity in ENTITIES}
@@ -110,9 +168,26 @@ class Reading:
         for entity in ENTITIES:
             lowest = parking.lowest(entity)
             if lowest is not None:
-                judged[entity] = min(judged[entity], lowest)
+                judged[entity] = min(judged[entity], max(-1, lowest - self.place(entity, 0)))
+        waiting = {e: parking.count(e) + len(self.first_read(e)) for e in ENTITIES}
+        books.enter(tally, {entity: count for entity, count in waiting.items() if count})
         read = {entity: self.reached.get(entity, 0) for entity in ENTITIES}
-        if not anyhow and self._saved == (read, judged, held):
+        saved = (read, judged, held, dict(books.incidents))
+        if not anyhow and self._saved == saved:
             return None
-        self._saved = (read, judged, held)
-        return write_progress(Progress(self.reached, judged, held))
+        self._saved = saved
+        oldest = parking.oldest()
+        return write_progress(
+            Progress(
+                self.reached,
+                judged,
+                self.topics,
+                held,
+                self.earlier,
+                books.counts,
+                books.incidents,
+                books.worker,
+                books.since,
+                0 if oldest is None else oldest.wall,
+            )
+        )

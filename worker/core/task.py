@@ -26,6 +26,7 @@ from worker.core.addresses import (
 )
 from worker.core.ahead import Ahead
 from worker.core.barrier import Barrier
+from worker.core.books import Books
 from worker.core.decode import (
     Decoded,
     Deletion,
@@ -39,7 +40,7 @@ from worker.core.keys import id_bytes
 from worker.core.moments import Moment, restored
 from worker.core.outbox import Outbox, Rules, Tally, coordinate
 from worker.core.parking import Envelope, Parked, Parking
-from worker.core.reading import Reading
+from worker.core.reading import Missed, Reading, read_progress
 from worker.core.references import missing, rejects, unexpected, unknown_attendees, verdict
 from worker.index.contract import Known, Learned
 
@@ -48,6 +49,12 @@ GRANTS: Final = "grants"
 INPUTS: Final = (GRANTS, CLAIMS, *ENTITIES)
 """What a task reads, in the order in which a batch is judged. What other tasks wait for comes
 first, then users before matches before the rest: references are then known more often."""
+
+_ASKED: Final = frozenset({CLAIMS, GRANTS})
+
+INPUT_EXPIRED: Final = "input_expired"
+INPUT_RECREATED: Final = "input_recreated"
+"""Incidents, as the books name them: the log events have the same names."""
 
 _CLAIM_AGAIN_MS: Final = 24 * 3600 * 1000
 """Claims and answers are kept for seven days."""
@@ -79,8 +86,9 @@ class Saved(msgspec.Struct, frozen=True):
 class Task:
     """The state of one task: its parked records, its granted addresses and how far it is."""
 
-    def __init__(self, number: int, rules: Rules) -> None:
+    def __init__(self, number: int, rules: Rules, books: Books | None = None) -> None:
         self.number = number
+        self.books = books or Books()
         self.parking = Parking()
         self.addresses = Addresses()
         self.reading = Reading()
@@ -90,9 +98,11 @@ class Task:
         self._most_held = min(rules.most_held, rules.rejection_limit // _HELD_BYTES)
         self._decoded: dict[int, Outcome] = {}
         """The users of the next batch, by offset, as far as they have been looked at already."""
-        self._outdated: list[tuple[str, Message, Invalid]] = []
+        self._outdated: list[tuple[Envelope, Invalid]] = []
         self.restored = False
         """Whether restored records have still to be looked at: the next `judge` does."""
+        self._unasked = False
+        """Whether claims, or the answers to them, went with a topic that was created anew."""
         self._overdue: list[Parked] = []
         self._at_barrier: list[Parked] = []
         self._noted: list[Barrier] = []
@@ -105,9 +115,11 @@ class Task:
     def restore(self, saved: Saved, now: Moment) -> None:
         """Take up where the log says the task stands. Call once, before `judge`."""
         if saved.progress is not None:
-            self.reading.restore(saved.progress, now)
+            progress = read_progress(saved.progress)
+            self.reading.restore(progress, now)
+            self.books.restore(progress)
         self.addresses.restore(map(_unpack_granted, saved.granted))
-        for first_read, envelope in _in_order(map(_unpack_envelope, saved.parked), now):
+        for first_read, envelope in _in_order(map(_read_envelope, saved.parked), now):
             message = envelope.message()
             latest = latest_moment(envelope.arrival, self._rules.skew / 1000)
             outcome: Outcome
@@ -116,13 +128,28 @@ class Task:
             except Exception:  # noqa: BLE001 -- isolated, as in `_read`
                 outcome = Invalid(None, (unexpected(),), malformed=True)
             if isinstance(outcome, Invalid):  # by rules that are newer than the record's parking
-                self._outdated.append((envelope.entity, message, outcome))
+                self._outdated.append((envelope, outcome))
                 continue
-            arrival = envelope.arrival
-            parked = Parked(envelope.entity, message, outcome, arrival, first_read, kept=True)
+            parked = Parked(
+                envelope.entity, message, outcome, envelope.arrival, first_read, envelope.place
+            )
+            parked.kept = True
             parked.attempt = envelope.attempt
             self.parking.add(parked)
         self.restored = True
+
+    def begin(self, topics: Mapping[str, str], starts: Mapping[str, int]) -> Missed:
+        """Take up the inputs (`INPUTS`) as they are; call once, after `restore`.
+
+        See `Reading.begin`. What was missed goes into the books.
+        """
+        missed = self.reading.begin(topics, starts)
+        self._unasked = not _ASKED.isdisjoint(missed.recreated)
+        for count in missed.expired.values():
+            self.books.incident(INPUT_EXPIRED, count)
+        if missed.recreated:
+            self.books.incident(INPUT_RECREATED, len(missed.recreated))
+        return missed
 
     def farewell(self, now: Moment) -> list[Outgoing]:
         """What is to be written when nobody may read on for long: a copy of all that is held.
@@ -136,23 +163,23 @@ class Task:
 
     def _take_up(self) -> None:
         """Look at every restored record again, since nobody tells what has come meanwhile."""
-        for entity, message, invalid in self._outdated:
-            self._out.reject(entity, message, invalid)
-            self._out.drop(entity, message)
+        for envelope, invalid in self._outdated:
+            self._out.reject(envelope.entity, envelope.message(), invalid)
+            self._out.drop(envelope.entity, envelope.place)
         heads = [parked for parked in self.parking if self.parking.is_head(parked)]
         for parked in heads:
             # Whoever waits at the head of its queue had claimed its address when it came there.
             # Old claims are made anew, and so are those of records that stood behind one that is
             # outdated: the question or its answer may have expired, or never have been asked.
             old = self._now.steady - parked.first_read.steady >= _CLAIM_AGAIN_MS
-            parked.claimed = not (old or self._outdated)
+            parked.claimed = not (old or self._outdated or self._unasked)
             parked.attempt += not parked.claimed
             asks = not parked.claimed
             self._try(parked)
             if asks and parked.claimed and self.parking.holds(parked):
                 self._out.keep(parked)  # the next restart has to know which answer counts
         self._outdated = []
-        self.restored = False
+        self._unasked = self.restored = False
 
     # --- deciding -----------------------------------------------------------------------------
 
@@ -206,7 +233,8 @@ class Task:
         self._now = now
         self._out = Outbox(self.number, self._rules, now.wall)
         self.addresses.begin(synchronised=synchronised)
-        if self.restored:
+        takes_over = self.restored
+        if takes_over:
             self._take_up()
         for known in (*learned.users, *learned.matches):
             self._release(known)
@@ -222,7 +250,7 @@ class Task:
         self._give_up()
         self.reading.next.update(positions)
         self._keep_waiting(now.steady - self._rules.hold)
-        self._save()
+        self._save(anyhow=takes_over)
         self._decoded = {}
         return Decision(self._out.messages, self._out.tally)
 
@@ -286,7 +314,8 @@ class Task:
             if isinstance(outcome, Invalid):
                 self._out.reject(entity, message, outcome)
             elif not settled:
-                self._begin(Parked(entity, message, outcome, arrival, first_read))
+                place = self.reading.place(entity, message.offset)
+                self._begin(Parked(entity, message, outcome, arrival, first_read, place))
 
     def _accept_at_once(self, entity: str, message: Message, outcome: Decoded | Deletion) -> bool:
         """The short way of most records: nothing to wait for and nothing to say about them."""
@@ -347,7 +376,7 @@ class Task:
         if outcome.address is not None:
             granted = self._ask(parked, outcome.address, id_bytes(outcome.key.decode()))
             if granted is None:
-                return [_claim_id(message.offset)]
+                return [_claim_id(parked.place)]
             taken = not granted
         decoder = self._decoders[entity]
         violations = verdict(decoder, outcome, self._ahead, users, matches, taken=taken)
@@ -377,7 +406,7 @@ class Task:
                 self.parking.want(parked, wanted)
                 return
             if parked.kept:
-                self._out.drop(parked.entity, parked.message)
+                self._out.drop(parked.entity, parked.place)
             parked = self.parking.release(parked)
 
     def _keep_waiting(self, latest: int) -> None:
@@ -390,9 +419,10 @@ class Task:
         """How many records may be held, beside those that are still to be read again."""
         return self._most_held - self.reading.left
 
-    def _save(self) -> None:
-        """Write how far the task is."""
-        progress = self.reading.save(self.parking, anyhow=bool(self._out.messages))
+    def _save(self, *, anyhow: bool = False) -> None:
+        """Write how far the task is, where that has changed, and who works on it: `anyhow`."""
+        anyhow = anyhow or bool(self._out.messages)
+        progress = self.reading.save(self.parking, self.books, self._out.tally, anyhow=anyhow)
         if progress is not None:
             self._out.progress(progress)
 
@@ -420,7 +450,7 @@ class Task:
             if decided is not None:
                 return decided
         parked.claimed = True
-        self._out.claim(address, user, parked.message.offset, parked.attempt)
+        self._out.claim(address, user, parked)
         return None
 
     def _leave(self, left: tuple[bytes, bytes] | None) -> None:
@@ -452,9 +482,9 @@ class Task:
 
 
 def _in_order(envelopes: Iterable[Envelope], now: Moment) -> list[tuple[Moment, Envelope]]:
-    """As they were parked: by offset within an entity, else by when they were first read."""
+    """As they were parked: by place within an entity, else by when they were first read."""
     by_entity: dict[str, list[Envelope]] = {}
-    for envelope in sorted(envelopes, key=lambda e: e.offset):
+    for envelope in sorted(envelopes, key=lambda e: e.place):
         by_entity.setdefault(envelope.entity, []).append(envelope)
     pairs = [
         pair
@@ -464,14 +494,22 @@ def _in_order(envelopes: Iterable[Envelope], now: Moment) -> list[tuple[Moment, 
     return sorted(pairs, key=lambda pair: pair[0].steady)
 
 
+def _read_envelope(packed: bytes) -> Envelope:
+    """A parked record's copy. Before topics could be created anew its place was its offset."""
+    envelope = _unpack_envelope(packed)
+    if envelope.place < 0:
+        return msgspec.structs.replace(envelope, place=envelope.offset)
+    return envelope
+
+
 def _arrival(message: Message, now: int) -> int:
     """When a message came, as the broker says or, where it does not, now."""
     return message.timestamp if message.appended and message.timestamp < now else now
 
 
-def _claim_id(offset: int) -> bytes:
+def _claim_id(place: int) -> bytes:
     """What a record waits for that has claimed an address; no id has this length."""
-    return b"claim" + offset.to_bytes(8, "big")
+    return b"claim" + place.to_bytes(8, "big")
 
 
 def _is_definite(barrier: Barrier | None, matches: list[bytes]) -> bool:

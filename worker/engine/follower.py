@@ -37,7 +37,14 @@ class Follower:
     another thread applies rows to it. `news` is set when something has been read.
     """
 
-    def __init__(self, broker: Broker, names: Names, index: IndexStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        names: Names,
+        index: IndexStore,
+        identities: Mapping[str, str],
+        clock: Clock,
+    ) -> None:
         self.index = index
         self.lock = asyncio.Lock()
         self.news = asyncio.Event()
@@ -51,6 +58,7 @@ class Follower:
         self._followed: dict[Partition, int] = {}
         self._broker = broker
         self._names = names
+        self._identities = identities
         self._clock = clock
         self._reader = broker.reader()
         self._learned = Learned([], [])
@@ -179,8 +187,13 @@ class Follower:
     def _note_progress(self, message: Message) -> None:
         if message.value is None:
             return
-        for entity, offset in _progress.decode(message.value).judged.items():
-            self.judged[Partition(self._names.inputs(entity), message.partition)] = offset
+        progress = _progress.decode(message.value)
+        for entity, offset in progress.judged.items():
+            topic = self._names.inputs(entity)
+            identity = self._identities.get(topic)
+            # What was judged of a topic says nothing of another one of the same name.
+            if progress.topics.get(entity, identity) == identity:
+                self.judged[Partition(topic, message.partition)] = offset
 
     def _missing(self, until: Mapping[Partition, int]) -> int:
         return sum(max(0, end - self._followed[p]) for p, end in until.items())

@@ -15,6 +15,7 @@ from worker.core.ahead import Ahead
 from worker.core.outbox import Rules
 from worker.core.task import Decision
 from worker.engine.follower import Follower
+from worker.engine.identities import Identities
 from worker.engine.reports import Reports
 from worker.engine.tasks import Owned, reached
 from worker.errors import BrokerUnavailable, BuddyError, Fenced, MessageRefused, MissingTopic
@@ -42,19 +43,25 @@ class Judging:
         broker: Broker,
         rules: Rules,
         follower: Follower,
+        identities: Identities,
         reports: Reports,
         clock: Clock,
     ) -> None:
         self._broker = broker
         self._rules = rules
         self._follower = follower
+        self._identities = identities
         self._reports = reports
         self._clock = clock
 
     def begin(self, batches: Sequence[tuple[Owned, Batch]]) -> None:
         """Start the work on each task's batch; `owned.work` is then under way."""
+        if not batches:
+            return
+        # After what the batches hold was read, and once for all of them.
+        check = asyncio.create_task(self._identities.check())
         for owned, batch in batches:
-            owned.work = asyncio.create_task(self._work(owned, batch))
+            owned.work = asyncio.create_task(self._work(owned, batch, check))
 
     def is_quiet(self, owned: Owned) -> bool:
         """Whether a task with nothing to write commits all the same.
@@ -75,14 +82,17 @@ class Judging:
         outputs = owned.task.farewell(self._clock.now())
         if outputs or owned.untold:
             with suppress(BuddyError):
+                await self._identities.check()
                 await owned.committer.commit(outputs, reached(owned.task, self._rules))
 
-    async def _work(self, owned: Owned, batch: Batch) -> bool:
-        """Judge and commit; whether the task may go on."""
+    async def _work(self, owned: Owned, batch: Batch, check: asyncio.Task[None]) -> bool:
+        """Judge and commit; whether the task may go on. Raises TopicRecreated."""
         began = self._clock.steady()
         number = owned.task.number
         try:
             decision = await self._judge(owned, batch)
+            await asyncio.wait({check})
+            check.result()
             if not decision.outputs and not self.is_quiet(owned):
                 return True
             owned.touched = now = self._clock.steady()

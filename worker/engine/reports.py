@@ -12,12 +12,15 @@ from schemas import ENTITIES
 from worker.brokers.contract import Broker, Partition, Reader
 from worker.clock import Clock
 from worker.core.outbox import Rules, Tally
+from worker.core.reading import Missed
+from worker.core.task import INPUT_EXPIRED, Task
 from worker.engine.follower import Follower
 from worker.engine.tasks import Tasks, inputs
 from worker.engine.verdicts import Barriers
 from worker.errors import BuddyError, Fenced
 from worker.ops.health import Health, Part
 from worker.ops.metrics import Metrics
+from worker.topics import Names
 
 _LOOK_EVERY_MS: Final = 1_000
 _FAILING_MS: Final = 30_000
@@ -66,14 +69,44 @@ class Reports:
         self.metrics.transaction("fenced" if isinstance(error, Fenced) else "failed")
         _log.warning("commit_failed", task=number, error=str(error))
 
-    def expired(self, expired: Mapping[Partition, int], rules: Rules) -> None:
+    def kept_from_work(self, what: str, error: BuddyError) -> None:
+        """A part of the work cannot be done, until `works` says that it can."""
+        self.health.hindered(what, str(error), self._clock.steady())
+
+    def works(self, what: str) -> None:
+        """That part of the work is done."""
+        self.health.free(what)
+
+    def clock_stepped(self, milliseconds: int, tasks: Tasks) -> None:
+        """The wall clock was set."""
+        self.metrics.clock_stepped()
+        for owned in tasks.running.values():
+            owned.task.books.incident("clock_stepped")
+        _log.warning("clock_stepped", by_ms=milliseconds)
+
+    def missed(self, missed: Missed, task: Task, rules: Rules) -> None:
+        """What had happened to the inputs of a task when it was taken over; its books know."""
+        for name in missed.recreated:
+            self.metrics.input_recreated()
+            topic = rules.names.input(name)
+            self.health.recreated(topic, self._clock.steady())
+            _log.error("input_recreated", topic=topic, partition=task.number)
+        for entity, count in missed.expired.items():
+            self._expired(entity, Partition(rules.names.inputs(entity), task.number), count)
+
+    def expired(self, expired: Mapping[Partition, int], tasks: Tasks, names: Names) -> None:
         """These were gone before they were read."""
         for place, count in expired.items():
-            entity = rules.names.entity_of(place.topic)
-            if entity in ENTITIES:
-                self.metrics.input_expired(entity, count)
-                self.health.expired(count, self._clock.steady())
-            _log.error("input_expired", topic=place.topic, partition=place.number, count=count)
+            entity = names.entity_of(place.topic)
+            if entity in ENTITIES and (owned := tasks.running.get(place.number)) is not None:
+                owned.task.books.incident(INPUT_EXPIRED, count)
+            self._expired(entity, place, count)
+
+    def _expired(self, entity: str, place: Partition, count: int) -> None:
+        if entity in ENTITIES:
+            self.metrics.input_expired(entity, count)
+            self.health.expired(count, self._clock.steady())
+        _log.error("input_expired", topic=place.topic, partition=place.number, count=count)
 
     def round(self, tasks: Tasks) -> None:
         """A round is finished. With nothing left to commit that is progress by itself."""
@@ -101,10 +134,11 @@ class Reports:
         for owned in tasks.running.values():
             parking = owned.task.parking
             parked.update({entity: parking.count(entity) for entity in ENTITIES})
-            firsts.append(parking.oldest())
+            if (first := parking.oldest()) is not None:
+                firsts.append(first.steady)
             waiting += owned.task.waiting
         since = barriers.waiting_since()
-        oldest = min((first for first in firsts if first is not None), default=now)
+        oldest = min(firsts, default=now)
         self.metrics.parked(parked, max(0, now - oldest) / 1000)
         self.metrics.barrier(
             waiting, 0.0 if since is None else max(0, now - since) / 1000, barriers.blocked_by()

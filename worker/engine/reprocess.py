@@ -10,7 +10,7 @@ import msgspec
 
 from worker.brokers.contract import Broker, Outgoing, Partition
 from worker.core.barrier import Progress
-from worker.core.reading import write_progress
+from worker.core.reading import place_of, write_progress
 from worker.engine.tables import read_table
 from worker.engine.tasks import GROUP, committer_name
 from worker.errors import Fenced
@@ -83,10 +83,15 @@ async def _reset(
     for first_read, offsets in held.pop(entity, {}).items():
         if before := [place for place in offsets if place < offset]:
             held.setdefault(entity, {})[first_read] = before
-    value = write_progress(Progress(progress.next | {entity: offset}, judged, held))
+    value = write_progress(
+        msgspec.structs.replace(
+            progress, next=progress.next | {entity: offset}, judged=judged, held=held
+        )
+    )
+    first = place_of(progress, entity, offset)
     messages = [Outgoing(names.progress, key, value, partition=number)]
     for parked in await read_table(broker, Partition(names.parked, number)):
         name, _, place = parked.decode().partition("/")
-        if name == entity and int(place.rpartition("/")[2]) >= offset:
+        if name == entity and int(place.rpartition("/")[2]) >= first:
             messages.append(Outgoing(names.parked, parked, None, partition=number))
     return read - offset, messages

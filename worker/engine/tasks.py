@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -11,15 +13,21 @@ import structlog
 
 from worker.brokers.contract import Broker, Committer, Member, Message, Partition
 from worker.clock import Clock
+from worker.core.books import Books
 from worker.core.outbox import Rules
+from worker.core.reading import Missed
 from worker.core.task import INPUTS, Saved, Task
 from worker.engine.backoff import Backoff
+from worker.engine.identities import Identities
 from worker.engine.tables import read_table
 from worker.errors import BuddyError
 from worker.index.contract import Learned
 from worker.topics import Names
 
 GROUP: Final = "worker"
+
+_WORKER: Final = f"{socket.gethostname()}/{os.getpid()}"
+"""How the books name this process."""
 
 _log = structlog.get_logger(__name__)
 
@@ -43,8 +51,8 @@ class Owned:
         """When it last told the group where it reads, on the steady clock."""
         self.untold = False
         """Whether it has read on since."""
-        self.lost: dict[Partition, int] = {}
-        """How many records that it held had expired when it was taken over."""
+        self.missed = Missed()
+        """What had happened to its inputs when it was taken over."""
         self.assigned = False
         """Whether its inputs are being read."""
 
@@ -56,12 +64,13 @@ class Tasks:
     its state read, so it is complete.
     """
 
-    def __init__(self, broker: Broker, rules: Rules, group: str, clock: Clock) -> None:
+    def __init__(self, broker: Broker, rules: Rules, identities: Identities, clock: Clock) -> None:
         self.running: dict[int, Owned] = {}
         self.assigned: frozenset[int] = frozenset()
         self._broker = broker
         self._rules = rules
-        self._group = group
+        self._group = f"{rules.names.prefix}-{GROUP}"
+        self._identities = identities
         self._member: Member | None = None
         self._starting: dict[int, asyncio.Task[Owned]] = {}
         self._clock = clock
@@ -163,7 +172,7 @@ class Tasks:
     async def _restore(self, number: int, committer: Committer) -> Owned:
         """A task as the log says it stands."""
         names = self._rules.names
-        task = Task(number, self._rules)
+        task = Task(number, self._rules, Books(_WORKER, self._clock.wall()))
         progress = await read_table(self._broker, Partition(names.progress, number))
         parked = await read_table(self._broker, Partition(names.parked, number))
         granted = await read_table(self._broker, Partition(names.granted, number))
@@ -177,12 +186,11 @@ class Tasks:
         )
         inputs = {name: Partition(names.input(name), number) for name in INPUTS}
         spans = await self._broker.spans(inputs.values())
-        for name, partition in inputs.items():
-            task.reading.next.setdefault(name, spans[partition].start)
         owned = Owned(task, committer, {name: spans[place].end for name, place in inputs.items()})
-        for name, place in inputs.items():
-            if gone := task.reading.expired(name, spans[place].start):
-                owned.lost[place] = gone
+        owned.missed = task.begin(
+            self._identities.of_inputs(),
+            {name: spans[place].start for name, place in inputs.items()},
+        )
         return owned
 
 

@@ -17,21 +17,19 @@ import structlog
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Message, Partition
-from worker.clock import Clock
+from worker.clock import Clock, StepWatch
 from worker.core.outbox import Rules
 from worker.core.task import INPUTS
 from worker.engine.backoff import Backoff
 from worker.engine.follower import INDEXED, Follower
+from worker.engine.identities import Identities
 from worker.engine.judging import Batch, Judging
 from worker.engine.order import BATCH, ReadingOrder
 from worker.engine.reports import Reports, unheard
 from worker.engine.startup import check_topics
-from worker.engine.tasks import GROUP, Owned, Tasks, inputs
+from worker.engine.tasks import Owned, Tasks, inputs
 from worker.engine.verdicts import Barriers
-from worker.errors import (
-    BrokerUnavailable,
-    MissingTopic,
-)
+from worker.errors import BrokerUnavailable, ConfigurationError, MissingTopic, TopicRecreated
 from worker.index.store import IndexStore
 
 _POLL_SECONDS: Final = 0.05
@@ -57,32 +55,47 @@ class Worker:
         self._clock = clock
         self._max_parked = max_parked
         self._reports = reports or unheard(clock)
-        self._reader = broker.reader()
         self._reading: asyncio.Task[list[Message]] | None = None
         self._order = ReadingOrder(rules.names, clock)
-        self._ready = False
+        self._steps = StepWatch(clock)
+        self._identities = Identities(broker, rules.names, clock.steady)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then finish the commits in hand and leave.
 
         Raises ConfigurationError if the topics are not as the rest relies on, StateError, and
-        BrokerUnavailable if the broker cannot be reached at all. Later outages are waited out.
+        BrokerUnavailable if the broker cannot be reached at all. Later outages are waited out, and
+        so are topics that are deleted and created anew: then it begins again, with all of it.
         """
-        names = self._rules.names
-        tasks = await check_topics(self._broker, names, self._rules.record_limit)
+        await self._check_topics()
+        while not stop.is_set():
+            try:
+                await self._live(stop)
+            except TopicRecreated as error:
+                _log.warning("topics_changed", reason=str(error))
+                await self._waited_out(self._check_topics, stop)
+        _log.info("worker_stopped")
+
+    async def _check_topics(self) -> None:
+        """Learn how many tasks there are, and which topics these are."""
+        await self._identities.note()
+        names, limit = self._rules.names, self._rules.record_limit
+        tasks = await check_topics(self._broker, names, limit)
         self._rules = msgspec.structs.replace(self._rules, tasks=tasks)
-        self._follower = Follower(self._broker, self._rules.names, self._index, self._clock)
-        self._barriers = Barriers(self._broker, self._rules, self._follower, self._clock)
-        self._tasks = Tasks(
-            self._broker,
-            self._rules,
-            f"{self._rules.names.prefix}-{GROUP}",
-            self._clock,
+
+    async def _live(self, stop: asyncio.Event) -> None:
+        """Work on the topics as they are. Raises TopicRecreated when they are no longer."""
+        self._ready = False
+        self._reader = self._broker.reader()
+        self._follower = Follower(
+            self._broker, self._rules.names, self._index, self._identities.of_topics(), self._clock
         )
+        self._barriers = Barriers(self._broker, self._rules, self._follower, self._clock)
+        self._tasks = Tasks(self._broker, self._rules, self._identities, self._clock)
         self._follower.on_step = self._reports.alive
         self._tasks.on_restored = self._reports.metrics.restored
         self._judging = Judging(
-            self._broker, self._rules, self._follower, self._reports, self._clock
+            self._broker, self._rules, self._follower, self._identities, self._reports, self._clock
         )
         ended = asyncio.Event()
         if not await self._waited_out(self._follower.start, stop):
@@ -97,27 +110,32 @@ class Worker:
         finally:
             if self._reading is not None:
                 await asyncio.wait({self._reading})
+                self._reading = None
             await self._tasks.close()
             ended.set()
             await asyncio.wait({following})
             await self._reader.close()
             await self._follower.close()
-            _log.info("worker_stopped")
 
     async def _waited_out(
         self, attempt: Callable[[], Awaitable[None]], stop: asyncio.Event
     ) -> bool:
-        """Whether it has succeeded; outages are waited out, until told to stop."""
+        """Whether it has succeeded; outages are waited out, until told to stop.
+
+        So are topics that are not as they should be: this is asked again only where they were.
+        """
         backoff = Backoff(self._clock.steady)
         while not stop.is_set():
             try:
                 await attempt()
-            except BrokerUnavailable as error:
+            except (BrokerUnavailable, ConfigurationError, MissingTopic) as error:
                 wait = backoff.failed()
                 _log.warning("broker_unavailable", error=str(error), retry_in=round(wait, 1))
+                self._reports.kept_from_work("begin", error)
                 self._reports.alive()
                 await _wait(stop, wait)
             else:
+                self._reports.works("begin")
                 return True
         return False
 
@@ -141,6 +159,10 @@ class Worker:
     # --- one round ----------------------------------------------------------------------------
 
     async def _round(self) -> None:
+        if step := self._steps.step():
+            self._reports.clock_stepped(step, self._tasks)
+        if self._identities.due:
+            await self._identities.check()
         if await self._tasks.update():
             await self._assign()
         running = self._tasks.running
@@ -204,7 +226,7 @@ class Worker:
             owned = self._tasks.running.get(message.partition)
             if owned is not None:
                 owned.inbox.append(message)
-        self._reports.expired(self._reader.expired(), self._rules)
+        self._reports.expired(self._reader.expired(), self._tasks, self._rules.names)
 
     async def _assign(self) -> None:
         """Read the inputs of the running tasks: each from where it stands, or from where it is."""
@@ -214,7 +236,7 @@ class Worker:
         wanted: dict[Partition, int] = {}
         for owned in self._tasks.running.values():
             if not owned.assigned:
-                self._reports.expired(owned.lost, self._rules)
+                self._reports.missed(owned.missed, owned.task, self._rules)
             for partition, offset in inputs(owned.task, self._rules).items():
                 wanted[partition] = self._reader.position(partition) if owned.assigned else offset
             owned.assigned = True

@@ -32,7 +32,7 @@ _MOST_CONNECTIONS: Final = 16
 _DEADLINE_SECONDS: Final = 10.0
 """For one connection from accepting to closing, however the client dawdles."""
 _POLL_SECONDS: Final = 0.1
-_EXPIRED_SHOWN_MS: Final = 600_000
+_SHOWN_MS: Final = 600_000
 
 _PLAIN: Final = "text/plain; charset=utf-8"
 _OK: Final = "200 OK"
@@ -69,6 +69,7 @@ class Part:
         self._assigned = self._running = 0
         self._lag = 0
         self._lost_at: int | None = None
+        self._recreated: dict[str, int] = {}
         self._hindrances: dict[str, tuple[str, int]] = {}
 
     def alive(self, now: int) -> None:
@@ -91,6 +92,11 @@ class Part:
         """So many were gone before they were read. Not ready for ten minutes: it must be seen."""
         self.lost += records
         self._lost_at = now
+
+    def recreated(self, topic: str, now: int) -> None:
+        """A topic was created anew. Not ready for ten minutes: it must be seen."""
+        # Replaced, not changed: another thread may be looking.
+        self._recreated = {**self._recreated, topic: now}
 
     def hindered(self, what: str, reason: str, now: int) -> None:
         """It is kept from a part of its work (`what`) until `free`: not ready meanwhile.
@@ -130,8 +136,11 @@ class Part:
                 f"{self._name}: {self._lag} records are to be read, the limit is "
                 f"{self._limits.ready_lag}"
             )
-        if self._lost_at is not None and now - self._lost_at < _EXPIRED_SHOWN_MS:
+        if self._lost_at is not None and now - self._lost_at < _SHOWN_MS:
             found.append(f"{self._name}: {self.lost} records had expired before they were read")
+        for topic, seen in self._recreated.items():
+            if now - seen < _SHOWN_MS:
+                found.append(f"{self._name}: topic {topic} was created anew: read from its start")
         for what, (reason, since) in self._hindrances.items():
             found.append(f"{self._name}: {what}: {reason} (for {(now - since) // 1000} s)")
         return found

@@ -81,6 +81,14 @@ class Metrics:
         """Records of an input were gone before they were read."""
         self._expired[entity].inc(records)
 
+    def input_recreated(self) -> None:
+        """One partition of an input is of a topic that was created anew."""
+        self._recreated.inc()
+
+    def clock_stepped(self) -> None:
+        """The wall clock was set."""
+        self._clock_steps.inc()
+
     # --- what waits ---------------------------------------------------------------------------
 
     def parked(self, records: Mapping[str, int], oldest_seconds: float) -> None:
@@ -206,6 +214,12 @@ class Metrics:
         self._expired = self._by_entity(
             "buddy_input_expired_records",
             "Records that were gone from an input before they were read.",
+        )
+        self._recreated = self._counter(
+            "buddy_input_recreated", "Partitions of inputs whose topic was created anew."
+        )
+        self._clock_steps = self._counter(
+            "buddy_clock_steps", "Times that the wall clock of this process was set."
         )
 
     def _waiting(self) -> None:

@@ -74,10 +74,11 @@ async def test_reprocess_reaches_a_worker_that_has_nothing_to_do_and_whose_clock
     await stage.started()
     (place,) = await stage.send("users", user(1))
     await stage.judged()
-    stage.clock.put_forward(-LONG)
+    stage.clock.step(-LONG)
     await stage.send("users", user(2))
     await stage.judged()
     await reprocess(await another(), stage.names, "users", offsets_of([place]))
+    stage.clock.put_forward(5_001)  # an idle task looks whether it has been taken over
 
     async def twice() -> bool:
         await stage.look()

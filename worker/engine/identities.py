@@ -1,0 +1,58 @@
+"""Notices that a topic was deleted and created anew while the worker runs.
+
+Offsets of the old topic mean nothing in the new one. So whatever is read, judged and committed
+is of the topics that were there at the start: that is checked after a batch has been read and
+before it is committed, since an identity never comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from worker.brokers.contract import Broker
+from worker.core.task import INPUTS
+from worker.engine.follower import INDEXED
+from worker.errors import TopicRecreated
+from worker.topics import Names
+
+_EVERY_MS: Final = 5_000
+"""So often an idle worker looks."""
+
+
+class Identities:
+    """The topics that a worker works on: its inputs, and those that its index is made of."""
+
+    def __init__(self, broker: Broker, names: Names, clock: Callable[[], int]) -> None:
+        self._broker = broker
+        self._clock = clock
+        self._inputs = {name: names.input(name) for name in INPUTS}
+        self._names = [*self._inputs.values(), *map(names.accepted, INDEXED)]
+        self._known: Mapping[str, str] = {}
+        self._checked = 0
+
+    async def note(self) -> None:
+        """The worker begins with the topics that are there now. Raises BrokerUnavailable."""
+        self._known = await self._broker.identities(self._names)
+        self._checked = self._clock()
+
+    def of_inputs(self) -> dict[str, str]:
+        """The identity of each input's topic, by `INPUTS`."""
+        return {name: self._known.get(topic, "") for name, topic in self._inputs.items()}
+
+    def of_topics(self) -> Mapping[str, str]:
+        """The identity of each topic, by its name."""
+        return self._known
+
+    @property
+    def due(self) -> bool:
+        """Whether nobody has looked for a while."""
+        return self._clock() - self._checked >= _EVERY_MS
+
+    async def check(self) -> None:
+        """Raises TopicRecreated if one is another now, or gone; BrokerUnavailable."""
+        now = await self._broker.identities(self._names)
+        self._checked = self._clock()
+        for name, identity in self._known.items():
+            if now.get(name) != identity:
+                raise TopicRecreated(f"topic {name} was deleted or created anew")
