@@ -20,6 +20,7 @@ from worker.core.barrier import Barrier, Progress
 from worker.core.keys import read_key
 from worker.core.moments import Moment
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Rules
+from worker.core.parking import Envelope
 from worker.core.task import INPUTS, Decision, Saved, Task
 from worker.index.contract import Learned
 from worker.index.memory import MemoryIndex
@@ -119,6 +120,8 @@ class World:
         self.progress: list[list[bytes]] = [[] for _ in range(partitions)]
         self.index = MemoryIndex()
         self.identities = dict.fromkeys(INPUTS, "one")
+        self.gone: set[str] = set()
+        """The coordinates of records whose topic was created anew."""
         self.first_read: dict[str, int] = {}
         self._followed: dict[Partition, int] = {}
         self._pending: list[tuple[list[bytes], list[bytes]]] = [([], []) for _ in range(partitions)]
@@ -165,6 +168,16 @@ class World:
     def moment(self) -> Moment:
         """What the worker's clocks say."""
         return Moment(self.now + self.stepped, self.now)
+
+    def create_anew(self, name: str) -> None:
+        """The topic of an input goes, with all that is in it; its offsets begin again."""
+        topic = self.names.input(name)
+        for number in range(self.count):
+            log = self.inputs[Partition(topic, number)]
+            self.gone |= {f"{topic}/{number}/{message.offset}" for message in log}
+            log.clear()
+        self.identities[name] += "'"
+        self.tasks = [self.restored(number) for number in range(self.count)]
 
     # --- rounds -------------------------------------------------------------------------------
 
@@ -267,6 +280,7 @@ class World:
             for message in log
             if self.names.entity_of(place.topic) in ENTITIES
         }
+        found |= {source: [] for source in self.gone if source not in found}
         for message in self.committed:
             source = dict(message.headers).get(SOURCE_HEADER)
             if source is not None:
@@ -340,7 +354,8 @@ class World:
                     entity, _, offset = _text(message.key).split("/")
                     source = f"{self.names.inputs(entity)}/{number}/{offset}"
                     self.first_read.setdefault(source, self.now)
-                    assert message.key not in self.parked[number]
+                    again = msgspec.msgpack.decode(message.value, type=Envelope).attempt > 0
+                    assert again or message.key not in self.parked[number]
                 # A record is struck out once: `del` fails where it is not there.
                 self._keep(self.parked, number, message)
             elif message.topic == self.names.granted:

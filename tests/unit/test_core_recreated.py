@@ -1,0 +1,143 @@
+"""An input's topic that is deleted and created anew: read from its start, and nothing mixed up."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from tests.unit.core_kit import FIRST_OFFSET, GRACE, STEP, World, good, uid
+from worker.core.barrier import Counts, Progress
+from worker.core.task import INPUTS
+
+
+def kinds(world: World, source: str) -> list[str]:
+    return [outcome.kind for outcome in world.outcomes()[source]]
+
+
+def saved(world: World) -> Progress:
+    return msgspec.json.decode(world.progress[0][-1], type=Progress)
+
+
+@pytest.mark.parametrize("records", [1, 3, 5], ids=["fewer", "as many", "more"])
+def test_it_is_read_from_its_start(records: int) -> None:
+    world = World()
+    for number in range(3):
+        world.send("users", good("users", 1 + number))
+    world.settle()
+    world.create_anew("users")
+    assert world.missed.recreated == ("users",)
+    assert world.tasks[0].reading.next["users"] == FIRST_OFFSET
+    sent = [world.send("users", good("users", 10 + number)) for number in range(records)]
+    world.settle()
+    before = ["accepted"] * 2
+    assert [kinds(world, s) for s in sent] == [
+        before if place < 3 else ["accepted"] for place in range(records)
+    ]
+    assert saved(world).topics["users"] == "one'"
+    assert saved(world).incidents["input_recreated"] == 1
+    assert saved(world).counts["users"] == Counts(read=3 + records, accepted=3 + records)
+
+
+def test_the_same_topic_is_not_read_again() -> None:
+    world = World()
+    world.send("users", good("users", 1))
+    world.settle()
+    world.tasks = [world.restored(0)]
+    assert world.missed.recreated == ()
+    assert world.tasks[0].reading.next["users"] == FIRST_OFFSET + STEP
+
+
+def test_a_broker_without_identities_recreates_nothing() -> None:
+    world = World()
+    world.identities = dict.fromkeys(INPUTS, "")
+    world.send("users", good("users", 1))
+    world.settle()
+    world.tasks = [world.restored(0)]
+    assert world.missed.recreated == ()
+
+
+def test_a_kept_record_of_the_old_topic_and_one_of_the_new_at_its_offset_are_two() -> None:
+    world = World(hold=0)
+    place = world.send("milestones", good("milestones", 1, user_id=uid(7)))
+    world.settle()
+    world.create_anew("milestones")
+    assert world.send("milestones", good("milestones", 2, user_id=uid(8))) == place
+    world.settle()
+    assert len(world.parked[0]) == 2
+    assert saved(world).counts["milestones"].parked == 2
+    world.tasks = [world.restored(0)]
+    world.send("users", good("users", 7))
+    world.settle()
+    assert [m.key for m in world.committed if ".accepted.milestones" in m.topic] == [
+        b"1:" + uid(7).encode()
+    ]
+    world.send("users", good("users", 8))
+    world.settle()
+    assert kinds(world, place) == ["accepted", "accepted"]
+    assert world.parked[0] == {}
+
+
+def test_records_of_one_key_stay_in_order_across_the_topics() -> None:
+    world = World(hold=0)
+    world.send("milestones", good("milestones", 1, user_id=uid(7), points=1))
+    world.settle()
+    world.create_anew("milestones")
+    world.send("milestones", good("milestones", 1, user_id=uid(7), points=2))
+    world.settle()
+    world.tasks = [world.restored(0)]
+    world.send("users", good("users", 7))
+    world.settle()
+    row = world.row("milestones", f"1:{uid(7)}")
+    assert row is not None
+    assert row["points"] == 2
+
+
+def test_a_match_of_the_old_topic_that_waits_keeps_verdicts_waiting() -> None:
+    world = World(hold=0)
+    world.send("matches", good("matches", 1, participant_id=uid(7), buddy_id=uid(8)))
+    world.settle()
+    world.create_anew("matches")
+    assert world.tasks[0].parking.count("matches") == 1
+    world.settle()
+    assert saved(world).judged["matches"] == -1
+    orphan = world.send("checkins", good("checkins", 3, match_id=uid(1)))
+    world.settle()
+    for number in (7, 8):
+        world.send("users", good("users", number))
+    world.now += GRACE
+    world.settle()
+    # The match has come, so nothing was missing; the new topic, which is empty, is judged.
+    assert world.outcomes()[orphan][0].codes == ()
+    assert saved(world).judged["matches"] == FIRST_OFFSET
+
+
+def test_held_records_are_lost_with_the_topic_and_counted() -> None:
+    world = World()
+    world.send("milestones", good("milestones", 1, user_id=uid(7)))
+    world.settle()
+    world.create_anew("milestones")
+    assert world.missed.expired["milestones"] == 1 + FIRST_OFFSET
+    world.settle()
+    assert saved(world).held == {}
+
+
+@pytest.mark.parametrize("topic", ["claims", "grants"])
+def test_an_address_is_asked_for_again_where_question_or_answer_went_with_a_topic(
+    topic: str,
+) -> None:
+    world = World(partitions=2)
+    for number in range(8):  # some of their addresses are owned by the other task
+        world.send("users", good("users", 1 + number), partition=0)
+    world.round(only=[0])
+    waiting = len(world.parked[0])
+    assert waiting > 0
+    world.create_anew(topic)
+    world.finish()
+    assert sum(".accepted.users" in m.topic for m in world.committed) == 8
+
+
+def test_what_was_gone_before_the_first_start_is_missed() -> None:
+    world = World()
+    task = world.restored(0, users=FIRST_OFFSET + 40)
+    assert world.missed.expired["users"] == FIRST_OFFSET + 40
+    assert task.books.incidents["input_expired"] == FIRST_OFFSET * 8 + 40
