@@ -60,6 +60,7 @@ class Judging:
             return
         # After what the batches hold was read, and once for all of them.
         check = asyncio.create_task(self._identities.check())
+        check.add_done_callback(_looked_at)  # nobody may get as far as to wait for it
         for owned, batch in batches:
             owned.work = asyncio.create_task(self._work(owned, batch, check))
 
@@ -137,3 +138,9 @@ class Judging:
         spans = await self._broker.spans(self._follower.accepted, uncommitted=True)
         ends = {partition: span.end for partition, span in spans.items()}
         await self._follower.reach(ends, _SYNC_PATIENCE)
+
+
+def _looked_at(task: asyncio.Task[None]) -> None:
+    """Keep asyncio from complaining that nobody looked at an exception."""
+    if not task.cancelled():
+        task.exception()

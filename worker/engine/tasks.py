@@ -108,6 +108,7 @@ class Tasks:
         _log.info("task_dropped", task=number, why=why)
         if owned.work is not None and owned.work is not asyncio.current_task():
             await asyncio.wait({owned.work})  # bounded by the committer's own time limits
+            owned.work.exception()  # looked at: whatever it was, the task is given up
         await owned.committer.close()
 
     def failed(self, number: int) -> None:

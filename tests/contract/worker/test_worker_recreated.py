@@ -1,0 +1,109 @@
+"""Workers whose topics are deleted and created anew, under them and while they are away."""
+
+from __future__ import annotations
+
+import pytest
+from structlog.testing import capture_logs
+
+from schemas import ENTITIES
+from tests.contract.conftest import DeleteTopic
+from tests.contract.worker_kit import Row, Stage, checkin
+from tests.unit.test_sink_rows import match, milestone, user
+from worker.brokers.contract import Broker
+from worker.topics import wanted
+
+pytestmark = pytest.mark.timeout(400)
+
+TASKS = 4
+LIMIT = 1024 * 1024
+
+
+async def create_anew(
+    stage: Stage, broker: Broker, remove: DeleteTopic, *topics: str, partitions: int = TASKS
+) -> None:
+    """These topics, empty, as `buddy topics create` makes them. Earlier outcomes are forgotten."""
+    for topic in topics:
+        await remove(topic)
+    made = wanted(stage.names, partitions, LIMIT)
+    await broker.create([made[topic] for topic in topics])
+
+
+async def send_anew(stage: Stage, entity: str, *rows: Row) -> list[str]:
+    """Send to a topic that was created anew: the outcomes of earlier coordinates are forgotten."""
+    await stage.judged()
+    places = await stage.send(entity, *rows)
+    for place in places:
+        stage.outcomes[place] = []
+    return places
+
+
+@pytest.mark.parametrize("records", [8, 60], ids=["fewer", "more"])
+@pytest.mark.parametrize("running", [False, True], ids=["while it is away", "under a worker"])
+async def test_every_record_of_the_new_topic_is_judged_once(
+    stage: Stage, broker: Broker, remove: DeleteTopic, records: int, *, running: bool
+) -> None:
+    worker = await stage.started()
+    await stage.send("users", *(user(n) for n in range(40)))
+    await stage.judged()
+    topic = stage.names.inputs("users")
+    with capture_logs() as logs:
+        if not running:
+            await stage.end(worker)
+        await create_anew(stage, broker, remove, topic)
+        await send_anew(stage, "users", *(user(100 + n) for n in range(records)))
+        if not running:
+            worker = await stage.started("two")
+        await stage.judged()
+    said = {entry["partition"] for entry in logs if entry["event"] == "input_recreated"}
+    assert said == set(range(TASKS))
+    assert worker.counted("buddy_input_recreated_total") == TASKS
+    reasons = worker.health.reasons(stage.clock.steady())
+    assert f"worker: topic {topic} was created anew: read from its start" in reasons
+    sent = await stage.send("milestones", *(milestone(1 + n, 100 + n) for n in range(8)))
+    await stage.judged()
+    assert stage.verdicts(sent) == {"accepted": 8}
+    await stage.books_balance()
+
+
+async def test_an_idle_worker_notices_too(
+    stage: Stage, broker: Broker, remove: DeleteTopic
+) -> None:
+    worker = await stage.started()
+    await create_anew(stage, broker, remove, stage.names.inputs("events"))
+    stage.clock.put_forward(5_001)
+    await stage.until(
+        lambda: worker.counted("buddy_input_recreated_total") == TASKS, "it has noticed"
+    )
+    await stage.books_balance()
+
+
+async def test_parked_records_of_the_old_topic_get_their_verdict(
+    stage: Stage, broker: Broker, remove: DeleteTopic
+) -> None:
+    worker = await stage.started(grace=3_600_000, hold=0)
+    old = await stage.send("matches", *(match(10 + n, n, n) for n in range(8)))
+    await stage.send("checkins", *(checkin(20 + n, 10 + n) for n in range(8)))
+    await stage.until(lambda: worker.parked() == 16, "all are parked")
+    await create_anew(stage, broker, remove, stage.names.inputs("matches"))
+    stage.clock.put_forward(5_001)
+    await stage.until(
+        lambda: worker.counted("buddy_input_recreated_total") == TASKS, "it has noticed"
+    )
+    await stage.send("users", *(user(n) for n in range(8)))
+    await stage.judged()
+    assert stage.verdicts(old) == {"accepted": 8}
+    await stage.books_balance()
+
+
+async def test_all_topics_with_another_number_of_partitions(
+    stage: Stage, broker: Broker, remove: DeleteTopic
+) -> None:
+    worker = await stage.started()
+    await stage.send("users", *(user(n) for n in range(20)))
+    await stage.judged()
+    every = list(stage.names.every())
+    await create_anew(stage, broker, remove, *every, partitions=TASKS + 2)
+    stage.clock.put_forward(5_001)
+    stage.tasks = TASKS + 2
+    await stage.until(lambda: worker.runs(range(TASKS + 2)), "it runs the new tasks")
+    assert stage.names.inputs(next(iter(ENTITIES))) in every
