@@ -186,7 +186,7 @@ class KafkaServer:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         done = subprocess.run(
             [java, "-XX:TieredStopAtLevel=1", "-cp", f"{lib}/*", "kafka.tools.StorageTool",
-             "format", "-t", cluster, "-c", self._properties, *self._format_options],
+             "format", f"--cluster-id={cluster}", "-c", self._properties, *self._format_options],
             check=False, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         if done.returncode:

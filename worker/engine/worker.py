@@ -86,6 +86,7 @@ class Worker:
     async def _live(self, stop: asyncio.Event) -> None:
         """Work on the topics as they are. Raises TopicRecreated when they are no longer."""
         self._ready = False
+        self._reports.health.restoring()
         self._reader = self._broker.reader()
         self._follower = Follower(
             self._broker, self._rules.names, self._index, self._identities.of_topics(), self._clock

@@ -76,6 +76,10 @@ class Part:
         """Progress was seen: a commit, a round with nothing to commit, a step of restoring."""
         self._seen = now
 
+    def restoring(self) -> None:
+        """It begins, or begins again: not ready until it is `restored`."""
+        self._restored = False
+
     def restored(self) -> None:
         """What it needs in order to begin is there: the index, the store."""
         self._restored = True

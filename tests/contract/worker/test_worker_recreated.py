@@ -69,11 +69,20 @@ async def test_an_idle_worker_notices_too(
     stage: Stage, broker: Broker, remove: DeleteTopic
 ) -> None:
     worker = await stage.started()
-    await create_anew(stage, broker, remove, stage.names.inputs("events"))
+    topic = stage.names.inputs("events")
+    await remove(topic)
     stage.clock.put_forward(5_001)
+
+    def complains() -> bool:
+        reasons = worker.health.reasons(stage.clock.steady())
+        return any(f"topic {topic} is missing" in reason for reason in reasons)
+
+    await stage.until(complains, "it says what it waits for")
+    await broker.create([wanted(stage.names, TASKS, LIMIT)[topic]])
     await stage.until(
         lambda: worker.counted("buddy_input_recreated_total") == TASKS, "it has noticed"
     )
+    assert not complains()
     await stage.books_balance()
 
 
