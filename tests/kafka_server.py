@@ -67,8 +67,9 @@ class KafkaServer:
 
     `bench` gives it 1 GiB and the optimising compiler, `settings` adds lines to its
     server.properties, and `listener` is the security protocol of its clients' listener (which
-    `settings` must then configure; readiness is checked by its port alone). `format_options` go to
-    the tool that formats the storage: users for SCRAM are made there.
+    `settings` must then configure). Another listener without security is for the broker itself and
+    for who runs it. `format_options` go to the tool that formats the storage: users for SCRAM are
+    made there.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class KafkaServer:
         self._settings = dict(settings or {})
         self._listener = listener
         self._format_options = format_options
-        self._port, self._controller_port = free_ports(2)
+        self._port, self._inner_port, self._controller_port = free_ports(3)
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -91,6 +92,11 @@ class KafkaServer:
     def address(self) -> str:
         """`host:port` for clients."""
         return f"127.0.0.1:{self._port}"
+
+    @property
+    def inner_address(self) -> str:
+        """`host:port` for whoever runs it: no security, and with an authorizer all rights."""
+        return f"127.0.0.1:{self._inner_port}"
 
     @property
     def log(self) -> str:
@@ -160,11 +166,12 @@ class KafkaServer:
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
-            "listeners": f"CLIENTS://127.0.0.1:{self._port},"
+            "listeners": f"CLIENTS://{self.address},INNER://{self.inner_address},"
             f"CONTROLLER://127.0.0.1:{self._controller_port}",
-            "advertised.listeners": f"CLIENTS://{self.address}",
-            "listener.security.protocol.map": f"CLIENTS:{self._listener},CONTROLLER:PLAINTEXT",
-            "inter.broker.listener.name": "CLIENTS",
+            "advertised.listeners": f"CLIENTS://{self.address},INNER://{self.inner_address}",
+            "listener.security.protocol.map": f"CLIENTS:{self._listener},INNER:PLAINTEXT,"
+            "CONTROLLER:PLAINTEXT",
+            "inter.broker.listener.name": "INNER",
             "controller.listener.names": "CONTROLLER",
             "log.dirs": str(self._home / "data"),
             "auto.create.topics.enable": "false",
@@ -210,8 +217,6 @@ class KafkaServer:
                 pass
         except OSError:
             return False
-        if self._listener != "PLAINTEXT":
-            return True
         # In a loop of its own, away from the one of a test that may be running already.
         with _quiet_aiokafka():
             outcome: list[bool] = []
@@ -222,7 +227,7 @@ class KafkaServer:
 
     async def _serves(self) -> bool:
         """Whether it knows itself as a member of its cluster; before, it answers with nobody."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.address, request_timeout_ms=2000)
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.inner_address, request_timeout_ms=2000)
         try:
             await admin.start()
             return bool((await admin.describe_cluster())["brokers"])

@@ -29,6 +29,14 @@ def configure(level: str, stream: TextIO | None = None) -> None:
         logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
-    # aiokafka logs through the standard library: its errors are ours to word, so only what is
-    # critical comes through.
-    logging.basicConfig(stream=stream, level=logging.CRITICAL, force=True)
+    logging.basicConfig(stream=stream, force=True)
+    silence_libraries()
+
+
+def silence_libraries() -> None:
+    """Let nothing through that libraries log: their errors are ours to word, in one line.
+
+    aiokafka logs each attempt of each connection, asyncio every future of an abandoned client.
+    Without this they would print to standard error, before our own line.
+    """
+    logging.getLogger().setLevel(logging.CRITICAL)

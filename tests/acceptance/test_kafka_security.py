@@ -24,9 +24,7 @@ def secured() -> Iterator[KafkaServer]:
         listener="SASL_PLAINTEXT",
         settings={
             "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512",
-            "sasl.mechanism.inter.broker.protocol": "PLAIN",
-            f"{_PREFIX}.plain.sasl.jaas.config": f'{_PLAIN} username="broker" password="b-secret"'
-            ' user_broker="b-secret" user_buddy="open sesame";',
+            f"{_PREFIX}.plain.sasl.jaas.config": f'{_PLAIN} user_buddy="open sesame";',
             f"{_PREFIX}.scram-sha-512.sasl.jaas.config": f"{_SCRAM};",
         },
         format_options=("--add-scram", "SCRAM-SHA-512=[name=scrammer,password=s-secret]"),

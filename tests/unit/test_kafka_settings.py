@@ -8,14 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from aiokafka.errors import (
-    AuthenticationFailedError,
-    KafkaConnectionError,
-    KafkaError,
-    ProducerFenced,
-    SaslAuthenticationFailed,
-    TopicAuthorizationFailedError,
-)
+from aiokafka.errors import AuthenticationFailedError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,11 +17,10 @@ from rich.console import Console
 from worker.brokers.contract import Outgoing, Partition, Topic
 from worker.brokers.kafka import KafkaBroker, new_topic, topic_from
 from worker.brokers.kafka_batches import BATCH_BYTES, BATCH_MESSAGES, check, pack, place
-from worker.brokers.kafka_errors import explain, is_fence, is_permanent, translate
 from worker.brokers.kafka_security import KafkaSecurity, TokenFile
 from worker.brokers.kafka_wire import BATCH_CEILING
 from worker.brokers.partitioner import Rotation, partition_for
-from worker.errors import BrokerUnavailable, ConfigurationError, MessageRefused, MissingTopic
+from worker.errors import ConfigurationError, MessageRefused, MissingTopic
 
 LOGIN = {"username": "buddy", "password": "secret-1"}
 
@@ -310,44 +302,6 @@ def test_a_batch_is_cut_by_bytes_and_by_number() -> None:
     large = [Outgoing("in", b"k", b"v" * size) for size in (10, BATCH_BYTES, 10, 10)]
     (cut,) = pack(large, TOPICS, Rotation(), Producer()).values()
     assert [batch.indices for batch in cut] == [[0], [1], [2, 3]]
-
-
-# --- Errors -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (TimeoutError(), "no answer in time"),
-        (ConnectionRefusedError(111, "Connect call failed ('::1', 1)"), "Connect call failed"),
-        (TopicAuthorizationFailedError("t"), "t"),
-        (TopicAuthorizationFailedError(), "topic authorization failed"),
-        (KafkaError("two\nlines"), "two lines"),
-        (KafkaConnectionError("Unable to bootstrap from [(...)]"), "no connection"),
-    ],
-)
-def test_errors_are_explained_in_one_line(error: BaseException, text: str) -> None:
-    assert explain(error).startswith(text)
-    assert "\n" not in explain(error)
-
-
-def caused_by(cause: BaseException) -> KafkaError:
-    error = KafkaError("Unexpected error during batch delivery")
-    error.__cause__ = cause
-    return error
-
-
-def test_errors_are_told_apart_by_what_they_were_raised_from() -> None:
-    assert is_fence(caused_by(ProducerFenced()))
-    assert not is_fence(caused_by(TimeoutError()))
-    assert is_permanent(caused_by(TopicAuthorizationFailedError("t")))
-    assert not is_permanent(KafkaConnectionError())
-    assert type(translate("do it", caused_by(SaslAuthenticationFailed("no")))) is ConfigurationError
-    forbidden = translate("do it", caused_by(TopicAuthorizationFailedError("t")))
-    assert type(forbidden) is BrokerUnavailable
-    assert "does not allow to do it: topic authorization failed (t)" in str(forbidden)
-    own = MissingTopic("gone")
-    assert translate("do it", caused_by(own)) is own
 
 
 async def test_many_who_write_to_topics_for_the_first_time_are_one_question(

@@ -8,23 +8,41 @@ avoided.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    GroupLoadInProgressError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 
 from worker.brokers.contract import Outgoing, Partition, Span, Topic
 from worker.brokers.kafka_batches import Batch, deliver, pack
 from worker.brokers.kafka_committer import KafkaCommitter
-from worker.brokers.kafka_errors import FAILURES, translate
+from worker.brokers.kafka_errors import (
+    FAILURES,
+    Attempt,
+    asking_group,
+    creating,
+    describing,
+    describing_settings,
+    is_permanent,
+    measuring,
+    some_topics,
+    writing,
+)
 from worker.brokers.kafka_member import KafkaMember
-from worker.brokers.kafka_metadata import look
+from worker.brokers.kafka_metadata import Described, look
 from worker.brokers.kafka_reader import KafkaReader
 from worker.brokers.kafka_security import KafkaSecurity
 from worker.brokers.kafka_wire import (
     CALL_SECONDS,
+    DIAGNOSIS_SECONDS,
     RETRY_SECONDS,
     Chores,
     Lasting,
@@ -34,7 +52,7 @@ from worker.brokers.kafka_wire import (
     topic_partition,
 )
 from worker.brokers.partitioner import Rotation
-from worker.errors import BrokerUnavailable, MessageRefused, MissingTopic
+from worker.errors import BrokerUnavailable, BuddyError, MessageRefused, MissingTopic
 
 COMPACTED_SEGMENT_BYTES = 128 * 1024 * 1024
 """The newest segment is never compacted. Kafka's default of 1 GiB would have to be read at each
@@ -42,9 +60,6 @@ restore of a changelog whose live content is a few kilobytes."""
 
 COMPACTED_DIRTY_RATIO = "0.2"
 """Compact when a fifth is stale (Kafka's default: half)."""
-
-DIAGNOSIS_SECONDS = 2.0
-"""How long to find out why something failed."""
 
 
 class _Closable(Protocol):
@@ -67,9 +82,13 @@ class KafkaBroker:
     ) -> None:
         self._wire = Wire(bootstrap, security or KafkaSecurity(), client_id)
         self._chores = Chores()
-        self._admin = Lasting(self._wire.admin)
-        self._stable = Lasting(lambda: self._wire.consumer(isolation_level="read_committed"))
-        self._latest = Lasting(lambda: self._wire.consumer(isolation_level="read_uncommitted"))
+        self._admin = Lasting(self._wire, self._wire.admin)
+        self._stable = Lasting(
+            self._wire, lambda: self._wire.consumer(isolation_level="read_committed")
+        )
+        self._latest = Lasting(
+            self._wire, lambda: self._wire.consumer(isolation_level="read_uncommitted")
+        )
         self._known: dict[str, Topic] = {}
         self._describing = asyncio.Lock()
         self._producer: Any = None
@@ -94,65 +113,75 @@ class KafkaBroker:
     async def create(self, topics: Iterable[Topic]) -> list[str]:
         """See `contract.Broker`. Replicated as the broker does by default.
 
-        Returns once the topics can be used.
+        Returns once the topics can be used; at once where this user may not describe them.
         """
         wanted = {topic.name: topic for topic in topics}
-        present = await self.topics(wanted)
-        missing = [topic for name, topic in wanted.items() if name not in present]
+
+        async def find(admin: Any) -> Iterable[str] | None:
+            try:
+                return await look(admin, wanted)
+            except TopicAuthorizationFailedError:
+                return None
+
+        present = await self._admin.ask(describing(wanted), find)
+        missing = [topic for name, topic in wanted.items() if name not in (present or ())]
         if not missing:
             return []
         created: list[str] = []
 
         async def ask(admin: Any) -> None:
             response = await admin.create_topics([new_topic(topic) for topic in missing])
+            forbidden = []
             for name, code, *reason in response.topic_errors:
                 error = for_code(code)
                 if code == 0:
                     created.append(name)
+                elif error is TopicAuthorizationFailedError:
+                    forbidden.append(name)
                 elif error is not TopicAlreadyExistsError:
                     # Somebody else may have made it meanwhile, or our first try went through.
                     raise error(f"{name}: {next(iter(reason), None) or error.description}")
+            if forbidden:
+                raise TopicAuthorizationFailedError(*forbidden)
 
-        await self._admin.ask(f"create {', '.join(t.name for t in missing)}", ask)
-        await self._await_leaders(wanted)
+        await self._admin.ask(creating([topic.name for topic in missing]), ask)
+        if present is not None:
+            await self._await_leaders(wanted)
         return created
 
     async def topics(self, names: Iterable[str]) -> dict[str, Topic]:
         """See `contract.Broker`."""
         wanted = set(names)
+        there = await self._look(wanted)
 
         async def ask(admin: Any) -> dict[str, Topic]:
-            counts = {name: topic.partitions for name, topic in (await look(admin, wanted)).items()}
-            if not counts:
-                return {}
             responses = await admin.describe_configs(
-                [ConfigResource(ConfigResourceType.TOPIC, name) for name in counts]
+                [ConfigResource(ConfigResourceType.TOPIC, name) for name in there]
             )
             described = {}
+            forbidden = []
             for code, text, _kind, name, entries in (
                 resource for response in responses for resource in response.resources
             ):
-                if code:
-                    raise for_code(code)(f"{name}: {text}")
-                settings = {entry[0]: entry[1] for entry in entries}
-                described[name] = topic_from(name, counts[name], settings)
+                error = for_code(code)
+                if code == 0:
+                    settings = {entry[0]: entry[1] for entry in entries}
+                    described[name] = topic_from(name, there[name].partitions, settings)
+                elif error is TopicAuthorizationFailedError:
+                    forbidden.append(name)
+                elif error is not UnknownTopicOrPartitionError:  # deleted just now
+                    raise error(f"{name}: {text}")
+            if forbidden:
+                raise TopicAuthorizationFailedError(*forbidden)
             return described
 
-        found = await self._admin.ask("describe its topics", ask)
-        for name in wanted - found.keys():
-            self._known.pop(name, None)
+        found = await self._admin.ask(describing_settings(there), ask) if there else {}
         self._known.update(found)
         return found
 
     async def identities(self, names: Iterable[str]) -> dict[str, str]:
         """See `contract.Broker`. A Kafka older than 2.8 has no topic ids: all are empty there."""
-        wanted = set(names)
-
-        async def ask(admin: Any) -> dict[str, str]:
-            found = await look(admin, wanted)
-            return {name: topic.identity for name, topic in found.items()}
-
-        return await self._admin.ask("describe its topics", ask) if wanted else {}
+        return {name: topic.identity for name, topic in (await self._look(set(names))).items()}
 
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False
@@ -172,10 +201,11 @@ class KafkaBroker:
             return {Partition(*n): Span(starts[n], ends[n]) for n in numbers}
 
         consumers = self._latest if uncommitted else self._stable
+        attempt = measuring({partition.topic for partition in asked})
         try:
-            return await consumers.ask("say how far its partitions reach", ask)
+            return await consumers.ask(attempt, ask)
         except BrokerUnavailable as error:
-            raise await self._missing_or(error, topics) from error
+            raise await self._diagnose(attempt, error.__cause__ or error) from error
 
     async def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """See `contract.Broker`."""
@@ -185,16 +215,23 @@ class KafkaBroker:
             answers = await admin.list_consumer_group_offsets(group, partitions=numbers)
             if len(answers) < len(set(numbers)):
                 # So it reads while the coordinator loads: aiokafka overlooks the error on top.
-                raise KafkaError("the group's coordinator is still loading")
+                raise GroupLoadInProgressError("the group's coordinator is still loading")
             return {Partition(*n): a.offset for n, a in answers.items() if a.offset >= 0}
 
-        return await self._admin.ask(f"say what {group} has committed", ask) if numbers else {}
+        if not numbers:
+            return {}
+        attempt = asking_group(group, {number.topic for number in numbers})
+        try:
+            return await self._admin.ask(attempt, ask)
+        except BrokerUnavailable as error:
+            raise await self._diagnose(attempt, error.__cause__ or error) from error
 
     async def publish(self, messages: Sequence[Outgoing]) -> list[tuple[int, int]]:
         """See `contract.Broker`. What is too large is refused before anything is sent."""
         if not messages:
             return []
-        producer = await self._publisher()
+        attempt = writing({message.topic for message in messages})
+        producer = await self._publisher(attempt)
         batches = await self._pack(messages, producer)
         try:
             written = await deliver(batches, producer)
@@ -203,13 +240,12 @@ class KafkaBroker:
             raise
         except FAILURES as error:
             self._discard(producer)
-            failure = translate(f"confirm {len(messages)} messages", error)
-            raise await self._missing_or(failure, {m.topic for m in messages}) from error
+            raise await self._diagnose(attempt, error) from error
         return [written[index] for index in range(len(messages))]
 
     def reader(self) -> KafkaReader:
         """See `contract.Broker`."""
-        reader = KafkaReader(self._wire, self._chores)
+        reader = KafkaReader(self._wire, self._chores, self._diagnose)
         self._keep(reader)
         return reader
 
@@ -223,7 +259,9 @@ class KafkaBroker:
 
     async def committer(self, name: str, group: str) -> KafkaCommitter:
         """See `contract.Broker`. Raises `BrokerUnavailable`."""
-        committer = await KafkaCommitter.start(self._wire, name, group, self._pack, self._chores)
+        committer = await KafkaCommitter.start(
+            self._wire, name, group, self._pack, self._chores, self._diagnose
+        )
         self._keep(committer)
         return committer
 
@@ -240,7 +278,7 @@ class KafkaBroker:
                 unknown = wanted - self._known.keys()
                 found = await self.topics(unknown) if unknown else {}
             for name in sorted(unknown - found.keys()):
-                raise MissingTopic(f"topic {name} does not exist: `buddy topics create` makes it")
+                raise MissingTopic(_missing(name))
         return self._known
 
     async def _pack(
@@ -256,11 +294,11 @@ class KafkaBroker:
             topics = await self._describe(names)
             return pack(messages, topics, self._rotation, producer)
 
-    async def _publisher(self) -> Any:
+    async def _publisher(self, attempt: Attempt) -> Any:
         async with self._producer_lock:
             if self._producer is None:
                 producer = self._wire.producer()
-                await self._wire.start(producer, "let anyone write")
+                await self._wire.start(producer, attempt)
                 self._producer = producer
             return self._producer
 
@@ -270,34 +308,52 @@ class KafkaBroker:
             self._producer = None
             self._chores.add(abandon(producer))
 
-    async def _missing_or(self, failure: Exception, topics: Iterable[str]) -> Exception:
-        """`MissingTopic` where a topic has gone, which to aiokafka is a reason to try for ever."""
-        names = set(topics)
-        try:
-            # The caller has waited long enough already.
-            async with asyncio.timeout(DIAGNOSIS_SECONDS):
-                missing = sorted(names - (await self.topics(names)).keys())
-        except (BrokerUnavailable, TimeoutError):
-            return failure
-        if missing:
-            return MissingTopic(
-                f"topic {missing[0]} does not exist: `buddy topics create` makes it"
-            )
-        return failure
+    async def _look(self, names: Collection[str]) -> dict[str, Described]:
+        """Those of these topics that exist. Raises `BrokerUnavailable`."""
+        if not names:
+            return {}
+        found = await self._admin.ask(describing(names), lambda admin: look(admin, names))
+        for name in set(names) - found.keys():
+            self._known.pop(name, None)
+        return found
 
-    async def _await_leaders(self, topics: Iterable[str]) -> None:
+    async def _diagnose(self, attempt: Attempt, error: BaseException) -> BuddyError:
+        """What a failure means.
+
+        To aiokafka a topic that has gone, or may not be described any more, is a reason to try for
+        ever: so the broker is asked.
+        """
+        failure = await self._wire.failure(attempt, error)
+        names = {*attempt.topics, *attempt.read}
+        if is_permanent(error) or not names:
+            return failure
+        try:
+            async with asyncio.timeout(DIAGNOSIS_SECONDS):
+                missing = sorted(names - (await self._look(names)).keys())
+        except TimeoutError:
+            return failure
+        except BrokerUnavailable as better:
+            return better if is_permanent(better.__cause__ or better) else failure
+        return MissingTopic(_missing(missing[0])) if missing else failure
+
+    async def _await_leaders(self, topics: Collection[str]) -> None:
         """Until every partition has a leader: before, a producer would wait with long pauses."""
-        wanted = set(topics)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + CALL_SECONDS
-
-        async def ask(admin: Any) -> set[str]:
-            return {name for name, topic in (await look(admin, wanted)).items() if topic.led}
-
-        while not wanted <= await self._admin.ask("say whether its topics are ready", ask):
+        while waiting := await self._leaderless(topics):
             if loop.time() > deadline:
-                raise BrokerUnavailable(f"Kafka has no leader for {', '.join(sorted(wanted))} yet")
+                raise BrokerUnavailable(
+                    f"Kafka has no leader for {some_topics(waiting)} yet: see the broker's log"
+                )
             await asyncio.sleep(RETRY_SECONDS)
+
+    async def _leaderless(self, topics: Collection[str]) -> set[str]:
+        found = await self._look(topics)
+        return {name for name in topics if name not in found or not found[name].led}
+
+
+def _missing(topic: str) -> str:
+    return f"topic {topic} does not exist: `buddy topics create` makes it"
 
 
 def new_topic(topic: Topic) -> Any:

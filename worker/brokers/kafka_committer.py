@@ -12,10 +12,11 @@ from typing import Any
 
 from worker.brokers.contract import Outgoing, Partition
 from worker.brokers.kafka_batches import Batch, deliver
-from worker.brokers.kafka_errors import FAILURES, is_fence, translate
+from worker.brokers.kafka_errors import FAILURES, committing, fencing, is_fence
 from worker.brokers.kafka_wire import (
     CALL_SECONDS,
     Chores,
+    Diagnose,
     Wire,
     abandon,
     retrieve,
@@ -44,25 +45,34 @@ class KafkaCommitter:
     back reads the log, whatever became of the last commit.
     """
 
-    def __init__(self, producer: Any, name: str, group: str, pack: Pack, chores: Chores) -> None:
+    def __init__(
+        self,
+        producer: Any,
+        name: str,
+        group: str,
+        pack: Pack,
+        chores: Chores,
+        diagnose: Diagnose,
+    ) -> None:
         self._producer = producer
         self._name = name
         self._group = group
         self._pack = pack
         self._chores = chores
+        self._diagnose = diagnose
         self._end: BuddyError | None = None
         self._closed = False
 
     @classmethod
     async def start(
-        cls, wire: Wire, name: str, group: str, pack: Pack, chores: Chores
+        cls, wire: Wire, name: str, group: str, pack: Pack, chores: Chores, diagnose: Diagnose
     ) -> KafkaCommitter:
         """Fence whoever has this name. Raises `BrokerUnavailable`."""
         producer = wire.producer(
             transactional_id=name, transaction_timeout_ms=TRANSACTION_MILLISECONDS
         )
-        await wire.start(producer, f"start the writer {name}")
-        return cls(producer, name, group, pack, chores)
+        await wire.start(producer, fencing(name))
+        return cls(producer, name, group, pack, chores, diagnose)
 
     async def commit(
         self, messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
@@ -79,7 +89,10 @@ class KafkaCommitter:
             self._give_up(self._lost("a message was refused in the middle of a transaction"))
             raise error from error.__cause__
         except FAILURES as error:
-            raise self._give_up(self._meaning(error)) from error
+            # Given up before anything is awaited: nobody may commit with it meanwhile.
+            self._give_up(self._lost("the last commit failed"))
+            self._end = await self._meaning(error, messages, offsets)
+            raise self._end from error
         except BaseException:
             # Cancelled in the middle: nobody knows how it ended.
             self._give_up(self._lost("the last commit was interrupted"))
@@ -129,14 +142,22 @@ class KafkaCommitter:
         if self._closed:
             raise BrokerUnavailable(f"the writer {self._name} is closed: start a new one")
 
-    def _meaning(self, error: BaseException) -> BuddyError:
+    async def _meaning(
+        self,
+        error: BaseException,
+        messages: Sequence[Outgoing],
+        offsets: Mapping[Partition, int],
+    ) -> BuddyError:
         # Once the sender has failed for good, calls fail on assertions about the state it left:
         # why it failed says more than they do.
         sender = self._producer._sender.sender_task  # noqa: SLF001
         fatal = sender.exception() if sender.done() and not sender.cancelled() else None
         if is_fence(error) or (fatal is not None and is_fence(fatal)):
             return Fenced(f"another worker writes as {self._name} now")
-        return translate(f"confirm the commit of {self._name}", fatal or error)
+        written = {message.topic for message in messages}
+        read = {partition.topic for partition in offsets}
+        attempt = committing(self._name, self._group, written, read)
+        return await self._diagnose(attempt, fatal or error)
 
     def _lost(self, reason: str) -> BrokerUnavailable:
         return BrokerUnavailable(f"the writer {self._name} is lost: {reason}; start a new one")

@@ -9,8 +9,8 @@ from typing import Any
 from aiokafka.errors import OffsetOutOfRangeError
 
 from worker.brokers.contract import Message, Partition
-from worker.brokers.kafka_errors import FAILURES, translate
-from worker.brokers.kafka_wire import Chores, Wire, bounded, stop, topic_partition
+from worker.brokers.kafka_errors import FAILURES, measuring, reading
+from worker.brokers.kafka_wire import CALL_SECONDS, Chores, Diagnose, Wire, stop, topic_partition
 from worker.errors import BrokerUnavailable
 
 FETCH_WAIT_MILLISECONDS = 100
@@ -31,9 +31,10 @@ class KafkaReader:
     anew after a failure, so reading goes on by itself once the broker is back.
     """
 
-    def __init__(self, wire: Wire, chores: Chores) -> None:
+    def __init__(self, wire: Wire, chores: Chores, diagnose: Diagnose) -> None:
         self._wire = wire
         self._chores = chores
+        self._diagnose = diagnose
         self._consumer: Any = None
         self._closed = False
         self._turn = asyncio.Lock()
@@ -89,7 +90,7 @@ class KafkaReader:
             messages = [_message(record) for records in found.values() for record in records]
             await self._advance()
             if messages or loop.time() >= deadline:
-                self._listen(silent=not messages, paused=paused)
+                await self._listen(silent=not messages, paused=paused)
                 return messages
         await asyncio.sleep(max(0.0, deadline - loop.time()))
         return []
@@ -120,7 +121,7 @@ class KafkaReader:
         consumer = self._wire.consumer(
             isolation_level="read_committed", fetch_max_wait_ms=FETCH_WAIT_MILLISECONDS
         )
-        await self._wire.start(consumer, "let anyone read")
+        await self._wire.start(consumer, reading(self._topics()))
         if self._closed:
             await stop(consumer)
             return
@@ -157,7 +158,7 @@ class KafkaReader:
             raise
         except FAILURES as error:
             self._discard()
-            raise translate("hand out messages", error) from error
+            raise await self._failure(error, self._topics()) from error
         self._settled = settled
         return found
 
@@ -170,8 +171,12 @@ class KafkaReader:
 
     async def _skip(self, generation: int, lost: Mapping[Any, int]) -> None:
         """Go on at the earliest message where the position is outside the log."""
-        async with bounded("say where its log starts"):
-            earliest = await self._consumer.beginning_offsets(list(lost))
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                earliest = await self._consumer.beginning_offsets(list(lost))
+        except FAILURES as error:
+            topics = {number.topic for number in lost}
+            raise await self._wire.failure(measuring(topics), error) from error
         if generation != self._generation:
             return
         for number in lost:
@@ -182,7 +187,7 @@ class KafkaReader:
                 self._expired[partition] = self._expired.get(partition, 0) + skipped
             self._positions[partition] = earliest[number]
 
-    def _listen(self, *, silent: bool, paused: Collection[Partition]) -> None:
+    async def _listen(self, *, silent: bool, paused: Collection[Partition]) -> None:
         """Notice an outage: aiokafka goes on trying, and reports no messages meanwhile."""
         listened = self._positions.keys() - set(paused)
         if not silent or not listened:
@@ -197,13 +202,18 @@ class KafkaReader:
         if now - since < SILENCE_SECONDS:
             return
         self._silence = None
-        for partition in listened & before.keys():
-            if heard[partition] == before[partition]:
-                self._discard()
-                raise BrokerUnavailable(
-                    f"Kafka at {self._wire.bootstrap} has said nothing of {partition.topic}"
-                    f"/{partition.number} for {now - since:.0f} s"
-                )
+        unheard = {p.topic for p in listened & before.keys() if heard[p] == before[p]}
+        if unheard:
+            self._discard()
+            silence = TimeoutError(f"no answer for {now - since:.0f} s")
+            raise await self._failure(silence, unheard)
+
+    async def _failure(self, error: BaseException, topics: Collection[str]) -> BrokerUnavailable:
+        # Never MissingTopic: a topic that is made anew is read again.
+        return BrokerUnavailable(str(await self._diagnose(reading(topics), error)))
+
+    def _topics(self) -> set[str]:
+        return {partition.topic for partition in self._positions}
 
     def _discard(self) -> None:
         consumer, self._consumer = self._consumer, None

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -21,16 +20,21 @@ from aiokafka.protocol.metadata import MetadataRequest
 from worker.brokers.contract import Partition
 from worker.brokers.kafka_errors import (
     FAILURES,
-    REFUSED_LOGIN,
+    Attempt,
     causes,
     explain,
+    is_outage,
     is_permanent,
+    refused,
     translate,
 )
 from worker.brokers.kafka_security import KafkaSecurity
-from worker.errors import BrokerUnavailable, ConfigurationError
+from worker.errors import BrokerUnavailable, BuddyError, ConfigurationError
 
 T = TypeVar("T")
+
+Diagnose = Callable[[Attempt, BaseException], Awaitable[BuddyError]]
+"""What a failure means; asks the broker where the failure itself does not say."""
 
 CALL_SECONDS = 10.0
 """The longest that one call may take."""
@@ -40,6 +44,9 @@ START_SECONDS = 20.0
 
 STOP_SECONDS = 5.0
 """The longest that a client may take to stop: after an outage `stop()` would hang."""
+
+DIAGNOSIS_SECONDS = 2.0
+"""How long to find out why something failed: whoever is told has waited long enough already."""
 
 REQUEST_MILLISECONDS = 5_000
 RETRY_SECONDS = 0.2
@@ -58,49 +65,26 @@ class Wire:
         self.bootstrap = bootstrap
         self._security = security
         self._client_id = client_id
+        self._knocking = asyncio.Lock()
+        self._knocked = 0.0
+        self._refusal: str | None = None
 
     async def probe(self) -> None:
         """Connect and log in once, to learn what aiokafka does not tell: why it fails.
 
-        Raises `BrokerUnavailable` or, when the broker refuses the credentials,
-        `ConfigurationError`.
+        Raises `BrokerUnavailable` or, when the broker refuses the login or its certificate is not
+        accepted, `ConfigurationError`.
         """
-        try:
-            hosts = collect_hosts(self.bootstrap, randomize=False)
-        except ValueError:
-            raise ConfigurationError(
-                f"{self.bootstrap!r} is no Kafka address: write host:port, several with commas"
-            ) from None
-        arguments = self._security.client_arguments()
-        arguments.setdefault("sasl_mechanism", None)
         last: BaseException = TimeoutError()
-        for host, port, _family in hosts:
+        for host, port in self._hosts():
             try:
                 async with asyncio.timeout(CALL_SECONDS):
-                    connection = await create_conn(
-                        host,
-                        port,
-                        client_id=self._client_id,
-                        request_timeout_ms=REQUEST_MILLISECONDS,
-                        **arguments,
-                    )
-                    try:
-                        # A broker that wants a login takes the connection, then closes it here.
-                        await connection.send(MetadataRequest([]))
-                    finally:
-                        await connection.close()
-            except REFUSED_LOGIN as error:
-                raise ConfigurationError(
-                    f"Kafka at {host}:{port} refuses the login: {explain(error)};"
-                    " check sasl_mechanism, username, password or token_file"
-                ) from error
-            except KafkaConnectionError as error:
-                last = ConnectionError(
-                    "it closes the connection, so it may want TLS or a login (security_protocol)"
-                )
-                last.__cause__ = error
+                    await self._knock(host, port)
             except FAILURES as error:
-                last = error
+                refusal = _refusal(error)
+                if refusal is not None:
+                    raise ConfigurationError(f"Kafka at {host}:{port} {refusal}") from error
+                last = self._guess(error)
             else:
                 return
         raise BrokerUnavailable(
@@ -108,16 +92,83 @@ class Wire:
             " start it or name another with --broker"
         ) from last
 
-    async def start(self, client: Any, what: str) -> None:
+    async def failure(self, attempt: Attempt, error: BaseException) -> BuddyError:
+        """What a failure means, in one line. Why there is no connection, aiokafka does not say."""
+        if is_outage(error):
+            refusal = await self._refused()
+            if refusal is not None:
+                return BrokerUnavailable(f"cannot {attempt.words}: {refusal}")
+        return translate(attempt, error, self.bootstrap)
+
+    async def start(self, client: Any, attempt: Attempt) -> None:
         """Start a client within bounds; one that does not start is stopped again."""
         try:
-            async with bounded(what, START_SECONDS):
+            async with asyncio.timeout(START_SECONDS):
                 await client.start()
-        except BaseException as error:
+        except FAILURES as error:
             await stop(client)
-            if any(isinstance(cause, KafkaConnectionError) for cause in causes(error)):
-                await self.probe()  # raises what aiokafka does not say
+            raise await self.failure(attempt, error) from error
+        except BaseException:
+            await stop(client)
             raise
+
+    async def _refused(self) -> str | None:
+        """Whether the broker is there but lets nobody in, and why; many who ask are one login."""
+        async with self._knocking:
+            now = asyncio.get_running_loop().time()
+            if not self._knocked or now - self._knocked > RETRY_SECONDS:
+                self._refusal = await self._find_refusal()
+                self._knocked = asyncio.get_running_loop().time()
+            return self._refusal
+
+    async def _find_refusal(self) -> str | None:
+        for host, port in self._hosts():
+            try:
+                async with asyncio.timeout(DIAGNOSIS_SECONDS):
+                    await self._knock(host, port)
+            except FAILURES as error:
+                refusal = _refusal(error)
+                if refusal is not None:
+                    return f"Kafka at {host}:{port} {refusal}"
+            else:
+                return None
+        return None
+
+    def _hosts(self) -> list[tuple[str, int]]:
+        try:
+            found = collect_hosts(self.bootstrap, randomize=False)
+        except ValueError:
+            raise ConfigurationError(
+                f"{self.bootstrap!r} is no Kafka address: write host:port, several with commas"
+            ) from None
+        return [(host, port) for host, port, _family in found]
+
+    async def _knock(self, host: str, port: int) -> None:
+        arguments = {"sasl_mechanism": None, **self._security.client_arguments()}
+        connection = await create_conn(
+            host,
+            port,
+            client_id=self._client_id,
+            request_timeout_ms=REQUEST_MILLISECONDS,
+            **arguments,
+        )
+        try:
+            # A broker that wants a login takes the connection, then closes it here.
+            await connection.send(MetadataRequest([]))
+        finally:
+            await connection.close()
+
+    def _guess(self, error: BaseException) -> BaseException:
+        """What a broken connection may mean, where nothing says so."""
+        if isinstance(error, KafkaConnectionError):
+            text = "it closes the connection, so it may want TLS or a login (security_protocol)"
+        elif isinstance(error, ConnectionResetError | ConnectionAbortedError):
+            text = "it closes the connection, so it may not speak TLS here (security_protocol)"
+        else:
+            return error
+        guess = ConnectionError(text)
+        guess.__cause__ = error
+        return guess
 
     def admin(self) -> Any:
         """A client for topics and groups; not started."""
@@ -163,13 +214,14 @@ class Lasting:
     restarts in the meantime is not noticed by the caller.
     """
 
-    def __init__(self, make: Callable[[], Any]) -> None:
+    def __init__(self, wire: Wire, make: Callable[[], Any]) -> None:
+        self._wire = wire
         self._make = make
         self._client: Any = None
         self._lock = asyncio.Lock()
 
-    async def ask(self, what: str, question: Callable[[Any], Awaitable[T]]) -> T:
-        """The answer. Raises `BrokerUnavailable` naming `what` was asked."""
+    async def ask(self, attempt: Attempt, question: Callable[[Any], Awaitable[T]]) -> T:
+        """The answer. Raises `BrokerUnavailable` naming the attempt."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + CALL_SECONDS
         while True:
@@ -181,7 +233,7 @@ class Lasting:
             except FAILURES as error:
                 await self._drop(client)
                 if is_permanent(error) or loop.time() + RETRY_SECONDS >= deadline:
-                    raise translate(what, error) from error
+                    raise await self._wire.failure(attempt, error) from error
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def close(self) -> None:
@@ -207,14 +259,8 @@ class Lasting:
             await stop(client)
 
 
-@asynccontextmanager
-async def bounded(what: str, seconds: float = CALL_SECONDS) -> AsyncIterator[None]:
-    """Whatever goes wrong or takes too long inside becomes one of `worker.errors`."""
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except FAILURES as error:
-        raise translate(what, error) from error
+def _refusal(error: BaseException) -> str | None:
+    return next((text for cause in causes(error) if (text := refused(cause))), None)
 
 
 async def stop(client: Any) -> None:

@@ -35,20 +35,22 @@ def create(context: Context, partitions: int | None, as_json: bool) -> int:
     """Create the topics that are missing; those that exist stay as they are."""
     settings = context.settings
 
-    async def run() -> tuple[list[str], int, list[str]]:
+    async def run() -> list[str]:
         async with context.broker() as broker:
             count = partitions or settings.partitions
             topics = wanted(context.names, count, settings.max_record_bytes)
             created = await broker.create(topics.values())
+            # Told before the rest is looked at, which takes rights of its own.
+            if as_json:
+                print_json({"created": created})
+            else:
+                click.echo(
+                    f"{len(created)} topics created, {len(topics) - len(created)} were there."
+                )
             there = await broker.topics(topics)
-            found = complaints(context.names, there, settings.max_record_bytes)
-            return created, len(there), list(found)
+            return list(complaints(context.names, there, settings.max_record_bytes))
 
-    created, total, found = asyncio.run(run())
-    if as_json:
-        print_json({"created": created})
-    else:
-        click.echo(f"{len(created)} topics created, {total - len(created)} were there.")
+    found = asyncio.run(run())
     if found:
         raise ConfigurationError(found[0])
     return 0

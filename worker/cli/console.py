@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from worker import log
 from worker.brokers.connect import connect
 from worker.brokers.contract import Broker
 from worker.settings import Settings, load
@@ -51,6 +52,7 @@ class Context:
     @asynccontextmanager
     async def broker(self) -> AsyncIterator[Broker]:
         """The broker, open. Raises BrokerUnavailable and ConfigurationError."""
+        log.silence_libraries()
         broker = connect(self.settings, self.environment)
         await broker.open()
         try:
