@@ -153,5 +153,5 @@ class _ScramRequest(Request[_AlterScram]):  # type: ignore[misc]  # aiokafka has
     def build(self, version: type[Any]) -> Any:
         salt = b"a salt for tests"
         salted = hashlib.pbkdf2_hmac("sha512", self._password.encode(), salt, _ITERATIONS)
-        one = (self._user, _SCRAM_SHA_512, _ITERATIONS, salt, salted, {})
+        one: tuple[Any, ...] = (self._user, _SCRAM_SHA_512, _ITERATIONS, salt, salted, {})
         return version(deletions=[], upsertions=[one], tags={})

@@ -39,6 +39,7 @@ from worker.brokers.kafka_errors import (
     is_permanent,
     joining,
     measuring,
+    names_itself,
     reading,
     refused,
     some_topics,
@@ -162,6 +163,11 @@ def line(attempt: Attempt, error: BaseException) -> str:
         ),
         (
             COMMIT,
+            TopicAuthorizationFailedError("p.in.users"),
+            "cannot commit as p-task-3: Kafka refuses it; grant this user READ on topic p.in.users",
+        ),
+        (
+            COMMIT,
             GroupAuthorizationFailedError("p-worker"),
             "cannot commit as p-task-3: Kafka refuses it; grant this user READ on group p-worker",
         ),
@@ -272,6 +278,9 @@ def test_errors_are_told_apart_by_what_they_were_raised_from() -> None:
     assert is_outage(KafkaConnectionError())
     assert not is_outage(wrapped(SaslAuthenticationFailed("no")))
     assert not is_outage(NoError("Unable to get offset info"))
+    assert names_itself(COMMIT, TopicAuthorizationFailedError("p.in.users"))
+    assert not names_itself(COMMIT, TopicAuthorizationFailedError())
+    assert not names_itself(COMMIT, InvalidTxnState())
     own = MissingTopic("gone")
     assert translate(reading(["t"]), wrapped(own), "k") is own
 

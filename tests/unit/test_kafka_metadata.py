@@ -19,12 +19,18 @@ _UNKNOWN, _FORBIDDEN, _NO_LEADER = 3, 29, 5
 class _Client:
     """Answers like a broker that speaks these versions of Metadata, two brokers in all."""
 
-    def __init__(self, newest: int, *topics: tuple[int, str, bytes, list[int]]) -> None:
+    def __init__(
+        self,
+        newest: int,
+        *topics: tuple[int, str, bytes, list[int]],
+        operations: int = -(2**31),
+    ) -> None:
         self.cluster = SimpleNamespace(
             brokers=lambda: [SimpleNamespace(nodeId=2), SimpleNamespace(nodeId=1)]
         )
         self._newest = newest
         self._topics = topics
+        self._operations = operations
         self.sent: list[Any] = []
         self.asked: list[int | None] = []
 
@@ -55,7 +61,7 @@ class _Client:
             for number, leader in enumerate(leaders):
                 body += b"\0\0" + number.to_bytes(4) + leader.to_bytes(4, signed=True) + bytes(4)
                 body += b"\x03" + bytes(8) + b"\x02" + bytes(4) + b"\x01" + nothing
-            body += b"\x80\0\0\0" + nothing
+            body += self._operations.to_bytes(4, signed=True) + nothing
         return body + nothing
 
 
@@ -100,6 +106,15 @@ async def test_missing_and_hidden_topics_are_told_apart(newest: int) -> None:
     assert caught.value.args == ("mine",)
 
 
+async def test_the_rights_of_this_user_are_told_where_asked_for() -> None:
+    client = _Client(13, (0, "one", _ID, [1]), operations=1 << 3 | 1 << 8)
+    one = (await look(_admin(client), ["one"], rights=True))["one"]
+    assert [one.allows(right) for right in ("READ", "WRITE", "DESCRIBE")] == [True, False, True]
+    assert client.sent[0].encode().endswith(b"\0\1\0")
+    old = _Client(9, (0, "one", _ID, [1]))
+    assert (await look(_admin(old), ["one"], rights=True))["one"].allows("WRITE")
+
+
 async def test_nothing_asked_is_nothing_sent() -> None:
     client = _Client(13)
     assert await look(_admin(client), []) == {}
@@ -107,7 +122,7 @@ async def test_nothing_asked_is_nothing_sent() -> None:
 
 
 def test_the_newest_version_is_the_one_that_is_used() -> None:
-    request = kafka_metadata._TopicsRequest(["a"])
+    request = kafka_metadata._TopicsRequest(["a"], rights=False)
     assert request.prepare({3: (0, 13)}).API_VERSION == 11
     assert request.prepare({3: (0, 11)}).API_VERSION == 11
     assert request.prepare({3: (0, 10)}).API_VERSION == 5

@@ -1,6 +1,7 @@
 """The Kafka broker: the contract of `worker.brokers.contract` on aiokafka.
 
-The parts: `kafka_wire` (clients, bounds), `kafka_errors`, `kafka_batches` (writing),
+The parts: `kafka_wire` (clients, bounds), `kafka_errors`, `kafka_metadata` and `kafka_topics`
+(what topics there are), `kafka_batches` (writing),
 `kafka_reader`, `kafka_member`, `kafka_committer`. Each trap of aiokafka is told of where it is
 avoided.
 """
@@ -11,7 +12,6 @@ import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     GroupLoadInProgressError,
@@ -33,13 +33,16 @@ from worker.brokers.kafka_errors import (
     describing_settings,
     is_permanent,
     measuring,
+    names_itself,
     some_topics,
+    translate,
     writing,
 )
 from worker.brokers.kafka_member import KafkaMember
 from worker.brokers.kafka_metadata import Described, look
 from worker.brokers.kafka_reader import KafkaReader
 from worker.brokers.kafka_security import KafkaSecurity
+from worker.brokers.kafka_topics import new_topic, topic_from
 from worker.brokers.kafka_wire import (
     CALL_SECONDS,
     DIAGNOSIS_SECONDS,
@@ -53,13 +56,6 @@ from worker.brokers.kafka_wire import (
 )
 from worker.brokers.partitioner import Rotation
 from worker.errors import BrokerUnavailable, BuddyError, MessageRefused, MissingTopic
-
-COMPACTED_SEGMENT_BYTES = 128 * 1024 * 1024
-"""The newest segment is never compacted. Kafka's default of 1 GiB would have to be read at each
-restore of a changelog whose live content is a few kilobytes."""
-
-COMPACTED_DIRTY_RATIO = "0.2"
-"""Compact when a fifth is stale (Kafka's default: half)."""
 
 
 class _Closable(Protocol):
@@ -308,11 +304,13 @@ class KafkaBroker:
             self._producer = None
             self._chores.add(abandon(producer))
 
-    async def _look(self, names: Collection[str]) -> dict[str, Described]:
+    async def _look(self, names: Collection[str], *, rights: bool = False) -> dict[str, Described]:
         """Those of these topics that exist. Raises `BrokerUnavailable`."""
         if not names:
             return {}
-        found = await self._admin.ask(describing(names), lambda admin: look(admin, names))
+        found = await self._admin.ask(
+            describing(names), lambda admin: look(admin, names, rights=rights)
+        )
         for name in set(names) - found.keys():
             self._known.pop(name, None)
         return found
@@ -320,21 +318,28 @@ class KafkaBroker:
     async def _diagnose(self, attempt: Attempt, error: BaseException) -> BuddyError:
         """What a failure means.
 
-        To aiokafka a topic that has gone, or may not be described any more, is a reason to try for
-        ever: so the broker is asked.
+        aiokafka does not always say which topic it may not use, and one that has gone is to it a
+        reason to try for ever: so the broker is asked.
         """
         failure = await self._wire.failure(attempt, error)
         names = {*attempt.topics, *attempt.read}
-        if is_permanent(error) or not names:
+        if names_itself(attempt, error) or not names:
             return failure
         try:
             async with asyncio.timeout(DIAGNOSIS_SECONDS):
-                missing = sorted(names - (await self._look(names)).keys())
+                there = await self._look(names, rights=True)
         except TimeoutError:
             return failure
         except BrokerUnavailable as better:
             return better if is_permanent(better.__cause__ or better) else failure
-        return MissingTopic(_missing(missing[0])) if missing else failure
+        missing = sorted(names - there.keys())
+        if missing:
+            return MissingTopic(_missing(missing[0]))
+        refused = [name for name in attempt.topics if not there[name].allows(attempt.topic_right)]
+        refused = refused or [name for name in attempt.read if not there[name].allows("READ")]
+        if refused:
+            return translate(attempt, TopicAuthorizationFailedError(*refused), "")
+        return failure
 
     async def _await_leaders(self, topics: Collection[str]) -> None:
         """Until every partition has a leader: before, a producer would wait with long pauses."""
@@ -354,39 +359,3 @@ class KafkaBroker:
 
 def _missing(topic: str) -> str:
     return f"topic {topic} does not exist: `buddy topics create` makes it"
-
-
-def new_topic(topic: Topic) -> Any:
-    """The topic as aiokafka wants it, to be created."""
-    policy = "delete"
-    if topic.compacted:
-        policy = "compact" if topic.retention_ms is None else "compact,delete"
-    settings = {
-        "cleanup.policy": policy,
-        "message.timestamp.type": "LogAppendTime" if topic.append_time else "CreateTime",
-        "retention.ms": str(-1 if topic.retention_ms is None else topic.retention_ms),
-        "delete.retention.ms": str(topic.delete_retention_ms),
-        "max.message.bytes": str(topic.max_message_bytes),
-    }
-    if topic.compacted:
-        settings["segment.bytes"] = str(COMPACTED_SEGMENT_BYTES)
-        settings["min.cleanable.dirty.ratio"] = COMPACTED_DIRTY_RATIO
-    # -1: as many replicas as the broker makes by default; the empty assignments let it pass.
-    return NewTopic(
-        topic.name, topic.partitions, -1, replica_assignments={}, topic_configs=settings
-    )
-
-
-def topic_from(name: str, partitions: int, settings: Mapping[str, str]) -> Topic:
-    """The topic that has these settings of Kafka's."""
-    policy = settings["cleanup.policy"].split(",")
-    retention = int(settings["retention.ms"])
-    return Topic(
-        name=name,
-        partitions=partitions,
-        compacted="compact" in policy,
-        append_time=settings["message.timestamp.type"] == "LogAppendTime",
-        retention_ms=None if retention < 0 or "delete" not in policy else retention,
-        delete_retention_ms=int(settings["delete.retention.ms"]),
-        max_message_bytes=int(settings["max.message.bytes"]),
-    )

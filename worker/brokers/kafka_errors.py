@@ -180,14 +180,21 @@ def _right(attempt: Attempt, error: BaseException) -> str:
         return f"{attempt.group_right} on group {attempt.group}"
     if isinstance(error, TransactionalIdAuthorizationFailed):
         return f"WRITE on transactional id {attempt.writer}"
-    named = sorted(set(_names(error.args)) & {*attempt.topics, *attempt.read})
-    if isinstance(error, TopicAuthorizationFailedError) and attempt.read and not named:
-        return f"READ on {some_topics(attempt.read)}"
+    named = _named(attempt, error)
     topics = named or attempt.topics
+    if isinstance(error, TopicAuthorizationFailedError) and attempt.read:
+        # A topic that is written to would have been named.
+        topics = named or attempt.read
+    if topics and set(topics) <= set(attempt.read) - set(attempt.topics):
+        return f"READ on {some_topics(topics)}"
     # What `words` say already is not said again. (Cluster: an idempotent producer asks first
     # whether it may write anywhere.)
     same = len(topics) > 1 and some_topics(topics) in attempt.words
     return f"{attempt.topic_right} on {'these topics' if same else some_topics(topics)}"
+
+
+def _named(attempt: Attempt, error: BaseException) -> list[str]:
+    return sorted(set(_names(error.args)) & {*attempt.topics, *attempt.read})
 
 
 def _names(values: object) -> Iterator[str]:
@@ -259,6 +266,14 @@ def is_permanent(error: BaseException) -> bool:
     """Whether asking again at once cannot help."""
     return any(
         isinstance(cause, (BuddyError, *REFUSED_LOGIN, *_FORBIDDEN, ssl.SSLError))
+        for cause in causes(error)
+    )
+
+
+def names_itself(attempt: Attempt, error: BaseException) -> bool:
+    """Whether it is clear what is refused: else the broker can be asked about the topics."""
+    return is_permanent(error) and not any(
+        isinstance(cause, TopicAuthorizationFailedError) and not _named(attempt, cause)
         for cause in causes(error)
     )
 

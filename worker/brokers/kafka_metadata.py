@@ -39,6 +39,8 @@ _API_KEY: Final = 3
 _NO_ID: Final = bytes(16)
 """In a request: look for the name. In an answer: the cluster keeps no ids."""
 
+_OPERATIONS: Final = {"READ": 3, "WRITE": 4, "CREATE": 5, "DESCRIBE": 8, "DESCRIBE_CONFIGS": 10}
+_NOT_TOLD: Final = -(2**31)
 _PRESENT: Final = (NoError, LeaderNotAvailableError)
 
 
@@ -49,6 +51,13 @@ class Described(msgspec.Struct, frozen=True):
     partitions: int
     led: bool
     """Whether every partition has a leader."""
+    operations: int = -1
+    """What this user may do with it: bits by Kafka's numbers. All, where the broker was not asked
+    or is too old to tell."""
+
+    def allows(self, right: str) -> bool:
+        """Whether this user has that right."""
+        return bool(self.operations >> _OPERATIONS[right] & 1)
 
 
 class _Uuid(AbstractType):  # type: ignore[misc]  # aiokafka has no types
@@ -133,8 +142,9 @@ class _MetadataRequest(RequestStruct):  # type: ignore[misc]  # aiokafka has no 
 class _TopicsRequest(Request[MetadataRequest_v5 | _MetadataRequest]):  # type: ignore[misc]
     API_KEY = _API_KEY
 
-    def __init__(self, names: Collection[str]) -> None:
+    def __init__(self, names: Collection[str], *, rights: bool) -> None:
         self._names = list(names)
+        self._rights = rights
 
     def build(self, version: type[Any]) -> Any:
         if version is MetadataRequest_v5:
@@ -142,13 +152,13 @@ class _TopicsRequest(Request[MetadataRequest_v5 | _MetadataRequest]):  # type: i
         return version(
             topics=[(_NO_ID, name, {}) for name in self._names],
             allow_auto_topic_creation=False,
-            include_topic_authorized_operations=False,
+            include_topic_authorized_operations=self._rights,
             tags={},
         )
 
 
-async def look(admin: Any, names: Collection[str]) -> dict[str, Described]:
-    """Those of these topics that exist; one request.
+async def look(admin: Any, names: Collection[str], *, rights: bool = False) -> dict[str, Described]:
+    """Those of these topics that exist; one request. `rights` asks what this user may do as well.
 
     Raises what aiokafka raises; `TopicAuthorizationFailedError` with the topics that this user may
     not describe.
@@ -158,7 +168,7 @@ async def look(admin: Any, names: Collection[str]) -> dict[str, Described]:
     client = admin._client  # noqa: SLF001 -- the admin's own methods ask for no ids
     # Always the same broker: another one may lag behind, and still name a topic's earlier identity.
     node = min((broker.nodeId for broker in client.cluster.brokers()), default=None)
-    response = await client.send(node, _TopicsRequest(names))
+    response = await client.send(node, _TopicsRequest(names, rights=rights))
     found = {}
     hidden = []
     for topic in response.to_object()["topics"]:
@@ -179,6 +189,7 @@ def _described(topic: dict[str, Any]) -> Described:
     if leaders is None:  # version 5
         leaders = [partition["leader"] for partition in topic["partitions"]]
     identity = topic.get("topic_id", _NO_ID)
+    operations = topic.get("authorized_operations", _NOT_TOLD)
     return Described(
         # As Kafka's own tools print it.
         identity=""
@@ -186,4 +197,5 @@ def _described(topic: dict[str, Any]) -> Described:
         else base64.urlsafe_b64encode(identity).decode().rstrip("="),
         partitions=len(leaders),
         led=bool(leaders) and min(leaders) >= 0,
+        operations=-1 if operations == _NOT_TOLD else operations,
     )

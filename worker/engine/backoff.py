@@ -31,6 +31,9 @@ class Backoff:
         return wait
 
     def succeeded(self) -> None:
-        """Begin anew with short waits."""
-        self._wait = 0.0
-        self._until = 0
+        """Begin anew with short waits, once nothing has failed for as long as the longest.
+
+        What works now and then still fails: without that, its waits would never grow.
+        """
+        if self._clock() >= self._until + int(self._longest * 1000):
+            self._wait = 0.0

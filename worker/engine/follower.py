@@ -51,6 +51,8 @@ class Follower:
         self.ready = asyncio.Event()
         self.on_step: Callable[[], None] = lambda: None
         """Called whenever a step of restoring is done."""
+        self.on_outage: Callable[[BrokerUnavailable | None], None] = lambda _error: None
+        """Told why it cannot follow, and None whenever it does."""
         self.judged: dict[Partition, int] = {}
         self.accepted: list[Partition] = []
         """The partitions that the index is made of."""
@@ -107,7 +109,9 @@ class Follower:
                 else:
                     await self._bootstrap(stop)
                 backoff.succeeded()
+                self.on_outage(None)
             except BrokerUnavailable as error:
+                self.on_outage(error)
                 wait = backoff.failed()
                 _log.warning("index_not_followed", error=str(error), retry_in=round(wait, 1))
                 await asyncio.sleep(wait)

@@ -29,6 +29,11 @@ again first. Less than the limit of `/live`, since it may have been there after 
 _LAG_EVERY_MS: Final = 5_000
 """Lag costs a question to the broker."""
 
+_STEADY_MS: Final = 5_000
+"""What has failed a moment ago may fail again in the next: it is over when that is over."""
+_OPEN_MS: Final = 15_000
+"""A transaction upstream that holds up an input for so long is told of."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -42,15 +47,47 @@ class Reports:
         self._failed_at = clock.steady() - _FAILING_MS
         self._looked = -_LOOK_EVERY_MS
         self._measured = -_LAG_EVERY_MS
+        self._hindered: dict[str, int] = {}
+        self._failing: set[int] = set()
+        """Tasks that could not be taken over or not commit, and have not committed since."""
+        self._open: dict[Partition, tuple[int, int]] = {}
+        """Where an input goes no further, and since when: more lies behind, not committed."""
 
     def alive(self) -> None:
         """A step of restoring is done, or the broker is away and will be tried again."""
         self.health.alive(self._clock.steady())
 
+    def outage(self, error: BuddyError, wait: float) -> None:
+        """The broker is away, or refuses something; it is tried again after `wait` seconds."""
+        _log.warning("broker_unavailable", error=str(error), retry_in=round(wait, 1))
+        self.hindered("broker", error)
+        self.alive()  # an outage is waited out: a restart cures none
+
+    def followed(self, error: BuddyError | None) -> None:
+        """The index follows the accepted topics, or cannot."""
+        if error is None:
+            self.free("index")
+        else:
+            self.hindered("index", error)
+
+    def hindered(self, what: str, error: BuddyError) -> None:
+        """A part of the work cannot be done: not ready until it is free again."""
+        now = self._clock.steady()
+        self._hindered[what] = now
+        self.health.hindered(what, str(error), now)
+
+    def free(self, what: str) -> None:
+        """A part of the work was done."""
+        failed = self._hindered.get(what)
+        if failed is not None and self._clock.steady() - failed >= _STEADY_MS:
+            del self._hindered[what]
+            self.health.free(what)
+
     def committed(self, number: int, tally: Tally, began: int) -> None:
         """A task has committed what it began to judge at that time."""
         now = self._clock.steady()
         self.health.alive(now)
+        self._failing.discard(number)
         self.metrics.transaction("committed")
         self.metrics.batch(max(0, now - began) / 1000, tally.read.total())
         self.metrics.tally(tally)
@@ -68,14 +105,15 @@ class Reports:
         self._failed_at = self._clock.steady()
         self.metrics.transaction("fenced" if isinstance(error, Fenced) else "failed")
         _log.warning("commit_failed", task=number, error=str(error))
+        if not isinstance(error, Fenced):  # then another worker does the work
+            self._failing.add(number)
+            self.hindered("tasks", error)
 
-    def kept_from_work(self, what: str, error: BuddyError) -> None:
-        """A part of the work cannot be done, until `works` says that it can."""
-        self.health.hindered(what, str(error), self._clock.steady())
-
-    def works(self, what: str) -> None:
-        """That part of the work is done."""
-        self.health.free(what)
+    def not_started(self, number: int, error: BuddyError) -> None:
+        """A task could not be taken over."""
+        _log.warning("task_not_started", task=number, error=str(error))
+        self._failing.add(number)
+        self.hindered("tasks", error)
 
     def clock_stepped(self, milliseconds: int, tasks: Tasks) -> None:
         """The wall clock was set."""
@@ -121,6 +159,9 @@ class Reports:
         """Which tasks are assigned and run."""
         self.metrics.tasks(len(tasks.assigned), len(tasks.running))
         self.health.tasks(len(tasks.assigned), len(tasks.running))
+        self._failing &= tasks.assigned
+        if not self._failing:
+            self.free("tasks")
 
     async def look(self, tasks: Tasks, barriers: Barriers, follower: Follower) -> None:
         """Measure what waits and what is known, once a second."""
@@ -149,7 +190,8 @@ class Reports:
     async def measure_lag(self, tasks: Tasks, broker: Broker, reader: Reader, rules: Rules) -> None:
         """Measure how far behind the inputs are read, every five seconds.
 
-        Raises BrokerUnavailable.
+        Records of open transactions count: nobody else would tell of them. Raises
+        BrokerUnavailable.
         """
         now = self._clock.steady()
         places = [p for o in tasks.running.values() if o.assigned for p in inputs(o.task, rules)]
@@ -157,10 +199,42 @@ class Reports:
             return
         # The first task is measured at once.
         self._measured = now if places else now - _LAG_EVERY_MS
-        spans = await broker.spans(places) if places else {}
+        stable = await broker.spans(places) if places else {}
+        spans = await broker.spans(places, uncommitted=True) if places else {}
         lag = {p: max(0, span.end - reader.position(p)) for p, span in spans.items()}
+        self._watch_transactions({p: (stable[p].end, span.end) for p, span in spans.items()})
         self.metrics.lag(lag)
         self.health.lag(sum(lag.values()))
+
+    def _watch_transactions(self, ends: Mapping[Partition, tuple[int, int]]) -> None:
+        """Tell of inputs that stand still because a transaction upstream stays open.
+
+        `ends`: how far each can be read, and where it really ends.
+        """
+        now = self._clock.steady()
+        before = self._open
+        self._open = {
+            place: before[place] if before.get(place, (-1, 0))[0] == stable else (stable, now)
+            for place, (stable, end) in ends.items()
+            if end > stable
+        }
+        blocked = {p: now - since for p, (_, since) in self._open.items()}
+        if max(blocked.values(), default=0) < _OPEN_MS:
+            self.health.free("inputs")
+            return
+        place = max(blocked, key=lambda place: blocked[place])
+        stable, end = ends[place]
+        count, seconds = end - stable, blocked[place] // 1000
+        _log.warning(
+            "input_blocked",
+            topic=place.topic, partition=place.number, offset=stable, count=count, seconds=seconds,
+        )  # fmt: skip
+        self.health.hindered(
+            "inputs",
+            f"{count} records of {place.topic}/{place.number} are behind a transaction that has"
+            f" been open at offset {stable} for {seconds} s: end it where it was begun",
+            now,
+        )
 
 
 def unheard(clock: Clock) -> Reports:

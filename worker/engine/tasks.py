@@ -77,6 +77,8 @@ class Tasks:
         self._backoffs: dict[int, Backoff] = {}
         self.on_restored: Callable[[float], None] = lambda _seconds: None
         """Told how long each take-over took, in seconds."""
+        self.on_not_started: Callable[[int, BuddyError], None] = lambda _number, _error: None
+        """Told which task could not be taken over, and why."""
 
     async def join(self) -> None:
         """Become a member of the group."""
@@ -116,8 +118,9 @@ class Tasks:
         self._backoff(number).failed()
 
     def succeeded(self, number: int) -> None:
-        """The task commits: the next take-over need not wait."""
-        self._backoffs.pop(number, None)
+        """The task commits: in a while the next take-over need not wait."""
+        if number in self._backoffs:
+            self._backoffs[number].succeeded()
 
     async def drop_all(self, why: str) -> None:
         """Give up every task."""
@@ -143,7 +146,7 @@ class Tasks:
             self.running[number] = start.result()
         except BuddyError as error:
             self.failed(number)
-            _log.warning("task_not_started", task=number, error=str(error))
+            self.on_not_started(number, error)
             return False
         return True
 

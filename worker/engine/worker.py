@@ -94,7 +94,9 @@ class Worker:
         self._barriers = Barriers(self._broker, self._rules, self._follower, self._clock)
         self._tasks = Tasks(self._broker, self._rules, self._identities, self._clock)
         self._follower.on_step = self._reports.alive
+        self._follower.on_outage = self._reports.followed
         self._tasks.on_restored = self._reports.metrics.restored
+        self._tasks.on_not_started = self._reports.not_started
         self._judging = Judging(
             self._broker, self._rules, self._follower, self._identities, self._reports, self._clock
         )
@@ -131,12 +133,10 @@ class Worker:
                 await attempt()
             except (BrokerUnavailable, ConfigurationError, MissingTopic) as error:
                 wait = backoff.failed()
-                _log.warning("broker_unavailable", error=str(error), retry_in=round(wait, 1))
-                self._reports.kept_from_work("begin", error)
-                self._reports.alive()
+                self._reports.outage(error, wait)
                 await _wait(stop, wait)
             else:
-                self._reports.works("begin")
+                self._reports.free("broker")
                 return True
         return False
 
@@ -148,13 +148,13 @@ class Worker:
             try:
                 await self._round()
                 backoff.succeeded()
+                self._reports.free("broker")
             except (BrokerUnavailable, MissingTopic) as error:
                 wait = backoff.failed()
-                _log.warning("broker_unavailable", error=str(error), retry_in=round(wait, 1))
+                self._reports.outage(error, wait)
                 await self._tasks.drop_all("broker unavailable")
                 await self._assign()
                 self._reports.tasks(self._tasks)
-                self._reports.alive()  # an outage is waited out: a restart cures none
                 await _wait(stop, wait)
 
     # --- one round ----------------------------------------------------------------------------

@@ -1,0 +1,159 @@
+"""What keeps a worker from its work is told, until it is over; waits grow while it lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.clock_kit import SettableClock
+from worker.brokers.contract import Partition, Span
+from worker.core.outbox import Rules, Tally
+from worker.engine.backoff import Backoff
+from worker.engine.reports import Reports
+from worker.errors import BrokerUnavailable, Fenced
+from worker.ops.health import Health
+from worker.ops.metrics import Metrics
+from worker.topics import Names
+
+RULES = Rules(names=Names())
+HERE = Partition("buddy.in.users", 0)
+REFUSED = BrokerUnavailable("cannot commit as buddy-task-0: Kafka refuses it")
+
+
+@pytest.fixture
+def clock() -> SettableClock:
+    return SettableClock()
+
+
+@pytest.fixture
+def reports(clock: SettableClock) -> Reports:
+    metrics = Metrics()
+    part = Health(metrics, clock.steady).part("worker")
+    part.restored()
+    return Reports(metrics, part, clock)
+
+
+def reasons(reports: Reports, clock: SettableClock) -> list[str]:
+    reports.health.alive(clock.steady())
+    return reports.health.reasons(clock.steady())
+
+
+def tasks(*numbers: int) -> Any:
+    return SimpleNamespace(assigned=frozenset(numbers), running=dict.fromkeys(numbers))
+
+
+def test_an_outage_is_told_until_rounds_have_gone_well_for_a_while(
+    reports: Reports, clock: SettableClock
+) -> None:
+    reports.outage(BrokerUnavailable("cannot join group g: no answer"), 0.2)
+    assert reasons(reports, clock) == ["worker: broker: cannot join group g: no answer (for 0 s)"]
+    clock.advance(4_000)
+    reports.free("broker")
+    assert reasons(reports, clock) == ["worker: broker: cannot join group g: no answer (for 4 s)"]
+    clock.advance(1_000)
+    reports.free("broker")
+    assert reasons(reports, clock) == []
+
+
+def test_an_index_that_cannot_follow_is_told(reports: Reports, clock: SettableClock) -> None:
+    reports.followed(None)
+    reports.followed(BrokerUnavailable("cannot read topic a: no answer"))
+    assert reasons(reports, clock) == ["worker: index: cannot read topic a: no answer (for 0 s)"]
+    clock.advance(5_000)
+    reports.followed(None)
+    assert reasons(reports, clock) == []
+
+
+def test_a_task_that_does_not_commit_is_told_until_it_does(
+    reports: Reports, clock: SettableClock
+) -> None:
+    reports.not_committed(0, REFUSED)
+    reports.not_started(1, BrokerUnavailable("cannot start the writer buddy-task-1: no answer"))
+    clock.advance(10_000)
+    reports.tasks(tasks(0, 1))
+    assert len(reasons(reports, clock)) == 1
+    reports.committed(0, Tally(), clock.steady())
+    reports.tasks(tasks(0, 1))
+    assert len(reasons(reports, clock)) == 1
+    reports.committed(1, Tally(), clock.steady())
+    reports.tasks(tasks(0, 1))
+    assert reasons(reports, clock) == []
+
+
+def test_a_task_that_another_worker_has_keeps_nobody_from_anything(
+    reports: Reports, clock: SettableClock
+) -> None:
+    reports.not_committed(0, Fenced("another worker writes as buddy-task-0 now"))
+    assert reasons(reports, clock) == []
+    reports.not_committed(0, REFUSED)
+    clock.advance(5_000)
+    reports.tasks(tasks(1))
+    assert reasons(reports, clock) == []
+
+
+class Inputs:
+    """A broker and a reader of one partition: read up to 5, readable and written as set."""
+
+    def __init__(self) -> None:
+        self.stable = self.end = 5
+
+    async def spans(
+        self, partitions: Iterable[Partition], *, uncommitted: bool = False
+    ) -> dict[Partition, Span]:
+        return {p: Span(0, self.end if uncommitted else self.stable) for p in partitions}
+
+    def position(self, _partition: Partition) -> int:
+        return 5
+
+
+async def test_records_behind_an_open_transaction_are_lag_and_told_after_a_while(
+    reports: Reports, clock: SettableClock
+) -> None:
+    inputs = Inputs()
+    task = SimpleNamespace(number=0, reading=SimpleNamespace(next={"users": 5}))
+    owned = SimpleNamespace(running={0: SimpleNamespace(assigned=True, task=task)})
+
+    async def measure(milliseconds: int) -> list[str]:
+        clock.advance(milliseconds)
+        await reports.measure_lag(owned, inputs, inputs, RULES)  # type: ignore[arg-type]
+        return reasons(reports, clock)
+
+    assert await measure(5_000) == []
+    inputs.end = 9
+    assert await measure(5_000) == []
+    assert (
+        reports.metrics.registry.get_sample_value(
+            "buddy_lag_records", {"topic": HERE.topic, "partition": "0"}
+        )
+        == 4
+    )
+    assert await measure(10_000) == []
+    with capture_logs() as logs:
+        (reason,) = await measure(5_000)
+    assert reason.startswith("worker: inputs: 4 records of buddy.in.users/0 are behind a")
+    assert "open at offset 5 for 15 s" in reason
+    assert [(line["event"], line["count"], line["seconds"]) for line in logs] == [
+        ("input_blocked", 4, 15)
+    ]
+    inputs.stable = 7  # another one is open now
+    assert await measure(5_000) == []
+    inputs.stable = 9
+    assert await measure(30_000) == []
+
+
+def test_waits_grow_until_nothing_has_failed_for_a_while(clock: SettableClock) -> None:
+    backoff = Backoff(clock.steady, first=0.2, longest=5.0)
+    for longest in (0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0):
+        wait = backoff.failed()
+        assert longest / 2 <= wait <= longest
+        assert not backoff.ready()
+        clock.advance(int(wait * 1000) + 1)
+        assert backoff.ready()
+        backoff.succeeded()  # between failures: no success
+    clock.advance(5_000)
+    backoff.succeeded()
+    assert backoff.failed() <= 0.2
