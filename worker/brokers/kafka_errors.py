@@ -211,7 +211,7 @@ def refused(error: BaseException) -> str | None:
     if isinstance(error, REFUSED_LOGIN):
         return f"refuses the login: {explain(error)}; {LOGIN_ADVICE}"
     if isinstance(error, ssl.SSLCertVerificationError):
-        reason = error.verify_message or explain(error)
+        reason = (error.verify_message or explain(error)).rstrip(".")
         if "match" in reason or "not valid for" in reason:
             advice = "name the broker as its certificate does (--broker and advertised.listeners)"
         elif "expired" in reason or "not yet valid" in reason:

@@ -232,7 +232,10 @@ class Metrics:
         self._parked_oldest = self._gauge(
             "buddy_parked_oldest_age_seconds", "Time since the first reading of the oldest of them."
         )
-        self._lag = self._by_place("buddy_lag_records", "Records to be read, gaps among them.")
+        self._lag = self._by_place(
+            "buddy_lag_records",
+            "Records to be read, gaps and records of open transactions among them.",
+        )
         self._verdicts_waiting = self._gauge(
             "buddy_verdicts_waiting_records",
             "Records after their grace that wait for a definitive verdict.",
