@@ -3,13 +3,15 @@
 Every setting is a field below; its environment variable is `BUDDY_` and the field's name in
 capitals (`BUDDY_GRACE_SECONDS`), for a table the table's name between (`BUDDY_KAFKA_USERNAME`).
 That of the `[[schedules]]` holds all of them as a JSON array. Secrets come from files or from the
-environment, never from the TOML file or an option.
+environment, never from the TOML file, an option or a URL.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -17,6 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from worker.errors import ConfigurationError
+from worker.locations import check_broker, check_directory, check_endpoint, check_exports
 from worker.sink.schedule import DEFAULTS, Schedule
 
 DEFAULT_FILE: Final = "buddy.toml"
@@ -52,6 +55,10 @@ class S3Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     access_key_id: str | None = None
     secret_access_key_file: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.endpoint is not None:
+            check_endpoint(self.endpoint)
+
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is in force. Times in seconds, sizes in bytes."""
@@ -77,6 +84,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     s3: S3Settings = S3Settings()
 
     def __post_init__(self) -> None:
+        check_broker(self.broker)
+        check_directory("data", self.data)
+        check_exports(self.exports)
         names = [schedule.name for schedule in self.schedules]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"two schedules are called {twice[0]!r}: each needs a name of its own")
@@ -88,6 +98,11 @@ SECRETS: Final = frozenset(
 )
 """Variables that hold a secret themselves, for those who do not keep secrets in files."""
 
+_LINK_NAME: Final = re.compile(
+    r"BUDDY_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_[A-Z]+(_[A-Z]+)?)"
+)
+_LINK_VALUE: Final = re.compile(r"(tcp|udp|sctp)://\S+")
+
 
 def environment_names() -> frozenset[str]:
     """Every environment variable that is read."""
@@ -97,26 +112,50 @@ def environment_names() -> frozenset[str]:
     return frozenset(names | SECRETS | {"BUDDY_CONFIG"})
 
 
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """Variables named `BUDDY_…` that are no setting, each with the nearest one that is.
+
+    Not an error: other programs share the name (a pipeline of Buddy CI sets forty of them).
+    """
+    known = environment_names()
+    found: dict[str, str | None] = {}
+    for name, value in sorted(environment.items()):
+        ours = name.startswith("BUDDY_") and name not in known
+        if ours and value and not _is_service_link(name, value):
+            found[name] = next(iter(get_close_matches(name, known, 1, 0.8)), None)
+    return found
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Whether Kubernetes set it, for a service called `buddy` or `buddy-…`.
+
+    The one of `buddy-metrics` would even be taken for the setting `metrics_port`.
+    """
+    return bool(
+        _LINK_NAME.fullmatch(name) or (name.endswith("_PORT") and _LINK_VALUE.fullmatch(value))
+    )
+
+
 def load(file: str | None, environment: Mapping[str, str], options: Mapping[str, Any]) -> Settings:
     """The settings in force. Options that are None were not given.
 
     Raises ConfigurationError with one line that names the setting and where it came from.
     """
+    environment = {n: v for n, v in environment.items() if not _is_service_link(n, v)}
     named = file or environment.get("BUDDY_CONFIG")
     merged = _from_file(named)
     _check(merged, named or DEFAULT_FILE)
-    tables = {table: dict(merged.get(table, {})) for table in TABLES}
     for table, kind in TABLES.items():
         for field in msgspec.structs.fields(kind):
             variable = _variable(table, field.name)
             if environment.get(variable):
-                tables[table][field.name] = environment[variable]
+                merged[table] = {**merged.get(table, {}), field.name: environment[variable]}
+                _check(merged, variable)
     for field in msgspec.structs.fields(Settings):
         variable = _variable(field.name)
         if field.name not in TABLES and environment.get(variable):
             merged[field.name] = _value(field.name, environment[variable], variable)
             _check(merged, variable)
-    merged.update(tables)
     merged.update({name: value for name, value in options.items() if value is not None})
     return _check(merged, "options")
 

@@ -17,6 +17,7 @@ from worker import __version__
 pytestmark = pytest.mark.acceptance
 
 SECRET = "tr0ub4dor&3"
+LOGIN = f"me:{SECRET}" + "@"  # in two parts: no file of ours holds a login in an address
 
 
 def test_rejections_show_code_and_field_and_never_the_record(another: Another) -> None:
@@ -149,6 +150,29 @@ def test_the_configuration_never_shows_a_secret(local: Buddy, tmp_path: Path) ->
     assert "***" in results[0].out
     assert results[1].json["secrets"]["BUDDY_KAFKA_PASSWORD"] == "***"
     assert results[1].json["kafka"]["username"] == "buddy"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "command"),
+    [
+        ("--broker", "kafka://" + LOGIN + "127.0.0.1:1", "run"),
+        ("--exports", "s3://" + LOGIN + "bucket", "config --json"),
+    ],
+)
+def test_a_login_in_a_url_is_refused_and_never_shown(
+    local: Buddy, option: str, value: str, command: str
+) -> None:
+    refused = local.run(option, value, *command.split())
+    assert "never into a URL" in refused.complained(3)
+    assert SECRET not in refused.out + refused.err
+
+
+def test_a_variable_that_is_no_setting_is_named_and_stops_nothing(local: Buddy) -> None:
+    given = {"BUDDY_GRACE_SECOND": SECRET, "BUDDY_SERVICE_HOST": "127.0.0.1"}
+    done = local.run("config", env=given).succeeded()
+    assert done.err == (
+        "buddy: no such setting, ignored: BUDDY_GRACE_SECOND (did you mean BUDDY_GRACE_SECONDS?)\n"
+    )
 
 
 def test_options_over_environment_over_file(local: Buddy) -> None:

@@ -17,8 +17,8 @@ from tests.contract.helpers import PATIENCE
 from tests.unit.test_sink_rows import event, match, milestone, user
 from worker.brokers.contract import Broker, Outgoing, Partition
 from worker.core.barrier import Progress
-from worker.exports import DirectoryPlace
 from worker.exports.place import Place
+from worker.exports.place_directory import DirectoryPlace
 from worker.sink.export import ExportSettings
 from worker.sink.requests import Announcement, ExportRequest, decode_announcement, encode_request
 from worker.sink.retention import Keep

@@ -10,7 +10,8 @@ from pathlib import Path
 from schemas import ENTITIES
 from tests.unit.test_export_samples import export_to, same
 from worker import __version__
-from worker.exports import Cut, Origin, verify
+from worker.exports.manifest import Cut, Origin
+from worker.exports.verify import verify
 from worker.files import expand, read
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "export"

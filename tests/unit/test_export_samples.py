@@ -13,15 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import ENTITIES, Column, Entity, Kind
-from worker.exports import (
-    FORMATS,
-    DirectoryPlace,
-    Format,
-    Metadata,
-    Options,
-    Spool,
-    write_export,
-)
+from worker.exports.layout import FORMATS, Format
+from worker.exports.manifest import Options
+from worker.exports.metadata import Metadata
+from worker.exports.place_directory import DirectoryPlace
+from worker.exports.spool import Spool
+from worker.exports.write import write_export
 
 FEWER = settings(max_examples=max(settings().max_examples // 4, 1), deadline=None)
 """For tests that write whole exports."""

@@ -15,18 +15,12 @@ from tests.unit.test_export_csv import user
 from tests.unit.test_export_samples import export_to, metadata_of, spool_of
 from tests.unit.test_export_xlsx import feedback
 from worker.errors import StateError, UsageError
-from worker.exports import (
-    DirectoryPlace,
-    Format,
-    Options,
-    Origin,
-    read_manifest,
-    total_steps,
-    verify,
-    write_export,
-)
+from worker.exports.layout import Format
+from worker.exports.manifest import Options, Origin, read_manifest
+from worker.exports.place_directory import DirectoryPlace
 from worker.exports.spool import Spool, read_blocks
-from worker.exports.write import _Steps
+from worker.exports.verify import verify
+from worker.exports.write import _Steps, total_steps, write_export
 
 TABLES = {"users": [user(), user(first_name="=1")], "feedback": [feedback()]}
 NAME = "20251122T103000Z_550e8400-e29b-41d4-a716-446655440000"

@@ -10,7 +10,8 @@ from hypothesis import given
 
 from schemas import ENTITIES
 from tests.unit.test_export_samples import FEWER, export_to, exports, same
-from worker.exports import FORMATS, Format, verify
+from worker.exports.layout import FORMATS, Format
+from worker.exports.verify import verify
 from worker.files import expand
 
 

@@ -12,7 +12,7 @@ from tests.unit.test_export_csv import user
 from tests.unit.test_export_samples import export_to
 from tests.unit.test_export_xlsx import feedback
 from worker.errors import UsageError
-from worker.exports import Format
+from worker.exports.layout import Format
 from worker.files import Source, expand, read, source
 
 TABLES = {"users": [user()], "feedback": [feedback()]}

@@ -33,9 +33,7 @@ def connect(settings: Settings, environment: Mapping[str, str]) -> Broker:
 
         security = _security(settings.kafka, environment)
         return KafkaBroker(addresses, security)
-    raise ConfigurationError(
-        f"broker {settings.broker!r} is none: use embedded:DIRECTORY or kafka://host:port"
-    )
+    raise ConfigurationError("broker is neither embedded:DIRECTORY nor kafka://host:port")
 
 
 def _make_parent(directory: Path) -> None:

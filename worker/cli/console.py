@@ -25,7 +25,7 @@ from rich.table import Table
 from worker import log
 from worker.brokers.connect import connect
 from worker.brokers.contract import Broker
-from worker.settings import Settings, load
+from worker.settings import Settings, load, unknown_variables
 from worker.topics import Names
 
 
@@ -41,7 +41,13 @@ class Context:
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings in force. Raises ConfigurationError."""
+        """The settings in force. Variables that are none are named on standard error.
+
+        Raises ConfigurationError.
+        """
+        if unknown := unknown_variables(self.environment):
+            names = (f"{n} (did you mean {near}?)" if near else n for n, near in unknown.items())
+            click.echo(f"buddy: no such setting, ignored: {', '.join(names)}", err=True)
         return load(self._config, self.environment, self._options)
 
     @property

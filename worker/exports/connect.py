@@ -29,7 +29,7 @@ def place_of(settings: Settings, environment: Mapping[str, str]) -> Place:
     prefix = "" if found is None else (found[2] or "").strip("/")
     if found is None or any(part in ("", ".", "..") for part in prefix.split("/") if prefix):
         raise ConfigurationError(
-            f"exports {settings.exports!r} is no place: use a directory or s3://bucket/prefix"
+            "exports names no bucket as S3 allows them: use a directory or s3://bucket/prefix"
         )
     from worker.exports.bucket import Bucket  # noqa: PLC0415 -- importing boto3 takes 0.2 s
     from worker.exports.place_bucket import BucketPlace  # noqa: PLC0415 -- likewise
@@ -61,5 +61,9 @@ def _client(settings: S3Settings, environment: Mapping[str, str]) -> S3Client:
             region_name=settings.region or environment.get("AWS_REGION") or None,
         )
         return session.client("s3", endpoint_url=settings.endpoint, config=config)
-    except (BotoCoreError, ValueError) as error:
+    except ValueError:  # its text repeats the URL, which may hold what nobody may see
+        raise ConfigurationError(
+            "[s3]: the endpoint (or AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL) is no URL of a server"
+        ) from None
+    except BotoCoreError as error:
         raise ConfigurationError(f"[s3]: {' '.join(str(error).split())}") from None

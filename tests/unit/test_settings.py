@@ -1,0 +1,123 @@
+"""Settings: logins in URLs are refused and never repeated; variables that are no setting are named.
+
+The rest of what settings say is tested where it matters, and in tests/acceptance/test_errors.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from worker.errors import ConfigurationError
+from worker.settings import environment_names, load, unknown_variables
+
+SECRET = "tr0ub4dor"
+LOGIN = f"buddy:{SECRET}" + "@"  # in two parts: no file of ours holds a login in an address
+
+LOGINS = [
+    ("broker", f"kafka://{LOGIN}kafka:9092"),
+    ("broker", f"kafka://kafka-1:9092,{LOGIN}kafka-2:9092"),
+    ("broker", f"kafka:{LOGIN}kafka:9092"),
+    ("broker", f"kafka://buddy:{SECRET}/with/slashes@kafka:9092"),
+    ("broker", f"kafka://buddy:{SECRET}"),
+    ("broker", f"kafka://kafka:9092?password={SECRET}"),
+    ("broker", f"https://{LOGIN}kafka:9092"),
+    ("broker", f"embedded:kafka://{LOGIN}kafka:9092"),
+    ("broker", f"embedded://{LOGIN}host/broker"),
+    ("broker", f"embedded:{LOGIN}host"),
+    ("broker", SECRET),
+    ("exports", f"s3://{LOGIN}bucket/prefix"),
+    ("exports", f"s3://AKIA:{SECRET}/with/slashes@bucket"),
+    ("exports", f"s3:{LOGIN}bucket"),
+    ("exports", f"https://{LOGIN}s3.example.org/bucket"),
+    ("data", f"s3://{LOGIN}bucket"),
+    ("s3.endpoint", f"https://{LOGIN}s3.example.org"),
+    ("s3.endpoint", f"https://s3.example.org/?X-Amz-Signature={SECRET}"),
+    ("s3.endpoint", f"{LOGIN}s3.example.org"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), LOGINS)
+def test_a_login_in_a_url_is_refused_and_not_repeated(key: str, value: str, tmp_path: Path) -> None:
+    file = tmp_path / "buddy.toml"
+    table, _, name = key.rpartition(".")
+    file.write_text((f"[{table}]\n" if table else "") + f'{name} = "{value}"\n')
+    variable = f"BUDDY_{key.replace('.', '_').upper()}"
+    lines = {
+        str(file): refusal(str(file), {}, {}),
+        variable: refusal(None, {variable: value}, {}),
+    }
+    if not table:
+        lines["options"] = refusal(None, {}, {name: value})
+    for source, line in lines.items():
+        assert line.startswith(f"{source}: ")
+        assert f"`{name}` must be" in line
+        assert SECRET not in line
+        assert ("password_file" in line or "secret_access_key_file" in line) == (
+            "@" in value and name != "data"
+        )
+
+
+def refusal(file: str | None, environment: dict[str, str], options: dict[str, str]) -> str:
+    with pytest.raises(ConfigurationError) as raised:
+        load(file, environment, options)
+    assert raised.value.__cause__ is None
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("broker", "embedded:buddy-data/broker"),
+        ("broker", "embedded:///var/lib/buddy@prod/broker"),
+        ("broker", "embedded:C:/data"),
+        ("broker", "kafka://kafka"),
+        ("broker", "kafka://kafka-1.example.org:9092, kafka-2:9092/"),
+        ("broker", "kafka://[::1]:9092,127.0.0.1:9093"),
+        ("exports", "/srv/team@prod/exports"),
+        ("exports", "s3://bucket/team@prod/a:b"),
+        ("s3_endpoint", "http://127.0.0.1:9000"),
+        ("s3_endpoint", "https://s3.example.org/path/"),
+    ],
+)
+def test_addresses_without_a_login_are_taken(key: str, value: str) -> None:
+    settings = load(None, {f"BUDDY_{key.upper()}": value}, {})
+    assert value in (settings.broker, settings.exports, settings.s3.endpoint)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("BUDDY_GRACE_SECOND", "BUDDY_GRACE_SECONDS"),
+        ("BUDDY_KAFKA_PASWORD", "BUDDY_KAFKA_PASSWORD"),
+        ("BUDDY_METRIC_PORT", "BUDDY_METRICS_PORT"),
+        ("BUDDY_CONFIGS", "BUDDY_CONFIG"),
+        ("BUDDY_WORKSPACE_DOMAIN", None),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_named(name: str, nearest: str | None) -> None:
+    assert unknown_variables({name: "5", "PATH": "x"}) == {name: nearest}
+    assert unknown_variables({name: ""}) == {}, "empty counts as not set"
+
+
+def test_every_setting_is_known() -> None:
+    assert unknown_variables(dict.fromkeys(environment_names(), "x")) == {}
+
+
+def test_what_kubernetes_sets_for_a_service_called_buddy_is_no_setting() -> None:
+    links = {
+        "BUDDY_SERVICE_HOST": "127.0.0.1",
+        "BUDDY_SERVICE_PORT": "9090",
+        "BUDDY_SERVICE_PORT_HTTP": "9090",
+        "BUDDY_PORT": "tcp://127.0.0.1:9090",
+        "BUDDY_PORT_9090_TCP": "tcp://127.0.0.1:9090",
+        "BUDDY_PORT_9090_TCP_PROTO": "tcp",
+        "BUDDY_PORT_9090_TCP_PORT": "9090",
+        "BUDDY_PORT_9090_TCP_ADDR": "127.0.0.1",
+        "BUDDY_METRICS_SERVICE_HOST": "127.0.0.1",
+        "BUDDY_METRICS_PORT": "tcp://127.0.0.1:9090",
+    }
+    assert unknown_variables(links) == {}
+    assert load(None, links, {}).metrics_port == 0
+    assert load(None, {"BUDDY_METRICS_PORT": "9090"}, {}).metrics_port == 9090

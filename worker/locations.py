@@ -1,0 +1,60 @@
+"""What a setting may say about where something is: an address, a bucket, a directory.
+
+None of them has room for a login. A login in a URL is printed by whoever names the URL: error
+lines, logs, manifests, `ps`. So a text that may hold one is refused, and never repeated.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_HOST: Final = r"(?:[\w.-]+|\[[\w:.%]+\])(?::\d{1,5})?"
+_KAFKA: Final = re.compile(rf"kafka://{_HOST}(?:\s*,\s*{_HOST})*/*")
+_BUCKET: Final = re.compile(r"s3://[^\s/:@?#]+(?:/.*)?")
+_ENDPOINT: Final = re.compile(rf"https?://{_HOST}(?:/[^\s@?#]*)?")
+_NO_DIRECTORY: Final = re.compile(r"://|:[^@]*@|^//[^/@][^@]*@")
+"""Another scheme, or something that looks like `user:password@host`."""
+
+_KAFKA_LOGIN: Final = (
+    "put user and password into `username` and `password_file` of [kafka] (or into "
+    "BUDDY_KAFKA_PASSWORD), never into a URL"
+)
+_S3_LOGIN: Final = (
+    "put the key into `access_key_id` and `secret_access_key_file` of [s3] (or into "
+    "BUDDY_S3_SECRET_ACCESS_KEY), never into a URL"
+)
+
+
+def check_broker(text: str) -> None:
+    """Raises ValueError unless it is `embedded:DIRECTORY` or `kafka://host:port,…`."""
+    scheme, _, directory = text.partition(":")
+    is_directory = scheme == "embedded" and directory and not _NO_DIRECTORY.search(directory)
+    if not is_directory and not _KAFKA.fullmatch(text):
+        form = "`broker` must be embedded:DIRECTORY or kafka://host:port,host:port"
+        raise ValueError(_refusal(form, text, _KAFKA_LOGIN))
+
+
+def check_exports(text: str) -> None:
+    """Raises ValueError unless it is a directory or `s3://bucket/prefix`."""
+    is_bucket = text.startswith("s3:")
+    if not _BUCKET.fullmatch(text) if is_bucket else _NO_DIRECTORY.search(text):
+        form = "`exports` must be a directory or s3://bucket/prefix"
+        raise ValueError(_refusal(form, text, _S3_LOGIN))
+
+
+def check_endpoint(text: str) -> None:
+    """Raises ValueError unless it is the URL of a server, such as `https://host:port`."""
+    if not _ENDPOINT.fullmatch(text):
+        form = "`endpoint` must be http://host:port or https://host"
+        raise ValueError(_refusal(form, text, _S3_LOGIN))
+
+
+def check_directory(name: str, text: str) -> None:
+    """Raises ValueError if it looks like a URL."""
+    if _NO_DIRECTORY.search(text):
+        raise ValueError(f"`{name}` must be a directory of this machine, not a URL")
+
+
+def _refusal(form: str, text: str, login: str) -> str:
+    return f"{form}; {login}" if "@" in text else form
