@@ -74,9 +74,15 @@ def test_status_counts(another: Another) -> None:
 
 def test_topics_are_created_once(another: Another) -> None:
     buddy = another()  # where they have been created
+    total = len(list(buddy.names.every()))
     again = buddy.run("topics", "create", "--json").succeeded()
-    assert again.json == {"created": []}
-    assert buddy.run("topics", "create").succeeded().out.startswith("0 topics created")
+    there = again.json["partitions"]
+    assert again.json == {"created": [], "partitions": there}
+    same = buddy.run("topics", "create", "--partitions", str(there)).succeeded()
+    assert same.out == f"0 topics created, {total} were there; inputs have {there} partitions.\n"
+    more = buddy.run("topics", "create", "--partitions", "6").complained(3)
+    assert more.startswith("nothing was changed: ")
+    assert f"has {there} partitions, not 6" in more
 
 
 def test_a_deleted_row_leaves_the_export(another: Another) -> None:

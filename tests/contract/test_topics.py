@@ -9,7 +9,9 @@ import pytest
 from tests.contract.conftest import Another, DeleteTopic, MakeTopic, unique
 from tests.contract.helpers import eventually, numbered
 from worker.brokers.contract import Broker, Partition, Span, Topic
-from worker.errors import MissingTopic
+from worker.engine.startup import check_topics, create_topics
+from worker.errors import ConfigurationError, MissingTopic
+from worker.topics import Names, wanted
 
 DAY = 24 * 3600 * 1000
 
@@ -101,3 +103,17 @@ async def test_a_topic_made_anew_has_another_identity(
     assert await broker.identities([topic]) == {}
     await broker.create([Topic(topic, partitions)])
     assert (await broker.identities([topic]))[topic] != before[topic]
+
+
+async def test_topics_that_are_missing_get_as_many_partitions_as_the_inputs_have(
+    broker: Broker,
+) -> None:
+    names = Names(unique("prefix"))
+    limit = Topic("any", 1).max_message_bytes
+    await broker.create([wanted(names, 3, limit)[names.inputs("checkins")]])
+    with pytest.raises(ConfigurationError, match="has 3 partitions, not 5"):
+        await create_topics(broker, names, limit, 4, 5)
+    assert len(await broker.topics(names.every())) == 1, "nothing was changed"
+    created, count = await create_topics(broker, names, limit, 4)
+    assert (len(created), count) == (len(list(names.every())) - 1, 3)
+    assert await check_topics(broker, names, limit) == 3

@@ -13,13 +13,13 @@ from schemas import ENTITIES, json_schema
 from worker.brokers.contract import Broker, Partition
 from worker.cli.console import Context, print_json, print_table
 from worker.engine.reprocess import reprocess
-from worker.engine.startup import check_topics
+from worker.engine.startup import check_topics, create_topics
 from worker.engine.tables import read_table
 from worker.errors import ConfigurationError, UsageError
 from worker.settings import TABLES, shown
 from worker.sink.agenda import Standing, read_standings
 from worker.sink.schedule import following
-from worker.topics import Names, complaints, wanted
+from worker.topics import Names, complaints
 
 
 @click.group("topics")
@@ -32,23 +32,27 @@ def topics_command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the names as JSON.")
 @click.pass_obj
 def create(context: Context, partitions: int | None, as_json: bool) -> int:
-    """Create the topics that are missing; those that exist stay as they are."""
-    settings = context.settings
+    """Create the topics that are missing; those that exist stay as they are.
+
+    Partitions are for ever: another number than the inputs have is exit code 3, and nothing is
+    changed.
+    """
+    settings, names, limit = context.settings, context.names, context.settings.max_record_bytes
 
     async def run() -> list[str]:
         async with context.broker() as broker:
-            count = partitions or settings.partitions
-            topics = wanted(context.names, count, settings.max_record_bytes)
-            created = await broker.create(topics.values())
+            created, count = await create_topics(
+                broker, names, limit, settings.partitions, partitions
+            )
             # Told before the rest is looked at, which takes rights of its own.
             if as_json:
-                print_json({"created": created})
+                print_json({"created": created, "partitions": count})
             else:
                 click.echo(
-                    f"{len(created)} topics created, {len(topics) - len(created)} were there."
+                    f"{len(created)} topics created, {len(list(names.every())) - len(created)} "
+                    f"were there; inputs have {count} partitions."
                 )
-            there = await broker.topics(topics)
-            return list(complaints(context.names, there, settings.max_record_bytes))
+            return list(complaints(names, await broker.topics(names.every()), limit))
 
     found = asyncio.run(run())
     if found:

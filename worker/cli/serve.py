@@ -17,7 +17,7 @@ from worker.cli.services import serve, stop_at_eof, together
 from worker.clock import Clock
 from worker.core.outbox import Rules
 from worker.engine.reports import Reports as WorkerReports
-from worker.engine.startup import check_topics
+from worker.engine.startup import check_topics, create_topics
 from worker.engine.worker import Worker
 from worker.exports.connect import place_of
 from worker.index.store import IndexStore
@@ -27,7 +27,6 @@ from worker.sink.export import ExportSettings
 from worker.sink.reports import Reports as SinkReports
 from worker.sink.retention import Keep
 from worker.sink.service import serve as serve_sink
-from worker.topics import wanted
 
 CLOCK: Final = Clock()
 
@@ -138,5 +137,4 @@ async def _create_if_embedded(context: Context, broker: Broker) -> None:
     """Nobody runs the embedded broker but its users: they need not create topics by hand."""
     settings = context.settings
     if settings.broker.startswith("embedded:"):
-        topics = wanted(context.names, settings.partitions, settings.max_record_bytes)
-        await broker.create(topics.values())
+        await create_topics(broker, context.names, settings.max_record_bytes, settings.partitions)

@@ -1,10 +1,32 @@
-"""What is checked before a service starts."""
+"""What is made and checked before a service starts."""
 
 from __future__ import annotations
 
+from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.errors import ConfigurationError
-from worker.topics import Names, complaints
+from worker.topics import Names, complaints, wanted
+
+
+async def create_topics(
+    broker: Broker, names: Names, record_limit: int, default: int, asked: int | None = None
+) -> tuple[list[str], int]:
+    """Create the topics that are missing: their names, and how many partitions inputs have.
+
+    Where an input exists already, the others get as many; else `asked`, else `default`. Raises
+    ConfigurationError, with nothing created, if `asked` is another number than inputs have.
+    """
+    inputs = [names.inputs(entity) for entity in ENTITIES]
+    there = await broker.topics(inputs)
+    count = next((there[name].partitions for name in inputs if name in there), asked or default)
+    if asked not in (None, count):
+        name = next(iter(there))
+        raise ConfigurationError(
+            f"nothing was changed: {name} has {count} partitions, not {asked}, and keys would move "
+            f"between partitions. Leave --partitions out to keep {count}; to have {asked}, create "
+            "all topics under a new --prefix and send the records again"
+        )
+    return await broker.create(wanted(names, count, record_limit).values()), count
 
 
 async def check_topics(broker: Broker, names: Names, record_limit: int) -> int:
