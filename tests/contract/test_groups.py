@@ -81,6 +81,29 @@ async def test_groups_do_not_disturb_each_other(broker: Broker, make_topic: Make
         assert await settle([member], 2) == [frozenset({0, 1})]
 
 
+async def test_anybody_can_ask_who_is_in_a_group(
+    broker: Broker, another: Another, make_topic: MakeTopic
+) -> None:
+    group, topic = unique("group"), await make_topic(5)
+    looker = await another()
+    assert await looker.members(group) == []
+    connections = [await another(), await another()]
+    members = [await connection.join(group, topic) for connection in connections]
+    shares = await settle(members, 5)
+
+    async def seen() -> list[frozenset[int]]:
+        return sorted((m.numbers for m in await looker.members(group)), key=len)
+
+    await eventually(seen, lambda found: found == sorted(shares, key=len))
+    assert len({member.name for member in await looker.members(group)}) == 2
+    assert await looker.members(unique("group")) == []
+    await members[0].close()
+    await settle(members[1:], 5)
+    await eventually(seen, lambda found: found == [frozenset(range(5))])
+    await connections[1].close()
+    await eventually(seen, lambda found: found == [])
+
+
 async def test_a_group_needs_a_topic(broker: Broker) -> None:
     with pytest.raises(MissingTopic):
         await broker.join(unique("group"), unique("topic"))

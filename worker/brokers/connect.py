@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from worker.brokers.kafka_security import KafkaSecurity
 
 
-def connect(settings: Settings, environment: Mapping[str, str]) -> Broker:
-    """The broker of `settings.broker`, not opened yet.
+def connect(settings: Settings, environment: Mapping[str, str], *, looks: bool = False) -> Broker:
+    """The broker of `settings.broker`, not opened yet. If it only `looks`, it makes no log.
 
     `embedded:DIRECTORY` or `kafka://host:port,…`; raises ConfigurationError for anything else.
     """
@@ -25,8 +25,9 @@ def connect(settings: Settings, environment: Mapping[str, str]) -> Broker:
     if scheme == "embedded" and rest:
         from worker.brokers.embedded import EmbeddedBroker  # noqa: PLC0415 -- one of two is used
 
-        _make_parent(Path(rest))
-        return EmbeddedBroker(Path(rest))
+        if not looks:
+            _make_parent(Path(rest))
+        return EmbeddedBroker(Path(rest), looks=looks)
     addresses = rest.removeprefix("//").rstrip("/")
     if scheme == "kafka" and rest.startswith("//") and addresses:
         from worker.brokers.kafka import KafkaBroker  # noqa: PLC0415 -- importing it takes 0.2 s

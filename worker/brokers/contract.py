@@ -121,6 +121,15 @@ class Member(Protocol):
         """Leave at once, so that others take over without waiting."""
 
 
+class GroupMember(NamedTuple):
+    """A live member of a group, as others see it."""
+
+    name: str
+    """What the broker calls it; another one after it has joined anew."""
+    numbers: frozenset[int]
+    """The partition numbers that are its own; none in a rebalance, or where it stands by."""
+
+
 class Committer(Protocol):
     """The one writer of a task. Starting another of the same name fences this one."""
 
@@ -185,6 +194,12 @@ class Broker(Protocol):
 
     async def join(self, group: str, topic: str) -> Member:
         """Join the group whose members share the partition numbers of `topic`."""
+
+    async def members(self, group: str) -> list[GroupMember]:
+        """Who is in the group now; one that died until its session is over. Joins nothing.
+
+        A group that nobody ever joined has none. Raises `BrokerUnavailable`.
+        """
 
     async def committer(self, name: str, group: str) -> Committer:
         """Become the only writer called `name`: whoever was it before is fenced from now on.

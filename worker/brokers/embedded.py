@@ -23,7 +23,7 @@ from typing import NamedTuple
 import structlog
 
 from worker.brokers import embedded_log as log
-from worker.brokers.contract import Outgoing, Partition, Span, Topic
+from worker.brokers.contract import GroupMember, Outgoing, Partition, Span, Topic
 from worker.brokers.embedded_group import EmbeddedMember, Groups
 from worker.brokers.embedded_reader import EmbeddedReader, Watch
 from worker.brokers.embedded_store import Connection, transaction
@@ -44,7 +44,10 @@ def _milliseconds() -> int:
 
 
 class EmbeddedBroker:
-    """See `contract.Broker`. `clock` gives milliseconds, for append times, retention, sessions."""
+    """See `contract.Broker`. `clock` gives milliseconds, for append times, retention, sessions.
+
+    One that only looks leaves nothing on the disk, and can do no more than ask and read.
+    """
 
     def __init__(
         self,
@@ -52,8 +55,10 @@ class EmbeddedBroker:
         *,
         clock: Callable[[], int] = _milliseconds,
         session_seconds: float = 6.0,
+        looks: bool = False,
     ) -> None:
         self._directory = directory
+        self._looks = looks
         self._clock = clock
         self._writing = Connection(directory, writes=True)
         self._reading = Connection(directory, writes=False)
@@ -68,9 +73,13 @@ class EmbeddedBroker:
         self._upkeep_due = time.monotonic() + UPKEEP_SECONDS
 
     async def open(self) -> None:
-        """Open the log, and make its directory if the parent exists. Raises `StateError`."""
+        """Open the log, and make its directory if the parent exists. Raises `StateError`.
+
+        One that only looks makes nothing: `BrokerUnavailable` where there is no log.
+        """
         try:
-            await self._writing.open()
+            if not self._looks:
+                await self._writing.open()
             await self._reading.open()
         except BaseException:
             await self.close()
@@ -158,6 +167,10 @@ class EmbeddedBroker:
         """See `contract.Broker.join`. Raises `MissingTopic`."""
         stored = await self._reading.run(self._catalogue.need, topic)
         return await self._groups.join(group, stored.topic)
+
+    async def members(self, group: str) -> list[GroupMember]:
+        """See `contract.Broker.members`."""
+        return await self._groups.members(group)
 
     async def committer(self, name: str, group: str) -> EmbeddedCommitter:
         """See `contract.Broker.committer`."""

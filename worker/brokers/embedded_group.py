@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from worker.brokers.contract import Topic
+from worker.brokers.contract import GroupMember, Topic
 from worker.brokers.embedded_store import Connection, transaction
 from worker.errors import BuddyError
 
@@ -62,6 +62,11 @@ class Groups:
         if dead:
             await self._writing.run(_remove, self._directory, dead)
         return live
+
+    async def members(self, group: str) -> list[GroupMember]:
+        """The live members, and what is theirs; the dead stay where they are."""
+        oldest = self._clock() - self._session_ms
+        return await self._reading.run(_members, self._directory, group, oldest)
 
     async def leave(self, member: EmbeddedMember) -> None:
         """Give up the member's place at once."""
@@ -167,6 +172,25 @@ def _look(
         beat = _last_beat(directory / name)
         (dead if beat is None or beat < oldest else live).append(name)
     return live, dead
+
+
+def _members(
+    connection: sqlite3.Connection, directory: Path, group: str, oldest: int
+) -> list[GroupMember]:
+    live: dict[tuple[str, int], list[str]] = {}
+    for topic, partitions, name in connection.execute(
+        "SELECT t.name, t.partitions, m.name FROM members m JOIN topics t ON t.name = m.topic "
+        "WHERE m.consumer_group = ? ORDER BY m.id",
+        (group,),
+    ).fetchall():
+        beat = _last_beat(directory / name)
+        if beat is not None and beat >= oldest:
+            live.setdefault((topic, partitions), []).append(name)
+    return [
+        GroupMember(name, share(partitions, place, len(names)))
+        for (_, partitions), names in live.items()
+        for place, name in enumerate(names)
+    ]
 
 
 def _remove(connection: sqlite3.Connection, directory: Path, names: list[str]) -> None:

@@ -159,10 +159,19 @@ class Connection:
     def _open(self) -> None:
         if self._writes:
             _prepare(self._directory, self._path)
-        connection = sqlite3.connect(self._path, isolation_level=None, timeout=BUSY_SECONDS)
+        else:
+            _find(self._directory, self._path)
+        # rw: SQLite makes no database. What it makes beside one, the last to close it removes.
+        connection = sqlite3.connect(
+            f"{self._path.absolute().as_uri()}?mode=rw",
+            isolation_level=None,
+            timeout=BUSY_SECONDS,
+            uri=True,
+        )
         try:
-            # Switching to WAL does not wait for others that do the same, whatever the time-out.
-            _patiently(lambda: connection.execute("PRAGMA journal_mode=WAL").fetchone())
+            if self._writes:
+                # It does not wait for others that do the same, whatever the time-out.
+                _patiently(lambda: connection.execute("PRAGMA journal_mode=WAL").fetchone())
             for pragma in (
                 "synchronous=FULL",
                 "cache_size=-8192",
@@ -173,7 +182,9 @@ class Connection:
             ):
                 connection.execute(f"PRAGMA {pragma}").fetchone()
             if self._writes:
-                _check_format(connection, self._path)
+                _make_tables(connection)
+            _check_format(connection, self._path)
+            if self._writes:
                 # `transaction` waits in short turns: SQLite's own grow up to 100 ms.
                 connection.execute("PRAGMA busy_timeout=0").fetchone()
             else:
@@ -237,9 +248,7 @@ def _prepare(directory: Path, path: Path) -> None:
         directory.mkdir(mode=0o750)
     except FileExistsError:
         if not directory.is_dir():
-            raise StateError(
-                f"{directory} is a file: name a directory for the log, or move the file away."
-            ) from None
+            raise _is_a_file(directory) from None
     else:
         _sync(directory.parent)
     with _creating:
@@ -249,6 +258,13 @@ def _prepare(directory: Path, path: Path) -> None:
         except FileExistsError:
             return
     _sync(directory)
+
+
+def _find(directory: Path, path: Path) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise _is_a_file(directory)
+    if not path.exists():
+        raise _missing(directory)
 
 
 def _sync(directory: Path) -> None:
@@ -267,25 +283,37 @@ def _place(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _check_format(connection: sqlite3.Connection, path: Path) -> None:
+def _make_tables(connection: sqlite3.Connection) -> None:
     with transaction(connection):
-        owner = connection.execute("PRAGMA application_id").fetchone()[0]
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if (owner, version) == (APPLICATION_ID, FORMAT):
-            return
-        empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-        if (owner, version, empty) == (0, 0, True):
+        if _is_new(connection):
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={FORMAT}")
-            return
+
+
+def _check_format(connection: sqlite3.Connection, path: Path) -> None:
+    owner, version = _marks(connection)
+    if (owner, version) == (APPLICATION_ID, FORMAT):
+        return
+    if _is_new(connection):  # another process is about to make its tables
+        raise _missing(path.parent)
     if owner != APPLICATION_ID:
         raise StateError(f"{path} is not a log of this program: name another directory.")
     raise StateError(
         f"{path} has format {version}, this program reads {FORMAT}: use the release that wrote "
         f"it, or move the directory away and send the records again."
     )
+
+
+def _is_new(connection: sqlite3.Connection) -> bool:
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    return _marks(connection) == (0, 0) and tables == 0
+
+
+def _marks(connection: sqlite3.Connection) -> tuple[int, int]:
+    owner = connection.execute("PRAGMA application_id").fetchone()[0]
+    return owner, connection.execute("PRAGMA user_version").fetchone()[0]
 
 
 def _code(error: sqlite3.Error) -> int:
@@ -325,6 +353,19 @@ def _explain_system(error: OSError, directory: Path) -> BuddyError:
     return StateError(
         f"{directory} cannot be used for the log ({error.strerror or error}): make it a directory "
         f"that this user may write to."
+    )
+
+
+def _is_a_file(directory: Path) -> BuddyError:
+    return StateError(
+        f"{directory} is a file: name a directory for the log, or move the file away."
+    )
+
+
+def _missing(directory: Path) -> BuddyError:
+    return BrokerUnavailable(
+        f"There is no log in {directory}: is --broker right? The first 'buddy run' or 'buddy "
+        f"topics create' makes it."
     )
 
 

@@ -21,7 +21,7 @@ from aiokafka.errors import (
     for_code,
 )
 
-from worker.brokers.contract import Outgoing, Partition, Span, Topic
+from worker.brokers.contract import GroupMember, Outgoing, Partition, Span, Topic
 from worker.brokers.kafka_batches import Batch, deliver, pack
 from worker.brokers.kafka_committer import KafkaCommitter
 from worker.brokers.kafka_errors import (
@@ -30,6 +30,7 @@ from worker.brokers.kafka_errors import (
     asking_group,
     creating,
     describing,
+    describing_group,
     describing_settings,
     is_permanent,
     measuring,
@@ -38,6 +39,7 @@ from worker.brokers.kafka_errors import (
     translate,
     writing,
 )
+from worker.brokers.kafka_groups import members_of
 from worker.brokers.kafka_member import KafkaMember
 from worker.brokers.kafka_metadata import Described, look
 from worker.brokers.kafka_reader import KafkaReader
@@ -252,6 +254,15 @@ class KafkaBroker:
         await member.start()
         self._keep(member)
         return member
+
+    async def members(self, group: str) -> list[GroupMember]:
+        """See `contract.Broker`."""
+
+        async def ask(admin: Any) -> list[GroupMember]:
+            answers = await admin.describe_consumer_groups([group])
+            return members_of([described for answer in answers for described in answer.groups])
+
+        return await self._admin.ask(describing_group(group), ask)
 
     async def committer(self, name: str, group: str) -> KafkaCommitter:
         """See `contract.Broker`. Raises `BrokerUnavailable`."""

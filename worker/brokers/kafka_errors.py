@@ -124,6 +124,11 @@ def asking_group(group: str, topics: Collection[str]) -> Attempt:
     return Attempt(words, tuple(topics), group=group, group_right="DESCRIBE")
 
 
+def describing_group(group: str) -> Attempt:
+    """Find out who is in a group."""
+    return Attempt(f"describe group {group}", group=group, group_right="DESCRIBE")
+
+
 def fencing(writer: str) -> Attempt:
     """Start the producer of a transactional id."""
     return Attempt(f"start the writer {writer}", writer=writer)

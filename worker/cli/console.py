@@ -7,26 +7,18 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
-from rich.table import Table
 
-from worker import log
 from worker.brokers.connect import connect
 from worker.brokers.contract import Broker
 from worker.settings import Settings, load, unknown_variables
 from worker.topics import Names
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 class Context:
@@ -56,10 +48,15 @@ class Context:
         return Names(self.settings.prefix)
 
     @asynccontextmanager
-    async def broker(self) -> AsyncIterator[Broker]:
-        """The broker, open. Raises BrokerUnavailable and ConfigurationError."""
+    async def broker(self, *, looks: bool = False) -> AsyncIterator[Broker]:
+        """The broker, open; one that only `looks` makes no log where there is none.
+
+        Raises BrokerUnavailable and ConfigurationError.
+        """
+        from worker import log
+
         log.silence_libraries()
-        broker = connect(self.settings, self.environment)
+        broker = connect(self.settings, self.environment, looks=looks)
         await broker.open()
         try:
             yield broker
@@ -97,6 +94,9 @@ def print_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], footer: str = ""
 ) -> None:
     """A table on standard output; numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left", caption=footer or None)
     shown = [list(row) for row in rows]
     for place, column in enumerate(columns):
@@ -123,6 +123,16 @@ def notices() -> Callable[[str], None]:
 
 def progress_bar(*, quiet: bool = False) -> Progress:
     """A progress bar on standard error, shown on a terminal only."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -18,26 +18,27 @@ from worker.cli.console import Context
 from worker.errors import BuddyError
 
 _INTERRUPTED = 130
-_COMMANDS = {
-    "run": "serve",
-    "worker": "serve",
-    "sink": "serve",
-    "send": "send",
-    "delete": "send",
-    "check": "check",
-    "export": "export",
-    "rejections": "rejections",
-    "topics": "admin",
-    "status": "admin",
-    "reprocess": "admin",
-    "schema": "admin",
-    "config": "admin",
-    "demo": "demo",
+_COMMANDS: Final = {
+    "run": ("serve", "Run worker and sink in one process, until Ctrl-C."),
+    "worker": ("serve", "Validate what arrives, until SIGTERM or Ctrl-C."),
+    "sink": ("serve", "Collect accepted rows and carry out export requests."),
+    "send": ("send", "Send records from files, directories or standard input."),
+    "delete": ("send", "Delete rows of an entity by their keys."),
+    "check": ("check", "Validate files without a broker."),
+    "export": ("export", "Ask the sink for an export."),
+    "rejections": ("rejections", "Look at what was rejected, and why."),
+    "topics": ("admin", "Create the topics that everything else relies on."),
+    "status": ("status", "Show who works, how far, and what was counted."),
+    "reprocess": ("admin", "Have records of an entity judged again."),
+    "schema": ("admin", "Print the JSON Schema of one entity or of all."),
+    "config": ("admin", "Print the settings in force; secrets are masked."),
+    "demo": ("demo", "Stream a made-up programme through all of it."),
 }
+"""Each command's module, and what `buddy --help` says about it."""
 
 
 class Commands(click.Group):
-    """Imports the module of a command when it is asked for: `buddy --help` stays quick."""
+    """Imports the module of a command when it is asked for: `buddy --help` imports none."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
         """All commands, in the order in which a user meets them."""
@@ -49,9 +50,15 @@ class Commands(click.Group):
             return None
         from importlib import import_module
 
-        command = getattr(import_module(f"worker.cli.{_COMMANDS[name]}"), f"{name}_command")
+        module, _ = _COMMANDS[name]
+        command = getattr(import_module(f"worker.cli.{module}"), f"{name}_command")
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands in `buddy --help`."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
 
 _HELP = """Validate a stream of Buddy Program records, explain every rejection, cut exports.

@@ -1,0 +1,108 @@
+"""An embedded broker that only looks: it asks and reads, and leaves the disk as it was."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.unit.embedded_kit import Clock, opened, read_all
+from worker.brokers.contract import GroupMember, Outgoing, Topic
+from worker.brokers.embedded import EmbeddedBroker
+from worker.errors import BrokerUnavailable, BuddyError, StateError
+
+
+def held(directory: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+async def look(directory: Path, clock: Clock | None = None) -> list[bytes | None]:
+    broker = EmbeddedBroker(directory, clock=clock or Clock(), looks=True)
+    try:
+        await broker.open()
+        return [message.value for message in await read_all(broker, "log")]
+    finally:
+        await broker.close()
+
+
+@pytest.fixture
+async def written(tmp_path: Path) -> Path:
+    """A log that was closed in order."""
+    async with opened(tmp_path / "broker") as broker:
+        await broker.create([Topic("log", 1)])
+        await broker.publish([Outgoing("log", b"k", b"v")])
+    return tmp_path / "broker"
+
+
+async def test_where_there_is_no_log_none_is_made(tmp_path: Path) -> None:
+    for directory in (tmp_path / "nowhere" / "broker", tmp_path):
+        with pytest.raises(BrokerUnavailable, match="is --broker right"):
+            await look(directory)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_log_in_the_making_is_none_yet(tmp_path: Path) -> None:
+    (tmp_path / "log.sqlite").touch()
+    with pytest.raises(BrokerUnavailable, match="There is no log"):
+        await look(tmp_path)
+    assert held(tmp_path) == {"log.sqlite": b""}
+
+
+async def test_what_is_no_log_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"no log")
+    (tmp_path / "log.sqlite").write_bytes(b"no log")
+    for directory, says in ((tmp_path / "file", "is a file"), (tmp_path, "not a log")):
+        with pytest.raises(StateError, match=says):
+            await look(directory)
+
+
+async def test_a_look_leaves_nothing_behind(written: Path) -> None:
+    before = held(written)
+    assert await look(written) == [b"v"]
+    assert held(written) == before
+
+
+async def test_a_look_at_what_killed_processes_left(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    async with opened(tmp_path / "broker") as broker:
+        await broker.create([Topic("log", 1)])
+        await broker.publish([Outgoing("log", b"k", b"v")])
+        shutil.copytree(tmp_path / "broker", copy)
+    assert (copy / "log.sqlite-wal").stat().st_size > 0
+    assert await look(copy) == [b"v"]
+
+
+async def test_whoever_only_looks_writes_nothing(written: Path) -> None:
+    broker = EmbeddedBroker(written, looks=True)
+    await broker.open()
+    for attempt in (
+        broker.publish([Outgoing("log", None, b"w")]),
+        broker.create([Topic("other", 1)]),
+        broker.join("group", "log"),
+        broker.committer("name", "group"),
+    ):
+        with pytest.raises(BuddyError):
+            await attempt
+    await broker.close()
+    assert await look(written) == [b"v"]
+
+
+async def test_members_are_seen_as_long_as_they_live(tmp_path: Path) -> None:
+    clock = Clock()
+    async with opened(tmp_path / "broker", clock) as broker:
+        await broker.create([Topic("log", 3)])
+        member = await broker.join("group", "log")
+        frozen = await broker.join("group", "log")
+        looker = EmbeddedBroker(tmp_path / "broker", clock=clock, looks=True)
+        await looker.open()
+        seen = await looker.members("group")
+        assert [sorted(one.numbers) for one in seen] == [[0, 1], [2]]
+        clock.now += 7_000
+        await member.assignment()
+        assert frozen.seat is not None
+        assert member.seat is not None
+        assert await looker.members("group") == [
+            GroupMember(member.seat.name, frozenset({0, 1, 2}))
+        ]
+        await looker.close()

@@ -1,0 +1,33 @@
+"""Who is in a Kafka group: the answer to DescribeGroups, decoded."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
+from aiokafka.errors import for_code
+
+from worker.brokers.contract import GroupMember
+
+_NO_SUCH_GROUP: Final = 69
+"""GROUP_ID_NOT_FOUND, of newer brokers; older ones call such a group dead, without members."""
+
+
+def members_of(groups: list[Any]) -> list[GroupMember]:
+    """The members of the groups of one answer. Raises the error that stands in it."""
+    found = []
+    for code, group, _state, _kind, _protocol, members, *_ in groups:
+        if code not in (0, _NO_SUCH_GROUP):
+            raise for_code(code)(group)
+        found += [
+            GroupMember(name, _numbers(assignment))
+            for name, _client, _host, _metadata, assignment in members
+        ]
+    return found
+
+
+def _numbers(assignment: bytes) -> frozenset[int]:
+    if not assignment:  # the group is sharing out
+        return frozenset()
+    decoded = ConsumerProtocolMemberAssignment.decode(assignment)
+    return frozenset(number for _, numbers in decoded.assignment for number in numbers)
