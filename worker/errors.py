@@ -76,3 +76,9 @@ class Incomplete(BuddyError):
     """An export was finished, but not everything asked for had been judged in time."""
 
     exit_code = 7
+
+
+class NobodyWorks(BuddyError):
+    """The service is not running, or records wait that nobody reads."""
+
+    exit_code = 8

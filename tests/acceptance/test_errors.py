@@ -142,7 +142,7 @@ def test_a_file_where_the_exports_should_be_fails_the_export_alone(local: Buddy)
     service = local.start("--exports", "file", "run").ready()
     line = local.run("export", "--wait").complained(1)
     assert "file" in line
-    local.run("status").succeeded()
+    local.run("status", "--service", "worker", "--service", "sink").succeeded()
     service.stop().succeeded()
 
 

@@ -89,7 +89,8 @@ async def test_a_full_disk_under_the_log_loses_nothing(disk: Disk, place: Place)
             break
     assert "disk" in refused.complained(refused.code)
     assert refused.code in (STATE, UNREACHABLE)
-    buddy.run("status", "--json", before=disk.before).succeeded()
+    shown = buddy.run("status", "--json", before=disk.before)
+    assert shown.json["entities"]["users"]["read"] >= 0, f"{shown}"
 
     disk.make_room()
     if service.process.poll() is None:

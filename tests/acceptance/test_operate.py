@@ -50,28 +50,6 @@ def test_rejections_show_code_and_field_and_never_the_record(another: Another) -
     assert other.json == {"rejections": 0, "violations": []}
 
 
-def test_status_counts(another: Another) -> None:
-    buddy = another()
-    write_rows(buddy.directory, {"users": [user(), user(), user(role="nosuch")]})
-    buddy.run("send", "users.ndjson").succeeded()
-    waiting = buddy.run("status", "--json").succeeded().json
-    assert waiting["broker"] == buddy.broker
-    assert waiting["entities"].keys() == ENTITIES.keys()
-    assert waiting["entities"]["users"]["lag"] == 3
-    service = buddy.start("run").ready()
-    buddy.run("send", "users.ndjson", "--wait")
-    service.stop().succeeded()
-    done = buddy.run("status", "--json").succeeded().json["entities"]["users"]
-    assert (done["received"], done["lag"]) == (6, 0)
-    # On Kafka transaction markers count as well.
-    assert done["accepted"] >= 4
-    assert done["rejected"] >= 2
-    table = buddy.run("status").succeeded().out
-    assert all(entity in table for entity in ENTITIES)
-    quiet = buddy.run("status", "--quiet").succeeded()
-    assert quiet.out == quiet.err == ""
-
-
 def test_topics_are_created_once(another: Another) -> None:
     buddy = another()  # where they have been created
     total = len(list(buddy.names.every()))

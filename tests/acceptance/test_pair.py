@@ -60,7 +60,7 @@ def test_the_other_sink_finishes_what_a_frozen_one_has_begun(another: Another) -
     assert [name for name in _finished(exports) if name.endswith(export_id_of("after"))]
     assert len(_finished(exports)) == 2
     assert list(exports.glob(".*.partial")) == []
-    runs = first.run("status", "--json").succeeded().json["schedules"]
+    runs = first.run("status", "--json").json["schedules"]  # no worker runs
     assert export_id_of(_slot(datetime.now(UTC))) == runs["monthly"]["export"]
     _well_ended([frozen, other])
 

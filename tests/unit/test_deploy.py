@@ -80,12 +80,22 @@ def service_commands() -> Iterator[tuple[str, list[str]]]:
         yield name, shlex.split(command) if isinstance(command, str) else command
 
 
+def health_checks() -> Iterator[tuple[str, list[str]]]:
+    """(where, arguments after `buddy`) of each health check that the compose file gives to us."""
+    for name, service in services().items():
+        test = service.get("healthcheck", {}).get("test")
+        if "build" in service and test is not None:
+            assert test[:2] == ["CMD", "buddy"], name
+            yield f"{name} healthcheck", test[2:]
+
+
 def commands() -> list[tuple[str, list[str]]]:
     """(where, arguments after `buddy`) of every command line in compose file and Dockerfile."""
     healthcheck = exec_form(last("HEALTHCHECK"))
     assert healthcheck[0] == "buddy"
     return [
         *service_commands(),
+        *health_checks(),
         ("Dockerfile HEALTHCHECK", healthcheck[1:]),
         ("Dockerfile CMD", exec_form(last("CMD"))),
     ]
@@ -214,6 +224,12 @@ def test_services_reach_kafka_by_its_advertised_name() -> None:
         )
     host_port = advertised["HOST"].split(":")[1]
     assert any(port.endswith(f":{host_port}") for port in services()["kafka"]["ports"])
+
+
+def test_the_health_of_a_container_is_that_of_its_own_service() -> None:
+    """The image's check asks for a worker; what a container of another service asks for itself."""
+    assert dict(health_checks()) == {"sink healthcheck": ["status", "--quiet", "--service", "sink"]}
+    assert exec_form(last("HEALTHCHECK"))[1:] == ["status", "--quiet"]
 
 
 # --- Dockerfile ---

@@ -193,6 +193,9 @@ class KafkaBroker:
         numbers = [topic_partition(partition) for partition in asked]
 
         async def ask(consumer: Any) -> dict[Partition, Span]:
+            # By itself aiokafka learns of one unknown topic at a time, each with a pause of 0.1 s.
+            for name in {partition.topic for partition in asked}:
+                consumer._client.add_topic(name)  # noqa: SLF001 -- there is no public way
             starts, ends = await asyncio.gather(
                 consumer.beginning_offsets(numbers), consumer.end_offsets(numbers)
             )

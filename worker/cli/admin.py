@@ -1,25 +1,21 @@
-"""`buddy topics create`, `status`, `reprocess`, `schema` and `config`."""
+"""`buddy topics create`, `reprocess`, `schema` and `config`."""
 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 import msgspec
 
 from schemas import ENTITIES, json_schema
-from worker.brokers.contract import Broker, Partition
+from worker.brokers.contract import Partition
 from worker.cli.console import Context, print_json, print_table
 from worker.engine.reprocess import reprocess
 from worker.engine.startup import check_topics, create_topics
-from worker.engine.tables import read_table
 from worker.errors import ConfigurationError, UsageError
 from worker.settings import TABLES, shown
-from worker.sink.agenda import Standing, read_standings
-from worker.sink.schedule import following
-from worker.topics import Names, complaints
+from worker.topics import complaints
 
 
 @click.group("topics")
@@ -106,104 +102,6 @@ async def _reprocess(context: Context, entity: str, places: dict[int, int]) -> d
             raise UsageError(f"{topic} has no partition {unknown[0]}: it has {len(starts)}")
         offsets = {n: max(offset, starts[n]) for n, offset in (places or starts).items()}
         return await reprocess(broker, names, entity, offsets)
-
-
-@click.command("status")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option("--quiet", is_flag=True, help="Print nothing: the exit code says it all.")
-@click.pass_obj
-def status_command(context: Context, as_json: bool, quiet: bool) -> int:
-    """Show how far the worker is, and when the schedules run.
-
-    Records received, read and to be read, by entity; of each schedule the last and the next run.
-    Exit code 0 if the broker can be reached and the topics are as they should be.
-    """
-    figures, runs = asyncio.run(_status(context))
-    if quiet:
-        return 0
-    if as_json:
-        print_json({"broker": context.settings.broker, "entities": figures, "schedules": runs})
-        return 0
-    columns = ("entity", "received", "read", "to be read", "rows", "rejections")
-    print_table(
-        f"{context.settings.broker}, prefix {context.settings.prefix}",
-        columns,
-        [
-            (name, f["received"], f["read"], f["lag"], f["accepted"], f["rejected"])
-            for name, f in figures.items()
-        ],
-        "rows counts versions and deletions still in the log",
-    )
-    if runs:
-        print_table(
-            "Schedules, by the settings of this command",
-            ("schedule", "cron", "last run", "next run"),
-            [(name, run.cron, run.last or "never", run.next) for name, run in runs.items()],
-            "times in UTC; a next run in the past is overdue",
-        )
-    return 0
-
-
-class Run(msgspec.Struct, frozen=True):
-    """When a schedule ran last, and when it runs next. Slots: an export may begin later."""
-
-    cron: str
-    last: str | None
-    export: str | None
-    next: str
-
-
-async def _status(context: Context) -> tuple[dict[str, dict[str, int]], dict[str, Run]]:
-    names = context.names
-    async with context.broker() as broker:
-        await check_topics(broker, names, context.settings.max_record_bytes)
-        figures = await _figures(broker, names)
-        if not context.settings.schedules:
-            return figures, {}
-        standings = read_standings(await read_table(broker, Partition(names.schedules, 0)))
-    now = datetime.now(UTC)
-    runs = {}
-    for schedule in context.settings.schedules:
-        standing = standings.get(schedule.name, Standing(now))
-        runs[schedule.name] = Run(
-            schedule.cron,
-            None if standing.export is None else _time(standing.until),
-            standing.export,
-            _time(following(schedule, standing.until)),
-        )
-    return figures, runs
-
-
-def _time(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
-
-
-async def _figures(broker: Broker, names: Names) -> dict[str, dict[str, int]]:
-    there = await broker.topics(names.every())
-    spans = await broker.spans(
-        Partition(topic.name, number)
-        for topic in there.values()
-        for number in range(topic.partitions)
-    )
-    inputs = [p for p in spans if p.topic.startswith(f"{names.prefix}.in.")]
-    read = await broker.committed(f"{names.prefix}-worker", inputs)
-    figures = {}
-    for entity in ENTITIES:
-        ins = [p for p in spans if p.topic == names.inputs(entity)]
-        taken = sum(read.get(p, spans[p].start) for p in ins)
-        end = sum(spans[p].end for p in ins)
-        figures[entity] = {
-            "received": end,
-            "read": taken,
-            "lag": end - taken,
-            "accepted": _length(spans, names.accepted(entity)),
-            "rejected": _length(spans, names.rejected(entity)),
-        }
-    return figures
-
-
-def _length(spans: dict[Partition, Any], topic: str) -> int:
-    return sum(span.end - span.start for p, span in spans.items() if p.topic == topic)
 
 
 @click.command("schema")

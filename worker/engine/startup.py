@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from schemas import ENTITIES
-from worker.brokers.contract import Broker
-from worker.errors import ConfigurationError
+from worker.brokers.contract import Broker, Topic
+from worker.errors import BrokerUnavailable, ConfigurationError
 from worker.topics import Names, complaints, wanted
 
 
@@ -17,7 +17,7 @@ async def create_topics(
     ConfigurationError, with nothing created, if `asked` is another number than inputs have.
     """
     inputs = [names.inputs(entity) for entity in ENTITIES]
-    there = await broker.topics(inputs)
+    there = await _described(broker, inputs)
     count = next((there[name].partitions for name in inputs if name in there), asked or default)
     if asked not in (None, count):
         name = next(iter(there))
@@ -27,6 +27,14 @@ async def create_topics(
             "all topics under a new --prefix and send the records again"
         )
     return await broker.create(wanted(names, count, record_limit).values()), count
+
+
+async def _described(broker: Broker, names: list[str]) -> dict[str, Topic]:
+    """Those that exist, as far as this user may know: creating takes fewer rights than asking."""
+    try:
+        return await broker.topics(names)
+    except BrokerUnavailable:
+        return {}
 
 
 async def check_topics(broker: Broker, names: Names, record_limit: int) -> int:

@@ -1,0 +1,237 @@
+"""What `buddy status` makes of the tasks' books; the end to end test is in tests/contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from schemas import ENTITIES
+from worker.brokers.contract import GroupMember, Message, Partition, Span
+from worker.status import (
+    STALLED_MS,
+    Book,
+    Entry,
+    Seen,
+    entry_of,
+    is_quiet,
+    report,
+    stalled,
+    time_of,
+    trouble,
+    unread,
+)
+from worker.topics import Names
+
+NAMES = Names("p")
+NOW = 1_700_000_000_000
+USERS = Partition("p.in.users", 0)
+EVENTS = Partition("p.in.events", 1)
+ALL_READ = dict.fromkeys(ENTITIES, 10)
+
+
+def book(**fields: Any) -> Book:
+    return Book(**{"next": ALL_READ, **fields})
+
+
+def seen(**changes: Any) -> Seen:
+    """Two tasks of one worker, all read, a minute ago; except for the changes."""
+    places = [Partition(NAMES.inputs(e), number) for e in ENTITIES for number in (0, 1)]
+    usual: dict[str, Any] = {
+        "names": NAMES,
+        "at": NOW,
+        "entries": dict.fromkeys((0, 1), Entry(book(), NOW - 60_000)),
+        "spans": dict.fromkeys(places, Span(0, 10)),
+        "ends": dict.fromkeys(places, 10),
+        "told": {},
+        "identities": {NAMES.inputs(entity): f"id-{entity}" for entity in ENTITIES},
+        "workers": [GroupMember("w", frozenset({0, 1}))],
+        "sinks": [],
+        "exact": True,
+    }
+    return Seen(**(usual | changes))
+
+
+def behind(**changes: Any) -> Seen:
+    """As `seen`, but 3 users of task 0 are still to be read."""
+    base = seen()
+    return seen(spans={**base.spans, USERS: Span(0, 13)}, **changes)
+
+
+def message(value: bytes | None, key: bytes = b"1", number: int = 1, at: int = NOW) -> Message:
+    return Message(NAMES.progress, number, 0, at, key, value)
+
+
+# --- The newest readable progress -----------------------------------------------------------------
+
+
+def test_the_newest_progress_counts() -> None:
+    old, new = (msgspec.json.encode({"next": {"users": n}, "judged": {}}) for n in (1, 2))
+    assert entry_of([message(old), message(new, at=NOW + 1)]) == Entry(
+        Book(next={"users": 2}), NOW + 1
+    )
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        message(b"\xff"),
+        message(b"[]"),
+        message(b'{"next": 3}'),
+        message(b'{"counts": {"users": {"read": "many"}}}'),
+        message(b"{}", key=b"0"),
+        message(b"{}", key=b"somebody else"),
+        message(None),
+    ],
+)
+def test_garbage_is_passed_over_and_counted(garbage: Message) -> None:
+    good = msgspec.json.encode({"next": {"users": 1}})
+    assert entry_of([garbage, message(good), garbage, garbage]) == Entry(
+        Book(next={"users": 1}), NOW, unreadable=2
+    )
+    assert entry_of([garbage]) == Entry(unreadable=1)
+
+
+def test_progress_of_another_release_is_read_as_far_as_it_goes() -> None:
+    value = b'{"next":{"users":1,"claims":5},"judged":{"users":-1},"held":{},"news":{"x":[1]}}'
+    assert entry_of([message(value)]).book == Book(next={"users": 1, "claims": 5})
+
+
+# --- What is still to be read ---------------------------------------------------------------------
+
+
+def test_what_is_read_is_no_lag() -> None:
+    assert unread(seen()) == {}
+    assert unread(behind()) == {USERS: 10}
+
+
+def test_the_offset_that_the_group_was_told_counts_where_it_is_further() -> None:
+    """As behind a transaction marker, of which no task makes a commit of its own."""
+    assert unread(behind(told={USERS: 13})) == {}
+    assert unread(behind(told={USERS: 12})) == {USERS: 12}
+    assert unread(behind(told={USERS: 400})) == {USERS: 10}, "of an earlier topic"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"topics": {"users": "id-of-the-one-before"}},
+        {"next": ALL_READ | {"users": 400}},
+    ],
+)
+def test_of_a_topic_that_was_made_anew_nothing_is_read(changed: dict[str, Any]) -> None:
+    entries = {0: Entry(book(**changed), NOW), 1: Entry(book(), NOW)}
+    found = seen(entries=entries, told={USERS: 10})
+    assert unread(found) == {USERS: 0}
+
+
+def test_a_topic_of_which_no_identity_is_known_is_taken_as_the_same() -> None:
+    entries = {0: Entry(book(topics={"users": ""}), NOW), 1: Entry(book(), NOW)}
+    assert unread(seen(entries=entries)) == {}
+
+
+def test_a_task_that_never_committed_has_read_nothing_and_what_expired_is_no_lag() -> None:
+    base = seen()
+    found = seen(entries={0: Entry(), 1: base.entries[1]}, spans={**base.spans, USERS: Span(4, 10)})
+    assert unread(found)[USERS] == 4
+    assert {place.number for place in unread(found)} == {0}
+
+
+# --- Whether somebody works -----------------------------------------------------------------------
+
+
+def told(found: Seen, waiting: dict[Partition, int | None], services: Any = ("worker",)) -> Any:
+    return trouble(found, 3, stalled(found, waiting), services)
+
+
+def test_all_is_well() -> None:
+    assert told(seen(), {}) is None
+    assert told(behind(), {USERS: NOW - STALLED_MS + 1}) is None, "it has only just come"
+    busy = behind(entries=dict.fromkeys((0, 1), Entry(book(), NOW - STALLED_MS + 1)))
+    assert not is_quiet(busy, 0)
+    assert told(busy, {USERS: NOW - 3_600_000}) is None, "a backlog is being worked on"
+
+
+def test_no_worker() -> None:
+    line = told(seen(workers=[]), {})
+    assert line.startswith("no worker is running: start 'buddy worker'")
+    assert "3 records are to be read" in line
+
+
+@pytest.mark.parametrize("committed", [NOW - STALLED_MS, None])
+@pytest.mark.parametrize("since", [NOW - 95_000, None])
+def test_a_lag_that_nobody_reduces(committed: int | None, since: int | None) -> None:
+    entries = {0: Entry(book(), committed), 1: Entry(book(), NOW)}
+    line = told(behind(entries=entries), {USERS: since})
+    assert line.startswith("nobody reduces the lag of task 0: a record has waited for ")
+    assert ("95 s" if since else "30 s") in line
+
+
+def test_many_stalled_tasks_are_one_line() -> None:
+    many = dict.fromkeys(range(50), 40_000)
+    line = trouble(seen(), 3, many, ["worker"])
+    assert line is not None
+    assert "task 0, 1, 2, 3, 4, 5, 6, 7 and 42 more" in line
+
+
+def test_each_service_is_looked_at_where_it_is_asked_for() -> None:
+    without = seen(workers=[], sinks=[GroupMember("s", frozenset({0}))])
+    assert told(without, {}, ["sink"]) is None
+    assert told(seen(), {}, ["sink"]).startswith("no sink is running: start 'buddy sink'")
+    assert told(seen(), {}, ["worker", "sink"]).startswith("no sink")
+    assert "DESCRIBE on group p-sink" in told(seen(sinks=None), {}, ["sink"])
+
+
+# --- The report -----------------------------------------------------------------------------------
+
+
+def test_counts_are_summed_over_the_tasks() -> None:
+    counts = {"read": 5, "accepted": 2, "deleted": 1, "rejected": 1, "parked": 1}
+    entries = {
+        0: Entry(book(counts={"users": counts, "events": counts}, worker="a", since=NOW), NOW),
+        1: Entry(
+            book(
+                counts={"users": counts},
+                incidents={"input_expired": 3, "clock_stepped": 0},
+                oldest=NOW - 1_000,
+            ),
+            None,
+            unreadable=2,
+        ),
+    }
+    base = seen()
+    found = report(
+        seen(entries=entries, ends={**base.ends, EVENTS: 14}, exact=False), {EVENTS: 4, USERS: 2}
+    )
+    users = msgspec.structs.asdict(found.entities["users"])
+    assert users == {name: 2 * n for name, n in counts.items()} | {"lag": 2, "open": 0}
+    assert (found.entities["events"].lag, found.entities["events"].open) == (4, 4)
+    assert list(found.entities) == list(ENTITIES)
+    first, second = found.tasks
+    assert (first.owner, first.worker, first.since) == ("w", "a", "2023-11-14T22:13:20Z")
+    assert (first.committed, first.parked, first.lag) == ("2023-11-14T22:13:20Z", 2, 2)
+    assert (second.owner, second.worker, second.since, second.committed) == ("w", None, None, None)
+    assert found.oldest_parked == "2023-11-14T22:13:19Z"
+    assert found.incidents == {"input_expired": 3}
+    assert found.unreadable_progress == 2
+    assert not found.lag_is_exact
+    assert [worker.tasks for worker in found.workers] == [[0, 1]]
+
+
+def test_without_a_lag_it_is_exact_on_every_broker() -> None:
+    assert report(seen(exact=False), {}).lag_is_exact
+    assert report(seen(exact=True), {USERS: 4}).lag_is_exact
+
+
+def test_of_two_sinks_one_is_active() -> None:
+    pair = [GroupMember("one", frozenset()), GroupMember("two", frozenset({0}))]
+    found = report(seen(sinks=pair), {})
+    assert found.sinks is not None
+    assert [(sink.name, sink.active) for sink in found.sinks] == [("one", False), ("two", True)]
+    assert report(seen(sinks=None), {}).sinks is None
+
+
+def test_a_stamp_that_no_clock_ever_said_is_unknown() -> None:
+    assert time_of(2**62) is None
+    assert time_of(None) is None

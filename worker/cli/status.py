@@ -1,0 +1,256 @@
+"""`buddy status`: who works, how far, what was counted, and when the schedules run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import click
+import msgspec
+
+from schemas import ENTITIES
+from worker.brokers.contract import Broker, GroupMember, Partition
+from worker.cli.console import Context, print_json, print_table
+from worker.engine.startup import check_topics
+from worker.engine.tables import read_last, read_table
+from worker.errors import BrokerUnavailable, NobodyWorks
+from worker.settings import Settings
+from worker.sink.agenda import Standing, read_standings
+from worker.sink.schedule import following
+from worker.status import (
+    Entry,
+    Report,
+    Seen,
+    entry_of,
+    is_quiet,
+    report,
+    stalled,
+    trouble,
+    unread,
+)
+from worker.topics import Names
+
+_NEAR: Final = 20
+"""Offsets before the end of a task's progress: the newest lies there, unless others write to it."""
+
+_LOOK_SECONDS: Final = 2.0
+"""How long to look for the first unread records of tasks that may be stalled."""
+
+
+class Run(msgspec.Struct, frozen=True):
+    """When a schedule ran last, and when it runs next. Slots: an export may begin later."""
+
+    cron: str
+    last: str | None
+    export: str | None
+    next: str
+
+
+@click.command("status")
+@click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
+@click.option("--quiet", is_flag=True, help="Print nothing but what is wrong.")
+@click.option(
+    "--service",
+    "services",
+    multiple=True,
+    type=click.Choice(["worker", "sink"]),
+    default=["worker"],
+    help="Who must be at work (default: a worker). Repeatable.",
+)
+@click.pass_obj
+def status_command(context: Context, as_json: bool, quiet: bool, services: tuple[str, ...]) -> int:
+    """Show who works, how far, and what was counted; and when the schedules run.
+
+    Exit code 0 if somebody works, 8 if nobody does: no worker, or records that have waited for
+    30 s at a task that commits nothing. Makes nothing, neither topics nor files.
+    """
+    found, runs, wrong = asyncio.run(_look(context, services))
+    if as_json:
+        settings = context.settings
+        head = {"broker": settings.broker, "prefix": settings.prefix, "trouble": wrong}
+        print_json({**head, **msgspec.structs.asdict(found), "schedules": runs})
+    elif not quiet:
+        _print(context.settings, found, runs)
+    if wrong is not None:
+        raise NobodyWorks(wrong)
+    return 0
+
+
+async def _look(
+    context: Context, services: Collection[str]
+) -> tuple[Report, dict[str, Run], str | None]:
+    settings, names = context.settings, context.names
+    async with context.broker(looks=True) as broker:
+        tasks = await check_topics(broker, names, settings.max_record_bytes)
+        seen, runs = await asyncio.gather(
+            _see(broker, names, tasks, exact=settings.broker.startswith("embedded:")),
+            _runs(broker, names, settings),
+        )
+        positions = unread(seen)
+        doubtful = {p: at for p, at in positions.items() if is_quiet(seen, p.number)}
+        waiting = await _first_unread(broker, seen, doubtful)
+    lags = {
+        place: seen.spans[place].end - at
+        for place, at in positions.items()
+        if place in waiting or place not in doubtful
+    }
+    late = stalled(seen, waiting)
+    return report(seen, lags), runs, trouble(seen, sum(lags.values()), late, services)
+
+
+async def _see(broker: Broker, names: Names, tasks: int, *, exact: bool) -> Seen:
+    topics = [names.inputs(entity) for entity in ENTITIES]
+    inputs = [Partition(topic, number) for topic in topics for number in range(tasks)]
+    group = f"{names.prefix}-worker"
+    (entries, told, spans, ends), (identities, workers, sinks) = await asyncio.gather(
+        asyncio.gather(
+            _entries(broker, names, tasks),
+            broker.committed(group, inputs),
+            broker.spans(inputs),
+            broker.spans(inputs, uncommitted=True),
+        ),
+        asyncio.gather(
+            broker.identities(topics),
+            broker.members(group),
+            _members_if_allowed(broker, f"{names.prefix}-sink"),
+        ),
+    )
+    return Seen(
+        names=names,
+        at=time.time_ns() // 1_000_000,
+        entries=entries,
+        spans=spans,
+        ends={place: span.end for place, span in ends.items()},
+        told=told,
+        identities=identities,
+        workers=workers,
+        sinks=sinks,
+        exact=exact,
+    )
+
+
+async def _entries(broker: Broker, names: Names, tasks: int) -> dict[int, Entry]:
+    """The newest progress of each task; the whole topic is read only where the end holds none."""
+    places = [Partition(names.progress, number) for number in range(tasks)]
+    near = await read_last(broker, places, _NEAR)
+    entries = {place.number: entry_of(messages) for place, messages in near.items()}
+    rest = [place for place in places if entries[place.number].committed is None]
+    if rest:
+        every = await read_last(broker, rest, 2**62)
+        entries |= {place.number: entry_of(messages) for place, messages in every.items()}
+    return entries
+
+
+async def _members_if_allowed(broker: Broker, group: str) -> list[GroupMember] | None:
+    """None where it cannot be found out: whoever watches workers needs no right on the sinks."""
+    try:
+        return await broker.members(group)
+    except BrokerUnavailable:
+        return None
+
+
+async def _first_unread(
+    broker: Broker, seen: Seen, positions: Mapping[Partition, int]
+) -> dict[Partition, int | None]:
+    """Since when the first unread record of each input has been there; None if it is not known.
+
+    Where nothing but transaction markers is left, it is not among them.
+    """
+    if not positions:
+        return {}
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _LOOK_SECONDS
+    found: dict[Partition, int | None] = {}
+    left = set(positions)
+    reader = broker.reader()
+    reader.assign(positions)
+    try:
+        while left and loop.time() < deadline:
+            for message in await reader.read(1_000, 0.1, positions.keys() - left):
+                place = Partition(message.topic, message.partition)
+                found.setdefault(place, message.timestamp if message.appended else None)
+            left = {p for p in left - found.keys() if reader.position(p) < seen.spans[p].end}
+    finally:
+        await reader.close()
+    return {**found, **dict.fromkeys(left)}
+
+
+async def _runs(broker: Broker, names: Names, settings: Settings) -> dict[str, Run]:
+    if not settings.schedules:
+        return {}
+    standings = read_standings(await read_table(broker, Partition(names.schedules, 0)))
+    now = datetime.now(UTC)
+    runs = {}
+    for schedule in settings.schedules:
+        standing = standings.get(schedule.name, Standing(now))
+        runs[schedule.name] = Run(
+            schedule.cron,
+            None if standing.export is None else _time(standing.until),
+            standing.export,
+            _time(following(schedule, standing.until)),
+        )
+    return runs
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _print(settings: Settings, found: Report, runs: Mapping[str, Run]) -> None:
+    entities = {name: msgspec.structs.asdict(figures) for name, figures in found.entities.items()}
+    open_ones = any(figures["open"] for figures in entities.values())
+    counted = ("read", "accepted", "deleted", "rejected", "parked", "lag")
+    shown = (*counted, "open") if open_ones else counted
+    titles = {"lag": "to be read", "open": "in open transactions"}
+    print_table(
+        f"{settings.broker}, prefix {settings.prefix}",
+        ("entity", *(titles.get(column, column) for column in shown)),
+        [(name, *(figures[column] for column in shown)) for name, figures in entities.items()],
+        "" if found.lag_is_exact else "to be read: at most so many, transaction markers count, too",
+    )
+    print_table(
+        "Tasks",
+        ("task", "owner", "last worker", "since", "last commit", "parked", "to be read"),
+        [
+            (
+                str(task.task),
+                task.owner or "nobody",
+                task.worker or "unknown",
+                task.since or "unknown",
+                task.committed or "never",
+                task.parked,
+                task.lag,
+            )
+            for task in found.tasks
+        ],
+        "times in UTC",
+    )
+    click.echo("\n".join(_lines(found)))
+    if runs:
+        print_table(
+            "Schedules, by the settings of this command",
+            ("schedule", "cron", "last run", "next run"),
+            [(name, run.cron, run.last or "never", run.next) for name, run in runs.items()],
+            "times in UTC; a next run in the past is overdue",
+        )
+
+
+def _lines(found: Report) -> list[str]:
+    sinks: Any = found.sinks
+    if sinks is None:
+        sinks = "unknown: this user may not describe their group"
+    else:
+        sinks = ", ".join(f"{s.name}{' (active)' if s.active else ''}" for s in sinks) or "none"
+    incidents = ", ".join(f"{kind} {count}" for kind, count in found.incidents.items())
+    lines = [
+        f"Workers: {', '.join(worker.name for worker in found.workers) or 'none'}",
+        f"Sinks: {sinks}",
+        f"Oldest parked record: {found.oldest_parked or 'none'}",
+        f"Incidents: {incidents or 'none'}",
+    ]
+    if found.unreadable_progress:
+        lines.append(f"Unreadable messages in internal.progress: {found.unreadable_progress}")
+    return lines
