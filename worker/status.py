@@ -72,8 +72,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 class Figures(msgspec.Struct, frozen=True):
     """Of one entity. `lag` is what is still to be read.
 
-    `open` is what nobody can read yet: it lies in or behind a transaction that its sender has not
-    ended.
+    `blocked` is what nobody can read yet: it lies in or behind a transaction that is still open.
     """
 
     read: int
@@ -82,7 +81,7 @@ class Figures(msgspec.Struct, frozen=True):
     rejected: int
     parked: int
     lag: int
-    open: int
+    blocked: int
 
 
 class TaskState(msgspec.Struct, frozen=True):
@@ -250,7 +249,7 @@ def _figures(
         rejected=counts["rejected"],
         parked=counts["parked"],
         lag=sum(lag for place, lag in lags.items() if place.topic == topic),
-        open=sum(
+        blocked=sum(
             end - seen.spans[place].end
             for place, end in seen.ends.items()
             if place.topic == topic and place in seen.spans

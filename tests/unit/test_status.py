@@ -205,8 +205,8 @@ def test_counts_are_summed_over_the_tasks() -> None:
         seen(entries=entries, ends={**base.ends, EVENTS: 14}, exact=False), {EVENTS: 4, USERS: 2}
     )
     users = msgspec.structs.asdict(found.entities["users"])
-    assert users == {name: 2 * n for name, n in counts.items()} | {"lag": 2, "open": 0}
-    assert (found.entities["events"].lag, found.entities["events"].open) == (4, 4)
+    assert users == {name: 2 * n for name, n in counts.items()} | {"lag": 2, "blocked": 0}
+    assert (found.entities["events"].lag, found.entities["events"].blocked) == (4, 4)
     assert list(found.entities) == list(ENTITIES)
     first, second = found.tasks
     assert (first.owner, first.worker, first.since) == ("w", "a", "2023-11-14T22:13:20Z")

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from schemas import ENTITIES
-from worker.brokers.contract import Broker, GroupMember, Partition
+from worker.brokers.contract import Broker, GroupMember, Partition, Span
 from worker.cli.console import Context, print_json, print_table
 from worker.engine.startup import check_topics
 from worker.engine.tables import read_last, read_table
@@ -91,7 +91,7 @@ async def _look(
         )
         positions = unread(seen)
         doubtful = {p: at for p, at in positions.items() if is_quiet(seen, p.number)}
-        waiting = await _first_unread(broker, seen, doubtful)
+        waiting = await _first_unread(broker, doubtful, seen.spans)
     lags = {
         place: seen.spans[place].end - at
         for place, at in positions.items()
@@ -153,7 +153,7 @@ async def _members_if_allowed(broker: Broker, group: str) -> list[GroupMember] |
 
 
 async def _first_unread(
-    broker: Broker, seen: Seen, positions: Mapping[Partition, int]
+    broker: Broker, positions: Mapping[Partition, int], spans: Mapping[Partition, Span]
 ) -> dict[Partition, int | None]:
     """Since when the first unread record of each input has been there; None if it is not known.
 
@@ -172,7 +172,7 @@ async def _first_unread(
             for message in await reader.read(1_000, 0.1, positions.keys() - left):
                 place = Partition(message.topic, message.partition)
                 found.setdefault(place, message.timestamp if message.appended else None)
-            left = {p for p in left - found.keys() if reader.position(p) < seen.spans[p].end}
+            left = {p for p in left - found.keys() if reader.position(p) < spans[p].end}
     finally:
         await reader.close()
     return {**found, **dict.fromkeys(left)}
@@ -201,10 +201,10 @@ def _time(moment: datetime) -> str:
 
 def _print(settings: Settings, found: Report, runs: Mapping[str, Run]) -> None:
     entities = {name: msgspec.structs.asdict(figures) for name, figures in found.entities.items()}
-    open_ones = any(figures["open"] for figures in entities.values())
+    held_up = any(figures["blocked"] for figures in entities.values())
     counted = ("read", "accepted", "deleted", "rejected", "parked", "lag")
-    shown = (*counted, "open") if open_ones else counted
-    titles = {"lag": "to be read", "open": "in open transactions"}
+    shown = (*counted, "blocked") if held_up else counted
+    titles = {"lag": "to be read", "blocked": "in open transactions"}
     print_table(
         f"{settings.broker}, prefix {settings.prefix}",
         ("entity", *(titles.get(column, column) for column in shown)),
