@@ -111,7 +111,7 @@ async def _rejections(
 ) -> AsyncIterator[Seen]:
     names = context.names
     chosen = [names.rejected(e) for e in ([entity] if entity else ENTITIES)]
-    async with context.broker() as broker:
+    async with context.broker(looks=True) as broker:
         topics = await broker.topics(chosen)
         if len(topics) < len(chosen):
             raise MissingTopic("the rejection topics are missing: run 'buddy topics create'")
