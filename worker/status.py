@@ -45,6 +45,8 @@ class Entry(msgspec.Struct, frozen=True):
     committed: int | None = None
     unreadable: int = 0
     """How many messages behind it are no progress of this task."""
+    complete: bool = True
+    """Whether there is nothing newer that could not be read."""
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +87,10 @@ class Figures(msgspec.Struct, frozen=True):
 
 
 class TaskState(msgspec.Struct, frozen=True):
-    """Of one task. `owner` is a member of the group, `worker` is who committed last."""
+    """Of one task. `owner` is a member of the group, `worker` is who committed last.
+
+    Unless `complete`, its progress could not be read to the end: there may be a newer one.
+    """
 
     task: int
     owner: str | None
@@ -94,6 +99,7 @@ class TaskState(msgspec.Struct, frozen=True):
     committed: str | None
     parked: int
     lag: int
+    complete: bool
 
 
 class Working(msgspec.Struct, frozen=True):
@@ -211,6 +217,7 @@ def report(seen: Seen, lags: Mapping[Partition, int]) -> Report:
                 committed=time_of(entry.committed),
                 parked=sum(count.get("parked", 0) for count in entry.book.counts.values()),
                 lag=sum(lag for place, lag in lags.items() if place.number == number),
+                complete=entry.complete,
             )
             for number, entry in sorted(seen.entries.items())
         ],

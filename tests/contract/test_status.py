@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.contract.conftest import MakeTopic, unique
-from worker.brokers.contract import Broker, Outgoing, Partition
+from worker.brokers.contract import Broker, Outgoing, Partition, Span
 from worker.cli.status import _entries, _first_unread
+from worker.engine import latest
 from worker.topics import Names, wanted
 
 LIMIT = 1024 * 1024
@@ -31,6 +34,25 @@ async def test_a_producers_own_clock_does_not_say_how_long_a_record_has_waited(
     place = Partition(await make_topic(append_time=False), 0)
     await broker.publish([Outgoing(place.topic, b"k", b"v")])
     assert await _first_unread(broker, {place: 0}, await broker.spans([place])) == {place: None}
+
+
+async def test_a_partition_that_gives_nothing_is_told_and_holds_up_nobody(
+    broker: Broker, make_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latest, "_PATIENCE", 1.0)
+    topic = await make_topic(2)
+    first, second = Partition(topic, 0), Partition(topic, 1)
+    await broker.publish([Outgoing(topic, b"k", b"v", partition=0)])
+    spans = await broker.spans([first, second])
+    reached = {first: spans[first], second: Span(0, 1)}  # as if there were a message
+
+    async def claimed(*_: object, **__: object) -> dict[Partition, Span]:
+        return reached
+
+    monkeypatch.setattr(broker, "spans", claimed)
+    found, stuck = await latest.read_last(broker, [first, second], 10)
+    assert [message.value for message in found[first]] == [b"v"]
+    assert (found[second], stuck) == ([], [second])
 
 
 async def test_the_newest_progress_is_found_behind_garbage(broker: Broker) -> None:

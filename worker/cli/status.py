@@ -14,8 +14,9 @@ import msgspec
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, GroupMember, Partition, Span
 from worker.cli.console import Context, print_json, print_table
+from worker.engine.latest import read_last
 from worker.engine.startup import check_topics
-from worker.engine.tables import read_last, read_table
+from worker.engine.tables import read_table
 from worker.errors import BrokerUnavailable, NobodyWorks
 from worker.settings import Settings
 from worker.sink.agenda import Standing, read_standings
@@ -135,12 +136,15 @@ async def _see(broker: Broker, names: Names, tasks: int, *, exact: bool) -> Seen
 async def _entries(broker: Broker, names: Names, tasks: int) -> dict[int, Entry]:
     """The newest progress of each task; the whole topic is read only where the end holds none."""
     places = [Partition(names.progress, number) for number in range(tasks)]
-    near = await read_last(broker, places, _NEAR)
-    entries = {place.number: entry_of(messages) for place, messages in near.items()}
-    rest = [place for place in places if entries[place.number].committed is None]
+    found, stuck = await read_last(broker, places, _NEAR)
+    entries = {place.number: entry_of(messages) for place, messages in found.items()}
+    rest = [p for p in places if entries[p.number].committed is None and p not in stuck]
     if rest:
-        every = await read_last(broker, rest, 2**62)
-        entries |= {place.number: entry_of(messages) for place, messages in every.items()}
+        found, more = await read_last(broker, rest, 2**62)
+        entries |= {place.number: entry_of(messages) for place, messages in found.items()}
+        stuck += more
+    for place in stuck:
+        entries[place.number] = msgspec.structs.replace(entries[place.number], complete=False)
     return entries
 
 
@@ -250,6 +254,11 @@ def _lines(found: Report) -> list[str]:
         f"Sinks: {sinks}",
         f"Oldest parked record: {found.oldest_parked or 'none'}",
         f"Incidents: {incidents or 'none'}",
+    ]
+    lines += [
+        f"Task {task.task}: internal.progress cannot be read to its end"
+        for task in found.tasks
+        if not task.complete
     ]
     if found.unreadable_progress:
         lines.append(f"Unreadable messages in internal.progress: {found.unreadable_progress}")
