@@ -49,7 +49,7 @@ def tasks(*numbers: int) -> Any:
 def test_an_outage_is_told_until_rounds_have_gone_well_for_a_while(
     reports: Reports, clock: SettableClock
 ) -> None:
-    reports.outage(BrokerUnavailable("cannot join group g: no answer"), 0.2)
+    reports.outage("broker", BrokerUnavailable("cannot join group g: no answer"), 0.2)
     assert reasons(reports, clock) == ["worker: broker: cannot join group g: no answer (for 0 s)"]
     clock.advance(4_000)
     reports.free("broker")

@@ -57,10 +57,10 @@ class Reports:
         """A step of restoring is done, or the broker is away and will be tried again."""
         self.health.alive(self._clock.steady())
 
-    def outage(self, error: BuddyError, wait: float) -> None:
+    def outage(self, what: str, error: BuddyError, wait: float) -> None:
         """The broker is away, or refuses something; it is tried again after `wait` seconds."""
         _log.warning("broker_unavailable", error=str(error), retry_in=round(wait, 1))
-        self.hindered("broker", error)
+        self.hindered(what, error)
         self.alive()  # an outage is waited out: a restart cures none
 
     def followed(self, error: BuddyError | None) -> None:
@@ -76,10 +76,10 @@ class Reports:
         self._hindered[what] = now
         self.health.hindered(what, str(error), now)
 
-    def free(self, what: str) -> None:
-        """A part of the work was done."""
+    def free(self, what: str, after: int = _STEADY_MS) -> None:
+        """A part of the work was done, and has not failed for so many milliseconds."""
         failed = self._hindered.get(what)
-        if failed is not None and self._clock.steady() - failed >= _STEADY_MS:
+        if failed is not None and self._clock.steady() - failed >= after:
             del self._hindered[what]
             self.health.free(what)
 

@@ -133,10 +133,10 @@ class Worker:
                 await attempt()
             except (BrokerUnavailable, ConfigurationError, MissingTopic) as error:
                 wait = backoff.failed()
-                self._reports.outage(error, wait)
+                self._reports.outage("start", error, wait)
                 await _wait(stop, wait)
             else:
-                self._reports.free("broker")
+                self._reports.free("start", after=0)
                 return True
         return False
 
@@ -151,7 +151,7 @@ class Worker:
                 self._reports.free("broker")
             except (BrokerUnavailable, MissingTopic) as error:
                 wait = backoff.failed()
-                self._reports.outage(error, wait)
+                self._reports.outage("broker", error, wait)
                 await self._tasks.drop_all("broker unavailable")
                 await self._assign()
                 self._reports.tasks(self._tasks)
