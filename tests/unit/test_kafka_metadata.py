@@ -100,10 +100,11 @@ async def test_a_cluster_that_keeps_no_ids_gives_empty_identities() -> None:
 async def test_missing_and_hidden_topics_are_told_apart(newest: int) -> None:
     missing = _Client(newest, (_UNKNOWN, "gone", bytes(16), []), (0, "one", _ID, [1]))
     assert (await look(_admin(missing), ["gone", "one"])).keys() == {"one"}
-    hidden = _Client(newest, (_FORBIDDEN, "mine", bytes(16), []), (0, "one", _ID, [1]))
+    mine = [(_FORBIDDEN, name, bytes(16), list[int]()) for name in ("mine", "also")]
+    hidden = _Client(newest, *mine, (0, "one", _ID, [1]))
     with pytest.raises(TopicAuthorizationFailedError) as caught:
         await look(_admin(hidden), ["mine", "one"])
-    assert caught.value.args == ("mine",)
+    assert caught.value.args == ("also", "mine")
 
 
 async def test_the_rights_of_this_user_are_told_where_asked_for() -> None:

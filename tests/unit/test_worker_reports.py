@@ -72,8 +72,12 @@ def test_a_task_that_does_not_commit_is_told_until_it_does(
     reports: Reports, clock: SettableClock
 ) -> None:
     reports.not_committed(0, REFUSED)
+    assert reasons(reports, clock) == [f"worker: tasks: {REFUSED} (for 0 s)"]
     reports.not_started(1, BrokerUnavailable("cannot start the writer buddy-task-1: no answer"))
     clock.advance(10_000)
+    assert (
+        "cannot start the writer buddy-task-1: no answer (for 10 s)" in reasons(reports, clock)[0]
+    )
     reports.tasks(tasks(0, 1))
     assert len(reasons(reports, clock)) == 1
     reports.committed(0, Tally(), clock.steady())
