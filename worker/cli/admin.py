@@ -17,8 +17,7 @@ from worker.engine.startup import check_topics
 from worker.engine.tables import read_table
 from worker.errors import ConfigurationError, UsageError
 from worker.settings import TABLES, shown
-from worker.sink.agenda import Standing, read_standings
-from worker.sink.schedule import following
+from worker.sink.agenda import Standing, read_standings, upcoming
 from worker.topics import Names, complaints, wanted
 
 
@@ -163,7 +162,7 @@ async def _status(context: Context) -> tuple[dict[str, dict[str, int]], dict[str
             schedule.cron,
             None if standing.export is None else _time(standing.until),
             standing.export,
-            _time(following(schedule, standing.until)),
+            _time(upcoming(schedule, standing)),
         )
     return figures, runs
 
