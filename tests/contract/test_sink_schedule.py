@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -16,11 +17,13 @@ from tests.contract.sink_kit import Sink, a_sink
 from tests.unit.test_sink_rows import user
 from worker.brokers.contract import Broker, Partition
 from worker.errors import StateError
+from worker.exports.manifest import read_manifest
 from worker.exports.place import Finished
 from worker.exports.staging import Staging
 from worker.sink.agenda import RETRY_MS
 from worker.sink.retention import Keep
 from worker.sink.schedule import Schedule, request_of
+from worker.sink.upkeep import AGAIN_MS
 from worker.topics import Names
 
 HOUR_MS = 3_600_000
@@ -150,7 +153,8 @@ async def test_a_failed_slot_is_tried_again_later_and_holds_no_request_up(sink: 
     assert sum(entry["event"] == "export_failed" for entry in logs) == 1
 
 
-async def test_an_incremental_schedule_has_a_bookmark_of_its_name(sink: Sink) -> None:
+async def test_a_request_with_a_schedules_name_does_not_disturb_its_feed(sink: Sink) -> None:
+    """Both are called alike; `scheduled` tells them apart, and each has a bookmark of its own."""
     sink.schedules = (FEED,)
     sink.clock.now += 1_000_000
     await sink.accept("users", user(1))
@@ -159,47 +163,150 @@ async def test_an_incremental_schedule_has_a_bookmark_of_its_name(sink: Sink) ->
         sink.clock.now += HOUR_MS
         first = await sink.answer("finished")
         await sink.accept("users", user(2))
+        sink.clock.now += 1_000
+        other = await sink.export("mine", incremental="feed", formats=("csv",))
         sink.clock.now += HOUR_MS
         second = await sink.answer("finished")
+        sink.clock.now += 1_000
+        last = await sink.export("mine-again", incremental="feed", formats=("csv",))
     assert (first.full_because, second.base) == ("no_base", first.id)
-    assert (second.counts or {})["users"] == 1
+    assert (second.counts or {})["users"] == 1, "what is new since its own last one"
+    assert (other.full_because, last.base) == ("no_base", other.id)
+    names = [
+        (said.options.incremental, said.options.scheduled)
+        for said in (first, other, second, last)
+        if said.options is not None
+    ]
+    assert names == [("feed", True), ("feed", False)] * 2
+    manifest = read_manifest(sink.exports / str(second.directory))
+    assert manifest.incremental is not None
+    assert manifest.incremental.name == "feed", "as ever"
 
 
-async def test_old_exports_are_removed_after_each_export_and_at_the_start(sink: Sink) -> None:
+async def test_the_bookmark_of_an_earlier_release_is_left_to_requests(sink: Sink) -> None:
+    """It may have been moved by one. The schedule begins its own, and says why."""
     sink.schedules = ()
-    made = []
+    sink.clock.now += 1_000_000
+    await sink.accept("users", user(1))
     async with sink.running():
-        for n in range(4):
-            sink.clock.now += 1_000
-            made.append(str((await sink.export(f"e{n}", formats=("json",))).directory))
-    assert sorted(sink.directories()) == made
+        old = await sink.export("feed-of-before", incremental="feed", formats=("csv",))
+    sink.schedules = (FEED,)
+    async with sink.running():
+        await begun(sink)
+        sink.clock.now += HOUR_MS
+        first = await sink.answer("finished")
+        await sink.accept("users", user(2))
+        sink.clock.now += HOUR_MS
+        second = await sink.answer("finished")
+        sink.clock.now += 1_000
+        again = await sink.export("mine", incremental="feed", formats=("csv",))
+    assert (first.full_because, (first.counts or {})["users"]) == ("own_bookmark", 1)
+    assert (second.base, (second.counts or {})["users"]) == (first.id, 1)
+    assert (again.base, (again.counts or {})["users"]) == (old.id, 1)
+
+
+async def test_the_id_of_a_slot_is_its_own(sink: Sink) -> None:
+    """Nobody makes its export before its time; whoever wants it afterwards may have it."""
+    slot = request_of(FULL, datetime.fromtimestamp(sink.clock.now // HOUR_MS * 3600 + 3600, UTC))
+    asked = {"entities": ("users",), "formats": ("json",)}
+    async with sink.running():
+        await begun(sink)
+        await sink.export_request(slot.id, **asked)
+        refused = await sink.answer("failed")
+        sink.clock.now += 2_000
+        made = await sink.answer("finished")
+        fetched = await sink.export(slot.id, **asked)
+    assert "is that of a schedule's run, which is not there" in (refused.error or "")
+    assert (made.request_id, fetched.directory) == (slot.id, made.directory)
+
+
+async def test_old_exports_are_removed_a_while_after_they_are_beyond_the_limits(
+    sink: Sink,
+) -> None:
+    """So whoever has just been told of one can still fetch it."""
+    sink.schedules = ()
     sink.keep = Keep(exports=2)
+    made = []
+
+    async def later() -> list[str]:
+        sink.clock.now += AGAIN_MS
+        return sorted(sink.directories())
+
     with capture_logs() as logs:
         async with sink.running():
-            await eventually(lambda: asyncio.sleep(0, sorted(sink.directories())), made[2:].__eq__)
+            for n in range(4):
+                sink.clock.now += 1_000
+                made.append(str((await sink.export(f"e{n}", formats=("json",))).directory))
+            assert sorted(sink.directories()) == made
+            await eventually(later, made[2:].__eq__)
             sink.clock.now += 1_000
             last = str((await sink.export("last", formats=("json",))).directory)
-            await eventually(
-                lambda: asyncio.sleep(0, sorted(sink.directories())), [made[3], last].__eq__
-            )
+            assert sorted(sink.directories()) == [*made[2:], last]
             await sink.ask(b'{"id":"e0","formats":["json"]}', b"e0")
             said = await sink.answer("failed")
     assert "removed since" in (said.error or "")
     removed = [entry["name"] for entry in logs if entry["event"] == "export_removed"]
-    assert removed == made[:3]
+    assert removed == made[:2]
 
 
 async def test_a_slot_that_was_decided_otherwise_is_not_tried_again(sink: Sink) -> None:
-    """Its id was used with other options: one failure, and the next slot runs."""
+    """Its export was made with other options: one failure, and the next slot runs."""
     slot = request_of(FULL, datetime.fromtimestamp(sink.clock.now // HOUR_MS * 3600 + 3600, UTC))
+    sink.schedules = ()
+    async with sink.running():
+        await sink.export(slot.id, formats=("csv",))
+    sink.schedules = (FULL,)
     async with sink.running():
         await begun(sink)
-        await sink.export(slot.id, formats=("csv",))
         sink.clock.now += 2_000
         failed = await sink.answer("failed")
         sink.clock.now += HOUR_MS
-        said = await sink.answer("finished")
+        await sink.answer("finished")
     assert failed.request_id == slot.id
     assert "other options" in (failed.error or "")
     assert len(await sink.announced("failed")) == 1
-    assert said.request_id != slot.id
+
+
+async def test_a_clock_that_runs_ahead_for_a_moment_skips_no_slot(sink: Sink) -> None:
+    """One slot is made a day early; the next one is that of the hour, by the right clock."""
+    async with sink.running():
+        await begun(sink)
+        sink.stepped = 24 * HOUR_MS + 2_000
+        early = await sink.answer("finished")
+        sink.stepped = 0
+        sink.clock.now += 2_000
+        said = await sink.answer("finished")
+        sink.clock.now += HOUR_MS
+        after = await sink.answer("finished")
+    ids = [said.request_id for said in (early, said, after)]
+    hour = sink.clock.now // HOUR_MS * 3600
+    assert ids == [slot_id(hour + 23 * 3600), slot_id(hour - 3600), slot_id(hour)]
+
+
+async def test_a_clock_that_is_set_back_repeats_no_slot(sink: Sink) -> None:
+    with capture_logs() as logs:
+        async with sink.running():
+            await begun(sink)
+            sink.clock.now += 2_000
+            first = await sink.answer("finished")
+            sink.stepped = -HOUR_MS
+            await eventually(lambda: asyncio.sleep(0, told(logs)), bool)
+            sink.clock.now += HOUR_MS
+            await sink.export("meanwhile", formats=("json",))
+            sink.clock.now += HOUR_MS
+            second = await sink.answer("finished")
+    hour = (sink.clock.now + sink.stepped) // HOUR_MS * 3600
+    assert (first.request_id, second.request_id) == (slot_id(hour - 3600), slot_id(hour))
+    assert len(await sink.announced()) == 3
+    assert told(logs) == [
+        {"schedule": "full", "next": f"{datetime.fromtimestamp(hour, UTC):%Y-%m-%dT%H:00:00+00:00}"}
+    ]
+
+
+def told(logs: Sequence[MutableMapping[str, Any]]) -> list[dict[str, Any]]:
+    events = [entry for entry in logs if entry["event"] == "schedule_clock_back"]
+    return [{"schedule": entry["schedule"], "next": entry["next"]} for entry in events]
+
+
+def slot_id(seconds: int) -> str:
+    return request_of(FULL, datetime.fromtimestamp(seconds, UTC)).id

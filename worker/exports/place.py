@@ -17,8 +17,13 @@ from typing import Protocol
 import msgspec
 
 from worker.errors import StateError
+from worker.exports.layout import MANIFEST
 from worker.exports.manifest import Manifest, decode
-from worker.exports.staging import Staging
+from worker.exports.staging import DIRECTORY_MODE, Staging
+
+
+class GoneError(StateError):
+    """The export is not at the place: it has been removed, or never was there."""
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -36,6 +41,15 @@ class Place(Protocol):
     Every method blocks and is to be run in a thread. Each raises `StateError`, one line, where the
     place refuses or cannot be reached.
     """
+
+    def tell(self, tell: Callable[[str | None], object]) -> None:
+        """Whom to tell, in one line, that the place is away and waited for; None: it is back.
+
+        From any thread.
+        """
+
+    def close(self) -> None:
+        """From now on nothing that is away is waited for: calls that wait give up."""
 
     def find(self, export_id: str) -> Finished | None:
         """The export with that id; one that is sealed and not there yet is finished first."""
@@ -62,7 +76,11 @@ class Place(Protocol):
         """
 
     def fetch(self, name: str, directory: Path) -> None:
-        """Copy a finished export into an empty local directory, the manifest last."""
+        """Copy a finished export into an empty local directory, the manifest last.
+
+        Each file is compared with the manifest. `GoneError` if the export is not there, or is
+        removed meanwhile.
+        """
 
     def remove(self, name: str) -> None:
         """Remove a finished export so that nobody ever sees half of it. None is fine as well.
@@ -86,6 +104,24 @@ def stop_if(abandoned: Callable[[], bool]) -> None:
     """Raises `StateError` when nobody waits for the export any more."""
     if abandoned():
         raise StateError("the export was given up")
+
+
+def copy_out(
+    content: bytes, where: str, directory: Path, write: Callable[[str, Path], str]
+) -> None:
+    """Copy the export with that manifest into an empty local directory, the manifest last.
+
+    `write(path, target)` copies one of its files and returns the SHA-256. Raises `StateError`.
+    """
+    try:
+        for file in decode(content, where).files:
+            target = directory / file.path
+            target.parent.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+            if write(file.path, target) != file.sha256:
+                raise StateError(f"{where}/{file.path} is damaged")
+        (directory / MANIFEST).write_bytes(content)
+    except OSError as error:
+        raise StateError(f"{directory} cannot be written: {error.strerror or error}") from None
 
 
 def finished_from(name: str, location: str, content: bytes) -> Finished:

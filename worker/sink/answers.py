@@ -50,8 +50,8 @@ class Answers:
         self._settings = settings
         self._reports = reports
 
-    async def answer(self, request: ExportRequest) -> Answer:
-        """Carry it out: "finished" or "failed".
+    async def answer(self, request: ExportRequest, *, scheduled: bool = False) -> Answer:
+        """Carry out a request, or a slot's: "finished" or "failed".
 
         Raises `BrokerUnavailable`: then nothing is known, and the request is to be taken up again.
         """
@@ -60,7 +60,7 @@ class Answers:
         await self._announce(self._words(request.id, "started"))
         decided = True
         try:
-            said = await self._carry_out(request)
+            said = await self._carry_out(request, scheduled=scheduled)
         except BrokerUnavailable:
             raise
         except UsageError as error:
@@ -90,16 +90,21 @@ class Answers:
         _log.error("export_failed", request=request_id, error=error)
         return msgspec.structs.replace(self._words(request_id, "failed"), error=error)
 
-    async def _carry_out(self, request: ExportRequest) -> Announcement:
-        """With an announcement of progress once a second, or of its absence every ten."""
-        latest: list[Progress] = []
+    async def _carry_out(self, request: ExportRequest, *, scheduled: bool) -> Announcement:
+        """With an announcement of progress once a second, or of its absence every ten.
+
+        Its first stage is that the place of exports answers, which may be away.
+        """
+        latest = [Progress("place", 0, 1)]
 
         def report(stage: str, done: int, total: int) -> None:
             latest[:] = [Progress(stage, done, total)]
 
         reporting = asyncio.create_task(self._report(request.id, latest))
         try:
-            return await carry_out(request, self._source, self._settings, report)
+            return await carry_out(
+                request, self._source, self._settings, report, scheduled=scheduled
+            )
         finally:
             reporting.cancel()
             await asyncio.wait({reporting})
@@ -109,7 +114,7 @@ class Answers:
         spoke = time.monotonic()
         while True:
             await asyncio.sleep(_REPORT_SECONDS)
-            if latest and (latest[0] != told or time.monotonic() - spoke >= _ALIVE_SECONDS):
+            if latest[0] != told or time.monotonic() - spoke >= _ALIVE_SECONDS:
                 told = latest[0]
                 spoke = time.monotonic()
                 words = self._words(request_id, "progress")
