@@ -13,12 +13,12 @@ from tests.simulation.group import Batch, Cluster, Owned
 from tests.simulation.settings import Settings
 from tests.simulation.threads import Outage, Step, Thread
 from tests.simulation.world import Fenced, Log, Transaction, World
+from tests.unit.core_kit import saved
 from worker.brokers.contract import Message, Outgoing
 from worker.core.ahead import Ahead
 from worker.core.moments import Moment
 from worker.core.outbox import Rules, Tally
 from worker.core.task import INPUTS, Decision, Task
-from worker.core.task import Saved as SavedTask
 from worker.index.contract import Learned
 
 _BACKOFF: Final = 200
@@ -366,12 +366,7 @@ class Worker:
         parked = yield from self._table(world.log(names.parked, number))
         granted = yield from self._table(world.log(names.granted, number))
         task = Task(number, self._rules)
-        task.restore(
-            SavedTask(
-                progress.get(str(number).encode()), tuple(parked.values()), tuple(granted.values())
-            ),
-            self.moment(),
-        )
+        task.restore(saved(self._rules, number, progress, parked, granted), self.moment())
         task.begin(dict.fromkeys(INPUTS, "one"), dict.fromkeys(INPUTS, 0))
         self._say(f"has restored task {number}: {task.reading.next}, {len(task.parking)} parked")
         if self._dice.stop():

@@ -105,13 +105,11 @@ def _worker(
     context: Context, broker: Broker, stop: asyncio.Event, reports: WorkerReports
 ) -> Coroutine[Any, Any, None]:
     settings = context.settings
-    limit = settings.max_record_bytes
     rules = Rules(
         names=context.names,
         grace=int(settings.grace_seconds * 1000),
         skew=int(settings.clock_skew_seconds * 1000),
-        record_limit=limit,
-        rejection_limit=limit * 4 // 3 + 60 * 1024,
+        record_limit=settings.max_record_bytes,
     )
     index = IndexStore(Path(settings.data) / "index")
     return Worker(broker, rules, index, CLOCK, settings.max_parked, reports).run(stop)

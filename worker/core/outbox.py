@@ -8,20 +8,19 @@ from typing import Final
 import msgspec
 
 from schemas import ENTITIES
-from worker.brokers.contract import Headers, Message, Outgoing
+from worker.brokers.contract import Headers, Message, Outgoing, Partition
 from worker.core.addresses import Claim, Grant, Granted, Settled, owner_of
 from worker.core.decode import Decoded, Deletion, Invalid
+from worker.core.internal import parked_key
 from worker.core.parking import Parked
-from worker.core.rejection import REPLAYS_HEADER, reject, timestamp
+from worker.core.references import unexpected
+from worker.core.rejection import reject, replays_header, timestamp
 from worker.core.violations import Code, Violation
 from worker.topics import Names
 
 SOURCE_HEADER: Final = "buddy-source"
 ACCEPTED_AT_HEADER: Final = "buddy-accepted-at"
 WARNINGS_HEADER: Final = "buddy-warnings"
-
-_OURS: Final = frozenset({REPLAYS_HEADER})
-"""Headers that mean something here, and are small."""
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -58,6 +57,10 @@ class Tally:
         """Coordinates of rejected records that even the enlarged limit refuses."""
         self.failures: list[tuple[str, str]] = []
         """Coordinates and exception type of records that could not be judged."""
+        self.isolated: list[tuple[str, int]] = []
+        """Entity and offset of records rejected since the broker refused what was said of them."""
+        self.unreadable: dict[Partition, list[int]] = {}
+        """The offsets of claims and grants that are none of the project's, by partition."""
 
 
 class Outbox:
@@ -98,7 +101,18 @@ class Outbox:
 
     def reject(self, entity: str, message: Message, invalid: Invalid) -> None:
         """Publish a rejection."""
-        value, omitted = reject(entity, message, invalid, self._now, self._rules.rejection_limit)
+        self._reject(entity, message, invalid, self._rules.rejection_limit)
+
+    def isolate(self, entity: str, message: Message, refusals: int) -> None:
+        """Publish a rejection of which the broker refused the outcome so often: ever smaller."""
+        self.tally.isolated.append((entity, message.offset))
+        self.tally.failures.append((coordinate(message), "MessageRefused"))
+        invalid = Invalid(None, (unexpected(),), malformed=True)
+        limit = self._rules.rejection_limit if refusals < 2 else 0
+        self._reject(entity, message, invalid, limit)
+
+    def _reject(self, entity: str, message: Message, invalid: Invalid, limit: int) -> None:
+        value, omitted = reject(entity, message, invalid, self._now, limit)
         self.tally.rejected[entity] += 1
         for found in invalid.violations:
             self.tally.violations[entity, found.code] += 1
@@ -111,8 +125,9 @@ class Outbox:
     def keep(self, parked: Parked) -> None:
         """Give a parked record its copy in the log."""
         envelope = _pack(parked.envelope())
-        if len(envelope) > self._rules.rejection_limit:  # headers can be of any size
-            ours = tuple((name, value) for name, value in parked.message.headers if name in _OURS)
+        if len(envelope) > self._rules.rejection_limit:
+            # Headers can be of any size. A rejection would have no room for them either.
+            ours = replays_header(parked.message.headers)
             envelope = _pack(msgspec.structs.replace(parked.envelope(), headers=ours))
         self._write_parked(parked.entity, parked.place, envelope)
 
@@ -144,13 +159,23 @@ class Outbox:
         value = _pack(granted) if granted.records else None
         self._write(self._names.granted, granted.address.hex(), value, self._number)
 
+    def unreadable(self, message: Message) -> None:
+        """Note a claim or a grant that is none: it is skipped."""
+        place = Partition(message.topic, message.partition)
+        self.tally.unreadable.setdefault(place, []).append(message.offset)
+
+    @property
+    def says_something(self) -> bool:
+        """Whether the decision has to be committed: so what was skipped is counted once."""
+        return bool(self.messages or self.tally.unreadable)
+
     def progress(self, value: bytes) -> None:
         """Say how far the task is."""
         self._write(self._names.progress, str(self._number), value, self._number)
 
     def _write_parked(self, entity: str, place: int, envelope: bytes | None) -> None:
-        key = f"{entity}/{self._number}/{place}"
-        self._write(self._names.parked, key, envelope, self._number)
+        key = parked_key(entity, self._number, place)
+        self.messages.append(Outgoing(self._names.parked, key, envelope, partition=self._number))
 
     def _write(self, topic: str, key: str, value: bytes | None, partition: int) -> None:
         self.messages.append(Outgoing(topic, key.encode(), value, partition=partition))

@@ -16,16 +16,9 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.brokers.contract import Message, Outgoing
-from worker.core.addresses import (
-    Addresses,
-    Claim,
-    Grant,
-    Granted,
-    Settled,
-    owner_of,
-)
+from worker.core.addresses import Addresses, Claim, Granted, owner_of
 from worker.core.ahead import Ahead
-from worker.core.barrier import Barrier
+from worker.core.barrier import Barrier, Progress
 from worker.core.books import Books
 from worker.core.decode import (
     Decoded,
@@ -36,11 +29,12 @@ from worker.core.decode import (
     decoders,
     latest_moment,
 )
+from worker.core.internal import read_claim, read_grant
 from worker.core.keys import id_bytes
 from worker.core.moments import Moment, restored
 from worker.core.outbox import Outbox, Rules, Tally, coordinate
 from worker.core.parking import Envelope, Parked, Parking
-from worker.core.reading import Missed, Reading, read_progress
+from worker.core.reading import Missed, Reading
 from worker.core.references import missing, rejects, unexpected, unknown_attendees, verdict
 from worker.index.contract import Known, Learned
 
@@ -54,6 +48,7 @@ _ASKED: Final = frozenset({CLAIMS, GRANTS})
 
 INPUT_EXPIRED: Final = "input_expired"
 INPUT_RECREATED: Final = "input_recreated"
+UNREADABLE_INTERNAL: Final = "unreadable_internal"
 """Incidents, as the books name them: the log events have the same names."""
 
 _CLAIM_AGAIN_MS: Final = 24 * 3600 * 1000
@@ -61,11 +56,6 @@ _CLAIM_AGAIN_MS: Final = 24 * 3600 * 1000
 
 _HELD_BYTES: Final = 40
 """A held record takes less of the message that saves the progress."""
-
-_unpack_envelope = msgspec.msgpack.Decoder(Envelope).decode
-_unpack_claim = msgspec.msgpack.Decoder(Claim | Settled).decode
-_unpack_grant = msgspec.msgpack.Decoder(Grant).decode
-_unpack_granted = msgspec.msgpack.Decoder(Granted).decode
 
 
 class Decision(msgspec.Struct):
@@ -78,9 +68,9 @@ class Decision(msgspec.Struct):
 class Saved(msgspec.Struct, frozen=True):
     """What the log says of a task: its progress, parked records and granted addresses."""
 
-    progress: bytes | None = None
-    parked: tuple[bytes, ...] = ()
-    granted: tuple[bytes, ...] = ()
+    progress: Progress | None = None
+    parked: tuple[Envelope, ...] = ()
+    granted: tuple[Granted, ...] = ()
 
 
 class Task:
@@ -99,6 +89,8 @@ class Task:
         self._decoded: dict[int, Outcome] = {}
         """The users of the next batch, by offset, as far as they have been looked at already."""
         self._outdated: list[tuple[Envelope, Invalid]] = []
+        self.refused: Mapping[tuple[str, int], int] = {}
+        """Records, by entity and offset, of which the broker has refused the outcome so often."""
         self.restored = False
         """Whether restored records have still to be looked at: the next `judge` does."""
         self._unasked = False
@@ -115,16 +107,17 @@ class Task:
     def restore(self, saved: Saved, now: Moment) -> None:
         """Take up where the log says the task stands. Call once, before `judge`."""
         if saved.progress is not None:
-            progress = read_progress(saved.progress)
-            self.reading.restore(progress, now)
-            self.books.restore(progress)
-        self.addresses.restore(map(_unpack_granted, saved.granted))
-        for first_read, envelope in _in_order(map(_read_envelope, saved.parked), now):
+            self.reading.restore(saved.progress, now)
+            self.books.restore(saved.progress)
+        self.addresses.restore(saved.granted)
+        for first_read, envelope in _in_order(self._read_before(saved), now):
             message = envelope.message()
             latest = latest_moment(envelope.arrival, self._rules.skew / 1000)
             outcome: Outcome
             try:
                 outcome = self._decoders[envelope.entity].decode(message.value, message.key, latest)
+                if (envelope.entity, envelope.offset) in self.refused:
+                    outcome = Invalid(None, (unexpected(),), malformed=True)
             except Exception:  # noqa: BLE001 -- isolated, as in `_read`
                 outcome = Invalid(None, (unexpected(),), malformed=True)
             if isinstance(outcome, Invalid):  # by rules that are newer than the record's parking
@@ -137,6 +130,15 @@ class Task:
             parked.attempt = envelope.attempt
             self.parking.add(parked)
         self.restored = True
+
+    def _read_before(self, saved: Saved) -> Iterator[Envelope]:
+        """The parked records that this task has read, and will not read again."""
+        ends = {} if saved.progress is None else saved.progress.next
+        for envelope in saved.parked:
+            entity, place = envelope.entity, envelope.place
+            again = place - self.reading.place(entity, 0) in self.reading.first_read(entity)
+            if place < self.reading.place(entity, ends.get(entity, 0)) and not again:
+                yield envelope
 
     def begin(self, topics: Mapping[str, str], starts: Mapping[str, int]) -> Missed:
         """Take up the inputs (`INPUTS`) as they are; call once, after `restore`.
@@ -164,7 +166,11 @@ class Task:
     def _take_up(self) -> None:
         """Look at every restored record again, since nobody tells what has come meanwhile."""
         for envelope, invalid in self._outdated:
-            self._out.reject(envelope.entity, envelope.message(), invalid)
+            message = envelope.message()
+            if refusals := self.refused.get((envelope.entity, envelope.offset)):
+                self._out.isolate(envelope.entity, message, refusals)
+            else:
+                self._out.reject(envelope.entity, message, invalid)
             self._out.drop(envelope.entity, envelope.place)
         heads = [parked for parked in self.parking if self.parking.is_head(parked)]
         for parked in heads:
@@ -194,8 +200,8 @@ class Task:
         """The addresses on which a batch has this task decide, each with the user that asks."""
         for message in messages:
             name = self._inputs[message.topic]
-            if name == CLAIMS and message.value is not None:
-                claim = _unpack_claim(message.value)
+            if name == CLAIMS:
+                claim = read_claim(message.value, self.number, self._rules.tasks)
                 if isinstance(claim, Claim):
                     yield claim.address, claim.user
             elif name == "users":
@@ -288,6 +294,8 @@ class Task:
     def _read(self, entity: str, batch: Sequence[Message]) -> None:
         again = self.reading.first_read(entity)
         batch = self.reading.undone(entity, batch)
+        if self.refused:
+            batch = self._isolate(entity, batch)
         if not batch:
             return
         counted = sum(m.offset in again for m in batch) if again else 0
@@ -316,6 +324,17 @@ class Task:
             elif not settled:
                 place = self.reading.place(entity, message.offset)
                 self._begin(Parked(entity, message, outcome, arrival, first_read, place))
+
+    def _isolate(self, entity: str, batch: Sequence[Message]) -> list[Message]:
+        """Reject the records of which the broker takes no other outcome; the others."""
+        others = []
+        for message in batch:
+            refusals = self.refused.get((entity, message.offset))
+            if refusals is None:
+                others.append(message)
+            else:
+                self._out.isolate(entity, message, refusals)
+        return others
 
     def _accept_at_once(self, entity: str, message: Message, outcome: Decoded | Deletion) -> bool:
         """The short way of most records: nothing to wait for and nothing to say about them."""
@@ -422,6 +441,8 @@ class Task:
     def _save(self, *, anyhow: bool = False) -> None:
         """Write how far the task is, where that has changed, and who works on it: `anyhow`."""
         anyhow = anyhow or bool(self._out.messages)
+        for offsets in self._out.tally.unreadable.values():
+            self.books.incident(UNREADABLE_INTERNAL, len(offsets))
         progress = self.reading.save(self.parking, self.books, self._out.tally, anyhow=anyhow)
         if progress is not None:
             self._out.progress(progress)
@@ -460,19 +481,20 @@ class Task:
 
     def _answer(self, message: Message) -> None:
         """Decide on a claim of another task, or note that it has judged what it was granted."""
-        if message.value is None:
-            return
-        asked = _unpack_claim(message.value)
-        if isinstance(asked, Claim):
+        asked = read_claim(message.value, self.number, self._rules.tasks)
+        if asked is None:
+            self._out.unreadable(message)
+        elif isinstance(asked, Claim):
             self._out.answer(asked, self.addresses.claim(asked, self._ahead))
         elif (left := self.addresses.settle(asked)) is not None:
             self._out.granted(left)
 
     def _granted(self, message: Message) -> None:
         """Take the answer to a claim of ours; it may come twice, and late."""
-        if message.value is None:
+        answer = read_grant(message.value)
+        if answer is None:
+            self._out.unreadable(message)
             return
-        answer = _unpack_grant(message.value)
         for parked in self.parking.waiting_for(_claim_id(answer.offset)):
             if answer.granted or answer.attempt == parked.attempt:
                 parked.granted = answer.granted
@@ -492,14 +514,6 @@ def _in_order(envelopes: Iterable[Envelope], now: Moment) -> list[tuple[Moment, 
         for pair in zip(restored([e.first_read for e in parked], now), parked, strict=True)
     ]
     return sorted(pairs, key=lambda pair: pair[0].steady)
-
-
-def _read_envelope(packed: bytes) -> Envelope:
-    """A parked record's copy. Before topics could be created anew its place was its offset."""
-    envelope = _unpack_envelope(packed)
-    if envelope.place < 0:
-        return msgspec.structs.replace(envelope, place=envelope.offset)
-    return envelope
 
 
 def _arrival(message: Message, now: int) -> int:

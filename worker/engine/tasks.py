@@ -6,21 +6,23 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import structlog
 
 from worker.brokers.contract import Broker, Committer, Member, Message, Partition
 from worker.clock import Clock
+from worker.core.barrier import Progress
 from worker.core.books import Books
+from worker.core.internal import read_granted, read_parked, read_progress
 from worker.core.outbox import Rules
 from worker.core.reading import Missed
 from worker.core.task import INPUTS, Saved, Task
 from worker.engine.backoff import Backoff
 from worker.engine.identities import Identities
-from worker.engine.tables import read_table
-from worker.errors import BuddyError
+from worker.engine.tables import Table, read_checked
+from worker.errors import BuddyError, StateError
 from worker.index.contract import Learned
 from worker.topics import Names
 
@@ -79,6 +81,10 @@ class Tasks:
         """Told how long each take-over took, in seconds."""
         self.on_not_started: Callable[[int, BuddyError], None] = lambda _number, _error: None
         """Told which task could not be taken over, and why."""
+        self.refused: Callable[[int], Mapping[tuple[str, int], int]] = lambda _number: {}
+        """Asked which records of a task the broker has refused an outcome of, and how often."""
+        self.on_unreadable: Callable[[Partition, Sequence[int]], None] = lambda _place, _at: None
+        """Told the offsets of messages of internal topics that were skipped."""
 
     async def join(self) -> None:
         """Become a member of the group."""
@@ -173,21 +179,41 @@ class Tasks:
         _log.info("task_started", task=number, parked=len(task.parking), next=task.reading.next)
         return owned
 
+    async def _saved(self, number: int) -> Saved:
+        """What the log says of a task. Raises StateError where that cannot be told."""
+        names, tasks = self._rules.names, self._rules.tasks
+        place = Partition(names.progress, number)
+        progress = await read_checked(
+            self._broker, place, lambda key, value: read_progress(key, value, number)
+        )
+        self._skipped(place, progress)
+        _check_told(place, progress)
+        place = Partition(names.parked, number)
+        parked = await read_checked(
+            self._broker, place, lambda key, value: read_parked(key, value, number, names)
+        )
+        self._skipped(place, parked)
+        place = Partition(names.granted, number)
+        granted = await read_checked(
+            self._broker, place, lambda key, value: read_granted(key, value, number, tasks)
+        )
+        self._skipped(place, granted)
+        return Saved(
+            progress.rows.get(b"%d" % number),
+            tuple(parked.rows.values()),
+            tuple(granted.rows.values()),
+        )
+
+    def _skipped(self, place: Partition, table: Table[Any]) -> None:
+        if table.unreadable:
+            self.on_unreadable(place, table.unreadable)
+
     async def _restore(self, number: int, committer: Committer) -> Owned:
         """A task as the log says it stands."""
         names = self._rules.names
         task = Task(number, self._rules, Books(_WORKER, self._clock.wall()))
-        progress = await read_table(self._broker, Partition(names.progress, number))
-        parked = await read_table(self._broker, Partition(names.parked, number))
-        granted = await read_table(self._broker, Partition(names.granted, number))
-        task.restore(
-            Saved(
-                progress.get(str(number).encode()),
-                tuple(parked.values()),
-                tuple(granted.values()),
-            ),
-            self._clock.now(),
-        )
+        task.refused = self.refused(number)
+        task.restore(await self._saved(number), self._clock.now())
         inputs = {name: Partition(names.input(name), number) for name in INPUTS}
         spans = await self._broker.spans(inputs.values())
         owned = Owned(task, committer, {name: spans[place].end for name, place in inputs.items()})
@@ -196,6 +222,17 @@ class Tasks:
             {name: spans[place].start for name, place in inputs.items()},
         )
         return owned
+
+
+def _check_told(place: Partition, table: Table[Progress]) -> None:
+    """Raises StateError if nothing says how far a task is, though something did."""
+    lost = table.lost.get(b"%d" % place.number)
+    if lost is not None:
+        raise StateError(
+            f"{place.topic}/{place.number} says at offset {lost} how far task {place.number} is,"
+            " and cannot be read; nothing before it is left. Have its inputs judged again:"
+            f" buddy reprocess users --offset {place.number}:0"
+        )
 
 
 def committer_name(names: Names, number: int) -> str:

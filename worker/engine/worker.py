@@ -26,7 +26,7 @@ from worker.engine.identities import Identities
 from worker.engine.judging import Batch, Judging
 from worker.engine.order import BATCH, ReadingOrder
 from worker.engine.reports import Reports, unheard
-from worker.engine.startup import check_topics
+from worker.engine.startup import check_topics, message_limit
 from worker.engine.tasks import Owned, Tasks, inputs
 from worker.engine.verdicts import Barriers
 from worker.errors import BrokerUnavailable, ConfigurationError, MissingTopic, TopicRecreated
@@ -77,11 +77,12 @@ class Worker:
         _log.info("worker_stopped")
 
     async def _check_topics(self) -> None:
-        """Learn how many tasks there are, and which topics these are."""
+        """Learn how many tasks there are, what they may write, and which topics these are."""
         await self._identities.note()
         names, limit = self._rules.names, self._rules.record_limit
         tasks = await check_topics(self._broker, names, limit)
-        self._rules = msgspec.structs.replace(self._rules, tasks=tasks)
+        limit = await message_limit(self._broker, names)
+        self._rules = msgspec.structs.replace(self._rules, tasks=tasks, rejection_limit=limit)
 
     async def _live(self, stop: asyncio.Event) -> None:
         """Work on the topics as they are. Raises TopicRecreated when they are no longer."""
@@ -97,9 +98,11 @@ class Worker:
         self._follower.on_outage = self._reports.followed
         self._tasks.on_restored = self._reports.metrics.restored
         self._tasks.on_not_started = self._reports.not_started
+        self._follower.on_unreadable = self._tasks.on_unreadable = self._reports.unreadable
         self._judging = Judging(
             self._broker, self._rules, self._follower, self._identities, self._reports, self._clock
         )
+        self._tasks.refused = self._judging.refusals.of
         ended = asyncio.Event()
         if not await self._waited_out(self._follower.start, stop):
             return

@@ -113,6 +113,10 @@ class Metrics:
         self._blocking_number.set(len(blocking))
         self._blocking.set(dict.fromkeys(blocking[:MOST_BLOCKING], 1))
 
+    def unreadable_internal(self, messages: int) -> None:
+        """Messages of internal topics were skipped."""
+        self._unreadable.inc(messages)
+
     # --- what the worker does -----------------------------------------------------------------
 
     def round(self) -> None:
@@ -210,6 +214,10 @@ class Metrics:
         )
         self._failures = self._counter(
             "buddy_internal_errors", "Records that could not be judged because the program failed."
+        )
+        self._unreadable = self._counter(
+            "buddy_unreadable_internal_messages",
+            "Messages of internal topics that are none of the project's (skipped).",
         )
         self._expired = self._by_entity(
             "buddy_input_expired_records",
