@@ -22,18 +22,23 @@ SOURCE_HEADER: Final = "buddy-source"
 ACCEPTED_AT_HEADER: Final = "buddy-accepted-at"
 WARNINGS_HEADER: Final = "buddy-warnings"
 
+_MESSAGE_BYTES: Final = 400
+"""What a message in memory takes besides its value."""
+
 _pack = msgspec.msgpack.Encoder().encode
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """What every task is told. Times in milliseconds, sizes in bytes.
 
-    `tasks` is the number of partitions of the inputs. A parked record gets a copy in the log after
+    `tasks` is the number of partitions of the inputs. No more parked records are settled in a
+    decision once it holds `decision_bytes`. A parked record gets a copy in the log after
     `hold`, or once `most_held` are without one: docs/exactly-once.md, "Parked records".
     """
 
     names: Names
     tasks: int = 1
+    decision_bytes: int = 16 * 1024 * 1024
     grace: int = 30_000
     hold: int = 10_000
     most_held: int = 5_000
@@ -76,6 +81,15 @@ class Outbox:
         self._accepted_at = (ACCEPTED_AT_HEADER, timestamp(now).encode())
         self._sources: dict[str, bytes] = {}
         self._accepted = {entity: rules.names.accepted(entity) for entity in ENTITIES}
+        self._weighed = self._bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the decision holds as much as one should: what can wait waits for the next."""
+        while self._weighed < len(self.messages):
+            self._bytes += _MESSAGE_BYTES + len(self.messages[self._weighed].value or b"")
+            self._weighed += 1
+        return self._bytes >= self._rules.decision_bytes
 
     def accept(
         self, entity: str, message: Message, row: Decoded, warnings: tuple[Violation, ...]
@@ -163,11 +177,6 @@ class Outbox:
         """Note a claim or a grant that is none: it is skipped."""
         place = Partition(message.topic, message.partition)
         self.tally.unreadable.setdefault(place, []).append(message.offset)
-
-    @property
-    def says_something(self) -> bool:
-        """Whether the decision has to be committed: so what was skipped is counted once."""
-        return bool(self.messages or self.tally.unreadable)
 
     def progress(self, value: bytes) -> None:
         """Say how far the task is."""

@@ -8,6 +8,7 @@ decision is made: when the commit fails, throw the task away and restore it from
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
@@ -54,6 +55,7 @@ UNREADABLE_INTERNAL: Final = "unreadable_internal"
 _CLAIM_AGAIN_MS: Final = 24 * 3600 * 1000
 """Claims and answers are kept for seven days."""
 
+_NEVER: Final = -(2**62)
 _HELD_BYTES: Final = 40
 """A held record takes less of the message that saves the progress."""
 
@@ -88,7 +90,9 @@ class Task:
         self._most_held = min(rules.most_held, rules.rejection_limit // _HELD_BYTES)
         self._decoded: dict[int, Outcome] = {}
         """The users of the next batch, by offset, as far as they have been looked at already."""
-        self._outdated: list[tuple[Envelope, Invalid]] = []
+        self._outdated: deque[tuple[Envelope, Invalid]] = deque()
+        self._to_try: deque[Parked] = deque()
+        """Parked records that may go on now, when a decision has room for them."""
         self.refused: Mapping[tuple[str, int], int] = {}
         """Records, by entity and offset, of which the broker has refused the outcome so often."""
         self.restored = False
@@ -154,9 +158,10 @@ class Task:
         return missed
 
     def farewell(self, now: Moment) -> list[Outgoing]:
-        """What is to be written when nobody may read on for long: a copy of all that is held.
+        """What is to be written when nobody may read on for long: copies of what is held.
 
-        Only when everything that this task has decided is committed; decide on nothing after it.
+        As much as one decision holds: call it again, until it says nothing. Only when everything
+        that this task has decided is committed; decide on nothing after it.
         """
         self._out = Outbox(self.number, self._rules, now.wall)
         self._keep_waiting(now.steady)
@@ -165,26 +170,18 @@ class Task:
 
     def _take_up(self) -> None:
         """Look at every restored record again, since nobody tells what has come meanwhile."""
-        for envelope, invalid in self._outdated:
-            message = envelope.message()
-            if refusals := self.refused.get((envelope.entity, envelope.offset)):
-                self._out.isolate(envelope.entity, message, refusals)
-            else:
-                self._out.reject(envelope.entity, message, invalid)
-            self._out.drop(envelope.entity, envelope.place)
         heads = [parked for parked in self.parking if self.parking.is_head(parked)]
         for parked in heads:
+            if parked.entity != "users":
+                self._to_try.append(parked)
+                continue
             # Whoever waits at the head of its queue had claimed its address when it came there.
             # Old claims are made anew, and so are those of records that stood behind one that is
             # outdated: the question or its answer may have expired, or never have been asked.
             old = self._now.steady - parked.first_read.steady >= _CLAIM_AGAIN_MS
             parked.claimed = not (old or self._outdated or self._unasked)
             parked.attempt += not parked.claimed
-            asks = not parked.claimed
             self._try(parked)
-            if asks and parked.claimed and self.parking.holds(parked):
-                self._out.keep(parked)  # the next restart has to know which answer counts
-        self._outdated = []
         self._unasked = self.restored = False
 
     # --- deciding -----------------------------------------------------------------------------
@@ -243,7 +240,8 @@ class Task:
         if takes_over:
             self._take_up()
         for known in (*learned.users, *learned.matches):
-            self._release(known)
+            self._to_try.extend(self.parking.waiting_for(known))
+        self._go_on()
         batches: dict[str, list[Message]] = {name: [] for name in INPUTS}
         for message in messages:
             batches[self._inputs[message.topic]].append(message)
@@ -266,8 +264,13 @@ class Task:
 
     @property
     def can_give_up(self) -> bool:
-        """Whether a barrier that records wait for has been passed: `judge` settles them."""
-        return any(barrier.passed for barrier in self._noted)
+        """Whether parked records can go on though nothing new has come: `judge` settles them.
+
+        A barrier has been passed, or there are more than one decision has room for.
+        """
+        return bool(
+            self._to_try or self._outdated or any(barrier.passed for barrier in self._noted)
+        )
 
     @property
     def waiting(self) -> int:
@@ -413,13 +416,28 @@ class Task:
 
     # --- parked records -----------------------------------------------------------------------
 
-    def _release(self, wanted: bytes) -> None:
-        for parked in self.parking.waiting_for(wanted):
-            self._try(parked)
+    def _go_on(self) -> None:
+        """Settle what can be, as far as there is room; what is left is for the next decision."""
+        while self._outdated and not self._out.is_full:
+            envelope, invalid = self._outdated.popleft()
+            message = envelope.message()
+            if refusals := self.refused.get((envelope.entity, envelope.offset)):
+                self._out.isolate(envelope.entity, message, refusals)
+            else:
+                self._out.reject(envelope.entity, message, invalid)
+            self._out.drop(envelope.entity, envelope.place)
+        while self._to_try and not self._out.is_full:
+            self._try(self._to_try.popleft())
 
-    def _try(self, parked: Parked | None) -> None:
+    def _try(self, first: Parked) -> None:
         """Settle a parked record if it can be, and then those behind it."""
+        parked: Parked | None = first
         while parked is not None and self.parking.is_head(parked):
+            # A user that comes to the head of its queue claims its address there and then: whoever
+            # takes over relies on it.
+            if parked is not first and parked.entity != "users" and self._out.is_full:
+                self._to_try.appendleft(parked)
+                return
             wanted = self._settle(parked, again=True)
             if wanted:
                 self.parking.want(parked, wanted)
@@ -430,9 +448,17 @@ class Task:
 
     def _keep_waiting(self, latest: int) -> None:
         """Persist records first read at `latest` or before (steady clock), oldest first."""
-        for parked in self.parking.to_keep(latest, self._may_hold()):
-            self._out.keep(parked)
-            self.parking.keep(parked)
+        most = self._may_hold()
+        for parked in self.parking.to_keep(_NEVER, most):  # else progress grows beyond its topic
+            self._keep(parked)
+        for parked in self.parking.to_keep(latest, most):
+            if self._out.is_full:
+                return
+            self._keep(parked)
+
+    def _keep(self, parked: Parked) -> None:
+        self._out.keep(parked)
+        self.parking.keep(parked)
 
     def _may_hold(self) -> int:
         """How many records may be held, beside those that are still to be read again."""
@@ -452,11 +478,9 @@ class Task:
         passed = [p for p in self._at_barrier if p.barrier is not None and p.barrier.passed]
         self._at_barrier = [p for p in self._at_barrier if p.barrier and not p.barrier.passed]
         self._noted = [barrier for barrier in self._noted if not barrier.passed]
-        for parked in passed:
-            # One that queues behind its key keeps its barrier, and is settled in its turn.
-            self._try(parked)
-            if self.parking.holds(parked) and self.parking.is_head(parked):
-                self._overdue.append(parked)  # now something is missing that was not covered
+        # One that queues behind its key keeps its barrier, and is settled in its turn.
+        self._to_try.extend(passed)
+        self._go_on()
 
     # --- addresses ----------------------------------------------------------------------------
 
@@ -472,6 +496,8 @@ class Task:
                 return decided
         parked.claimed = True
         self._out.claim(address, user, parked)
+        if parked.attempt:
+            self._out.keep(parked)  # the next restart has to know which answer counts
         return None
 
     def _leave(self, left: tuple[bytes, bytes] | None) -> None:

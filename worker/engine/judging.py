@@ -82,9 +82,9 @@ class Judging:
         """
         if owned.work is not None and not await owned.work:
             return  # what it has decided may not stand in the log
-        outputs = owned.task.farewell(self._clock.now())
-        if outputs or owned.untold:
-            with suppress(BuddyError):
+        with suppress(BuddyError):
+            while (outputs := owned.task.farewell(self._clock.now())) or owned.untold:
+                owned.untold = False
                 await self._identities.check()
                 await owned.committer.commit(outputs, reached(owned.task, self._rules))
 

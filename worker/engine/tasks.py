@@ -17,6 +17,7 @@ from worker.core.barrier import Progress
 from worker.core.books import Books
 from worker.core.internal import read_granted, read_parked, read_progress
 from worker.core.outbox import Rules
+from worker.core.pressure import weight
 from worker.core.reading import Missed
 from worker.core.task import INPUTS, Saved, Task
 from worker.engine.backoff import Backoff
@@ -43,6 +44,7 @@ class Owned:
         self.ends = ends
         """Where each of its inputs ended when it was taken over."""
         self.inbox: list[Message] = []
+        self.inbox_bytes = 0
         self.learned = Learned([], [])
         self.positions: dict[str, int] = {}
         """Where what it has judged, or is judging, ends."""
@@ -57,6 +59,16 @@ class Owned:
         """What had happened to its inputs when it was taken over."""
         self.assigned = False
         """Whether its inputs are being read."""
+
+    def take(self, message: Message) -> None:
+        """Put a message into the inbox."""
+        self.inbox.append(message)
+        self.inbox_bytes += weight(message)
+
+    def empty(self) -> list[Message]:
+        """All that is in the inbox; it is empty then."""
+        messages, self.inbox, self.inbox_bytes = self.inbox, [], 0
+        return messages
 
 
 class Tasks:
