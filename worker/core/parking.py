@@ -20,10 +20,15 @@ from worker.core.barrier import Barrier
 from worker.core.decode import Decoded, Deletion
 from worker.core.moments import Moment
 
-_PARKED_BYTES: Final = 2_500
+PARKED_BYTES: Final = 2_500
 _HEADER_BYTES: Final = 200
 _ATTENDEE_BYTES: Final = 96
 """Measured: what a parked record takes besides its bytes, and a header or an attendee of it."""
+
+
+def headers_weight(headers: Headers) -> int:
+    """About how many bytes of memory headers take."""
+    return sum(_HEADER_BYTES + len(name) + len(value) for name, value in headers)
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):
@@ -81,8 +86,8 @@ class Parked(msgspec.Struct, eq=False):
 
     def __post_init__(self) -> None:
         message, outcome = self.message, self.outcome
-        size = _PARKED_BYTES + len(message.value or b"") + len(message.key or b"")
-        size += sum(_HEADER_BYTES + len(name) + len(value) for name, value in message.headers)
+        size = PARKED_BYTES + len(message.value or b"") + len(message.key or b"")
+        size += headers_weight(message.headers)
         if isinstance(outcome, Decoded):
             if outcome.row == message.value:  # as most are: once is enough
                 self.outcome = msgspec.structs.replace(outcome, row=message.value)

@@ -7,8 +7,8 @@ from typing import Final
 import msgspec
 
 from schemas import ENTITIES
-from worker.brokers.contract import Headers, Message
-from worker.core.parking import Parking
+from worker.brokers.contract import Message
+from worker.core.parking import PARKED_BYTES, Parking, headers_weight
 
 _MIB: Final = 1024 * 1024
 
@@ -19,9 +19,6 @@ _LEVELS: Final = (
 )
 """Each refers to those before it alone, so each has a part of the room for itself: one that is
 full keeps nothing from being read that it waits for."""
-
-_MESSAGE_BYTES: Final = 400
-"""What a message in memory takes besides its bytes."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,10 +47,6 @@ def crowded(parking: Parking, records: int, room: int) -> set[str]:
 
 
 def weight(message: Message) -> int:
-    """About how many bytes of memory a message takes."""
-    value, headers = message.value, message.headers
-    return _MESSAGE_BYTES + (len(value) if value else 0) + (_of_headers(headers) if headers else 0)
-
-
-def _of_headers(headers: Headers) -> int:
-    return sum(200 + len(name) + len(value) for name, value in headers)
+    """About how many bytes of memory a message takes, should it have to be parked."""
+    size = PARKED_BYTES + (len(message.value) if message.value else 0)
+    return size + headers_weight(message.headers) if message.headers else size

@@ -189,16 +189,17 @@ class Reports:
         self._looked = now
         parked: Counter[str] = Counter()
         firsts = []
-        waiting = 0
+        waiting = memory = 0
         for owned in tasks.running.values():
             parking = owned.task.parking
             parked.update({entity: parking.count(entity) for entity in ENTITIES})
+            memory += sum(map(parking.weight, ENTITIES))
             if (first := parking.oldest()) is not None:
                 firsts.append(first.steady)
             waiting += owned.task.waiting
         since = barriers.waiting_since()
         oldest = min(firsts, default=now)
-        self.metrics.parked(parked, max(0, now - oldest) / 1000)
+        self.metrics.parked(parked, memory, max(0, now - oldest) / 1000)
         self.metrics.barrier(
             waiting, 0.0 if since is None else max(0, now - since) / 1000, barriers.blocked_by()
         )

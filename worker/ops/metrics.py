@@ -91,10 +91,11 @@ class Metrics:
 
     # --- what waits ---------------------------------------------------------------------------
 
-    def parked(self, records: Mapping[str, int], oldest_seconds: float) -> None:
-        """How many are parked now, by entity (absent: none), and for how long the oldest is."""
+    def parked(self, records: Mapping[str, int], memory: int, oldest_seconds: float) -> None:
+        """How many are parked now, by entity (absent: none), their bytes and the oldest's age."""
         for entity, gauge in self._parked.items():
             gauge.set(records.get(entity, 0))
+        self._parked_bytes.set(memory)
         self._parked_oldest.set(oldest_seconds)
 
     def lag(self, records: Mapping[Partition, int]) -> None:
@@ -236,6 +237,9 @@ class Metrics:
             "Records parked now, queued ones among them.",
             "entity",
             ENTITIES,
+        )
+        self._parked_bytes = self._gauge(
+            "buddy_parked_bytes", "Memory that parked records take, by estimate."
         )
         self._parked_oldest = self._gauge(
             "buddy_parked_oldest_age_seconds", "Time since the first reading of the oldest of them."

@@ -15,6 +15,8 @@ TASKS = 2
 BATCH = 100
 MAX_PARKED = 50
 LIMITS = {"records": MAX_PARKED}
+FEW_BYTES = {"bytes": TASKS * MAX_PARKED * 2_500}
+"""Half of the room is for the others: for as many as with the limit in records."""
 USERS = 400
 MATCHES = 1_000
 NOBODY = 900_000
@@ -58,12 +60,14 @@ async def all_is_judged(stage: Stage) -> None:
     }
 
 
-@pytest.mark.parametrize("grace", [0, 3_000], ids=["no-grace", "grace"])
+@pytest.mark.parametrize(
+    ("limits", "grace"), [(LIMITS, 0), (FEW_BYTES, 3_000)], ids=["records, no grace", "bytes"]
+)
 async def test_users_last_and_the_limit_reached_all_is_judged_in_the_end(
-    stage: Stage, grace: int
+    stage: Stage, limits: dict[str, int], grace: int
 ) -> None:
     await send_users_last(stage)
-    running = await stage.start(limits=LIMITS, grace=grace)
+    running = await stage.start(limits=limits, grace=grace)
     await all_is_judged(stage)
     check_bounds(running)
     await stage.books_balance()
