@@ -157,7 +157,7 @@ def test_what_is_ours_is_read() -> None:
     "progress",
     [
         {"next": {"milestones": -1}},
-        {"next": {"milestones": 2**63}},
+        {"next": {"milestones": 2**40}},
         {"next": {"nobody": 1}},
         {"judged": {"milestones": 10}},
         {"judged": {"users": 1}},

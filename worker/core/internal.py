@@ -23,7 +23,9 @@ _T = TypeVar("_T")
 _NAMES: Final = frozenset(("claims", "grants", *ENTITIES))
 """What a task reads."""
 
-_LAST_OFFSET: Final = 2**63 - 1
+_LAST_OFFSET: Final = 2**40 - 1
+"""Of an input: places of records begin anew beyond it (`reading.place_of`)."""
+_LAST_PLACE: Final = 2**63 - 1
 _LAST_MS: Final = 10**14
 """A moment of the year 5138: calendars end later, and no record is read then."""
 _MOST_TIMES: Final = 2**20
@@ -81,7 +83,7 @@ def read_parked(key: bytes, value: bytes, number: int, names: Names) -> Envelope
         or envelope.topic != names.inputs(envelope.entity)
         or envelope.partition != number
         or key != parked_key(envelope.entity, number, envelope.place)
-        or not 0 <= envelope.offset <= envelope.place <= _LAST_OFFSET
+        or not 0 <= envelope.offset <= envelope.place <= _LAST_PLACE
         or not _is_moment(envelope.arrival)
         or not _is_moment(envelope.first_read)
         or not 0 <= envelope.attempt < _MOST_TIMES
@@ -121,7 +123,7 @@ def read_claim(value: bytes | None, number: int, tasks: int) -> Claim | Settled 
 def read_grant(value: bytes | None) -> Grant | None:
     """An owner's answer."""
     answer = _decoded(_grant, value)
-    if answer is None or len(answer.address) != _ID_BYTES or not 0 <= answer.offset <= _LAST_OFFSET:
+    if answer is None or len(answer.address) != _ID_BYTES or not 0 <= answer.offset <= _LAST_PLACE:
         return None
     return answer
 
@@ -162,7 +164,7 @@ def _are_sound(progress: Progress) -> bool:
         progress.counts.keys() <= ENTITIES.keys()
         and progress.earlier.keys() <= _NAMES
         and all(0 <= times < _MOST_TIMES for times in progress.earlier.values())
-        and all(0 <= count <= _LAST_OFFSET for count in (*counts, *progress.incidents.values()))
+        and all(0 <= count <= _LAST_PLACE for count in (*counts, *progress.incidents.values()))
     )
 
 
@@ -178,5 +180,5 @@ def _can_ask(claim: Claim) -> bool:
     return len(claim.user) == _ID_BYTES and 0 <= claim.attempt < _MOST_TIMES
 
 
-def _is_record(task: int, offset: int, tasks: int) -> bool:
-    return 0 <= task < tasks and 0 <= offset <= _LAST_OFFSET
+def _is_record(task: int, place: int, tasks: int) -> bool:
+    return 0 <= task < tasks and 0 <= place <= _LAST_PLACE

@@ -11,9 +11,10 @@ import msgspec
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Outgoing, Partition
 from worker.core.barrier import Progress
-from worker.core.internal import read_parked, read_progress
+from worker.core.internal import read_parked
 from worker.core.reading import place_of, write_progress
 from worker.core.task import INPUTS
+from worker.engine.saved import read_progress_table
 from worker.engine.tables import read_checked
 from worker.engine.tasks import GROUP, committer_name
 from worker.errors import Fenced
@@ -74,9 +75,7 @@ async def _reset(
 ) -> tuple[int, list[Outgoing]]:
     """How far a task goes back, and the messages that say so."""
     key = str(number).encode()
-    table = await read_checked(
-        broker, Partition(names.progress, number), lambda k, v: read_progress(k, v, number)
-    )
+    table = await read_progress_table(broker, names, number)
     if key in table.lost:
         return await _begin_anew(broker, names, number)
     progress = table.rows.get(key)

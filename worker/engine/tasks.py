@@ -7,23 +7,21 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
 from worker.brokers.contract import Broker, Committer, Member, Message, Partition
 from worker.clock import Clock
-from worker.core.barrier import Progress
 from worker.core.books import Books
-from worker.core.internal import read_granted, read_parked, read_progress
 from worker.core.outbox import Rules
 from worker.core.pressure import weight
 from worker.core.reading import Missed
-from worker.core.task import INPUTS, Saved, Task
+from worker.core.task import INPUTS, Task
 from worker.engine.backoff import Backoff
 from worker.engine.identities import Identities
-from worker.engine.tables import Table, read_checked
-from worker.errors import BuddyError, StateError
+from worker.engine.saved import read_saved
+from worker.errors import BuddyError
 from worker.index.contract import Learned
 from worker.topics import Names
 
@@ -191,41 +189,13 @@ class Tasks:
         _log.info("task_started", task=number, parked=len(task.parking), next=task.reading.next)
         return owned
 
-    async def _saved(self, number: int) -> Saved:
-        """What the log says of a task. Raises StateError where that cannot be told."""
-        names, tasks = self._rules.names, self._rules.tasks
-        place = Partition(names.progress, number)
-        progress = await read_checked(
-            self._broker, place, lambda key, value: read_progress(key, value, number)
-        )
-        self._skipped(place, progress)
-        _check_told(place, progress)
-        place = Partition(names.parked, number)
-        parked = await read_checked(
-            self._broker, place, lambda key, value: read_parked(key, value, number, names)
-        )
-        self._skipped(place, parked)
-        place = Partition(names.granted, number)
-        granted = await read_checked(
-            self._broker, place, lambda key, value: read_granted(key, value, number, tasks)
-        )
-        self._skipped(place, granted)
-        return Saved(
-            progress.rows.get(b"%d" % number),
-            tuple(parked.rows.values()),
-            tuple(granted.rows.values()),
-        )
-
-    def _skipped(self, place: Partition, table: Table[Any]) -> None:
-        if table.unreadable:
-            self.on_unreadable(place, table.unreadable)
-
     async def _restore(self, number: int, committer: Committer) -> Owned:
         """A task as the log says it stands."""
         names = self._rules.names
         task = Task(number, self._rules, Books(_WORKER, self._clock.wall()))
         task.refused = self.refused(number)
-        task.restore(await self._saved(number), self._clock.now())
+        saved = await read_saved(self._broker, self._rules, number, self.on_unreadable)
+        task.restore(saved, self._clock.now())
         inputs = {name: Partition(names.input(name), number) for name in INPUTS}
         spans = await self._broker.spans(inputs.values())
         owned = Owned(task, committer, {name: spans[place].end for name, place in inputs.items()})
@@ -234,17 +204,6 @@ class Tasks:
             {name: spans[place].start for name, place in inputs.items()},
         )
         return owned
-
-
-def _check_told(place: Partition, table: Table[Progress]) -> None:
-    """Raises StateError if nothing says how far a task is, though something did."""
-    lost = table.lost.get(b"%d" % place.number)
-    if lost is not None:
-        raise StateError(
-            f"{place.topic}/{place.number} says at offset {lost} how far task {place.number} is,"
-            " and cannot be read; nothing before it is left. Have its inputs judged again:"
-            f" buddy reprocess users --offset {place.number}:0"
-        )
 
 
 def committer_name(names: Names, number: int) -> str:

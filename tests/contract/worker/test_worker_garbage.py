@@ -9,6 +9,8 @@ from tests.contract.conftest import Another
 from tests.contract.worker_kit import Running, Stage, at
 from tests.unit.test_sink_rows import milestone, user
 from worker.brokers.contract import Broker, Outgoing, Partition
+from worker.core.barrier import Progress
+from worker.core.reading import write_progress
 from worker.engine.reprocess import reprocess
 
 pytestmark = pytest.mark.timeout(400)
@@ -103,11 +105,15 @@ async def test_a_barrier_passes_by_no_progress_but_the_tasks_own(
     await stage.books_balance()
 
 
+@pytest.mark.parametrize("beyond", [False, True], ids=["garbage", "beyond the end"])
 async def test_a_lost_progress_stops_one_task_and_reprocess_has_it_judged_anew(
-    stage: Stage, broker: Broker, another: Another
+    stage: Stage, broker: Broker, another: Another, beyond: bool
 ) -> None:
     place = Partition(stage.names.progress, 0)
-    await broker.publish([Outgoing(place.topic, b"0", b"garbage", partition=0)])
+    users = stage.names.inputs("users")
+    topics = {"users": (await broker.identities([users]))[users]}
+    value = write_progress(Progress({"users": 9}, {"users": 9}, topics)) if beyond else b"garbage"
+    await broker.publish([Outgoing(place.topic, b"0", value, partition=0)])
     with capture_logs() as logs:
         running = await stage.start(grace=LONG)
         await stage.until(lambda: set(running.tasks) == {1}, "the other task goes on")
