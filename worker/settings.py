@@ -72,6 +72,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clock_skew_seconds: Seconds = 60.0
     max_record_bytes: Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)] = 1024 * 1024
     max_parked: Annotated[int, Meta(ge=1)] = 200_000
+    max_parked_mib: Annotated[int, Meta(ge=1, le=1024 * 1024)] = 256
     log_level: Level = "info"
     metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0

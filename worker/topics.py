@@ -14,6 +14,8 @@ _DAY_MS: Final = 24 * 3600 * 1000
 _REJECTIONS_MS: Final = 30 * _DAY_MS
 _ENVELOPE: Final = 64 * 1024
 """Room beside a record for what a rejection or a parked record says about it."""
+_FRAMING: Final = 4 * 1024
+"""Room beside a value for its key, our headers and what a broker adds."""
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -81,15 +83,19 @@ class Names(msgspec.Struct, frozen=True):
         """The entity whose topic it is: the last part of its name."""
         return topic.rsplit(".", 1)[1]
 
+    def of_originals(self) -> Iterator[str]:
+        """The topics that hold records as they were sent, and those beside them."""
+        for entity in ENTITIES:
+            yield self.rejected(entity)
+        yield from (self.parked, self.progress, self.claims, self.grants, self.granted)
+
     def every(self) -> Iterator[str]:
         """All names, inputs first."""
         for entity in ENTITIES:
             yield self.inputs(entity)
         for entity in ENTITIES:
             yield self.accepted(entity)
-        for entity in ENTITIES:
-            yield self.rejected(entity)
-        yield from (self.parked, self.progress, self.claims, self.grants, self.granted)
+        yield from self.of_originals()
         yield from (self.exports, self.export_requests, self.schedules)
 
 
@@ -99,7 +105,7 @@ def wanted(names: Names, partitions: int, record_limit: int) -> dict[str, Topic]
     Rejections and parked records hold the original bytes as base64, so their limit is 4/3 of the
     record's and an envelope. Only inputs rely on the broker's append time; the rest has it too.
     """
-    enlarged = record_limit * 4 // 3 + _ENVELOPE
+    enlarged = _enlarged(record_limit)
     topics = []
     for entity in ENTITIES:
         topics += [
@@ -134,6 +140,22 @@ def wanted(names: Names, partitions: int, record_limit: int) -> dict[str, Topic]
     return {topic.name: topic for topic in topics}
 
 
+def largest_value(names: Names, there: Mapping[str, Topic]) -> int:
+    """The size of a value that each topic takes which holds records as they were sent."""
+    return min(there[name].max_message_bytes for name in names.of_originals()) - _FRAMING
+
+
+def _enlarged(record_limit: int) -> int:
+    return record_limit * 4 // 3 + _ENVELOPE
+
+
+def _inputs_of(names: Names, there: Mapping[str, Topic]) -> dict[str, str]:
+    """By topic that holds records as they were sent: the widest input that they come from."""
+    widest = max(map(names.inputs, ENTITIES), key=lambda name: there[name].max_message_bytes)
+    own = {names.rejected(entity): names.inputs(entity) for entity in ENTITIES}
+    return {name: own.get(name, widest) for name in names.of_originals()}
+
+
 def complaints(names: Names, there: Mapping[str, Topic], record_limit: int) -> Iterator[str]:
     """What must be changed before the rest can rely on the topics, a line each."""
     missing = [name for name in names.every() if name not in there]
@@ -142,6 +164,7 @@ def complaints(names: Names, there: Mapping[str, Topic], record_limit: int) -> I
         yield f"topic {missing[0]} is missing{more}: run 'buddy topics create'"
         return
     partitions = there[names.inputs("users")].partitions
+    inputs = _inputs_of(names, there)
     for name, topic in wanted(names, partitions, record_limit).items():
         is_now = there[name]
         if is_now.partitions != topic.partitions and name not in (
@@ -168,8 +191,13 @@ def complaints(names: Names, there: Mapping[str, Topic], record_limit: int) -> I
                 f"topic {name} keeps rejections too short a time: set "
                 f"retention.ms={_REJECTIONS_MS} or more on it"
             )
-        if is_now.max_message_bytes < topic.max_message_bytes:
+        needed, why = topic.max_message_bytes, ""
+        if name in inputs:
+            taken = there[inputs[name]].max_message_bytes
+            if (larger := _enlarged(taken - _ENVELOPE)) > needed:  # headers are large, or malformed
+                needed, why = larger, f", but {inputs[name]} takes {taken}"
+        if is_now.max_message_bytes < needed:
             yield (
-                f"topic {name} takes messages of {is_now.max_message_bytes} bytes at most: set "
-                f"max.message.bytes={topic.max_message_bytes} or more on it"
+                f"topic {name} takes messages of {is_now.max_message_bytes} bytes at most{why}: "
+                f"set max.message.bytes={needed} or more on it"
             )

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.structs import TopicPartition
 
 from worker.brokers.contract import Broker, Message, Outgoing, Partition, Reader
@@ -79,6 +80,17 @@ async def delete_all(broker: Broker, address: str, partition: Partition) -> None
     try:
         end = (await broker.spans([partition]))[partition].end
         await admin.delete_records({TopicPartition(*partition): RecordsToDelete(end)})
+    finally:
+        await admin.close()
+
+
+async def configure(address: str, topic: str, name: str, value: str) -> None:
+    """Change one setting of a topic on Kafka."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
+        resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs={name: value})
+        await admin.alter_configs([resource])
     finally:
         await admin.close()
 

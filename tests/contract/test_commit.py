@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.contract.conftest import Another, MakeTopic, unique
-from tests.contract.helpers import all_of, by_partition, eventually, numbered, values
+from tests.contract.helpers import all_of, by_partition, configure, eventually, numbered, values
 from worker.brokers.contract import Broker, Committer, Outgoing, Partition
 from worker.errors import Fenced, MessageRefused, MissingTopic
 
@@ -73,6 +73,24 @@ async def test_nothing_of_a_refused_commit_is_visible(
     await (await broker.committer(name, group)).commit(numbered(topic, [9]), {})
     assert values(await all_of(broker, topic, 1, 2)) == [9]
     assert await broker.committed(group, [partition]) == {}
+
+
+@pytest.mark.parametrize("kind", [pytest.param("kafka", marks=pytest.mark.kafka)], indirect=True)
+async def test_a_limit_that_is_lowered_is_learnt_from_the_refusal(
+    broker: Broker, make_topic: MakeTopic, kafka_address: str
+) -> None:
+    """The broker refuses a whole batch then; the next time it is known which message it is."""
+    topic, name, group = await make_topic(max_message_bytes=10_000), unique("name"), unique("group")
+    messages = [*numbered(topic, range(3)), Outgoing(topic, b"k", b"x" * 5_000, partition=0)]
+    await (await broker.committer(name, group)).commit(messages, {})
+    await configure(kafka_address, topic, "max.message.bytes", "2000")
+    with pytest.raises(MessageRefused) as caught:
+        await (await broker.committer(name, group)).commit(messages, {})
+    assert caught.value.index is None
+    with pytest.raises(MessageRefused) as caught:
+        await (await broker.committer(name, group)).commit(messages, {})
+    assert caught.value.index == 3
+    await (await broker.committer(name, group)).commit(messages[:3], {})
 
 
 async def test_a_new_committer_fences_the_old_one(

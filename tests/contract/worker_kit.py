@@ -16,6 +16,7 @@ from tests.unit.test_sink_rows import encode, user, uuid
 from worker.brokers.contract import Broker, Committer, Member, Outgoing, Partition
 from worker.clock import Clock
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Rules
+from worker.core.pressure import Limits
 from worker.engine.reports import Reports
 from worker.engine.tables import read_table
 from worker.engine.tasks import GROUP, Owned
@@ -101,13 +102,13 @@ class Running:
         self._gate = asyncio.Event()
         self._gate.set()
         self._names = names
-        max_parked = options.pop("max_parked", 200_000)
+        limits = Limits(**options.pop("limits", {}))
         self.worker = Worker(
             broker,
             Rules(names=names, **options),
             IndexStore(directory / "index"),
             clock,
-            max_parked,
+            limits,
             Reports(self.metrics, self.health, clock),
         )
         self._pauses = self.worker._paused

@@ -13,18 +13,16 @@ from tests.simulation.group import Batch, Cluster, Owned
 from tests.simulation.settings import Settings
 from tests.simulation.threads import Outage, Step, Thread
 from tests.simulation.world import Fenced, Log, Transaction, World
+from tests.unit.core_kit import saved
 from worker.brokers.contract import Message, Outgoing
 from worker.core.ahead import Ahead
 from worker.core.moments import Moment
 from worker.core.outbox import Rules, Tally
+from worker.core.pressure import crowded
 from worker.core.task import INPUTS, Decision, Task
-from worker.core.task import Saved as SavedTask
 from worker.index.contract import Learned
 
 _BACKOFF: Final = 200
-_WIDE: Final = tuple(
-    name for name in INPUTS if name not in {"users", "matches", "claims", "grants"}
-)
 
 
 class Worker:
@@ -46,6 +44,7 @@ class Worker:
         self._cluster = cluster
         self._rules: Rules = settings.rules
         self._most_parked = settings.most_parked
+        self._room = settings.room
         self._losses = settings.losses
         self.follower = Follower(world, settings, saved)
         self.barriers = Barriers(world, self._dice, self._rules, self.follower, self.moment)
@@ -211,7 +210,7 @@ class Worker:
             or owned.learned.users
             or owned.learned.matches
             or owned.task.restored
-            or any(p.barrier is not None and p.barrier.passed for p in owned.task._at_barrier)
+            or owned.task.can_give_up
             or owned.task.has_to_keep(self.moment())
             or (owned.looked != self._moves and owned.positions != self._places(owned))
         )
@@ -284,11 +283,11 @@ class Worker:
             yield lambda: work.done
             if not work.value:
                 return
-        if outputs := owned.task.farewell(self.moment()):
-            try:
+        try:
+            while outputs := owned.task.farewell(self.moment()):
                 yield from self._commit(owned, Decision(outputs, Tally()))
-            except (Fenced, Outage) as error:
-                self._say(f"task {owned.task.number} keeps nothing: {error!r}")
+        except (Fenced, Outage) as error:
+            self._say(f"task {owned.task.number} keeps no more: {error!r}")
 
     def _write(self, transaction: Transaction, decision: Decision) -> Step[None]:
         world, dice = self._world, self._dice
@@ -308,15 +307,9 @@ class Worker:
     def _paused(self) -> set[Log]:
         paused: set[Log] = set()
         for owned in self.running.values():
-            parking = owned.task.parking
-            if len(parking) < self._most_parked:
-                continue
-            matches = parking.count("matches")
-            others = len(parking) - matches - parking.count("users")
-            if matches >= self._most_parked:
-                paused.add(owned.inputs["matches"])
-            if others >= self._most_parked:
-                paused.update(owned.inputs[name] for name in _WIDE)
+            if owned.task.parking:
+                found = crowded(owned.task.parking, self._most_parked, self._room)
+                paused.update(owned.inputs[name] for name in found)
         return paused
 
     # --- tasks --------------------------------------------------------------------------------
@@ -366,12 +359,7 @@ class Worker:
         parked = yield from self._table(world.log(names.parked, number))
         granted = yield from self._table(world.log(names.granted, number))
         task = Task(number, self._rules)
-        task.restore(
-            SavedTask(
-                progress.get(str(number).encode()), tuple(parked.values()), tuple(granted.values())
-            ),
-            self.moment(),
-        )
+        task.restore(saved(self._rules, number, progress, parked, granted), self.moment())
         task.begin(dict.fromkeys(INPUTS, "one"), dict.fromkeys(INPUTS, 0))
         self._say(f"has restored task {number}: {task.reading.next}, {len(task.parking)} parked")
         if self._dice.stop():

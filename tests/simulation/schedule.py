@@ -81,7 +81,7 @@ class Run:
         self._heal()
         if not self.settings.ordered:
             self._settle(1_000)
-            if self.settings.most_parked >= self.settings.records:  # else what is paused waits
+            if self.settings.is_roomy:  # else what is paused waits
                 self.promises.check_released()
         self._settle(self.settings.rules.grace + 250)
         self.promises.check()

@@ -50,6 +50,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     deletions: float
     bad: float
     most_parked: int
+    room: int
+    """How many bytes of parked records a task has room for."""
+
+    @property
+    def is_roomy(self) -> bool:
+        """Whether no input is ever paused."""
+        return self.most_parked >= self.records and self.room >= 10_000_000
+
     clocks: bool
     """Whether somebody sets the wall clocks of workers."""
 
@@ -60,12 +68,14 @@ def settings(seed: int) -> Settings:
     ordered = dice.random() < 0.8
     scattered = dice.random() < 0.3
     tasks = dice.choice((1, 2, 2, 3, 3))
+    decision_bytes = dice.choice((1, 2_000, 1_000_000))
     return Settings(
         seed=seed,
         dice=dice,
         rules=Rules(
             names=Names("b"),
             tasks=tasks,
+            decision_bytes=decision_bytes,
             grace=dice.choice((0, 300, 1_500)) if ordered else PATIENT,
             hold=dice.choice((0, 100, 1_000)),
             most_held=dice.choice((0, 2, 1_000)),
@@ -88,5 +98,6 @@ def settings(seed: int) -> Settings:
         deletions=dice.choice((0.0, 1.0, 3.0)) if ordered else 0.0,
         bad=dice.choice((0.0, 1.0, 3.0)),
         most_parked=dice.choice((1, 3, 1_000, 1_000)),
+        room=dice.choice((1, 20_000, 10_000_000, 10_000_000)),
         clocks=ordered and dice.random() < 0.4,
     )

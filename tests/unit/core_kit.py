@@ -17,6 +17,7 @@ from schemas import ENTITIES, Kind
 from worker.brokers.contract import Headers, Message, Outgoing, Partition
 from worker.core.ahead import Ahead
 from worker.core.barrier import Barrier, Progress
+from worker.core.internal import read_granted, read_parked, read_progress
 from worker.core.keys import read_key
 from worker.core.moments import Moment
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Rules
@@ -78,6 +79,22 @@ def to_json(record: object) -> bytes:
     return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+def saved(
+    rules: Rules,
+    number: int,
+    progress: Mapping[bytes, bytes],
+    parked: Mapping[bytes, bytes],
+    granted: Mapping[bytes, bytes],
+) -> Saved:
+    """What a task is restored from, as its three tables hold it: what is unreadable is skipped."""
+    names, tasks = rules.names, rules.tasks
+    return Saved(
+        next((read_progress(*row, number) for row in progress.items()), None),
+        tuple(filter(None, (read_parked(*row, number, names) for row in parked.items()))),
+        tuple(filter(None, (read_granted(*row, number, tasks) for row in granted.items()))),
+    )
+
+
 class Outcome(NamedTuple):
     """What became of one record."""
 
@@ -119,6 +136,7 @@ class World:
         self.granted: list[dict[bytes, bytes]] = [{} for _ in range(partitions)]
         self.progress: list[list[bytes]] = [[] for _ in range(partitions)]
         self.index = MemoryIndex()
+        self.refused: Mapping[tuple[str, int], int] = {}
         self.identities = dict.fromkeys(INPUTS, "one")
         self.gone: set[str] = set()
         """The coordinates of records whose topic was created anew."""
@@ -257,15 +275,10 @@ class World:
     def restored(self, number: int, **starts: int) -> Task:
         """The task as the log says that it stands; `starts` where inputs begin meanwhile."""
         task = Task(number, self.rules)
-        progress = self.progress[number]
-        task.restore(
-            Saved(
-                progress[-1] if progress else None,
-                tuple(self.parked[number].values()),
-                tuple(self.granted[number].values()),
-            ),
-            self.moment,
-        )
+        task.refused = self.refused
+        progress = {str(number).encode(): value for value in self.progress[number]}
+        parked, granted = self.parked[number], self.granted[number]
+        task.restore(saved(self.rules, number, progress, parked, granted), self.moment)
         begins = dict.fromkeys(INPUTS, FIRST_OFFSET) | starts
         self.missed = task.begin(self.identities, begins)
         return task

@@ -8,6 +8,8 @@ import pytest
 
 from tests.unit.core_kit import GRACE, Crash, World, good, uid
 from tests.unit.test_core_addresses import owned
+from worker.brokers.contract import Headers
+from worker.core.internal import read_parked
 
 CRASHES: list[Crash] = ["before commit", "after commit"]
 
@@ -148,13 +150,26 @@ def test_what_came_to_be_known_while_the_task_was_away_releases_what_waits() -> 
     assert world.kind(sent) == "accepted"
 
 
-def test_a_parked_record_with_headers_of_any_size_can_be_kept() -> None:
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (("trace", b"x" * 1_500_000), ("buddy-replays", b"2")),
+        (("buddy-replays", b"2"), ("buddy-replays", b"x" * 1_600_000)),
+        (("buddy-replays", b"2"), *[("buddy-replays", b"3")] * 100_000),
+        (("buddy-replays", b"2" * 1_600_000), ("buddy-replays", b"2")),
+        (("x" * 1_500_000, b""), ("buddy-replays", b"2")),
+    ],
+    ids=["another", "a second", "many", "the first", "its name"],
+)
+def test_a_parked_record_with_headers_of_any_size_can_be_kept(headers: Headers) -> None:
     world = World(hold=0)
-    headers = (("trace", b"x" * 1_500_000), ("buddy-replays", b"2"))
     sent = world.send("milestones", good("milestones", 5), headers=headers)
     world.round()
     [envelope] = world.parked[0].values()
     assert len(envelope) <= world.rules.rejection_limit
+    kept = read_parked(next(iter(world.parked[0])), envelope, 0, world.names)
+    assert kept is not None
+    assert kept.headers == (("buddy-replays", b"2"),)
     world.tasks[0] = world.restored(0)
     world.send("users", good("users", 1))
     world.settle()

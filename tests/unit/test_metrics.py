@@ -110,7 +110,7 @@ def fed() -> Metrics:
     metrics.input_expired("users", 5)
     metrics.input_recreated()
     metrics.clock_stepped()
-    metrics.parked({"matches": 7}, 12.5)
+    metrics.parked({"matches": 7}, 5_000, 12.5)
     metrics.lag({users: 3, matches: 4})
     metrics.barrier(6, 2.5, [users])
     metrics.round()
@@ -277,7 +277,7 @@ def test_a_batch_costs_next_to_nothing() -> None:
 
     def batch() -> None:
         metrics.tally(counted)
-        metrics.parked({"matches": 3, "checkins": 4}, 1.0)
+        metrics.parked({"matches": 3, "checkins": 4}, 5_000, 1.0)
         metrics.batch(0.1, 5_000)
         metrics.round()
 

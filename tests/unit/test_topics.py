@@ -92,8 +92,29 @@ def test_settings_that_are_better_than_needed_raise_no_complaint() -> None:
             topic, max_message_bytes=10 * LIMIT, delete_retention_ms=30 * DAY_MS, retention_ms=None
         )
         for name, topic in topics().items()
+        if ".in." not in name
     }
-    assert not found(there)
+    assert not found(topics() | there)
+
+
+@pytest.mark.parametrize("entity", ["users", "checkins"])
+def test_what_an_input_takes_the_others_have_to_bear(entity: str) -> None:
+    lines = found(topics(**{f"in__{entity}": {"max_message_bytes": 2 * LIMIT}}))
+    needed = (2 * LIMIT - 64 * 1024) * 4 // 3 + 64 * 1024
+    topics_named = {f"buddy.rejected.{entity}"} | {
+        f"buddy.internal.{name}" for name in ("parked", "progress", "claims", "grants", "granted")
+    }
+    assert {line.split()[1] for line in lines} == topics_named
+    for line in lines:
+        assert f"buddy.in.{entity} takes {2 * LIMIT}" in line
+        assert f"max.message.bytes={needed} or more" in line
+
+
+def test_what_is_too_small_has_one_line() -> None:
+    change = {"in__users": {"max_message_bytes": 2 * LIMIT}}
+    change["rejected__users"] = {"max_message_bytes": 1000}
+    lines = found(topics(**change))
+    assert sum("buddy.rejected.users" in line for line in lines) == 1
 
 
 def test_a_missing_topic_is_one_line_that_says_what_to_run() -> None:

@@ -233,10 +233,11 @@ class KafkaBroker:
             return []
         attempt = writing({message.topic for message in messages})
         producer = await self._publisher(attempt)
-        batches = await self._pack(messages, producer)
+        batches = await self.pack(messages, producer)
         try:
             written = await deliver(batches, producer)
         except MessageRefused:
+            self.forget(messages)
             self._discard(producer)
             raise
         except FAILURES as error:
@@ -270,7 +271,7 @@ class KafkaBroker:
     async def committer(self, name: str, group: str) -> KafkaCommitter:
         """See `contract.Broker`. Raises `BrokerUnavailable`."""
         committer = await KafkaCommitter.start(
-            self._wire, name, group, self._pack, self._chores, self._diagnose
+            self._wire, name, group, self, self._chores, self._diagnose
         )
         self._keep(committer)
         return committer
@@ -291,7 +292,7 @@ class KafkaBroker:
                 raise MissingTopic(_missing(name))
         return self._known
 
-    async def _pack(
+    async def pack(
         self, messages: Sequence[Outgoing], producer: Any
     ) -> dict[Partition, list[Batch]]:
         """Batches for this producer; a topic is looked at anew before it refuses a message."""
@@ -303,6 +304,11 @@ class KafkaBroker:
             await self.topics(names)
             topics = await self._describe(names)
             return pack(messages, topics, self._rotation, producer)
+
+    def forget(self, messages: Sequence[Outgoing]) -> None:
+        """Look at these messages' topics anew before the next batch."""
+        for topic in {message.topic for message in messages}:
+            self._known.pop(topic, None)
 
     async def _publisher(self, attempt: Attempt) -> Any:
         async with self._producer_lock:

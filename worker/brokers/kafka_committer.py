@@ -7,8 +7,8 @@ the only fence aiokafka has (it sends no group generation with the offsets), and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from worker.brokers.contract import Outgoing, Partition
 from worker.brokers.kafka_batches import Batch, deliver
@@ -28,8 +28,17 @@ from worker.errors import BrokerUnavailable, BuddyError, Fenced, MessageRefused
 TRANSACTION_MILLISECONDS = 15_000
 """A worker that froze in a transaction holds up readers of its partitions for at most so long."""
 
-Pack = Callable[[Sequence[Outgoing], Any], Awaitable[Mapping[Partition, Sequence[Batch]]]]
-"""Messages into batches for this producer, or one of the refusals of `worker.errors`."""
+
+class Topics(Protocol):
+    """What is known of the topics that are written to."""
+
+    async def pack(
+        self, messages: Sequence[Outgoing], producer: Any
+    ) -> Mapping[Partition, Sequence[Batch]]:
+        """Batches for this producer, or one of the refusals of `worker.errors`."""
+
+    def forget(self, messages: Sequence[Outgoing]) -> None:
+        """Look at these messages' topics anew before the next batch: a limit was lowered."""
 
 
 class KafkaCommitter:
@@ -50,14 +59,14 @@ class KafkaCommitter:
         producer: Any,
         name: str,
         group: str,
-        pack: Pack,
+        topics: Topics,
         chores: Chores,
         diagnose: Diagnose,
     ) -> None:
         self._producer = producer
         self._name = name
         self._group = group
-        self._pack = pack
+        self._topics = topics
         self._chores = chores
         self._diagnose = diagnose
         self._end: BuddyError | None = None
@@ -65,26 +74,27 @@ class KafkaCommitter:
 
     @classmethod
     async def start(
-        cls, wire: Wire, name: str, group: str, pack: Pack, chores: Chores, diagnose: Diagnose
+        cls, wire: Wire, name: str, group: str, topics: Topics, chores: Chores, diagnose: Diagnose
     ) -> KafkaCommitter:
         """Fence whoever has this name. Raises `BrokerUnavailable`."""
         producer = wire.producer(
             transactional_id=name, transaction_timeout_ms=TRANSACTION_MILLISECONDS
         )
         await wire.start(producer, fencing(name))
-        return cls(producer, name, group, pack, chores, diagnose)
+        return cls(producer, name, group, topics, chores, diagnose)
 
     async def commit(
         self, messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
     ) -> list[int]:
         """See `contract.Committer`; raises `MissingTopic` as well, before anything is sent."""
         self._check_alive()
-        batches = await self._pack(messages, self._producer)
+        batches = await self._topics.pack(messages, self._producer)
         if not batches and not offsets:
             return []
         try:
             written = await self._transact(batches, offsets)
         except MessageRefused as error:
+            self._topics.forget(messages)
             await self._abort()
             self._give_up(self._lost("a message was refused in the middle of a transaction"))
             raise error from error.__cause__

@@ -16,6 +16,7 @@ from worker.cli.console import Context
 from worker.cli.services import serve, stop_at_eof, together
 from worker.clock import Clock
 from worker.core.outbox import Rules
+from worker.core.pressure import Limits
 from worker.engine.reports import Reports as WorkerReports
 from worker.engine.startup import check_topics, create_topics
 from worker.engine.worker import Worker
@@ -105,16 +106,15 @@ def _worker(
     context: Context, broker: Broker, stop: asyncio.Event, reports: WorkerReports
 ) -> Coroutine[Any, Any, None]:
     settings = context.settings
-    limit = settings.max_record_bytes
     rules = Rules(
         names=context.names,
         grace=int(settings.grace_seconds * 1000),
         skew=int(settings.clock_skew_seconds * 1000),
-        record_limit=limit,
-        rejection_limit=limit * 4 // 3 + 60 * 1024,
+        record_limit=settings.max_record_bytes,
     )
     index = IndexStore(Path(settings.data) / "index")
-    return Worker(broker, rules, index, CLOCK, settings.max_parked, reports).run(stop)
+    limits = Limits(records=settings.max_parked, bytes=settings.max_parked_mib * 1024 * 1024)
+    return Worker(broker, rules, index, CLOCK, limits, reports).run(stop)
 
 
 async def _sink(

@@ -8,11 +8,13 @@ from typing import Final
 import msgspec
 
 from schemas import ENTITIES
-from worker.brokers.contract import Headers, Message, Outgoing
+from worker.brokers.contract import Headers, Message, Outgoing, Partition
 from worker.core.addresses import Claim, Grant, Granted, Settled, owner_of
 from worker.core.decode import Decoded, Deletion, Invalid
+from worker.core.internal import parked_key
 from worker.core.parking import Parked
-from worker.core.rejection import REPLAYS_HEADER, reject, timestamp
+from worker.core.references import unexpected
+from worker.core.rejection import reject, replays_header, timestamp
 from worker.core.violations import Code, Violation
 from worker.topics import Names
 
@@ -20,8 +22,8 @@ SOURCE_HEADER: Final = "buddy-source"
 ACCEPTED_AT_HEADER: Final = "buddy-accepted-at"
 WARNINGS_HEADER: Final = "buddy-warnings"
 
-_OURS: Final = frozenset({REPLAYS_HEADER})
-"""Headers that mean something here, and are small."""
+_MESSAGE_BYTES: Final = 400
+"""What a message in memory takes besides its value."""
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -29,12 +31,14 @@ _pack = msgspec.msgpack.Encoder().encode
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """What every task is told. Times in milliseconds, sizes in bytes.
 
-    `tasks` is the number of partitions of the inputs. A parked record gets a copy in the log after
+    `tasks` is the number of partitions of the inputs. No more parked records are settled in a
+    decision once it holds `decision_bytes`. A parked record gets a copy in the log after
     `hold`, or once `most_held` are without one: docs/exactly-once.md, "Parked records".
     """
 
     names: Names
     tasks: int = 1
+    decision_bytes: int = 16 * 1024 * 1024
     grace: int = 30_000
     hold: int = 10_000
     most_held: int = 5_000
@@ -58,6 +62,10 @@ class Tally:
         """Coordinates of rejected records that even the enlarged limit refuses."""
         self.failures: list[tuple[str, str]] = []
         """Coordinates and exception type of records that could not be judged."""
+        self.isolated: list[tuple[str, int]] = []
+        """Entity and offset of records rejected since the broker refused what was said of them."""
+        self.unreadable: dict[Partition, list[int]] = {}
+        """The offsets of claims and grants that are none of the project's, by partition."""
 
 
 class Outbox:
@@ -73,6 +81,15 @@ class Outbox:
         self._accepted_at = (ACCEPTED_AT_HEADER, timestamp(now).encode())
         self._sources: dict[str, bytes] = {}
         self._accepted = {entity: rules.names.accepted(entity) for entity in ENTITIES}
+        self._weighed = self._bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the decision holds as much as one should: what can wait waits for the next."""
+        while self._weighed < len(self.messages):
+            self._bytes += _MESSAGE_BYTES + len(self.messages[self._weighed].value or b"")
+            self._weighed += 1
+        return self._bytes >= self._rules.decision_bytes
 
     def accept(
         self, entity: str, message: Message, row: Decoded, warnings: tuple[Violation, ...]
@@ -98,7 +115,18 @@ class Outbox:
 
     def reject(self, entity: str, message: Message, invalid: Invalid) -> None:
         """Publish a rejection."""
-        value, omitted = reject(entity, message, invalid, self._now, self._rules.rejection_limit)
+        self._reject(entity, message, invalid, self._rules.rejection_limit)
+
+    def isolate(self, entity: str, message: Message, refusals: int) -> None:
+        """Publish a rejection of which the broker refused the outcome so often: ever smaller."""
+        self.tally.isolated.append((entity, message.offset))
+        self.tally.failures.append((coordinate(message), "MessageRefused"))
+        invalid = Invalid(None, (unexpected(),), malformed=True)
+        limit = self._rules.rejection_limit if refusals < 2 else 0
+        self._reject(entity, message, invalid, limit)
+
+    def _reject(self, entity: str, message: Message, invalid: Invalid, limit: int) -> None:
+        value, omitted = reject(entity, message, invalid, self._now, limit)
         self.tally.rejected[entity] += 1
         for found in invalid.violations:
             self.tally.violations[entity, found.code] += 1
@@ -111,8 +139,9 @@ class Outbox:
     def keep(self, parked: Parked) -> None:
         """Give a parked record its copy in the log."""
         envelope = _pack(parked.envelope())
-        if len(envelope) > self._rules.rejection_limit:  # headers can be of any size
-            ours = tuple((name, value) for name, value in parked.message.headers if name in _OURS)
+        if len(envelope) > self._rules.rejection_limit:
+            # Headers can be of any size. A rejection would have no room for them either.
+            ours = replays_header(parked.message.headers)
             envelope = _pack(msgspec.structs.replace(parked.envelope(), headers=ours))
         self._write_parked(parked.entity, parked.place, envelope)
 
@@ -144,13 +173,18 @@ class Outbox:
         value = _pack(granted) if granted.records else None
         self._write(self._names.granted, granted.address.hex(), value, self._number)
 
+    def unreadable(self, message: Message) -> None:
+        """Note a claim or a grant that is none: it is skipped."""
+        place = Partition(message.topic, message.partition)
+        self.tally.unreadable.setdefault(place, []).append(message.offset)
+
     def progress(self, value: bytes) -> None:
         """Say how far the task is."""
         self._write(self._names.progress, str(self._number), value, self._number)
 
     def _write_parked(self, entity: str, place: int, envelope: bytes | None) -> None:
-        key = f"{entity}/{self._number}/{place}"
-        self._write(self._names.parked, key, envelope, self._number)
+        key = parked_key(entity, self._number, place)
+        self.messages.append(Outgoing(self._names.parked, key, envelope, partition=self._number))
 
     def _write(self, topic: str, key: str, value: bytes | None, partition: int) -> None:
         self.messages.append(Outgoing(topic, key.encode(), value, partition=partition))

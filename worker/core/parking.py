@@ -8,9 +8,10 @@ copy, which does not expire with the input.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from operator import attrgetter
+from typing import Final
 
 import msgspec
 
@@ -18,6 +19,16 @@ from worker.brokers.contract import Headers, Message
 from worker.core.barrier import Barrier
 from worker.core.decode import Decoded, Deletion
 from worker.core.moments import Moment
+
+PARKED_BYTES: Final = 2_500
+_HEADER_BYTES: Final = 200
+_ATTENDEE_BYTES: Final = 96
+"""Measured: what a parked record takes besides its bytes, and a header or an attendee of it."""
+
+
+def headers_weight(headers: Headers) -> int:
+    """About how many bytes of memory headers take."""
+    return sum(_HEADER_BYTES + len(name) + len(value) for name, value in headers)
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):
@@ -70,6 +81,20 @@ class Parked(msgspec.Struct, eq=False):
     """Whether the log has a copy of it."""
     wanted: frozenset[bytes] = frozenset()
     """The ids that it waits for; empty while it only queues behind its key."""
+    size: int = 0
+    """About how many bytes of memory it takes, while it is parked."""
+
+    def __post_init__(self) -> None:
+        message, outcome = self.message, self.outcome
+        size = PARKED_BYTES + len(message.value or b"") + len(message.key or b"")
+        size += headers_weight(message.headers)
+        if isinstance(outcome, Decoded):
+            if outcome.row == message.value:  # as most are: once is enough
+                self.outcome = msgspec.structs.replace(outcome, row=message.value)
+            else:
+                size += len(outcome.row)
+            size += _ATTENDEE_BYTES * len(outcome.attendees)
+        self.size = size
 
     @property
     def has_references(self) -> bool:
@@ -112,6 +137,7 @@ class Parking:
         # By entity: within one they are first read in the order of their offsets, also again.
         self._in_grace: dict[str, dict[Parked, None]] = {}
         self._held: dict[str, dict[Parked, None]] = {}
+        self._bytes: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return sum(map(len, self._by_place.values()))
@@ -123,6 +149,10 @@ class Parking:
     def count(self, entity: str) -> int:
         """How many records of an entity are parked."""
         return len(self._by_place.get(entity, ()))
+
+    def weight(self, entity: str) -> int:
+        """About how many bytes of memory the parked records of an entity take."""
+        return self._bytes[entity]
 
     def lowest(self, entity: str) -> int | None:
         """The lowest place of a parked record of that entity."""
@@ -141,6 +171,7 @@ class Parking:
     def add(self, parked: Parked) -> None:
         """Park a record behind those of its key. Places of an entity come in growing order."""
         self._by_place.setdefault(parked.entity, {})[parked.place] = parked
+        self._bytes[parked.entity] += parked.size
         queue = self._queues.setdefault((parked.entity, parked.outcome.key), deque())
         queue.append(parked)
         self._in_grace.setdefault(parked.entity, {})[parked] = None
@@ -176,6 +207,7 @@ class Parking:
         if not parked.kept:
             del self._held[parked.entity][parked]
         del self._by_place[parked.entity][parked.place]
+        self._bytes[parked.entity] -= parked.size
         queue = self._queues[parked.entity, parked.outcome.key]
         queue.popleft()
         if queue:

@@ -20,9 +20,6 @@ _GENERATION_BITS: Final = 40
 
 _NONE: Final[Mapping[int, Moment]] = {}
 
-read_progress = msgspec.json.Decoder(Progress).decode
-"""Progress out of its topic. Raises what msgspec raises."""
-
 _json = msgspec.json.Encoder().encode
 
 
@@ -34,6 +31,11 @@ def write_progress(progress: Progress) -> bytes:
 def place_of(progress: Progress, name: str, offset: int) -> int:
     """The place of a record among all of its input, as `Reading.place` says."""
     return _place(progress.earlier, name, offset)
+
+
+def offset_of(place: int) -> int:
+    """The offset of the record at that place."""
+    return place & ((1 << _GENERATION_BITS) - 1)
 
 
 def _place(earlier: Mapping[str, int], name: str, offset: int) -> int:

@@ -86,6 +86,12 @@ def replays_of(headers: Headers) -> int:
     return 0
 
 
+def replays_header(headers: Headers) -> Headers:
+    """The one header that means something here, in a few bytes; empty where there is none."""
+    replays = replays_of(headers)
+    return ((REPLAYS_HEADER, b"%d" % replays),) if replays else ()
+
+
 def reject(
     entity: str,
     message: Message,
@@ -99,7 +105,7 @@ def reject(
 
     The JSON is at most `limit` bytes. What does not fit goes in this order: the JSON of a record
     whose bytes are there as well, the headers, the record (its size and SHA-256 stand for it), the
-    message key. `source` replaces the message's
+    message key, all violations but the first. `source` replaces the message's
     coordinates where it comes from no broker; `omitted` says that the value is only the start.
     """
     rejection = Rejection(
@@ -145,4 +151,11 @@ def _ever_smaller(
     small = replace(rejection, record_omitted=omitted)
     yield small
     yield replace(small, headers=[])
-    yield replace(small, headers=[], message_key_base64=None)
+    small = replace(small, headers=[], message_key_base64=None)
+    yield small
+    more = len(small.violations[1:])
+    yield replace(
+        small,
+        violations=small.violations[:1],
+        violations_omitted=small.violations_omitted + more,
+    )

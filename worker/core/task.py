@@ -8,6 +8,7 @@ decision is made: when the commit fails, throw the task away and restore it from
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
@@ -16,16 +17,9 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.brokers.contract import Message, Outgoing
-from worker.core.addresses import (
-    Addresses,
-    Claim,
-    Grant,
-    Granted,
-    Settled,
-    owner_of,
-)
+from worker.core.addresses import Addresses, Claim, Granted, owner_of
 from worker.core.ahead import Ahead
-from worker.core.barrier import Barrier
+from worker.core.barrier import Barrier, Progress
 from worker.core.books import Books
 from worker.core.decode import (
     Decoded,
@@ -36,11 +30,12 @@ from worker.core.decode import (
     decoders,
     latest_moment,
 )
+from worker.core.internal import read_claim, read_grant
 from worker.core.keys import id_bytes
 from worker.core.moments import Moment, restored
 from worker.core.outbox import Outbox, Rules, Tally, coordinate
 from worker.core.parking import Envelope, Parked, Parking
-from worker.core.reading import Missed, Reading, read_progress
+from worker.core.reading import Missed, Reading
 from worker.core.references import missing, rejects, unexpected, unknown_attendees, verdict
 from worker.index.contract import Known, Learned
 
@@ -54,18 +49,15 @@ _ASKED: Final = frozenset({CLAIMS, GRANTS})
 
 INPUT_EXPIRED: Final = "input_expired"
 INPUT_RECREATED: Final = "input_recreated"
+UNREADABLE_INTERNAL: Final = "unreadable_internal"
 """Incidents, as the books name them: the log events have the same names."""
 
 _CLAIM_AGAIN_MS: Final = 24 * 3600 * 1000
 """Claims and answers are kept for seven days."""
 
+_NEVER: Final = -(2**62)
 _HELD_BYTES: Final = 40
 """A held record takes less of the message that saves the progress."""
-
-_unpack_envelope = msgspec.msgpack.Decoder(Envelope).decode
-_unpack_claim = msgspec.msgpack.Decoder(Claim | Settled).decode
-_unpack_grant = msgspec.msgpack.Decoder(Grant).decode
-_unpack_granted = msgspec.msgpack.Decoder(Granted).decode
 
 
 class Decision(msgspec.Struct):
@@ -78,9 +70,9 @@ class Decision(msgspec.Struct):
 class Saved(msgspec.Struct, frozen=True):
     """What the log says of a task: its progress, parked records and granted addresses."""
 
-    progress: bytes | None = None
-    parked: tuple[bytes, ...] = ()
-    granted: tuple[bytes, ...] = ()
+    progress: Progress | None = None
+    parked: tuple[Envelope, ...] = ()
+    granted: tuple[Granted, ...] = ()
 
 
 class Task:
@@ -98,7 +90,11 @@ class Task:
         self._most_held = min(rules.most_held, rules.rejection_limit // _HELD_BYTES)
         self._decoded: dict[int, Outcome] = {}
         """The users of the next batch, by offset, as far as they have been looked at already."""
-        self._outdated: list[tuple[Envelope, Invalid]] = []
+        self._outdated: deque[tuple[Envelope, Invalid]] = deque()
+        self._to_try: deque[Parked] = deque()
+        """Parked records that may go on now, when a decision has room for them."""
+        self.refused: Mapping[tuple[str, int], int] = {}
+        """Records, by entity and offset, of which the broker has refused the outcome so often."""
         self.restored = False
         """Whether restored records have still to be looked at: the next `judge` does."""
         self._unasked = False
@@ -115,16 +111,17 @@ class Task:
     def restore(self, saved: Saved, now: Moment) -> None:
         """Take up where the log says the task stands. Call once, before `judge`."""
         if saved.progress is not None:
-            progress = read_progress(saved.progress)
-            self.reading.restore(progress, now)
-            self.books.restore(progress)
-        self.addresses.restore(map(_unpack_granted, saved.granted))
-        for first_read, envelope in _in_order(map(_read_envelope, saved.parked), now):
+            self.reading.restore(saved.progress, now)
+            self.books.restore(saved.progress)
+        self.addresses.restore(saved.granted)
+        for first_read, envelope in _in_order(self._read_before(saved), now):
             message = envelope.message()
             latest = latest_moment(envelope.arrival, self._rules.skew / 1000)
             outcome: Outcome
             try:
                 outcome = self._decoders[envelope.entity].decode(message.value, message.key, latest)
+                if (envelope.entity, envelope.offset) in self.refused:
+                    outcome = Invalid(None, (unexpected(),), malformed=True)
             except Exception:  # noqa: BLE001 -- isolated, as in `_read`
                 outcome = Invalid(None, (unexpected(),), malformed=True)
             if isinstance(outcome, Invalid):  # by rules that are newer than the record's parking
@@ -137,6 +134,15 @@ class Task:
             parked.attempt = envelope.attempt
             self.parking.add(parked)
         self.restored = True
+
+    def _read_before(self, saved: Saved) -> Iterator[Envelope]:
+        """The parked records that this task has read, and will not read again."""
+        ends = {} if saved.progress is None else saved.progress.next
+        for envelope in saved.parked:
+            entity, place = envelope.entity, envelope.place
+            again = place - self.reading.place(entity, 0) in self.reading.first_read(entity)
+            if place < self.reading.place(entity, ends.get(entity, 0)) and not again:
+                yield envelope
 
     def begin(self, topics: Mapping[str, str], starts: Mapping[str, int]) -> Missed:
         """Take up the inputs (`INPUTS`) as they are; call once, after `restore`.
@@ -152,9 +158,10 @@ class Task:
         return missed
 
     def farewell(self, now: Moment) -> list[Outgoing]:
-        """What is to be written when nobody may read on for long: a copy of all that is held.
+        """What is to be written when nobody may read on for long: copies of what is held.
 
-        Only when everything that this task has decided is committed; decide on nothing after it.
+        As much as one decision holds: call it again, until it says nothing. Only when everything
+        that this task has decided is committed; decide on nothing after it.
         """
         self._out = Outbox(self.number, self._rules, now.wall)
         self._keep_waiting(now.steady)
@@ -163,22 +170,18 @@ class Task:
 
     def _take_up(self) -> None:
         """Look at every restored record again, since nobody tells what has come meanwhile."""
-        for envelope, invalid in self._outdated:
-            self._out.reject(envelope.entity, envelope.message(), invalid)
-            self._out.drop(envelope.entity, envelope.place)
         heads = [parked for parked in self.parking if self.parking.is_head(parked)]
         for parked in heads:
+            if parked.entity != "users":
+                self._to_try.append(parked)
+                continue
             # Whoever waits at the head of its queue had claimed its address when it came there.
             # Old claims are made anew, and so are those of records that stood behind one that is
             # outdated: the question or its answer may have expired, or never have been asked.
             old = self._now.steady - parked.first_read.steady >= _CLAIM_AGAIN_MS
             parked.claimed = not (old or self._outdated or self._unasked)
             parked.attempt += not parked.claimed
-            asks = not parked.claimed
             self._try(parked)
-            if asks and parked.claimed and self.parking.holds(parked):
-                self._out.keep(parked)  # the next restart has to know which answer counts
-        self._outdated = []
         self._unasked = self.restored = False
 
     # --- deciding -----------------------------------------------------------------------------
@@ -194,8 +197,8 @@ class Task:
         """The addresses on which a batch has this task decide, each with the user that asks."""
         for message in messages:
             name = self._inputs[message.topic]
-            if name == CLAIMS and message.value is not None:
-                claim = _unpack_claim(message.value)
+            if name == CLAIMS:
+                claim = read_claim(message.value, self.number, self._rules.tasks)
                 if isinstance(claim, Claim):
                     yield claim.address, claim.user
             elif name == "users":
@@ -237,7 +240,8 @@ class Task:
         if takes_over:
             self._take_up()
         for known in (*learned.users, *learned.matches):
-            self._release(known)
+            self._to_try.extend(self.parking.waiting_for(known))
+        self._go_on()
         batches: dict[str, list[Message]] = {name: [] for name in INPUTS}
         for message in messages:
             batches[self._inputs[message.topic]].append(message)
@@ -260,8 +264,13 @@ class Task:
 
     @property
     def can_give_up(self) -> bool:
-        """Whether a barrier that records wait for has been passed: `judge` settles them."""
-        return any(barrier.passed for barrier in self._noted)
+        """Whether parked records can go on though nothing new has come: `judge` settles them.
+
+        A barrier has been passed, or there are more than one decision has room for.
+        """
+        return bool(
+            self._to_try or self._outdated or any(barrier.passed for barrier in self._noted)
+        )
 
     @property
     def waiting(self) -> int:
@@ -288,6 +297,8 @@ class Task:
     def _read(self, entity: str, batch: Sequence[Message]) -> None:
         again = self.reading.first_read(entity)
         batch = self.reading.undone(entity, batch)
+        if self.refused:
+            batch = self._isolate(entity, batch)
         if not batch:
             return
         counted = sum(m.offset in again for m in batch) if again else 0
@@ -316,6 +327,17 @@ class Task:
             elif not settled:
                 place = self.reading.place(entity, message.offset)
                 self._begin(Parked(entity, message, outcome, arrival, first_read, place))
+
+    def _isolate(self, entity: str, batch: Sequence[Message]) -> list[Message]:
+        """Reject the records of which the broker takes no other outcome; the others."""
+        others = []
+        for message in batch:
+            refusals = self.refused.get((entity, message.offset))
+            if refusals is None:
+                others.append(message)
+            else:
+                self._out.isolate(entity, message, refusals)
+        return others
 
     def _accept_at_once(self, entity: str, message: Message, outcome: Decoded | Deletion) -> bool:
         """The short way of most records: nothing to wait for and nothing to say about them."""
@@ -394,13 +416,28 @@ class Task:
 
     # --- parked records -----------------------------------------------------------------------
 
-    def _release(self, wanted: bytes) -> None:
-        for parked in self.parking.waiting_for(wanted):
-            self._try(parked)
+    def _go_on(self) -> None:
+        """Settle what can be, as far as there is room; what is left is for the next decision."""
+        while self._outdated and not self._out.is_full:
+            envelope, invalid = self._outdated.popleft()
+            message = envelope.message()
+            if refusals := self.refused.get((envelope.entity, envelope.offset)):
+                self._out.isolate(envelope.entity, message, refusals)
+            else:
+                self._out.reject(envelope.entity, message, invalid)
+            self._out.drop(envelope.entity, envelope.place)
+        while self._to_try and not self._out.is_full:
+            self._try(self._to_try.popleft())
 
-    def _try(self, parked: Parked | None) -> None:
+    def _try(self, first: Parked) -> None:
         """Settle a parked record if it can be, and then those behind it."""
+        parked: Parked | None = first
         while parked is not None and self.parking.is_head(parked):
+            # A user that comes to the head of its queue claims its address there and then: whoever
+            # takes over relies on it.
+            if parked is not first and parked.entity != "users" and self._out.is_full:
+                self._to_try.appendleft(parked)
+                return
             wanted = self._settle(parked, again=True)
             if wanted:
                 self.parking.want(parked, wanted)
@@ -411,9 +448,17 @@ class Task:
 
     def _keep_waiting(self, latest: int) -> None:
         """Persist records first read at `latest` or before (steady clock), oldest first."""
-        for parked in self.parking.to_keep(latest, self._may_hold()):
-            self._out.keep(parked)
-            self.parking.keep(parked)
+        most = self._may_hold()
+        for parked in self.parking.to_keep(_NEVER, most):  # else progress grows beyond its topic
+            self._keep(parked)
+        for parked in self.parking.to_keep(latest, most):
+            if self._out.is_full:
+                return
+            self._keep(parked)
+
+    def _keep(self, parked: Parked) -> None:
+        self._out.keep(parked)
+        self.parking.keep(parked)
 
     def _may_hold(self) -> int:
         """How many records may be held, beside those that are still to be read again."""
@@ -422,6 +467,8 @@ class Task:
     def _save(self, *, anyhow: bool = False) -> None:
         """Write how far the task is, where that has changed, and who works on it: `anyhow`."""
         anyhow = anyhow or bool(self._out.messages)
+        for offsets in self._out.tally.unreadable.values():
+            self.books.incident(UNREADABLE_INTERNAL, len(offsets))
         progress = self.reading.save(self.parking, self.books, self._out.tally, anyhow=anyhow)
         if progress is not None:
             self._out.progress(progress)
@@ -431,11 +478,9 @@ class Task:
         passed = [p for p in self._at_barrier if p.barrier is not None and p.barrier.passed]
         self._at_barrier = [p for p in self._at_barrier if p.barrier and not p.barrier.passed]
         self._noted = [barrier for barrier in self._noted if not barrier.passed]
-        for parked in passed:
-            # One that queues behind its key keeps its barrier, and is settled in its turn.
-            self._try(parked)
-            if self.parking.holds(parked) and self.parking.is_head(parked):
-                self._overdue.append(parked)  # now something is missing that was not covered
+        # One that queues behind its key keeps its barrier, and is settled in its turn.
+        self._to_try.extend(passed)
+        self._go_on()
 
     # --- addresses ----------------------------------------------------------------------------
 
@@ -451,6 +496,8 @@ class Task:
                 return decided
         parked.claimed = True
         self._out.claim(address, user, parked)
+        if parked.attempt:
+            self._out.keep(parked)  # the next restart has to know which answer counts
         return None
 
     def _leave(self, left: tuple[bytes, bytes] | None) -> None:
@@ -460,19 +507,20 @@ class Task:
 
     def _answer(self, message: Message) -> None:
         """Decide on a claim of another task, or note that it has judged what it was granted."""
-        if message.value is None:
-            return
-        asked = _unpack_claim(message.value)
-        if isinstance(asked, Claim):
+        asked = read_claim(message.value, self.number, self._rules.tasks)
+        if asked is None:
+            self._out.unreadable(message)
+        elif isinstance(asked, Claim):
             self._out.answer(asked, self.addresses.claim(asked, self._ahead))
         elif (left := self.addresses.settle(asked)) is not None:
             self._out.granted(left)
 
     def _granted(self, message: Message) -> None:
         """Take the answer to a claim of ours; it may come twice, and late."""
-        if message.value is None:
+        answer = read_grant(message.value)
+        if answer is None:
+            self._out.unreadable(message)
             return
-        answer = _unpack_grant(message.value)
         for parked in self.parking.waiting_for(_claim_id(answer.offset)):
             if answer.granted or answer.attempt == parked.attempt:
                 parked.granted = answer.granted
@@ -492,14 +540,6 @@ def _in_order(envelopes: Iterable[Envelope], now: Moment) -> list[tuple[Moment, 
         for pair in zip(restored([e.first_read for e in parked], now), parked, strict=True)
     ]
     return sorted(pairs, key=lambda pair: pair[0].steady)
-
-
-def _read_envelope(packed: bytes) -> Envelope:
-    """A parked record's copy. Before topics could be created anew its place was its offset."""
-    envelope = _unpack_envelope(packed)
-    if envelope.place < 0:
-        return msgspec.structs.replace(envelope, place=envelope.offset)
-    return envelope
 
 
 def _arrival(message: Message, now: int) -> int:

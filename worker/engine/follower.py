@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-import msgspec
 import structlog
 
 from worker.brokers.contract import Broker, Message, Partition
 from worker.clock import Clock
-from worker.core.barrier import Reached
+from worker.core.internal import read_reached
 from worker.engine.backoff import Backoff
 from worker.errors import BrokerUnavailable
 from worker.index.contract import Learned
@@ -26,7 +25,6 @@ _STEP_SECONDS: Final = 0.2
 _REPORT_SECONDS: Final = 10.0
 
 _log = structlog.get_logger(__name__)
-_progress = msgspec.json.Decoder(Reached)
 
 
 class Follower:
@@ -53,6 +51,8 @@ class Follower:
         """Called whenever a step of restoring is done."""
         self.on_outage: Callable[[BrokerUnavailable | None], None] = lambda _error: None
         """Told why it cannot follow, and None whenever it does."""
+        self.on_unreadable: Callable[[Partition, Sequence[int]], None] = lambda _place, _at: None
+        """Told the offsets of messages that say nothing of a task's progress."""
         self.judged: dict[Partition, int] = {}
         self.accepted: list[Partition] = []
         """The partitions that the index is made of."""
@@ -181,23 +181,30 @@ class Follower:
         # Rows first: whoever sees that a record has been judged finds its row in the index.
         moved = followed != self._followed
         self._followed = followed
-        for message in messages:
-            if message.topic == self._names.progress:
-                self._note_progress(message)
+        self._note_progress([m for m in messages if m.topic == self._names.progress])
         if moved:
             self.news.set()
         return bool(messages)
 
-    def _note_progress(self, message: Message) -> None:
-        if message.value is None:
-            return
-        progress = _progress.decode(message.value)
-        for entity, offset in progress.judged.items():
-            topic = self._names.inputs(entity)
-            identity = self._identities.get(topic)
-            # What was judged of a topic says nothing of another one of the same name.
-            if progress.topics.get(entity, identity) == identity:
-                self.judged[Partition(topic, message.partition)] = offset
+    def _note_progress(self, messages: Sequence[Message]) -> None:
+        unreadable: dict[Partition, list[int]] = {}
+        for message in messages:
+            if message.value is None:
+                continue
+            number = message.partition
+            reached = read_reached(message.key or b"", message.value, number)
+            if reached is None:
+                place = Partition(message.topic, number)
+                unreadable.setdefault(place, []).append(message.offset)
+                continue
+            for entity, offset in reached.judged.items():
+                topic = self._names.inputs(entity)
+                identity = self._identities.get(topic)
+                # What was judged of a topic says nothing of another one of the same name.
+                if reached.topics.get(entity, identity) == identity:
+                    self.judged[Partition(topic, number)] = offset
+        for place, offsets in unreadable.items():
+            self.on_unreadable(place, offsets)
 
     def _missing(self, until: Mapping[Partition, int]) -> int:
         return sum(max(0, end - self._followed[p]) for p, end in until.items())

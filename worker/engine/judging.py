@@ -16,6 +16,7 @@ from worker.core.outbox import Rules
 from worker.core.task import Decision
 from worker.engine.follower import Follower
 from worker.engine.identities import Identities
+from worker.engine.refusals import Refusals
 from worker.engine.reports import Reports
 from worker.engine.tasks import Owned, reached
 from worker.errors import BrokerUnavailable, BuddyError, Fenced, MessageRefused, MissingTopic
@@ -53,6 +54,7 @@ class Judging:
         self._identities = identities
         self._reports = reports
         self._clock = clock
+        self.refusals = Refusals(rules.names)
 
     def begin(self, batches: Sequence[tuple[Owned, Batch]]) -> None:
         """Start the work on each task's batch; `owned.work` is then under way."""
@@ -80,9 +82,9 @@ class Judging:
         """
         if owned.work is not None and not await owned.work:
             return  # what it has decided may not stand in the log
-        outputs = owned.task.farewell(self._clock.now())
-        if outputs or owned.untold:
-            with suppress(BuddyError):
+        with suppress(BuddyError):
+            while (outputs := owned.task.farewell(self._clock.now())) or owned.untold:
+                owned.untold = False
                 await self._identities.check()
                 await owned.committer.commit(outputs, reached(owned.task, self._rules))
 
@@ -103,10 +105,15 @@ class Judging:
                 owned.told = now
             offsets = reached(owned.task, self._rules) if tells else {}
             await owned.committer.commit(decision.outputs, offsets)
-        except (Fenced, BrokerUnavailable, MessageRefused, MissingTopic) as error:
+        except MessageRefused as error:
+            self._reports.not_committed(number, error)
+            self._reports.refused(number, self.refusals.note(number, decision.outputs, error))
+            return False
+        except (Fenced, BrokerUnavailable, MissingTopic) as error:
             self._reports.not_committed(number, error)
             return False
         self._reports.committed(number, decision.tally, began)
+        self.refusals.settled(number, decision.tally.isolated)
         return True
 
     async def _judge(self, owned: Owned, batch: Batch) -> Decision:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -97,8 +97,21 @@ class Reports:
             _log.info("unknown_fields", task=number, entity=entity, count=count)
         for source, error in tally.failures:
             _log.error("internal_error", source=source, error=error)
+        for place, offsets in tally.unreadable.items():
+            self.unreadable(place, offsets)
         for source in tally.records_omitted:
             _log.error("record_omitted", source=source)
+
+    def unreadable(self, place: Partition, offsets: Sequence[int]) -> None:
+        """The messages at these offsets of an internal topic are none of ours: skipped."""
+        self.metrics.unreadable_internal(len(offsets))
+        _log.error(
+            "unreadable_internal",
+            topic=place.topic,
+            partition=place.number,
+            offset=offsets[0],
+            count=len(offsets),
+        )
 
     def not_committed(self, number: int, error: BuddyError) -> None:
         """A task could not commit."""
@@ -114,6 +127,11 @@ class Reports:
         _log.warning("task_not_started", task=number, error=str(error))
         self._failing.add(number)
         self.hindered("tasks", error)
+
+    def refused(self, number: int, why: str | None) -> None:
+        """The broker has refused a commit. `why` the task cannot go on, if it cannot."""
+        if why is not None:
+            _log.error("commit_refused", task=number, error=why)
 
     def clock_stepped(self, milliseconds: int, tasks: Tasks) -> None:
         """The wall clock was set."""
@@ -171,16 +189,17 @@ class Reports:
         self._looked = now
         parked: Counter[str] = Counter()
         firsts = []
-        waiting = 0
+        waiting = memory = 0
         for owned in tasks.running.values():
             parking = owned.task.parking
             parked.update({entity: parking.count(entity) for entity in ENTITIES})
+            memory += sum(map(parking.weight, ENTITIES))
             if (first := parking.oldest()) is not None:
                 firsts.append(first.steady)
             waiting += owned.task.waiting
         since = barriers.waiting_since()
         oldest = min(firsts, default=now)
-        self.metrics.parked(parked, max(0, now - oldest) / 1000)
+        self.metrics.parked(parked, memory, max(0, now - oldest) / 1000)
         self.metrics.barrier(
             waiting, 0.0 if since is None else max(0, now - since) / 1000, barriers.blocked_by()
         )

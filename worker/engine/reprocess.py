@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
+from schemas import ENTITIES
 from worker.brokers.contract import Broker, Outgoing, Partition
 from worker.core.barrier import Progress
+from worker.core.internal import read_parked
 from worker.core.reading import place_of, write_progress
-from worker.engine.tables import read_table
+from worker.core.task import INPUTS
+from worker.engine.saved import read_progress_table
+from worker.engine.tables import read_checked
 from worker.engine.tasks import GROUP, committer_name
 from worker.errors import Fenced
 from worker.topics import Names
@@ -28,6 +32,9 @@ async def reprocess(
     on are no longer, since they will be read again. Workers may run: each task is taken from its
     worker for the moment, which takes it up again from the new offset. Returns how many offsets
     each partition goes back. Everything judged again has a second outcome.
+
+    Where nothing readable says how far a task is, all its inputs are read again from their starts:
+    then the offsets of all of them are counted.
     """
     return {
         number: await _with_patience(broker, names, entity, number, offset)
@@ -68,10 +75,12 @@ async def _reset(
 ) -> tuple[int, list[Outgoing]]:
     """How far a task goes back, and the messages that say so."""
     key = str(number).encode()
-    saved = (await read_table(broker, Partition(names.progress, number))).get(key)
-    if saved is None:
+    table = await read_progress_table(broker, names, number)
+    if key in table.lost:
+        return await _begin_anew(broker, names, number)
+    progress = table.rows.get(key)
+    if progress is None:
         return 0, []
-    progress = msgspec.json.decode(saved, type=Progress)
     read = progress.next.get(entity, 0)
     if offset >= read:
         return 0, []
@@ -90,8 +99,40 @@ async def _reset(
     )
     first = place_of(progress, entity, offset)
     messages = [Outgoing(names.progress, key, value, partition=number)]
-    for parked in await read_table(broker, Partition(names.parked, number)):
-        name, _, place = parked.decode().partition("/")
-        if name == entity and int(place.rpartition("/")[2]) >= first:
-            messages.append(Outgoing(names.parked, parked, None, partition=number))
+    messages += [
+        Outgoing(names.parked, parked.key, None, partition=number)
+        for parked in await _parked(broker, names, number)
+        if parked.entity == entity and parked.place >= first
+    ]
     return read - offset, messages
+
+
+async def _begin_anew(broker: Broker, names: Names, number: int) -> tuple[int, list[Outgoing]]:
+    """As `_reset`, for a task of which nobody can say how far it is."""
+    inputs = {name: Partition(names.input(name), number) for name in INPUTS}
+    spans = await broker.spans(inputs.values())
+    starts = {name: spans[place].start for name, place in inputs.items()}
+    progress = Progress(starts, {entity: starts[entity] for entity in ENTITIES})
+    key = str(number).encode()
+    messages = [Outgoing(names.progress, key, write_progress(progress), partition=number)]
+    messages += [
+        Outgoing(names.parked, parked.key, None, partition=number)
+        for parked in await _parked(broker, names, number)
+    ]
+    return sum(span.end - span.start for span in spans.values()), messages
+
+
+class _Parked(NamedTuple):
+    key: bytes
+    entity: str
+    place: int
+
+
+async def _parked(broker: Broker, names: Names, number: int) -> list[_Parked]:
+    """Where the parked records of a task stand."""
+
+    def read(key: bytes, value: bytes) -> _Parked | None:
+        envelope = read_parked(key, value, number, names)
+        return None if envelope is None else _Parked(key, envelope.entity, envelope.place)
+
+    return list((await read_checked(broker, Partition(names.parked, number), read)).rows.values())

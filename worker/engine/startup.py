@@ -5,7 +5,7 @@ from __future__ import annotations
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Topic
 from worker.errors import BrokerUnavailable, ConfigurationError
-from worker.topics import Names, complaints, wanted
+from worker.topics import Names, complaints, largest_value, wanted
 
 
 async def create_topics(
@@ -49,3 +49,8 @@ async def check_topics(broker: Broker, names: Names, record_limit: int) -> int:
         more = f" ({len(found) - 1} more like this)" if len(found) > 1 else ""
         raise ConfigurationError(found[0] + more)
     return there[names.inputs("users")].partitions
+
+
+async def message_limit(broker: Broker, names: Names) -> int:
+    """The size of a value that every topic takes to which a task writes records as they were."""
+    return largest_value(names, await broker.topics(names.of_originals()))

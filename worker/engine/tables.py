@@ -2,25 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
 
-from worker.brokers.contract import Broker, Partition
+from worker.brokers.contract import Broker, Message, Partition
 from worker.errors import BrokerUnavailable
+
+_T = TypeVar("_T")
 
 _BATCH: Final = 5_000
 _STEP_SECONDS: Final = 0.5
 _PATIENCE: Final = 20.0
 
 
+class Table(Generic[_T]):
+    """The latest readable value of each key.
+
+    A message that `read` makes nothing of is skipped: it does not replace what its key had before.
+    """
+
+    def __init__(self, read: Callable[[bytes, bytes], _T | None]) -> None:
+        self.rows: dict[bytes, _T] = {}
+        self.unreadable: list[int] = []
+        """The offsets of the messages that were skipped."""
+        self.lost: dict[bytes, int] = {}
+        """Keys whose every message was skipped, and the offset of the last one."""
+        self._read = read
+
+    def apply(self, message: Message) -> None:
+        """Take in one message; those of a partition in their order."""
+        key = message.key or b""
+        if message.value is None:
+            self.rows.pop(key, None)
+            self.lost.pop(key, None)
+            return
+        value = self._read(key, message.value)
+        if value is not None:
+            self.rows[key] = value
+            self.lost.pop(key, None)
+            return
+        self.unreadable.append(message.offset)
+        if key not in self.rows:
+            self.lost[key] = message.offset
+
+
 async def read_table(broker: Broker, partition: Partition) -> dict[bytes, bytes]:
-    """The latest value of each key, up to the end of now, open transactions included.
+    """The latest value of each key, whatever it is. Raises as `read_checked` does."""
+    return (await read_checked(broker, partition, lambda _, value: value)).rows
+
+
+async def read_checked(
+    broker: Broker, partition: Partition, read: Callable[[bytes, bytes], _T | None]
+) -> Table[_T]:
+    """The table as `read` understands it, up to the end of now, open transactions included.
 
     Raises BrokerUnavailable when nothing has come for 20 s.
     """
     span = (await broker.spans([partition], uncommitted=True))[partition]
     reader = broker.reader()
     reader.assign({partition: span.start})
-    table: dict[bytes, bytes] = {}
+    table = Table(read)
     quiet = 0.0
     try:
         while reader.position(partition) < span.end:
@@ -32,11 +73,7 @@ async def read_table(broker: Broker, partition: Partition) -> dict[bytes, bytes]
                     "a transaction has been left open, or the partition has no leader"
                 )
             for message in messages:
-                key = message.key or b""
-                if message.value is None:
-                    table.pop(key, None)
-                else:
-                    table[key] = message.value
+                table.apply(message)
     finally:
         await reader.close()
     return table

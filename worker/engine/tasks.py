@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -15,11 +15,12 @@ from worker.brokers.contract import Broker, Committer, Member, Message, Partitio
 from worker.clock import Clock
 from worker.core.books import Books
 from worker.core.outbox import Rules
+from worker.core.pressure import weight
 from worker.core.reading import Missed
-from worker.core.task import INPUTS, Saved, Task
+from worker.core.task import INPUTS, Task
 from worker.engine.backoff import Backoff
 from worker.engine.identities import Identities
-from worker.engine.tables import read_table
+from worker.engine.saved import read_saved
 from worker.errors import BuddyError
 from worker.index.contract import Learned
 from worker.topics import Names
@@ -41,6 +42,7 @@ class Owned:
         self.ends = ends
         """Where each of its inputs ended when it was taken over."""
         self.inbox: list[Message] = []
+        self.inbox_bytes = 0
         self.learned = Learned([], [])
         self.positions: dict[str, int] = {}
         """Where what it has judged, or is judging, ends."""
@@ -55,6 +57,16 @@ class Owned:
         """What had happened to its inputs when it was taken over."""
         self.assigned = False
         """Whether its inputs are being read."""
+
+    def take(self, message: Message) -> None:
+        """Put a message into the inbox."""
+        self.inbox.append(message)
+        self.inbox_bytes += weight(message)
+
+    def empty(self) -> list[Message]:
+        """All that is in the inbox; it is empty then."""
+        messages, self.inbox, self.inbox_bytes = self.inbox, [], 0
+        return messages
 
 
 class Tasks:
@@ -79,6 +91,10 @@ class Tasks:
         """Told how long each take-over took, in seconds."""
         self.on_not_started: Callable[[int, BuddyError], None] = lambda _number, _error: None
         """Told which task could not be taken over, and why."""
+        self.refused: Callable[[int], Mapping[tuple[str, int], int]] = lambda _number: {}
+        """Asked which records of a task the broker has refused an outcome of, and how often."""
+        self.on_unreadable: Callable[[Partition, Sequence[int]], None] = lambda _place, _at: None
+        """Told the offsets of messages of internal topics that were skipped."""
 
     async def join(self) -> None:
         """Become a member of the group."""
@@ -177,17 +193,9 @@ class Tasks:
         """A task as the log says it stands."""
         names = self._rules.names
         task = Task(number, self._rules, Books(_WORKER, self._clock.wall()))
-        progress = await read_table(self._broker, Partition(names.progress, number))
-        parked = await read_table(self._broker, Partition(names.parked, number))
-        granted = await read_table(self._broker, Partition(names.granted, number))
-        task.restore(
-            Saved(
-                progress.get(str(number).encode()),
-                tuple(parked.values()),
-                tuple(granted.values()),
-            ),
-            self._clock.now(),
-        )
+        task.refused = self.refused(number)
+        saved = await read_saved(self._broker, self._rules, number, self.on_unreadable)
+        task.restore(saved, self._clock.now())
         inputs = {name: Partition(names.input(name), number) for name in INPUTS}
         spans = await self._broker.spans(inputs.values())
         owned = Owned(task, committer, {name: spans[place].end for name, place in inputs.items()})

@@ -15,10 +15,10 @@ from typing import Final
 import msgspec
 import structlog
 
-from schemas import ENTITIES
 from worker.brokers.contract import Broker, Message, Partition
 from worker.clock import Clock, StepWatch
 from worker.core.outbox import Rules
+from worker.core.pressure import Limits, crowded
 from worker.core.task import INPUTS
 from worker.engine.backoff import Backoff
 from worker.engine.follower import INDEXED, Follower
@@ -26,7 +26,7 @@ from worker.engine.identities import Identities
 from worker.engine.judging import Batch, Judging
 from worker.engine.order import BATCH, ReadingOrder
 from worker.engine.reports import Reports, unheard
-from worker.engine.startup import check_topics
+from worker.engine.startup import check_topics, message_limit
 from worker.engine.tasks import Owned, Tasks, inputs
 from worker.engine.verdicts import Barriers
 from worker.errors import BrokerUnavailable, ConfigurationError, MissingTopic, TopicRecreated
@@ -46,14 +46,14 @@ class Worker:
         rules: Rules,
         index: IndexStore,
         clock: Clock,
-        max_parked: int = 200_000,
+        limits: Limits | None = None,
         reports: Reports | None = None,
     ) -> None:
         self._broker = broker
         self._rules = rules
         self._index = index
         self._clock = clock
-        self._max_parked = max_parked
+        self._limits = limits or Limits()
         self._reports = reports or unheard(clock)
         self._reading: asyncio.Task[list[Message]] | None = None
         self._order = ReadingOrder(rules.names, clock)
@@ -77,11 +77,17 @@ class Worker:
         _log.info("worker_stopped")
 
     async def _check_topics(self) -> None:
-        """Learn how many tasks there are, and which topics these are."""
+        """Learn how many tasks there are, what they may write, and which topics these are."""
         await self._identities.note()
         names, limit = self._rules.names, self._rules.record_limit
         tasks = await check_topics(self._broker, names, limit)
-        self._rules = msgspec.structs.replace(self._rules, tasks=tasks)
+        limit = await message_limit(self._broker, names)
+        self._rules = msgspec.structs.replace(
+            self._rules,
+            tasks=tasks,
+            rejection_limit=limit,
+            decision_bytes=self._limits.batch(tasks),
+        )
 
     async def _live(self, stop: asyncio.Event) -> None:
         """Work on the topics as they are. Raises TopicRecreated when they are no longer."""
@@ -97,9 +103,11 @@ class Worker:
         self._follower.on_outage = self._reports.followed
         self._tasks.on_restored = self._reports.metrics.restored
         self._tasks.on_not_started = self._reports.not_started
+        self._follower.on_unreadable = self._tasks.on_unreadable = self._reports.unreadable
         self._judging = Judging(
             self._broker, self._rules, self._follower, self._identities, self._reports, self._clock
         )
+        self._tasks.refused = self._judging.refusals.of
         ended = asyncio.Event()
         if not await self._waited_out(self._follower.start, stop):
             return
@@ -226,7 +234,7 @@ class Worker:
         for message in messages:
             owned = self._tasks.running.get(message.partition)
             if owned is not None:
-                owned.inbox.append(message)
+                owned.take(message)
         self._reports.expired(self._reader.expired(), self._tasks, self._rules.names)
 
     async def _assign(self) -> None:
@@ -245,7 +253,7 @@ class Worker:
 
     def _batch(self, owned: Owned) -> Batch:
         """Everything that has been read for a task, and where that ends."""
-        messages, owned.inbox = owned.inbox, []
+        messages = owned.empty()
         owned.positions = self._positions(owned)
         return Batch(messages, owned.positions)
 
@@ -282,27 +290,19 @@ class Worker:
     def _paused(self, running: dict[int, Owned]) -> set[Partition]:
         """The inputs not to be read now: memory is bounded, and nothing waits for itself.
 
-        Users are always read. Matches pause for parked matches only, which users release; the
-        others pause for parked records of their own kind, which users and matches release. A task
-        that is at work takes one batch meanwhile.
+        See `crowded` for what is parked. A task that is at work takes one batch meanwhile.
         """
         paused: set[Partition] = set()
         later = self._order.later(
             self._behind(running),
             users_waiting=any(owned.task.parking.count("users") for owned in running.values()),
         )
-        limit = self._max_parked // max(1, len(running))
+        tasks = self._rules.tasks
+        records, room = self._limits.records // max(1, len(running)), self._limits.room(tasks)
         for number, owned in running.items():
-            parking = owned.task.parking
-            matches = parking.count("matches")
-            others = len(parking) - matches - parking.count("users")
-            names = set(later)
-            if len(owned.inbox) >= BATCH:
+            names = set(later) | crowded(owned.task.parking, records, room)
+            if len(owned.inbox) >= BATCH or owned.inbox_bytes >= self._limits.batch(tasks):
                 names = set(INPUTS)
-            if matches >= limit:
-                names.add("matches")
-            if others >= limit:
-                names |= set(ENTITIES) - set(INDEXED)
             paused |= {Partition(self._rules.names.input(name), number) for name in names}
         return paused
 

@@ -91,10 +91,11 @@ class Metrics:
 
     # --- what waits ---------------------------------------------------------------------------
 
-    def parked(self, records: Mapping[str, int], oldest_seconds: float) -> None:
-        """How many are parked now, by entity (absent: none), and for how long the oldest is."""
+    def parked(self, records: Mapping[str, int], memory: int, oldest_seconds: float) -> None:
+        """How many are parked now, by entity (absent: none), their bytes and the oldest's age."""
         for entity, gauge in self._parked.items():
             gauge.set(records.get(entity, 0))
+        self._parked_bytes.set(memory)
         self._parked_oldest.set(oldest_seconds)
 
     def lag(self, records: Mapping[Partition, int]) -> None:
@@ -112,6 +113,10 @@ class Metrics:
         self._verdicts_oldest.set(oldest_seconds)
         self._blocking_number.set(len(blocking))
         self._blocking.set(dict.fromkeys(blocking[:MOST_BLOCKING], 1))
+
+    def unreadable_internal(self, messages: int) -> None:
+        """Messages of internal topics were skipped."""
+        self._unreadable.inc(messages)
 
     # --- what the worker does -----------------------------------------------------------------
 
@@ -216,6 +221,10 @@ class Metrics:
         self._failures = self._counter(
             "buddy_internal_errors", "Records that could not be judged because the program failed."
         )
+        self._unreadable = self._counter(
+            "buddy_unreadable_internal_messages",
+            "Messages of internal topics that are none of the project's (skipped).",
+        )
         self._expired = self._by_entity(
             "buddy_input_expired_records",
             "Records that were gone from an input before they were read.",
@@ -233,6 +242,9 @@ class Metrics:
             "Records parked now, queued ones among them.",
             "entity",
             ENTITIES,
+        )
+        self._parked_bytes = self._gauge(
+            "buddy_parked_bytes", "Memory that parked records take, by estimate."
         )
         self._parked_oldest = self._gauge(
             "buddy_parked_oldest_age_seconds", "Time since the first reading of the oldest of them."

@@ -14,6 +14,9 @@ pytestmark = pytest.mark.timeout(400)
 TASKS = 2
 BATCH = 100
 MAX_PARKED = 50
+LIMITS = {"records": MAX_PARKED}
+FEW_BYTES = {"bytes": TASKS * MAX_PARKED * 2_500}
+"""Half of the room is for the others: for as many as with the limit in records."""
 USERS = 400
 MATCHES = 1_000
 NOBODY = 900_000
@@ -45,8 +48,8 @@ async def send_users_last(stage: Stage) -> None:
 
 def check_bounds(running: Running) -> None:
     print(f"most parked: {dict(running.most)}")
-    for (_, kind), most in running.most.items():
-        assert kind == "users" or most <= MOST
+    for most in running.most.values():
+        assert most <= MOST
 
 
 async def all_is_judged(stage: Stage) -> None:
@@ -57,12 +60,14 @@ async def all_is_judged(stage: Stage) -> None:
     }
 
 
-@pytest.mark.parametrize("grace", [0, 3_000], ids=["no-grace", "grace"])
+@pytest.mark.parametrize(
+    ("limits", "grace"), [(LIMITS, 0), (FEW_BYTES, 3_000)], ids=["records, no grace", "bytes"]
+)
 async def test_users_last_and_the_limit_reached_all_is_judged_in_the_end(
-    stage: Stage, grace: int
+    stage: Stage, limits: dict[str, int], grace: int
 ) -> None:
     await send_users_last(stage)
-    running = await stage.start(max_parked=MAX_PARKED, grace=grace)
+    running = await stage.start(limits=limits, grace=grace)
     await all_is_judged(stage)
     check_bounds(running)
     await stage.books_balance()
@@ -70,7 +75,7 @@ async def test_users_last_and_the_limit_reached_all_is_judged_in_the_end(
 
 async def test_what_is_paused_at_the_limit_and_what_is_not(stage: Stage) -> None:
     await send_users_last(stage)
-    running = await stage.start(max_parked=MAX_PARKED, held={"users"})
+    running = await stage.start(limits=LIMITS, held={"users"})
     names = stage.names
 
     def all_but_users_paused() -> bool:
@@ -103,7 +108,7 @@ async def test_what_is_paused_at_the_limit_and_what_is_not(stage: Stage) -> None
 
 async def test_matches_are_read_though_the_others_have_reached_the_limit(stage: Stage) -> None:
     await stage.send("events", *(event(20_000 + n, 10_000 + n) for n in range(MATCHES)))
-    running = await stage.started(max_parked=MAX_PARKED, held={"users"}, grace=3_600_000)
+    running = await stage.started(limits=LIMITS, held={"users"}, grace=3_600_000)
     await stage.until(
         lambda: {p.topic for p in running.paused} >= {stage.names.inputs("events")}, "events pause"
     )
@@ -122,7 +127,7 @@ async def test_matches_are_read_though_the_others_have_reached_the_limit(stage: 
 async def test_at_the_limit_by_orphans_alone_it_goes_on(stage: Stage) -> None:
     await stage.send("milestones", *(milestone(1 + n, NOBODY + n) for n in range(1_500)))
     await stage.send("matches", *(match(10_000 + n, NOBODY, n) for n in range(1_500)))
-    running = await stage.start(max_parked=MAX_PARKED)
+    running = await stage.start(limits=LIMITS)
     await stage.judged()
     assert stage.verdicts(stage.outcomes) == {"rejected orphaned_user_id": 3_000}
     check_bounds(running)
@@ -131,10 +136,10 @@ async def test_at_the_limit_by_orphans_alone_it_goes_on(stage: Stage) -> None:
 
 async def test_two_workers_at_the_limit(stage: Stage) -> None:
     await send_users_last(stage)
-    workers = [await stage.start(name, max_parked=MAX_PARKED) for name in ("one", "two")]
+    workers = [await stage.start(name, limits=LIMITS) for name in ("one", "two")]
     await all_is_judged(stage)
     for running in workers:
         print(f"most parked: {dict(running.most)}")
-        for (_, kind), most in running.most.items():
-            assert kind == "users" or most <= MAX_PARKED + 2 * BATCH  # one task may be all it has
+        for most in running.most.values():
+            assert most <= MAX_PARKED + 2 * BATCH  # one task may be all it has
     await stage.books_balance()

@@ -1,0 +1,226 @@
+"""Garbage in internal topics: read as nothing, whatever it is, and a task goes on beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas import ENTITIES
+from tests.unit.core_kit import FIRST_OFFSET, NOW, World, good, saved, uid
+from worker.brokers.contract import Partition
+from worker.core.addresses import Claim, Grant, Granted, Settled, owner_of
+from worker.core.barrier import Counts, Progress
+from worker.core.internal import (
+    parked_key,
+    read_claim,
+    read_grant,
+    read_granted,
+    read_parked,
+    read_progress,
+    read_reached,
+)
+from worker.core.parking import Envelope
+from worker.core.reading import write_progress
+from worker.core.task import INPUTS, Task
+from worker.topics import Names
+
+TASKS = 3
+NAMES = Names()
+TOPIC = NAMES.inputs("milestones")
+ADDRESS = next(a for n in range(99) if owner_of(a := bytes([0, 0, 0, n] * 4), TASKS) == 1)
+USER = bytes(16)
+PROGRESS = Progress(
+    {"milestones": 9, "claims": 4},
+    {"milestones": 3},
+    {"milestones": "one"},
+    {"milestones": {NOW: [3]}},
+    {"milestones": 2},
+    {"milestones": Counts(9, 5, 0, 3, 1)},
+    {"clock_stepped": 1},
+)
+ENVELOPE = Envelope("milestones", TOPIC, 1, 7, NOW, b"k", b"{}", (("a", b"b"),), NOW, NOW, 0, 7)
+KEY = parked_key("milestones", 1, 7)
+
+pack = msgspec.msgpack.encode
+
+numbers = st.integers(-(2**63), 2**64 - 1) | st.integers(-2, 12)
+scraps: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | numbers | st.text(max_size=5) | st.binary(max_size=20),
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=12,
+)
+nests = st.sampled_from(
+    [b"[" * 100_000, b'{"next":' * 50_000, b'{"x":' + b"[" * 9_999, b"\x91" * 100_000, b"\x81" * 9]
+)
+HONEST = [
+    write_progress(PROGRESS),
+    pack(ENVELOPE),
+    pack(Granted(ADDRESS, USER, ((0, 5),))),
+    pack(Claim(ADDRESS, USER, 2, 5)),
+    pack(Settled(ADDRESS, 2, 5)),
+    pack(Grant(5, ADDRESS, True)),
+]
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A message of ours, cut or with some bytes replaced."""
+    value = bytearray(draw(st.sampled_from(HONEST)))
+    for place, byte in draw(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)))):
+        value[place % len(value)] = byte
+    return bytes(value[: draw(st.integers(0, len(value)) | st.just(len(value)))])
+
+
+def names_to(values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(st.sampled_from([*INPUTS, "x"]), values, max_size=3)
+
+
+absurd = st.one_of(
+    st.builds(Envelope, st.sampled_from([*ENTITIES, "x"]), st.sampled_from([TOPIC, "x"]),
+              numbers, numbers, numbers, st.none() | st.binary(), st.none() | st.binary(),
+              st.just(()), numbers, numbers).map(pack),
+    st.builds(Claim, st.binary(max_size=17), st.binary(max_size=17), numbers, numbers).map(pack),
+    st.builds(Claim, st.just(ADDRESS), st.just(USER), numbers, numbers).map(pack),
+    st.builds(Settled, st.just(ADDRESS), numbers, numbers).map(pack),
+    st.builds(Grant, numbers, st.binary(max_size=17), st.booleans()).map(pack),
+    st.builds(Granted, st.just(ADDRESS), st.just(USER),
+              st.lists(st.tuples(numbers, numbers)).map(tuple)).map(pack),
+    st.builds(Progress, names_to(numbers), names_to(numbers), names_to(st.text()),
+              names_to(st.dictionaries(numbers, st.lists(numbers), max_size=3)),
+              names_to(numbers), names_to(st.builds(Counts, *[numbers] * 5)),
+              names_to(numbers)).map(write_progress),
+)  # fmt: skip
+garbage = (
+    st.binary() | scraps.map(pack) | scraps.map(msgspec.json.encode) | nests | damaged() | absurd
+)
+keys = st.sampled_from([b"1", b"", KEY, ADDRESS.hex().encode(), b"milestones/1/x"]) | st.binary()
+
+
+@given(garbage, keys)
+def test_whatever_the_bytes_are_they_are_read_or_skipped(value: bytes, key: bytes) -> None:
+    read_reached(key, value, 1)
+    read_progress(key, value, 1)
+    read_parked(key, value, 1, NAMES)
+    read_granted(key, value, 1, TASKS)
+    read_claim(value, 1, TASKS)
+    read_grant(value)
+
+
+@given(
+    progress=st.lists(garbage, max_size=2),
+    parked=st.lists(garbage, max_size=3),
+    granted=garbage,
+    notes=st.lists(garbage, max_size=6),
+)
+def test_a_task_goes_on_beside_whatever_is_left_in_its_topics(
+    progress: list[bytes], parked: list[bytes], granted: bytes, notes: list[bytes]
+) -> None:
+    world = World(partitions=TASKS)
+    sent = world.send("milestones", good("milestones", 1, user_id=uid(7)), partition=1)
+    world.round()
+    rows = {str(place).encode(): value for place, value in enumerate(parked)}
+    rows |= {parked_key("milestones", 1, FIRST_OFFSET): value for value in parked}
+    was = dict.fromkeys([b"1"], [*progress, *world.progress[1]][-1])
+    task = world.tasks[1] = Task(1, world.rules)
+    kept = saved(world.rules, 1, was, rows, {ADDRESS.hex().encode(): granted})
+    task.restore(kept, world.moment)
+    task.begin(world.identities, dict.fromkeys(INPUTS, FIRST_OFFSET))
+    for name in ("claims", "grants"):
+        for note in notes:
+            world._append(Partition(world.names.input(name), 1), NOW, b"", note, ())
+    decision = world.round(only=[1])[1]
+    skipped = sum(map(len, decision.tally.unreadable.values()))
+    assert decision.tally.read.total() == 0
+    assert skipped <= 2 * len(notes)
+    world.send("users", good("users", 7), partition=1)
+    for _ in range(9):
+        world.round()
+    assert world.kind(sent) == "accepted"
+
+
+def test_what_is_ours_is_read() -> None:
+    assert read_progress(b"1", HONEST[0], 1) == PROGRESS
+    assert read_reached(b"1", HONEST[0], 1) is not None
+    assert read_parked(KEY, HONEST[1], 1, NAMES) == ENVELOPE
+    assert read_granted(ADDRESS.hex().encode(), HONEST[2], 1, TASKS) is not None
+    assert isinstance(read_claim(HONEST[3], 1, TASKS), Claim)
+    assert isinstance(read_claim(HONEST[4], 1, TASKS), Settled)
+    assert read_grant(HONEST[5]) == Grant(5, ADDRESS, granted=True)
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [
+        {"next": {"milestones": -1}},
+        {"next": {"milestones": 2**40}},
+        {"next": {"nobody": 1}},
+        {"judged": {"milestones": 10}},
+        {"judged": {"users": 1}},
+        {"judged": {"milestones": -2}},
+        {"judged": {"claims": 1}},
+        {"held": {"nobody": {NOW: [1]}}},
+        {"held": {"milestones": {}}},
+        {"held": {"milestones": {NOW: []}}},
+        {"held": {"milestones": {NOW: [9]}}},
+        {"held": {"milestones": {10**15: [1]}}},
+        {"earlier": {"milestones": -1}},
+        {"earlier": {"milestones": 2**40}},
+        {"counts": {"nobody": Counts()}},
+        {"counts": {"users": Counts(read=-1)}},
+        {"incidents": {"clock_stepped": 2**63}},
+    ],
+)
+def test_a_progress_that_cannot_be_is_none(progress: dict[str, Any]) -> None:
+    value = write_progress(msgspec.structs.replace(PROGRESS, **progress))
+    assert read_progress(b"1", value, 1) is None
+    if not progress.keys().isdisjoint({"next", "judged"}):
+        assert read_reached(b"1", value, 1) is None
+
+
+@pytest.mark.parametrize("read", [read_progress, read_reached])
+def test_the_progress_of_another_task_counts_nowhere_else(read: Callable[..., object]) -> None:
+    assert read(b"0", HONEST[0], 1) is None
+    assert read(b"1", HONEST[0], 0) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"entity": "nobody"},
+        {"entity": "users"},
+        {"topic": "other.in.milestones"},
+        {"partition": 2},
+        {"offset": 8},
+        {"arrival": -1},
+        {"arrival": 10**15},
+        {"first_read": 10**15},
+    ],
+)
+def test_an_envelope_that_is_not_this_tasks_is_none(change: dict[str, Any]) -> None:
+    assert read_parked(KEY, pack(msgspec.structs.replace(ENVELOPE, **change)), 1, NAMES) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Claim(ADDRESS, USER, 3, 5),
+        Claim(ADDRESS, USER, -1, 5),
+        Claim(ADDRESS, USER, 0, -5),
+        Claim(ADDRESS, USER, 0, 2**63),
+        Claim(ADDRESS, USER[1:], 0, 5),
+        Claim(ADDRESS[1:], USER, 0, 5),
+        Settled(ADDRESS, 3, 5),
+        Settled(b"", 0, 5),
+    ],
+)
+def test_a_claim_that_cannot_be_answered_is_none(value: Claim | Settled) -> None:
+    assert read_claim(pack(value), 1, TASKS) is None
+
+
+def test_a_claim_in_the_partition_of_another_owner_is_none() -> None:
+    assert read_claim(HONEST[3], 0, TASKS) is None

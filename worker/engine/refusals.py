@@ -1,0 +1,58 @@
+"""Messages that the broker refuses: the record behind one is rejected, and the task goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import structlog
+
+from worker.brokers.contract import Outgoing
+from worker.core.refused import Record, record_of
+from worker.errors import MessageRefused
+from worker.topics import Names
+
+MOST = 2
+"""After so many refusals of what is said about one record nothing smaller can be said."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Refusals:
+    """How often what a task said about a record was refused, for as long as that matters.
+
+    A refused commit throws the task away. When it is restored it rejects these records instead
+    (`internal_error`), with fewer words each time: `Task.refused`.
+    """
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self._counts: dict[int, dict[Record, int]] = {}
+
+    def of(self, number: int) -> dict[Record, int]:
+        """The records of that task, and how often each was refused."""
+        return self._counts.setdefault(number, {})
+
+    def note(self, number: int, outputs: Sequence[Outgoing], error: MessageRefused) -> str | None:
+        """A commit was refused. None if the task can go on without the record that caused it.
+
+        Else why not, in one line.
+        """
+        if error.index is None:
+            return str(error)
+        message = outputs[error.index]
+        record = record_of(message, self._names)
+        if record is None:
+            return f"its own state for {message.topic}: {error}"
+        count = self.of(number)[record] = self.of(number).get(record, 0) + 1
+        _log.error(
+            "record_refused",
+            source=f"{self._names.inputs(record[0])}/{number}/{record[1]}",
+            topic=message.topic,
+            error=str(error),
+        )
+        return str(error) if count > MOST else None
+
+    def settled(self, number: int, records: Iterable[Record]) -> None:
+        """Their rejections are committed."""
+        for record in records:
+            self.of(number).pop(record, None)

@@ -1,0 +1,76 @@
+"""What the log says of a task, whatever else somebody has left there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from worker.brokers.contract import Broker, Partition
+from worker.core.barrier import Progress
+from worker.core.internal import read_granted, read_parked, read_progress
+from worker.core.outbox import Rules
+from worker.core.task import INPUTS, Saved
+from worker.engine.tables import Table, read_checked
+from worker.errors import StateError
+from worker.topics import Names
+
+Skipped = Callable[[Partition, Sequence[int]], None]
+"""Told the offsets of the messages that were left aside."""
+
+
+async def read_saved(broker: Broker, rules: Rules, number: int, skipped: Skipped) -> Saved:
+    """The state of a task; its committer must have been started.
+
+    Raises StateError where nothing readable says how far the task is, though something did, and
+    BrokerUnavailable.
+    """
+    names, tasks = rules.names, rules.tasks
+
+    def tell(place: Partition, table: Table[Any]) -> None:
+        if table.unreadable:
+            skipped(place, table.unreadable)
+
+    place = Partition(names.progress, number)
+    progress = await read_progress_table(broker, names, number)
+    tell(place, progress)
+    key = b"%d" % number
+    if key in progress.lost:
+        raise StateError(
+            f"{place.topic}/{number} says at offset {progress.lost[key]} how far task {number} is,"
+            " and cannot be read; nothing before it is left. Have its inputs judged again:"
+            f" buddy reprocess users --offset {number}:0"
+        )
+    place = Partition(names.parked, number)
+    parked = await read_checked(broker, place, lambda k, v: read_parked(k, v, number, names))
+    tell(place, parked)
+    place = Partition(names.granted, number)
+    granted = await read_checked(broker, place, lambda k, v: read_granted(k, v, number, tasks))
+    tell(place, granted)
+    return Saved(progress.rows.get(key), tuple(parked.rows.values()), tuple(granted.rows.values()))
+
+
+async def read_progress_table(broker: Broker, names: Names, number: int) -> Table[Progress]:
+    """The progress of a task, as its topic has it. None that is beyond the end of an input."""
+    inputs = {name: Partition(names.input(name), number) for name in INPUTS}
+    spans = await broker.spans(inputs.values(), uncommitted=True)
+    ends = {name: spans[place].end for name, place in inputs.items()}
+    topics = await broker.identities(place.topic for place in inputs.values())
+    identities = {name: topics.get(place.topic, "") for name, place in inputs.items()}
+
+    def read(key: bytes, value: bytes) -> Progress | None:
+        progress = read_progress(key, value, number)
+        if progress is None or _is_beyond(progress, ends, identities):
+            return None
+        return progress
+
+    return await read_checked(broker, Partition(names.progress, number), read)
+
+
+def _is_beyond(progress: Progress, ends: Mapping[str, int], identities: Mapping[str, str]) -> bool:
+    """Whether it has read what never was, in topics that are still the same."""
+    return any(
+        offset > ends[name]
+        and bool(identities[name])
+        and progress.topics.get(name) == identities[name]
+        for name, offset in progress.next.items()
+    )
