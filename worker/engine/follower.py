@@ -195,9 +195,10 @@ class Follower:
         for entity, offset in progress.judged.items():
             topic = self._names.inputs(entity)
             identity = self._identities.get(topic)
-            # What was judged of a topic says nothing of another one of the same name.
-            if progress.topics.get(entity, identity) == identity:
-                self.judged[Partition(topic, message.partition)] = offset
+            # What was judged of a topic says nothing of another one of the same name. Until the
+            # task has begun with that, copies of what it had parked may still have to be judged.
+            same = progress.topics.get(entity, identity) == identity
+            self.judged[Partition(topic, message.partition)] = offset if same else -1
 
     def _missing(self, until: Mapping[Partition, int]) -> int:
         return sum(max(0, end - self._followed[p]) for p, end in until.items())
