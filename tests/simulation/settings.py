@@ -52,6 +52,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     most_parked: int
     clocks: bool
     """Whether somebody sets the wall clocks of workers."""
+    recreated: int
+    """How often, at most, the topic of an input is created anew."""
 
 
 def settings(seed: int) -> Settings:
@@ -89,4 +91,5 @@ def settings(seed: int) -> Settings:
         bad=dice.choice((0.0, 1.0, 3.0)),
         most_parked=dice.choice((1, 3, 1_000, 1_000)),
         clocks=ordered and dice.random() < 0.4,
+        recreated=dice.choice((1, 1, 2, 3)) if ordered and dice.random() < 0.2 else 0,
     )
