@@ -28,10 +28,14 @@ class Clock:
     ) -> None:
         self.wall: Callable[[], int] = wall or _wall
         self.steady: Callable[[], int] = steady or _steady
+        self._ahead = 0
+        """The most that the wall clock has been ahead of the steady one."""
 
     def now(self) -> Moment:
         """Both at once."""
-        return Moment(self.wall(), self.steady())
+        wall, steady = self.wall(), self.steady()
+        self._ahead = max(self._ahead, wall - steady)
+        return Moment(wall, steady, steady + self._ahead)
 
 
 class StepWatch:
@@ -48,8 +52,8 @@ class StepWatch:
         return moved if abs(moved) >= STEP_MS else 0
 
     def _now(self) -> int:
-        wall, steady = self._clock.now()
-        return wall - steady
+        now = self._clock.now()
+        return now.wall - now.steady
 
 
 def _wall() -> int:

@@ -27,14 +27,18 @@ class Fenced(Exception):
 
 
 class Transaction:
-    """What one task writes at once. `unmarked` are the partitions that lack its mark."""
+    """What one task writes at once. `unmarked` are the partitions that lack its mark.
 
-    __slots__ = ("began", "epoch", "messages", "state", "task", "tick", "unmarked")
+    `topics` has the generation of each input that its writer believes to read.
+    """
 
-    def __init__(self, task: int, epoch: int, began: int) -> None:
+    __slots__ = ("began", "epoch", "messages", "state", "task", "tick", "topics", "unmarked")
+
+    def __init__(self, task: int, epoch: int, began: int, topics: Mapping[str, int]) -> None:
         self.task = task
         self.epoch = epoch
         self.began = began
+        self.topics = topics
         self.state: Literal["open", "committed", "aborted"] = "open"
         self.unmarked: dict[Log, None] = {}
         self.messages: list[Message] = []
@@ -60,10 +64,21 @@ class Log:
         self._decided: list[Message | None] = []
         """The entries up to where somebody has read; None for marks and what was aborted."""
 
+    def clear(self) -> None:
+        """Begin again at offset 0: the topic has been created anew."""
+        assert not self._open
+        self.entries, self.ticks, self._writers, self._decided = [], [], [], []
+        self.stable = 0
+
     @property
     def end(self) -> int:
         """The end with everything that is still open: the high watermark."""
         return len(self.entries)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether some transaction has no mark here yet."""
+        return bool(self._open)
 
     def append(self, message: Message | None, writer: Transaction | None, tick: int) -> None:
         """Add a message at the end; None is the mark of its writer."""
@@ -111,6 +126,8 @@ class World:
         self.eager = False
         self.shown = 0
         """Counts how often readers of some log came to see more of it."""
+        self.generations: dict[str, int] = {}
+        """By topic: how often it was created anew, if ever. Replaced whenever that changes."""
         self.trace: Callable[[str], None] | None = None
         self.counts: Counter[str] = Counter()
         """Takeovers, and transactions by what became of them."""
@@ -155,6 +172,21 @@ class World:
         self.shown += 1
         return self._append(self.log(topic, number), key, value, (), None)
 
+    def is_open(self, topic: str) -> bool:
+        """Whether some transaction has no mark there yet."""
+        return any(self.log(topic, number).is_open for number in range(self.tasks))
+
+    def create_anew(self, topic: str) -> None:
+        """Delete an input with all that is in it, and create it: it has another identity.
+
+        Not while a transaction is open in it.
+        """
+        self.tick += 1
+        self.shown += 1
+        self.generations = {**self.generations, topic: self.generations.get(topic, 0) + 1}
+        for number in range(self.tasks):
+            self.log(topic, number).clear()
+
     # --- writers ------------------------------------------------------------------------------
 
     def fence(self, task: int) -> int:
@@ -174,11 +206,11 @@ class World:
         """Whether nobody else has become the writer since."""
         return self._epochs[task] == epoch
 
-    def begin(self, task: int, epoch: int) -> Transaction:
+    def begin(self, task: int, epoch: int, topics: Mapping[str, int]) -> Transaction:
         """Open a transaction; the one before must be settled. Raises Fenced."""
         self._check(task, epoch)
         assert self._current[task] is None
-        transaction = self._current[task] = Transaction(task, epoch, self.now)
+        transaction = self._current[task] = Transaction(task, epoch, self.now, topics)
         return transaction
 
     def write(self, transaction: Transaction, log: Log, messages: Sequence[Outgoing]) -> None:

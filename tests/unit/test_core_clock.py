@@ -72,3 +72,12 @@ def test_stamps_that_leave_are_of_the_wall_clock() -> None:
     world.settle()
     (rejected,) = [m for m in world.committed if ".rejected." in m.topic]
     assert json.loads(rejected.value or b"")["rejected_at"] == "2026-01-01T01:00:00Z"
+
+
+def test_a_clock_that_was_set_back_takes_the_present_for_no_future() -> None:
+    world = World()
+    world.stepped = -HOUR
+    sent = world.send("users", good("users", 1, joined_at="2026-01-01T00:00:00Z"))
+    late = world.send("users", good("users", 2, joined_at="2026-01-01T00:01:00.001Z"))
+    world.settle()
+    assert (world.kind(sent), world.kind(late)) == ("accepted", "rejected")
