@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def shown(root: Path) -> dict[str, list[str]]:
     return {p.name: sorted(f.name for f in p.iterdir()) for p in sorted(root.glob("[!.]*"))}
 
 
+OTHER = "550e8400-e29b-41d4-a716-446655440001"
 WHOLE = [DATA, f"{DATA}.json", MANIFEST]
 
 
@@ -203,16 +205,29 @@ def test_seals_go_when_their_requests_cannot_come_again(tmp_path: Path) -> None:
     now = (tmp_path.stat().st_mtime) + 10
     place = DirectoryPlace(tmp_path, lambda: now)
     published(place, FIRST)
-    now += (SEAL_DAYS + 1) * 24 * 3600
-    place.sweep()
+    published(place, f"20261222T103000Z_{OTHER}")
+
+    def pass_days(days: int) -> None:
+        nonlocal now
+        now += days * 24 * 3600
+        os.utime(tmp_path / ".seals" / OTHER, (now, now))
+        place.sweep()
+
+    pass_days(SEAL_DAYS + 1)
     assert (tmp_path / ".seals" / ID).exists(), "its export is there"
     place.remove(FIRST)
-    now -= 2 * 24 * 3600
+    pass_days(-2)
+    assert place.sealed(ID)
+    pass_days(2)
+    assert not place.sealed(ID)
+
+
+def test_a_clock_that_is_wrong_for_a_moment_forgets_no_seal(tmp_path: Path) -> None:
+    place = DirectoryPlace(tmp_path, lambda: 1e12)
+    published(place, FIRST)
+    place.remove(FIRST)
     place.sweep()
     assert place.sealed(ID)
-    now += 2 * 24 * 3600
-    place.sweep()
-    assert not place.sealed(ID)
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -17,8 +17,13 @@ from typing import Protocol
 import msgspec
 
 from worker.errors import StateError
+from worker.exports.layout import MANIFEST
 from worker.exports.manifest import Manifest, decode
-from worker.exports.staging import Staging
+from worker.exports.staging import DIRECTORY_MODE, Staging
+
+
+class GoneError(StateError):
+    """The export is not at the place: it has been removed, or never was there."""
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -62,7 +67,11 @@ class Place(Protocol):
         """
 
     def fetch(self, name: str, directory: Path) -> None:
-        """Copy a finished export into an empty local directory, the manifest last."""
+        """Copy a finished export into an empty local directory, the manifest last.
+
+        Each file is compared with the manifest. `GoneError` if the export is not there, or is
+        removed meanwhile.
+        """
 
     def remove(self, name: str) -> None:
         """Remove a finished export so that nobody ever sees half of it. None is fine as well.
@@ -86,6 +95,24 @@ def stop_if(abandoned: Callable[[], bool]) -> None:
     """Raises `StateError` when nobody waits for the export any more."""
     if abandoned():
         raise StateError("the export was given up")
+
+
+def copy_out(
+    content: bytes, where: str, directory: Path, write: Callable[[str, Path], str]
+) -> None:
+    """Copy the export with that manifest into an empty local directory, the manifest last.
+
+    `write(path, target)` copies one of its files and returns the SHA-256. Raises `StateError`.
+    """
+    try:
+        for file in decode(content, where).files:
+            target = directory / file.path
+            target.parent.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+            if write(file.path, target) != file.sha256:
+                raise StateError(f"{where}/{file.path} is damaged")
+        (directory / MANIFEST).write_bytes(content)
+    except OSError as error:
+        raise StateError(f"{directory} cannot be written: {error.strerror or error}") from None
 
 
 def finished_from(name: str, location: str, content: bytes) -> Finished:

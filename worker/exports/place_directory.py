@@ -3,11 +3,16 @@
 The seal of an export is its staging directory, renamed to `.seals/<export_id>`: a rename onto a
 directory that is not empty fails, and a seal never is, since the lock file stays in it. The export
 itself is then renamed out of the seal to its final name, by whoever comes first.
+
+Symbolic links in it are never followed (`links`): one that is called like an export, a seal or a
+leftover is named in the log, once a sweep, and left alone.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +20,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from worker.errors import StateError, UsageError
 from worker.exports.layout import MANIFEST, id_in
-from worker.exports.place import SEAL_DAYS, Finished, finished_from, stop_if
-from worker.exports.staging import DIRECTORY_MODE, Staging, hidden_name, sweep, sync_directory
+from worker.exports.links import is_directory, link_on_the_way, open_below
+from worker.exports.place import (
+    SEAL_DAYS,
+    Finished,
+    GoneError,
+    copy_out,
+    finished_from,
+    stop_if,
+)
+from worker.exports.staging import (
+    DIRECTORY_MODE,
+    Staging,
+    create_private,
+    hidden_name,
+    is_hidden,
+    sweep,
+    sync_directory,
+)
 
 _SEALS: Final = ".seals"
+_READ: Final = 1 << 20
 _TAKEN: Final = (errno.ENOTEMPTY, errno.EEXIST)
+_IN_THE_WAY: Final = (*_TAKEN, errno.ENOTDIR)
+"""Of a rename of a directory: ENOTDIR where a file or a link has the name."""
+
+_log = structlog.get_logger(__name__)
 
 
 class DirectoryPlace:
@@ -45,7 +73,7 @@ class DirectoryPlace:
     def sealed(self, export_id: str) -> bool:
         """See `Place`."""
         with self._guard():
-            return (self._seals / export_id).exists() or bool(self._names(export_id))
+            return self._is_sealed(export_id) or bool(self._names(export_id))
 
     def finished(self) -> Iterator[Finished]:
         """See `Place`."""
@@ -71,7 +99,7 @@ class DirectoryPlace:
             if there is not None:
                 return there
             final = self._root / staging.name
-            if final.exists():
+            if os.path.lexists(final):
                 raise StateError(f"{final} exists already; it is not overwritten")
             stop_if(abandoned)
             self._seal(staging, export_id)
@@ -82,17 +110,16 @@ class DirectoryPlace:
 
     def fetch(self, name: str, directory: Path) -> None:
         """See `Place`."""
-        with self._guard():
-            finished = self._root / name
-            if not (finished / MANIFEST).exists():
-                raise StateError(f"there is no export {finished}")
-            shutil.copytree(
-                finished,
-                directory,
-                ignore=lambda folder, _: {MANIFEST} if Path(folder) == finished else set(),
-                dirs_exist_ok=True,
-            )
-            shutil.copy2(finished / MANIFEST, directory / MANIFEST)
+        finished = self._root / name
+        content = self._manifest(name)
+        if content is None:
+            raise GoneError(f"there is no export {finished}")
+        try:
+            copy_out(content, str(finished), directory, lambda p, to: _copy(finished, p, to))
+        except StateError:
+            if self._manifest(name) is None:
+                raise GoneError(f"export {finished} has been removed meanwhile") from None
+            raise
 
     def remove(self, name: str) -> None:
         """See `Place`."""
@@ -100,6 +127,8 @@ class DirectoryPlace:
             raise ValueError(f"{name} is no export's name")
         with self._guard():
             hidden = self._root / hidden_name(name)
+            if (self._root / name).is_symlink():
+                return
             try:
                 (self._root / name).rename(hidden)
             except FileNotFoundError:
@@ -110,17 +139,35 @@ class DirectoryPlace:
     def sweep(self) -> list[str]:
         """See `Place`."""
         with self._guard():
-            for seal in self._entries(self._seals):
+            for link in self._links():
+                _log.warning("export_link_ignored", path=str(link))
+            seals = [s for s in self._entries(self._seals) if self._is_sealed(s.name)]
+            sealed = {seal.name: seal.stat().st_mtime for seal in seals}
+            # A clock that is wrong for a moment forgets nothing: the newest seal must agree.
+            now = min(self._clock(), max(sealed.values(), default=0.0))
+            for seal in seals:
                 self._finish(seal.name)
-                age = self._clock() - seal.stat().st_mtime
+                age = now - sealed[seal.name]
                 if age > SEAL_DAYS * 24 * 3600 and not self._names(seal.name):
                     shutil.rmtree(seal, ignore_errors=True)
             return [path.name for path in sweep(self._root)]
+
+    def _links(self) -> Iterator[Path]:
+        """Links that stand where an export, a seal or a leftover would."""
+        for path in self._entries(self._root):
+            if id_in(path.name) is not None or is_hidden(path.name) or path == self._seals:
+                found = path if path.is_symlink() else path / MANIFEST
+                if found.is_symlink():
+                    yield found
+        yield from (path for path in self._entries(self._seals) if path.is_symlink())
 
     def _seal(self, staging: Staging, export_id: str) -> None:
         """Decide the export: what is staged is it, unless another one is sealed already."""
         self._seals.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
         seal = self._seals / export_id
+        for path in (self._seals, seal):
+            if path.is_symlink():
+                raise StateError(f"{path} is a symbolic link, which is never followed: remove it")
         try:
             staging.outer.rename(seal)
         except OSError as error:
@@ -133,36 +180,51 @@ class DirectoryPlace:
 
     def _finish(self, export_id: str) -> None:
         """Give a sealed export its final name, unless it has it, or had it."""
+        if not self._is_sealed(export_id):
+            return
         for staged in self._entries(self._seals / export_id):
-            if id_in(staged.name) is None:
+            if id_in(staged.name) is None or not is_directory(staged):
                 continue  # the lock
             try:
                 staged.rename(self._root / staged.name)
             except FileNotFoundError:
                 continue  # another one was quicker
             except OSError as error:
-                if error.errno in _TAKEN:
+                if error.errno in _IN_THE_WAY:
                     raise StateError(
                         f"{self._root / staged.name} is in the way of a finished export: move it"
                     ) from None
                 raise
             sync_directory(self._root)
 
+    def _is_sealed(self, export_id: str) -> bool:
+        return is_directory(self._seals) and is_directory(self._seals / export_id)
+
     def _names(self, export_id: str = "*") -> list[str]:
-        """What is called like an export, the newest first."""
+        """The directories that are called like an export, the newest first."""
         paths = self._root.glob(f"*_{export_id}")
-        return sorted((path.name for path in paths if id_in(path.name) is not None), reverse=True)
+        found = (path.name for path in paths if id_in(path.name) is not None and is_directory(path))
+        return sorted(found, reverse=True)
 
     def _read(self, name: str) -> Finished | None:
-        directory = self._root / name
+        content = self._manifest(name)
         try:
-            content = (directory / MANIFEST).read_bytes()
-            return finished_from(name, str(directory.absolute()), content)
-        except (OSError, UsageError):  # it has just been removed, or is no export
+            where = str((self._root / name).absolute())
+            return None if content is None else finished_from(name, where, content)
+        except UsageError:
             return None
 
-    @staticmethod
-    def _entries(directory: Path) -> list[Path]:
+    def _manifest(self, name: str) -> bytes | None:
+        """None if it has just been removed, or is no export."""
+        try:
+            with os.fdopen(open_below(self._root / name, MANIFEST), "rb") as file:
+                return file.read()
+        except OSError:
+            return None
+
+    def _entries(self, directory: Path) -> list[Path]:
+        if directory != self._root and not is_directory(directory):
+            return []
         try:
             return sorted(directory.iterdir())
         except (FileNotFoundError, NotADirectoryError):
@@ -176,3 +238,21 @@ class DirectoryPlace:
             raise StateError(
                 f"cannot use the exports in {self._root}: {error.strerror or error}"
             ) from error
+
+
+def _copy(finished: Path, path: str, target: Path) -> str:
+    """Copy one file of a finished export; the SHA-256 of what was copied."""
+    try:
+        source = open_below(finished, path)
+    except OSError as error:
+        why = "a symbolic link is never followed"
+        problem = why if link_on_the_way(finished, path) else error.strerror or str(error)
+        raise StateError(f"{finished / path} cannot be read: {problem}") from None
+    digest = hashlib.sha256()
+    with os.fdopen(source, "rb") as original:
+        copy = create_private(str(target), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with os.fdopen(copy, "wb") as file:
+            while data := original.read(_READ):
+                digest.update(data)
+                file.write(data)
+    return digest.hexdigest()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from worker.errors import StateError
+from worker.exports.links import is_directory, open_directory
 
 DIRECTORY_MODE: Final = 0o750
 FILE_MODE: Final = 0o640
@@ -51,7 +52,7 @@ class Staging:
     def sync(self) -> None:
         """Flush every directory to disk; the files must have been flushed before."""
         for path in [*self.directory.rglob("*"), self.directory, self.outer]:
-            if path.is_dir():
+            if is_directory(path):
                 sync_directory(path)
 
     def release(self) -> None:
@@ -68,9 +69,12 @@ class Staging:
 
 
 def sweep(root: Path) -> list[Path]:
-    """Remove the leftovers of writers that died; returns what was removed. Blocking."""
+    """Remove the leftovers of writers that died; returns what was removed. Blocking.
+
+    A link is left alone, whatever it is called.
+    """
     removed = []
-    for outer in sorted(root.glob(f".*{_SUFFIX}")):
+    for outer in filter(is_directory, sorted(root.glob(f".*{_SUFFIX}"))):
         try:
             lock = _try_lock(outer)
         except OSError:  # not ours to remove
@@ -87,6 +91,11 @@ def sweep(root: Path) -> list[Path]:
 def create_private(path: str, flags: int) -> int:
     """An `opener`: new files are for owner and group only."""
     return os.open(path, flags, FILE_MODE)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether `hidden_name` gives such names."""
+    return name.startswith(".") and name.endswith(_SUFFIX)
 
 
 def hidden_name(name: str) -> str:
@@ -118,12 +127,18 @@ def _try_lock(outer: Path) -> int | None:
     """The open lock of a directory that is still there, or None: it is gone, or another's."""
     path = outer / _LOCK
     try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, FILE_MODE)
+        folder = open_directory(outer)
     except FileNotFoundError:
         return None
     try:
+        lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+    finally:
+        os.close(folder)
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(lock), path.stat()):
+        if os.path.samestat(os.fstat(lock), path.lstat()):
             return lock
     except (BlockingIOError, FileNotFoundError):
         pass

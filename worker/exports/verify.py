@@ -21,7 +21,9 @@ import msgspec
 from openpyxl import load_workbook
 
 from schemas import ENTITIES
+from worker.errors import UsageError
 from worker.exports.layout import DELETIONS, MANIFEST, METADATA
+from worker.exports.links import link_on_the_way
 from worker.exports.manifest import ExportedFile, Manifest, read_manifest
 
 _READ: Final = 1 << 20
@@ -42,12 +44,20 @@ class Verification(msgspec.Struct, frozen=True):
 
 
 def verify(directory: Path) -> Verification:
-    """Check a finished export. Blocking. UsageError if it has no manifest that can be read."""
+    """Check a finished export, following no symbolic link in it. Blocking.
+
+    UsageError if it has no manifest that can be read.
+    """
+    if link_on_the_way(directory, MANIFEST):
+        raise UsageError(f"{directory}: a symbolic link is no export: name the directory itself")
     manifest = read_manifest(directory)
     rows: dict[str, dict[str, int]] = {}
     problems: list[str] = []
     for file in manifest.files:
         path = directory / file.path
+        if link_on_the_way(directory, file.path):
+            problems.append(f"{file.path}: is a symbolic link, or below one")
+            continue
         try:
             problems += _content(path, file)
             rows[file.path] = dict(_count(path, manifest))
@@ -57,7 +67,9 @@ def verify(directory: Path) -> Verification:
         problems += _compare(file, rows[file.path], _expected(file, manifest))
     listed = {MANIFEST, *(file.path for file in manifest.files)}
     found = {
-        path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()
+        path.relative_to(directory).as_posix()
+        for path in directory.rglob("*")
+        if path.is_symlink() or path.is_file()
     }
     problems += [f"{path}: is not in the manifest" for path in sorted(found - listed)]
     return Verification(manifest, rows, tuple(problems))
