@@ -59,11 +59,11 @@ class S3Server:
         """Where clients find it."""
         return f"http://127.0.0.1:{self._port}"
 
-    def client(self, key: str = KEY, secret: str = SECRET, attempts: int = 1) -> S3Client:
-        """A client, which gives up after so many attempts."""
+    def client(self, key: str = KEY, secret: str = SECRET) -> S3Client:
+        """A client that tries once."""
         style: Any = {"addressing_style": "path"}
         config = Config(
-            s3=style, connect_timeout=5, read_timeout=30, retries={"total_max_attempts": attempts}
+            s3=style, connect_timeout=5, read_timeout=30, retries={"total_max_attempts": 1}
         )
         session = boto3.Session(key, secret, region_name="us-east-1")
         return session.client("s3", endpoint_url=self.endpoint, config=config)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from botocore.exceptions import EndpointConnectionError
+
 from tests.s3_server import S3Server
 from tests.unit.place_kit import ID, KilledError
 from worker.exports.bucket import Bucket
+from worker.exports.outages import PATIENCE_SECONDS
 from worker.exports.place_bucket import BucketPlace
 
 if TYPE_CHECKING:
@@ -34,6 +37,27 @@ class Clock:
         return datetime.now(UTC) + self.ahead
 
 
+class Gate:
+    """The way to a server, which can be closed: then nobody answers."""
+
+    def __init__(self) -> None:
+        self.clients: list[S3Client] = []
+        self.asked = 0
+        self.refused: list[str] = []
+        self.shut_at: Callable[[int], bool] = lambda _asked: False
+        """Whether it is shut for a request, the first of which is number 0."""
+
+    def shut_from(self, number: int) -> None:
+        """Shut from that request on."""
+        self.shut_at = lambda asked: asked >= number
+
+    def pass_by(self, request: Any, **_: Any) -> None:
+        number, self.asked = self.asked, self.asked + 1
+        if self.shut_at(number):
+            self.refused.append(request.url)
+            raise EndpointConnectionError(endpoint_url=request.url)
+
+
 class World:
     """A bucket of a test's own, and sinks that publish there."""
 
@@ -51,8 +75,23 @@ class World:
         return client
 
     def sink(self, client: S3Client | None = None, bucket: str | None = None) -> BucketPlace:
-        held = Bucket(client or self.client, bucket or self.name, "exports", PART)
+        there = client or self.client
+        held = Bucket(lambda: there, bucket or self.name, "exports", part=PART)
         return BucketPlace(held, next(self._rooms), self.clock)
+
+    def sink_behind(self, gate: Gate, patience: float = PATIENCE_SECONDS) -> BucketPlace:
+        """One whose clients come to the server through a gate, by the server's clock."""
+
+        client = self.new_client()
+        client.meta.events.register("before-send.s3", gate.pass_by)
+
+        def connect() -> S3Client:
+            """The same one each time: to make one takes a tenth of a second."""
+            gate.clients.append(client)
+            return client
+
+        held = Bucket(connect, self.name, "exports", part=PART, patience=patience)
+        return BucketPlace(held, next(self._rooms))
 
     def held(self, below: str = "exports/2") -> list[str]:
         """What there is, without seals."""

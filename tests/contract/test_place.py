@@ -31,7 +31,7 @@ def sink(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sink]:
     client, name = server.client(), server.new_bucket()
     prefix = "a/b" if "prefix" in request.param else ""
     rooms = (tmp_path / f"room-{n}" for n in range(100))
-    yield lambda: BucketPlace(Bucket(client, name, prefix), next(rooms))
+    yield lambda: BucketPlace(Bucket(lambda: client, name, prefix), next(rooms))
     client.close()
 
 

@@ -23,6 +23,7 @@ from tests.unit.place_kit import (
     whole,
 )
 from worker.errors import StateError
+from worker.exports import outages
 from worker.exports.place import SEAL_DAYS
 
 # --- Kills ----------------------------------------------------------------------------------------
@@ -137,7 +138,8 @@ def test_a_zombie_that_finishes_after_the_removal_shows_nothing(world: World) ->
     assert world.held() == []
 
 
-def test_the_same_second_is_one_clear_line_and_does_no_harm(world: World, tmp_path: Path) -> None:
+def test_a_take_over_within_the_same_second_is_published(world: World, tmp_path: Path) -> None:
+    """Under the name of the next second: the name of an attempt is free to differ."""
     victim = world.new_client()
     one = staged(world.sink(), FIRST, "dead")
     with killed(victim, 3, answered=True), pytest.raises(KilledError):
@@ -145,11 +147,26 @@ def test_the_same_second_is_one_clear_line_and_does_no_harm(world: World, tmp_pa
     die(one)
     before = world.held()
     assert len(before) == 2
-    with pytest.raises(StateError, match="began in the same second: ask again"):
-        published(world.sink(), FIRST, "alive")
-    assert world.held() == before, "nothing of another one is overwritten or removed"
-    assert published(world.sink(), SECOND, "later") == SECOND
-    assert whole(world.sink(), SECOND, tmp_path / "copy") == "later"
+    assert published(world.sink(), FIRST, "alive") == SECOND
+    assert whole(world.sink(), SECOND, tmp_path / "copy") == "alive"
+    assert world.held(f"exports/{FIRST}") == before, "nothing of another one is touched"
+    assert world.sink().find(ID) == next(world.sink().finished())
+
+
+def test_of_two_within_the_same_second_one_counts(world: World, tmp_path: Path) -> None:
+    one, other = world.sink(), world.sink()
+    first, second = staged(one, FIRST, "first"), staged(other, FIRST, "second")
+
+    def overtaken() -> bool:
+        if world.held() and not other.sealed(ID):
+            assert other.publish(second, never).name == SECOND
+        return False
+
+    found = one.publish(first, overtaken)
+    assert (found.name, found.manifest.spec_version) == (SECOND, "second")
+    assert {key.split("/")[1] for key in world.held()} == {SECOND}
+    for attempt in (first, second):
+        attempt.discard()
 
 
 # --- Uploading ------------------------------------------------------------------------------------
@@ -192,9 +209,10 @@ def test_giving_up_between_two_parts_leaves_nothing(world: World) -> None:
 
 @pytest.mark.parametrize("lost", ["users.csv", "large.bin", "seals", "manifest.json"])
 def test_an_answer_that_is_lost_does_not_make_it_take_itself_for_another(
-    world: World, tmp_path: Path, lost: str
+    world: World, tmp_path: Path, lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = world.new_client(attempts=3)
+    monkeypatch.setattr(outages, "FIRST_PAUSE", 0.0)
+    client = world.new_client()
     sent: list[str] = []
 
     def lose(request: Any, **_: Any) -> None:

@@ -49,9 +49,8 @@ def _no_server(world: World) -> BucketPlace:
         exports="s3://bucket/exports",
         s3=S3Settings(endpoint=f"http://127.0.0.1:{port}", region="here", access_key_id="me"),
     )
-    place = place_of(settings, {"BUDDY_S3_SECRET_ACCESS_KEY": "secret"})
+    place = place_of(settings, {"BUDDY_S3_SECRET_ACCESS_KEY": "secret"}, patience=0)
     assert isinstance(place, BucketPlace)
-    world.clients.append(place._bucket._client)
     return place
 
 
@@ -70,9 +69,7 @@ def test_what_is_set_up_wrongly_is_one_clear_line(
     wrong: Callable[[World], BucketPlace],
     line: str,
     use: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
     place = wrong(world)
     attempt = staged(world.sink(), FIRST)
     uses: dict[str, Callable[[], object]] = {
@@ -107,7 +104,6 @@ def test_settings_lead_to_the_bucket(world: World, tmp_path: Path) -> None:
     )
     place = place_of(settings, {})
     assert isinstance(place, BucketPlace)
-    world.clients.append(place._bucket._client)
     assert published(place, FIRST) == FIRST
     found = place.find(ID)
     assert found is not None
@@ -124,7 +120,6 @@ def test_credentials_of_the_environment_do_as_well(
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", world.server.endpoint)
     place = place_of(Settings(exports=f"s3://{world.name}"), {"AWS_REGION": "us-east-1"})
     assert isinstance(place, BucketPlace)
-    world.clients.append(place._bucket._client)
     assert place.find(ID) is None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
 _BUCKET = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
 
 
-def place_of(settings: Settings, environment: Mapping[str, str]) -> Place:
+def place_of(
+    settings: Settings, environment: Mapping[str, str], patience: float | None = None
+) -> Place:
     """The place of `settings.exports`: a directory, or `s3://bucket/prefix`.
 
-    Nothing is asked of a server yet. Raises ConfigurationError.
+    A server that is away is waited for `patience` seconds, by default for minutes. Nothing is asked
+    of it yet. Raises ConfigurationError.
     """
     if not settings.exports.startswith("s3:"):
         return DirectoryPlace(Path(settings.exports))
@@ -32,9 +36,12 @@ def place_of(settings: Settings, environment: Mapping[str, str]) -> Place:
             "exports names no bucket as S3 allows them: use a directory or s3://bucket/prefix"
         )
     from worker.exports.bucket import Bucket  # noqa: PLC0415 -- importing boto3 takes 0.2 s
+    from worker.exports.outages import PATIENCE_SECONDS  # noqa: PLC0415 -- likewise
     from worker.exports.place_bucket import BucketPlace  # noqa: PLC0415 -- likewise
 
-    bucket = Bucket(_client(settings.s3, environment), found[1], prefix)
+    seconds = PATIENCE_SECONDS if patience is None else patience
+    connect = partial(_client, settings.s3, environment)
+    bucket = Bucket(connect, found[1], prefix, patience=seconds)
     return BucketPlace(bucket, Path(settings.data) / "sink" / "staging")
 
 
@@ -51,8 +58,9 @@ def _client(settings: S3Settings, environment: Mapping[str, str]) -> S3Client:
         )
     # A server of one's own rarely has a name in DNS for each bucket.
     style: Any = {"addressing_style": "path"} if settings.endpoint else None
+    # Trying again is up to `outages`.
     config = Config(
-        s3=style, connect_timeout=10, retries={"mode": "standard", "total_max_attempts": 5}
+        s3=style, connect_timeout=10, retries={"mode": "standard", "total_max_attempts": 1}
     )
     try:
         session = boto3.Session(

@@ -42,6 +42,15 @@ class Place(Protocol):
     place refuses or cannot be reached.
     """
 
+    def tell(self, tell: Callable[[str | None], None]) -> None:
+        """Whom to tell, in one line, that the place is away and waited for; None: it is back.
+
+        From any thread.
+        """
+
+    def close(self) -> None:
+        """From now on nothing that is away is waited for: calls that wait give up."""
+
     def find(self, export_id: str) -> Finished | None:
         """The export with that id; one that is sealed and not there yet is finished first."""
 

@@ -4,15 +4,17 @@ A bucket knows no rename, so the files are uploaded under their final names firs
 without a manifest. The seal `.seals/<export_id>.json` is the next object, put on condition that
 there is none. It holds the manifest, so whoever finds it can finish the export: by putting
 `<name>/manifest.json`, which is the last object.
+
+Two attempts at one export within the same second would have the same name: whoever finds an object
+of the other one in the way goes on under the name of the next second.
 """
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -21,9 +23,16 @@ import msgspec
 from worker.errors import StateError, UsageError
 from worker.exports.bucket import Bucket, Held, TakenError
 from worker.exports.layout import MANIFEST, id_in
-from worker.exports.manifest import decode
-from worker.exports.place import SEAL_DAYS, Finished, finished_from, stop_if
-from worker.exports.staging import DIRECTORY_MODE, Staging, sweep
+from worker.exports.manifest import Manifest, decode
+from worker.exports.place import (
+    SEAL_DAYS,
+    Finished,
+    GoneError,
+    copy_out,
+    finished_from,
+    stop_if,
+)
+from worker.exports.staging import Staging, sweep
 
 Clock = Callable[[], datetime]
 
@@ -31,6 +40,9 @@ _SEALS: Final = ".seals"
 _PROBE: Final = f"{_SEALS}/conditional-writes"
 _ABANDONED: Final = timedelta(days=1)
 """What has not been touched for so long, nobody is uploading any more."""
+_MOST_NAMES: Final = 100
+"""Attempts at one export that can have begun within about a second."""
+_STAMP: Final = "%Y%m%dT%H%M%SZ"
 
 
 class _Seal(msgspec.Struct, frozen=True):
@@ -42,17 +54,24 @@ class _Seal(msgspec.Struct, frozen=True):
     removed: bool = False
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 class BucketPlace:
     """A `Place` that is a bucket; exports are built in `room`, a directory of this sink's own."""
 
-    def __init__(self, bucket: Bucket, room: Path, clock: Clock = _now) -> None:
+    def __init__(self, bucket: Bucket, room: Path, clock: Clock | None = None) -> None:
+        """By default the server's clock says how old objects are."""
         self._bucket = bucket
         self._room = room
-        self._clock = clock
+        self._clock = clock or bucket.now
+        self._left: dict[str, str] = {}
+        """Objects that could not be removed, and whose attempt they are."""
+
+    def tell(self, tell: Callable[[str | None], None]) -> None:
+        """See `Place`."""
+        self._bucket.tell(tell)
+
+    def close(self) -> None:
+        """See `Place`."""
+        self._bucket.close()
 
     def find(self, export_id: str) -> Finished | None:
         """See `Place`."""
@@ -95,21 +114,18 @@ class BucketPlace:
 
     def fetch(self, name: str, directory: Path) -> None:
         """See `Place`."""
+        where = self._bucket.url(name)
         content = self._bucket.read(f"{name}/{MANIFEST}")
         if content is None:
-            raise StateError(f"there is no export {self._bucket.url(name)}")
+            raise GoneError(f"there is no export {where}")
         try:
-            for file in decode(content, self._bucket.url(name)).files:
-                path = directory / file.path
-                path.parent.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
-                digest = hashlib.sha256()
-                for chunk in self._bucket.download(f"{name}/{file.path}", path):
-                    digest.update(chunk)
-                if digest.hexdigest() != file.sha256:
-                    raise StateError(f"{self._bucket.url(f'{name}/{file.path}')} is damaged")
-            (directory / MANIFEST).write_bytes(content)
-        except OSError as error:
-            raise StateError(f"{directory} cannot be written: {error.strerror}") from None
+            copy_out(
+                content, where, directory, lambda p, to: self._bucket.download(f"{name}/{p}", to)
+            )
+        except StateError:
+            if self._bucket.read(f"{name}/{MANIFEST}") is None:
+                raise GoneError(f"export {where} has been removed meanwhile") from None
+            raise
 
     def remove(self, name: str) -> None:
         """See `Place`: the seal says so first, then the manifest goes, then the rest."""
@@ -121,13 +137,16 @@ class BucketPlace:
             gone = msgspec.structs.replace(seal, manifest="", removed=True)
             self._bucket.put(_seal_name(export_id), msgspec.json.encode(gone))
         self._bucket.delete(f"{name}/{MANIFEST}")
-        for held in list(self._bucket.objects(f"{name}/")):
+        for held in self._bucket.objects(f"{name}/"):
             self._bucket.delete(held.name)
 
     def sweep(self) -> list[str]:
         """See `Place`. Raises `StateError` as well if the bucket ignores conditions."""
         self._probe()
         removed = [path.name for path in sweep(self._room)]
+        for name, attempt in list(self._left.items()):
+            self._bucket.discard(name, attempt)
+            self._left.pop(name, None)
         limit = self._clock() - _ABANDONED
         self._bucket.abort_uploads(lambda name: id_in(name.partition("/")[0]) is not None, limit)
         exports: dict[str, list[Held]] = {}
@@ -147,26 +166,42 @@ class BucketPlace:
     def _publish(self, staging: Staging, export_id: str, abandoned: Callable[[], bool]) -> None:
         """Upload and seal; nothing is left of an attempt that fails or comes second."""
         content = (staging.directory / MANIFEST).read_bytes()
+        manifest = decode(content, staging.name)
         attempt = secrets.token_hex(8)
+        for name in islice(_names(staging.name), _MOST_NAMES):
+            try:
+                uploaded = self._upload(staging.directory, name, manifest, attempt, abandoned)
+            except TakenError:
+                continue
+            # From here on a failure may be one of the answer alone: what is sealed must stay whole.
+            if not self._seal(export_id, _Seal(name, attempt, content.decode())):
+                self._discard(uploaded, attempt)
+            return
+        raise StateError(
+            f"{_MOST_NAMES} other attempts at export {export_id} are in the way of this one: "
+            f"remove what has no manifest in {self._bucket.url(staging.name)} and after it"
+        )
+
+    def _upload(
+        self,
+        directory: Path,
+        name: str,
+        manifest: Manifest,
+        attempt: str,
+        abandoned: Callable[[], bool],
+    ) -> list[str]:
+        """The names of what has been uploaded, all or nothing. `TakenError` as `upload_new`."""
         uploaded: list[str] = []
         try:
-            for file in decode(content, staging.name).files:
+            for file in manifest.files:
                 stop_if(abandoned)
-                name = f"{staging.name}/{file.path}"
-                self._bucket.upload_new(name, staging.directory / file.path, attempt, abandoned)
-                uploaded.append(name)
+                uploaded.append(f"{name}/{file.path}")
+                self._bucket.upload_new(uploaded[-1], directory / file.path, attempt, abandoned)
             stop_if(abandoned)
-        except TakenError:
-            self._discard(uploaded)
-            raise StateError(
-                f"another attempt at export {export_id} began in the same second: ask again"
-            ) from None
         except Exception:
-            self._discard(uploaded)
+            self._discard(uploaded, attempt)
             raise
-        # From here on a failure may be one of the answer alone: what is sealed must stay whole.
-        if not self._seal(export_id, _Seal(staging.name, attempt, content.decode())):
-            self._discard(uploaded)
+        return uploaded
 
     def _seal(self, export_id: str, seal: _Seal) -> bool:
         """Decide the export; whether it is this attempt."""
@@ -203,7 +238,8 @@ class BucketPlace:
         removed = seal is not None and seal.removed and seal.name == name
         if not removed and max(held.modified for held in objects) > limit:
             return []
-        self._discard([held.name for held in objects])
+        for held in objects:
+            self._bucket.delete(held.name)
         return [name]
 
     def _forget_seals(self, seals: list[Held], exports: set[str | None]) -> None:
@@ -221,11 +257,15 @@ class BucketPlace:
                 "overwritten there: use one that honours it on put"
             )
 
-    def _discard(self, names: list[str]) -> None:
-        """Remove what nobody can see; what stays is swept later."""
-        for name in names:
-            with suppress(StateError):
-                self._bucket.delete(name)
+    def _discard(self, names: list[str], attempt: str) -> None:
+        """Remove what nobody can see; what stays is removed by the next sweep."""
+        self._left |= dict.fromkeys(names, attempt)
+        try:
+            for name in names:
+                self._bucket.discard(name, attempt)
+                self._left.pop(name, None)
+        except StateError:  # the rest would fail as well
+            return
 
     def _seal_of(self, export_id: str) -> _Seal | None:
         content = self._bucket.read(_seal_name(export_id))
@@ -244,3 +284,12 @@ class BucketPlace:
 
 def _seal_name(export_id: str) -> str:
     return f"{_SEALS}/{export_id}.json"
+
+
+def _names(name: str) -> Iterator[str]:
+    """That name, then those of the seconds after it."""
+    stamp, _, export_id = name.partition("_")
+    moment = datetime.strptime(stamp, _STAMP)  # noqa: DTZ007 -- a name has no other zone
+    while True:
+        yield f"{moment.strftime(_STAMP)}_{export_id}"
+        moment += timedelta(seconds=1)

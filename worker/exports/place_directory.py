@@ -60,6 +60,12 @@ class DirectoryPlace:
         self._seals = root / _SEALS
         self._clock = clock
 
+    def tell(self, tell: Callable[[str | None], None]) -> None:
+        """See `Place`: a disk that refuses is not waited for."""
+
+    def close(self) -> None:
+        """See `Place`."""
+
     def find(self, export_id: str) -> Finished | None:
         """See `Place`."""
         with self._guard():

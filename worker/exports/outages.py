@@ -1,0 +1,122 @@
+"""A server that is away for a while: its calls are tried again for minutes, and it is told.
+
+botocore's own modes do not fit: five tries take half a second, and a client that has seen an
+outage has no more tries left (its quota of them fills up with successes only). So its clients try
+once, and whoever calls tries again, with a fresh client each time. By a steady clock.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeVar
+
+import structlog
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    sleep_using_event,
+    stop_after_delay,
+    stop_when_event_set,
+    wait_exponential_jitter,
+)
+
+PATIENCE_SECONDS: Final = 300.0
+"""For so long a call is tried again."""
+FIRST_PAUSE: Final = 0.25
+LAST_PAUSE: Final = 15.0
+
+Client = TypeVar("Client")
+T = TypeVar("T")
+Tell = Callable[[str | None], None]
+"""Told in one line that the place is away, and None when it is back; from any thread."""
+
+_log = structlog.get_logger(__name__)
+
+
+def ignore_outages(_: str | None) -> None:
+    """Nobody is to be told."""
+
+
+class Persistent(Generic[Client]):
+    """A client that is made anew for each further try. Any thread may use it."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Client],
+        is_outage: Callable[[BaseException], bool],
+        words: Callable[[Any], str],
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        """`words` is one line for a person about an error that `is_outage`."""
+        self.tell: Tell = ignore_outages
+        self._connect = connect
+        self._client: Client | None = connect()
+        self._is_outage = is_outage
+        self._words = words
+        self._patience = patience
+        self._closed = threading.Event()
+        self._away_since: float | None = None
+
+    def call(self, function: Callable[[Client], T]) -> T:
+        """What `function` returns, which may be called several times.
+
+        Raises what it raised last: an outage after `patience` seconds of it, or once `close` was
+        called; anything else at once.
+        """
+        tries = Retrying(
+            retry=retry_if_exception(self._is_outage),
+            wait=wait_exponential_jitter(
+                multiplier=FIRST_PAUSE, max=LAST_PAUSE, jitter=FIRST_PAUSE
+            ),
+            stop=stop_after_delay(self._patience) | stop_when_event_set(self._closed),
+            sleep=sleep_using_event(self._closed),
+            after=self._away,
+            before_sleep=self._waits,
+            reraise=True,
+        )
+        result: T = tries(self.call_once, function)
+        return result
+
+    def call_once(self, function: Callable[[Client], T]) -> T:
+        """The same, tried once: for cleaning up, which can be done later."""
+        client = self._client = self._client or self._connect()
+        try:
+            result = function(client)
+        except Exception as error:
+            if not self._is_outage(error):
+                self._back()  # whatever it has answered
+            raise
+        self._back()
+        return result
+
+    def renew(self) -> None:
+        """Have the next call use a fresh client, with the credentials of then."""
+        self._client = None
+
+    def close(self) -> None:
+        """From now on nothing is tried again; whoever waits for a next try gives up."""
+        self._closed.set()
+
+    def _away(self, state: RetryCallState) -> None:
+        self.renew()
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+        self.tell(self._line(state))
+
+    def _waits(self, state: RetryCallState) -> None:
+        _log.warning(
+            "export_place_away", error=self._line(state), retry_in=round(state.upcoming_sleep, 1)
+        )
+
+    def _line(self, state: RetryCallState) -> str:
+        assert state.outcome is not None
+        return self._words(state.outcome.exception())
+
+    def _back(self) -> None:
+        since, self._away_since = self._away_since, None
+        if since is not None:
+            _log.info("export_place_back", seconds=round(time.monotonic() - since, 1))
+            self.tell(None)
