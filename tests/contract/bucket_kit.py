@@ -41,15 +41,22 @@ class Gate:
     """The way to a server, which can be closed: then nobody answers."""
 
     def __init__(self) -> None:
-        self.clients: list[S3Client] = []
+        self.client: S3Client | None = None
+        self.connects = 0
         self.asked = 0
         self.refused: list[str] = []
         self.shut_at: Callable[[int], bool] = lambda _asked: False
         """Whether it is shut for a request, the first of which is number 0."""
 
     def shut_from(self, number: int) -> None:
-        """Shut from that request on."""
+        """Shut from that request on, counted from now."""
+        self.asked = 0
+        self.refused.clear()
         self.shut_at = lambda asked: asked >= number
+
+    def open(self) -> None:
+        """Whoever comes may pass."""
+        self.shut_at = lambda _asked: False
 
     def pass_by(self, request: Any, **_: Any) -> None:
         number, self.asked = self.asked, self.asked + 1
@@ -82,12 +89,14 @@ class World:
     def sink_behind(self, gate: Gate, patience: float = PATIENCE_SECONDS) -> BucketPlace:
         """One whose clients come to the server through a gate, by the server's clock."""
 
-        client = self.new_client()
-        client.meta.events.register("before-send.s3", gate.pass_by)
+        if gate.client is None:
+            gate.client = self.new_client()
+            gate.client.meta.events.register("before-send.s3", gate.pass_by)
+        client = gate.client
 
         def connect() -> S3Client:
             """The same one each time: to make one takes a tenth of a second."""
-            gate.clients.append(client)
+            gate.connects += 1
             return client
 
         held = Bucket(connect, self.name, "exports", part=PART, patience=patience)

@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 
 from schemas import ENTITIES
-from tests.contract.conftest import Clock
+from tests.contract import conftest
 from tests.contract.helpers import PATIENCE
 from tests.unit.test_sink_rows import event, match, milestone, user
 from worker.brokers.contract import Broker, Outgoing, Partition
+from worker.clock import Clock
 from worker.core.barrier import Progress
 from worker.exports.place import Place
 from worker.exports.place_directory import DirectoryPlace
@@ -32,12 +33,16 @@ PARTITIONS = 2
 class Sink:
     """A sink with directories of its own on a broker whose topics are made for it."""
 
-    def __init__(self, broker: Broker, names: Names, directory: Path, clock: Clock) -> None:
+    def __init__(
+        self, broker: Broker, names: Names, directory: Path, clock: conftest.Clock
+    ) -> None:
         self.broker, self.names, self.clock = broker, names, clock
         self.store = directory / "store"
         self.exports = directory / "exports"
         self.reader = broker.reader()
         self.reader.assign({Partition(names.exports, 0): 0})
+        self.stepped = 0
+        """By so much (ms) the wall clock has been set; the steady one knows nothing of it."""
         self.patience = 5.0
         self.schedules: tuple[Schedule, ...] = ()
         self.keep = Keep()
@@ -57,7 +62,7 @@ class Sink:
                 self.store,
                 settings,
                 stop,
-                clock=self.clock,
+                clock=Clock(lambda: self.clock.now + self.stepped, self.clock),
             )
         )
         try:
@@ -138,7 +143,7 @@ class Sink:
         return [path.name for path in self.exports.glob("[!.]*")]
 
 
-async def a_sink(broker: Broker, names: Names, directory: Path, clock: Clock) -> Sink:
+async def a_sink(broker: Broker, names: Names, directory: Path, clock: conftest.Clock) -> Sink:
     """A sink whose topics have been made."""
     await broker.create(wanted(names, PARTITIONS, 1024 * 1024).values())
     return Sink(broker, names, directory, clock)

@@ -47,7 +47,7 @@ def test_an_outage_at_any_request_fails_no_export(world: World, tmp_path: Path) 
     assert [found.name for found in place.finished()] == [FIRST]
     place.remove(FIRST)
     assert (world.held(), place.sealed(ID)) == ([], True)
-    assert len(gate.clients) > 40
+    assert gate.connects > 40
     assert told[0] is not None
     assert "no answer from the server (EndpointConnectionError)" in told[0]
     assert told[-1] is None
@@ -57,9 +57,9 @@ def test_an_outage_at_any_request_fails_no_export(world: World, tmp_path: Path) 
 
 def test_what_an_outage_left_is_removed_by_the_next_sweep(world: World) -> None:
     """Without waiting for a day: it is known whose it is."""
+    gate = Gate()
     for shut_from in range(3, 14, 2):
         world.name = world.server.new_bucket()
-        gate = Gate()
         gate.shut_at = lambda asked, least=shut_from: asked >= least  # type: ignore[misc]
         place = world.sink_behind(gate, patience=0)
         attempt = staged(place, FIRST, more=LARGE)
@@ -70,7 +70,7 @@ def test_what_an_outage_left_is_removed_by_the_next_sweep(world: World) -> None:
         else:
             assert shut_from == 13
         attempt.discard()
-        gate.shut_at = lambda _: False
+        gate.open()
         assert place.sweep() == []
         assert world.uploads() == 0
         seal_failed = "/.seals/" in gate.refused[0] and shut_from > 3
@@ -82,7 +82,7 @@ def test_what_an_outage_left_is_removed_by_the_next_sweep(world: World) -> None:
 
 def test_what_another_attempt_has_put_there_since_stays(world: World, tmp_path: Path) -> None:
     gate = Gate()
-    gate.shut_at = lambda asked: asked >= 4
+    gate.shut_from(4)
     place = world.sink_behind(gate, patience=0)
     attempt = staged(place, FIRST)
     with pytest.raises(StateError):
@@ -91,7 +91,7 @@ def test_what_another_attempt_has_put_there_since_stays(world: World, tmp_path: 
     for key in world.held():
         world.client.delete_object(Bucket=world.name, Key=key)
     assert published(world.sink(), FIRST, "other") == FIRST
-    gate.shut_at = lambda _: False
+    gate.open()
     assert place.sweep() == []
     assert whole(place, FIRST, tmp_path / "copy") == "other"
 
@@ -112,8 +112,8 @@ def test_how_old_objects_are_is_asked_of_the_server(world: World) -> None:
         date = format_datetime(datetime.now(UTC) + timedelta(days=2), usegmt=True)
         parsed["ResponseMetadata"]["HTTPHeaders"]["date"] = date
 
-    for client in gate.clients:
-        client.meta.events.register("after-call.s3.ListObjectsV2", two_days_later)
+    assert gate.client is not None
+    gate.client.meta.events.register("after-call.s3.ListObjectsV2", two_days_later)
     assert place.sweep() == [FIRST]
     assert (world.uploads(), world.held()) == (0, [])
 
@@ -135,7 +135,8 @@ def test_a_clock_that_is_wrong_here_is_waited_for(world: World) -> None:
         asked.append(1)
         return None if len(asked) > 1 else (_Forbidden(), error)
 
-    gate.clients[0].meta.events.register("before-call.s3", skewed)
+    assert gate.client is not None
+    gate.client.meta.events.register("before-call.s3", skewed)
     assert place.find(ID) is not None
     assert told[0] is not None
     assert "the clock of this machine, or of the server, is wrong" in told[0]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.sink.retention import Keep, Old, to_remove
+from worker.sink.retention import GRACE_MS, Keep, Old, Retiring, to_remove
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -121,3 +121,31 @@ def test_a_chain_holds_together_though_the_clock_was_set_back(later: timedelta) 
     after = [Old(f"c{n}", f"{n}", NOW + timedelta(days=n), "w", "two") for n in (1, 2)]
     there = [full, *increments, *after]
     assert to_remove(there, Keep(exports=1), NOW + timedelta(days=3)) == []
+
+
+# --- When they go ---------------------------------------------------------------------------------
+
+
+def test_an_export_goes_a_while_after_it_got_beyond_the_limits() -> None:
+    retiring = Retiring()
+    assert retiring.due(["a"], 1_000) == []
+    assert retiring.due(["a", "b"], 1_000 + GRACE_MS - 1) == []
+    assert retiring.due(["a", "b"], 1_000 + GRACE_MS) == ["a"]
+    assert retiring.due(["b"], 1_000 + 2 * GRACE_MS) == ["b"]
+
+
+def test_a_wall_clock_that_is_wrong_for_a_moment_removes_nothing() -> None:
+    retiring = Retiring()
+    assert retiring.due(["a", "b"], 0) == [], "by a clock that is days ahead"
+    assert retiring.due([], 2_000) == []
+    assert retiring.due(["a"], GRACE_MS) == []
+    assert retiring.due(["a"], 2 * GRACE_MS) == ["a"]
+
+
+def test_an_export_that_is_announced_again_is_spared_with_its_chain() -> None:
+    retiring = Retiring()
+    retiring.due(["base", "increment"], 0)
+    retiring.announced("increment", GRACE_MS - 1)
+    retiring.announced("unknown", GRACE_MS)
+    assert retiring.due(["base", "increment"], GRACE_MS) == []
+    assert retiring.due(["base", "increment"], 2 * GRACE_MS - 1) == ["base", "increment"]

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.brokers.contract import Outgoing
+from worker.core.moments import Moment
 from worker.errors import ConfigurationError
 from worker.settings import Settings, load
 from worker.sink.agenda import RETRY_MS, Agenda, Standing, read_standings
@@ -144,48 +145,53 @@ def test_a_variable_that_is_no_json_is_refused() -> None:
 # --- The agenda -----------------------------------------------------------------------------------
 
 
+def now(text: str, steady: int = 0) -> Moment:
+    return Moment(ms(text), steady)
+
+
 def table_of(messages: list[Outgoing]) -> dict[bytes, bytes]:
     return {m.key: m.value for m in messages if m.key is not None and m.value is not None}
 
 
-def begun(now: str, table: Mapping[bytes, bytes] | None = None) -> Agenda:
+def begun(moment: str, table: Mapping[bytes, bytes] | None = None) -> Agenda:
     agenda = Agenda(DEFAULTS, NAMES, table or {})
-    agenda.begin(ms(now))
+    agenda.begin(now(moment))
     return agenda
 
 
 def test_a_first_start_catches_nothing_up() -> None:
     agenda = Agenda(DEFAULTS, NAMES, {})
-    noted = agenda.begin(ms("2026-01-15"))
-    assert agenda.due(ms("2026-01-15")) is None
+    noted = agenda.begin(now("2026-01-15"))
+    assert agenda.due(now("2026-01-15")) is None
     assert {(m.topic, m.partition) for m in noted} == {("t.internal.schedules", 0)}
     assert read_standings(table_of(noted)) == dict.fromkeys(
         ("monthly", "weekly"), Standing(at("2026-01-15"))
     )
-    assert Agenda(DEFAULTS, NAMES, table_of(noted)).begin(ms("2026-03-01")) == []
+    assert Agenda(DEFAULTS, NAMES, table_of(noted)).begin(now("2026-03-01")) == []
 
 
 def test_missed_slots_are_caught_up_once_by_whoever_is_active_next() -> None:
-    noted = Agenda(DEFAULTS, NAMES, {}).begin(ms("2026-01-15"))
+    noted = Agenda(DEFAULTS, NAMES, {}).begin(now("2026-01-15"))
     table = table_of(noted)
     agenda = begun("2026-06-10T12:00", table)
     ran = []
-    while (due := agenda.due(ms("2026-06-10T12:00"))) is not None:
+    while (due := agenda.due(now("2026-06-10T12:00"))) is not None:
         ran.append(due.request.id)
         table |= table_of([agenda.settled(due, "an-id")])
-        agenda.settle(due)
+        agenda.settle(due, "an-id")
     assert ran == ["weekly:20260608T030000Z", "monthly:20260601T020000Z"], "longest overdue first"
-    assert begun("2026-06-10T12:01", table).due(ms("2026-06-10T12:01")) is None
+    assert begun("2026-06-10T12:01", table).due(now("2026-06-10T12:01")) is None
     assert begun("2026-06-10", table).next() == {
         "monthly": at("2026-07-01T02:00"),
         "weekly": at("2026-06-15T03:00"),
     }
-    assert read_standings(table)["weekly"] == Standing(at("2026-06-08T03:00"), "an-id")
+    slot = at("2026-06-08T03:00")
+    assert read_standings(table)["weekly"] == Standing(slot, "an-id", ((slot, slot),))
 
 
 def test_what_is_due_says_all_that_is_asked_for() -> None:
     agenda = begun("2026-01-15")
-    due = agenda.due(ms("2026-01-19T03:00"))
+    due = agenda.due(now("2026-01-19T03:00"))
     assert due is not None
     assert due.request.formats == ("csv", "json", "xlsx")
     assert len(due.request.entities) == 8
@@ -193,50 +199,176 @@ def test_what_is_due_says_all_that_is_asked_for() -> None:
 
 def test_a_slot_that_failed_is_tried_again_and_holds_up_no_other() -> None:
     agenda = begun("2026-01-25")
-    now = ms("2026-02-02T04:00")
-    first = agenda.due(now)
+    moment = now("2026-02-02T04:00", 5)
+    first = agenda.due(moment)
     assert first is not None
     assert first.schedule.name == "weekly"
-    agenda.postpone(first, now)
-    second = agenda.due(now)
+    agenda.postpone(first, moment)
+    second = agenda.due(moment)
     assert second is not None
     assert second.schedule.name == "monthly"
-    agenda.settle(second)
-    assert agenda.due(now + RETRY_MS - 1) is None
-    assert agenda.due(now + RETRY_MS) == first
+    agenda.settle(second, "x")
+    assert agenda.due(now("2026-02-02T04:00", 5 + RETRY_MS - 1)) is None
+    assert agenda.due(now("2026-02-02T04:00", 5 + RETRY_MS)) == first
     assert agenda.next()["weekly"] == at("2026-01-26T03:00"), "overdue since"
 
 
-def test_a_clock_that_goes_back_makes_nothing_due() -> None:
-    agenda = begun("2026-02-10")
-    assert agenda.due(ms("2026-01-01")) is None
+@pytest.mark.parametrize("wall", ["2026-01-01", "2026-02-02T04:00", "2026-02-03T04:00"])
+def test_how_long_a_slot_waits_is_measured_by_the_steady_clock(wall: str) -> None:
+    agenda = Agenda([WEEKLY], NAMES, {})
+    agenda.begin(now("2026-01-25"))
+    due = agenda.due(now("2026-02-02T04:00", 5))
+    assert due is not None
+    agenda.postpone(due, now("2026-02-02T04:00", 5))
+    assert agenda.due(now(wall, 5 + RETRY_MS - 1)) != due
+    agenda.correct(now(wall))
+    assert agenda.due(now("2026-02-02T04:00", 5 + RETRY_MS)) == due
+
+
+def test_a_slot_that_failed_does_not_hold_up_the_next_one_of_its_schedule() -> None:
+    """It was postponed for longer than that one is away."""
+    agenda = Agenda([Schedule("often", "*/5 * * * *")], NAMES, {})
+    agenda.begin(now("2026-01-01T00:01"))
+    failed = agenda.due(now("2026-01-01T00:05"))
+    assert failed is not None
+    agenda.postpone(failed, now("2026-01-01T00:05"))
+    assert agenda.due(now("2026-01-01T00:09", 240_000)) is None
+    following = agenda.due(now("2026-01-01T00:10", 300_000))
+    assert following is not None
+    assert following.slot == at("2026-01-01T00:10")
+    agenda.settle(following, "x")
+    assert agenda.due(now("2026-01-01T00:14", RETRY_MS)) is None, "it stands for both"
 
 
 def test_what_cannot_be_read_counts_as_a_first_start() -> None:
     table = {b"weekly": b"{", b"\xff": b"{}", b"monthly": b'{"until":"2026-01-01T00:00:00"}'}
     assert read_standings(table) == {}
-    assert len(Agenda(DEFAULTS, NAMES, table).begin(ms("2026-01-15"))) == 2
+    assert len(Agenda(DEFAULTS, NAMES, table).begin(now("2026-01-15"))) == 2
+
+
+# --- Clocks that are set --------------------------------------------------------------------------
+
+HOURLY = Schedule("x", "0 * * * *")
+
+
+class Running:
+    """An agenda whose slots are made as soon as they are due, and its topic."""
+
+    def __init__(self, schedule: Schedule = HOURLY) -> None:
+        self.schedule = schedule
+        self.table: dict[bytes, bytes] = {}
+        self.made: list[datetime] = []
+        self.restart()
+
+    def restart(self) -> None:
+        self.agenda = Agenda([self.schedule], NAMES, self.table)
+
+    def run(self, moment: Moment) -> None:
+        self.table |= table_of([*self.agenda.begin(moment), *self.agenda.correct(moment)])
+        while (due := self.agenda.due(moment)) is not None:
+            self.table |= table_of([self.agenda.settled(due, "x")])
+            self.agenda.settle(due, "x")
+            self.made.append(due.slot)
+
+    def through(self, start: str, hours: float) -> None:
+        """The clock goes from there, a look every ten minutes."""
+        for minutes in range(0, int(hours * 60) + 1, 10):
+            self.run(Moment(ms(start) + minutes * 60_000, 0))
+
+    @property
+    def hours(self) -> list[str]:
+        return [f"{slot:%d %H:%M}" for slot in self.made]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_clock_that_is_set_back_repeats_no_slot_and_blocks_none(restart: bool) -> None:
+    running = Running()
+    running.through("2026-01-01T00:30", 3)
+    if restart:
+        running.restart()
+    running.through("2026-01-01T02:30", 2)  # it was 03:30
+    assert running.hours == ["01 01:00", "01 02:00", "01 03:00", "01 04:00"]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_clock_that_ran_ahead_for_a_moment_skips_nothing(restart: bool) -> None:
+    """One slot is made a day early, and not again; all until then are made in their time."""
+    running = Running()
+    running.through("2026-01-01T00:30", 2)
+    running.through("2026-01-02T02:30", 0)
+    if restart:
+        running.restart()
+    running.run(now("2026-01-01T02:31"))
+    assert running.agenda.next() == {"x": at("2026-01-01T03:00")}
+    running.through("2026-01-01T02:40", 26)
+    expected = [f"01 {hour:02}:00" for hour in (1, 2)] + ["02 02:00"]
+    expected += [f"01 {hour:02}:00" for hour in range(3, 24)]
+    expected += [f"02 {hour:02}:00" for hour in (0, 1, 3, 4)]
+    assert running.hours == expected
+
+
+def test_a_first_start_by_a_clock_that_ran_ahead_is_forgiven() -> None:
+    running = Running()
+    running.through("2026-01-02T00:30", 0)
+    running.through("2026-01-01T00:30", 1)
+    assert running.hours == ["01 01:00"]
+
+
+def test_what_an_earlier_release_has_settled_is_not_made_again() -> None:
+    running = Running()
+    running.table = {b"x": b'{"until":"2026-01-02T02:00:00Z","export":"an-id"}'}
+    running.restart()
+    running.through("2026-01-01T23:30", 4)
+    assert running.hours == ["02 00:00", "02 01:00", "02 03:00"]
+
+
+def test_missed_slots_are_caught_up_though_a_later_one_was_made_early() -> None:
+    running = Running()
+    running.through("2026-01-01T00:30", 0.5)
+    running.through("2026-01-02T02:30", 0)
+    running.run(now("2026-01-01T01:10"))
+    running.restart()
+    running.through("2026-01-02T02:40", 0)
+    assert running.hours == ["01 01:00", "02 02:00", "02 01:00"]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 200) | st.integers(-3000, 3000), st.booleans()), max_size=30)
+)
+def test_whatever_the_clock_does_no_slot_is_made_twice(steps: list[tuple[int, bool]]) -> None:
+    """And none stays due: the next one is always in the future."""
+    running = Running(Schedule("x", "0 */6 * * *"))
+    minutes = 5000
+    for step, crash in steps:
+        minutes += step
+        moment = Moment(ms("2026-01-01") + minutes * 60_000, 0)
+        running.run(moment)
+        assert running.agenda.due(moment) is None
+        assert running.agenda.next()["x"].timestamp() * 1000 > moment.wall
+        if crash:
+            running.restart()
+    if len(running.table.get(b"x", b"")) and _jumps(steps) < 4:
+        assert len(set(running.made)) == len(running.made)
+
+
+def _jumps(steps: list[tuple[int, bool]]) -> int:
+    """How often slots were passed over or gone back behind: so many runs are remembered."""
+    return sum(not 0 <= step < 360 for step, _ in steps)
 
 
 @given(st.lists(st.tuples(st.integers(0, 40 * 24 * 60), st.booleans()), max_size=20))
 def test_no_slot_is_settled_twice_and_none_is_settled_out_of_order(
     steps: list[tuple[int, bool]],
 ) -> None:
-    schedule = Schedule("x", "0 */6 * * *")
-    now = ms("2026-01-01")
-    agenda = Agenda([schedule], NAMES, {})
-    table = table_of(agenda.begin(now))
-    settled: list[datetime] = []
+    running = Running(Schedule("x", "0 */6 * * *"))
+    wall = ms("2026-01-01")
     for minutes, crash in steps:
-        now += minutes * 60_000
-        due = agenda.due(now)
-        if due is not None:
-            table |= table_of([agenda.settled(due, "x")])
-            settled.append(due.slot)
-            agenda.settle(due)
-            assert now - int(due.slot.timestamp() * 1000) < 6 * 3600 * 1000
-        assert agenda.due(now) is None
+        wall += minutes * 60_000
+        before = len(running.made)
+        running.run(Moment(wall, 0))
+        assert len(running.made) <= before + 1
+        for slot in running.made[before:]:
+            assert wall - int(slot.timestamp() * 1000) < 6 * 3600 * 1000
         if crash:
-            agenda = Agenda([schedule], NAMES, table)
-            assert agenda.begin(now) == []
-    assert settled == sorted(set(settled))
+            running.restart()
+    assert running.made == sorted(set(running.made))

@@ -30,7 +30,7 @@ LAST_PAUSE: Final = 15.0
 
 Client = TypeVar("Client")
 T = TypeVar("T")
-Tell = Callable[[str | None], None]
+Tell = Callable[[str | None], object]
 """Told in one line that the place is away, and None when it is back; from any thread."""
 
 _log = structlog.get_logger(__name__)

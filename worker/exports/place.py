@@ -42,7 +42,7 @@ class Place(Protocol):
     place refuses or cannot be reached.
     """
 
-    def tell(self, tell: Callable[[str | None], None]) -> None:
+    def tell(self, tell: Callable[[str | None], object]) -> None:
         """Whom to tell, in one line, that the place is away and waited for; None: it is back.
 
         From any thread.

@@ -65,7 +65,7 @@ class BucketPlace:
         self._left: dict[str, str] = {}
         """Objects that could not be removed, and whose attempt they are."""
 
-    def tell(self, tell: Callable[[str | None], None]) -> None:
+    def tell(self, tell: Callable[[str | None], object]) -> None:
         """See `Place`."""
         self._bucket.tell(tell)
 

@@ -60,7 +60,7 @@ class DirectoryPlace:
         self._seals = root / _SEALS
         self._clock = clock
 
-    def tell(self, tell: Callable[[str | None], None]) -> None:
+    def tell(self, tell: Callable[[str | None], object]) -> None:
         """See `Place`: a disk that refuses is not waited for."""
 
     def close(self) -> None:

@@ -166,6 +166,11 @@ class Metrics:
         self._exports["finished" if finished else "failed"].inc()
         self._export_seconds.observe(seconds)
 
+    def export_place(self, *, away: bool, outages: int) -> None:
+        """Whether the place of exports cannot be used, and how often more it has gone."""
+        self._place_away.set(away)
+        self._place_outages.inc(outages)
+
     def sink_active(self, *, is_active: bool) -> None:
         """Whether this sink answers requests; a passive one knows nothing of schedules."""
         self._sink_active.set(is_active)
@@ -306,6 +311,12 @@ class Metrics:
         )
         self._export_seconds = self._histogram(
             "buddy_export_duration_seconds", "Time to carry out an export.", _EXPORT_SECONDS
+        )
+        self._place_away = self._gauge(
+            "buddy_export_place_away", "Whether the place of exports cannot be used."
+        )
+        self._place_outages = self._counter(
+            "buddy_export_place_outages", "Times that the place of exports could not be used."
         )
         self._sink_active = self._gauge(
             "buddy_sink_active", "Whether this sink is the active one: it answers requests."

@@ -11,31 +11,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import structlog
 
 from worker.brokers.contract import Broker, Committer, Message, Outgoing, Partition, Reader
+from worker.clock import Clock
 from worker.engine.tables import read_table
 from worker.errors import (
     BrokerUnavailable,
     Fenced,
     MessageRefused,
     MissingTopic,
-    StateError,
     UsageError,
 )
-from worker.exports.place import Place
 from worker.sink.agenda import Agenda, Due
 from worker.sink.answers import Answers, message_of
 from worker.sink.consume import sleep
 from worker.sink.cut import Source
 from worker.sink.election import Election
-from worker.sink.export import ExportSettings, moment_of
+from worker.sink.export import ExportSettings
 from worker.sink.reports import Reports
 from worker.sink.requests import Announcement, read_request, request_id_of
-from worker.sink.retention import Keep, old_of, to_remove
+from worker.sink.upkeep import Upkeep
+from worker.topics import Names
 
 EXPIRY_MS: Final = 3_600_000
 """Whoever asked longer ago has given up; a group without positions finds old requests, too."""
@@ -52,12 +51,19 @@ class Active:
     """Does the active sink's work whenever this sink is elected."""
 
     def __init__(
-        self, source: Source, settings: ExportSettings, election: Election, reports: Reports
+        self,
+        source: Source,
+        settings: ExportSettings,
+        election: Election,
+        reports: Reports,
+        clock: Clock,
     ) -> None:
         self._source = source
         self._settings = settings
         self._election = election
         self._reports = reports
+        self._clock = clock
+        self._upkeep = Upkeep(settings.place, settings.keep, clock, reports.place)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Be active whenever elected, until `stop`; an export in hand is given up then.
@@ -74,6 +80,7 @@ class Active:
             except BrokerUnavailable as error:
                 _log.warning("export_waits_for_broker", error=str(error))
                 await sleep(stop, _RETRY_SECONDS)
+        await self._upkeep.close()
 
     async def _serve_a_term(self, stop: asyncio.Event) -> None:
         """From taking over until the seat is lost; what is in hand then is finished.
@@ -90,7 +97,10 @@ class Active:
             reader.assign(await self._positions(broker))
             table = await read_table(broker, Partition(names.schedules, 0))
             agenda = Agenda(self._settings.schedules, names, table)
-            term = _Term(self._source, self._settings, self._reports, committer, agenda)
+            answers = Answers(self._source, self._settings, self._reports)
+            term = _Term(
+                names, committer, answers, agenda, self._upkeep, self._reports, self._clock
+            )
             _log.info("sink_active")
             self._reports.active(is_active=True)
             try:
@@ -122,34 +132,49 @@ class _Term:
 
     def __init__(
         self,
-        source: Source,
-        settings: ExportSettings,
-        reports: Reports,
+        names: Names,
         committer: Committer,
+        answers: Answers,
         agenda: Agenda,
+        upkeep: Upkeep,
+        reports: Reports,
+        clock: Clock,
     ) -> None:
-        self._clock = source.clock
-        self._names = source.names
-        self._place = settings.place
-        self._keep = settings.keep
+        self._names = names
+        self._answers = answers
+        self._agenda = agenda
+        self._upkeep = upkeep
         self._reports = reports
         self._committer = committer
-        self._agenda = agenda
-        self._answers = Answers(source, settings, reports)
+        self._clock = clock
 
     async def begin(self) -> None:
         """Note the schedules that are new: they run from now on, and catch nothing up."""
-        await self._committer.commit(self._agenda.begin(self._clock()), {})
+        await self._committer.commit(self._agenda.begin(self._clock.now()), {})
         self._reports.schedules(self._agenda.next())
-        await self._clear_up()
+        self._upkeep.sweep_soon()
 
     async def round(self, reader: Reader, stop: asyncio.Event) -> None:
         """One slot that is due and one request, whatever is there; so neither starves."""
-        due = self._agenda.due(self._clock())
+        self._upkeep.look()
+        await self._correct()
+        due = self._agenda.due(self._clock.now())
         if due is not None:
             await self._run(due, stop)
         for message in await reader.read(1, _POLL_SECONDS):
             await self._take_up(message, stop)
+
+    async def _correct(self) -> None:
+        """Follow a clock that was set back."""
+        corrected = self._agenda.correct(self._clock.now())
+        if not corrected:
+            return
+        following = self._agenda.next()
+        for message in corrected:
+            name = (message.key or b"").decode()
+            _log.warning("schedule_clock_back", schedule=name, next=following[name].isoformat())
+        await self._committer.commit(corrected, {})
+        self._reports.schedules(following)
 
     async def _run(self, due: Due, stop: asyncio.Event) -> None:
         answer = await unless(stop, self._answers.answer(due.request))
@@ -157,15 +182,15 @@ class _Term:
             return
         if answer.decided:
             await self._say(answer.said, [self._agenda.settled(due, answer.said.id)], {})
-            self._agenda.settle(due)
+            self._agenda.settle(due, answer.said.id)
         else:
             await self._say(answer.said, [], {})
-            self._agenda.postpone(due, self._clock())
+            self._agenda.postpone(due, self._clock.now())
         self._reports.schedules(self._agenda.next())
 
     async def _take_up(self, message: Message, stop: asyncio.Event) -> None:
         offsets = {Partition(message.topic, message.partition): message.offset + 1}
-        age = self._clock() - message.timestamp
+        age = self._clock.wall() - message.timestamp
         if age > EXPIRY_MS:
             _log.info("export_request_expired", offset=message.offset, seconds=age // 1000)
             await self._committer.commit([], offsets)
@@ -180,18 +205,6 @@ class _Term:
         if answer is not None:
             await self._say(answer.said, [], offsets)
 
-    async def _clear_up(self) -> None:
-        """Remove what is beyond the limits; what cannot be removed now is tried again later."""
-        if self._keep == Keep():
-            return
-        try:
-            now = moment_of(self._clock())
-            for name in await asyncio.to_thread(_beyond, self._place, self._keep, now):
-                await asyncio.to_thread(self._place.remove, name)
-                _log.info("export_removed", name=name)
-        except StateError as error:
-            _log.warning("export_not_removed", error=str(error))
-
     async def _say(
         self, said: Announcement, more: Sequence[Outgoing], offsets: Mapping[Partition, int]
     ) -> None:
@@ -200,14 +213,10 @@ class _Term:
         except MessageRefused as error:
             failure = self._answers.failure(said.request_id, str(error))
             await self._committer.commit([message_of(self._names, failure), *more], offsets)
-        if said.status == "finished":
-            await self._clear_up()
-
-
-def _beyond(place: Place, keep: Keep, now: datetime) -> list[str]:
-    """What is to be removed. Blocking."""
-    there = (old_of(found.name, found.manifest) for found in place.finished())
-    return to_remove([old for old in there if old is not None], keep, now)
+        if said.directory is not None:
+            self._upkeep.announced(said.directory)
+        else:
+            self._upkeep.sweep_soon()
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:

@@ -1,36 +1,54 @@
 """What the active sink has to do by its schedules: which slots are settled, and which is due.
 
-Pure: the clock's time is handed in. What is settled stands in a compacted topic, one message a
-schedule, so it survives a rebuilt store and a lost sink; the messages are made here and written by
-the caller.
+Pure: the time is handed in. Slots are moments of the wall clock, waits are measured by the steady
+one. What is settled stands in a compacted topic, one message a schedule, so it survives a rebuilt
+store and a lost sink; the messages are made here and written by the caller.
+
+A wall clock may be set, both ways. A slot is made once, whatever the clock says afterwards: one
+that was made by a clock that ran ahead is passed over when its time comes. And what comes next
+follows from the present clock: no slot is skipped because a clock ran ahead for a moment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from worker.brokers.contract import Outgoing
+from worker.core.moments import Moment
 from worker.sink.requests import ExportRequest, fill_in
 from worker.sink.schedule import Schedule, following, latest, request_of
 from worker.topics import Names
 
 RETRY_MS: Final = 600_000
 """A slot whose export failed is tried again after so long, until it is done or the next is due."""
+_SECOND: Final = timedelta(seconds=1)
+
+_MOST_RUNS: Final = 4
+
+Time = Annotated[datetime, Meta(tz=True)]
 
 
-class Standing(msgspec.Struct, frozen=True):
+class Standing(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a schedule is: all its slots up to `until` are settled.
 
-    `export` is the id of the last slot's export, None as long as there is none.
+    `export` is the id of the last slot's export, None as long as there is none. `made` are the
+    last runs of slots that were made one after the other, each by its first and last slot: they
+    stay made where the clock goes back behind them.
     """
 
-    until: Annotated[datetime, Meta(tz=True)]
+    until: Time
     export: str | None = None
+    made: tuple[tuple[Time, Time], ...] = ()
+
+    def run_of(self, slot: datetime) -> tuple[datetime, datetime] | None:
+        """The run that the slot was made in; None if it was not."""
+        return next(((a, b) for a, b in self.made if a <= slot <= b), None)
 
 
 class Due(msgspec.Struct, frozen=True):
@@ -49,53 +67,86 @@ class Agenda:
     ) -> None:
         self._schedules = schedules
         self._topic = names.schedules
-        self._until = {name: standing.until for name, standing in read_standings(table).items()}
-        self._not_before: dict[str, int] = {}
+        self._standings = read_standings(table)
+        self._failed: dict[str, tuple[datetime, int]] = {}
+        """By schedule the slot that failed last, and from when on it may be tried again."""
 
-    def begin(self, now: int) -> list[Outgoing]:
-        """What to write down before the first slot: new schedules count from `now` (ms) on."""
+    def begin(self, now: Moment) -> list[Outgoing]:
+        """What to write down before the first slot: new schedules count from now on."""
         moment = _moment(now)
-        new = [schedule.name for schedule in self._schedules if schedule.name not in self._until]
-        self._until |= dict.fromkeys(new, moment)
-        return [self._message(name, Standing(moment)) for name in new]
+        new = [s.name for s in self._schedules if s.name not in self._standings]
+        return [self._stand(name, Standing(moment)) for name in new]
 
-    def due(self, now: int) -> Due | None:
-        """The slot to export at `now` (ms), the one that has waited longest; None if none is due.
+    def correct(self, now: Moment) -> list[Outgoing]:
+        """What to write down where the clock has gone back behind slots that are settled.
+
+        Those that were not made, but skipped, are not settled any more.
+        """
+        moment = _moment(now)
+        return [
+            self._stand(schedule.name, replace(standing, until=moment))
+            for schedule in self._schedules
+            if moment < (standing := self._standings[schedule.name]).until
+        ]
+
+    def due(self, now: Moment) -> Due | None:
+        """The slot to export now, the one that has waited longest; None if none is due.
 
         Of several that were missed the latest stands for all.
         """
         moment = _moment(now)
         overdue = sorted(
-            (first, schedule.name, schedule)
+            (upcoming(schedule, standing), schedule.name, schedule, slot)
             for schedule in self._schedules
-            if (first := following(schedule, self._until[schedule.name])) <= moment
-            and self._not_before.get(schedule.name, 0) <= now
+            if (slot := _latest(schedule, standing := self._standings[schedule.name], moment))
+            and not self._has_to_wait(schedule.name, slot, now.steady)
         )
-        for _, name, schedule in overdue[:1]:
-            slot = latest(schedule, self._until[name], moment)
-            assert slot is not None
+        for _, _, schedule, slot in overdue[:1]:
             return Due(schedule, slot, fill_in(request_of(schedule, slot)))
         return None
 
     def settled(self, due: Due, export: str) -> Outgoing:
         """The message that says so; `settle` once it is written."""
-        return self._message(due.schedule.name, Standing(due.slot, export))
+        return self._message(due.schedule.name, self._after(due, export))
 
-    def settle(self, due: Due) -> None:
+    def settle(self, due: Due, export: str) -> None:
         """The slot is done, and all before it."""
-        self._until[due.schedule.name] = due.slot
-        self._not_before.pop(due.schedule.name, None)
+        self._standings[due.schedule.name] = self._after(due, export)
+        self._failed.pop(due.schedule.name, None)
 
-    def postpone(self, due: Due, now: int) -> None:
-        """The slot's export failed at `now` (ms)."""
-        self._not_before[due.schedule.name] = now + RETRY_MS
+    def postpone(self, due: Due, now: Moment) -> None:
+        """The slot's export failed now. The next slot of the schedule does not wait for it."""
+        self._failed[due.schedule.name] = due.slot, now.steady + RETRY_MS
 
     def next(self) -> dict[str, datetime]:
         """By schedule the first slot that is not settled; in the past where it is overdue."""
-        return {s.name: following(s, self._until[s.name]) for s in self._schedules}
+        return {s.name: upcoming(s, self._standings[s.name]) for s in self._schedules}
+
+    def _has_to_wait(self, name: str, slot: datetime, steady: int) -> bool:
+        failed, until = self._failed.get(name, (None, 0))
+        return failed == slot and steady < until
+
+    def _after(self, due: Due, export: str) -> Standing:
+        """Once the slot is made: it goes on with a run, or begins one."""
+        slot, made = due.slot, list(self._standings[due.schedule.name].made)
+        start = next((a for a, b in made if following(due.schedule, b) == slot), slot)
+        made = [run for run in made if run[0] != start]
+        return Standing(slot, export, (*made, (start, slot))[-_MOST_RUNS:])
+
+    def _stand(self, name: str, standing: Standing) -> Outgoing:
+        self._standings[name] = standing
+        return self._message(name, standing)
 
     def _message(self, name: str, standing: Standing) -> Outgoing:
         return Outgoing(self._topic, name.encode(), msgspec.json.encode(standing), partition=0)
+
+
+def upcoming(schedule: Schedule, standing: Standing) -> datetime:
+    """The first slot that is not settled."""
+    slot = following(schedule, standing.until)
+    while (run := standing.run_of(slot)) is not None:
+        slot = following(schedule, run[1])
+    return slot
 
 
 def read_standings(table: Mapping[bytes, bytes]) -> dict[str, Standing]:
@@ -103,11 +154,23 @@ def read_standings(table: Mapping[bytes, bytes]) -> dict[str, Standing]:
     found = {}
     for key, value in table.items():
         try:
-            found[key.decode()] = msgspec.json.decode(value, type=Standing)
+            standing = msgspec.json.decode(value, type=Standing)
+            name = key.decode()
         except (msgspec.MsgspecError, UnicodeDecodeError):
             continue
+        if standing.export is not None and not standing.made:  # written by an earlier release
+            standing = replace(standing, made=((standing.until, standing.until),))
+        found[name] = standing
     return found
 
 
-def _moment(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds // 1000, UTC)
+def _latest(schedule: Schedule, standing: Standing, now: datetime) -> datetime | None:
+    """The last slot up to now that is not settled; None if there is none."""
+    slot = latest(schedule, standing.until, now)
+    while slot is not None and (run := standing.run_of(slot)) is not None:
+        slot = latest(schedule, standing.until, run[0] - _SECOND)
+    return slot
+
+
+def _moment(now: Moment) -> datetime:
+    return datetime.fromtimestamp(now.wall // 1000, UTC)

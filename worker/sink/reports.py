@@ -13,6 +13,7 @@ from worker.sink.store import Applied
 
 _LAG_EVERY_MS: Final = 5_000
 """Lag costs a question to the broker."""
+_PLACE: Final = "exports"
 
 
 class Reports:
@@ -23,10 +24,19 @@ class Reports:
         self._metrics = metrics
         self._clock = clock
         self._measured = 0
+        self._place_away = False
 
     def alive(self) -> None:
         """Something was read, or nothing was there; or the broker is away and tried again."""
         self.health.alive(self._clock())
+
+    def hindered(self, what: str, reason: str) -> None:
+        """The sink is kept from a part of its work until `free`: not ready meanwhile."""
+        self.health.hindered(what, reason, self._clock())
+
+    def free(self, what: str) -> None:
+        """That part of its work goes on, or is not its own any more."""
+        self.health.free(what)
 
     def applied(self, applied: Applied) -> None:
         """A batch is in the store."""
@@ -59,6 +69,17 @@ class Reports:
     def export(self, seconds: float, *, finished: bool) -> None:
         """An export was finished, or has failed."""
         self._metrics.export(seconds, finished=finished)
+
+    def place(self, away: str | None) -> None:
+        """The place of exports cannot be used, in one line why; None: it can."""
+        was_away, self._place_away = self._place_away, away is not None
+        outages = int(self._place_away and not was_away)
+        self._metrics.export_place(away=self._place_away, outages=outages)
+        if away is None:
+            self.free(_PLACE)
+        else:
+            self.alive()  # it is tried again, also at the start: a restart cures no outage
+            self.hindered(_PLACE, away)
 
     def active(self, *, is_active: bool) -> None:
         """This sink has become the active one, or is it no longer."""

@@ -7,12 +7,16 @@ or removed as a whole: its parts are of no use without the first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Final
 
 import msgspec
 
 from worker.exports.manifest import Manifest
+
+GRACE_MS: Final = 900_000
+"""What has been beyond the limits for so long is removed: whoever began to fetch it has it."""
 
 
 class Keep(msgspec.Struct, frozen=True):
@@ -57,6 +61,27 @@ def to_remove(there: Iterable[Old], keep: Keep, now: datetime) -> list[str]:
         feeds.setdefault(export.feed, []).append(export)
     beyond = [export for feed in feeds.values() for export in _beyond(feed, keep, now)]
     return [export.name for export in sorted(beyond, key=lambda export: (export.at, export.name))]
+
+
+class Retiring:
+    """When exports that are beyond the limits go: a quarter of an hour after they got there.
+
+    By a steady clock, so that somebody who has just been told of an export can fetch it, and a wall
+    clock that is wrong for a moment removes nothing.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[str, int] = {}
+
+    def announced(self, name: str, now: int) -> None:
+        """An export was announced (again): it is spared, and with it all, for it may be a base."""
+        if name in self._since:
+            self._since = dict.fromkeys(self._since, now)
+
+    def due(self, beyond: Sequence[str], now: int) -> list[str]:
+        """Those of the exports found beyond the limits that are to be removed, in their order."""
+        self._since = {name: self._since.get(name, now) for name in beyond}
+        return [name for name in beyond if now - self._since[name] >= GRACE_MS]
 
 
 def _beyond(feed: list[Old], keep: Keep, now: datetime) -> list[Old]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,12 @@ import msgspec
 import structlog
 
 from worker.brokers.contract import Broker
-from worker.errors import MissingTopic
+from worker.clock import Clock
+from worker.errors import MissingTopic, StateError
+from worker.exports.place import Place
 from worker.sink.active import Active
 from worker.sink.bookmarks import Bookmarks
-from worker.sink.consume import Clock, Consumer
+from worker.sink.consume import Consumer
 from worker.sink.cut import Source
 from worker.sink.election import Election
 from worker.sink.export import ExportSettings, clear_room, settle_bookmarks
@@ -26,10 +27,6 @@ from worker.topics import Names
 _log = structlog.get_logger(__name__)
 
 
-def _milliseconds() -> int:
-    return time.time_ns() // 1_000_000
-
-
 async def serve(
     broker: Broker,
     prefix: str,
@@ -37,7 +34,7 @@ async def serve(
     settings: ExportSettings,
     stop: asyncio.Event,
     *,
-    clock: Clock = _milliseconds,
+    clock: Clock | None = None,
     reports: Reports | None = None,
 ) -> None:
     """Run a sink on an open broker until `stop` is set.
@@ -46,18 +43,25 @@ async def serve(
     again. Raises `MissingTopic` and `BrokerUnavailable` at the start only (later outages are
     waited out), and `StateError` when the store is taken or cannot be written.
     """
+    clock = clock or Clock()
     names = Names(prefix)
     store = await asyncio.to_thread(RowStore, store_directory, names)
+    reports = reports or unheard(clock.steady)
+    watching = asyncio.create_task(_watch(settings.place, reports, stop))
     try:
         await asyncio.to_thread(clear_room, store_directory)
-        for leftover in await asyncio.to_thread(settings.place.sweep):
-            _log.warning("export_leftover_removed", name=leftover)
-        await asyncio.to_thread(settle_bookmarks, Bookmarks(store), settings.place)
-        reports = reports or unheard(clock)
-        consumer = Consumer(broker, store, names, clock, reports)
-        source = Source(broker, names, store, consumer, clock)
+        try:
+            for leftover in await asyncio.to_thread(settings.place.sweep):
+                _log.warning("export_leftover_removed", name=leftover)
+            await asyncio.to_thread(settle_bookmarks, Bookmarks(store), settings.place)
+        except StateError:
+            if stop.is_set():  # it was waiting for the place
+                return
+            raise
+        consumer = Consumer(broker, store, names, clock.wall, reports)
+        source = Source(broker, names, store, consumer, clock.wall)
         election = Election(broker, names)
-        active = Active(source, settings, election, reports)
+        active = Active(source, settings, election, reports, clock)
         await _check_topics(broker, names)
         await consumer.open()
         try:
@@ -68,8 +72,17 @@ async def serve(
             await election.close()
             await consumer.close()
     finally:
+        watching.cancel()
         await asyncio.to_thread(store.close)
     _log.info("sink_stopped", **msgspec.structs.asdict(consumer.counts))
+
+
+async def _watch(place: Place, reports: Reports, stop: asyncio.Event) -> None:
+    """Tell when the place is away; nothing waits for it any more once the sink is to stop."""
+    loop = asyncio.get_running_loop()
+    place.tell(lambda away: loop.call_soon_threadsafe(reports.place, away))
+    await stop.wait()
+    place.close()
 
 
 async def _check_topics(broker: Broker, names: Names) -> None:

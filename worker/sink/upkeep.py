@@ -1,0 +1,103 @@
+"""Keeping the place of exports tidy: leftovers are swept, exports beyond the limits removed.
+
+At the start of a term as the active sink, after each export and once an hour; after a failure
+every minute, until the place is back. By a steady clock, and in a task of its own: a place that is
+away holds up no request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+import structlog
+
+from worker.clock import Clock
+from worker.errors import BuddyError
+from worker.exports.place import Place
+from worker.sink.export import moment_of
+from worker.sink.retention import Keep, Retiring, old_of, to_remove
+
+EVERY_MS: Final = 3_600_000
+AGAIN_MS: Final = 60_000
+"""After a failure, and while something beyond the limits is spared a little longer."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Upkeep:
+    """The upkeep of one sink. The active one has a `look` often; `close` waits for the end."""
+
+    def __init__(
+        self, place: Place, keep: Keep, clock: Clock, tell: Callable[[str | None], object]
+    ) -> None:
+        """`tell` is told in one line that the place cannot be used, and None when it can."""
+        self._place = place
+        self._keep = keep
+        self._clock = clock
+        self._tell = tell
+        self._retiring = Retiring()
+        self._next: int | None = None
+        self._swept: int | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def sweep_soon(self) -> None:
+        """Something may have been left behind: at the next look all is done."""
+        self._next = self._swept = None
+
+    def announced(self, name: str) -> None:
+        """That export has just been announced, which may put another one beyond the limits."""
+        self._retiring.announced(name, self._clock.steady())
+        self._next = None
+
+    def look(self) -> None:
+        """Begin if it is time to, unless the last time has not ended."""
+        running = self._task is not None and not self._task.done()
+        if not running and (self._next is None or self._clock.steady() >= self._next):
+            self._next = self._clock.steady() + EVERY_MS
+            self._task = asyncio.create_task(self._tidy())
+
+    async def close(self) -> None:
+        """Wait for what is being done; close the place before, or it may be waiting for that."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    async def _tidy(self) -> None:
+        again = True
+        try:
+            await self._sweep()
+            again = self._keep != Keep() and await self._retire()
+        except BuddyError as error:
+            _log.warning("export_upkeep_failed", error=str(error))
+            self._tell(str(error))
+        except Exception as error:  # noqa: BLE001 -- a defect here never ends the sink
+            _log.error("export_upkeep_internal_error", kind=type(error).__name__)
+        else:
+            self._tell(None)
+        if again and self._next is not None:
+            self._next = self._clock.steady() + AGAIN_MS
+
+    async def _sweep(self) -> None:
+        now = self._clock.steady()
+        if self._swept is None or now - self._swept >= EVERY_MS:
+            for leftover in await asyncio.to_thread(self._place.sweep):
+                _log.warning("export_leftover_removed", name=leftover)
+            self._swept = now
+
+    async def _retire(self) -> bool:
+        """Remove what has been beyond the limits for long enough; whether there is more."""
+        now = moment_of(self._clock.wall())
+        beyond = await asyncio.to_thread(_beyond, self._place, self._keep, now)
+        due = self._retiring.due(beyond, self._clock.steady())
+        for name in due:
+            await asyncio.to_thread(self._place.remove, name)
+            _log.info("export_removed", name=name)
+        return len(due) < len(beyond)
+
+
+def _beyond(place: Place, keep: Keep, now: datetime) -> list[str]:
+    """What is beyond the limits. Blocking."""
+    there = (old_of(found.name, found.manifest) for found in place.finished())
+    return to_remove([old for old in there if old is not None], keep, now)
