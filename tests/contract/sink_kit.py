@@ -20,7 +20,10 @@ from worker.clock import Clock
 from worker.core.barrier import Progress
 from worker.exports.place import Place
 from worker.exports.place_directory import DirectoryPlace
+from worker.ops.health import Health
+from worker.ops.metrics import Metrics
 from worker.sink.export import ExportSettings
+from worker.sink.reports import Reports
 from worker.sink.requests import Announcement, ExportRequest, decode_announcement, encode_request
 from worker.sink.retention import Keep
 from worker.sink.schedule import Schedule
@@ -46,6 +49,8 @@ class Sink:
         self.patience = 5.0
         self.schedules: tuple[Schedule, ...] = ()
         self.keep = Keep()
+        self.metrics = Metrics()
+        self.health = Health(self.metrics, clock).part("sink")
         self.place: Place = DirectoryPlace(self.exports)
 
     @asynccontextmanager
@@ -63,6 +68,7 @@ class Sink:
                 settings,
                 stop,
                 clock=Clock(lambda: self.clock.now + self.stepped, self.clock),
+                reports=Reports(self.metrics, self.health, self.clock),
             )
         )
         try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -209,3 +210,48 @@ async def test_a_slot_that_was_decided_otherwise_is_not_tried_again(sink: Sink) 
     assert "other options" in (failed.error or "")
     assert len(await sink.announced("failed")) == 1
     assert said.request_id != slot.id
+
+
+async def test_a_clock_that_runs_ahead_for_a_moment_skips_no_slot(sink: Sink) -> None:
+    """One slot is made a day early; the next one is that of the hour, by the right clock."""
+    async with sink.running():
+        await begun(sink)
+        sink.stepped = 24 * HOUR_MS + 2_000
+        early = await sink.answer("finished")
+        sink.stepped = 0
+        sink.clock.now += 2_000
+        said = await sink.answer("finished")
+        sink.clock.now += HOUR_MS
+        after = await sink.answer("finished")
+    ids = [said.request_id for said in (early, said, after)]
+    hour = sink.clock.now // HOUR_MS * 3600
+    assert ids == [slot_id(hour + 23 * 3600), slot_id(hour - 3600), slot_id(hour)]
+
+
+async def test_a_clock_that_is_set_back_repeats_no_slot(sink: Sink) -> None:
+    with capture_logs() as logs:
+        async with sink.running():
+            await begun(sink)
+            sink.clock.now += 2_000
+            first = await sink.answer("finished")
+            sink.stepped = -HOUR_MS
+            await eventually(lambda: asyncio.sleep(0, told(logs)), bool)
+            sink.clock.now += HOUR_MS
+            await sink.export("meanwhile", formats=("json",))
+            sink.clock.now += HOUR_MS
+            second = await sink.answer("finished")
+    hour = (sink.clock.now + sink.stepped) // HOUR_MS * 3600
+    assert (first.request_id, second.request_id) == (slot_id(hour - 3600), slot_id(hour))
+    assert len(await sink.announced()) == 3
+    assert told(logs) == [
+        {"schedule": "full", "next": f"{datetime.fromtimestamp(hour, UTC):%Y-%m-%dT%H:00:00+00:00}"}
+    ]
+
+
+def told(logs: Sequence[MutableMapping[str, Any]]) -> list[dict[str, Any]]:
+    events = [entry for entry in logs if entry["event"] == "schedule_clock_back"]
+    return [{"schedule": entry["schedule"], "next": entry["next"]} for entry in events]
+
+
+def slot_id(seconds: int) -> str:
+    return request_of(FULL, datetime.fromtimestamp(seconds, UTC)).id

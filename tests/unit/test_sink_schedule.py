@@ -160,12 +160,13 @@ def begun(moment: str, table: Mapping[bytes, bytes] | None = None) -> Agenda:
 
 
 def test_a_first_start_catches_nothing_up() -> None:
+    start = at("2026-01-15")
     agenda = Agenda(DEFAULTS, NAMES, {})
     noted = agenda.begin(now("2026-01-15"))
     assert agenda.due(now("2026-01-15")) is None
     assert {(m.topic, m.partition) for m in noted} == {("t.internal.schedules", 0)}
     assert read_standings(table_of(noted)) == dict.fromkeys(
-        ("monthly", "weekly"), Standing(at("2026-01-15"))
+        ("monthly", "weekly"), Standing(start, None, ((start, start),))
     )
     assert Agenda(DEFAULTS, NAMES, table_of(noted)).begin(now("2026-03-01")) == []
 
@@ -185,8 +186,10 @@ def test_missed_slots_are_caught_up_once_by_whoever_is_active_next() -> None:
         "monthly": at("2026-07-01T02:00"),
         "weekly": at("2026-06-15T03:00"),
     }
-    slot = at("2026-06-08T03:00")
-    assert read_standings(table)["weekly"] == Standing(slot, "an-id", ((slot, slot),))
+    start, slot = at("2026-01-15"), at("2026-06-08T03:00")
+    assert read_standings(table)["weekly"] == Standing(
+        slot, "an-id", ((start, start), (slot, slot))
+    )
 
 
 def test_what_is_due_says_all_that_is_asked_for() -> None:
@@ -305,6 +308,14 @@ def test_a_clock_that_ran_ahead_for_a_moment_skips_nothing(restart: bool) -> Non
     expected += [f"01 {hour:02}:00" for hour in range(3, 24)]
     expected += [f"02 {hour:02}:00" for hour in (0, 1, 3, 4)]
     assert running.hours == expected
+
+
+def test_a_slot_while_the_clock_runs_ahead_is_not_skipped() -> None:
+    running = Running()
+    running.through("2026-01-01T00:30", 0.4)
+    running.through("2026-01-02T00:54", 0)
+    running.run(now("2026-01-01T01:00"))
+    assert running.hours == ["02 00:00", "01 01:00"]
 
 
 def test_a_first_start_by_a_clock_that_ran_ahead_is_forgiven() -> None:

@@ -38,6 +38,7 @@ from worker.sink.requests import (
 from worker.topics import Names
 
 _STAGES: Final = {
+    "place": "asking the place of exports",
     "judge": "waiting for verdicts",
     "read": "reading accepted rows",
     "collect": "collecting rows",

@@ -37,18 +37,18 @@ Time = Annotated[datetime, Meta(tz=True)]
 class Standing(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a schedule is: all its slots up to `until` are settled.
 
-    `export` is the id of the last slot's export, None as long as there is none. `made` are the
-    last runs of slots that were made one after the other, each by its first and last slot: they
-    stay made where the clock goes back behind them.
+    `export` is the id of the last slot's export, None as long as there is none. `runs` are the last
+    spans of time in which no slot was skipped, each from the slot (or moment) that it began with to
+    the last slot in it: those slots stay made where the clock goes back behind them.
     """
 
     until: Time
     export: str | None = None
-    made: tuple[tuple[Time, Time], ...] = ()
+    runs: tuple[tuple[Time, Time], ...] = ()
 
-    def run_of(self, slot: datetime) -> tuple[datetime, datetime] | None:
-        """The run that the slot was made in; None if it was not."""
-        return next(((a, b) for a, b in self.made if a <= slot <= b), None)
+    def run_of(self, moment: datetime) -> tuple[datetime, datetime] | None:
+        """The run that the moment lies in; None if it lies in none."""
+        return next(((a, b) for a, b in self.runs if a <= moment <= b), None)
 
 
 class Due(msgspec.Struct, frozen=True):
@@ -75,16 +75,16 @@ class Agenda:
         """What to write down before the first slot: new schedules count from now on."""
         moment = _moment(now)
         new = [s.name for s in self._schedules if s.name not in self._standings]
-        return [self._stand(name, Standing(moment)) for name in new]
+        return [self._stand(name, _standing(moment)) for name in new]
 
     def correct(self, now: Moment) -> list[Outgoing]:
         """What to write down where the clock has gone back behind slots that are settled.
 
-        Those that were not made, but skipped, are not settled any more.
+        Those that were skipped are not settled any more.
         """
         moment = _moment(now)
         return [
-            self._stand(schedule.name, replace(standing, until=moment))
+            self._stand(schedule.name, _gone_back(standing, moment))
             for schedule in self._schedules
             if moment < (standing := self._standings[schedule.name]).until
         ]
@@ -128,10 +128,10 @@ class Agenda:
 
     def _after(self, due: Due, export: str) -> Standing:
         """Once the slot is made: it goes on with a run, or begins one."""
-        slot, made = due.slot, list(self._standings[due.schedule.name].made)
-        start = next((a for a, b in made if following(due.schedule, b) == slot), slot)
-        made = [run for run in made if run[0] != start]
-        return Standing(slot, export, (*made, (start, slot))[-_MOST_RUNS:])
+        slot, runs = due.slot, self._standings[due.schedule.name].runs
+        start = next((a for a, b in runs if following(due.schedule, b) == slot), slot)
+        others = [run for run in runs if run[0] != start]
+        return Standing(slot, export, (*others, (start, slot))[-_MOST_RUNS:])
 
     def _stand(self, name: str, standing: Standing) -> Outgoing:
         self._standings[name] = standing
@@ -158,9 +158,8 @@ def read_standings(table: Mapping[bytes, bytes]) -> dict[str, Standing]:
             name = key.decode()
         except (msgspec.MsgspecError, UnicodeDecodeError):
             continue
-        if standing.export is not None and not standing.made:  # written by an earlier release
-            standing = replace(standing, made=((standing.until, standing.until),))
-        found[name] = standing
+        # An earlier release wrote down no runs.
+        found[name] = standing if standing.runs else _standing(standing.until, standing.export)
     return found
 
 
@@ -170,6 +169,20 @@ def _latest(schedule: Schedule, standing: Standing, now: datetime) -> datetime |
     while slot is not None and (run := standing.run_of(slot)) is not None:
         slot = latest(schedule, standing.until, run[0] - _SECOND)
     return slot
+
+
+def _standing(until: datetime, export: str | None = None) -> Standing:
+    return Standing(until, export, ((until, until),))
+
+
+def _gone_back(standing: Standing, now: datetime) -> Standing:
+    """As far as the schedule was before it skipped what lies after `now`."""
+    if standing.run_of(now) is not None:
+        return replace(standing, until=now)
+    before = max((b for _, b in standing.runs if b <= now), default=None)
+    if before is not None:
+        return replace(standing, until=before)
+    return replace(standing, until=now, runs=((now, now), *standing.runs[1 - _MOST_RUNS :]))
 
 
 def _moment(now: Moment) -> datetime:

@@ -91,8 +91,11 @@ class Answers:
         return msgspec.structs.replace(self._words(request_id, "failed"), error=error)
 
     async def _carry_out(self, request: ExportRequest) -> Announcement:
-        """With an announcement of progress once a second, or of its absence every ten."""
-        latest: list[Progress] = []
+        """With an announcement of progress once a second, or of its absence every ten.
+
+        Its first stage is that the place of exports answers, which may be away.
+        """
+        latest = [Progress("place", 0, 1)]
 
         def report(stage: str, done: int, total: int) -> None:
             latest[:] = [Progress(stage, done, total)]
@@ -109,7 +112,7 @@ class Answers:
         spoke = time.monotonic()
         while True:
             await asyncio.sleep(_REPORT_SECONDS)
-            if latest and (latest[0] != told or time.monotonic() - spoke >= _ALIVE_SECONDS):
+            if latest[0] != told or time.monotonic() - spoke >= _ALIVE_SECONDS:
                 told = latest[0]
                 spoke = time.monotonic()
                 words = self._words(request_id, "progress")
