@@ -17,6 +17,7 @@ from tests.contract.sink_kit import Sink, a_sink
 from tests.unit.test_sink_rows import user
 from worker.brokers.contract import Broker, Partition
 from worker.errors import StateError
+from worker.exports.manifest import read_manifest
 from worker.exports.place import Finished
 from worker.exports.staging import Staging
 from worker.sink.agenda import RETRY_MS
@@ -152,7 +153,8 @@ async def test_a_failed_slot_is_tried_again_later_and_holds_no_request_up(sink: 
     assert sum(entry["event"] == "export_failed" for entry in logs) == 1
 
 
-async def test_an_incremental_schedule_has_a_bookmark_of_its_name(sink: Sink) -> None:
+async def test_a_request_with_a_schedules_name_does_not_disturb_its_feed(sink: Sink) -> None:
+    """Both are called alike; `scheduled` tells them apart, and each has a bookmark of its own."""
     sink.schedules = (FEED,)
     sink.clock.now += 1_000_000
     await sink.accept("users", user(1))
@@ -161,10 +163,61 @@ async def test_an_incremental_schedule_has_a_bookmark_of_its_name(sink: Sink) ->
         sink.clock.now += HOUR_MS
         first = await sink.answer("finished")
         await sink.accept("users", user(2))
+        sink.clock.now += 1_000
+        other = await sink.export("mine", incremental="feed", formats=("csv",))
         sink.clock.now += HOUR_MS
         second = await sink.answer("finished")
+        sink.clock.now += 1_000
+        last = await sink.export("mine-again", incremental="feed", formats=("csv",))
     assert (first.full_because, second.base) == ("no_base", first.id)
-    assert (second.counts or {})["users"] == 1
+    assert (second.counts or {})["users"] == 1, "what is new since its own last one"
+    assert (other.full_because, last.base) == ("no_base", other.id)
+    names = [
+        (said.options.incremental, said.options.scheduled)
+        for said in (first, other, second, last)
+        if said.options is not None
+    ]
+    assert names == [("feed", True), ("feed", False)] * 2
+    manifest = read_manifest(sink.exports / str(second.directory))
+    assert manifest.incremental is not None
+    assert manifest.incremental.name == "feed", "as ever"
+
+
+async def test_the_bookmark_of_an_earlier_release_is_left_to_requests(sink: Sink) -> None:
+    """It may have been moved by one. The schedule begins its own, and says why."""
+    sink.schedules = ()
+    sink.clock.now += 1_000_000
+    await sink.accept("users", user(1))
+    async with sink.running():
+        old = await sink.export("feed-of-before", incremental="feed", formats=("csv",))
+    sink.schedules = (FEED,)
+    async with sink.running():
+        await begun(sink)
+        sink.clock.now += HOUR_MS
+        first = await sink.answer("finished")
+        await sink.accept("users", user(2))
+        sink.clock.now += HOUR_MS
+        second = await sink.answer("finished")
+        sink.clock.now += 1_000
+        again = await sink.export("mine", incremental="feed", formats=("csv",))
+    assert (first.full_because, (first.counts or {})["users"]) == ("own_bookmark", 1)
+    assert (second.base, (second.counts or {})["users"]) == (first.id, 1)
+    assert (again.base, (again.counts or {})["users"]) == (old.id, 1)
+
+
+async def test_the_id_of_a_slot_is_its_own(sink: Sink) -> None:
+    """Nobody makes its export before its time; whoever wants it afterwards may have it."""
+    slot = request_of(FULL, datetime.fromtimestamp(sink.clock.now // HOUR_MS * 3600 + 3600, UTC))
+    asked = {"entities": ("users",), "formats": ("json",)}
+    async with sink.running():
+        await begun(sink)
+        await sink.export_request(slot.id, **asked)
+        refused = await sink.answer("failed")
+        sink.clock.now += 2_000
+        made = await sink.answer("finished")
+        fetched = await sink.export(slot.id, **asked)
+    assert "is that of a schedule's run, which is not there" in (refused.error or "")
+    assert (made.request_id, fetched.directory) == (slot.id, made.directory)
 
 
 async def test_old_exports_are_removed_a_while_after_they_are_beyond_the_limits(
@@ -197,19 +250,21 @@ async def test_old_exports_are_removed_a_while_after_they_are_beyond_the_limits(
 
 
 async def test_a_slot_that_was_decided_otherwise_is_not_tried_again(sink: Sink) -> None:
-    """Its id was used with other options: one failure, and the next slot runs."""
+    """Its export was made with other options: one failure, and the next slot runs."""
     slot = request_of(FULL, datetime.fromtimestamp(sink.clock.now // HOUR_MS * 3600 + 3600, UTC))
+    sink.schedules = ()
+    async with sink.running():
+        await sink.export(slot.id, formats=("csv",))
+    sink.schedules = (FULL,)
     async with sink.running():
         await begun(sink)
-        await sink.export(slot.id, formats=("csv",))
         sink.clock.now += 2_000
         failed = await sink.answer("failed")
         sink.clock.now += HOUR_MS
-        said = await sink.answer("finished")
+        await sink.answer("finished")
     assert failed.request_id == slot.id
     assert "other options" in (failed.error or "")
     assert len(await sink.announced("failed")) == 1
-    assert said.request_id != slot.id
 
 
 async def test_a_clock_that_runs_ahead_for_a_moment_skips_no_slot(sink: Sink) -> None:

@@ -85,12 +85,13 @@ class Feed:
                 self.held[entity][key_of(entity, row)] = row
 
 
-def finished(export_id: str, bookmark: str, second: int = 0) -> Finished:
+def finished(
+    export_id: str, bookmark: str, second: int = 0, *, scheduled: bool = False
+) -> Finished:
     """An export at the place, as far as bookmarks look at it."""
     origin = Origin(incremental=Incremental(name=bookmark))
-    manifest = build(
-        metadata_of({}), Options(entities=(), formats=(), incremental=bookmark), origin, (), {}, ()
-    )
+    options = Options(entities=(), formats=(), incremental=bookmark, scheduled=scheduled)
+    manifest = build(metadata_of({}), options, origin, (), {}, ())
     name = f"20251122T1030{second:02}Z_{export_id}"
     return Finished(name, f"/exports/{name}", manifest, f"hash of {export_id}")
 

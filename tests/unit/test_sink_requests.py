@@ -74,6 +74,7 @@ def test_nothing_chosen_means_everything_and_order_is_the_specifications() -> No
         ({"id": "a"}, b"b", "the message key must be the request's id"),
         ({"id": "a", "entities": "users"}, None, "Expected `array`"),
         ({"id": "a", "entities": ["user"]}, None, "unknown entity 'user': choose from users, "),
+        ({"id": "a", "incremental": "schedule:weekly"}, None, "those of schedules cannot be named"),
         ({"id": "a", "formats": ["pdf"]}, None, "Invalid enum value 'pdf'"),
         ({"id": "a", "colour": "red"}, None, "unknown field `colour`"),
         ({"id": "a", "start": "2024-02-30"}, None, "'2024-02-30' is no date: write a day like "),

@@ -16,8 +16,8 @@ from worker.core.moments import Moment
 from worker.errors import ConfigurationError
 from worker.settings import Settings, load
 from worker.sink.agenda import RETRY_MS, Agenda, Standing, read_standings
-from worker.sink.requests import export_id_of
-from worker.sink.schedule import DEFAULTS, Schedule, following, latest, request_of
+from worker.sink.requests import export_id_of, fill_in, options_of
+from worker.sink.schedule import DEFAULTS, Schedule, following, is_slot_of, latest, request_of
 from worker.topics import Names
 
 NAMES = Names("t")
@@ -88,9 +88,25 @@ def test_a_slot_stands_for_one_export() -> None:
     slot = at("2026-01-19T03:00")
     request = request_of(WEEKLY, slot)
     assert request.id == "weekly:20260119T030000Z"
-    assert request.incremental == "weekly"
+    assert request.incremental == "schedule:weekly", "which no message can name"
+    asked = options_of(fill_in(request))
+    assert (asked.incremental, asked.scheduled) == ("weekly", True), "what a consumer sees"
     assert export_id_of(request.id) == export_id_of(request_of(WEEKLY, slot).id)
     assert request_of(MONTHLY, slot).incremental is None
+
+
+@pytest.mark.parametrize(
+    ("request_id", "is_one"),
+    [
+        ("weekly:20260119T030000Z", True),
+        ("weekly:20260119T030000Z ", False),
+        ("weekly:mine", False),
+        ("weekly", False),
+        ("other:20260119T030000Z", False),
+    ],
+)
+def test_ids_of_slots_are_told_from_others(request_id: str, is_one: bool) -> None:
+    assert is_slot_of(WEEKLY, request_id) == is_one
 
 
 # --- Configuration --------------------------------------------------------------------------------

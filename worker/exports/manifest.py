@@ -20,7 +20,8 @@ MANIFEST_FORMAT: Final = 1
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for: entities in the registry's order, formats, and how to write them.
 
-    `start` and `end` are inclusive days in UTC, each may be open; `incremental` names a bookmark.
+    `start` and `end` are inclusive days in UTC, each may be open. `incremental` names a bookmark:
+    a schedule's own where `scheduled`, else one of requests, which is another feed.
     """
 
     entities: tuple[str, ...]
@@ -29,6 +30,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     start: date | None = None
     end: date | None = None
     incremental: str | None = None
+    scheduled: bool = False
 
 
 class Cut(msgspec.Struct, frozen=True):

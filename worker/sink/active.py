@@ -177,7 +177,7 @@ class _Term:
         self._reports.schedules(following)
 
     async def _run(self, due: Due, stop: asyncio.Event) -> None:
-        answer = await unless(stop, self._answers.answer(due.request))
+        answer = await unless(stop, self._answers.answer(due.request, scheduled=True))
         if answer is None:
             return
         if answer.decided:

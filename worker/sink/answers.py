@@ -50,8 +50,8 @@ class Answers:
         self._settings = settings
         self._reports = reports
 
-    async def answer(self, request: ExportRequest) -> Answer:
-        """Carry it out: "finished" or "failed".
+    async def answer(self, request: ExportRequest, *, scheduled: bool = False) -> Answer:
+        """Carry out a request, or a slot's: "finished" or "failed".
 
         Raises `BrokerUnavailable`: then nothing is known, and the request is to be taken up again.
         """
@@ -60,7 +60,7 @@ class Answers:
         await self._announce(self._words(request.id, "started"))
         decided = True
         try:
-            said = await self._carry_out(request)
+            said = await self._carry_out(request, scheduled=scheduled)
         except BrokerUnavailable:
             raise
         except UsageError as error:
@@ -90,7 +90,7 @@ class Answers:
         _log.error("export_failed", request=request_id, error=error)
         return msgspec.structs.replace(self._words(request_id, "failed"), error=error)
 
-    async def _carry_out(self, request: ExportRequest) -> Announcement:
+    async def _carry_out(self, request: ExportRequest, *, scheduled: bool) -> Announcement:
         """With an announcement of progress once a second, or of its absence every ten.
 
         Its first stage is that the place of exports answers, which may be away.
@@ -102,7 +102,9 @@ class Answers:
 
         reporting = asyncio.create_task(self._report(request.id, latest))
         try:
-            return await carry_out(request, self._source, self._settings, report)
+            return await carry_out(
+                request, self._source, self._settings, report, scheduled=scheduled
+            )
         finally:
             reporting.cancel()
             await asyncio.wait({reporting})

@@ -7,6 +7,9 @@ counts. Promises:
 * A new generation counts only once its export is finished, and then from one moment to the next.
 * Whether it is finished is asked of the place, so a kill at any moment leaves bookmark and exports
   in agreement after `settle`: at the start, and around every incremental export.
+* A schedule's bookmark has a name that no request can have (`SCHEDULED`). Stores of a release that
+  did not tell them apart have it under the schedule's plain name, where requests may have moved it:
+  it stays theirs, and the schedule begins its own with a full export, which says why.
 * Before an export can be published its generation is flushed to disk, with the hash of its
   manifest: what another sink has published under its id is none of ours.
 """
@@ -25,6 +28,7 @@ from worker.exports.manifest import Base, Cut
 from worker.exports.place import Finished
 from worker.sink import rocks
 from worker.sink.plan import Days, Selection
+from worker.sink.requests import SCHEDULED, feed_of
 from worker.sink.snapshot import BOOKMARK, delivered_prefix
 from worker.sink.store import RowStore
 
@@ -45,6 +49,8 @@ class FullBecause(StrEnum):
     """The last one had other entities or another date range."""
     BASE_DAMAGED = "base_damaged"
     """What is known of the last one is not complete."""
+    OWN_BOOKMARK = "own_bookmark"
+    """The first under the schedule's own bookmark; that of its plain name is one of requests."""
     OTHER_SINK = "other_sink"
     """The last one was made by another sink, or from another store than this."""
 
@@ -90,13 +96,18 @@ class Bookmarks:
         `finished` are the exports at the place, the newest first; only those are looked at that
         are newer than the bookmark.
         """
-        mark = self._heads().get(name, _Head()).current
+        heads = self._heads()
+        mark = heads.get(name, _Head()).current
         other = _newer_than(mark, name, finished)
         if mark is None:
             lost = self._store.lost
             if lost is not None and (lost.names is None or name in lost.names):
                 return FullBecause.STORE_REBUILT
-            return FullBecause.OTHER_SINK if other else FullBecause.NO_BASE
+            if other:
+                return FullBecause.OTHER_SINK
+            if name.startswith(SCHEDULED) and name.removeprefix(SCHEDULED) in heads:
+                return FullBecause.OWN_BOOKMARK
+            return FullBecause.NO_BASE
         if other:
             return FullBecause.OTHER_SINK
         if (mark.entities, mark.days) != (selection.entities, selection.days):
@@ -203,8 +214,7 @@ def _newer_than(mark: Mark | None, name: str, finished: Iterable[Finished]) -> b
     for export in finished:
         if mark is not None and _time(export.name) <= _time(mark.directory):
             return False
-        incremental = export.manifest.incremental
-        if incremental is not None and incremental.name == name:
+        if feed_of(export.manifest) == name:
             return True
     return False
 

@@ -37,7 +37,7 @@ from worker.sink.requests import (
     selection_of,
 )
 from worker.sink.retention import Keep
-from worker.sink.schedule import Schedule
+from worker.sink.schedule import Schedule, is_slot_of
 from worker.sink.snapshot import SNAPSHOTS
 from worker.sink.spool import Spooled, Watch, spool
 
@@ -60,17 +60,27 @@ class ExportSettings(msgspec.Struct, frozen=True):
 
 
 async def carry_out(
-    request: ExportRequest, source: Source, settings: ExportSettings, report: Report
+    request: ExportRequest,
+    source: Source,
+    settings: ExportSettings,
+    report: Report,
+    *,
+    scheduled: bool,
 ) -> Announcement:
     """Make the export and say what it is; one that exists already under its id is only announced.
 
-    The request is as `read_request` gives it. Cancelling it leaves nothing behind, unless the
-    export was finished at that moment. Raises `UsageError` (the id stands for an export with other
-    options), `StateError`, `NoAnswer`, `MissingTopic`, `BrokerUnavailable`.
+    The request is as `read_request` gives it, or `scheduled`: that of a slot. Cancelling it leaves
+    nothing behind, unless the export was finished at that moment. Raises `UsageError` (the id
+    stands for an export with other options, or for a slot's), `StateError`, `NoAnswer`,
+    `MissingTopic`, `BrokerUnavailable`.
     """
     there = await published(request, source, settings)
     if there is not None:
         return there
+    if not scheduled and any(is_slot_of(one, request.id) for one in settings.schedules):
+        raise UsageError(
+            f"id {request.id} is that of a schedule's run, which is not there: ask under another id"
+        )
     if await asyncio.to_thread(settings.place.sealed, export_id_of(request.id)):
         raise UsageError(
             f"id {request.id} stands for an export that has been removed since: ask under another "
@@ -177,7 +187,7 @@ class _Making:
                 base = FullBecause.BASE_DAMAGED
                 increment = await self._increment(bookmarks, name, base)
             incremental = Incremental(
-                name=name,
+                name=options_of(self._request).incremental or name,
                 base=base.base() if isinstance(base, Mark) else None,
                 full_because=None if isinstance(base, Mark) else base.value,
                 deletions={e: _texts(reasons) for e, reasons in increment.deleted.items()},
@@ -270,7 +280,10 @@ class _Making:
 def _answer(request: ExportRequest, finished: Finished, source: Source) -> Announcement:
     """Announce an export, made for this request or before; UsageError if it is another one."""
     manifest = finished.manifest
-    if options_of(request) != manifest.options:
+    asked = options_of(request)
+    if not asked.scheduled:  # whoever names a run's id may have that one
+        asked = msgspec.structs.replace(asked, scheduled=manifest.options.scheduled)
+    if asked != manifest.options:
         raise UsageError(
             f"id {request.id} stands for {finished.name}, which was made with other options: "
             "ask under another id"

@@ -2,6 +2,9 @@
 
 A request is carried out once for each id: the export's id follows from it, so the same request
 always means the same directory. Answers are published at least once; readers go by id and status.
+
+Bookmarks of schedules live in a namespace (`SCHEDULED`) that no message can name: it is added to
+the requests that the sink makes of its schedules itself.
 """
 
 from __future__ import annotations
@@ -19,13 +22,15 @@ from schemas import ENTITIES
 from worker.brokers.contract import Message
 from worker.errors import UsageError
 from worker.exports.layout import FORMATS, Format
-from worker.exports.manifest import Options
+from worker.exports.manifest import Manifest, Options
 from worker.sink.plan import Days, Selection
 
 Status = Literal["started", "progress", "finished", "failed"]
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+SCHEDULED: Final = "schedule:"
+"""What the name of a schedule's bookmark begins with, within the sink."""
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _UUID_V4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
@@ -169,7 +174,10 @@ def check_request(request: ExportRequest) -> None:
             "must be the first or a later one"
         )
     if request.incremental is not None and not _NAME.fullmatch(request.incremental):
-        raise UsageError("the name of a bookmark must be 1 to 100 of A-Z a-z 0-9 . _ -")
+        raise UsageError(
+            "the name of a bookmark must be 1 to 100 of A-Z a-z 0-9 . _ - "
+            "(those of schedules cannot be named)"
+        )
 
 
 def selection_of(request: ExportRequest) -> Selection:
@@ -179,14 +187,22 @@ def selection_of(request: ExportRequest) -> Selection:
 
 def options_of(request: ExportRequest) -> Options:
     """The options of the export that a request asks for that `read_request` has given."""
+    name = request.incremental
     return Options(
         entities=request.entities,
         formats=request.formats,
         guard_formulas=request.guard_formulas,
         start=None if request.start is None else date.fromisoformat(request.start),
         end=None if request.end is None else date.fromisoformat(request.end),
-        incremental=request.incremental,
+        incremental=None if name is None else name.removeprefix(SCHEDULED),
+        scheduled=name is not None and name.startswith(SCHEDULED),
     )
+
+
+def feed_of(manifest: Manifest) -> str | None:
+    """The bookmark of an export, in its namespace; None if it has none."""
+    name = manifest.options.incremental
+    return name if name is None or not manifest.options.scheduled else SCHEDULED + name
 
 
 def request_id_of(message: Message) -> str:

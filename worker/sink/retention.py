@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from worker.exports.manifest import Manifest
+from worker.sink.requests import feed_of
 
 GRACE_MS: Final = 900_000
 """What has been beyond the limits for so long is removed: whoever began to fetch it has it."""
@@ -45,9 +46,9 @@ def old_of(name: str, manifest: Manifest) -> Old | None:
         return None
     if at.tzinfo is None:
         return None
-    feed = manifest.incremental
-    base = None if feed is None or feed.base is None else feed.base.export_id
-    return Old(name, manifest.export_id, at, None if feed is None else feed.name, base)
+    increment = manifest.incremental
+    base = None if increment is None or increment.base is None else increment.base.export_id
+    return Old(name, manifest.export_id, at, feed_of(manifest), base)
 
 
 def to_remove(there: Iterable[Old], keep: Keep, now: datetime) -> list[str]:

@@ -6,6 +6,7 @@ slot's request has an id of its own, so it stands for one export, whoever asks a
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -14,18 +15,19 @@ from cronsim import CronSim, CronSimError
 
 from worker.errors import UsageError
 from worker.exports.layout import Format
-from worker.sink.requests import ExportRequest, check_request
+from worker.sink.requests import SCHEDULED, ExportRequest, check_request
 
 _NAME_LIMIT: Final = 64
 _FIELDS: Final = 5
 """No seconds: no export is wanted so often."""
 _SECOND: Final = timedelta(seconds=1)
+_STAMP: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 
 
 class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A `[[schedules]]` table of the configuration.
 
-    `cron` has the five fields of Debian's cron. An incremental one keeps a bookmark of its name.
+    `cron` has the five fields of Debian's cron. An incremental one keeps a bookmark of its own.
     No entities means all, no formats likewise. Raises ValueError, in one line, where it makes no
     sense.
     """
@@ -41,9 +43,9 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if len(self.name) > _NAME_LIMIT:
             raise ValueError(f"the name of a schedule has at most {_NAME_LIMIT} characters")
         try:
-            check_request(request_of(self, datetime(2000, 1, 1, tzinfo=UTC)))
-            # A bookmark's name, too: it may become one.
-            check_request(ExportRequest("x", incremental=self.name))
+            # Its name is a bookmark's, too, or may become one.
+            slot = request_of(self, datetime(2000, 1, 1, tzinfo=UTC))
+            check_request(msgspec.structs.replace(slot, incremental=self.name))
         except UsageError as error:
             raise ValueError(f"schedule {self.name!r}: {error}") from None
         if problem := _problem(self.cron):
@@ -71,9 +73,15 @@ def request_of(schedule: Schedule, slot: datetime) -> ExportRequest:
         entities=schedule.entities,
         formats=schedule.formats,
         requested_at=slot,
-        incremental=schedule.name if schedule.incremental else None,
+        incremental=SCHEDULED + schedule.name if schedule.incremental else None,
         guard_formulas=schedule.guard_formulas,
     )
+
+
+def is_slot_of(schedule: Schedule, request_id: str) -> bool:
+    """Whether that is the id of a slot's request, as `request_of` gives it."""
+    name, _, stamp = request_id.partition(":")
+    return name == schedule.name and _STAMP.fullmatch(stamp) is not None
 
 
 def _problem(cron: str) -> str | None:
