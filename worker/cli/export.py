@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import uuid
 from datetime import UTC, datetime
@@ -14,19 +15,20 @@ import msgspec
 from rich.progress import Progress
 
 from schemas import ENTITIES
+from worker import log
 from worker.brokers.contract import Broker, Outgoing, Partition
-from worker.cli.console import Context, Seconds, print_json, print_table, progress_bar
+from worker.cli.console import Context, Seconds, notices, print_json, print_table, progress_bar
 from worker.errors import (
     BuddyError,
-    ConfigurationError,
     Incomplete,
     MissingTopic,
     NoAnswer,
     StateError,
+    UsageError,
 )
 from worker.exports.connect import place_of
 from worker.exports.layout import FORMATS
-from worker.exports.place import Place
+from worker.exports.place import GoneError, Place
 from worker.sink.requests import (
     Announcement,
     ExportRequest,
@@ -116,9 +118,7 @@ def export_command(
         ExportRequest,
     )
     check_request(request)
-    if out is not None and out.exists():
-        raise ConfigurationError(f"{out} exists: name a directory that does not")
-    place = place_of(context.settings, context.environment) if out is not None else None
+    place = None if out is None else _place(context, out, timeout)
     with progress_bar(quiet=as_json) as bar:
         answer = asyncio.run(ask(context, request, bar, timeout, wait=wait or out is not None))
     if answer.status == "failed":
@@ -134,6 +134,19 @@ def export_command(
     if answer.complete is False:
         raise Incomplete(_pending(answer))
     return 0
+
+
+def _place(context: Context, out: Path, patience: float) -> Place:
+    """Where the export will be copied from, once it is sure that `out` can be made."""
+    if os.path.lexists(out):
+        raise UsageError(f"{out} exists: name a directory that does not")
+    if not out.parent.is_dir():
+        raise UsageError(f"{out.parent} is no directory: make it, or name another one with --out")
+    log.configure("error")  # what waits for the place tells it in one line, not in the log's
+    notice = notices()
+    place = place_of(context.settings, context.environment, patience)
+    place.tell(lambda away: None if away is None else notice(f"{away} Trying again ..."))
+    return place
 
 
 def _print(answer: Announcement, out: Path | None) -> None:
@@ -234,6 +247,11 @@ def _copy(place: Place, answer: Announcement, out: Path) -> None:
         temporary.rename(out)
     except OSError as error:
         raise StateError(f"{out} cannot be written: {error.strerror}; {_there(answer)}") from None
+    except GoneError as error:
+        raise StateError(
+            f"{error}; the sink made it in {answer.location}: if it was removed since "
+            "(keep_exports, keep_days), ask again under another --id"
+        ) from None
     except StateError as error:
         raise StateError(f"{error}; {_there(answer)}") from None
     finally:
