@@ -19,8 +19,7 @@ from worker.engine.startup import check_topics
 from worker.engine.tables import read_table
 from worker.errors import BrokerUnavailable, NobodyWorks
 from worker.settings import Settings
-from worker.sink.agenda import Standing, read_standings
-from worker.sink.schedule import following
+from worker.sink.agenda import Standing, read_standings, upcoming
 from worker.status import (
     Entry,
     Report,
@@ -194,7 +193,7 @@ async def _runs(broker: Broker, names: Names, settings: Settings) -> dict[str, R
             schedule.cron,
             None if standing.export is None else _time(standing.until),
             standing.export,
-            _time(following(schedule, standing.until)),
+            _time(upcoming(schedule, standing)),
         )
     return runs
 
