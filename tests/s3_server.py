@@ -53,6 +53,7 @@ class S3Server:
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
+        self._sessions: dict[tuple[str, str], boto3.Session] = {}
 
     @property
     def endpoint(self) -> str:
@@ -65,8 +66,10 @@ class S3Server:
         config = Config(
             s3=style, connect_timeout=5, read_timeout=30, retries={"total_max_attempts": 1}
         )
-        session = boto3.Session(key, secret, region_name="us-east-1")
-        return session.client("s3", endpoint_url=self.endpoint, config=config)
+        if (key, secret) not in self._sessions:  # making one takes a tenth of a second
+            session = boto3.Session(key, secret, region_name="us-east-1")
+            self._sessions[key, secret] = session
+        return self._sessions[key, secret].client("s3", endpoint_url=self.endpoint, config=config)
 
     def new_bucket(self) -> str:
         """The name of a bucket that has just been made."""

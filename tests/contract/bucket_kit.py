@@ -74,6 +74,7 @@ class World:
         self.clock = Clock()
         self._rooms = (directory / f"room-{n}" for n in range(1000))
         self.clients: list[S3Client] = []
+        self.places: list[BucketPlace] = []
         self.client = self.new_client()
 
     def new_client(self, **options: Any) -> S3Client:
@@ -116,6 +117,8 @@ class World:
         return json.loads(answer["Body"].read())
 
     def close(self) -> None:
+        for place in self.places:
+            place.close()
         for client in self.clients:
             client.close()
 
@@ -133,8 +136,10 @@ def killed(client: S3Client, step: int, *, answered: bool) -> Iterator[list[str]
             raise KilledError
         made.append(request.method)
 
-    def after(**_: Any) -> None:
+    def after(parsed: Any, **_: Any) -> None:
         if len(made) > step:
+            if "Body" in parsed:
+                parsed["Body"].close()  # the process would end, and its connection with it
             raise KilledError
 
     client.meta.events.register("before-send.s3", before)

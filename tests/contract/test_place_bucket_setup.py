@@ -51,6 +51,7 @@ def _no_server(world: World) -> BucketPlace:
     )
     place = place_of(settings, {"BUDDY_S3_SECRET_ACCESS_KEY": "secret"}, patience=0)
     assert isinstance(place, BucketPlace)
+    world.places.append(place)
     return place
 
 
@@ -104,6 +105,7 @@ def test_settings_lead_to_the_bucket(world: World, tmp_path: Path) -> None:
     )
     place = place_of(settings, {})
     assert isinstance(place, BucketPlace)
+    world.places.append(place)
     assert published(place, FIRST) == FIRST
     found = place.find(ID)
     assert found is not None
@@ -120,6 +122,7 @@ def test_credentials_of_the_environment_do_as_well(
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", world.server.endpoint)
     place = place_of(Settings(exports=f"s3://{world.name}"), {"AWS_REGION": "us-east-1"})
     assert isinstance(place, BucketPlace)
+    world.places.append(place)
     assert place.find(ID) is None
 
 

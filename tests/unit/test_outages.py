@@ -17,6 +17,16 @@ class AwayError(Exception):
     """Nobody answers."""
 
 
+class Client:
+    """One of many, which must be closed."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class Server:
     """Away for so long, by a clock that passes by its pauses alone; each try takes a second."""
 
@@ -24,15 +34,15 @@ class Server:
         self.now = 0.0
         self.away = away
         self.pauses: list[float] = []
-        self.clients = 0
-        self.used: list[int] = []
+        self.clients: list[Client] = []
+        self.used: list[Client] = []
         self.told: list[str | None] = []
 
-    def connect(self) -> int:
-        self.clients += 1
-        return self.clients
+    def connect(self) -> Client:
+        self.clients.append(Client())
+        return self.clients[-1]
 
-    def ask(self, client: int) -> str:
+    def ask(self, client: Client) -> str:
         self.used.append(client)
         self.now += 1.0
         if self.now <= self.away:
@@ -54,7 +64,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     return made
 
 
-def persistent(server: Server) -> Persistent[int]:
+def persistent(server: Server) -> Persistent[Client]:
     made = Persistent(server.connect, lambda e: isinstance(e, AwayError), str)
     made.tell = server.told.append
     return made
@@ -67,6 +77,7 @@ def test_a_server_that_is_away_for_a_while_fails_nothing(server: Server, away: f
     with capture_logs() as logs:
         assert client.call(server.ask) == "here"
     assert len(set(server.used)) == len(server.used), "each try has a fresh client"
+    assert [c for c in server.clients if not c.closed] == server.used[-1:]
     assert server.told == ["nobody answers"] * len(server.pauses) + [None]
     assert [entry["event"] for entry in logs] == [
         *["export_place_away"] * len(server.pauses),
@@ -96,13 +107,13 @@ def test_patience_ends_and_the_next_call_begins_anew(server: Server) -> None:
 
 
 def test_what_is_no_outage_is_raised_at_once(server: Server) -> None:
-    def refuse(_: int) -> None:
+    def refuse(_: Client) -> None:
         raise PermissionError
 
     client = persistent(server)
     with pytest.raises(PermissionError):
         client.call(refuse)
-    assert (server.pauses, server.told, server.clients) == ([], [], 1)
+    assert (server.pauses, server.told, len(server.clients)) == ([], [], 1)
 
 
 def test_cleaning_up_is_tried_once(server: Server) -> None:
@@ -116,11 +127,11 @@ def test_cleaning_up_is_tried_once(server: Server) -> None:
 def test_closing_ends_a_wait() -> None:
     asked = threading.Event()
 
-    def ask(_: int) -> None:
+    def ask(_: Client) -> None:
         asked.set()
         raise AwayError
 
-    client: Persistent[int] = Persistent(lambda: 1, lambda e: isinstance(e, AwayError), str)
+    client: Persistent[Client] = Persistent(Client, lambda e: isinstance(e, AwayError), str)
     raised: list[BaseException] = []
 
     def wait() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import structlog
 from tenacity import (
@@ -28,7 +28,12 @@ PATIENCE_SECONDS: Final = 300.0
 FIRST_PAUSE: Final = 0.25
 LAST_PAUSE: Final = 15.0
 
-Client = TypeVar("Client")
+
+class _Closing(Protocol):
+    def close(self) -> None: ...
+
+
+Client = TypeVar("Client", bound=_Closing)
 T = TypeVar("T")
 Tell = Callable[[str | None], object]
 """Told in one line that the place is away, and None when it is back; from any thread."""
@@ -94,11 +99,14 @@ class Persistent(Generic[Client]):
 
     def renew(self) -> None:
         """Have the next call use a fresh client, with the credentials of then."""
-        self._client = None
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()  # its idle connections: another thread may be using it
 
     def close(self) -> None:
         """From now on nothing is tried again; whoever waits for a next try gives up."""
         self._closed.set()
+        self.renew()
 
     def _away(self, state: RetryCallState) -> None:
         self.renew()
