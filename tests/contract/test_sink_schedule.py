@@ -156,7 +156,7 @@ async def test_a_failed_slot_is_tried_again_later_and_holds_no_request_up(sink: 
 async def test_a_request_with_a_schedules_name_does_not_disturb_its_feed(sink: Sink) -> None:
     """Both are called alike; `scheduled` tells them apart, and each has a bookmark of its own."""
     sink.schedules = (FEED,)
-    sink.clock.now += 1_000_000
+    sink.clock.now += 1_000_000 - 6 * HOUR_MS  # Kafka's stamps must not be hours ago
     await sink.accept("users", user(1))
     async with sink.running():
         await begun(sink)
@@ -186,7 +186,7 @@ async def test_a_request_with_a_schedules_name_does_not_disturb_its_feed(sink: S
 async def test_the_bookmark_of_an_earlier_release_is_left_to_requests(sink: Sink) -> None:
     """It may have been moved by one. The schedule begins its own, and says why."""
     sink.schedules = ()
-    sink.clock.now += 1_000_000
+    sink.clock.now += 1_000_000 - 6 * HOUR_MS  # Kafka's stamps must not be hours ago
     await sink.accept("users", user(1))
     async with sink.running():
         old = await sink.export("feed-of-before", incremental="feed", formats=("csv",))
