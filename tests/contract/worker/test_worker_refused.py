@@ -80,7 +80,7 @@ async def test_a_row_that_its_topic_refuses_is_rejected_and_others_are_not(stage
     said = [entry for entry in logs if entry["event"] == "record_refused"]
     assert [(entry["log_level"], entry["source"]) for entry in said] == [("error", refused)]
     assert (await rejection(stage, "milestones"))["record_base64"]
-    assert running.health.reasons(stage.clock.steady()) == []
+    await stage.until(lambda: not running.health.reasons(stage.clock.steady()), "it is ready")
     await stage.books_balance()
 
 
