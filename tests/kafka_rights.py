@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
+from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest, DescribeAclsRequest
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
     CompactArray,
@@ -36,6 +37,9 @@ _SCRAM_SHA_512 = 2
 _ITERATIONS = 4096
 
 
+_Acl = tuple[int, str, int, str, str, int, int]
+
+
 class Right(NamedTuple):
     """An operation on a resource; a name that ends in `*` is a prefix."""
 
@@ -56,15 +60,30 @@ class Rights:
     async def grant(self, user: str, rights: Iterable[Right]) -> None:
         """Allow all of these."""
         for right in rights:
-            await self._send(CreateAclsRequest(*_acl(user, right, _ALLOW)))
+            await self._create(_acl(user, right, _ALLOW))
 
     async def take(self, user: str, right: Right) -> None:
         """Deny this one, whatever else allows it, until it is given back."""
-        await self._send(CreateAclsRequest(*_acl(user, right, _DENY)))
+        await self._create(_acl(user, right, _DENY))
 
     async def give_back(self, user: str, right: Right) -> None:
         """Deny it no more."""
-        await self._send(DeleteAclsRequest(*_acl(user, right, _DENY)))
+        acl = _acl(user, right, _DENY)
+        await self._send(DeleteAclsRequest(*acl))
+        await self._settled(acl, there=False)
+
+    async def _create(self, acl: _Acl) -> None:
+        await self._send(CreateAclsRequest(*acl))
+        await self._settled(acl, there=True)
+
+    async def _settled(self, acl: _Acl, *, there: bool) -> None:
+        """The controller has answered; the broker asks its authorizer, which hears of it later."""
+        async with asyncio.timeout(20):
+            while True:
+                answer = await self._admin._send_request(DescribeAclsRequest(*acl))
+                if bool(answer.resources) is there:
+                    return
+                await asyncio.sleep(0.01)
 
     async def set_password(self, user: str, password: str) -> None:
         """Another password for SCRAM-SHA-512; connections that are logged in stay."""
@@ -87,7 +106,7 @@ async def rights_of(address: str) -> AsyncIterator[Rights]:
         await admin.close()
 
 
-def _acl(user: str, right: Right, permission: int) -> tuple[int, str, int, str, str, int, int]:
+def _acl(user: str, right: Right, permission: int) -> _Acl:
     pattern = _PREFIXED if right.name.endswith("*") else _LITERAL
     return (
         _KINDS[right.kind],

@@ -38,7 +38,7 @@ UNREACHABLE = 4
 
 _OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 _SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required"
-_USERS = ("worker", "sink", "client", "maker")
+_USERS = ("worker", "sink", "client", "watch", "maker")
 
 
 class Site(NamedTuple):
@@ -200,7 +200,11 @@ def turns(user: str) -> list[list[tuple[Right, str]]]:
 async def test_least_rights_do_and_each_that_is_missing_is_told(site: Site) -> None:
     async with rights_of(site.server.inner_address) as rights:
         await topics_are_created(site, rights)
-        for user, role in (("worker", "worker"), ("sink", "sink"), ("client", "send")):
+        for user, role in (
+            *zip(TAKEN, TAKEN, strict=True),
+            ("client", "send"),
+            ("watch", "status"),
+        ):
             await rights.grant(user, [*documented("all"), *documented(role)])
         ports = [int(port) for port in free_ports(2)]
         services = {
@@ -210,7 +214,7 @@ async def test_least_rights_do_and_each_that_is_missing_is_told(site: Site) -> N
         try:
             for service in services.values():
                 await asyncio.to_thread(service.ready)
-            await asyncio.to_thread(everything_works, site.buddy("client"))
+            await asyncio.to_thread(everything_works, site)
             async with trickle(site.server.inner_address):
                 # Side by side: they know nothing of each other.
                 await asyncio.gather(
@@ -242,8 +246,9 @@ async def topics_are_created(site: Site, rights: Rights) -> None:
     assert "0 topics created, 32 were there" in again.succeeded().out
 
 
-def everything_works(client: Buddy) -> None:
+def everything_works(site: Site) -> None:
     """Each command of a client does what it is for."""
+    client = site.buddy("client")
     lines = [one(name).value or b"" for name in ("good", "good", "bad")]
     (client.directory / "users.ndjson").write_bytes(b"\n".join(lines) + b"\n")
     sent = client.run("send", "users.ndjson", "--wait")
@@ -251,7 +256,7 @@ def everything_works(client: Buddy) -> None:
     answer = client.run("export", "--wait", "--json", "--format", "json").succeeded().json
     assert answer["counts"]["users"] == 2
     assert "1 rejections" in client.run("rejections", "summary").succeeded().out
-    client.run("status").succeeded()
+    site.buddy("watch").run("status").succeeded()
 
 
 async def taken_and_given_back(site: Site, rights: Rights, service: Service, port: int) -> None:
