@@ -1,0 +1,39 @@
+"""What the follower makes of progress: how far the tasks have judged the topics that it knows."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from worker.brokers.contract import Message, Partition
+from worker.clock import Clock
+from worker.core.barrier import Barrier, Progress
+from worker.core.reading import write_progress
+from worker.engine.follower import Follower
+from worker.topics import Names
+
+NAMES = Names("b")
+USERS = Partition(NAMES.inputs("users"), 0)
+
+
+def told(*identities: str) -> Follower:
+    """A follower of the topic `new` that has read a progress for each of these identities."""
+    broker = cast("Any", SimpleNamespace(reader=lambda: None))
+    index = cast("Any", None)
+    follower = Follower(broker, NAMES, index, {USERS.topic: "new"}, Clock())
+    for offset, identity in enumerate(identities):
+        progress = Progress({"users": 7}, {"users": 7}, {"users": identity})
+        value = write_progress(progress)
+        follower._note_progress([Message(NAMES.progress, 0, offset, 0, b"0", value)])
+    return follower
+
+
+def test_what_was_judged_of_the_topic_counts() -> None:
+    assert told("old", "new").judged == {USERS: 7}
+
+
+def test_what_was_judged_of_an_earlier_topic_keeps_even_an_empty_one_from_being_judged() -> None:
+    """Copies of what was parked may be left: the task has not yet begun with the new topic."""
+    barrier = Barrier({USERS: 0}, covers_matches=False)
+    assert barrier.blocked_by(told("old").judged) == [USERS]
+    assert barrier.blocked_by(told("old", "new").judged) == []
