@@ -11,18 +11,24 @@ from typing import Any, Final
 from tests.simulation.following import Barriers, Follower, Saved, ends
 from tests.simulation.group import Batch, Cluster, Owned
 from tests.simulation.settings import Settings
+from tests.simulation.taking_over import take_over
 from tests.simulation.threads import Outage, Step, Thread
 from tests.simulation.world import Fenced, Log, Transaction, World
-from tests.unit.core_kit import saved
 from worker.brokers.contract import Message, Outgoing
 from worker.core.ahead import Ahead
 from worker.core.moments import Moment
 from worker.core.outbox import Rules, Tally
 from worker.core.pressure import crowded
-from worker.core.task import INPUTS, Decision, Task
+from worker.core.task import INPUTS, Decision
 from worker.index.contract import Learned
 
 _BACKOFF: Final = 200
+LOOK_EVERY: Final = 5_000
+"""Milliseconds after which an idle worker looks whether its topics are still the same."""
+
+
+class Recreated(Exception):
+    """A topic is no longer the one that the worker began with."""
 
 
 class Worker:
@@ -46,8 +52,8 @@ class Worker:
         self._most_parked = settings.most_parked
         self._room = settings.room
         self._losses = settings.losses
-        self.follower = Follower(world, settings, saved)
-        self.barriers = Barriers(world, self._dice, self._rules, self.follower, self.moment)
+        self._settings = settings
+        self._begin_anew()
         self.running: dict[int, Owned] = {}
         self._starting: dict[int, Thread] = {}
         self._not_before: dict[int, int] = {}
@@ -61,6 +67,26 @@ class Worker:
     def moment(self) -> Moment:
         """What its clocks say."""
         return Moment(self._world.now + self.ahead, self._world.now)
+
+    def _begin_anew(self) -> None:
+        """Note which topics these are, and follow from what is saved."""
+        self._topics = self._world.generations
+        self._checked = self._world.now
+        self.follower = Follower(self._world, self._settings, self.saved, self._topics)
+        self.barriers = Barriers(self._world, self._dice, self._rules, self.follower, self.moment)
+
+    def _check(self) -> None:
+        """Raises Recreated."""
+        self._checked = self._world.now
+        if self._world.generations is not self._topics:
+            raise Recreated
+
+    def out_of_range(self, topic: str) -> None:
+        """Its reader stands behind the end of a topic and so goes back to the start."""
+        for log in self._positions:
+            if log.place.topic == topic and self._dice.random() < 0.5:
+                self._positions[log] = 0
+                self._moves += 1
 
     def _spawn(self, name: str, run: Step[Any]) -> Thread:
         thread = Thread(name, run)
@@ -79,8 +105,23 @@ class Worker:
     # --- rounds -------------------------------------------------------------------------------
 
     def _run(self) -> Step[None]:
-        self._spawn("follower", self.follower.run())
-        self._cluster.join(self)
+        while not self.stopping:
+            following = self._spawn("follower", self.follower.run())
+            self._cluster.join(self)
+            try:
+                yield from self._rounds()
+            except Recreated:
+                self.in_round = False
+                self._say("begins again: a topic was created anew")
+            yield from self._take(wait=True)
+            yield from self._drop_all()
+            self._cluster.leave(self)
+            self._end(following)
+            self._positions = {}
+            self._begin_anew()
+
+    def _rounds(self) -> Step[None]:
+        """Work on the topics as they are. Raises Recreated when they are no longer."""
         while not self.stopping:
             try:
                 self.in_round = True
@@ -96,10 +137,10 @@ class Worker:
                 yield lambda until=until: self._world.now >= until  # type: ignore[misc]
         for owned in list(self.running.values()):
             yield from self._farewell(owned)
-        yield from self._drop_all()
-        self._cluster.leave(self)
 
     def _round(self) -> Step[None]:
+        if self._world.now - self._checked >= LOOK_EVERY:
+            self._check()
         if (yield from self._update()):
             yield from self._assign()
         if not self.follower.ready:
@@ -142,6 +183,8 @@ class Worker:
             if owned.work is not None and owned.work.done:
                 goes_on = owned.work.value
                 owned.work = None
+                if goes_on is None:
+                    raise Recreated
                 if not goes_on:
                     yield from self._drop(number, "commit failed")
                     self._not_before[number] = self._world.now + _BACKOFF
@@ -225,9 +268,10 @@ class Worker:
         for owned, batch in batches:
             owned.work = self._spawn(f"work {owned.task.number}", self._work(owned, batch))
 
-    def _work(self, owned: Owned, batch: Batch) -> Step[bool]:
-        """Judge and commit; whether the task may go on."""
+    def _work(self, owned: Owned, batch: Batch) -> Step[bool | None]:
+        """Judge and commit; whether the task may go on, None if no task of the worker may."""
         try:
+            self._check()  # as early as it may be: after what the batch holds was read
             if self._dice.stop():
                 yield None  # the index is being written to
             index, now = self.follower.index, self.moment()
@@ -242,6 +286,8 @@ class Worker:
         except (Fenced, Outage) as error:
             self._say(f"task {owned.task.number} fails: {error!r}")
             return False
+        except Recreated:
+            return None
         return True
 
     def _synchronise(self) -> Step[None]:
@@ -268,7 +314,7 @@ class Worker:
         """One transaction, its partitions written in any order. Raises Fenced and Outage."""
         world, dice, number = self._world, self._dice, owned.task.number
         yield lambda: world.settled(number) or not world.is_writer(number, owned.epoch)
-        transaction = world.begin(number, owned.epoch)
+        transaction = world.begin(number, owned.epoch, self._topics)
         yield from self._write(transaction, decision)
         world.commit(transaction)
         if dice.fineness and dice.random() < self._losses:
@@ -285,8 +331,9 @@ class Worker:
                 return
         try:
             while outputs := owned.task.farewell(self.moment()):
+                self._check()
                 yield from self._commit(owned, Decision(outputs, Tally()))
-        except (Fenced, Outage) as error:
+        except (Fenced, Outage, Recreated) as error:
             self._say(f"task {owned.task.number} keeps no more: {error!r}")
 
     def _write(self, transaction: Transaction, decision: Decision) -> Step[None]:
@@ -328,7 +375,8 @@ class Worker:
             if number in self.running or number in self._starting:
                 continue
             if self._world.now >= self._not_before.get(number, 0):
-                self._starting[number] = self._spawn(f"start {number}", self._start(number))
+                start = take_over(number, self._world, self._settings, self._topics, self.moment)
+                self._starting[number] = self._spawn(f"start {number}", start)
         for number in [n for n, start in self._starting.items() if start.done]:
             self.running[number] = self._starting.pop(number).value
             changed = True
@@ -349,35 +397,3 @@ class Worker:
         self._starting = {}
         for number in list(self.running):
             yield from self._drop(number, "all")
-
-    def _start(self, number: int) -> Step[Owned]:
-        world, names = self._world, self._rules.names
-        epoch = world.fence(number)
-        self._say(f"starts task {number} with epoch {epoch}")
-        yield lambda: world.settled(number) or not world.is_writer(number, epoch)
-        progress = yield from self._table(world.log(names.progress, number))
-        parked = yield from self._table(world.log(names.parked, number))
-        granted = yield from self._table(world.log(names.granted, number))
-        task = Task(number, self._rules)
-        task.restore(saved(self._rules, number, progress, parked, granted), self.moment())
-        task.begin(dict.fromkeys(INPUTS, "one"), dict.fromkeys(INPUTS, 0))
-        self._say(f"has restored task {number}: {task.reading.next}, {len(task.parking)} parked")
-        if self._dice.stop():
-            yield None
-        return Owned(task, epoch, {n: world.log(names.input(n), number) for n in INPUTS})
-
-    def _table(self, log: Log) -> Step[dict[bytes, bytes]]:
-        """The latest value of each key."""
-        if self._dice.stop():
-            yield None
-        end = log.end
-        if log.stable < end:
-            yield lambda: log.stable >= end
-        table: dict[bytes, bytes] = {}
-        for message in log.read(0, end)[0]:
-            assert message.key is not None
-            if message.value is None:
-                table.pop(message.key, None)
-            else:
-                table[message.key] = message.value
-        return table

@@ -36,6 +36,11 @@ class Saved:
         self.positions: dict[Log, int] = {}
 
 
+def identity(generations: Mapping[str, int], topic: str) -> str:
+    """The identity of a topic, as the broker tells it."""
+    return f"id-{generations.get(topic, 0)}"
+
+
 def ends(dice: Dice, logs: Iterable[Log], *, uncommitted: bool) -> Step[dict[Log, int]]:
     """Where the logs end; each is asked at a moment of its own."""
     found = {}
@@ -49,8 +54,11 @@ def ends(dice: Dice, logs: Iterable[Log], *, uncommitted: bool) -> Step[dict[Log
 class Follower:
     """Reads accepted rows into the index of one worker, and the progress of all tasks."""
 
-    def __init__(self, world: World, settings: Settings, saved: Saved) -> None:
+    def __init__(
+        self, world: World, settings: Settings, saved: Saved, generations: Mapping[str, int]
+    ) -> None:
         rules = settings.rules
+        self._generations = generations
         self._world = world
         self._dice = settings.dice
         self._lag = settings.lag
@@ -150,8 +158,7 @@ class Follower:
         self._at = None
         for places, latest in progress:
             assert latest.value is not None
-            for entity, offset in _read_progress(latest.value).judged.items():
-                self.judged[places[entity]] = offset
+            self._note_progress(places, latest.value)
         self.news = True
         self.version += 1
         if self._world.trace:
@@ -159,6 +166,13 @@ class Follower:
                 f"{m.topic.partition('.')[2]}/{m.partition}@{m.offset}" for m in messages
             )
             self._world.trace(f"follows {seen}")
+
+    def _note_progress(self, places: Mapping[str, Partition], value: bytes) -> None:
+        progress = _read_progress(value)
+        for entity, offset in progress.judged.items():
+            place = places[entity]
+            same = progress.topics[entity] == identity(self._generations, place.topic)
+            self.judged[place] = offset if same else -1
 
     def _apply(self, rows: Sequence[Message]) -> Learned:
         """As the store does: the latest row of each key; ids unknown before and known after."""

@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from tests.simulation.records import Records, Sent, named
 from tests.simulation.settings import Settings
-from tests.simulation.upstream import Sent
 from tests.simulation.world import Transaction, World, place_of
 from worker.brokers.contract import Message, Partition
 from worker.core.addresses import Claim, Grant, Settled
@@ -77,8 +77,12 @@ class Promises:
         self._settings = settings
         self._names = settings.rules.names
         self.world: World
-        self.sent: dict[str, Sent] = {}
+        self._records = Records(self._names)
+        self.sent = self._records.sent
+        self.note = self._records.note
         self.outcomes: dict[str, Outcome] = {}
+        self.latest_outcome = 0
+        """When the latest of them was published."""
         self._first_read: dict[str, int] = {}
         self._latest: dict[str, tuple[int, str | None]] = {}
         self._holders: dict[str, list[str]] = {}
@@ -99,27 +103,36 @@ class Promises:
         for message in transaction.messages:
             kind = message.topic.split(".")[1]
             if kind in {"accepted", "rejected"}:
-                self._outcome(message, transaction.tick, moved)
+                self._outcome(message, transaction, moved)
             elif message.topic == self._names.parked and message.value is not None:
                 envelope = _read_envelope(message.value)
-                source = f"{envelope.topic}/{envelope.partition}/{envelope.offset}"
+                coordinate = f"{envelope.topic}/{envelope.partition}/{envelope.offset}"
+                source = self._find(coordinate, envelope.value, transaction).source
                 self._first_read.setdefault(source, envelope.first_read)
+                self._records.copied.add(source)
             elif message.topic == self._names.progress and message.value is not None:
                 for entity, held in _read_progress(message.value).held.items():
-                    place = f"{self._names.inputs(entity)}/{message.partition}"
+                    topic = self._names.inputs(entity)
+                    generation = transaction.topics.get(topic, 0)
                     for first_read, offsets in held.items():
                         for offset in offsets:
-                            self._first_read.setdefault(f"{place}/{offset}", first_read)
+                            source = named(f"{topic}/{message.partition}/{offset}", generation)
+                            self._first_read.setdefault(source, first_read)
         for address in moved:
             if len(self._holders[address]) > 1:
                 raise Broken(f"{address} has two holders: {self._holders[address]}")
 
-    def _outcome(self, message: Message, tick: int, moved: list[str]) -> None:
-        headers = dict(message.headers)
-        source = headers[SOURCE_HEADER].decode()
-        sent = self.sent.get(source)
+    def _find(self, coordinate: str, value: bytes | None, transaction: Transaction) -> Sent:
+        sent = self._records.find(coordinate, value, transaction.topics, self.outcomes)
         if sent is None:
-            raise Broken(f"{message.topic}@{message.offset} has no input: {source}")
+            raise Broken(f"{coordinate} is not what was read there: {value!r}")
+        return sent
+
+    def _outcome(self, message: Message, transaction: Transaction, moved: list[str]) -> None:
+        headers, tick = dict(message.headers), transaction.tick
+        coordinate = headers[SOURCE_HEADER].decode()
+        sent = self._find(coordinate, message.value, transaction)
+        source = sent.source
         if source in self.outcomes:
             raise Broken(f"{source} has two outcomes: {self.outcomes[source]} and {message}")
         if message.topic == self._names.accepted(sent.entity):
@@ -145,6 +158,7 @@ class Promises:
         else:
             raise Broken(f"{source} came out as {message}")
         self._judged[sent.entity, sent.key, tick] += 1
+        self.latest_outcome = self.world.now
         self.outcomes[source] = Outcome(
             message.topic, message.partition, message.offset, tick, codes, orphans
         )
@@ -181,10 +195,15 @@ class Promises:
                 "duplicate_email" in outcome.codes for outcome in self.outcomes.values()
             ),
             "ever parked": len(self._first_read),
+            "lost with their topic": len(self._all_missing()) - len(self.missing()),
         }
 
     def missing(self) -> list[str]:
-        """The records without an outcome."""
+        """The records without an outcome that should have one."""
+        now = self.world.generations
+        return [s for s in self._all_missing() if not self._records.may_be_lost(s, now)]
+
+    def _all_missing(self) -> list[str]:
         return [source for source in self.sent if source not in self.outcomes]
 
     def check(self) -> None:
@@ -226,7 +245,7 @@ class Promises:
         """Records of one key in one partition: outcomes in their order."""
         before: dict[tuple[str, str, int], str] = {}
         for source, sent in self.sent.items():  # in the order in which they were sent
-            if sent.kind == "invalid":
+            if sent.kind == "invalid" or source not in self.outcomes:
                 continue
             key = (sent.entity, sent.key, sent.partition)
             if key in before:
@@ -332,7 +351,11 @@ class Promises:
         entities = _INDEXED if sent.matches else ("users",)
         judged = 0
         for source, other in self.sent.items():
-            if other.moment < deadline and other.entity in entities:
+            if (
+                other.moment < deadline
+                and other.entity in entities
+                and source in self.outcomes  # else it is gone with its topic
+            ):
                 tick = self.outcomes[source].tick
                 if tick >= outcome.tick:
                     raise Broken(f"{sent.source}: {outcome} before {source} was judged")
@@ -356,6 +379,8 @@ class Promises:
         held: dict[str, str] = {}
         for sent in self.sent.values():
             if sent.entity != "users" or sent.kind == "invalid":
+                continue
+            if sent.source not in self.outcomes:  # gone with its topic
                 continue
             holders = [user for user, address in held.items() if address == sent.address]
             taken = sent.address is not None and holders not in ([], [sent.key])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from tests.simulation.actors import Worker
+from tests.simulation.actors import LOOK_EVERY, Worker
 from tests.simulation.following import Saved
 from tests.simulation.group import Cluster
 from tests.simulation.promises import Broken, Promises
@@ -23,10 +23,24 @@ from worker.index.contract import address_digest
 
 _MOST_STEPS: Final = 3_000
 _MOST_JUMPS: Final = 200
+_MOMENT: Final = 250
+"""Milliseconds within which a barrier is noted and passed, where nobody is hindered."""
+_LONGEST_CHAIN: Final = 30
+"""So many records wait for each other's verdicts, one after the other, at most."""
 _QUIET: Final = 3
 """Jumps of the clock after which nothing is expected to happen any more."""
 
-_FAULTS: Final = ("killed", "frozen", "cut off", "stopped", "rebalances", "clocks set")
+_FAULTS: Final = (
+    "killed",
+    "frozen",
+    "cut off",
+    "stopped",
+    "rebalances",
+    "clocks set",
+    "topics created anew",
+)
+
+_RECREATED: Final = ("users", "users", "matches", "matches", "checkins", "events")
 
 _HOUR: Final = 3_600_000
 _WRONG: Final = (-24 * _HOUR, -_HOUR, -5_000, 0, 0, 5_000, _HOUR, 24 * _HOUR)
@@ -63,6 +77,8 @@ class Run:
         self._faults = [self._kill, self._freeze, self._cut_off, self._stop, self._rebalance]
         if self.settings.clocks:
             self._faults.append(self._set_clock)
+        if self.settings.recreated:
+            self._faults += [self._create_anew] * 2
 
     def _worker(self, number: int, saved: Saved) -> Worker:
         worker = Worker(number, self._world, self._cluster, self.settings, saved)
@@ -79,12 +95,14 @@ class Run:
         for _ in range(self.settings.encore):
             self._step()
         self._heal()
+        healed = self._world.now
         if not self.settings.ordered:
             self._settle(1_000)
             if self.settings.is_roomy:  # else what is paused waits
                 self.promises.check_released()
-        self._settle(self.settings.rules.grace + 250)
+        self._settle(self.settings.rules.grace + _MOMENT)
         self.promises.check()
+        self._check_lateness(healed)
         self._check_workers()
 
     def counts(self) -> dict[str, int]:
@@ -129,7 +147,7 @@ class Run:
         if self._world.trace:
             self._say("upstream")
         sent = self._upstream.send()
-        self.promises.sent[sent.source] = sent
+        self.promises.note(sent)
 
     def _pass_time(self, milliseconds: int) -> None:
         self._world.now += milliseconds
@@ -230,6 +248,24 @@ class Run:
             self._say(f"the clock of worker {worker.number} is ahead by {worker.ahead}")
             self._faults_done["clocks set"] += 1
 
+    def _create_anew(self) -> None:
+        """An input is deleted and created anew, at times while nobody works, and sent to again."""
+        if self._faults_done["topics created anew"] == self.settings.recreated:
+            return
+        self._faults_done["topics created anew"] += 1
+        if self._dice.random() < 0.3:
+            for worker in list(self._workers):
+                self._bury(worker)
+                self._cluster.leave(worker)
+        entity = self._dice.choice(_RECREATED)
+        topic = self.settings.rules.names.inputs(entity)
+        self._say(f"creates {topic} anew")
+        self._world.create_anew(topic)
+        for worker in self._workers:
+            worker.out_of_range(topic)
+        for sent in self._upstream.again(entity, self._dice.choice((0, 0, 3, 1_000))):
+            self.promises.note(sent)
+
     def _mend(self) -> None:
         """Something that was dead or frozen goes on."""
         frozen = [worker for worker in self._workers if worker.frozen]
@@ -260,6 +296,8 @@ class Run:
         alive = set(map(id, self._workers))
         self._cluster.members = [w for w in self._cluster.members if id(w) in alive]
         self._cluster.rebalance()
+        if self.settings.recreated:  # also those with nothing to do find out
+            self._pass_time(LOOK_EVERY)
 
     def _settle(self, patience: int) -> None:
         """Go on until nothing happens however often so much time passes. Raises Broken."""
@@ -299,6 +337,13 @@ class Run:
                         going = True
             if self.steps > limit:
                 raise Broken("it goes round and round")
+
+    def _check_lateness(self, healed: int) -> None:
+        """Whatever the clocks had been set to: the longest chain of verdicts is soon at its end."""
+        late = self.promises.latest_outcome - healed
+        most = _LONGEST_CHAIN * (self.settings.rules.grace + _MOMENT) + TRANSACTION_LIMIT
+        if self.settings.ordered and late > most:
+            raise Broken(f"the last verdict took {late} ms")
 
     def _check_workers(self) -> None:
         users, matches = self.promises.rows()

@@ -60,6 +60,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     clocks: bool
     """Whether somebody sets the wall clocks of workers."""
+    recreated: int
+    """How often, at most, the topic of an input is created anew."""
 
 
 def settings(seed: int) -> Settings:
@@ -100,4 +102,5 @@ def settings(seed: int) -> Settings:
         most_parked=dice.choice((1, 3, 1_000, 1_000)),
         room=dice.choice((1, 20_000, 10_000_000, 10_000_000)),
         clocks=ordered and dice.random() < 0.4,
+        recreated=dice.choice((1, 1, 2, 3)) if ordered and dice.random() < 0.2 else 0,
     )

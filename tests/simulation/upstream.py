@@ -6,43 +6,26 @@ in the same order whoever dies.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, Literal
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from typing import Final
 from uuid import UUID
 
 import msgspec
 
 from tests.simulation.dice import Dice
+from tests.simulation.records import Sent, named
 from tests.simulation.settings import Settings
 from tests.simulation.world import World, place_of
 
-Kind = Literal["row", "deletion", "invalid"]
-
 _MOMENT: Final = "2024-01-15T10:00:00Z"
+"""Stands in the script for a moment of each record's own, by which it is known."""
+
 _IDS: Final = [str(UUID(int=n << 64 | n * 7919, version=4)) for n in range(1, 600)]
 USERS: Final = _IDS[:150]
 MATCHES: Final = _IDS[150:300]
 OTHERS: Final = _IDS[300:]
-
-
-class Sent(msgspec.Struct):
-    """One record, and what upstream knows of it. `code` is the error of its own that it has."""
-
-    entity: str
-    key: str
-    kind: Kind
-    value: bytes | None
-    users: tuple[str, ...] = ()
-    matches: tuple[str, ...] = ()
-    address: str | None = None
-    code: str = ""
-    keyed: bool = True
-    anywhere: bool = False
-    source: str = ""
-    partition: int = 0
-    offset: int = 0
-    moment: int = 0
-    tick: int = 0
+MALFORMED: Final = b"{"
 
 
 class Upstream:
@@ -61,6 +44,7 @@ class Upstream:
         self._script: list[Sent] = []
         self._write_script()
         self._next = 0
+        self._marks = 0
         self.done = False
         """Whether everything is sent."""
 
@@ -69,13 +53,32 @@ class Upstream:
         sent = self._script[self._next]
         self._next += 1
         self.done = self._next == len(self._script)
+        return self._append(sent)
+
+    def again(self, entity: str, most: int) -> Iterator[Sent]:
+        """Append the first so many records of an entity that were sent so far once more."""
+        known = [sent for sent in self._script[: self._next] if sent.entity == entity]
+        return (self._append(msgspec.structs.replace(sent)) for sent in known[:most])
+
+    def _append(self, sent: Sent) -> Sent:
         key = sent.key.encode() if sent.keyed else None
         if key is None or sent.anywhere:
             number = self._dice.below(self._world.tasks)
         else:
             number = place_of(key, self._world.tasks)
-        message = self._world.produce(self._topic(sent.entity), number, key, sent.value)
-        sent.source = f"{message.topic}/{number}/{message.offset}"
+        topic, value = self._topic(sent.entity), sent.value
+        if value is not None:
+            self._marks += 1
+            moment = f"2024-01-15T10:{self._marks // 60:02}:{self._marks % 60:02}Z"
+            if value == MALFORMED:
+                value = MALFORMED + moment.encode()
+                sent.mark = b64encode(value)
+            else:
+                sent.mark = moment.encode()
+                value = value.replace(_MOMENT.encode(), sent.mark)
+        message = self._world.produce(topic, number, key, value)
+        sent.generation = self._world.generations.get(topic, 0)
+        sent.source = named(f"{topic}/{number}/{message.offset}", sent.generation)
         sent.partition, sent.offset = number, message.offset
         sent.moment, sent.tick = message.timestamp, self._world.tick
         return sent
@@ -244,7 +247,7 @@ class Upstream:
             return
         like = self._dice.choice(self._script)
         if like.kind == "row":
-            value, code = b"{", "malformed_record"
+            value, code = MALFORMED, "malformed_record"
             if like.entity == "users" and self._dice.random() < 0.5 and like.value is not None:
                 value, code = like.value.replace(b'"buddy"', b'"king"'), "invalid_enum"
             self._script.append(Sent(like.entity, like.key, "invalid", value, code=code))

@@ -27,14 +27,18 @@ class Fenced(Exception):
 
 
 class Transaction:
-    """What one task writes at once. `unmarked` are the partitions that lack its mark."""
+    """What one task writes at once. `unmarked` are the partitions that lack its mark.
 
-    __slots__ = ("began", "epoch", "messages", "state", "task", "tick", "unmarked")
+    `topics` has the generation of each input that its writer believes to read.
+    """
 
-    def __init__(self, task: int, epoch: int, began: int) -> None:
+    __slots__ = ("began", "epoch", "messages", "state", "task", "tick", "topics", "unmarked")
+
+    def __init__(self, task: int, epoch: int, began: int, topics: Mapping[str, int]) -> None:
         self.task = task
         self.epoch = epoch
         self.began = began
+        self.topics = topics
         self.state: Literal["open", "committed", "aborted"] = "open"
         self.unmarked: dict[Log, None] = {}
         self.messages: list[Message] = []
@@ -59,6 +63,12 @@ class Log:
         self._writers: list[Transaction | None] = []
         self._decided: list[Message | None] = []
         """The entries up to where somebody has read; None for marks and what was aborted."""
+
+    def clear(self) -> None:
+        """Begin again at offset 0: the topic has been created anew."""
+        assert not self._open, "nothing of an input is ever open"
+        self.entries, self.ticks, self._writers, self._decided = [], [], [], []
+        self.stable = 0
 
     @property
     def end(self) -> int:
@@ -111,6 +121,8 @@ class World:
         self.eager = False
         self.shown = 0
         """Counts how often readers of some log came to see more of it."""
+        self.generations: dict[str, int] = {}
+        """By topic: how often it was created anew, if ever. Replaced whenever that changes."""
         self.trace: Callable[[str], None] | None = None
         self.counts: Counter[str] = Counter()
         """Takeovers, and transactions by what became of them."""
@@ -155,6 +167,14 @@ class World:
         self.shown += 1
         return self._append(self.log(topic, number), key, value, (), None)
 
+    def create_anew(self, topic: str) -> None:
+        """Delete an input with all that is in it, and create it: it has another identity."""
+        self.tick += 1
+        self.shown += 1
+        self.generations = {**self.generations, topic: self.generations.get(topic, 0) + 1}
+        for number in range(self.tasks):
+            self.log(topic, number).clear()
+
     # --- writers ------------------------------------------------------------------------------
 
     def fence(self, task: int) -> int:
@@ -174,11 +194,11 @@ class World:
         """Whether nobody else has become the writer since."""
         return self._epochs[task] == epoch
 
-    def begin(self, task: int, epoch: int) -> Transaction:
+    def begin(self, task: int, epoch: int, topics: Mapping[str, int]) -> Transaction:
         """Open a transaction; the one before must be settled. Raises Fenced."""
         self._check(task, epoch)
         assert self._current[task] is None
-        transaction = self._current[task] = Transaction(task, epoch, self.now)
+        transaction = self._current[task] = Transaction(task, epoch, self.now, topics)
         return transaction
 
     def write(self, transaction: Transaction, log: Log, messages: Sequence[Outgoing]) -> None:
