@@ -72,3 +72,13 @@ def test_stamps_that_leave_are_of_the_wall_clock() -> None:
     world.settle()
     (rejected,) = [m for m in world.committed if ".rejected." in m.topic]
     assert json.loads(rejected.value or b"")["rejected_at"] == "2026-01-01T01:00:00Z"
+
+
+def test_a_worker_whose_clock_is_behind_takes_the_present_for_no_future() -> None:
+    """The broker says when a record came."""
+    world = World()
+    world.stepped = -HOUR
+    sent = world.send("users", good("users", 1, joined_at="2026-01-01T00:00:00Z"))
+    late = world.send("users", good("users", 2, joined_at="2026-01-01T00:01:00.001Z"))
+    world.settle()
+    assert (world.kind(sent), world.kind(late)) == ("accepted", "rejected")
