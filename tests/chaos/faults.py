@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -15,6 +16,10 @@ SESSION_SECONDS: Final = 6.0
 """After which a silent worker is taken for dead, on both brokers."""
 
 FEWEST: Final = 2
+
+_HOUR: Final = 3_600_000
+_JUMPS: Final = (-24 * _HOUR, -_HOUR, _HOUR, 24 * _HOUR)
+"""By how many milliseconds a wall clock is set wrong."""
 
 Ask = Callable[[], Awaitable[None]]
 """Asks for an export and does not wait for it."""
@@ -46,10 +51,14 @@ class Faults:
             self.add_worker: 1.5,
             self.remove_worker: 1.5,
             self.kill_sink: 1.5,
+            self.jump_clock_of_worker: 2,
+            self.jump_all_clocks: 1,
         }
         if server is not None:
             self._weights |= {self.restart_kafka: 1.5, self.kill_kafka: 1.5}
         self._recent: list[str] = []
+        self.clocks_wrong: list[tuple[int, int]] = []
+        """From when until when some clock was wrong, in milliseconds since 1970."""
 
     async def one(self) -> str:
         """Commit a random fault that can be committed now."""
@@ -129,6 +138,34 @@ class Faults:
         self._fleet.sink.send(signal.SIGKILL)
         self._fleet.restart_later(self._fleet.sink)
 
+    async def jump_clock_of_worker(self) -> None:
+        """The wall clock of one worker's machine is set, by an hour or a day, and back later."""
+        await self._jump([self._any()])
+
+    async def jump_all_clocks(self) -> None:
+        """So is that of all machines at once, where workers and the sink run."""
+        sink = self._fleet.sink
+        await self._jump([*self._fleet.running, *([sink] if sink.alive else [])])
+
+    async def _jump(self, processes: list[Process]) -> None:
+        ahead = self._random.choice(_JUMPS)
+        began = _now()
+        for process in processes:
+            process.clock.set_ahead(ahead)
+        await asyncio.sleep(self._random.uniform(0.5, 4))
+        # The embedded broker refuses a process that starts with a clock ahead of its log.
+        if (self._server is not None or ahead < 0) and self._random.random() < 0.6:
+            process = self._random.choice(processes)
+            if self._random.random() < 0.5:
+                process.send(signal.SIGKILL)
+            else:
+                self._note(await process.end())
+            process.start()
+            await asyncio.sleep(self._random.uniform(1, 4))
+        for process in processes:
+            process.clock.set_ahead(0)
+        self.clocks_wrong.append((began, _now()))
+
     async def restart_kafka(self) -> None:
         """The broker stops in order and comes back."""
         await self._restart(kill=False)
@@ -152,3 +189,7 @@ class Faults:
     def _note(self, problem: str | None) -> None:
         if problem is not None:
             self._fleet.problems.append(problem)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from tests.chaos.wall_clock import WallClock
+
 END_SECONDS: Final = 40.0
 """Within which a process must have ended after a SIGTERM, whatever the broker does."""
 
@@ -37,6 +39,8 @@ class Process:
         self.ending = False
         """Whether it was told to end: then it may."""
         self.frozen = False
+        self.clock = WallClock(directory / "clocks" / name)
+        """What it believes the time to be, in this life and the next ones."""
         self._environment = dict(environment) | {"BUDDY_DATA": str(self.data)}
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
@@ -60,7 +64,7 @@ class Process:
         self._born = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker.cli.main", self.role],
+                [sys.executable, "-m", "tests.chaos.wall_clock", str(self.clock.path), self.role],
                 cwd=self._directory, env=self._environment, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log,
             )  # fmt: skip

@@ -11,6 +11,8 @@ from typing import Any, Final
 Fields = dict[str, Any]
 
 _BEGIN: Final = datetime(2024, 1, 1, tzinfo=UTC)
+_PRESENT: Final = datetime.now(UTC)
+"""Not in the future, whatever somebody's clock says."""
 _FORMATS: Final = ("in-person", "online", "hybrid")
 
 
@@ -137,6 +139,8 @@ class Records:
 
     def _moment(self) -> str:
         at = _BEGIN + timedelta(seconds=self._random.randrange(300 * 24 * 3600))
+        if self._random.random() < 0.1:
+            at = _PRESENT
         return at.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

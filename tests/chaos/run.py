@@ -120,6 +120,7 @@ class _Run:
         self._environment = environment(address, directory, options.grace, PREFIX)
         self._topics = Topics(PREFIX)
         self._faults: Counter[str] = Counter()
+        self._clocks_wrong: list[tuple[int, int]] = []
         self._began = time.monotonic()
         # What compaction takes away must have been read before.
         self._live = options.broker == "embedded" or options.compaction
@@ -181,6 +182,7 @@ class _Run:
         faults = Faults(
             fleet, self._server, self._ask, self._random, max(3, self._options.workers + 1)
         )
+        self._clocks_wrong = faults.clocks_wrong
         began = time.monotonic()
         told = 0
         for number in range(1, self._options.rounds + 1):
@@ -274,7 +276,9 @@ class _Run:
             exported = None if document is None else read_export(document)
         except (ValueError, KeyError, OSError) as error:
             self._report.violation("export_unreadable", f"{type(error).__name__}: {error}")
-        asked = CheckOptions(PREFIX, int(self._options.grace * 1000), self._live)
+        asked = CheckOptions(
+            PREFIX, int(self._options.grace * 1000), self._live, self._clocks_wrong
+        )
         check(recording, exported, asked, self._report)
 
     async def _buddy(self, *arguments: str) -> tuple[int, str, str]:

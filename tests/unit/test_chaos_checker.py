@@ -202,6 +202,25 @@ def test_an_orphan_whose_user_was_there(
     assert world.found() == ({"orphan_in_time": 1} if wrong else {})
 
 
+@pytest.mark.parametrize(
+    ("user_came", "clocks_wrong", "found"),
+    [
+        (10_500, (10_200, 10_400), {}),  # the grace may seem to be over
+        (9_500, (10_200, 10_400), {"orphan_in_time": 1}),  # who came before the record counts
+        (10_500, (8_000, 9_900), {"orphan_in_time": 1}),  # right again before the record came
+        (10_500, (11_100, 12_000), {"orphan_in_time": 1}),  # wrong only after the verdict
+    ],
+)
+def test_an_orphan_before_its_time_is_excused_by_a_wrong_clock_alone(
+    world: World, user_came: int, clocks_wrong: tuple[int, int], found: dict[str, int]
+) -> None:
+    user = MAKE.user(MAKE.id(), "late@example.org")
+    sent = world.send("milestones", MAKE.milestone(user["id"]), 10_000)
+    world.accept(world.send("users", user, user_came), 11_500)
+    world.reject(sent, 11_000, ("orphaned_user_id", "user_id"))
+    assert world.found(clocks_wrong=[clocks_wrong]) == found
+
+
 def test_an_orphan_whose_user_was_deleted_in_between(world: World) -> None:
     user = world.user(9_000)
     world.accept(world.send_deletion("users", user["id"], 9_500), 9_510)
