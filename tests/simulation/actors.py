@@ -19,7 +19,7 @@ from worker.core.ahead import Ahead
 from worker.core.moments import Moment
 from worker.core.outbox import Rules, Tally
 from worker.core.pressure import crowded
-from worker.core.task import INPUTS, Decision
+from worker.core.task import Decision
 from worker.index.contract import Learned
 
 _BACKOFF: Final = 200

@@ -40,7 +40,7 @@ _FAULTS: Final = (
     "topics created anew",
 )
 
-_RECREATED: Final = ("users", "users", "matches", "matches", "checkins", "events")
+_RECREATED: Final = (*2 * ("users", "matches"), "checkins", "events", "claims", "grants")
 
 _HOUR: Final = 3_600_000
 _WRONG: Final = (-24 * _HOUR, -_HOUR, -5_000, 0, 0, 5_000, _HOUR, 24 * _HOUR)
@@ -250,20 +250,22 @@ class Run:
 
     def _create_anew(self) -> None:
         """An input is deleted and created anew, at times while nobody works, and sent to again."""
-        if self._faults_done["topics created anew"] == self.settings.recreated:
+        name = self._dice.choice(_RECREATED)
+        topic = self.settings.rules.names.input(name)
+        if self._faults_done[
+            "topics created anew"
+        ] == self.settings.recreated or self._world.is_open(topic):
             return
         self._faults_done["topics created anew"] += 1
         if self._dice.random() < 0.3:
             for worker in list(self._workers):
                 self._bury(worker)
                 self._cluster.leave(worker)
-        entity = self._dice.choice(_RECREATED)
-        topic = self.settings.rules.names.inputs(entity)
         self._say(f"creates {topic} anew")
         self._world.create_anew(topic)
         for worker in self._workers:
             worker.out_of_range(topic)
-        for sent in self._upstream.again(entity, self._dice.choice((0, 0, 3, 1_000))):
+        for sent in self._upstream.again(name, self._dice.choice((0, 0, 3, 1_000))):
             self.promises.note(sent)
 
     def _mend(self) -> None:

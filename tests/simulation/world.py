@@ -66,7 +66,7 @@ class Log:
 
     def clear(self) -> None:
         """Begin again at offset 0: the topic has been created anew."""
-        assert not self._open, "nothing of an input is ever open"
+        assert not self._open
         self.entries, self.ticks, self._writers, self._decided = [], [], [], []
         self.stable = 0
 
@@ -74,6 +74,11 @@ class Log:
     def end(self) -> int:
         """The end with everything that is still open: the high watermark."""
         return len(self.entries)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether some transaction has no mark here yet."""
+        return bool(self._open)
 
     def append(self, message: Message | None, writer: Transaction | None, tick: int) -> None:
         """Add a message at the end; None is the mark of its writer."""
@@ -167,8 +172,15 @@ class World:
         self.shown += 1
         return self._append(self.log(topic, number), key, value, (), None)
 
+    def is_open(self, topic: str) -> bool:
+        """Whether some transaction has no mark there yet."""
+        return any(self.log(topic, number).is_open for number in range(self.tasks))
+
     def create_anew(self, topic: str) -> None:
-        """Delete an input with all that is in it, and create it: it has another identity."""
+        """Delete an input with all that is in it, and create it: it has another identity.
+
+        Not while a transaction is open in it.
+        """
         self.tick += 1
         self.shown += 1
         self.generations = {**self.generations, topic: self.generations.get(topic, 0) + 1}
