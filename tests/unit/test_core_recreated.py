@@ -136,6 +136,34 @@ def test_an_address_is_asked_for_again_where_question_or_answer_went_with_a_topi
     assert sum(".accepted.users" in m.topic for m in world.committed) == 8
 
 
+def test_a_grant_whose_settlement_went_with_the_claims_ends_all_the_same() -> None:
+    world = World(partitions=2)
+    for number in range(8):
+        world.send("users", good("users", 1 + number), partition=0)
+    for task in (0, 1, 0):  # asked, granted, judged: the settlements are in claims
+        world.round(only=[task])
+    assert len(world.tasks[1].addresses) > 0
+    world.create_anew("claims")
+    world.finish()
+    assert [len(task.addresses) for task in world.tasks] == [0, 0]
+    assert sum(".accepted.users" in m.topic for m in world.committed) == 8
+
+
+@pytest.mark.parametrize("topic", ["claims", "grants"])
+def test_a_worker_that_stops_before_it_has_asked_again_leaves_that_to_the_next_one(
+    topic: str,
+) -> None:
+    world = World(partitions=2)
+    for number in range(8):
+        world.send("users", good("users", 1 + number), partition=0)
+    world.round(only=[0])
+    world.create_anew(topic)
+    assert [task.farewell(world.moment) for task in world.tasks] == [[], []]
+    world.tasks = [world.restored(number) for number in range(2)]
+    world.finish()
+    assert sum(".accepted.users" in m.topic for m in world.committed) == 8
+
+
 def test_what_was_gone_before_the_first_start_is_missed() -> None:
     world = World()
     task = world.restored(0, users=FIRST_OFFSET + 40)

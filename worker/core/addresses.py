@@ -14,7 +14,7 @@ wait until the index shows every row that is committed (`contested`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, Protocol
 
 import msgspec
@@ -90,6 +90,10 @@ class Addresses:
     def __len__(self) -> int:
         """How many grants have not been settled."""
         return len(self._granted)
+
+    def __iter__(self) -> Iterator[Granted]:
+        """The grants that have not been settled."""
+        yield from self._granted.values()
 
     def restore(self, granted: Iterable[Granted]) -> None:
         """Take up what the log says had been granted."""

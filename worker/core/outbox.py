@@ -168,6 +168,12 @@ class Outbox:
         if granted is not None:
             self.granted(granted)
 
+    def answer_again(self, granted: Granted) -> None:
+        """Grant what is granted once more: whoever has judged the record settles it once more."""
+        for task, offset in granted.records:
+            answer = _pack(Grant(offset, granted.address, granted=True))
+            self._write(self._names.grants, str(offset), answer, task)
+
     def granted(self, granted: Granted) -> None:
         """Remember what is granted of an address, if for any record."""
         value = _pack(granted) if granted.records else None

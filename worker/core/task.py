@@ -163,6 +163,8 @@ class Task:
         As much as one decision holds: call it again, until it says nothing. Only when everything
         that this task has decided is committed; decide on nothing after it.
         """
+        if self.restored:  # the log says it all, and what is to be asked again has not been
+            return []
         self._out = Outbox(self.number, self._rules, now.wall)
         self._keep_waiting(now.steady)
         self._save()
@@ -182,6 +184,9 @@ class Task:
             parked.claimed = not (old or self._outdated or self._unasked)
             parked.attempt += not parked.claimed
             self._try(parked)
+        if self._unasked:  # what settles our grants may have gone as well
+            for granted in self.addresses:
+                self._out.answer_again(granted)
         self._unasked = self.restored = False
 
     # --- deciding -----------------------------------------------------------------------------

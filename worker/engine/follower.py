@@ -200,8 +200,8 @@ class Follower:
             for entity, offset in reached.judged.items():
                 topic = self._names.inputs(entity)
                 identity = self._identities.get(topic)
-                # What was judged of a topic says nothing of another one of the same name. Until the
-                # task has begun with that, copies of what it had parked may still be to be judged.
+                # What was judged of a topic says nothing of another one of the same name. Until
+                # the task has begun with that, what it had parked may still have to be judged.
                 same = reached.topics.get(entity, identity) == identity
                 self.judged[Partition(topic, number)] = offset if same else -1
         for place, offsets in unreadable.items():
