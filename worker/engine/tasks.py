@@ -27,8 +27,6 @@ from worker.topics import Names
 
 GROUP: Final = "worker"
 
-_WORKER: Final = f"{socket.gethostname()}/{os.getpid()}"
-"""How the books name this process."""
 
 _log = structlog.get_logger(__name__)
 
@@ -83,6 +81,8 @@ class Tasks:
         self._rules = rules
         self._group = f"{rules.names.prefix}-{GROUP}"
         self._identities = identities
+        self._worker = f"{socket.gethostname()}/{os.getpid()}"
+        """How the books name this process."""
         self._member: Member | None = None
         self._starting: dict[int, asyncio.Task[Owned]] = {}
         self._clock = clock
@@ -192,7 +192,7 @@ class Tasks:
     async def _restore(self, number: int, committer: Committer) -> Owned:
         """A task as the log says it stands."""
         names = self._rules.names
-        task = Task(number, self._rules, Books(_WORKER, self._clock.wall()))
+        task = Task(number, self._rules, Books(self._worker, self._clock.wall()))
         task.refused = self.refused(number)
         saved = await read_saved(self._broker, self._rules, number, self.on_unreadable)
         task.restore(saved, self._clock.now())
