@@ -41,7 +41,8 @@ def crowded(parking: Parking, records: int, room: int) -> set[str]:
     found: set[str] = set()
     for level, part in _LEVELS:
         count = sum(map(parking.count, level))
-        if count >= records or (count and sum(map(parking.weight, level)) >= room // part):
+        # Where nothing is parked nothing will be released: however small a share is, one is read.
+        if count and (count >= records or sum(map(parking.weight, level)) >= room // part):
             found.update(level)
     return found
 
