@@ -36,11 +36,11 @@ class MovingClock(Clock):
     """Time that passes by itself, and faster when told to."""
 
     def __init__(self) -> None:
-        self._ahead = 0
+        self._forward = 0
         self._stepped = 0
         super().__init__(
-            lambda: time.time_ns() // 1_000_000 + self._ahead + self._stepped,
-            lambda: time.monotonic_ns() // 1_000_000 + self._ahead,
+            lambda: time.time_ns() // 1_000_000 + self._forward + self._stepped,
+            lambda: time.monotonic_ns() // 1_000_000 + self._forward,
         )
 
     def __call__(self) -> int:
@@ -48,7 +48,7 @@ class MovingClock(Clock):
 
     def put_forward(self, milliseconds: int) -> None:
         """Time passes, on both clocks."""
-        self._ahead += milliseconds
+        self._forward += milliseconds
 
     def step(self, milliseconds: int) -> None:
         """Somebody sets the wall clock; no time passes."""
