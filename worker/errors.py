@@ -6,6 +6,8 @@ says what to do next; it never quotes a record.
 
 from __future__ import annotations
 
+from typing import Final
+
 
 class BuddyError(Exception):
     """Something that a person can mend; the command line prints its text and exits."""
@@ -72,6 +74,13 @@ class StateError(BuddyError):
     exit_code = 6
 
 
+class StateLost(StateError):
+    """A directory of state is damaged, or was emptied meanwhile: it is rebuilt from the topics.
+
+    Whoever has something in hand that relies on it begins anew.
+    """
+
+
 class Incomplete(BuddyError):
     """An export was finished, but not everything asked for had been judged in time."""
 
@@ -82,3 +91,8 @@ class NobodyWorks(BuddyError):
     """The service is not running, or records wait that nobody reads."""
 
     exit_code = 8
+
+
+WAITED_OUT: Final = (BrokerUnavailable, ConfigurationError, MissingTopic)
+"""What a running service waits out, with a growing pause, and tells: an outage, a right or a login
+that is refused, a topic that is gone. At its start the last two end it."""

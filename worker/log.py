@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TextIO
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TextIO
 
 import structlog
+
+_NAMED: Final = 10
+_SUM_SECONDS: Final = 60.0
 
 
 def configure(level: str, stream: TextIO | None = None) -> None:
@@ -40,3 +45,38 @@ def silence_libraries() -> None:
     Without this they would print to standard error, before our own line.
     """
     logging.getLogger().setLevel(logging.CRITICAL)
+
+
+class Sparing:
+    """Tells of what may happen very often: each of the first ten, then a sum once a minute."""
+
+    def __init__(
+        self, say: Callable[..., object], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`say` logs the event, with the fields that it is given."""
+        self._say = say
+        self._clock = clock
+        self._named = 0
+        self._untold = 0
+        self._latest: Mapping[str, object] = {}
+        self._told_at = clock()
+
+    def tell(self, happened: Sequence[Mapping[str, object]]) -> None:
+        """It happened so often, each time with these fields: coordinates and reasons, no data."""
+        for fields in happened:
+            if self._named < _NAMED:
+                self._named += 1
+                self._told_at = self._clock()
+                self._say(count=1, **fields)
+            else:
+                self._untold += 1
+                self._latest = fields
+        if self._untold and self._clock() - self._told_at >= _SUM_SECONDS:
+            self.rest()
+
+    def rest(self) -> None:
+        """Tell how often it happened since the last line, with the fields of the last time."""
+        if self._untold:
+            self._say(count=self._untold, **self._latest)
+            self._untold = 0
+            self._told_at = self._clock()

@@ -88,7 +88,7 @@ def _rate(function: object, arguments: Sequence[tuple[bytes, ...]]) -> float:
 
 def _id(entity: str, number: int) -> bytes:
     """Spread like random ids, and known from the number alone."""
-    return address_digest(f"{entity} {number}")
+    return UUID(bytes=address_digest(f"{entity} {number}"), version=4).bytes
 
 
 def _email(number: int) -> str:

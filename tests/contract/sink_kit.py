@@ -40,6 +40,7 @@ class Sink:
         self, broker: Broker, names: Names, directory: Path, clock: conftest.Clock
     ) -> None:
         self.broker, self.names, self.clock = broker, names, clock
+        self.clocks = Clock(lambda: self.clock.now + self.stepped, self.clock)
         self.store = directory / "store"
         self.exports = directory / "exports"
         self.reader = broker.reader()
@@ -50,8 +51,17 @@ class Sink:
         self.schedules: tuple[Schedule, ...] = ()
         self.keep = Keep()
         self.metrics = Metrics()
-        self.health = Health(self.metrics, clock).part("sink")
+        self.health = Health(self.metrics, self.clocks.steady).part("sink")
         self.place: Place = DirectoryPlace(self.exports)
+
+    def reasons(self) -> list[str]:
+        """Why it is not ready."""
+        return self.health.reasons(self.clocks.steady())
+
+    def let_time_pass(self) -> None:
+        """The steady clock runs by itself from now on; call before `running`."""
+        self.clocks = Clock(wall=self.clocks.wall)
+        self.health = Health(self.metrics, self.clocks.steady).part("sink")
 
     @asynccontextmanager
     async def running(self, broker: Broker | None = None) -> AsyncIterator[asyncio.Event]:
@@ -67,8 +77,8 @@ class Sink:
                 self.store,
                 settings,
                 stop,
-                clock=Clock(lambda: self.clock.now + self.stepped, self.clock),
-                reports=Reports(self.metrics, self.health, self.clock),
+                clock=self.clocks,
+                reports=Reports(self.metrics, self.health, self.clocks.steady),
             )
         )
         try:

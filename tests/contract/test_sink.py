@@ -293,7 +293,7 @@ async def test_an_outage_of_the_broker_is_waited_out(sink: Sink) -> None:
     assert (said.counts or {})["users"] == 4
     events = [entry["event"] for entry in logs]
     assert events.count("sink_waits_for_broker") == 1
-    assert events.count("export_waits_for_broker") == 1
+    assert events.count("export_waits") == 1
     assert events.count("sink_active") == 2
 
 
@@ -388,7 +388,7 @@ async def test_a_store_beyond_the_log_is_rebuilt(sink: Sink) -> None:
 @asynccontextmanager
 async def consuming(sink: Sink) -> AsyncIterator[tuple[Consumer, RowStore]]:
     store = RowStore(sink.store, sink.names)
-    consumer = Consumer(sink.broker, store, sink.names, sink.clock)
+    consumer = Consumer(sink.broker, store, sink.names, sink.clocks)
     await consumer.open()
     stop = asyncio.Event()
     running = asyncio.create_task(consumer.run(stop))
@@ -408,19 +408,19 @@ async def test_holding_brings_all_that_was_accepted(sink: Sink) -> None:
         ends = await consumer.hold(ENTITIES, advance=lambda done, total: told.append((done, total)))
         assert store.positions() == ends
         assert store.counts()["users"] == 4
-        assert store.unreadable() == {"users": 2}
+        assert store.foreign() == {"users": 2}
         counts = consumer.counts
-        assert (counts.read, counts.unreadable, counts.expired) == (16, 2, 0)
+        assert (counts.read, counts.foreign, counts.expired) == (16, 2, 0)
         assert counts.changed + counts.deleted + counts.repeats == 14
     assert all(done < total for done, total in told)
 
 
 async def test_what_has_been_read_beyond_a_hold_waits_for_its_release(sink: Sink) -> None:
     names = sink.names.accepted("users")
-    rows = [Outgoing(names, *user(n), partition=n % 2) for n in range(20)]
+    rows = [Outgoing(names, *user(n)) for n in range(20)]
     await sink.broker.publish(rows[:10])
     store = RowStore(sink.store, sink.names)
-    consumer = Consumer(sink.broker, store, sink.names, sink.clock)
+    consumer = Consumer(sink.broker, store, sink.names, sink.clocks)
     await consumer.open()
     stop = asyncio.Event()
     holding = asyncio.create_task(consumer.hold(["users"]))
@@ -451,7 +451,7 @@ async def test_unreadable_rows_are_logged_by_coordinates_only(sink: Sink) -> Non
     with capture_logs() as logs:
         async with consuming(sink) as (consumer, _):
             await consumer.hold(ENTITIES)
-    (entry,) = [entry for entry in logs if entry["event"] == "accepted_unreadable"]
+    (entry,) = [entry for entry in logs if entry["event"] == "foreign_row"]
     assert (entry["count"], entry["offset"]) == (1, 0)
     assert "alice" not in str(entry)
 
@@ -459,7 +459,7 @@ async def test_unreadable_rows_are_logged_by_coordinates_only(sink: Sink) -> Non
 async def test_holding_without_progress_ends_with_one_line(sink: Sink) -> None:
     await sink.accept("users", user(1))
     store = RowStore(sink.store, sink.names)
-    consumer = Consumer(sink.broker, store, sink.names, sink.clock)
+    consumer = Consumer(sink.broker, store, sink.names, sink.clocks)
     await consumer.open()
     try:
         with pytest.raises(NoAnswer, match="could not be read to their ends: 1 messages"):

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from schemas import ENTITIES
-from tests.unit.test_sink_rows import encode, match, message, user, uuid
+from tests.unit.test_sink_rows import canonical, match, message, user, uuid
 from worker.sink.plan import STAGES, Selection
 from worker.sink.snapshot import Snapshot
 from worker.sink.spool import Spooled, Watch, spool
@@ -33,12 +33,12 @@ def session(n: int, teacher: int, learner: int, of: int | None, day: str) -> tup
         "learner_id": uuid(learner),
         "completed_at": f"{day}T23:59:59.999999Z",
     }
-    return uuid(n).encode(), encode(**(fields if of is None else fields | {"match_id": uuid(of)}))
+    return canonical("skill_sessions", fields if of is None else fields | {"match_id": uuid(of)})
 
 
 def checkin(n: int, of: int, day: str, **more: Any) -> tuple[bytes, bytes]:
     row = {"checkin_id": uuid(n), "match_id": uuid(of), "checkin_date": f"{day}T00:00:00Z"}
-    return uuid(n).encode(), encode(**(row | more))
+    return canonical("checkins", row | more)
 
 
 @st.composite

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from worker.accepted import Foreign, rule_of
 from worker.core.decode import Decoded, Deletion, Invalid, decoders
 
 CASES = Path(__file__).parent.parent / "cases" / "records"
@@ -58,6 +59,8 @@ def test_case(case: dict[str, Any]) -> None:
         assert outcome.omitted == case.get("violations_omitted", 0)
     else:
         verdict = "accepted"
+        published = outcome.row if isinstance(outcome, Decoded) else None
+        assert not isinstance(rule_of(case["entity"]).read(outcome.key, published), Foreign)
         if isinstance(outcome, Decoded):
             found = [violation_of(v) for v in outcome.warnings]
             if "row" in case:

@@ -28,11 +28,15 @@ def judge(
     moved: dict[Partition, int] | None = None,
     positions: dict[Partition, int] | None = None,
     topics: dict[str, Topic] | None = None,
+    before: dict[str, str] | None = None,
+    identities: dict[str, str] | None = None,
 ) -> str | None:
     if positions is None:
         positions = dict.fromkeys(PARTITIONS, 50) | (moved or {})
-    saved = Saved(version, last_current, positions)
-    return reason_to_rebuild(saved, topics or TOPICS, SPANS, NOW, version=1)
+    saved = Saved(version, last_current, positions, before or {})
+    return reason_to_rebuild(
+        saved, topics or TOPICS, SPANS, NOW, version=1, identities=identities or {}
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,6 +55,7 @@ def judge(
         ({"topics": {**TOPICS, USERS: Topic(USERS, 1)}}, "had 2 partitions and has 1"),
         ({"topics": {USERS: TOPICS[USERS]}}, f"made of topic {MATCHES}"),
         ({"moved": {Partition("old.accepted.users", 0): 1}}, "made of topic old.accepted.users"),
+        ({"before": {USERS: "a"}, "identities": {USERS: "b"}}, f"{USERS} was created anew"),
         (
             {
                 "topics": {**TOPICS, USERS: Topic(USERS, 2, delete_retention_ms=DAY)},
@@ -73,6 +78,10 @@ def test_what_cannot_be_trusted_is_rebuilt(case: dict[str, Any], words: str) -> 
         {},
         {"last_current": NOW - HALF},
         {"last_current": NOW + HALF},
+        {"before": {USERS: "a", MATCHES: "b"}, "identities": {USERS: "a", MATCHES: "b"}},
+        {"before": {USERS: "a"}, "identities": {MATCHES: "b"}},
+        {"before": {USERS: "a", MATCHES: ""}, "identities": {USERS: "", MATCHES: "b"}},
+        {"positions": {}, "before": {USERS: "a"}, "identities": {USERS: "b"}},
         {"moved": {FIRST: 10}},
         {"moved": {FIRST: 100}},
         {"positions": {}, "last_current": None},

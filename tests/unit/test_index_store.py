@@ -16,8 +16,9 @@ import pytest
 from structlog.testing import capture_logs
 
 import worker
+from worker.accepted import Foreign
 from worker.brokers.contract import Message, Partition
-from worker.errors import StateError
+from worker.errors import StateError, StateLost
 from worker.index import environment
 from worker.index.contract import address_digest
 from worker.index.store import IndexStore
@@ -27,12 +28,16 @@ FIRST = Partition(TOPIC, 0)
 
 
 def user(number: int) -> UUID:
-    return UUID(bytes=address_digest(str(number)))
+    return UUID(bytes=address_digest(str(number)), version=4)
 
 
 def row(number: int) -> Message:
-    value = b'{"email":"%d@x.org"}' % number
-    return Message(TOPIC, 0, number, 0, str(user(number)).encode(), value)
+    key = str(user(number)).encode()
+    value = (
+        b'{"id":"%b","email":"%d@x.org","first_name":"A","last_name":"B","role":"buddy",'
+        b'"joined_at":"2024-01-15T10:00:00Z"}'
+    ) % (key, number)
+    return Message(TOPIC, 0, number, 0, key, value)
 
 
 @pytest.fixture
@@ -49,7 +54,7 @@ def store(directory: Path) -> Iterator[IndexStore]:
 
 
 def filled(directory: Path, users: int = 1_000) -> None:
-    store = IndexStore(directory)
+    store = IndexStore(directory, map_size=256 * 1024)
     store.open()
     store.apply([row(n) for n in range(users)], {FIRST: users})
     store.stamp(1_000)
@@ -140,6 +145,11 @@ def addresses_missing(directory: Path) -> None:
         txn.drop(env.open_db(b"addresses", txn, dupsort=True), delete=False)
 
 
+def matches_missing(directory: Path) -> None:
+    with lmdb.open(str(directory), max_dbs=9) as env, env.begin(write=True) as txn:
+        txn.drop(env.open_db(b"matches", txn))
+
+
 def nonsense_time(directory: Path) -> None:
     with lmdb.open(str(directory), max_dbs=9) as env, env.begin(write=True) as txn:
         txn.put(b"last_current", b"yesterday", db=env.open_db(b"about", txn))
@@ -179,7 +189,8 @@ def found_damaged(directory: Path) -> None:
         (all_zero, "damaged"),
         (other_version, "version 99"),
         (no_version, "version unknown"),
-        (addresses_missing, "1000 users hold 0 addresses"),
+        (addresses_missing, "users and addresses contradict each other"),
+        (matches_missing, "mdb_dbi_open"),
         (nonsense_time, "damaged"),
         (nonsense_position, "damaged"),
         (other_tree, "damaged"),
@@ -193,6 +204,7 @@ def test_what_cannot_be_trusted_is_wiped(
 ) -> None:
     filled(directory)
     harm(directory)
+    (directory / "checksum").unlink()  # as after a kill; see below for what it finds
     store = IndexStore(directory)
     with capture_logs() as logs:
         store.open()
@@ -222,7 +234,7 @@ def test_damage_found_at_work_is_one_line_and_mended_by_a_restart(
         raise lmdb.CorruptedError("mdb_get")
 
     monkeypatch.setattr(store, "_get", fail)
-    with pytest.raises(StateError, match=r"damaged.*start again"):
+    with pytest.raises(StateLost, match=r"is damaged .*: it is rebuilt"):
         store.user(bytes(16))
     store.close()
     monkeypatch.undo()
@@ -297,7 +309,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(store: IndexStore, directory:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3 * 512 * 1024, hard))
     try:
-        with pytest.raises(StateError, match="File too large") as caught:
+        with pytest.raises(StateError, match=r"the disk is full .*free some space") as caught:
             store.apply([row(n) for n in range(10_000)], {FIRST: 10_000})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -362,17 +374,41 @@ def test_the_time_is_saved_every_few_seconds_and_at_the_end(directory: Path) -> 
     store.close()
 
 
-def test_unreadable_rows_are_counted_and_named_by_coordinates_only(store: IndexStore) -> None:
+def test_foreign_rows_are_counted_for_good_and_named_by_coordinates_only(
+    store: IndexStore, directory: Path
+) -> None:
     bad = Message(TOPIC, 0, 7, 0, str(user(7)).encode(), b'{"mail":"secret@x.org"}')
     with capture_logs() as logs:
         store.apply([row(6), bad, Message(TOPIC, 0, 8, 0, b"no id", None), row(9)], {FIRST: 10})
-    assert store.unreadable == 2
+    assert store.foreign == store.refused() == 2
     assert store.counts()["users"] == 2
+    told = {"event": "foreign_row", "log_level": "error", "reader": "index", "count": 1}
     assert logs == [
-        {
-            "event": "index_rows_unreadable",
-            "log_level": "error",
-            "rows": 2,
-            "first": f"{TOPIC}/0/7",
-        }
+        told | {"topic": TOPIC, "partition": 0, "offset": 7, "reason": str(Foreign.ROW)},
+        told | {"topic": TOPIC, "partition": 0, "offset": 8, "reason": str(Foreign.KEY)},
     ]
+    store.close()
+    store.open()
+    assert store.refused() == 2
+
+
+def test_many_foreign_rows_are_few_lines(store: IndexStore) -> None:
+    bad = [Message(TOPIC, 0, n, 0, None, None) for n in range(5_000)]
+    with capture_logs() as logs:
+        store.apply(bad, {FIRST: 5_000})
+        store.close()
+    assert [entry["count"] for entry in logs] == [1] * 10 + [4_990]
+    store.open()
+
+
+# --- identities -----------------------------------------------------------------------------------
+
+
+def test_identities_are_kept_with_the_positions(store: IndexStore, directory: Path) -> None:
+    assert store.saved().identities == {}
+    store.apply([row(1)], {FIRST: 2}, {TOPIC: "one"})
+    store.close()
+    store.open()
+    assert (store.saved().positions, store.saved().identities) == ({FIRST: 2}, {TOPIC: "one"})
+    store.clear("the topic was created anew")
+    assert (store.saved().positions, store.saved().identities) == ({}, {})

@@ -119,7 +119,8 @@ def fed() -> Metrics:
     metrics.index(10, 20, 9)
     metrics.tasks(3, 2)
     metrics.restored(1.5)
-    metrics.sink_applied(changed=1, deleted=2, repeats=3, unreadable=4)
+    metrics.sink_applied(changed=1, deleted=2, repeats=3, foreign=4)
+    metrics.foreign_rows(5)
     metrics.sink_expired(1)
     metrics.sink_lag({Partition("buddy.accepted.users", 0): 8})
     metrics.export(3.0, finished=True)
@@ -193,7 +194,8 @@ def registered(metrics: Metrics) -> dict[str, tuple[str, tuple[str, ...], str]]:
         ("buddy_sink_rows_applied_total", {"outcome": "changed"}, 1),
         ("buddy_sink_rows_applied_total", {"outcome": "deleted"}, 2),
         ("buddy_sink_rows_applied_total", {"outcome": "repeat"}, 3),
-        ("buddy_sink_rows_applied_total", {"outcome": "unreadable"}, 4),
+        ("buddy_foreign_rows_total", {"reader": "sink"}, 4),
+        ("buddy_foreign_rows_total", {"reader": "index"}, 5),
         ("buddy_sink_expired_messages_total", {}, 1),
         ("buddy_sink_lag_messages", {"topic": "buddy.accepted.users", "partition": "0"}, 8),
         ("buddy_exports_total", {"outcome": "finished"}, 1),

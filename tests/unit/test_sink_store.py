@@ -120,8 +120,8 @@ def test_unreadable_messages_are_set_aside_with_their_coordinates(opened: RowSto
         ],
         {},
     )
-    assert [(p.number, o) for p, o, _ in applied.unreadable] == [(0, 1), (300, 2)]
-    assert opened.unreadable() == {"users": 2}
+    assert [(m.partition, m.offset) for m, _ in applied.refused] == [(0, 1), (300, 2)]
+    assert opened.foreign() == {"users": 2}
     assert [(s.partition, s.offset, s.value) for s in opened.set_aside()] == [
         (0, 1, b"nonsense"),
         (300, 2, b"\xff"),
@@ -138,7 +138,7 @@ def test_the_store_is_the_same_after_it_was_closed(tmp_path: Path) -> None:
     again = RowStore(tmp_path, NAMES)
     assert again.rebuilt is None
     assert again.positions() == {USERS: 5}
-    assert (again.counts()["users"], again.unreadable(), again.last_current) == (
+    assert (again.counts()["users"], again.foreign(), again.last_current) == (
         1,
         {"users": 1},
         77,
@@ -369,7 +369,7 @@ def test_any_history_in_any_batches_gives_the_latest_rows(
         for batch in batches:
             opened.apply(batch, {})
         found = {name: rows(opened, name) for name in ENTITIES}
-        counted, asides = opened.counts(), sum(opened.unreadable().values())
+        counted, asides = opened.counts(), sum(opened.foreign().values())
         opened.close()
     assert found == {name: [held[key] for key in sorted(held)] for name, held in latest.items()}
     assert counted == {name: len(held) for name, held in latest.items()}

@@ -183,7 +183,8 @@ async def ask(
 ) -> Announcement:
     """Publish the request and return the sink's answer: its last one with `wait`, else its first.
 
-    Raises NoAnswer after `patience` seconds of silence.
+    Raises NoAnswer after `patience` seconds of silence. A sink that takes a request up again and
+    again is silent.
     """
     names = context.names
     async with context.broker() as broker:
@@ -210,16 +211,20 @@ async def _answer(
     key, value = encode_request(request)
     await broker.publish([Outgoing(names.export_requests, key, value)])
     shown = bar.add_task("waiting for a sink", total=None)
-    quiet = 0.0
+    clock = asyncio.get_running_loop().time
+    heard = clock()
+    started: set[str] = set()
     try:
-        while quiet < patience:
-            messages = await reader.read(1_000, 0.25)
-            quiet += 0.25
-            for message in messages:
+        while clock() - heard < patience:
+            for message in await reader.read(1_000, 0.25):
                 answer = decode_announcement(message.value)
                 if answer is None:
                     continue
-                quiet = 0.0  # also where the sink is still busy with another's
+                if answer.status != "started" or answer.request_id not in started:
+                    # Also where the sink is still busy with another's; but that it takes a request
+                    # up again means that nothing came of it.
+                    heard = clock()
+                    started.add(answer.request_id)
                 if answer.request_id != request.id:
                     continue
                 if answer.status in ("finished", "failed") or not wait:

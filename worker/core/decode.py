@@ -66,6 +66,8 @@ class MalformedError(ValueError):
     """Not a JSON object that can be read. Stays within this module."""
 
 
+_END_OF_TIME: Final = datetime.max.replace(tzinfo=UTC)
+
 _anything = msgspec.json.Decoder()
 _encode = msgspec.json.Encoder().encode
 
@@ -87,7 +89,8 @@ class RecordDecoder:
         self._texts = _some_of(c.name for c in columns if c.kind is Kind.TEXT and c.required)
         self._optional_texts = [c.name for c in columns if c.kind is Kind.TEXT and not c.required]
         self._ratings = _some_of(c.name for c in columns if c.kind is Kind.RATING)
-        self._key = _key(entity)
+        self.key_of: Callable[[Any], bytes] = _key(entity)
+        """The canonical key of a row."""
         self.user_fields = tuple(c.name for c in columns if c.refers_to == "users")
         self.match_fields = tuple(c.name for c in columns if c.refers_to == "matches")
         self._relations = _relations(entity, self.user_fields, self.match_fields)
@@ -113,7 +116,7 @@ class RecordDecoder:
             return self._malformed("nested too deep", key)
         except MalformedError as error:
             return self._malformed(str(error), key)
-        canonical = self._key(row)
+        canonical = self.key_of(row)
         if key is not None and key != canonical and read_key(self.entity, key) != canonical:
             return Invalid(canonical, (_contradiction(),))
         users, matches, address, attendees = self._relations(row)
@@ -144,6 +147,22 @@ class RecordDecoder:
             return None
         return row
 
+    def canonical(self, value: bytes) -> Row | None:
+        """The row whose canonical form these bytes are, None if they are none.
+
+        They are one if judging leaves them as they are; the time of arrival is not looked at.
+        """
+        try:
+            row = self._fast(value, _END_OF_TIME)
+            if row is None:
+                judged = self._by_field(value, None, _END_OF_TIME)
+                if isinstance(judged, Invalid):
+                    return None
+                row = judged[0]
+            return row if _encode(row) == value else None
+        except (MalformedError, RecursionError):
+            return None
+
     def _drop_empty(self, row: Row) -> None:
         for name in self._optional_texts:
             if getattr(row, name) == "":
@@ -165,6 +184,19 @@ class RecordDecoder:
 
     def _slow(self, value: bytes, key: bytes | None, latest: datetime) -> Decoded | Invalid:
         """Field by field: every violation, or the row after all."""
+        judged = self._by_field(value, key, latest)
+        if isinstance(judged, Invalid):
+            return judged
+        row, warnings, unknown = judged
+        encoded = _encode(row)
+        if len(encoded) > self._longest_row:
+            raise MalformedError(self._too_long)
+        return Decoded(self.key_of(row), encoded, *self._relations(row), warnings, unknown)
+
+    def _by_field(
+        self, value: bytes, key: bytes | None, latest: datetime
+    ) -> Invalid | tuple[Row, tuple[Violation, ...], int]:
+        """All violations, or the row with its warnings and its number of unknown fields."""
         record = parse(value)
         found = Findings()
         values: dict[str, Any] = {}
@@ -182,13 +214,7 @@ class RecordDecoder:
             found.add_first(*_contradiction_parts())
         if found.errors:
             return Invalid(own_key or message_key, tuple(found.violations), found.omitted)
-        assert own_key is not None
-        row = self.entity.struct(**values)
-        encoded = _encode(row)
-        if len(encoded) > self._longest_row:
-            raise MalformedError(self._too_long)
-        warnings = tuple(found.violations)
-        return Decoded(own_key, encoded, *self._relations(row), warnings, len(record) - known)
+        return self.entity.struct(**values), tuple(found.violations), len(record) - known
 
     def _checked_key(self, values: dict[str, Any], found: Findings) -> bytes | None:
         """The record's own key, None if one of its parts has an error."""

@@ -37,6 +37,7 @@ from worker.core.outbox import Outbox, Rules, Tally, coordinate
 from worker.core.parking import Envelope, Parked, Parking
 from worker.core.reading import Missed, Reading
 from worker.core.references import missing, rejects, unexpected, unknown_attendees, verdict
+from worker.errors import BuddyError
 from worker.index.contract import Known, Learned
 
 CLAIMS: Final = "claims"
@@ -324,6 +325,8 @@ class Task:
                     and not self.parking.queued(entity, outcome.key)
                     and self._accept_at_once(entity, message, outcome)
                 )
+            except BuddyError:  # the index fails, not the record
+                raise
             except Exception as error:  # noqa: BLE001 -- isolated: never a crash loop for one record
                 self._fail(entity, message, error)
                 continue
@@ -385,6 +388,8 @@ class Task:
             if again and self._accept_at_once(parked.entity, parked.message, parked.outcome):
                 return []
             return self._weigh(parked.entity, parked.message, parked.outcome, parked)
+        except BuddyError:
+            raise
         except Exception as error:  # noqa: BLE001 -- isolated, as above
             self._fail(parked.entity, parked.message, error)
             return []

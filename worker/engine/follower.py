@@ -79,13 +79,14 @@ class Follower:
             for q in range(topics[self._names.progress].partitions)
         ]
         spans = await self._broker.spans([*self.accepted, *self.progress])
-        self.index.open()
+        await asyncio.to_thread(self.index.open)  # its file is read through by a checksum
         reason = reason_to_rebuild(
             self.index.saved(),
             {name: topics[name] for name in names},
             spans,
             self._clock.wall(),
             version=VERSION,
+            identities=self._identities,
         )
         if reason is not None:
             self.index.clear(reason)
@@ -171,8 +172,9 @@ class Follower:
         rows = [message for message in messages if message.topic in self._entities]
         if rows:
             positions = {p: followed[p] for p in self.accepted}
+            identities = {n: self._identities[n] for n in self._entities if n in self._identities}
             async with self.lock:
-                learned = await asyncio.to_thread(self.index.apply, rows, positions)
+                learned = await asyncio.to_thread(self.index.apply, rows, positions, identities)
             self._learned.users.extend(learned.users)
             self._learned.matches.extend(learned.matches)
         elif not messages:

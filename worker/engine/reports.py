@@ -45,6 +45,7 @@ class Reports:
         self.health = health
         self._clock = clock
         self._failed_at = clock.steady() - _FAILING_MS
+        self._foreign = 0
         self._looked = -_LOOK_EVERY_MS
         self._measured = -_LAG_EVERY_MS
         self._hindered: dict[str, int] = {}
@@ -205,6 +206,8 @@ class Reports:
         )
         async with follower.lock:
             self.metrics.index(**follower.index.counts())
+            self.metrics.foreign_rows(follower.index.foreign - self._foreign)
+            self._foreign = follower.index.foreign
 
     async def measure_lag(self, tasks: Tasks, broker: Broker, reader: Reader, rules: Rules) -> None:
         """Measure how far behind the inputs are read, every five seconds.

@@ -29,7 +29,13 @@ from worker.engine.reports import Reports, unheard
 from worker.engine.startup import check_topics, message_limit
 from worker.engine.tasks import Owned, Tasks, inputs
 from worker.engine.verdicts import Barriers
-from worker.errors import BrokerUnavailable, ConfigurationError, MissingTopic, TopicRecreated
+from worker.errors import (
+    BrokerUnavailable,
+    ConfigurationError,
+    MissingTopic,
+    StateLost,
+    TopicRecreated,
+)
 from worker.index.store import IndexStore
 
 _POLL_SECONDS: Final = 0.05
@@ -65,15 +71,19 @@ class Worker:
 
         Raises ConfigurationError if the topics are not as the rest relies on, StateError, and
         BrokerUnavailable if the broker cannot be reached at all. Later outages are waited out, and
-        so are topics that are deleted and created anew: then it begins again, with all of it.
+        so are topics that are deleted and created anew: then it begins again, with all of it. So it
+        does where the index turns out to be damaged.
         """
         await self._check_topics()
+        damage = Backoff(self._clock.steady, longest=60.0)
         while not stop.is_set():
             try:
                 await self._live(stop)
             except TopicRecreated as error:
                 _log.warning("topics_changed", reason=str(error))
                 await self._waited_out(self._check_topics, stop)
+            except StateLost:  # the index says why, when it is opened again
+                await _wait(stop, damage.failed())
         _log.info("worker_stopped")
 
     async def _check_topics(self) -> None:

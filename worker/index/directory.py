@@ -8,6 +8,7 @@ open; if it is found again under another boot, they were not closed in order.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -21,6 +22,7 @@ FILE_MODE: Final = 0o640
 
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _DAMAGED: Final = "damaged"
+_FULL: Final = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
 
 
 class StateDirectory:
@@ -74,8 +76,8 @@ class StateDirectory:
             return None
         except OSError as error:
             raise self.failure(error) from error
-        if mark == _DAMAGED:
-            return "it was found to be damaged"
+        if mark.startswith(_DAMAGED):
+            return f"it was found to be damaged{mark.removeprefix(_DAMAGED)}"
         if mark != self.boot:
             return "the system stopped before it was closed in order"
         return None
@@ -85,9 +87,9 @@ class StateDirectory:
         if self.boot is not None:
             self._write_mark(self.boot)
 
-    def mark_damaged(self) -> None:
-        """Note that the files must not be used again."""
-        self._write_mark(_DAMAGED)
+    def mark_damaged(self, what: str) -> None:
+        """Note that the files must not be used again, and why."""
+        self._write_mark(f"{_DAMAGED} ({what})")
 
     def unmark(self) -> None:
         """Note that the files are flushed. Should this note be lost, they are rebuilt: no harm."""
@@ -96,6 +98,11 @@ class StateDirectory:
     def failure(self, error: Exception) -> StateError:
         """The one line for a person about what went wrong here."""
         what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if any(sign in what for sign in _FULL):
+            return StateError(
+                f"{self.path} cannot be written, the disk is full ({what}): free some space and "
+                "start again"
+            )
         return StateError(
             f"{self.path} cannot be read or written ({what}): look at its rights and the space "
             "on its disk, then start again"

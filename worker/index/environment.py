@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import lmdb
 import structlog
 
-from worker.errors import StateError
+from worker.errors import StateError, StateLost
+from worker.index.damage import damage_of, seal, unseal
 from worker.index.directory import FILE_MODE, StateDirectory
 
 if TYPE_CHECKING:
@@ -76,11 +77,11 @@ class Environment:
         """
         self._directory.take()
         try:
-            reason = self._directory.distrust() or self._connect()
+            reason = self._directory.distrust() or self._damage() or self._connect()
             if reason is not None:
                 self.clear(reason)
             else:
-                self._directory.mark_unflushed()
+                self._begin()
         except BaseException:
             self._disconnect()
             self._directory.release()
@@ -91,7 +92,9 @@ class Environment:
         try:
             if self._lmdb is not None and not self._damaged:
                 self._lmdb.sync(True)  # noqa: FBT003 -- lmdb's own signature
+                length = _used(self._lmdb)
                 self._disconnect()
+                seal(self._file, length, FILE_MODE)
                 self._directory.unmark()
         except (lmdb.Error, OSError) as error:
             raise self.failure(error) from error
@@ -106,14 +109,14 @@ class Environment:
         self._damaged = False
         try:
             self._file.unlink(missing_ok=True)
-            self._file.with_name("lock.mdb").unlink(missing_ok=True)
+            unseal(self._file)
             self._directory.unmark()
         except OSError as error:
             raise self.failure(error) from error
         again = self._connect()
         if again is not None:
             raise StateError(f"{self._directory.path} cannot be rebuilt: {again}")
-        self._directory.mark_unflushed()
+        self._begin()
 
     def write(self, work: Callable[[lmdb.Transaction[bytes]], _T]) -> _T:
         """Do the work in one transaction: all of it, or after an exception nothing.
@@ -134,13 +137,11 @@ class Environment:
                 return outcome
 
     def failure(self, error: Exception) -> StateError:
-        """The StateError for what LMDB or the system reported; damage is remembered."""
+        """The error for what LMDB or the system reported: `StateLost` for damage, remembered."""
         if isinstance(error, _DAMAGE):
             self._damaged = True
-            self._directory.mark_damaged()
-            return StateError(
-                f"{self._directory.path} is damaged ({error}): start again, it is rebuilt"
-            )
+            self._directory.mark_damaged(str(error))
+            return StateLost(f"{self._directory.path} is damaged ({error}): it is rebuilt")
         return self._directory.failure(error)
 
     @property
@@ -149,9 +150,26 @@ class Environment:
             raise StateError(f"{self._directory.path} is not open")
         return self._lmdb
 
+    def _damage(self) -> str | None:
+        try:
+            found = damage_of(self._file, self._version)
+        except OSError as error:
+            raise self.failure(error) from error
+        return None if found is None else f"it is damaged ({found})"
+
+    def _begin(self) -> None:
+        """Note that from now on the file is changed, before it is."""
+        try:
+            self._directory.mark_unflushed()
+            unseal(self._file)
+        except OSError as error:
+            raise self.failure(error) from error
+
     def _connect(self) -> str | None:
         """Open file and trees; why the file is of no use, if it is not."""
         try:
+            # Only the holder of the directory uses it, so nothing in it is worth believing.
+            self._file.with_name("lock.mdb").unlink(missing_ok=True)
             size = self._file.stat().st_size if self._file.exists() else 0
             self._lmdb = env = lmdb.open(
                 str(self._directory.path),
@@ -164,7 +182,7 @@ class Environment:
                 metasync=False,
             )
             # Before any page is looked at: one beyond the end of the file ends the process.
-            if size and size < (env.info()["last_pgno"] + 1) * env.stat()["psize"]:
+            if size and size < _used(env):
                 return "its file was cut short"
             self._allocate(0, env.info()["map_size"])
             return self._open_trees(env, new=not size)
@@ -223,3 +241,8 @@ class Environment:
                 os.close(file)
         except OSError as error:
             raise self._directory.failure(error) from error
+
+
+def _used(env: lmdb.Environment) -> int:
+    """How many bytes of the file are in use."""
+    return (env.info()["last_pgno"] + 1) * env.stat()["psize"]

@@ -25,6 +25,8 @@ class Saved(NamedTuple):
     """
     positions: Mapping[Partition, int]
     """The offset to read next, of every partition of its topics; empty in an empty store."""
+    identities: Mapping[str, str] = {}
+    """Of each topic the identity that the positions belong to."""
 
 
 def reason_to_rebuild(
@@ -34,24 +36,27 @@ def reason_to_rebuild(
     now_ms: int,
     *,
     version: int,
+    identities: Mapping[str, str] | None = None,
 ) -> str | None:
     """Why the store must be emptied and filled anew, for the log; None if it can go on.
 
-    `topics` are those that the store is made of, as they are now, and `spans` has each of their
-    partitions; `version` is the format that this program writes.
+    `topics` are those that the store is made of, as they are now, with their `identities`, and
+    `spans` has each of their partitions; `version` is the format that this program writes.
     """
     if saved.version != version:
         return f"its format has version {saved.version or 'unknown'}, this program's {version}"
     if not saved.positions:
         return None
     return (
-        _other_topics(saved, topics)
+        other_topics(saved, topics)
+        or created_anew(saved.identities, identities or {})
         or _too_old(saved, topics, now_ms)
         or _outside_the_log(saved, spans)
     )
 
 
-def _other_topics(saved: Saved, topics: Mapping[str, Topic]) -> str | None:
+def other_topics(saved: Saved, topics: Mapping[str, Topic]) -> str | None:
+    """Which topic is gone or has another number of partitions, for the log; None if none has."""
     numbers: dict[str, set[int]] = {}
     for partition in saved.positions:
         numbers.setdefault(partition.topic, set()).add(partition.number)
@@ -64,6 +69,22 @@ def _other_topics(saved: Saved, topics: Mapping[str, Topic]) -> str | None:
         if known != set(range(topic.partitions)):
             return f"topic {name} had {len(known)} partitions and has {topic.partitions} now"
     return None
+
+
+def created_anew(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """Which topic has another identity than before, for the log; None if none has.
+
+    Offsets in the topic of before mean nothing in the one of now.
+    """
+    for name in sorted(before):
+        if is_another(before[name], now.get(name)):
+            return f"topic {name} was created anew"
+    return None
+
+
+def is_another(before: str | None, now: str | None) -> bool:
+    """Whether these are identities of two topics. An old broker cannot tell: it gives none."""
+    return bool(before and now) and before != now
 
 
 def _too_old(saved: Saved, topics: Mapping[str, Topic], now_ms: int) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from worker.index.rows import Indexed, is_row, read_address, read_id
+from worker.accepted import Foreign, rule_of
+from worker.index.rows import Indexed, address_of, id_of
 
 
 class MemoryIndex:
@@ -17,22 +18,22 @@ class MemoryIndex:
         # A tuple, since nearly every address has exactly one holder: a set each would cost 200
         # bytes more.
         self._holders: dict[bytes, tuple[bytes, ...]] = {}
-        self.unreadable = 0
-        """Rows skipped because key or value could not be read."""
+        self.foreign = 0
+        """How many foreign rows were refused (`worker.accepted`)."""
 
     def apply_row(self, entity: Indexed, key: bytes | None, row: bytes | None) -> bool:
         """Take the latest row of a key, None for its deletion; whether its id is newly known.
 
-        `key` is the id as text, `row` the canonical row as JSON. An unreadable one is skipped
-        and counted.
+        A foreign one (`worker.accepted`) is refused and counted.
         """
-        id_ = read_id(key)
-        if id_ is None:
-            self.unreadable += 1
+        found = rule_of(entity).read(key, row)
+        if isinstance(found, Foreign):
+            self.foreign += 1
             return False
+        id_ = id_of(key or b"")
         if entity == "users":
-            return self._user(id_, row)
-        return self._match(id_, row)
+            return self._user(id_, None if found is None else address_of(found))
+        return self._match(id_, there=found is not None)
 
     def user(self, id: bytes) -> bool:  # noqa: A002 -- as in the contract
         """Whether a user of that id is known."""
@@ -58,11 +59,7 @@ class MemoryIndex:
             "addresses": len(self._holders),
         }
 
-    def _user(self, id_: bytes, row: bytes | None) -> bool:
-        address = None if row is None else read_address(row)
-        if address is None and row is not None:
-            self.unreadable += 1
-            return False
+    def _user(self, id_: bytes, address: bytes | None) -> bool:
         old = self._users.get(id_)
         if old == address:
             return False
@@ -82,12 +79,9 @@ class MemoryIndex:
         else:
             del self._holders[address]
 
-    def _match(self, id_: bytes, row: bytes | None) -> bool:
-        if row is None:
+    def _match(self, id_: bytes, *, there: bool) -> bool:
+        if not there:
             self._matches.discard(id_)
-            return False
-        if not is_row(row):
-            self.unreadable += 1
             return False
         new = id_ not in self._matches
         self._matches.add(id_)

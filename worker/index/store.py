@@ -1,8 +1,8 @@
 """The index on disk, in LMDB: a restart reads only what is new in the topics.
 
 Trees: `users` id -> address digest; `addresses` digest -> ids (several where users share one),
-the same pairs turned round; `matches` id -> nothing; `positions` topic/number -> offset; `about`
-version, time, number of addresses.
+the same pairs turned round; `matches` id -> nothing; `positions` topic/number -> offset; `topics`
+topic -> its identity; `about` version, time, number of addresses, number of foreign rows.
 
 Chosen by measurement (docs/performance.md): it is ready within milliseconds, since nothing is
 loaded; what it holds in memory is the system's page cache.
@@ -17,17 +17,25 @@ from typing import Final, TypeVar
 import lmdb
 import structlog
 
+from worker.accepted import count_partitions
 from worker.brokers.contract import Message, Partition
 from worker.index.contract import Learned
 from worker.index.environment import ABOUT, Environment
 from worker.index.freshness import Saved
 from worker.index.rows import Latest, latest_rows
+from worker.log import Sparing
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the layout above; another one on disk is wiped and filled anew."""
 
-_TREES: Final = {"users": False, "addresses": True, "matches": False, "positions": False}
-_LAST_CURRENT, _ADDRESSES = b"last_current", b"addresses"
+_TREES: Final = {
+    "users": False,
+    "addresses": True,
+    "matches": False,
+    "positions": False,
+    "topics": False,
+}
+_LAST_CURRENT, _ADDRESSES, _FOREIGN = b"last_current", b"addresses", b"foreign"
 _STAMP_EVERY_MS: Final = 5_000
 
 _T = TypeVar("_T")
@@ -43,11 +51,12 @@ class IndexStore:
     """
 
     def __init__(self, directory: Path, *, map_size: int = 32 * 1024 * 1024) -> None:
-        self.unreadable = 0
-        """Rows skipped since `open` because key or value could not be read."""
+        self.foreign = 0
+        """How many foreign rows were refused (`worker.accepted`) since this was made."""
         self._env = Environment(directory, _TREES, version=VERSION, map_size=map_size)
         self._last_current: int | None = None
         self._last_saved: int | None = None
+        self._foreign_rows = Sparing(_foreign_row)
 
     def open(self) -> None:
         """Take the directory; wipe what has another version, is damaged or may be torn.
@@ -71,6 +80,7 @@ class IndexStore:
                 self._save_stamp(self._last_current)
         finally:
             self._env.close()
+            self._foreign_rows.rest()
 
     def clear(self, reason: str) -> None:
         """Forget everything, positions included; the reason goes to the log."""
@@ -140,30 +150,47 @@ class IndexStore:
         """When everything there was had been read, in milliseconds since 1970; None if never."""
         return self._last_current
 
+    def identities(self) -> dict[str, str]:
+        """Of each topic the identity that the positions belong to."""
+        try:
+            with self._reader.cursor(self._topics) as cursor:
+                return {name.decode(): identity.decode() for name, identity in cursor}
+        except lmdb.Error as error:
+            raise self._env.failure(error) from error
+
+    def refused(self) -> int:
+        """How many foreign rows lie before the positions, whoever has read them."""
+        try:
+            return int(self._get(_FOREIGN, b"0", self._about))
+        except lmdb.Error as error:
+            raise self._env.failure(error) from error
+
     def saved(self) -> Saved:
         """What `freshness.reason_to_rebuild` judges."""
-        return Saved(VERSION, self._last_current, self.positions())
+        return Saved(VERSION, self._last_current, self.positions(), self.identities())
 
     # --- updates ------------------------------------------------------------------------------
 
-    def apply(self, messages: Sequence[Message], positions: Mapping[Partition, int]) -> Learned:
+    def apply(
+        self,
+        messages: Sequence[Message],
+        positions: Mapping[Partition, int],
+        identities: Mapping[str, str] | None = None,
+    ) -> Learned:
         """Take messages of the accepted topics, those of one partition in their order.
 
         `positions`: where every partition of these topics is to be read next, once these
-        messages count as read. Written in one transaction with the rows: no position is ever
-        ahead of its rows. Messages read again from an older position do no harm; once the end is
-        reached again the index is the same. After StateError nothing of the call is applied.
+        messages count as read; `identities`: of each topic the identity that they belong to. Both
+        are written in one transaction with the rows: no position is ever ahead of its rows, or
+        taken for one in a topic that was created anew. Messages read again from an older position
+        do no harm; once the end is reached again the index is the same. After StateError nothing
+        of the call is applied.
         """
-        latest = latest_rows(messages)
-        learned = self._transact(lambda txn: self._write(txn, latest, positions))
-        if latest.unreadable:
-            self.unreadable += len(latest.unreadable)
-            first = latest.unreadable[0]
-            _log.error(
-                "index_rows_unreadable",
-                rows=len(latest.unreadable),
-                first=f"{first.topic}/{first.partition}/{first.offset}",
-            )
+        latest = latest_rows(messages, count_partitions(positions))
+        known = identities or {}
+        learned = self._transact(lambda txn: self._write(txn, latest, positions, known))
+        self.foreign += len(latest.refused)
+        self._foreign_rows.tell([refused.told("index") for refused in latest.refused])
         return learned
 
     def stamp(self, now_ms: int) -> None:
@@ -182,6 +209,8 @@ class IndexStore:
         try:
             self._look()
             self.positions()
+            self.identities()
+            self.refused()
             users = self._reader.stat(self._users)["entries"]
             pairs = self._reader.stat(self._addresses)["entries"]
         except (lmdb.Error, ValueError) as error:
@@ -193,6 +222,7 @@ class IndexStore:
         trees = self._env.trees
         self._users, self._addresses = trees["users"], trees["addresses"]
         self._matches, self._positions = trees["matches"], trees["positions"]
+        self._topics = trees["topics"]
         self._about = trees[ABOUT]
         self._view()
         stamp = self._get(_LAST_CURRENT, None, self._about)
@@ -214,7 +244,11 @@ class IndexStore:
         self._last_saved = now_ms
 
     def _write(
-        self, txn: lmdb.Transaction[bytes], latest: Latest, positions: Mapping[Partition, int]
+        self,
+        txn: lmdb.Transaction[bytes],
+        latest: Latest,
+        positions: Mapping[Partition, int],
+        identities: Mapping[str, str],
     ) -> Learned:
         learned = Learned(self._write_users(txn, latest.users), [])
         with txn.cursor(self._matches) as cursor:
@@ -226,6 +260,11 @@ class IndexStore:
         for partition, offset in positions.items():
             key = f"{partition.topic}/{partition.number}".encode()
             txn.put(key, b"%d" % offset, db=self._positions)
+        for name, identity in identities.items():
+            txn.put(name.encode(), identity.encode(), db=self._topics)
+        if latest.refused:
+            number = int(txn.get(_FOREIGN, b"0", self._about)) + len(latest.refused)
+            txn.put(_FOREIGN, b"%d" % number, db=self._about)
         return learned
 
     def _write_users(
@@ -278,6 +317,10 @@ class IndexStore:
         if change:
             number = int(txn.get(_ADDRESSES, b"0", self._about)) + change
             txn.put(_ADDRESSES, b"%d" % number, db=self._about)
+
+
+def _foreign_row(**fields: object) -> None:
+    _log.error("foreign_row", **fields)
 
 
 def _partition(key: bytes) -> Partition:

@@ -28,6 +28,7 @@ MOST_BLOCKING: Final = 20
 
 Outcome = Literal["committed", "failed", "fenced"]
 
+
 _BATCH_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _BATCH_RECORDS: Final = (0, 1, 10, 50, 100, 500, 1_000, 2_500, 5_000, 10_000)
 _RESTORE_SECONDS: Final = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
@@ -52,6 +53,7 @@ class Metrics:
         info = Info("buddy_build", "Version of the program.", registry=self.registry)
         info.info({"version": __version__, "python": platform.python_version()})
         self._records()
+        self._strange()
         self._waiting()
         self._work()
         self._sink()
@@ -88,6 +90,12 @@ class Metrics:
     def clock_stepped(self) -> None:
         """The wall clock was set."""
         self._clock_steps.inc()
+
+    # --- what should not be in the topics -----------------------------------------------------
+
+    def foreign_rows(self, rows: int) -> None:
+        """So many foreign rows the index has refused; the sink's are told by `sink_applied`."""
+        self._foreign["index"].inc(rows)
 
     # --- what waits ---------------------------------------------------------------------------
 
@@ -151,12 +159,12 @@ class Metrics:
 
     # --- what the sink does -------------------------------------------------------------------
 
-    def sink_applied(self, *, changed: int, deleted: int, repeats: int, unreadable: int) -> None:
+    def sink_applied(self, *, changed: int, deleted: int, repeats: int, foreign: int) -> None:
         """A batch of accepted messages is in the store."""
         self._applied["changed"].inc(changed)
         self._applied["deleted"].inc(deleted)
         self._applied["repeat"].inc(repeats)
-        self._applied["unreadable"].inc(unreadable)
+        self._foreign["sink"].inc(foreign)
 
     def sink_expired(self, messages: int) -> None:
         """Accepted messages were gone before the sink had read them."""
@@ -236,6 +244,14 @@ class Metrics:
             "buddy_clock_steps", "Times that the wall clock of this process was set."
         )
 
+    def _strange(self) -> None:
+        self._foreign = self._counters(
+            "buddy_foreign_rows",
+            "Messages of accepted topics that are no rows of ours, refused by this reader.",
+            "reader",
+            ("index", "sink"),
+        )
+
     def _waiting(self) -> None:
         self._parked = self._gauges(
             "buddy_parked_records",
@@ -310,7 +326,7 @@ class Metrics:
             "buddy_sink_rows_applied",
             "Accepted messages taken into the store, by what they were to it.",
             "outcome",
-            ("changed", "deleted", "repeat", "unreadable"),
+            ("changed", "deleted", "repeat"),
         )
         self._sink_expired = self._counter(
             "buddy_sink_expired_messages", "Accepted messages that were gone before they were read."

@@ -17,22 +17,29 @@ import structlog
 
 from worker.brokers.contract import Broker, Committer, Message, Outgoing, Partition, Reader
 from worker.clock import Clock
-from worker.engine.tables import read_table
+from worker.engine.backoff import Backoff
+from worker.engine.tables import read_checked
 from worker.errors import (
-    BrokerUnavailable,
+    WAITED_OUT,
     Fenced,
     MessageRefused,
     MissingTopic,
+    StateLost,
     UsageError,
 )
-from worker.sink.agenda import Agenda, Due
+from worker.sink.agenda import Agenda, Due, read_standings
 from worker.sink.answers import Answers, message_of
 from worker.sink.consume import sleep
 from worker.sink.cut import Source
 from worker.sink.election import Election
 from worker.sink.export import ExportSettings
 from worker.sink.reports import Reports
-from worker.sink.requests import Announcement, read_request, request_id_of
+from worker.sink.requests import (
+    Announcement,
+    UnreadableRequest,
+    read_request,
+    request_id_of,
+)
 from worker.sink.upkeep import Upkeep
 from worker.topics import Names
 
@@ -40,7 +47,11 @@ EXPIRY_MS: Final = 3_600_000
 """Whoever asked longer ago has given up; a group without positions finds old requests, too."""
 
 _POLL_SECONDS: Final = 0.2
-_RETRY_SECONDS: Final = 1.0
+_FIRST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 20.0
+_SETTLED_MS: Final = 10_000
+"""So long in office without a failure is a success, too: there was nothing to answer."""
+_OFFICE: Final = "requests and schedules"
 
 T = TypeVar("T")
 
@@ -64,22 +75,27 @@ class Active:
         self._reports = reports
         self._clock = clock
         self._upkeep = Upkeep(settings.place, settings.keep, clock, reports.place)
+        self._backoff = Backoff(clock.steady, _FIRST_PAUSE, _LONGEST_PAUSE)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Be active whenever elected, until `stop`; an export in hand is given up then.
 
-        An outage of the broker is waited out. Raises `MissingTopic`, `StateError`.
+        What keeps it from its work is waited out, with a pause that grows until some of that work
+        is done. Raises `StateError`.
         """
         while not stop.is_set():
             try:
                 await unless(stop, self._election.elected.wait())
                 await self._serve_a_term(stop)
+                self._reports.free(_OFFICE)  # it is not ours any more
             except Fenced:
                 _log.warning("sink_fenced")
-                await sleep(stop, _RETRY_SECONDS)
-            except BrokerUnavailable as error:
-                _log.warning("export_waits_for_broker", error=str(error))
-                await sleep(stop, _RETRY_SECONDS)
+                await sleep(stop, self._backoff.failed())
+            except (*WAITED_OUT, StateLost) as error:
+                seconds = self._backoff.failed()
+                self._reports.hindered(_OFFICE, str(error))
+                _log.warning("export_waits", error=str(error), seconds=round(seconds, 1))
+                await sleep(stop, seconds)
         await self._upkeep.close()
 
     async def _serve_a_term(self, stop: asyncio.Event) -> None:
@@ -88,31 +104,47 @@ class Active:
         Giving it up would gain nothing: the other one has begun it by then, and whoever is later
         of the two finds the finished export, and the fence.
         """
+        if stop.is_set():
+            return
         names, broker, group = self._source.names, self._source.broker, self._election.group
         async with AsyncExitStack() as stack:
             committer = await broker.committer(group, group)
             stack.push_async_callback(committer.close)
             reader = broker.reader()
             stack.push_async_callback(reader.close)
-            reader.assign(await self._positions(broker))
-            table = await read_table(broker, Partition(names.schedules, 0))
-            agenda = Agenda(self._settings.schedules, names, table)
+            positions, ends = await self._positions(broker)
+            reader.assign(positions)
+            agenda = Agenda(self._settings.schedules, names, await self._standings(broker))
             answers = Answers(self._source, self._settings, self._reports)
             term = _Term(
                 names, committer, answers, agenda, self._upkeep, self._reports, self._clock
             )
             _log.info("sink_active")
             self._reports.active(is_active=True)
+            began = self._clock.steady()
             try:
-                await term.begin()
+                await term.begin(ends)
                 while self._election.elected.is_set() and not stop.is_set():
                     await term.round(reader, stop)
+                    if term.answered or self._clock.steady() - began >= _SETTLED_MS:
+                        self._backoff.succeeded()
+                        self._reports.free(_OFFICE)
             finally:
                 self._reports.active(is_active=False)
                 _log.info("sink_passive")
 
-    async def _positions(self, broker: Broker) -> dict[Partition, int]:
-        """After the last request that was answered, by whichever sink."""
+    async def _standings(self, broker: Broker) -> dict[bytes, bytes]:
+        """How far the schedules are, whichever sink wrote it down."""
+        place = Partition(self._source.names.schedules, 0)
+        table = await read_checked(
+            broker, place, lambda k, v: v if read_standings({k: v}) else None
+        )
+        for offset in table.unreadable:
+            self._reports.unreadable(place, offset)
+        return table.rows
+
+    async def _positions(self, broker: Broker) -> tuple[dict[Partition, int], dict[Partition, int]]:
+        """After the last request that was answered, by whichever sink; and where they end now."""
         name = self._source.names.export_requests
         topics = await broker.topics([name])
         if name not in topics:
@@ -124,7 +156,7 @@ class Active:
             position = held.get(place, span.start)
             # Outside of the log: the topic was created anew, or the rest has expired.
             positions[place] = position if span.start <= position <= span.end else span.start
-        return positions
+        return positions, {place: span.end for place, span in spans.items()}
 
 
 class _Term:
@@ -140,6 +172,9 @@ class _Term:
         reports: Reports,
         clock: Clock,
     ) -> None:
+        self.answered = 0
+        """How many requests and slots have got their last answer."""
+        self._ends: Mapping[Partition, int] = {}
         self._names = names
         self._answers = answers
         self._agenda = agenda
@@ -148,8 +183,12 @@ class _Term:
         self._committer = committer
         self._clock = clock
 
-    async def begin(self) -> None:
-        """Note the schedules that are new: they run from now on, and catch nothing up."""
+    async def begin(self, ends: Mapping[Partition, int]) -> None:
+        """Note the schedules that are new: they run from now on, and catch nothing up.
+
+        Requests before `ends` were there when this term began.
+        """
+        self._ends = ends
         await self._committer.commit(self._agenda.begin(self._clock.now()), {})
         self._reports.schedules(self._agenda.next())
         self._upkeep.sweep_soon()
@@ -189,15 +228,19 @@ class _Term:
         self._reports.schedules(self._agenda.next())
 
     async def _take_up(self, message: Message, stop: asyncio.Event) -> None:
-        offsets = {Partition(message.topic, message.partition): message.offset + 1}
+        place = Partition(message.topic, message.partition)
+        offsets = {place: message.offset + 1}
         age = self._clock.wall() - message.timestamp
-        if age > EXPIRY_MS:
+        # One that came in this term is young, whatever the clock says.
+        if message.offset < self._ends.get(place, 0) and age > EXPIRY_MS:
             _log.info("export_request_expired", offset=message.offset, seconds=age // 1000)
             await self._committer.commit([], offsets)
             return
         try:
             request = read_request(message)
         except UsageError as error:
+            if isinstance(error, UnreadableRequest):
+                self._reports.unreadable(place, message.offset)
             said = self._answers.failure(request_id_of(message), str(error))
             await self._say(said, [], offsets)
             return
@@ -213,6 +256,7 @@ class _Term:
         except MessageRefused as error:
             failure = self._answers.failure(said.request_id, str(error))
             await self._committer.commit([message_of(self._names, failure), *more], offsets)
+        self.answered += 1
         if said.directory is not None:
             self._upkeep.announced(said.directory)
         else:

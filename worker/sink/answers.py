@@ -11,7 +11,13 @@ import msgspec
 import structlog
 
 from worker.brokers.contract import Outgoing
-from worker.errors import BrokerUnavailable, BuddyError, UsageError
+from worker.errors import (
+    BrokerUnavailable,
+    BuddyError,
+    ConfigurationError,
+    StateLost,
+    UsageError,
+)
 from worker.sink.cut import Source
 from worker.sink.export import ExportSettings, carry_out, moment_of, published
 from worker.sink.reports import Reports
@@ -53,7 +59,9 @@ class Answers:
     async def answer(self, request: ExportRequest, *, scheduled: bool = False) -> Answer:
         """Carry out a request, or a slot's: "finished" or "failed".
 
-        Raises `BrokerUnavailable`: then nothing is known, and the request is to be taken up again.
+        Raises `BrokerUnavailable`, `ConfigurationError` where a login is refused meanwhile, and
+        `StateLost` where the store is rebuilt: then nothing is known, and the request is to be
+        taken up again.
         """
         _log.info("export_started", request=request.id, entities=len(request.entities))
         began = time.monotonic()
@@ -61,7 +69,7 @@ class Answers:
         decided = True
         try:
             said = await self._carry_out(request, scheduled=scheduled)
-        except BrokerUnavailable:
+        except (BrokerUnavailable, ConfigurationError, StateLost):
             raise
         except UsageError as error:
             said = self.failure(request.id, str(error))

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from worker.accepted import Foreign, Refused, read_rows
 from worker.brokers.contract import Message, Partition
-from worker.sink.rows import RowReader, Unreadable
+from worker.sink.rows import Referring
 from worker.sink.snapshot import ROW
 
 
@@ -27,41 +28,55 @@ class Batch:
 
     def __init__(
         self,
-        readers: Mapping[str, RowReader],
+        kinds: Mapping[str, Referring],
         tags: Mapping[str, bytes],
         positions: Mapping[Partition, int],
     ) -> None:
-        self.latest: dict[bytes, tuple[Message, bytes, RowReader]] = {}
-        self.aside: list[SetAside] = []
+        self.latest: dict[bytes, tuple[Message, bytes, Referring]] = {}
+        self.refused: list[Refused] = []
         self.next: dict[Partition, int] = {}
         self.changed = self.deleted = self.repeats = self.skipped = 0
-        self._readers = readers
+        self._kinds = kinds
         self._keys = {topic: ROW + tag for topic, tag in tags.items()}
         self._positions = positions
 
-    def read(self, messages: Sequence[Message]) -> None:
-        """Read the messages, without those that were applied before."""
+    def read(self, messages: Sequence[Message], partitions: Mapping[str, int]) -> None:
+        """Read the messages, without those that were applied before.
+
+        `partitions` is as in `read_rows`.
+        """
+        for _, found in read_rows(self._new(messages), partitions):
+            topic = found[0][0].topic
+            kind, prefix = self._kinds[topic], self._keys[topic]
+            for message, row in found:
+                if isinstance(row, Foreign):
+                    self.refused.append(Refused(message, row))
+                    continue
+                key = prefix + (message.key or b"")
+                if self.latest.pop(key, None) is not None:
+                    self.repeats += 1  # overtaken within the batch: it never shows
+                users = b"" if row is None else kind.users(row)
+                self.latest[key] = (message, users, kind)
+
+    def aside(self) -> list[SetAside]:
+        """The foreign messages, as they are kept."""
+        return [
+            SetAside(m.topic, m.partition, m.offset, reason.value, m.key, m.value)
+            for m, reason in self.refused
+        ]
+
+    def _new(self, messages: Sequence[Message]) -> list[Message]:
+        """Those that were not applied before; with them the next offsets move on."""
+        new = []
         place = Partition("", 0)
         following = 0
         for message in messages:
             if message.partition != place.number or message.topic != place.topic:
                 place = Partition(message.topic, message.partition)
                 following = self.next.get(place) or self._positions.get(place, 0)
-                reader = self._readers[message.topic]
-                prefix = self._keys[message.topic]
             if message.offset < following:
                 self.skipped += 1
                 continue
             self.next[place] = following = message.offset + 1
-            found = reader.read(message.key, message.value)
-            if isinstance(found, Unreadable):
-                self._set_aside(message, found.reason)
-                continue
-            key = prefix + (message.key or b"")
-            if self.latest.pop(key, None) is not None:
-                self.repeats += 1  # overtaken within the batch: it never shows
-            self.latest[key] = (message, found, reader)
-
-    def _set_aside(self, message: Message, reason: str) -> None:
-        place = message.topic, message.partition, message.offset
-        self.aside.append(SetAside(*place, reason, message.key, message.value))
+            new.append(message)
+        return new

@@ -24,6 +24,7 @@ import msgspec
 from rocksdict import WriteBatch
 
 from schemas import ENTITIES
+from worker.errors import StateLost
 from worker.exports.manifest import Base, Cut
 from worker.exports.place import Finished
 from worker.sink import rocks
@@ -126,9 +127,8 @@ class Bookmarks:
 
     def expect(self, name: str, manifest_sha256: str) -> None:
         """The manifest that the pending export will have; flushed to disk when this returns."""
-        head = self._heads()[name]
-        assert head.pending is not None
-        pending = msgspec.structs.replace(head.pending, manifest_sha256=manifest_sha256)
+        head = self._heads().get(name, _Head())
+        pending = msgspec.structs.replace(_still(head), manifest_sha256=manifest_sha256)
         self._write(name, _Head(head.current, pending), flush=True)
 
     def settle(self, published: Published) -> None:
@@ -154,9 +154,8 @@ class Bookmarks:
         self._write(name, _Head(None, head.pending), flush=True, drop=head.current)
 
     def _seal(self, name: str, rows: Mapping[str, int]) -> None:
-        head = self._heads()[name]
-        assert head.pending is not None
-        sealed = msgspec.structs.replace(head.pending, rows=dict(rows))
+        head = self._heads().get(name, _Head())
+        sealed = msgspec.structs.replace(_still(head), rows=dict(rows))
         self._write(name, _Head(head.current, sealed), flush=True)
 
     def _heads(self) -> dict[str, _Head]:
@@ -185,13 +184,24 @@ class Bookmarks:
                 db.write(batch)
 
 
+def _still(head: _Head) -> Mark:
+    """The pending generation. Raises `StateLost` where it went with the store."""
+    if head.pending is None:
+        raise StateLost("the store was rebuilt while an incremental export was made: begin anew")
+    return head.pending
+
+
 class Draft:
-    """A generation that is being filled. Its calls block, and raise `StateError`."""
+    """A generation that is being filled. Its calls block, and raise `StateError`.
+
+    `StateLost` where the store was wiped meanwhile: then the generation is another's.
+    """
 
     def __init__(
         self, store: RowStore, generation: int, seal: Callable[[Mapping[str, int]], None]
     ) -> None:
         self._store = store
+        self._wiped = store.wiped
         self._prefix = delivered_prefix(generation)
         self._seal = seal
 
@@ -202,6 +212,8 @@ class Draft:
         for key, digest in rows:
             batch[start + key] = digest
         with self._store.database() as db:
+            if self._store.wiped != self._wiped:
+                _still(_Head())
             db.write(batch)
 
     def seal(self, rows: Mapping[str, int]) -> None:

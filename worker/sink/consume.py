@@ -1,7 +1,8 @@
 """Reading the accepted topics into the store: the one place that polls them.
 
 Promises: what is applied is read again at most, never lost; the event loop is never held for long
-(a batch is applied in a thread); an outage of the broker is waited out, a store that cannot be
+(a batch is applied in a thread); an outage of the broker is waited out; a store that is damaged, or
+was made of a topic that has been created anew, is wiped and filled again; one that cannot be
 written ends it (`StateError`). For a cut, partitions are held: the store is brought to exactly the
 offset where each was to stop, and what has been read beyond waits in memory (a batch of each
 partition at most).
@@ -18,14 +19,14 @@ import structlog
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Message, Partition, Reader
-from worker.errors import BrokerUnavailable, MissingTopic, NoAnswer
-from worker.index.freshness import Saved, reason_to_rebuild
+from worker.clock import Clock
+from worker.engine.backoff import Backoff
+from worker.errors import WAITED_OUT, MissingTopic, NoAnswer, StateLost
+from worker.index.freshness import created_anew, other_topics, reason_to_rebuild
 from worker.sink.reports import Reports, unheard
 from worker.sink.store import FORMAT, RowStore
 from worker.topics import Names
 
-Clock = Callable[[], int]
-"""Milliseconds since 1970."""
 Advance = Callable[[int, int], None]
 """Told of progress: done, of total."""
 
@@ -34,8 +35,12 @@ _POLL_SECONDS: Final = 0.2
 _NONE: Final = 1 << 63
 """A limit that no offset reaches."""
 _CURRENT_EVERY_MS: Final = 30_000
-_FIRST_PAUSE: Final = 0.2
-_LAST_PAUSE: Final = 5.0
+_LOOK_EVERY_MS: Final = 5_000
+"""Whether the topics are still those that the store was made of."""
+_SILENT_MS: Final = 20_000
+"""So long nothing may come while there is something to be read."""
+_BROKER, _ACCEPTED, _STORE = "broker", "accepted topics", "store"
+"""What the consumer can be hindered in."""
 
 _log = structlog.get_logger(__name__)
 
@@ -47,7 +52,7 @@ class Counts(msgspec.Struct):
     changed: int = 0
     deleted: int = 0
     repeats: int = 0
-    unreadable: int = 0
+    foreign: int = 0
     expired: int = 0
 
 
@@ -68,66 +73,57 @@ class Consumer:
         self._names = names
         self._topics = [names.accepted(entity) for entity in ENTITIES]
         self._clock = clock
+        self._steady = steady = clock.steady
         self._reader: Reader | None = None
         self._positions: dict[Partition, int] = {}
+        self._identities: dict[str, str] = {}
         self._limits: dict[Partition, int] = {}
         self._beyond: list[Message] = []
         self._moved = asyncio.Condition()
         self._awaited: tuple[int, dict[Partition, int]] | None = None
-        self._looked_at = 0
-        self._reports = reports or unheard(clock)
+        self._current_at = -_CURRENT_EVERY_MS
+        self._looked_at = steady()
+        self._came_at = steady()
+        self._holding = False
+        self._wiped: str | None = None
+        """Why the store was wiped while it was held."""
+        self._reports = reports or unheard(steady)
 
     async def open(self) -> None:
         """Begin where the store stands, or at the start where it cannot be trusted any more.
 
         Raises `MissingTopic`, `BrokerUnavailable`, `StateError`.
         """
-        topics = await self._broker.topics(self._topics)
-        for name in self._topics:
-            if name not in topics:
-                raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
-        places = [
-            Partition(name, number)
-            for name in self._topics
-            for number in range(topics[name].partitions)
-        ]
-        now = self._clock()
-        spans = await self._broker.spans(places)
-        ours = set(self._topics)
-        held = {p: o for p, o in self._store.positions().items() if p.topic in ours}
-        saved = Saved(FORMAT, self._store.last_current, held)
-        reason = reason_to_rebuild(saved, topics, spans, now, version=FORMAT)
-        if reason is not None:
-            await asyncio.to_thread(self._store.wipe, reason)
-            held = {}
-        if self._store.rebuilt is not None:
-            _log.warning("sink_store_rebuilt", reason=self._store.rebuilt)
-        if not held:
-            held = {place: spans[place].start for place in places}
-            await asyncio.to_thread(self._store.apply, [], held)
-            await asyncio.to_thread(self._store.stamp_current, now)
-        self._positions = held
         self._reader = self._broker.reader()
-        self._reader.assign(held)
+        await self._begin(self._store.damaged)
         self._reports.health.restored()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop` is set, and finish the batch in hand. Raises `StateError`."""
-        pause = _FIRST_PAUSE
+        outage = Backoff(self._steady)
+        damage = Backoff(self._steady, first=1.0, longest=60.0)
         while not stop.is_set():
             try:
+                lost = self._store.damaged or await self._made_of_others()
+                if lost is not None:
+                    self._reports.hindered(_STORE, lost)
+                    await self._begin(lost)
                 await self._step()
-                await self._keep_current()
+                if await self._keep_current():
+                    damage.succeeded()
+                    self._reports.free(_STORE)
                 if self._reports.lag_is_due():
-                    self._reports.lag(await self._ends(), self._positions)
-                self._reports.alive()
-            except BrokerUnavailable as error:
-                self._reports.alive()  # an outage is waited out: a restart cures none
-                _log.warning("sink_waits_for_broker", error=str(error), seconds=pause)
-                await sleep(stop, pause)
-                pause = min(2 * pause, _LAST_PAUSE)
-            else:
-                pause = _FIRST_PAUSE
+                    await self._measure_lag()
+                outage.succeeded()
+                self._reports.free(_BROKER)
+            except WAITED_OUT as error:
+                seconds = outage.failed()
+                self._reports.hindered(_BROKER, str(error))
+                _log.warning("sink_waits_for_broker", error=str(error), seconds=round(seconds, 1))
+                await sleep(stop, seconds)
+            except StateLost:  # the store says so from now on
+                await sleep(stop, damage.failed())
+            self._reports.alive()  # also in an outage: a restart cures none
 
     async def hold(
         self, entities: Iterable[str], patience: float = 60.0, advance: Advance | None = None
@@ -136,11 +132,15 @@ class Consumer:
 
         Open transactions count: their rows are waited for. `run` does the work, and goes on with
         other entities; `release` lets go. Raises `NoAnswer` after `patience` seconds without
-        progress, and `BrokerUnavailable`; then release as well.
+        progress, `StateLost` where the store is wiped, and `BrokerUnavailable`; then release as
+        well.
         """
+        self._holding = True
+        self.check_held()
         topics = {self._names.accepted(entity) for entity in entities}
         places = [place for place in self._positions if place.topic in topics]
         spans = await self._broker.spans(places, uncommitted=True)
+        self.check_held()
         reader = self._opened()
         # What has been read meanwhile was committed, and may be in the store already.
         ends = {place: max(spans[place].end, reader.position(place)) for place in places}
@@ -159,14 +159,72 @@ class Consumer:
                 ) from None
         return ends
 
+    def check_held(self) -> None:
+        """Raise `StateLost` if the store has been wiped since the first `hold`, or is to be."""
+        lost = self._wiped or self._store.damaged
+        if lost is not None:
+            raise StateLost(f"the store is read again, begin anew: {lost}")
+
     def release(self) -> None:
         """Go on with everything that is held."""
         self._limits = {}
+        self._holding = False
+        self._wiped = None
 
     async def close(self) -> None:
         """Stop reading; `run` must have ended."""
+        self._reports.rest()
         if self._reader is not None:
             await self._reader.close()
+
+    async def _begin(self, lost: str | None) -> None:
+        """Assign the positions where the store stands; wipe it first where it is `lost`, or old."""
+        # First of all: a topic that is created anew from now on has another identity than these.
+        identities = await self._broker.identities(self._topics)
+        topics = await self._broker.topics(self._topics)
+        for name in self._topics:
+            if name not in topics or name not in identities:
+                raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
+        places = [
+            Partition(name, number)
+            for name in self._topics
+            for number in range(topics[name].partitions)
+        ]
+        now = self._clock.wall()
+        spans = await self._broker.spans(places)
+        saved = self._store.saved()
+        reason = lost or reason_to_rebuild(
+            saved, topics, spans, now, version=FORMAT, identities=identities
+        )
+        held = dict(saved.positions)
+        if reason is not None:
+            await asyncio.to_thread(self._store.wipe, reason)
+            held = {}
+        if not held:
+            held = {place: spans[place].start for place in places}
+            await asyncio.to_thread(self._store.apply, [], held, identities)
+            await asyncio.to_thread(self._store.stamp_current, now)
+        async with self._moved:
+            if self._holding:
+                self._wiped = reason
+            self._limits, self._beyond, self._awaited = {}, [], None
+            self._current_at = self._steady() - _CURRENT_EVERY_MS
+            self._positions, self._identities = held, identities
+            self._moved.notify_all()
+        self._opened().assign(held)
+
+    async def _made_of_others(self) -> str | None:
+        """Which topic is no longer the one that the store was made of; looked at now and then."""
+        if self._steady() - self._looked_at < _LOOK_EVERY_MS:
+            return None
+        identities = await self._broker.identities(self._topics)
+        topics = await self._broker.topics(self._topics)
+        for name in self._topics:
+            if name not in topics or name not in identities:
+                raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
+        self._looked_at = self._steady()
+        saved = self._store.saved()
+        return created_anew(self._identities, identities) or other_topics(saved, topics)
 
     async def _step(self) -> None:
         reader = self._opened()
@@ -181,24 +239,15 @@ class Consumer:
             await self._apply(messages, positions)
 
     async def _apply(self, messages: list[Message], positions: dict[Partition, int]) -> None:
-        applied = await asyncio.to_thread(self._store.apply, messages, positions)
+        applied = await asyncio.to_thread(self._store.apply, messages, positions, self._identities)
+        self._came_at = self._steady()
         self._reports.applied(applied)
         counts = self.counts
         counts.read += len(messages)
         counts.changed += applied.changed
         counts.deleted += applied.deleted
         counts.repeats += applied.repeats
-        counts.unreadable += len(applied.unreadable)
-        if applied.unreadable:
-            place, offset, reason = applied.unreadable[0]
-            _log.error(
-                "accepted_unreadable",
-                count=len(applied.unreadable),
-                topic=place.topic,
-                partition=place.number,
-                offset=offset,
-                reason=reason,
-            )
+        counts.foreign += len(applied.refused)
         async with self._moved:
             self._positions = positions
             self._moved.notify_all()
@@ -209,26 +258,43 @@ class Consumer:
             self._reports.expired(count)
             _log.error("accepted_expired", topic=place.topic, partition=place.number, count=count)
 
-    async def _keep_current(self) -> None:
-        """Stamp the store when it has reached the ends of a moment ago."""
-        if self._awaited is None and self._clock() - self._looked_at >= _CURRENT_EVERY_MS:
-            self._looked_at = self._clock()
-            self._awaited = self._looked_at, await self._ends()
-        if self._awaited is not None and not self._behind(self._awaited[1]):
-            await asyncio.to_thread(self._store.stamp_current, self._awaited[0])
-            self._awaited = None
+    async def _keep_current(self) -> bool:
+        """Stamp the store when it has reached the ends of a moment ago; whether it was stamped."""
+        if self._awaited is None and self._steady() - self._current_at >= _CURRENT_EVERY_MS:
+            self._current_at = self._steady()
+            self._awaited = self._clock.wall(), await self._ends()
+        if self._awaited is None or self._behind(self._awaited[1]):
+            return False
+        await asyncio.to_thread(self._store.stamp_current, self._awaited[0])
+        self._awaited = None
+        return True
+
+    async def _measure_lag(self) -> None:
+        """Tell how far the store is behind, and whether nothing comes of what there is."""
+        ends = await self._ends()
+        self._reports.lag(ends, self._positions)
+        silent = (self._steady() - self._came_at) // 1000
+        if self._limits or not (behind := self._behind(ends)):
+            self._came_at = self._steady()
+            self._reports.free(_ACCEPTED)
+        elif silent >= _SILENT_MS // 1000:
+            reason = f"{behind} messages are to be read, and none has come for {silent} s"
+            self._reports.hindered(_ACCEPTED, reason)
+        else:
+            self._reports.free(_ACCEPTED)
 
     async def _ends(self) -> dict[Partition, int]:
         spans = await self._broker.spans(self._positions)
         return {place: span.end for place, span in spans.items()}
 
     def _behind(self, ends: Mapping[Partition, int]) -> int:
-        return sum(max(0, end - self._positions[place]) for place, end in ends.items())
+        return sum(max(0, end - self._positions.get(place, 0)) for place, end in ends.items())
 
     async def _less_behind(self, ends: Mapping[Partition, int], left: int) -> int:
         async with self._moved:
-            await self._moved.wait_for(lambda: self._behind(ends) < left)
-            return self._behind(ends)
+            await self._moved.wait_for(lambda: self._wiped or self._behind(ends) < left)
+        self.check_held()
+        return self._behind(ends)
 
     def _opened(self) -> Reader:
         if self._reader is None:

@@ -19,8 +19,9 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from worker.brokers.contract import Broker, Partition
+from worker.errors import StateLost
 from worker.exports.manifest import Cut
-from worker.sink.consume import Clock, Consumer
+from worker.sink.consume import Consumer
 from worker.sink.plan import STAGES
 from worker.sink.snapshot import Snapshot
 from worker.sink.store import RowStore
@@ -38,7 +39,10 @@ class Source(msgspec.Struct, frozen=True):
     names: Names
     store: RowStore
     consumer: Consumer
-    clock: Clock
+    clock: Callable[[], int]
+    """Milliseconds since 1970, for stamps: nothing waits by it."""
+    unreadable: Callable[[Partition, int], None] = lambda _place, _offset: None
+    """Told of garbage in topics of the project's own."""
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -57,14 +61,15 @@ async def take_cut(source: Source, patience: float, report: Report) -> Taken:
     """Take a cut of all that is in the inputs now.
 
     After `patience` seconds without progress on the verdicts it does without the pending ones;
-    without progress on the accepted topics it raises `NoAnswer`. Raises `StateError`,
-    `MissingTopic`, `BrokerUnavailable`.
+    without progress on the accepted topics it raises `NoAnswer`. Raises `StateError`, `StateLost`
+    where the store is read again, `MissingTopic`, `BrokerUnavailable`.
     """
     asked = source.clock()
     verdicts = await wait_for_verdicts(
         source.broker,
         source.names,
         patience,
+        source.unreadable,
         lambda done, total: report("judge", done, total),
     )
     consumer = source.consumer
@@ -74,6 +79,11 @@ async def take_cut(source: Source, patience: float, report: Report) -> Taken:
         await asyncio.to_thread(source.store.stamp_current, asked)
         moment = source.clock()
         snapshot = await asyncio.to_thread(source.store.snapshot)
+        try:
+            consumer.check_held()
+        except StateLost:
+            snapshot.close()
+            raise
     finally:
         consumer.release()
     cut = Cut(

@@ -6,25 +6,35 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final
 
+import structlog
+
 from worker.brokers.contract import Partition
+from worker.log import Sparing
 from worker.ops.health import Health, Part
 from worker.ops.metrics import Metrics
 from worker.sink.store import Applied
 
+_log = structlog.get_logger(__name__)
+
 _LAG_EVERY_MS: Final = 5_000
 """Lag costs a question to the broker."""
 _PLACE: Final = "exports"
+_MOST_GARBAGE: Final = 10_000
+"""Of so many garbled messages it is known that they have been counted."""
 
 
 class Reports:
-    """Tells what it is told. Times in milliseconds."""
+    """Tells what it is told. `clock` is a steady one, in milliseconds."""
 
     def __init__(self, metrics: Metrics, health: Part, clock: Callable[[], int]) -> None:
         self.health = health
         self._metrics = metrics
         self._clock = clock
-        self._measured = 0
+        self._measured = -_LAG_EVERY_MS
         self._place_away = False
+        self._foreign_rows = Sparing(_foreign_row)
+        self._garbage = Sparing(_unreadable_internal)
+        self._known_garbage: set[tuple[Partition, int]] = set()
 
     def alive(self) -> None:
         """Something was read, or nothing was there; or the broker is away and tried again."""
@@ -44,8 +54,25 @@ class Reports:
             changed=applied.changed,
             deleted=applied.deleted,
             repeats=applied.repeats,
-            unreadable=len(applied.unreadable),
+            foreign=len(applied.refused),
         )
+        self._foreign_rows.tell([refused.told("sink") for refused in applied.refused])
+
+    def unreadable(self, place: Partition, offset: int) -> None:
+        """A message of a topic of the project's own is garbage; it was skipped, maybe again."""
+        if (place, offset) in self._known_garbage:
+            return
+        if len(self._known_garbage) >= _MOST_GARBAGE:
+            self._known_garbage.clear()
+        self._known_garbage.add((place, offset))
+        self._metrics.unreadable_internal(1)
+        where = {"topic": place.topic, "partition": place.number, "offset": offset}
+        self._garbage.tell([where])
+
+    def rest(self) -> None:
+        """Log what has been counted and not logged yet."""
+        self._foreign_rows.rest()
+        self._garbage.rest()
 
     def expired(self, messages: int) -> None:
         """Messages were gone before they were read."""
@@ -55,7 +82,7 @@ class Reports:
     def lag_is_due(self) -> bool:
         """Whether it is time to measure the lag again."""
         now = self._clock()
-        due = abs(now - self._measured) >= _LAG_EVERY_MS
+        due = now - self._measured >= _LAG_EVERY_MS
         if due:
             self._measured = now
         return due
@@ -88,6 +115,14 @@ class Reports:
     def schedules(self, following: Mapping[str, datetime]) -> None:
         """By schedule its first slot that is not done; told by the active sink alone."""
         self._metrics.schedules({name: at.timestamp() for name, at in following.items()})
+
+
+def _foreign_row(**fields: object) -> None:
+    _log.error("foreign_row", **fields)
+
+
+def _unreadable_internal(**fields: object) -> None:
+    _log.error("unreadable_internal", **fields)
 
 
 def unheard(clock: Callable[[], int]) -> Reports:

@@ -35,6 +35,10 @@ _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _UUID_V4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
+class UnreadableRequest(UsageError):
+    """What stands in the topic is no request."""
+
+
 class ExportRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A request for an export, as JSON under its id as the key.
 
@@ -135,14 +139,14 @@ def is_request_id(text: str) -> bool:
 def read_request(message: Message) -> ExportRequest:
     """The request that a message holds, as `fill_in` gives it.
 
-    Raises `UsageError` with one line that says what is wrong.
+    Raises `UsageError` with one line that says what is wrong, `UnreadableRequest` for garbage.
     """
     try:
         request = msgspec.json.decode(message.value or b"", type=ExportRequest)
     except msgspec.MsgspecError as error:
-        raise UsageError(f"the request cannot be read: {_one_line(error)}") from None
+        raise UnreadableRequest(f"the request cannot be read: {_one_line(error)}") from None
     except (UnicodeDecodeError, RecursionError):
-        raise UsageError("the request cannot be read: expected a JSON object") from None
+        raise UnreadableRequest("the request cannot be read: expected a JSON object") from None
     check_request(request)
     if message.key is not None and message.key != request.id.encode():
         raise UsageError("the message key must be the request's id")

@@ -22,26 +22,27 @@ from rocksdict import (
     WriteOptions,
 )
 
-from worker.errors import BuddyError, StateError
+from worker.errors import BuddyError, StateError, StateLost
 
 _MIB: Final = 1024 * 1024
 _FULL: Final = ("no space left", "file too large", "disk quota")
 _REFUSED: Final = ("permission denied", "read-only file system", "operation not permitted")
 _NO_DIRECTORY: Final = ("file exists", "not a directory", "no such file")
-_DAMAGED: Final = ("corruption", "invalid argument", "while opening a file", "does not exist")
-
-
-class DamagedError(Exception):
-    """The database cannot be read; it is to be rebuilt. Stays within the sink's store."""
+_DAMAGED: Final = ("corruption", "no such file")
+_UNREADABLE: Final = (*_DAMAGED, "invalid argument", "while opening a file", "does not exist")
+"""Signs of damage while a database is opened."""
 
 
 def open_database(directory: Path) -> Rdict:
-    """Open or make the database. Raises `StateError`, and `DamagedError` where it is corrupt."""
+    """Open or make the database. Raises `StateError`, `StateLost` where it is damaged."""
+    if not (directory / "CURRENT").exists() and any(directory.glob("*.sst")):
+        # RocksDB would begin anew beside what is there, and not say so.
+        raise StateLost(damage(directory, "its file CURRENT is missing"))
     try:
         return Rdict(str(directory), _options())
     except Exception as error:  # noqa: BLE001 -- rocksdict raises nothing more precise
-        if _is_damage(str(error)):
-            raise DamagedError from None
+        if _has(str(error), _UNREADABLE):
+            raise StateLost(damage(directory, str(error))) from None
         raise StateError(in_one_line(directory, error)) from None
 
 
@@ -81,13 +82,23 @@ def make_directory(directory: Path) -> None:
 
 @contextmanager
 def guard(directory: Path) -> Iterator[None]:
-    """Turn whatever RocksDB raises into `StateError`."""
+    """Turn whatever RocksDB raises into `StateError`, `StateLost` where it means damage.
+
+    RocksDB checks each block that it reads by a checksum.
+    """
     try:
         yield
     except BuddyError:
         raise
     except Exception as error:  # noqa: BLE001 -- rocksdict raises nothing more precise
+        if _has(str(error), _DAMAGED):
+            raise StateLost(damage(directory, str(error))) from None
         raise StateError(in_one_line(directory, error)) from None
+
+
+def damage(directory: Path, what: str) -> str:
+    """The line for a person about a damaged database."""
+    return f"{directory} is damaged ({' '.join(what.split())[:200]}): it is rebuilt"
 
 
 def in_one_line(directory: Path, error: Exception) -> str:
@@ -129,9 +140,9 @@ def after(prefix: bytes) -> bytes:
     return prefix[:-1] + bytes([prefix[-1] + 1])
 
 
-def _is_damage(text: str) -> bool:
+def _has(text: str, signs: tuple[str, ...]) -> bool:
     small = text.lower()
-    return any(sign in small for sign in _DAMAGED)
+    return any(sign in small for sign in signs)
 
 
 def _options() -> Options:

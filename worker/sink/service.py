@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import structlog
 
 from worker.brokers.contract import Broker
 from worker.clock import Clock
-from worker.errors import MissingTopic, StateError
+from worker.errors import MissingTopic, StateError, StateLost
 from worker.exports.place import Place
 from worker.sink.active import Active
 from worker.sink.bookmarks import Bookmarks
@@ -40,8 +41,8 @@ async def serve(
     """Run a sink on an open broker until `stop` is set.
 
     Then the batch in hand is finished and an export in hand given up: the next start takes it up
-    again. Raises `MissingTopic` and `BrokerUnavailable` at the start only (later outages are
-    waited out), and `StateError` when the store is taken or cannot be written.
+    again. Raises `errors.WAITED_OUT` at the start only, and `StateError` when the store is taken or
+    cannot be written.
     """
     clock = clock or Clock()
     names = Names(prefix)
@@ -53,14 +54,15 @@ async def serve(
         try:
             for leftover in await asyncio.to_thread(settings.place.sweep):
                 _log.warning("export_leftover_removed", name=leftover)
-            await asyncio.to_thread(settle_bookmarks, Bookmarks(store), settings.place)
+            with suppress(StateLost):  # the store remembers, and is wiped by the consumer
+                await asyncio.to_thread(settle_bookmarks, Bookmarks(store), settings.place)
         except StateError:
             if stop.is_set():  # it was waiting for the place
                 return
             raise
-        consumer = Consumer(broker, store, names, clock.wall, reports)
-        source = Source(broker, names, store, consumer, clock.wall)
-        election = Election(broker, names)
+        consumer = Consumer(broker, store, names, clock, reports)
+        source = Source(broker, names, store, consumer, clock.wall, reports.unreadable)
+        election = Election(broker, names, reports, clock)
         active = Active(source, settings, election, reports, clock)
         await _check_topics(broker, names)
         await consumer.open()

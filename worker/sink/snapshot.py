@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, cast
 
@@ -12,7 +13,7 @@ from rocksdict import Rdict
 
 from schemas import ENTITIES
 from worker.brokers.contract import Partition
-from worker.errors import StateError
+from worker.errors import StateError, StateLost
 from worker.sink import rocks
 
 ROW: Final = b"r"
@@ -35,7 +36,10 @@ SNAPSHOTS: Final = "snapshots"
 
 
 class Snapshot:
-    """A consistent view. Any thread may use it, one at a time; close it after use."""
+    """A consistent view. Any thread may use it, one at a time; close it after use.
+
+    Its methods raise `StateError`, which is `StateLost` where the store turns out to be damaged.
+    """
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class Snapshot:
         room: Path,
         positions: Mapping[Partition, int],
         counts: Mapping[str, int],
+        on_damage: Callable[[str], None],
     ) -> None:
         self.positions = positions
         """The next offset of each accepted partition: everything before it is in here."""
@@ -51,18 +56,19 @@ class Snapshot:
         """The number of rows of each entity."""
         self._directory = directory
         self._room = room
+        self._on_damage = on_damage
         self._frozen: Rdict | None = frozen
         self._tags = {name: number.to_bytes() for number, name in enumerate(ENTITIES)}
 
     def blocks(self, entity: str, size: int = 1024 * 1024) -> Iterator[list[bytes]]:
         """All rows of an entity in the byte order of their canonical keys, about `size` at a time.
 
-        Raises `StateError`, also where fewer rows come than are counted.
+        Fewer rows than are counted mean damage.
         """
         start = ROW + self._tags[entity]
         block: list[bytes] = []
         held = seen = 0
-        with rocks.guard(self._directory):
+        with self._guard():
             options = rocks.until(rocks.after(start))
             for value in self._open().values(from_key=start, read_opt=options):
                 row = value[STAMP.size :]
@@ -84,7 +90,7 @@ class Snapshot:
         keys: list[bytes] = []
         rows: list[bytes] = []
         held = seen = 0
-        with rocks.guard(self._directory):
+        with self._guard():
             options = rocks.until(rocks.after(start))
             for key, value in self._open().items(from_key=start, read_opt=options):
                 row = value[STAMP.size :]
@@ -100,12 +106,9 @@ class Snapshot:
             yield keys, rows
 
     def delivered(self, generation: int, entity: str) -> Iterator[tuple[bytes, bytes]]:
-        """Keys and digests of the rows that a bookmark has of an entity, in the order of `blocks`.
-
-        Raises `StateError`.
-        """
+        """Keys and digests of the rows that a bookmark has of an entity, by their keys."""
         start = delivered_prefix(generation) + self._tags[entity]
-        with rocks.guard(self._directory):
+        with self._guard():
             options = rocks.until(rocks.after(start))
             for key, value in self._open().items(from_key=start, read_opt=options):
                 yield cast("bytes", key)[len(start) :], value
@@ -115,7 +118,7 @@ class Snapshot:
 
         For users that is the empty string.
         """
-        with rocks.guard(self._directory):
+        with self._guard():
             return cast("bytes | None", self._open().get(ID + self._tags[entity] + id_))
 
     def close(self) -> None:
@@ -127,10 +130,18 @@ class Snapshot:
 
     def _check(self, entity: str, seen: int) -> None:
         if seen != self.counts[entity]:
-            raise StateError(
-                f"the store in {self._directory} is damaged: remove the directory, "
-                "it is rebuilt from the topics"
-            )
+            with self._guard():
+                what = f"{seen} of {self.counts[entity]} {entity} were found"
+                raise StateLost(rocks.damage(self._directory, what))
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            with rocks.guard(self._directory):
+                yield
+        except StateLost as error:
+            self._on_damage(str(error))
+            raise
 
     def _open(self) -> Rdict:
         if self._frozen is None:

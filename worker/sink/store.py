@@ -6,11 +6,12 @@ RocksDB, by measurement: its cost stays flat as it grows (docs/performance.md). 
   after some batch; what is read again from there leads to the same rows.
 * A message counts once, in the order of its partition: below the stored position it is skipped.
 * An identical repeat changes nothing, the coordinates of the first acceptance included.
-* A message that is no canonical row is set aside under its coordinates and counted.
+* A foreign message (`worker.accepted`) is set aside under its coordinates and counted.
 * One process at a time; a second one gets `StateError`.
 
 Batches are not flushed to disk one by one: what a power cut takes is read again. Everything here
-can be rebuilt from the topics, so a store of another format is wiped, and says so in `rebuilt`.
+can be rebuilt from the topics, so a store that is damaged or of another format is wiped, with one
+line in the log (`sink_store_rebuilt`).
 """
 
 from __future__ import annotations
@@ -25,19 +26,22 @@ from typing import Final, cast
 from uuid import uuid4
 
 import msgspec
+import structlog
 from rocksdict import Rdict, WriteBatch
 
 from schemas import ENTITIES
+from worker.accepted import Refused, count_partitions
 from worker.brokers.contract import Message, Partition
 from worker.core.keys import id_bytes
-from worker.errors import StateError
+from worker.errors import StateError, StateLost
+from worker.index.freshness import Saved
 from worker.sink import rocks
 from worker.sink.batch import Batch, SetAside
-from worker.sink.rows import RowReader
+from worker.sink.rows import Referring
 from worker.sink.snapshot import BOOKMARK, ID, SNAPSHOTS, STAMP, Snapshot
 from worker.topics import Names
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 _STAMP_KEY: Final = b"mformat"
 _STATE_KEY: Final = b"mstate"
@@ -47,6 +51,8 @@ _ASIDE: Final = b"x"
 _OFFSET: Final = struct.Struct(">Q")
 _NUMBER: Final = struct.Struct(">I")
 
+_log = structlog.get_logger(__name__)
+
 
 class Applied(msgspec.Struct, frozen=True):
     """What a batch did. `repeats` changed nothing, `skipped` had been applied before."""
@@ -55,8 +61,8 @@ class Applied(msgspec.Struct, frozen=True):
     deleted: int = 0
     repeats: int = 0
     skipped: int = 0
-    unreadable: tuple[tuple[Partition, int, str], ...] = ()
-    """Partition, offset and reason of each message set aside."""
+    refused: tuple[Refused, ...] = ()
+    """The foreign messages, which were set aside."""
 
 
 class _Stamp(msgspec.Struct, frozen=True):
@@ -69,11 +75,15 @@ class _Stamp(msgspec.Struct, frozen=True):
 
 
 class _State(msgspec.Struct, frozen=True):
-    """What is counted, and until when the store is known to hold everything (ms)."""
+    """What is counted, and until when the store is known to hold everything (ms).
+
+    `identities` are those of the topics that the positions belong to.
+    """
 
     rows: dict[str, int]
-    unreadable: dict[str, int]
+    foreign: dict[str, int]
     last_current: int | None = None
+    identities: dict[str, str] = {}
 
 
 class Lost(msgspec.Struct, frozen=True):
@@ -96,7 +106,11 @@ class RowStore:
         """Why the store was made anew at this opening; None if it was not."""
         self.lost: Lost | None = None
         """What rebuilding took away, at this opening or any before."""
-        self._readers = {names.accepted(e.name): RowReader(e) for e in ENTITIES.values()}
+        self.wiped = 0
+        """How often everything was thrown away since the opening."""
+        self.damaged: str | None = None
+        """In one line what is wrong with the store; then it must be wiped."""
+        self._kinds = {names.accepted(e.name): Referring(e) for e in ENTITIES.values()}
         self._tags = {names.accepted(name): i.to_bytes() for i, name in enumerate(ENTITIES)}
         self._stamp = _Stamp(
             FORMAT,
@@ -117,6 +131,12 @@ class RowStore:
         """Until when (ms) the store is known to hold everything accepted; None if never."""
         return self._state.last_current
 
+    def saved(self) -> Saved:
+        """What `freshness.reason_to_rebuild` judges."""
+        with self._lock:
+            held = {p: o for p, o in self._positions.items() if p.topic in self._kinds}
+            return Saved(FORMAT, self._state.last_current, held, self._state.identities)
+
     def positions(self) -> dict[Partition, int]:
         """The offset that comes next in each partition."""
         with self._lock:
@@ -127,15 +147,15 @@ class RowStore:
         with self._lock:
             return {name: self._state.rows.get(name, 0) for name in ENTITIES}
 
-    def unreadable(self) -> dict[str, int]:
+    def foreign(self) -> dict[str, int]:
         """The number of messages set aside, by entity; without those that have none."""
         with self._lock:
-            return dict(self._state.unreadable)
+            return dict(self._state.foreign)
 
     def set_aside(self, limit: int = 100) -> list[SetAside]:
         """The first messages set aside, by topic, partition and offset."""
         found: list[SetAside] = []
-        with self._lock, rocks.guard(self.directory):
+        with self._lock, self._guard():
             for value in self._opened().values(
                 from_key=_ASIDE, read_opt=rocks.until(rocks.after(_ASIDE))
             ):
@@ -148,10 +168,11 @@ class RowStore:
         """The store as it is between two batches; close it after use. Later batches do not show."""
         room = self.directory / SNAPSHOTS / uuid4().hex
         rocks.make_directory(room.parent)
-        with self._lock, rocks.guard(self.directory):
-            positions = {p: o for p, o in self._positions.items() if p.topic in self._readers}
+        with self._lock, self._guard():
+            positions = {p: o for p, o in self._positions.items() if p.topic in self._kinds}
             frozen = rocks.freeze(self._opened(), room)
-            taken = Snapshot(self.directory, frozen, room, positions, self.counts())
+            counts = self.counts()
+            taken = Snapshot(self.directory, frozen, room, positions, counts, self._note_damage)
             self._snapshots.add(taken)
             return taken
 
@@ -161,40 +182,46 @@ class RowStore:
 
         Raises `StateError`, also for whatever RocksDB raises within the block.
         """
-        with self._lock, rocks.guard(self.directory):
+        with self._lock, self._guard():
             yield self._opened()
 
     # --- What changes it ----------------------------------------------------------------------
 
-    def apply(self, messages: Sequence[Message], positions: Mapping[Partition, int]) -> Applied:
+    def apply(
+        self,
+        messages: Sequence[Message],
+        positions: Mapping[Partition, int],
+        identities: Mapping[str, str] | None = None,
+    ) -> Applied:
         """Apply accepted messages and move on to `positions`, all or nothing.
 
-        `positions` are the reader's, past gaps; a partition never moves back. Raises `StateError`
-        and has then changed nothing.
+        `positions` are the reader's, of all partitions, past gaps; a partition never moves back.
+        `identities` are those of their topics. Raises `StateError` and has then changed nothing.
         """
         with self._lock:
-            work = Batch(self._readers, self._tags, self._positions)
-            work.read(messages)
+            work = Batch(self._kinds, self._tags, self._positions)
+            work.read(messages, count_partitions(positions))
             for place, offset in positions.items():
                 work.next[place] = max(offset, work.next.get(place, 0))
             batch = WriteBatch(raw_mode=True)
             rows = self._stage(batch, work)
-            return self._write(batch, work, rows)
+            return self._write(batch, work, rows, dict(identities or self._state.identities))
 
     def stamp_current(self, moment: int) -> None:
         """Everything that had been accepted at `moment` (ms) is in the store."""
         with self._lock:
             state = msgspec.structs.replace(self._state, last_current=moment)
-            with rocks.guard(self.directory):
+            with self._guard():
                 self._opened()[_STATE_KEY] = msgspec.msgpack.encode(state)
             self._state = state
 
     def wipe(self, reason: str) -> None:
-        """Throw everything away, to be read again from the topics."""
+        """Throw everything away, to be read again from the topics. Snapshots stay as they are."""
         with self._lock:
             db, self._db = self._opened(), None
-            self._close_snapshots()
+            self.wiped += 1
             self._db = self._open_anew(db, reason)
+            self.damaged = None
 
     def close(self) -> None:
         """Release the directory. Snapshots still open are closed; closing twice is harmless."""
@@ -215,68 +242,89 @@ class RowStore:
             raise StateError(f"the store in {self.directory} is closed")
         return self._db
 
-    def _open(self) -> Rdict:
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            with rocks.guard(self.directory):
+                yield
+        except StateLost as error:
+            self._note_damage(str(error))
+            raise
+
+    def _note_damage(self, what: str) -> None:
+        self.damaged = what
+
+    def _open(self, *, emptied: bool = False) -> Rdict:
         directory = self.directory / "rows"
         rocks.make_directory(self.directory)
         rocks.make_directory(directory)
+        is_new = not (directory / "CURRENT").exists()
+        db: Rdict | None = None
         try:
             db = rocks.open_database(directory)
-        except rocks.DamagedError:
-            return self._open_anew(None, "it could not be read")
-        with rocks.guard(self.directory):
-            held = db.get(_STAMP_KEY)
-            stamp = _decode_stamp(held)
-            raw = db.get(_STATE_KEY)
-        if held is None and raw is None:
-            self._state = _State({}, {})
-            self._positions = {}
-            first = WriteBatch(raw_mode=True)
-            first[_STAMP_KEY] = msgspec.msgpack.encode(self._stamp)
-            first[_STATE_KEY] = msgspec.msgpack.encode(self._state)
-            if self.lost is not None:
-                first[_LOST_KEY] = msgspec.msgpack.encode(self.lost)
             with rocks.guard(self.directory):
-                db.write(first)
-            return db
-        if stamp is None or msgspec.structs.replace(stamp, columns=()) != msgspec.structs.replace(
-            self._stamp, columns=()
-        ):
-            return self._open_anew(db, "its format, topic prefix or entities are others")
+                reason = self._restore(db, is_new=is_new)
+        except StateLost as error:
+            if emptied:
+                raise StateError(f"{error}, but that does not help: look at its disk") from None
+            return self._open_anew(db, str(error))
+        return db if reason is None else self._open_anew(db, reason)
+
+    def _restore(self, db: Rdict, *, is_new: bool) -> str | None:
+        """Take up what the database holds; why it cannot be used, if it cannot."""
+        if is_new:
+            self._begin(db)
+            return None
+        held, raw = db.get(_STAMP_KEY), db.get(_STATE_KEY)
+        replace = msgspec.structs.replace
         try:
+            stamp = msgspec.msgpack.decode(held or b"", type=_Stamp)
+            if replace(stamp, columns=()) != replace(self._stamp, columns=()):
+                return "its format, topic prefix or entities are others"
             self._state = msgspec.msgpack.decode(raw or b"", type=_State)
             self.lost = msgspec.msgpack.decode(db.get(_LOST_KEY) or b"\xc0", type=Lost | None)
         except msgspec.MsgspecError:
-            return self._open_anew(db, "it could not be read")
+            return "it is damaged (what it says of itself cannot be read)"
         if stamp.columns != self._stamp.columns:
-            if self._state.unreadable:
-                return self._open_anew(db, "columns changed and rows had been set aside")
-            with rocks.guard(self.directory):
-                db[_STAMP_KEY] = msgspec.msgpack.encode(self._stamp)
-        with rocks.guard(self.directory):
-            pairs = db.items(from_key=_POSITION, read_opt=rocks.until(rocks.after(_POSITION)))
-            self._positions = {_place(key): _OFFSET.unpack(value)[0] for key, value in pairs}
-        return db
+            if self._state.foreign:
+                return "columns changed and rows had been set aside"
+            db[_STAMP_KEY] = msgspec.msgpack.encode(self._stamp)
+        pairs = db.items(from_key=_POSITION, read_opt=rocks.until(rocks.after(_POSITION)))
+        self._positions = {_place(key): _OFFSET.unpack(value)[0] for key, value in pairs}
+        return None
+
+    def _begin(self, db: Rdict) -> None:
+        """Begin with an empty store."""
+        self._state = _State({}, {})
+        self._positions = {}
+        first = WriteBatch(raw_mode=True)
+        first[_STAMP_KEY] = msgspec.msgpack.encode(self._stamp)
+        first[_STATE_KEY] = msgspec.msgpack.encode(self._state)
+        if self.lost is not None:
+            first[_LOST_KEY] = msgspec.msgpack.encode(self.lost)
+        db.write(first)
 
     def _open_anew(self, db: Rdict | None, reason: str) -> Rdict:
         """Throw away what is there, and remember which bookmarks went with it."""
         names = None if db is None else _bookmarks(db, self.lost)
         if db is not None:
             rocks.close(db)
+        _log.warning("sink_store_rebuilt", reason=reason)
         rocks.destroy(self.directory / "rows")
         self.rebuilt = reason
         self.lost = Lost(reason, names)
-        return self._open()
+        return self._open(emptied=True)
 
     def _stage(self, batch: WriteBatch, work: Batch) -> dict[str, int]:
         """Put what really changes into the batch; the change in the number of rows by entity."""
         rows: dict[str, int] = {}
         if not work.latest:
             return rows
-        with rocks.guard(self.directory):
+        with self._guard():
             before = self._opened().get(list(work.latest)) or []
-        for (key, (message, users, reader)), held in zip(work.latest.items(), before, strict=True):
+        for (key, (message, users, kind)), held in zip(work.latest.items(), before, strict=True):
             value = message.value
-            name = reader.entity.name
+            name = kind.entity.name
             if value is None:
                 if held is None:
                     work.repeats += 1
@@ -293,7 +341,7 @@ class RowStore:
                 work.changed += 1
                 if held is None:
                     rows[name] = rows.get(name, 0) + 1
-            if reader.referred and (held is None or value is None or users):
+            if kind.referred and (held is None or value is None or users):
                 id_key = ID + key[1:2] + id_bytes(key[2:].decode())
                 if value is None:
                     del batch[id_key]
@@ -301,31 +349,31 @@ class RowStore:
                     batch[id_key] = users
         return rows
 
-    def _write(self, batch: WriteBatch, work: Batch, rows: dict[str, int]) -> Applied:
+    def _write(
+        self, batch: WriteBatch, work: Batch, rows: dict[str, int], identities: dict[str, str]
+    ) -> Applied:
         moved = {p: o for p, o in work.next.items() if o > self._positions.get(p, -1)}
         if moved or not batch.is_empty():
             for place, offset in moved.items():
                 batch[_position_key(place)] = _OFFSET.pack(offset)
-            unreadable = dict(self._state.unreadable)
-            for aside in work.aside:
+            foreign = dict(self._state.foreign)
+            for aside in work.aside():
                 place = Partition(aside.topic, aside.partition)
                 key = _ASIDE + _position_key(place) + _OFFSET.pack(aside.offset)
                 batch[key] = msgspec.msgpack.encode(aside)
-                name = self._readers[aside.topic].entity.name
-                unreadable[name] = unreadable.get(name, 0) + 1
+                name = self._kinds[aside.topic].entity.name
+                foreign[name] = foreign.get(name, 0) + 1
             counts = dict(self._state.rows)
             for name, change in rows.items():
                 counts[name] = counts.get(name, 0) + change
-            state = _State(counts, unreadable, self._state.last_current)
+            state = _State(counts, foreign, self._state.last_current, identities)
             batch[_STATE_KEY] = msgspec.msgpack.encode(state)
-            with rocks.guard(self.directory):
+            with self._guard():
                 self._opened().write(batch)
             self._positions.update(moved)
             self._state = state
-        unreadable_at = tuple(
-            (Partition(a.topic, a.partition), a.offset, a.reason) for a in work.aside
-        )
-        return Applied(work.changed, work.deleted, work.repeats, work.skipped, unreadable_at)
+        refused = tuple(work.refused)
+        return Applied(work.changed, work.deleted, work.repeats, work.skipped, refused)
 
 
 def _bookmarks(db: Rdict, lost: Lost | None) -> tuple[str, ...] | None:
@@ -340,13 +388,6 @@ def _bookmarks(db: Rdict, lost: Lost | None) -> tuple[str, ...] | None:
     except Exception:  # noqa: BLE001 -- rocksdict raises nothing more precise
         return None
     return tuple(sorted({*found, *(lost.names or () if lost is not None else ())}))
-
-
-def _decode_stamp(raw: bytes | None) -> _Stamp | None:
-    try:
-        return None if raw is None else msgspec.msgpack.decode(raw, type=_Stamp)
-    except msgspec.MsgspecError:
-        return None
 
 
 def _position_key(place: Partition) -> bytes:

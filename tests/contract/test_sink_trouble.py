@@ -1,0 +1,377 @@
+"""A sink and garbage in its topics, topics created anew, damage, and refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.contract.conftest import Clock, DeleteTopic, unique
+from tests.contract.helpers import PATIENCE, eventually
+from tests.contract.sink_kit import PARTITIONS, Sink, a_sink, csv_rows, fill
+from tests.unit.test_sink_rows import user, uuid
+from worker.brokers.contract import Broker, Committer, Message, Outgoing, Partition, Reader
+from worker.errors import BrokerUnavailable, ConfigurationError, StateLost
+from worker.sink import consume
+from worker.sink.requests import ExportRequest
+from worker.topics import Names, wanted
+
+
+@pytest.fixture
+async def sink(broker: Broker, clock: Clock, tmp_path: Path) -> Sink:
+    made = await a_sink(broker, Names(unique("sink")), tmp_path / "sink", clock)
+    made.let_time_pass()
+    return made
+
+
+# --- garbage --------------------------------------------------------------------------------------
+
+GARBAGE = [
+    b"",
+    b"\xff\x00",
+    b"{",
+    b"[]",
+    b"7",
+    b"[" * 50_000,
+    b'{"next":{"users":"x"},"judged":{}}',
+    b'{"next":{"users":-5},"judged":{"users":99999999999999999999999}}',
+    b'{"next":{"users":1e999},"judged":null}',
+]
+
+
+async def test_garbage_in_progress_is_skipped_counted_and_named(sink: Sink) -> None:
+    topic = sink.names.progress
+    await sink.send("users", 3)
+    await sink.judge(0, {"users": 3})
+    forged = b'{"next":{"users":3},"judged":{"users":3}}'
+    junk = [Outgoing(topic, b"0", value, partition=0) for value in GARBAGE]
+    junk += [Outgoing(topic, key, forged, partition=1) for key in (b"", b"0", b"\xff")]
+    await sink.broker.publish(junk)
+    with capture_logs() as logs:
+        async with sink.running():
+            said = await sink.export("a", formats=("csv",))
+            await sink.export("b", formats=("csv",))
+    assert said.complete is True
+    told = [entry for entry in logs if entry["event"] == "unreadable_internal"]
+    assert {entry["topic"] for entry in told} == {topic}
+    assert sum(entry["count"] for entry in told) == len(junk), "each once, however often it is read"
+    assert all(isinstance(entry["offset"], int) for entry in told)
+
+
+async def test_progress_under_the_key_of_another_task_judges_nothing(sink: Sink) -> None:
+    sink.patience = 0.3
+    await sink.send("users", 3, partition=1)
+    forged = b'{"next":{"users":3},"judged":{"users":3}}'
+    await sink.broker.publish([Outgoing(sink.names.progress, b"0", forged, partition=1)])
+    async with sink.running():
+        said = await sink.export("a", formats=("csv",))
+    assert said.pending == {"users": {1: 3}}
+
+
+async def test_garbage_in_the_public_topics_ends_nothing(sink: Sink) -> None:
+    chance = random.Random(3)
+    values = [*GARBAGE, *(chance.randbytes(chance.randrange(40)) for _ in range(10))]
+    requests = [Outgoing(sink.names.export_requests, None, value) for value in values]
+    standings = [
+        Outgoing(sink.names.schedules, key, value, partition=0)
+        for value in [*values, b'{"until":"9999-12-31T23:59:59Z"}', b'{"until":"2024-01-01"}']
+        for key in (b"monthly", b"\xff")
+    ]
+    answers = [Outgoing(sink.names.exports, b"x", value) for value in values]
+    await sink.broker.publish([*requests, *standings, *answers])
+    async with sink.running():
+        await sink.export_request("good", formats=("csv",))
+        finished: Sequence[Any] = ()
+        async with asyncio.timeout(PATIENCE):
+            while not finished:
+                finished = await sink.announced()
+                await asyncio.sleep(0.05)
+    failed = await sink.announced("failed")
+    assert len(failed) == len(values)
+    assert all("\n" not in str(said.error) for said in failed)
+    assert [said.request_id for said in finished] == ["good"]
+
+
+# --- topics created anew --------------------------------------------------------------------------
+
+
+async def create_anew(
+    sink: Sink, remove: DeleteTopic, topic: str, partitions: int = PARTITIONS
+) -> None:
+    await remove(topic)
+    made = wanted(sink.names, partitions, 1024 * 1024)[topic]
+    await eventually(lambda: sink.broker.create([made]), bool)
+
+
+@pytest.mark.parametrize(
+    ("running", "records", "partitions"),
+    [
+        pytest.param(False, 30, PARTITIONS, id="while it is away, more"),
+        pytest.param(True, 2, PARTITIONS, id="under a sink, fewer"),
+        pytest.param(True, 30, PARTITIONS, id="under a sink, more"),
+        pytest.param(True, 5, PARTITIONS + 1, id="under a sink, other partitions"),
+    ],
+)
+async def test_an_accepted_topic_that_was_created_anew_is_read_from_its_start(
+    sink: Sink,
+    remove: DeleteTopic,
+    monkeypatch: pytest.MonkeyPatch,
+    records: int,
+    partitions: int,
+    *,
+    running: bool,
+) -> None:
+    monkeypatch.setattr(consume, "_LOOK_EVERY_MS", 300)
+    await sink.accept("users", *(user(n) for n in range(10)))
+    topic = sink.names.accepted("users")
+
+    async def anew() -> None:
+        await create_anew(sink, remove, topic, partitions)
+        await sink.accept("users", *(user(100 + n) for n in range(records)))
+
+    with capture_logs() as logs:
+        async with sink.running():
+            await sink.export("before", formats=("csv",))
+            if running:
+                await anew()
+                await eventually(lambda: asyncio.sleep(0, [e["event"] for e in logs]), _rebuilt)
+        if not running:
+            await anew()
+        async with sink.running():
+            said = await sink.export("after", formats=("csv",))
+    rebuilt = [entry for entry in logs if entry["event"] == "sink_store_rebuilt"]
+    assert len(rebuilt) == 1
+    assert topic in rebuilt[0]["reason"]
+    rows = csv_rows(sink.exports / str(said.directory), "users")
+    assert [row["id"] for row in rows] == [uuid(100 + n) for n in range(records)]
+
+
+def _rebuilt(events: list[str]) -> bool:
+    return "sink_store_rebuilt" in events
+
+
+async def test_a_cut_does_not_believe_offsets_in_an_input_that_was_there_before(
+    sink: Sink, remove: DeleteTopic
+) -> None:
+    sink.patience = 0.5
+    await sink.send("users", 5)
+    topic = sink.names.inputs("users")
+    (before,) = (await sink.broker.identities([topic])).values()
+    saved = b'{"next":{"users":5},"judged":{"users":5},"topics":{"users":"%b"}}' % before.encode()
+    await sink.broker.publish([Outgoing(sink.names.progress, b"0", saved, partition=0)])
+    await create_anew(sink, remove, topic)
+    await sink.send("users", 3)
+    async with sink.running():
+        said = await sink.export("a", formats=("csv",))
+    assert said.pending == {"users": {0: 3}}
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+async def test_a_store_that_is_damaged_under_a_sink_is_rebuilt_and_the_export_is_made(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(sink)
+    async with sink.running():
+        await sink.export("before", formats=("csv",))
+    real = consume.Consumer.hold
+    spoiled: list[object] = []
+
+    async def spoil(self: consume.Consumer, *args: Any) -> Any:
+        if not spoiled:
+            store = self._store
+            spoiled.append(store)
+            with suppress(StateLost), store.database():
+                raise Exception("Corruption: block checksum mismatch")  # noqa: TRY002
+        return await real(self, *args)
+
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(consume.Consumer, "hold", spoil)
+        async with sink.running():
+            said = await sink.export("after", formats=("csv",))
+    assert (said.counts or {})["users"] == 4
+    assert [e["event"] for e in logs].count("sink_store_rebuilt") == 1
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+embedded_only = pytest.mark.parametrize("kind", ["embedded"])
+"""What refuses here is none of the brokers."""
+
+
+class Refusing:
+    """A broker that refuses some of what it is asked, while `reason` is set."""
+
+    def __init__(self, broker: Broker, what: str, topic: str = "") -> None:
+        self.reason: Exception | None = None
+        self.refused = 0
+        self._broker = broker
+        self._what = what
+        self._topic = topic
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._broker, name)
+        if name != self._what:
+            return found
+
+        async def refuse(*args: Any, **more: Any) -> Any:
+            self._refuse()
+            return await found(*args, **more)
+
+        return refuse
+
+    async def committer(self, *args: str) -> Committer:
+        committer = await self._broker.committer(*args)
+        if self._what == "commit":
+            commit = committer.commit
+
+            async def refuse(*args: Any) -> list[int]:
+                self._refuse()
+                return await commit(*args)
+
+            committer.commit = refuse  # type: ignore[assignment, method-assign]
+        return committer
+
+    def reader(self) -> Reader:
+        reader = self._broker.reader()
+        if self._what != "reader":
+            return reader
+        read, assign = reader.read, reader.assign
+        topics: set[str] = set()
+
+        def note(positions: Any) -> None:
+            topics.update(place.topic for place in positions)
+            assign(positions)
+
+        async def refuse(*args: Any, **more: Any) -> list[Message]:
+            if self._topic in topics:
+                self._refuse()
+            return await read(*args, **more)
+
+        reader.assign, reader.read = note, refuse  # type: ignore[method-assign]
+        return reader
+
+    def _refuse(self) -> None:
+        if self.reason is not None:
+            self.refused += 1
+            raise self.reason
+
+
+DENIED = BrokerUnavailable("Kafka does not allow to read t: topic authorization failed")
+LOGIN = ConfigurationError("Kafka refuses the login of buddy: wrong password")
+
+
+@embedded_only
+@pytest.mark.parametrize("reason", [DENIED, LOGIN])
+@pytest.mark.parametrize(
+    ("what", "topic", "hindered"),
+    [
+        ("reader", "accepted", "broker"),
+        ("spans", "", "broker"),
+        ("commit", "", "requests and schedules"),
+        ("reader", "export_requests", "requests and schedules"),
+        ("publish", "", "requests and schedules"),
+    ],
+)
+async def test_what_keeps_it_from_its_work_is_told_and_waited_out(
+    sink: Sink,
+    what: str,
+    topic: str,
+    hindered: str,
+    reason: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.sink.active._SETTLED_MS", 500)
+    names = sink.names
+    name = {"accepted": names.accepted("users"), "export_requests": names.export_requests}
+    broker = Refusing(sink.broker, what, name.get(topic, ""))
+    async with sink.running(broker):
+        await sink.export("before", formats=("csv",))
+        assert sink.reasons() == []
+        broker.reason = reason
+        await sink.export_request("after", formats=("csv",))
+        expected = f"sink: {hindered}: {reason}"
+        await eventually(lambda: asyncio.sleep(0, sink.reasons()), _holds(expected))
+        broker.reason = None
+        assert (await sink.answer("finished")).request_id == "after"
+        await eventually(lambda: asyncio.sleep(0, sink.reasons()), lambda found: not found)
+
+
+def _holds(expected: str) -> Callable[[list[str]], bool]:
+    return lambda reasons: any(reason.startswith(expected) for reason in reasons)
+
+
+@embedded_only
+async def test_without_the_right_to_read_progress_it_tries_ever_more_seldom(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = Refusing(sink.broker, "reader", sink.names.progress)
+    broker.reason = DENIED
+    await sink.send("users", 1)
+    await sink.judge(0, {"users": 1})
+    waits: list[float] = []
+
+    async def soon(stop: asyncio.Event, seconds: float) -> None:
+        waits.append(seconds)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr("worker.sink.active.sleep", soon)
+    async with sink.running(broker):
+        await sink.ask(ExportRequest("a", formats=("csv",)))
+        await eventually(lambda: asyncio.sleep(0, len(waits)), lambda count: count >= 8)
+        broker.reason = None
+        assert (await sink.answer("finished")).request_id == "a"
+        await eventually(lambda: asyncio.sleep(0, sink.reasons()), lambda found: not found)
+    assert waits[0] <= 1.0
+    assert 10.0 <= waits[7] <= 20.0
+
+
+@embedded_only
+async def test_a_refused_election_is_told_and_waited_out(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[Exception] = []
+
+    async def join(*args: Any) -> Any:
+        member = await real(*args)
+        assignment = member.assignment
+
+        async def ask() -> frozenset[int]:
+            if refused:
+                raise refused[0]
+            return frozenset(await assignment())
+
+        member.assignment = ask  # type: ignore[method-assign]
+        return member
+
+    real = sink.broker.join
+    monkeypatch.setattr(sink.broker, "join", join)
+    async with sink.running():
+        await sink.export("before", formats=("csv",))
+        refused.append(LOGIN)
+        expected = f"sink: election: {LOGIN}"
+        await eventually(lambda: asyncio.sleep(0, sink.reasons()), _holds(expected))
+        refused.clear()
+        await sink.export("after", formats=("csv",))
+        await eventually(lambda: asyncio.sleep(0, sink.reasons()), lambda found: not found)
+
+
+@embedded_only
+async def test_a_clock_that_jumps_neither_stalls_nor_ends_it(sink: Sink) -> None:
+    day = 24 * 3600 * 1000
+    await fill(sink)
+    async with sink.running():
+        for number, step in enumerate((-day, 9 * day, -30 * day, 400 * day, -400 * day)):
+            sink.clock.now += step
+            said = await sink.export(f"e{number}", formats=("csv",))
+            assert (said.counts or {})["users"] == 4
+            assert sink.reasons() == []
+    place = Partition(sink.names.export_requests, 0)
+    assert (await sink.broker.spans([place]))[place].end >= 5

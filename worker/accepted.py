@@ -1,0 +1,126 @@
+"""What counts as a row in the accepted topics: the one rule, for the index and for the sink. Pure.
+
+Only the worker is to write there, and still nothing is believed: a message that the worker cannot
+have written is *foreign*. Both readers set it aside and count it, and the earlier row of its key
+stays in force in both.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from functools import cache
+from itertools import groupby
+from operator import attrgetter
+from typing import Final, NamedTuple
+
+from schemas import ENTITIES
+from schemas.fields import Row
+from worker.brokers.contract import Message, Partition
+from worker.brokers.partitioner import partitions_for
+from worker.core.decode import RecordDecoder
+from worker.core.keys import read_key
+from worker.core.outbox import SOURCE_HEADER
+
+_ANY_SIZE: Final = 1 << 60
+"""Only records are limited in size: a lower limit must not turn the rows of earlier ones away."""
+
+_topic = attrgetter("topic")
+
+
+class Foreign(StrEnum):
+    """Why a message is no row. It names no content."""
+
+    NO_KEY = "it has no key"
+    KEY = "its key is not canonical"
+    ROW = "its value is no row in canonical form"
+    OTHER_KEY = "its key is not the key of its row"
+    PARTITION = "its key belongs into another partition"
+
+
+Read = Row | Foreign | None
+"""A row, why it is none, or None: the deletion of the key's row."""
+
+
+class Refused(NamedTuple):
+    """A foreign message."""
+
+    message: Message
+    reason: Foreign
+
+    def told(self, reader: str) -> dict[str, object]:
+        """What a log line says of it."""
+        message = self.message
+        return {
+            "reader": reader,
+            "topic": message.topic,
+            "partition": message.partition,
+            "offset": message.offset,
+            "reason": self.reason.value,
+        }
+
+
+class RowRule:
+    """Says of messages of one entity's accepted topic what they are."""
+
+    def __init__(self, entity: str) -> None:
+        self.entity = ENTITIES[entity]
+        self._decoder = RecordDecoder(self.entity, _ANY_SIZE)
+
+    def read(self, key: bytes | None, value: bytes | None) -> Read:
+        """A row, or a deletion, of exactly that key, both in canonical form; or why it is neither.
+
+        A row is canonical if judging it again would leave it as it is.
+        """
+        if key is None:
+            return Foreign.NO_KEY
+        if value is None:
+            return None if read_key(self.entity, key) == key else Foreign.KEY
+        row = self._decoder.canonical(value)
+        if row is None:
+            return Foreign.ROW
+        return row if self._decoder.key_of(row) == key else Foreign.OTHER_KEY
+
+
+@cache
+def rule_of(entity: str) -> RowRule:
+    """The rule for that entity. It holds nothing of what it reads, so all share it."""
+    return RowRule(entity)
+
+
+def read_rows(
+    messages: Sequence[Message], partitions: Mapping[str, int]
+) -> Iterator[tuple[RowRule, list[tuple[Message, Read]]]]:
+    """What each message is, in their order: run by run of one topic, with that topic's rule.
+
+    Accepted messages lie where the default partitioner puts their key (docs/contract.md, "Topics"),
+    so that a key's latest row is the last one in one partition. `partitions` has the number of
+    partitions of each topic; in a topic that it does not name they may lie anywhere. A message
+    that names its source may as well: the topic may have had fewer partitions when it was written.
+    """
+    for topic, grouped in groupby(messages, _topic):
+        run = list(grouped)
+        rule = rule_of(topic.rpartition(".")[2])
+        found = [(message, rule.read(message.key, message.value)) for message in run]
+        count = partitions.get(topic, 0)
+        if count > 1:
+            placed = partitions_for([message.key or b"" for message in run], count)
+            if placed != [message.partition for message in run]:
+                found = [
+                    (message, read if message.partition == number else _misplaced(message, read))
+                    for (message, read), number in zip(found, placed, strict=True)
+                ]
+        yield rule, found
+
+
+def count_partitions(every: Iterable[Partition]) -> dict[str, int]:
+    """How many partitions each topic has, given all of them."""
+    return Counter(place.topic for place in every)
+
+
+def _misplaced(message: Message, read: Read) -> Read:
+    """What a message is that lies in another partition than its key's."""
+    if isinstance(read, Foreign) or any(name == SOURCE_HEADER for name, _ in message.headers):
+        return read
+    return Foreign.PARTITION

@@ -1,0 +1,147 @@
+"""Finds out whether an LMDB file is still what was written; LMDB itself has no checksums.
+
+* A file that was closed in order has a checksum beside it (`seal`): any change is found.
+* Else a process of its own walks through the trees, since what a damaged file does to whoever
+  reads it may be the end of that process. Users and addresses hold the same pairs, so a changed
+  byte in either is found too. What cannot be told then: a changed id of a match.
+
+This file is also the program of that process: it imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import lmdb
+
+_SEAL: Final = "checksum"
+_CHUNK: Final = 1 << 20
+_ID: Final = 16
+_PATIENCE: Final = 600.0
+_LOOK_UP_EVERY: Final = 16
+_TREES: Final = ("about", "users", "addresses", "matches", "positions", "topics")
+
+
+def seal(file: Path, length: int, mode: int) -> None:
+    """Leave the checksum of the first `length` bytes beside the file. Raises OSError."""
+    handle = os.open(file.with_name(_SEAL), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        os.write(handle, b"%d %08x\n" % (length, _checksum(file, length)))
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def unseal(file: Path) -> None:
+    """Take the checksum away, before the file is changed. Raises OSError."""
+    file.with_name(_SEAL).unlink(missing_ok=True)
+
+
+def damage_of(file: Path, version: int) -> str | None:
+    """What is wrong with the file, if anything can be told. Raises OSError.
+
+    A file of another version than this is not looked at.
+    """
+    try:
+        said = file.with_name(_SEAL).read_bytes()
+    except FileNotFoundError:
+        return _walk_apart(file.parent, version) if file.exists() else None
+    if not file.exists():
+        return "it is missing"
+    length, _, checksum = said.partition(b" ")
+    if not length.isdigit() or b"%08x\n" % _checksum(file, int(length)) != checksum:
+        return "its checksum is another"
+    return None
+
+
+def _checksum(file: Path, length: int) -> int:
+    """Of so many bytes; of fewer where the file has no more."""
+    checksum = 0
+    with file.open("rb") as content:
+        while length > 0 and (chunk := content.read(min(_CHUNK, length))):
+            checksum = zlib.crc32(chunk, checksum)
+            length -= len(chunk)
+    return checksum
+
+
+def _walk_apart(directory: Path, version: int) -> str | None:
+    program = [sys.executable, "-P", __file__, str(directory), str(version)]
+    try:
+        walked = subprocess.run(
+            program, capture_output=True, text=True, timeout=_PATIENCE, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "walking through it does not end"
+    if walked.returncode < 0:
+        return f"walking through it ended with signal {-walked.returncode}"
+    if walked.returncode > 0:
+        return walked.stdout.strip() or "walking through it failed"
+    return None
+
+
+def walk(directory: str, version: str) -> str | None:
+    """Read everything; what is wrong with it. May end the process. Raises lmdb.Error."""
+    with (
+        lmdb.open(directory, readonly=True, lock=False, max_dbs=len(_TREES)) as env,
+        env.begin() as txn,
+    ):
+        size = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+        if size > (Path(directory) / "data.mdb").stat().st_size:
+            return "it was cut short"
+        with Path(os.devnull).open("wb") as nowhere:  # looks at the free pages as well
+            env.copyfd(nowhere.fileno(), compact=True)
+        sums = {}
+        for name in _TREES:
+            weigh = _WEIGHTS.get(name)
+            total = entries = 0
+            before = b""
+            tree = env.open_db(name.encode(), txn, create=False)
+            if {flag for flag, is_set in tree.flags().items() if is_set} != _FLAGS.get(name, set()):
+                return f"{name} is a tree of another kind"
+            with txn.cursor(tree) as cursor:
+                if name == "about" and txn.get(b"version", db=tree) != version.encode():
+                    return None
+                for key, value in cursor:
+                    if key < before:
+                        return f"the keys of {name} are in disorder"
+                    before = key
+                    entries += 1
+                    # Every leaf has more entries than that, so each way to one is gone.
+                    if entries % _LOOK_UP_EVERY == 0 and txn.get(key, db=tree) is None:
+                        return f"an entry of {name} is not found by its key"
+                    if weigh is not None:
+                        if len(key) != _ID or len(value) != _ID:
+                            return f"an entry of {name} has a wrong length"
+                        total += weigh(key, value)
+                if entries != txn.stat(tree)["entries"]:
+                    return f"{name} has another number of entries than it says"
+            sums[name] = total
+    if sums["users"] != sums["addresses"]:
+        return "users and addresses contradict each other"
+    return None
+
+
+_FLAGS: Final = {"addresses": {"dupsort"}}
+_WEIGHTS: Final[dict[str, Callable[[bytes, bytes], int]]] = {
+    "users": lambda id_, address: zlib.crc32(id_ + address),
+    "addresses": lambda address, id_: zlib.crc32(id_ + address),
+}
+
+
+def _main() -> int:
+    try:
+        found = walk(*sys.argv[1:])
+    except lmdb.Error as error:
+        found = str(error)
+    sys.stdout.write(found or "")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())
