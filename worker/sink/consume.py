@@ -120,6 +120,7 @@ class Consumer:
                 await self._keep_current()
                 if self._reports.lag_is_due():
                     self._reports.lag(await self._ends(), self._positions)
+                    self._reports.damage(await self._broker.damage())
                 self._reports.alive()
             except BrokerUnavailable as error:
                 self._reports.alive()  # an outage is waited out: a restart cures none
@@ -208,6 +209,9 @@ class Consumer:
             self.counts.expired += count
             self._reports.expired(count)
             _log.error("accepted_expired", topic=place.topic, partition=place.number, count=count)
+        for place, count in reader.skipped().items():
+            self._reports.expired(count)
+            _log.error("accepted_skipped", topic=place.topic, partition=place.number, count=count)
 
     async def _keep_current(self) -> None:
         """Stamp the store when it has reached the ends of a moment ago."""
