@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from tests import s3_server
@@ -14,6 +15,13 @@ from tests.kafka_server import KafkaServer, running
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.register_profile("long", deadline=None, max_examples=2_000)
 settings.load_profile(os.environ.get("BUDDY_HYPOTHESIS", "default"))
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """A command that was run in this process has said which log lines are wanted, and where."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

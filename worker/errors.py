@@ -81,6 +81,14 @@ class StateLost(StateError):
     """
 
 
+class DamagedLog(StateError):
+    """The embedded log is not what was written: `buddy log verify` shows where."""
+
+
+class ClockRefused(StateError):
+    """The clock of this machine contradicts the embedded log's own time."""
+
+
 class Incomplete(BuddyError):
     """An export was finished, but not everything asked for had been judged in time."""
 

@@ -19,8 +19,14 @@ _SUM_SECONDS: Final = 60.0
 
 def configure(level: str, stream: TextIO | None = None) -> None:
     """Write log lines of that level and above to the stream (standard error)."""
-    stream = stream or sys.stderr
-    people = stream.isatty()
+    to_stderr(level, stream)
+    logging.basicConfig(stream=stream or sys.stderr, force=True)
+    silence_libraries()
+
+
+def to_stderr(level: str, stream: TextIO | None = None) -> None:
+    """The same for our own lines alone: standard output is for what a command prints."""
+    people = (stream or sys.stderr).isatty()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -31,11 +37,10 @@ def configure(level: str, stream: TextIO | None = None) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        # Whatever standard error is when a line is written.
+        logger_factory=lambda *_: structlog.PrintLogger(stream or sys.stderr),
         cache_logger_on_first_use=False,
     )
-    logging.basicConfig(stream=stream, force=True)
-    silence_libraries()
 
 
 def silence_libraries() -> None:

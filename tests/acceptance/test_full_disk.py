@@ -150,3 +150,14 @@ def test_a_full_disk_under_the_exports_fails_the_export_alone(disk: Disk, place:
     assert answer["counts"]["users"] == 3_000
     assert {path.name for path in (disk.directory / "exports").glob("2*")} == {answer["directory"]}
     service.stop().succeeded()
+
+
+def test_a_disk_that_is_still_full_at_the_start_is_called_full(disk: Disk, place: Place) -> None:
+    """SQLite cannot make its shared memory there, and calls that a disk I/O error."""
+    if disk.before is not None:
+        pytest.skip("needs a small disk of its own, and mounting is not permitted")
+    buddy = place(broker=f"embedded:{disk.directory / 'broker'}")
+    buddy.run("topics", "create").succeeded()
+    with pytest.raises(OSError, match="No space left"):
+        (disk.directory / "filling").write_bytes(b"x" * SMALL)
+    assert "is full: make room" in buddy.run("topics", "create").complained(STATE)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+import worker.clock
 from tests.contract.bucket_kit import World
-from tests.contract.helpers import delete_all, delete_topic
+from tests.contract.helpers import delete_all, delete_embedded_topic, delete_topic
 from tests.s3_server import S3Server
 from worker.brokers.contract import Broker, Partition, Topic
 from worker.brokers.embedded import EmbeddedBroker
@@ -27,13 +28,29 @@ Expire = Callable[[Partition], Awaitable[None]]
 
 
 class Clock:
-    """Milliseconds that pass when told to."""
+    """Milliseconds: `now` put forward is time that passes, put back somebody set the clock."""
 
     def __init__(self) -> None:
-        self.now = time.time_ns() // 1_000_000
+        self._wall = time.time_ns() // 1_000_000
+        self._steady = time.monotonic_ns() // 1_000_000
+
+    @property
+    def now(self) -> int:
+        return self._wall
+
+    @now.setter
+    def now(self, wall: int) -> None:
+        self._steady += max(0, wall - self._wall)
+        self._wall = wall
 
     def __call__(self) -> int:
-        return self.now
+        return self._wall
+
+    def wall(self) -> int:
+        return self._wall
+
+    def steady(self) -> int:
+        return self._steady
 
 
 @pytest.fixture
@@ -50,7 +67,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def connect(kind: str, clock: Clock, tmp_path: Path, request: pytest.FixtureRequest) -> Connect:
     if kind == "embedded":
-        return lambda: EmbeddedBroker(tmp_path / "broker", clock=clock)
+        shared = worker.clock.Clock(clock.wall, clock.steady)
+        return lambda: EmbeddedBroker(tmp_path / "broker", clock=shared)
     address: str = request.getfixturevalue("kafka_address")
     return lambda: KafkaBroker(address)
 
@@ -110,9 +128,11 @@ def remove(kind: str, broker: Broker, request: pytest.FixtureRequest) -> DeleteT
     async def from_kafka(topic: str) -> None:
         await delete_topic(broker, request.getfixturevalue("kafka_address"), topic)
 
-    if kind == "embedded":
-        pytest.skip("the embedded broker has no way to delete a topic yet")
-    return from_kafka
+    async def from_embedded(topic: str) -> None:
+        assert isinstance(broker, EmbeddedBroker)
+        await delete_embedded_topic(broker, topic)
+
+    return from_embedded if kind == "embedded" else from_kafka
 
 
 @pytest.fixture

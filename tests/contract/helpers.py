@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import TypeVar
@@ -12,6 +13,8 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.structs import TopicPartition
 
 from worker.brokers.contract import Broker, Message, Outgoing, Partition, Reader
+from worker.brokers.embedded import EmbeddedBroker
+from worker.brokers.embedded_store import transaction
 
 PATIENCE = 20.0
 """Seconds within which anything must have happened; nothing normally takes so long."""
@@ -104,3 +107,18 @@ async def delete_topic(broker: Broker, address: str, topic: str) -> None:
     finally:
         await admin.close()
     await eventually(lambda: broker.topics([topic]), lambda found: not found)
+
+
+async def delete_embedded_topic(broker: EmbeddedBroker, topic: str) -> None:
+    """Delete a topic of an embedded broker, which has no command for it."""
+
+    def work(connection: sqlite3.Connection) -> None:
+        numbers = "SELECT p.id FROM partitions p JOIN topics t ON t.id = p.topic WHERE t.name = ?"
+        with transaction(connection):
+            for table in ("batches", "group_offsets", "damage"):
+                connection.execute(f"DELETE FROM {table} WHERE partition IN ({numbers})", (topic,))  # noqa: S608 -- no input
+            connection.execute(f"DELETE FROM partitions WHERE id IN ({numbers})", (topic,))  # noqa: S608
+            connection.execute("DELETE FROM topics WHERE name = ?", (topic,))
+            connection.execute("UPDATE log SET topics = topics + 1")
+
+    await broker._writing.run(work)

@@ -7,7 +7,14 @@ import time
 
 import pytest
 
-from tests.contract.conftest import RETENTION_MS, Another, Expire, MakeTopic, unique
+from tests.contract.conftest import (
+    RETENTION_MS,
+    Another,
+    DeleteTopic,
+    Expire,
+    MakeTopic,
+    unique,
+)
 from tests.contract.helpers import (
     PATIENCE,
     ascending,
@@ -17,7 +24,7 @@ from tests.contract.helpers import (
     take,
     values,
 )
-from worker.brokers.contract import Broker, Message, Partition, Span
+from worker.brokers.contract import Broker, Message, Partition, Span, Topic
 
 
 async def test_nothing_is_read_until_partitions_are_assigned(
@@ -215,6 +222,32 @@ async def test_what_expired_unread_is_counted_and_skipped(
     assert [message.offset for message in messages] == [10, 11]
     assert reader.expired() == {partition: 6}
     assert reader.expired() == {}
+
+
+async def test_a_position_beyond_the_end_of_a_topic_made_anew_goes_to_its_start(
+    broker: Broker, another: Another, make_topic: MakeTopic, remove: DeleteTopic
+) -> None:
+    partition = Partition(await make_topic(), 0)
+    await broker.publish(numbered(partition.topic, range(10)))
+    reader = (await another()).reader()
+    reader.assign({partition: 0})
+    await take(reader, 10)
+    await remove(partition.topic)
+    await broker.create([Topic(partition.topic, 1)])
+    await broker.publish(numbered(partition.topic, [10, 11]))
+    assert values(await take(reader, 2)) == [10, 11]
+    assert reader.expired() == {}
+
+
+async def test_nothing_is_damaged_in_a_whole_log(broker: Broker, make_topic: MakeTopic) -> None:
+    partition = Partition(await make_topic(), 0)
+    await broker.publish(numbered(partition.topic, range(3)))
+    reader = broker.reader()
+    reader.assign({partition: 0})
+    await take(reader, 3)
+    assert not reader.damaged()
+    assert not reader.skipped()
+    assert await broker.damage() == []
 
 
 async def test_offsets_are_not_used_again_after_everything_expired(

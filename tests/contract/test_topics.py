@@ -10,7 +10,7 @@ from tests.contract.conftest import Another, DeleteTopic, MakeTopic, unique
 from tests.contract.helpers import eventually, numbered
 from worker.brokers.contract import Broker, Partition, Span, Topic
 from worker.engine.startup import check_topics, create_topics
-from worker.errors import ConfigurationError, MissingTopic
+from worker.errors import BrokerUnavailable, ConfigurationError, MissingTopic
 from worker.topics import Names, wanted
 
 DAY = 24 * 3600 * 1000
@@ -117,3 +117,30 @@ async def test_topics_that_are_missing_get_as_many_partitions_as_the_inputs_have
     created, count = await create_topics(broker, names, limit, 4)
     assert (len(created), count) == (len(list(names.every())) - 1, 3)
     assert await check_topics(broker, names, limit) == 3
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+async def test_connections_go_on_by_name_in_a_topic_made_anew(
+    broker: Broker,
+    another: Another,
+    make_topic: MakeTopic,
+    remove: DeleteTopic,
+    partitions: int,
+) -> None:
+    """Those that were open before: the messages go to where the topic has its partitions now."""
+    topic = await make_topic(2)
+    other = await another()
+    await other.publish(numbered(topic, range(3)))
+    await remove(topic)
+    await broker.create([Topic(topic, partitions)])
+    last = Partition(topic, partitions - 1)
+
+    async def published() -> list[tuple[int, int]]:
+        try:
+            return await other.publish(numbered(topic, [7], last.number))
+        except (MissingTopic, BrokerUnavailable):  # Kafka's clients look from time to time
+            return []
+
+    assert await eventually(published, bool) == [(last.number, 0)]
+    spans = await eventually(lambda: other.spans([last]), lambda spans: spans[last].end == 1)
+    assert spans == {last: Span(0, 1)}

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
+
 from worker.brokers.contract import Message, Partition
 from worker.brokers.embedded import EmbeddedBroker
+from worker.brokers.embedded_store import FILE_NAME
+from worker.clock import Clock
 
 ROOT = Path(__file__).parents[2]
 HOUR = 3_600_000
-
-
-class Clock:
-    """Milliseconds that pass when told to."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000_000
-
-    def __call__(self) -> int:
-        return self.now
+SCHEMA_1 = Path(__file__).with_name("embedded_format_1.sql")
 
 
 @contextlib.asynccontextmanager
-async def opened(directory: Path, clock: Clock | None = None) -> AsyncIterator[EmbeddedBroker]:
-    broker = EmbeddedBroker(directory, clock=clock or Clock())
+async def opened(
+    directory: Path, clock: Clock | None = None, boot: str | None = None
+) -> AsyncIterator[EmbeddedBroker]:
+    """A broker that is open; without a clock by the machine's, as other processes have it."""
+    broker = EmbeddedBroker(directory, clock=clock, boot=boot)
     await broker.open()
     try:
         yield broker
@@ -52,3 +51,15 @@ def latest(messages: list[Message]) -> dict[bytes | None, bytes]:
         else:
             table[message.key] = message.value
     return table
+
+
+def old_log(directory: Path, content: bytes = b"") -> None:
+    """A log as release 0.1 wrote it: one message, and what compaction left around it."""
+    content = content or msgspec.msgpack.encode([(0, 0, b"k", b"v", ())])
+    with contextlib.closing(sqlite3.connect(directory / FILE_NAME)) as connection:
+        connection.executescript(SCHEMA_1.read_text("utf-8"))
+        connection.execute("INSERT INTO topics VALUES (1, 'log', 1, 1, 1, NULL, 1000, 9999)")
+        connection.execute("INSERT INTO partitions VALUES (1, 1, 0, 0, 5, 1700, 0, 0, 0, 0)")
+        connection.execute("INSERT INTO batches VALUES (1, 1, 3, 4, 1700, 1700, ?)", (content,))
+        connection.execute("INSERT INTO group_offsets VALUES ('group', 1, 3)")
+        connection.commit()

@@ -12,7 +12,8 @@ from tests.unit.test_export_samples import metadata_of
 from worker.exports.layout import MANIFEST
 from worker.exports.manifest import ExportedFile, Options, Origin, build, encode
 from worker.exports.place import Place
-from worker.exports.staging import DIRECTORY_MODE, Staging
+from worker.exports.staging import Staging
+from worker.private import DIRECTORY_MODE
 
 ID = "550e8400-e29b-41d4-a716-446655440000"
 FIRST, SECOND = f"20251122T103000Z_{ID}", f"20251122T103001Z_{ID}"

@@ -9,26 +9,30 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.embedded_kit import ROOT, Clock, opened, read_all
+from tests.clock_kit import SettableClock
+from tests.contract.helpers import delete_embedded_topic
+from tests.unit.embedded_kit import ROOT, opened, read_all
 from worker.brokers import embedded_log
 from worker.brokers.contract import Message, Outgoing, Partition, Topic
 from worker.brokers.embedded import EmbeddedBroker
 from worker.brokers.embedded_group import share
-from worker.errors import ConfigurationError
+from worker.brokers.embedded_topics import Catalogue, create
+from worker.errors import ConfigurationError, MissingTopic
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> SettableClock:
+    return SettableClock()
 
 
 @pytest.fixture
-async def broker(tmp_path: Path, clock: Clock) -> AsyncIterator[EmbeddedBroker]:
+async def broker(tmp_path: Path, clock: SettableClock) -> AsyncIterator[EmbeddedBroker]:
     async with opened(tmp_path / "broker", clock) as broker:
         yield broker
 
@@ -142,13 +146,13 @@ async def test_processes_write_at_once_while_another_reads(tmp_path: Path) -> No
         assert [int(m.value or b"") for m in messages if m.key == name] == list(range(600))
 
 
-async def test_a_killed_member_is_dead_at_once(tmp_path: Path, clock: Clock) -> None:
+async def test_a_killed_member_is_dead_at_once(tmp_path: Path) -> None:
+    clock = SettableClock(steady=0)  # no heartbeat grows old by it: the lock alone must tell
     directory = tmp_path / "broker"
     async with opened(directory, clock) as broker:
         await broker.create([Topic("log", 4)])
         with process(JOINING, directory) as child:
             assert line_of(child) == "[0, 1, 2, 3]"
-            clock.now = 0  # heartbeats never grow old by this clock: the lock alone must tell
             member = await broker.join("group", "log")
             assert await member.assignment() == {2, 3}
             child.send_signal(signal.SIGKILL)
@@ -158,16 +162,16 @@ async def test_a_killed_member_is_dead_at_once(tmp_path: Path, clock: Clock) -> 
 
 
 async def test_a_frozen_member_is_dead_after_its_session_and_joins_again_when_it_thaws(
-    tmp_path: Path, broker: EmbeddedBroker, clock: Clock
+    tmp_path: Path, broker: EmbeddedBroker, clock: SettableClock
 ) -> None:
     await broker.create([Topic("log", 4)])
     async with opened(tmp_path / "broker", clock) as other:
         frozen, awake = await broker.join("group", "log"), await other.join("group", "log")
         assert await frozen.assignment() == {0, 1}
         assert await awake.assignment() == {2, 3}
-        clock.now += 5_900
+        clock.advance(5_900)
         assert await awake.assignment() == {2, 3}
-        clock.now += 200
+        clock.advance(200)
         assert await awake.assignment() == {0, 1, 2, 3}
         assert await frozen.assignment() == {2, 3}  # at the end of the row now
         assert await awake.assignment() == {0, 1}
@@ -175,6 +179,50 @@ async def test_a_frozen_member_is_dead_after_its_session_and_joins_again_when_it
         assert await frozen.assignment() == {0, 1, 2, 3}
     await frozen.close()
     assert list((tmp_path / "broker" / "members").iterdir()) == []
+
+
+async def test_a_clock_that_is_set_ends_no_membership(
+    tmp_path: Path, broker: EmbeddedBroker, clock: SettableClock
+) -> None:
+    await broker.create([Topic("log", 4)])
+    async with opened(tmp_path / "broker", clock) as other:
+        one, two = await broker.join("group", "log"), await other.join("group", "log")
+        for step in (3_600_000, -7_200_000):
+            clock.step(step)
+            assert await one.assignment() == {0, 1}
+            assert await two.assignment() == {2, 3}
+
+
+async def test_a_member_learns_that_its_topic_was_made_anew(broker: EmbeddedBroker) -> None:
+    await broker.create([Topic("log", 4)])
+    member = await broker.join("group", "log")
+    await delete_embedded_topic(broker, "log")
+    with pytest.raises(MissingTopic):
+        await member.assignment()
+    await broker.create([Topic("log", 2)])
+    assert await member.assignment() == {0, 1}
+
+
+async def test_a_topic_made_anew_between_placing_and_writing(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The numbers of its partitions may be another topic's by then."""
+    await broker.create([Topic("log", 1), Topic("other", 1)])
+    arrange = embedded_log.arrange
+
+    def overtaken(*arguments: Any) -> list[embedded_log.Load]:
+        loads = arrange(*arguments)
+        monkeypatch.undo()
+        connection = broker._writing._ready()
+        connection.execute("DELETE FROM partitions")
+        connection.execute("DELETE FROM topics")
+        create(connection, Catalogue(), [Topic("other", 1), Topic("log", 1)], 0)
+        return loads
+
+    monkeypatch.setattr(embedded_log, "arrange", overtaken)
+    await broker.publish([Outgoing("log", b"k", b"v")])
+    assert len(await read_all(broker, "log")) == 1
+    assert await read_all(broker, "other") == []
 
 
 async def test_files_that_no_member_stands_for_are_removed(
@@ -213,15 +261,15 @@ async def test_a_large_write_is_split_and_reads_back_whole(
     assert [(m.offset, m.value) for m in messages] == list(enumerate(contents))
 
 
-async def test_append_times_never_go_back(broker: EmbeddedBroker, clock: Clock) -> None:
+async def test_append_times_never_go_back(broker: EmbeddedBroker, clock: SettableClock) -> None:
     await broker.create([Topic("log", 1)])
-    start = clock.now
+    start = clock.wall()
     for step in (0, -5000, 3, -1, 10):
-        clock.now += step
+        clock.step(step)
         await broker.publish([Outgoing("log", b"k", b"v")])
     times = [message.timestamp - start for message in await read_all(broker, "log")]
     assert times == [0, 0, 0, 0, 0]
-    clock.now = start + 7
+    clock.step(start + 7 - clock.wall())
     await broker.publish([Outgoing("log", b"k", b"v")])
     assert (await read_all(broker, "log"))[-1].timestamp == start + 7
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.embedded_kit import ROOT, Clock, opened, read_all
+from tests.clock_kit import SettableClock
+from tests.unit.embedded_kit import ROOT, opened, read_all
 from worker.brokers import embedded_store
 from worker.brokers.contract import Outgoing, Partition, Span, Topic
 from worker.brokers.embedded import EmbeddedBroker
@@ -24,12 +25,12 @@ from worker.errors import BrokerUnavailable, BuddyError, StateError
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> SettableClock:
+    return SettableClock()
 
 
 @pytest.fixture
-async def broker(tmp_path: Path, clock: Clock) -> AsyncIterator[EmbeddedBroker]:
+async def broker(tmp_path: Path, clock: SettableClock) -> AsyncIterator[EmbeddedBroker]:
     async with opened(tmp_path / "broker", clock) as broker:
         yield broker
 
@@ -113,7 +114,7 @@ async def test_an_unknown_format_is_left_alone(tmp_path: Path) -> None:
         await broker.create([Topic("log", 1)])
     with contextlib.closing(sqlite3.connect(directory / embedded_store.FILE_NAME)) as connection:
         connection.execute("PRAGMA user_version=99")
-    await fails_to_open(directory, "format 99, this program reads 1: use the release")
+    await fails_to_open(directory, "format 99, this program reads 2: use the release")
 
 
 async def test_somebody_elses_database_is_left_alone(tmp_path: Path) -> None:

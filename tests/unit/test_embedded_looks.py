@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.embedded_kit import Clock, opened, read_all
+from tests.clock_kit import SettableClock
+from tests.unit.embedded_kit import old_log, opened, read_all
 from worker.brokers.contract import GroupMember, Outgoing, Topic
 from worker.brokers.embedded import EmbeddedBroker
+from worker.clock import Clock
 from worker.errors import BrokerUnavailable, BuddyError, StateError
 
 
@@ -18,7 +20,7 @@ def held(directory: Path) -> dict[str, bytes]:
 
 
 async def look(directory: Path, clock: Clock | None = None) -> list[bytes | None]:
-    broker = EmbeddedBroker(directory, clock=clock or Clock(), looks=True)
+    broker = EmbeddedBroker(directory, clock=clock, looks=True)
     try:
         await broker.open()
         return [message.value for message in await read_all(broker, "log")]
@@ -89,7 +91,7 @@ async def test_whoever_only_looks_writes_nothing(written: Path) -> None:
 
 
 async def test_members_are_seen_as_long_as_they_live(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = SettableClock()
     async with opened(tmp_path / "broker", clock) as broker:
         await broker.create([Topic("log", 3)])
         member = await broker.join("group", "log")
@@ -98,7 +100,7 @@ async def test_members_are_seen_as_long_as_they_live(tmp_path: Path) -> None:
         await looker.open()
         seen = await looker.members("group")
         assert [sorted(one.numbers) for one in seen] == [[0, 1], [2]]
-        clock.now += 7_000
+        clock.advance(7_000)
         await member.assignment()
         assert frozen.seat is not None
         assert member.seat is not None
@@ -106,3 +108,12 @@ async def test_members_are_seen_as_long_as_they_live(tmp_path: Path) -> None:
             GroupMember(member.seat.name, frozenset({0, 1, 2}))
         ]
         await looker.close()
+
+
+async def test_whoever_only_looks_reads_no_earlier_format(tmp_path: Path) -> None:
+    old_log(tmp_path)
+    with pytest.raises(StateError, match="start a worker or a sink once"):
+        await look(tmp_path)
+    async with opened(tmp_path):
+        pass
+    assert await look(tmp_path) == [b"v"]

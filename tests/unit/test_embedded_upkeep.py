@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.embedded_kit import HOUR, Clock, latest, opened, read_all
+from tests.clock_kit import SettableClock
+from tests.unit.embedded_kit import HOUR, latest, opened, read_all
 from worker.brokers import embedded_store, embedded_upkeep
 from worker.brokers.contract import Message, Outgoing, Partition, Span, Topic
 from worker.brokers.embedded import EmbeddedBroker
@@ -22,12 +24,12 @@ from worker.brokers.embedded_upkeep import Upkeep
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> SettableClock:
+    return SettableClock()
 
 
 @pytest.fixture
-async def broker(tmp_path: Path, clock: Clock) -> AsyncIterator[EmbeddedBroker]:
+async def broker(tmp_path: Path, clock: SettableClock) -> AsyncIterator[EmbeddedBroker]:
     async with opened(tmp_path / "broker", clock) as broker:
         yield broker
 
@@ -36,7 +38,7 @@ async def broker(tmp_path: Path, clock: Clock) -> AsyncIterator[EmbeddedBroker]:
 
 
 async def test_what_is_older_than_the_retention_goes(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded_upkeep, "STEP_ROWS", 2)
     log, kept = Partition("log", 0), Partition("kept", 0)
@@ -44,11 +46,11 @@ async def test_what_is_older_than_the_retention_goes(
         await broker.create([Topic("log", 1, retention_ms=HOUR), Topic("kept", 1)])
         for _ in range(10):
             await broker.publish([Outgoing(name, b"k", b"v") for name in ("log", "kept")])
-            clock.now += HOUR // 5
+            clock.advance(HOUR // 5)
         await broker.maintain()
         assert await broker.spans([log, kept]) == {log: Span(5, 10), kept: Span(0, 10)}
         assert [message.offset for message in await read_all(broker, "log")] == [5, 6, 7, 8, 9]
-        clock.now += 2 * HOUR
+        clock.advance(2 * HOUR)
         await broker.maintain()
     async with opened(tmp_path / "broker", clock) as broker:
         assert await broker.spans([log]) == {log: Span(10, 10)}
@@ -57,12 +59,12 @@ async def test_what_is_older_than_the_retention_goes(
 
 
 async def test_upkeep_comes_with_writing(
-    broker: EmbeddedBroker, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    broker: EmbeddedBroker, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = Partition("log", 0)
     await broker.create([Topic("log", 1, retention_ms=HOUR)])
     await broker.publish([Outgoing("log", b"k", b"v")])
-    clock.now += 2 * HOUR
+    clock.advance(2 * HOUR)
     monkeypatch.setattr(broker, "_upkeep_due", 0.0)
     await broker.publish([Outgoing("log", b"k", b"v")])
     async with asyncio.timeout(10):
@@ -72,13 +74,13 @@ async def test_upkeep_comes_with_writing(
 
 
 async def test_space_of_what_expired_is_used_again(
-    tmp_path: Path, broker: EmbeddedBroker, clock: Clock
+    tmp_path: Path, broker: EmbeddedBroker, clock: SettableClock
 ) -> None:
     await broker.create([Topic("log", 1, retention_ms=HOUR)])
     sizes = []
     for _ in range(6):
         await broker.publish([Outgoing("log", b"k", b"x" * 500_000)] * 4)
-        clock.now += 2 * HOUR
+        clock.advance(2 * HOUR)
         await broker.maintain()
         sizes.append((tmp_path / "broker" / embedded_store.FILE_NAME).stat().st_size)
     assert sizes[-1] == sizes[0]
@@ -98,14 +100,14 @@ def small_steps() -> Iterator[None]:
 
 
 async def test_the_latest_of_each_key_stays_at_its_offset(
-    broker: EmbeddedBroker, clock: Clock
+    broker: EmbeddedBroker, clock: SettableClock
 ) -> None:
     log = Partition("log", 0)
     await broker.create([Topic("log", 1, compacted=True)])
-    start = clock.now
+    start = clock.wall()
     for number in range(20):
         await broker.publish([Outgoing("log", b"%d" % (number % 3), b"%d" % number, (("h", b""),))])
-        clock.now += 1
+        clock.advance(1)
     await broker.maintain()
     assert [
         (m.offset, m.key, m.value, m.timestamp - start, m.headers)
@@ -119,7 +121,7 @@ async def test_the_latest_of_each_key_stays_at_its_offset(
 
 
 async def test_a_tombstone_stays_for_its_time_and_the_position_passes_the_gap(
-    broker: EmbeddedBroker, clock: Clock
+    broker: EmbeddedBroker, clock: SettableClock
 ) -> None:
     log = Partition("log", 0)
     await broker.create([Topic("log", 1, compacted=True, delete_retention_ms=HOUR)])
@@ -127,7 +129,7 @@ async def test_a_tombstone_stays_for_its_time_and_the_position_passes_the_gap(
     for _ in range(2):
         await broker.maintain()
         assert [(m.offset, m.value) for m in await read_all(broker, "log")] == [(1, None)]
-    clock.now += HOUR + 1
+    clock.advance(HOUR + 1)
     await broker.maintain()
     assert await read_all(broker, "log") == []
     reader = broker.reader()
@@ -153,7 +155,7 @@ _EVENTS: st.SearchStrategy[tuple[str, Any]] = st.one_of(
 class Story:
     """A compacted log, what was written to it, and readers that follow it slowly."""
 
-    def __init__(self, broker: EmbeddedBroker, clock: Clock) -> None:
+    def __init__(self, broker: EmbeddedBroker, clock: SettableClock) -> None:
         self.broker = broker
         self.clock = clock
         self.table: dict[bytes | None, bytes] = {}
@@ -171,7 +173,7 @@ class Story:
 
     async def step(self, _: None) -> None:
         if self.upkeep is None:
-            self.upkeep = Upkeep(self.broker._directory, self.clock, force=True)
+            self.upkeep = Upkeep(self.broker._directory, self.broker._time, force=True)
         if not await self.broker._writing.run(self.upkeep.step):
             self.upkeep = None
 
@@ -210,7 +212,7 @@ async def test_compaction_changes_no_table_that_a_reader_makes(
     tmp_path: Path, events: list[tuple[str, Any]], deletion_is_old: bool
 ) -> None:
     """At every moment, whoever reads the whole log gets the table of all writes so far."""
-    clock = Clock()
+    clock = SettableClock()
     shutil.rmtree(tmp_path / "broker", ignore_errors=True)
     retention = 0 if deletion_is_old else HOUR
     with small_steps():
@@ -218,7 +220,7 @@ async def test_compaction_changes_no_table_that_a_reader_makes(
             await broker.create([Topic("log", 1, compacted=True, delete_retention_ms=retention)])
             story = Story(broker, clock)
             for event, detail in events:
-                clock.now += 1
+                clock.advance(1)
                 await getattr(story, event)(detail)
                 await story.check()
             await story.crash(None)
@@ -230,17 +232,18 @@ async def test_compaction_changes_no_table_that_a_reader_makes(
 
 
 async def test_a_partition_is_compacted_when_it_has_doubled(
-    broker: EmbeddedBroker, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    broker: EmbeddedBroker, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded_upkeep, "GROWN_BYTES", 1000)
     await broker.create([Topic("log", 1, compacted=True)])
     contents = b"x" * 100
 
     async def due() -> bool:
-        return bool(await broker._writing.run(embedded_upkeep._grown, clock(), force=False))
+        number = (await broker._writing.run(_stored, broker))[0]
+        return await broker._writing.run(embedded_upkeep._is_grown, number, clock.wall())
 
     async def keep_up() -> None:
-        upkeep = Upkeep(broker._directory, clock)
+        upkeep = Upkeep(broker._directory, broker._time)
         while await broker._writing.run(upkeep.step):
             pass
 
@@ -258,16 +261,16 @@ async def test_a_partition_is_compacted_when_it_has_doubled(
     assert not await due()
     await broker.publish([Outgoing("log", b"1", b"")])
     assert not await due()
-    clock.now += 25 * HOUR
+    clock.advance(25 * HOUR)
     assert await due()
 
 
 async def test_only_one_process_at_a_time_does_upkeep(
-    tmp_path: Path, broker: EmbeddedBroker, clock: Clock
+    tmp_path: Path, broker: EmbeddedBroker, clock: SettableClock
 ) -> None:
     await broker.create([Topic("log", 1, compacted=True)])
     await broker.publish([Outgoing("log", b"k", b"%d" % number) for number in range(3)])
-    first = Upkeep(tmp_path / "broker", clock, force=True)
+    first = Upkeep(tmp_path / "broker", broker._time, force=True)
     assert await broker._writing.run(first.step)
     async with opened(tmp_path / "broker", clock) as other:
         await other.publish([Outgoing("log", b"k", b"3")])
@@ -277,3 +280,8 @@ async def test_only_one_process_at_a_time_does_upkeep(
             pass
         await other.maintain()
         assert [message.value for message in await read_all(other, "log")] == [b"3"]
+
+
+def _stored(connection: sqlite3.Connection, broker: EmbeddedBroker) -> tuple[int, ...]:
+    broker._to_write.refresh(connection)
+    return broker._to_write.need("log").partitions

@@ -10,6 +10,7 @@ import msgspec
 
 from worker.brokers.contract import Broker
 from worker.errors import ConfigurationError, StateError
+from worker.private import DIRECTORY_MODE
 from worker.settings import KafkaSettings, Settings, secret
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def _make_parent(directory: Path) -> None:
     # The broker makes its own directory only, so that a typo makes no log elsewhere. By default it
     # lies in the data directory, which is ours.
     try:
-        directory.parent.mkdir(mode=0o750, exist_ok=True)
+        directory.parent.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
     except OSError as error:
         raise StateError(f"{directory.parent} cannot be made: {error.strerror}") from None
 

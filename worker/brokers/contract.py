@@ -103,6 +103,12 @@ class Reader(Protocol):
     def expired(self) -> dict[Partition, int]:
         """Offsets skipped since the last call because they had expired before they were read."""
 
+    def skipped(self) -> dict[Partition, int]:
+        """Damaged offsets passed over since the last call, because somebody said to skip them."""
+
+    def damaged(self) -> dict[Partition, str]:
+        """Partitions that give nothing now because their next messages are damaged: a line each."""
+
     async def close(self) -> None:
         """Stop reading."""
 
@@ -168,6 +174,9 @@ class Broker(Protocol):
         A topic deleted and created anew has another one though the name is the same. One cheap
         question. Raises `BrokerUnavailable`.
         """
+
+    async def damage(self) -> list[str]:
+        """What is known to be damaged and not skipped, a line each. Nothing is looked through."""
 
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False

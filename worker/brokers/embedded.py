@@ -5,8 +5,10 @@ the disk: it survives kill -9 and, as far as the disk keeps its word, loss of po
 the directory lies on a local disk (file locks over a network are not to be trusted), and one
 process writes at a time. What outgrows that runs on Kafka.
 
-`embedded_store` has the database file, `embedded_log` the topics and messages in it,
-`embedded_upkeep` compaction and retention, `embedded_group` membership, `embedded_reader` reading.
+`embedded_store` has the database file, `embedded_format` its tables, `embedded_topics` and
+`embedded_log` what stands in them. `embedded_seal`, `embedded_batches`, `embedded_damage` and
+`embedded_inspection` find damage; `embedded_clock` has the log's time, `embedded_upkeep` compaction
+and retention, `embedded_group` membership, `embedded_reader` reading.
 """
 
 from __future__ import annotations
@@ -18,18 +20,23 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import structlog
 
 from worker.brokers import embedded_log as log
 from worker.brokers.contract import GroupMember, Outgoing, Partition, Span, Topic
+from worker.brokers.embedded_clock import LogClock, LogTime, boot_id, machine_clock
 from worker.brokers.embedded_group import EmbeddedMember, Groups
+from worker.brokers.embedded_inspection import Inspection
 from worker.brokers.embedded_reader import EmbeddedReader, Watch
-from worker.brokers.embedded_store import Connection, transaction
+from worker.brokers.embedded_store import Connection, snapshot, transaction
+from worker.brokers.embedded_topics import Catalogue, Stored, create
 from worker.brokers.embedded_upkeep import Upkeep
 from worker.brokers.partitioner import Rotation
-from worker.errors import BrokerUnavailable, BuddyError, ConfigurationError
+from worker.clock import Clock
+from worker.errors import BrokerUnavailable, BuddyError, ConfigurationError, MissingTopic
 
 UPKEEP_SECONDS = 5.0
 """A process that writes looks at most this often whether something wants compaction or expired."""
@@ -39,33 +46,36 @@ _TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")  # what Kafka takes
 _log = structlog.get_logger(__name__)
 
 
-def _milliseconds() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class EmbeddedBroker:
-    """See `contract.Broker`. `clock` gives milliseconds, for append times, retention, sessions.
+    """See `contract.Broker`. One that only looks leaves nothing on the disk: it asks and reads.
 
-    One that only looks leaves nothing on the disk, and can do no more than ask and read.
+    `clock` is for append times, retention and sessions; its steady one has to be shared by all
+    processes that use the directory since `boot`, the start of the machine. Tests give both.
     """
 
     def __init__(
         self,
         directory: Path,
         *,
-        clock: Callable[[], int] = _milliseconds,
+        clock: Clock | None = None,
+        boot: str | None = None,
         session_seconds: float = 6.0,
         looks: bool = False,
     ) -> None:
+        clock = clock or machine_clock()
         self._directory = directory
         self._looks = looks
-        self._clock = clock
+        self._time = LogClock(clock, boot or boot_id())
         self._writing = Connection(directory, writes=True)
         self._reading = Connection(directory, writes=False)
         self._groups = Groups(
-            self._writing, self._reading, directory, clock, int(session_seconds * 1000)
+            self._writing, self._reading, directory, clock.steady, int(session_seconds * 1000)
         )
-        self._catalogue = log.Catalogue()
+        self._catalogue = Catalogue()
+        """As the reading connection sees it; the writing one may be ahead."""
+        self._to_write = Catalogue()
+        self.inspection = Inspection(self._writing, self._reading, self._catalogue, self._to_write)
+        """What is damaged, and what to do about it."""
         self._rotation = Rotation()
         self._watch = Watch(self._version)
         self._readers: set[EmbeddedReader] = set()
@@ -109,23 +119,21 @@ class EmbeddedBroker:
 
         def work(connection: sqlite3.Connection) -> list[str]:
             with transaction(connection):
-                return log.create(connection, wanted, self._clock())
+                return create(connection, self._to_write, wanted, self._time.read(connection).now)
 
         return await self._writing.run(work)
 
     async def topics(self, names: Iterable[str]) -> dict[str, Topic]:
         """See `contract.Broker.topics`."""
-        wanted = list(names)
-
-        def work(connection: sqlite3.Connection) -> dict[str, Topic]:
-            found = (self._catalogue.find(connection, name) for name in wanted)
-            return {stored.topic.name: stored.topic for stored in found if stored is not None}
-
-        return await self._reading.run(work)
+        return {name: stored.topic for name, stored in (await self._find(names)).items()}
 
     async def identities(self, names: Iterable[str]) -> dict[str, str]:
         """See `contract.Broker.identities`."""
-        return dict.fromkeys(await self.topics(names), "1")
+        return {name: stored.identity for name, stored in (await self._find(names)).items()}
+
+    async def damage(self) -> list[str]:
+        """See `contract.Broker.damage`."""
+        return [each.line() for each in await self.inspection.known() if not each.skipped]
 
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False
@@ -142,14 +150,12 @@ class EmbeddedBroker:
         return await self._reading.run(log.committed, self._catalogue, group, list(partitions))
 
     async def publish(self, messages: Sequence[Outgoing]) -> list[tuple[int, int]]:
-        """See `contract.Broker.publish`; here all of them are written, or none."""
+        """See `contract.Broker.publish`; here all of them are written, or none.
 
-        def work(connection: sqlite3.Connection) -> list[tuple[int, int]]:
-            loads = log.arrange(connection, self._catalogue, self._rotation, messages)
-            with transaction(connection):
-                return log.append_all(connection, loads, self._clock(), len(messages))
-
-        written = await self._writing.run(work)
+        Raises `ClockRefused` when the clock has been ahead of the log's time ever since this was
+        opened, unless it has joined a group: a service must not stop for a clock.
+        """
+        written = await self._writing.run(self._write, messages)
         self._wrote()
         return written
 
@@ -157,7 +163,12 @@ class EmbeddedBroker:
         """See `contract.Broker.reader`."""
 
         async def fetch(wanted: Sequence[tuple[Partition, int]], limit: int) -> list[log.Chunk]:
-            return await self._reading.run(log.fetch, self._catalogue, wanted, limit)
+            try:
+                chunks = await self._reading.run(log.fetch, self._catalogue, wanted, limit)
+            except MissingTopic as error:  # deleted under the reader: it may come back
+                raise BrokerUnavailable(str(error)) from error
+            await self.inspection.note(chunk.damage for chunk in chunks if chunk.damage is not None)
+            return chunks
 
         reader = EmbeddedReader(fetch, self._watch, self._readers.discard)
         self._readers.add(reader)
@@ -165,8 +176,7 @@ class EmbeddedBroker:
 
     async def join(self, group: str, topic: str) -> EmbeddedMember:
         """See `contract.Broker.join`. Raises `MissingTopic`."""
-        stored = await self._reading.run(self._catalogue.need, topic)
-        return await self._groups.join(group, stored.topic)
+        return await self._groups.join(group, topic)
 
     async def members(self, group: str) -> list[GroupMember]:
         """See `contract.Broker.members`."""
@@ -185,7 +195,7 @@ class EmbeddedBroker:
             messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
         ) -> list[int]:
             written = await self._writing.run(
-                self._commit, _Right(name, epoch, group), messages, offsets
+                self._write, messages, _Right(name, epoch, group), offsets
             )
             self._wrote()
             return [offset for _, offset in written]
@@ -196,21 +206,55 @@ class EmbeddedBroker:
         """Expire and compact all that can be, now; nothing if another process is at it."""
         if self._upkeep is not None:
             await asyncio.wait({self._upkeep})
-        await self._do(Upkeep(self._directory, self._clock, force=True))
+        await self._do(Upkeep(self._directory, self._time, force=True))
 
-    def _commit(
+    async def accept_clock(self) -> LogTime:
+        """Believe the wall clock of this machine from now on; what was the time in the log."""
+
+        def work(connection: sqlite3.Connection) -> LogTime:
+            with transaction(connection):
+                return self._time.accept(connection)
+
+        return await self._writing.run(work)
+
+    async def _find(self, names: Iterable[str]) -> dict[str, Stored]:
+        wanted = list(names)
+
+        def work(connection: sqlite3.Connection) -> dict[str, Stored]:
+            with snapshot(connection):
+                self._catalogue.refresh(connection)
+                found = {name: self._catalogue.find(name) for name in wanted}
+                return {name: stored for name, stored in found.items() if stored is not None}
+
+        return await self._reading.run(work)
+
+    def _write(
         self,
         connection: sqlite3.Connection,
-        right: _Right,
         messages: Sequence[Outgoing],
-        offsets: Mapping[Partition, int],
+        right: _Right | None = None,
+        offsets: Mapping[Partition, int] = MappingProxyType({}),
     ) -> list[tuple[int, int]]:
-        loads = log.arrange(connection, self._catalogue, self._rotation, messages)
-        with transaction(connection):
-            log.check_fence(connection, right.name, right.epoch)
-            written = log.append_all(connection, loads, self._clock(), len(messages))
-            log.store_offsets(connection, self._catalogue, right.group, offsets)
-        return written
+        while True:
+            try:
+                loads = log.arrange(self._to_write, self._rotation, messages)
+            except MissingTopic:
+                if self._to_write.refresh(connection):
+                    continue
+                raise
+            with transaction(connection):
+                if self._to_write.refresh(connection):
+                    continue  # a topic was made anew: the messages have other places now
+                time = self._time.read(connection)
+                if right is None and not self._groups.joined:
+                    self._time.check(time)  # a service goes on; who only sends can wait
+                if right is not None:
+                    log.check_fence(connection, right.name, right.epoch)
+                self._time.tell(time)
+                written = log.append_all(connection, loads, time.now, len(messages))
+                if right is not None:
+                    log.store_offsets(connection, self._to_write, right.group, offsets)
+                return written
 
     def _wrote(self) -> None:
         self._watch.grown()
@@ -221,7 +265,7 @@ class EmbeddedBroker:
 
     async def _keep_up(self) -> None:
         try:
-            await self._do(Upkeep(self._directory, self._clock))
+            await self._do(Upkeep(self._directory, self._time))
         except BuddyError as error:  # what was written stands; the next round tries again
             _log.warning("upkeep_failed", error=str(error))
 
@@ -233,6 +277,7 @@ class EmbeddedBroker:
         finally:
             with contextlib.suppress(BuddyError):
                 await self._writing.run(upkeep.stop)
+            await self.inspection.note(upkeep.damaged)
 
     async def _version(self) -> int:
         return await self._reading.run(_data_version)

@@ -2,7 +2,7 @@
 
 A member is a row of the database (its place in the order of joining) and a file of its own in
 `members/`: it keeps the file locked, so a killed process is seen dead at once, and writes its
-clock into it, so a frozen one is seen dead after the session's time. A heartbeat so costs no
+steady clock into it, so a frozen one is seen dead after the session's time. A heartbeat so costs no
 transaction. All who look agree, because the shares follow from the live rows alone; for the
 moments in which they do not, there is the fence of the committers.
 """
@@ -12,16 +12,19 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import sqlite3
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from worker.brokers.contract import GroupMember, Topic
-from worker.brokers.embedded_store import Connection, transaction
+from worker.brokers.contract import GroupMember
+from worker.brokers.embedded_store import Connection, snapshot, transaction
+from worker.brokers.embedded_topics import Catalogue
 from worker.errors import BuddyError
 
 _DIGITS = 20
+_NAME = re.compile(r"[0-9a-f]{32}")
 
 
 class Groups:
@@ -32,18 +35,25 @@ class Groups:
         writing: Connection,
         reading: Connection,
         directory: Path,
-        clock: Callable[[], int],
+        steady: Callable[[], int],
         session_ms: int,
     ) -> None:
         self._writing = writing
         self._reading = reading
         self._directory = directory / "members"
-        self._clock = clock
+        self._steady = steady
+        self._catalogue = Catalogue()
         self._session_ms = session_ms
         self._members: set[EmbeddedMember] = set()
 
-    async def join(self, group: str, topic: Topic) -> EmbeddedMember:
-        """A new member at the end of the group."""
+    @property
+    def joined(self) -> bool:
+        """Whether this process is in any group."""
+        return bool(self._members)
+
+    async def join(self, group: str, topic: str) -> EmbeddedMember:
+        """A new member at the end of the group. Raises `MissingTopic`."""
+        await self._reading.run(_partitions, self._catalogue, topic)
         member = EmbeddedMember(self, group, topic)
         self._members.add(member)
         await self.register(member)
@@ -51,22 +61,25 @@ class Groups:
 
     async def register(self, member: EmbeddedMember) -> None:
         """Take a place at the end of the group."""
-        await self._writing.run(_register, self._directory, member, self._clock())
+        await self._writing.run(_register, self._directory, member, self._steady())
 
-    async def look(self, member: EmbeddedMember) -> list[str]:
-        """The live members in order of joining, after a heartbeat; the dead are removed."""
-        now = self._clock()
+    async def look(self, member: EmbeddedMember) -> tuple[list[str], int]:
+        """The live members in order of joining, and how many partitions they share.
+
+        Beats for the member, and removes the dead. Raises `MissingTopic`.
+        """
+        now = self._steady()
         live, dead = await self._reading.run(
             _look, self._directory, member, now, now - self._session_ms
         )
         if dead:
             await self._writing.run(_remove, self._directory, dead)
-        return live
+        return live, await self._reading.run(_partitions, self._catalogue, member.topic)
 
     async def members(self, group: str) -> list[GroupMember]:
         """The live members, and what is theirs; the dead stay where they are."""
-        oldest = self._clock() - self._session_ms
-        return await self._reading.run(_members, self._directory, group, oldest)
+        oldest = self._steady() - self._session_ms
+        return await self._reading.run(_members, self._directory, self._catalogue, group, oldest)
 
     async def leave(self, member: EmbeddedMember) -> None:
         """Give up the member's place at once."""
@@ -86,7 +99,7 @@ class Groups:
 class EmbeddedMember:
     """See `contract.Member`."""
 
-    def __init__(self, groups: Groups, group: str, topic: Topic) -> None:
+    def __init__(self, groups: Groups, group: str, topic: str) -> None:
         self.group = group
         self.topic = topic
         self.seat: Seat | None = None
@@ -94,13 +107,13 @@ class EmbeddedMember:
 
     async def assignment(self) -> frozenset[int]:
         """See `contract.Member.assignment`; a member taken for dead joins again at the end."""
-        live = await self._groups.look(self)
+        live, partitions = await self._groups.look(self)
         if self.seat is None or self.seat.name not in live:
             await self._groups.register(self)
-            live = await self._groups.look(self)
+            live, partitions = await self._groups.look(self)
         if self.seat is None or self.seat.name not in live:
             return frozenset()  # frozen once more in between
-        return share(self.topic.partitions, live.index(self.seat.name), len(live))
+        return share(partitions, live.index(self.seat.name), len(live))
 
     async def close(self) -> None:
         """See `contract.Member.close`; calling it again does nothing."""
@@ -153,7 +166,7 @@ def _register(
         member.seat = seat
         connection.execute(
             "INSERT INTO members (consumer_group, topic, name) VALUES (?, ?, ?)",
-            (member.group, member.topic.name, seat.name),
+            (member.group, member.topic, seat.name),
         )
 
 
@@ -167,37 +180,47 @@ def _look(
     dead: list[str] = []
     for (name,) in connection.execute(
         "SELECT name FROM members WHERE consumer_group = ? AND topic = ? ORDER BY id",
-        (member.group, member.topic.name),
+        (member.group, member.topic),
     ).fetchall():
-        beat = _last_beat(directory / name)
+        beat = _beat_of(directory, name)
         (dead if beat is None or beat < oldest else live).append(name)
     return live, dead
 
 
 def _members(
-    connection: sqlite3.Connection, directory: Path, group: str, oldest: int
+    connection: sqlite3.Connection,
+    directory: Path,
+    catalogue: Catalogue,
+    group: str,
+    oldest: int,
 ) -> list[GroupMember]:
-    live: dict[tuple[str, int], list[str]] = {}
-    for topic, partitions, name in connection.execute(
-        "SELECT t.name, t.partitions, m.name FROM members m JOIN topics t ON t.name = m.topic "
-        "WHERE m.consumer_group = ? ORDER BY m.id",
-        (group,),
-    ).fetchall():
-        beat = _last_beat(directory / name)
-        if beat is not None and beat >= oldest:
-            live.setdefault((topic, partitions), []).append(name)
-    return [
-        GroupMember(name, share(partitions, place, len(names)))
-        for (_, partitions), names in live.items()
-        for place, name in enumerate(names)
-    ]
+    live: dict[str, list[str]] = {}
+    with snapshot(connection):
+        catalogue.refresh(connection)
+        for topic, name in connection.execute(
+            "SELECT topic, name FROM members WHERE consumer_group = ? ORDER BY id", (group,)
+        ).fetchall():
+            beat = _beat_of(directory, name)
+            if beat is not None and beat >= oldest and catalogue.find(topic) is not None:
+                live.setdefault(topic, []).append(name)
+        return [
+            GroupMember(name, share(catalogue.need(topic).topic.partitions, place, len(names)))
+            for topic, names in live.items()
+            for place, name in enumerate(names)
+        ]
+
+
+def _partitions(connection: sqlite3.Connection, catalogue: Catalogue, topic: str) -> int:
+    with snapshot(connection):
+        catalogue.refresh(connection)
+        return catalogue.need(topic).topic.partitions
 
 
 def _remove(connection: sqlite3.Connection, directory: Path, names: list[str]) -> None:
     """Forget members, so that their shares go to the others; a thawed one will notice."""
     with transaction(connection):
         connection.executemany("DELETE FROM members WHERE name = ?", [(name,) for name in names])
-    for name in names:
+    for name in filter(_NAME.fullmatch, map(str, names)):
         (directory / name).unlink(missing_ok=True)
 
 
@@ -205,6 +228,11 @@ def _leave(connection: sqlite3.Connection, directory: Path, member: EmbeddedMemb
     if member.seat is not None:
         _remove(connection, directory, [member.seat.name])
         member.seat.release()
+
+
+def _beat_of(directory: Path, name: object) -> int | None:
+    """The time in a member's file; a name that is damaged names no file."""
+    return _last_beat(directory / name) if isinstance(name, str) and _NAME.fullmatch(name) else None
 
 
 def _last_beat(path: Path) -> int | None:
@@ -217,7 +245,8 @@ def _last_beat(path: Path) -> int | None:
         # Shared, so that two who look at once do not take each other for the member.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return int(os.pread(descriptor, _DIGITS, 0) or 0)
+        beat = os.pread(descriptor, _DIGITS, 0)
+        return int(beat) if beat.isdigit() else 0
     else:
         return None
     finally:

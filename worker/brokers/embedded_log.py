@@ -1,4 +1,4 @@
-"""Topics, partitions and messages in the embedded broker's database.
+"""Messages and the groups' offsets in the embedded broker's database.
 
 A partition's log is a row of *batches*, as in Kafka: what one write put into one partition is one
 database row, whose `entries` are msgpack of [(offset - base, time - batch time, key, value,
@@ -14,11 +14,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
+import structlog
 
 from worker.brokers.contract import Headers, Message, Outgoing, Partition, Span, Topic
+from worker.brokers.embedded_batches import Batch, Hole, insert, walk
+from worker.brokers.embedded_damage import Damage, skipped_at
+from worker.brokers.embedded_seal import seal
 from worker.brokers.embedded_store import snapshot
+from worker.brokers.embedded_topics import Catalogue, partition_row, store
 from worker.brokers.partitioner import Rotation, by_partition, by_topic
-from worker.errors import Fenced, MessageRefused, MissingTopic
+from worker.errors import DamagedLog, Fenced, MessageRefused
 
 BATCH_BYTES = 1024 * 1024
 """A larger write is split: a reader decodes a batch as a whole."""
@@ -31,19 +36,14 @@ Entry = tuple[int, int, bytes | None, bytes | None, Headers]
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Entry]).decode
 
-
-class Stored(NamedTuple):
-    """A topic, and the database's numbers of its partitions."""
-
-    topic: Topic
-    partitions: tuple[int, ...]
+_log = structlog.get_logger(__name__)
 
 
 class Load(NamedTuple):
     """What one write brings for one partition: encoded batches, and whose messages they are."""
 
     partition: int
-    number: int
+    place: Partition
     indices: list[int]
     batches: list[tuple[int, bytes]]
 
@@ -54,81 +54,25 @@ class Chunk(NamedTuple):
     messages: list[Message]
     position: int
     """Where to go on when these messages have been read."""
-    expired: int
+    expired: int = 0
+    skipped: int = 0
+    """Offsets that were passed over because they are damaged and somebody said to skip them."""
+    damage: Damage | None = None
+    """Why nothing comes after these messages."""
 
 
-class Catalogue:
-    """The topics, remembered once seen: a topic is never changed nor removed."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, Stored] = {}
-
-    def find(self, connection: sqlite3.Connection, name: str) -> Stored | None:
-        """The topic of that name, if it exists."""
-        if (known := self._known.get(name)) is not None:
-            return known
-        row = connection.execute(
-            "SELECT id, partitions, compacted, append_time, retention_ms, delete_retention_ms,"
-            " max_message_bytes FROM topics WHERE name = ?",
-            (name,),
-        ).fetchone()
-        if row is None:
-            return None
-        numbers = connection.execute(
-            "SELECT id FROM partitions WHERE topic = ? ORDER BY number", (row[0],)
-        )
-        topic = Topic(name, row[1], bool(row[2]), bool(row[3]), row[4], row[5], row[6])
-        stored = Stored(topic, tuple(number for (number,) in numbers))
-        self._known[name] = stored
-        return stored
-
-    def need(self, connection: sqlite3.Connection, name: str) -> Stored:
-        """The topic of that name. Raises `MissingTopic`."""
-        if (stored := self.find(connection, name)) is None:
-            raise MissingTopic(f"Topic {name} does not exist: `buddy topics create` makes it.")
-        return stored
-
-    def partition(self, connection: sqlite3.Connection, partition: Partition) -> int:
-        """The database's number of a partition. Raises `MissingTopic`."""
-        return _partition_of(self.need(connection, partition.topic), partition.number)
-
-
-def create(connection: sqlite3.Connection, topics: Iterable[Topic], now: int) -> list[str]:
-    """Create those that are missing, within a transaction; the names of the created ones."""
-    created = []
-    for topic in topics:
-        cursor = connection.execute(
-            "INSERT INTO topics (name, partitions, compacted, append_time, retention_ms,"
-            " delete_retention_ms, max_message_bytes) VALUES (?, ?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (name) DO NOTHING",
-            msgspec.structs.astuple(topic),
-        )
-        if cursor.rowcount != 1:
-            continue
-        connection.executemany(
-            "INSERT INTO partitions (topic, number, cleaned_at) VALUES (?, ?, ?)",
-            [(cursor.lastrowid, number, now) for number in range(topic.partitions)],
-        )
-        created.append(topic.name)
-    return created
-
-
-def arrange(
-    connection: sqlite3.Connection,
-    catalogue: Catalogue,
-    rotation: Rotation,
-    messages: Sequence[Outgoing],
-) -> list[Load]:
+def arrange(catalogue: Catalogue, rotation: Rotation, messages: Sequence[Outgoing]) -> list[Load]:
     """Check, place and encode messages; no transaction needed, so others are not held up.
 
     Raises `MissingTopic` and `MessageRefused`.
     """
     loads = []
     for name, indices in by_topic(messages).items():
-        stored = catalogue.need(connection, name)
+        stored = catalogue.need(name)
         for number, chosen in by_partition(messages, indices, stored.topic, rotation).items():
             batches = _batches(stored.topic, messages, chosen)
-            loads.append(Load(stored.partitions[number], number, chosen, batches))
+            place = Partition(name, number)
+            loads.append(Load(stored.partitions[number], place, chosen, batches))
     return loads
 
 
@@ -137,24 +81,15 @@ def append(connection: sqlite3.Connection, load: Load, now: int) -> int:
 
     The append time never goes back within a partition, whatever the clock does.
     """
-    first, last_time = connection.execute(
-        "SELECT next, last_time FROM partitions WHERE id = ?", (load.partition,)
-    ).fetchone()
-    time = max(now, last_time)
-    base: int = first
+    row = partition_row(connection, load.partition, load.place)
+    time = max(now, row.last_time)
+    base = row.next
     for count, entries in load.batches:
-        connection.execute(
-            "INSERT INTO batches (partition, base, next, time, last_time, entries)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (load.partition, base, base + count, time, time, entries),
-        )
+        insert(connection, load.partition, Batch(base, base + count, time, time, entries))
         base += count
-    connection.execute(
-        "UPDATE partitions SET next = ?, last_time = ?, grown = grown + ? WHERE id = ?",
-        (base, time, sum(len(entries) for _, entries in load.batches), load.partition),
-    )
-    offset: int = first
-    return offset
+    grown = sum(len(entries) for _, entries in load.batches)
+    store(connection, row._replace(next=base, last_time=time), grown)
+    return row.next
 
 
 def append_all(
@@ -165,7 +100,7 @@ def append_all(
     for load in loads:
         first = append(connection, load, now)
         for offset, index in enumerate(load.indices, first):
-            written[index] = (load.number, offset)
+            written[index] = (load.place.number, offset)
     return written
 
 
@@ -192,13 +127,12 @@ def store_offsets(
     offsets: Mapping[Partition, int],
 ) -> None:
     """Set the group's offsets, within a transaction. Raises `MissingTopic`."""
+    rows = [(group, catalogue.partition(place), offset) for place, offset in offsets.items()]
     connection.executemany(
-        "INSERT INTO group_offsets (consumer_group, partition, position) VALUES (?, ?, ?)"
-        " ON CONFLICT (consumer_group, partition) DO UPDATE SET position = excluded.position",
-        [
-            (group, catalogue.partition(connection, partition), position)
-            for partition, position in offsets.items()
-        ],
+        "INSERT INTO group_offsets (consumer_group, partition, position, crc) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (consumer_group, partition)"
+        " DO UPDATE SET position = excluded.position, crc = excluded.crc",
+        [(*row, seal(*row)) for row in rows],
     )
 
 
@@ -208,15 +142,23 @@ def committed(
     group: str,
     partitions: Iterable[Partition],
 ) -> dict[Partition, int]:
-    """The group's offsets of those partitions that have one."""
+    """The group's offsets of those partitions that have one; a damaged one counts as none."""
     found = {}
-    for partition in partitions:
-        row = connection.execute(
-            "SELECT position FROM group_offsets WHERE consumer_group = ? AND partition = ?",
-            (group, catalogue.partition(connection, partition)),
-        ).fetchone()
-        if row is not None:
-            found[partition] = row[0]
+    with snapshot(connection):
+        catalogue.refresh(connection)
+        for partition in partitions:
+            number = catalogue.partition(partition)
+            row = connection.execute(
+                "SELECT position, crc FROM group_offsets"
+                " WHERE consumer_group = ? AND partition = ?",
+                (group, number),
+            ).fetchone()
+            if row is None:
+                continue
+            if seal(group, number, row[0]) == row[1]:
+                found[partition] = row[0]
+            else:
+                _log.error("group_offset_damaged", group=group, **partition._asdict())
     return found
 
 
@@ -225,8 +167,9 @@ def spans(
 ) -> dict[Partition, Span]:
     """Start and end of each partition, all at one moment. Raises `MissingTopic`."""
     with snapshot(connection):
+        catalogue.refresh(connection)
         return {
-            partition: _span(connection, catalogue.partition(connection, partition))
+            partition: _span(connection, catalogue.partition(partition), partition)
             for partition in partitions
         }
 
@@ -244,6 +187,7 @@ def fetch(
     chunks = []
     room = FETCH_BYTES
     with snapshot(connection):
+        catalogue.refresh(connection)
         for partition, position in wanted:
             chunk, size = _fetch_one(connection, catalogue, partition, position, limit, room)
             chunks.append(chunk)
@@ -262,39 +206,38 @@ def _fetch_one(
     limit: int,
     room: int,
 ) -> tuple[Chunk, int]:
-    stored = catalogue.need(connection, partition.topic)
-    number = _partition_of(stored, partition.number)
-    start, end = _span(connection, number)
+    try:
+        stored = catalogue.need(partition.topic)
+        number = stored.partition(partition.number)
+        start, end = _span(connection, number, partition)
+    except DamagedLog as error:
+        return Chunk([], position, damage=Damage(partition, 0, 0, str(error))), 0
+    # Beyond the end (a topic made anew) nothing was missed, and the start is right: as on Kafka.
     expired = max(0, start - position)
-    position += expired
-    if position >= end:
-        return Chunk([], position, expired), 0
+    position = max(position, start) if position <= end else start
     messages: list[Message] = []
-    size = 0
-    rows = connection.execute(
-        "SELECT base, next, time, entries FROM batches WHERE partition = ? AND base >= coalesce("
-        " (SELECT max(base) FROM batches WHERE partition = ? AND base <= ?), 0) ORDER BY base",
-        (number, number, position),
-    )
-    for base, after, time, entries in rows:
-        if after <= position:  # the offsets from here on were compacted away
-            continue
-        messages += _messages(stored.topic, partition.number, base, time, entries, position)
-        position = after
-        size += len(entries)
+    size = skipped = 0
+    damage: Damage | None = None
+    for piece in walk(connection, number, position, end):
+        if isinstance(piece, Hole):
+            passed = skipped_at(connection, number, piece.base)
+            if passed is None or passed.next < piece.next:
+                damage = Damage(partition, *piece)
+                break
+            skipped += piece.next - piece.base
+        else:
+            messages += _messages(stored.topic, partition.number, piece, position)
+            size += len(piece.entries)
+        position = piece.next
         if len(messages) >= limit or size >= room:
             break
-    else:
-        position = end  # the last offsets of a partition can be a gap too
-    rows.close()
-    return Chunk(messages, position, expired), size
+    return Chunk(messages, position, expired, skipped, damage), size
 
 
-def _messages(
-    topic: Topic, number: int, base: int, time: int, entries: bytes, position: int
-) -> list[Message]:
+def _messages(topic: Topic, number: int, batch: Batch, position: int) -> list[Message]:
     name, appended = topic.name, topic.append_time
-    found = _decode(entries)
+    base, time = batch.base, batch.time
+    found = _decode(batch.entries)
     if position > base:
         found = [entry for entry in found if base + entry[0] >= position]
     return [
@@ -335,20 +278,9 @@ def _batches(
     return batches
 
 
-def _partition_of(stored: Stored, number: int) -> int:
-    if not 0 <= number < len(stored.partitions):
-        raise MissingTopic(
-            f"Topic {stored.topic.name} has no partition {number}, only {len(stored.partitions)}: "
-            f"create it anew with more."
-        )
-    return stored.partitions[number]
-
-
-def _span(connection: sqlite3.Connection, partition: int) -> Span:
-    start, end = connection.execute(
-        "SELECT start, next FROM partitions WHERE id = ?", (partition,)
-    ).fetchone()
-    return Span(start, end)
+def _span(connection: sqlite3.Connection, number: int, partition: Partition) -> Span:
+    row = partition_row(connection, number, partition)
+    return Span(row.start, row.next)
 
 
 def _epoch(connection: sqlite3.Connection, name: str) -> int:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from worker.brokers.contract import Message, Partition
+from worker.brokers.embedded_damage import Damage
 from worker.brokers.embedded_log import Chunk
 from worker.errors import BrokerUnavailable, BuddyError
 
@@ -96,6 +97,8 @@ class _Course:
         self.taken = 0
         self.after = position
         self.expired = 0
+        self.skipped = 0
+        self.damage: Damage | None = None
 
     def position(self) -> int:
         return self.messages[self.taken].offset if self.left() else self.after
@@ -107,6 +110,8 @@ class _Course:
         self.messages, self.taken = chunk.messages, 0
         self.after = chunk.position
         self.expired += chunk.expired
+        self.skipped += chunk.skipped
+        self.damage = chunk.damage
 
     def take(self, limit: int) -> list[Message]:
         some = self.messages[self.taken : self.taken + limit]
@@ -135,7 +140,8 @@ class EmbeddedReader:
             course = self._courses.get(partition)
             if course is None or course.position() != position:
                 renewed = _Course(position)
-                renewed.expired = course.expired if course is not None else 0
+                if course is not None:
+                    renewed.expired, renewed.skipped = course.expired, course.skipped
                 course = renewed
             courses[partition] = course
         self._courses = courses
@@ -173,6 +179,23 @@ class EmbeddedReader:
                 found[partition] = course.expired
                 course.expired = 0
         return found
+
+    def skipped(self) -> dict[Partition, int]:
+        """See `contract.Reader.skipped`."""
+        found = {}
+        for partition, course in self._courses.items():
+            if course.skipped:
+                found[partition] = course.skipped
+                course.skipped = 0
+        return found
+
+    def damaged(self) -> dict[Partition, str]:
+        """See `contract.Reader.damaged`."""
+        return {
+            partition: course.damage.line()
+            for partition, course in self._courses.items()
+            if course.damage is not None and not course.left()
+        }
 
     async def close(self) -> None:
         """Forget everything; a later read raises `BrokerUnavailable`."""

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from worker.errors import BrokerUnavailable, BuddyError, StateError
+import structlog
+
+from worker.brokers.embedded_format import is_current, is_new, make, migrate
+from worker.brokers.embedded_seal import is_damage, reason_of
+from worker.errors import BrokerUnavailable, BuddyError, DamagedLog, StateError
 
 FILE_NAME = "log.sqlite"
-APPLICATION_ID = 0x42756479  # "Budy", so that `file` and this program know whose database it is
-FORMAT = 1
 
 BUSY_SECONDS = 10.0
 """How long a write waits for other processes before it gives up."""
@@ -31,60 +34,16 @@ BUSY_SECONDS = 10.0
 CALL_SECONDS = 30.0
 """How long a call waits for its thread: a disk that hangs must not hang the caller for ever."""
 
+WHOLE_LOG_SECONDS = 12 * 3600.0
+"""The same, for what goes through the whole log."""
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_PROBE_BYTES = 64 * 1024
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_SCHEMA = """
-CREATE TABLE topics (
-    id INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,
-    partitions INTEGER NOT NULL,
-    compacted INTEGER NOT NULL,
-    append_time INTEGER NOT NULL,
-    retention_ms INTEGER,
-    delete_retention_ms INTEGER NOT NULL,
-    max_message_bytes INTEGER NOT NULL
-);
--- start: the first offset that has not expired. next: the one that comes next, never reused.
--- cleaned: below it each key stands once. kept, grown: bytes below and above it.
-CREATE TABLE partitions (
-    id INTEGER PRIMARY KEY,
-    topic INTEGER NOT NULL,
-    number INTEGER NOT NULL,
-    start INTEGER NOT NULL DEFAULT 0,
-    next INTEGER NOT NULL DEFAULT 0,
-    last_time INTEGER NOT NULL DEFAULT 0,
-    cleaned INTEGER NOT NULL DEFAULT 0,
-    cleaned_at INTEGER NOT NULL,
-    kept INTEGER NOT NULL DEFAULT 0,
-    grown INTEGER NOT NULL DEFAULT 0,
-    UNIQUE (topic, number)
-);
--- The messages of the offsets from base up to next. entries is what embedded_log encodes.
-CREATE TABLE batches (
-    id INTEGER PRIMARY KEY,
-    partition INTEGER NOT NULL,
-    base INTEGER NOT NULL,
-    next INTEGER NOT NULL,
-    time INTEGER NOT NULL,
-    last_time INTEGER NOT NULL,
-    entries BLOB NOT NULL
-);
-CREATE UNIQUE INDEX batches_by_offset ON batches (partition, base);
-CREATE TABLE committers (name TEXT PRIMARY KEY, epoch INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE group_offsets (
-    consumer_group TEXT NOT NULL,
-    partition INTEGER NOT NULL,
-    position INTEGER NOT NULL,
-    PRIMARY KEY (consumer_group, partition)
-) WITHOUT ROWID;
-CREATE TABLE members (
-    id INTEGER PRIMARY KEY,
-    consumer_group TEXT NOT NULL,
-    topic TEXT NOT NULL,
-    name TEXT NOT NULL UNIQUE
-);
-"""
+_log = structlog.get_logger(__name__)
 
 _creating = threading.Lock()
 # Closing a file drops every POSIX lock that this process holds on it, SQLite's too. So nobody in
@@ -105,6 +64,15 @@ class Connection:
     async def open(self) -> None:
         """Open the database, and make it if it is missing. Raises `StateError`."""
         await self._submit(self._open)
+        if not await self.run(_is_current, self._path):
+            if not self._writes:
+                raise StateError(
+                    f"{self._path} has an earlier format: start a worker or a sink once, which "
+                    f"brings it up to date."
+                )
+            _log.warning("log_migrating", directory=str(self._directory))
+            await self.run_long(_migrate, self._path)
+            _log.info("log_migrated", directory=str(self._directory))
 
     async def run(
         self,
@@ -118,20 +86,30 @@ class Connection:
         """
         return await self._submit(lambda: work(self._ready(), *args, **kwargs))
 
+    async def run_long(
+        self,
+        work: Callable[Concatenate[sqlite3.Connection, _P], _T],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> _T:
+        """As `run`, for work that goes through the whole log."""
+        return await self._submit(lambda: work(self._ready(), *args, **kwargs), WHOLE_LOG_SECONDS)
+
     async def close(self) -> None:
         """Close after the calls that wait already; calling it again does nothing."""
         with contextlib.suppress(BuddyError, RuntimeError):
             await self._submit(self._close)
         self._thread.shutdown(wait=False)
 
-    async def _submit(self, work: Callable[[], _T]) -> _T:
+    async def _submit(self, work: Callable[[], _T], seconds: float | None = None) -> _T:
         loop = asyncio.get_running_loop()
+        limit = CALL_SECONDS if seconds is None else seconds
         try:
-            async with asyncio.timeout(CALL_SECONDS):
+            async with asyncio.timeout(limit):
                 return await loop.run_in_executor(self._thread, self._guarded, work)
         except TimeoutError:
             raise BrokerUnavailable(
-                f"The disk of {self._directory} did not answer in {CALL_SECONDS:.0f} s: "
+                f"The disk of {self._directory} did not answer in {limit:.0f} s: "
                 f"check it, then try again."
             ) from None
         except RuntimeError as error:  # the executor after its shutdown
@@ -142,6 +120,8 @@ class Connection:
             return work()
         except sqlite3.Error as error:
             raise _explain(error, self._directory) from error
+        except UnicodeDecodeError as error:  # of SQLite's own message, which quotes what is damaged
+            raise _damaged("its tables cannot be told", self._directory) from error
         except OSError as error:
             raise _explain_system(error, self._directory) from error
 
@@ -183,8 +163,6 @@ class Connection:
                 connection.execute(f"PRAGMA {pragma}").fetchone()
             if self._writes:
                 _make_tables(connection)
-            _check_format(connection, self._path)
-            if self._writes:
                 # `transaction` waits in short turns: SQLite's own grow up to 100 ms.
                 connection.execute("PRAGMA busy_timeout=0").fetchone()
             else:
@@ -221,6 +199,24 @@ def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
         yield
     finally:
         _roll_back(connection)
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    with transaction(connection):
+        if is_new(connection):
+            make(connection)
+
+
+def _is_current(connection: sqlite3.Connection, path: Path) -> bool:
+    if is_new(connection):  # another process is about to make its tables
+        raise _missing(path.parent)
+    return is_current(connection, path)
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    with transaction(connection):
+        if not is_current(connection, path):  # else another process was faster
+            migrate(connection)
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
@@ -283,42 +279,20 @@ def _place(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _make_tables(connection: sqlite3.Connection) -> None:
-    with transaction(connection):
-        if _is_new(connection):
-            for statement in _SCHEMA.split(";"):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version={FORMAT}")
-
-
-def _check_format(connection: sqlite3.Connection, path: Path) -> None:
-    owner, version = _marks(connection)
-    if (owner, version) == (APPLICATION_ID, FORMAT):
-        return
-    if _is_new(connection):  # another process is about to make its tables
-        raise _missing(path.parent)
-    if owner != APPLICATION_ID:
-        raise StateError(f"{path} is not a log of this program: name another directory.")
-    raise StateError(
-        f"{path} has format {version}, this program reads {FORMAT}: use the release that wrote "
-        f"it, or move the directory away and send the records again."
-    )
-
-
-def _is_new(connection: sqlite3.Connection) -> bool:
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    return _marks(connection) == (0, 0) and tables == 0
-
-
-def _marks(connection: sqlite3.Connection) -> tuple[int, int]:
-    owner = connection.execute("PRAGMA application_id").fetchone()[0]
-    return owner, connection.execute("PRAGMA user_version").fetchone()[0]
-
-
 def _code(error: sqlite3.Error) -> int:
     code: int = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF
+
+
+def _has_room(directory: Path) -> bool:
+    """Whether a little can still be written: SQLite calls some full disks an I/O error."""
+    try:
+        with tempfile.TemporaryFile(dir=directory, buffering=0) as probe:
+            probe.write(b"x" * _PROBE_BYTES)
+            os.fsync(probe.fileno())
+    except OSError as error:
+        return error.errno not in _NO_ROOM
+    return True
 
 
 def _explain(error: sqlite3.Error, directory: Path) -> BuddyError:
@@ -326,19 +300,18 @@ def _explain(error: sqlite3.Error, directory: Path) -> BuddyError:
     match _code(error):
         case sqlite3.SQLITE_FULL:
             return _full(directory)
+        case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if not _has_room(directory):
+            return _full(directory)
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return BrokerUnavailable(
                 f"Another process has held the log in {directory} for {BUSY_SECONDS:.0f} s: "
                 f"look for one that hangs, then try again."
             )
+        case _ if is_damage(error):
+            return _damaged(reason_of(error), directory)
         case sqlite3.SQLITE_IOERR:
             return BrokerUnavailable(
                 f"The disk of {directory} failed ({error}): check it, then try again."
-            )
-        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return StateError(
-                f"The log in {directory} is damaged or not a log ({error}): move the directory "
-                f"away, or put a copy back."
             )
         case _:
             return StateError(
@@ -347,8 +320,15 @@ def _explain(error: sqlite3.Error, directory: Path) -> BuddyError:
             )
 
 
+def _damaged(what: str, directory: Path) -> DamagedLog:
+    return DamagedLog(
+        f"The log in {directory} is damaged or not a log ({what}): 'buddy log verify' tells more, "
+        f"if it can be opened; else put a copy back, or move the directory away."
+    )
+
+
 def _explain_system(error: OSError, directory: Path) -> BuddyError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if error.errno in _NO_ROOM:
         return _full(directory)
     return StateError(
         f"{directory} cannot be used for the log ({error.strerror or error}): make it a directory "

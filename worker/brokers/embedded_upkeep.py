@@ -1,6 +1,8 @@
 """Compaction and retention of the embedded broker's log, in small steps.
 
 * Retention: batches older than the topic's `retention_ms` go, and the partition's start moves up.
+  What a group has yet to read stays until the log's clock is a day old: the machine may have been
+  off for long, or have started with a wrong clock.
 * Compaction: of each key the latest message stays, at its offset, with its time. A partition is
   compacted once it has doubled, so each message is rewritten a few times in its life, however
   large the log grows.
@@ -12,7 +14,8 @@ compaction was finished, where nothing older of its key is left that could come 
 
 One process at a time does upkeep, by a file lock that dies with it; so batches change only under
 that lock, and appends only add to the end. Readers see the batches before or after a step, and
-find the same messages by offset in both.
+find the same messages by offset in both. Damaged batches are neither rewritten nor removed: their
+partition waits until somebody skips them.
 """
 
 from __future__ import annotations
@@ -21,15 +24,21 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from worker.brokers.contract import Partition, Topic
+from worker.brokers.embedded_batches import NOTHING, Batch, Hole, below, insert, is_sound, walk
+from worker.brokers.embedded_clock import LogClock, LogTime
+from worker.brokers.embedded_damage import Damage, known, skipped_at
 from worker.brokers.embedded_log import BATCH_BYTES
+from worker.brokers.embedded_seal import is_damage
 from worker.brokers.embedded_store import FILE_NAME, transaction
-from worker.errors import StateError
+from worker.brokers.embedded_topics import Catalogue, partition_row, store
+from worker.errors import DamagedLog, StateError
 
 GROWN_BYTES = 1024 * 1024
 """A partition that has grown by less is not worth a compaction yet …"""
@@ -53,14 +62,6 @@ _Lazy = tuple[int, int, bytes | None, msgspec.Raw, msgspec.Raw]
 _decode = msgspec.msgpack.Decoder(list[_Lazy]).decode  # values and headers stay as they are
 
 
-class _Batch(NamedTuple):
-    base: int
-    next: int
-    time: int
-    last_time: int
-    entries: bytes
-
-
 class _Kept(NamedTuple):
     offset: int
     time: int
@@ -72,7 +73,9 @@ class _Kept(NamedTuple):
 class Upkeep:
     """One round of upkeep; call `step` in the write thread until it returns False."""
 
-    def __init__(self, directory: Path, clock: Callable[[], int], *, force: bool = False) -> None:
+    def __init__(self, directory: Path, clock: LogClock, *, force: bool = False) -> None:
+        self.damaged: list[Damage] = []
+        """What was found to be damaged."""
         self._directory = directory
         self._clock = clock
         self._force = force
@@ -81,7 +84,7 @@ class Upkeep:
     def step(self, connection: sqlite3.Connection) -> bool:
         """Do a bounded piece of the work, complete in itself; whether there is more."""
         if self._steps is None:
-            self._steps = _round(connection, self._directory, self._clock, force=self._force)
+            self._steps = self._round(connection)
         return next(self._steps, _DONE) is not _DONE
 
     def stop(self, connection: sqlite3.Connection) -> None:
@@ -90,94 +93,138 @@ class Upkeep:
         if self._steps is not None:
             self._steps.close()
 
+    def _round(self, connection: sqlite3.Connection) -> Generator[None, None, None]:
+        with _exclusive(self._directory / "upkeep.lock") as ours:
+            if not ours:
+                return
+            catalogue = Catalogue()
+            with transaction(connection):
+                time = self._clock.read(connection)
+                catalogue.refresh(connection)
+                waiting = {d.partition for d in known(connection, catalogue) if not d.skipped}
+            for stored in catalogue.every():
+                for number, partition in enumerate(stored.partitions):
+                    place = Partition(stored.topic.name, number)
+                    if place in waiting:
+                        continue
+                    try:
+                        yield from self._keep_up(connection, stored.topic, place, partition, time)
+                    except DamagedLog as error:
+                        self.damaged.append(Damage(place, 0, 0, str(error)))
+                    except _Damaged as error:
+                        self.damaged.append(Damage(place, *error.args[0]))
+            if self._force or _wal_bytes(self._directory) > WAL_BYTES:
+                # Does nothing while others read; the next round tries again.
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
-def _round(
-    connection: sqlite3.Connection, directory: Path, clock: Callable[[], int], *, force: bool
-) -> Generator[None, None, None]:
-    with _exclusive(directory / "upkeep.lock") as ours:
-        if not ours:
-            return
-        now = clock()
-        for partition, cutoff in _with_retention(connection, now):
-            yield from _expire(connection, partition, cutoff)
-        for partition, horizon in _grown(connection, now, force=force):
-            yield from _compact(connection, partition, now, horizon)
-        if force or _wal_bytes(directory) > WAL_BYTES:
-            # Does nothing while others read; the next round tries again.
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    def _keep_up(
+        self,
+        connection: sqlite3.Connection,
+        topic: Topic,
+        place: Partition,
+        partition: int,
+        time: LogTime,
+    ) -> Iterator[None]:
+        if topic.retention_ms is not None:
+            limit = None if time.settled else _first_unread(connection, partition)
+            yield from _expire(connection, partition, place, time.now - topic.retention_ms, limit)
+        if topic.compacted and (self._force or _is_grown(connection, partition, time.now)):
+            horizon = time.now - topic.delete_retention_ms
+            yield from _compact(connection, partition, place, time.now, horizon)
 
 
 _DONE = object()
 
 
-def _with_retention(connection: sqlite3.Connection, now: int) -> list[tuple[int, int]]:
-    return connection.execute(
-        "SELECT partitions.id, ? - retention_ms FROM partitions"
-        " JOIN topics ON topics.id = partitions.topic WHERE retention_ms IS NOT NULL",
-        (now,),
-    ).fetchall()
+class _Damaged(Exception):
+    """A hole that nobody has skipped."""
 
 
-def _expire(connection: sqlite3.Connection, partition: int, cutoff: int) -> Iterator[None]:
+def _expire(
+    connection: sqlite3.Connection, partition: int, place: Partition, cutoff: int, limit: int | None
+) -> Iterator[None]:
+    """Remove batches below `limit` that are older than `cutoff`."""
     while True:
-        start, size, count = None, 0, 0
-        with contextlib.closing(
-            connection.execute(
-                "SELECT next, last_time, length(entries) FROM batches WHERE partition = ?"
-                " ORDER BY base LIMIT ?",
-                (partition, STEP_ROWS),
-            )
-        ) as rows:
-            for after, last_time, length in rows:
-                if last_time >= cutoff or size > EXPIRE_BYTES:
+        row = partition_row(connection, partition, place)
+        start, size = row.start, 0
+        gone: list[tuple[int, int]] = []
+        for piece in walk(connection, partition, row.start, row.next):
+            if limit is not None and piece.next > limit:
+                break
+            if isinstance(piece, Hole):
+                _pass(connection, partition, piece)
+            else:
+                if piece.last_time >= cutoff or size > EXPIRE_BYTES or len(gone) == STEP_ROWS:
                     break
-                start, size, count = after, size + length, count + 1
-        if start is None:
+                gone.append((partition, piece.base))
+                size += len(piece.entries)
+            start = piece.next
+        if start == row.start:
             return
         with transaction(connection):
-            connection.execute(
-                "DELETE FROM batches WHERE partition = ? AND base < ?", (partition, start)
-            )
-            connection.execute("UPDATE partitions SET start = ? WHERE id = ?", (start, partition))
+            connection.executemany("DELETE FROM batches WHERE partition = ? AND base = ?", gone)
+            now = partition_row(connection, partition, place)  # appended to meanwhile
+            store(connection, now._replace(start=start))
         yield
 
 
-def _grown(connection: sqlite3.Connection, now: int, *, force: bool) -> list[tuple[int, int]]:
-    return connection.execute(
-        "SELECT partitions.id, ? - delete_retention_ms FROM partitions"
-        " JOIN topics ON topics.id = partitions.topic WHERE compacted"
-        " AND (? OR grown > max(kept, ?) OR (next > cleaned AND ? - cleaned_at > ?))",
-        (now, force, GROWN_BYTES, now, COMPACT_MS),
-    ).fetchall()
+def _pass(connection: sqlite3.Connection, partition: int, hole: Hole) -> None:
+    """Go past a hole that somebody has skipped. Raises `_Damaged` for another."""
+    skipped = skipped_at(connection, partition, hole.base)
+    if skipped is None or skipped.next < hole.next:
+        raise _Damaged(hole)
+
+
+def _is_grown(connection: sqlite3.Connection, partition: int, now: int) -> bool:
+    found = connection.execute(
+        "SELECT 1 FROM partitions WHERE id = ?"
+        " AND (grown > max(kept, ?) OR (next > cleaned AND ? - cleaned_at > ?))",
+        (partition, GROWN_BYTES, now, COMPACT_MS),
+    ).fetchone()
+    return found is not None
+
+
+def _first_unread(connection: sqlite3.Connection, partition: int) -> int | None:
+    """The first offset that some group has yet to read, None if no group reads the partition."""
+    first: int | None = connection.execute(
+        "SELECT min(position) FROM group_offsets WHERE partition = ?", (partition,)
+    ).fetchone()[0]
+    return first
 
 
 def _compact(
-    connection: sqlite3.Connection, partition: int, now: int, horizon: int
+    connection: sqlite3.Connection, partition: int, place: Partition, now: int, horizon: int
 ) -> Iterator[None]:
-    top, cleaned, grown = connection.execute(
-        "SELECT next, cleaned, grown FROM partitions WHERE id = ?", (partition,)
+    row = partition_row(connection, partition, place)
+    (grown,) = connection.execute(
+        "SELECT grown FROM partitions WHERE id = ?", (partition,)
     ).fetchone()
-    ceiling = top
+    ceiling = top = row.next
+    cleaned = row.cleaned
     while True:
         sieve = _Sieve(ceiling, cleaned, horizon)
-        below = ceiling
-        while batches := _window(connection, partition, below):
+        end = top if ceiling == top else _end_of_batch(connection, partition, ceiling)
+        while end > row.start:
+            batches = _window(connection, partition, end)
+            if not batches:
+                end = _below_hole(connection, partition, row.start, end)
+                continue
             _rewrite(connection, partition, batches, sieve.sift(batches))
-            below = batches[-1].base
+            end = batches[-1].base
             yield
         ceiling = sieve.floor
         if ceiling <= cleaned:
             break
     with transaction(connection):
         (kept,) = connection.execute(
-            "SELECT coalesce(sum(length(entries)), 0) FROM batches"
+            "SELECT coalesce(sum(length(content)), 0) FROM batches"
             " WHERE partition = ? AND base < ?",
             (partition, top),
         ).fetchone()
+        store(connection, partition_row(connection, partition, place)._replace(cleaned=top))
         connection.execute(
-            "UPDATE partitions SET cleaned = ?, cleaned_at = ?, kept = ?, grown = grown - ?"
-            " WHERE id = ?",
-            (top, now, kept, grown, partition),
+            "UPDATE partitions SET cleaned_at = ?, kept = ?, grown = grown - ? WHERE id = ?",
+            (now, kept, grown, partition),
         )
 
 
@@ -195,7 +242,7 @@ class _Sieve:
         self._horizon = horizon
         self._seen: set[bytes | None] = set()
 
-    def sift(self, batches: list[_Batch]) -> tuple[list[_Kept], int]:
+    def sift(self, batches: list[Batch]) -> tuple[list[_Kept], int]:
         """What stays of the next older batches (newest first), oldest first; how many went."""
         kept: list[_Kept] = []
         dropped = 0
@@ -225,34 +272,57 @@ class _Sieve:
         return not (tombstone and entry.time < self._horizon)
 
 
-def _window(connection: sqlite3.Connection, partition: int, below: int) -> list[_Batch]:
-    """The next batches to look at, newest first: at least one, if there is any."""
-    batches = []
+def _end_of_batch(connection: sqlite3.Connection, partition: int, ceiling: int) -> int:
+    """Where the batch ends that holds the offset before `ceiling`."""
+    (end,) = connection.execute(
+        "SELECT next FROM batches WHERE partition = ? AND base < ? ORDER BY base DESC LIMIT 1",
+        (partition, ceiling),
+    ).fetchone() or (ceiling,)
+    return end if isinstance(end, int) else ceiling
+
+
+def _window(connection: sqlite3.Connection, partition: int, end: int) -> list[Batch]:
+    """The next sound batches below `end`, newest first; none if a hole ends there."""
+    batches: list[Batch] = []
     size = 0
-    with contextlib.closing(
-        connection.execute(
-            "SELECT base, next, time, last_time, entries FROM batches"
-            " WHERE partition = ? AND base < ? ORDER BY base DESC LIMIT ?",
-            (partition, below, STEP_ROWS),
-        )
-    ) as rows:
-        for row in rows:
-            batches.append(_Batch(*row))
-            size += len(batches[-1].entries)
-            if size >= STEP_BYTES:
-                break
+    try:
+        with contextlib.closing(below(connection, partition, end, STEP_ROWS)) as rows:
+            for *row, crc in rows:
+                batch = Batch(*row)
+                if batch.next != end or not is_sound(partition, batch, crc):
+                    break
+                batches.append(batch)
+                end = batch.base
+                size += len(batch.entries)
+                if size >= STEP_BYTES:
+                    break
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
     return batches
+
+
+def _below_hole(connection: sqlite3.Connection, partition: int, start: int, end: int) -> int:
+    """Where the hole begins that ends at `end`. Raises `_Damaged` unless it was skipped."""
+    skipped = skipped_at(connection, partition, end - 1)
+    if skipped is not None:
+        return skipped.base
+    (base,) = connection.execute(
+        "SELECT coalesce(max(base), ?) FROM batches WHERE partition = ? AND base < ?",
+        (start, partition, end),
+    ).fetchone()
+    raise _Damaged(Hole(base, end, "the checksum does not fit, or the batch is missing"))
 
 
 def _rewrite(
     connection: sqlite3.Connection,
     partition: int,
-    batches: list[_Batch],
+    batches: list[Batch],
     sifted: tuple[list[_Kept], int],
 ) -> None:
     kept, dropped = sifted
     base, after = batches[-1].base, batches[0].next
-    packed = _pack(kept, base, after)
+    packed = _pack(kept, base, after) or [Batch(base, after, 0, batches[0].last_time, NOTHING)]
     if not dropped and len(packed) == len(batches):
         return  # as small as it gets
     with transaction(connection):
@@ -262,14 +332,11 @@ def _rewrite(
         )
         if cursor.rowcount != len(batches):
             raise StateError("Two processes compact one log: is its upkeep.lock being removed?")
-        connection.executemany(
-            "INSERT INTO batches (partition, base, next, time, last_time, entries)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            [(partition, *batch) for batch in packed],
-        )
+        for batch in packed:
+            insert(connection, partition, batch)
 
 
-def _pack(kept: list[_Kept], base: int, after: int) -> list[_Batch]:
+def _pack(kept: list[_Kept], base: int, after: int) -> list[Batch]:
     """Batches of full size out of these messages; together they cover `base` up to `after`."""
     groups: list[list[_Kept]] = []
     size = BATCH_BYTES
@@ -287,13 +354,13 @@ def _pack(kept: list[_Kept], base: int, after: int) -> list[_Batch]:
     ]
 
 
-def _batch(group: list[_Kept], base: int, after: int) -> _Batch:
+def _batch(group: list[_Kept], base: int, after: int) -> Batch:
     time = group[0].time
     entries = [
         (entry.offset - base, entry.time - time, entry.key, entry.value, entry.headers)
         for entry in group
     ]
-    return _Batch(base, after, time, group[-1].time, _encode(entries))
+    return Batch(base, after, time, group[-1].time, _encode(entries))
 
 
 @contextlib.contextmanager

@@ -181,6 +181,10 @@ class KafkaBroker:
         """See `contract.Broker`. A Kafka older than 2.8 has no topic ids: all are empty there."""
         return {name: topic.identity for name, topic in (await self._look(set(names))).items()}
 
+    async def damage(self) -> list[str]:
+        """See `contract.Broker.damage`: the brokers know, and repair what they can."""
+        return []
+
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False
     ) -> dict[Partition, Span]:

@@ -104,6 +104,14 @@ class KafkaReader:
         expired, self._expired = self._expired, {}
         return expired
 
+    def skipped(self) -> dict[Partition, int]:
+        """See `contract.Reader`: nothing here is ever skipped."""
+        return {}
+
+    def damaged(self) -> dict[Partition, str]:
+        """See `contract.Reader`: a broker that finds damage answers with an error instead."""
+        return {}
+
     @property
     def closed(self) -> bool:
         """Whether nothing is left to release."""

@@ -30,6 +30,7 @@ _COMMANDS: Final = {
     "topics": ("admin", "Create the topics that everything else relies on."),
     "status": ("status", "Show who works, how far, and what was counted."),
     "reprocess": ("admin", "Have records of an entity judged again."),
+    "log": ("log", "Look after the log of the embedded broker."),
     "schema": ("admin", "Print the JSON Schema of one entity or of all."),
     "config": ("admin", "Print the settings in force; secrets are masked."),
     "demo": ("demo", "Stream a made-up programme through all of it."),
@@ -81,6 +82,9 @@ and then:         buddy export --wait
 @click.pass_context
 def cli(context: click.Context, /, config: str | None, **options: Any) -> None:
     """All commands; settings are read when a command needs them."""
+    from worker import log
+
+    log.to_stderr("warning")
     context.obj = Context(config, options, os.environ)
 
 

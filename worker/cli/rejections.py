@@ -15,7 +15,7 @@ from worker.brokers.contract import Message, Partition
 from worker.cli.console import Context, print_json, print_table
 from worker.core.rejection import Source
 from worker.core.violations import Violation
-from worker.errors import MissingTopic
+from worker.errors import DamagedLog, MissingTopic
 
 _ENTITY = click.option("--entity", type=click.Choice(list(ENTITIES)), help="Of this entity only.")
 _CODE = click.option("--code", help="With this violation code only.")
@@ -120,10 +120,16 @@ async def _rejections(
         reader = broker.reader()
         reader.assign({p: s.start if from_start else s.end for p, s in spans.items()})
         try:
-            while follow or any(reader.position(p) < s.end for p, s in spans.items()):
+            damaged: dict[Partition, str] = {}
+            while follow or any(
+                reader.position(p) < s.end for p, s in spans.items() if p not in damaged
+            ):
                 for message in await reader.read(5_000, 0.5):
                     if (seen := _read(message)) is not None:
                         yield seen
+                damaged = reader.damaged()
+            if damaged:
+                raise DamagedLog(next(iter(damaged.values())))
         finally:
             await reader.close()
 

@@ -24,6 +24,7 @@ from worker.exports.connect import place_of
 from worker.index.store import IndexStore
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
+from worker.private import tighten
 from worker.sink.export import ExportSettings
 from worker.sink.reports import Reports as SinkReports
 from worker.sink.retention import Keep
@@ -41,6 +42,7 @@ def run_command(context: Context, until_eof: bool) -> int:
     On the embedded broker missing topics are created first.
     """
     log.configure(context.settings.log_level)
+    tighten(Path(context.settings.data))
 
     async def main(stop: asyncio.Event) -> None:
         if until_eof:
@@ -62,6 +64,7 @@ def run_command(context: Context, until_eof: bool) -> int:
 def worker_command(context: Context) -> int:
     """Validate what arrives, until SIGTERM or Ctrl-C."""
     log.configure(context.settings.log_level)
+    tighten(Path(context.settings.data))
 
     async def main(stop: asyncio.Event) -> None:
         async with context.broker() as broker:
@@ -77,6 +80,7 @@ def worker_command(context: Context) -> int:
 def sink_command(context: Context) -> int:
     """Collect accepted rows and carry out export requests, until SIGTERM or Ctrl-C."""
     log.configure(context.settings.log_level)
+    tighten(Path(context.settings.data))
 
     async def main(stop: asyncio.Event) -> None:
         async with context.broker() as broker:

@@ -67,13 +67,20 @@ def status_command(context: Context, as_json: bool, quiet: bool, services: tuple
     Exit code 0 if somebody works, 8 if nobody does: no worker, or records that have waited for
     30 s at a task that commits nothing. Makes nothing, neither topics nor files.
     """
-    found, runs, wrong = asyncio.run(_look(context, services))
+    found, runs, wrong, damage = asyncio.run(_look(context, services))
     if as_json:
         settings = context.settings
-        head = {"broker": settings.broker, "prefix": settings.prefix, "trouble": wrong}
+        head = {
+            "broker": settings.broker,
+            "prefix": settings.prefix,
+            "trouble": wrong,
+            "damage": damage,
+        }
         print_json({**head, **msgspec.structs.asdict(found), "schedules": runs})
     elif not quiet:
         _print(context.settings, found, runs)
+        for line in damage:
+            click.echo(f"Damage: {line}")
     if wrong is not None:
         raise NobodyWorks(wrong)
     return 0
@@ -81,7 +88,7 @@ def status_command(context: Context, as_json: bool, quiet: bool, services: tuple
 
 async def _look(
     context: Context, services: Collection[str]
-) -> tuple[Report, dict[str, Run], str | None]:
+) -> tuple[Report, dict[str, Run], str | None, list[str]]:
     settings, names = context.settings, context.names
     async with context.broker(looks=True) as broker:
         tasks = await check_topics(broker, names, settings.max_record_bytes)
@@ -92,13 +99,14 @@ async def _look(
         positions = unread(seen)
         doubtful = {p: at for p, at in positions.items() if is_quiet(seen, p.number)}
         waiting = await _first_unread(broker, doubtful, seen.spans)
+        damage = await broker.damage()
     lags = {
         place: seen.spans[place].end - at
         for place, at in positions.items()
         if place in waiting or place not in doubtful
     }
     late = stalled(seen, waiting)
-    return report(seen, lags), runs, trouble(seen, sum(lags.values()), late, services)
+    return report(seen, lags), runs, trouble(seen, sum(lags.values()), late, services), damage
 
 
 async def _see(broker: Broker, names: Names, tasks: int, *, exact: bool) -> Seen:

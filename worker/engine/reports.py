@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 import structlog
@@ -47,7 +48,8 @@ class Reports:
         self._failed_at = clock.steady() - _FAILING_MS
         self._foreign = 0
         self._looked = -_LOOK_EVERY_MS
-        self._measured = -_LAG_EVERY_MS
+        self._measured = self._asked = -_LAG_EVERY_MS
+        self._damaged: set[Partition] = set()
         self._hindered: dict[str, int] = {}
         self._failing: set[int] = set()
         """Tasks that could not be taken over or not commit, and have not committed since."""
@@ -158,6 +160,37 @@ class Reports:
             if entity in ENTITIES and (owned := tasks.running.get(place.number)) is not None:
                 owned.task.books.incident(INPUT_EXPIRED, count)
             self._expired(entity, place, count)
+
+    def skipped(self, skipped: Mapping[Partition, int], tasks: Tasks, names: Names) -> None:
+        """These were damaged, and somebody said to go on behind them."""
+        for place, count in skipped.items():
+            entity = names.entity_of(place.topic)
+            if entity in ENTITIES:
+                self.metrics.input_skipped(entity, count)
+                self.health.expired(count, self._clock.steady())
+                if (owned := tasks.running.get(place.number)) is not None:
+                    owned.task.books.incident("input_skipped", count)
+            _log.error("input_skipped", topic=place.topic, partition=place.number, count=count)
+
+    def damaged(self, places: AbstractSet[Partition], tasks: Tasks) -> None:
+        """These inputs cannot be read on; the broker has told where."""
+        for place in places - self._damaged:
+            if (owned := tasks.running.get(place.number)) is not None:
+                owned.task.books.incident("log_damaged")
+        self._damaged = set(places)
+
+    async def look_for_damage(self, broker: Broker) -> None:
+        """Learn every five seconds what anybody has found damaged. Raises BrokerUnavailable."""
+        now = self._clock.steady()
+        if now - self._asked < _LAG_EVERY_MS:
+            return
+        self._asked = now
+        damage = await broker.damage()
+        self.metrics.log_damaged(len(damage))
+        if damage:
+            self.health.hindered("log", damage[0], now)
+        else:
+            self.health.free("log")
 
     def _expired(self, entity: str, place: Partition, count: int) -> None:
         if entity in ENTITIES:

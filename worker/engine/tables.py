@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from worker.brokers.contract import Broker, Message, Partition
-from worker.errors import BrokerUnavailable
+from worker.errors import BrokerUnavailable, DamagedLog
 
 _T = TypeVar("_T")
 
@@ -56,7 +56,7 @@ async def read_checked(
 ) -> Table[_T]:
     """The table as `read` understands it, up to the end of now, open transactions included.
 
-    Raises BrokerUnavailable when nothing has come for 20 s.
+    Raises BrokerUnavailable when nothing has come for 20 s, DamagedLog.
     """
     span = (await broker.spans([partition], uncommitted=True))[partition]
     reader = broker.reader()
@@ -66,6 +66,8 @@ async def read_checked(
     try:
         while reader.position(partition) < span.end:
             messages = await reader.read(_BATCH, _STEP_SECONDS)
+            if partition in (damaged := reader.damaged()):
+                raise DamagedLog(damaged[partition])
             quiet = 0.0 if messages else quiet + _STEP_SECONDS
             if quiet >= _PATIENCE:
                 raise BrokerUnavailable(

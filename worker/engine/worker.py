@@ -185,6 +185,7 @@ class Worker:
         if await self._tasks.update():
             await self._assign()
         running = self._tasks.running
+        await self._reports.look_for_damage(self._broker)
         if not self._ready and not await self._becomes_ready():
             return
         await self._barriers.tend([owned.task for owned in running.values()])
@@ -246,6 +247,8 @@ class Worker:
             if owned is not None:
                 owned.take(message)
         self._reports.expired(self._reader.expired(), self._tasks, self._rules.names)
+        self._reports.skipped(self._reader.skipped(), self._tasks, self._rules.names)
+        self._reports.damaged(self._reader.damaged().keys(), self._tasks)
 
     async def _assign(self) -> None:
         """Read the inputs of the running tasks: each from where it stands, or from where it is."""

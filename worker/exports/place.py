@@ -19,7 +19,8 @@ import msgspec
 from worker.errors import StateError
 from worker.exports.layout import MANIFEST
 from worker.exports.manifest import Manifest, decode
-from worker.exports.staging import DIRECTORY_MODE, Staging
+from worker.exports.staging import Staging
+from worker.private import DIRECTORY_MODE
 
 
 class GoneError(StateError):

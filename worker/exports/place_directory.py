@@ -34,7 +34,6 @@ from worker.exports.place import (
     stop_if,
 )
 from worker.exports.staging import (
-    DIRECTORY_MODE,
     Staging,
     create_private,
     hidden_name,
@@ -42,6 +41,7 @@ from worker.exports.staging import (
     sweep,
     sync_directory,
 )
+from worker.private import DIRECTORY_MODE
 
 _SEALS: Final = ".seals"
 _READ: Final = 1 << 20

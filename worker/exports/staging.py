@@ -16,8 +16,8 @@ from typing import Final
 
 from worker.errors import StateError
 from worker.exports.links import is_directory, open_directory
+from worker.private import DIRECTORY_MODE, make_private
 
-DIRECTORY_MODE: Final = 0o750
 FILE_MODE: Final = 0o640
 """Owner and group only."""
 
@@ -45,7 +45,7 @@ class Staging:
 
     def open(self) -> None:
         """Create the directory, and hold its lock until it is discarded."""
-        self._root.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        make_private(self._root)
         self.outer, self._lock = _create(self._root, self.name)
         self.directory.mkdir(mode=DIRECTORY_MODE)
 

@@ -27,8 +27,9 @@ from worker.exports.manifest import CutCell, ExportedFile, Options, Origin
 from worker.exports.metadata import Metadata, json_file
 from worker.exports.place import Finished, Place
 from worker.exports.spool import Spool, read_blocks
-from worker.exports.staging import DIRECTORY_MODE, create_private
+from worker.exports.staging import create_private
 from worker.exports.xlsx_file import MAX_ROWS, xlsx_chunks
+from worker.private import DIRECTORY_MODE
 
 T = TypeVar("T")
 Progress = Callable[[int], None]

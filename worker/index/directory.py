@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from worker.errors import StateError
+from worker.private import make_private
 
-DIRECTORY_MODE: Final = 0o750
 FILE_MODE: Final = 0o640
 """For owner and group only: docs/contract.md, "Configuration and logs"."""
 
@@ -45,7 +45,7 @@ class StateDirectory:
         lets go of it.
         """
         try:
-            self.path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+            make_private(self.path)
             lock = os.open(self.path / "owner.lock", os.O_RDWR | os.O_CREAT, FILE_MODE)
         except OSError as error:
             raise self.failure(error) from error

@@ -91,6 +91,14 @@ class Metrics:
         """The wall clock was set."""
         self._clock_steps.inc()
 
+    def input_skipped(self, entity: str, records: int) -> None:
+        """Records of an input were damaged and skipped."""
+        self._skipped[entity].inc(records)
+
+    def log_damaged(self, places: int) -> None:
+        """In how many places the embedded log is damaged, as far as is known, and not skipped."""
+        self._log_damaged.set(places)
+
     # --- what should not be in the topics -----------------------------------------------------
 
     def foreign_rows(self, rows: int) -> None:
@@ -242,6 +250,15 @@ class Metrics:
         )
         self._clock_steps = self._counter(
             "buddy_clock_steps", "Times that the wall clock of this process was set."
+        )
+
+        self._skipped = self._by_entity(
+            "buddy_input_skipped_records",
+            "Damaged offsets of an input that were skipped as somebody had said.",
+        )
+        self._log_damaged = self._gauge(
+            "buddy_log_damaged_places",
+            "Places where the embedded log is known to be damaged, and that were not skipped.",
         )
 
     def _strange(self) -> None:

@@ -114,6 +114,7 @@ class Consumer:
                     self._reports.free(_STORE)
                 if self._reports.lag_is_due():
                     await self._measure_lag()
+                    self._reports.damage(await self._broker.damage())
                 outage.succeeded()
                 self._reports.free(_BROKER)
             except WAITED_OUT as error:
@@ -257,6 +258,9 @@ class Consumer:
             self.counts.expired += count
             self._reports.expired(count)
             _log.error("accepted_expired", topic=place.topic, partition=place.number, count=count)
+        for place, count in reader.skipped().items():
+            self._reports.expired(count)
+            _log.error("accepted_skipped", topic=place.topic, partition=place.number, count=count)
 
     async def _keep_current(self) -> bool:
         """Stamp the store when it has reached the ends of a moment ago; whether it was stamped."""

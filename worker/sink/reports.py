@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -78,6 +78,13 @@ class Reports:
         """Messages were gone before they were read."""
         self._metrics.sink_expired(messages)
         self.health.expired(messages, self._clock())
+
+    def damage(self, damage: Sequence[str]) -> None:
+        """What anybody has found damaged in the broker's log."""
+        if damage:
+            self.health.hindered("log", damage[0], self._clock())
+        else:
+            self.health.free("log")
 
     def lag_is_due(self) -> bool:
         """Whether it is time to measure the lag again."""

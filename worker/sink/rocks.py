@@ -23,6 +23,7 @@ from rocksdict import (
 )
 
 from worker.errors import BuddyError, StateError, StateLost
+from worker.private import make_private
 
 _MIB: Final = 1024 * 1024
 _FULL: Final = ("no space left", "file too large", "disk quota")
@@ -75,7 +76,7 @@ def destroy(directory: Path) -> None:
 def make_directory(directory: Path) -> None:
     """Make a directory that only owner and group can read. Raises `StateError`."""
     try:
-        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        make_private(directory)
     except OSError as error:
         raise StateError(in_one_line(directory, error)) from None
 

@@ -69,6 +69,10 @@ async def test_an_idle_worker_notices_too(
     stage: Stage, broker: Broker, remove: DeleteTopic
 ) -> None:
     worker = await stage.started()
+    await stage.until(
+        lambda: worker.counted("buddy_transactions_total", outcome="committed") >= TASKS,
+        "every task has said which topics it reads",
+    )
     topic = stage.names.inputs("events")
     await remove(topic)
     stage.clock.put_forward(5_001)
@@ -82,7 +86,7 @@ async def test_an_idle_worker_notices_too(
     await stage.until(
         lambda: worker.counted("buddy_input_recreated_total") == TASKS, "it has noticed"
     )
-    assert not complains()
+    await stage.until(lambda: not complains(), "it waits no longer")
     await stage.books_balance()
 
 

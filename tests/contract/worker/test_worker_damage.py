@@ -1,0 +1,62 @@
+"""A worker whose embedded log is damaged: it says so, works on elsewhere, and goes on when told."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.contract.worker_kit import Stage
+from tests.unit.test_sink_rows import milestone, user
+from worker.brokers.contract import Broker, Partition
+from worker.brokers.embedded import EmbeddedBroker
+
+TASKS = 2
+
+
+@pytest.fixture
+def kind() -> str:
+    return "embedded"
+
+
+async def test_a_damaged_input_is_told_and_skipped_when_somebody_says_so(
+    stage: Stage, broker: Broker
+) -> None:
+    assert isinstance(broker, EmbeddedBroker)
+    place = Partition(stage.names.inputs("milestones"), 1)
+    users = await stage.send("users", *(user(n) for n in range(1, 6)))
+    lost = await stage.send("milestones", milestone(1, 1), milestone(2, 2), partition=1)
+    behind = await stage.send("milestones", milestone(3, 3), partition=1)
+    beside = await stage.send("milestones", milestone(4, 4), partition=0)
+    await broker._writing.run(_damage, broker, place)
+    with capture_logs() as logs:
+        running = await stage.started()
+        await stage.judged([*users, *beside])
+        stage.clock.put_forward(5_001)
+        await stage.until(
+            lambda: running.counted("buddy_log_damaged_places") == 1, "the damage is told"
+        )
+        (reason,) = running.health.reasons(stage.clock.steady())
+        assert f"{place.topic}/1 is damaged from offset 0 up to 2" in reason
+        assert stage.verdicts([*lost, *behind]) == {"none": 3}
+
+        await broker.inspection.skip(await broker.inspection.find(place, None))
+        await stage.judged(behind)
+        stage.clock.put_forward(5_001)
+        await stage.until(lambda: running.counted("buddy_log_damaged_places") == 0, "it is over")
+    events = [entry["event"] for entry in logs]
+    assert events.count("log_damaged") == 1
+    assert [entry["count"] for entry in logs if entry["event"] == "input_skipped"] == [2]
+    assert running.counted("buddy_input_skipped_records_total", entity="milestones") == 2
+    for gone in lost:
+        del stage.outcomes[gone]
+    await stage.books_balance()
+
+
+def _damage(connection: sqlite3.Connection, broker: EmbeddedBroker, place: Partition) -> None:
+    broker._to_write.refresh(connection)
+    connection.execute(
+        "UPDATE batches SET content = x'90' WHERE partition = ? AND base = 0",
+        (broker._to_write.partition(place),),
+    )

@@ -1,0 +1,153 @@
+"""`buddy log verify`, `skip` and `accept-clock`: what is wrong with the embedded broker's log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from worker.brokers.contract import Partition
+from worker.brokers.embedded import EmbeddedBroker
+from worker.brokers.embedded_damage import Damage, Looked
+from worker.brokers.embedded_store import FILE_NAME
+from worker.cli.console import Context, print_json, progress_bar
+from worker.errors import DamagedLog, StateError, UsageError
+
+
+@click.group("log")
+def log_command() -> None:
+    """Look after the log of the embedded broker. Others may use it meanwhile."""
+
+
+@log_command.command("verify")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.pass_obj
+def verify(context: Context, as_json: bool) -> int:
+    """Look through the whole log for damage.
+
+    Exit code 0 if it is whole, or all damage was skipped; 6 if not.
+    """
+    size = _file(context).stat().st_size
+
+    async def run() -> Looked:
+        with progress_bar() as bar:
+            task = bar.add_task("bytes", total=size)
+            async with _log(context) as broker:
+                found = await broker.inspection.verify(lambda done: bar.advance(task, done))
+            bar.update(task, completed=size)
+        return found
+
+    found = asyncio.run(run())
+    lines = [damage.line() for damage in found.damaged] + [f"file: {line}" for line in found.file]
+    if as_json:
+        print_json(
+            {
+                "batches": found.batches,
+                "bytes": found.size,
+                "damaged": [
+                    {
+                        "topic": damage.partition.topic,
+                        "partition": damage.partition.number,
+                        "from": damage.base,
+                        "to": damage.next,
+                        "reason": damage.reason,
+                        "skipped": damage.skipped,
+                    }
+                    for damage in found.damaged
+                ],
+                "file": found.file,
+            }
+        )
+    else:
+        for line in lines:
+            click.echo(line)
+        click.echo(f"{found.batches} batches of {found.size} bytes are as they were written.")
+    left = [damage for damage in found.damaged if not damage.skipped]
+    if left or found.file:
+        raise DamagedLog(f"The log is damaged in {len(left) + len(found.file)} places.")
+    return 0
+
+
+@log_command.command("skip")
+@click.argument("place", metavar="TOPIC/PARTITION[@OFFSET]")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def skip(context: Context, place: str, yes: bool) -> int:
+    """Go on behind a damaged batch: its messages are lost, and are counted as that.
+
+    Without OFFSET it is the first one that is known of that partition.
+    """
+    partition, offset = _place(place)
+
+    async def find() -> Damage:
+        async with _log(context) as broker:
+            return await broker.inspection.find(partition, offset)
+
+    async def carry_out(damage: Damage) -> bool:
+        async with _log(context) as broker:
+            return await broker.inspection.skip(damage)
+
+    damage = asyncio.run(find())
+    lost = damage.next - damage.base
+    if not yes:
+        click.confirm(f"{damage.line()}. Lose up to {lost} messages and go on?", abort=True)
+    if asyncio.run(carry_out(damage)):
+        click.echo(f"Skipped {lost} offsets of {partition.topic}/{partition.number}.")
+    else:
+        click.echo("Only the index was damaged. It was made again, and nothing is lost.")
+    return 0
+
+
+@log_command.command("accept-clock")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def accept_clock(context: Context, yes: bool) -> int:
+    """Say that this machine's clock is right, though it contradicts the log's own time."""
+    now = datetime.now(UTC)
+    if not yes:
+        click.confirm(f"Is it {now:%Y-%m-%dT%H:%M:%SZ}? What is kept for a time may go", abort=True)
+
+    async def run() -> int:
+        async with _log(context) as broker:
+            return (await broker.accept_clock()).ahead
+
+    ahead = asyncio.run(run())
+    click.echo(f"The log's time was set by {ahead / 1000:+.0f} s.")
+    return 0
+
+
+def _file(context: Context) -> Path:
+    """The file of the log, which must be there already: none of the commands makes one."""
+    scheme, _, rest = context.settings.broker.partition(":")
+    if scheme != "embedded":
+        raise UsageError(
+            f"'buddy log' is for the log of an embedded broker; {scheme} looks after its own."
+        )
+    path = Path(rest) / FILE_NAME
+    if not path.exists():
+        raise StateError(f"There is no log in {rest}: name another one with --broker.")
+    return path
+
+
+@asynccontextmanager
+async def _log(context: Context) -> AsyncIterator[EmbeddedBroker]:
+    broker = EmbeddedBroker(_file(context).parent)
+    await broker.open()
+    try:
+        yield broker
+    finally:
+        await broker.close()
+
+
+def _place(text: str) -> tuple[Partition, int | None]:
+    name, at, offset = text.partition("@")
+    topic, slash, number = name.rpartition("/")
+    if not (slash and topic and number.isdecimal() and (not at or offset.isdecimal())):
+        raise click.UsageError(
+            f"{text!r} is not TOPIC/PARTITION@OFFSET, such as buddy.in.users/0@7."
+        )
+    return Partition(topic, int(number)), int(offset) if at else None
