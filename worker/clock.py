@@ -28,14 +28,10 @@ class Clock:
     ) -> None:
         self.wall: Callable[[], int] = wall or _wall
         self.steady: Callable[[], int] = steady or _steady
-        self._ahead = 0
-        """The most that the wall clock has been ahead of the steady one."""
 
     def now(self) -> Moment:
         """Both at once."""
-        wall, steady = self.wall(), self.steady()
-        self._ahead = max(self._ahead, wall - steady)
-        return Moment(wall, steady, steady + self._ahead)
+        return Moment(self.wall(), self.steady())
 
 
 class StepWatch:

@@ -161,6 +161,7 @@ class Faults:
             else:
                 self._note(await process.end())
             process.start()
+            await process.ready()  # so that it works by the wrong clock, too
             await asyncio.sleep(self._random.uniform(1, 4))
         for process in processes:
             process.clock.set_ahead(0)

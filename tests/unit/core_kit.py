@@ -120,7 +120,6 @@ class World:
         """The steady clock; the broker's too."""
         self.stepped = 0
         """How far the worker's wall clock is ahead of it."""
-        self._most_ahead = 0
         self.names = Names()
         self.rules = Rules(
             names=self.names, tasks=partitions, grace=grace, hold=hold, most_held=most_held
@@ -186,8 +185,7 @@ class World:
     @property
     def moment(self) -> Moment:
         """What the worker's clocks say."""
-        self._most_ahead = max(self._most_ahead, self.stepped)
-        return Moment(self.now + self.stepped, self.now, self.now + self._most_ahead)
+        return Moment(self.now + self.stepped, self.now)
 
     def create_anew(self, name: str) -> None:
         """The topic of an input goes, with all that is in it; its offsets begin again."""

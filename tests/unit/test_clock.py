@@ -54,13 +54,3 @@ def test_a_clock_that_drifts_is_not_set() -> None:
     for _ in range(10):
         clock.step(STEP_MS - 1)
         assert watch.step() == 0
-
-
-def test_the_latest_moment_is_not_set_back() -> None:
-    clock = SettableClock()
-    before = clock.now()
-    clock.step(-3_600_000)
-    clock.advance(1_000)
-    assert clock.now() == Moment(
-        before.wall - 3_599_000, before.steady + 1_000, before.wall + 1_000
-    )

@@ -13,8 +13,6 @@ class Moment(NamedTuple):
     """Since 1970, as this machine believes: for stamps."""
     steady: int
     """Since some moment in the past: for waiting. Means nothing to any other process."""
-    latest: int = 0
-    """The wall clock without the times that it was set back, where that is known."""
 
 
 def age(stamp: int, now: Moment) -> int:

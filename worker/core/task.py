@@ -197,9 +197,9 @@ class Task:
         if self.restored or self.addresses.crowded:
             return True
         contested = self.addresses.contested
-        return any(contested(*asked, known) for asked in self._asked(messages, now))
+        return any(contested(*asked, known) for asked in self._asked(messages, now.wall))
 
-    def _asked(self, messages: Sequence[Message], now: Moment) -> Iterator[tuple[bytes, bytes]]:
+    def _asked(self, messages: Sequence[Message], now: int) -> Iterator[tuple[bytes, bytes]]:
         """The addresses on which a batch has this task decide, each with the user that asks."""
         for message in messages:
             name = self._inputs[message.topic]
@@ -208,7 +208,7 @@ class Task:
                 if isinstance(claim, Claim):
                     yield claim.address, claim.user
             elif name == "users":
-                latest = latest_moment(_arrival(message, now, now), self._rules.skew / 1000)
+                latest = latest_moment(_arrival(message, now), self._rules.skew / 1000)
                 try:
                     outcome = self._decoders[name].decode(message.value, message.key, latest)
                 except Exception:  # noqa: BLE001, S112 -- it fails again in `_read`, which isolates it
@@ -314,7 +314,7 @@ class Task:
         latest: dict[int, datetime] = {}
         for message in batch:
             first_read = again.get(message.offset, now)
-            arrival = _arrival(message, first_read, now)
+            arrival = _arrival(message, first_read.wall)
             moment = latest.get(arrival)
             if moment is None:
                 moment = latest[arrival] = latest_moment(arrival, self._rules.skew / 1000)
@@ -552,14 +552,9 @@ def _in_order(envelopes: Iterable[Envelope], now: Moment) -> list[tuple[Moment, 
     return sorted(pairs, key=lambda pair: pair[0].steady)
 
 
-def _arrival(message: Message, first_read: Moment, now: Moment) -> int:
-    """When a message came: as the broker says, if that is no later than our own clock.
-
-    A clock that has been set back takes nothing for the future that it would not have before.
-    """
-    if not message.appended:
-        return first_read.wall
-    return min(message.timestamp, max(now.wall, now.latest))
+def _arrival(message: Message, now: int) -> int:
+    """When a message came: as the broker says, whatever our own clock does; else now."""
+    return message.timestamp if message.appended else now
 
 
 def _claim_id(place: int) -> bytes:
