@@ -22,7 +22,8 @@ from worker.core.keys import read_key
 from worker.core.moments import Moment
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Rules
 from worker.core.parking import Envelope
-from worker.core.task import INPUTS, Decision, Saved, Task
+from worker.core.restoring import Saved
+from worker.core.task import INPUTS, Decision, Task
 from worker.index.contract import Learned
 from worker.index.memory import MemoryIndex
 from worker.topics import Names

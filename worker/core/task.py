@@ -9,7 +9,7 @@ decision is made: when the commit fails, throw the task away and restore it from
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -17,9 +17,9 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.brokers.contract import Message, Outgoing
-from worker.core.addresses import Addresses, Claim, Granted, owner_of
+from worker.core.addresses import Addresses, Claim, owner_of
 from worker.core.ahead import Ahead
-from worker.core.barrier import Barrier, Progress
+from worker.core.barrier import Barrier
 from worker.core.books import Books
 from worker.core.decode import (
     Decoded,
@@ -32,11 +32,12 @@ from worker.core.decode import (
 )
 from worker.core.internal import read_claim, read_grant
 from worker.core.keys import id_bytes
-from worker.core.moments import Moment, restored
+from worker.core.moments import Moment
 from worker.core.outbox import Outbox, Rules, Tally, coordinate
-from worker.core.parking import Envelope, Parked, Parking
+from worker.core.parking import Parked, Parking
 from worker.core.reading import Missed, Reading
 from worker.core.references import missing, rejects, unexpected, unknown_attendees, verdict
+from worker.core.restoring import Outdated, Restorer, Saved
 from worker.errors import BuddyError
 from worker.index.contract import Known, Learned
 
@@ -68,14 +69,6 @@ class Decision(msgspec.Struct):
     tally: Tally
 
 
-class Saved(msgspec.Struct, frozen=True):
-    """What the log says of a task: its progress, parked records and granted addresses."""
-
-    progress: Progress | None = None
-    parked: tuple[Envelope, ...] = ()
-    granted: tuple[Granted, ...] = ()
-
-
 class Task:
     """The state of one task: its parked records, its granted addresses and how far it is."""
 
@@ -91,7 +84,7 @@ class Task:
         self._most_held = min(rules.most_held, rules.rejection_limit // _HELD_BYTES)
         self._decoded: dict[int, Outcome] = {}
         """The users of the next batch, by offset, as far as they have been looked at already."""
-        self._outdated: deque[tuple[Envelope, Invalid]] = deque()
+        self._outdated: deque[Outdated] = deque()
         self._to_try: deque[Parked] = deque()
         """Parked records that may go on now, when a decision has room for them."""
         self.refused: Mapping[tuple[str, int], int] = {}
@@ -115,35 +108,13 @@ class Task:
             self.reading.restore(saved.progress, now)
             self.books.restore(saved.progress)
         self.addresses.restore(saved.granted)
-        for first_read, envelope in _in_order(self._read_before(saved), now):
-            message = envelope.message()
-            latest = latest_moment(envelope.arrival, self._rules.skew / 1000)
-            outcome: Outcome
-            try:
-                outcome = self._decoders[envelope.entity].decode(message.value, message.key, latest)
-                if (envelope.entity, envelope.offset) in self.refused:
-                    outcome = Invalid(None, (unexpected(),), malformed=True)
-            except Exception:  # noqa: BLE001 -- isolated, as in `_read`
-                outcome = Invalid(None, (unexpected(),), malformed=True)
-            if isinstance(outcome, Invalid):  # by rules that are newer than the record's parking
-                self._outdated.append((envelope, outcome))
-                continue
-            parked = Parked(
-                envelope.entity, message, outcome, envelope.arrival, first_read, envelope.place
-            )
-            parked.kept = True
-            parked.attempt = envelope.attempt
-            self.parking.add(parked)
+        restorer = Restorer(self._decoders, self._rules.skew / 1000, self.refused)
+        for record in restorer.records(saved, self.reading, now):
+            if isinstance(record, Outdated):
+                self._outdated.append(record)
+            else:
+                self.parking.add(record)
         self.restored = True
-
-    def _read_before(self, saved: Saved) -> Iterator[Envelope]:
-        """The parked records that this task has read, and will not read again."""
-        ends = {} if saved.progress is None else saved.progress.next
-        for envelope in saved.parked:
-            entity, place = envelope.entity, envelope.place
-            again = place - self.reading.place(entity, 0) in self.reading.first_read(entity)
-            if place < self.reading.place(entity, ends.get(entity, 0)) and not again:
-                yield envelope
 
     def begin(self, topics: Mapping[str, str], starts: Mapping[str, int]) -> Missed:
         """Take up the inputs (`INPUTS`) as they are; call once, after `restore`.
@@ -537,19 +508,6 @@ class Task:
                 self._try(parked)
         if answer.granted:  # also where nobody waits for it any more
             self._out.settled(answer.address, answer.offset)
-
-
-def _in_order(envelopes: Iterable[Envelope], now: Moment) -> list[tuple[Moment, Envelope]]:
-    """As they were parked: by place within an entity, else by when they were first read."""
-    by_entity: dict[str, list[Envelope]] = {}
-    for envelope in sorted(envelopes, key=lambda e: e.place):
-        by_entity.setdefault(envelope.entity, []).append(envelope)
-    pairs = [
-        pair
-        for parked in by_entity.values()
-        for pair in zip(restored([e.first_read for e in parked], now), parked, strict=True)
-    ]
-    return sorted(pairs, key=lambda pair: pair[0].steady)
 
 
 def _arrival(message: Message, now: int) -> int:

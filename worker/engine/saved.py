@@ -9,7 +9,8 @@ from worker.brokers.contract import Broker, Partition
 from worker.core.barrier import Progress
 from worker.core.internal import read_granted, read_parked, read_progress
 from worker.core.outbox import Rules
-from worker.core.task import INPUTS, Saved
+from worker.core.restoring import Saved
+from worker.core.task import INPUTS
 from worker.engine.tables import Table, read_checked
 from worker.errors import StateError
 from worker.topics import Names

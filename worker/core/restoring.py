@@ -1,0 +1,92 @@
+"""The parked records of a task that is taken over, as their copies in the log say."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from worker.core.addresses import Granted
+from worker.core.barrier import Progress
+from worker.core.decode import Invalid, Outcome, RecordDecoder, latest_moment
+from worker.core.moments import Moment, restored
+from worker.core.parking import Envelope, Parked
+from worker.core.reading import Reading
+from worker.core.references import unexpected
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """What the log says of a task: its progress, parked records and granted addresses."""
+
+    progress: Progress | None = None
+    parked: tuple[Envelope, ...] = ()
+    granted: tuple[Granted, ...] = ()
+
+
+class Outdated(NamedTuple):
+    """A parked record that is rejected by rules which are newer than its parking."""
+
+    envelope: Envelope
+    invalid: Invalid
+
+
+class Restorer:
+    """Decodes copies of parked records again. `skew` is in seconds."""
+
+    def __init__(
+        self,
+        decoders: Mapping[str, RecordDecoder],
+        skew: float,
+        refused: Container[tuple[str, int]],
+    ) -> None:
+        self._decoders = decoders
+        self._skew = skew
+        self._refused = refused
+
+    def records(self, saved: Saved, reading: Reading, now: Moment) -> Iterator[Parked | Outdated]:
+        """Every record that the task has read and will not read again, as they were parked.
+
+        That is by place within an entity, else by when they were first read. `reading` has been
+        restored already.
+        """
+        by_entity: dict[str, list[Envelope]] = {}
+        for envelope in sorted(_read_before(saved, reading), key=lambda e: e.place):
+            by_entity.setdefault(envelope.entity, []).append(envelope)
+        pairs = [
+            pair
+            for parked in by_entity.values()
+            for pair in zip(restored([e.first_read for e in parked], now), parked, strict=True)
+        ]
+        for first_read, envelope in sorted(pairs, key=lambda pair: pair[0].steady):
+            yield self._record(envelope, first_read)
+
+    def _record(self, envelope: Envelope, first_read: Moment) -> Parked | Outdated:
+        entity, message = envelope.entity, envelope.message()
+        latest = latest_moment(envelope.arrival, self._skew)
+        outcome: Outcome
+        try:
+            outcome = self._decoders[entity].decode(message.value, message.key, latest)
+            if (entity, envelope.offset) in self._refused:
+                outcome = _unexpected()
+        except Exception:  # noqa: BLE001 -- isolated, as where records are read
+            outcome = _unexpected()
+        if isinstance(outcome, Invalid):
+            return Outdated(envelope, outcome)
+        parked = Parked(entity, message, outcome, envelope.arrival, first_read, envelope.place)
+        parked.kept = True
+        parked.attempt = envelope.attempt
+        return parked
+
+
+def _read_before(saved: Saved, reading: Reading) -> Iterator[Envelope]:
+    ends = {} if saved.progress is None else saved.progress.next
+    for envelope in saved.parked:
+        entity, place = envelope.entity, envelope.place
+        again = place - reading.place(entity, 0) in reading.first_read(entity)
+        if place < reading.place(entity, ends.get(entity, 0)) and not again:
+            yield envelope
+
+
+def _unexpected() -> Invalid:
+    return Invalid(None, (unexpected(),), malformed=True)
