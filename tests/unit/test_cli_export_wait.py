@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from worker.brokers.contract import Broker, Message, Partition, Span
 from worker.cli.console import progress_bar
-from worker.cli.export import _answer
+from worker.cli.export import Signs, _answer
 from worker.errors import NoAnswer
 from worker.sink.requests import Announcement, ExportRequest, Progress, encode_announcement
 from worker.topics import Names
@@ -56,15 +57,22 @@ async def ask(broker: Saying, patience: float = 0.05) -> Announcement:
 
 async def test_a_request_that_is_taken_up_again_and_again_is_silence() -> None:
     """A sink without a right begins every export anew, and each time says so."""
-    broker = Saying(Announcement("id", "mine", "started", MOMENT))
+    standing = Announcement("id", "mine", "progress", MOMENT, progress=Progress("place", 0, 1))
+    broker = Saying(Announcement("id", "mine", "started", MOMENT), standing)
     with pytest.raises(NoAnswer, match="no sink has answered"):
         async with asyncio.timeout(10):
             await ask(broker)
     assert broker.reads > 1
 
 
-async def test_progress_is_no_silence_even_where_it_stands_still() -> None:
-    standing = Announcement("id", "mine", "progress", MOMENT, progress=Progress("judge", 1, 2))
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.3):
-            await ask(Saying(Announcement("id", "mine", "started", MOMENT), standing))
+def test_progress_is_a_sign_even_where_it_stands_still() -> None:
+    signs = Signs()
+    started = Announcement("id", "mine", "started", MOMENT)
+    steps = [replace(started, status="progress", progress=Progress("judge", n, 9)) for n in (1, 2)]
+    assert signs.is_new(started)
+    assert [signs.is_new(steps[0]) for _ in range(3)] == [True] * 3
+    assert not signs.is_new(started), "it begins again"
+    assert not signs.is_new(steps[0])
+    assert signs.is_new(steps[1]), "farther than before"
+    assert signs.is_new(replace(started, request_id="other"))
+    assert signs.is_new(replace(started, status="finished"))

@@ -196,6 +196,27 @@ async def ask(
         return await _answer(broker, names, request, bar, patience, wait=wait)
 
 
+class Signs:
+    """Tells signs that a sink gets on from those of one that begins again and again."""
+
+    def __init__(self) -> None:
+        self._attempt: dict[str, set[object]] = {}
+        self._earlier: dict[str, set[object]] = {}
+
+    def is_new(self, answer: Announcement) -> bool:
+        """Whether this was not said in an earlier attempt at the same request.
+
+        In one attempt it may be said twice: that says that the sink is still there.
+        """
+        request = answer.request_id
+        if answer.status == "started" and request in self._attempt:
+            self._earlier.setdefault(request, set()).update(self._attempt[request])
+        step = answer.progress
+        said = (answer.status, None if step is None else (step.stage, step.done))
+        self._attempt.setdefault(request, set()).add(said)
+        return said not in self._earlier.get(request, ())
+
+
 async def _answer(
     broker: Broker,
     names: Names,
@@ -213,18 +234,15 @@ async def _answer(
     shown = bar.add_task("waiting for a sink", total=None)
     clock = asyncio.get_running_loop().time
     heard = clock()
-    started: set[str] = set()
+    signs = Signs()
     try:
         while clock() - heard < patience:
             for message in await reader.read(1_000, 0.25):
                 answer = decode_announcement(message.value)
                 if answer is None:
                     continue
-                if answer.status != "started" or answer.request_id not in started:
-                    # Also where the sink is still busy with another's; but that it takes a request
-                    # up again means that nothing came of it.
+                if signs.is_new(answer):  # also where the sink is still busy with another's
                     heard = clock()
-                    started.add(answer.request_id)
                 if answer.request_id != request.id:
                     continue
                 if answer.status in ("finished", "failed") or not wait:
