@@ -158,7 +158,12 @@ def committed(
             if seal(group, number, row[0]) == row[1]:
                 found[partition] = row[0]
             else:
-                _log.error("group_offset_damaged", group=group, **partition._asdict())
+                _log.error(
+                    "group_offset_damaged",
+                    group=group,
+                    topic=partition.topic,
+                    partition=partition.number,
+                )
     return found
 
 

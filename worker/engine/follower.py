@@ -169,7 +169,7 @@ class Follower:
     async def _follow(self, timeout: float) -> bool:
         messages = await self._reader.read(_BATCH, timeout)
         for place, count in self._reader.skipped().items():
-            _log.error("accepted_skipped", count=count, **place._asdict())
+            _log.error("accepted_skipped", topic=place.topic, partition=place.number, count=count)
         followed = {p: self._reader.position(p) for p in self._followed}
         rows = [message for message in messages if message.topic in self._entities]
         if rows:
