@@ -17,6 +17,7 @@ from worker.core.reading import Missed
 from worker.core.task import INPUT_EXPIRED, Task
 from worker.engine.follower import Follower
 from worker.engine.tasks import Tasks, inputs
+from worker.engine.transactions import OpenTransactions
 from worker.engine.verdicts import Barriers
 from worker.errors import BuddyError, Fenced
 from worker.ops.health import Health, Part
@@ -32,8 +33,6 @@ _LAG_EVERY_MS: Final = 5_000
 
 _STEADY_MS: Final = 5_000
 """What has failed a moment ago may fail again in the next: it is over when that is over."""
-_OPEN_MS: Final = 15_000
-"""A transaction upstream that holds up an input for so long is told of."""
 
 _log = structlog.get_logger(__name__)
 
@@ -53,8 +52,7 @@ class Reports:
         self._hindered: dict[str, int] = {}
         self._failing: set[int] = set()
         """Tasks that could not be taken over or not commit, and have not committed since."""
-        self._open: dict[Partition, tuple[int, int]] = {}
-        """Where an input goes no further, and since when: more lies behind, not committed."""
+        self._transactions = OpenTransactions(clock.steady)
 
     def alive(self) -> None:
         """A step of restoring is done, or the broker is away and will be tried again."""
@@ -266,30 +264,16 @@ class Reports:
 
         `ends`: how far each can be read, and where it really ends.
         """
-        now = self._clock.steady()
-        before = self._open
-        self._open = {
-            place: before[place] if before.get(place, (-1, 0))[0] == stable else (stable, now)
-            for place, (stable, end) in ends.items()
-            if end > stable
-        }
-        blocked = {p: now - since for p, (_, since) in self._open.items()}
-        if max(blocked.values(), default=0) < _OPEN_MS:
+        blocked = self._transactions.look(ends)
+        if blocked is None:
             self.health.free("inputs")
             return
-        place = max(blocked, key=lambda place: blocked[place])
-        stable, end = ends[place]
-        count, seconds = end - stable, blocked[place] // 1000
+        place, offset, count, seconds = blocked
         _log.warning(
             "input_blocked",
-            topic=place.topic, partition=place.number, offset=stable, count=count, seconds=seconds,
+            topic=place.topic, partition=place.number, offset=offset, count=count, seconds=seconds,
         )  # fmt: skip
-        self.health.hindered(
-            "inputs",
-            f"{count} records of {place.topic}/{place.number} are behind a transaction that has"
-            f" been open at offset {stable} for {seconds} s: end it where it was begun",
-            now,
-        )
+        self.health.hindered("inputs", str(blocked), self._clock.steady())
 
 
 def unheard(clock: Clock) -> Reports:
