@@ -57,10 +57,17 @@ async def ask(broker: Saying, patience: float = 0.05) -> Announcement:
 async def test_a_request_that_is_taken_up_again_and_again_is_silence() -> None:
     """A sink without a right begins every export anew, and each time says so."""
     broker = Saying(Announcement("id", "mine", "started", MOMENT))
-    with pytest.raises(NoAnswer, match="no sink has answered"):
+    with pytest.raises(NoAnswer, match=r"a sink has begun export mine, .* with --id mine"):
         async with asyncio.timeout(10):
             await ask(broker)
     assert broker.reads > 1
+
+
+async def test_a_sink_that_is_busy_with_another_has_not_begun_this_one() -> None:
+    broker = Saying(Announcement("id", "another", "started", MOMENT))
+    with pytest.raises(NoAnswer, match="no sink has answered"):
+        async with asyncio.timeout(10):
+            await ask(broker)
 
 
 async def test_progress_is_no_silence_even_where_it_stands_still() -> None:
