@@ -19,6 +19,16 @@ class Blocked(NamedTuple):
     records: int
     seconds: int
 
+    def told(self) -> dict[str, object]:
+        """For a log line."""
+        return {
+            "topic": self.place.topic,
+            "partition": self.place.number,
+            "offset": self.offset,
+            "count": self.records,
+            "seconds": self.seconds,
+        }
+
     def __str__(self) -> str:
         return (
             f"{self.records} records of {self.place.topic}/{self.place.number} are behind a"

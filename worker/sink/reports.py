@@ -112,11 +112,7 @@ class Reports:
         if blocked is None:
             self.free(_TRANSACTIONS)
             return
-        place, offset, count, seconds = blocked
-        _log.warning(
-            "accepted_blocked",
-            topic=place.topic, partition=place.number, offset=offset, count=count, seconds=seconds,
-        )  # fmt: skip
+        _log.warning("accepted_blocked", **blocked.told())
         self.hindered(_TRANSACTIONS, str(blocked))
 
     def export(self, seconds: float, *, finished: bool) -> None:
