@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tests.contract.conftest import Clock, DeleteTopic, unique
 from tests.contract.helpers import PATIENCE, eventually
 from tests.contract.sink_kit import PARTITIONS, Sink, a_sink, csv_rows, fill
 from tests.unit.test_sink_rows import user, uuid
-from worker.brokers.contract import Broker, Committer, Message, Outgoing, Partition, Reader
+from worker.brokers.contract import Broker, Committer, Message, Outgoing, Partition, Reader, Span
 from worker.errors import BrokerUnavailable, ConfigurationError, StateLost
 from worker.sink import consume
 from worker.sink.requests import ExportRequest
@@ -375,3 +375,45 @@ async def test_a_clock_that_jumps_neither_stalls_nor_ends_it(sink: Sink) -> None
             assert sink.reasons() == []
     place = Partition(sink.names.export_requests, 0)
     assert (await sink.broker.spans([place]))[place].end >= 5
+
+
+class BehindATransaction:
+    """A broker where somebody's transaction stays open at the end of a topic, if one is named."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.topic = ""
+        self._broker = broker
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    async def spans(
+        self, partitions: Iterable[Partition], *, uncommitted: bool = False
+    ) -> dict[Partition, Span]:
+        spans = await self._broker.spans(partitions, uncommitted=uncommitted)
+        return {
+            place: Span(span.start, span.end + 3 * (uncommitted and place.topic == self.topic))
+            for place, span in spans.items()
+        }
+
+
+@embedded_only
+async def test_rows_behind_an_open_transaction_are_told(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.sink.reports._LAG_EVERY_MS", 50)
+    monkeypatch.setattr("worker.engine.transactions._OPEN_MS", 300)
+    broker = BehindATransaction(sink.broker)
+    topic = sink.names.accepted("users")
+    with capture_logs() as logs:
+        async with sink.running(broker):
+            await sink.export("before", formats=("csv",))
+            assert sink.reasons() == []
+            broker.topic = topic
+            expected = f"sink: transactions: 3 records of {topic}/0 are behind a transaction"
+            await eventually(lambda: asyncio.sleep(0, sink.reasons()), _holds(expected))
+            broker.topic = ""
+            await eventually(lambda: asyncio.sleep(0, sink.reasons()), lambda found: not found)
+    told = [entry for entry in logs if entry["event"] == "accepted_blocked"]
+    assert told
+    assert (told[0]["topic"], told[0]["count"]) == (topic, 3)

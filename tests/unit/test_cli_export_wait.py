@@ -59,10 +59,17 @@ async def test_a_request_that_is_taken_up_again_and_again_is_silence() -> None:
     """A sink without a right begins every export anew, and each time says so."""
     standing = Announcement("id", "mine", "progress", MOMENT, progress=Progress("place", 0, 1))
     broker = Saying(Announcement("id", "mine", "started", MOMENT), standing)
-    with pytest.raises(NoAnswer, match="no sink has answered"):
+    with pytest.raises(NoAnswer, match=r"a sink has begun export mine, .* with --id mine"):
         async with asyncio.timeout(10):
             await ask(broker)
     assert broker.reads > 1
+
+
+async def test_a_sink_that_is_busy_with_another_has_not_begun_this_one() -> None:
+    broker = Saying(Announcement("id", "another", "started", MOMENT))
+    with pytest.raises(NoAnswer, match="no sink has answered"):
+        async with asyncio.timeout(10):
+            await ask(broker)
 
 
 def test_progress_is_a_sign_even_where_it_stands_still() -> None:

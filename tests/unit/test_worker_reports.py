@@ -21,6 +21,8 @@ from worker.topics import Names
 
 RULES = Rules(names=Names())
 HERE = Partition("buddy.in.users", 0)
+ROWS = Partition("buddy.accepted.users", 0)
+FOLLOWER = SimpleNamespace(accepted=[ROWS], progress=[])
 REFUSED = BrokerUnavailable("cannot commit as buddy-task-0: Kafka refuses it")
 
 
@@ -104,11 +106,19 @@ class Inputs:
 
     def __init__(self) -> None:
         self.stable = self.end = 5
+        self.rows = 0
+        """So many messages are in an open transaction on the accepted topic."""
 
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False
     ) -> dict[Partition, Span]:
-        return {p: Span(0, self.end if uncommitted else self.stable) for p in partitions}
+        return {
+            p: Span(0, 7 + self.rows * uncommitted if p == ROWS else self._end(uncommitted))
+            for p in partitions
+        }
+
+    def _end(self, uncommitted: bool) -> int:
+        return self.end if uncommitted else self.stable
 
     def position(self, _partition: Partition) -> int:
         return 5
@@ -123,7 +133,7 @@ async def test_records_behind_an_open_transaction_are_lag_and_told_after_a_while
 
     async def measure(milliseconds: int) -> list[str]:
         clock.advance(milliseconds)
-        await reports.measure_lag(owned, inputs, inputs, RULES)  # type: ignore[arg-type]
+        await reports.measure_lag(owned, FOLLOWER, inputs, inputs, RULES)  # type: ignore[arg-type]
         return reasons(reports, clock)
 
     assert await measure(5_000) == []
@@ -147,6 +157,15 @@ async def test_records_behind_an_open_transaction_are_lag_and_told_after_a_while
     assert await measure(5_000) == []
     inputs.stable = 9
     assert await measure(30_000) == []
+    # The index cannot follow behind one either, so no orphan gets its verdict.
+    inputs.rows = 2
+    assert await measure(5_000) == []
+    with capture_logs() as logs:
+        (reason,) = await measure(15_000)
+    assert reason.startswith("worker: followed topics: 2 records of buddy.accepted.users/0 are")
+    assert [line["event"] for line in logs] == ["accepted_blocked"]
+    inputs.rows = 0
+    assert await measure(5_000) == []
 
 
 def test_waits_grow_until_nothing_has_failed_for_a_while(clock: SettableClock) -> None:

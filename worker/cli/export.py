@@ -257,6 +257,11 @@ async def _answer(
                     )
     finally:
         await reader.close()
+    if request.id in started:
+        raise NoAnswer(
+            f"a sink has begun export {request.id}, and nothing has come of it for"
+            f" {patience:.0f} s: its log and /ready say why; ask again with --id {request.id}"
+        )
     raise NoAnswer(f"no sink has answered for {patience:.0f} s: is one running? ('buddy run')")
 
 

@@ -17,6 +17,7 @@ from worker.core.reading import Missed
 from worker.core.task import INPUT_EXPIRED, Task
 from worker.engine.follower import Follower
 from worker.engine.tasks import Tasks, inputs
+from worker.engine.transactions import Blocked, OpenTransactions
 from worker.engine.verdicts import Barriers
 from worker.errors import BuddyError, Fenced
 from worker.ops.health import Health, Part
@@ -32,8 +33,6 @@ _LAG_EVERY_MS: Final = 5_000
 
 _STEADY_MS: Final = 5_000
 """What has failed a moment ago may fail again in the next: it is over when that is over."""
-_OPEN_MS: Final = 15_000
-"""A transaction upstream that holds up an input for so long is told of."""
 
 _log = structlog.get_logger(__name__)
 
@@ -53,8 +52,8 @@ class Reports:
         self._hindered: dict[str, int] = {}
         self._failing: set[int] = set()
         """Tasks that could not be taken over or not commit, and have not committed since."""
-        self._open: dict[Partition, tuple[int, int]] = {}
-        """Where an input goes no further, and since when: more lies behind, not committed."""
+        self._inputs = OpenTransactions(clock.steady)
+        self._followed = OpenTransactions(clock.steady)
 
     def alive(self) -> None:
         """A step of restoring is done, or the broker is away and will be tried again."""
@@ -242,7 +241,9 @@ class Reports:
             self.metrics.foreign_rows(follower.index.foreign - self._foreign)
             self._foreign = follower.index.foreign
 
-    async def measure_lag(self, tasks: Tasks, broker: Broker, reader: Reader, rules: Rules) -> None:
+    async def measure_lag(
+        self, tasks: Tasks, follower: Follower, broker: Broker, reader: Reader, rules: Rules
+    ) -> None:
         """Measure how far behind the inputs are read, every five seconds.
 
         Records of open transactions count: nobody else would tell of them. Raises
@@ -254,42 +255,31 @@ class Reports:
             return
         # The first task is measured at once.
         self._measured = now if places else now - _LAG_EVERY_MS
-        stable = await broker.spans(places) if places else {}
-        spans = await broker.spans(places, uncommitted=True) if places else {}
-        lag = {p: max(0, span.end - reader.position(p)) for p, span in spans.items()}
-        self._watch_transactions({p: (stable[p].end, span.end) for p, span in spans.items()})
+        followed = [*follower.accepted, *follower.progress] if places else []
+        asked = [*places, *followed]
+        stable = await broker.spans(asked) if asked else {}
+        spans = await broker.spans(asked, uncommitted=True) if asked else {}
+        lag = {p: max(0, spans[p].end - reader.position(p)) for p in places}
+        ends = {p: (stable[p].end, span.end) for p, span in spans.items()}
+        if blocked := self._blocked("inputs", self._inputs, {p: ends[p] for p in places}):
+            _log.warning("input_blocked", **blocked.told())
+        if blocked := self._blocked(
+            "followed topics", self._followed, {p: ends[p] for p in followed}
+        ):
+            _log.warning("accepted_blocked", **blocked.told())
         self.metrics.lag(lag)
         self.health.lag(sum(lag.values()))
 
-    def _watch_transactions(self, ends: Mapping[Partition, tuple[int, int]]) -> None:
-        """Tell of inputs that stand still because a transaction upstream stays open.
-
-        `ends`: how far each can be read, and where it really ends.
-        """
-        now = self._clock.steady()
-        before = self._open
-        self._open = {
-            place: before[place] if before.get(place, (-1, 0))[0] == stable else (stable, now)
-            for place, (stable, end) in ends.items()
-            if end > stable
-        }
-        blocked = {p: now - since for p, (_, since) in self._open.items()}
-        if max(blocked.values(), default=0) < _OPEN_MS:
-            self.health.free("inputs")
-            return
-        place = max(blocked, key=lambda place: blocked[place])
-        stable, end = ends[place]
-        count, seconds = end - stable, blocked[place] // 1000
-        _log.warning(
-            "input_blocked",
-            topic=place.topic, partition=place.number, offset=stable, count=count, seconds=seconds,
-        )  # fmt: skip
-        self.health.hindered(
-            "inputs",
-            f"{count} records of {place.topic}/{place.number} are behind a transaction that has"
-            f" been open at offset {stable} for {seconds} s: end it where it was begun",
-            now,
-        )
+    def _blocked(
+        self, what: str, open_: OpenTransactions, ends: Mapping[Partition, tuple[int, int]]
+    ) -> Blocked | None:
+        """What stands still because a transaction stays open; the worker is not ready meanwhile."""
+        blocked = open_.look(ends)
+        if blocked is None:
+            self.health.free(what)
+        else:
+            self.health.hindered(what, str(blocked), self._clock.steady())
+        return blocked
 
 
 def unheard(clock: Clock) -> Reports:

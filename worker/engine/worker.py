@@ -199,7 +199,9 @@ class Worker:
         self._judging.begin(batches)
         self._reports.round(self._tasks)
         await self._reports.look(self._tasks, self._barriers, self._follower)
-        await self._reports.measure_lag(self._tasks, self._broker, self._reader, self._rules)
+        await self._reports.measure_lag(
+            self._tasks, self._follower, self._broker, self._reader, self._rules
+        )
 
     async def _becomes_ready(self) -> bool:
         """Wait a little for the index; nothing is read or judged before it is ready."""

@@ -277,6 +277,8 @@ class Consumer:
         """Tell how far the store is behind, and whether nothing comes of what there is."""
         ends = await self._ends()
         self._reports.lag(ends, self._positions)
+        spans = await self._broker.spans(ends, uncommitted=True)
+        self._reports.open_transactions({p: (end, spans[p].end) for p, end in ends.items()})
         silent = (self._steady() - self._came_at) // 1000
         if self._limits or not (behind := self._behind(ends)):
             self._came_at = self._steady()

@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from worker.brokers.contract import Partition
+from worker.engine.transactions import OpenTransactions
 from worker.log import Sparing
 from worker.ops.health import Health, Part
 from worker.ops.metrics import Metrics
@@ -18,7 +19,8 @@ _log = structlog.get_logger(__name__)
 
 _LAG_EVERY_MS: Final = 5_000
 """Lag costs a question to the broker."""
-_PLACE: Final = "exports"
+_PLACE, _TRANSACTIONS = "exports", "transactions"
+"""What a sink can be hindered in."""
 _MOST_GARBAGE: Final = 10_000
 """Of so many garbled messages it is known that they have been counted."""
 
@@ -32,6 +34,7 @@ class Reports:
         self._clock = clock
         self._measured = -_LAG_EVERY_MS
         self._place_away = False
+        self._transactions = OpenTransactions(clock)
         self._foreign_rows = Sparing(_foreign_row)
         self._garbage = Sparing(_unreadable_internal)
         self._known_garbage: set[tuple[Partition, int]] = set()
@@ -99,6 +102,18 @@ class Reports:
         lag = {place: max(0, end - positions[place]) for place, end in ends.items()}
         self._metrics.sink_lag(lag)
         self.health.lag(sum(lag.values()))
+
+    def open_transactions(self, ends: Mapping[Partition, tuple[int, int]]) -> None:
+        """Tell of accepted topics that stand still because a transaction there stays open.
+
+        `ends`: how far each can be read, and where it really ends.
+        """
+        blocked = self._transactions.look(ends)
+        if blocked is None:
+            self.free(_TRANSACTIONS)
+            return
+        _log.warning("accepted_blocked", **blocked.told())
+        self.hindered(_TRANSACTIONS, str(blocked))
 
     def export(self, seconds: float, *, finished: bool) -> None:
         """An export was finished, or has failed."""
