@@ -203,6 +203,10 @@ class Signs:
         self._attempt: dict[str, set[object]] = {}
         self._earlier: dict[str, set[object]] = {}
 
+    def begun(self, request: str) -> bool:
+        """Whether a sink has said anything of that request."""
+        return request in self._attempt
+
     def is_new(self, answer: Announcement) -> bool:
         """Whether this was not said in an earlier attempt at the same request.
 
@@ -257,7 +261,7 @@ async def _answer(
                     )
     finally:
         await reader.close()
-    if request.id in started:
+    if signs.begun(request.id):
         raise NoAnswer(
             f"a sink has begun export {request.id}, and nothing has come of it for"
             f" {patience:.0f} s: its log and /ready say why; ask again with --id {request.id}"
