@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import lmdb
@@ -333,6 +334,28 @@ def test_a_disk_full_from_the_start_is_one_line(directory: Path) -> None:
     store = IndexStore(directory)
     store.open()
     store.close()
+
+
+def test_the_file_of_locks_has_its_blocks_before_lmdb_maps_it(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without them a full disk ends the process by SIGBUS, inside `lmdb.open`.
+    blocks = 0
+    opening = lmdb.open
+
+    def look(*arguments: Any, **options: Any) -> lmdb.Environment:
+        nonlocal blocks
+        before = (directory / "lock.mdb").stat()
+        env = opening(*arguments, **options)
+        assert (directory / "lock.mdb").stat().st_size == before.st_size
+        blocks = before.st_blocks
+        return env
+
+    monkeypatch.setattr(lmdb, "open", look)
+    store = IndexStore(directory)
+    store.open()
+    store.close()
+    assert blocks * 512 >= (directory / "lock.mdb").stat().st_size > 0
 
 
 def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

@@ -31,6 +31,9 @@ ABOUT: Final = "about"
 
 _VERSION: Final = b"version"
 _MIB: Final = 1024 * 1024
+_LOCK_BYTES: Final = 8192
+"""What LMDB needs for its 126 readers; it enlarges a file that is smaller, without blocks."""
+
 _WRITEMAP: Final = hasattr(os, "posix_fallocate")  # macOS has none: there it is written by call
 
 # Raised for a file that is no longer what LMDB once wrote.
@@ -169,7 +172,9 @@ class Environment:
         """Open file and trees; why the file is of no use, if it is not."""
         try:
             # Only the holder of the directory uses it, so nothing in it is worth believing.
-            self._file.with_name("lock.mdb").unlink(missing_ok=True)
+            locks = self._file.with_name("lock.mdb")
+            locks.unlink(missing_ok=True)
+            _allocate_locks(locks)
             size = self._file.stat().st_size if self._file.exists() else 0
             self._lmdb = env = lmdb.open(
                 str(self._directory.path),
@@ -246,3 +251,14 @@ class Environment:
 def _used(env: lmdb.Environment) -> int:
     """How many bytes of the file are in use."""
     return (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+
+
+def _allocate_locks(file: Path) -> None:
+    """Make LMDB's file of locks, which it writes through memory as well, with blocks of its own."""
+    if not _WRITEMAP:
+        return
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    try:
+        os.posix_fallocate(descriptor, 0, _LOCK_BYTES)
+    finally:
+        os.close(descriptor)
