@@ -14,9 +14,12 @@ from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
+from msgspec.structs import asdict
 
 from schemas import ENTITIES
 from worker.brokers.contract import GroupMember, Message, Partition, Span
+from worker.core.barrier import Counts, Progress
+from worker.core.internal import read_progress
 from worker.topics import Names
 
 STALLED_MS: Final = 30_000
@@ -25,23 +28,13 @@ for as long."""
 
 _MOST_NAMED: Final = 8
 
-
-class Book(msgspec.Struct, frozen=True):
-    """What a task's progress says, as far as people are told. Times in milliseconds."""
-
-    next: dict[str, int] = {}
-    topics: dict[str, str] = {}
-    counts: dict[str, dict[str, int]] = {}
-    incidents: dict[str, int] = {}
-    worker: str = ""
-    since: int = 0
-    oldest: int = 0
+_NOTHING: Final = Progress({}, {})
 
 
 class Entry(msgspec.Struct, frozen=True):
     """The newest readable progress of a task, and when it was committed."""
 
-    book: Book = Book()
+    book: Progress = _NOTHING
     committed: int | None = None
     unreadable: int = 0
     """How many messages behind it are no progress of this task."""
@@ -133,11 +126,10 @@ def entry_of(messages: Iterable[Message]) -> Entry:
     """The newest readable progress among the messages of one task, oldest first."""
     unreadable = 0
     for message in reversed(list(messages)):
-        if message.key == str(message.partition).encode() and message.value is not None:
-            try:
-                return Entry(_read(message.value), message.timestamp, unreadable)
-            except msgspec.MsgspecError:
-                pass
+        # By the rule of the workers, so that nobody is told what no worker believes.
+        book = read_progress(message.key or b"", message.value or b"", message.partition)
+        if book is not None:
+            return Entry(book, message.timestamp, unreadable)
         unreadable += 1
     return Entry(unreadable=unreadable)
 
@@ -215,7 +207,7 @@ def report(seen: Seen, lags: Mapping[Partition, int]) -> Report:
                 worker=entry.book.worker or None,
                 since=time_of(entry.book.since or None),
                 committed=time_of(entry.committed),
-                parked=sum(count.get("parked", 0) for count in entry.book.counts.values()),
+                parked=sum(counts.parked for counts in entry.book.counts.values()),
                 lag=sum(lag for place, lag in lags.items() if place.number == number),
                 complete=entry.complete,
             )
@@ -243,11 +235,11 @@ def time_of(milliseconds: int | None) -> str | None:
 
 
 def _figures(
-    seen: Seen, entity: str, books: Iterable[Book], lags: Mapping[Partition, int]
+    seen: Seen, entity: str, books: Iterable[Progress], lags: Mapping[Partition, int]
 ) -> Figures:
     counts: Counter[str] = Counter()
     for book in books:
-        counts.update(book.counts.get(entity, {}))
+        counts.update(asdict(book.counts.get(entity, Counts())))
     topic = seen.names.inputs(entity)
     return Figures(
         read=counts["read"],
@@ -264,7 +256,7 @@ def _figures(
     )
 
 
-def _position(seen: Seen, place: Partition, entity: str, book: Book) -> int:
+def _position(seen: Seen, place: Partition, entity: str, book: Progress) -> int:
     """What of an input is read next. Of a topic that was made anew, nothing has been read."""
     span = seen.spans.get(place, Span(0, 0))
     known = book.topics.get(entity)
@@ -273,6 +265,3 @@ def _position(seen: Seen, place: Partition, entity: str, book: Book) -> int:
         return span.start
     told = seen.told.get(place, 0)  # also past a transaction marker that is not worth a commit
     return max(span.start, position, told if told <= span.end else 0)
-
-
-_read = msgspec.json.Decoder(Book).decode

@@ -59,7 +59,8 @@ async def test_the_newest_progress_is_found_behind_garbage(broker: Broker) -> No
     names = Names(unique("prefix"))
     await broker.create([wanted(names, 2, LIMIT)[names.progress]])
     mine = [
-        Outgoing(names.progress, b"1", b'{"next":{"users":%d}}' % n, partition=1) for n in (1, 2)
+        Outgoing(names.progress, b"1", b'{"next":{"users":%d},"judged":{}}' % n, partition=1)
+        for n in (1, 2)
     ]
     await broker.publish(mine)
     await broker.publish(

@@ -15,7 +15,7 @@ from worker.brokers.contract import Outgoing
 from worker.core.moments import Moment
 from worker.errors import ConfigurationError
 from worker.settings import Settings, load
-from worker.sink.agenda import RETRY_MS, Agenda, Standing, read_standings
+from worker.sink.agenda import RETRY_MS, Agenda, Standing, read_standing, read_standings
 from worker.sink.requests import export_id_of, fill_in, options_of
 from worker.sink.schedule import DEFAULTS, Schedule, following, is_slot_of, latest, request_of
 from worker.topics import Names
@@ -263,6 +263,25 @@ def test_what_cannot_be_read_counts_as_a_first_start() -> None:
     table = {b"weekly": b"{", b"\xff": b"{}", b"monthly": b'{"until":"2026-01-01T00:00:00"}'}
     assert read_standings(table) == {}
     assert len(Agenda(DEFAULTS, NAMES, table).begin(now("2026-01-15"))) == 2
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'{"zz":' + b"[" * 5_000,
+        b'{"until":"9999-12-31T23:59:59Z"}',
+        b'{"until":"0001-01-01T00:00:00Z"}',
+        b'{"until":"0001-01-01T00:00:00+14:00"}',
+        b'{"until":"2026-01-01T00:00:00+14:00"}',
+        b'{"until":"2026-01-01T00:00:00Z","runs":[["2026-01-01T00:00:00Z","9999-12-31T23:59:59Z"]]}',
+    ],
+)
+def test_what_would_end_the_sink_counts_as_a_first_start(value: bytes) -> None:
+    """It is read again at each start: nesting too deep, and moments that no calendar bears."""
+    assert read_standing(b"weekly", value) is None
+    agenda = Agenda(DEFAULTS, NAMES, {b"weekly": value})
+    assert len(agenda.begin(now("2026-01-15"))) == 2
+    assert agenda.due(now("2026-01-15")) is None
 
 
 # --- Clocks that are set --------------------------------------------------------------------------

@@ -9,9 +9,9 @@ import pytest
 
 from schemas import ENTITIES
 from worker.brokers.contract import GroupMember, Message, Partition, Span
+from worker.core.barrier import Counts, Progress
 from worker.status import (
     STALLED_MS,
-    Book,
     Entry,
     Seen,
     entry_of,
@@ -31,8 +31,8 @@ EVENTS = Partition("p.in.events", 1)
 ALL_READ = dict.fromkeys(ENTITIES, 10)
 
 
-def book(**fields: Any) -> Book:
-    return Book(**{"next": ALL_READ, **fields})
+def book(**fields: Any) -> Progress:
+    return Progress(**{"next": ALL_READ, "judged": {}, **fields})
 
 
 def seen(**changes: Any) -> Seen:
@@ -69,7 +69,7 @@ def message(value: bytes | None, key: bytes = b"1", number: int = 1, at: int = N
 def test_the_newest_progress_counts() -> None:
     old, new = (msgspec.json.encode({"next": {"users": n}, "judged": {}}) for n in (1, 2))
     assert entry_of([message(old), message(new, at=NOW + 1)]) == Entry(
-        Book(next={"users": 2}), NOW + 1
+        Progress({"users": 2}, {}), NOW + 1
     )
 
 
@@ -77,6 +77,11 @@ def test_the_newest_progress_counts() -> None:
     "garbage",
     [
         message(b"\xff"),
+        message(b'{"next":{},"judged":{},"worker":"\xff"}'),
+        message(b'{"zz":' + b"[" * 5_000),
+        message(b"{}"),
+        message(b'{"next":{},"judged":{},"counts":{"users":{"read":-5}}}'),
+        message(b'{"next":{},"judged":{},"incidents":{"x":-7}}'),
         message(b"[]"),
         message(b'{"next": 3}'),
         message(b'{"counts": {"users": {"read": "many"}}}'),
@@ -86,16 +91,16 @@ def test_the_newest_progress_counts() -> None:
     ],
 )
 def test_garbage_is_passed_over_and_counted(garbage: Message) -> None:
-    good = msgspec.json.encode({"next": {"users": 1}})
+    good = msgspec.json.encode({"next": {"users": 1}, "judged": {}})
     assert entry_of([garbage, message(good), garbage, garbage]) == Entry(
-        Book(next={"users": 1}), NOW, unreadable=2
+        Progress({"users": 1}, {}), NOW, unreadable=2
     )
     assert entry_of([garbage]) == Entry(unreadable=1)
 
 
 def test_progress_of_another_release_is_read_as_far_as_it_goes() -> None:
     value = b'{"next":{"users":1,"claims":5},"judged":{"users":-1},"held":{},"news":{"x":[1]}}'
-    assert entry_of([message(value)]).book == Book(next={"users": 1, "claims": 5})
+    assert entry_of([message(value)]).book == Progress({"users": 1, "claims": 5}, {"users": -1})
 
 
 # --- What is still to be read ---------------------------------------------------------------------
@@ -187,7 +192,7 @@ def test_each_service_is_looked_at_where_it_is_asked_for() -> None:
 
 
 def test_counts_are_summed_over_the_tasks() -> None:
-    counts = {"read": 5, "accepted": 2, "deleted": 1, "rejected": 1, "parked": 1}
+    counts = Counts(read=5, accepted=2, deleted=1, rejected=1, parked=1)
     entries = {
         0: Entry(book(counts={"users": counts, "events": counts}, worker="a", since=NOW), NOW),
         1: Entry(
@@ -205,7 +210,10 @@ def test_counts_are_summed_over_the_tasks() -> None:
         seen(entries=entries, ends={**base.ends, EVENTS: 14}, exact=False), {EVENTS: 4, USERS: 2}
     )
     users = msgspec.structs.asdict(found.entities["users"])
-    assert users == {name: 2 * n for name, n in counts.items()} | {"lag": 2, "blocked": 0}
+    assert users == {name: 2 * n for name, n in msgspec.structs.asdict(counts).items()} | {
+        "lag": 2,
+        "blocked": 0,
+    }
     assert (found.entities["events"].lag, found.entities["events"].blocked) == (4, 4)
     assert list(found.entities) == list(ENTITIES)
     first, second = found.tasks

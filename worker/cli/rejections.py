@@ -137,7 +137,7 @@ async def _rejections(
 def _read(message: Message) -> Seen | None:
     try:
         return _seen.decode(message.value or b"")
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         click.echo(
             f"buddy: {message.topic}/{message.partition}/{message.offset} is no rejection: skipped",
             err=True,

@@ -16,10 +16,10 @@ from worker.brokers.contract import Broker, GroupMember, Partition, Span
 from worker.cli.console import Context, print_json, print_table
 from worker.engine.latest import read_last
 from worker.engine.startup import check_topics
-from worker.engine.tables import read_table
+from worker.engine.tables import read_checked
 from worker.errors import BrokerUnavailable, NobodyWorks
 from worker.settings import Settings
-from worker.sink.agenda import Standing, read_standings, upcoming
+from worker.sink.agenda import Standing, read_standing, upcoming
 from worker.status import (
     Entry,
     Report,
@@ -192,11 +192,11 @@ async def _first_unread(
 async def _runs(broker: Broker, names: Names, settings: Settings) -> dict[str, Run]:
     if not settings.schedules:
         return {}
-    standings = read_standings(await read_table(broker, Partition(names.schedules, 0)))
+    table = await read_checked(broker, Partition(names.schedules, 0), read_standing)
     now = datetime.now(UTC)
     runs = {}
     for schedule in settings.schedules:
-        standing = standings.get(schedule.name, Standing(now))
+        standing = table.rows.get(schedule.name.encode(), Standing(now))
         runs[schedule.name] = Run(
             schedule.cron,
             None if standing.export is None else _time(standing.until),

@@ -100,17 +100,23 @@ class Outcomes:
             await self._reader.close()
 
     def _take(self, message: Message) -> None:
+        try:
+            self._count(message)
+        except (ValueError, msgspec.MsgspecError, RecursionError):
+            return  # no worker wrote it: whoever else writes there can leave anything
+
+    def _count(self, message: Message) -> None:
         headers = dict(message.headers)
         source, _, offset = headers.get(SOURCE_HEADER, b"").decode().rpartition("/")
-        if not offset.isdigit() or int(offset) not in self._open.get(source, ()):
+        if not offset or int(offset) not in self._open.get(source, ()):
             return
-        self._open[source].discard(int(offset))
         entity = self._names.entity_of(message.topic)
-        if message.topic == self._names.rejected(entity):
-            self.rejected_by[entity] += 1
+        is_rejection = message.topic == self._names.rejected(entity)
+        if is_rejection:
             found = [v.code for v in _violations.decode(message.value or b"").violations]
         else:
-            self.accepted_by[entity] += 1
             found = headers.get(WARNINGS_HEADER, b"").decode().split(",")
+        self._open[source].discard(int(offset))
+        (self.rejected_by if is_rejection else self.accepted_by)[entity] += 1
         for code in set(found) - {""}:
             self.codes[entity, code] += 1

@@ -27,7 +27,7 @@ from worker.errors import (
     StateLost,
     UsageError,
 )
-from worker.sink.agenda import Agenda, Due, read_standings
+from worker.sink.agenda import Agenda, Due, read_standing
 from worker.sink.answers import Answers, message_of
 from worker.sink.consume import sleep
 from worker.sink.cut import Source
@@ -136,9 +136,7 @@ class Active:
     async def _standings(self, broker: Broker) -> dict[bytes, bytes]:
         """How far the schedules are, whichever sink wrote it down."""
         place = Partition(self._source.names.schedules, 0)
-        table = await read_checked(
-            broker, place, lambda k, v: v if read_standings({k: v}) else None
-        )
+        table = await read_checked(broker, place, lambda k, v: v if read_standing(k, v) else None)
         for offset in table.unreadable:
             self._reports.unreadable(place, offset)
         return table.rows

@@ -31,6 +31,9 @@ _SECOND: Final = timedelta(seconds=1)
 
 _MOST_RUNS: Final = 4
 
+_FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST: Final = datetime(5000, 1, 1, tzinfo=UTC)
+
 Time = Annotated[datetime, Meta(tz=True)]
 
 
@@ -149,18 +152,25 @@ def upcoming(schedule: Schedule, standing: Standing) -> datetime:
     return slot
 
 
+def read_standing(key: bytes, value: bytes) -> Standing | None:
+    """How far that schedule is; None where no sink can have written it. Never raises."""
+    try:
+        standing = msgspec.json.decode(value, type=Standing)
+        key.decode()
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    # Beyond these years calendars end while slots are looked for, and an offset would move them.
+    moments = (standing.until, *(moment for run in standing.runs for moment in run))
+    if not all(m.tzinfo is UTC and _FIRST <= m <= _LAST for m in moments):
+        return None
+    # An earlier release wrote down no runs.
+    return standing if standing.runs else _standing(standing.until, standing.export)
+
+
 def read_standings(table: Mapping[bytes, bytes]) -> dict[str, Standing]:
     """By schedule how far it is; what cannot be read counts as absent."""
-    found = {}
-    for key, value in table.items():
-        try:
-            standing = msgspec.json.decode(value, type=Standing)
-            name = key.decode()
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            continue
-        # An earlier release wrote down no runs.
-        found[name] = standing if standing.runs else _standing(standing.until, standing.export)
-    return found
+    found = {key: read_standing(key, value) for key, value in table.items()}
+    return {key.decode(): standing for key, standing in found.items() if standing is not None}
 
 
 def _latest(schedule: Schedule, standing: Standing, now: datetime) -> datetime | None:
