@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from tests.simulation.dice import Dice
 from tests.simulation.following import identity
 from tests.simulation.group import Owned
+from tests.simulation.promises import Broken
 from tests.simulation.settings import Settings
 from tests.simulation.threads import Step
 from tests.simulation.world import Log, World
@@ -37,10 +38,12 @@ def take_over(
     granted = yield from _table(world.log(names.granted, number), dice)
     task = Task(number, rules)
     task.restore(saved(rules, number, progress, parked, granted), moment())
-    task.begin(
+    missed = task.begin(
         {name: identity(topics, names.input(name)) for name in INPUTS},
         dict.fromkeys(INPUTS, 0),
     )
+    if missed.parked:
+        raise Broken(f"task {number} has lost parked records: {missed.parked}")
     if world.trace:
         parked_now = len(task.parking)
         world.trace(f"has restored task {number}: {task.reading.next}, {parked_now} parked")

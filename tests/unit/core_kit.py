@@ -139,6 +139,8 @@ class World:
         self.index = MemoryIndex()
         self.refused: Mapping[tuple[str, int], int] = {}
         self.identities = dict.fromkeys(INPUTS, "one")
+        self.parked_lost: dict[str, int] = {}
+        """What a task that is restored is to find out about the copies of its parked records."""
         self.gone: set[str] = set()
         """The coordinates of records whose topic was created anew."""
         self.first_read: dict[str, int] = {}
@@ -282,6 +284,7 @@ class World:
         task.restore(saved(self.rules, number, progress, parked, granted), self.moment)
         begins = dict.fromkeys(INPUTS, FIRST_OFFSET) | starts
         self.missed = task.begin(self.identities, begins)
+        assert self.missed.parked == self.parked_lost
         return task
 
     # --- results ------------------------------------------------------------------------------

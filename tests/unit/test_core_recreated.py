@@ -5,9 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from tests.unit import core_kit
 from tests.unit.core_kit import FIRST_OFFSET, GRACE, STEP, World, good, uid
+from worker.core.ahead import Ahead
 from worker.core.barrier import Counts, Progress
-from worker.core.task import INPUTS
+from worker.core.task import INPUTS, Task
+from worker.index.contract import Learned
 
 
 def kinds(world: World, source: str) -> list[str]:
@@ -169,3 +172,35 @@ def test_what_was_gone_before_the_first_start_is_missed() -> None:
     task = world.restored(0, users=FIRST_OFFSET + 40)
     assert world.missed.expired["users"] == FIRST_OFFSET + 40
     assert task.books.incidents["input_expired"] == FIRST_OFFSET * 8 + 40
+
+
+@pytest.mark.parametrize("hold", [0, 10_000], ids=["kept", "held"])
+def test_parked_records_whose_copies_are_gone_are_counted(hold: int) -> None:
+    world = World(hold=hold)
+    for number in (1, 2, 3):
+        world.send("milestones", good("milestones", number, user_id=uid(7)))
+    world.settle()
+    lost = len(world.parked[0])
+    assert lost == (0 if hold else 3)
+    world.parked[0].clear()
+    world.parked_lost = {"milestones": lost} if lost else {}
+    world.tasks = [world.restored(0)]
+    world.settle()
+    assert saved(world).incidents.get("parked_lost", 0) == lost
+    assert saved(world).counts["milestones"].parked == 3 - lost
+
+
+def test_where_the_log_has_a_hole_addresses_are_asked_for_again() -> None:
+    """The end of a record may have been in the hole: nobody would answer what it had asked."""
+    world = World(partitions=2)
+    for number in range(8):
+        world.send("users", good("users", 1 + number), partition=0)
+    world.round(only=[0])
+    task = Task(0, world.rules)
+    progress = {b"0": world.progress[0][-1]}
+    kept = core_kit.saved(world.rules, 0, progress, world.parked[0], {})
+    task.restore(msgspec.structs.replace(kept, doubtful=True), world.moment)
+    task.begin(world.identities, dict.fromkeys(INPUTS, FIRST_OFFSET))
+    decision = task.judge([], {}, Learned([], []), Ahead(world.index), world.moment)
+    asked = [m for m in decision.outputs if m.topic == world.names.claims]
+    assert len(asked) == len(world.parked[0]) > 0

@@ -110,6 +110,8 @@ def fed() -> Metrics:
     metrics.input_expired("users", 5)
     metrics.input_recreated()
     metrics.clock_stepped()
+    metrics.accepted_recreated()
+    metrics.parked_lost("users", 3)
     metrics.parked({"matches": 7}, 5_000, 12.5)
     metrics.lag({users: 3, matches: 4})
     metrics.barrier(6, 2.5, [users])
@@ -172,6 +174,8 @@ def registered(metrics: Metrics) -> dict[str, tuple[str, tuple[str, ...], str]]:
         ("buddy_input_expired_records_total", {"entity": "users"}, 5),
         ("buddy_input_recreated_total", {}, 1),
         ("buddy_clock_steps_total", {}, 1),
+        ("buddy_accepted_recreated_total", {}, 1),
+        ("buddy_parked_lost_records_total", {"entity": "users"}, 3),
         ("buddy_parked_records", {"entity": "matches"}, 7),
         ("buddy_parked_records", {"entity": "users"}, 0),
         ("buddy_parked_oldest_age_seconds", {}, 12.5),
@@ -378,7 +382,7 @@ def test_ready_when_restored_running_and_near_the_end(health: Health, clock: Clo
         ),
         (
             lambda part, clock: part.expired(7, clock.now),
-            "worker: 7 records had expired before they were read",
+            "worker: 7 records were gone before they were judged",
         ),
         (
             lambda part, clock: setattr(clock, "now", clock.now + 90_000),

@@ -42,6 +42,10 @@ class Books:
                 parked.get(entity, 0),
             )
 
+    def found(self, kind: str, count: int) -> None:
+        """So many of that kind are there, whether they had been counted before or not."""
+        self.incidents[kind] = max(self.incidents[kind], count)
+
     def incident(self, kind: str, count: int = 1) -> None:
         """Something of that kind has happened: it is said with the next progress."""
         self.incidents[kind] += count

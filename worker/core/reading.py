@@ -58,6 +58,8 @@ class Missed(NamedTuple):
     """The inputs whose topics were created anew: they are read from the start."""
     expired: Mapping[str, int] = {}
     """How many records of an entity were gone before they had been judged."""
+    parked: Mapping[str, int] = {}
+    """How many parked records of an entity were gone, their copies with them."""
 
 
 class Reading:

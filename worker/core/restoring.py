@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from typing import NamedTuple
 
@@ -22,6 +23,17 @@ class Saved(msgspec.Struct, frozen=True):
     progress: Progress | None = None
     parked: tuple[Envelope, ...] = ()
     granted: tuple[Granted, ...] = ()
+    doubtful: bool = False
+    """Whether some of it is missing: records that have been judged may be among the parked ones."""
+
+    def kept(self) -> Counter[str]:
+        """How many parked records of each entity had a copy when the progress was saved."""
+        if self.progress is None:
+            return Counter()
+        kept = Counter({e: count.parked for e, count in self.progress.counts.items()})
+        for entity, held in self.progress.held.items():
+            kept[entity] -= sum(map(len, held.values()))
+        return kept
 
 
 class Outdated(NamedTuple):

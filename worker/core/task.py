@@ -52,6 +52,11 @@ _ASKED: Final = frozenset({CLAIMS, GRANTS})
 INPUT_EXPIRED: Final = "input_expired"
 INPUT_RECREATED: Final = "input_recreated"
 UNREADABLE_INTERNAL: Final = "unreadable_internal"
+PARKED_LOST: Final = "parked_lost"
+PROGRESS_LOST: Final = "progress_lost"
+INTERNAL_SKIPPED: Final = "internal_skipped"
+FOREIGN_ROW: Final = "foreign_row"
+CLOCK_STEPPED: Final = "clock_stepped"
 """Incidents, as the books name them: the log events have the same names."""
 
 _CLAIM_AGAIN_MS: Final = 24 * 3600 * 1000
@@ -91,8 +96,10 @@ class Task:
         """Records, by entity and offset, of which the broker has refused the outcome so often."""
         self.restored = False
         """Whether restored records have still to be looked at: the next `judge` does."""
+        self._lost: Mapping[str, int] = {}
+        """How many parked records had no copy any more when it was restored."""
         self._unasked = False
-        """Whether claims, or the answers to them, went with a topic that was created anew."""
+        """Whether claims, or the answers to them, may have gone: with a topic, or by damage."""
         self._overdue: list[Parked] = []
         self._at_barrier: list[Parked] = []
         self._noted: list[Barrier] = []
@@ -108,12 +115,17 @@ class Task:
             self.reading.restore(saved.progress, now)
             self.books.restore(saved.progress)
         self.addresses.restore(saved.granted)
+        lost = saved.kept()
         restorer = Restorer(self._decoders, self._rules.skew / 1000, self.refused)
         for record in restorer.records(saved, self.reading, now):
             if isinstance(record, Outdated):
                 self._outdated.append(record)
+                lost[record.envelope.entity] -= 1
             else:
                 self.parking.add(record)
+                lost[record.entity] -= 1
+        self._lost = {entity: count for entity, count in lost.items() if count > 0}
+        self._unasked = saved.doubtful
         self.restored = True
 
     def begin(self, topics: Mapping[str, str], starts: Mapping[str, int]) -> Missed:
@@ -121,8 +133,10 @@ class Task:
 
         See `Reading.begin`. What was missed goes into the books.
         """
-        missed = self.reading.begin(topics, starts)
-        self._unasked = not _ASKED.isdisjoint(missed.recreated)
+        missed = self.reading.begin(topics, starts)._replace(parked=self._lost)
+        self._unasked = self._unasked or not _ASKED.isdisjoint(missed.recreated)
+        if self._lost:
+            self.books.incident(PARKED_LOST, sum(self._lost.values()))
         for count in missed.expired.values():
             self.books.incident(INPUT_EXPIRED, count)
         if missed.recreated:

@@ -14,7 +14,7 @@ from worker.brokers.contract import Broker, Partition, Reader
 from worker.clock import Clock
 from worker.core.outbox import Rules, Tally
 from worker.core.reading import Missed
-from worker.core.task import INPUT_EXPIRED, Task
+from worker.core.task import CLOCK_STEPPED, FOREIGN_ROW, INPUT_EXPIRED, Task
 from worker.engine.follower import Follower
 from worker.engine.tasks import Tasks, inputs
 from worker.engine.transactions import Blocked, OpenTransactions
@@ -138,8 +138,8 @@ class Reports:
     def clock_stepped(self, milliseconds: int, tasks: Tasks) -> None:
         """The wall clock was set."""
         self.metrics.clock_stepped()
-        for owned in tasks.running.values():
-            owned.task.books.incident("clock_stepped")
+        for owned in list(tasks.running.values())[:1]:  # one step, so in one task's books
+            owned.task.books.incident(CLOCK_STEPPED)
         _log.warning("clock_stepped", by_ms=milliseconds)
 
     def missed(self, missed: Missed, task: Task, rules: Rules) -> None:
@@ -151,6 +151,44 @@ class Reports:
             _log.error("input_recreated", topic=topic, partition=task.number)
         for entity, count in missed.expired.items():
             self._expired(entity, Partition(rules.names.inputs(entity), task.number), count)
+        for entity, count in missed.parked.items():
+            self.metrics.parked_lost(entity, count)
+            self.health.expired(count, self._clock.steady())
+            _log.error(
+                "parked_lost",
+                topic=rules.names.parked,
+                partition=task.number,
+                entity=entity,
+                count=count,
+            )
+
+    def holes(self, place: Partition, count: int) -> None:
+        """Damaged offsets of an internal topic were skipped, as somebody had said."""
+        self.metrics.unreadable_internal(count)
+        self.health.told(
+            f"{count} damaged offsets of {place.topic}/{place.number} were skipped: records that"
+            " had been judged may be judged again",
+            self._clock.steady(),
+        )
+        _log.error("internal_skipped", topic=place.topic, partition=place.number, count=count)
+
+    def progress_lost(self, place: Partition) -> None:
+        """A task that has worked before has no progress: all is judged again."""
+        self.health.told(
+            f"{place.topic}/{place.number} is empty: all that is in the inputs is judged again",
+            self._clock.steady(),
+        )
+        _log.error("progress_lost", topic=place.topic, partition=place.number)
+
+    def accepted_recreated(self, topic: str) -> None:
+        """An accepted topic was created anew: what it held is known no more."""
+        self.metrics.accepted_recreated()
+        self.health.told(
+            f"topic {topic} was created anew: its rows are gone; have them judged again with"
+            " 'buddy reprocess'",
+            self._clock.steady(),
+        )
+        _log.error("accepted_recreated", topic=topic)
 
     def expired(self, expired: Mapping[Partition, int], tasks: Tasks, names: Names) -> None:
         """These were gone before they were read."""
@@ -238,8 +276,12 @@ class Reports:
         )
         async with follower.lock:
             self.metrics.index(**follower.index.counts())
-            self.metrics.foreign_rows(follower.index.foreign - self._foreign)
-            self._foreign = follower.index.foreign
+            foreign = follower.index.foreign - self._foreign
+            self._foreign += foreign
+        self.metrics.foreign_rows(foreign)
+        # Every worker sees every one of them: the first task's books count them.
+        if foreign and (first_task := tasks.running.get(0)) is not None:
+            first_task.task.books.incident(FOREIGN_ROW, foreign)
 
     async def measure_lag(
         self, tasks: Tasks, follower: Follower, broker: Broker, reader: Reader, rules: Rules

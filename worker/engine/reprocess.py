@@ -10,7 +10,7 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Outgoing, Partition
-from worker.core.barrier import Progress
+from worker.core.barrier import Counts, Progress
 from worker.core.internal import read_parked
 from worker.core.reading import place_of, write_progress
 from worker.core.task import INPUTS
@@ -92,18 +92,22 @@ async def _reset(
     for first_read, offsets in held.pop(entity, {}).items():
         if before := [place for place in offsets if place < offset]:
             held.setdefault(entity, {})[first_read] = before
+    first = place_of(progress, entity, offset)
+    parked = [p for p in await _parked(broker, names, number) if p.entity == entity]
+    again = [p for p in parked if p.place >= first]
+    left = len(parked) - len(again) + sum(map(len, held.get(entity, {}).values()))
+    counted = msgspec.structs.replace(progress.counts.get(entity, Counts()), parked=left)
     value = write_progress(
         msgspec.structs.replace(
-            progress, next=progress.next | {entity: offset}, judged=judged, held=held
+            progress,
+            next=progress.next | {entity: offset},
+            judged=judged,
+            held=held,
+            counts=progress.counts | {entity: counted},
         )
     )
-    first = place_of(progress, entity, offset)
     messages = [Outgoing(names.progress, key, value, partition=number)]
-    messages += [
-        Outgoing(names.parked, parked.key, None, partition=number)
-        for parked in await _parked(broker, names, number)
-        if parked.entity == entity and parked.place >= first
-    ]
+    messages += [Outgoing(names.parked, gone.key, None, partition=number) for gone in again]
     return read - offset, messages
 
 

@@ -17,9 +17,13 @@ from worker.topics import Names
 
 Skipped = Callable[[Partition, Sequence[int]], None]
 """Told the offsets of the messages that were left aside."""
+Holes = Callable[[Partition, int], None]
+"""Told how many damaged offsets were skipped."""
 
 
-async def read_saved(broker: Broker, rules: Rules, number: int, skipped: Skipped) -> Saved:
+async def read_saved(
+    broker: Broker, rules: Rules, number: int, skipped: Skipped, holes: Holes
+) -> Saved:
     """The state of a task; its committer must have been started.
 
     Raises StateError where nothing readable says how far the task is, though something did, and
@@ -30,6 +34,8 @@ async def read_saved(broker: Broker, rules: Rules, number: int, skipped: Skipped
     def tell(place: Partition, table: Table[Any]) -> None:
         if table.unreadable:
             skipped(place, table.unreadable)
+        if table.holes:
+            holes(place, table.holes)
 
     place = Partition(names.progress, number)
     progress = await read_progress_table(broker, names, number)
@@ -47,7 +53,12 @@ async def read_saved(broker: Broker, rules: Rules, number: int, skipped: Skipped
     place = Partition(names.granted, number)
     granted = await read_checked(broker, place, lambda k, v: read_granted(k, v, number, tasks))
     tell(place, granted)
-    return Saved(progress.rows.get(key), tuple(parked.rows.values()), tuple(granted.rows.values()))
+    return Saved(
+        progress.rows.get(key),
+        tuple(parked.rows.values()),
+        tuple(granted.rows.values()),
+        doubtful=bool(parked.holes or granted.holes),
+    )
 
 
 async def read_progress_table(broker: Broker, names: Names, number: int) -> Table[Progress]:

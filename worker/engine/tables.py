@@ -27,6 +27,8 @@ class Table(Generic[_T]):
         """The offsets of the messages that were skipped."""
         self.lost: dict[bytes, int] = {}
         """Keys whose every message was skipped, and the offset of the last one."""
+        self.holes = 0
+        """How many damaged offsets were skipped: rows and deletions may be missing."""
         self._read = read
 
     def apply(self, message: Message) -> None:
@@ -76,6 +78,7 @@ async def read_checked(
                 )
             for message in messages:
                 table.apply(message)
+            table.holes += reader.skipped().get(partition, 0)
     finally:
         await reader.close()
     return table

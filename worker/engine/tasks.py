@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -17,7 +18,13 @@ from worker.core.books import Books
 from worker.core.outbox import Rules
 from worker.core.pressure import weight
 from worker.core.reading import Missed
-from worker.core.task import INPUTS, Task
+from worker.core.task import (
+    INPUTS,
+    INTERNAL_SKIPPED,
+    PROGRESS_LOST,
+    UNREADABLE_INTERNAL,
+    Task,
+)
 from worker.engine.backoff import Backoff
 from worker.engine.identities import Identities
 from worker.engine.saved import read_saved
@@ -95,6 +102,10 @@ class Tasks:
         """Asked which records of a task the broker has refused an outcome of, and how often."""
         self.on_unreadable: Callable[[Partition, Sequence[int]], None] = lambda _place, _at: None
         """Told the offsets of messages of internal topics that were skipped."""
+        self.on_holes: Callable[[Partition, int], None] = lambda _place, _count: None
+        """Told how many damaged offsets of an internal topic were skipped."""
+        self.on_progress_lost: Callable[[Partition], None] = lambda _place: None
+        """Told of a task that has no progress, though it has worked before."""
 
     async def join(self) -> None:
         """Become a member of the group."""
@@ -194,9 +205,24 @@ class Tasks:
         names = self._rules.names
         task = Task(number, self._rules, Books(self._worker, self._clock.wall()))
         task.refused = self.refused(number)
-        saved = await read_saved(self._broker, self._rules, number, self.on_unreadable)
+        skipped: Counter[str] = Counter()
+
+        def unreadable(place: Partition, offsets: Sequence[int]) -> None:
+            skipped[UNREADABLE_INTERNAL] += len(offsets)
+            self.on_unreadable(place, offsets)
+
+        def holes(place: Partition, count: int) -> None:
+            skipped[INTERNAL_SKIPPED] += count
+            self.on_holes(place, count)
+
+        saved = await read_saved(self._broker, self._rules, number, unreadable, holes)
         task.restore(saved, self._clock.now())
+        for kind, count in skipped.items():
+            task.books.found(kind, count)
         inputs = {name: Partition(names.input(name), number) for name in INPUTS}
+        if saved.progress is None and await self._broker.committed(self._group, inputs.values()):
+            task.books.incident(PROGRESS_LOST)
+            self.on_progress_lost(Partition(names.progress, number))
         spans = await self._broker.spans(inputs.values())
         owned = Owned(task, committer, {name: spans[place].end for name, place in inputs.items()})
         owned.missed = task.begin(

@@ -111,6 +111,9 @@ class Worker:
         self._tasks = Tasks(self._broker, self._rules, self._identities, self._clock)
         self._follower.on_step = self._reports.alive
         self._follower.on_outage = self._reports.followed
+        self._follower.on_recreated = self._reports.accepted_recreated
+        self._tasks.on_holes = self._reports.holes
+        self._tasks.on_progress_lost = self._reports.progress_lost
         self._tasks.on_restored = self._reports.metrics.restored
         self._tasks.on_not_started = self._reports.not_started
         self._follower.on_unreadable = self._tasks.on_unreadable = self._reports.unreadable

@@ -69,7 +69,7 @@ class Part:
         self._assigned = self._running = 0
         self._lag = 0
         self._lost_at: int | None = None
-        self._recreated: dict[str, int] = {}
+        self._told: dict[str, int] = {}
         self._hindrances: dict[str, tuple[str, int]] = {}
 
     def alive(self, now: int) -> None:
@@ -98,9 +98,13 @@ class Part:
         self._lost_at = now
 
     def recreated(self, topic: str, now: int) -> None:
-        """A topic was created anew. Not ready for ten minutes: it must be seen."""
+        """A topic was created anew."""
+        self.told(f"topic {topic} was created anew: read from its start", now)
+
+    def told(self, reason: str, now: int) -> None:
+        """Something has happened. Not ready for ten minutes: it must be seen."""
         # Replaced, not changed: another thread may be looking.
-        self._recreated = {**self._recreated, topic: now}
+        self._told = {**self._told, reason: now}
 
     def hindered(self, what: str, reason: str, now: int) -> None:
         """It is kept from a part of its work (`what`) until `free`: not ready meanwhile.
@@ -141,10 +145,10 @@ class Part:
                 f"{self._limits.ready_lag}"
             )
         if self._lost_at is not None and now - self._lost_at < _SHOWN_MS:
-            found.append(f"{self._name}: {self.lost} records had expired before they were read")
-        for topic, seen in self._recreated.items():
+            found.append(f"{self._name}: {self.lost} records were gone before they were judged")
+        for reason, seen in self._told.items():
             if now - seen < _SHOWN_MS:
-                found.append(f"{self._name}: topic {topic} was created anew: read from its start")
+                found.append(f"{self._name}: {reason}")
         for what, (reason, since) in self._hindrances.items():
             found.append(f"{self._name}: {what}: {reason} (for {(now - since) // 1000} s)")
         return found

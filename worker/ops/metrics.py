@@ -87,6 +87,14 @@ class Metrics:
         """One partition of an input is of a topic that was created anew."""
         self._recreated.inc()
 
+    def accepted_recreated(self) -> None:
+        """An accepted topic that the index is made of was created anew."""
+        self._accepted_recreated.inc()
+
+    def parked_lost(self, entity: str, records: int) -> None:
+        """Parked records were gone when their task was taken over."""
+        self._parked_lost[entity].inc(records)
+
     def clock_stepped(self) -> None:
         """The wall clock was set."""
         self._clock_steps.inc()
@@ -247,6 +255,13 @@ class Metrics:
         )
         self._recreated = self._counter(
             "buddy_input_recreated", "Partitions of inputs whose topic was created anew."
+        )
+        self._accepted_recreated = self._counter(
+            "buddy_accepted_recreated", "Accepted topics of the index that were created anew."
+        )
+        self._parked_lost = self._by_entity(
+            "buddy_parked_lost_records",
+            "Parked records that were gone when their task was taken over.",
         )
         self._clock_steps = self._counter(
             "buddy_clock_steps", "Times that the wall clock of this process was set."

@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from schemas import ENTITIES
 from tests.contract.conftest import DeleteTopic
-from tests.contract.worker_kit import Row, Stage, checkin
+from tests.contract.worker_kit import Row, Stage, checkin, event
 from tests.unit.test_sink_rows import match, milestone, user
 from worker.brokers.contract import Broker
 from worker.topics import wanted
@@ -120,3 +120,31 @@ async def test_all_topics_with_another_number_of_partitions(
     stage.tasks = TASKS + 2
     await stage.until(lambda: worker.runs(range(TASKS + 2)), "it runs the new tasks")
     assert stage.names.inputs(next(iter(ENTITIES))) in every
+
+
+async def test_internal_and_accepted_topics_created_anew_are_told(
+    stage: Stage, broker: Broker, remove: DeleteTopic
+) -> None:
+    worker = await stage.started(grace=3_600_000, hold=0)
+    await stage.judged(await stage.send("users", user(500)))
+    await stage.send("matches", *(match(10 + n, n, n) for n in range(8)))
+    await stage.send("events", event(40, 10))
+    await stage.until(lambda: worker.parked() == 9, "all are parked")
+    names = stage.names
+    await stage.end(worker)
+    with capture_logs() as logs:
+        await create_anew(stage, broker, remove, names.parked, names.accepted("users"))
+        worker = await stage.started("one", grace=3_600_000)
+        lost = {e["entity"]: 0 for e in logs if e["event"] == "parked_lost"}
+        for entry in logs:
+            if entry["event"] == "parked_lost":
+                lost[entry["entity"]] += entry["count"]
+        assert lost == {"matches": 8, "events": 1}
+        assert worker.counted("buddy_parked_lost_records_total", entity="matches") == 8
+        await stage.end(worker)
+        await create_anew(stage, broker, remove, names.progress)
+        worker = await stage.started("one", grace=3_600_000)
+    said = {entry["event"] for entry in logs}
+    assert {"accepted_recreated", "progress_lost"} <= said
+    reasons = " ".join(worker.health.reasons(stage.clock.steady()))
+    assert "is empty: all that is in the inputs is judged again" in reasons
