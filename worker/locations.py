@@ -11,7 +11,7 @@ from typing import Final
 
 _HOST: Final = r"(?:[\w.-]+|\[[\w:.%]+\])(?::\d{1,5})?"
 _KAFKA: Final = re.compile(rf"kafka://{_HOST}(?:\s*,\s*{_HOST})*/*")
-_BUCKET: Final = re.compile(r"s3://[^\s/:@?#]+(?:/.*)?")
+_BUCKET: Final = re.compile(r"s3://[^\s/:@?#]+(?:/[^?#]*)?")
 _ENDPOINT: Final = re.compile(rf"https?://{_HOST}(?:/[^\s@?#]*)?")
 _NO_DIRECTORY: Final = re.compile(r"://|:[^@]*@|^//[^/@][^@]*@")
 """Another scheme, or something that looks like `user:password@host`."""

@@ -29,6 +29,7 @@ LOGINS = [
     ("broker", SECRET),
     ("exports", f"s3://{LOGIN}bucket/prefix"),
     ("exports", f"s3://AKIA:{SECRET}/with/slashes@bucket"),
+    ("exports", f"s3://bucket/prefix?secret={SECRET}"),
     ("exports", f"s3:{LOGIN}bucket"),
     ("exports", f"https://{LOGIN}s3.example.org/bucket"),
     ("data", f"s3://{LOGIN}bucket"),
