@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from tests.simulation.following import Barriers, Follower, Saved, ends
 from tests.simulation.group import Batch, Cluster, Owned
+from tests.simulation.promises import Broken
 from tests.simulation.settings import Settings
 from tests.simulation.taking_over import take_over
 from tests.simulation.threads import Outage, Step, Thread
@@ -283,6 +284,8 @@ class Worker:
             decision = self._judge(owned, batch, synchronised=asks)
             if decision.outputs:
                 yield from self._commit(owned, decision)
+                if owned.missed.parked:  # and nobody else had come: the log fitted together
+                    raise Broken(f"parked records were lost: {owned.missed.parked}")
         except (Fenced, Outage) as error:
             self._say(f"task {owned.task.number} fails: {error!r}")
             return False

@@ -8,6 +8,7 @@ from tests.simulation.dice import Dice
 from tests.simulation.threads import Thread
 from tests.simulation.world import Log
 from worker.brokers.contract import Message
+from worker.core.reading import Missed
 from worker.core.task import Task
 from worker.index.contract import Learned
 
@@ -59,10 +60,11 @@ class Batch(NamedTuple):
 class Owned:
     """One task of a worker."""
 
-    def __init__(self, task: Task, epoch: int, inputs: dict[str, Log]) -> None:
+    def __init__(self, task: Task, epoch: int, inputs: dict[str, Log], missed: Missed) -> None:
         self.task = task
         self.epoch = epoch
         self.inputs = inputs
+        self.missed = missed
         self.inbox: list[Message] = []
         self.positions: dict[str, int] = {}
         """Where what it has judged, or is judging, ends."""

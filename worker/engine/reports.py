@@ -16,7 +16,7 @@ from worker.core.outbox import Rules, Tally
 from worker.core.reading import Missed
 from worker.core.task import CLOCK_STEPPED, FOREIGN_ROW, INPUT_EXPIRED, Task
 from worker.engine.follower import Follower
-from worker.engine.tasks import Tasks, inputs
+from worker.engine.tasks import Owned, Tasks, inputs
 from worker.engine.transactions import Blocked, OpenTransactions
 from worker.engine.verdicts import Barriers
 from worker.errors import BuddyError, Fenced
@@ -151,13 +151,21 @@ class Reports:
             _log.error("input_recreated", topic=topic, partition=task.number)
         for entity, count in missed.expired.items():
             self._expired(entity, Partition(rules.names.inputs(entity), task.number), count)
-        for entity, count in missed.parked.items():
+
+    def parked_lost(self, owned: Owned, names: Names) -> None:
+        """Tell what a task was found to lack, once it has committed.
+
+        Before, another worker may have taken it over while its topics were read, which then do
+        not fit together.
+        """
+        lost, owned.missed = owned.missed.parked, owned.missed._replace(parked={})
+        for entity, count in lost.items():
             self.metrics.parked_lost(entity, count)
             self.health.expired(count, self._clock.steady())
             _log.error(
                 "parked_lost",
-                topic=rules.names.parked,
-                partition=task.number,
+                topic=names.parked,
+                partition=owned.task.number,
                 entity=entity,
                 count=count,
             )

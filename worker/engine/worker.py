@@ -233,6 +233,7 @@ class Worker:
                 owned.work = None
                 if goes_on:
                     self._tasks.succeeded(number)
+                    self._reports.parked_lost(owned, self._rules.names)
                 else:
                     await self._tasks.drop(number, "commit failed")
                     self._tasks.failed(number)
