@@ -398,13 +398,14 @@ class BehindATransaction:
 
 
 @embedded_only
-async def test_rows_behind_an_open_transaction_are_told(
-    sink: Sink, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["accepted.users", "export-requests", "exports"])
+async def test_what_is_behind_an_open_transaction_is_told(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     monkeypatch.setattr("worker.sink.reports._LAG_EVERY_MS", 50)
     monkeypatch.setattr("worker.engine.transactions._OPEN_MS", 300)
     broker = BehindATransaction(sink.broker)
-    topic = sink.names.accepted("users")
+    topic = f"{sink.names.prefix}.{what}"
     with capture_logs() as logs:
         async with sink.running(broker):
             await sink.export("before", formats=("csv",))

@@ -277,8 +277,12 @@ class Consumer:
         """Tell how far the store is behind, and whether nothing comes of what there is."""
         ends = await self._ends()
         self._reports.lag(ends, self._positions)
-        spans = await self._broker.spans(ends, uncommitted=True)
-        self._reports.open_transactions({p: (end, spans[p].end) for p, end in ends.items()})
+        # A request or an answer behind an open transaction reaches nobody either.
+        others = (self._names.export_requests, self._names.exports)
+        watched = [*ends, *(Partition(topic, 0) for topic in others)]
+        stable = await self._broker.spans(watched)
+        spans = await self._broker.spans(watched, uncommitted=True)
+        self._reports.open_transactions({p: (stable[p].end, spans[p].end) for p in watched})
         silent = (self._steady() - self._came_at) // 1000
         if self._limits or not (behind := self._behind(ends)):
             self._came_at = self._steady()

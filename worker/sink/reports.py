@@ -104,7 +104,7 @@ class Reports:
         self.health.lag(sum(lag.values()))
 
     def open_transactions(self, ends: Mapping[Partition, tuple[int, int]]) -> None:
-        """Tell of accepted topics that stand still because a transaction there stays open.
+        """Tell of topics that stand still because a transaction there stays open.
 
         `ends`: how far each can be read, and where it really ends.
         """
