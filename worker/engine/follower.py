@@ -53,6 +53,8 @@ class Follower:
         """Told why it cannot follow, and None whenever it does."""
         self.on_recreated: Callable[[str], None] = lambda _topic: None
         """Told which accepted topic was created anew."""
+        self.on_skipped: Callable[[Partition, int], None] = lambda _place, _count: None
+        """Told of damaged offsets that were skipped, as somebody had said."""
         self.on_unreadable: Callable[[Partition, Sequence[int]], None] = lambda _place, _at: None
         """Told the offsets of messages that say nothing of a task's progress."""
         self.judged: dict[Partition, int] = {}
@@ -175,7 +177,7 @@ class Follower:
     async def _follow(self, timeout: float) -> bool:
         messages = await self._reader.read(_BATCH, timeout)
         for place, count in self._reader.skipped().items():
-            _log.error("accepted_skipped", topic=place.topic, partition=place.number, count=count)
+            self.on_skipped(place, count)
         followed = {p: self._reader.position(p) for p in self._followed}
         rows = [message for message in messages if message.topic in self._entities]
         if rows:

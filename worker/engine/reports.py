@@ -186,7 +186,18 @@ class Reports:
             f"{place.topic}/{place.number} is empty: all that is in the inputs is judged again",
             self._clock.steady(),
         )
+        self.metrics.progress_lost()
         _log.error("progress_lost", topic=place.topic, partition=place.number)
+
+    def accepted_skipped(self, place: Partition, count: int) -> None:
+        """The index goes on behind damage, as somebody had said: what stood there is unknown."""
+        self.metrics.accepted_skipped(count)
+        self.health.told(
+            f"{count} damaged offsets of {place.topic}/{place.number} were skipped: what they said"
+            " is unknown to the index",
+            self._clock.steady(),
+        )
+        _log.error("accepted_skipped", topic=place.topic, partition=place.number, count=count)
 
     def accepted_recreated(self, topic: str) -> None:
         """An accepted topic was created anew: what it held is known no more."""

@@ -91,6 +91,14 @@ class Metrics:
         """An accepted topic that the index is made of was created anew."""
         self._accepted_recreated.inc()
 
+    def accepted_skipped(self, messages: int) -> None:
+        """Damaged offsets of a topic that the index follows were skipped as somebody had said."""
+        self._accepted_skipped.inc(messages)
+
+    def progress_lost(self) -> None:
+        """A task that has worked before had no progress."""
+        self._progress_lost.inc()
+
     def parked_lost(self, entity: str, records: int) -> None:
         """Parked records were gone when their task was taken over."""
         self._parked_lost[entity].inc(records)
@@ -258,6 +266,13 @@ class Metrics:
         )
         self._accepted_recreated = self._counter(
             "buddy_accepted_recreated", "Accepted topics of the index that were created anew."
+        )
+        self._accepted_skipped = self._counter(
+            "buddy_accepted_skipped_messages",
+            "Damaged offsets that the index has skipped as somebody had said.",
+        )
+        self._progress_lost = self._counter(
+            "buddy_progress_lost", "Tasks that had worked before and were found without progress."
         )
         self._parked_lost = self._by_entity(
             "buddy_parked_lost_records",

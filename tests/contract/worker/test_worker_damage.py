@@ -54,6 +54,27 @@ async def test_a_damaged_input_is_told_and_skipped_when_somebody_says_so(
     await stage.books_balance()
 
 
+async def test_a_hole_in_what_the_index_follows_is_told_and_counted(
+    stage: Stage, broker: Broker
+) -> None:
+    assert isinstance(broker, EmbeddedBroker)
+    running = await stage.started()
+    await stage.judged(await stage.send("users", user(1), partition=0))
+    await stage.end(running)
+    place = Partition(stage.names.accepted("users"), 0)
+    await broker._writing.run(_damage, broker, place)
+    damage = await broker.inspection.find(place, 0)
+    await broker.inspection.skip(damage)
+    with capture_logs() as logs:
+        running = await stage.started("anew")
+        await stage.until(
+            lambda: running.counted("buddy_accepted_skipped_messages_total") > 0, "it is counted"
+        )
+    assert "accepted_skipped" in {entry["event"] for entry in logs}
+    (reason,) = running.health.reasons(stage.clock.steady())
+    assert f"damaged offsets of {place.topic}/0 were skipped" in reason
+
+
 def _damage(connection: sqlite3.Connection, broker: EmbeddedBroker, place: Partition) -> None:
     broker._to_write.refresh(connection)
     connection.execute(

@@ -135,6 +135,10 @@ async def test_internal_and_accepted_topics_created_anew_are_told(
     with capture_logs() as logs:
         await create_anew(stage, broker, remove, names.parked, names.accepted("users"))
         worker = await stage.started("one", grace=3_600_000)
+        await stage.until(
+            lambda: sum(e["count"] for e in logs if e["event"] == "parked_lost") == 9,
+            "each task tells what it lacks once it has committed",
+        )
         lost = {e["entity"]: 0 for e in logs if e["event"] == "parked_lost"}
         for entry in logs:
             if entry["event"] == "parked_lost":
@@ -146,5 +150,7 @@ async def test_internal_and_accepted_topics_created_anew_are_told(
         worker = await stage.started("one", grace=3_600_000)
     said = {entry["event"] for entry in logs}
     assert {"accepted_recreated", "progress_lost"} <= said
+    told = sum(entry["event"] == "progress_lost" for entry in logs)
+    assert worker.counted("buddy_progress_lost_total") == told
     reasons = " ".join(worker.health.reasons(stage.clock.steady()))
     assert "is empty: all that is in the inputs is judged again" in reasons
