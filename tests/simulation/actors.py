@@ -78,9 +78,9 @@ class Worker:
 
     def _check(self) -> None:
         """Raises Recreated."""
-        self._checked = self._world.now
         if self._world.generations is not self._topics:
             raise Recreated
+        self._checked = self._world.now
 
     def out_of_range(self, topic: str) -> None:
         """Its reader stands behind the end of a topic and so goes back to the start."""

@@ -204,3 +204,22 @@ def test_where_the_log_has_a_hole_addresses_are_asked_for_again() -> None:
     decision = task.judge([], {}, Learned([], []), Ahead(world.index), world.moment)
     asked = [m for m in decision.outputs if m.topic == world.names.claims]
     assert len(asked) == len(world.parked[0]) > 0
+
+
+def test_an_accepted_topic_that_is_another_one_is_noticed_without_an_index() -> None:
+    world = World()
+    first = {"users": "a", "matches": "b"}
+    task = Task(0, world.rules)
+    starts = dict.fromkeys(INPUTS, 0)
+    assert task.begin(world.identities, starts, first).accepted == ()
+    world.send("users", good("users", 1))
+    messages, positions = world._read(world.tasks[0], None)
+    decision = task.judge(
+        messages, positions, Learned([], []), Ahead(world.index), world.moment, synchronised=True
+    )
+    value = next(m.value for m in decision.outputs if m.topic == world.names.progress)
+    again = Task(0, world.rules)
+    again.restore(core_kit.saved(world.rules, 0, {b"0": value or b""}, {}, {}), world.moment)
+    missed = again.begin(world.identities, starts, first | {"users": "c"})
+    assert missed.accepted == ("users",)
+    assert again.books.incidents["accepted_recreated"] == 1

@@ -52,6 +52,7 @@ _ASKED: Final = frozenset({CLAIMS, GRANTS})
 INPUT_EXPIRED: Final = "input_expired"
 INPUT_RECREATED: Final = "input_recreated"
 UNREADABLE_INTERNAL: Final = "unreadable_internal"
+ACCEPTED_RECREATED: Final = "accepted_recreated"
 PARKED_LOST: Final = "parked_lost"
 PROGRESS_LOST: Final = "progress_lost"
 INTERNAL_SKIPPED: Final = "internal_skipped"
@@ -62,6 +63,7 @@ CLOCK_STEPPED: Final = "clock_stepped"
 _CLAIM_AGAIN_MS: Final = 24 * 3600 * 1000
 """Claims and answers are kept for seven days."""
 
+_NONE: Final[Mapping[str, str]] = {}
 _NEVER: Final = -(2**62)
 _HELD_BYTES: Final = 40
 """A held record takes less of the message that saves the progress."""
@@ -128,17 +130,24 @@ class Task:
         self._unasked = saved.doubtful
         self.restored = True
 
-    def begin(self, topics: Mapping[str, str], starts: Mapping[str, int]) -> Missed:
+    def begin(
+        self,
+        topics: Mapping[str, str],
+        starts: Mapping[str, int],
+        accepted: Mapping[str, str] = _NONE,
+    ) -> Missed:
         """Take up the inputs (`INPUTS`) as they are; call once, after `restore`.
 
         See `Reading.begin`. What was missed goes into the books.
         """
-        missed = self.reading.begin(topics, starts)._replace(parked=self._lost)
+        missed = self.reading.begin(topics, starts, accepted)._replace(parked=self._lost)
         self._unasked = self._unasked or not _ASKED.isdisjoint(missed.recreated)
         if self._lost:
             self.books.incident(PARKED_LOST, sum(self._lost.values()))
         for count in missed.expired.values():
             self.books.incident(INPUT_EXPIRED, count)
+        if missed.accepted:
+            self.books.incident(ACCEPTED_RECREATED, len(missed.accepted))
         if missed.recreated:
             self.books.incident(INPUT_RECREATED, len(missed.recreated))
         return missed

@@ -14,7 +14,7 @@ from worker.core.internal import read_reached
 from worker.engine.backoff import Backoff
 from worker.errors import BrokerUnavailable
 from worker.index.contract import Learned
-from worker.index.freshness import created_anew, reason_to_rebuild
+from worker.index.freshness import reason_to_rebuild
 from worker.index.store import VERSION, IndexStore
 from worker.topics import Names
 
@@ -51,8 +51,6 @@ class Follower:
         """Called whenever a step of restoring is done."""
         self.on_outage: Callable[[BrokerUnavailable | None], None] = lambda _error: None
         """Told why it cannot follow, and None whenever it does."""
-        self.on_recreated: Callable[[str], None] = lambda _topic: None
-        """Told which accepted topic was created anew."""
         self.on_skipped: Callable[[Partition, int], None] = lambda _place, _count: None
         """Told of damaged offsets that were skipped, as somebody had said."""
         self.on_unreadable: Callable[[Partition, Sequence[int]], None] = lambda _place, _at: None
@@ -84,12 +82,8 @@ class Follower:
         ]
         spans = await self._broker.spans([*self.accepted, *self.progress])
         await asyncio.to_thread(self.index.open)  # its file is read through by a checksum
-        saved = self.index.saved()
-        for name in names:
-            if created_anew(saved.identities, {name: self._identities.get(name, "")}) is not None:
-                self.on_recreated(name)
         reason = reason_to_rebuild(
-            saved,
+            self.index.saved(),
             {name: topics[name] for name in names},
             spans,
             self._clock.wall(),

@@ -27,7 +27,8 @@ class Identities:
         self._broker = broker
         self._clock = clock
         self._inputs = {name: names.input(name) for name in INPUTS}
-        self._names = [*self._inputs.values(), *map(names.accepted, INDEXED)]
+        self._accepted = {entity: names.accepted(entity) for entity in INDEXED}
+        self._names = [*self._inputs.values(), *self._accepted.values()]
         self._known: Mapping[str, str] = {}
         self._checked = 0
 
@@ -39,6 +40,10 @@ class Identities:
     def of_inputs(self) -> dict[str, str]:
         """The identity of each input's topic, by `INPUTS`."""
         return {name: self._known.get(topic, "") for name, topic in self._inputs.items()}
+
+    def of_accepted(self) -> dict[str, str]:
+        """The identity of each accepted topic that the index is made of, by entity."""
+        return {entity: self._known.get(topic, "") for entity, topic in self._accepted.items()}
 
     def of_topics(self) -> Mapping[str, str]:
         """The identity of each topic, by its name."""
@@ -52,7 +57,8 @@ class Identities:
     async def check(self) -> None:
         """Raises TopicRecreated if one is another now, or gone; BrokerUnavailable."""
         now = await self._broker.identities(self._names)
-        self._checked = self._clock()
         for name, identity in self._known.items():
             if now.get(name) != identity:
                 raise TopicRecreated(f"topic {name} was deleted or created anew")
+        # Only now: whoever asked for a task that is being given up tells nobody what it found.
+        self._checked = self._clock()

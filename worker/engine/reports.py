@@ -151,6 +151,8 @@ class Reports:
             _log.error("input_recreated", topic=topic, partition=task.number)
         for entity, count in missed.expired.items():
             self._expired(entity, Partition(rules.names.inputs(entity), task.number), count)
+        for entity in missed.accepted:
+            self.accepted_recreated(rules.names.accepted(entity))
 
     def parked_lost(self, owned: Owned, names: Names) -> None:
         """Tell what a task was found to lack, once it has committed.

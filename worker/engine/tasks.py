@@ -228,6 +228,7 @@ class Tasks:
         owned.missed = task.begin(
             self._identities.of_inputs(),
             {name: spans[place].start for name, place in inputs.items()},
+            self._identities.of_accepted() if number == 0 else {},
         )
         return owned
 

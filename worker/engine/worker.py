@@ -111,7 +111,6 @@ class Worker:
         self._tasks = Tasks(self._broker, self._rules, self._identities, self._clock)
         self._follower.on_step = self._reports.alive
         self._follower.on_outage = self._reports.followed
-        self._follower.on_recreated = self._reports.accepted_recreated
         self._follower.on_skipped = self._reports.accepted_skipped
         self._tasks.on_holes = self._reports.holes
         self._tasks.on_progress_lost = self._reports.progress_lost
