@@ -266,6 +266,8 @@ async def test_after_sigterm_the_other_takes_over(buddy: Buddy, server: KafkaSer
         figures = await stream.recovered(tasks, since)
         show("SIGTERM", figures, 2)
         await stream.all_judged()
+    ended = await asyncio.to_thread(one.end)  # a second signal would end it at once
+    assert ended.code == 0, f"{ended}"
     await stopped(one, other)
     await books_balance(buddy, stream)
     assert max(figures.values()) < AFTER_TERM
