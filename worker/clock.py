@@ -2,7 +2,7 @@
 
 The wall clock can be set: it jumps, both ways, while a process runs. So nothing waits by it. What
 leaves the process (append times, `first_read`, `accepted_at`) is stamped with it, and a stamp that
-is read back is an age of at least nothing (`age`), never a wait that has yet to begin.
+is read back is an age of at least nothing (`restored`), never a wait that has yet to begin.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from worker.core.moments import Moment, age
+from worker.core.moments import Moment
 
-__all__ = ["STEP_MS", "Clock", "Moment", "StepWatch", "age"]
+__all__ = ["STEP_MS", "Clock", "Moment", "StepWatch"]
 
 STEP_MS: Final = 2_000
 """The wall clock has been set, and not just drifted, where it moved by so much more or less than

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from schemas import ENTITIES
 from tests.acceptance.accounts import Books, everything
 from tests.acceptance.kit import Buddy, Service
+from tests.contract.helpers import configure
 from tests.kafka_server import KafkaServer, running
 from tests.unit.test_sink_rows import encode, milestone, user
 from worker.brokers.contract import Outgoing, Partition
@@ -346,17 +346,6 @@ async def test_a_broker_that_comes_and_goes(buddy: Buddy, server: KafkaServer) -
         await stream.all_judged()
     await stopped(one, other)
     await books_balance(buddy, stream)
-
-
-async def configure(address: str, topic: str, name: str, value: str) -> None:
-    """Change one setting of a topic."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=address)
-    await admin.start()
-    try:
-        resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs={name: value})
-        await admin.alter_configs([resource])
-    finally:
-        await admin.close()
 
 
 async def test_a_record_whose_rejection_the_broker_refuses_stops_nobody(

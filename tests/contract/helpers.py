@@ -117,7 +117,7 @@ async def delete_embedded_topic(broker: EmbeddedBroker, topic: str) -> None:
         with transaction(connection):
             for table in ("batches", "group_offsets", "damage"):
                 connection.execute(f"DELETE FROM {table} WHERE partition IN ({numbers})", (topic,))  # noqa: S608 -- no input
-            connection.execute(f"DELETE FROM partitions WHERE id IN ({numbers})", (topic,))  # noqa: S608
+            connection.execute(f"DELETE FROM partitions WHERE id IN ({numbers})", (topic,))  # noqa: S608 -- as above
             connection.execute("DELETE FROM topics WHERE name = ?", (topic,))
             connection.execute("UPDATE log SET topics = topics + 1")
 

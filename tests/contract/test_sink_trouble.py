@@ -189,7 +189,7 @@ async def test_a_store_that_is_damaged_under_a_sink_is_rebuilt_and_the_export_is
             store = self._store
             spoiled.append(store)
             with suppress(StateLost), store.database():
-                raise Exception("Corruption: block checksum mismatch")  # noqa: TRY002
+                raise Exception("Corruption: block checksum mismatch")  # noqa: TRY002 -- as rocksdict does
         return await real(self, *args)
 
     with monkeypatch.context() as patch, capture_logs() as logs:

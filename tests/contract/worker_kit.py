@@ -43,9 +43,6 @@ class MovingClock(Clock):
             lambda: time.monotonic_ns() // 1_000_000 + self._forward,
         )
 
-    def __call__(self) -> int:
-        return self.wall()
-
     def put_forward(self, milliseconds: int) -> None:
         """Time passes, on both clocks."""
         self._forward += milliseconds

@@ -15,11 +15,6 @@ class Moment(NamedTuple):
     """Since some moment in the past: for waiting. Means nothing to any other process."""
 
 
-def age(stamp: int, now: Moment) -> int:
-    """How long ago a stamp was made, at least nothing: a clock may have been set since."""
-    return max(0, now.wall - stamp)
-
-
 def restored(stamps: Sequence[int], now: Moment) -> list[Moment]:
     """Moments of the past, of which only stamps are left, on the clocks of now.
 
