@@ -41,6 +41,11 @@ class Entry(msgspec.Struct, frozen=True):
     complete: bool = True
     """Whether there is nothing newer that could not be read."""
 
+    @property
+    def counted(self) -> bool:
+        """Whether it says what the task has done. One that has saved nothing has done nothing."""
+        return self.book.has_books or self.committed is None
+
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """All that the broker was asked for."""
@@ -68,13 +73,14 @@ class Figures(msgspec.Struct, frozen=True):
     """Of one entity. `lag` is what is still to be read.
 
     `blocked` is what nobody can read yet: it lies in or behind a transaction that is still open.
+    What has been counted is None where a task has kept no books: an earlier release saved it.
     """
 
-    read: int
-    accepted: int
-    deleted: int
-    rejected: int
-    parked: int
+    read: int | None
+    accepted: int | None
+    deleted: int | None
+    rejected: int | None
+    parked: int | None
     lag: int
     blocked: int
 
@@ -90,7 +96,7 @@ class TaskState(msgspec.Struct, frozen=True):
     worker: str | None
     since: str | None
     committed: str | None
-    parked: int
+    parked: int | None
     lag: int
     complete: bool
 
@@ -193,13 +199,13 @@ def trouble(
 def report(seen: Seen, lags: Mapping[Partition, int]) -> Report:
     """What is told. `lags` is how much of each input is still to be read."""
     owners = {number: member.name for member in seen.workers for number in member.numbers}
-    books = {number: entry.book for number, entry in seen.entries.items()}
-    stamps = [book.oldest for book in books.values() if book.oldest]
+    books = [entry.book for entry in seen.entries.values()]
+    stamps = [book.oldest for book in books if book.oldest]
     incidents: Counter[str] = Counter()
-    for book in books.values():
+    for book in books:
         incidents.update(book.incidents)
     return Report(
-        entities={entity: _figures(seen, entity, books.values(), lags) for entity in ENTITIES},
+        entities={entity: _figures(seen, entity, lags) for entity in ENTITIES},
         tasks=[
             TaskState(
                 task=number,
@@ -207,7 +213,9 @@ def report(seen: Seen, lags: Mapping[Partition, int]) -> Report:
                 worker=entry.book.worker or None,
                 since=time_of(entry.book.since or None),
                 committed=time_of(entry.committed),
-                parked=sum(counts.parked for counts in entry.book.counts.values()),
+                parked=sum(counts.parked for counts in entry.book.counts.values())
+                if entry.counted
+                else None,
                 lag=sum(lag for place, lag in lags.items() if place.number == number),
                 complete=entry.complete,
             )
@@ -234,19 +242,14 @@ def time_of(milliseconds: int | None) -> str | None:
         return None  # no clock ever said so
 
 
-def _figures(
-    seen: Seen, entity: str, books: Iterable[Progress], lags: Mapping[Partition, int]
-) -> Figures:
+def _figures(seen: Seen, entity: str, lags: Mapping[Partition, int]) -> Figures:
     counts: Counter[str] = Counter()
-    for book in books:
-        counts.update(asdict(book.counts.get(entity, Counts())))
+    for entry in seen.entries.values():
+        counts.update(asdict(entry.book.counts.get(entity, Counts())))
+    counted = all(entry.counted for entry in seen.entries.values())
     topic = seen.names.inputs(entity)
     return Figures(
-        read=counts["read"],
-        accepted=counts["accepted"],
-        deleted=counts["deleted"],
-        rejected=counts["rejected"],
-        parked=counts["parked"],
+        **{name: counts[name] if counted else None for name in Counts.__struct_fields__},
         lag=sum(lag for place, lag in lags.items() if place.topic == topic),
         blocked=sum(
             end - seen.spans[place].end

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.conftest import Clock, unique
+from tests.contract.conftest import Clock, DeleteTopic, unique
 from tests.contract.helpers import eventually
-from tests.contract.sink_kit import Sink, a_sink
+from tests.contract.sink_kit import PARTITIONS, Sink, a_sink
 from tests.unit.test_sink_rows import user
 from worker.brokers.contract import Broker, Partition
 from worker.errors import StateError
@@ -24,7 +24,7 @@ from worker.sink.agenda import RETRY_MS
 from worker.sink.retention import Keep
 from worker.sink.schedule import Schedule, request_of
 from worker.sink.upkeep import AGAIN_MS
-from worker.topics import Names
+from worker.topics import Names, wanted
 
 HOUR_MS = 3_600_000
 FULL = Schedule("full", "0 * * * *", entities=("users",), formats=("json",))
@@ -310,3 +310,24 @@ def told(logs: Sequence[MutableMapping[str, Any]]) -> list[dict[str, Any]]:
 
 def slot_id(seconds: int) -> str:
     return request_of(FULL, datetime.fromtimestamp(seconds, UTC)).id
+
+
+async def test_schedules_whose_topic_was_created_anew_are_told(
+    sink: Sink, broker: Broker, remove: DeleteTopic
+) -> None:
+    """They count from now on, so a slot may have been left out."""
+    async with sink.running():
+        await begun(sink)
+    topic = sink.names.schedules
+    with capture_logs() as logs:
+        async with sink.running():
+            await sink.export("before", formats=("json",))
+        assert "internal_recreated" not in {entry["event"] for entry in logs}
+        await remove(topic)
+        await broker.create([wanted(sink.names, PARTITIONS, 1024)[topic]])
+        for request in ("once", "again"):
+            async with sink.running():
+                await sink.export(request, formats=("json",))
+    told = [entry["topic"] for entry in logs if entry["event"] == "internal_recreated"]
+    assert told == [topic], "once"
+    assert "slots that were due before" in " ".join(sink.reasons())

@@ -9,6 +9,7 @@ from tests.unit import core_kit
 from tests.unit.core_kit import FIRST_OFFSET, GRACE, STEP, World, good, uid
 from worker.core.ahead import Ahead
 from worker.core.barrier import Counts, Progress
+from worker.core.books import Books
 from worker.core.task import INPUTS, Task
 from worker.index.contract import Learned
 
@@ -190,6 +191,40 @@ def test_parked_records_whose_copies_are_gone_are_counted(hold: int) -> None:
     assert saved(world).counts["milestones"].parked == 3 - lost
 
 
+@pytest.mark.parametrize("copies", ["all", "none"])
+def test_a_release_without_books_said_where_the_first_parked_record_was(copies: str) -> None:
+    world = World(hold=0)
+    for number in (1, 2, 3):
+        world.send("milestones", good("milestones", number, user_id=uid(7)))
+    world.settle()
+    old = saved(world)
+    world.progress[0] = [msgspec.json.encode({"next": old.next, "judged": old.judged})]
+    if copies == "none":
+        world.parked[0].clear()
+        world.parked_lost = {"milestones": 1}  # at least
+    world.tasks = [world.restored(0)]
+    assert dict(world.missed.parked) == world.parked_lost
+
+
+def test_what_a_release_without_books_held_was_not_parked() -> None:
+    world = World()
+    world.send("milestones", good("milestones", 1, user_id=uid(7)))
+    world.settle()
+    old = saved(world)
+    fields = {"next": old.next, "judged": old.judged, "held": old.held}
+    world.progress[0] = [msgspec.json.encode(fields)]
+    world.tasks = [world.restored(0)]
+    assert not world.missed.parked
+
+
+def test_a_kind_that_stays_in_the_log_is_found_once() -> None:
+    books = Books()
+    assert books.found("internal_skipped", 3)
+    assert not books.found("internal_skipped", 3)
+    assert books.found("internal_skipped", 5)
+    assert books.incidents["internal_skipped"] == 5
+
+
 def test_where_the_log_has_a_hole_addresses_are_asked_for_again() -> None:
     """The end of a record may have been in the hole: nobody would answer what it had asked."""
     world = World(partitions=2)
@@ -208,10 +243,10 @@ def test_where_the_log_has_a_hole_addresses_are_asked_for_again() -> None:
 
 def test_an_accepted_topic_that_is_another_one_is_noticed_without_an_index() -> None:
     world = World()
-    first = {"users": "a", "matches": "b"}
+    first = {"accepted.users": "a", "accepted.matches": "b", "internal.granted": "c"}
     task = Task(0, world.rules)
     starts = dict.fromkeys(INPUTS, 0)
-    assert task.begin(world.identities, starts, first).accepted == ()
+    assert task.begin(world.identities, starts, first).others == ()
     world.send("users", good("users", 1))
     messages, positions = world._read(world.tasks[0], None)
     decision = task.judge(
@@ -220,6 +255,8 @@ def test_an_accepted_topic_that_is_another_one_is_noticed_without_an_index() -> 
     value = next(m.value for m in decision.outputs if m.topic == world.names.progress)
     again = Task(0, world.rules)
     again.restore(core_kit.saved(world.rules, 0, {b"0": value or b""}, {}, {}), world.moment)
-    missed = again.begin(world.identities, starts, first | {"users": "c"})
-    assert missed.accepted == ("users",)
+    others = first | {"accepted.users": "d", "internal.granted": "e"}
+    missed = again.begin(world.identities, starts, others)
+    assert missed.others == ("accepted.users", "internal.granted")
     assert again.books.incidents["accepted_recreated"] == 1
+    assert again.books.incidents["internal_recreated"] == 1

@@ -111,6 +111,7 @@ def fed() -> Metrics:
     metrics.input_recreated()
     metrics.clock_stepped()
     metrics.accepted_recreated()
+    metrics.internal_recreated()
     metrics.parked_lost("users", 3)
     metrics.parked({"matches": 7}, 5_000, 12.5)
     metrics.lag({users: 3, matches: 4})
@@ -175,6 +176,7 @@ def registered(metrics: Metrics) -> dict[str, tuple[str, tuple[str, ...], str]]:
         ("buddy_input_recreated_total", {}, 1),
         ("buddy_clock_steps_total", {}, 1),
         ("buddy_accepted_recreated_total", {}, 1),
+        ("buddy_internal_recreated_total", {}, 1),
         ("buddy_parked_lost_records_total", {"entity": "users"}, 3),
         ("buddy_parked_records", {"entity": "matches"}, 7),
         ("buddy_parked_records", {"entity": "users"}, 0),

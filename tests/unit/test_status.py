@@ -32,7 +32,7 @@ ALL_READ = dict.fromkeys(ENTITIES, 10)
 
 
 def book(**fields: Any) -> Progress:
-    return Progress(**{"next": ALL_READ, "judged": {}, **fields})
+    return Progress(**{"next": ALL_READ, "judged": {}, "topics": {"claims": "c"}, **fields})
 
 
 def seen(**changes: Any) -> Seen:
@@ -243,3 +243,13 @@ def test_of_two_sinks_one_is_active() -> None:
 def test_a_stamp_that_no_clock_ever_said_is_unknown() -> None:
     assert time_of(2**62) is None
     assert time_of(None) is None
+
+
+def test_what_no_book_was_kept_of_is_unknown() -> None:
+    """After an upgrade, until a worker has committed; a task that never began has done nothing."""
+    old = Entry(Progress(ALL_READ, {}), NOW)
+    found = report(seen(entries={0: old, 1: Entry(book(), NOW)}), {})
+    users = found.entities["users"]
+    assert (users.read, users.parked, users.lag) == (None, None, 0)
+    assert [task.parked for task in found.tasks] == [None, 0]
+    assert report(seen(entries={0: Entry(), 1: Entry()}), {}).entities["users"].read == 0

@@ -219,7 +219,10 @@ def _print(settings: Settings, found: Report, runs: Mapping[str, Run]) -> None:
     print_table(
         f"{settings.broker}, prefix {settings.prefix}",
         ("entity", *(titles.get(column, column) for column in shown)),
-        [(name, *(figures[column] for column in shown)) for name, figures in entities.items()],
+        [
+            (name, *("unknown" if figures[c] is None else figures[c] for c in shown))
+            for name, figures in entities.items()
+        ],
         "" if found.lag_is_exact else "to be read: at most so many, transaction markers count, too",
     )
     print_table(
@@ -232,7 +235,7 @@ def _print(settings: Settings, found: Report, runs: Mapping[str, Run]) -> None:
                 task.worker or "unknown",
                 task.since or "unknown",
                 task.committed or "never",
-                task.parked,
+                "unknown" if task.parked is None else task.parked,
                 task.lag,
             )
             for task in found.tasks
@@ -267,6 +270,11 @@ def _lines(found: Report) -> list[str]:
         for task in found.tasks
         if not task.complete
     ]
+    if any(task.parked is None for task in found.tasks):
+        lines.append(
+            "Figures are unknown: an earlier release, which kept no books, saved a task's progress."
+            " Start a worker"
+        )
     if found.unreadable_progress:
         lines.append(f"Unreadable messages in internal.progress: {found.unreadable_progress}")
     return lines

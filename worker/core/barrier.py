@@ -55,6 +55,11 @@ class Progress(Reached, frozen=True, omit_defaults=True):
     since: int = 0
     oldest: int = 0
 
+    @property
+    def has_books(self) -> bool:
+        """Whether it says what the task has done: earlier releases did not."""
+        return bool(self.topics)
+
 
 class Barrier:
     """One noted set of ends. It only ever moves forward: noted, judged, passed."""

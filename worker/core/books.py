@@ -42,9 +42,11 @@ class Books:
                 parked.get(entity, 0),
             )
 
-    def found(self, kind: str, count: int) -> None:
-        """So many of that kind are there, whether they had been counted before or not."""
-        self.incidents[kind] = max(self.incidents[kind], count)
+    def found(self, kind: str, count: int) -> bool:
+        """So many of that kind are there; whether some of them had not been counted before."""
+        before = self.incidents[kind]
+        self.incidents[kind] = max(before, count)
+        return count > before
 
     def incident(self, kind: str, count: int = 1) -> None:
         """Something of that kind has happened: it is said with the next progress."""

@@ -60,8 +60,8 @@ class Missed(NamedTuple):
     """How many records of an entity were gone before they had been judged."""
     parked: Mapping[str, int] = {}
     """How many parked records of an entity were gone, their copies with them."""
-    accepted: tuple[str, ...] = ()
-    """The entities whose accepted topics were created anew: what they held is unknown."""
+    others: tuple[str, ...] = ()
+    """Other topics that were created anew, as in `accepted.users`: what they held is unknown."""
 
 
 class Reading:
@@ -92,13 +92,13 @@ class Reading:
             self.next[entity] = min(again)
 
     def begin(
-        self, topics: Mapping[str, str], starts: Mapping[str, int], accepted: Mapping[str, str]
+        self, topics: Mapping[str, str], starts: Mapping[str, int], others: Mapping[str, str]
     ) -> Missed:
         """Compare with the inputs as they are: their topics' identities, and where they start.
 
-        `accepted` has the identities of the accepted topics that the index is made of; one task
-        keeps them. Call once, after `restore` if there is something to restore. A topic created
-        anew is read from its start. Held records that are gone are given up.
+        `others` has the identities of the other topics that this task vouches for. Call once,
+        after `restore` if there is something to restore. A topic created anew is read from its
+        start. Held records that are gone are given up.
         """
         recreated: list[str] = []
         expired: dict[str, int] = {}
@@ -123,14 +123,9 @@ class Reading:
             self.topics[name] = identity
             if gone and name in ENTITIES:
                 expired[name] = gone
-        others = {f"accepted.{entity}": identity for entity, identity in accepted.items()}
-        unknown = [
-            entity
-            for entity, name in zip(accepted, others, strict=True)
-            if self._is_another(name, others[name])
-        ]
+        unknown = [name for name in others if self._is_another(name, others[name])]
         self.topics |= others
-        return Missed(tuple(recreated), expired, accepted=tuple(unknown))
+        return Missed(tuple(recreated), expired, others=tuple(unknown))
 
     def _is_another(self, name: str, identity: str) -> bool:
         """Whether a topic is not the one that was read. An old broker cannot tell: no identity."""

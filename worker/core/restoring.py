@@ -27,13 +27,24 @@ class Saved(msgspec.Struct, frozen=True):
     """Whether some of it is missing: records that have been judged may be among the parked ones."""
 
     def kept(self) -> Counter[str]:
-        """How many parked records of each entity had a copy when the progress was saved."""
+        """How many parked records of each entity had a copy when the progress was saved.
+
+        A release that kept no books tells no more than that the first one before `next` was there.
+        """
         if self.progress is None:
             return Counter()
+        if not self.progress.has_books:
+            return Counter({e: 1 for e, at in self.progress.judged.items() if self._is_kept(e, at)})
         kept = Counter({e: count.parked for e, count in self.progress.counts.items()})
         for entity, held in self.progress.held.items():
             kept[entity] -= sum(map(len, held.values()))
         return kept
+
+    def _is_kept(self, entity: str, offset: int) -> bool:
+        assert self.progress is not None
+        held = self.progress.held.get(entity, {}).values()
+        is_read = 0 <= offset < self.progress.next.get(entity, 0)
+        return is_read and not any(offset in offsets for offsets in held)
 
 
 class Outdated(NamedTuple):

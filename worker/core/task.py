@@ -48,11 +48,14 @@ INPUTS: Final = (GRANTS, CLAIMS, *ENTITIES)
 first, then users before matches before the rest: references are then known more often."""
 
 _ASKED: Final = frozenset({CLAIMS, GRANTS})
+GRANTED: Final = "internal.granted"
+"""The topic of what a task has granted, as its progress names it."""
 
 INPUT_EXPIRED: Final = "input_expired"
 INPUT_RECREATED: Final = "input_recreated"
 UNREADABLE_INTERNAL: Final = "unreadable_internal"
 ACCEPTED_RECREATED: Final = "accepted_recreated"
+INTERNAL_RECREATED: Final = "internal_recreated"
 PARKED_LOST: Final = "parked_lost"
 PROGRESS_LOST: Final = "progress_lost"
 INTERNAL_SKIPPED: Final = "internal_skipped"
@@ -134,20 +137,22 @@ class Task:
         self,
         topics: Mapping[str, str],
         starts: Mapping[str, int],
-        accepted: Mapping[str, str] = _NONE,
+        others: Mapping[str, str] = _NONE,
     ) -> Missed:
         """Take up the inputs (`INPUTS`) as they are; call once, after `restore`.
 
         See `Reading.begin`. What was missed goes into the books.
         """
-        missed = self.reading.begin(topics, starts, accepted)._replace(parked=self._lost)
-        self._unasked = self._unasked or not _ASKED.isdisjoint(missed.recreated)
+        missed = self.reading.begin(topics, starts, others)._replace(parked=self._lost)
+        self._unasked = (
+            self._unasked or GRANTED in missed.others or not _ASKED.isdisjoint(missed.recreated)
+        )
         if self._lost:
             self.books.incident(PARKED_LOST, sum(self._lost.values()))
         for count in missed.expired.values():
             self.books.incident(INPUT_EXPIRED, count)
-        if missed.accepted:
-            self.books.incident(ACCEPTED_RECREATED, len(missed.accepted))
+        for name in missed.others:
+            self.books.incident(INTERNAL_RECREATED if name == GRANTED else ACCEPTED_RECREATED)
         if missed.recreated:
             self.books.incident(INPUT_RECREATED, len(missed.recreated))
         return missed

@@ -27,7 +27,7 @@ class Identities:
         self._broker = broker
         self._clock = clock
         self._inputs = {name: names.input(name) for name in INPUTS}
-        self._accepted = {entity: names.accepted(entity) for entity in INDEXED}
+        self._accepted = {f"accepted.{entity}": names.accepted(entity) for entity in INDEXED}
         self._names = [*self._inputs.values(), *self._accepted.values()]
         self._known: Mapping[str, str] = {}
         self._checked = 0
@@ -42,8 +42,8 @@ class Identities:
         return {name: self._known.get(topic, "") for name, topic in self._inputs.items()}
 
     def of_accepted(self) -> dict[str, str]:
-        """The identity of each accepted topic that the index is made of, by entity."""
-        return {entity: self._known.get(topic, "") for entity, topic in self._accepted.items()}
+        """The identity of each accepted topic that the index is made of."""
+        return {name: self._known.get(topic, "") for name, topic in self._accepted.items()}
 
     def of_topics(self) -> Mapping[str, str]:
         """The identity of each topic, by its name."""

@@ -14,7 +14,7 @@ from worker.brokers.contract import Broker, Partition, Reader
 from worker.clock import Clock
 from worker.core.outbox import Rules, Tally
 from worker.core.reading import Missed
-from worker.core.task import CLOCK_STEPPED, FOREIGN_ROW, INPUT_EXPIRED, Task
+from worker.core.task import CLOCK_STEPPED, FOREIGN_ROW, GRANTED, INPUT_EXPIRED, Task
 from worker.engine.follower import Follower
 from worker.engine.tasks import Owned, Tasks, inputs
 from worker.engine.transactions import Blocked, OpenTransactions
@@ -151,8 +151,12 @@ class Reports:
             _log.error("input_recreated", topic=topic, partition=task.number)
         for entity, count in missed.expired.items():
             self._expired(entity, Partition(rules.names.inputs(entity), task.number), count)
-        for entity in missed.accepted:
-            self.accepted_recreated(rules.names.accepted(entity))
+        for name in missed.others:
+            topic = f"{rules.names.prefix}.{name}"
+            if name == GRANTED:
+                self._internal_recreated(Partition(topic, task.number))
+            else:
+                self._accepted_recreated(topic)
 
     def parked_lost(self, owned: Owned, names: Names) -> None:
         """Tell what a task was found to lack, once it has committed.
@@ -201,7 +205,17 @@ class Reports:
         )
         _log.error("accepted_skipped", topic=place.topic, partition=place.number, count=count)
 
-    def accepted_recreated(self, topic: str) -> None:
+    def _internal_recreated(self, place: Partition) -> None:
+        """What a task had granted is gone: an address may be granted twice."""
+        self.metrics.internal_recreated()
+        self.health.told(
+            f"topic {place.topic} was created anew: an address that was about to be given to one"
+            " user may be given to another as well",
+            self._clock.steady(),
+        )
+        _log.error("internal_recreated", topic=place.topic, partition=place.number)
+
+    def _accepted_recreated(self, topic: str) -> None:
         """An accepted topic was created anew: what it held is known no more."""
         self.metrics.accepted_recreated()
         self.health.told(

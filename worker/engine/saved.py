@@ -17,7 +17,7 @@ from worker.topics import Names
 
 Skipped = Callable[[Partition, Sequence[int]], None]
 """Told the offsets of the messages that were left aside."""
-Holes = Callable[[Partition, int], None]
+Holes = Callable[[Mapping[Partition, int]], None]
 """Told how many damaged offsets were skipped."""
 
 
@@ -35,7 +35,7 @@ async def read_saved(
         if table.unreadable:
             skipped(place, table.unreadable)
         if table.holes:
-            holes(place, table.holes)
+            holes({place: table.holes})
 
     place = Partition(names.progress, number)
     progress = await read_progress_table(broker, names, number)

@@ -19,6 +19,7 @@ from worker.core.outbox import Rules
 from worker.core.pressure import weight
 from worker.core.reading import Missed
 from worker.core.task import (
+    GRANTED,
     INPUTS,
     INTERNAL_SKIPPED,
     PROGRESS_LOST,
@@ -205,20 +206,22 @@ class Tasks:
         names = self._rules.names
         task = Task(number, self._rules, Books(self._worker, self._clock.wall()))
         task.refused = self.refused(number)
-        skipped: Counter[str] = Counter()
+        unreadable = 0
+        holes: Counter[Partition] = Counter()
 
-        def unreadable(place: Partition, offsets: Sequence[int]) -> None:
-            skipped[UNREADABLE_INTERNAL] += len(offsets)
+        def skipped(place: Partition, offsets: Sequence[int]) -> None:
+            nonlocal unreadable
+            unreadable += len(offsets)
             self.on_unreadable(place, offsets)
 
-        def holes(place: Partition, count: int) -> None:
-            skipped[INTERNAL_SKIPPED] += count
-            self.on_holes(place, count)
-
-        saved = await read_saved(self._broker, self._rules, number, unreadable, holes)
+        granted = (await self._broker.identities([names.granted])).get(names.granted, "")
+        saved = await read_saved(self._broker, self._rules, number, skipped, holes.update)
         task.restore(saved, self._clock.now())
-        for kind, count in skipped.items():
-            task.books.found(kind, count)
+        # A hole stays in the log: its loss is told once.
+        if task.books.found(INTERNAL_SKIPPED, holes.total()):
+            for place, count in holes.items():
+                self.on_holes(place, count)
+        task.books.found(UNREADABLE_INTERNAL, unreadable)
         inputs = {name: Partition(names.input(name), number) for name in INPUTS}
         if saved.progress is None and await self._broker.committed(self._group, inputs.values()):
             task.books.incident(PROGRESS_LOST)
@@ -228,7 +231,7 @@ class Tasks:
         owned.missed = task.begin(
             self._identities.of_inputs(),
             {name: spans[place].start for name, place in inputs.items()},
-            self._identities.of_accepted() if number == 0 else {},
+            {GRANTED: granted} | (self._identities.of_accepted() if number == 0 else {}),
         )
         return owned
 

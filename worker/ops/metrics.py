@@ -91,6 +91,10 @@ class Metrics:
         """An accepted topic that the index is made of was created anew."""
         self._accepted_recreated.inc()
 
+    def internal_recreated(self) -> None:
+        """A topic that keeps the state of a task was created anew."""
+        self._internal_recreated.inc()
+
     def accepted_skipped(self, messages: int) -> None:
         """Damaged offsets of a topic that the index follows were skipped as somebody had said."""
         self._accepted_skipped.inc(messages)
@@ -266,6 +270,10 @@ class Metrics:
         )
         self._accepted_recreated = self._counter(
             "buddy_accepted_recreated", "Accepted topics of the index that were created anew."
+        )
+        self._internal_recreated = self._counter(
+            "buddy_internal_recreated",
+            "Partitions of internal.granted, and internal.schedules, that were created anew.",
         )
         self._accepted_skipped = self._counter(
             "buddy_accepted_skipped_messages",

@@ -134,6 +134,15 @@ class Reports:
         """This sink has become the active one, or is it no longer."""
         self._metrics.sink_active(is_active=is_active)
 
+    def schedules_recreated(self, topic: str) -> None:
+        """How far the schedules were is not known any more: they count from now on."""
+        self._metrics.internal_recreated()
+        self.health.told(
+            f"topic {topic} was created anew: slots that were due before may have been left out",
+            self._clock(),
+        )
+        _log.error("internal_recreated", topic=topic, partition=0)
+
     def schedules(self, following: Mapping[str, datetime]) -> None:
         """By schedule its first slot that is not done; told by the active sink alone."""
         self._metrics.schedules({name: at.timestamp() for name, at in following.items()})

@@ -46,6 +46,7 @@ FORMAT: Final = 2
 _STAMP_KEY: Final = b"mformat"
 _STATE_KEY: Final = b"mstate"
 _LOST_KEY: Final = b"mlost"
+_SCHEDULES_KEY: Final = b"mschedules"
 _POSITION: Final = b"p"
 _ASIDE: Final = b"x"
 _OFFSET: Final = struct.Struct(">Q")
@@ -122,6 +123,8 @@ class RowStore:
         self._snapshots: weakref.WeakSet[Snapshot] = weakref.WeakSet()
         self._positions: dict[Partition, int] = {}
         self._state = _State({}, {})
+        self.schedules_topic = ""
+        """The identity of the topic that schedules were last kept in; empty if it is unknown."""
         self._db: Rdict | None = self._open()
 
     # --- What it holds ------------------------------------------------------------------------
@@ -215,6 +218,14 @@ class RowStore:
                 self._opened()[_STATE_KEY] = msgspec.msgpack.encode(state)
             self._state = state
 
+    def note_schedules_topic(self, identity: str) -> None:
+        """Schedules are kept in that topic from now on. Raises `StateError`."""
+        with self._lock:
+            if identity != self.schedules_topic:
+                with self._guard():
+                    self._opened()[_SCHEDULES_KEY] = identity.encode()
+                self.schedules_topic = identity
+
     def wipe(self, reason: str) -> None:
         """Throw everything away, to be read again from the topics. Snapshots stay as they are."""
         with self._lock:
@@ -289,6 +300,7 @@ class RowStore:
             if self._state.foreign:
                 return "columns changed and rows had been set aside"
             db[_STAMP_KEY] = msgspec.msgpack.encode(self._stamp)
+        self.schedules_topic = (db.get(_SCHEDULES_KEY) or b"").decode(errors="replace")
         pairs = db.items(from_key=_POSITION, read_opt=rocks.until(rocks.after(_POSITION)))
         self._positions = {_place(key): _OFFSET.unpack(value)[0] for key, value in pairs}
         return None
@@ -302,6 +314,7 @@ class RowStore:
         first[_STATE_KEY] = msgspec.msgpack.encode(self._state)
         if self.lost is not None:
             first[_LOST_KEY] = msgspec.msgpack.encode(self.lost)
+        first[_SCHEDULES_KEY] = self.schedules_topic.encode()
         db.write(first)
 
     def _open_anew(self, db: Rdict | None, reason: str) -> Rdict:

@@ -75,6 +75,31 @@ async def test_a_hole_in_what_the_index_follows_is_told_and_counted(
     assert f"damaged offsets of {place.topic}/0 were skipped" in reason
 
 
+async def test_a_hole_in_an_internal_topic_is_told_once(stage: Stage, broker: Broker) -> None:
+    assert isinstance(broker, EmbeddedBroker)
+    running = await stage.started(grace=3_600_000, hold=0)
+    await stage.send("milestones", milestone(1, 1), milestone(2, 2), partition=0)
+    await stage.until(lambda: running.parked() == 2, "both are parked")
+    await stage.end(running)
+    place = Partition(stage.names.parked, 0)
+    await broker._writing.run(_damage, broker, place)
+    await broker.inspection.skip(await broker.inspection.find(place, 0))
+    assert await _told_by_the_next(stage) == {"internal_skipped", "parked_lost"}
+    assert await _told_by_the_next(stage) == set()
+
+
+async def _told_by_the_next(stage: Stage) -> set[str]:
+    """What of its state a worker says is lost, until each of its tasks has committed."""
+    with capture_logs() as logs:
+        running = await stage.started("anew", grace=3_600_000)
+        await stage.until(
+            lambda: running.counted("buddy_transactions_total", outcome="committed") >= TASKS,
+            "every task has said where it is",
+        )
+        await stage.end(running)
+    return {entry["event"] for entry in logs} & {"internal_skipped", "parked_lost"}
+
+
 def _damage(connection: sqlite3.Connection, broker: EmbeddedBroker, place: Partition) -> None:
     broker._to_write.refresh(connection)
     connection.execute(

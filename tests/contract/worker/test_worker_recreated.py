@@ -133,7 +133,9 @@ async def test_internal_and_accepted_topics_created_anew_are_told(
     names = stage.names
     await stage.end(worker)
     with capture_logs() as logs:
-        await create_anew(stage, broker, remove, names.parked, names.accepted("users"))
+        await create_anew(
+            stage, broker, remove, names.parked, names.granted, names.accepted("users")
+        )
         worker = await stage.started("one", grace=3_600_000)
         await stage.until(
             lambda: sum(e["count"] for e in logs if e["event"] == "parked_lost") == 9,
@@ -149,7 +151,7 @@ async def test_internal_and_accepted_topics_created_anew_are_told(
         await create_anew(stage, broker, remove, names.progress)
         worker = await stage.started("one", grace=3_600_000)
     said = {entry["event"] for entry in logs}
-    assert {"accepted_recreated", "progress_lost"} <= said
+    assert {"accepted_recreated", "internal_recreated", "progress_lost"} <= said
     told = sum(entry["event"] == "progress_lost" for entry in logs)
     assert worker.counted("buddy_progress_lost_total") == told
     reasons = " ".join(worker.health.reasons(stage.clock.steady()))
