@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from tests.contract.conftest import (
     RETENTION_MS,
@@ -24,7 +25,7 @@ from tests.contract.helpers import (
     take,
     values,
 )
-from worker.brokers.contract import Broker, Message, Partition, Span, Topic
+from worker.brokers.contract import Broker, Message, Outgoing, Partition, Span, Topic
 
 
 async def test_nothing_is_read_until_partitions_are_assigned(
@@ -42,6 +43,29 @@ async def test_reading_starts_at_the_given_offsets(broker: Broker, make_topic: M
     reader.assign({Partition(topic, 0): 7, Partition(topic, 2): 10})
     messages = await take(reader, 3)
     assert [(message.partition, message.offset) for message in messages] == [(0, 7), (0, 8), (0, 9)]
+
+
+async def test_a_read_is_bounded_in_bytes_however_well_the_messages_compress(
+    kind: str, broker: Broker, make_topic: MakeTopic, request: pytest.FixtureRequest
+) -> None:
+    topic, value = await make_topic(1), b"x" * 1_000_000
+    if kind == "embedded":
+        for _ in range(4):
+            await broker.publish([Outgoing(topic, None, value)] * 12)
+    else:
+        address = request.getfixturevalue("kafka_address").removeprefix("kafka://")
+        producer = AIOKafkaProducer(
+            bootstrap_servers=address, compression_type="gzip", max_request_size=32_000_000
+        )
+        async with producer:
+            for _ in range(48):
+                await producer.send(topic, value)
+    reader = broker.reader()
+    reader.assign({Partition(topic, 0): 0})
+    sizes: list[int] = []
+    while sum(sizes) < 48:
+        sizes.append(len(await reader.read(1_000, 5.0)))
+    assert max(sizes) <= 16, sizes
 
 
 @pytest.mark.parametrize("limit", [1, 7, 1000])

@@ -6,8 +6,10 @@ import argparse
 import asyncio
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
+from tests.kafka_server import KafkaServer
 from tests.memory.run import Plan, play
 
 
@@ -20,9 +22,15 @@ def main() -> int:
     parser.add_argument("--max-parked-mib", type=int, default=256)
     parser.add_argument("--grace", type=float, default=30.0)
     parser.add_argument("--directory", type=Path, help="where there is room: three times the input")
+    parser.add_argument("--on-kafka", action="store_true", help="on a Kafka that packs its topics")
     options = vars(parser.parse_args())
-    with tempfile.TemporaryDirectory(dir=options.pop("directory")) as directory:
-        print(asyncio.run(play(Plan(**options), Path(directory) / "place", say=True)))
+    with ExitStack() as stack:
+        parent = options.pop("directory")
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=parent)))
+        if options.pop("on_kafka"):
+            server = stack.enter_context(KafkaServer(settings={"compression.type": "gzip"}))
+            options["kafka"] = server.address
+        print(asyncio.run(play(Plan(**options), directory / "place", say=True)))
     return 0
 
 

@@ -40,6 +40,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     max_parked_mib: int = 256
     grace: float = 30.0
     patience: float = 3_600.0
+    kafka: str | None = None
+    """The address of a Kafka, whose topics pack what they hold; else the embedded broker."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,9 +56,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 async def play(plan: Plan, directory: Path, say: bool = False) -> Report:
     """Carry out a run. Fails when the worker dies, or does not end in time."""
-    buddy = Buddy(
-        directory, grace_seconds=plan.grace, max_parked_mib=plan.max_parked_mib, partitions=TASKS
-    )
+    address = None if plan.kafka is None else f"kafka://{plan.kafka}"
+    grace, most = plan.grace, plan.max_parked_mib
+    buddy = Buddy(directory, address, grace_seconds=grace, max_parked_mib=most, partitions=TASKS)
     buddy.create_topics(TASKS)
     async with broker_of(buddy) as broker:
         await _send(broker, buddy.names, plan)
@@ -102,7 +104,7 @@ async def _watch(
     users = -(-plan.records // KNOWN_EVERY)
     most = 0
     while True:
-        assert worker.process.poll() is None, f"it died: {worker}"
+        assert worker.process.poll() is None, f"it died ({worker.process.poll()}): {worker}"
         counts = await _counts(broker, names)
         most = max(most, counts.parked)
         seconds = time.monotonic() - began

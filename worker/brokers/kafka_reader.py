@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
+from itertools import chain
 from typing import Any
 
 from aiokafka.errors import OffsetOutOfRangeError
@@ -19,6 +20,10 @@ again after a pause may have to wait for the fetch under way."""
 
 SILENCE_SECONDS = 10.0
 """When nothing was read and the broker answered no fetch for so long, it is unavailable."""
+
+_MOST_AT_ONCE = 100
+_ENOUGH_BYTES = 8 * 1024 * 1024
+"""Fetches are bounded as they are sent, maybe compressed: what a read gives is bounded here."""
 
 _APPEND_TIME = 1
 
@@ -43,6 +48,8 @@ class KafkaReader:
         self._generation = 0
         self._expired: dict[Partition, int] = {}
         self._silence: tuple[float, dict[Partition, object]] | None = None
+        self._largest = _ENOUGH_BYTES // 8
+        """The largest of the values that came last, in bytes."""
 
     def assign(self, positions: Mapping[Partition, int]) -> None:
         """See `contract.Reader`."""
@@ -87,7 +94,7 @@ class KafkaReader:
             if generation != self._generation:
                 # Assigned anew while waiting: these may be nobody's any more.
                 return []
-            messages = [_message(record) for records in found.values() for record in records]
+            messages = list(map(_message, found))
             await self._advance()
             if messages or loop.time() >= deadline:
                 await self._listen(silent=not messages, paused=paused)
@@ -156,12 +163,24 @@ class KafkaReader:
             consumer.pause(*map(topic_partition, wanted - now))
             consumer.resume(*map(topic_partition, now - wanted))
 
-    async def _poll(self, limit: int, seconds: float) -> Mapping[Any, Any]:
+    async def _poll(self, limit: int, seconds: float) -> list[Any]:
+        """At most `limit` records, and about `_ENOUGH_BYTES`: in steps, by the last one's sizes."""
         settled, self._settled = self._settled, {}  # until it is known how far this went
+        found: list[Any] = []
+        left = _ENOUGH_BYTES
         try:
-            found: Mapping[Any, Any] = await self._consumer.getmany(
-                timeout_ms=int(seconds * 1000), max_records=limit
-            )
+            while len(found) < limit and left > 0:
+                most = min(_MOST_AT_ONCE, limit - len(found), max(1, left // self._largest))
+                some = await self._consumer.getmany(
+                    timeout_ms=0 if found else int(seconds * 1000), max_records=most
+                )
+                records = list(chain.from_iterable(some.values()))
+                sizes = [max(1, record.serialized_value_size) for record in records]
+                self._largest = max(sizes, default=self._largest)
+                left -= sum(sizes)
+                found += records
+                if len(records) < most:
+                    break
         except OffsetOutOfRangeError:
             raise
         except FAILURES as error:
