@@ -26,6 +26,9 @@ from worker.core.outbox import SOURCE_HEADER
 _ANY_SIZE: Final = 1 << 60
 """Only records are limited in size: a lower limit must not turn the rows of earlier ones away."""
 
+_DIGITS: Final = 10
+"""No partition has a number of so many."""
+
 _topic = attrgetter("topic")
 
 
@@ -59,6 +62,37 @@ class Refused(NamedTuple):
             "offset": message.offset,
             "reason": self.reason.value,
         }
+
+
+class Split(NamedTuple):
+    """A version of a key whose record came from another input partition than the one before."""
+
+    message: Message
+    before: int
+    now: int
+
+    def told(self) -> dict[str, object]:
+        """What a log line says of it."""
+        message = self.message
+        return {
+            "topic": message.topic,
+            "partition": message.partition,
+            "offset": message.offset,
+            "sources": [self.before, self.now],
+        }
+
+
+def source_partition(message: Message) -> int:
+    """The input partition of the record that a row or deletion was made of.
+
+    Where the message does not name it: the partition that the key belongs into.
+    """
+    for name, value in message.headers:
+        if name == SOURCE_HEADER:
+            number = value.split(b"/")[-2:][0]
+            if number.isdigit() and len(number) < _DIGITS:
+                return int(number)
+    return message.partition
 
 
 class RowRule:

@@ -122,6 +122,7 @@ def fed() -> Metrics:
     metrics.index(10, 20, 9)
     metrics.tasks(3, 2)
     metrics.restored(1.5)
+    metrics.split_keys(2)
     metrics.sink_applied(changed=1, deleted=2, repeats=3, foreign=4)
     metrics.foreign_rows(5)
     metrics.sink_expired(1)
@@ -176,6 +177,7 @@ def registered(metrics: Metrics) -> dict[str, tuple[str, tuple[str, ...], str]]:
         ("buddy_input_recreated_total", {}, 1),
         ("buddy_clock_steps_total", {}, 1),
         ("buddy_accepted_recreated_total", {}, 1),
+        ("buddy_keys_in_two_partitions_total", {}, 2),
         ("buddy_internal_recreated_total", {}, 1),
         ("buddy_parked_lost_records_total", {"entity": "users"}, 3),
         ("buddy_parked_records", {"entity": "matches"}, 7),

@@ -89,6 +89,28 @@ def test_an_identical_repeat_changes_nothing_but_the_position(opened: RowStore) 
     assert opened.positions() == {USERS: 6}
 
 
+def test_versions_of_a_key_from_two_input_partitions_are_noted(opened: RowStore) -> None:
+    """As from a producer that puts keys elsewhere than Kafka's default partitioner does."""
+    key, _ = user(1)
+
+    def version(offset: int, source: bytes, value: bytes | None) -> Message:
+        plain = message("users", offset, key, value)
+        return msgspec.structs.replace(plain, headers=(("buddy-source", source),))
+
+    names = ("Ada", "Bea", "Cleo", "Dora")
+    values = [user(1, first_name=name)[1] for name in names]
+    one, other = b"buddy.in.users/1/7", b"buddy.in.users/2/9"
+    assert opened.apply([version(0, one, values[0]), version(1, one, values[1])], {}).split == ()
+    (split,) = opened.apply([version(2, other, values[2])], {}).split
+    assert (split.before, split.now, split.message.offset) == (1, 2, 2)
+    assert opened.apply([version(3, one, values[2])], {}).split == (), "an identical repeat"
+    both = [version(4, other, values[3]), version(5, one, None)]
+    assert [s.message.offset for s in opened.apply(both, {}).split] == [5]
+    opened.apply([version(6, one, values[0])], {})
+    assert len(opened.apply([version(7, other, None)], {}).split) == 1
+    assert opened.apply([version(8, b"", values[0]), version(9, b"x/-3/y", None)], {}).split == ()
+
+
 def _stored(held: RowStore, key: bytes) -> bytes:
     assert held._db is not None
     value = held._db.get(b"r\x00" + key)

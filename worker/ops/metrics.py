@@ -187,6 +187,10 @@ class Metrics:
 
     # --- what the sink does -------------------------------------------------------------------
 
+    def split_keys(self, versions: int) -> None:
+        """So many versions of a key came from another input partition than the one before."""
+        self._split_keys.inc(versions)
+
     def sink_applied(self, *, changed: int, deleted: int, repeats: int, foreign: int) -> None:
         """A batch of accepted messages is in the store."""
         self._applied["changed"].inc(changed)
@@ -274,6 +278,10 @@ class Metrics:
         self._internal_recreated = self._counter(
             "buddy_internal_recreated",
             "Partitions of internal.granted, and internal.schedules, that were created anew.",
+        )
+        self._split_keys = self._counter(
+            "buddy_keys_in_two_partitions",
+            "Versions of a key that came from another input partition than the one before.",
         )
         self._accepted_skipped = self._counter(
             "buddy_accepted_skipped_messages",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from worker.accepted import Foreign, Refused, read_rows
+from worker.accepted import Foreign, Refused, Split, read_rows, source_partition
 from worker.brokers.contract import Message, Partition
 from worker.sink.rows import Referring
 from worker.sink.snapshot import ROW
@@ -34,6 +34,7 @@ class Batch:
     ) -> None:
         self.latest: dict[bytes, tuple[Message, bytes, Referring]] = {}
         self.refused: list[Refused] = []
+        self.split: dict[tuple[str, int, int], Split] = {}
         self.next: dict[Partition, int] = {}
         self.changed = self.deleted = self.repeats = self.skipped = 0
         self._kinds = kinds
@@ -53,10 +54,20 @@ class Batch:
                     self.refused.append(Refused(message, row))
                     continue
                 key = prefix + (message.key or b"")
-                if self.latest.pop(key, None) is not None:
+                overtaken = self.latest.pop(key, None)
+                if overtaken is not None:
                     self.repeats += 1  # overtaken within the batch: it never shows
+                    if overtaken[0].value != message.value:
+                        self.compare(source_partition(overtaken[0]), message)
                 users = b"" if row is None else kind.users(row)
                 self.latest[key] = (message, users, kind)
+
+    def compare(self, before: int, message: Message) -> None:
+        """Note whether a version of a key is from another partition than the one before it."""
+        now = source_partition(message)
+        if now != before:
+            place = (message.topic, message.partition, message.offset)
+            self.split.setdefault(place, Split(message, before, now))
 
     def aside(self) -> list[SetAside]:
         """The foreign messages, as they are kept."""

@@ -36,6 +36,7 @@ class Reports:
         self._place_away = False
         self._transactions = OpenTransactions(clock)
         self._foreign_rows = Sparing(_foreign_row)
+        self._split_keys = Sparing(_key_in_two_partitions)
         self._garbage = Sparing(_unreadable_internal)
         self._known_garbage: set[tuple[Partition, int]] = set()
 
@@ -59,6 +60,8 @@ class Reports:
             repeats=applied.repeats,
             foreign=len(applied.refused),
         )
+        self._metrics.split_keys(len(applied.split))
+        self._split_keys.tell([split.told() for split in applied.split])
         self._foreign_rows.tell([refused.told("sink") for refused in applied.refused])
 
     def unreadable(self, place: Partition, offset: int) -> None:
@@ -75,6 +78,7 @@ class Reports:
     def rest(self) -> None:
         """Log what has been counted and not logged yet."""
         self._foreign_rows.rest()
+        self._split_keys.rest()
         self._garbage.rest()
 
     def expired(self, messages: int) -> None:
@@ -150,6 +154,10 @@ class Reports:
 
 def _foreign_row(**fields: object) -> None:
     _log.error("foreign_row", **fields)
+
+
+def _key_in_two_partitions(**fields: object) -> None:
+    _log.warning("key_in_two_partitions", **fields)
 
 
 def _unreadable_internal(**fields: object) -> None:

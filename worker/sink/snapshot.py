@@ -29,7 +29,8 @@ BOOKMARK: Final = b"h"
 DELIVERED: Final = b"k"
 """First byte of a delivered row: then the generation, the entity's number and the key."""
 STAMP: Final = struct.Struct(">IQq")
-"""What stands before a row: partition, offset and time (ms) of the message that brought it."""
+"""What stands before a row: the input partition that its record came from, offset and time (ms) of
+the message that brought it."""
 
 SNAPSHOTS: Final = "snapshots"
 """Where open snapshots lie below the store's directory."""

@@ -30,7 +30,7 @@ import structlog
 from rocksdict import Rdict, WriteBatch
 
 from schemas import ENTITIES
-from worker.accepted import Refused, count_partitions
+from worker.accepted import Refused, Split, count_partitions, source_partition
 from worker.brokers.contract import Message, Partition
 from worker.core.keys import id_bytes
 from worker.errors import StateError, StateLost
@@ -64,6 +64,8 @@ class Applied(msgspec.Struct, frozen=True):
     skipped: int = 0
     refused: tuple[Refused, ...] = ()
     """The foreign messages, which were set aside."""
+    split: tuple[Split, ...] = ()
+    """The versions of a key that are from another input partition than the one before."""
 
 
 class _Stamp(msgspec.Struct, frozen=True):
@@ -342,6 +344,7 @@ class RowStore:
                 if held is None:
                     work.repeats += 1
                     continue
+                work.compare(STAMP.unpack_from(held)[0], message)
                 del batch[key]
                 work.deleted += 1
                 rows[name] = rows.get(name, 0) - 1
@@ -349,7 +352,9 @@ class RowStore:
                 if held is not None and held[STAMP.size :] == value:
                     work.repeats += 1
                     continue
-                stamp = STAMP.pack(message.partition, message.offset, message.timestamp)
+                if held is not None:
+                    work.compare(STAMP.unpack_from(held)[0], message)
+                stamp = STAMP.pack(source_partition(message), message.offset, message.timestamp)
                 batch[key] = stamp + value
                 work.changed += 1
                 if held is None:
@@ -386,7 +391,8 @@ class RowStore:
             self._positions.update(moved)
             self._state = state
         refused = tuple(work.refused)
-        return Applied(work.changed, work.deleted, work.repeats, work.skipped, refused)
+        done = (work.changed, work.deleted, work.repeats, work.skipped)
+        return Applied(*done, refused, tuple(work.split.values()))
 
 
 def _bookmarks(db: Rdict, lost: Lost | None) -> tuple[str, ...] | None:
