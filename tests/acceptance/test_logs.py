@@ -61,7 +61,7 @@ def test_no_log_line_holds_what_a_record_says(another: Another, tmp_path: Path) 
     texts = {t.lower() for t in texts if len(t) > 5 and not re.fullmatch(r"[0-9a-f-]{36}", t)}
     assert len(texts) > 200
     logs = "".join("".join(service.lines) for service in services).lower()
-    assert logs.count("\n") > 50
+    assert logs.count("\n") > 30
     assert [text for text in texts if text in logs] == []
     printed = "".join(c.out + c.err for c in commands).lower()
     assert "geheimnis" not in printed
@@ -82,7 +82,7 @@ def test_every_line_is_a_json_document_with_an_event(local: Buddy) -> None:
     wanted = {"worker_ready", "task_started", "violations", "export_finished", "stopping"}
     assert wanted <= names
     (found,) = service.logged("violations")
-    assert (found["entity"], found["code"], found["count"]) == ("users", "invalid_enum", 1)
+    assert (found["count"], found["found"]) == (1, {"users.role.invalid_enum": 1})
 
 
 def test_the_level_is_respected(local: Buddy) -> None:

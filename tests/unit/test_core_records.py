@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import ENTITIES, Column, Entity, Kind
-from worker.core.decode import Decoded, decoders
+from worker.core.decode import Decoded, Deletion, Invalid, decoders
+from worker.core.possible import column_of, possible_violations
+from worker.core.violations import Code
 
 DECODERS = decoders()
 LATEST = datetime(2026, 1, 1, tzinfo=UTC)
@@ -265,3 +267,19 @@ def test_it_refers_to_what_its_fields_name(drawn: Drawn) -> None:
     ):
         sent = [drawn.record.get(name) or "" for name in fields]
         assert [id_.hex() for id_ in ids] == [uuid.lower().replace("-", "") for uuid in sent]
+
+
+@given(any_values())
+def test_no_column_has_a_violation_that_is_not_counted_from_the_start(
+    sent: tuple[Entity, bytes],
+) -> None:
+    entity, value = sent
+    outcome = DECODERS[entity.name].decode(value, b"another key", LATEST)
+    assert not isinstance(outcome, Deletion)
+    found = outcome.violations if isinstance(outcome, Invalid) else outcome.warnings
+    possible = set(possible_violations(entity))
+    assert {(column_of(v.field), v.code) for v in found} <= possible
+
+
+def test_every_code_is_possible_somewhere() -> None:
+    assert {code for e in ENTITIES.values() for _, code in possible_violations(e)} == set(Code)

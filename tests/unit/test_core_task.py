@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import permutations
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from schemas import ENTITIES
 from tests.unit.core_kit import GRACE, NOW, World, good, uid
 from worker.core.decode import RecordDecoder
+from worker.core.violations import Code
 
 CHAIN = [
     ("users", good("users", 1)),
@@ -192,8 +192,8 @@ def test_attendees_are_compared_in_any_case_and_never_waited_for() -> None:
     decision = world.round()[0]
     found = [world.outcome(one) for one in (known, unknown)]
     assert [outcome.codes for outcome in found if outcome] == [(), ("orphaned_attendee",)]
-    counted = {code.value: n for (_, code), n in decision.tally.violations.items()}
-    assert counted == {"orphaned_attendee": 4}
+    counted = decision.tally.violations
+    assert counted == {("events", "attendees", Code.ORPHANED_ATTENDEE): 4}
 
 
 def test_attendees_are_looked_at_when_the_row_is_accepted() -> None:
@@ -224,10 +224,11 @@ def test_everything_is_counted_by_entity() -> None:
     assert tally.rejected == {"users": 1}
     assert tally.parked == {"milestones": 1}
     assert tally.unknown_fields == {"users": 2, "milestones": 1}
-    assert Counter({code.value: n for (_, code), n in tally.violations.items()}) == {
-        "invalid_enum": 1,
-        "invalid_email": 1,
+    assert tally.violations == {
+        ("users", "role", Code.INVALID_ENUM): 1,
+        ("users", "email", Code.INVALID_EMAIL): 1,
     }
+    assert tally.arrivals.total() == 4
 
 
 def test_a_record_too_large_to_be_kept_is_named() -> None:

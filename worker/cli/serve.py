@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+import structlog
 
-from worker import log
+from worker import __version__, log
 from worker.brokers.contract import Broker
 from worker.cli.console import Context
 from worker.cli.services import serve, stop_at_eof, together
@@ -32,6 +33,8 @@ from worker.sink.service import serve as serve_sink
 
 CLOCK: Final = Clock()
 
+_log = structlog.get_logger(__name__)
+
 
 @click.command("run")
 @click.option("--until-eof", is_flag=True, hidden=True, help="Stop when standard input ends.")
@@ -41,8 +44,7 @@ def run_command(context: Context, until_eof: bool) -> int:
 
     On the embedded broker missing topics are created first.
     """
-    log.configure(context.settings.log_level)
-    tighten(Path(context.settings.data))
+    _starting(context, "worker", "sink")
 
     async def main(stop: asyncio.Event) -> None:
         if until_eof:
@@ -63,8 +65,7 @@ def run_command(context: Context, until_eof: bool) -> int:
 @click.pass_obj
 def worker_command(context: Context) -> int:
     """Validate what arrives, until SIGTERM or Ctrl-C."""
-    log.configure(context.settings.log_level)
-    tighten(Path(context.settings.data))
+    _starting(context, "worker")
 
     async def main(stop: asyncio.Event) -> None:
         async with context.broker() as broker:
@@ -79,8 +80,7 @@ def worker_command(context: Context) -> int:
 @click.pass_obj
 def sink_command(context: Context) -> int:
     """Collect accepted rows and carry out export requests, until SIGTERM or Ctrl-C."""
-    log.configure(context.settings.log_level)
-    tighten(Path(context.settings.data))
+    _starting(context, "sink")
 
     async def main(stop: asyncio.Event) -> None:
         async with context.broker() as broker:
@@ -89,6 +89,14 @@ def sink_command(context: Context) -> int:
                 await _sink(context, broker, stop, SinkReports(metrics, sink, CLOCK.steady))
 
     return serve(main)
+
+
+def _starting(context: Context, *services: str) -> None:
+    settings = context.settings
+    log.configure(settings.log_level)
+    tighten(Path(settings.data))
+    where = {"broker": settings.broker, "prefix": settings.prefix}
+    _log.info("starting", services=services, version=__version__, **where)
 
 
 @contextmanager

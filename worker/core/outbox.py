@@ -13,6 +13,7 @@ from worker.core.addresses import Claim, Grant, Granted, Settled, owner_of
 from worker.core.decode import Decoded, Deletion, Invalid
 from worker.core.internal import parked_key
 from worker.core.parking import Parked
+from worker.core.possible import column_of
 from worker.core.references import unexpected
 from worker.core.rejection import reject, replays_header, timestamp
 from worker.core.violations import Code, Violation
@@ -55,7 +56,10 @@ class Tally:
         self.accepted: Counter[str] = Counter()
         self.deleted: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
-        self.violations: Counter[tuple[str, Code]] = Counter()
+        self.violations: Counter[tuple[str, str, Code]] = Counter()
+        """By entity, column and code."""
+        self.arrivals: Counter[int] = Counter()
+        """How many of the records that got a verdict arrived at that moment (milliseconds)."""
         self.unknown_fields: Counter[str] = Counter()
         self.parked: Counter[str] = Counter()
         self.records_omitted: list[str] = []
@@ -97,12 +101,13 @@ class Outbox:
         """Publish a row."""
         tally = self.tally
         tally.accepted[entity] += 1
+        tally.arrivals[message.timestamp] += 1
         headers: Headers = ((SOURCE_HEADER, self._source(message)), self._accepted_at)
         if row.unknown_fields:
             tally.unknown_fields[entity] += row.unknown_fields
         if warnings:
             for warning in warnings:
-                tally.violations[entity, warning.code] += 1
+                tally.violations[entity, column_of(warning.field), warning.code] += 1
             codes = ",".join(dict.fromkeys(v.code.value for v in warnings))
             headers = (*headers, (WARNINGS_HEADER, codes.encode()))
         self.messages.append(Outgoing(self._accepted[entity], row.key, row.row, headers))
@@ -110,6 +115,7 @@ class Outbox:
     def delete(self, entity: str, message: Message, deletion: Deletion) -> None:
         """Publish the deletion of a row."""
         self.tally.deleted[entity] += 1
+        self.tally.arrivals[message.timestamp] += 1
         headers = ((SOURCE_HEADER, self._source(message)), self._accepted_at)
         self.messages.append(Outgoing(self._accepted[entity], deletion.key, None, headers))
 
@@ -128,8 +134,9 @@ class Outbox:
     def _reject(self, entity: str, message: Message, invalid: Invalid, limit: int) -> None:
         value, omitted = reject(entity, message, invalid, self._now, limit)
         self.tally.rejected[entity] += 1
+        self.tally.arrivals[message.timestamp] += 1
         for found in invalid.violations:
-            self.tally.violations[entity, found.code] += 1
+            self.tally.violations[entity, column_of(found.field), found.code] += 1
         if omitted:
             self.tally.records_omitted.append(coordinate(message))
         key = message.key if message.key is None or len(message.key) < 1024 else None

@@ -92,9 +92,10 @@ class Reports:
         self._failing.discard(number)
         self.metrics.transaction("committed")
         self.metrics.batch(max(0, now - began) / 1000, tally.read.total())
-        self.metrics.tally(tally)
-        for (entity, code), count in tally.violations.items():
-            _log.info("violations", task=number, entity=entity, code=code.value, count=count)
+        self.metrics.tally(tally, self._clock.wall())
+        if tally.violations:
+            found = {".".join(filter(None, what)): n for what, n in tally.violations.items()}
+            _log.info("violations", task=number, count=sum(found.values()), found=found)
         for entity, count in tally.unknown_fields.items():
             _log.info("unknown_fields", task=number, entity=entity, count=count)
         for source, error in tally.failures:

@@ -18,7 +18,9 @@ from prometheus_client.metrics_core import Metric
 from schemas import ENTITIES
 from worker import __version__
 from worker.brokers.contract import Partition
+from worker.core.possible import possible_violations
 from worker.core.violations import WARNINGS, Code
+from worker.ops.histogram import BulkHistogram
 
 if TYPE_CHECKING:
     from worker.core.outbox import Tally
@@ -29,6 +31,8 @@ MOST_BLOCKING: Final = 20
 Outcome = Literal["committed", "failed", "fenced"]
 
 
+_REFERRING: Final = tuple(name for name in ENTITIES if name != "users")
+_VERDICT_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3_600)
 _BATCH_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _BATCH_RECORDS: Final = (0, 1, 10, 50, 100, 500, 1_000, 2_500, 5_000, 10_000)
 _RESTORE_SECONDS: Final = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
@@ -60,20 +64,24 @@ class Metrics:
 
     # --- what became of records ---------------------------------------------------------------
 
-    def tally(self, tally: Tally) -> None:
-        """Count a decision. To be called once it is committed, and only then."""
+    def tally(self, tally: Tally, now: int) -> None:
+        """Count a decision. To be called once it is committed, and only then: `now` (ms)."""
         for children, counts in (
             (self._read, tally.read),
             (self._accepted, tally.accepted),
             (self._deleted, tally.deleted),
             (self._rejected, tally.rejected),
             (self._unknown_fields, tally.unknown_fields),
-            (self._newly_parked, tally.parked),
         ):
             for entity, count in counts.items():
                 children[entity].inc(count)
+        for entity, count in tally.parked.items():
+            (self._users_asked if entity == "users" else self._newly_parked[entity]).inc(count)
         for labels, count in tally.violations.items():
-            self._violations[labels].inc(count)
+            child = self._violations.get(labels) or self._violation(*labels)
+            child.inc(count)
+        for moment, count in tally.arrivals.items():
+            self._verdict_seconds.observe(max(0, now - moment) / 1000, count)
         if tally.records_omitted:
             self._omitted.inc(len(tally.records_omitted))
         if tally.failures:
@@ -131,6 +139,7 @@ class Metrics:
         """How many are parked now, by entity (absent: none), their bytes and the oldest's age."""
         for entity, gauge in self._parked.items():
             gauge.set(records.get(entity, 0))
+        self._users_waiting.set(records.get("users", 0))
         self._parked_bytes.set(memory)
         self._parked_oldest.set(oldest_seconds)
 
@@ -237,23 +246,34 @@ class Metrics:
         self._accepted = self._by_entity("buddy_rows_accepted", "Records accepted as rows.")
         self._deleted = self._by_entity("buddy_deletions", "Deletions carried out.")
         self._rejected = self._by_entity("buddy_rejections", "Records rejected.")
-        violations = Counter(
+        self._every_violation = Counter(
             "buddy_violations",
             "Violations found, warnings of accepted records among them.",
-            ("entity", "code", "severity"),
+            ("entity", "field", "code", "severity"),
             registry=self.registry,
         )
-        self._violations = {
-            (entity, code): violations.labels(entity, code.value, _severity(code))
-            for entity in ENTITIES
-            for code in Code
-        }
+        self._violations: dict[tuple[str, str, Code], Counter] = {}
+        for name, entity in ENTITIES.items():
+            for field, code in possible_violations(entity):
+                self._violation(name, field, code)
+        self._verdict_seconds = BulkHistogram(
+            "buddy_verdict_seconds",
+            "Time from a record's arrival to its verdict, parked records among them.",
+            _VERDICT_SECONDS,
+            self.registry,
+        )
         self._unknown_fields = self._by_entity(
             "buddy_unknown_fields", "Fields of accepted records that no column is for (dropped)."
         )
-        self._newly_parked = self._by_entity(
+        self._newly_parked = self._counters(
             "buddy_records_parked",
-            "Records that had to wait for a reference, an address, or one of their own key.",
+            "Records that had to wait for a reference, or behind one of their own key.",
+            "entity",
+            _REFERRING,
+        )
+        self._users_asked = self._counter(
+            "buddy_users_waited",
+            "Users that had to wait for their address, or behind one of their own key.",
         )
         self._omitted = self._counter(
             "buddy_records_omitted", "Rejections too large to hold the original record."
@@ -318,9 +338,13 @@ class Metrics:
     def _waiting(self) -> None:
         self._parked = self._gauges(
             "buddy_parked_records",
-            "Records parked now, queued ones among them.",
+            "Records that wait now for a reference, or behind one of their own key.",
             "entity",
-            ENTITIES,
+            _REFERRING,
+        )
+        self._users_waiting = self._gauge(
+            "buddy_users_waiting",
+            "Users that wait now for their address, or behind one of their own key.",
         )
         self._parked_bytes = self._gauge(
             "buddy_parked_bytes", "Memory that parked records take, by estimate."
@@ -419,6 +443,12 @@ class Metrics:
             registry=self.registry,
         )
 
+    def _violation(self, entity: str, field: str, code: Code) -> Counter:
+        severity = "warning" if code in WARNINGS else "error"
+        child = self._every_violation.labels(entity, field, code.value, severity)
+        self._violations[entity, field, code] = child
+        return child
+
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(name, text, registry=self.registry)
 
@@ -464,7 +494,3 @@ class _ByPlace:
                 child = self._gauge.labels(place.topic, place.number)
                 self._children[place] = child
             child.set(value)
-
-
-def _severity(code: Code) -> str:
-    return "warning" if code in WARNINGS else "error"
