@@ -221,15 +221,20 @@ def report(seen: Seen, lags: Mapping[Partition, int]) -> Report:
             )
             for number, entry in sorted(seen.entries.items())
         ],
-        workers=[Working(one.name, sorted(one.numbers)) for one in seen.workers],
-        sinks=seen.sinks
+        workers=[Working(one.name, sorted(one.numbers)) for one in _by_name(seen.workers)],
+        sinks=None
         if seen.sinks is None
-        else [Sink(one.name, bool(one.numbers)) for one in seen.sinks],
+        else [Sink(one.name, bool(one.numbers)) for one in _by_name(seen.sinks)],
         oldest_parked=time_of(min(stamps, default=None)),
         incidents={kind: count for kind, count in sorted(incidents.items()) if count},
         unreadable_progress=sum(entry.unreadable for entry in seen.entries.values()),
         lag_is_exact=seen.exact or not any(lags.values()),
     )
+
+
+def _by_name(members: Iterable[GroupMember]) -> list[GroupMember]:
+    """A broker lists members in any order: what is told must not depend on it."""
+    return sorted(members, key=lambda member: member.name)
 
 
 def time_of(milliseconds: int | None) -> str | None:

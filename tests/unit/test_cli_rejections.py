@@ -1,15 +1,20 @@
-"""`buddy rejections` passes over what others have left in its topics."""
+"""`buddy rejections`: summaries of what is there, whoever else has left something there."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from tests.unit.embedded_kit import opened
 from worker.brokers.contract import Outgoing
 from worker.cli.main import run
+from worker.cli.rejections import Seen, Tally
 from worker.topics import Names
 
 GARBAGE = (b"", b"{}", b"\xff", b'{"entity":"\xff"}', b'{"zz":' + b"[" * 5_000)
@@ -34,3 +39,69 @@ def test_what_is_no_rejection_is_named_and_skipped(
         f"buddy: buddy.rejected.users/0/{offset} is no rejection: skipped"
         for offset in range(len(GARBAGE))
     ]
+
+
+def rejection(at: str, *violations: tuple[str, str]) -> bytes:
+    source = {"topic": "t", "partition": 0, "offset": 0, "timestamp": at}
+    found = [{"code": c, "field": f, "message": "", "severity": "error"} for c, f in violations]
+    return msgspec.json.encode(
+        {"entity": "users", "key": None, "rejected_at": at, "source": source, "violations": found}
+    )
+
+
+EARLY, NEXT, LATE = "2025-11-22T10:30:00Z", "2025-11-22T10:30:00.500000Z", "2025-11-22T10:30:01Z"
+"""As texts they sort in another order: a point comes before a Z."""
+ROLE, UUID = ("invalid_enum", "role"), ("invalid_uuid", "id")
+INTEREST, OTHER = ("wrong_type", "interests[0]"), ("wrong_type", "interests[7]")
+
+
+@pytest.mark.parametrize(
+    "order", list(itertools.permutations([(LATE, ROLE), (EARLY, ROLE, UUID), (NEXT, UUID)]))
+)
+def test_a_summary_is_the_same_in_whatever_order_rejections_are_read(
+    order: tuple[tuple[str, Any], ...],
+) -> None:
+    tally = Tally()
+    for at, *violations in order:
+        tally.add(msgspec.json.decode(rejection(at, *violations), type=Seen))
+    assert tally.total == 3
+    shown = msgspec.to_builtins(tally.kinds())
+    assert shown == [
+        (
+            {"entity": "users", "code": "invalid_enum", "field": "role"},
+            {"records": 2, "first": EARLY, "last": LATE},
+        ),
+        (
+            {"entity": "users", "code": "invalid_uuid", "field": "id"},
+            {"records": 2, "first": EARLY, "last": NEXT},
+        ),
+    ]
+
+
+def test_a_rejection_counts_once_for_all_places_of_a_list() -> None:
+    tally = Tally()
+    tally.add(msgspec.json.decode(rejection(EARLY, INTEREST, OTHER), type=Seen))
+    ((kind, counted),) = tally.kinds()
+    assert (kind.field, counted.records) == ("interests", 1)
+
+
+def test_the_summary_of_partitions_read_in_any_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option = f"--broker=embedded:{tmp_path / 'broker'}"
+    assert run([option, "topics", "create", "--partitions", "3"]) == 0
+
+    async def fill() -> None:
+        async with opened(tmp_path / "broker") as broker:
+            topic = Names().rejected("users")
+            for partition, at in enumerate((LATE, EARLY, NEXT)):
+                sent = Outgoing(topic, b"k", rejection(at, ROLE), partition=partition)
+                await broker.publish([sent])
+
+    asyncio.run(fill())
+    capsys.readouterr()
+    assert run([option, "rejections", "summary", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["violations"]
+    assert (found["records"], found["first"], found["last"]) == (3, EARLY, LATE)
+    assert run([option, "rejections", "summary"]) == 0
+    assert f"{EARLY} │ {LATE}" in capsys.readouterr().out

@@ -253,3 +253,11 @@ def test_what_no_book_was_kept_of_is_unknown() -> None:
     assert (users.read, users.parked, users.lag) == (None, None, 0)
     assert [task.parked for task in found.tasks] == [None, 0]
     assert report(seen(entries={0: Entry(), 1: Entry()}), {}).entities["users"].read == 0
+
+
+def test_the_order_in_which_a_broker_lists_members_is_not_told() -> None:
+    members = [GroupMember(name, frozenset()) for name in ("b", "a")]
+    found = report(seen(workers=members, sinks=members), {})
+    assert [worker.name for worker in found.workers] == ["a", "b"]
+    assert found.sinks is not None
+    assert [sink.name for sink in found.sinks] == ["a", "b"]

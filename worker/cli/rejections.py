@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Any
+from datetime import datetime
+from typing import Annotated
 
 import click
 import msgspec
@@ -26,13 +26,51 @@ class Seen(msgspec.Struct):
 
     entity: str
     key: str | None
-    rejected_at: str
+    rejected_at: Annotated[datetime, msgspec.Meta(tz=True)]
     source: Source
     violations: list[Violation]
     violations_omitted: int = 0
 
 
 _seen = msgspec.json.Decoder(Seen)
+
+
+class Kind(msgspec.Struct, frozen=True, order=True):
+    """What a summary counts rejections by; no place inside a list is told apart."""
+
+    entity: str
+    code: str
+    field: str
+
+
+class Counted(msgspec.Struct):
+    """How many rejections of a kind there are, the earliest and the latest of them."""
+
+    records: int
+    first: datetime
+    last: datetime
+
+
+class Tally:
+    """Rejections by kind. What it says does not depend on the order in which they were added."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._kinds: dict[Kind, Counted] = {}
+
+    def add(self, seen: Seen) -> None:
+        """Count one rejection, once for each kind of violation in it."""
+        self.total += 1
+        at = seen.rejected_at
+        for kind in {Kind(seen.entity, v.code.value, _no_index(v.field)) for v in seen.violations}:
+            counted = self._kinds.setdefault(kind, Counted(0, at, at))
+            counted.records += 1
+            counted.first = min(counted.first, at)
+            counted.last = max(counted.last, at)
+
+    def kinds(self) -> list[tuple[Kind, Counted]]:
+        """The most frequent kind first, equal ones by their names."""
+        return sorted(self._kinds.items(), key=lambda item: (-item[1].records, item[0]))
 
 
 @click.group("rejections")
@@ -67,7 +105,7 @@ def watch(
             else:
                 found = ", ".join(f"{v.code} {v.field}".strip() for v in seen.violations[:5])
                 where = f"{seen.source.topic}/{seen.source.partition}/{seen.source.offset}"
-                click.echo(f"{seen.rejected_at}  {where}  key {seen.key or '-'}  {found}")
+                click.echo(f"{_time(seen.rejected_at)}  {where}  key {seen.key or '-'}  {found}")
             count += 1
             if count == limit:
                 return
@@ -84,25 +122,27 @@ def watch(
 def summary(context: Context, entity: str | None, code: str | None, as_json: bool) -> int:
     """Count the rejections that are there, by entity, code and field."""
 
-    async def run() -> tuple[int, Counter[tuple[str, str, str]], dict[Any, list[str]]]:
-        total, counts, times = 0, Counter[tuple[str, str, str]](), dict[Any, list[str]]()
+    async def run() -> Tally:
+        tally = Tally()
         async for seen in _rejections(context, entity, follow=False, from_start=True):
-            if code is not None and code not in {v.code.value for v in seen.violations}:
-                continue
-            total += 1
-            for kind in {(seen.entity, v.code.value, _no_index(v.field)) for v in seen.violations}:
-                counts[kind] += 1
-                times.setdefault(kind, [seen.rejected_at, ""])[1] = seen.rejected_at
-        return total, counts, times
+            if code is None or code in {v.code.value for v in seen.violations}:
+                tally.add(seen)
+        return tally
 
-    total, counts, times = asyncio.run(run())
-    columns = ("entity", "code", "field", "records", "first", "last")
-    rows = [(*kind, n, *times[kind]) for kind, n in counts.most_common()]
+    tally = asyncio.run(run())
+    found = [
+        {**msgspec.structs.asdict(kind), **msgspec.structs.asdict(counted)}
+        for kind, counted in tally.kinds()
+    ]
     if as_json:
-        found = [dict(zip(columns, row, strict=True)) for row in rows]
-        print_json({"rejections": total, "violations": found})
+        print_json({"rejections": tally.total, "violations": found})
     else:
-        print_table(f"{total} rejections", columns, rows)
+        columns = (*Kind.__struct_fields__, *Counted.__struct_fields__)
+        rows = [
+            [_time(cell) if isinstance(cell, datetime) else cell for cell in row.values()]
+            for row in found
+        ]
+        print_table(f"{tally.total} rejections", columns, rows)
     return 0
 
 
@@ -125,6 +165,9 @@ async def _rejections(
                 reader.position(p) < s.end for p, s in spans.items() if p not in damaged
             ):
                 for message in await reader.read(5_000, 0.5):
+                    span = spans[Partition(message.topic, message.partition)]
+                    if not follow and message.offset >= span.end:
+                        continue  # how many came meanwhile depends on the order of reading
                     if (seen := _read(message)) is not None:
                         yield seen
                 damaged = reader.damaged()
@@ -143,6 +186,11 @@ def _read(message: Message) -> Seen | None:
             err=True,
         )
         return None
+
+
+def _time(moment: datetime) -> str:
+    """As the rejection itself says it."""
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 def _no_index(field: str) -> str:
