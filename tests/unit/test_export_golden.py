@@ -20,6 +20,8 @@ ORIGIN = Origin(
     left_out={"feedback": {"user_gone": 2}},
 )
 LENGTHS = (16_384, 16_383)
+RENEW = bool(os.environ.get("BUDDY_RENEW_GOLDEN"))
+"""Asked here, since tests themselves see no variable of ours."""
 
 
 def full(text: str) -> str:
@@ -50,7 +52,11 @@ def texts_of(directory: Path) -> dict[str, str]:
                     texts[f"{name}/{member}"] = text.replace("<row ", "\n<row ")
         elif path.is_file():
             texts[name] = path.read_bytes().decode()
-    # What another zlib packs has another size and hash.
+    # What another zlib packs has another size and hash, and so has what lists that hash.
+    texts["SHA256SUMS"] = re.sub(r"\w+(?=  .*\.xlsx\n)", "…", texts["SHA256SUMS"])
+    texts["manifest.json"] = re.sub(
+        r'(SHA256SUMS",[^}]*"sha256": )"\w+"', r'\1"…"', texts["manifest.json"]
+    )
     texts["manifest.json"] = re.sub(
         r'(\.xlsx",\s*"bytes": )\d+(,\s*"rows": \d+,\s*"sha256": )"\w+"',
         r'\1"…"\2"…"',
@@ -65,7 +71,7 @@ def test_the_export_is_as_it_always_was(tmp_path: Path) -> None:
     assert directory.name == "20251122T103000Z_550e8400-e29b-41d4-a716-446655440000"
     texts = texts_of(directory)
     expected = GOLDEN / "expected"
-    if os.environ.get("BUDDY_RENEW_GOLDEN"):
+    if RENEW:
         for name, text in texts.items():
             (expected / name).parent.mkdir(parents=True, exist_ok=True)
             (expected / name).write_bytes(text.encode())

@@ -6,9 +6,11 @@ import asyncio
 import hashlib
 import json
 import shutil
+import subprocess
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.unit.test_export_csv import user
@@ -16,7 +18,7 @@ from tests.unit.test_export_samples import export_to, metadata_of, spool_of
 from tests.unit.test_export_xlsx import feedback
 from worker.errors import StateError, UsageError
 from worker.exports.layout import Format
-from worker.exports.manifest import Options, Origin, read_manifest
+from worker.exports.manifest import ExportedFile, Options, Origin, encode, read_manifest
 from worker.exports.place_directory import DirectoryPlace
 from worker.exports.spool import Spool, read_blocks
 from worker.exports.verify import verify
@@ -55,7 +57,7 @@ def test_the_layout(tmp_path: Path, formats: tuple[Format, ...], files: list[str
     directory = export_to(tmp_path, TABLES, *formats)
     assert directory == tmp_path / "exports" / NAME
     assert names_in(tmp_path / "exports") == [NAME]
-    assert files_below(directory) == sorted([*files, "manifest.json"])
+    assert files_below(directory) == sorted([*files, "SHA256SUMS", "manifest.json"])
     for path in [directory, *directory.rglob("*")]:
         assert not path.stat().st_mode & 0o027
 
@@ -72,8 +74,56 @@ def test_the_manifest_lists_every_file_with_its_hash(tmp_path: Path) -> None:
     for file in manifest.files:
         content = (directory / file.path).read_bytes()
         assert (file.bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
-    assert [file.rows for file in manifest.files] == [0, 2, 1, 3, 3]
+    assert [file.rows for file in manifest.files] == [0, 2, 1, 3, 3, 0]
     assert verify(directory).ok
+
+
+def sha256sum(directory: Path) -> subprocess.CompletedProcess[str]:
+    command = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+
+
+def test_sha256sum_checks_every_file_but_those_that_name_the_others(tmp_path: Path) -> None:
+    directory = export_to(tmp_path, TABLES)
+    checked = sha256sum(directory)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+    lines = (directory / "SHA256SUMS").read_text().splitlines()
+    named = [line.split("  ", 1)[1] for line in lines]
+    assert {*named, "SHA256SUMS", "manifest.json"} == set(files_below(directory))
+    with (directory / named[-1]).open("ab") as file:
+        file.write(b"!")
+    checked = sha256sum(directory)
+    assert (checked.returncode, checked.stdout) == (1, f"{named[-1]}: FAILED\n")
+
+
+def test_sums_that_say_something_else_than_the_manifest_are_found(tmp_path: Path) -> None:
+    directory = export_to(tmp_path, TABLES, "json")
+    sums = directory / "SHA256SUMS"
+    content = sums.read_bytes()
+    sums.write_bytes(content[1:2] + content[:1] + content[2:])
+    assert verify(directory).problems == (
+        "SHA256SUMS: the content has changed (SHA-256)",
+        "SHA256SUMS: does not list the files of the manifest with their SHA-256",
+    )
+    manifest = read_manifest(directory)
+    told = ExportedFile(
+        "SHA256SUMS", len(content), 0, hashlib.sha256(sums.read_bytes()).hexdigest()
+    )
+    files = (*manifest.files[:-1], told)
+    whole = msgspec.structs.replace(manifest, files=files)
+    (directory / "manifest.json").write_bytes(encode(whole))
+    assert verify(directory).problems == (
+        "SHA256SUMS: does not list the files of the manifest with their SHA-256",
+    )
+
+
+def test_an_older_export_has_no_sums_and_is_valid(tmp_path: Path) -> None:
+    directory = export_to(tmp_path, TABLES)
+    manifest = read_manifest(directory)
+    (directory / "SHA256SUMS").unlink()
+    older = msgspec.structs.replace(manifest, files=manifest.files[:-1])
+    (directory / "manifest.json").write_bytes(encode(older))
+    assert verify(directory).problems == ()
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:

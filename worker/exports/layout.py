@@ -12,6 +12,8 @@ FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 
 MANIFEST: Final = "manifest.json"
 METADATA: Final = "metadata.json"
+SUMS: Final = "SHA256SUMS"
+"""The SHA-256 of each data file, as `sha256sum -c` reads it. Older exports have none."""
 DELETIONS: Final = "deletions.ndjson"
 """In incremental exports: what was delivered before and no longer belongs, one row a line."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -10,7 +11,7 @@ import msgspec
 
 from worker import __version__
 from worker.errors import UsageError
-from worker.exports.layout import MANIFEST, Format
+from worker.exports.layout import MANIFEST, SUMS, Format
 from worker.exports.metadata import Metadata
 
 MANIFEST_FORMAT: Final = 1
@@ -158,6 +159,14 @@ def build(
         xlsx_cut_cells=cut_cells,
         files=files,
     )
+
+
+def sums(files: Iterable[ExportedFile]) -> bytes:
+    """The content of SHA256SUMS: a line for each of the files but itself.
+
+    The manifest has no line: it is written later, and names SHA256SUMS as it names every file.
+    """
+    return "".join(f"{f.sha256}  {f.path}\n" for f in files if f.path != SUMS).encode()
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -1,7 +1,8 @@
 """Reading a finished export back, by other means than it was written with.
 
 Every file of the manifest: there, of the right size and SHA-256, and with the right rows when it
-is really parsed by the csv module, the json module or openpyxl. Memory stays small, except for
+is really parsed by the csv module, the json module or openpyxl. SHA256SUMS, where the manifest has
+it, says the same as the manifest. Memory stays small, except for
 what openpyxl takes for itself.
 """
 
@@ -22,9 +23,9 @@ from openpyxl import load_workbook
 
 from schemas import ENTITIES
 from worker.errors import UsageError
-from worker.exports.layout import DELETIONS, MANIFEST, METADATA
+from worker.exports.layout import DELETIONS, MANIFEST, METADATA, SUMS
 from worker.exports.links import link_on_the_way
-from worker.exports.manifest import ExportedFile, Manifest, read_manifest
+from worker.exports.manifest import ExportedFile, Manifest, read_manifest, sums
 
 _READ: Final = 1 << 20
 _LONGEST_VALUE: Final = 1 << 26
@@ -60,6 +61,9 @@ def verify(directory: Path) -> Verification:
             continue
         try:
             problems += _content(path, file)
+            if file.path == SUMS:
+                problems += _sums(path, manifest)
+                continue
             rows[file.path] = dict(_count(path, manifest))
         except Exception as error:  # noqa: BLE001, a damaged file makes a parser raise anything
             problems.append(f"{file.path}: cannot be read ({type(error).__name__})")
@@ -93,6 +97,13 @@ def _content(path: Path, file: ExportedFile) -> Iterator[str]:
         yield f"{file.path}: {size} bytes instead of {file.bytes}"
     elif digest.hexdigest() != file.sha256:
         yield f"{file.path}: the content has changed (SHA-256)"
+
+
+def _sums(path: Path, manifest: Manifest) -> Iterator[str]:
+    expected = sums(manifest.files)
+    with path.open("rb") as content:
+        if content.read(len(expected) + 1) != expected:
+            yield f"{SUMS}: does not list the files of the manifest with their SHA-256"
 
 
 def _compare(

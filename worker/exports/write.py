@@ -142,7 +142,9 @@ class _Writer:
             count = _Count()
             lines = _lines(count.blocks(self._spool.deletions))
             await self._write_file(layout.DELETIONS, lines, count, silent=True)
-        content = manifest.build(
+        content = _single(manifest.sums(self._files))
+        await self._write_file(layout.SUMS, content, _Count())
+        whole = manifest.build(
             metadata,
             self._options,
             origin,
@@ -150,7 +152,7 @@ class _Writer:
             self._formula_cells,
             self._cut_cells,
         )
-        await self._write_file(layout.MANIFEST, _single(manifest.encode(content)), _Count())
+        await self._write_file(layout.MANIFEST, _single(manifest.encode(whole)), _Count())
         return self._files[-1].sha256
 
     async def _write_csv(self) -> None:
