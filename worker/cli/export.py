@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import uuid
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -17,18 +16,15 @@ from rich.progress import Progress
 from schemas import ENTITIES
 from worker import log
 from worker.brokers.contract import Broker, Outgoing, Partition
-from worker.cli.console import Context, Seconds, notices, print_json, print_table, progress_bar
+from worker.cli.console import Context, Seconds, print_json, print_table, progress_bar
+from worker.cli.export_copy import copy, places_of, room_for
 from worker.errors import (
     BuddyError,
     Incomplete,
     MissingTopic,
     NoAnswer,
-    StateError,
-    UsageError,
 )
-from worker.exports.connect import place_of
 from worker.exports.layout import FORMATS
-from worker.exports.place import GoneError, Place
 from worker.sink.requests import (
     Announcement,
     ExportRequest,
@@ -118,13 +114,16 @@ def export_command(
         ExportRequest,
     )
     check_request(request)
-    place = None if out is None else _place(context, out, timeout)
-    with progress_bar(quiet=as_json) as bar:
-        answer = asyncio.run(ask(context, request, bar, timeout, wait=wait or out is not None))
-    if answer.status == "failed":
-        raise ExportFailedError(f"the export failed: {answer.error}")
-    if out is not None and place is not None:
-        _copy(place, answer, out)
+    with ExitStack() as stack:
+        room = None if out is None else stack.enter_context(room_for(out))
+        with progress_bar(quiet=as_json) as bar:
+            answer = asyncio.run(ask(context, request, bar, timeout, wait=wait or out is not None))
+        if answer.status == "failed":
+            raise ExportFailedError(f"the export failed: {answer.error}")
+        if out is not None and room is not None:
+            log.configure("error")  # that a place is away is told in one line, not in the log's
+            places = places_of(answer, context.settings, context.environment, timeout)
+            copy(room, out, answer, places)
     if as_json:
         print_json(answer)
     elif answer.status != "finished":
@@ -134,19 +133,6 @@ def export_command(
     if answer.complete is False:
         raise Incomplete(_pending(answer))
     return 0
-
-
-def _place(context: Context, out: Path, patience: float) -> Place:
-    """Where the export will be copied from, once it is sure that `out` can be made."""
-    if os.path.lexists(out):
-        raise UsageError(f"{out} exists: name a directory that does not")
-    if not out.parent.is_dir():
-        raise UsageError(f"{out.parent} is no directory: make it, or name another one with --out")
-    log.configure("error")  # what waits for the place tells it in one line, not in the log's
-    notice = notices()
-    place = place_of(context.settings, context.environment, patience)
-    place.tell(lambda away: None if away is None else notice(f"{away} Trying again ..."))
-    return place
 
 
 def _print(answer: Announcement, out: Path | None) -> None:
@@ -267,28 +253,3 @@ async def _answer(
             f" {patience:.0f} s: its log and /ready say why; ask again with --id {request.id}"
         )
     raise NoAnswer(f"no sink has answered for {patience:.0f} s: is one running? ('buddy run')")
-
-
-def _copy(place: Place, answer: Announcement, out: Path) -> None:
-    """A copy under its final name in one step, as the export itself appeared."""
-    temporary = out.with_name(f".{out.name}.copying")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        place.fetch(answer.directory or "", temporary)
-        temporary.rename(out)
-    except OSError as error:
-        raise StateError(f"{out} cannot be written: {error.strerror}; {_there(answer)}") from None
-    except GoneError as error:
-        raise StateError(
-            f"{error}; the sink made it in {answer.location}: if it was removed since "
-            "(keep_exports, keep_days), ask again under another --id"
-        ) from None
-    except StateError as error:
-        raise StateError(f"{error}; {_there(answer)}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _there(answer: Announcement) -> str:
-    return f"the export itself is finished, in {answer.location}"

@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "delete": ("send", "Delete rows of an entity by their keys."),
     "check": ("check", "Validate files without a broker."),
     "export": ("export", "Ask the sink for an export."),
+    "exports": ("exports", "List finished exports, or find the latest one."),
     "rejections": ("rejections", "Look at what was rejected, and why."),
     "topics": ("admin", "Create the topics that everything else relies on."),
     "status": ("status", "Show who works, how far, and what was counted."),

@@ -36,6 +36,14 @@ class Finished(msgspec.Struct, frozen=True):
     manifest_sha256: str
 
 
+Skipped = Callable[[str], object]
+"""Told in one line what is called like an export and cannot be read as one, and why."""
+
+
+def ignore_skipped(_: str) -> None:
+    """Nobody is to be told."""
+
+
 class Place(Protocol):
     """Where finished exports are.
 
@@ -58,10 +66,10 @@ class Place(Protocol):
     def sealed(self, export_id: str) -> bool:
         """Whether that id has been decided: its export is there, will be, or has been removed."""
 
-    def finished(self) -> Iterator[Finished]:
+    def finished(self, skipped: Skipped = ignore_skipped) -> Iterator[Finished]:
         """All finished exports, the newest (by the time of its cut) first.
 
-        Each is read when it is asked for. What is no export is passed over.
+        Each is read when it is asked for. What is no export is passed over, and `skipped` is told.
         """
 
     def staging(self, name: str) -> Staging:

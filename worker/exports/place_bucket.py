@@ -28,8 +28,10 @@ from worker.exports.place import (
     SEAL_DAYS,
     Finished,
     GoneError,
+    Skipped,
     copy_out,
     finished_from,
+    ignore_skipped,
     stop_if,
 )
 from worker.exports.staging import Staging, sweep
@@ -85,11 +87,11 @@ class BucketPlace:
         """See `Place`."""
         return self._seal_of(export_id) is not None
 
-    def finished(self) -> Iterator[Finished]:
+    def finished(self, skipped: Skipped = ignore_skipped) -> Iterator[Finished]:
         """See `Place`."""
         for name in sorted(filter(id_in, self._bucket.folders()), reverse=True):
             content = self._bucket.read(f"{name}/{MANIFEST}")
-            found = None if content is None else self._decoded(name, content)
+            found = None if content is None else self._decoded(name, content, skipped)
             if found is not None:
                 yield found
 
@@ -275,10 +277,13 @@ class BucketPlace:
             url = self._bucket.url(_seal_name(export_id))
             raise StateError(f"{url} is no seal: remove it if nobody needs it") from None
 
-    def _decoded(self, name: str, content: bytes) -> Finished | None:
+    def _decoded(
+        self, name: str, content: bytes, skipped: Skipped = ignore_skipped
+    ) -> Finished | None:
         try:
             return finished_from(name, self._bucket.url(name), content)
-        except UsageError:
+        except UsageError as error:
+            skipped(str(error))
             return None
 
 

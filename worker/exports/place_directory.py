@@ -29,8 +29,10 @@ from worker.exports.place import (
     SEAL_DAYS,
     Finished,
     GoneError,
+    Skipped,
     copy_out,
     finished_from,
+    ignore_skipped,
     stop_if,
 )
 from worker.exports.staging import (
@@ -81,12 +83,12 @@ class DirectoryPlace:
         with self._guard():
             return self._is_sealed(export_id) or bool(self._names(export_id))
 
-    def finished(self) -> Iterator[Finished]:
+    def finished(self, skipped: Skipped = ignore_skipped) -> Iterator[Finished]:
         """See `Place`."""
         with self._guard():
             names = self._names()
         for name in names:
-            found = self._read(name)
+            found = self._read(name, skipped)
             if found is not None:
                 yield found
 
@@ -117,13 +119,16 @@ class DirectoryPlace:
     def fetch(self, name: str, directory: Path) -> None:
         """See `Place`."""
         finished = self._root / name
-        content = self._manifest(name)
-        if content is None:
-            raise GoneError(f"there is no export {finished}")
+        try:
+            content = self._manifest(name)
+        except PermissionError as error:
+            raise StateError(f"{finished / MANIFEST} cannot be read: {error.strerror}") from None
+        except OSError:
+            raise GoneError(f"there is no export {finished}") from None
         try:
             copy_out(content, str(finished), directory, lambda p, to: _copy(finished, p, to))
         except StateError:
-            if self._manifest(name) is None:
+            if not os.path.lexists(finished / MANIFEST):
                 raise GoneError(f"export {finished} has been removed meanwhile") from None
             raise
 
@@ -206,27 +211,27 @@ class DirectoryPlace:
     def _is_sealed(self, export_id: str) -> bool:
         return is_directory(self._seals) and is_directory(self._seals / export_id)
 
-    def _names(self, export_id: str = "*") -> list[str]:
-        """The directories that are called like an export, the newest first."""
-        paths = self._root.glob(f"*_{export_id}")
-        found = (path.name for path in paths if id_in(path.name) is not None and is_directory(path))
-        return sorted(found, reverse=True)
+    def _names(self, export_id: str | None = None) -> list[str]:
+        """The directories that are called like an export (with that id), the newest first."""
+        ids = ((path, id_in(path.name)) for path in self._entries(self._root))
+        found = (path for path, there in ids if there is not None and export_id in (None, there))
+        return sorted((path.name for path in found if is_directory(path)), reverse=True)
 
-    def _read(self, name: str) -> Finished | None:
-        content = self._manifest(name)
+    def _read(self, name: str, skipped: Skipped = ignore_skipped) -> Finished | None:
+        where = (self._root / name).absolute()
         try:
-            where = str((self._root / name).absolute())
-            return None if content is None else finished_from(name, where, content)
-        except UsageError:
-            return None
+            return finished_from(name, str(where), self._manifest(name))
+        except UsageError as error:
+            skipped(str(error))
+        except OSError as error:
+            if is_directory(where):  # else it has just been removed
+                skipped(f"{where / MANIFEST} cannot be read: {error.strerror or error}")
+        return None
 
-    def _manifest(self, name: str) -> bytes | None:
-        """None if it has just been removed, or is no export."""
-        try:
-            with os.fdopen(open_below(self._root / name, MANIFEST), "rb") as file:
-                return file.read()
-        except OSError:
-            return None
+    def _manifest(self, name: str) -> bytes:
+        """OSError if it cannot be read, has just been removed, or is no export."""
+        with os.fdopen(open_below(self._root / name, MANIFEST), "rb") as file:
+            return file.read()
 
     def _entries(self, directory: Path) -> list[Path]:
         if directory != self._root and not is_directory(directory):

@@ -1,0 +1,135 @@
+"""`buddy export --out`: a copy of a finished export, from where the sink says that it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import msgspec
+
+from worker.cli.console import notices
+from worker.errors import BuddyError, StateError, UsageError
+from worker.exports.connect import place_of
+from worker.exports.layout import id_in
+from worker.exports.place import GoneError, Place
+from worker.settings import Settings
+from worker.sink.requests import Announcement
+
+_ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def room_for(out: Path) -> Iterator[Path]:
+    """An empty directory beside `out`, to be renamed to it; whatever happens, it is gone then.
+
+    It is made before anybody is asked for an export, so `out` can be made. SIGTERM and SIGHUP end
+    the program meanwhile with exit code 128 + n, a second one without removing it. Raises
+    UsageError and StateError.
+    """
+    if os.path.lexists(out):
+        raise UsageError(f"{out} exists: name a directory that does not")
+    if not out.parent.is_dir():
+        raise UsageError(f"{out.parent} is no directory: make it, or name another one with --out")
+    room = out.with_name(f".{out.name}.copying")
+    with _ended_in_order():
+        try:
+            _make(room, out)
+            yield room
+        finally:
+            shutil.rmtree(room, ignore_errors=True)
+
+
+def copy(room: Path, out: Path, answer: Announcement, places: Iterator[Place]) -> None:
+    """Copy a finished export by way of `room`, from the first of `places` that has it.
+
+    It appears at `out` in one step, as the export itself did. Raises StateError, which says how to
+    get the same export again: none of its failures needs another one.
+    """
+    again = f"repeat with --id {answer.request_id} to copy it, which makes no other export"
+    try:
+        _fetch(places, answer, room, out)
+        try:
+            room.rename(out)
+        except OSError as error:
+            raise _unwritable(out, error) from None
+    except GoneError as error:
+        raise StateError(
+            f"{error}: if the sink runs elsewhere, name its place as it is seen from here with "
+            f"--exports, and {again}; one that was removed (keep_exports, keep_days) stays removed"
+        ) from None
+    except BuddyError as error:
+        where = f", in {answer.location}" if answer.location else ""
+        raise type(error)(f"{error}; the export itself is finished{where}: {again}") from None
+
+
+def places_of(
+    answer: Announcement, settings: Settings, environment: Mapping[str, str], patience: float
+) -> Iterator[Place]:
+    """Where to look for the export: where the sink made it, then where the settings say.
+
+    The settings are asked since a sink in a container, or on another machine, names its directory
+    as it sees it. Raises StateError if the announcement names no place, and ConfigurationError.
+    """
+    name = answer.directory or ""
+    location = answer.location or ""
+    root = location.removesuffix(f"/{name}")
+    if id_in(name) != answer.id or root == location:
+        raise StateError("the sink announced no place of the export")
+    notice = notices()
+    announced = msgspec.structs.replace(settings, exports=root or "/")
+    for there in (announced, settings):
+        place = place_of(there, environment, patience)
+        place.tell(lambda away: None if away is None else notice(f"{away} Trying again ..."))
+        yield place
+
+
+def _fetch(places: Iterator[Place], answer: Announcement, room: Path, out: Path) -> None:
+    missing: list[GoneError] = []
+    for place in places:
+        try:
+            place.fetch(answer.directory or "", room)
+        except GoneError as error:
+            missing.append(error)
+            _make(room, out)
+        else:
+            return
+    raise missing[0]
+
+
+def _make(room: Path, out: Path) -> None:
+    """Make an empty one, without what an earlier copy left that was killed."""
+    try:
+        with suppress(FileNotFoundError):
+            shutil.rmtree(room)
+        room.mkdir()
+    except OSError as error:
+        raise _unwritable(out, error) from None
+
+
+def _unwritable(out: Path, error: OSError) -> StateError:
+    return StateError(f"{out} cannot be written: {error.strerror or error}")
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """The signals that end a program raise SystemExit here, unless they are ignored."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # the second one ends at once
+        sys.exit(128 + number)
+
+    taken = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,222 @@
+"""`buddy exports list` and `latest`: which finished exports there are, and where each lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from typing import Any, Final, TypeVar
+
+import click
+import msgspec
+
+from worker import log
+from worker.cli.console import Context, notices, print_json, print_table
+from worker.errors import BuddyError
+from worker.exports.connect import place_of
+from worker.exports.layout import FORMATS, Format
+from worker.exports.manifest import ExportedFile, Manifest, Options
+from worker.exports.place import Finished, Place
+from worker.sink.requests import feed_of
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_PATIENCE: Final = 60.0
+"""Seconds for which a bucket that is away is waited for."""
+_SHORT: Final = 8
+"""Characters of an id in the table: enough to tell one from another."""
+
+
+class NoSuchExportError(BuddyError):
+    """No finished export is of the kind that was asked for."""
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished export, for programs. Fields that an announcement has are called as there.
+
+    `full` says that it holds all rows of its options, and not only those that are new or changed
+    since `base`, the id of another export.
+    """
+
+    id: str
+    export_date: str
+    directory: str
+    location: str
+    bookmark: str | None
+    full: bool
+    base: str | None
+    full_because: str | None
+    complete: bool
+    options: Options
+    counts: dict[str, int]
+    files: tuple[ExportedFile, ...]
+    manifest_sha256: str
+
+
+def listed(found: Finished) -> Listed:
+    """What is told of an export."""
+    manifest = found.manifest
+    base = _base(manifest)
+    return Listed(
+        id=manifest.export_id,
+        export_date=manifest.export_date,
+        directory=found.name,
+        location=found.location,
+        bookmark=feed_of(manifest),
+        full=base is None,
+        base=base,
+        full_because=None if manifest.incremental is None else manifest.incremental.full_because,
+        complete=manifest.complete,
+        options=manifest.options,
+        counts=manifest.record_counts,
+        files=manifest.files,
+        manifest_sha256=found.manifest_sha256,
+    )
+
+
+def chosen(
+    found: Iterable[Finished], bookmark: str | None, formats: Iterable[Format]
+) -> Iterator[Finished]:
+    """The exports of that bookmark, or of any, that hold all of these formats."""
+    wanted = frozenset(formats)
+    for export in found:
+        manifest = export.manifest
+        if bookmark in (None, feed_of(manifest)) and wanted <= set(manifest.options.formats):
+            yield export
+
+
+def is_whole(manifest: Manifest) -> bool:
+    """Whether it holds all rows of its entities: it is no increment, and has no range of days."""
+    options = manifest.options
+    return _base(manifest) is None and options.start is None and options.end is None
+
+
+def age(found: Finished) -> tuple[str, int, bool]:
+    """By this, exports can be sorted, the oldest first: export dates know no part of a second.
+
+    Within a second, the later cut holds more offsets; an increment without news follows its base.
+    """
+    manifest = found.manifest
+    offsets = (*manifest.cut.accepted.values(), *manifest.cut.judged.values())
+    read = sum(sum(partitions.values()) for partitions in offsets)
+    return manifest.export_date, read, _base(manifest) is not None
+
+
+def newest(found: Iterable[Finished]) -> Finished | None:
+    """The newest of exports that come as a place gives them; no more is read than it takes."""
+    for _, same_second in groupby(found, key=lambda export: export.manifest.export_date):
+        return max(same_second, key=age)
+    return None
+
+
+def _base(manifest: Manifest) -> str | None:
+    incremental = manifest.incremental
+    return None if incremental is None or incremental.base is None else incremental.base.export_id
+
+
+def _options(command: Command) -> Command:
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print as JSON, with every file."),
+        click.option("--format", "formats", type=click.Choice(FORMATS), multiple=True,
+                     help="Only what holds this format. Repeatable."),
+        click.option("--bookmark", metavar="NAME",
+                     help="Only this feed; that of a schedule is called schedule:NAME."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.group("exports")
+def exports_command() -> None:
+    """Find finished exports, in a directory or a bucket."""
+
+
+@exports_command.command("list")
+@_options
+@click.pass_obj
+def list_command(
+    context: Context, bookmark: str | None, formats: tuple[Format, ...], as_json: bool
+) -> int:
+    """List finished exports, the newest first.
+
+    An export is full, or an increment: only what is new or changed since another one, its base.
+    """
+    there = _place(context).finished(notices())
+    found = [listed(e) for e in sorted(chosen(there, bookmark, formats), key=age, reverse=True)]
+    if as_json:
+        print_json({"exports": found})
+    elif not found:
+        click.echo(f"No finished export{_of(bookmark, formats)} in {context.settings.exports}.")
+    else:
+        _print(context.settings.exports, found)
+    return 0
+
+
+@exports_command.command("latest")
+@_options
+@click.pass_obj
+def latest_command(
+    context: Context, bookmark: str | None, formats: tuple[Format, ...], as_json: bool
+) -> int:
+    """Print the path or URL of the latest export, and nothing else.
+
+    Without --bookmark it is one that holds all rows: no increment, and no range of days. Exit code
+    1 if there is none.
+    """
+    there = chosen(_place(context).finished(notices()), bookmark, formats)
+    found = newest(e for e in there if bookmark is not None or is_whole(e.manifest))
+    if found is None:
+        kind = "" if bookmark is not None else " that holds all rows"
+        raise NoSuchExportError(
+            f"no finished export{_of(bookmark, formats)}{kind} in {context.settings.exports}: "
+            "'buddy exports list' shows what is there"
+        )
+    if not found.manifest.complete:
+        click.echo(
+            f"buddy: {found.name} is not complete: not everything had been judged in time", err=True
+        )
+    if as_json:
+        print_json(listed(found))
+    else:
+        click.echo(found.location)
+    return 0
+
+
+def _place(context: Context) -> Place:
+    log.configure("error")  # that the place is away is told in one line, not in the log's
+    notice = notices()
+    place = place_of(context.settings, context.environment, _PATIENCE)
+    place.tell(lambda away: None if away is None else notice(f"{away} Trying again ..."))
+    return place
+
+
+def _of(bookmark: str | None, formats: Iterable[Format]) -> str:
+    under = "" if bookmark is None else f" under bookmark {bookmark}"
+    return under + "".join(f" with {name}" for name in formats)
+
+
+def _print(place: str, found: list[Listed]) -> None:
+    rows = [
+        (
+            export.export_date.replace("T", " ").removesuffix("Z"),
+            export.id[:_SHORT],
+            export.bookmark or "-",
+            _contents(export),
+            " ".join(export.options.formats),
+            sum(export.counts.values()),
+        )
+        for export in found
+    ]
+    print_table(
+        f"Exports in {place}",
+        ("exported", "id", "bookmark", "contents", "formats", "rows"),
+        rows,
+        "times in UTC; ids begin so: --json has the rest, and where each export lies",
+    )
+
+
+def _contents(export: Listed) -> str:
+    options = export.options
+    what = "full" if export.base is None else f"increment of {export.base[:_SHORT]}"
+    if options.start is not None or options.end is not None:
+        what += f", {options.start or '…'} to {options.end or '…'}"
+    return what if export.complete else f"{what}, not complete"
