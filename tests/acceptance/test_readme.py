@@ -138,4 +138,4 @@ def test_the_commands_of_the_readme_do_what_it_says(shell: Shell, tmp_path: Path
     assert shell.stop() is None, "the README leaves a service running"
     exports = list((tmp_path / "buddy-exports").glob("2*"))
     assert all((export / "manifest.json").is_file() for export in exports)
-    assert len(exports) == sum(f"{BUDDY} export" in command for command in done)
+    assert len(exports) == sum(f"{BUDDY} export " in command for command in done)

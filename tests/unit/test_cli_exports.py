@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -10,13 +14,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.unit.test_export_samples import metadata_of
+from tests.unit.test_export_csv import user
+from tests.unit.test_export_samples import export_to, metadata_of
 from worker.cli.main import run
 from worker.exports.layout import MANIFEST, Format
 from worker.exports.manifest import Base, Cut, Incremental, Manifest, Options, Origin, build, encode
 from worker.exports.place_directory import DirectoryPlace
 
 NONE, STATE = 1, 6
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 Captured = pytest.CaptureFixture[str]
 
 
@@ -227,6 +233,36 @@ def test_a_place_that_may_not_be_read_is_one_line(
         said = capsys.readouterr()
         assert said.out == ""
         assert said.err == f"buddy: cannot use the exports in {made.root}: Permission denied\n"
+
+
+def test_the_job_of_the_docs_loads_each_export_once(tmp_path: Path) -> None:
+    section = OPERATIONS.read_text("utf-8").partition("\n## Finding exports\n")[2]
+    job = section.partition("```sh\n")[2].partition("```")[0]
+    buddy = f'exec {shlex.quote(sys.executable)} -m worker.cli.main "$@"'
+    for name, content in (("buddy", buddy), ("load", "ls $1 >> seen"), ("job", job)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{content}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "BUDDY_EXPORTS": "exports"}
+
+    def run_job() -> tuple[int, str, str]:
+        done = subprocess.run(
+            ["./job"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, err = run_job()
+    assert (code, out) == (NONE, "")
+    assert err.startswith("buddy: no finished export with csv")
+    directory = export_to(tmp_path, {"users": [user()]}, "csv")
+    assert run_job() == (0, "", "")
+    assert run_job() == (0, "", "")
+    assert (tmp_path / "seen").read_text() == "metadata.json\nusers.csv\n"
+    (tmp_path / "loaded").unlink()
+    next(directory.glob("*/users.csv")).write_text("changed")
+    code, out, err = run_job()
+    assert code == 1
+    assert "users.csv: FAILED" in out
+    assert (tmp_path / "loaded").read_text() == ""
 
 
 def test_a_format_that_does_not_exist_is_a_wrong_command(made: Made, capsys: Captured) -> None:
