@@ -51,12 +51,23 @@ def test_an_export_appears_in_the_bucket_and_can_be_copied_out(there: Buddy) -> 
         assert not path.stat().st_mode & 0o007
     assert not (there.directory / "exports").exists()
 
+    # Whoever has another place in his settings copies from the bucket all the same.
+    there.run("--exports", "other", "export", "--id", "first", "--out", "again").succeeded()
+    assert verify(there.directory / "again").problems == ()
+    assert not (there.directory / "other").exists()
+    assert there.run("exports", "latest").succeeded().out == f"{answer['location']}\n"
+
     there.run("export", "--incremental", "weekly", "--wait").succeeded()
     service.stop().succeeded()
     again = there.start("run").ready()
     there.run("delete", "users", str(user(3)[0], "ascii")).succeeded()
     printed = there.run("export", "--incremental", "weekly", "--wait").succeeded().out
     assert "users: 1 rows deleted (deleted)" in printed
+    found = there.run("exports", "list", "--bookmark", "weekly", "--json").succeeded().json
+    increment, full = found["exports"]
+    assert (full["full"], increment["full"], increment["base"]) == (True, False, full["id"])
+    latest = there.run("exports", "latest", "--bookmark", "weekly").succeeded().out
+    assert latest == f"{increment['location']}\n"
     again.stop().succeeded()
 
 
@@ -66,6 +77,8 @@ def test_a_copy_that_cannot_be_made_says_where_the_export_is(there: Buddy) -> No
     line = there.run("export", "--out", "copy").complained(STATE)
     assert "access was refused (InvalidAccessKeyId)" in line
     assert f"the export itself is finished, in {there.settings['exports']}/2" in line
+    assert line.endswith("to copy it, which makes no other export")
+    assert "repeat with --id " in line
     assert [path.name for path in there.directory.glob("*copy*")] == []
     service.stop().succeeded()
 
