@@ -80,7 +80,7 @@ async def test_selected_entities_and_formats_only(sink: Sink) -> None:
     async with sink.running():
         said = await sink.export("some", entities=("events", "users"), formats=("json",))
     assert list(said.counts or {}) == ["users", "events"]
-    assert [f.path.split(".")[-1] for f in said.files] == ["json"]
+    assert [f.path.split(".")[-1] for f in said.files] == ["json", "SHA256SUMS"]
     assert said.options is not None
     assert said.options.formats == ("json",)
     assert said.kept_without == {"events": {"match_left_out": 1, "match_gone": 1}}, (

@@ -168,7 +168,7 @@ async def test_the_same_cut_and_options_give_the_same_bytes(
         directory = one.exports / str(said.directory)
         manifest = read_manifest(directory)
         texts = {}
-        for file in manifest.files:
+        for file in manifest.files[:-1]:  # the last one names their SHA-256, dates included
             day = manifest.export_date[:10]
             text = (directory / file.path).read_text()
             text = text.replace(manifest.export_date, "DATE")

@@ -57,7 +57,7 @@ async def test_a_slot_becomes_an_export_with_the_options_of_its_schedule(sink: S
         sink.clock.now += 2_000
         said = await sink.answer("finished")
     assert said.counts == {"users": 1}
-    assert [file.path.rpartition(".")[2] for file in said.files] == ["json"]
+    assert [file.path.rpartition(".")[2] for file in said.files] == ["json", "SHA256SUMS"]
     assert sink.directories() == [said.directory]
 
 
