@@ -1,24 +1,36 @@
-"""What the commands share: settings, a broker, tables and JSON on standard output."""
+"""What the commands share: settings, a broker, tables and JSON on standard output.
+
+What comes from outside (names of files, fields and columns, words of a broker) is printed by way of
+`say`, `complain` and `print_table` alone: they let no control character through to a terminal.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, Final
 
 import click
-import msgspec
 
-from worker.brokers.connect import connect
-from worker.brokers.contract import Broker
-from worker.settings import Settings, load, unknown_variables
-from worker.topics import Names
+from worker.errors import UsageError
+from worker.shown import shown
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from worker.brokers.contract import Broker
+    from worker.settings import Settings
+    from worker.topics import Names
+
+_NARROWEST: Final = 60
+"""Columns of a table at least, whatever the terminal has: a code takes 22."""
+_STYLES: Final = {"error": "red", "warning": "yellow"}
 
 
 class Context:
@@ -35,16 +47,22 @@ class Context:
     def settings(self) -> Settings:
         """The settings in force. Variables that are none are named on standard error.
 
-        Raises ConfigurationError.
+        From here on there may be something to be logged. Raises ConfigurationError.
         """
+        from worker import log
+        from worker.settings import load, unknown_variables
+
+        log.to_stderr("warning")
         if unknown := unknown_variables(self.environment):
             names = (f"{n} (did you mean {near}?)" if near else n for n, near in unknown.items())
-            click.echo(f"buddy: no such setting, ignored: {', '.join(names)}", err=True)
+            complain(f"no such setting, ignored: {', '.join(names)}")
         return load(self._config, self.environment, self._options)
 
     @property
     def names(self) -> Names:
         """The names of the topics."""
+        from worker.topics import Names
+
         return Names(self.settings.prefix)
 
     @asynccontextmanager
@@ -54,6 +72,7 @@ class Context:
         Raises BrokerUnavailable and ConfigurationError.
         """
         from worker import log
+        from worker.brokers.connect import connect
 
         log.silence_libraries()
         broker = connect(self.settings, self.environment, looks=looks)
@@ -80,33 +99,110 @@ class Seconds(click.FloatRange):
         return seconds
 
 
+class OneOf(click.Choice[str]):
+    """One of the values; the nearest one is named where it is none of them."""
+
+    def __init__(self, what: str, values: Iterable[str]) -> None:
+        """`what` an unknown value is not: "an entity"."""
+        super().__init__(list(values))
+        self._what = what
+
+    def get_invalid_choice_message(
+        self,
+        value: Any,
+        ctx: click.Context | None,  # noqa: ARG002 -- click hands it over
+    ) -> str:
+        """The line for a value that is none of them."""
+        from difflib import get_close_matches
+
+        near = get_close_matches(str(value).lower(), self.choices, 1)
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(self.choices)}."
+        return f"{value!r} is not {self._what}: {hint}"
+
+
 def now_ms() -> int:
     """The clock of the program, in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
 
 
-def print_json(value: Any) -> None:
-    """One JSON document on standard output, for programs."""
-    click.echo(msgspec.json.encode(value).decode())
+def say(line: str, style: str | None = None) -> None:
+    """A line on standard output, in a colour if it is a terminal that shows them."""
+    click.echo(shown(line) if style is None else click.style(shown(line), fg=style))
+
+
+def complain(line: str) -> None:
+    """A line on standard error."""
+    click.echo("buddy: " + shown(line), err=True)
+
+
+def confirm(question: str) -> None:
+    """Go on if a person says yes. UsageError where nobody can be asked."""
+    try:
+        click.confirm(shown(question), abort=True)
+    except OSError:
+        raise UsageError("nobody can be asked, standard input is closed: say --yes") from None
+
+
+def count_of(number: int, singular: str, plural: str = "") -> str:
+    """So many of them: "1 record", "2 records"."""
+    return f"{number} {singular}" if number == 1 else f"{number} {plural or f'{singular}s'}"
+
+
+def short_time(moment: datetime, now: datetime) -> str:
+    """A moment in UTC as people read it: the time, before it the day if it is not today's."""
+    utc = moment.astimezone(UTC)
+    return f"{utc:%H:%M:%S}" if utc.date() == now.astimezone(UTC).date() else f"{utc:%F %H:%M:%S}"
+
+
+def print_json(value: Any, *, indented: bool = False) -> None:
+    """One JSON document on standard output, for programs: UTF-8 whatever the terminal takes."""
+    import msgspec
+
+    encoded = msgspec.json.encode(value)
+    click.echo(msgspec.json.format(encoded) if indented else encoded)
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], footer: str = ""
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    footer: str = "",
+    *,
+    whole: Container[str] = (),
+    styles: Sequence[str] = (),
 ) -> None:
-    """A table on standard output; numbers to the right."""
+    """A table on standard output; numbers to the right.
+
+    Cells are broken between words, those of `whole` columns never. `styles` has a severity for
+    each row, whose cells get its colour.
+    """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", caption=footer or None)
-    shown = [list(row) for row in rows]
+    table = Table(title=Text(shown(title)), title_justify="left", caption=shown(footer) or None)
+    rows = [list(row) for row in rows]
     for place, column in enumerate(columns):
-        numbers = bool(shown) and all(isinstance(row[place], int | float) for row in shown)
-        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
-    for row in shown:
-        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
-    # Without a terminal rich assumes 80 columns and would break cells.
-    console = Console(width=None if sys.stdout.isatty() else 160)
+        numbers = bool(rows) and all(isinstance(row[place], int | float) for row in rows)
+        table.add_column(
+            column,
+            justify="right" if numbers else "left",
+            overflow="fold",
+            no_wrap=numbers or column in whole,
+            min_width=max(len(_cell(row[place])) for row in rows) if column in whole else None,
+        )
+    for row, severity in zip_longest(rows, styles):
+        style = _STYLES.get(severity, "")
+        table.add_row(*(Text(_cell(cell), style) for cell in row))
+    console = Console()
+    # Without a terminal rich assumes 80 columns.
+    wide = console.width if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+    console.width = max(wide, _NARROWEST)
     console.print(table)
+
+
+def _cell(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else shown(str(value))
 
 
 def notices() -> Callable[[str], None]:
@@ -116,7 +212,7 @@ def notices() -> Callable[[str], None]:
     def notice(line: str) -> None:
         if line not in told:
             told.add(line)
-            click.echo("buddy: " + " ".join(line.split()), err=True)
+            complain(line)
 
     return notice
 

@@ -13,7 +13,7 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, GroupMember, Partition, Span
-from worker.cli.console import Context, print_json, print_table
+from worker.cli.console import Context, print_json, print_table, say
 from worker.engine.latest import read_last
 from worker.engine.startup import check_topics
 from worker.engine.tables import read_checked
@@ -80,7 +80,7 @@ def status_command(context: Context, as_json: bool, quiet: bool, services: tuple
     elif not quiet:
         _print(context.settings, found, runs)
         for line in damage:
-            click.echo(f"Damage: {line}")
+            say(f"Damage: {line}")
     if wrong is not None:
         raise NobodyWorks(wrong)
     return 0
@@ -242,7 +242,8 @@ def _print(settings: Settings, found: Report, runs: Mapping[str, Run]) -> None:
         ],
         "times in UTC",
     )
-    click.echo("\n".join(_lines(found)))
+    for line in _lines(found):
+        say(line)
     if runs:
         print_table(
             "Schedules, by the settings of this command",
