@@ -67,7 +67,7 @@ def create(context: Context, partitions: int | None, as_json: bool) -> int:
 
 
 @click.command("reprocess")
-@click.argument("entity", type=OneOf("an entity", ENTITIES))
+@click.argument("entity", type=OneOf("an entity", ENTITIES), metavar="ENTITY")
 @click.option("--from-start", is_flag=True, help="All that the input still holds.")
 @click.option("--offset", "places", multiple=True, metavar="PARTITION:OFFSET", help="Repeatable.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -2,6 +2,7 @@
 
 What comes from outside (names of files, fields and columns, words of a broker) is printed by way of
 `say`, `complain` and `print_table` alone: they let no control character through to a terminal.
+Streams are named to click, which would else write UTF-8 to one that is ASCII.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from collections.abc import AsyncIterator, Callable, Container, Iterable, Mappin
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import cached_property
-from itertools import zip_longest
+from shutil import get_terminal_size
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 _NARROWEST: Final = 60
 """Columns of a table at least, whatever the terminal has: a code takes 22."""
+_WITHOUT_TERMINAL: Final = 160
+_LONG_WORD: Final = 22
 _STYLES: Final = {"error": "red", "warning": "yellow"}
 
 
@@ -125,14 +129,41 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def say(line: str, style: str | None = None) -> None:
-    """A line on standard output, in a colour if it is a terminal that shows them."""
-    click.echo(shown(line) if style is None else click.style(shown(line), fg=style))
+def say(line: str, severity: str | None = None) -> None:
+    """A line on standard output, on a terminal in the colour of the severity."""
+    click.echo(_coloured(shown(line), severity), file=sys.stdout)
+
+
+def say_found(code: str, text: str, severity: str) -> None:
+    """A violation; on a terminal, its text goes on below itself, broken between words."""
+    lead = f"  {code}  "
+    lines = [shown(text)]
+    if width := _width():
+        room = max(width - len(lead), 20)
+        lines = wrap(lines[0], room, break_long_words=False, break_on_hyphens=False)
+    for line in lines:
+        click.echo(_coloured(lead, severity) + line, file=sys.stdout)
+        lead = " " * len(lead)
+
+
+def _coloured(text: str, severity: str | None) -> str:
+    shows = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    colour = _STYLES.get(severity or "")
+    if not shows or os.environ.get("NO_COLOR") or colour is None:
+        return text
+    return click.style(text, fg=colour)
+
+
+def _width() -> int | None:
+    """Columns of the terminal; None where standard output is none, and nobody has said COLUMNS."""
+    if not (sys.stdout.isatty() or os.environ.get("COLUMNS")):
+        return None
+    return get_terminal_size().columns
 
 
 def complain(line: str) -> None:
     """A line on standard error."""
-    click.echo("buddy: " + shown(line), err=True)
+    click.echo("buddy: " + shown(line), file=sys.stderr)
 
 
 def confirm(question: str) -> None:
@@ -159,7 +190,7 @@ def print_json(value: Any, *, indented: bool = False) -> None:
     import msgspec
 
     encoded = msgspec.json.encode(value)
-    click.echo(msgspec.json.format(encoded) if indented else encoded)
+    click.echo(msgspec.json.format(encoded) if indented else encoded, file=sys.stdout)
 
 
 def print_table(
@@ -173,32 +204,35 @@ def print_table(
 ) -> None:
     """A table on standard output; numbers to the right.
 
-    Cells are broken between words, those of `whole` columns never. `styles` has a severity for
-    each row, whose cells get its colour.
+    Cells are broken between words; those of `whole` columns, and numbers, never. `styles` has a
+    severity for each row, whose cells get its colour.
     """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(shown(title)), title_justify="left", caption=shown(footer) or None)
     rows = [list(row) for row in rows]
-    for place, column in enumerate(columns):
+    cells = [[_cell(cell) for cell in row] for row in rows]
+    by_column = [[column, *texts] for column, *texts in zip(columns, *cells, strict=True)]
+    width = max(_width() or _WITHOUT_TERMINAL, _NARROWEST)
+    narrow = sum(3 + max(map(len, texts)) for texts in by_column) >= width
+    table = Table(title=Text(shown(title)), title_justify="left", caption=shown(footer) or None)
+    for place, (column, *texts) in enumerate(by_column):
         numbers = bool(rows) and all(isinstance(row[place], int | float) for row in rows)
+        kept = numbers or column in whole
+        words = [*column.split(), *(texts if kept else " ".join(texts).split())]
+        needed = max(map(len, words))
         table.add_column(
-            column,
+            "\n".join(wrap(column, needed)) if narrow else column,
             justify="right" if numbers else "left",
             overflow="fold",
-            no_wrap=numbers or column in whole,
-            min_width=max(len(_cell(row[place])) for row in rows) if column in whole else None,
+            no_wrap=kept,
+            min_width=needed if kept else min(needed, _LONG_WORD),
         )
-    for row, severity in zip_longest(rows, styles):
-        style = _STYLES.get(severity, "")
-        table.add_row(*(Text(_cell(cell), style) for cell in row))
-    console = Console()
-    # Without a terminal rich assumes 80 columns.
-    wide = console.width if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-    console.width = max(wide, _NARROWEST)
-    console.print(table)
+    for place, row_cells in enumerate(cells):
+        style = _STYLES.get(styles[place], "") if styles else ""
+        table.add_row(*(Text(text, style) for text in row_cells))
+    Console(width=width).print(table, crop=False)  # a terminal breaks what is wider still
 
 
 def _cell(value: object) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from difflib import get_close_matches
 from itertools import groupby
 from typing import Final
 
-import click
 import msgspec
 
 from schemas import ENTITIES
 from worker.checking import Checked, Checker, Place
 from worker.cli.console import count_of, print_json, print_table, say
+from worker.cli.unknown_fields import print_unknown
 from worker.core.violations import Code, Severity
 from worker.shown import shown
 
@@ -87,9 +86,9 @@ def print_annotations(found: Findings) -> None:
         sheet = f"sheet {one.sheet}: " if one.sheet else ""
         field = f"{one.field}: " if one.field else ""
         place = f"file={_property(one.path)},line={one.line},title={_property(one.code.value)}"
-        click.echo(f"::{one.severity} {place}::{_data(f'{sheet}{field}{one.message}')}")
+        say(f"::{one.severity} {place}::{_data(f'{sheet}{field}{one.message}')}")
     if found.omitted:
-        click.echo(f"::notice::{count_of(found.omitted, 'finding')} more")
+        say(f"::notice::{count_of(found.omitted, 'finding')} more")
 
 
 def _data(text: str) -> str:
@@ -108,7 +107,7 @@ def print_for_people(checker: Checker, found: Findings) -> None:
     if rejected > len(found.shown):
         more = count_of(rejected - len(found.shown), "rejected record")
         say(f"… and {more} more: --rejected FILE lists them all.")
-    _print_unknown(checker)
+    print_unknown(checker.unknown_names)
     rows = [(e, checker.accepted[e], checker.rejected[e]) for e in ENTITIES]
     used = [row for row in rows if row[1] or row[2]]
     if used:
@@ -137,15 +136,3 @@ def _print_faults(place: str, records: list[Checked]) -> None:
             styles.append("")
     columns = ("line", "column", "code", "expected")
     print_table(f"Wrong in {place}", columns, rows, whole={"line", "code"}, styles=styles)
-
-
-def _print_unknown(checker: Checker) -> None:
-    rows = []
-    for entity, names in checker.unknown_names.by_entity.items():
-        columns = [column.name for column in ENTITIES[entity].columns]
-        for name, count in names.most_common():
-            near = get_close_matches(name.lower(), columns, 1, 0.75)
-            rows.append((entity, name, count, near[0] if near else ""))
-    if rows:
-        titles = ("entity", "field", "records", "did you mean")
-        print_table("Fields that no column is for, left out", titles, rows)

@@ -12,16 +12,16 @@ def where_it_goes(error: click.NoSuchOption, arguments: Sequence[str]) -> str | 
     here, option = error.ctx, error.option_name
     if here is None:
         return None
-    above = here.parent
+    below, above = here, here.parent
     while above is not None:
         if _takes(above.command, above, option):
-            return f"{option} goes before {here.info_name!r}: {above.command_path} {option} …"
-        above = above.parent
+            return f"{option} goes before {below.info_name!r}: {above.command_path} {option} …"
+        below, above = above, above.parent
     path, command = here.command_path, here.command
     for word in arguments:
-        below = command.get_command(here, word) if isinstance(command, click.Group) else None
-        if below is not None:
-            path, command = f"{path} {word}", below
+        named = command.get_command(here, word) if isinstance(command, click.Group) else None
+        if named is not None:
+            path, command = f"{path} {word}", named
             if _takes(command, here, option):
                 return f"{option} goes after {word!r}: {path} {option} …"
     return None

@@ -174,7 +174,7 @@ class _Sending:
 
 
 @click.command("delete")
-@click.argument("entity", type=OneOf("an entity", ENTITIES))
+@click.argument("entity", type=OneOf("an entity", ENTITIES), metavar="ENTITY")
 @click.argument("keys", nargs=-1, required=True, metavar="KEY…")
 @click.pass_obj
 def delete_command(context: Context, entity: str, keys: tuple[str, ...]) -> int:
