@@ -215,7 +215,8 @@ def test_what_is_no_file_is_one_line(
             there.bind("users.csv")
     assert run(["check", str(path), "--entity", "users"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"buddy: {path}: ")
+    name = str(path) if kind != "long" else "x" * 100 + "…" + "x" * 99
+    assert said.startswith(f"buddy: {name}: ")
     assert said.count("\n") == 1
 
 

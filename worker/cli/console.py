@@ -8,6 +8,7 @@ Streams are named to click, which would else write UTF-8 to one that is ASCII.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping, Sequence
@@ -34,6 +35,7 @@ _NARROWEST: Final = 60
 """Columns of a table at least, whatever the terminal has: a code takes 22."""
 _WITHOUT_TERMINAL: Final = 160
 _LONG_WORD: Final = 22
+_ENDLESS: Final = re.compile(r"\S{300,}")
 _STYLES: Final = {"error": "red", "warning": "yellow"}
 
 
@@ -162,8 +164,9 @@ def _width() -> int | None:
 
 
 def complain(line: str) -> None:
-    """A line on standard error."""
-    click.echo("buddy: " + shown(line), file=sys.stderr)
+    """A line on standard error. Of a path of thousands of characters its ends are enough."""
+    line = _ENDLESS.sub(lambda word: f"{word[0][:100]}…{word[0][-100:]}", shown(line))
+    click.echo(f"buddy: {line}", file=sys.stderr)
 
 
 def confirm(question: str) -> None:
@@ -265,7 +268,7 @@ def progress_bar(*, quiet: bool = False) -> Progress:
 
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -36,12 +36,15 @@ def _input_chunks() -> Iterator[bytes]:
         raise UsageError(f"standard input {why(error, 'read')}") from None
 
 
-def refuse_special(path: Path) -> None:
+def refuse_special(name: str) -> None:
     """Raises UsageError for a path that cannot be looked at, and for one that never ends.
 
     A file is opened more than once. A pipe that the shell has made for `<(command)` is read once
     where --entity says what it holds.
     """
+    if not name:
+        raise UsageError("'' is no path")
+    path = Path(name)
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:

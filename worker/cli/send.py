@@ -102,7 +102,7 @@ def sources_of(paths: tuple[str, ...], entity: str | None) -> list[Source] | Non
     """The files that the paths mean, None for standard input ("-"). Raises UsageError."""
     if "-" not in paths:
         for path in paths:
-            refuse_special(Path(path))
+            refuse_special(path)
         return expand([Path(path) for path in paths], entity)
     if len(paths) > 1:
         raise UsageError("'-' (standard input) goes alone")

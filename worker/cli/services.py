@@ -56,7 +56,10 @@ def stop_at_eof(stop: asyncio.Event) -> None:
             loop.remove_reader(0)
             stop.set()
 
-    loop.add_reader(0, on_input)
+    try:
+        loop.add_reader(0, on_input)
+    except PermissionError:  # no pipe and no terminal: nobody is behind it
+        stop.set()
 
 
 async def together(stop: asyncio.Event, *services: Coroutine[Any, Any, None]) -> None:
