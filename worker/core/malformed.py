@@ -53,20 +53,23 @@ class _ConstantError(ValueError):
     """NaN or infinity, which are no JSON."""
 
 
+def _refuse(constant: str) -> object:
+    raise _ConstantError(constant)
+
+
+_decode: Final = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse).decode
+
+
 def not_json(text: str) -> str:
     """What keeps a text from being JSON. Raises RecursionError where it is nested too deep."""
     try:
-        json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse)
+        _decode(text)
     except json.JSONDecodeError as error:
         return _not_json(text, error)
     except _ConstantError as error:
         return f"expected JSON, found {error}, which is no JSON number"
     # The one thing that the json module lets through.
     return "expected JSON, found half of a surrogate pair"
-
-
-def _refuse(constant: str) -> object:
-    raise _ConstantError(constant)
 
 
 def _not_json(text: str, error: json.JSONDecodeError) -> str:
