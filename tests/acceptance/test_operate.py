@@ -47,7 +47,7 @@ def test_rejections_show_code_and_field_and_never_the_record(another: Another) -
     keys = {json.loads(line)["key"] for line in shown[1].out.splitlines()}
     assert keys == {record["id"] for record in records[:2]}
     other = buddy.run("rejections", "summary", "--json", "--code", "duplicate_email").succeeded()
-    assert other.json == {"rejections": 0, "violations": []}
+    assert other.json == {"rejections": 0, "violations": [], "unknown_names": {}}
 
 
 def test_topics_are_created_once(another: Another) -> None:
@@ -71,7 +71,7 @@ def test_a_deleted_row_leaves_the_export(another: Another) -> None:
     buddy.run("send", "users.ndjson", "--wait").succeeded()
     gone = str(rows[1]["id"])
     deleted = buddy.run("delete", "users", gone.upper()).succeeded()
-    assert deleted.out == "1 deletions sent.\n"
+    assert deleted.out == "1 deletion sent.\n"
     # The same partition: it is judged after the deletion.
     write_rows(buddy.directory, {"users": [{**rows[1], "role": "nosuch"}]})
     buddy.run("send", "users.ndjson", "--wait")

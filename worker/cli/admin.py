@@ -56,7 +56,7 @@ def create(context: Context, partitions: int | None, as_json: bool) -> int:
                 say(
                     f"{count_of(len(created), 'topic')} created, {there} "
                     f"{'was' if there == 1 else 'were'} there; "
-                    f"each input has {count_of(count, 'partition')}."
+                    f"inputs have {count_of(count, 'partition')}."
                 )
             return list(complaints(names, await broker.topics(names.every()), limit))
 

@@ -121,7 +121,7 @@ class OneOf(click.Choice[str]):
         """The line for a value that is none of them."""
         from difflib import get_close_matches
 
-        near = get_close_matches(str(value).lower(), self.choices, 1)
+        near = get_close_matches(str(value).lower(), self.choices, 1, 0.7)
         hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(self.choices)}."
         return f"{value!r} is not {self._what}: {hint}"
 

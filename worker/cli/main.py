@@ -101,12 +101,9 @@ def cli(context: click.Context, /, config: str | None, **options: Any) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; its exit code. Errors are one line on standard error."""
     try:
-        result = cli.main(list(arguments), prog_name="buddy", standalone_mode=False)
+        result = _invoke(arguments)
         if sys.stdout is not None:
             sys.stdout.flush()
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.ctx.get_help(), err=True)
-        return 2
     except click.ClickException as error:
         return _complain(_usage_line(error, arguments), 2)
     except ReaderGoneError as error:
@@ -115,6 +112,15 @@ def run(arguments: Sequence[str]) -> int:
         return _complain(str(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return _complain("interrupted", _INTERRUPTED)
+    return result
+
+
+def _invoke(arguments: Sequence[str]) -> int:
+    try:
+        result = cli.main(list(arguments), prog_name="buddy", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help())
+        return 2
     return result if isinstance(result, int) else 0
 
 
