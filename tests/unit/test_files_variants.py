@@ -87,9 +87,9 @@ def assert_same(entity: str, rows: list[bytes], found: list[bytes]) -> None:
 @given(
     tables,
     shuffles,
-    st.sampled_from([",", ";", "\t"]),
+    st.sampled_from([",", ";", "\t", "|"]),
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be"]),
-    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from(["\n", "\r\n", "\r"]),
     st.booleans(),
 )
 def test_csv(
