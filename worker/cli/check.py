@@ -14,7 +14,7 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.checking import Checked, Checker, Warned
-from worker.cli.console import Context, notices, now_ms, print_json, print_table, progress_bar
+from worker.cli.console import Context, Notices, now_ms, print_json, print_table, progress_bar
 from worker.cli.send import ENTITY, read_limit, sources_of
 from worker.errors import StateError, UsageError
 from worker.files import Source, as_utf8, in_entity_order, read_ndjson
@@ -49,12 +49,13 @@ def check_command(
     """
     settings = context.settings
     checker = Checker(now_ms, settings.clock_skew_seconds, settings.max_record_bytes)
-    sources = sources_of(paths, entity)
+    notice = Notices()
+    sources = sources_of(paths, entity, notice)
     if sources is None:
         stdin = as_utf8(sys.stdin.buffer, "-")
         records = read_ndjson(stdin, str(entity), "-", limit=read_limit(settings))
     else:
-        records = in_entity_order(sources, limit=read_limit(settings), notice=notices())
+        records = in_entity_order(sources, limit=read_limit(settings), notice=notice)
     shown: list[Checked] = []
     warned: Counter[str] = Counter()
     _refuse_overwriting(sources or [], [path for path in (rejected, warnings) if path is not None])
@@ -71,7 +72,7 @@ def check_command(
                 shown.append(checked)
             if count % 1000 == 0:
                 bar.update(checking, completed=count)
-    _print(checker, shown, warned, as_json=as_json)
+    _print(checker, shown, warned, notice.lines, as_json=as_json)
     return 1 if checker.rejected.total() else 0
 
 
@@ -151,7 +152,14 @@ def _unwritable(path: Path, error: OSError) -> StateError:
     return StateError(f"{path} cannot be written: {error.strerror}")
 
 
-def _print(checker: Checker, shown: list[Checked], warned: Counter[str], *, as_json: bool) -> None:
+def _print(
+    checker: Checker,
+    shown: list[Checked],
+    warned: Counter[str],
+    notices: list[str],
+    *,
+    as_json: bool,
+) -> None:
     accepted, rejected = checker.accepted.total(), checker.rejected.total()
     if as_json:
         print_json(
@@ -160,6 +168,7 @@ def _print(checker: Checker, shown: list[Checked], warned: Counter[str], *, as_j
                 "rejected": dict(checker.rejected),
                 "codes": {f"{e}.{code}": n for (e, code), n in sorted(checker.codes.items())},
                 "unknown_fields": {e: n for e, n in checker.unknown_fields.items() if n},
+                "notices": notices,
             }
         )
         return

@@ -13,12 +13,12 @@ from rich.progress import Progress
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Outgoing
-from worker.cli.console import Context, Seconds, notices, print_json, print_table, progress_bar
+from worker.cli.console import Context, Notices, Seconds, print_json, print_table, progress_bar
 from worker.core.keys import read_key
 from worker.core.sending import KeyReader
 from worker.engine.outcomes import Outcomes
 from worker.errors import MessageRefused, UsageError
-from worker.files import READ_LIMIT, FileRecord, Source, as_utf8, expand, read_ndjson
+from worker.files import READ_LIMIT, FileRecord, Notice, Source, as_utf8, expand, read_ndjson
 from worker.settings import Settings
 
 _BATCH = 2_000
@@ -53,7 +53,9 @@ def send_command(
     Files may be our exports, saved by Excel or made by hand, and packed with gzip.
     With --wait the exit code is 1 if any record was rejected.
     """
-    records = _records(context.settings, sources_of(paths, entity), entity)
+    notice = Notices()
+    sources = sources_of(paths, entity, notice)
+    records = _records(context.settings, sources, entity, notice)
     with progress_bar(quiet=as_json) as bar:
         sending = _Sending(context, bar)
         outcomes = asyncio.run(sending.run(records, timeout if wait else None))
@@ -62,7 +64,7 @@ def send_command(
         result |= {"accepted": outcomes.accepted, "rejected": outcomes.rejected}
     if as_json:
         codes = {f"{e}.{code}": n for (e, code), n in sorted(outcomes.codes.items())}
-        print_json(result | ({"violations": codes} if wait else {}))
+        print_json(result | ({"violations": codes} if wait else {}) | {"notices": notice.lines})
     elif wait:
         _print_outcomes(outcomes)
     else:
@@ -83,10 +85,10 @@ def _print_outcomes(outcomes: Outcomes) -> None:
     click.echo(f"{outcomes.accepted} accepted, {outcomes.rejected} rejected.")
 
 
-def sources_of(paths: tuple[str, ...], entity: str | None) -> list[Source] | None:
+def sources_of(paths: tuple[str, ...], entity: str | None, notice: Notice) -> list[Source] | None:
     """The files that the paths mean, None for standard input ("-"). Raises UsageError."""
     if "-" not in paths:
-        return expand([Path(path) for path in paths], entity)
+        return expand([Path(path) for path in paths], entity, notice)
     if len(paths) > 1:
         raise UsageError("'-' (standard input) goes alone")
     if entity is None:
@@ -100,13 +102,12 @@ def read_limit(settings: Settings) -> int:
 
 
 def _records(
-    settings: Settings, sources: list[Source] | None, entity: str | None
+    settings: Settings, sources: list[Source] | None, entity: str | None, notice: Notice
 ) -> Iterator[FileRecord]:
     limit = read_limit(settings)
     if sources is None:
         stdin = as_utf8(sys.stdin.buffer, "-")
         yield from read_ndjson(stdin, str(entity), "-", limit=limit)
-    notice = notices()
     for source in sources or ():
         yield from source.read(limit=limit, notice=notice)
 

@@ -14,6 +14,7 @@ from schemas import Entity
 from worker.errors import UsageError
 from worker.files.csv_header import Header, NoSeparator, NumberedText, find_header, header_names
 from worker.files.encodings import Readable
+from worker.files.foreign import markup
 from worker.files.lines import read_any_lines
 from worker.files.records import READ_LIMIT, FileRecord, Notice
 from worker.files.table import Table, is_empty, recognise
@@ -48,7 +49,7 @@ def read_csv(
     file = _Rows(stream, name, limit)
     header, names = file.header()
     if header is None:
-        raise UsageError(f"{name}: {file.lacks}: expected a line of column names{_such_as(entity)}")
+        raise UsageError(f"{name}: {file.without_header(entity)}")
     where = f"{name}:{header.number}"
     entity = entity or recognise(names)
     if entity is None:
@@ -70,7 +71,7 @@ class _Rows:
     """The rows that hold something, each with the number of its first line."""
 
     def __init__(self, stream: Readable, name: str, limit: int) -> None:
-        self.lacks = "the file is empty"
+        self._first = b""
         self._name = name
         self._limit = limit
         self._lines = self._texts(stream)
@@ -97,6 +98,16 @@ class _Rows:
         if len(cells) > _MOST_COLUMNS:
             raise UsageError(f"{self._name}:{header.number}: more than {_MOST_COLUMNS} columns")
         return header, header_names(cells)
+
+    def without_header(self, entity: Entity | None) -> str:
+        """Why there is no header, and what to do."""
+        if why := markup(self._first):
+            return why
+        names = "" if entity is None else f" of {entity.name}"
+        found = f"not one column{names} in its first lines" if self._first else "the file is empty"
+        columns = () if entity is None else entity.columns[:3]
+        such_as = f" ({', '.join(column.name for column in columns)}, …)" if columns else ""
+        return f"{found}: expected a line of column names{such_as}"
 
     def __iter__(self) -> Iterator[tuple[int, Sequence[str]]]:
         return self
@@ -128,12 +139,7 @@ class _Rows:
             if line.oversize:
                 raise UsageError(f"{self._name}:{line.number}: a line of {line.oversize} bytes")
             text = line.data.decode("utf-8", "surrogateescape")
-            # Programs that add a byte order mark do so to files that have one.
-            yield line.number, text.lstrip("\ufeff") if line.number == 1 else text
-            self.lacks = "no header"
-
-
-def _such_as(entity: Entity | None) -> str:
-    if entity is None:
-        return ""
-    return f" ({', '.join(column.name for column in entity.columns[:3])}, …)"
+            if line.number == 1:
+                self._first = line.data
+                text = text.lstrip("\ufeff")  # a program may add a mark to a file that has one
+            yield line.number, text

@@ -18,8 +18,10 @@ import msgspec
 from schemas import ENTITIES
 from worker.errors import UsageError
 from worker.files.encodings import Readable
+from worker.files.foreign import markup
 from worker.files.lines import read_chunks
-from worker.files.records import READ_LIMIT, Collector, FileRecord
+from worker.files.records import BOM, READ_LIMIT, Collector, FileRecord
+from worker.files.table import COLUMNS, shown
 
 _METADATA: Final = "export_metadata"
 _FIELDS: Final = frozenset({_METADATA, *ENTITIES})
@@ -32,6 +34,11 @@ _PLAIN: Final = re.compile(
 _STRING: Final = re.compile(rb'[^"\\]*+')
 _SCALAR_END: Final = re.compile(rb"[,\]} \t\r\n]")
 _LONGEST_NAME: Final = 1000
+_STRUCTURE: Final = {
+    b"": "the end of the file",
+    b'"': "a string",
+    BOM[:1]: "a byte order mark",
+} | {one.encode(): one for one in "{}[]:,"}
 
 
 def read_document(
@@ -44,6 +51,8 @@ def read_document(
     """
     text = _Scanner(stream, name)
     first = text.peek()
+    if first != b"[" and (why := markup(text.rest())):
+        raise UsageError(f"{name}: {why}")
     if first == b"[" and entity is not None:
         yield from _rows(text, entity, name, limit)
     elif first == b"[":
@@ -68,6 +77,30 @@ def tells_entities(stream: Readable, name: str) -> bool:
         return text.peek() == b"}" or text.name(Collector(_LONGEST_NAME)) in _FIELDS
     except UsageError:
         return False
+
+
+def wrapped_in(stream: Readable, name: str) -> str | None:
+    """The field that holds the records of a wrapper such as `{"data": [{…}, …]}`.
+
+    None where this is none: its first object has a field that is a column of some entity, or
+    nothing nested, or it is no object.
+    """
+    text = _Scanner(stream, name)
+    fields: dict[bytes, str] = {}
+    try:
+        text.expect(b"{")
+        while True:
+            key = text.name(Collector(_LONGEST_NAME))
+            if key in COLUMNS:
+                return None
+            text.expect(b":")
+            fields.setdefault(text.peek(), key)
+            text.value(Collector(0))
+            if text.expect(b",}") == b"}":
+                break
+    except UsageError:
+        pass  # for `read_document` to say, if this is no wrapper
+    return fields.get(b"[", fields.get(b"{"))
 
 
 def _fields(text: _Scanner, entity: str | None, name: str, limit: int) -> Iterator[FileRecord]:
@@ -95,8 +128,8 @@ def _fields(text: _Scanner, entity: str | None, name: str, limit: int) -> Iterat
                     yield record
         else:
             raise UsageError(
-                f"{name}:{field_line}: not an export: it has a field that is no entity (of single "
-                "records say which they are: --entity, or <entity>.json; one a line is "
+                f"{name}:{field_line}: not an export: its field {shown(key)} is no entity (of "
+                "single records say which they are: --entity, or <entity>.json; one a line is "
                 "<entity>.ndjson)"
             )
         if text.expect(b",}") == b"}":
@@ -146,6 +179,10 @@ class _Scanner:
         self._data = b""
         self._at = 0
         self.line = 1
+
+    def rest(self) -> bytes:
+        """What of the present chunk has not been read."""
+        return self._data[self._at :]
 
     def peek(self) -> bytes:
         """The next byte that is no white space; empty at the end."""
@@ -235,6 +272,10 @@ class _Scanner:
         return bool(self._data)
 
     def _broken(self, expected: str) -> UsageError:
+        """What was found instead is told if it is structure, never if it may be somebody's data."""
+        found = self.peek()
+        told = _STRUCTURE.get(found, "something else")
         return UsageError(
-            f"{self._name}:{self.line}: not a JSON document of records: expected {expected} here"
+            f"{self._name}:{self.line}: not a JSON document of records: expected {expected}, "
+            f"found {told}"
         )

@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
-from worker.files.encodings import BOM, Readable
-from worker.files.records import Collector
+from worker.files.encodings import Readable
+from worker.files.records import BOM, Collector
 
 _READ: Final = 1 << 20
 _ENDS: Final = (b"\n", b"\r")

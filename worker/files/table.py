@@ -179,12 +179,12 @@ def _array(cells: Sequence[Cell]) -> bytes:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(map(_shown, names[:_MOST_NAMED]))
+    listed = ", ".join(map(shown, names[:_MOST_NAMED]))
     more = len(names) - _MOST_NAMED
-    return shown if more <= 0 else f"{shown} and {more} more"
+    return listed if more <= 0 else f"{listed} and {more} more"
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """A name with what cannot be seen of it written as its escape."""
     return "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode()
