@@ -249,8 +249,23 @@ def test_characters_without_a_width_are_no_part_of_a_name_and_shown_within_one()
     assert found[-1] == "f.csv:1: no column of users, left out: first\\u200b_name"
 
 
-def test_a_control_z_at_the_end_is_no_row() -> None:
-    assert values("id\na\n\x1a", entity="users") == [{"id": "a"}]
+@pytest.mark.parametrize("text", ["id\na\n\x1a", "id\na\x1a", "id\r\na\r\n\x1a\x1a"])
+def test_a_control_z_at_the_end_is_none_of_the_last_row(text: str) -> None:
+    assert values(text, entity="users") == [{"id": "a"}]
+
+
+@pytest.mark.parametrize("end", ["\x0b", "\x0c", "\x1e", "\x85", "\u2028"])
+def test_other_characters_end_no_line(end: str) -> None:
+    with pytest.raises(UsageError, match=r"f\.csv:1: a column name holds a control character"):
+        records(f"id,location{end}a,Oslo{end}", entity="users")
+
+
+def test_a_name_that_is_no_utf8_spoils_no_row() -> None:
+    found: list[str] = []
+    stream = io.BytesIO("id,Gr\xf6\xdfe\na,1\n".encode("latin-1"))
+    (record,) = read_csv(stream, ENTITIES["users"], "f.csv", notice=found.append)
+    assert msgspec.json.decode(record.value) == {"id": "a", "Gr\\udcf6\\udcdfe": "1"}
+    assert found[-1] == "f.csv:1: no column of users, left out: Gr\\xf6\\xdfe"
 
 
 @pytest.mark.parametrize(

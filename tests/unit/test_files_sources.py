@@ -85,16 +85,19 @@ def test_a_file_is_told_by_its_name(
         ("x.xls", "PK\3\4", None, r"a workbook is named \*.xlsx"),
         ("x.xlsx", '<?xml version="1.0"?><Workbook>', None, "is a spreadsheet in XML"),
         ("x.xlsx", "<table>", "users", "is an HTML page"),
+        ("x.xls", "<table>", "users", "is an HTML page"),
         ("x.ods", "PK\3\4", None, "save it as .xlsx"),
-        ("users.json", '{"data": [{"id": 1}]}', None, "its field data holds"),
+        ("x.csv", "%PDF-1.7", None, "x.csv: is a PDF"),
+        ("x.txt", "<html>", None, "x.txt: is an HTML page"),
+        ("users.json", '{"data": [{"id": 1}]}', None, "in its field data"),
         (
             "x.json",
             '{"ok": true, "page": {"n": 1}, "items": [{}], "x": [',
             "users",
-            "its field items",
+            "in its field items",
         ),
-        ("users.json", '{"response": {"users": []}}', None, "its field response holds"),
-        ("users.json", '{"Users\u200b": [{"id": 1}]}', None, r"its field Users\\u200b holds"),
+        ("users.json", '{"response": {"users": []}}', None, "stand deeper in it"),
+        ("users.json", '{"Users\u200b": [{"id": 1}]}', None, r"in its field Users\\u200b"),
     ],
 )
 def test_what_cannot_be_told_is_one_line(
@@ -216,7 +219,7 @@ def test_an_entity_chooses_among_the_files_of_a_directory(tmp_path: Path) -> Non
     ]
     matches, notes = told
     assert matches == f"left out: {tmp_path / 'matches.ndjson'}: holds matches"
-    assert notes.startswith(f"left out: {tmp_path / 'notes.txt'}: its name does not tell")
+    assert notes.startswith(f"left out: {tmp_path / 'notes.txt'}: neither its name nor")
 
 
 def test_a_directory_of_nothing_that_can_be_read_is_an_error(tmp_path: Path) -> None:

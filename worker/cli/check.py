@@ -14,7 +14,7 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.checking import Checked, Checker, Warned
-from worker.cli.console import Context, Notices, now_ms, print_json, print_table, progress_bar
+from worker.cli.console import Context, notices, now_ms, print_json, print_table, progress_bar
 from worker.cli.send import ENTITY, read_limit, sources_of
 from worker.errors import StateError, UsageError
 from worker.files import Source, as_utf8, in_entity_order, read_ndjson
@@ -49,7 +49,8 @@ def check_command(
     """
     settings = context.settings
     checker = Checker(now_ms, settings.clock_skew_seconds, settings.max_record_bytes)
-    notice = Notices()
+    told: list[str] = []
+    notice = notices(told)
     sources = sources_of(paths, entity, notice)
     if sources is None:
         stdin = as_utf8(sys.stdin.buffer, "-")
@@ -72,7 +73,7 @@ def check_command(
                 shown.append(checked)
             if count % 1000 == 0:
                 bar.update(checking, completed=count)
-    _print(checker, shown, warned, notice.lines, as_json=as_json)
+    _print(checker, shown, warned, told, as_json=as_json)
     return 1 if checker.rejected.total() else 0
 
 
@@ -156,7 +157,7 @@ def _print(
     checker: Checker,
     shown: list[Checked],
     warned: Counter[str],
-    notices: list[str],
+    told: list[str],
     *,
     as_json: bool,
 ) -> None:
@@ -168,7 +169,7 @@ def _print(
                 "rejected": dict(checker.rejected),
                 "codes": {f"{e}.{code}": n for (e, code), n in sorted(checker.codes.items())},
                 "unknown_fields": {e: n for e, n in checker.unknown_fields.items() if n},
-                "notices": notices,
+                "notices": told,
             }
         )
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -109,19 +109,22 @@ def print_table(
     console.print(table)
 
 
-class Notices:
-    """Takes the notices of a file's readers: each line once, on standard error."""
+def notices(kept: list[str] | None = None) -> Callable[[str], None]:
+    """What takes the notices of a file's readers: each line once, on standard error.
 
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self._told: set[str] = set()
+    The lines are `kept` as well, if a list is given.
+    """
+    told: set[str] = set()
 
-    def __call__(self, line: str) -> None:
-        """Tell of one line, unless it has been told."""
-        if line not in self._told:
-            self._told.add(line)
-            self.lines.append(" ".join(line.split()))
-            click.echo(f"buddy: {self.lines[-1]}", err=True)
+    def notice(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            shown = " ".join(line.split())
+            click.echo(f"buddy: {shown}", err=True)
+            if kept is not None:
+                kept.append(shown)
+
+    return notice
 
 
 def progress_bar(*, quiet: bool = False) -> Progress:

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Outgoing
-from worker.cli.console import Context, Notices, Seconds, print_json, print_table, progress_bar
+from worker.cli.console import Context, Seconds, notices, print_json, print_table, progress_bar
 from worker.core.keys import read_key
 from worker.core.sending import KeyReader
 from worker.engine.outcomes import Outcomes
@@ -53,7 +53,8 @@ def send_command(
     Files may be our exports, saved by Excel or made by hand, and packed with gzip.
     With --wait the exit code is 1 if any record was rejected.
     """
-    notice = Notices()
+    told: list[str] = []
+    notice = notices(told)
     sources = sources_of(paths, entity, notice)
     records = _records(context.settings, sources, entity, notice)
     with progress_bar(quiet=as_json) as bar:
@@ -64,7 +65,7 @@ def send_command(
         result |= {"accepted": outcomes.accepted, "rejected": outcomes.rejected}
     if as_json:
         codes = {f"{e}.{code}": n for (e, code), n in sorted(outcomes.codes.items())}
-        print_json(result | ({"violations": codes} if wait else {}) | {"notices": notice.lines})
+        print_json(result | ({"violations": codes} if wait else {}) | {"notices": told})
     elif wait:
         _print_outcomes(outcomes)
     else:

@@ -7,6 +7,7 @@ number is what an editor shows: LF, CRLF and CR alone end a line, in one file to
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -22,8 +23,10 @@ from worker.files.table import Table, is_empty, recognise
 _LINES_IN_A_ROW: Final = 8
 """A row over many lines may be so many times as long as one line at most."""
 _MOST_COLUMNS: Final = 200_000
-_END_OF_FILE: Final = ["\x1a"]
+_END_OF_FILE: Final = "\x1a"
 """Ctrl-Z, with which DOS ended a text."""
+_NO_NAME: Final = re.compile("[\x0b\x0c\x1c-\x1f\x85\u2028\u2029]")
+"""What some programs end a line with, and no column name holds."""
 _FAULTS: Final = {
     "unexpected end": "the quote that opens here is never closed",
     "expected after": "text follows a closing quote; a quote inside a cell is written twice",
@@ -97,7 +100,13 @@ class _Rows:
         _, cells = next(self)
         if len(cells) > _MOST_COLUMNS:
             raise UsageError(f"{self._name}:{header.number}: more than {_MOST_COLUMNS} columns")
-        return header, header_names(cells)
+        names = header_names(cells)
+        if any(map(_NO_NAME.search, names)):
+            raise UsageError(
+                f"{self._name}:{header.number}: a column name holds a control character: lines "
+                "must end with LF, CRLF or CR"
+            )
+        return header, names
 
     def without_header(self, entity: Entity | None) -> str:
         """Why there is no header, and what to do."""
@@ -120,7 +129,7 @@ class _Rows:
             except csv.Error as error:
                 fault = next((f for said, f in _FAULTS.items() if said in str(error)), "not CSV")
                 raise UsageError(f"{self._name}:{self._start}: {fault}") from error
-            if not is_empty(cells) and cells != _END_OF_FILE:
+            if not is_empty(cells):
                 return self._start, cells
 
     def _started(self, lines: Iterator[NumberedText]) -> Iterator[str]:
@@ -142,4 +151,4 @@ class _Rows:
             if line.number == 1:
                 self._first = line.data
                 text = text.lstrip("\ufeff")  # a program may add a mark to a file that has one
-            yield line.number, text
+            yield line.number, text.rstrip(_END_OF_FILE)

@@ -51,8 +51,10 @@ def read_document(
     """
     text = _Scanner(stream, name)
     first = text.peek()
-    if first != b"[" and (why := markup(text.rest())):
+    if why := markup(text.rest()):
         raise UsageError(f"{name}: {why}")
+    if first not in (b"[", b"{"):
+        raise text.broken("{ or [")
     if first == b"[" and entity is not None:
         yield from _rows(text, entity, name, limit)
     elif first == b"[":
@@ -82,8 +84,8 @@ def tells_entities(stream: Readable, name: str) -> bool:
 def wrapped_in(stream: Readable, name: str) -> str | None:
     """The field that holds the records of a wrapper such as `{"data": [{…}, …]}`.
 
-    None where this is none: its first object has a field that is a column of some entity, or
-    nothing nested, or it is no object.
+    Empty where they stand deeper, under names that may be anybody's. None where this is none: its
+    first object has a field that is a column of some entity, or nothing nested, or it is no object.
     """
     text = _Scanner(stream, name)
     fields: dict[bytes, str] = {}
@@ -100,7 +102,7 @@ def wrapped_in(stream: Readable, name: str) -> str | None:
                 break
     except UsageError:
         pass  # for `read_document` to say, if this is no wrapper
-    return fields.get(b"[", fields.get(b"{"))
+    return fields.get(b"[", "" if b"{" in fields else None)
 
 
 def _fields(text: _Scanner, entity: str | None, name: str, limit: int) -> Iterator[FileRecord]:
@@ -198,19 +200,19 @@ class _Scanner:
         """The next byte, which must be one of these."""
         byte = self.peek()
         if not byte or byte not in allowed:
-            raise self._broken(" or ".join(chr(one) for one in allowed))
+            raise self.broken(" or ".join(chr(one) for one in allowed))
         self._at += 1
         return byte
 
     def name(self, raw: Collector) -> str:
         """The name of a field, which is collected as it stands, too."""
         if self.peek() != b'"':
-            raise self._broken('"')
+            raise self.broken('"')
         self.value(raw)
         try:
             return msgspec.json.decode(raw.value, type=str)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise self._broken("the name of a field") from error
+            raise self.broken("the name of a field") from error
 
     def value(self, into: Collector) -> None:
         """Any value, byte for byte."""
@@ -221,7 +223,7 @@ class _Scanner:
         elif first in (b"{", b"["):
             self.nested(into)
         elif first in (b"", b",", b"]", b"}", b":"):
-            raise self._broken("a value")
+            raise self.broken("a value")
         else:
             while self._at < len(self._data) or self._more():
                 match = _SCALAR_END.search(self._data, self._at)
@@ -242,7 +244,7 @@ class _Scanner:
                 depth += 1 if byte in b"{[" else -1
                 if not depth:
                     return
-        raise self._broken("the end of a row")
+        raise self.broken("the end of a row")
 
     def _string(self, into: Collector) -> None:
         """The rest of a string, whose opening quote has been taken."""
@@ -255,7 +257,7 @@ class _Scanner:
                 return
             if byte and (self._at < len(self._data) or self._more()):
                 self._take(1, into)  # what a backslash escapes
-        raise self._broken("the end of a string")
+        raise self.broken("the end of a string")
 
     def _take(self, count: int, into: Collector) -> None:
         start = self._at
@@ -271,7 +273,7 @@ class _Scanner:
         self._data, self._at = next(self._chunks, b""), 0
         return bool(self._data)
 
-    def _broken(self, expected: str) -> UsageError:
+    def broken(self, expected: str) -> UsageError:
         """What was found instead is told if it is structure, never if it may be somebody's data."""
         found = self.peek()
         told = _STRUCTURE.get(found, "something else")

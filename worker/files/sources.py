@@ -150,33 +150,36 @@ def _told(path: Path, entity: str | None) -> Source:
         return _workbook(path, entity)
     if kind == "json":
         return _document(path, entity, named)
-    header: list[str] = []
+    if kind is not None and (chosen := entity or named):
+        return Source(path, chosen, kind)
     if kind == "csv" or _is_text(path):
-        header = _header(path)
-    found = recognise(header)
-    if kind is None and found is not None and entity in (None, found.name):
-        return Source(path, found.name, "csv")
-    if _is_text(path) and (chosen := entity or named) and has_column(ENTITIES[chosen], header):
-        return Source(path, chosen, "csv")
-    if entity is not None:
-        return Source(path, entity, kind or "ndjson")
-    if named is not None and (kind is not None or (_is_text(path) and _is_json(path))):
-        return Source(path, named, kind or "ndjson")
-    if kind == "csv":
-        if found is None:
-            raise UsageError(
-                f"{path}: neither its name nor its columns tell the entity: say --entity"
-            )
-        return Source(path, found.name, kind)
+        return _table(path, entity, named)
     if path.suffix.lower() == ".xls":
         why = markup(_start(path)) or "is no workbook: save it as .xlsx, or name a text *.csv"
         raise UsageError(f"{path}: {why}")
     if path.suffix.lower() in _SPREADSHEETS:
         raise UsageError(f"{path}: save it as .xlsx, which can be read")
+    if entity is not None:
+        return Source(path, entity, "ndjson")
     raise UsageError(
         f"{path}: its name does not tell what it holds: say --entity, or name it "
         "<entity>.ndjson, <entity>.csv, *.json or *.xlsx"
     )
+
+
+def _table(path: Path, entity: str | None, named: str | None) -> Source:
+    """A file whose header must tell what it is: CSV of unknown name, or any text."""
+    header = _header(path)
+    found = recognise(header)
+    if found is not None and entity in (None, found.name):
+        return Source(path, found.name, "csv")
+    chosen = entity or named
+    if chosen is not None and has_column(ENTITIES[chosen], header):
+        return Source(path, chosen, "csv")
+    if entity is not None or (named is not None and _is_json(path)):
+        return Source(path, chosen, "ndjson")
+    why = "neither its name nor its columns tell the entity: say --entity"
+    raise UsageError(f"{path}: {markup(_start(path)) or why}")
 
 
 def _workbook(path: Path, entity: str | None) -> Source:
@@ -194,9 +197,10 @@ def _document(path: Path, entity: str | None, named: str | None) -> Source:
     with _text(path) as (stream, name):
         field = wrapped_in(stream, name)
     if field is not None:
+        place = f"in its field {shown(field)}" if field else "deeper in it"
         raise UsageError(
-            f"{path}: a wrapper: no field of it is a column of an entity; name what its field "
-            f"{shown(field)} holds <entity>.json"
+            f"{path}: no field of it is a column of an entity; its records seem to stand {place}: "
+            "bring an array of them as <entity>.json"
         )
     if entity is None and named is None:
         start = _start(path).removeprefix(BOM).lstrip()

@@ -88,7 +88,7 @@ class Table:
         order = {name: n for n, name in enumerate(kinds)}
         first = {name: n for n, name in reversed([*enumerate(names)]) if name}
         columns = [
-            (order.get(name, len(order)), n, json_string(name) + b":", kinds.get(name, Kind.TEXT))
+            (order.get(name, len(order)), n, _key(name), kinds.get(name, Kind.TEXT))
             for name, n in first.items()
         ]
         self._entity = entity
@@ -185,8 +185,13 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def shown(name: str) -> str:
-    """A name with what cannot be seen of it written as its escape."""
+    """A name with what cannot be seen of it written as its escape, bytes that are no UTF-8 too."""
     return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode()
+        one if one.isprintable() else one.encode("unicode_escape").decode().replace("udc", "x")
         for one in name[:_LONGEST_NAMED]
     )
+
+
+def _key(name: str) -> bytes:
+    """The name of a field. One that is no UTF-8 is of no column: it spoils no row."""
+    return json_string(name.encode(errors="backslashreplace").decode()) + b":"
