@@ -222,6 +222,13 @@ def test_an_entity_chooses_among_the_files_of_a_directory(tmp_path: Path) -> Non
     assert notes.startswith(f"left out: {tmp_path / 'notes.txt'}: neither its name nor")
 
 
+def test_what_is_named_for_an_entity_is_never_left_out(tmp_path: Path) -> None:
+    put(tmp_path / "matches.ndjson")
+    put(tmp_path / "users.json", '{"data": [{"id": 1}]}')
+    with pytest.raises(UsageError, match=r"users\.json: no field of it is a column"):
+        expand([tmp_path], None)
+
+
 def test_a_directory_of_nothing_that_can_be_read_is_an_error(tmp_path: Path) -> None:
     put(tmp_path / "a" / "pets.ndjson")
     put(tmp_path / "a" / "x.md")

@@ -14,7 +14,7 @@ from worker.errors import UsageError
 from worker.exports.layout import MANIFEST, METADATA
 from worker.exports.manifest import read_manifest
 from worker.files.records import Notice, printable
-from worker.files.sources import ORDER, Source, has_format, source, unreadable
+from worker.files.sources import ORDER, Source, name_tells, source, unreadable
 
 _EXPORTED: Final = ("json", "csv", "xlsx")
 """Which format of a finished export is read: exact first; a workbook may hold cut cells."""
@@ -64,35 +64,40 @@ def _sorted_out(entries: list[Path], entity: str | None) -> tuple[list[Source], 
     """What can be read of a directory, and a line about each of the rest."""
     found, left_out = [], []
     for entry in entries:
-        try:
-            if entry.name != METADATA:  # of an export, beside its CSV files: it holds no records
-                found.append(_member(entry, entity))
-        except UsageError as error:
-            left_out.append(str(error))
+        if entry.name == METADATA:
+            continue  # of an export, beside its CSV files: it holds no records
+        member = _member(entry, entity)
+        if isinstance(member, Source):
+            found.append(member)
+        else:
+            left_out.append(member)
     return found, left_out
 
 
-def _member(path: Path, entity: str | None) -> Source:
-    """A file of a directory; what its name tells holds, and `entity` only where it tells nothing.
+def _member(path: Path, entity: str | None) -> Source | str:
+    """A file of a directory, or why it is left out. `entity` counts where no name tells one.
 
-    UsageError if it is not to be read, which says why.
+    UsageError for a file that is named for an entity and cannot be read.
     """
     if path.is_dir():
-        raise UsageError(f"{path}: a directory in a directory; name it as well to read it")
+        return f"{path}: a directory in a directory; name it as well to read it"
     if path.name.startswith(_HIDDEN):
-        raise UsageError(f"{path}: hidden")
+        return f"{path}: hidden"
     if not path.is_file():
-        raise UsageError(f"{path}: no file")
+        return f"{path}: no file"
+    kind, told = name_tells(path)
     try:
         found = source(path, None)
-    except UsageError:
-        if entity is None or not has_format(path):
+    except UsageError as error:
+        if kind is not None and told is not None:
             raise
+        if kind is None or entity is None:
+            return str(error)
         found = source(path, entity)
     if entity is not None and found.entity is None:
         return Source(path, entity, found.format)
     if entity not in (None, found.entity):
-        raise UsageError(f"{path}: holds {found.entity}")
+        return f"{path}: holds {found.entity}"
     return found
 
 

@@ -145,7 +145,7 @@ def source(path: Path, entity: str | None) -> Source:
 
 
 def _told(path: Path, entity: str | None) -> Source:
-    kind, named = _named(path)
+    kind, named = name_tells(path)
     if kind == "xlsx":
         return _workbook(path, entity)
     if kind == "json":
@@ -210,20 +210,7 @@ def _document(path: Path, entity: str | None, named: str | None) -> Source:
     return Source(path, entity or named, "json")
 
 
-def has_format(path: Path) -> bool:
-    """Whether the ending of a file tells its format."""
-    return _named(path)[0] is not None
-
-
-def _is_text(path: Path) -> bool:
-    return path.name.lower().removesuffix(_PACKED).endswith(_TEXT)
-
-
-def _is_json(path: Path) -> bool:
-    return _start(path).removeprefix(BOM).lstrip().startswith(b"{")
-
-
-def _named(path: Path) -> tuple[FileFormat | None, str | None]:
+def name_tells(path: Path) -> tuple[FileFormat | None, str | None]:
     """The format and the entity that the name tells, in any case."""
     name = path.name.lower()
     inner = Path(name.removesuffix(_PACKED))
@@ -233,6 +220,14 @@ def _named(path: Path) -> tuple[FileFormat | None, str | None]:
     downloaded = _DOWNLOADED.match(inner.stem)
     stem = downloaded[1] if downloaded else inner.stem
     return kind, stem if stem in ENTITIES else None
+
+
+def _is_text(path: Path) -> bool:
+    return path.name.lower().removesuffix(_PACKED).endswith(_TEXT)
+
+
+def _is_json(path: Path) -> bool:
+    return _start(path).removeprefix(BOM).lstrip().startswith(b"{")
 
 
 def _start(path: Path) -> bytes:
