@@ -79,9 +79,8 @@ def reference(name: str) -> Schema:
 def key_schema(entity: Entity, *, canonical: bool) -> Schema:
     """The schema of a message key, which is text."""
     uuid = patterns.LOWER_UUID if canonical else patterns.UUID
-    parts = [
-        uuid if entity.column(name).kind is Kind.UUID else "[0-9]{1,16}" for name in entity.key
-    ]
+    number = "[1-9][0-9]{0,15}" if canonical else "[0-9]{1,16}"
+    parts = [uuid if entity.column(name).kind is Kind.UUID else number for name in entity.key]
     return {"description": ":".join(entity.key), **one_line(patterns.anchored(":".join(parts)))}
 
 
@@ -143,7 +142,7 @@ def _about(kind: Kind, refers_to: str | None = None) -> str:
 
 def _object(entity: Entity, *, canonical: bool) -> Schema:
     about = (entity.struct.__doc__ or "").strip()
-    schema: Schema = {
+    return {
         "title": row_name(entity) if canonical else record_name(entity),
         "description": f"{about} Accepted, in canonical form." if canonical else about,
         "type": "object",
@@ -152,9 +151,6 @@ def _object(entity: Entity, *, canonical: bool) -> Schema:
         },
         "required": [column.name for column in entity.columns if column.required],
     }
-    if canonical:
-        schema["additionalProperties"] = False
-    return schema
 
 
 def _column(column: Column, *, canonical: bool) -> Schema:

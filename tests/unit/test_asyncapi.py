@@ -89,6 +89,7 @@ def test_keys_and_warnings() -> None:
     row_key = Draft7Validator(messages["MilestoneRow"]["bindings"]["kafka"]["key"])
     assert row_key.is_valid(f"42:{user.lower()}")
     assert not row_key.is_valid(f"42:{user}")
+    assert not row_key.is_valid(f"042:{user.lower()}")
     warnings = Draft7Validator(messages["UserRow"]["headers"]["properties"][WARNINGS_HEADER])
     assert warnings.is_valid(",".join(sorted(WARNINGS)))
     assert not warnings.is_valid("wrong_type")
