@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.core.task import INPUTS
-from worker.engine.follower import INDEXED
 from worker.errors import TopicRecreated
 from worker.topics import Names
 
@@ -21,13 +21,13 @@ _EVERY_MS: Final = 5_000
 
 
 class Identities:
-    """The topics that a worker works on: its inputs, and those that its index is made of."""
+    """The topics that a worker works on: its inputs, and the accepted topics."""
 
     def __init__(self, broker: Broker, names: Names, clock: Callable[[], int]) -> None:
         self._broker = broker
         self._clock = clock
         self._inputs = {name: names.input(name) for name in INPUTS}
-        self._accepted = {f"accepted.{entity}": names.accepted(entity) for entity in INDEXED}
+        self._accepted = {f"accepted.{entity}": names.accepted(entity) for entity in ENTITIES}
         self._names = [*self._inputs.values(), *self._accepted.values()]
         self._known: Mapping[str, str] = {}
         self._checked = 0
@@ -42,7 +42,7 @@ class Identities:
         return {name: self._known.get(topic, "") for name, topic in self._inputs.items()}
 
     def of_accepted(self) -> dict[str, str]:
-        """The identity of each accepted topic that the index is made of."""
+        """The identity of each accepted topic, by its name without the prefix."""
         return {name: self._known.get(topic, "") for name, topic in self._accepted.items()}
 
     def of_topics(self) -> Mapping[str, str]:

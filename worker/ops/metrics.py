@@ -293,7 +293,7 @@ class Metrics:
             "buddy_input_recreated", "Partitions of inputs whose topic was created anew."
         )
         self._accepted_recreated = self._counter(
-            "buddy_accepted_recreated", "Accepted topics of the index that were created anew."
+            "buddy_accepted_recreated", "Accepted topics that were created anew."
         )
         self._internal_recreated = self._counter(
             "buddy_internal_recreated",
