@@ -14,6 +14,7 @@ from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.core.task import INPUTS
 from worker.errors import TopicRecreated
+from worker.index.freshness import is_another
 from worker.topics import Names
 
 _EVERY_MS: Final = 5_000
@@ -29,7 +30,9 @@ class Identities:
         self._inputs = {name: names.input(name) for name in INPUTS}
         self._accepted = {f"accepted.{entity}": names.accepted(entity) for entity in ENTITIES}
         self._names = [*self._inputs.values(), *self._accepted.values()]
+        self._state = [names.progress, names.parked, names.granted]
         self._known: Mapping[str, str] = {}
+        self._now: Mapping[str, str] = {}
         self._checked = 0
 
     async def note(self) -> None:
@@ -49,6 +52,14 @@ class Identities:
         """The identity of each topic, by its name."""
         return self._known
 
+    async def of_state(self) -> dict[str, str]:
+        """The identities of the topics that hold the state of tasks. Raises BrokerUnavailable."""
+        return await self._broker.identities(self._state)
+
+    def anew(self, state: Mapping[str, str]) -> dict[str, str]:
+        """Which of these topics were others when anybody looked last, and their identities then."""
+        return {n: i for n, i in self._now.items() if n in state and is_another(state[n], i)}
+
     @property
     def due(self) -> bool:
         """Whether nobody has looked for a while."""
@@ -56,9 +67,10 @@ class Identities:
 
     async def check(self) -> None:
         """Raises TopicRecreated if one is another now, or gone; BrokerUnavailable."""
-        now = await self._broker.identities(self._names)
+        now = await self._broker.identities([*self._names, *self._state])
         for name, identity in self._known.items():
             if now.get(name) != identity:
                 raise TopicRecreated(f"topic {name} was deleted or created anew")
+        self._now = now
         # Only now: whoever asked for a task that is being given up tells nobody what it found.
         self._checked = self._clock()

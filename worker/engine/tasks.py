@@ -63,6 +63,8 @@ class Owned:
         """What had happened to its inputs when it was taken over."""
         self.assigned = False
         """Whether its inputs are being read."""
+        self.state: dict[str, str] = {}
+        """The identities of the topics that its state was read from, or written to since."""
 
     def take(self, message: Message) -> None:
         """Put a message into the inbox."""
@@ -214,7 +216,7 @@ class Tasks:
             unreadable += len(offsets)
             self.on_unreadable(place, offsets)
 
-        granted = (await self._broker.identities([names.granted])).get(names.granted, "")
+        state = await self._identities.of_state()  # before it is read: what is anew then is noticed
         saved = await read_saved(self._broker, self._rules, number, skipped, holes.update)
         task.restore(saved, self._clock.now())
         # A hole stays in the log: its loss is told once.
@@ -228,10 +230,12 @@ class Tasks:
             self.on_progress_lost(Partition(names.progress, number))
         spans = await self._broker.spans(inputs.values())
         owned = Owned(task, committer, {name: spans[place].end for name, place in inputs.items()})
+        owned.state = state
         owned.missed = task.begin(
             self._identities.of_inputs(),
             {name: spans[place].start for name, place in inputs.items()},
-            {GRANTED: granted} | (self._identities.of_accepted() if number == 0 else {}),
+            {GRANTED: state.get(names.granted, "")}
+            | (self._identities.of_accepted() if number == 0 else {}),
         )
         return owned
 
