@@ -208,22 +208,24 @@ class Tasks:
         names = self._rules.names
         task = Task(number, self._rules, Books(self._worker, self._clock.wall()))
         task.refused = self.refused(number)
-        unreadable = 0
+        unreadable: Counter[Partition] = Counter()
         holes: Counter[Partition] = Counter()
 
         def skipped(place: Partition, offsets: Sequence[int]) -> None:
-            nonlocal unreadable
-            unreadable += len(offsets)
+            unreadable[place] += len(offsets)
             self.on_unreadable(place, offsets)
 
         state = await self._identities.of_state()  # before it is read: what is anew then is noticed
         saved = await read_saved(self._broker, self._rules, number, skipped, holes.update)
         task.restore(saved, self._clock.now())
         # A hole stays in the log: its loss is told once.
-        if task.books.found(INTERNAL_SKIPPED, holes.total()):
-            for place, count in holes.items():
-                self.on_holes(place, count)
-        task.books.found(UNREADABLE_INTERNAL, unreadable)
+        own = (names.progress, names.parked, names.granted)
+        very = {name: f"{name} {state.get(name, '')}" for name in own}
+        for place, count in holes.items():
+            if fresh := task.books.found(INTERNAL_SKIPPED, very[place.topic], count):
+                self.on_holes(place, fresh)
+        for place, count in unreadable.items():
+            task.books.found(UNREADABLE_INTERNAL, very[place.topic], count)
         inputs = {name: Partition(names.input(name), number) for name in INPUTS}
         if saved.progress is None and await self._broker.committed(self._group, inputs.values()):
             task.books.incident(PROGRESS_LOST)

@@ -7,10 +7,12 @@ import sqlite3
 import pytest
 from structlog.testing import capture_logs
 
+from tests.contract.helpers import delete_embedded_topic
 from tests.contract.worker_kit import Stage
 from tests.unit.test_sink_rows import milestone, user
 from worker.brokers.contract import Broker, Partition
 from worker.brokers.embedded import EmbeddedBroker
+from worker.topics import wanted
 
 TASKS = 2
 _LOSSES = {"internal_skipped", "parked_lost", "progress_lost", "accepted_skipped"}
@@ -91,6 +93,21 @@ async def test_a_hole_in_an_internal_topic_is_told_once(
     lost = {"parked": {"parked_lost"}, "progress": set[str]()}  # later progress says it all
     assert await _told_by_the_next(stage) == {"internal_skipped", *lost[topic]}
     assert await _told_by_the_next(stage) == set()
+
+
+async def test_a_hole_in_a_topic_created_anew_is_another(stage: Stage, broker: Broker) -> None:
+    assert isinstance(broker, EmbeddedBroker)
+    place = Partition(stage.names.parked, 0)
+    for number in (1, 2):
+        running = await stage.started(f"worker {number}", grace=3_600_000, hold=0)
+        await stage.send("milestones", milestone(number, number), partition=0)
+        await stage.until(lambda running=running: running.parked() == 1, "it is parked")  # type: ignore[misc]
+        await stage.end(running)
+        await broker._writing.run(_damage, broker, place)
+        await broker.inspection.skip(await broker.inspection.find(place, 0))
+        assert await _told_by_the_next(stage) == {"internal_skipped", "parked_lost"}
+        await delete_embedded_topic(broker, place.topic)
+        await broker.create([wanted(stage.names, TASKS, 1024 * 1024)[place.topic]])
 
 
 async def _told_by_the_next(stage: Stage) -> set[str]:
