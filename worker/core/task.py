@@ -174,14 +174,14 @@ class Task:
         self._save()
         return self._out.messages
 
-    def write_again(self, granted: str) -> None:
-        """A topic that holds this task's state was created anew under it: have all be there again.
+    def write_again(self, topics: int, granted: str) -> None:
+        """So many topics of this task's state were created anew under it: have all be there again.
 
         `granted` is the identity of the topic of what it has granted.
         """
         self._copies = deque(parked for parked in self.parking if parked.kept)
         self.reading.topics[GRANTED] = granted
-        self.books.incident(INTERNAL_RECREATED)
+        self.books.incident(INTERNAL_RECREATED, topics)
         self.writes_again = True
 
     def _take_up(self) -> None:

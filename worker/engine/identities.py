@@ -58,7 +58,7 @@ class Identities:
 
     def anew(self, state: Mapping[str, str]) -> dict[str, str]:
         """Which of these topics were others when anybody looked last, and their identities then."""
-        return {n: i for n, i in self._now.items() if n in state and is_another(state[n], i)}
+        return {n: self._now[n] for n in state if is_another(state[n], self._now.get(n))}
 
     @property
     def due(self) -> bool:

@@ -213,7 +213,7 @@ class Worker:
         if not anew or owned.work is not None:
             return
         owned.state |= anew
-        owned.task.write_again(owned.state.get(self._rules.names.granted, ""))
+        owned.task.write_again(len(anew), owned.state.get(self._rules.names.granted, ""))
         for topic in anew:
             self._reports.state_recreated(Partition(topic, owned.task.number))
 
