@@ -25,7 +25,6 @@ _UUID = Annotated[
         max_length=36,
         pattern="^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$",
         extra={"format": "uuid"},
-        extra_json_schema={"format": "uuid"},
     ),
 ]
 Id = Annotated[_UUID, Meta(description="UUID v4")]
@@ -40,7 +39,6 @@ Email = Annotated[
         max_length=254,
         description="e-mail address, unique, lower case",
         extra={"format": "email"},
-        extra_json_schema={"format": "email"},
     ),
 ]
 Rating = Annotated[float, Meta(ge=0, le=1, description="0.00 to 1.00")]

@@ -42,6 +42,7 @@ class Column(msgspec.Struct, frozen=True):
     name: str
     kind: Kind
     required: bool
+    description: str = ""
     lowest: int | None = None
     highest: int | None = None
     longest: int | None = None
@@ -81,19 +82,21 @@ def _column(field: inspect.Field, hint: Any) -> Column:
     extra: dict[str, str] = {}
 
     def bare(kind: inspect.Type) -> inspect.Type:
-        """Strip what wraps the type: optional, and metadata (whose `extra` is kept)."""
+        """Strip what wraps the type: optional, and metadata (whose `extra` and words are kept)."""
         if isinstance(kind, inspect.Metadata):
-            extra.update(kind.extra or {})
+            extra.update((kind.extra_json_schema or {}) | (kind.extra or {}))
             return bare(kind.type)
         if isinstance(kind, inspect.UnionType):
             return bare(next(t for t in kind.types if not isinstance(t, inspect.NoneType)))
         return kind
 
     kind = bare(field.type)
+    item = bare(kind.item_type) if isinstance(kind, inspect.ListType) else None
     column = Column(
         name=field.name,
         kind=Kind.TEXT,
         required=field.required,
+        description=extra.get("description", ""),
         refers_to=extra.get("refers_to"),
         names=extra.get("names"),
     )
@@ -110,7 +113,6 @@ def _column(field: inspect.Field, hint: Any) -> Column:
         case inspect.DictType():
             return replace(column, kind=Kind.OBJECT)
         case inspect.ListType():
-            item = bare(kind.item_type)
             if isinstance(item, inspect.IntType):
                 return replace(column, kind=Kind.INTEGERS, lowest=item.ge, highest=item.le)
             return replace(column, kind=Kind.TEXTS)

@@ -14,7 +14,7 @@ from schemas import ENTITIES
 from tests.acceptance.accounts import Verdict
 from worker.demo.record import Record
 from worker.demo.stream import stream
-from worker.files.encodings import BOM
+from worker.files.records import BOM
 
 
 def sendable(records: int, seed: int, *, bad_share: float = 0.05) -> list[Record]:

@@ -45,6 +45,24 @@ def cells(output: str) -> list[list[str]]:
     ]
 
 
+def test_what_is_left_out_of_a_directory_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "users.ndjson").write_text("")
+    (tmp_path / "matches.jsonl").write_text("bad\n")
+    (tmp_path / "events.txt").write_text("event_id\tmatch_id\tevent_type\tevent_date\nbad\t\t\t\n")
+    (tmp_path / "feedback.xls").write_text("x\n")
+    (tmp_path / "sub").mkdir()
+    assert run(["check", str(tmp_path), "--json"]) == 1
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert found["rejected"] == {"matches": 1, "events": 1}
+    xls, sub = found["notices"]
+    assert str(tmp_path / "feedback.xls") in xls
+    assert str(tmp_path / "sub") in sub
+    assert printed.err == f"buddy: {xls}\nbuddy: {sub}\n"
+
+
 def test_a_spreadsheet_with_faults(
     members: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

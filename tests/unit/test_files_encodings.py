@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import zlib
 from pathlib import Path
@@ -16,6 +18,7 @@ from tests.unit.test_files_ndjson import BOM, Trickle
 from worker.errors import UsageError
 from worker.files import encodings, expand
 from worker.files.encodings import as_utf8
+from worker.files.foreign import NO_TEXT, markup
 
 TEXT = 'id;"ä€😀"\r\n1;2\n'
 
@@ -69,7 +72,7 @@ def test_any_utf16(text: str, order: str, size: int) -> None:
 @given(st.lists(st.binary(max_size=50), min_size=1, max_size=4), st.integers(1, 60))
 def test_any_gzip_also_of_several_parts(parts: list[bytes], size: int) -> None:
     whole = b"".join(parts)
-    if whole[:1] in (b"\xff", b"\xfe", b"P", b"\xd0", b"\x00", b"\x1f"):
+    if whole[:1] in (b"\xff", b"\xfe", b"\x1f") or 0 in whole[:4] or whole.startswith((*NO_TEXT,)):
         return
     assert text_of(b"".join(map(gzip.compress, parts)) + bytes(8), size) == whole
 
@@ -88,6 +91,17 @@ def test_any_gzip_also_of_several_parts(parts: list[bytes], size: int) -> None:
         (gzip.compress(b"a" * 100)[:-3], "gzip is broken"),
         (gzip.compress(b"a" * 100) + b"x", "gzip is broken"),
         (gzip.compress(b"a" * 100).replace(b"\x4b", b"\xff"), "gzip is broken"),
+        (gzip.compress(gzip.compress(b"{}")), "gzip inside gzip"),
+        (b"i\0\0\0d\0\0\0", "UTF-32"),
+        (b"\0\0\0i\0\0\0d", "UTF-32"),
+        (b"PK\x05\x06" + bytes(18), "an empty ZIP archive"),
+        (b"%PDF-1.7\n", "a PDF"),
+        (b"\x89PNG\r\n\x1a\n", "a picture"),
+        (b"SQLite format 3\0", "an SQLite database"),
+        (b"PAR1\x15\x04", "a Parquet file"),
+        (bz2.compress(b"{}"), "packed with bzip2"),
+        (lzma.compress(b"{}"), "packed with xz"),
+        (b"\x28\xb5\x2f\xfd\0", "packed with zstd"),
     ],
 )
 def test_what_is_no_text_is_one_line(data: bytes, fault: str) -> None:
@@ -97,9 +111,39 @@ def test_what_is_no_text_is_one_line(data: bytes, fault: str) -> None:
     assert str(error.value).startswith("f.csv: ")
 
 
-def test_gzip_in_gzip_is_not_unpacked_again() -> None:
-    inner = gzip.compress(b"{}")
-    assert text_of(gzip.compress(inner)) == inner
+@pytest.mark.parametrize("size", [4, 5, 1000])
+@pytest.mark.parametrize("order", ["le", "be"])
+def test_utf16_without_a_mark_is_told_by_its_first_characters(order: str, size: int) -> None:
+    assert text_of(TEXT.encode(f"utf-16-{order}"), size) == BOM + TEXT.encode()
+
+
+@pytest.mark.parametrize("data", [b"i\0", b"\0", b"\0\0\0\0", b"id\0\0", b"\0i", b"i\0d"])
+def test_a_nul_alone_makes_no_utf16(data: bytes) -> None:
+    assert text_of(data) == data
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"<!DOCTYPE html><p>", "an HTML page"),
+        (b"\xef\xbb\xbf \n<HTML xmlns:x='urn'>", "an HTML page"),
+        (b"<table><tr><td>id", "an HTML page"),
+        (b"<style>td{}</style>\n<table border=1>", "an HTML page"),
+        (
+            b'<?xml version="1.0"?>\n<?mso-application progid="Excel.Sheet"?>',
+            "a spreadsheet in XML",
+        ),
+        (b"<html xmlns:o='urn:schemas-microsoft-com:office:office'>", "an HTML page"),
+        (b'<?xml version="1.0"?><users>', "XML"),
+        (b"{\\rtf1\\ansi", "a document in RTF"),
+        (b'{"id":1}', None),
+        (b"id,<b>", None),
+        (b"", None),
+    ],
+)
+def test_markup_is_told_by_its_start(start: bytes, kind: str | None) -> None:
+    found = markup(start)
+    assert found == (kind and f"is {kind}: open it in a spreadsheet and save it as .xlsx or .csv")
 
 
 def test_a_bomb_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.test_files_ndjson import BOM, Trickle
 from worker.errors import UsageError
 from worker.files import FileRecord
-from worker.files.json_document import read_document, tells_entities
+from worker.files.json_document import read_document, tells_entities, wrapped_in
 
 DOCUMENT = b"""{"export_metadata": {"a": ["}", "\\""]},
 "users": [
@@ -96,6 +96,54 @@ def test_which_documents_tell_what_they_hold() -> None:
     assert tells(b" {}")
     assert tells(b'{"users"')
     assert not any(map(tells, [b"", b"[]", b'{"id":1}', b"1", b"{", b'{"' + b"x" * 2000 + b'":1}']))
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        (b'{"data":[{}]}', "data"),
+        (b'{"a":{},"b":[]}', "b"),
+        (b'{"a":{"id":[]},"b":1}', ""),
+        (b'{"a":[],"id":1}', None),
+        (b'{"a":1}', None),
+        (b'[{"a":[]}]', None),
+        (b'{"data":[{}', "data"),
+        (b'{"a":{},"b":[],"c":[', "b"),
+        (b"", None),
+    ],
+)
+def test_what_wraps_records(data: bytes, field: str | None) -> None:
+    assert wrapped_in(Trickle(data, 3), "f.json") == field
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", "expected { or [, found the end of the file"),
+        (BOM + BOM + b"{}", "expected { or [, found a byte order mark"),
+        (b'{"users":{"data":[]}}', "expected [, found {"),
+        (b'{"users":[{},]}', "expected a value, found ]"),
+        (b'{"users":[secret', "expected , or ], found the end of the file"),
+        (b'{"users":[{} "secret"]}', "expected , or ], found a string"),
+        (b"secret", "expected { or [, found something else"),
+        (b'{"users":[{"a":"', "expected the end of a string, found the end of the file"),
+    ],
+)
+def test_what_was_found_is_told_but_no_data(data: bytes, told: str) -> None:
+    with pytest.raises(UsageError) as error:
+        records(data)
+    assert str(error.value) == f"f.json:1: not a JSON document of records: {told}"
+
+
+def test_records_with_commas_between_them() -> None:
+    with pytest.raises(UsageError, match=r":2: .* expected a value, found ,"):
+        records(b'{"id":1}\n,{"id":2}', entity="users")
+
+
+def test_markup_is_called_what_it_is() -> None:
+    for entity in (None, "users"):
+        with pytest.raises(UsageError, match=r"f\.json: is an HTML page"):
+            records(b"\n<!DOCTYPE html>", entity=entity)
 
 
 def test_one_entity_of_a_document() -> None:
@@ -184,8 +232,9 @@ rows = st.recursive(
 def test_any_document_of_json(
     values: list[object], size: int, indent: int | None, ascii_only: bool
 ) -> None:
-    text = json.dumps({"users": values, "x": 1}, indent=indent, ensure_ascii=ascii_only)
-    data = text.encode("utf-8", "surrogatepass").replace(b'"x"', b'"export_metadata"')
+    document = {"users": values, "export_metadata": 1}
+    text = json.dumps(document, indent=indent, ensure_ascii=ascii_only)
+    data = text.encode("utf-8", "surrogatepass")
     found = records(data, size, limit=1 << 20)
     assert [json.loads(record.value) for record in found] == values
 

@@ -87,9 +87,9 @@ def assert_same(entity: str, rows: list[bytes], found: list[bytes]) -> None:
 @given(
     tables,
     shuffles,
-    st.sampled_from([",", ";", "\t"]),
+    st.sampled_from([",", ";", "\t", "|"]),
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be"]),
-    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from(["\n", "\r\n", "\r"]),
     st.booleans(),
 )
 def test_csv(
@@ -111,8 +111,8 @@ def test_csv(
     if chance.random() < 0.5:
         out.write(f"# Buddy Program Export{end}# Version: 1.0.0{end}")
     for cells in lines:
-        # csv leaves a lone CR bare; a spreadsheet does not.
-        writer = careful if quoted or any("\r" in cell for cell in cells) else plain
+        # csv leaves a CR or LF bare that ends no line of its own; a spreadsheet does not.
+        writer = careful if quoted or any({*"\r\n"} & {*cell} for cell in cells) else plain
         writer.writerow(cells)
         if chance.random() < 0.2:
             out.write(chance.choice(("", separator * len(cells))) + end)

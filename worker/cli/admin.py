@@ -1,14 +1,12 @@
-"""`buddy topics create`, `reprocess`, `schema` and `config`."""
+"""`buddy topics create`, `reprocess` and `config`."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import click
-import msgspec
 
-from schemas import ENTITIES, json_schema
+from schemas import ENTITIES
 from worker.brokers.contract import Partition
 from worker.cli.console import (
     Context,
@@ -112,19 +110,6 @@ async def _reprocess(context: Context, entity: str, places: dict[int, int]) -> d
             raise UsageError(f"{topic} has no partition {unknown[0]}: it has {len(starts)}")
         offsets = {n: max(offset, starts[n]) for n, offset in (places or starts).items()}
         return await reprocess(broker, names, entity, offsets)
-
-
-@click.command("schema")
-@click.argument("entity", required=False)
-def schema_command(entity: str | None) -> int:
-    """Print the JSON Schema of ENTITY, or of all eight."""
-    if entity is not None and entity not in ENTITIES:
-        raise click.UsageError(f"{entity!r} is no entity: use one of {', '.join(ENTITIES)}.")
-    chosen = ENTITIES.values() if entity is None else [ENTITIES[entity]]
-    schemas = {e.name: json_schema(e) for e in chosen}
-    document: Any = schemas if entity is None else schemas[entity]
-    click.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
-    return 0
 
 
 @click.command("config")

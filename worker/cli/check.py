@@ -55,12 +55,14 @@ def check_command(
         raise click.UsageError("Say either --json or --github.")
     settings = context.settings
     checker = Checker(now_ms, settings.clock_skew_seconds, settings.max_record_bytes)
-    sources = sources_of(paths, entity)
+    told: list[str] = []
+    notice = notices(told)
+    sources = sources_of(paths, entity, notice)
     if sources is None:
         stdin = as_utf8(standard_input(), "-")
         records = read_ndjson(stdin, str(entity), "-", limit=read_limit(settings))
     else:
-        records = in_entity_order(sources, limit=read_limit(settings), notice=notices())
+        records = in_entity_order(sources, limit=read_limit(settings), notice=notice)
     found = Findings()
     _refuse_overwriting(sources or [], [path for path in (rejected, warnings) if path is not None])
     with ExitStack() as stack:
@@ -74,7 +76,7 @@ def check_command(
             if count % 1000 == 0:
                 bar.update(checking, completed=count)
     if as_json:
-        print_for_programs(checker, found)
+        print_for_programs(checker, found, told)
     elif github:
         print_annotations(found)
     else:

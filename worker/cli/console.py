@@ -242,14 +242,19 @@ def _cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else shown(str(value))
 
 
-def notices() -> Callable[[str], None]:
-    """What takes the notices of a file's readers: each line once, on standard error."""
+def notices(kept: list[str] | None = None) -> Callable[[str], None]:
+    """What takes the notices of a file's readers: each line once, on standard error.
+
+    The lines are `kept` as well, if a list is given.
+    """
     told: set[str] = set()
 
     def notice(line: str) -> None:
         if line not in told:
             told.add(line)
             complain(line)
+            if kept is not None:
+                kept.append(line)
 
     return notice
 

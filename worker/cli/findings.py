@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Final
 
@@ -65,8 +66,8 @@ class Findings:
         ]  # fmt: skip
 
 
-def print_for_programs(checker: Checker, found: Findings) -> None:
-    """One JSON document: counts, and the first 10,000 findings."""
+def print_for_programs(checker: Checker, found: Findings, notices: Sequence[str]) -> None:
+    """One JSON document: counts, the first 10,000 findings, what was said on standard error."""
     print_json(
         {
             "accepted": dict(checker.accepted),
@@ -74,6 +75,7 @@ def print_for_programs(checker: Checker, found: Findings) -> None:
             "codes": {f"{e}.{code}": n for (e, code), n in sorted(checker.codes.items())},
             "unknown_fields": {e: n for e, n in checker.unknown_fields.items() if n},
             "unknown_names": checker.unknown_names.by_entity,
+            "notices": notices,
             "findings": found.listed,
             "findings_omitted": found.omitted,
         }

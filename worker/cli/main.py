@@ -33,7 +33,7 @@ _COMMANDS: Final = {
     "status": ("status", "Show who works, how far, and what was counted."),
     "reprocess": ("admin", "Have records of an entity judged again."),
     "log": ("log", "Look after the log of the embedded broker."),
-    "schema": ("admin", "Print the JSON Schema of one entity or of all."),
+    "schema": ("schema", "Print JSON Schema of records and messages, or AsyncAPI of the topics."),
     "config": ("admin", "Print the settings in force; secrets are masked."),
     "demo": ("demo", "Stream a made-up programme through all of it."),
 }

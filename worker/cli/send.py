@@ -29,7 +29,7 @@ from worker.core.keys import form_of, read_key
 from worker.core.sending import KeyReader
 from worker.engine.outcomes import Outcomes
 from worker.errors import MessageRefused, UsageError
-from worker.files import READ_LIMIT, FileRecord, Source, as_utf8, expand, read_ndjson
+from worker.files import READ_LIMIT, FileRecord, Notice, Source, as_utf8, expand, read_ndjson
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -67,7 +67,10 @@ def send_command(
     Files may be our exports, saved by Excel or made by hand, and packed with gzip.
     With --wait the exit code is 1 if any record was rejected.
     """
-    records = _records(context.settings, sources_of(paths, entity), entity)
+    told: list[str] = []
+    notice = notices(told)
+    sources = sources_of(paths, entity, notice)
+    records = _records(context.settings, sources, entity, notice)
     with progress_bar(quiet=as_json) as bar:
         sending = _Sending(context, bar)
         outcomes = asyncio.run(sending.run(records, timeout if wait else None))
@@ -76,7 +79,7 @@ def send_command(
         result |= {"accepted": outcomes.accepted, "rejected": outcomes.rejected}
     if as_json:
         codes = {f"{e}.{code}": n for (e, code), n in sorted(outcomes.codes.items())}
-        print_json(result | ({"violations": codes} if wait else {}))
+        print_json(result | ({"violations": codes} if wait else {}) | {"notices": told})
     elif wait:
         _print_outcomes(outcomes)
     else:
@@ -98,12 +101,12 @@ def _print_outcomes(outcomes: Outcomes) -> None:
     say(f"{outcomes.accepted} accepted, {outcomes.rejected} rejected.")
 
 
-def sources_of(paths: tuple[str, ...], entity: str | None) -> list[Source] | None:
+def sources_of(paths: tuple[str, ...], entity: str | None, notice: Notice) -> list[Source] | None:
     """The files that the paths mean, None for standard input ("-"). Raises UsageError."""
     if "-" not in paths:
         for path in paths:
             refuse_special(path)
-        return expand([Path(path) for path in paths], entity)
+        return expand([Path(path) for path in paths], entity, notice)
     if len(paths) > 1:
         raise UsageError("'-' (standard input) goes alone")
     if entity is None:
@@ -117,13 +120,12 @@ def read_limit(settings: Settings) -> int:
 
 
 def _records(
-    settings: Settings, sources: list[Source] | None, entity: str | None
+    settings: Settings, sources: list[Source] | None, entity: str | None, notice: Notice
 ) -> Iterator[FileRecord]:
     limit = read_limit(settings)
     if sources is None:
         stdin = as_utf8(standard_input(), "-")
         yield from read_ndjson(stdin, str(entity), "-", limit=limit)
-    notice = notices()
     for source in sources or ():
         yield from source.read(limit=limit, notice=notice)
 

@@ -43,7 +43,8 @@ class Progress(Reached, frozen=True, omit_defaults=True):
     Of the records that lie before `next`, the `held` ones have no copy: whoever takes the task
     over reads them again, and them alone. By entity: when they were first read, in milliseconds,
     and the offsets. The rest is told to people: who works on the task since when, what it has
-    done, what went wrong around it, when the oldest parked record was first read.
+    done, what went wrong around it (of what stays in a topic, how much was `seen`), when the oldest
+    parked record was first read.
     """
 
     held: dict[str, dict[int, list[int]]] = {}
@@ -54,6 +55,7 @@ class Progress(Reached, frozen=True, omit_defaults=True):
     worker: str = ""
     since: int = 0
     oldest: int = 0
+    seen: dict[str, int] = {}
 
     @property
     def has_books(self) -> bool:

@@ -23,11 +23,14 @@ class Books:
         self.since = since
         self.counts: dict[str, Counts] = {}
         self.incidents: Counter[str] = Counter()
+        self.seen: dict[str, int] = {}
+        """Of what stays in a topic, and is counted once: how much was there, by kind and topic."""
 
     def restore(self, progress: Progress) -> None:
         """Take up what the log says."""
         self.counts = dict(progress.counts)
         self.incidents = Counter(progress.incidents)
+        self.seen = dict(progress.seen)
 
     def enter(self, tally: Tally, parked: Mapping[str, int]) -> None:
         """A decision has been made; `parked` is how many records of each entity wait now."""
@@ -42,11 +45,15 @@ class Books:
                 parked.get(entity, 0),
             )
 
-    def found(self, kind: str, count: int) -> bool:
-        """So many of that kind are there; whether some of them had not been counted before."""
-        before = self.incidents[kind]
-        self.incidents[kind] = max(before, count)
-        return count > before
+    def found(self, kind: str, topic: str, count: int) -> int:
+        """So many of that kind are in that very topic; how many had not been counted before."""
+        place = f"{kind} {topic}"
+        fresh = max(0, count - self.seen.get(place, 0))
+        if count or place in self.seen:
+            self.seen[place] = count
+        if fresh:
+            self.incident(kind, fresh)
+        return fresh
 
     def incident(self, kind: str, count: int = 1) -> None:
         """Something of that kind has happened: it is said with the next progress."""

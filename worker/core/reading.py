@@ -200,5 +200,6 @@ class Reading:
                 books.worker,
                 books.since,
                 0 if oldest is None else oldest.wall,
+                books.seen,
             )
         )

@@ -105,6 +105,10 @@ class Task:
         """How many parked records had no copy any more when it was restored."""
         self._unasked = False
         """Whether claims, or the answers to them, may have gone: with a topic, or by damage."""
+        self._copies: deque[Parked] = deque()
+        """Parked records whose copies are to be written again."""
+        self.writes_again = False
+        """Whether its state is to be written again: `judge` does."""
         self._overdue: list[Parked] = []
         self._at_barrier: list[Parked] = []
         self._noted: list[Barrier] = []
@@ -169,6 +173,16 @@ class Task:
         self._keep_waiting(now.steady)
         self._save()
         return self._out.messages
+
+    def write_again(self, topics: int, granted: str) -> None:
+        """So many topics of this task's state were created anew under it: have all be there again.
+
+        `granted` is the identity of the topic of what it has granted.
+        """
+        self._copies = deque(parked for parked in self.parking if parked.kept)
+        self.reading.topics[GRANTED] = granted
+        self.books.incident(INTERNAL_RECREATED, topics)
+        self.writes_again = True
 
     def _take_up(self) -> None:
         """Look at every restored record again, since nobody tells what has come meanwhile."""
@@ -259,6 +273,8 @@ class Task:
         self._give_up()
         self.reading.next.update(positions)
         self._keep_waiting(now.steady - self._rules.hold)
+        if self.writes_again:
+            self._write_again()
         self._save(anyhow=takes_over)
         self._decoded = {}
         return Decision(self._out.messages, self._out.tally)
@@ -468,6 +484,17 @@ class Task:
     def _keep(self, parked: Parked) -> None:
         self._out.keep(parked)
         self.parking.keep(parked)
+
+    def _write_again(self) -> None:
+        """Write what a topic that was created anew lacks, as much as there is room for."""
+        while self._copies and not self._out.is_full:
+            parked = self._copies.popleft()
+            if self.parking.holds(parked):
+                self._out.keep(parked)
+        if not self._copies:
+            for granted in self.addresses:
+                self._out.granted(granted)
+            self.writes_again = False
 
     def _may_hold(self) -> int:
         """How many records may be held, beside those that are still to be read again."""

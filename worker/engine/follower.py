@@ -171,7 +171,8 @@ class Follower:
     async def _follow(self, timeout: float) -> bool:
         messages = await self._reader.read(_BATCH, timeout)
         for place, count in self._reader.skipped().items():
-            self.on_skipped(place, count)
+            if place.topic in self._entities:  # a hole in its progress is its task's to tell, once
+                self.on_skipped(place, count)
         followed = {p: self._reader.position(p) for p in self._followed}
         rows = [message for message in messages if message.topic in self._entities]
         if rows:

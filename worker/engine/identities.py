@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.core.task import INPUTS
-from worker.engine.follower import INDEXED
 from worker.errors import TopicRecreated
+from worker.index.freshness import is_another
 from worker.topics import Names
 
 _EVERY_MS: Final = 5_000
@@ -21,15 +22,17 @@ _EVERY_MS: Final = 5_000
 
 
 class Identities:
-    """The topics that a worker works on: its inputs, and those that its index is made of."""
+    """The topics that a worker works on: its inputs, and the accepted topics."""
 
     def __init__(self, broker: Broker, names: Names, clock: Callable[[], int]) -> None:
         self._broker = broker
         self._clock = clock
         self._inputs = {name: names.input(name) for name in INPUTS}
-        self._accepted = {f"accepted.{entity}": names.accepted(entity) for entity in INDEXED}
+        self._accepted = {f"accepted.{entity}": names.accepted(entity) for entity in ENTITIES}
         self._names = [*self._inputs.values(), *self._accepted.values()]
+        self._state = [names.progress, names.parked, names.granted]
         self._known: Mapping[str, str] = {}
+        self._now: Mapping[str, str] = {}
         self._checked = 0
 
     async def note(self) -> None:
@@ -42,12 +45,20 @@ class Identities:
         return {name: self._known.get(topic, "") for name, topic in self._inputs.items()}
 
     def of_accepted(self) -> dict[str, str]:
-        """The identity of each accepted topic that the index is made of."""
+        """The identity of each accepted topic, by its name without the prefix."""
         return {name: self._known.get(topic, "") for name, topic in self._accepted.items()}
 
     def of_topics(self) -> Mapping[str, str]:
         """The identity of each topic, by its name."""
         return self._known
+
+    async def of_state(self) -> dict[str, str]:
+        """The identities of the topics that hold the state of tasks. Raises BrokerUnavailable."""
+        return await self._broker.identities(self._state)
+
+    def anew(self, state: Mapping[str, str]) -> dict[str, str]:
+        """Which of these topics were others when anybody looked last, and their identities then."""
+        return {n: self._now[n] for n in state if is_another(state[n], self._now.get(n))}
 
     @property
     def due(self) -> bool:
@@ -56,9 +67,10 @@ class Identities:
 
     async def check(self) -> None:
         """Raises TopicRecreated if one is another now, or gone; BrokerUnavailable."""
-        now = await self._broker.identities(self._names)
+        now = await self._broker.identities([*self._names, *self._state])
         for name, identity in self._known.items():
             if now.get(name) != identity:
                 raise TopicRecreated(f"topic {name} was deleted or created anew")
+        self._now = now
         # Only now: whoever asked for a task that is being given up tells nobody what it found.
         self._checked = self._clock()

@@ -217,6 +217,15 @@ class Reports:
         )
         _log.error("internal_recreated", topic=place.topic, partition=place.number)
 
+    def state_recreated(self, place: Partition) -> None:
+        """A topic of a running task's state was created anew: it is written again."""
+        self.metrics.internal_recreated()
+        self.health.told(
+            f"topic {place.topic} was created anew: what running tasks know is written there again",
+            self._clock.steady(),
+        )
+        _log.error("internal_recreated", topic=place.topic, partition=place.number)
+
     def _accepted_recreated(self, topic: str) -> None:
         """An accepted topic was created anew: what it held is known no more."""
         self.metrics.accepted_recreated()

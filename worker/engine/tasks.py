@@ -63,6 +63,8 @@ class Owned:
         """What had happened to its inputs when it was taken over."""
         self.assigned = False
         """Whether its inputs are being read."""
+        self.state: dict[str, str] = {}
+        """The identities of the topics that its state was read from, or written to since."""
 
     def take(self, message: Message) -> None:
         """Put a message into the inbox."""
@@ -206,32 +208,36 @@ class Tasks:
         names = self._rules.names
         task = Task(number, self._rules, Books(self._worker, self._clock.wall()))
         task.refused = self.refused(number)
-        unreadable = 0
+        unreadable: Counter[Partition] = Counter()
         holes: Counter[Partition] = Counter()
 
         def skipped(place: Partition, offsets: Sequence[int]) -> None:
-            nonlocal unreadable
-            unreadable += len(offsets)
+            unreadable[place] += len(offsets)
             self.on_unreadable(place, offsets)
 
-        granted = (await self._broker.identities([names.granted])).get(names.granted, "")
+        state = await self._identities.of_state()  # before it is read: what is anew then is noticed
         saved = await read_saved(self._broker, self._rules, number, skipped, holes.update)
         task.restore(saved, self._clock.now())
         # A hole stays in the log: its loss is told once.
-        if task.books.found(INTERNAL_SKIPPED, holes.total()):
-            for place, count in holes.items():
-                self.on_holes(place, count)
-        task.books.found(UNREADABLE_INTERNAL, unreadable)
+        own = (names.progress, names.parked, names.granted)
+        very = {name: f"{name} {state.get(name, '')}" for name in own}
+        for place, count in holes.items():
+            if fresh := task.books.found(INTERNAL_SKIPPED, very[place.topic], count):
+                self.on_holes(place, fresh)
+        for place, count in unreadable.items():
+            task.books.found(UNREADABLE_INTERNAL, very[place.topic], count)
         inputs = {name: Partition(names.input(name), number) for name in INPUTS}
         if saved.progress is None and await self._broker.committed(self._group, inputs.values()):
             task.books.incident(PROGRESS_LOST)
             self.on_progress_lost(Partition(names.progress, number))
         spans = await self._broker.spans(inputs.values())
         owned = Owned(task, committer, {name: spans[place].end for name, place in inputs.items()})
+        owned.state = state
         owned.missed = task.begin(
             self._identities.of_inputs(),
             {name: spans[place].start for name, place in inputs.items()},
-            {GRANTED: granted} | (self._identities.of_accepted() if number == 0 else {}),
+            {GRANTED: state.get(names.granted, "")}
+            | (self._identities.of_accepted() if number == 0 else {}),
         )
         return owned
 

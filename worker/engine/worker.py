@@ -196,6 +196,7 @@ class Worker:
         for owned in running.values():
             owned.learned.users.extend(learned.users)
             owned.learned.matches.extend(learned.matches)
+            self._note_state(owned)
         await self._read(running)
         free = [owned for owned in running.values() if owned.work is None]
         batches = [(owned, self._batch(owned)) for owned in free if self._has_work(owned)]
@@ -205,6 +206,16 @@ class Worker:
         await self._reports.measure_lag(
             self._tasks, self._follower, self._broker, self._reader, self._rules
         )
+
+    def _note_state(self, owned: Owned) -> None:
+        """Have a task write its state again where a topic that holds it was created anew."""
+        anew = self._identities.anew(owned.state)
+        if not anew or owned.work is not None:
+            return
+        owned.state |= anew
+        owned.task.write_again(len(anew), owned.state.get(self._rules.names.granted, ""))
+        for topic in anew:
+            self._reports.state_recreated(Partition(topic, owned.task.number))
 
     async def _becomes_ready(self) -> bool:
         """Wait a little for the index; nothing is read or judged before it is ready."""
@@ -282,6 +293,7 @@ class Worker:
             or owned.learned.users
             or owned.learned.matches
             or owned.task.restored
+            or owned.task.writes_again
             or owned.task.can_give_up
             or owned.task.has_to_keep(self._clock.now())
             or owned.positions != self._positions(owned)

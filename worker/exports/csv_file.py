@@ -1,7 +1,8 @@
 """The CSV file of one entity: UTF-8, RFC 4180 quoting, LF at the end of a line.
 
 Rules: docs/contract.md, "Exports". Cells are what the row holds; absent is empty; arrays and
-objects are their JSON text; ratings have at least two decimals and no exponent.
+objects are their JSON text; ratings have at least two decimals and no exponent. A cell that holds
+`#` is quoted: a reader that skips the comment header must not take the cell for a comment.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def _texts(kind: Kind, cells: Sequence[Any]) -> list[str]:
 
 
 def _quoted(texts: list[str]) -> list[str]:
-    """RFC 4180: in quotes what holds a comma, a quote, CR or LF.
+    """RFC 4180: in quotes what holds a comma, a quote, CR or LF; and what holds `#`.
 
     By hand, since csv.writer takes three times as long, and leaves a lone CR bare before Python
     3.13. Most columns need no quotes at all, which one look at the whole column shows.
@@ -76,4 +77,4 @@ def _quoted(texts: list[str]) -> list[str]:
 
 
 def _needs_quotes(text: str) -> bool:
-    return "," in text or '"' in text or "\n" in text or "\r" in text
+    return "," in text or '"' in text or "\n" in text or "\r" in text or "#" in text

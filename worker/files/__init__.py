@@ -4,10 +4,11 @@ A reader cuts a file into records and names the place of each; whether a record 
 elsewhere. What a file's frame gets wrong is a UsageError.
 """
 
+from worker.files.directory import expand
 from worker.files.encodings import as_utf8
 from worker.files.ndjson import read_ndjson
 from worker.files.records import READ_LIMIT, FileRecord, Notice
-from worker.files.sources import FileFormat, Source, expand, in_entity_order, read, source
+from worker.files.sources import FileFormat, Source, in_entity_order, read, source
 
 __all__ = [
     "READ_LIMIT",

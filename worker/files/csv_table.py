@@ -1,29 +1,38 @@
 """CSV files: those that we export, those that Excel saves, and those made by hand.
 
-A comment header may come first, then a header line of column names. What separates cells (a
-comma, a semicolon or a tab) is told by the header line alone: it is what makes most column names
-of it. The csv module parses; lines are cut at LF here, so that a line number is what an editor
-shows.
+A header line of column names, then rows. The csv module parses; lines are cut here, so that a line
+number is what an editor shows: LF, CRLF and CR alone end a line, in one file too.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from schemas import Entity
 from worker.errors import UsageError
+from worker.files.csv_header import Header, NoSeparator, NumberedText, find_header, header_names
 from worker.files.encodings import Readable
-from worker.files.lines import Line, read_lines
+from worker.files.foreign import markup
+from worker.files.lines import read_any_lines
 from worker.files.records import READ_LIMIT, FileRecord, Notice
-from worker.files.table import COLUMNS, Table, column_names, is_empty, recognise
+from worker.files.table import Table, is_empty, recognise
 
-_SEPARATORS: Final = ",;\t"
-_COMMENT: Final = (b"#", b'"#')
-"""A spreadsheet quotes a comment line that holds a separator."""
 _LINES_IN_A_ROW: Final = 8
 """A row over many lines may be so many times as long as one line at most."""
+_MOST_COLUMNS: Final = 200_000
+_END_OF_FILE: Final = "\x1a"
+"""Ctrl-Z, with which DOS ended a text."""
+_NO_NAME: Final = re.compile("[\x0b\x0c\x1c-\x1f\x85\u2028\u2029]")
+"""What some programs end a line with, and no column name holds."""
+_FAULTS: Final = {
+    "unexpected end": "the quote that opens here is never closed",
+    "expected after": "text follows a closing quote; a quote inside a cell is written twice",
+    "field larger": "a cell is too long",
+}
+"""What the csv module says, and what we say."""
 
 
 def read_csv(
@@ -41,12 +50,16 @@ def read_csv(
     naming file and line, where the file is no CSV.
     """
     file = _Rows(stream, name, limit)
-    number, names = file.header()
-    where = f"{name}:{number}"
+    header, names = file.header()
+    if header is None:
+        raise UsageError(f"{name}: {file.without_header(entity)}")
+    where = f"{name}:{header.number}"
     entity = entity or recognise(names)
     if entity is None:
         raise UsageError(f"{where}: these columns are of no one entity; say which with --entity")
-    table = Table(entity, names, (name, None), decimal_comma=file.separator != ",")
+    if header.above:
+        notice(f"{name}: left out above the header: line {', '.join(map(str, header.above))}")
+    table = Table(entity, names, (name, None), decimal_comma=header.separator != ",")
     table.check_header(where, notice)
     for line, cells in file:
         yield table.record(line, cells, limit)
@@ -61,30 +74,49 @@ class _Rows:
     """The rows that hold something, each with the number of its first line."""
 
     def __init__(self, stream: Readable, name: str, limit: int) -> None:
+        self._first = b""
         self._name = name
         self._limit = limit
-        self._lines = read_lines(stream, limit)
+        self._lines = self._texts(stream)
         self._start = 0
         self._size = 0
         self._reader: Iterator[list[str]] = iter(())
-        self.separator = ","
         # The module's limit is the process's: it is only ever raised.
         csv.field_size_limit(max(csv.field_size_limit(), limit))
 
-    def header(self) -> tuple[int, list[str]]:
-        """The line number of the header, and its names."""
-        declared = ""
-        for line in self._lines:
-            text = self._text(line)
-            if line.data.startswith(_COMMENT) or not text.strip(f"{_SEPARATORS} \r\n"):
-                continue
-            if not declared and (declared := _declared(text)):
-                continue
-            self.separator = declared or _separator(text)
-            self._reader = csv.reader(self._texts(line), delimiter=self.separator, strict=True)
-            number, cells = next(self, (line.number, []))
-            return number, column_names(cells)
-        return 1, []
+    def header(self) -> tuple[Header | None, list[str]]:
+        """The header, and its names."""
+        try:
+            header = find_header(self._lines)
+        except NoSeparator:
+            raise UsageError(
+                f"{self._name}: the line sep=… declares no separator that can be used: expected "
+                "one character, such as a comma, a semicolon or a tab"
+            ) from None
+        if header is None:
+            return None, []
+        lines = self._started(header.lines)
+        self._reader = csv.reader(lines, delimiter=header.separator, strict=True)
+        _, cells = next(self)
+        if len(cells) > _MOST_COLUMNS:
+            raise UsageError(f"{self._name}:{header.number}: more than {_MOST_COLUMNS} columns")
+        names = header_names(cells)
+        if any(map(_NO_NAME.search, names)):
+            raise UsageError(
+                f"{self._name}:{header.number}: a column name holds a control character: lines "
+                "must end with LF, CRLF or CR"
+            )
+        return header, names
+
+    def without_header(self, entity: Entity | None) -> str:
+        """Why there is no header, and what to do."""
+        if why := markup(self._first):
+            return why
+        names = "" if entity is None else f" of {entity.name}"
+        found = f"not one column{names} in its first lines" if self._first else "the file is empty"
+        columns = () if entity is None else entity.columns[:3]
+        such_as = f" ({', '.join(column.name for column in columns)}, …)" if columns else ""
+        return f"{found}: expected a line of column names{such_as}"
 
     def __iter__(self) -> Iterator[tuple[int, Sequence[str]]]:
         return self
@@ -95,42 +127,28 @@ class _Rows:
             try:
                 cells = next(self._reader)
             except csv.Error as error:
-                raise UsageError(f"{self._name}:{self._start}: not CSV ({error})") from error
+                fault = next((f for said, f in _FAULTS.items() if said in str(error)), "not CSV")
+                raise UsageError(f"{self._name}:{self._start}: {fault}") from error
             if not is_empty(cells):
                 return self._start, cells
 
-    def _texts(self, header: Line) -> Iterator[str]:
-        yield self._started(header)
-        for line in self._lines:
-            yield self._started(line)
+    def _started(self, lines: Iterator[NumberedText]) -> Iterator[str]:
+        """The lines for the parser, which takes them row by row."""
+        for number, text in lines:
+            self._start = self._start or number
+            self._size += len(text)
+            if self._size > self._limit * _LINES_IN_A_ROW:
+                raise UsageError(
+                    f"{self._name}:{self._start}: a row that does not end; is a quote not closed?"
+                )
+            yield text
 
-    def _started(self, line: Line) -> str:
-        self._start = self._start or line.number
-        self._size += len(line.data) + 1
-        if self._size > self._limit * _LINES_IN_A_ROW:
-            raise UsageError(f"{self._name}:{self._start}: a row that does not end")
-        return self._text(line)
-
-    def _text(self, line: Line) -> str:
-        if line.oversize:
-            raise UsageError(f"{self._name}:{line.number}: a line of {line.oversize} bytes")
-        return line.data.decode("utf-8", "surrogateescape") + "\n"
-
-
-def _declared(text: str) -> str:
-    """The separator that a line `sep=;` declares, which Excel heeds; else none."""
-    text = text.strip('"\r\n ')
-    return text[4:] if text[:4] == "sep=" and text[4:] in (*_SEPARATORS,) else ""
-
-
-def _separator(header: str) -> str:
-    """What makes most column names of a header line; a comma where nothing does."""
-
-    def found(separator: str) -> int:
-        try:
-            cells = next(csv.reader([header], delimiter=separator), [])
-        except csv.Error:
-            return 0
-        return sum(name in COLUMNS for name in column_names(cells))
-
-    return max(_SEPARATORS, key=found)
+    def _texts(self, stream: Readable) -> Iterator[NumberedText]:
+        for line in read_any_lines(stream, self._limit):
+            if line.oversize:
+                raise UsageError(f"{self._name}:{line.number}: a line of {line.oversize} bytes")
+            text = line.data.decode("utf-8", "surrogateescape")
+            if line.number == 1:
+                self._first = line.data
+                text = text.lstrip("\ufeff")  # a program may add a mark to a file that has one
+            yield line.number, text.rstrip(_END_OF_FILE)

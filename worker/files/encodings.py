@@ -14,18 +14,21 @@ from itertools import chain
 from typing import Final, Protocol
 
 from worker.errors import UsageError
+from worker.files.foreign import NO_TEXT
+from worker.files.records import BOM
 
-BOM: Final = b"\xef\xbb\xbf"
 _READ: Final = 1 << 20
 _GZIP: Final = b"\x1f\x8b"
 _UTF16: Final = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
-_NO_TEXT: Final = {
-    codecs.BOM_UTF32_LE: "is UTF-32: save it as UTF-8",
-    codecs.BOM_UTF32_BE: "is UTF-32: save it as UTF-8",
-    b"PK\x03\x04": "is a ZIP archive: unpack it; a workbook is named *.xlsx",
-    b"\xd0\xcf\x11\xe0": "is an old or an encrypted workbook: save it as .xlsx, without a password",
+_MAGICS: Final = (_GZIP, *_UTF16, *NO_TEXT)
+_UNIT: Final = 4
+_UNMARKED: Final = {
+    b"\1\0\1\0": "utf-16-le",
+    b"\0\1\0\1": "utf-16-be",
+    b"\1\0\0\0": "utf-32-le",
+    b"\0\0\0\1": "utf-32-be",
 }
-_MAGICS: Final = (_GZIP, *_UTF16, *_NO_TEXT)
+"""By the first four bytes, where 1 stands for any byte but NUL: what is ASCII looks like this."""
 _FREELY_UNPACKED: Final = 256 << 20
 _HIGHEST_RATIO: Final = 200
 """Records shrink to a tenth; even their ids alone do not let them shrink to less than a 50th."""
@@ -67,21 +70,29 @@ class ChunkStream:
 
 
 def as_utf8(stream: Readable, name: str) -> ChunkStream:
-    """The text of a stream: unpacked if it is gzip, UTF-16 with a BOM as UTF-8 with a BOM.
+    """The text of a stream: unpacked if it is gzip, UTF-16 as UTF-8 with a BOM.
 
-    Memory stays bounded whatever comes in. UsageError, now or while reading: the stream is no
-    text, its gzip is broken, or it unpacks to over 200 times its size (and 256 MiB).
+    UTF-16 without a BOM is told by its first two characters, if they are ASCII. Memory stays
+    bounded whatever comes in. UsageError, now or while reading: the stream is no text, its gzip
+    is broken, or it unpacks to over 200 times its size (and 256 MiB).
     """
     start, chunks = _started(_chunks_of(stream))
     if start.startswith(_GZIP):
         start, chunks = _started(_gunzip(chunks, name))
-    for magic, why in _NO_TEXT.items():
+        if start.startswith(_GZIP):
+            raise UsageError(f"{name}: is gzip inside gzip: unpack it once")
+    for magic, why in NO_TEXT.items():
         if start.startswith(magic):
             raise UsageError(f"{name}: {why}")
     for magic, codec in _UTF16.items():
         if start.startswith(magic):
             return ChunkStream(_recoded(chunks, codec, len(magic)))
-    return ChunkStream(chunks)
+    unmarked = _UNMARKED.get(bytes(byte and 1 for byte in start[:_UNIT]))
+    if unmarked is None:
+        return ChunkStream(chunks)
+    if unmarked.startswith("utf-32"):
+        raise UsageError(f"{name}: is UTF-32: save it as UTF-8")
+    return ChunkStream(_recoded(chunks, unmarked, 0))
 
 
 def _chunks_of(stream: Readable) -> Iterator[bytes]:
@@ -94,8 +105,10 @@ def _chunks_of(stream: Readable) -> Iterator[bytes]:
 def _started(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
     """The first bytes, enough to tell what they are, and all chunks. A pipe is not waited for."""
     start = b""
-    while not start or any(
-        magic.startswith(start) and len(start) < len(magic) for magic in _MAGICS
+    while (
+        not start
+        or (len(start) < _UNIT and 0 in start)
+        or any(magic.startswith(start) and len(start) < len(magic) for magic in _MAGICS)
     ):
         data = next(chunks, b"")
         if not data:

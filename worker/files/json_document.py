@@ -18,8 +18,10 @@ import msgspec
 from schemas import ENTITIES
 from worker.errors import UsageError
 from worker.files.encodings import Readable
+from worker.files.foreign import markup
 from worker.files.lines import read_chunks
-from worker.files.records import READ_LIMIT, Collector, FileRecord
+from worker.files.records import BOM, READ_LIMIT, Collector, FileRecord
+from worker.files.table import COLUMNS, shown
 
 _METADATA: Final = "export_metadata"
 _FIELDS: Final = frozenset({_METADATA, *ENTITIES})
@@ -32,6 +34,11 @@ _PLAIN: Final = re.compile(
 _STRING: Final = re.compile(rb'[^"\\]*+')
 _SCALAR_END: Final = re.compile(rb"[,\]} \t\r\n]")
 _LONGEST_NAME: Final = 1000
+_STRUCTURE: Final = {
+    b"": "the end of the file",
+    b'"': "a string",
+    BOM[:1]: "a byte order mark",
+} | {one.encode(): one for one in "{}[]:,"}
 
 
 def read_document(
@@ -44,6 +51,10 @@ def read_document(
     """
     text = _Scanner(stream, name)
     first = text.peek()
+    if why := markup(text.rest()):
+        raise UsageError(f"{name}: {why}")
+    if first not in (b"[", b"{"):
+        raise text.broken("{ or [")
     if first == b"[" and entity is not None:
         yield from _rows(text, entity, name, limit)
     elif first == b"[":
@@ -68,6 +79,30 @@ def tells_entities(stream: Readable, name: str) -> bool:
         return text.peek() == b"}" or text.name(Collector(_LONGEST_NAME)) in _FIELDS
     except UsageError:
         return False
+
+
+def wrapped_in(stream: Readable, name: str) -> str | None:
+    """The field that holds the records of a wrapper such as `{"data": [{…}, …]}`.
+
+    Empty where they stand deeper, under names that may be anybody's. None where this is none: its
+    first object has a field that is a column of some entity, or nothing nested, or it is no object.
+    """
+    text = _Scanner(stream, name)
+    fields: dict[bytes, str] = {}
+    try:
+        text.expect(b"{")
+        while True:
+            key = text.name(Collector(_LONGEST_NAME))
+            if key in COLUMNS:
+                return None
+            text.expect(b":")
+            fields.setdefault(text.peek(), key)
+            text.value(Collector(0))
+            if text.expect(b",}") == b"}":
+                break
+    except UsageError:
+        pass  # for `read_document` to say, if this is no wrapper
+    return fields.get(b"[", "" if b"{" in fields else None)
 
 
 def _fields(text: _Scanner, entity: str | None, name: str, limit: int) -> Iterator[FileRecord]:
@@ -95,8 +130,8 @@ def _fields(text: _Scanner, entity: str | None, name: str, limit: int) -> Iterat
                     yield record
         else:
             raise UsageError(
-                f"{name}:{field_line}: not an export: it has a field that is no entity (of single "
-                "records say which they are: --entity, or <entity>.json; one a line is "
+                f"{name}:{field_line}: not an export: its field {shown(key)} is no entity (of "
+                "single records say which they are: --entity, or <entity>.json; one a line is "
                 "<entity>.ndjson)"
             )
         if text.expect(b",}") == b"}":
@@ -147,6 +182,10 @@ class _Scanner:
         self._at = 0
         self.line = 1
 
+    def rest(self) -> bytes:
+        """What of the present chunk has not been read."""
+        return self._data[self._at :]
+
     def peek(self) -> bytes:
         """The next byte that is no white space; empty at the end."""
         while True:
@@ -161,19 +200,19 @@ class _Scanner:
         """The next byte, which must be one of these."""
         byte = self.peek()
         if not byte or byte not in allowed:
-            raise self._broken(" or ".join(chr(one) for one in allowed))
+            raise self.broken(" or ".join(chr(one) for one in allowed))
         self._at += 1
         return byte
 
     def name(self, raw: Collector) -> str:
         """The name of a field, which is collected as it stands, too."""
         if self.peek() != b'"':
-            raise self._broken('"')
+            raise self.broken('"')
         self.value(raw)
         try:
             return msgspec.json.decode(raw.value, type=str)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise self._broken("the name of a field") from error
+            raise self.broken("the name of a field") from error
 
     def value(self, into: Collector) -> None:
         """Any value, byte for byte."""
@@ -184,7 +223,7 @@ class _Scanner:
         elif first in (b"{", b"["):
             self.nested(into)
         elif first in (b"", b",", b"]", b"}", b":"):
-            raise self._broken("a value")
+            raise self.broken("a value")
         else:
             while self._at < len(self._data) or self._more():
                 match = _SCALAR_END.search(self._data, self._at)
@@ -205,7 +244,7 @@ class _Scanner:
                 depth += 1 if byte in b"{[" else -1
                 if not depth:
                     return
-        raise self._broken("the end of a row")
+        raise self.broken("the end of a row")
 
     def _string(self, into: Collector) -> None:
         """The rest of a string, whose opening quote has been taken."""
@@ -218,7 +257,7 @@ class _Scanner:
                 return
             if byte and (self._at < len(self._data) or self._more()):
                 self._take(1, into)  # what a backslash escapes
-        raise self._broken("the end of a string")
+        raise self.broken("the end of a string")
 
     def _take(self, count: int, into: Collector) -> None:
         start = self._at
@@ -234,7 +273,11 @@ class _Scanner:
         self._data, self._at = next(self._chunks, b""), 0
         return bool(self._data)
 
-    def _broken(self, expected: str) -> UsageError:
+    def broken(self, expected: str) -> UsageError:
+        """What was found instead is told if it is structure, never if it may be somebody's data."""
+        found = self.peek()
+        told = _STRUCTURE.get(found, "something else")
         return UsageError(
-            f"{self._name}:{self.line}: not a JSON document of records: expected {expected} here"
+            f"{self._name}:{self.line}: not a JSON document of records: expected {expected}, "
+            f"found {told}"
         )

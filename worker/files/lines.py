@@ -1,20 +1,22 @@
-"""Lines of a byte stream: numbered, ending at LF alone, never held in memory beyond a limit."""
+"""Lines of a byte stream: numbered, never held in memory beyond a limit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Final
 
 import msgspec
 
-from worker.files.encodings import BOM, Readable
-from worker.files.records import Collector
+from worker.files.encodings import Readable
+from worker.files.records import BOM, Collector
 
 _READ: Final = 1 << 20
+_ENDS: Final = (b"\n", b"\r")
 
 
 class Line(msgspec.Struct, frozen=True, gc=False):
-    """One line without its LF; `oversize` and `sha256` as in FileRecord."""
+    """One line; `oversize` and `sha256` as in FileRecord."""
 
     number: int
     data: bytes
@@ -23,7 +25,9 @@ class Line(msgspec.Struct, frozen=True, gc=False):
 
 
 def read_lines(stream: Readable, limit: int) -> Iterator[Line]:
-    """The lines of a stream; a BOM at its start is skipped, nothing after the last LF is no line.
+    """The lines of a stream without their ends: they end at LF alone.
+
+    A BOM at the start of the stream is skipped; nothing after the last LF is no line.
 
     Lines are given as soon as they are there, also where the stream is a pipe.
     """
@@ -47,6 +51,33 @@ def read_lines(stream: Readable, limit: int) -> Iterator[Line]:
             number += 1
         collector = Collector(limit)
         collector.add(rest)
+    if collector.size:
+        yield Line(number, collector.value, collector.oversize, collector.sha256)
+
+
+def read_any_lines(stream: Readable, limit: int) -> Iterator[Line]:
+    """The lines of a stream with their ends: LF, CRLF or CR, in one file too.
+
+    A BOM at the start of the stream is skipped. A line that ends at CR is given when more has
+    come, since an LF may follow.
+    """
+    number = 1
+    collector = Collector(limit)
+    held = b""
+    for chunk in chain(read_chunks(stream), [b""]):
+        data = held + chunk
+        held = b"\r" if chunk and data.endswith(b"\r") else b""
+        for piece in data[: len(data) - len(held)].splitlines(keepends=True):
+            whole = piece.endswith(_ENDS)
+            if whole and not collector.size and len(piece) <= limit:
+                yield Line(number, piece)
+                number += 1
+                continue
+            collector.add(piece)
+            if whole:
+                yield Line(number, collector.value, collector.oversize, collector.sha256)
+                number += 1
+                collector = Collector(limit)
     if collector.size:
         yield Line(number, collector.value, collector.oversize, collector.sha256)
 

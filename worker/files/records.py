@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+BOM: Final = b"\xef\xbb\xbf"
 READ_LIMIT: Final = 8 << 20
 """Bytes of one record that are held in memory; far above what a broker takes."""
 

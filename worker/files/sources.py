@@ -1,16 +1,15 @@
-"""Which files a path means, in which order, and how each is read.
+"""How one file is read, told by its name and, where that is not enough, by its first bytes.
 
-A file is told by its name: `<entity>.ndjson`, `<entity>.csv` or `buddy_<entity>_YYYY-MM-DD.csv`,
-`*.json` (the document of an export, or `<entity>.json`), `*.xlsx`; with an entity given, by its
-ending alone, and anything else is NDJSON. `.gz` may follow, whether the file is gzip shows in its
-first bytes. A text file (`.txt`) with a header line of column names is CSV. Nothing is passed over
-in silence that looks like data.
+`<entity>.ndjson` or `.jsonl`, `<entity>.csv` or `.tsv`, `*.json` (the document of an export, or
+`<entity>.json`), `*.xlsx`; `buddy_<entity>_YYYY-MM-DD` names an entity as well. With an entity
+given the ending alone tells, and anything else is NDJSON. `.gz` may follow, whether the file is
+gzip shows in its first bytes. A text file (`.txt`) with a header line of column names is CSV.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
@@ -19,20 +18,20 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.errors import UsageError
-from worker.exports.layout import MANIFEST, METADATA
-from worker.exports.manifest import read_manifest
 from worker.files.csv_table import csv_header, read_csv
 from worker.files.encodings import ChunkStream, as_utf8
-from worker.files.json_document import read_document, tells_entities
+from worker.files.foreign import markup
+from worker.files.json_document import read_document, tells_entities, wrapped_in
 from worker.files.ndjson import read_ndjson
-from worker.files.records import READ_LIMIT, FileRecord, Notice, printable
-from worker.files.table import recognise
+from worker.files.records import BOM, READ_LIMIT, FileRecord, Notice, printable
+from worker.files.table import has_column, recognise, shown
 from worker.files.workbook import entities_of_workbook, read_workbook
 
 FileFormat = Literal["ndjson", "csv", "json", "xlsx"]
 
 _FORMATS: Final[dict[str, FileFormat]] = {
     ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
     ".csv": "csv",
     ".tsv": "csv",
     ".json": "json",
@@ -41,9 +40,10 @@ _FORMATS: Final[dict[str, FileFormat]] = {
 }
 _PACKED: Final = ".gz"
 _DOWNLOADED: Final = re.compile(r"buddy_([a-z_]+)_[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
-_ORDER: Final = {name: n for n, name in enumerate(ENTITIES)}
-_EXPORTED: Final = ("json", "csv", "xlsx")
-"""Which format of a finished export is read: exact first; a workbook may hold cut cells."""
+ORDER: Final = {name: n for n, name in enumerate(ENTITIES)}
+_TEXT: Final = ".txt"
+_SPREADSHEETS: Final = (".xlsb", ".ods", ".numbers")
+_START: Final = 2_000
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -74,7 +74,7 @@ class Source(msgspec.Struct, frozen=True):
                 elif self.entity is not None:
                     yield from read_ndjson(stream, self.entity, name, limit=limit)
         except OSError as error:
-            raise _unreadable(self.path, error) from error
+            raise unreadable(self.path, error) from error
 
 
 def read(path: Path, entity: str | None, *, limit: int = READ_LIMIT) -> Iterator[FileRecord]:
@@ -113,11 +113,11 @@ def _is_ordered(source: Source) -> bool:
         try:
             found = [e for e in entities_of_workbook(source.path) if e is not None]
         except OSError as error:
-            raise _unreadable(source.path, error) from error
-        return found == sorted(found, key=_ORDER.__getitem__)
+            raise unreadable(source.path, error) from error
+        return found == sorted(found, key=ORDER.__getitem__)
     latest = -1
     for record in source.read():
-        place = _ORDER[record.entity]
+        place = ORDER[record.entity]
         if place < latest:
             return False
         latest = place
@@ -132,21 +132,6 @@ def _text(path: Path) -> Iterator[tuple[ChunkStream, str]]:
         yield as_utf8(file, name), name
 
 
-def expand(paths: Iterable[Path], entity: str | None) -> list[Source]:
-    """The files that paths mean: those of many entities first, then by entity, then by name.
-
-    A directory means its NDJSON files, or else its CSV files, or else its JSON document or its
-    workbook; a finished export, in whatever formats, is read once. UsageError for a path that is
-    not there, means nothing, or means several things.
-    """
-    sources = [
-        one
-        for path in paths
-        for one in (_directory(path, entity) if path.is_dir() else [source(path, entity)])
-    ]
-    return sorted(sources, key=_place)
-
-
 def source(path: Path, entity: str | None) -> Source:
     """How one file is read. UsageError if neither its name nor its header tells what it holds."""
     if entity is not None and entity not in ENTITIES:
@@ -156,56 +141,99 @@ def source(path: Path, entity: str | None) -> Source:
     try:
         return _told(path, entity)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def _told(path: Path, entity: str | None) -> Source:
-    kind, stem = _format(path)
+    kind, named = name_tells(path)
     if kind == "xlsx":
-        return Source(path, entity, kind)
-    named = stem if stem in ENTITIES else None
+        return _workbook(path, entity)
     if kind == "json":
-        with _text(path) as (stream, name):
-            whole = tells_entities(stream, name)
-        return Source(path, entity if whole else entity or named, kind)
-    header: list[str] = []
-    if kind == "csv" or path.name.lower().removesuffix(_PACKED).endswith(".txt"):
-        header = _header(path)
-    found = recognise(header)
-    if kind is None and found is not None and entity in (None, found.name):
-        return Source(path, found.name, "csv")
-    if entity is not None:
-        return Source(path, entity, kind or "ndjson")
-    if kind == "ndjson" and named is not None:
-        return Source(path, named, kind)
-    if kind == "csv":
-        downloaded = _DOWNLOADED.match(stem)
-        if named is None and downloaded and downloaded[1] in ENTITIES:
-            named = downloaded[1]
-        named = named or (None if found is None else found.name)
-        if named is None:
-            raise UsageError(
-                f"{path}: neither its name nor its columns tell the entity: say --entity"
-            )
-        return Source(path, named, kind)
-    if path.suffix.lower() in (".xls", ".xlsb", ".ods", ".numbers"):
+        return _document(path, entity, named)
+    if kind is not None and (chosen := entity or named):
+        return Source(path, chosen, kind)
+    if kind == "csv" or _is_text(path):
+        return _table(path, entity, named)
+    if path.suffix.lower() == ".xls":
+        why = markup(_start(path)) or "is no workbook: save it as .xlsx, or name a text *.csv"
+        raise UsageError(f"{path}: {why}")
+    if path.suffix.lower() in _SPREADSHEETS:
         raise UsageError(f"{path}: save it as .xlsx, which can be read")
+    if entity is not None:
+        return Source(path, entity, "ndjson")
     raise UsageError(
         f"{path}: its name does not tell what it holds: say --entity, or name it "
         "<entity>.ndjson, <entity>.csv, *.json or *.xlsx"
     )
 
 
-def _format(path: Path) -> tuple[FileFormat | None, str]:
-    """What the name says of the format, and the name without its endings."""
-    name = path.name
-    if name.lower().endswith(_PACKED):
-        name = name[: -len(_PACKED)]
-    inner = Path(name)
-    kind = _FORMATS.get(inner.suffix.lower())
-    if kind == "xlsx" and inner.name != path.name:
+def _table(path: Path, entity: str | None, named: str | None) -> Source:
+    """A file whose header must tell what it is: CSV of unknown name, or any text."""
+    header = _header(path)
+    found = recognise(header)
+    if found is not None and entity in (None, found.name):
+        return Source(path, found.name, "csv")
+    chosen = entity or named
+    if chosen is not None and has_column(ENTITIES[chosen], header):
+        return Source(path, chosen, "csv")
+    if entity is not None or (named is not None and _is_json(path)):
+        return Source(path, chosen, "ndjson")
+    why = "neither its name nor its columns tell the entity: say --entity"
+    raise UsageError(f"{path}: {markup(_start(path)) or why}")
+
+
+def _workbook(path: Path, entity: str | None) -> Source:
+    with path.open("rb") as file:
+        if why := markup(file.read(_START)):
+            raise UsageError(f"{path}: {why}")
+    return Source(path, entity, "xlsx")
+
+
+def _document(path: Path, entity: str | None, named: str | None) -> Source:
+    """A JSON document: of an export, or of records of one entity. UsageError for a wrapper."""
+    with _text(path) as (stream, name):
+        if tells_entities(stream, name):
+            return Source(path, entity, "json")
+    with _text(path) as (stream, name):
+        field = wrapped_in(stream, name)
+    if field is not None:
+        place = f"in its field {shown(field)}" if field else "deeper in it"
+        raise UsageError(
+            f"{path}: no field of it is a column of an entity; its records seem to stand {place}: "
+            "bring an array of them as <entity>.json"
+        )
+    if entity is None and named is None:
+        start = _start(path).removeprefix(BOM).lstrip()
+        what = "an array does not tell its entity" if start.startswith(b"[") else "of no entity"
+        why = f"{what}: say --entity, or name the file <entity>.json"
+        raise UsageError(f"{path}: {markup(start) or why}")
+    return Source(path, entity or named, "json")
+
+
+def name_tells(path: Path) -> tuple[FileFormat | None, str | None]:
+    """The format and the entity that the name tells, in any case."""
+    name = path.name.lower()
+    inner = Path(name.removesuffix(_PACKED))
+    kind = _FORMATS.get(inner.suffix)
+    if kind == "xlsx" and name.endswith(_PACKED):
         kind = None
-    return kind, inner.stem
+    downloaded = _DOWNLOADED.match(inner.stem)
+    stem = downloaded[1] if downloaded else inner.stem
+    return kind, stem if stem in ENTITIES else None
+
+
+def _is_text(path: Path) -> bool:
+    return path.name.lower().removesuffix(_PACKED).endswith(_TEXT)
+
+
+def _is_json(path: Path) -> bool:
+    return _start(path).removeprefix(BOM).lstrip().startswith(b"{")
+
+
+def _start(path: Path) -> bytes:
+    """The start of a text. UsageError if the file is none, and says what it is."""
+    with _text(path) as (stream, _):
+        return stream.read(_START)
 
 
 def _header(path: Path) -> list[str]:
@@ -217,47 +245,6 @@ def _header(path: Path) -> list[str]:
         return []  # whoever reads the file says what is wrong with it
 
 
-def _directory(path: Path, entity: str | None) -> list[Source]:
-    try:
-        files = sorted(
-            one
-            for one in path.iterdir()
-            if one.is_file()
-            and not one.name.startswith((".", "~$"))  # Excel's lock files
-            and _format(one)[0]
-            and one.name not in (MANIFEST, METADATA)
-        )
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    if (path / MANIFEST).is_file():
-        return _export(path, entity)
-    kinds = sorted({kind for one in files if (kind := _format(one)[0])})
-    if not kinds:
-        raise UsageError(
-            f"{path}: nothing to read in it: no <entity>.ndjson, no files of an export"
-        )
-    if len(kinds) > 1:
-        raise UsageError(f"{path}: holds {' and '.join(kinds)} files; name the files you mean")
-    return [source(one, entity) for one in files]
-
-
-def _export(path: Path, entity: str | None) -> list[Source]:
-    """The files of a finished export, in one of its formats."""
-    manifest = read_manifest(path)
-    exact = [kind for kind in _EXPORTED if kind in manifest.options.formats]
-    if not exact:
-        raise UsageError(f"{path}: an export without files")
-    listed = [path / file.path for file in manifest.files]
-    files = [one for one in listed if one.suffix == f".{exact[0]}" and one.name != METADATA]
-    sources = [source(one, None) for one in files]
-    if entity is None:
-        return sources
-    return [Source(one.path, entity, one.format) for one in sources if one.entity in (None, entity)]
-
-
-def _place(one: Source) -> tuple[int, str, str]:
-    return (-1 if one.entity is None else _ORDER[one.entity], one.path.name, str(one.path))
-
-
-def _unreadable(path: Path, error: OSError) -> UsageError:
+def unreadable(path: Path, error: OSError) -> UsageError:
+    """The error to raise for a path that the system does not let us read."""
     return UsageError(f"{path}: cannot be read: {error.strerror or type(error).__name__}")

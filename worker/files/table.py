@@ -18,7 +18,19 @@ from worker.files.records import Collector, FileRecord, Notice
 
 COLUMNS: Final = frozenset(column.name for entity in ENTITIES.values() for column in entity.columns)
 _DECIMAL_COMMA: Final = re.compile(r"\A(-?[0-9]+),([0-9]+)\Z")
+_WHOLE: Final = re.compile(r"\A(-?(?:0|[1-9][0-9]*))\.0+\Z")
+_WHOLE_COMMA: Final = re.compile(r"\A(-?(?:0|[1-9][0-9]*))[.,](?!000\Z)0+\Z")
+"""Where a comma may be the decimal sign, a point or a comma before three zeros may be thousands."""
+_MOST_UNKNOWN: Final = 1_000
+"""Unknown columns that become unknown fields of the records; a notice names what is left out."""
 _MOST_NAMED: Final = 5
+_LONGEST_NAMED: Final = 60
+_AROUND: Final = (
+    " \t\n\v\f\r\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000"
+    "\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\0\xad\u180e\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+)
+"""What does not show around a name: white space, and characters without a width."""
 
 
 def column_names(cells: Sequence[Cell]) -> list[str]:
@@ -26,7 +38,7 @@ def column_names(cells: Sequence[Cell]) -> list[str]:
 
     A cell without a name gives an empty one, those at the end give none.
     """
-    names = [cell.strip() if isinstance(cell, str) else "" for cell in cells]
+    names = [cell.strip(_AROUND) if isinstance(cell, str) else "" for cell in cells]
     while names and not names[-1]:
         names.pop()
     return [lower if (lower := name.lower()) in COLUMNS else name for name in names]
@@ -34,10 +46,11 @@ def column_names(cells: Sequence[Cell]) -> list[str]:
 
 def recognise(names: Sequence[str]) -> Entity | None:
     """The one entity that a header can belong to: all required columns, and most others too."""
+    known = COLUMNS.intersection(names)
     fitting = [
-        (sum(column.name in names for column in entity.columns), entity.name)
+        (sum(column.name in known for column in entity.columns), entity.name)
         for entity in ENTITIES.values()
-        if all(column.name in names for column in entity.columns if column.required)
+        if all(column.name in known for column in entity.columns if column.required)
     ]
     fitting.sort(reverse=True)
     if not fitting or (len(fitting) > 1 and fitting[0][0] == fitting[1][0]):
@@ -47,7 +60,8 @@ def recognise(names: Sequence[str]) -> Entity | None:
 
 def has_column(entity: Entity, names: Sequence[str]) -> bool:
     """Whether at least one of these is a column of the entity."""
-    return any(column.name in names for column in entity.columns)
+    known = COLUMNS.intersection(names)
+    return any(column.name in known for column in entity.columns)
 
 
 def is_empty(cells: Sequence[Cell]) -> bool:
@@ -58,7 +72,8 @@ def is_empty(cells: Sequence[Cell]) -> bool:
 class Table:
     """Turns rows of cells, in the order of a header, into records in the entity's order.
 
-    `source` is (path, sheet). `decimal_comma`: a rating may be written `0,85`.
+    `source` is (path, sheet). `decimal_comma`: a number may be written `0,85`. A whole number may
+    have decimals that are zero, as programs write it that know of no absent integer.
     """
 
     def __init__(
@@ -71,17 +86,19 @@ class Table:
     ) -> None:
         kinds = {column.name: column.kind for column in entity.columns}
         order = {name: n for n, name in enumerate(kinds)}
+        first = {name: n for n, name in reversed([*enumerate(names)]) if name}
         columns = [
-            (order.get(name, len(order)), n, json_string(name) + b":", kinds.get(name, Kind.TEXT))
-            for n, name in enumerate(names)
-            if name and name not in names[:n]
+            (order.get(name, len(order)), n, _key(name), kinds.get(name, Kind.TEXT))
+            for name, n in first.items()
         ]
         self._entity = entity
         self._names = names
         self._path, self._sheet = source
-        self._columns = [column[1:] for column in sorted(columns)]
+        most = sum(name in order for name in first) + _MOST_UNKNOWN
+        self._columns = [column[1:] for column in sorted(columns)[:most]]
         self._nameless = [n for n, name in enumerate(names) if not name]
         self._decimal_comma = decimal_comma
+        self._whole = _WHOLE_COMMA if decimal_comma else _WHOLE
 
     def check_header(self, where: str, notice: Notice) -> None:
         """Say what the header lacks and what of it is left out. UsageError if it is unusable."""
@@ -91,7 +108,8 @@ class Table:
                 raise UsageError(f"{where}: a column is named twice: {column.name}")
         if not has_column(self._entity, names):
             raise UsageError(f"{where}: not one column of {self._entity.name} in the header")
-        missing = [one.name for one in columns if one.required and one.name not in names]
+        named = COLUMNS.intersection(names)
+        missing = [one.name for one in columns if one.required and one.name not in named]
         if missing:
             notice(f"{where}: no column {_listed(missing)}, which {self._entity.name} must have")
         known = {column.name for column in columns}
@@ -138,7 +156,9 @@ class Table:
         )
 
     def _value(self, kind: Kind, cell: Filled) -> bytes:
-        if self._decimal_comma and kind is Kind.RATING and isinstance(cell, str):
+        if kind is Kind.INTEGER and isinstance(cell, str):
+            cell = self._whole.sub(r"\1", cell)
+        elif self._decimal_comma and kind is Kind.RATING and isinstance(cell, str):
             cell = _DECIMAL_COMMA.sub(r"\1.\2", cell)
         return json_value(kind, cell)
 
@@ -159,6 +179,19 @@ def _array(cells: Sequence[Cell]) -> bytes:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(name[:60] for name in names[:_MOST_NAMED])
+    listed = ", ".join(map(shown, names[:_MOST_NAMED]))
     more = len(names) - _MOST_NAMED
-    return shown if more <= 0 else f"{shown} and {more} more"
+    return listed if more <= 0 else f"{listed} and {more} more"
+
+
+def shown(name: str) -> str:
+    """A name with what cannot be seen of it written as its escape, bytes that are no UTF-8 too."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode().replace("udc", "x")
+        for one in name[:_LONGEST_NAMED]
+    )
+
+
+def _key(name: str) -> bytes:
+    """The name of a field. One that is no UTF-8 is of no column: it spoils no row."""
+    return json_string(name.encode(errors="backslashreplace").decode()) + b":"

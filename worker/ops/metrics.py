@@ -293,11 +293,11 @@ class Metrics:
             "buddy_input_recreated", "Partitions of inputs whose topic was created anew."
         )
         self._accepted_recreated = self._counter(
-            "buddy_accepted_recreated", "Accepted topics of the index that were created anew."
+            "buddy_accepted_recreated", "Accepted topics that were created anew."
         )
         self._internal_recreated = self._counter(
             "buddy_internal_recreated",
-            "Partitions of internal.granted, and internal.schedules, that were created anew.",
+            "Partitions of internal topics that were created anew, but for claims and grants.",
         )
         self._split_keys = self._counter(
             "buddy_keys_in_two_partitions",

@@ -7,12 +7,15 @@ import sqlite3
 import pytest
 from structlog.testing import capture_logs
 
+from tests.contract.helpers import delete_embedded_topic
 from tests.contract.worker_kit import Stage
 from tests.unit.test_sink_rows import milestone, user
 from worker.brokers.contract import Broker, Partition
 from worker.brokers.embedded import EmbeddedBroker
+from worker.topics import wanted
 
 TASKS = 2
+_LOSSES = {"internal_skipped", "parked_lost", "progress_lost", "accepted_skipped"}
 
 
 @pytest.fixture
@@ -75,17 +78,36 @@ async def test_a_hole_in_what_the_index_follows_is_told_and_counted(
     assert f"damaged offsets of {place.topic}/0 were skipped" in reason
 
 
-async def test_a_hole_in_an_internal_topic_is_told_once(stage: Stage, broker: Broker) -> None:
+@pytest.mark.parametrize("topic", ["parked", "progress"])
+async def test_a_hole_in_an_internal_topic_is_told_once(
+    stage: Stage, broker: Broker, topic: str
+) -> None:
     assert isinstance(broker, EmbeddedBroker)
     running = await stage.started(grace=3_600_000, hold=0)
     await stage.send("milestones", milestone(1, 1), milestone(2, 2), partition=0)
     await stage.until(lambda: running.parked() == 2, "both are parked")
     await stage.end(running)
-    place = Partition(stage.names.parked, 0)
+    place = Partition(f"{stage.names.prefix}.internal.{topic}", 0)
     await broker._writing.run(_damage, broker, place)
     await broker.inspection.skip(await broker.inspection.find(place, 0))
-    assert await _told_by_the_next(stage) == {"internal_skipped", "parked_lost"}
+    lost = {"parked": {"parked_lost"}, "progress": set[str]()}  # later progress says it all
+    assert await _told_by_the_next(stage) == {"internal_skipped", *lost[topic]}
     assert await _told_by_the_next(stage) == set()
+
+
+async def test_a_hole_in_a_topic_created_anew_is_another(stage: Stage, broker: Broker) -> None:
+    assert isinstance(broker, EmbeddedBroker)
+    place = Partition(stage.names.parked, 0)
+    for number in (1, 2):
+        running = await stage.started(f"worker {number}", grace=3_600_000, hold=0)
+        await stage.send("milestones", milestone(number, number), partition=0)
+        await stage.until(lambda running=running: running.parked() == 1, "it is parked")  # type: ignore[misc]
+        await stage.end(running)
+        await broker._writing.run(_damage, broker, place)
+        await broker.inspection.skip(await broker.inspection.find(place, 0))
+        assert await _told_by_the_next(stage) == {"internal_skipped", "parked_lost"}
+        await delete_embedded_topic(broker, place.topic)
+        await broker.create([wanted(stage.names, TASKS, 1024 * 1024)[place.topic]])
 
 
 async def _told_by_the_next(stage: Stage) -> set[str]:
@@ -97,7 +119,7 @@ async def _told_by_the_next(stage: Stage) -> set[str]:
             "every task has said where it is",
         )
         await stage.end(running)
-    return {entry["event"] for entry in logs} & {"internal_skipped", "parked_lost"}
+    return {entry["event"] for entry in logs} & _LOSSES
 
 
 def _damage(connection: sqlite3.Connection, broker: EmbeddedBroker, place: Partition) -> None:

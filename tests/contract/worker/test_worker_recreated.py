@@ -122,6 +122,53 @@ async def test_all_topics_with_another_number_of_partitions(
     assert stage.names.inputs(next(iter(ENTITIES))) in every
 
 
+@pytest.mark.parametrize("running", [False, True], ids=["while it is away", "under a worker"])
+async def test_an_accepted_topic_that_only_the_sink_reads_is_told_too(
+    stage: Stage, broker: Broker, remove: DeleteTopic, *, running: bool
+) -> None:
+    worker = await stage.started()
+    await stage.send("users", *(user(n) for n in range(8)))
+    await stage.judged(await stage.send("milestones", *(milestone(1 + n, n) for n in range(8))))
+    topic = stage.names.accepted("milestones")
+    if not running:
+        await stage.end(worker)
+    await create_anew(stage, broker, remove, topic)
+    if not running:
+        worker = await stage.started("two")
+    stage.clock.put_forward(5_001)
+    await stage.until(
+        lambda: worker.counted("buddy_accepted_recreated_total") == 1, "it has noticed"
+    )
+    reasons = " ".join(worker.health.reasons(stage.clock.steady()))
+    assert f"topic {topic} was created anew: its rows are gone" in reasons
+
+
+async def test_what_running_tasks_know_is_written_again(
+    stage: Stage, broker: Broker, remove: DeleteTopic
+) -> None:
+    worker = await stage.started(grace=3_600_000, hold=0)
+    await stage.judged(await stage.send("users", user(500)))
+    parked = await stage.send("matches", *(match(10 + n, n, n) for n in range(8)))
+    await stage.until(lambda: worker.parked() == 8, "all are parked")
+    names = stage.names
+    with capture_logs() as logs:
+        await create_anew(stage, broker, remove, names.parked, names.progress, names.granted)
+        stage.clock.put_forward(5_001)
+        await stage.until(
+            lambda: worker.counted("buddy_internal_recreated_total") == 3 * TASKS, "it has noticed"
+        )
+        await stage.end(worker)
+        worker = await stage.started("two", grace=3_600_000)
+        await stage.until(lambda: worker.parked() == 8, "nothing is lost")
+        await stage.send("users", *(user(n) for n in range(8)))
+        await stage.judged()
+    assert stage.verdicts(parked) == {"accepted": 8}
+    losses = {"parked_lost", "progress_lost", "input_expired", "task_not_started"}
+    assert not losses & {entry["event"] for entry in logs}
+    assert sum(e["event"] == "internal_recreated" for e in logs) == 3 * TASKS
+    await stage.books_balance()
+
+
 async def test_internal_and_accepted_topics_created_anew_are_told(
     stage: Stage, broker: Broker, remove: DeleteTopic
 ) -> None:

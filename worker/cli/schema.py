@@ -1,0 +1,45 @@
+"""`buddy schema`: JSON Schema of records and messages, AsyncAPI of the public topics."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from schemas import ENTITIES, json_schema
+from worker.asyncapi import asyncapi
+from worker.cli.console import Context
+from worker.errors import UsageError
+from worker.message_schemas import MESSAGES, message_schema, whole_schema
+
+_NAMES = (*ENTITIES, *MESSAGES)
+
+
+@click.command("schema")
+@click.argument("name", required=False, metavar="[NAME]")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["json-schema", "asyncapi"]),
+    default="json-schema",
+    help="JSON Schema 2020-12 (default), or AsyncAPI 3 of all public topics.",
+)
+@click.pass_obj
+def schema_command(context: Context, name: str | None, kind: str) -> int:
+    """Print the schema of NAME: an entity or a kind of message; without it, all in one document."""
+    if name is not None and name not in _NAMES:
+        raise UsageError(f"no schema {name!r}: use one of {', '.join(_NAMES)}")
+    if kind == "asyncapi" and name is not None:
+        raise UsageError("AsyncAPI describes all topics in one document: leave the name out")
+    # Escaped, so that patterns show which characters they hold, on any terminal.
+    click.echo(json.dumps(_document(context, name, kind), indent=2))
+    return 0
+
+
+def _document(context: Context, name: str | None, kind: str) -> dict[str, Any]:
+    if kind == "asyncapi":
+        return asyncapi(context.names, context.settings.max_record_bytes)
+    if name is None:
+        return whole_schema()
+    return json_schema(ENTITIES[name]) if name in ENTITIES else message_schema(name)

@@ -1,0 +1,129 @@
+"""Which files paths mean, and in which order they are read.
+
+A directory means every file in it that can be read, whatever the formats; the rest is named: other
+files, hidden ones, directories in it. A finished export is read in one of its formats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from worker.errors import UsageError
+from worker.exports.layout import MANIFEST, METADATA
+from worker.exports.manifest import read_manifest
+from worker.files.records import Notice, printable
+from worker.files.sources import ORDER, Source, name_tells, source, unreadable
+
+_EXPORTED: Final = ("json", "csv", "xlsx")
+"""Which format of a finished export is read: exact first; a workbook may hold cut cells."""
+_HIDDEN: Final = (".", "~$")
+"""Also what a spreadsheet puts beside a workbook that is open."""
+_MOST_NAMED: Final = 100
+
+
+def expand(
+    paths: Iterable[Path], entity: str | None, notice: Notice = lambda _: None
+) -> list[Source]:
+    """The files that paths mean: those of many entities first, then by entity, then by name.
+
+    `notice` gets one line about each file of a directory that is left out, 100 of them at most
+    and then their number. UsageError for a path that is not there, or means nothing.
+    """
+    sources = [
+        one
+        for path in paths
+        for one in (_directory(path, entity, notice) if path.is_dir() else [source(path, entity)])
+    ]
+    return sorted(sources, key=_place)
+
+
+def _directory(path: Path, entity: str | None, notice: Notice) -> list[Source]:
+    try:
+        entries = sorted(path.iterdir())
+        if (path / MANIFEST).is_file():
+            return _export(path, entity, entries, notice)
+        found, left_out = _sorted_out(entries, entity)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not found:
+        why = f"; {left_out[0]}" if left_out else ""
+        more = f", and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+        raise UsageError(
+            f"{path}: nothing to read in it: no <entity>.ndjson, no files of an export{why}{more}"
+        )
+    for line in left_out[:_MOST_NAMED]:
+        notice(f"left out: {line}")
+    if len(left_out) > _MOST_NAMED:
+        notice(f"left out: {len(left_out) - _MOST_NAMED} more files of {printable(path)}")
+    return found
+
+
+def _sorted_out(entries: list[Path], entity: str | None) -> tuple[list[Source], list[str]]:
+    """What can be read of a directory, and a line about each of the rest."""
+    found, left_out = [], []
+    for entry in entries:
+        if entry.name == METADATA:
+            continue  # of an export, beside its CSV files: it holds no records
+        member = _member(entry, entity)
+        if isinstance(member, Source):
+            found.append(member)
+        else:
+            left_out.append(member)
+    return found, left_out
+
+
+def _member(path: Path, entity: str | None) -> Source | str:
+    """A file of a directory, or why it is left out. `entity` counts where no name tells one.
+
+    UsageError for a file that is named for an entity and cannot be read.
+    """
+    if path.is_dir():
+        return f"{path}: a directory in a directory; name it as well to read it"
+    if path.name.startswith(_HIDDEN):
+        return f"{path}: hidden"
+    if not path.is_file():
+        return f"{path}: no file"
+    kind, told = name_tells(path)
+    try:
+        found = source(path, None)
+    except UsageError as error:
+        if kind is not None and told is not None:
+            raise
+        if kind is None or entity is None:
+            return str(error)
+        found = source(path, entity)
+    if entity is not None and found.entity is None:
+        return Source(path, entity, found.format)
+    if entity not in (None, found.entity):
+        return f"{path}: holds {found.entity}"
+    return found
+
+
+def _export(path: Path, entity: str | None, entries: list[Path], notice: Notice) -> list[Source]:
+    """The files of a finished export, in one of its formats."""
+    manifest = read_manifest(path)
+    exact = [kind for kind in _EXPORTED if kind in manifest.options.formats]
+    if not exact:
+        raise UsageError(f"{path}: an export without files")
+    listed = [path / file.path for file in manifest.files]
+    files = [one for one in listed if one.suffix == f".{exact[0]}" and one.name != METADATA]
+    others = [
+        printable(Path(one.name))
+        for one in entries
+        if one.name != MANIFEST and not any(file.is_relative_to(one) for file in files)
+    ]
+    if others:
+        notice(
+            f"{printable(path)}: an export, read in its {exact[0].upper()}; left out: "
+            f"{', '.join(others[:_MOST_NAMED])}"
+        )
+    sources = [source(one, None) for one in files]
+    if entity is None:
+        return sources
+    return [Source(one.path, entity, one.format) for one in sources if one.entity in (None, entity)]
+
+
+def _place(one: Source) -> tuple[int, str, str]:
+    return (-1 if one.entity is None else ORDER[one.entity], one.path.name, str(one.path))
