@@ -418,3 +418,21 @@ async def test_what_is_behind_an_open_transaction_is_told(
     told = [entry for entry in logs if entry["event"] == "accepted_blocked"]
     assert told
     assert (told[0]["topic"], told[0]["count"]) == (topic, 3)
+
+
+async def test_requests_whose_topic_was_created_anew_are_told(
+    sink: Sink, broker: Broker, remove: DeleteTopic
+) -> None:
+    """Whoever waits for an answer gets none: his request is gone."""
+    async with sink.running():
+        await sink.export("before", formats=("json",))
+        topic = sink.names.export_requests
+        await remove(topic)
+        await broker.create([wanted(sink.names, PARTITIONS, 1024)[topic]])
+        sink.clock.now += 5_001
+
+        async def told() -> bool:
+            return any(f"topic {topic} was created anew" in reason for reason in sink.reasons())
+
+        await eventually(told, bool)
+        await sink.export("after", formats=("json",))

@@ -54,7 +54,9 @@ class Identities:
 
     async def of_state(self) -> dict[str, str]:
         """The identities of the topics that hold the state of tasks. Raises BrokerUnavailable."""
-        return await self._broker.identities(self._state)
+        state = await self._broker.identities(self._state)
+        self._now = {**self._now, **state}
+        return state
 
     def anew(self, state: Mapping[str, str]) -> dict[str, str]:
         """Which of these topics were others when anybody looked last, and their identities then."""

@@ -297,7 +297,7 @@ class Metrics:
         )
         self._internal_recreated = self._counter(
             "buddy_internal_recreated",
-            "Partitions of internal topics that were created anew, but for claims and grants.",
+            "Partitions of internal topics (not claims, grants) or export-requests created anew.",
         )
         self._split_keys = self._counter(
             "buddy_keys_in_two_partitions",

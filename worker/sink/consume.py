@@ -22,7 +22,12 @@ from worker.brokers.contract import Broker, Message, Partition, Reader
 from worker.clock import Clock
 from worker.engine.backoff import Backoff
 from worker.errors import WAITED_OUT, MissingTopic, NoAnswer, StateLost
-from worker.index.freshness import created_anew, other_topics, reason_to_rebuild
+from worker.index.freshness import (
+    created_anew,
+    is_another,
+    other_topics,
+    reason_to_rebuild,
+)
 from worker.sink.reports import Reports, unheard
 from worker.sink.store import FORMAT, RowStore
 from worker.topics import Names
@@ -77,6 +82,8 @@ class Consumer:
         self._reader: Reader | None = None
         self._positions: dict[Partition, int] = {}
         self._identities: dict[str, str] = {}
+        self._requests = ""
+        """The identity of the topic of requests, as it was seen last."""
         self._limits: dict[Partition, int] = {}
         self._beyond: list[Message] = []
         self._moved = asyncio.Condition()
@@ -181,7 +188,7 @@ class Consumer:
     async def _begin(self, lost: str | None) -> None:
         """Assign the positions where the store stands; wipe it first where it is `lost`, or old."""
         # First of all: a topic that is created anew from now on has another identity than these.
-        identities = await self._broker.identities(self._topics)
+        identities = await self._look_at_topics()
         topics = await self._broker.topics(self._topics)
         for name in self._topics:
             if name not in topics or name not in identities:
@@ -214,11 +221,21 @@ class Consumer:
             self._moved.notify_all()
         self._opened().assign(held)
 
+    async def _look_at_topics(self) -> dict[str, str]:
+        """The identities of the accepted topics; tells of requests that went with their topic."""
+        name = self._names.export_requests
+        identities = await self._broker.identities([*self._topics, name])
+        now = identities.pop(name, self._requests)
+        if is_another(self._requests, now):
+            self._reports.requests_recreated(name)
+        self._requests = now
+        return identities
+
     async def _made_of_others(self) -> str | None:
         """Which topic is no longer the one that the store was made of; looked at now and then."""
         if self._steady() - self._looked_at < _LOOK_EVERY_MS:
             return None
-        identities = await self._broker.identities(self._topics)
+        identities = await self._look_at_topics()
         topics = await self._broker.topics(self._topics)
         for name in self._topics:
             if name not in topics or name not in identities:

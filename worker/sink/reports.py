@@ -140,11 +140,15 @@ class Reports:
 
     def schedules_recreated(self, topic: str) -> None:
         """How far the schedules were is not known any more: they count from now on."""
+        self._recreated(topic, "slots that were due before may have been left out")
+
+    def requests_recreated(self, topic: str) -> None:
+        """Requests that had not been answered are gone."""
+        self._recreated(topic, "requests that had not been answered are gone, ask again")
+
+    def _recreated(self, topic: str, lost: str) -> None:
         self._metrics.internal_recreated()
-        self.health.told(
-            f"topic {topic} was created anew: slots that were due before may have been left out",
-            self._clock(),
-        )
+        self.health.told(f"topic {topic} was created anew: {lost}", self._clock())
         _log.error("internal_recreated", topic=topic, partition=0)
 
     def schedules(self, following: Mapping[str, datetime]) -> None:
