@@ -102,9 +102,7 @@ def test_schemas(local: Buddy) -> None:
     assert whole["$defs"]["User"]["properties"] == users["properties"]
     described = local.run("--prefix", "mine", "schema", "--format", "asyncapi").succeeded().json
     assert described["channels"]["in.users"]["address"] == "mine.in.users"
-    assert "'user' is not a schema: did you mean users?" in local.run("schema", "user").complained(
-        2
-    )
+    assert "did you mean users?" in local.run("schema", "user").complained(2)
 
 
 def test_the_configuration_never_shows_a_secret(local: Buddy, tmp_path: Path) -> None:
