@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,17 @@ from tests.kafka_server import KafkaServer, running
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.register_profile("long", deadline=None, max_examples=2_000)
 settings.load_profile(os.environ.get("BUDDY_HYPOTHESIS", "default"))
+
+
+def pytest_configure() -> None:
+    """What tests start gets the signals it is sent, also where this run ignores them.
+
+    A background job ignores SIGINT, nohup SIGHUP, and an ignored signal is inherited. One that is
+    handled is not: so this run goes on ignoring them, by a handler that does nothing.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from worker.core.decode import Decoded, Deletion, Invalid, RecordDecoder, decode
 from worker.core.keys import id_bytes
 from worker.core.references import missing, rejects, unexpected, verdict
 from worker.core.rejection import OmittedRecord, reject
+from worker.core.unknown import UnknownNames
 from worker.core.violations import Code, Violation, violation
 from worker.files.records import FileRecord
 from worker.index.memory import MemoryIndex
@@ -57,6 +58,7 @@ class Checker:
         self.rejected: Counter[str] = Counter()
         self.codes: Counter[tuple[str, str]] = Counter()
         self.unknown_fields: Counter[str] = Counter()
+        self.unknown_names = UnknownNames()
         self._clock = clock
         self._skew = skew_seconds
         self._limit = limit
@@ -108,6 +110,7 @@ class Checker:
         entity = record.entity
         self.accepted[entity] += 1
         self.unknown_fields[entity] += row.unknown_fields
+        self.unknown_names.note(entity, row.unknown_names)
         self._count(entity, violations)
         if entity in ("users", "matches"):
             self._known.apply_row(entity, row.key, row.row)  # type: ignore[arg-type]
@@ -115,6 +118,7 @@ class Checker:
 
     def _reject(self, record: FileRecord, invalid: Invalid, now: int) -> Checked:
         self.rejected[record.entity] += 1
+        self.unknown_names.note(record.entity, invalid.unknown_names)
         self._count(record.entity, invalid.violations)
         message = Message(record.path, 0, record.line, now, None, record.value)
         place = _place(record)

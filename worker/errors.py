@@ -89,6 +89,18 @@ class ClockRefused(StateError):
     """The clock of this machine contradicts the embedded log's own time."""
 
 
+class OutputError(BuddyError):
+    """Standard output cannot be written: it is closed, or on a full disk."""
+
+    exit_code = 6
+
+
+class ReaderGoneError(OutputError):
+    """Whoever read standard output has gone, as `head` does: there is nothing to be said."""
+
+    exit_code = 141  # as a shell reports a process that SIGPIPE has ended
+
+
 class Incomplete(BuddyError):
     """An export was finished, but not everything asked for had been judged in time."""
 

@@ -6,12 +6,16 @@ Every line has an action for its event. Ids, codes and coordinates only, never p
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TextIO
 
 import structlog
+from structlog.typing import EventDict
+
+from worker.shown import shown
 
 _NAMED: Final = 10
 _SUM_SECONDS: Final = 60.0
@@ -26,13 +30,18 @@ def configure(level: str, stream: TextIO | None = None) -> None:
 
 def to_stderr(level: str, stream: TextIO | None = None) -> None:
     """The same for our own lines alone: standard output is for what a command prints."""
+    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     people = (stream or sys.stderr).isatty()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer() if people else structlog.processors.JSONRenderer(),
+            *(
+                [_without_escapes, structlog.dev.ConsoleRenderer(colors=not plain)]
+                if people
+                else [structlog.processors.JSONRenderer()]
+            ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
@@ -41,6 +50,11 @@ def to_stderr(level: str, stream: TextIO | None = None) -> None:
         logger_factory=lambda *_: structlog.PrintLogger(stream or sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def _without_escapes(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """No text of a broker or of a file's name does anything to the terminal but stand there."""
+    return {name: shown(v) if isinstance(v, str) else v for name, v in event.items()}
 
 
 def silence_libraries() -> None:

@@ -24,6 +24,7 @@ from worker.sink.schedule import DEFAULTS, Schedule
 
 DEFAULT_FILE: Final = "buddy.toml"
 _MASK: Final = "***"
+_LARGEST_FILE: Final = 1024 * 1024
 
 Level = Literal["debug", "info", "warning", "error"]
 Seconds = Annotated[float, Meta(ge=0, le=365 * 24 * 3600)]
@@ -169,9 +170,9 @@ def secret(file: str | None, environment: Mapping[str, str], variable: str) -> s
     if file is None:
         return environment.get(variable) or None
     try:
-        return Path(file).read_text("utf-8").rstrip("\r\n")
+        return _text_of(Path(file)).rstrip("\r\n")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
+        reason = getattr(error, "strerror", None) or "not UTF-8, or too large"
         raise ConfigurationError(f"secret file {file} cannot be read: {reason}") from None
 
 
@@ -195,13 +196,22 @@ def _value(name: str, text: str, variable: str) -> Any:
 def _from_file(named: str | None) -> dict[str, Any]:
     path = Path(named or DEFAULT_FILE)
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(_text_of(path))
     except FileNotFoundError:
         if named is None:
             return {}
         raise ConfigurationError(f"configuration file {named} does not exist") from None
     except (OSError, ValueError) as error:  # not UTF-8, not TOML
         raise ConfigurationError(f"configuration file {path} cannot be read: {error}") from None
+
+
+def _text_of(path: Path) -> str:
+    """The text of a small file. Raises OSError, and ValueError for what is none: /dev/zero."""
+    with path.open("rb") as file:
+        data = file.read(_LARGEST_FILE + 1)
+    if len(data) > _LARGEST_FILE:
+        raise ValueError(f"it is larger than {_LARGEST_FILE} bytes")
+    return data.decode()
 
 
 def _check(merged: dict[str, Any], source: str) -> Settings:

@@ -64,7 +64,8 @@ def test_without_options_it_says_what_is_wrong_where(local: Buddy) -> None:
     checked = local.run("check", *sorted((CASES / "duplicate_email").glob("*.ndjson")))
     assert checked.code == 1
     assert "duplicate_email" in checked.out
-    assert re.search(r"users\.ndjson +│ 2 +│ email +│ duplicate_email", checked.out)
+    assert re.search(r"Wrong in \S+users\.ndjson\b", checked.out)
+    assert re.search(r"│ 2 +│ email +│ duplicate_email", checked.out)
     assert "3 accepted, 1 rejected." in checked.out
     clean = local.run("check", *sorted((CASES / "all_eight_clean").glob("*.ndjson")))
     clean.succeeded()

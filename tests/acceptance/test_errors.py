@@ -25,7 +25,7 @@ USAGE, SETTINGS, UNREACHABLE, STATE = 2, 3, 4, 6
         ("check -", "--entity"),
         ("delete users nosuch", "no key of users"),
         ("delete milestones 1", "milestone_id:user_id"),
-        ("schema nosuch", "'nosuch' is no entity"),
+        ("schema nosuch", "'nosuch' is not a schema"),
         ("export --format pdf", "pdf"),
         ("topics create --partitions 0", "partitions"),
         ("demo --records 1", "records"),

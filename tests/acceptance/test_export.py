@@ -29,7 +29,7 @@ def there(local: Buddy) -> Buddy:
         ("--from 2024-02-01 --to 2024-01-31", "ends on 2024-01-31, before it begins on 2024-02-01"),
         ("--from yesterday", "'yesterday' is no date: write a day like 2024-01-31 (YYYY-MM-DD)"),
         ("--to 2023-02-29", "'2023-02-29' is no date"),
-        ("--entity pets", "is not one of 'users', 'matches', 'events'"),
+        ("--entity pets", "is not an entity: use one of users, matches, events"),
         ("--incremental a/b", "the name of a bookmark must be 1 to 100 of A-Z a-z 0-9 . _ -"),
     ],
 )
@@ -52,7 +52,7 @@ def test_a_range_and_a_feed(there: Buddy) -> None:
     there.export("--incremental", "weekly", "--format", "csv")
     there.run("delete", "users", uuid(3)).succeeded()
     printed = there.run("export", "--incremental", "weekly", "--wait").succeeded().out
-    assert "users: 1 rows deleted (deleted)" in printed
+    assert "users: 1 row deleted (deleted)" in printed
     assert "new or changed since export" in printed
     printed = there.run("export", "--incremental", "other", "--wait").succeeded().out
     assert "All rows, not only those that changed: no export of that name" in printed

@@ -39,7 +39,7 @@ def test_no_log_line_holds_what_a_record_says(another: Another, tmp_path: Path) 
     bad = [
         {**secret, "role": "geheimnis", "joined_at": "geheimnis"},
         {**user(), "email": "geheimnis", "id": "geheimnis", "interests": ["geheimnis", 1]},
-        {**user(), "first_name": {"geheimnis": "geheimnis"}, "geheimnis": "geheimnis"},
+        {**user(), "first_name": {"geheimnis": "geheimnis"}, "nickname": "geheimnis"},
     ]
     services = [buddy.elsewhere("a").start("worker").ready(), buddy.start("sink").ready()]
     commands = [

@@ -1,8 +1,9 @@
-"""SIGTERM and SIGINT: finish what is in hand, commit, exit 0; the second one ends at once."""
+"""SIGTERM, SIGINT, SIGHUP: finish what is in hand, commit, exit 0; the second one ends at once."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import sqlite3
 from pathlib import Path
@@ -48,7 +49,10 @@ async def test_what_is_in_hand_is_finished(another: Another, tmp_path: Path) -> 
     (await books_of(buddy)).balance()
 
 
-@pytest.mark.parametrize(("command", "number"), [("worker", SIGNALS[0]), ("sink", SIGNALS[1])])
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [("worker", SIGNALS[0]), ("sink", SIGNALS[1]), ("run", signal.SIGHUP)],
+)
 def test_each_service_ends_in_order(another: Another, command: str, number: signal.Signals) -> None:
     service = another().start(command).ready()
     stopped = service.stop(number)
@@ -81,6 +85,17 @@ def test_a_second_signal_ends_at_once(local: Buddy, number: signal.Signals) -> N
     assert ended.code == 128 + number, f"{ended}"
 
 
+def test_under_nohup_a_service_outlives_its_terminal(local: Buddy) -> None:
+    def nohup() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    service = local.start("worker", before=nohup).ready()
+    service.send(signal.SIGHUP)
+    stopped = service.stop()
+    assert stopped.code == 0, f"{stopped}"
+    assert [line["signal"] for line in service.logged("stopping")] == ["SIGTERM"]
+
+
 def test_interrupting_those_who_wait(another: Another) -> None:
     """Ctrl-C on `rejections watch` and on `send --wait`: one line and exit code 130."""
     buddy = another()
@@ -88,7 +103,9 @@ def test_interrupting_those_who_wait(another: Another) -> None:
     service = buddy.start("run").ready()
     watching = buddy.start("rejections", "watch", "--from-start")
     buddy.run("send", "users.ndjson", "--wait")
-    assert len(watching.printed(1)) == 1
+    when, where, *_ = watching.printed(1)[0].split()
+    assert re.fullmatch(r"[0-9]{2}:[0-9]{2}:[0-9]{2}", when)
+    assert where.endswith("/0")
     interrupted(watching)
     service.stop().succeeded()
     sending = buddy.start("send", "users.ndjson", "--wait")

@@ -267,4 +267,4 @@ def test_the_job_of_the_docs_loads_each_export_once(tmp_path: Path) -> None:
 
 def test_a_format_that_does_not_exist_is_a_wrong_command(made: Made, capsys: Captured) -> None:
     assert made.run("latest", "--format", "parquet") == 2
-    assert "'parquet' is not one of 'csv', 'json', 'xlsx'" in capsys.readouterr().err
+    assert "'parquet' is not a format: use one of csv, json, xlsx" in capsys.readouterr().err

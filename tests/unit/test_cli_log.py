@@ -44,7 +44,7 @@ def test_verify_names_the_damage_and_is_content_once_it_is_skipped(
     assert run([log, "log", "verify"]) == STATE
     said = capsys.readouterr()
     assert said.out.startswith("a.b/0 is damaged from offset 2 up to 4 (the checksum does not fit)")
-    assert said.err == "buddy: The log is damaged in 1 places.\n"
+    assert said.err == "buddy: The log is damaged in 1 place.\n"
     assert run([log, "log", "skip", "a.b/0", "--yes"]) == 0
     assert capsys.readouterr().out == "Skipped 2 offsets of a.b/0.\n"
     assert run([log, "log", "verify", "--json"]) == 0

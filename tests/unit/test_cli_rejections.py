@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -105,4 +106,66 @@ def test_the_summary_of_partitions_read_in_any_order(
     (found,) = json.loads(capsys.readouterr().out)["violations"]
     assert (found["records"], found["first"], found["last"]) == (9, EARLY, LATE)
     assert run([option, "rejections", "summary"]) == 0
-    assert f"{EARLY} │ {LATE}" in capsys.readouterr().out
+    assert "2025-11-22 10:30:00 │ 2025-11-22 10:30:01" in capsys.readouterr().out
+
+
+def test_watch_from_the_start_goes_by_time_over_all_partitions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option = f"--broker=embedded:{tmp_path / 'broker'}"
+    assert run([option, "topics", "create", "--partitions", "3"]) == 0
+
+    async def fill() -> None:
+        async with opened(tmp_path / "broker") as broker:
+            topic = Names().rejected("users")
+            sent = [
+                Outgoing(topic, b"k", rejection(f"2025-11-22T10:{n:02}:00Z", ROLE), partition=n % 2)
+                for n in range(20)
+            ]
+            await broker.publish([*sent[1::2], *sent[::2]])
+
+    asyncio.run(fill())
+    capsys.readouterr()
+    watch = [option, "rejections", "watch", "--from-start", "--limit", "20"]
+    assert run([*watch, "--json"]) == 0
+    told = [json.loads(line)["rejected_at"] for line in capsys.readouterr().out.splitlines()]
+    assert told == [f"2025-11-22T10:{n:02}:00Z" for n in range(20)]
+    assert run(watch) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "2025-11-22 10:00:00  t/0/0  key -",
+        "  invalid_enum  role: ",
+    ]
+
+
+def test_unknown_fields_of_rejected_records_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option = f"--broker=embedded:{tmp_path / 'broker'}"
+    assert run([option, "topics", "create", "--partitions", "1"]) == 0
+    records = [
+        {"id": 1, "emial": "private", "\x1b[2J": 1},
+        {str(n): 1 for n in range(100)} | {"z" * 100: 1},
+        None,
+    ]
+    values = [
+        rejection(EARLY, ROLE)[:-1] + b',"record":' + json.dumps(record).encode() + b"}"
+        for record in records
+    ]
+
+    async def fill() -> None:
+        async with opened(tmp_path / "broker") as broker:
+            topic = Names().rejected("users")
+            await broker.publish([Outgoing(topic, b"k", value, partition=0) for value in values])
+
+    asyncio.run(fill())
+    capsys.readouterr()
+    assert run([option, "rejections", "summary", "--json"]) == 0
+    (names,) = json.loads(capsys.readouterr().out)["unknown_names"].values()
+    assert len(names) == 50
+    assert list(names)[:3] == ["emial", "\\x1b[2J", "0"]
+    assert run([option, "rejections", "summary"]) == 0
+    assert re.search("emial +│ +1 │ email ", capsys.readouterr().out)
+    assert run([option, "rejections", "watch", "--from-start", "--limit", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "  fields that no column is for: emial, \\x1b[2J\n" in printed
+    assert "private" not in printed

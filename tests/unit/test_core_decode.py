@@ -25,6 +25,7 @@ from tests.unit.test_core_records import (
 )
 from worker.core.decode import Decoded, Deletion, Invalid, MalformedError
 from worker.core.keys import id_bytes, key_of, read_key
+from worker.core.unknown import unknown_names
 from worker.core.violations import MOST_REPORTED
 from worker.index.contract import address_digest
 
@@ -98,7 +99,9 @@ def test_a_canonical_row_stays_as_it_is(drawn: tuple[Entity, bytes]) -> None:
     first = decoder.decode(value, None, LATEST)
     if isinstance(first, Decoded):
         again = decoder.decode(first.row, first.key, LATEST)
-        assert again == msgspec.structs.replace(first, warnings=(), unknown_fields=0)
+        assert again == msgspec.structs.replace(
+            first, warnings=(), unknown_fields=0, unknown_names=()
+        )
 
 
 @pytest.mark.parametrize("entity", ENTITIES)
@@ -132,7 +135,10 @@ def test_unknown_fields_are_dropped_and_counted(drawn: Drawn, more: dict[str, in
     plain = decoder.decode(drawn.value, None, LATEST)
     outcome = decoder.decode(spell({**unknown, **drawn.record}), None, LATEST)
     assert isinstance(plain, Decoded)
-    assert outcome == msgspec.structs.replace(plain, unknown_fields=len(unknown))
+    names = unknown_names(unknown, ())
+    assert outcome == msgspec.structs.replace(
+        plain, unknown_fields=len(unknown), unknown_names=names
+    )
 
 
 @given(good_records(), st.data())

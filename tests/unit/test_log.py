@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
-from worker.log import Sparing
+import pytest
+import structlog
+
+from worker.log import Sparing, to_stderr
 
 
 def test_the_first_are_told_one_by_one_and_the_others_as_a_sum_a_minute() -> None:
@@ -24,3 +28,24 @@ def test_the_first_are_told_one_by_one_and_the_others_as_a_sum_a_minute() -> Non
     sparing.rest()
     sparing.rest()
     assert said[11:] == [{"count": 1, "offset": 13}]
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_foreign_message_does_nothing_to_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    monkeypatch.setenv("TERM", "xterm" if wanted else "dumb")
+    monkeypatch.setenv("NO_COLOR", "")
+    to_stderr("info", terminal := Terminal())
+    structlog.get_logger("test").warning("broker_unavailable", error="\x1b]0;mine\x07\n\u202e")
+    line = terminal.getvalue()
+    assert "\\x1b]0;mine\\x07\\n\\u202e" in line
+    assert line.count("\n") == 1
+    assert ("\x1b[" in line) is wanted

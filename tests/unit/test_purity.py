@@ -21,6 +21,7 @@ ALLOWED = {
     "datetime",
     "enum",
     "hashlib",
+    "itertools",
     "json",
     "math",
     "msgspec",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from worker.errors import ConfigurationError
-from worker.settings import environment_names, load, unknown_variables
+from worker.settings import environment_names, load, secret, unknown_variables
 
 SECRET = "tr0ub4dor"
 LOGIN = f"buddy:{SECRET}" + "@"  # in two parts: no file of ours holds a login in an address
@@ -122,3 +122,10 @@ def test_what_kubernetes_sets_for_a_service_called_buddy_is_no_setting() -> None
     assert unknown_variables(links) == {}
     assert load(None, links, {}).metrics_port == 0
     assert load(None, {"BUDDY_METRICS_PORT": "9090"}, {}).metrics_port == 9090
+
+
+def test_a_file_without_an_end_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"/dev/zero cannot be read: it is larger than"):
+        load("/dev/zero", {}, {})
+    with pytest.raises(ConfigurationError, match="too large"):
+        secret("/dev/zero", {}, "BUDDY_KAFKA_PASSWORD")

@@ -8,7 +8,15 @@ import click
 
 from schemas import ENTITIES
 from worker.brokers.contract import Partition
-from worker.cli.console import Context, print_json, print_table
+from worker.cli.console import (
+    Context,
+    OneOf,
+    confirm,
+    count_of,
+    print_json,
+    print_table,
+    say,
+)
 from worker.engine.reprocess import reprocess
 from worker.engine.startup import check_topics, create_topics
 from worker.errors import ConfigurationError, UsageError
@@ -42,9 +50,11 @@ def create(context: Context, partitions: int | None, as_json: bool) -> int:
             if as_json:
                 print_json({"created": created, "partitions": count})
             else:
-                click.echo(
-                    f"{len(created)} topics created, {len(list(names.every())) - len(created)} "
-                    f"were there; inputs have {count} partitions."
+                there = len(list(names.every())) - len(created)
+                say(
+                    f"{count_of(len(created), 'topic')} created, {there} "
+                    f"{'was' if there == 1 else 'were'} there; "
+                    f"inputs have {count_of(count, 'partition')}."
                 )
             return list(complaints(names, await broker.topics(names.every()), limit))
 
@@ -55,7 +65,7 @@ def create(context: Context, partitions: int | None, as_json: bool) -> int:
 
 
 @click.command("reprocess")
-@click.argument("entity", type=click.Choice(list(ENTITIES)))
+@click.argument("entity", type=OneOf("an entity", ENTITIES), metavar="ENTITY")
 @click.option("--from-start", is_flag=True, help="All that the input still holds.")
 @click.option("--offset", "places", multiple=True, metavar="PARTITION:OFFSET", help="Repeatable.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -71,10 +81,10 @@ def reprocess_command(
     if from_start == bool(places):
         raise click.UsageError("Say either --from-start or --offset PARTITION:OFFSET.")
     if not yes:
-        click.confirm(f"Judge {entity} again, with a second outcome for each record?", abort=True)
+        confirm(f"Judge {entity} again, with a second outcome for each record?")
     back = asyncio.run(_reprocess(context, entity, _places(places)))
     for number, count in sorted(back.items()):
-        click.echo(f"partition {number}: {count} offsets back")
+        say(f"partition {number}: {count_of(count, 'offset')} back")
     return 0
 
 

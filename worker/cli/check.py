@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
@@ -12,14 +9,19 @@ from typing import BinaryIO
 import click
 import msgspec
 
-from schemas import ENTITIES
 from worker.checking import Checked, Checker, Warned
-from worker.cli.console import Context, notices, now_ms, print_json, print_table, progress_bar
+from worker.cli.console import Context, notices, now_ms, progress_bar
+from worker.cli.findings import (
+    Findings,
+    print_annotations,
+    print_for_people,
+    print_for_programs,
+)
+from worker.cli.inputs import standard_input
 from worker.cli.send import ENTITY, read_limit, sources_of
 from worker.errors import StateError, UsageError
 from worker.files import Source, as_utf8, in_entity_order, read_ndjson
 
-_SHOWN = 20
 _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 
 
@@ -31,7 +33,8 @@ _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 )
 @click.option("--rejected", type=click.Path(path_type=Path), help="File for rejections, NDJSON.")
 @click.option("--warnings", type=click.Path(path_type=Path), help="File for warnings, NDJSON.")
-@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print counts and findings as JSON.")
+@click.option("--github", is_flag=True, help="Print findings as annotations of GitHub Actions.")
 @click.pass_obj
 def check_command(
     context: Context,
@@ -41,39 +44,43 @@ def check_command(
     rejected: Path | None,
     warnings: Path | None,
     as_json: bool,
+    github: bool,
 ) -> int:
     """Validate files without a broker: NDJSON, CSV, JSON or XLSX, or directories of them.
 
     Files may be our exports, saved by Excel or made by hand, and packed with gzip; - is NDJSON on
     standard input. Exit code 1 if anything is rejected.
     """
+    if as_json and github:
+        raise click.UsageError("Say either --json or --github.")
     settings = context.settings
     checker = Checker(now_ms, settings.clock_skew_seconds, settings.max_record_bytes)
     told: list[str] = []
     notice = notices(told)
     sources = sources_of(paths, entity, notice)
     if sources is None:
-        stdin = as_utf8(sys.stdin.buffer, "-")
+        stdin = as_utf8(standard_input(), "-")
         records = read_ndjson(stdin, str(entity), "-", limit=read_limit(settings))
     else:
         records = in_entity_order(sources, limit=read_limit(settings), notice=notice)
-    shown: list[Checked] = []
-    warned: Counter[str] = Counter()
+    found = Findings()
     _refuse_overwriting(sources or [], [path for path in (rejected, warnings) if path is not None])
     with ExitStack() as stack:
         outputs = _Outputs(accepted, rejected, warnings)
         stack.callback(outputs.close)
-        bar = stack.enter_context(progress_bar(quiet=as_json))
+        bar = stack.enter_context(progress_bar(quiet=as_json or github))
         checking = bar.add_task("checking", total=None)
         for count, checked in enumerate(checker.check(records), 1):
             outputs.write(checked)
-            if checked.rejection is None:
-                warned.update({found.code.value for found in checked.violations})
-            elif len(shown) < _SHOWN:
-                shown.append(checked)
+            found.note(checked)
             if count % 1000 == 0:
                 bar.update(checking, completed=count)
-    _print(checker, shown, warned, told, as_json=as_json)
+    if as_json:
+        print_for_programs(checker, found, told)
+    elif github:
+        print_annotations(found)
+    else:
+        print_for_people(checker, found)
     return 1 if checker.rejected.total() else 0
 
 
@@ -151,55 +158,3 @@ class _Outputs:
 
 def _unwritable(path: Path, error: OSError) -> StateError:
     return StateError(f"{path} cannot be written: {error.strerror}")
-
-
-def _print(
-    checker: Checker,
-    shown: list[Checked],
-    warned: Counter[str],
-    told: list[str],
-    *,
-    as_json: bool,
-) -> None:
-    accepted, rejected = checker.accepted.total(), checker.rejected.total()
-    if as_json:
-        print_json(
-            {
-                "accepted": dict(checker.accepted),
-                "rejected": dict(checker.rejected),
-                "codes": {f"{e}.{code}": n for (e, code), n in sorted(checker.codes.items())},
-                "unknown_fields": {e: n for e, n in checker.unknown_fields.items() if n},
-                "notices": told,
-            }
-        )
-        return
-    if shown:
-        _print_faults(shown)
-        if rejected > len(shown):
-            click.echo(f"… and {rejected - len(shown)} more: --rejected FILE lists them all.")
-    rows = [(e, checker.accepted[e], checker.rejected[e]) for e in ENTITIES]
-    used = [row for row in rows if row[1] or row[2]]
-    if used:
-        print_table("Verdicts", ("entity", "accepted", "rejected"), used)
-    for code, count in sorted(warned.items()):
-        click.echo(f"{count} accepted with the warning {code}: --warnings FILE lists them.")
-    click.echo(f"{accepted} accepted, {rejected} rejected.")
-
-
-def _print_faults(shown: list[Checked]) -> None:
-    columns = ["file", "sheet", "line", "column", "code", "expected"]
-    rows = [list(row) for row in _faults(shown)]
-    if not any(checked.place.sheet for checked in shown):
-        del columns[1]
-        for row in rows:
-            del row[1]
-    print_table("What is wrong where", columns, rows)
-
-
-def _faults(shown: list[Checked]) -> Iterator[tuple[str, str, str, str, str, str]]:
-    for checked in shown:
-        place = checked.place
-        where = (place.path, place.sheet or "", str(place.line))
-        for found in checked.violations[:5]:
-            yield *where, found.field, found.code.value, found.message
-            where = ("", "", "")

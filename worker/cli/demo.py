@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Outgoing
-from worker.cli.console import Context, print_table, progress_bar
+from worker.cli.console import Context, count_of, print_table, progress_bar, say
 from worker.cli.export import ask
 from worker.core.violations import WARNINGS, Code
 from worker.demo.record import Record
@@ -213,13 +213,11 @@ def _report(
     )
     problems = [*verified.problems, *_differences(outcomes, expected)]
     if problems:
-        raise DemoFailedError(f"{problems[0]} ({len(problems)} problems in all)")
-    click.echo("Every verdict is the one that was expected; the export has been read back whole.")
-    click.echo(f"Export:      {finished}")
-    click.echo(f"Log:         {directory / 'run.log'}")
-    click.echo(
-        f"Rejections:  .venv/bin/buddy --broker embedded:{directory}/broker rejections summary"
-    )
+        raise DemoFailedError(f"{problems[0]} ({count_of(len(problems), 'problem')} in all)")
+    say("Every verdict is the one that was expected; the export has been read back whole.")
+    say(f"Export:      {finished}")
+    say(f"Log:         {directory / 'run.log'}")
+    say(f"Rejections:  .venv/bin/buddy --broker embedded:{directory}/broker rejections summary")
 
 
 def _differences(outcomes: Outcomes, expected: Expected) -> Iterator[str]:

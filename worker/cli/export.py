@@ -16,7 +16,16 @@ from rich.progress import Progress
 from schemas import ENTITIES
 from worker import log
 from worker.brokers.contract import Broker, Outgoing, Partition
-from worker.cli.console import Context, Seconds, print_json, print_table, progress_bar
+from worker.cli.console import (
+    Context,
+    OneOf,
+    Seconds,
+    count_of,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
+)
 from worker.cli.export_copy import copy, places_of, room_for
 from worker.errors import (
     BuddyError,
@@ -57,8 +66,10 @@ class ExportFailedError(BuddyError):
 
 
 @click.command("export")
-@click.option("--format", "formats", type=click.Choice(FORMATS), multiple=True, help="Repeatable.")
-@click.option("--entity", "entities", type=click.Choice(list(ENTITIES)), multiple=True)
+@click.option(
+    "--format", "formats", type=OneOf("a format", FORMATS), multiple=True, help="Repeatable."
+)
+@click.option("--entity", "entities", type=OneOf("an entity", ENTITIES), multiple=True)
 @click.option("--from", "start", metavar="DAY", help="First day, YYYY-MM-DD in UTC.")
 @click.option("--to", "end", metavar="DAY", help="Last day, which belongs to the range.")
 @click.option(
@@ -127,7 +138,7 @@ def export_command(
     if as_json:
         print_json(answer)
     elif answer.status != "finished":
-        click.echo(f"Export {answer.id} has been started.")
+        say(f"Export {answer.id} has been started.")
     else:
         _print(answer, out)
     if answer.complete is False:
@@ -141,15 +152,15 @@ def _print(answer: Announcement, out: Path | None) -> None:
     print_table(f"Export {answer.id}", ("file", "bytes", "rows", "SHA-256 begins"), rows)
     for entity, reasons in answer.left_out.items():
         for reason, count in reasons.items():
-            click.echo(f"{entity}: {count} rows left out ({reason})")
+            say(f"{entity}: {count_of(count, 'row')} left out ({reason})")
     if answer.base is not None:
-        click.echo(f"What is new or changed since export {answer.base}")
+        say(f"What is new or changed since export {answer.base}")
     if answer.full_because is not None:
-        click.echo(f"All rows, not only those that changed: {_BECAUSE[answer.full_because]}")
+        say(f"All rows, not only those that changed: {_BECAUSE[answer.full_because]}")
     for entity, reasons in answer.deletions.items():
         for reason, count in reasons.items():
-            click.echo(f"{entity}: {count} rows deleted ({reason})")
-    click.echo(f"In {where}")
+            say(f"{entity}: {count_of(count, 'row')} deleted ({reason})")
+    say(f"In {where}")
 
 
 def _pending(answer: Announcement) -> str:
@@ -159,7 +170,8 @@ def _pending(answer: Announcement) -> str:
     named = ", ".join(place for place, _ in places[:5])
     more = f" and {len(places) - 5} more" if len(places) > 5 else ""
     return (
-        f"the export is not complete: {total} records were not judged in time, in {named}{more}: "
+        f"the export is not complete: {count_of(total, 'record was', 'records were')} not judged "
+        f"in time, in {named}{more}: "
         "is a worker running for these? ('buddy run')"
     )
 

@@ -10,7 +10,15 @@ import click
 import msgspec
 
 from worker import log
-from worker.cli.console import Context, notices, print_json, print_table
+from worker.cli.console import (
+    Context,
+    OneOf,
+    complain,
+    notices,
+    print_json,
+    print_table,
+    say,
+)
 from worker.errors import BuddyError
 from worker.exports.connect import place_of
 from worker.exports.layout import FORMATS, Format
@@ -116,7 +124,7 @@ def _base(manifest: Manifest) -> str | None:
 def _options(command: Command) -> Command:
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print as JSON, with every file."),
-        click.option("--format", "formats", type=click.Choice(FORMATS), multiple=True,
+        click.option("--format", "formats", type=OneOf("a format", FORMATS), multiple=True,
                      help="Only what holds this format. Repeatable."),
         click.option("--bookmark", metavar="NAME",
                      help="Only this feed; that of a schedule is called schedule:NAME."),
@@ -145,7 +153,7 @@ def list_command(
     if as_json:
         print_json({"exports": found})
     elif not found:
-        click.echo(f"No finished export{_of(bookmark, formats)} in {context.settings.exports}.")
+        say(f"No finished export{_of(bookmark, formats)} in {context.settings.exports}.")
     else:
         _print(context.settings.exports, found)
     return 0
@@ -171,20 +179,19 @@ def latest_command(
             "'buddy exports list' shows what is there"
         )
     if not found.manifest.complete:
-        click.echo(
-            f"buddy: {found.name} is not complete: not everything had been judged in time", err=True
-        )
+        complain(f"{found.name} is not complete: not everything had been judged in time")
     if as_json:
         print_json(listed(found))
     else:
-        click.echo(found.location)
+        say(found.location)
     return 0
 
 
 def _place(context: Context) -> Place:
+    settings = context.settings
     log.configure("error")  # that the place is away is told in one line, not in the log's
     notice = notices()
-    place = place_of(context.settings, context.environment, _PATIENCE)
+    place = place_of(settings, context.environment, _PATIENCE)
     place.tell(lambda away: None if away is None else notice(f"{away} Trying again ..."))
     return place
 

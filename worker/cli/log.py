@@ -14,7 +14,7 @@ from worker.brokers.contract import Partition
 from worker.brokers.embedded import EmbeddedBroker
 from worker.brokers.embedded_damage import Damage, Looked
 from worker.brokers.embedded_store import FILE_NAME
-from worker.cli.console import Context, print_json, progress_bar
+from worker.cli.console import Context, confirm, count_of, print_json, progress_bar, say
 from worker.errors import DamagedLog, StateError, UsageError
 
 
@@ -64,11 +64,12 @@ def verify(context: Context, as_json: bool) -> int:
         )
     else:
         for line in lines:
-            click.echo(line)
-        click.echo(f"{found.batches} batches of {found.size} bytes are as they were written.")
+            say(line)
+        batches = count_of(found.batches, "batch is", "batches are")
+        say(f"{batches} as written, {count_of(found.size, 'byte')}.")
     left = [damage for damage in found.damaged if not damage.skipped]
     if left or found.file:
-        raise DamagedLog(f"The log is damaged in {len(left) + len(found.file)} places.")
+        raise DamagedLog(f"The log is damaged in {count_of(len(left) + len(found.file), 'place')}.")
     return 0
 
 
@@ -94,11 +95,11 @@ def skip(context: Context, place: str, yes: bool) -> int:
     damage = asyncio.run(find())
     lost = damage.next - damage.base
     if not yes:
-        click.confirm(f"{damage.line()}. Lose up to {lost} messages and go on?", abort=True)
+        confirm(f"{damage.line()}. Lose up to {count_of(lost, 'message')} and go on?")
     if asyncio.run(carry_out(damage)):
-        click.echo(f"Skipped {lost} offsets of {partition.topic}/{partition.number}.")
+        say(f"Skipped {count_of(lost, 'offset')} of {partition.topic}/{partition.number}.")
     else:
-        click.echo("Only the index was damaged. It was made again, and nothing is lost.")
+        say("Only the index was damaged. It was made again, and nothing is lost.")
     return 0
 
 
@@ -109,14 +110,14 @@ def accept_clock(context: Context, yes: bool) -> int:
     """Say that this machine's clock is right, though it contradicts the log's own time."""
     now = datetime.now(UTC)
     if not yes:
-        click.confirm(f"Is it {now:%Y-%m-%dT%H:%M:%SZ}? What is kept for a time may go", abort=True)
+        confirm(f"Is it {now:%Y-%m-%dT%H:%M:%SZ}? What is kept for a time may go")
 
     async def run() -> int:
         async with _log(context) as broker:
             return (await broker.accept_clock()).ahead
 
     ahead = asyncio.run(run())
-    click.echo(f"The log's time was set by {ahead / 1000:+.0f} s.")
+    say(f"The log's time was set by {ahead / 1000:+.0f} s.")
     return 0
 
 

@@ -14,8 +14,9 @@ from typing import Any, Final
 import click
 
 from worker import __version__
-from worker.cli.console import Context
-from worker.errors import BuddyError
+from worker.cli import streams
+from worker.cli.console import Context, OneOf, complain
+from worker.errors import BuddyError, ReaderGoneError
 
 _INTERRUPTED = 130
 _COMMANDS: Final = {
@@ -57,6 +58,17 @@ class Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first argument names; else the nearest ones are named."""
+        try:
+            return super().resolve_command(context, args)
+        except click.NoSuchCommand as error:
+            raise click.NoSuchCommand(
+                error.command_name, possibilities=_COMMANDS, ctx=context
+            ) from None
+
     def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands in `buddy --help`."""
         with formatter.section("Commands"):
@@ -79,50 +91,59 @@ and then:         buddy export --wait
 @click.option("--prefix", help="First part of every topic name.")
 @click.option("--data", metavar="DIR", help="Directory of state that can be rebuilt.")
 @click.option("--exports", metavar="PLACE", help="Finished exports: a directory or s3://…")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
+@click.option("--log-level", type=OneOf("a level", ["debug", "info", "warning", "error"]))
 @click.pass_context
 def cli(context: click.Context, /, config: str | None, **options: Any) -> None:
     """All commands; settings are read when a command needs them."""
-    from worker import log
-
-    log.to_stderr("warning")
     context.obj = Context(config, options, os.environ)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; its exit code. Errors are one line on standard error."""
     try:
-        result = cli.main(list(arguments), prog_name="buddy", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.ctx.get_help())
-        return 2
+        result = _invoke(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.ClickException as error:
-        return _complain(_usage_line(error), 2)
+        return _complain(_usage_line(error, arguments), 2)
+    except ReaderGoneError as error:
+        return error.exit_code
     except BuddyError as error:
         return _complain(str(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return _complain("interrupted", _INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has gone; nothing is left to be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return result
+
+
+def _invoke(arguments: Sequence[str]) -> int:
+    try:
+        result = cli.main(list(arguments), prog_name="buddy", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help())
+        return 2
     return result if isinstance(result, int) else 0
 
 
-def _usage_line(error: click.ClickException) -> str:
+def _usage_line(error: click.ClickException, arguments: Sequence[str]) -> str:
     text = " ".join(error.format_message().split())
+    if isinstance(error, click.NoSuchOption):
+        from worker.cli.misplaced import where_it_goes
+
+        if there := where_it_goes(error, arguments):
+            return there
     context = error.ctx if isinstance(error, click.UsageError) else None
     path = context.command_path if context is not None else "buddy"
     return f"{text} See '{path} --help'."
 
 
 def _complain(text: str, code: int) -> int:
-    click.echo("buddy: " + " ".join(text.split()), err=True)
+    complain(text)
     return code
 
 
 def main() -> None:
     """The console script."""
+    streams.prepare()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 import click
@@ -12,13 +12,36 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.brokers.contract import Message, Partition
-from worker.cli.console import Context, print_json, print_table
+from worker.cli.console import (
+    Context,
+    OneOf,
+    complain,
+    count_of,
+    print_json,
+    print_table,
+    say,
+    say_found,
+    short_time,
+)
+from worker.cli.in_time import InTime
+from worker.cli.unknown_fields import print_unknown
 from worker.core.rejection import Source
-from worker.core.violations import Violation
+from worker.core.unknown import UnknownNames, unknown_names
+from worker.core.violations import Code, Violation
 from worker.errors import DamagedLog, MissingTopic
 
-_ENTITY = click.option("--entity", type=click.Choice(list(ENTITIES)), help="Of this entity only.")
-_CODE = click.option("--code", help="With this violation code only.")
+_ENTITY = click.option("--entity", type=OneOf("an entity", ENTITIES), help="Of this entity only.")
+_CODE = click.option(
+    "--code",
+    type=OneOf("a violation code", [code.value for code in Code]),
+    metavar="CODE",
+    help="With this violation code only.",
+)
+_COLUMNS = {
+    name: frozenset(column.name for column in entity.columns) for name, entity in ENTITIES.items()
+}
+_SHOWN = 5
+"""Violations of a rejection that people are shown."""
 
 
 class Seen(msgspec.Struct):
@@ -30,9 +53,16 @@ class Seen(msgspec.Struct):
     source: Source
     violations: list[Violation]
     violations_omitted: int = 0
+    unknown_names: tuple[str, ...] = ()
+    """Fields of the record that no column is for."""
+
+
+class _Record(msgspec.Struct):
+    record: dict[str, msgspec.Raw] | None = None
 
 
 _seen = msgspec.json.Decoder(Seen)
+_record = msgspec.json.Decoder(_Record)
 
 
 class Kind(msgspec.Struct, frozen=True, order=True):
@@ -56,11 +86,13 @@ class Tally:
 
     def __init__(self) -> None:
         self.total = 0
+        self.unknown = UnknownNames()
         self._kinds: dict[Kind, Counted] = {}
 
     def add(self, seen: Seen) -> None:
         """Count one rejection, once for each kind of violation in it."""
         self.total += 1
+        self.unknown.note(seen.entity, seen.unknown_names)
         at = seen.rejected_at
         for kind in {Kind(seen.entity, v.code.value, _no_index(v.field)) for v in seen.violations}:
             counted = self._kinds.setdefault(kind, Counted(0, at, at))
@@ -82,7 +114,7 @@ def rejections_command() -> None:
 @_ENTITY
 @_CODE
 @click.option("--from-start", is_flag=True, help="Begin with those that are there already.")
-@click.option("--limit", type=int, help="Stop after so many.")
+@click.option("--limit", type=click.IntRange(1), help="Stop after so many.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document a line.")
 @click.pass_obj
 def watch(
@@ -93,7 +125,10 @@ def watch(
     limit: int | None,
     as_json: bool,
 ) -> int:
-    """Print rejections as they come, until Ctrl-C: a line each."""
+    """Print rejections as they come, until Ctrl-C. Those that are there already come by time.
+
+    Times are in UTC.
+    """
 
     async def run() -> None:
         count = 0
@@ -103,9 +138,7 @@ def watch(
             if as_json:
                 print_json(seen)
             else:
-                found = ", ".join(f"{v.code} {v.field}".strip() for v in seen.violations[:5])
-                where = f"{seen.source.topic}/{seen.source.partition}/{seen.source.offset}"
-                click.echo(f"{_time(seen.rejected_at)}  {where}  key {seen.key or '-'}  {found}")
+                _print(seen)
             count += 1
             if count == limit:
                 return
@@ -135,14 +168,18 @@ def summary(context: Context, entity: str | None, code: str | None, as_json: boo
         for kind, counted in tally.kinds()
     ]
     if as_json:
-        print_json({"rejections": tally.total, "violations": found})
+        names = tally.unknown.by_entity
+        print_json({"rejections": tally.total, "violations": found, "unknown_names": names})
     else:
         columns = (*Kind.__struct_fields__, *Counted.__struct_fields__)
+        now = datetime.now(UTC)
         rows = [
-            [_time(cell) if isinstance(cell, datetime) else cell for cell in row.values()]
+            [short_time(cell, now) if isinstance(cell, datetime) else cell for cell in row.values()]
             for row in found
         ]
-        print_table(f"{tally.total} rejections", columns, rows)
+        title = count_of(tally.total, "rejection")
+        print_table(title, columns, rows, "times in UTC", whole=("entity", "code"))
+        print_unknown(tally.unknown)
     return 0
 
 
@@ -161,16 +198,23 @@ async def _rejections(
         reader.assign({p: s.start if from_start else s.end for p, s in spans.items()})
         try:
             damaged: dict[Partition, str] = {}
+            in_time = InTime[Seen](places)
+            if not from_start:
+                in_time.ended(places)
             while follow or any(
                 reader.position(p) < s.end for p, s in spans.items() if p not in damaged
             ):
-                for message in await reader.read(5_000, 0.5):
-                    span = spans[Partition(message.topic, message.partition)]
-                    if not follow and message.offset >= span.end:
+                for message in await reader.read(5_000, 0.5, in_time.full()):
+                    place = Partition(message.topic, message.partition)
+                    if not follow and message.offset >= spans[place].end:
                         continue  # how many came meanwhile depends on the order of reading
                     if (seen := _read(message)) is not None:
-                        yield seen
+                        in_time.add(place, seen.rejected_at, seen)
                 damaged = reader.damaged()
+                in_time.ended(p for p, s in spans.items() if reader.position(p) >= s.end)
+                in_time.ended(damaged)
+                for seen in in_time.due():
+                    yield seen
             if damaged:
                 raise DamagedLog(next(iter(damaged.values())))
         finally:
@@ -178,19 +222,29 @@ async def _rejections(
 
 
 def _read(message: Message) -> Seen | None:
+    value = message.value or b""
     try:
-        return _seen.decode(message.value or b"")
+        seen = _seen.decode(value)
+        fields = _record.decode(value).record or {}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        click.echo(
-            f"buddy: {message.topic}/{message.partition}/{message.offset} is no rejection: skipped",
-            err=True,
-        )
+        complain(f"{message.topic}/{message.partition}/{message.offset} is no rejection: skipped")
         return None
+    seen.unknown_names = unknown_names(fields, _COLUMNS.get(seen.entity, fields))
+    return seen
 
 
-def _time(moment: datetime) -> str:
-    """As the rejection itself says it."""
-    return moment.isoformat().replace("+00:00", "Z")
+def _print(seen: Seen) -> None:
+    """A rejection for people: when and where, then each violation."""
+    at = short_time(seen.rejected_at, datetime.now(UTC))
+    where = f"{seen.source.topic}/{seen.source.partition}/{seen.source.offset}"
+    say(f"{at}  {where}  key {seen.key or '-'}")
+    for found in seen.violations[:_SHOWN]:
+        field = f"{found.field}: " if found.field else ""
+        say_found(found.code.value, f"{field}{found.message}", found.severity)
+    if more := len(seen.violations[_SHOWN:]) + seen.violations_omitted:
+        say(f"  … and {count_of(more, 'violation')} more")
+    if seen.unknown_names:
+        say(f"  fields that no column is for: {', '.join(seen.unknown_names)}")
 
 
 def _no_index(field: str) -> str:

@@ -9,7 +9,7 @@ import click
 
 from schemas import ENTITIES, json_schema
 from worker.asyncapi import asyncapi
-from worker.cli.console import Context
+from worker.cli.console import Context, OneOf
 from worker.errors import UsageError
 from worker.message_schemas import MESSAGES, message_schema, whole_schema
 
@@ -17,19 +17,17 @@ _NAMES = (*ENTITIES, *MESSAGES)
 
 
 @click.command("schema")
-@click.argument("name", required=False, metavar="[NAME]")
+@click.argument("name", required=False, metavar="[NAME]", type=OneOf("a schema", _NAMES))
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["json-schema", "asyncapi"]),
+    type=OneOf("a format", ["json-schema", "asyncapi"]),
     default="json-schema",
     help="JSON Schema 2020-12 (default), or AsyncAPI 3 of all public topics.",
 )
 @click.pass_obj
 def schema_command(context: Context, name: str | None, kind: str) -> int:
     """Print the schema of NAME: an entity or a kind of message; without it, all in one document."""
-    if name is not None and name not in _NAMES:
-        raise UsageError(f"no schema {name!r}: use one of {', '.join(_NAMES)}")
     if kind == "asyncapi" and name is not None:
         raise UsageError("AsyncAPI describes all topics in one document: leave the name out")
     # Escaped, so that patterns show which characters they hold, on any terminal.

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.progress import Progress
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Outgoing
-from worker.cli.console import Context, Seconds, notices, print_json, print_table, progress_bar
-from worker.core.keys import read_key
+from worker.cli.console import (
+    Context,
+    OneOf,
+    Seconds,
+    count_of,
+    notices,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
+)
+from worker.cli.inputs import refuse_special, standard_input
+from worker.core.keys import form_of, read_key
 from worker.core.sending import KeyReader
 from worker.engine.outcomes import Outcomes
 from worker.errors import MessageRefused, UsageError
 from worker.files import READ_LIMIT, FileRecord, Notice, Source, as_utf8, expand, read_ndjson
 from worker.settings import Settings
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
 _BATCH = 2_000
 ENTITY = click.option(
-    "--entity", type=click.Choice(list(ENTITIES)), help="What the records are, where no name tells."
+    "--entity", type=OneOf("an entity", ENTITIES), help="What the records are, where no name tells."
 )
 
 
@@ -69,12 +83,13 @@ def send_command(
     elif wait:
         _print_outcomes(outcomes)
     else:
-        click.echo(f"{outcomes.sent.total()} records sent.")
+        say(f"{count_of(outcomes.sent.total(), 'record')} sent.")
     if sending.refused:
         first, size = sending.refused[0]
         raise MessageRefused(
             f"{first.where}: a record of {size} bytes is more than the broker "
-            f"takes; {len(sending.refused)} such records were not sent, all others were"
+            f"takes; {count_of(len(sending.refused), 'such record was', 'such records were')} "
+            "not sent, all others were"
         )
     return 1 if wait and outcomes.rejected else 0
 
@@ -83,12 +98,14 @@ def _print_outcomes(outcomes: Outcomes) -> None:
     if outcomes.codes:
         rows = [(e, code, n) for (e, code), n in sorted(outcomes.codes.items())]
         print_table("What was found", ("entity", "code", "records"), rows)
-    click.echo(f"{outcomes.accepted} accepted, {outcomes.rejected} rejected.")
+    say(f"{outcomes.accepted} accepted, {outcomes.rejected} rejected.")
 
 
 def sources_of(paths: tuple[str, ...], entity: str | None, notice: Notice) -> list[Source] | None:
     """The files that the paths mean, None for standard input ("-"). Raises UsageError."""
     if "-" not in paths:
+        for path in paths:
+            refuse_special(path)
         return expand([Path(path) for path in paths], entity, notice)
     if len(paths) > 1:
         raise UsageError("'-' (standard input) goes alone")
@@ -107,7 +124,7 @@ def _records(
 ) -> Iterator[FileRecord]:
     limit = read_limit(settings)
     if sources is None:
-        stdin = as_utf8(sys.stdin.buffer, "-")
+        stdin = as_utf8(standard_input(), "-")
         yield from read_ndjson(stdin, str(entity), "-", limit=limit)
     for source in sources or ():
         yield from source.read(limit=limit, notice=notice)
@@ -159,16 +176,16 @@ class _Sending:
 
 
 @click.command("delete")
-@click.argument("entity", type=click.Choice(list(ENTITIES)))
+@click.argument("entity", type=OneOf("an entity", ENTITIES), metavar="ENTITY")
 @click.argument("keys", nargs=-1, required=True, metavar="KEY…")
 @click.pass_obj
 def delete_command(context: Context, entity: str, keys: tuple[str, ...]) -> int:
     """Delete rows of ENTITY by their keys (a composite key is written a:b)."""
     canonical = []
     for key in keys:
-        found = read_key(ENTITIES[entity], key.encode())
+        found = read_key(ENTITIES[entity], os.fsencode(key))
         if found is None:
-            form = ":".join(ENTITIES[entity].key)
+            form = form_of(ENTITIES[entity])
             raise UsageError(f"{key[:80]!r} is no key of {entity}: expected {form}")
         canonical.append(found)
 
@@ -177,7 +194,7 @@ def delete_command(context: Context, entity: str, keys: tuple[str, ...]) -> int:
             await _delete(broker, broker_context.names.inputs(entity), canonical)
 
     asyncio.run(run(context))
-    click.echo(f"{len(canonical)} deletions sent.")
+    say(f"{count_of(len(canonical), 'deletion')} sent.")
     return 0
 
 

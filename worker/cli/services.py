@@ -1,4 +1,7 @@
-"""Running services until a signal: the first lets them finish, the second ends at once."""
+"""Running services until a signal: the first lets them finish, the second ends at once.
+
+SIGHUP says that the terminal has gone. Where it is ignored from the start (nohup), it stays so.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ _log = structlog.get_logger(__name__)
 
 
 def serve(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
-    """Run `main(stop)`; SIGTERM and SIGINT set `stop`. Returns exit code 0."""
+    """Run `main(stop)`; SIGTERM, SIGINT and SIGHUP set `stop`. Returns exit code 0."""
 
     async def run() -> None:
         stop = asyncio.Event()
@@ -27,7 +30,10 @@ def serve(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
             _log.info("stopping", signal=signal.Signals(number).name)
             stop.set()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        ended_by = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            ended_by.append(signal.SIGHUP)
+        for number in ended_by:
             loop.add_signal_handler(number, on_signal, number)
         await main(stop)
 
@@ -50,7 +56,10 @@ def stop_at_eof(stop: asyncio.Event) -> None:
             loop.remove_reader(0)
             stop.set()
 
-    loop.add_reader(0, on_input)
+    try:
+        loop.add_reader(0, on_input)
+    except PermissionError:  # no pipe and no terminal: nobody is behind it
+        stop.set()
 
 
 async def together(stop: asyncio.Event, *services: Coroutine[Any, Any, None]) -> None:

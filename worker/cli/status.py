@@ -13,7 +13,7 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, GroupMember, Partition, Span
-from worker.cli.console import Context, print_json, print_table
+from worker.cli.console import Context, print_json, print_table, say, short_time
 from worker.engine.latest import read_last
 from worker.engine.startup import check_topics
 from worker.engine.tables import read_checked
@@ -80,7 +80,7 @@ def status_command(context: Context, as_json: bool, quiet: bool, services: tuple
     elif not quiet:
         _print(context.settings, found, runs)
         for line in damage:
-            click.echo(f"Damage: {line}")
+            say(f"Damage: {line}")
     if wrong is not None:
         raise NobodyWorks(wrong)
     return 0
@@ -224,6 +224,7 @@ def _print(settings: Settings, found: Report, runs: Mapping[str, Run]) -> None:
             for name, figures in entities.items()
         ],
         "" if found.lag_is_exact else "to be read: at most so many, transaction markers count, too",
+        whole=("entity",),
     )
     print_table(
         "Tasks",
@@ -233,23 +234,35 @@ def _print(settings: Settings, found: Report, runs: Mapping[str, Run]) -> None:
                 str(task.task),
                 task.owner or "nobody",
                 task.worker or "unknown",
-                task.since or "unknown",
-                task.committed or "never",
+                _short(task.since, "unknown"),
+                _short(task.committed, "never"),
                 "unknown" if task.parked is None else task.parked,
                 task.lag,
             )
             for task in found.tasks
         ],
         "times in UTC",
+        whole=("since", "last commit"),
     )
-    click.echo("\n".join(_lines(found)))
+    for line in _lines(found):
+        say(line)
     if runs:
         print_table(
             "Schedules, by the settings of this command",
             ("schedule", "cron", "last run", "next run"),
-            [(name, run.cron, run.last or "never", run.next) for name, run in runs.items()],
+            [
+                (name, run.cron, _short(run.last, "never"), _short(run.next, ""))
+                for name, run in runs.items()
+            ],
             "times in UTC; a next run in the past is overdue",
         )
+
+
+def _short(moment: str | None, absent: str) -> str:
+    """A moment of a report, for people."""
+    if moment is None:
+        return absent
+    return short_time(datetime.fromisoformat(moment), datetime.now(UTC))
 
 
 def _lines(found: Report) -> list[str]:

@@ -18,8 +18,10 @@ import msgspec
 
 from schemas import ENTITIES, Entity, Kind
 from schemas.fields import Row
-from worker.core.keys import key_of, read_key
+from worker.core.keys import form_of, key_of, read_key
+from worker.core.malformed import json_type, not_json, not_utf8
 from worker.core.rules import check, plain_email
+from worker.core.unknown import unknown_names
 from worker.core.violations import Code, Findings, Violation, violation
 from worker.index.contract import address_digest
 
@@ -42,6 +44,8 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     attendees: tuple[str, ...] = ()
     warnings: tuple[Violation, ...] = ()
     unknown_fields: int = 0
+    unknown_names: tuple[str, ...] = ()
+    """Of the first unknown fields, as they can be shown."""
 
 
 class Deletion(msgspec.Struct, frozen=True):
@@ -57,6 +61,7 @@ class Invalid(msgspec.Struct, frozen=True):
     violations: tuple[Violation, ...]
     omitted: int = 0
     malformed: bool = False
+    unknown_names: tuple[str, ...] = ()
 
 
 Outcome = Decoded | Deletion | Invalid
@@ -84,6 +89,9 @@ class RecordDecoder:
         self._too_long = f"expected at most {self._longest_row} bytes in canonical form"
         self._struct = msgspec.json.Decoder(entity.struct).decode
         columns = entity.columns
+        self._columns = frozenset(column.name for column in columns)
+        self._key_form = form_of(entity)
+        self._other_key = f"expected the message key to be the record's {self._key_form}"
         self._moments = [c.name for c in columns if c.kind is Kind.TIMESTAMP]
         self._timestamps = _all_of(self._moments)
         self._texts = _some_of(c.name for c in columns if c.kind is Kind.TEXT and c.required)
@@ -118,7 +126,7 @@ class RecordDecoder:
             return self._malformed(str(error), key)
         canonical = self.key_of(row)
         if key is not None and key != canonical and read_key(self.entity, key) != canonical:
-            return Invalid(canonical, (_contradiction(),))
+            return Invalid(canonical, (violation(Code.INVALID_KEY, "", self._other_key),))
         users, matches, address, attendees = self._relations(row)
         return Decoded(canonical, encoded, users, matches, address, attendees)
 
@@ -187,16 +195,17 @@ class RecordDecoder:
         judged = self._by_field(value, key, latest)
         if isinstance(judged, Invalid):
             return judged
-        row, warnings, unknown = judged
+        row, warnings, unknown, names = judged
         encoded = _encode(row)
         if len(encoded) > self._longest_row:
             raise MalformedError(self._too_long)
-        return Decoded(self.key_of(row), encoded, *self._relations(row), warnings, unknown)
+        key = self.key_of(row)
+        return Decoded(key, encoded, *self._relations(row), warnings, unknown, names)
 
     def _by_field(
         self, value: bytes, key: bytes | None, latest: datetime
-    ) -> Invalid | tuple[Row, tuple[Violation, ...], int]:
-        """All violations, or the row with its warnings and its number of unknown fields."""
+    ) -> Invalid | tuple[Row, tuple[Violation, ...], int, tuple[str, ...]]:
+        """All violations, or the row with its warnings, and its unknown fields: number, names."""
         record = parse(value)
         found = Findings()
         values: dict[str, Any] = {}
@@ -211,10 +220,14 @@ class RecordDecoder:
         if key is not None and (
             message_key is None or (own_key is not None and own_key != message_key)
         ):
-            found.add_first(*_contradiction_parts())
+            found.add_first(Code.INVALID_KEY, "", self._other_key)
+        unknown = len(record) - known
+        names = unknown_names(record, self._columns) if unknown else ()
+        violations = tuple(found.violations)
         if found.errors:
-            return Invalid(own_key or message_key, tuple(found.violations), found.omitted)
-        return self.entity.struct(**values), tuple(found.violations), len(record) - known
+            own_key = own_key or message_key
+            return Invalid(own_key, violations, found.omitted, unknown_names=names)
+        return self.entity.struct(**values), violations, unknown, names
 
     def _checked_key(self, values: dict[str, Any], found: Findings) -> bytes | None:
         """The record's own key, None if one of its parts has an error."""
@@ -223,11 +236,11 @@ class RecordDecoder:
 
     def _deletion(self, key: bytes | None) -> Deletion | Invalid:
         if key is None:
-            message = "a deletion needs the message key that names its row"
+            message = f"expected the message key that names the row to delete: {self._key_form}"
             return Invalid(None, (violation(Code.INVALID_KEY, "", message),))
         canonical = read_key(self.entity, key)
         if canonical is None:
-            message = "expected the key of a row: " + ":".join(self.entity.key)
+            message = f"expected the key of a row: {self._key_form}"
             return Invalid(None, (violation(Code.INVALID_KEY, "", message),))
         return Deletion(canonical)
 
@@ -253,19 +266,19 @@ def parse(value: bytes) -> dict[str, Any]:
     `msgspec.Raw`. Raises MalformedError, and RecursionError where it is nested too deep.
     """
     if not value:
-        raise MalformedError("expected a JSON object, got nothing")
+        raise MalformedError("expected a JSON object, found nothing")
     try:
         text = value.decode()
-    except UnicodeDecodeError:
-        raise MalformedError("expected UTF-8") from None
+    except UnicodeDecodeError as error:
+        raise MalformedError(not_utf8(value, error)) from None
     try:
         record = _anything.decode(value)
     except msgspec.ValidationError:  # well-formed so far, but a number that msgspec refuses
         record = _parse_extreme(text)
     except msgspec.MsgspecError:
-        raise MalformedError("expected one JSON object") from None
+        raise MalformedError(not_json(text)) from None
     if not isinstance(record, dict):
-        raise MalformedError("expected a JSON object")
+        raise MalformedError(f"expected a JSON object, found {json_type(record)}")
     return record
 
 
@@ -278,7 +291,7 @@ def _parse_extreme(text: str) -> object:
             _encode(json.loads(text, parse_constant=_refuse, **hooks))
         return json.loads(text, parse_int=_parse_integer, parse_constant=_refuse)
     except ValueError:  # UnicodeEncodeError too
-        raise MalformedError("expected one JSON object") from None
+        raise MalformedError(not_json(text)) from None
 
 
 def _parse_integer(digits: str) -> object:
@@ -287,14 +300,6 @@ def _parse_integer(digits: str) -> object:
 
 def _refuse(constant: str) -> object:
     raise ValueError(constant)
-
-
-def _contradiction_parts() -> tuple[Code, str, str]:
-    return Code.INVALID_KEY, "", "expected the message key to be the record's key"
-
-
-def _contradiction() -> Violation:
-    return violation(*_contradiction_parts())
 
 
 def _all_of(names: Iterable[str]) -> Callable[[Any], tuple[Any, ...]]:

@@ -8,6 +8,11 @@ from worker.core.rules import read_uuid
 _LONGEST_INTEGER = 16  # digits of 2^53 - 1
 
 
+def form_of(entity: Entity) -> str:
+    """How a key is written, in the names of its columns: `milestone_id:user_id`."""
+    return ":".join(entity.key)
+
+
 def read_key(entity: Entity, key: bytes) -> bytes | None:
     """The canonical form of a message key, None if it is no key of that entity.
 

@@ -16,6 +16,7 @@ from worker.core.parking import Parked
 from worker.core.possible import column_of
 from worker.core.references import unexpected
 from worker.core.rejection import reject, replays_header, timestamp
+from worker.core.unknown import UnknownNames
 from worker.core.violations import Code, Violation
 from worker.topics import Names
 
@@ -61,6 +62,8 @@ class Tally:
         self.arrivals: Counter[int] = Counter()
         """How many of the records that got a verdict arrived at that moment (milliseconds)."""
         self.unknown_fields: Counter[str] = Counter()
+        self.unknown_names = UnknownNames()
+        """Of rejected records too: a field that is missing may be there under another name."""
         self.parked: Counter[str] = Counter()
         self.records_omitted: list[str] = []
         """Coordinates of rejected records that even the enlarged limit refuses."""
@@ -105,6 +108,7 @@ class Outbox:
         headers: Headers = ((SOURCE_HEADER, self._source(message)), self._accepted_at)
         if row.unknown_fields:
             tally.unknown_fields[entity] += row.unknown_fields
+            tally.unknown_names.note(entity, row.unknown_names)
         if warnings:
             for warning in warnings:
                 tally.violations[entity, column_of(warning.field), warning.code] += 1
@@ -135,6 +139,7 @@ class Outbox:
         value, omitted = reject(entity, message, invalid, self._now, limit)
         self.tally.rejected[entity] += 1
         self.tally.arrivals[message.timestamp] += 1
+        self.tally.unknown_names.note(entity, invalid.unknown_names)
         for found in invalid.violations:
             self.tally.violations[entity, column_of(found.field), found.code] += 1
         if omitted:

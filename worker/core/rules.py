@@ -48,6 +48,27 @@ def read_uuid(text: str) -> str | None:
     return lower if text.isascii() and _UUID.fullmatch(lower) else None
 
 
+def _expected(column: Column) -> str:
+    """What a value of the column must be, for who left it out or got it wrong."""
+    match column.kind:
+        case Kind.UUID:
+            return "expected a UUID of version 4, 36 characters long"
+        case Kind.TIMESTAMP:
+            return "expected a date and time such as 2024-01-15T10:00:00Z, in the years 1 to 9999"
+        case Kind.EMAIL:
+            return "expected an address such as name@example.org"
+        case Kind.ENUM:
+            return "expected one of " + ", ".join(column.values)
+        case Kind.RATING:
+            return "expected a number from 0.00 to 1.00"
+        case Kind.INTEGER:
+            return f"expected an integer from {column.lowest} to {column.highest}"
+        case Kind.TEXT if column.longest is not None:
+            return f"expected text of at most {column.longest} characters"
+        case kind:
+            return f"expected {kind.value}"
+
+
 def _wrong_type(column: Column, expected: str, found: Findings) -> object:
     found.add(Code.WRONG_TYPE, column.name, f"expected {expected}")
     return None
@@ -58,9 +79,7 @@ def _uuid(column: Column, value: object, _latest: datetime, found: Findings) -> 
         return _wrong_type(column, "a string that holds a UUID", found)
     uuid = read_uuid(value)
     if uuid is None:
-        found.add(
-            Code.INVALID_UUID, column.name, "expected a UUID of version 4, 36 characters long"
-        )
+        found.add(Code.INVALID_UUID, column.name, _expected(column))
     return uuid
 
 
@@ -69,11 +88,7 @@ def _timestamp(column: Column, value: object, latest: datetime, found: Findings)
         return _wrong_type(column, "a string that holds a timestamp", found)
     moment = _read_timestamp(value)
     if moment is None:
-        found.add(
-            Code.INVALID_TIMESTAMP,
-            column.name,
-            "expected a date and time such as 2024-01-15T10:00:00Z, in the years 1 to 9999",
-        )
+        found.add(Code.INVALID_TIMESTAMP, column.name, _expected(column))
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
@@ -107,7 +122,7 @@ def _email(column: Column, value: object, _latest: datetime, found: Findings) ->
         return _wrong_type(column, "a string that holds an e-mail address", found)
     address = value.lower()
     if not is_email(address):
-        found.add(Code.INVALID_EMAIL, column.name, "expected an address such as name@example.org")
+        found.add(Code.INVALID_EMAIL, column.name, _expected(column))
     elif address != value:
         found.add(Code.EMAIL_LOWERCASED, column.name, "had upper-case letters: lower-cased")
     return address
@@ -117,7 +132,7 @@ def _enum(column: Column, value: object, _latest: datetime, found: Findings) -> 
     if not isinstance(value, str):
         return _wrong_type(column, "a string", found)
     if value not in column.values:
-        found.add(Code.INVALID_ENUM, column.name, "expected one of " + ", ".join(column.values))
+        found.add(Code.INVALID_ENUM, column.name, _expected(column))
     return value
 
 
@@ -151,7 +166,7 @@ def _rating(column: Column, value: object, _latest: datetime, found: Findings) -
     if not (_is_integer(value) or isinstance(value, float)):
         return _wrong_type(column, "a number", found)
     if not _in_range(column, value):
-        found.add(Code.RATING_OUT_OF_RANGE, column.name, "expected a number from 0.00 to 1.00")
+        found.add(Code.RATING_OUT_OF_RANGE, column.name, _expected(column))
         return None
     assert isinstance(value, int | float)
     return float(value) + 0.0  # -0.0 is written 0.0
@@ -229,7 +244,7 @@ def check(column: Column, value: object, latest: datetime, found: Findings) -> o
     """
     absent = value is None or value == ""
     if column.required and (absent or (isinstance(value, str) and value.isspace())):
-        found.add(Code.MISSING_REQUIRED_FIELD, column.name, f"expected {column.kind.value}")
+        found.add(Code.MISSING_REQUIRED_FIELD, column.name, _expected(column))
         return None
     if absent:
         return None

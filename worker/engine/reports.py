@@ -96,8 +96,9 @@ class Reports:
         if tally.violations:
             found = {".".join(filter(None, what)): n for what, n in tally.violations.items()}
             _log.info("violations", task=number, count=sum(found.values()), found=found)
-        for entity, count in tally.unknown_fields.items():
-            _log.info("unknown_fields", task=number, entity=entity, count=count)
+        for entity, names in tally.unknown_names.names().items():
+            count = tally.unknown_fields[entity]
+            _log.info("unknown_fields", task=number, entity=entity, count=count, names=names)
         for source, error in tally.failures:
             _log.error("internal_error", source=source, error=error)
         for place, offsets in tally.unreadable.items():
