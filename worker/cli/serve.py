@@ -44,7 +44,7 @@ def run_command(context: Context, until_eof: bool) -> int:
 
     On the embedded broker missing topics are created first.
     """
-    _starting(context, "worker", "sink")
+    _prepare(context)
 
     async def main(stop: asyncio.Event) -> None:
         if until_eof:
@@ -65,7 +65,7 @@ def run_command(context: Context, until_eof: bool) -> int:
 @click.pass_obj
 def worker_command(context: Context) -> int:
     """Validate what arrives, until SIGTERM or Ctrl-C."""
-    _starting(context, "worker")
+    _prepare(context)
 
     async def main(stop: asyncio.Event) -> None:
         async with context.broker() as broker:
@@ -80,7 +80,7 @@ def worker_command(context: Context) -> int:
 @click.pass_obj
 def sink_command(context: Context) -> int:
     """Collect accepted rows and carry out export requests, until SIGTERM or Ctrl-C."""
-    _starting(context, "sink")
+    _prepare(context)
 
     async def main(stop: asyncio.Event) -> None:
         async with context.broker() as broker:
@@ -91,18 +91,19 @@ def sink_command(context: Context) -> int:
     return serve(main)
 
 
-def _starting(context: Context, *services: str) -> None:
+def _prepare(context: Context) -> None:
     settings = context.settings
     log.configure(settings.log_level)
     tighten(Path(settings.data))
-    where = {"broker": settings.broker, "prefix": settings.prefix}
-    _log.info("starting", services=services, version=__version__, **where)
 
 
 @contextmanager
 def _watched(context: Context, *services: str) -> Iterator[tuple[Any, ...]]:
     """Metrics, and the health of each service; served over HTTP where a port is set."""
     settings = context.settings
+    # Not before the broker could be opened: where it cannot, one line says so.
+    where = {"broker": settings.broker, "prefix": settings.prefix}
+    _log.info("starting", services=services, version=__version__, **where)
     metrics = Metrics()
     health = Health(metrics, CLOCK.steady, host=settings.metrics_host, port=settings.metrics_port)
     parts = [health.part(service) for service in services]
