@@ -219,7 +219,7 @@ def print_table(
     by_column = [[column, *texts] for column, *texts in zip(columns, *cells, strict=True)]
     width = max(_width() or _WITHOUT_TERMINAL, _NARROWEST)
     narrow = sum(3 + max(map(len, texts)) for texts in by_column) >= width
-    table = Table(title=Text(shown(title)), title_justify="left", caption=shown(footer) or None)
+    table = Table(caption=shown(footer) or None)
     for place, (column, *texts) in enumerate(by_column):
         numbers = bool(rows) and all(isinstance(row[place], int | float) for row in rows)
         kept = numbers or column in whole
@@ -235,7 +235,11 @@ def print_table(
     for place, row_cells in enumerate(cells):
         style = _STYLES.get(styles[place], "") if styles else ""
         table.add_row(*(Text(text, style) for text in row_cells))
-    Console(width=width).print(table, crop=False)  # a terminal breaks what is wider still
+    console = Console(width=width)
+    # A title may hold a path, which nobody could copy if it were broken. A terminal breaks what is
+    # wider than itself.
+    console.print(Text(shown(title), "italic"), crop=False, soft_wrap=True)
+    console.print(table, crop=False)
 
 
 def _cell(value: object) -> str:
