@@ -33,7 +33,10 @@ def excel(
     states: Mapping[str, str] | None = None,
     parts: Mapping[str, bytes] | None = None,
 ) -> Path:
-    """A workbook laid out as Excel does it. `sheets`: the rows of each, as XML."""
+    """A workbook laid out as Excel does it. `sheets`: the rows of each, as XML.
+
+    `parts` come on top, or in place of those of the same name.
+    """
     numbers = range(1, len(sheets) + 1)
     override = "".join(
         f'<Override PartName="/xl/worksheets/sheet{n}.xml" ContentType="{TYPE}.worksheet+xml"/>'
@@ -78,12 +81,22 @@ def excel(
             f'ref="A1:Z9"/><sheetData>{rows}</sheetData><mergeCells count="1"><mergeCell '
             'ref="A2:A3"/></mergeCells><pageMargins left="0.7"/></worksheet>'
         )
+    whole = {name: (DECLARATION + text).encode() for name, text in written.items()}
+    return pack(path, whole | dict(parts or {}))
+
+
+def pack(path: Path, parts: Mapping[str, bytes]) -> Path:
+    """A package of these parts, in their order."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in written.items():
-            archive.writestr(name, DECLARATION + text)
-        for name, data in (parts or {}).items():
+        for name, data in parts.items():
             archive.writestr(name, data)
     return path
+
+
+def unpack(path: Path) -> dict[str, bytes]:
+    """The parts of a package."""
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def row(number: int, *cells: str) -> str:

@@ -62,7 +62,8 @@ def test_continued_sheets(exported: Path) -> None:
         ("users", "Users (2)", 2),
         ("users", "Users (2)", 3),
     ]
-    assert records(exported, "feedback") == []
+    with pytest.raises(UsageError, match="sheet Users: left out, it is of users; 1 more"):
+        records(exported, "feedback")
     assert len(records(exported, "users")) == 4
 
 
@@ -146,6 +147,7 @@ def test_broken_parts(exported: Path, part: str, content: bytes) -> None:
         assert "\n" not in str(error)  # noqa: PT017, some parts can be done without
 
 
+LONG = "cannot be read beyond row 1: more than 16 MiB without the end of a row"
 SHEET = (
     '<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>'
     '<row r="1"><c t="inlineStr"><is><t>id</t></is></c></row>{}</sheetData></worksheet>'
@@ -156,11 +158,12 @@ SHEET = (
     ("content", "fault"),
     [
         ("<!DOCTYPE x [<!ENTITY a 'aaaa'>]>" + SHEET.format(""), "declaration"),
-        (SHEET.format("<row><c><![CDATA[<row ]]></c></row>"), "declaration"),
-        (SHEET.format('<row r="2"><c t="str"><v>' + "a" * (17 << 20) + "</v></c></row>"), "row of"),
-        (SHEET.format('<row r="2">' + "<c/>" * (5 << 20) + "</row>"), "row of"),
+        (SHEET.format("<row><c><v><![CDATA[" + "<row>" * (4 << 20)), "end of a row"),
+        (SHEET.format("<!--" + "</row>" * (3 << 20)), "end of a row"),
+        (SHEET.format('<row r="2"><c t="str"><v>' + "a" * (17 << 20) + "</v></c></row>"), LONG),
+        (SHEET.format('<row r="2">' + "<c/>" * (5 << 20) + "</row>"), LONG),
     ],
-    ids=["entities", "cdata", "huge cell", "many cells"],
+    ids=["entities", "cdata", "comment", "huge cell", "many cells"],
 )
 def test_what_would_not_fit_into_memory_is_refused(
     exported: Path, content: str, fault: str
@@ -168,6 +171,14 @@ def test_what_would_not_fit_into_memory_is_refused(
     path = replaced(exported, "xl/worksheets/sheet2.xml", content.encode())
     assert path.stat().st_size < 1 << 20
     with pytest.raises(UsageError, match=fault):
+        records(path)
+
+
+@pytest.mark.parametrize("row", ["<row/>", '<row r="2"/>', '<row r="2"></row>'])
+def test_rows_are_counted(exported: Path, monkeypatch: pytest.MonkeyPatch, row: str) -> None:
+    monkeypatch.setattr("worker.files.xlsx.rows.MAX_ROWS", 50)
+    path = replaced(exported, "xl/worksheets/sheet2.xml", SHEET.format(row * 50).encode())
+    with pytest.raises(UsageError, match="sheet Users: cannot be read beyond row"):
         records(path)
 
 

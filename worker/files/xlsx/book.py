@@ -1,0 +1,170 @@
+"""A workbook as a whole: its sheets, its epoch, its shared strings, and its styles of dates."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from datetime import datetime
+from typing import BinaryIO, Final
+
+import msgspec
+
+from worker.files.xlsx.cells import EPOCH_1900, EPOCH_1904, CellReader
+from worker.files.xlsx.formats import BUILT_IN, Shown, shown_as
+from worker.files.xlsx.package import Package, Relation
+from worker.files.xlsx.rows import Row, read_rows
+from worker.files.xlsx.strings import SharedStrings
+from worker.files.xlsx.xml import BrokenPart, Handler, OtherFormat, read_whole
+
+_LONGEST_PART: Final = 64 << 20
+"""Bytes of the list of sheets, or of all styles; some workbooks have 65,490 of them."""
+_MOST_SHARED_TEXT: Final = 256 << 20
+"""Unpacked bytes of the table of shared strings, which is held in memory."""
+_MOST_SHEETS: Final = 10_000
+_MOST_STYLES: Final = 1_000_000
+_LONGEST_CODE: Final = 1_000
+_LONGEST_NAME: Final = 100
+_HIDDEN: Final = frozenset({"hidden", "veryhidden"})
+_TRUE: Final = frozenset({"1", "true", "on"})
+_OTHER_KINDS: Final = {
+    "chartsheet": "it is a chart",
+    "dialogsheet": "it is a dialog",
+    "xlmacrosheet": "it is a sheet of macros",
+    "xlintlmacrosheet": "it is a sheet of macros",
+}
+
+
+class Sheet(msgspec.Struct, frozen=True):
+    """A sheet that the workbook lists. `fault` says why it has no rows to read, if it has none."""
+
+    title: str
+    hidden: bool
+    part: str
+    fault: str | None
+
+
+class Book:
+    """An open workbook. Raises what is in `worker.files.xlsx.package.BROKEN`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._package = Package(file)
+        self._part = self._main_part()
+        self._relations = self._package.relations(self._part)
+        found = _Workbook()
+        with self._package.open(self._part) as member:
+            read_whole(member, found, _LONGEST_PART)
+        if not found.sheets:
+            raise OtherFormat("it lists no sheets; name a workbook")
+        self.sheets = [self._sheet(*one) for one in found.sheets]
+        self._meaning = CellReader(self._shared(), self._styles(), found.epoch)
+
+    def rows(self, sheet: Sheet) -> Generator[Row, None, None]:
+        """The rows of a sheet without a fault, in its order, those before a fault too."""
+        with self._package.open(sheet.part) as member:
+            yield from read_rows(member, self._meaning)
+
+    def _main_part(self) -> str:
+        related = [
+            r.target for r in self._package.relations("").values() if r.kind == "officeDocument"
+        ]
+        found = self._package.find(*related, "xl/workbook.xml", "xl/workbook.bin", "content.xml")
+        if found is None:
+            raise OtherFormat("it is another kind of ZIP archive; name a workbook")
+        if found.endswith("content.xml"):
+            raise OtherFormat("it is an OpenDocument file (.ods); save it as .xlsx")
+        if found.lower().endswith(".bin"):
+            raise OtherFormat("it is a binary workbook (.xlsb); save it as .xlsx")
+        return found
+
+    def _sheet(self, title: str, state: str, id_: str) -> Sheet:
+        relation = self._relations.get(id_)
+        part = None
+        if relation is None:
+            fault: str | None = "the workbook does not say where it is"
+        else:
+            part = self._find(relation)
+            missing = None if part else f"{_shown(relation.target)} is not in the file"
+            fault = _OTHER_KINDS.get(relation.kind.lower(), missing)
+        return Sheet(_shown(title), state.lower() in _HIDDEN, part or "", fault)
+
+    def _find(self, relation: Relation) -> str | None:
+        """Some programs write targets as if they began at the root."""
+        folder = self._part.rpartition("/")[0] + "/"
+        return self._package.find(relation.target, relation.target.removeprefix(folder))
+
+    def _named(self, kind: str, usual: str) -> str | None:
+        related = [r for r in self._relations.values() if r.kind == kind]
+        return self._find(related[0]) if related else self._package.find(usual)
+
+    def _shared(self) -> SharedStrings:
+        part = self._named("sharedStrings", "xl/sharedStrings.xml")
+        if part is None:
+            return SharedStrings()
+        if self._package.size(part) > _MOST_SHARED_TEXT:
+            raise BrokenPart(f"{self._package.size(part)} bytes of shared strings are too many")
+        with self._package.open(part) as member:
+            return SharedStrings(member)
+
+    def _styles(self) -> dict[str, Shown]:
+        part = self._named("styles", "xl/styles.xml")
+        found = _Styles()
+        if part is not None:
+            with self._package.open(part) as member:
+                read_whole(member, found, _LONGEST_PART)
+        return found.shown()
+
+
+def _shown(name: str) -> str:
+    """A name that fits into a line; Excel's titles have 31 characters."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode()
+        for one in name[:_LONGEST_NAME]
+    )
+
+
+class _Workbook(Handler):
+    """Title, state and relation of each sheet; and the epoch."""
+
+    def __init__(self) -> None:
+        self.sheets: list[tuple[str, str, str]] = []
+        self.epoch: datetime = EPOCH_1900
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        if tag == "workbookPr" and attributes.get("date1904", "").lower() in _TRUE:
+            self.epoch = EPOCH_1904
+        elif tag == "sheet":
+            if len(self.sheets) >= _MOST_SHEETS:
+                raise BrokenPart(f"more than {_MOST_SHEETS} sheets")
+            related = [text for name, text in attributes.items() if name.endswith(":id")]
+            get = attributes.get
+            self.sheets.append((get("name", ""), get("state", ""), "".join(related[:1])))
+
+
+class _Styles(Handler):
+    """The number formats of the styles that cells have."""
+
+    def __init__(self) -> None:
+        self._codes: dict[str, str] = {}
+        self._formats: list[str] = []
+        self._cells = False
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        if tag == "numFmt":
+            id_ = attributes.get("numFmtId", "")
+            self._codes[id_] = attributes.get("formatCode", "")[:_LONGEST_CODE]
+        elif tag == "cellXfs":
+            self._cells = True
+        elif tag == "xf" and self._cells:
+            self._formats.append(attributes.get("numFmtId", ""))
+        if len(self._codes) + len(self._formats) > _MOST_STYLES:
+            raise BrokenPart("too many styles")
+
+    def end(self, tag: str) -> None:
+        if tag == "cellXfs":
+            self._cells = False
+
+    def shown(self) -> dict[str, Shown]:
+        """By the number of the style, as a cell spells it."""
+        own = {id_: shown_as(code) for id_, code in self._codes.items()}
+        built_in = {str(id_): shown for id_, shown in BUILT_IN.items()}
+        known = {id_: shown for id_, shown in (built_in | own).items() if shown is not None}
+        return {str(n): known[id_] for n, id_ in enumerate(self._formats) if id_ in known}

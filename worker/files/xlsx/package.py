@@ -1,0 +1,128 @@
+"""The parts of a workbook in its ZIP archive, and how they refer to each other (ECMA-376, part 2).
+
+Names of parts are compared without case, as the standard says, and without what programs get
+wrong: backslashes, a slash in front, percent signs. How much a part unpacks to is bounded.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import struct
+import zipfile
+import zlib
+from typing import IO, BinaryIO, Final
+from urllib.parse import unquote
+from xml.parsers.expat import ErrorString, ExpatError
+
+import msgspec
+
+from worker.files.xlsx.xml import BrokenPart, Handler, read_whole
+
+_MOST_PARTS: Final = 10_000
+_MOST_RELATIONS: Final = 65_536
+_ALWAYS: Final = 256 << 20
+"""Bytes that a part may unpack to, whatever its size in the file."""
+_RATIO: Final = 200
+"""How many times its size a larger one may unpack to."""
+_LONGEST_RELATIONS: Final = 16 << 20
+
+BROKEN: Final = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    ExpatError,
+    EOFError,
+    LookupError,  # an encoding that nobody knows
+    NotImplementedError,  # a way of packing
+    RuntimeError,  # a password
+    ValueError,  # BrokenPart among them
+)
+"""What zipfile and expat raise on files that are not what they claim to be."""
+
+
+class Relation(msgspec.Struct, frozen=True):
+    """What one part says of another: its type without the namespace, and where it should be."""
+
+    kind: str
+    target: str
+
+
+class Package:
+    """An open workbook. Its methods raise what is in `BROKEN`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._archive = zipfile.ZipFile(file)
+        parts = self._archive.infolist()
+        if len(parts) > _MOST_PARTS:
+            raise BrokenPart(f"{len(parts)} parts are too many")
+        self._parts: dict[str, zipfile.ZipInfo] = {}
+        for part in parts:
+            self._parts.setdefault(_folded(part.filename), part)
+            self._parts[part.filename] = part
+
+    def find(self, target: str, *others: str) -> str | None:
+        """The name of the first of these parts that is there."""
+        for name in (target, *others):
+            if name in self._parts:
+                return name
+            if (folded := _folded(name)) in self._parts:
+                return self._parts[folded].filename
+        return None
+
+    def size(self, name: str) -> int:
+        """How many bytes a part says that it unpacks to; zipfile gives no more."""
+        return self._parts[name].file_size
+
+    def open(self, name: str) -> IO[bytes]:
+        """A part that is there, for reading in pieces."""
+        part = self._parts[name]
+        if part.file_size > max(_ALWAYS, _RATIO * part.compress_size):
+            raise BrokenPart(f"unpacks to {part.file_size} bytes, from {part.compress_size}")
+        return self._archive.open(part)
+
+    def relations(self, part: str) -> dict[str, Relation]:
+        """What a part refers to within the file, by the ids that it uses; "" is the whole file."""
+        folder, name = posixpath.split(part)
+        found = self.find(posixpath.join(folder, "_rels", f"{name}.rels"))
+        handler = _Relations(folder)
+        if found is not None:
+            with self.open(found) as member:
+                read_whole(member, handler, _LONGEST_RELATIONS)
+        return handler.found
+
+
+def cause(error: Exception) -> str:
+    """What is wrong with a file that raised one of `BROKEN`, in words."""
+    match error:
+        case BrokenPart():
+            return str(error)
+        case ExpatError():
+            return f"broken XML ({ErrorString(error.code)})"
+        case LookupError():
+            return "XML in an unknown encoding"
+        case NotImplementedError():
+            return "it is packed in a way that is not known"
+        case RuntimeError():
+            return "it needs a password"
+        case _:
+            return "it is damaged"
+
+
+def _folded(name: str) -> str:
+    return unquote(name).replace("\\", "/").removeprefix("/").casefold()
+
+
+class _Relations(Handler):
+    def __init__(self, folder: str) -> None:
+        self.found: dict[str, Relation] = {}
+        self._folder = folder
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        if tag != "Relationship" or attributes.get("TargetMode") == "External":
+            return
+        if len(self.found) >= _MOST_RELATIONS:
+            raise BrokenPart(f"more than {_MOST_RELATIONS} relations")
+        kind = attributes.get("Type", "").rpartition("/")[2]
+        target = attributes.get("Target", "").replace("\\", "/")
+        target = posixpath.normpath(posixpath.join("/", self._folder, target)).lstrip("/")
+        self.found[attributes.get("Id", "")] = Relation(kind, target)

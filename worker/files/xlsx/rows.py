@@ -1,0 +1,177 @@
+"""The rows of a sheet, one piece of XML in memory at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+from xml.parsers.expat import ExpatError
+
+from worker.files.cells import Cell
+from worker.files.xlsx.cells import CellReader
+from worker.files.xlsx.xml import TEXT, BrokenPart, ItemHandler, Part, read_items
+
+MAX_ROWS: Final = 1_048_576
+MAX_COLUMNS: Final = 16_384
+_REFERENCE: Final = re.compile(r"\$?([A-Z]{1,3})\$?[0-9]*\Z", re.ASCII | re.IGNORECASE)
+_TEXTS: Final = frozenset({"t", "v", "f"})
+"""The elements whose text counts: of a string, a value, a formula."""
+_PLAIN_ROW: Final = re.compile(r'\s*<row r="([1-9][0-9]{0,6})"(?: [\w:]{1,40}="[\w:. ]{0,80}")*>')
+_PLAIN_CELL: Final = re.compile(
+    r'<c(?: r="([A-Z]{1,3})[1-9][0-9]{0,6}")?(?: s="([0-9]{1,9})")?(?: t="(\w{1,20})")?'
+    rf"(?:/>|></c>|><v>({TEXT})</v></c>"
+    rf'|><is><t(?: xml:space="preserve")?>({TEXT})</t></is></c>)'
+    r"|(\S)"
+)
+"""Column, style, type, value and inline text; or anything else, so that nothing is passed over."""
+
+Row = tuple[int, list[Cell]]
+"""The number of a row, from 1, and its cells, from column A to the last one that is not empty."""
+
+
+def read_rows(part: Part, meaning: CellReader) -> Iterator[Row]:
+    """The rows of a sheet, in its order.
+
+    Raises BrokenPart, and ExpatError for what is no XML, after the rows before.
+    """
+    handler = _Rows(meaning)
+    try:
+        for _ in read_items(part, handler):
+            yield from handler.rows
+            handler.rows.clear()
+    except (BrokenPart, ExpatError):
+        yield from handler.rows
+        raise
+
+
+class _Columns(dict[str, int]):
+    """The numbers of columns, from 0, by their letters."""
+
+    def __missing__(self, letters: str) -> int:
+        place = -1
+        for letter in letters.upper():
+            place = (place + 1) * 26 + ord(letter) - ord("A")
+        self[letters] = place
+        return place
+
+
+class _Rows(ItemHandler):
+    """Takes what the parser finds; whole rows lie in `rows`."""
+
+    container = "sheetData"
+    item = "row"
+
+    def __init__(self, meaning: CellReader) -> None:
+        self.rows: list[Row] = []
+        self._meaning = meaning
+        self._columns = _Columns()
+        self._row = 0
+        self._column = -1
+        self._cells: list[Cell] = []
+        self._kind: str | None = None
+        """Of the cell that is open."""
+        self._style = ""
+        self._texts: dict[str, str] = {}
+        self._pieces: list[str] | None = None
+        self._phonetic = False
+
+    def plain(self, text: str) -> bool:
+        """One row without its end tag, if each cell is written as nearly all programs do it."""
+        head = _PLAIN_ROW.match(text)
+        if head is None:
+            return False
+        self._begin(int(head[1]))
+        read, columns = self._meaning.read, self._columns
+        cells, column = self._cells, -1
+        for letters, style, kind, value, inline, other in _PLAIN_CELL.findall(text, head.end()):
+            if other:
+                return False
+            column = columns[letters] if letters else column + 1
+            if value:
+                cell = read(kind, style, value)
+            elif inline:
+                cell = read("inlineStr", style, inline)
+            else:
+                continue
+            if column == len(cells) and cell is not None:
+                cells.append(cell)
+            else:
+                self._put(column, cell)
+        self._finish()
+        return True
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        if not self.inside:
+            if tag == self.container:
+                self.inside = self.depth
+        elif tag in _TEXTS:
+            if self._kind is not None and not self._phonetic:
+                self._pieces = []
+        elif tag == "c":
+            self._column = self._place(attributes.get("r"))
+            self._kind, self._style = attributes.get("t", ""), attributes.get("s", "")
+            self._texts = {}
+        elif tag == "row":
+            number = attributes.get("r", "").strip() or f"{self._row + 1}"
+            if not (number.isascii() and number.isdigit() and len(number) < 9):
+                raise BrokenPart("a row without a number")
+            self._begin(int(number))
+        elif tag == "rPh":
+            self._phonetic = True
+
+    def text(self, text: str) -> None:
+        if self._pieces is not None:
+            self._pieces.append(text)
+
+    def end(self, tag: str) -> None:
+        if not self.inside:
+            return
+        if tag in _TEXTS:
+            if self._pieces is not None:
+                self._texts[tag] = self._texts.get(tag, "") + "".join(self._pieces)
+            self._pieces = None
+        elif tag == "c" and self._kind is not None:
+            get = self._texts.get
+            cell = self._meaning.read(self._kind, self._style, get("v"), get("f"), get("t"))
+            self._put(self._column, cell)
+            self._kind = None
+        elif tag == "row":
+            self._finish()
+        elif tag == "rPh":
+            self._phonetic = False
+        elif tag == self.container and self.depth == self.inside:
+            self.inside = 0
+            self.done = True
+
+    def _begin(self, number: int) -> None:
+        if not 1 <= number <= MAX_ROWS:
+            raise BrokenPart(f"row {number} of at most {MAX_ROWS}")
+        self._row = number
+        self._column = -1
+        self._cells = []
+
+    def _finish(self) -> None:
+        self.taken += 1
+        if self.taken > MAX_ROWS:
+            raise BrokenPart(f"more than {MAX_ROWS} rows")
+        self.rows.append((self._row, self._cells))
+
+    def _put(self, column: int, cell: Cell) -> None:
+        """A cell in its place. Empty ones at the end of a row take no memory."""
+        cells = self._cells
+        if column < len(cells):
+            cells[column] = cell
+        elif cell is not None and cell != "":
+            if column >= MAX_COLUMNS:
+                raise BrokenPart(f"column {column + 1} of at most {MAX_COLUMNS}")
+            cells.extend([None] * (column - len(cells)))
+            cells.append(cell)
+
+    def _place(self, reference: str | None) -> int:
+        """The column of a cell; without a reference the next one."""
+        if not reference:
+            return self._column + 1
+        match = _REFERENCE.match(reference.strip())
+        if match is None:
+            raise BrokenPart("a cell without a place")
+        return self._columns[match[1].upper()]

@@ -1,0 +1,78 @@
+"""The table of shared strings, in one block of bytes: a workbook may have millions of them."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from typing import Final
+
+from worker.exports.xlsx_text import from_excel
+from worker.files.xlsx.xml import TEXT, BrokenPart, ItemHandler, Part, read_items
+
+_MOST_STRINGS: Final = 16_000_000
+_PLAIN: Final = re.compile(rf'\s*<si><t(?: xml:space="preserve")?>({TEXT})</t>\Z')
+
+
+class SharedStrings(ItemHandler):
+    """The strings by their numbers."""
+
+    container = "sst"
+    item = "si"
+
+    def __init__(self, part: Part | None = None) -> None:
+        """Read the table. Raises BrokenPart, and ExpatError for what is no XML."""
+        self._data = bytearray()
+        self._ends = array("L", [0])
+        self._collecting = self._phonetic = False
+        if part is not None:
+            for _ in read_items(part, self):
+                pass
+
+    def __len__(self) -> int:
+        return self.taken
+
+    def __getitem__(self, index: int) -> str:
+        """Raises BrokenPart where there is no such string."""
+        if not 0 <= index < self.taken:
+            raise BrokenPart(f"a cell refers to shared string {index} of {self.taken}")
+        ends = self._ends
+        text = self._data[ends[index] : ends[index + 1]].decode("utf-8", "surrogatepass")
+        return from_excel(text) if "_x" in text else text
+
+    def plain(self, text: str) -> bool:
+        """One string without its end tag, if it is nothing but text."""
+        found = _PLAIN.match(text)
+        if found is None:
+            return False
+        self._data += found[1].encode()
+        self._finish()
+        return True
+
+    def start(self, tag: str, _: dict[str, str]) -> None:
+        """As Handler; the phonetic reading of a string is none of its text."""
+        if tag == self.container and not self.inside:
+            self.inside = self.depth
+        elif tag == "t":
+            self._collecting = not self._phonetic
+        elif tag == "rPh":
+            self._phonetic = True
+
+    def text(self, text: str) -> None:
+        """As Handler."""
+        if self._collecting:
+            self._data += text.encode("utf-8", "surrogatepass")
+
+    def end(self, tag: str) -> None:
+        """As Handler."""
+        if tag == "t":
+            self._collecting = False
+        elif tag == "rPh":
+            self._phonetic = False
+        elif tag == "si":
+            self._finish()
+
+    def _finish(self) -> None:
+        self.taken += 1
+        if self.taken > _MOST_STRINGS:
+            raise BrokenPart("too many shared strings")
+        self._ends.append(len(self._data))

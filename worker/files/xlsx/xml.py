@@ -1,0 +1,215 @@
+"""XML in pieces, by expat: names without prefixes, no document types, nothing without bounds.
+
+Rows and shared strings come by the million and mostly look alike. Those that are plain are taken
+by a regular expression at five times expat's speed, and cut out of what expat sees; whatever is
+not plain in every byte goes to expat.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final, Protocol
+from xml.parsers import expat
+
+LONGEST: Final = 16 << 20
+"""Bytes of XML of one row or shared string."""
+TEXT: Final = "[^<>&\x00-\x08\x0b-\x1f\ufffe\uffff]*"
+"""What a regular expression may take for text: what expat would hand over as it is."""
+_READ: Final = 1 << 18
+_DEEPEST: Final = 50
+
+
+class BrokenPart(ValueError):
+    """The content of a part is not what a spreadsheet writes; the message says what it is."""
+
+
+class OtherFormat(BrokenPart):
+    """A file of another kind; the message says of which, and what to do."""
+
+
+class Part(Protocol):
+    """As much of an open part as is needed here."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes, none at the end."""
+        ...
+
+
+class Handler:
+    """Takes the elements of a part. `depth` counts those that are open; `done` ends the reading."""
+
+    depth = 0
+    done = False
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        """An element begins; its name is without a prefix."""
+
+    def end(self, tag: str) -> None:
+        """An element ends."""
+
+    def text(self, text: str) -> None:
+        """A piece of text."""
+
+
+class ItemHandler(Handler):
+    """Takes the items of a part that are many of a kind, directly inside of one container."""
+
+    container = ""
+    item = ""
+    taken = 0
+    """Grows with each item."""
+    inside = 0
+    """The depth at which the container is open, else 0."""
+
+    def plain(self, text: str) -> bool:
+        """Take one item but for its end tag, if it is plain; else leave all as it is."""
+        raise NotImplementedError
+
+
+def read_whole(part: Part, handler: Handler, longest: int) -> None:
+    """A part of at most `longest` bytes. Raises BrokenPart, and ExpatError for what is no XML."""
+    parser = _parser(handler)
+    size = 0
+    while data := part.read(_READ):
+        size += len(data)
+        if size > longest:
+            raise BrokenPart(f"more than {longest >> 20} MiB")
+        parser.Parse(data, False)  # noqa: FBT003, expat takes no keywords
+    parser.Parse(b"", True)  # noqa: FBT003
+
+
+def read_items(part: Part, handler: ItemHandler) -> Iterator[None]:
+    """Have the handler take the items of a part; yields now and then, so that they can be used.
+
+    What follows when the handler is done may be anything. Raises as `read_whole`, where an item is
+    longer than `LONGEST` too.
+    """
+    feed = _Feed(handler)
+    while data := part.read(_READ):
+        try:
+            yield from feed.add(data)
+        except (BrokenPart, expat.ExpatError):
+            if not handler.done:
+                raise
+        if handler.done:
+            yield
+            while part.read(_READ):  # to the end, where its checksum is compared
+                pass
+            return
+    feed.close()
+    yield
+
+
+class _Feed:
+    """Cuts the bytes of a part into items, and has each taken in the fastest way that is safe.
+
+    To look for end tags in raw bytes is safe from where expat has seen the container open, as
+    long as nothing begins that may hide them: a comment, CDATA or a processing instruction.
+    """
+
+    def __init__(self, handler: ItemHandler) -> None:
+        self._handler = handler
+        self._parser = _parser(handler)
+        self._parser.XmlDeclHandler = self._declared
+        self._opening = re.compile(rb"<%s(?:\s[^<>]*)?>" % handler.container.encode())
+        self._end = f"</{handler.item}>"
+        self._cutting = self._utf8 = True
+        self._held = b""
+        self._since = 0
+        """Bytes since the last item."""
+
+    def add(self, data: bytes) -> Iterator[None]:
+        handler = self._handler
+        before = handler.taken
+        self._since += len(data)
+        if self._cutting and not handler.inside:
+            data = self._open(data)
+        if self._cutting and handler.inside:
+            yield from self._cut(self._held + data)
+        else:
+            self._parser.Parse(self._held + data, False)  # noqa: FBT003
+            self._held = b""
+        if handler.taken > before:
+            self._since = len(self._held)
+            yield
+        elif self._since > LONGEST:
+            raise BrokenPart(f"more than {LONGEST >> 20} MiB without the end of a {handler.item}")
+
+    def close(self) -> None:
+        self._parser.Parse(self._held, True)  # noqa: FBT003
+
+    def _open(self, data: bytes) -> bytes:
+        """Hand what stands before the first item to expat; the rest."""
+        found = self._opening.search(data)
+        head = b"<!" if found is None else data[: found.end()]
+        if b"<!" in head or head.count(b"<?") > 1:
+            self._cutting = False
+            return data
+        self._parser.Parse(head, False)  # noqa: FBT003
+        self._cutting = self._utf8 and self._between
+        return data[len(head) :]
+
+    @property
+    def _between(self) -> bool:
+        return bool(self._handler.inside) and self._handler.depth == self._handler.inside
+
+    def _cut(self, data: bytes) -> Iterator[None]:
+        """Take whole items; what is left over is held."""
+        last = data.rfind(self._end.encode())
+        if last < 0:
+            self._held = data
+            return
+        whole, self._held = data[: last + len(self._end)], data[last + len(self._end) :]
+        try:
+            text = whole.decode()
+        except UnicodeDecodeError:
+            text = ""  # expat says what is wrong
+        items = text.split(self._end)
+        for n, item in enumerate(items[:-1]):
+            if self._handler.plain(item):
+                continue
+            if "<!" in item or "<?" in item:
+                self._stop_cutting(self._end.join(items[n:]).encode())
+                return
+            self._parser.Parse((item + self._end).encode(), False)  # noqa: FBT003
+            if not self._between:
+                self._stop_cutting(self._end.join(items[n + 1 :]).encode())
+                return
+        if not text:
+            self._stop_cutting(whole)
+        yield
+
+    def _stop_cutting(self, rest: bytes) -> None:
+        self._cutting = False
+        self._parser.Parse(rest + self._held, False)  # noqa: FBT003
+        self._held = b""
+
+    def _declared(self, _version: str, encoding: str | None, _standalone: int) -> None:
+        self._utf8 = encoding is None or encoding.lower() in {"utf-8", "us-ascii"}
+
+
+def _parser(handler: Handler) -> expat.XMLParserType:
+    start, end = handler.start, handler.end
+
+    def started(tag: str, attributes: dict[str, str]) -> None:
+        handler.depth += 1
+        if handler.depth > _DEEPEST:
+            raise BrokenPart(f"elements nested deeper than {_DEEPEST}")
+        start(tag.rpartition(":")[2] if ":" in tag else tag, attributes)
+
+    def ended(tag: str) -> None:
+        end(tag.rpartition(":")[2] if ":" in tag else tag)
+        handler.depth -= 1
+
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler = started
+    parser.EndElementHandler = ended
+    parser.CharacterDataHandler = handler.text
+    parser.StartDoctypeDeclHandler = _refuse_doctype
+    return parser
+
+
+def _refuse_doctype(*_: object) -> None:
+    raise BrokenPart("a document type declaration")
