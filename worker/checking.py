@@ -113,7 +113,7 @@ class Checker:
         self.unknown_names.note(entity, row.unknown_names)
         self._count(entity, violations)
         if entity in ("users", "matches"):
-            self._known.apply_row(entity, row.key, row.row)  # type: ignore[arg-type]
+            self._known.learn(entity, id_bytes(row.key.decode()), row.address)  # type: ignore[arg-type]
         return Checked(entity, _place(record), row.key.decode(), row.row, None, violations)
 
     def _reject(self, record: FileRecord, invalid: Invalid, now: int) -> Checked:

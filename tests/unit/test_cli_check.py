@@ -83,8 +83,8 @@ def test_a_spreadsheet_with_faults(
     assert "1 accepted with the warning naive_timestamp: --warnings FILE lists it." in printed.out
     assert printed.out.endswith("1 accepted, 3 rejected.\n")
     assert printed.err.splitlines() == [
-        "buddy: members.xlsx, sheet Members 2024, row 1: no column of users, left out: Shoe size",
         "buddy: members.xlsx, sheet Notes: left out, its name and its columns are of no entity",
+        "buddy: members.xlsx, sheet Members 2024, row 1: no column of users, left out: Shoe size",
     ]
 
 

@@ -159,9 +159,9 @@ def _rows(book: Book, sheet: Sheet, where: str) -> Generator[tuple[int, list[Cel
     """The rows that hold something, with their numbers."""
     number = 0
     try:
-        for number, cells in book.rows(sheet):
-            if not is_empty(cells):
-                yield number, cells
+        for number, found in book.rows(sheet):
+            if not is_empty(found.values()):
+                yield number, [*map(found.get, range(max(found) + 1))]
     except BROKEN as error:
         raise UsageError(
             f"{where}: cannot be read beyond row {number}: {cause(error)}; {_SAVE}"

@@ -35,6 +35,13 @@ class MemoryIndex:
             return self._user(id_, None if found is None else address_of(found))
         return self._match(id_, there=found is not None)
 
+    def learn(self, entity: Indexed, id_: bytes, address: bytes | None) -> None:
+        """Take a row that has just been judged: its id and its `address_digest`."""
+        if entity == "users":
+            self._user(id_, address)
+        else:
+            self._match(id_, there=True)
+
     def user(self, id: bytes) -> bool:  # noqa: A002 -- as in the contract
         """Whether a user of that id is known."""
         return id in self._users

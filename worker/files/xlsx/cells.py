@@ -18,7 +18,6 @@ from worker.exports.xlsx_text import from_excel
 from worker.files.cells import Cell
 from worker.files.xlsx.formats import Shown
 from worker.files.xlsx.strings import SharedStrings
-from worker.files.xlsx.xml import BrokenPart
 
 EPOCH_1900: Final = datetime(1899, 12, 30)  # noqa: DTZ001, a sheet knows no time zones
 EPOCH_1904: Final = datetime(1904, 1, 1)  # noqa: DTZ001
@@ -63,9 +62,7 @@ class CellReader(msgspec.Struct, frozen=True):
             return None
         match kind:
             case "s":
-                if not (value.isascii() and value.isdigit() and len(value) <= 9):
-                    raise BrokenPart("a cell refers to a shared string by what is no number")
-                return self.shared[int(value)]
+                return self.shared[value]
             case "" | "n":
                 return self._number(value, style)
             case "b":

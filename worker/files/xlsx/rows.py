@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 from xml.parsers.expat import ExpatError
 
+from worker.exports.xlsx_text import from_excel
 from worker.files.cells import Cell
 from worker.files.xlsx.cells import CellReader
 from worker.files.xlsx.xml import TEXT, BrokenPart, ItemHandler, Part, read_items
@@ -25,8 +26,11 @@ _PLAIN_CELL: Final = re.compile(
 )
 """Column, style, type, value and inline text; or anything else, so that nothing is passed over."""
 
-Row = tuple[int, list[Cell]]
-"""The number of a row, from 1, and its cells, from column A to the last one that is not empty."""
+Row = tuple[int, dict[int, Cell]]
+"""The number of a row, from 1, and its cells by their columns, from 0. Empty ones are left out.
+
+Not a list: thousands of rows with one cell at XFD each would fill the memory.
+"""
 
 
 def read_rows(part: Part, meaning: CellReader) -> Iterator[Row]:
@@ -67,7 +71,7 @@ class _Rows(ItemHandler):
         self._columns = _Columns()
         self._row = 0
         self._column = -1
-        self._cells: list[Cell] = []
+        self._cells: dict[int, Cell] = {}
         self._kind: str | None = None
         """Of the cell that is open."""
         self._style = ""
@@ -81,28 +85,22 @@ class _Rows(ItemHandler):
         if head is None:
             return False
         self._begin(int(head[1]))
-        read, columns = self._meaning.read, self._columns
-        cells, column = self._cells, -1
+        read, columns, cells = self._meaning.read, self._columns, self._cells
+        column = -1
         for letters, style, kind, value, inline, other in _PLAIN_CELL.findall(text, head.end()):
             if other:
                 return False
             column = columns[letters] if letters else column + 1
             if value:
-                cell = read(kind, style, value)
+                cells[column] = read(kind, style, value)
             elif inline:
-                cell = read("inlineStr", style, inline)
-            else:
-                continue
-            if column == len(cells) and cell is not None:
-                cells.append(cell)
-            else:
-                self._put(column, cell)
+                cells[column] = from_excel(inline)
         self._finish()
         return True
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         if not self.inside:
-            if tag == self.container:
+            if tag == self.container and not self.done:
                 self.inside = self.depth
         elif tag in _TEXTS:
             if self._kind is not None and not self._phonetic:
@@ -133,7 +131,8 @@ class _Rows(ItemHandler):
         elif tag == "c" and self._kind is not None:
             get = self._texts.get
             cell = self._meaning.read(self._kind, self._style, get("v"), get("f"), get("t"))
-            self._put(self._column, cell)
+            if cell is not None:
+                self._cells[self._column] = cell
             self._kind = None
         elif tag == "row":
             self._finish()
@@ -148,24 +147,17 @@ class _Rows(ItemHandler):
             raise BrokenPart(f"row {number} of at most {MAX_ROWS}")
         self._row = number
         self._column = -1
-        self._cells = []
+        self._cells = {}
 
     def _finish(self) -> None:
         self.taken += 1
         if self.taken > MAX_ROWS:
             raise BrokenPart(f"more than {MAX_ROWS} rows")
-        self.rows.append((self._row, self._cells))
-
-    def _put(self, column: int, cell: Cell) -> None:
-        """A cell in its place. Empty ones at the end of a row take no memory."""
         cells = self._cells
-        if column < len(cells):
-            cells[column] = cell
-        elif cell is not None and cell != "":
-            if column >= MAX_COLUMNS:
-                raise BrokenPart(f"column {column + 1} of at most {MAX_COLUMNS}")
-            cells.extend([None] * (column - len(cells)))
-            cells.append(cell)
+        if cells:
+            if (last := max(cells)) >= MAX_COLUMNS:
+                raise BrokenPart(f"column {last + 1} of at most {MAX_COLUMNS}")
+            self.rows.append((self._row, cells))
 
     def _place(self, reference: str | None) -> int:
         """The column of a cell; without a reference the next one."""

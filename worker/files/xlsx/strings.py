@@ -28,15 +28,15 @@ class SharedStrings(ItemHandler):
             for _ in read_items(part, self):
                 pass
 
-    def __len__(self) -> int:
-        return self.taken
-
-    def __getitem__(self, index: int) -> str:
-        """Raises BrokenPart where there is no such string."""
-        if not 0 <= index < self.taken:
-            raise BrokenPart(f"a cell refers to shared string {index} of {self.taken}")
-        ends = self._ends
-        text = self._data[ends[index] : ends[index + 1]].decode("utf-8", "surrogatepass")
+    def __getitem__(self, index: str) -> str:
+        """By the number as a cell spells it. Raises BrokenPart where there is no such string."""
+        try:
+            number = int(index)
+        except ValueError:
+            raise BrokenPart("a cell refers to a shared string by what is no number") from None
+        if not 0 <= number < self.taken:
+            raise BrokenPart(f"a cell refers to shared string {number} of {self.taken}")
+        text = self._data[self._ends[number] : self._ends[number + 1]].decode()
         return from_excel(text) if "_x" in text else text
 
     def plain(self, text: str) -> bool:
@@ -60,7 +60,7 @@ class SharedStrings(ItemHandler):
     def text(self, text: str) -> None:
         """As Handler."""
         if self._collecting:
-            self._data += text.encode("utf-8", "surrogatepass")
+            self._data += text.encode()
 
     def end(self, tag: str) -> None:
         """As Handler."""

@@ -87,16 +87,9 @@ def read_items(part: Part, handler: ItemHandler) -> Iterator[None]:
     """
     feed = _Feed(handler)
     while data := part.read(_READ):
-        try:
-            yield from feed.add(data)
-        except (BrokenPart, expat.ExpatError):
-            if not handler.done:
-                raise
-        if handler.done:
+        if not handler.done:  # else on to the end, where the checksum is compared
+            feed.add(data)
             yield
-            while part.read(_READ):  # to the end, where its checksum is compared
-                pass
-            return
     feed.close()
     yield
 
@@ -119,25 +112,33 @@ class _Feed:
         self._since = 0
         """Bytes since the last item."""
 
-    def add(self, data: bytes) -> Iterator[None]:
+    def add(self, data: bytes) -> None:
+        """The next bytes of the part."""
         handler = self._handler
         before = handler.taken
         self._since += len(data)
         if self._cutting and not handler.inside:
             data = self._open(data)
         if self._cutting and handler.inside:
-            yield from self._cut(self._held + data)
+            self._cut(self._held + data)
         else:
-            self._parser.Parse(self._held + data, False)  # noqa: FBT003
+            self._parse(self._held + data)
             self._held = b""
         if handler.taken > before:
             self._since = len(self._held)
-            yield
         elif self._since > LONGEST:
             raise BrokenPart(f"more than {LONGEST >> 20} MiB without the end of a {handler.item}")
 
     def close(self) -> None:
-        self._parser.Parse(self._held, True)  # noqa: FBT003
+        """The part is at its end."""
+        self._parse(self._held, last=True)
+
+    def _parse(self, data: bytes, *, last: bool = False) -> None:
+        try:
+            self._parser.Parse(data, last)
+        except (BrokenPart, expat.ExpatError):
+            if not self._handler.done:
+                raise
 
     def _open(self, data: bytes) -> bytes:
         """Hand what stands before the first item to expat; the rest."""
@@ -146,7 +147,7 @@ class _Feed:
         if b"<!" in head or head.count(b"<?") > 1:
             self._cutting = False
             return data
-        self._parser.Parse(head, False)  # noqa: FBT003
+        self._parse(head)
         self._cutting = self._utf8 and self._between
         return data[len(head) :]
 
@@ -154,7 +155,7 @@ class _Feed:
     def _between(self) -> bool:
         return bool(self._handler.inside) and self._handler.depth == self._handler.inside
 
-    def _cut(self, data: bytes) -> Iterator[None]:
+    def _cut(self, data: bytes) -> None:
         """Take whole items; what is left over is held."""
         last = data.rfind(self._end.encode())
         if last < 0:
@@ -172,17 +173,16 @@ class _Feed:
             if "<!" in item or "<?" in item:
                 self._stop_cutting(self._end.join(items[n:]).encode())
                 return
-            self._parser.Parse((item + self._end).encode(), False)  # noqa: FBT003
+            self._parse((item + self._end).encode())
             if not self._between:
                 self._stop_cutting(self._end.join(items[n + 1 :]).encode())
                 return
         if not text:
             self._stop_cutting(whole)
-        yield
 
     def _stop_cutting(self, rest: bytes) -> None:
         self._cutting = False
-        self._parser.Parse(rest + self._held, False)  # noqa: FBT003
+        self._parse(rest + self._held)
         self._held = b""
 
     def _declared(self, _version: str, encoding: str | None, _standalone: int) -> None:
