@@ -21,6 +21,7 @@ from tests.bench import (
     latency,
     machine,
     profiling,
+    readers,
     validation,
     whole_export,
     writers,
@@ -58,6 +59,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterable[Figure]]] = {
     "kafka": kafka_path.run,
     "latency": latency.run,
     "writers": writers.run,
+    "readers": readers.run,
     "exports": whole_export.run,
     "index": _index,
 }

@@ -88,6 +88,13 @@ def test_a_spreadsheet_with_faults(
     ]
 
 
+def test_a_workbook_of_other_entities(members: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", str(members), "--entity", "feedback"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "sheet Members 2024: left out, it is of users" in printed.err
+
+
 def test_the_place_of_a_rejection_and_of_a_warning(members: Path, tmp_path: Path) -> None:
     rejected, warned = tmp_path / "rejected.ndjson", tmp_path / "warned.ndjson"
     options = ["--rejected", str(rejected), "--warnings", str(warned), "--json"]
