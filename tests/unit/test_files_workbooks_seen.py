@@ -277,6 +277,14 @@ def flipped(parts: Parts) -> bytes:
     return bytes(data)
 
 
+def misplaced(parts: Parts) -> bytes:
+    """The sheet is said to begin in front of the file."""
+    data = bytearray(deflated(parts))
+    end = data.rindex(b"PK\x05\x06")
+    struct.pack_into("<I", data, end + 16, struct.unpack_from("<I", data, end + 16)[0] + 4000)
+    return bytes(data)
+
+
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600)
 REFUSED: dict[str, tuple[Callable[[Parts], bytes], str]] = {
     "empty": (lambda _: b"", "it is empty"),
@@ -288,6 +296,7 @@ REFUSED: dict[str, tuple[Callable[[Parts], bytes], str]] = {
     "gzip": (lambda _: b"\x1f\x8b\x08", "packed with gzip"),
     "text": (lambda _: b"id,email\n", "name it .csv"),
     "cut": (lambda parts: deflated(parts)[:-30], "it is cut off or damaged"),
+    "a wrong place": (misplaced, "it is cut off or damaged"),
     "binary": (lambda _: deflated({"xl/workbook.bin": b""}), "a binary workbook"),
     "OpenDocument": (lambda _: deflated({"content.xml": b""}), "an OpenDocument file"),
     "another archive": (lambda _: deflated({"a.txt": b""}), "another kind of ZIP archive"),

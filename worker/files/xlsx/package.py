@@ -6,10 +6,13 @@ wrong: backslashes, a slash in front, percent signs. How much a part unpacks to 
 
 from __future__ import annotations
 
+import errno
 import posixpath
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, BinaryIO, Final
 from urllib.parse import unquote
 from xml.parsers.expat import ErrorString, ExpatError
@@ -51,7 +54,8 @@ class Package:
     """An open workbook. Its methods raise what is in `BROKEN`."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._archive = zipfile.ZipFile(file)
+        with _damage():
+            self._archive = zipfile.ZipFile(file)
         parts = self._archive.infolist()
         if len(parts) > _MOST_PARTS:
             raise BrokenPart(f"{len(parts)} parts are too many")
@@ -78,7 +82,8 @@ class Package:
         part = self._parts[name]
         if part.file_size > max(_ALWAYS, _RATIO * part.compress_size):
             raise BrokenPart(f"unpacks to {part.file_size} bytes, from {part.compress_size}")
-        return self._archive.open(part)
+        with _damage():
+            return self._archive.open(part)
 
     def relations(self, part: str) -> dict[str, Relation]:
         """What a part refers to within the file, by the ids that it uses; "" is the whole file."""
@@ -106,6 +111,17 @@ def cause(error: Exception) -> str:
             return "it needs a password"
         case _:
             return "it is damaged"
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    """A place in front of the file's start is the archive's fault, not the disk's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise zipfile.BadZipFile("a place that no file has") from error
 
 
 def _folded(name: str) -> str:

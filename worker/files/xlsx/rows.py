@@ -85,14 +85,14 @@ class _Rows(ItemHandler):
         if head is None:
             return False
         self._begin(int(head[1]))
-        read, columns, cells = self._meaning.read, self._columns, self._cells
-        column = -1
+        read, strings = self._meaning.read, self._meaning.shared
+        columns, cells, column = self._columns, self._cells, -1
         for letters, style, kind, value, inline, other in _PLAIN_CELL.findall(text, head.end()):
             if other:
                 return False
             column = columns[letters] if letters else column + 1
             if value:
-                cells[column] = read(kind, style, value)
+                cells[column] = strings[value] if kind == "s" else read(kind, style, value)
             elif inline:
                 cells[column] = from_excel(inline)
         self._finish()

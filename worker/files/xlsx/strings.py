@@ -42,11 +42,10 @@ class SharedStrings(ItemHandler):
     def plain(self, text: str) -> bool:
         """One string without its end tag, if it is nothing but text."""
         found = _PLAIN.match(text)
-        if found is None:
-            return False
-        self._data += found[1].encode()
-        self._finish()
-        return True
+        if found is not None:
+            self._data += found[1].encode()
+            self._finish()
+        return found is not None
 
     def start(self, tag: str, _: dict[str, str]) -> None:
         """As Handler; the phonetic reading of a string is none of its text."""
