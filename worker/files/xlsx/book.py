@@ -8,6 +8,7 @@ from typing import BinaryIO, Final
 
 import msgspec
 
+from worker.files.table import shown
 from worker.files.xlsx.cells import EPOCH_1900, EPOCH_1904, CellReader
 from worker.files.xlsx.formats import BUILT_IN, Shown, shown_as
 from worker.files.xlsx.package import Package, Relation
@@ -22,7 +23,6 @@ _MOST_SHARED_TEXT: Final = 256 << 20
 _MOST_SHEETS: Final = 10_000
 _MOST_STYLES: Final = 1_000_000
 _LONGEST_CODE: Final = 1_000
-_LONGEST_NAME: Final = 100
 _HIDDEN: Final = frozenset({"hidden", "veryhidden"})
 _TRUE: Final = frozenset({"1", "true", "on"})
 _OTHER_KINDS: Final = {
@@ -82,9 +82,9 @@ class Book:
             fault: str | None = "the workbook does not say where it is"
         else:
             part = self._find(relation)
-            missing = None if part else f"{_shown(relation.target)} is not in the file"
+            missing = None if part else f"{shown(relation.target)} is not in the file"
             fault = _OTHER_KINDS.get(relation.kind.lower(), missing)
-        return Sheet(_shown(title), state.lower() in _HIDDEN, part or "", fault)
+        return Sheet(shown(title), state.lower() in _HIDDEN, part or "", fault)
 
     def _find(self, relation: Relation) -> str | None:
         """Some programs write targets as if they began at the root."""
@@ -110,15 +110,7 @@ class Book:
         if part is not None:
             with self._package.open(part) as member:
                 read_whole(member, found, _LONGEST_PART)
-        return found.shown()
-
-
-def _shown(name: str) -> str:
-    """A name that fits into a line; Excel's titles have 31 characters."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode()
-        for one in name[:_LONGEST_NAME]
-    )
+        return found.by_style()
 
 
 class _Workbook(Handler):
@@ -162,9 +154,9 @@ class _Styles(Handler):
         if tag == "cellXfs":
             self._cells = False
 
-    def shown(self) -> dict[str, Shown]:
+    def by_style(self) -> dict[str, Shown]:
         """By the number of the style, as a cell spells it."""
         own = {id_: shown_as(code) for id_, code in self._codes.items()}
-        built_in = {str(id_): shown for id_, shown in BUILT_IN.items()}
-        known = {id_: shown for id_, shown in (built_in | own).items() if shown is not None}
+        built_in = {str(id_): what for id_, what in BUILT_IN.items()}
+        known = {id_: what for id_, what in (built_in | own).items() if what is not None}
         return {str(n): known[id_] for n, id_ in enumerate(self._formats) if id_ in known}
