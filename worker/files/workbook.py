@@ -65,7 +65,7 @@ def read_workbook(
             rows = Table(table.entity, table.names, (name, table.sheet.title))
             rows.check_header(f"{where}, row {table.number}", notice)
             with closing(_rows(book, table.sheet, where)) as found:
-                next(found)  # the header
+                next(found, None)  # the header
                 for number, cells in found:
                     yield rows.record(number, cells, limit)
 
