@@ -496,6 +496,13 @@ def test_the_short_cut_finds_what_expat_finds(rows: list[str], texts: list[str],
     assert rows_of(sheet, size, shared) == rows_of(long_way, size, shared)
 
 
+@pytest.mark.parametrize("hiding", ["<!-- {} -->", "<?go {} ?>"])
+def test_a_container_that_is_hidden_opens_no_short_cut(hiding: str) -> None:
+    hidden = hiding.format('<sheetData><row r="1"><c><v>1</v></c></row>')
+    sheet = f"<?xml version='1.0'?><w><x:sheetData>{hidden}</x:sheetData></w>"
+    assert rows_of(sheet, 1 << 18) == []
+
+
 def test_plain_text_is_what_expat_leaves_as_it_is() -> None:
     plain = re.compile(f"{TEXT}\\Z")
     for number in (*range(0x300), 0xD7FF, 0xE000, 0xFFFD, 0xFFFE, 0xFFFF, 0x10FFFF):
