@@ -20,7 +20,7 @@ from schemas import ENTITIES, Entity, Kind
 from schemas.fields import Row
 from worker.core.keys import form_of, key_of, read_key
 from worker.core.malformed import json_type, not_json, not_utf8
-from worker.core.rules import check, plain_email
+from worker.core.rules import NAIVE, check, plain_email
 from worker.core.unknown import unknown_names
 from worker.core.violations import Code, Findings, Violation, violation
 from worker.index.contract import address_digest
@@ -113,8 +113,9 @@ class RecordDecoder:
             return self._deletion(key)
         if len(value) > self._limit:
             return self._malformed(f"expected at most {self._limit} bytes", key)
+        naive: list[str] = []
         try:
-            row = self._fast(value, latest)
+            row = self._fast(value, latest, naive)
             if row is None:
                 return self._slow(value, key, latest)
             encoded = _encode(row)
@@ -128,10 +129,14 @@ class RecordDecoder:
         if key is not None and key != canonical and read_key(self.entity, key) != canonical:
             return Invalid(canonical, (violation(Code.INVALID_KEY, "", self._other_key),))
         users, matches, address, attendees = self._relations(row)
-        return Decoded(canonical, encoded, users, matches, address, attendees)
+        warnings = tuple([violation(Code.NAIVE_TIMESTAMP, name, NAIVE) for name in naive])
+        return Decoded(canonical, encoded, users, matches, address, attendees, warnings)
 
-    def _fast(self, value: bytes, latest: datetime) -> Row | None:
-        """The record as a Struct in canonical form if it is plainly good, else None."""
+    def _fast(self, value: bytes, latest: datetime, naive: list[str]) -> Row | None:
+        """The record as a Struct in canonical form if it is plainly good, else None.
+
+        Fields without an offset, which are read as UTC, are added to `naive`.
+        """
         try:
             row: Row = self._struct(value)
         except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -139,12 +144,10 @@ class RecordDecoder:
         if b'""' in value:  # an empty string counts as absent
             self._drop_empty(row)
         for moment in self._timestamps(row):
-            if moment is None:
-                continue
-            if moment.tzinfo is not UTC and not self._to_utc(row, latest):
-                return None
-            if moment > latest:
-                return None
+            if moment is not None and (moment.tzinfo is not UTC or moment > latest):
+                if not self._to_utc(row, latest, naive):
+                    return None
+                break
         if self._texts is not None:
             for text in self._texts(row):
                 if not text or text.isspace():
@@ -161,7 +164,7 @@ class RecordDecoder:
         They are one if judging leaves them as they are; the time of arrival is not looked at.
         """
         try:
-            row = self._fast(value, _END_OF_TIME)
+            row = self._fast(value, _END_OF_TIME, [])
             if row is None:
                 judged = self._by_field(value, None, _END_OF_TIME)
                 if isinstance(judged, Invalid):
@@ -176,13 +179,16 @@ class RecordDecoder:
             if getattr(row, name) == "":
                 setattr(row, name, None)
 
-    def _to_utc(self, row: Row, latest: datetime) -> bool:
+    def _to_utc(self, row: Row, latest: datetime, naive: list[str]) -> bool:
         """Write the row's moments in UTC; False if that cannot be said of one, or it is later."""
         for name in self._moments:
             moment = getattr(row, name)
-            if moment is None or moment.tzinfo is UTC:
+            if moment is None:
                 continue
-            if moment.tzinfo is None or moment > latest:
+            if moment.tzinfo is None:
+                moment = moment.replace(tzinfo=UTC)
+                naive.append(name)
+            if moment > latest:
                 return False
             try:
                 setattr(row, name, moment.astimezone(UTC))

@@ -19,6 +19,7 @@ from schemas import Column, Kind
 from worker.core.violations import Code, Findings
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+NAIVE: Final = "has no UTC offset: read as UTC"
 _TIMESTAMP = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?"
     r"(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):?[0-5][0-9])?"
@@ -92,7 +93,7 @@ def _timestamp(column: Column, value: object, latest: datetime, found: Findings)
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-        found.add(Code.NAIVE_TIMESTAMP, column.name, "has no UTC offset: read as UTC")
+        found.add(Code.NAIVE_TIMESTAMP, column.name, NAIVE)
     if moment > latest:
         found.add(Code.FUTURE_TIMESTAMP, column.name, "expected no time after the arrival")
     return moment
