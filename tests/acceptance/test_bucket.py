@@ -62,7 +62,7 @@ def test_an_export_appears_in_the_bucket_and_can_be_copied_out(there: Buddy) -> 
     again = there.start("run").ready()
     there.run("delete", "users", str(user(3)[0], "ascii")).succeeded()
     printed = there.run("export", "--incremental", "weekly", "--wait").succeeded().out
-    assert "users: 1 rows deleted (deleted)" in printed
+    assert "users: 1 row deleted (deleted)" in printed
     found = there.run("exports", "list", "--bookmark", "weekly", "--json").succeeded().json
     increment, full = found["exports"]
     assert (full["full"], increment["full"], increment["base"]) == (True, False, full["id"])
