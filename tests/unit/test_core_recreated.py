@@ -244,9 +244,15 @@ def test_where_the_log_has_a_hole_addresses_are_asked_for_again() -> None:
     assert len(asked) == len(world.parked[0]) > 0
 
 
-def test_an_accepted_topic_that_is_another_one_is_noticed_without_an_index() -> None:
+def test_other_topics_that_were_created_anew_are_noticed_by_the_progress_alone() -> None:
     world = World()
-    first = {"accepted.users": "a", "accepted.matches": "b", "internal.granted": "c"}
+    first = {
+        "accepted.users": "a",
+        "accepted.matches": "b",
+        "rejected.users": "c",
+        "internal.progress": "d",
+        "internal.granted": "e",
+    }
     task = Task(0, world.rules)
     starts = dict.fromkeys(INPUTS, 0)
     assert task.begin(world.identities, starts, first).others == ()
@@ -258,8 +264,9 @@ def test_an_accepted_topic_that_is_another_one_is_noticed_without_an_index() -> 
     value = next(m.value for m in decision.outputs if m.topic == world.names.progress)
     again = Task(0, world.rules)
     again.restore(core_kit.saved(world.rules, 0, {b"0": value or b""}, {}, {}), world.moment)
-    others = first | {"accepted.users": "d", "internal.granted": "e"}
-    missed = again.begin(world.identities, starts, others)
-    assert missed.others == ("accepted.users", "internal.granted")
+    anew = ("accepted.users", "rejected.users", "internal.progress", "internal.granted")
+    missed = again.begin(world.identities, starts, first | dict.fromkeys(anew, "f"))
+    assert missed.others == anew
     assert again.books.incidents["accepted_recreated"] == 1
-    assert again.books.incidents["internal_recreated"] == 1
+    assert again.books.incidents["rejected_recreated"] == 1
+    assert again.books.incidents["internal_recreated"] == 2

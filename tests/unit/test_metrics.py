@@ -114,6 +114,7 @@ def fed() -> Metrics:
     metrics.input_recreated()
     metrics.clock_stepped()
     metrics.accepted_recreated()
+    metrics.rejected_recreated()
     metrics.internal_recreated()
     metrics.parked_lost("users", 3)
     metrics.parked({"matches": 7, "users": 6}, 5_000, 12.5)
@@ -190,6 +191,7 @@ def registered(metrics: Metrics) -> dict[str, tuple[str, tuple[str, ...], str]]:
         ("buddy_input_recreated_total", {}, 1),
         ("buddy_clock_steps_total", {}, 1),
         ("buddy_accepted_recreated_total", {}, 1),
+        ("buddy_rejected_recreated_total", {}, 1),
         ("buddy_keys_in_two_partitions_total", {}, 2),
         ("buddy_internal_recreated_total", {}, 1),
         ("buddy_parked_lost_records_total", {"entity": "users"}, 3),

@@ -48,20 +48,30 @@ INPUTS: Final = (GRANTS, CLAIMS, *ENTITIES)
 first, then users before matches before the rest: references are then known more often."""
 
 _ASKED: Final = frozenset({CLAIMS, GRANTS})
+PROGRESS: Final = "internal.progress"
+PARKED: Final = "internal.parked"
 GRANTED: Final = "internal.granted"
-"""The topic of what a task has granted, as its progress names it."""
+"""The topics of a task's state, as its progress names them. It names its own, too: the owner of a
+task that notices late that it was frozen writes its last progress to a topic created anew."""
 
 INPUT_EXPIRED: Final = "input_expired"
 INPUT_RECREATED: Final = "input_recreated"
 UNREADABLE_INTERNAL: Final = "unreadable_internal"
 ACCEPTED_RECREATED: Final = "accepted_recreated"
 INTERNAL_RECREATED: Final = "internal_recreated"
+REJECTED_RECREATED: Final = "rejected_recreated"
 PARKED_LOST: Final = "parked_lost"
 PROGRESS_LOST: Final = "progress_lost"
 INTERNAL_SKIPPED: Final = "internal_skipped"
 FOREIGN_ROW: Final = "foreign_row"
 CLOCK_STEPPED: Final = "clock_stepped"
 """Incidents, as the books name them: the log events have the same names."""
+
+_RECREATED: Final = {
+    "accepted": ACCEPTED_RECREATED,
+    "rejected": REJECTED_RECREATED,
+    "internal": INTERNAL_RECREATED,
+}
 
 _CLAIM_AGAIN_MS: Final = 24 * 3600 * 1000
 """Claims and answers are kept for seven days."""
@@ -156,7 +166,7 @@ class Task:
         for count in missed.expired.values():
             self.books.incident(INPUT_EXPIRED, count)
         for name in missed.others:
-            self.books.incident(INTERNAL_RECREATED if name == GRANTED else ACCEPTED_RECREATED)
+            self.books.incident(_RECREATED[name.partition(".")[0]])
         if missed.recreated:
             self.books.incident(INPUT_RECREATED, len(missed.recreated))
         return missed
@@ -174,13 +184,13 @@ class Task:
         self._save()
         return self._out.messages
 
-    def write_again(self, topics: int, granted: str) -> None:
+    def write_again(self, topics: int, identities: Mapping[str, str]) -> None:
         """So many topics of this task's state were created anew under it: have all be there again.
 
-        `granted` is the identity of the topic of what it has granted.
+        `identities` are those of all topics of its state now, by their names in its progress.
         """
         self._copies = deque(parked for parked in self.parking if parked.kept)
-        self.reading.topics[GRANTED] = granted
+        self.reading.topics |= identities
         self.books.incident(INTERNAL_RECREATED, topics)
         self.writes_again = True
 

@@ -22,14 +22,15 @@ _EVERY_MS: Final = 5_000
 
 
 class Identities:
-    """The topics that a worker works on: its inputs, and the accepted topics."""
+    """The topics that a worker works on: its inputs, and those of outcomes."""
 
     def __init__(self, broker: Broker, names: Names, clock: Callable[[], int]) -> None:
         self._broker = broker
         self._clock = clock
         self._inputs = {name: names.input(name) for name in INPUTS}
-        self._accepted = {f"accepted.{entity}": names.accepted(entity) for entity in ENTITIES}
-        self._names = [*self._inputs.values(), *self._accepted.values()]
+        self._outcomes = {f"accepted.{entity}": names.accepted(entity) for entity in ENTITIES}
+        self._outcomes |= {f"rejected.{entity}": names.rejected(entity) for entity in ENTITIES}
+        self._names = [*self._inputs.values(), *self._outcomes.values()]
         self._state = [names.progress, names.parked, names.granted]
         self._known: Mapping[str, str] = {}
         self._now: Mapping[str, str] = {}
@@ -44,9 +45,9 @@ class Identities:
         """The identity of each input's topic, by `INPUTS`."""
         return {name: self._known.get(topic, "") for name, topic in self._inputs.items()}
 
-    def of_accepted(self) -> dict[str, str]:
-        """The identity of each accepted topic, by its name without the prefix."""
-        return {name: self._known.get(topic, "") for name, topic in self._accepted.items()}
+    def of_outcomes(self) -> dict[str, str]:
+        """The identity of each topic of rows or rejections, by its name without the prefix."""
+        return {name: self._known.get(topic, "") for name, topic in self._outcomes.items()}
 
     def of_topics(self) -> Mapping[str, str]:
         """The identity of each topic, by its name."""

@@ -14,7 +14,15 @@ from worker.brokers.contract import Broker, Partition, Reader
 from worker.clock import Clock
 from worker.core.outbox import Rules, Tally
 from worker.core.reading import Missed
-from worker.core.task import CLOCK_STEPPED, FOREIGN_ROW, GRANTED, INPUT_EXPIRED, Task
+from worker.core.task import (
+    CLOCK_STEPPED,
+    FOREIGN_ROW,
+    GRANTED,
+    INPUT_EXPIRED,
+    PARKED,
+    PROGRESS,
+    Task,
+)
 from worker.engine.follower import Follower
 from worker.engine.tasks import Owned, Tasks, inputs
 from worker.engine.transactions import Blocked, OpenTransactions
@@ -33,6 +41,13 @@ _LAG_EVERY_MS: Final = 5_000
 
 _STEADY_MS: Final = 5_000
 """What has failed a moment ago may fail again in the next: it is over when that is over."""
+
+_STATE: Final = {
+    PROGRESS: "this task has written its progress there since",
+    PARKED: "parked records whose only copies it held are lost",
+    GRANTED: "an address that was about to be given to one user may be given to another as well",
+}
+"""What is gone with a topic that a task finds created anew when it is taken over."""
 
 _log = structlog.get_logger(__name__)
 
@@ -155,8 +170,10 @@ class Reports:
             self._expired(entity, Partition(rules.names.inputs(entity), task.number), count)
         for name in missed.others:
             topic = f"{rules.names.prefix}.{name}"
-            if name == GRANTED:
-                self._internal_recreated(Partition(topic, task.number))
+            if name in _STATE:
+                self._state_recreated(Partition(topic, task.number), _STATE[name])
+            elif name.startswith("rejected."):
+                self._rejected_recreated(topic)
             else:
                 self._accepted_recreated(topic)
 
@@ -207,24 +224,24 @@ class Reports:
         )
         _log.error("accepted_skipped", topic=place.topic, partition=place.number, count=count)
 
-    def _internal_recreated(self, place: Partition) -> None:
-        """What a task had granted is gone: an address may be granted twice."""
-        self.metrics.internal_recreated()
-        self.health.told(
-            f"topic {place.topic} was created anew: an address that was about to be given to one"
-            " user may be given to another as well",
-            self._clock.steady(),
-        )
-        _log.error("internal_recreated", topic=place.topic, partition=place.number)
-
     def state_recreated(self, place: Partition) -> None:
         """A topic of a running task's state was created anew: it is written again."""
+        self._state_recreated(place, "what running tasks know is written there again")
+
+    def _state_recreated(self, place: Partition, lost: str) -> None:
         self.metrics.internal_recreated()
+        self.health.told(f"topic {place.topic} was created anew: {lost}", self._clock.steady())
+        _log.error("internal_recreated", topic=place.topic, partition=place.number)
+
+    def _rejected_recreated(self, topic: str) -> None:
+        """A topic of rejections was created anew: what it held is gone."""
+        self.metrics.rejected_recreated()
         self.health.told(
-            f"topic {place.topic} was created anew: what running tasks know is written there again",
+            f"topic {topic} was created anew: its rejections are gone; have the records judged"
+            " again with 'buddy reprocess'",
             self._clock.steady(),
         )
-        _log.error("internal_recreated", topic=place.topic, partition=place.number)
+        _log.error("rejected_recreated", topic=topic)
 
     def _accepted_recreated(self, topic: str) -> None:
         """An accepted topic was created anew: what it held is known no more."""

@@ -22,6 +22,8 @@ from worker.core.task import (
     GRANTED,
     INPUTS,
     INTERNAL_SKIPPED,
+    PARKED,
+    PROGRESS,
     PROGRESS_LOST,
     UNREADABLE_INTERNAL,
     Task,
@@ -236,10 +238,15 @@ class Tasks:
         owned.missed = task.begin(
             self._identities.of_inputs(),
             {name: spans[place].start for name, place in inputs.items()},
-            {GRANTED: state.get(names.granted, "")}
-            | (self._identities.of_accepted() if number == 0 else {}),
+            of_state(state, names) | (self._identities.of_outcomes() if number == 0 else {}),
         )
         return owned
+
+
+def of_state(identities: Mapping[str, str], names: Names) -> dict[str, str]:
+    """The identities of the topics of a task's state, as its progress names them."""
+    topics = {PROGRESS: names.progress, PARKED: names.parked, GRANTED: names.granted}
+    return {name: identities.get(topic, "") for name, topic in topics.items()}
 
 
 def committer_name(names: Names, number: int) -> str:

@@ -27,7 +27,7 @@ from worker.engine.judging import Batch, Judging
 from worker.engine.order import BATCH, ReadingOrder
 from worker.engine.reports import Reports, unheard
 from worker.engine.startup import check_topics, message_limit
-from worker.engine.tasks import Owned, Tasks, inputs
+from worker.engine.tasks import Owned, Tasks, inputs, of_state
 from worker.engine.verdicts import Barriers
 from worker.errors import (
     BrokerUnavailable,
@@ -213,7 +213,7 @@ class Worker:
         if not anew or owned.work is not None:
             return
         owned.state |= anew
-        owned.task.write_again(len(anew), owned.state.get(self._rules.names.granted, ""))
+        owned.task.write_again(len(anew), of_state(owned.state, self._rules.names))
         for topic in anew:
             self._reports.state_recreated(Partition(topic, owned.task.number))
 

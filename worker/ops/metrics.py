@@ -99,6 +99,10 @@ class Metrics:
         """An accepted topic that the index is made of was created anew."""
         self._accepted_recreated.inc()
 
+    def rejected_recreated(self) -> None:
+        """A topic of rejections was created anew."""
+        self._rejected_recreated.inc()
+
     def internal_recreated(self) -> None:
         """A topic that keeps the state of a task was created anew."""
         self._internal_recreated.inc()
@@ -294,6 +298,9 @@ class Metrics:
         )
         self._accepted_recreated = self._counter(
             "buddy_accepted_recreated", "Accepted topics that were created anew."
+        )
+        self._rejected_recreated = self._counter(
+            "buddy_rejected_recreated", "Topics of rejections that were created anew."
         )
         self._internal_recreated = self._counter(
             "buddy_internal_recreated",

@@ -123,13 +123,16 @@ async def test_all_topics_with_another_number_of_partitions(
 
 
 @pytest.mark.parametrize("running", [False, True], ids=["while it is away", "under a worker"])
-async def test_an_accepted_topic_that_only_the_sink_reads_is_told_too(
-    stage: Stage, broker: Broker, remove: DeleteTopic, *, running: bool
+@pytest.mark.parametrize(
+    ("kind", "lost"), [("accepted", "its rows are gone"), ("rejected", "its rejections are gone")]
+)
+async def test_a_topic_that_no_worker_reads_is_told_too(
+    stage: Stage, broker: Broker, remove: DeleteTopic, kind: str, lost: str, *, running: bool
 ) -> None:
     worker = await stage.started()
     await stage.send("users", *(user(n) for n in range(8)))
     await stage.judged(await stage.send("milestones", *(milestone(1 + n, n) for n in range(8))))
-    topic = stage.names.accepted("milestones")
+    topic = f"{stage.names.prefix}.{kind}.milestones"
     if not running:
         await stage.end(worker)
     await create_anew(stage, broker, remove, topic)
@@ -137,10 +140,10 @@ async def test_an_accepted_topic_that_only_the_sink_reads_is_told_too(
         worker = await stage.started("two")
     stage.clock.put_forward(5_001)
     await stage.until(
-        lambda: worker.counted("buddy_accepted_recreated_total") == 1, "it has noticed"
+        lambda: worker.counted(f"buddy_{kind}_recreated_total") == 1, "it has noticed"
     )
     reasons = " ".join(worker.health.reasons(stage.clock.steady()))
-    assert f"topic {topic} was created anew: its rows are gone" in reasons
+    assert f"topic {topic} was created anew: {lost}" in reasons
 
 
 async def test_what_running_tasks_know_is_written_again(
