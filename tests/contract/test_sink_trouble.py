@@ -420,19 +420,32 @@ async def test_what_is_behind_an_open_transaction_is_told(
     assert (told[0]["topic"], told[0]["count"]) == (topic, 3)
 
 
-async def test_requests_whose_topic_was_created_anew_are_told(
-    sink: Sink, broker: Broker, remove: DeleteTopic
+@pytest.mark.parametrize("running", [False, True], ids=["while it is away", "under a sink"])
+@pytest.mark.parametrize("name", ["export_requests", "exports", "schedules"])
+async def test_other_topics_of_the_sink_that_were_created_anew_are_told(
+    sink: Sink, broker: Broker, remove: DeleteTopic, name: str, *, running: bool
 ) -> None:
-    """Whoever waits for an answer gets none: his request is gone."""
-    async with sink.running():
-        await sink.export("before", formats=("json",))
-        topic = sink.names.export_requests
+    """Requests, announcements and how far schedules are go with their topics."""
+    topic = getattr(sink.names, name)
+
+    async def create_anew() -> None:
         await remove(topic)
         await broker.create([wanted(sink.names, PARTITIONS, 1024)[topic]])
-        sink.clock.now += 5_001
 
-        async def told() -> bool:
-            return any(f"topic {topic} was created anew" in reason for reason in sink.reasons())
+    async def told() -> bool:
+        return any(f"topic {topic} was created anew" in reason for reason in sink.reasons())
 
-        await eventually(told, bool)
-        await sink.export("after", formats=("json",))
+    with capture_logs() as logs:
+        async with sink.running():
+            await sink.export("before", formats=("json",))
+            if running:
+                await create_anew()
+                sink.clock.now += 5_001
+                await eventually(told, bool)
+                await sink.export("after", formats=("json",))
+        if not running:
+            await create_anew()
+        async with sink.running():
+            await eventually(told, bool)
+            await sink.export("last", formats=("json",))
+    assert [e["topic"] for e in logs if e["event"] == "internal_recreated"] == [topic], "once"

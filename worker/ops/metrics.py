@@ -304,7 +304,7 @@ class Metrics:
         )
         self._internal_recreated = self._counter(
             "buddy_internal_recreated",
-            "Partitions of internal topics (not claims, grants) or export-requests created anew.",
+            "Partitions created anew of exports, export-requests, internal (not claims, grants).",
         )
         self._split_keys = self._counter(
             "buddy_keys_in_two_partitions",

@@ -27,7 +27,6 @@ from worker.errors import (
     StateLost,
     UsageError,
 )
-from worker.index.freshness import is_another
 from worker.sink.agenda import Agenda, Due, read_standing
 from worker.sink.answers import Answers, message_of
 from worker.sink.consume import sleep
@@ -115,9 +114,6 @@ class Active:
             stack.push_async_callback(reader.close)
             positions, ends = await self._positions(broker)
             reader.assign(positions)
-            schedules = (await broker.identities([names.schedules])).get(names.schedules, "")
-            if is_another(self._source.store.schedules_topic, schedules):
-                self._reports.schedules_recreated(names.schedules)
             agenda = Agenda(self._settings.schedules, names, await self._standings(broker))
             answers = Answers(self._source, self._settings, self._reports)
             term = _Term(
@@ -128,7 +124,6 @@ class Active:
             began = self._clock.steady()
             try:
                 await term.begin(ends)
-                await asyncio.to_thread(self._source.store.note_schedules_topic, schedules)
                 while self._election.elected.is_set() and not stop.is_set():
                     await term.round(reader, stop)
                     if term.answered or self._clock.steady() - began >= _SETTLED_MS:

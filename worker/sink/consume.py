@@ -82,8 +82,7 @@ class Consumer:
         self._reader: Reader | None = None
         self._positions: dict[Partition, int] = {}
         self._identities: dict[str, str] = {}
-        self._requests = ""
-        """The identity of the topic of requests, as it was seen last."""
+        self._others = (names.export_requests, names.exports, names.schedules)
         self._limits: dict[Partition, int] = {}
         self._beyond: list[Message] = []
         self._moved = asyncio.Condition()
@@ -222,13 +221,13 @@ class Consumer:
         self._opened().assign(held)
 
     async def _look_at_topics(self) -> dict[str, str]:
-        """The identities of the accepted topics; tells of requests that went with their topic."""
-        name = self._names.export_requests
-        identities = await self._broker.identities([*self._topics, name])
-        now = identities.pop(name, self._requests)
-        if is_another(self._requests, now):
-            self._reports.requests_recreated(name)
-        self._requests = now
+        """The identities of the accepted topics; tells which others were created anew."""
+        identities = await self._broker.identities([*self._topics, *self._others])
+        others = {name: identities.pop(name) for name in self._others if name in identities}
+        for name, identity in others.items():
+            if is_another(self._store.topics.get(name), identity):
+                self._reports.recreated(name.removeprefix(f"{self._names.prefix}."), name)
+        await asyncio.to_thread(self._store.note_topics, others)
         return identities
 
     async def _made_of_others(self) -> str | None:

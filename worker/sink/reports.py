@@ -17,6 +17,13 @@ from worker.sink.store import Applied
 
 _log = structlog.get_logger(__name__)
 
+_GONE: Final = {
+    "export-requests": "requests that had not been answered are gone, ask again",
+    "exports": "earlier announcements are gone; 'buddy exports list' names what is finished",
+    "internal.schedules": "slots that were due before may have been left out",
+}
+"""What is gone with a topic, by its name without the prefix."""
+
 _LAG_EVERY_MS: Final = 5_000
 """Lag costs a question to the broker."""
 _PLACE, _TRANSACTIONS = "exports", "transactions"
@@ -138,17 +145,10 @@ class Reports:
         """This sink has become the active one, or is it no longer."""
         self._metrics.sink_active(is_active=is_active)
 
-    def schedules_recreated(self, topic: str) -> None:
-        """How far the schedules were is not known any more: they count from now on."""
-        self._recreated(topic, "slots that were due before may have been left out")
-
-    def requests_recreated(self, topic: str) -> None:
-        """Requests that had not been answered are gone."""
-        self._recreated(topic, "requests that had not been answered are gone, ask again")
-
-    def _recreated(self, topic: str, lost: str) -> None:
+    def recreated(self, name: str, topic: str) -> None:
+        """Another topic than the accepted ones was created anew; `name` is without the prefix."""
         self._metrics.internal_recreated()
-        self.health.told(f"topic {topic} was created anew: {lost}", self._clock())
+        self.health.told(f"topic {topic} was created anew: {_GONE[name]}", self._clock())
         _log.error("internal_recreated", topic=topic, partition=0)
 
     def schedules(self, following: Mapping[str, datetime]) -> None:

@@ -46,7 +46,7 @@ FORMAT: Final = 2
 _STAMP_KEY: Final = b"mformat"
 _STATE_KEY: Final = b"mstate"
 _LOST_KEY: Final = b"mlost"
-_SCHEDULES_KEY: Final = b"mschedules"
+_TOPICS_KEY: Final = b"mtopics"
 _POSITION: Final = b"p"
 _ASIDE: Final = b"x"
 _OFFSET: Final = struct.Struct(">Q")
@@ -125,8 +125,8 @@ class RowStore:
         self._snapshots: weakref.WeakSet[Snapshot] = weakref.WeakSet()
         self._positions: dict[Partition, int] = {}
         self._state = _State({}, {})
-        self.schedules_topic = ""
-        """The identity of the topic that schedules were last kept in; empty if it is unknown."""
+        self.topics: Mapping[str, str] = {}
+        """The identities of the other topics that the sink works on, as they were seen last."""
         self._db: Rdict | None = self._open()
 
     # --- What it holds ------------------------------------------------------------------------
@@ -220,13 +220,14 @@ class RowStore:
                 self._opened()[_STATE_KEY] = msgspec.msgpack.encode(state)
             self._state = state
 
-    def note_schedules_topic(self, identity: str) -> None:
-        """Schedules are kept in that topic from now on. Raises `StateError`."""
+    def note_topics(self, identities: Mapping[str, str]) -> None:
+        """These are the other topics that the sink works on from now on. Raises `StateError`."""
         with self._lock:
-            if identity != self.schedules_topic:
+            topics = {**self.topics, **identities}
+            if topics != self.topics:
                 with self._guard():
-                    self._opened()[_SCHEDULES_KEY] = identity.encode()
-                self.schedules_topic = identity
+                    self._opened()[_TOPICS_KEY] = msgspec.msgpack.encode(topics)
+                self.topics = topics
 
     def wipe(self, reason: str) -> None:
         """Throw everything away, to be read again from the topics. Snapshots stay as they are."""
@@ -296,13 +297,14 @@ class RowStore:
                 return "its format, topic prefix or entities are others"
             self._state = msgspec.msgpack.decode(raw or b"", type=_State)
             self.lost = msgspec.msgpack.decode(db.get(_LOST_KEY) or b"\xc0", type=Lost | None)
+            topics = msgspec.msgpack.decode(db.get(_TOPICS_KEY) or b"\x80", type=dict[str, str])
         except msgspec.MsgspecError:
             return "it is damaged (what it says of itself cannot be read)"
         if stamp.columns != self._stamp.columns:
             if self._state.foreign:
                 return "columns changed and rows had been set aside"
             db[_STAMP_KEY] = msgspec.msgpack.encode(self._stamp)
-        self.schedules_topic = (db.get(_SCHEDULES_KEY) or b"").decode(errors="replace")
+        self.topics = topics
         pairs = db.items(from_key=_POSITION, read_opt=rocks.until(rocks.after(_POSITION)))
         self._positions = {_place(key): _OFFSET.unpack(value)[0] for key, value in pairs}
         return None
@@ -316,7 +318,7 @@ class RowStore:
         first[_STATE_KEY] = msgspec.msgpack.encode(self._state)
         if self.lost is not None:
             first[_LOST_KEY] = msgspec.msgpack.encode(self.lost)
-        first[_SCHEDULES_KEY] = self.schedules_topic.encode()
+        first[_TOPICS_KEY] = msgspec.msgpack.encode(self.topics)
         db.write(first)
 
     def _open_anew(self, db: Rdict | None, reason: str) -> Rdict:
