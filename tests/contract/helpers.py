@@ -122,3 +122,16 @@ async def delete_embedded_topic(broker: EmbeddedBroker, topic: str) -> None:
             connection.execute("UPDATE log SET topics = topics + 1")
 
     await broker._writing.run(work)
+
+
+async def damage_embedded(broker: EmbeddedBroker, place: Partition) -> None:
+    """Damage the first batch of a partition of an embedded broker."""
+
+    def work(connection: sqlite3.Connection) -> None:
+        broker._to_write.refresh(connection)
+        connection.execute(
+            "UPDATE batches SET content = x'90' WHERE partition = ? AND base = 0",
+            (broker._to_write.partition(place),),
+        )
+
+    await broker._writing.run(work)

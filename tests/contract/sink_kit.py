@@ -16,7 +16,7 @@ from tests.contract import conftest
 from tests.contract.helpers import PATIENCE
 from tests.unit.test_sink_rows import event, match, milestone, user
 from worker.brokers.contract import Broker, Outgoing, Partition
-from worker.clock import Clock
+from worker.clock import Clock, StepWatch
 from worker.core.barrier import Progress
 from worker.exports.place import Place
 from worker.exports.place_directory import DirectoryPlace
@@ -78,7 +78,9 @@ class Sink:
                 settings,
                 stop,
                 clock=self.clocks,
-                reports=Reports(self.metrics, self.health, self.clocks.steady),
+                reports=Reports(
+                    self.metrics, self.health, self.clocks.steady, StepWatch(self.clocks)
+                ),
             )
         )
         try:

@@ -15,7 +15,7 @@ from worker import __version__, log
 from worker.brokers.contract import Broker
 from worker.cli.console import Context
 from worker.cli.services import serve, stop_at_eof, together
-from worker.clock import Clock
+from worker.clock import Clock, StepWatch
 from worker.core.outbox import Rules
 from worker.core.pressure import Limits
 from worker.engine.reports import Reports as WorkerReports
@@ -86,7 +86,8 @@ def sink_command(context: Context) -> int:
         async with context.broker() as broker:
             await _create_if_embedded(context, broker)
             with _watched(context, "sink") as (metrics, sink):
-                await _sink(context, broker, stop, SinkReports(metrics, sink, CLOCK.steady))
+                reports = SinkReports(metrics, sink, CLOCK.steady, StepWatch(CLOCK))
+                await _sink(context, broker, stop, reports)
 
     return serve(main)
 

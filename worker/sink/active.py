@@ -139,6 +139,8 @@ class Active:
         table = await read_checked(broker, place, lambda k, v: v if read_standing(k, v) else None)
         for offset in table.unreadable:
             self._reports.unreadable(place, offset)
+        if table.holes:
+            self._reports.skipped(place, table.holes)
         return table.rows
 
     async def _positions(self, broker: Broker) -> tuple[dict[Partition, int], dict[Partition, int]]:
@@ -200,6 +202,8 @@ class _Term:
             await self._run(due, stop)
         for message in await reader.read(1, _POLL_SECONDS):
             await self._take_up(message, stop)
+        for place, count in reader.skipped().items():
+            self._reports.skipped(place, count)
 
     async def _correct(self) -> None:
         """Follow a clock that was set back."""

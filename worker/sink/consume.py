@@ -130,6 +130,7 @@ class Consumer:
                 await sleep(stop, seconds)
             except StateLost:  # the store says so from now on
                 await sleep(stop, damage.failed())
+            self._reports.look_at_clock()
             self._reports.alive()  # also in an outage: a restart cures none
 
     async def hold(
@@ -226,7 +227,7 @@ class Consumer:
         others = {name: identities.pop(name) for name in self._others if name in identities}
         for name, identity in others.items():
             if is_another(self._store.topics.get(name), identity):
-                self._reports.recreated(name.removeprefix(f"{self._names.prefix}."), name)
+                self._reports.recreated(name)
         await asyncio.to_thread(self._store.note_topics, others)
         return identities
 

@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from worker.brokers.contract import Partition
+from worker.clock import StepWatch
 from worker.engine.transactions import OpenTransactions
 from worker.log import Sparing
 from worker.ops.health import Health, Part
@@ -22,7 +23,7 @@ _GONE: Final = {
     "exports": "earlier announcements are gone; 'buddy exports list' names what is finished",
     "internal.schedules": "slots that were due before may have been left out",
 }
-"""What is gone with a topic, by its name without the prefix."""
+"""What is gone with a topic, or with offsets of it, by its name without the prefix."""
 
 _LAG_EVERY_MS: Final = 5_000
 """Lag costs a question to the broker."""
@@ -33,12 +34,22 @@ _MOST_GARBAGE: Final = 10_000
 
 
 class Reports:
-    """Tells what it is told. `clock` is a steady one, in milliseconds."""
+    """Tells what it is told. `clock` is a steady one, in milliseconds.
 
-    def __init__(self, metrics: Metrics, health: Part, clock: Callable[[], int]) -> None:
+    `steps` watches the wall clock, where no worker of this process does.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        health: Part,
+        clock: Callable[[], int],
+        steps: StepWatch | None = None,
+    ) -> None:
         self.health = health
         self._metrics = metrics
         self._clock = clock
+        self._steps = steps
         self._measured = -_LAG_EVERY_MS
         self._place_away = False
         self._transactions = OpenTransactions(clock)
@@ -145,15 +156,35 @@ class Reports:
         """This sink has become the active one, or is it no longer."""
         self._metrics.sink_active(is_active=is_active)
 
-    def recreated(self, name: str, topic: str) -> None:
-        """Another topic than the accepted ones was created anew; `name` is without the prefix."""
+    def look_at_clock(self) -> None:
+        """Tell if the wall clock was set."""
+        if self._steps is not None and (step := self._steps.step()):
+            self._metrics.clock_stepped()
+            _log.warning("clock_stepped", by_ms=step)
+
+    def skipped(self, place: Partition, count: int) -> None:
+        """Damaged offsets of another topic than the accepted ones were skipped, as was said."""
+        self._metrics.unreadable_internal(count)
+        self.health.told(
+            f"{count} damaged offsets of {place.topic}/{place.number} were skipped:"
+            f" {_lost(place.topic)}",
+            self._clock(),
+        )
+        _log.error("internal_skipped", topic=place.topic, partition=place.number, count=count)
+
+    def recreated(self, topic: str) -> None:
+        """Another topic than the accepted ones was created anew."""
         self._metrics.internal_recreated()
-        self.health.told(f"topic {topic} was created anew: {_GONE[name]}", self._clock())
+        self.health.told(f"topic {topic} was created anew: {_lost(topic)}", self._clock())
         _log.error("internal_recreated", topic=topic, partition=0)
 
     def schedules(self, following: Mapping[str, datetime]) -> None:
         """By schedule its first slot that is not done; told by the active sink alone."""
         self._metrics.schedules({name: at.timestamp() for name, at in following.items()})
+
+
+def _lost(topic: str) -> str:
+    return next(lost for name, lost in _GONE.items() if topic.endswith(f".{name}"))
 
 
 def _foreign_row(**fields: object) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.helpers import delete_embedded_topic
+from tests.contract.helpers import damage_embedded, delete_embedded_topic
 from tests.contract.worker_kit import Stage
 from tests.unit.test_sink_rows import milestone, user
 from worker.brokers.contract import Broker, Partition
@@ -32,7 +30,7 @@ async def test_a_damaged_input_is_told_and_skipped_when_somebody_says_so(
     lost = await stage.send("milestones", milestone(1, 1), milestone(2, 2), partition=1)
     behind = await stage.send("milestones", milestone(3, 3), partition=1)
     beside = await stage.send("milestones", milestone(4, 4), partition=0)
-    await broker._writing.run(_damage, broker, place)
+    await damage_embedded(broker, place)
     with capture_logs() as logs:
         running = await stage.started()
         await stage.judged([*users, *beside])
@@ -65,7 +63,7 @@ async def test_a_hole_in_what_the_index_follows_is_told_and_counted(
     await stage.judged(await stage.send("users", user(1), partition=0))
     await stage.end(running)
     place = Partition(stage.names.accepted("users"), 0)
-    await broker._writing.run(_damage, broker, place)
+    await damage_embedded(broker, place)
     damage = await broker.inspection.find(place, 0)
     await broker.inspection.skip(damage)
     with capture_logs() as logs:
@@ -88,7 +86,7 @@ async def test_a_hole_in_an_internal_topic_is_told_once(
     await stage.until(lambda: running.parked() == 2, "both are parked")
     await stage.end(running)
     place = Partition(f"{stage.names.prefix}.internal.{topic}", 0)
-    await broker._writing.run(_damage, broker, place)
+    await damage_embedded(broker, place)
     await broker.inspection.skip(await broker.inspection.find(place, 0))
     lost = {"parked": {"parked_lost"}, "progress": set[str]()}  # later progress says it all
     assert await _told_by_the_next(stage) == {"internal_skipped", *lost[topic]}
@@ -103,7 +101,7 @@ async def test_a_hole_in_a_topic_created_anew_is_another(stage: Stage, broker: B
         await stage.send("milestones", milestone(number, number), partition=0)
         await stage.until(lambda running=running: running.parked() == 1, "it is parked")  # type: ignore[misc]
         await stage.end(running)
-        await broker._writing.run(_damage, broker, place)
+        await damage_embedded(broker, place)
         await broker.inspection.skip(await broker.inspection.find(place, 0))
         assert await _told_by_the_next(stage) == {"internal_skipped", "parked_lost"}
         await delete_embedded_topic(broker, place.topic)
@@ -120,11 +118,3 @@ async def _told_by_the_next(stage: Stage) -> set[str]:
         )
         await stage.end(running)
     return {entry["event"] for entry in logs} & _LOSSES
-
-
-def _damage(connection: sqlite3.Connection, broker: EmbeddedBroker, place: Partition) -> None:
-    broker._to_write.refresh(connection)
-    connection.execute(
-        "UPDATE batches SET content = x'90' WHERE partition = ? AND base = 0",
-        (broker._to_write.partition(place),),
-    )

@@ -1,0 +1,54 @@
+"""A sink whose embedded log is damaged where requests and schedules are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.contract.conftest import Clock, unique
+from tests.contract.helpers import damage_embedded
+from tests.contract.sink_kit import Sink, a_sink
+from worker.brokers.contract import Broker, Outgoing, Partition
+from worker.brokers.embedded import EmbeddedBroker
+from worker.topics import Names
+
+
+@pytest.fixture
+def kind() -> str:
+    return "embedded"
+
+
+@pytest.fixture
+async def sink(broker: Broker, clock: Clock, tmp_path: Path) -> Sink:
+    made = await a_sink(broker, Names(unique("sink")), tmp_path / "sink", clock)
+    made.let_time_pass()
+    return made
+
+
+@pytest.mark.parametrize("name", ["export_requests", "schedules"])
+async def test_what_was_skipped_is_told_and_counted(sink: Sink, broker: Broker, name: str) -> None:
+    assert isinstance(broker, EmbeddedBroker)
+    place = Partition(getattr(sink.names, name), 0)
+    await broker.publish([Outgoing(place.topic, b"lost", b"{}")])
+    await damage_embedded(broker, place)
+    await broker.inspection.skip(await broker.inspection.find(place, 0))
+    with capture_logs() as logs:
+        async with sink.running():
+            await sink.export("one", formats=("json",))
+    told = [entry for entry in logs if entry["event"] == "internal_skipped"]
+    assert [(entry["topic"], entry["count"]) for entry in told] == [(place.topic, 1)]
+    assert sink.metrics.registry.get_sample_value("buddy_unreadable_internal_messages_total") == 1
+    assert f"damaged offsets of {place.topic}/0 were skipped" in " ".join(sink.reasons())
+
+
+async def test_a_clock_that_is_set_is_told_and_counted(sink: Sink) -> None:
+    with capture_logs() as logs:
+        async with sink.running():
+            await sink.export("one", formats=("json",))
+            sink.stepped = -3_600_000
+            await sink.export("two", formats=("json",))
+    (step,) = (entry["by_ms"] for entry in logs if entry["event"] == "clock_stepped")
+    assert abs(step + 3_600_000) < 1_000
+    assert sink.metrics.registry.get_sample_value("buddy_clock_steps_total") == 1
