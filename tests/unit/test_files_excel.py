@@ -232,6 +232,21 @@ def test_a_value_under_no_name_is_its_rows_fault(tmp_path: Path) -> None:
     assert found[0].where.endswith("x.xlsx, sheet Feedback, line 2")
 
 
+def test_a_value_far_to_the_right_makes_no_long_record(tmp_path: Path) -> None:
+    rows = strings(1, "feedback_id", "rating")
+    for number, column in enumerate(("CX", "CY", "XFD"), 2):
+        far = f'<c r="{column}{number}"><v>7</v></c>'
+        rows += row(number, f'<c r="A{number}"><v>1</v></c>{far}<c r="C{number}" t="str"/>')
+    found = read(excel(tmp_path / "x.xlsx", {"Feedback": rows}))
+    assert [(msgspec.json.decode(r.value), r.fault) for r in found] == [
+        (
+            ["1", *[None] * ((101 if column == "CX" else 102) - 1), "7"],
+            f"expected nothing in column {column}, which has no name",
+        )
+        for column in ("CX", "CY", "XFD")
+    ]
+
+
 def test_sheets_that_are_left_out_and_said_so(tmp_path: Path) -> None:
     columns = [column.name.upper() for column in ENTITIES["feedback"].columns]
     path = excel(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -26,6 +26,8 @@ _WHOLE_COMMA: Final = re.compile(r"\A(-?(?:0|[1-9][0-9]*))[.,](?!000\Z)0+\Z")
 """Where a comma may be the decimal sign, a point or a comma before three zeros may be thousands."""
 _MOST_UNKNOWN: Final = 1_000
 """Unknown columns that become unknown fields of the records; a notice names what is left out."""
+_WIDEST_GAP: Final = 100
+"""Empty cells beyond the header that the array of a misplaced row shows; a sheet has 16,384."""
 _MOST_NAMED: Final = 5
 _LONGEST_NAMED: Final = 60
 _AROUND: Final = (
@@ -132,6 +134,27 @@ class Table:
         """The record of a row: one JSON object without the empty cells, or the row's fault."""
         fault = self._fault(cells)
         value = self._object(cells) if fault is None else _array(cells)
+        return self._record(line, value, fault, limit)
+
+    def sparse(self, line: int, cells: Mapping[int, Cell], limit: int) -> FileRecord:
+        """As `record`, of a row by the columns of its cells, one at least.
+
+        A cell far to the right costs no more than others: of what is beyond the header by over
+        100 columns, only cells that hold something are in the array of a row with a fault.
+        """
+        last, width = max(cells), len(self._names) + _WIDEST_GAP
+        if last < width:
+            return self.record(line, [*map(cells.get, range(last + 1))], limit)
+        far = sorted(n for n, cell in cells.items() if n >= width and cell not in (None, ""))
+        near = [*map(cells.get, range(width))]
+        fault = self._fault(near)
+        if fault is None and far:
+            fault = _misplaced(far[0])
+        if fault is None:
+            return self.record(line, near, limit)
+        return self._record(line, _array(near + [cells[n] for n in far]), fault, limit)
+
+    def _record(self, line: int, value: bytes, fault: str | None, limit: int) -> FileRecord:
         oversize, sha256 = 0, None
         if len(value) > limit:
             oversize, sha256 = len(value), hashlib.sha256(value).hexdigest()
@@ -153,7 +176,7 @@ class Table:
         beyond = (n for n in range(width, len(cells)) if cells[n] not in (None, ""))
         within = (n for n in self._nameless if n < len(cells) and cells[n] not in (None, ""))
         for n in (*within, *beyond):
-            return f"expected nothing in column {column_letters(n)}, which has no name"
+            return _misplaced(n)
         return None
 
     def _object(self, cells: Sequence[Cell]) -> bytes:
@@ -180,6 +203,10 @@ class Table:
         elif self._decimal_comma and kind is Kind.RATING and isinstance(cell, str):
             cell = _DECIMAL_COMMA.sub(r"\1.\2", cell)
         return json_value(kind, cell)
+
+
+def _misplaced(index: int) -> str:
+    return f"expected nothing in column {column_letters(index)}, which has no name"
 
 
 def column_letters(index: int) -> str:

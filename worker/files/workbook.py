@@ -17,11 +17,11 @@ import msgspec
 
 from schemas import ENTITIES, Entity
 from worker.errors import UsageError
-from worker.files.cells import Cell
 from worker.files.records import READ_LIMIT, FileRecord, Notice, printable
 from worker.files.table import Table, column_names, has_column, is_empty, recognise
 from worker.files.xlsx.book import Book, Sheet
 from worker.files.xlsx.package import BROKEN, cause
+from worker.files.xlsx.rows import Row
 from worker.files.xlsx.xml import OtherFormat
 
 _CONTINUED: Final = re.compile(r" \([0-9]+\)\Z")
@@ -67,7 +67,7 @@ def read_workbook(
             with closing(_rows(book, table.sheet, where)) as found:
                 next(found, None)  # the header
                 for number, cells in found:
-                    yield rows.record(number, cells, limit)
+                    yield rows.sparse(number, cells, limit)
 
 
 def _open(path: Path, file: BinaryIO) -> Book:
@@ -132,8 +132,8 @@ def _look(book: Book, sheet: Sheet, where: str, entity: Entity | None) -> _Table
     if sheet.fault is not None:
         return sheet.fault
     with closing(_rows(book, sheet, where)) as rows:
-        number, header = next(rows, (0, []))
-    names = column_names(header)
+        number, header = next(rows, (0, {}))
+    names = column_names([*map(header.get, range(max(header, default=-1) + 1))])
     chosen = _by_title(sheet.title) or recognise(names)
     if chosen is None and sheet.title == _METADATA_SHEET:
         return ""
@@ -155,13 +155,13 @@ def _most(lines: list[str]) -> str:
     return lines[0] if not more else f"{lines[0]}; {more} more"
 
 
-def _rows(book: Book, sheet: Sheet, where: str) -> Generator[tuple[int, list[Cell]], None, None]:
+def _rows(book: Book, sheet: Sheet, where: str) -> Generator[Row, None, None]:
     """The rows that hold something, with their numbers."""
     number = 0
     try:
         for number, found in book.rows(sheet):
             if not is_empty(found.values()):
-                yield number, [*map(found.get, range(max(found) + 1))]
+                yield number, found
     except BROKEN as error:
         raise UsageError(
             f"{where}: cannot be read beyond row {number}: {cause(error)}; {_SAVE}"
