@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -528,6 +529,30 @@ def test_a_cell_far_to_the_right_takes_no_memory() -> None:
     far = "".join(f'<row r="{n}"><c r="XFD{n}"><v>1</v></c></row>' for n in range(1, 20_000))
     found = rows_of(f"<worksheet><sheetData>{far}</sheetData></worksheet>", 1 << 18)
     assert found == [(n, {16_383: "1"}) for n in range(1, 20_000)]
+
+
+@pytest.mark.parametrize("count", [40_000, 80_000], ids=["under 1 MiB", "over 1 MiB"])
+def test_a_row_of_many_pieces_takes_no_more_than_its_size(count: int) -> None:
+    runs = "<r><t>a</t></r>" * count
+    sheet = f'<worksheet><sheetData><row r="1"><c r="A1" t="inlineStr"><is>{runs}</is></c></row>'
+    tracemalloc.start()
+    found = rows_of(f"{sheet}</sheetData></worksheet>", 1 << 18)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == [(1, {0: "a" * count})]
+    assert peak < 16 * len(sheet)
+
+
+def test_a_row_of_many_cells_is_not_taken_at_once() -> None:
+    cells = "<c/>" * 300_000
+    tracemalloc.start()
+    found = rows_of(
+        f'<worksheet><sheetData><row r="1">{cells}</row></sheetData></worksheet>', 1 << 18
+    )
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == []
+    assert peak < 16 * len(cells)
 
 
 def test_sheets_are_read_in_the_order_of_entities(tmp_path: Path) -> None:

@@ -22,9 +22,12 @@ _PLAIN_CELL: Final = re.compile(
     r'<c(?: r="([A-Z]{1,3})[1-9][0-9]{0,6}")?(?: s="([0-9]{1,9})")?(?: t="(\w{1,20})")?'
     rf"(?:/>|></c>|><v>({TEXT})</v></c>"
     rf'|><is><t(?: xml:space="preserve")?>({TEXT})</t></is></c>)'
-    r"|(\S)"
+    r"|(\S.*)",
+    re.DOTALL,
 )
-"""Column, style, type, value and inline text; or anything else, so that nothing is passed over."""
+"""Column, style, type, value and inline text; or all from what is none on."""
+_LONGEST_PLAIN: Final = 1 << 20
+"""Characters of a row that are taken at once: each of its cells is a tuple in memory."""
 
 Row = tuple[int, dict[int, Cell]]
 """The number of a row, from 1, and its cells by their columns, from 0. Empty ones are left out.
@@ -75,14 +78,14 @@ class _Rows(ItemHandler):
         self._kind: str | None = None
         """Of the cell that is open."""
         self._style = ""
-        self._texts: dict[str, str] = {}
+        self._texts: dict[str, list[str]] = {}
         self._pieces: list[str] | None = None
         self._phonetic = False
 
     def plain(self, text: str) -> bool:
         """One row without its end tag, if each cell is written as nearly all programs do it."""
         head = _PLAIN_ROW.match(text)
-        if head is None:
+        if head is None or len(text) > _LONGEST_PLAIN:
             return False
         self._begin(int(head[1]))
         read, strings = self._meaning.read, self._meaning.shared
@@ -104,7 +107,7 @@ class _Rows(ItemHandler):
                 self.inside = self.depth
         elif tag in _TEXTS:
             if self._kind is not None and not self._phonetic:
-                self._pieces = []
+                self._pieces = self._texts.setdefault(tag, [])
         elif tag == "c":
             self._column = self._place(attributes.get("r"))
             self._kind, self._style = attributes.get("t", ""), attributes.get("s", "")
@@ -125,11 +128,10 @@ class _Rows(ItemHandler):
         if not self.inside:
             return
         if tag in _TEXTS:
-            if self._pieces is not None:
-                self._texts[tag] = self._texts.get(tag, "") + "".join(self._pieces)
             self._pieces = None
         elif tag == "c" and self._kind is not None:
-            get = self._texts.get
+            texts = {name: "".join(pieces) for name, pieces in self._texts.items()}
+            get = texts.get
             cell = self._meaning.read(self._kind, self._style, get("v"), get("f"), get("t"))
             if cell is not None:
                 self._cells[self._column] = cell
