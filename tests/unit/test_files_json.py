@@ -113,7 +113,28 @@ def test_which_documents_tell_what_they_hold() -> None:
     ],
 )
 def test_what_wraps_records(data: bytes, field: str | None) -> None:
-    assert wrapped_in(Trickle(data, 3), "f.json") == field
+    assert wrapped_in(Trickle(data, 3), "users", "f.json") == field
+
+
+@pytest.mark.parametrize(
+    ("data", "entity", "field"),
+    [
+        (b'{"status":"success","data":[{"id":"a"}]}', "users", "data"),
+        (b'{"status":"success","data":[{}]}', "matches", "data"),
+        (b'{"metadata":{"n":1},"users":[ {}]}', "users", "users"),
+        (b'{"role":"x","items":[\n{}]}', "users", "items"),
+        (b'{"id":"x","items":[{}]}', None, "items"),
+        (b'{"status":"success","data":[{"id":', "users", "data"),
+        (b'{"id":1,"tags":[{}]}', "users", None),
+        (b'{"event_id":1,"tags":[{}]}', "event_attendance", None),
+        (b'{"role":"x","tags":["a"]}', "users", None),
+        (b'{"id":"x","address":{"a":[{}]}}', "users", None),
+    ],
+)
+def test_a_wrapper_may_have_a_field_that_is_a_column(
+    data: bytes, entity: str | None, field: str | None
+) -> None:
+    assert wrapped_in(Trickle(data, 3), entity, "f.json") == field
 
 
 @pytest.mark.parametrize(

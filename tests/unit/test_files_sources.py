@@ -225,7 +225,7 @@ def test_an_entity_chooses_among_the_files_of_a_directory(tmp_path: Path) -> Non
 def test_what_is_named_for_an_entity_is_never_left_out(tmp_path: Path) -> None:
     put(tmp_path / "matches.ndjson")
     put(tmp_path / "users.json", '{"data": [{"id": 1}]}')
-    with pytest.raises(UsageError, match=r"users\.json: no field of it is a column"):
+    with pytest.raises(UsageError, match=r"users\.json: it is no record itself"):
         expand([tmp_path], None)
 
 

@@ -81,28 +81,43 @@ def tells_entities(stream: Readable, name: str) -> bool:
         return False
 
 
-def wrapped_in(stream: Readable, name: str) -> str | None:
+def wrapped_in(stream: Readable, entity: str | None, name: str) -> str | None:
     """The field that holds the records of a wrapper such as `{"data": [{…}, …]}`.
 
-    Empty where they stand deeper, under names that may be anybody's. None where this is none: its
-    first object has a field that is a column of some entity, or nothing nested, or it is no object.
+    Empty where they stand deeper, under names that may be anybody's. None where this is none: no
+    object, or its first object has nothing nested, or a field that is a column of some entity and
+    no array of objects, or some of the entity's key. A wrapper may have a `status`, which is a
+    column too.
     """
     text = _Scanner(stream, name)
     fields: dict[bytes, str] = {}
+    keys: set[str] = set()
+    lists: list[str] = []
     try:
         text.expect(b"{")
         while True:
             key = text.name(Collector(_LONGEST_NAME))
-            if key in COLUMNS:
-                return None
+            keys.add(key)
             text.expect(b":")
             fields.setdefault(text.peek(), key)
-            text.value(Collector(0))
+            value = Collector(_LONGEST_NAME)
+            try:
+                text.value(value)
+            finally:
+                if value.value[:1] == b"[" and value.value[1:].lstrip()[:1] == b"{":
+                    lists.append(key)
             if text.expect(b",}") == b"}":
                 break
     except UsageError:
         pass  # for `read_document` to say, if this is no wrapper
-    return fields.get(b"[", "" if b"{" in fields else None)
+    if not keys & COLUMNS:
+        return fields.get(b"[", "" if b"{" in fields else None)
+    return next(iter(lists), None) if _is_no_record(keys, entity) else None
+
+
+def _is_no_record(keys: set[str], entity: str | None) -> bool:
+    """Whether nothing of the entity's key is there; without one, single records are not read."""
+    return entity is None or keys.isdisjoint(ENTITIES[entity].key)
 
 
 def _fields(text: _Scanner, entity: str | None, name: str, limit: int) -> Iterator[FileRecord]:

@@ -191,12 +191,12 @@ def _document(path: Path, entity: str | None, named: str | None) -> Source:
         if tells_entities(stream, name):
             return Source(path, entity, "json")
     with _text(path) as (stream, name):
-        field = wrapped_in(stream, name)
+        field = wrapped_in(stream, entity or named, name)
     if field is not None:
         place = f"in its field {shown(field)}" if field else "deeper in it"
         raise UsageError(
-            f"{path}: no field of it is a column of an entity; its records seem to stand {place}: "
-            "bring an array of them as <entity>.json"
+            f"{path}: it is no record itself; its records seem to stand {place}: bring an array "
+            "of them as <entity>.json"
         )
     if entity is None and named is None:
         start = _start(path).removeprefix(BOM).lstrip()
