@@ -169,6 +169,8 @@ def test_numbers_and_formulas(tmp_path: Path, content: str, text: str | None) ->
         ('<c r="A2" t="d"><v>2024-01-15T10:00+0100</v></c>', "2024-01-15T10:00:00+0100"),
         ('<c r="A2" t="d"><v>10:00:00</v></c>', "10:00:00"),
         ('<c r="A2" t="inlineStr"><v>a</v></c>', "a"),
+        ('<c r="A2" t="inlineStr"><is><t>a</t></is><v>0</v></c>', "a"),
+        ('<c r="A2" t="inlineStr"><v>0</v><is><t>a</t></is></c>', "a"),
         ('<c r="A2" t=""><v>1.50</v></c>', "1.5"),
         ('<c r="a2" s=""><v>1</v></c>', "1"),
         ('<c r="$A$2" s="x"><v>1</v></c>', "1"),

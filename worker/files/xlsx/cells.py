@@ -54,7 +54,7 @@ class CellReader(msgspec.Struct, frozen=True):
 
         Raises BrokenPart where it refers to a shared string that is none.
         """
-        if not value:
+        if not value or (kind == "inlineStr" and inline is not None):
             if inline is not None:
                 return from_excel(inline) or None
             if formula is not None and not (kind == "str" and value == ""):
