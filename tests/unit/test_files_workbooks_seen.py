@@ -324,6 +324,10 @@ REFUSED: dict[str, tuple[Callable[[Parts], bytes], str]] = {
         lambda parts: deflated(parts | {SHEET: parts[SHEET].partition(b"</sheetData")[0]}),
         r"beyond row 2: broken XML \(no element found\)",
     ),
+    "an encoding of several bytes": (
+        lambda parts: deflated(changed(SHEET, ("UTF-8", "GBK"))(parts)),
+        "beyond row 0: XML in an unknown encoding",
+    ),
     "unknown encoding": (
         lambda parts: deflated(changed(SHEET, ("UTF-8", "quux"))(parts)),
         "beyond row 0: (XML in an unknown|broken XML .unknown) encoding",

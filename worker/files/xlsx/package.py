@@ -29,6 +29,7 @@ _RATIO: Final = 200
 """How many times its size a larger one may unpack to."""
 _LONGEST_RELATIONS: Final = 16 << 20
 
+_NO_ENCODING: Final = "XML in an unknown encoding"
 BROKEN: Final = (
     zipfile.BadZipFile,
     zlib.error,
@@ -104,7 +105,9 @@ def cause(error: Exception) -> str:
         case ExpatError():
             return f"broken XML ({ErrorString(error.code)})"
         case LookupError():
-            return "XML in an unknown encoding"
+            return _NO_ENCODING
+        case ValueError() if "multi-byte" in str(error):  # expat, of GBK or Shift JIS
+            return _NO_ENCODING
         case NotImplementedError():
             return "it is packed in a way that is not known"
         case RuntimeError():
