@@ -169,7 +169,20 @@ def test_markup_is_called_what_it_is() -> None:
 
 def test_one_entity_of_a_document() -> None:
     data = b'{"users":[{"a":1}],"feedback":[{"b":2}]}'
-    assert [r.value for r in records(data, entity="feedback")] == [b'{"b":2}']
+    told: list[str] = []
+    found = read_document(io.BytesIO(data), "feedback", "f.json", notice=told.append)
+    assert [r.value for r in found] == [b'{"b":2}']
+    assert told == ["f.json: left out, of other entities: users"]
+
+
+@pytest.mark.parametrize("data", [b"{}", b'{"users":[{"a":1}]}', b'{"export_metadata":{}}'])
+def test_a_document_without_the_entity_is_no_silence(data: bytes) -> None:
+    with pytest.raises(UsageError, match=r"f\.json: it holds no array of events: leave --entity"):
+        records(data, entity="events")
+
+
+def test_an_empty_array_is_nothing_to_complain_of() -> None:
+    assert records(b'{"users":[],"events":[]}', entity="events") == []
 
 
 @pytest.mark.parametrize(

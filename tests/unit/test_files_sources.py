@@ -13,7 +13,7 @@ from tests.unit.test_export_samples import export_to
 from tests.unit.test_export_xlsx import feedback
 from worker.errors import UsageError
 from worker.exports.layout import Format
-from worker.files import Source, expand, read, source
+from worker.files import Source, expand, in_entity_order, read, source
 
 TABLES = {"users": [user()], "feedback": [feedback()]}
 FEEDBACK = ",".join(column.name for column in ENTITIES["feedback"].columns)
@@ -270,6 +270,15 @@ def test_a_finished_export_is_read_once(
     assert [r.entity for one in found for r in one.read()] == ["users", "feedback"]
     only = [r.entity for one in expand([directory], "feedback") for r in one.read()]
     assert only == ["feedback"]
+
+
+@pytest.mark.parametrize("formats", [("csv",), ("json",), ("xlsx",)])
+def test_an_export_without_the_entity_is_no_silence(
+    tmp_path: Path, formats: tuple[Format, ...]
+) -> None:
+    directory = export_to(tmp_path, TABLES, *formats)
+    with pytest.raises(UsageError, match=r"without events|no array of events|no sheet"):
+        list(in_entity_order(expand([directory], "events")))
 
 
 def test_the_folder_of_csv_files_of_an_export(tmp_path: Path) -> None:

@@ -122,7 +122,11 @@ def _export(path: Path, entity: str | None, entries: list[Path], notice: Notice)
     sources = [source(one, None) for one in files]
     if entity is None:
         return sources
-    return [Source(one.path, entity, one.format) for one in sources if one.entity in (None, entity)]
+    chosen = [one for one in sources if one.entity in (None, entity)]
+    if not chosen:
+        held = ", ".join(one.entity for one in sources if one.entity)
+        raise UsageError(f"{path}: an export without {entity}: it holds {held}")
+    return [Source(one.path, entity, one.format) for one in chosen]
 
 
 def _place(one: Source) -> tuple[int, str, str]:

@@ -20,7 +20,7 @@ from worker.errors import UsageError
 from worker.files.encodings import Readable
 from worker.files.foreign import markup
 from worker.files.lines import read_chunks
-from worker.files.records import BOM, READ_LIMIT, Collector, FileRecord
+from worker.files.records import BOM, READ_LIMIT, Collector, FileRecord, Notice
 from worker.files.table import COLUMNS, shown
 
 _METADATA: Final = "export_metadata"
@@ -42,12 +42,18 @@ _STRUCTURE: Final = {
 
 
 def read_document(
-    stream: Readable, entity: str | None, name: str, *, limit: int = READ_LIMIT
+    stream: Readable,
+    entity: str | None,
+    name: str,
+    *,
+    limit: int = READ_LIMIT,
+    notice: Notice = lambda _: None,
 ) -> Iterator[FileRecord]:
     """The rows of a document, in its order; only those of one entity if one is given.
 
-    UsageError, naming file and line, where the frame is broken, an array is of no entity, or the
-    document is plain and no entity is given.
+    `notice` then gets one line about the others. UsageError, naming file and line, where the frame
+    is broken, an array is of no entity, an export has none of the given one, or the document is
+    plain and no entity is given.
     """
     text = _Scanner(stream, name)
     first = text.peek()
@@ -63,7 +69,7 @@ def read_document(
             "file <entity>.json"
         )
     else:
-        yield from _fields(text, entity, name, limit)
+        yield from _fields(text, entity, name, limit, notice)
     if text.peek():
         raise UsageError(f"{name}:{text.line}: something follows the end of the document")
 
@@ -120,15 +126,17 @@ def _is_no_record(keys: set[str], entity: str | None) -> bool:
     return entity is None or keys.isdisjoint(ENTITIES[entity].key)
 
 
-def _fields(text: _Scanner, entity: str | None, name: str, limit: int) -> Iterator[FileRecord]:
+def _fields(
+    text: _Scanner, entity: str | None, name: str, limit: int, notice: Notice
+) -> Iterator[FileRecord]:
     """The rows of an export's document, or else records one after the other."""
     line = text.line
     text.expect(b"{")
-    if text.peek() == b"}":
-        text.expect(b"}")
-        return
     at_start = True
-    while True:
+    found: set[str] = set()
+    left_out: dict[str, None] = {}
+    done = text.peek() == b"}" and bool(text.expect(b"}"))
+    while not done:
         field_line = text.line
         raw = Collector(_LONGEST_NAME)
         key = text.name(raw)
@@ -140,17 +148,23 @@ def _fields(text: _Scanner, entity: str | None, name: str, limit: int) -> Iterat
         if key == _METADATA:
             text.value(Collector(0))
         elif key in ENTITIES:
+            found.add(key)
             for record in _rows(text, key, name, limit):
                 if entity in (None, key):
                     yield record
+                else:
+                    left_out[key] = None
         else:
             raise UsageError(
                 f"{name}:{field_line}: not an export: its field {shown(key)} is no entity (of "
                 "single records say which they are: --entity, or <entity>.json; one a line is "
                 "<entity>.ndjson)"
             )
-        if text.expect(b",}") == b"}":
-            return
+        done = text.expect(b",}") == b"}"
+    if left_out:
+        notice(f"{name}: left out, of other entities: {', '.join(left_out)}")
+    if entity is not None and entity not in found:
+        raise UsageError(f"{name}: it holds no array of {entity}: leave --entity out to read all")
 
 
 def _records(

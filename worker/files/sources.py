@@ -68,7 +68,7 @@ class Source(msgspec.Struct, frozen=True):
                 return
             with _text(self.path) as (stream, name):
                 if self.format == "json":
-                    yield from read_document(stream, self.entity, name, limit=limit)
+                    yield from read_document(stream, self.entity, name, limit=limit, notice=notice)
                 elif self.format == "csv":
                     yield from read_csv(stream, chosen, name, limit=limit, notice=notice)
                 elif self.entity is not None:
