@@ -272,6 +272,15 @@ def test_a_finished_export_is_read_once(
     assert only == ["feedback"]
 
 
+@pytest.mark.parametrize("text", ['[{"id":"a"}]', '{"users":[]}', "1", "", '{"id":"a"}', "["])
+def test_metadata_that_is_none_is_read_or_named(tmp_path: Path, text: str) -> None:
+    put(tmp_path / "users.ndjson")
+    metadata = put(tmp_path / "metadata.json", text)
+    told: list[str] = []
+    found = [one.path for one in expand([tmp_path], None, told.append)]
+    assert metadata in found or any(str(metadata) in line for line in told)
+
+
 @pytest.mark.parametrize("formats", [("csv",), ("json",), ("xlsx",)])
 def test_an_export_without_the_entity_is_no_silence(
     tmp_path: Path, formats: tuple[Format, ...]

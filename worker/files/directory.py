@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from worker.errors import UsageError
 from worker.exports.layout import MANIFEST, METADATA
 from worker.exports.manifest import read_manifest
@@ -21,6 +23,7 @@ _EXPORTED: Final = ("json", "csv", "xlsx")
 _HIDDEN: Final = (".", "~$")
 """Also what a spreadsheet puts beside a workbook that is open."""
 _MOST_NAMED: Final = 100
+_LONGEST_METADATA: Final = 1 << 20
 
 
 def expand(
@@ -64,14 +67,23 @@ def _sorted_out(entries: list[Path], entity: str | None) -> tuple[list[Source], 
     """What can be read of a directory, and a line about each of the rest."""
     found, left_out = [], []
     for entry in entries:
-        if entry.name == METADATA:
-            continue  # of an export, beside its CSV files: it holds no records
+        if entry.name == METADATA and entry.is_file() and _is_metadata(entry):
+            continue
         member = _member(entry, entity)
         if isinstance(member, Source):
             found.append(member)
         else:
             left_out.append(member)
     return found, left_out
+
+
+def _is_metadata(path: Path) -> bool:
+    """Whether it is that of an export, beside its CSV files, and so holds no records."""
+    try:
+        with path.open("rb") as file:
+            return {*msgspec.json.decode(file.read(_LONGEST_METADATA))} == {"export_metadata"}
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError):
+        return False
 
 
 def _member(path: Path, entity: str | None) -> Source | str:
