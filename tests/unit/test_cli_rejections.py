@@ -138,7 +138,7 @@ def test_watch_from_the_start_goes_by_time_over_all_partitions(
 
 
 def test_unknown_fields_of_rejected_records_are_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     option = f"--broker=embedded:{tmp_path / 'broker'}"
     assert run([option, "topics", "create", "--partitions", "1"]) == 0
@@ -169,3 +169,8 @@ def test_unknown_fields_of_rejected_records_are_named(
     printed = capsys.readouterr().out
     assert "  fields that no column is for: emial, \\x1b[2J\n" in printed
     assert "private" not in printed
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run([option, "rejections", "watch", "--from-start", "--limit", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("    1") for line in lines)

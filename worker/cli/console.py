@@ -139,13 +139,25 @@ def say(line: str, severity: str | None = None) -> None:
 def say_found(code: str, text: str, severity: str) -> None:
     """A violation; on a terminal, its text goes on below itself, broken between words."""
     lead = f"  {code}  "
-    lines = [shown(text)]
-    if width := _width():
-        room = max(width - len(lead), 20)
-        lines = wrap(lines[0], room, break_long_words=False, break_on_hyphens=False)
-    for line in lines:
+    for line in _broken(text, len(lead)):
         click.echo(_coloured(lead, severity) + line, file=sys.stdout)
         lead = " " * len(lead)
+
+
+def say_more(text: str) -> None:
+    """What goes with the violations of a record; on a terminal, broken between words."""
+    lead = "  "
+    for line in _broken(text, 4):
+        click.echo(lead + line, file=sys.stdout)
+        lead = "    "
+
+
+def _broken(text: str, indent: int) -> list[str]:
+    text = shown(text)
+    width = _width()
+    if not width:
+        return [text]
+    return wrap(text, max(width - indent, 20), break_long_words=False, break_on_hyphens=False)
 
 
 def _coloured(text: str, severity: str | None) -> str:

@@ -21,6 +21,7 @@ from worker.cli.console import (
     print_table,
     say,
     say_found,
+    say_more,
     short_time,
 )
 from worker.cli.in_time import InTime
@@ -244,7 +245,7 @@ def _print(seen: Seen) -> None:
     if more := len(seen.violations[_SHOWN:]) + seen.violations_omitted:
         say(f"  … and {count_of(more, 'violation')} more")
     if seen.unknown_names:
-        say(f"  fields that no column is for: {', '.join(seen.unknown_names)}")
+        say_more(f"fields that no column is for: {', '.join(seen.unknown_names)}")
 
 
 def _no_index(field: str) -> str:
