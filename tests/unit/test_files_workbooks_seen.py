@@ -13,6 +13,7 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 from xml.sax.saxutils import quoteattr
 
 import msgspec
@@ -431,6 +432,15 @@ def test_built_in_formats_of_dates(tmp_path: Path) -> None:
 )
 def test_what_a_format_shows(code: str, shown: Shown | None) -> None:
     assert shown_as(code) is shown
+
+
+def test_a_format_that_no_cell_has_is_not_looked_at(tmp_path: Path, good: Parts) -> None:
+    codes = "".join(f'<numFmt numFmtId="{n}" formatCode="{"[" * 250}"/>' for n in range(200, 9200))
+    change = changed(STYLED, ('<numFmts count="1">', f"<numFmts>{codes}"))
+    with patch("worker.files.xlsx.book.shown_as", wraps=shown_as) as looked:
+        read_all = list(read_workbook(pack(tmp_path / "x.xlsx", change(good)), None))
+    assert len(read_all) == 1
+    assert looked.call_count <= 1
 
 
 class Pieces:

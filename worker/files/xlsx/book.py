@@ -22,7 +22,8 @@ _MOST_SHARED_TEXT: Final = 256 << 20
 """Unpacked bytes of the table of shared strings, which is held in memory."""
 _MOST_SHEETS: Final = 10_000
 _MOST_STYLES: Final = 1_000_000
-_LONGEST_CODE: Final = 1_000
+_LONGEST_CODE: Final = 255
+"""Characters of a format code, as Excel has it: the time to read one grows with their square."""
 _HIDDEN: Final = frozenset({"hidden", "veryhidden"})
 _TRUE: Final = frozenset({"1", "true", "on"})
 _OTHER_KINDS: Final = {
@@ -156,7 +157,8 @@ class _Styles(Handler):
 
     def by_style(self) -> dict[str, Shown]:
         """By the number of the style, as a cell spells it."""
-        own = {id_: shown_as(code) for id_, code in self._codes.items()}
+        used = self._codes.keys() & set(self._formats)
+        own = {id_: shown_as(self._codes[id_]) for id_ in used}
         built_in = {str(id_): what for id_, what in BUILT_IN.items()}
         known = {id_: what for id_, what in (built_in | own).items() if what is not None}
         return {str(n): known[id_] for n, id_ in enumerate(self._formats) if id_ in known}
