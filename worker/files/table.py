@@ -120,7 +120,11 @@ class Table:
             if names.count(column.name) > 1:
                 raise UsageError(f"{where}: a column is named twice: {column.name}")
         if not has_column(self._entity, names):
-            raise UsageError(f"{where}: not one column of {self._entity.name} in the header")
+            such_as = ", ".join(column.name for column in columns[:3])
+            raise UsageError(
+                f"{where}: not one column of {self._entity.name} in the header: expected column "
+                f"names there ({such_as}, …), and no title above them"
+            )
         named = COLUMNS.intersection(names)
         missing = [one.name for one in columns if one.required and one.name not in named]
         if missing:
