@@ -233,6 +233,17 @@ def test_lines_above_the_header_are_named() -> None:
     assert found[0] == "f.csv: left out above the header: line 1, 4"
 
 
+@pytest.mark.parametrize("title", ["Role,all", "Format,CSV", "email;all of them"])
+def test_a_title_that_names_a_column_is_no_header_where_a_better_one_follows(title: str) -> None:
+    text = f"Report,Users\n{title}\n\nid,first_name\na,x\n"
+    found: list[str] = []
+    stream = io.BytesIO(text.encode())
+    (record,) = read_csv(stream, ENTITIES["users"], "f.csv", notice=found.append)
+    assert (record.line, record.value) == (5, b'{"id":"a","first_name":"x"}')
+    assert found[0] == "f.csv: left out above the header: line 1, 2"
+    assert values("role,x\nbuddy,y\nid,z\n", entity="users")[1]["role"] == "id"
+
+
 @pytest.mark.parametrize("mark", ["\ufeff", "\ufeff\ufeff", "\ufeff\ufeff\ufeff# c\n"])
 def test_byte_order_marks_at_the_start_are_skipped(mark: str) -> None:
     assert values(f'{mark}"id",first_name\na,x\n', entity="users") == [

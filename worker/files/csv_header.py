@@ -1,15 +1,16 @@
 """The header of a CSV file: which line it is, and what separates its cells.
 
-Comments, a line `sep=;` and a title may stand above it. The header is the first line that names a
-column of any entity; the separator is what makes most column names of it. What rows hold is never
-looked at.
+Comments, a line `sep=;` and titles may stand above it. The header is the first line that names two
+columns of any entity, or else one; the separator is what makes most column names of it. What rows
+hold is never looked at.
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
+from operator import itemgetter
 from typing import Final
 
 import msgspec
@@ -24,6 +25,7 @@ _COMMENT: Final = ("#", '"#')
 _DECLARATION: Final = "sep="
 _MOST_ABOVE: Final = 20
 """Lines that may stand above a header, comments and blank lines apart."""
+_LONGEST_LOOKED_AT: Final = 64 * 1024
 
 NumberedText = tuple[int, str]
 
@@ -57,21 +59,40 @@ def find_header(lines: Iterator[NumberedText]) -> Header | None:
             continue
         if not declared and (declared := _declared(text)):
             continue
-        count, separator = max(
-            ((_count(text, one), one) for one in declared or _SEPARATORS), key=lambda most: most[0]
-        )
+        count, separator = _most_names(text, declared)
         if text.startswith(_COMMENT):
             if count > (marked[0] if marked else 1):
                 marked = (count, line, separator)
-        elif count >= (marked[0] if marked else 1):
+        elif count >= (marked[0] if marked else 2):
             return Header(number, separator, chain([line], lines), tuple(above))
         elif marked:
             return Header(marked[1][0], marked[2], chain([marked[1], line], lines), tuple(above))
+        elif count:
+            return _or_further_on(line, separator, lines, declared, above)
         elif len(above) == _MOST_ABOVE:
             return None
         else:
             above.append(number)
     return None if marked is None else Header(marked[1][0], marked[2], iter([marked[1]]))
+
+
+def _or_further_on(
+    line: NumberedText,
+    separator: str,
+    lines: Iterator[NumberedText],
+    declared: str,
+    above: Sequence[int],
+) -> Header:
+    """The header where the first line with a name has one alone: it may be a title (`Role,all`)."""
+    behind = list(islice(lines, _MOST_ABOVE))
+    titles = [*above, line[0]]
+    for place, (number, text) in enumerate(behind):
+        if text.strip(_BLANK) and not text.startswith(_COMMENT):
+            count, better = _most_names(text[:_LONGEST_LOOKED_AT], declared)
+            if count > 1:
+                return Header(number, better, chain(behind[place:], lines), tuple(titles))
+            titles.append(number)
+    return Header(line[0], separator, chain([line], behind, lines), tuple(above))
 
 
 def header_names(cells: Sequence[Cell]) -> list[str]:
@@ -95,6 +116,12 @@ def _declared(text: str) -> str:
     if not separator or declared.strip(separator) or separator.isalnum() or separator > "~":
         raise NoSeparator
     return separator
+
+
+def _most_names(text: str, declared: str) -> tuple[int, str]:
+    """How many columns a line names, and by which separator; `declared` is the only one, if any."""
+    found = ((_count(text, separator), separator) for separator in declared or _SEPARATORS)
+    return max(found, key=itemgetter(0))
 
 
 def _count(text: str, separator: str) -> int:
