@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Container
 from typing import Final, NamedTuple
 
 import msgspec
@@ -107,7 +108,9 @@ class Promises:
             elif message.topic == self._names.parked and message.value is not None:
                 envelope = _read_envelope(message.value)
                 coordinate = f"{envelope.topic}/{envelope.partition}/{envelope.offset}"
-                source = self._find(coordinate, envelope.value, transaction).source
+                # A record gets its copy once, but for users, whose values tell them apart.
+                done = self._records.copied
+                source = self._find(coordinate, envelope.value, transaction, done).source
                 self._first_read.setdefault(source, envelope.first_read)
                 self._records.copied.add(source)
             elif message.topic == self._names.progress and message.value is not None:
@@ -122,8 +125,10 @@ class Promises:
             if len(self._holders[address]) > 1:
                 raise Broken(f"{address} has two holders: {self._holders[address]}")
 
-    def _find(self, coordinate: str, value: bytes | None, transaction: Transaction) -> Sent:
-        sent = self._records.find(coordinate, value, transaction.topics, self.outcomes)
+    def _find(
+        self, coordinate: str, value: bytes | None, transaction: Transaction, done: Container[str]
+    ) -> Sent:
+        sent = self._records.find(coordinate, value, transaction.topics, done)
         if sent is None:
             raise Broken(f"{coordinate} is not what was read there: {value!r}")
         return sent
@@ -131,7 +136,7 @@ class Promises:
     def _outcome(self, message: Message, transaction: Transaction, moved: list[str]) -> None:
         headers, tick = dict(message.headers), transaction.tick
         coordinate = headers[SOURCE_HEADER].decode()
-        sent = self._find(coordinate, message.value, transaction)
+        sent = self._find(coordinate, message.value, transaction, self.outcomes)
         source = sent.source
         if source in self.outcomes:
             raise Broken(f"{source} has two outcomes: {self.outcomes[source]} and {message}")

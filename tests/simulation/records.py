@@ -75,12 +75,12 @@ class Records:
         coordinate: str,
         value: bytes | None,
         generations: Mapping[str, int],
-        settled: Container[str],
+        done: Container[str],
     ) -> Sent | None:
         """The record that a task means, of those that were ever sent to this coordinate.
 
         It knows those of the generation that it reads, and those before that have a copy. Only
-        deletions can be mixed up: of one key and partition, so the earlier one is settled first.
+        deletions can be mixed up: of one key and partition, so the earlier one is `done` first.
         """
         found = None
         generation = generations.get(coordinate.partition("/")[0], 0)
@@ -88,7 +88,7 @@ class Records:
             copied = sent.generation < generation and sent.source in self.copied
             if (copied or sent.generation == generation) and sent.has_come_out_as(value):
                 found = sent
-                if sent.source not in settled:
+                if sent.source not in done:
                     break
         return found
 
