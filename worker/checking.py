@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 import msgspec
 
@@ -21,8 +22,11 @@ from worker.core.violations import Code, Violation, violation
 from worker.files.records import FileRecord
 from worker.index.memory import MemoryIndex
 
+_REFERRED: Final = frozenset({"users", "matches"})
+"""Other entities refer to these."""
 
-class Place(msgspec.Struct, frozen=True, omit_defaults=True):
+
+class Place(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Where a record stands in a file."""
 
     path: str
@@ -30,7 +34,7 @@ class Place(msgspec.Struct, frozen=True, omit_defaults=True):
     sheet: str | None = None
 
 
-class Checked(msgspec.Struct, frozen=True):
+class Checked(msgspec.Struct, frozen=True, gc=False):
     """One record with its verdict: its canonical row, or its rejection as JSON."""
 
     entity: str
@@ -64,6 +68,7 @@ class Checker:
         self._limit = limit
         self._decoders = decoders(limit)
         self._known = MemoryIndex()
+        self._now, self._latest = 0, latest_moment(0, skew_seconds)
 
     def check(self, records: Iterable[FileRecord]) -> Iterator[Checked]:
         """The verdict of each record, in their order. Entities must come in their own order."""
@@ -75,19 +80,25 @@ class Checker:
         decoder = self._decoders[record.entity]
         outcome: Decoded | Deletion | Invalid
         violations: tuple[Violation, ...] = ()
+        own = b""
         try:
             outcome = self._decode(decoder, record, now)
             if isinstance(outcome, Decoded):
                 users, matches = missing(outcome, self._known)
-                taken = outcome.address is not None and self._known.taken(
-                    outcome.address, id_bytes(outcome.key.decode())
-                )
-                violations = verdict(decoder, outcome, self._known, users, matches, taken=taken)
-                if rejects(violations):
-                    outcome = Invalid(outcome.key, violations)
+                if record.entity in _REFERRED:
+                    own = id_bytes(outcome.key.decode())
+                address = outcome.address
+                taken = address is not None and self._known.taken(address, own)
+                violations = outcome.warnings
+                if users or matches or taken or outcome.attendees:
+                    violations = verdict(decoder, outcome, self._known, users, matches, taken=taken)
+                    if rejects(violations):
+                        outcome = Invalid(outcome.key, violations)
         except Exception:  # noqa: BLE001 -- one record never stops the check
             outcome = Invalid(None, (unexpected(),), malformed=True)
         if isinstance(outcome, Decoded):
+            if own:
+                self._known.learn(record.entity, own, outcome.address)  # type: ignore[arg-type]
             return self._accept(record, outcome, violations)
         assert isinstance(outcome, Invalid)  # a file holds no deletions
         return self._reject(record, outcome, now)
@@ -102,18 +113,20 @@ class Checker:
         if record.fault is not None:
             found = (violation(Code.MALFORMED_RECORD, "", record.fault),)
             return Invalid(None, found, malformed=True)
-        return decoder.decode(record.value, None, latest_moment(now, self._skew))
+        if now != self._now:
+            self._now, self._latest = now, latest_moment(now, self._skew)
+        return decoder.decode(record.value, None, self._latest)
 
     def _accept(
         self, record: FileRecord, row: Decoded, violations: tuple[Violation, ...]
     ) -> Checked:
         entity = record.entity
         self.accepted[entity] += 1
-        self.unknown_fields[entity] += row.unknown_fields
-        self.unknown_names.note(entity, row.unknown_names)
-        self._count(entity, violations)
-        if entity in ("users", "matches"):
-            self._known.learn(entity, id_bytes(row.key.decode()), row.address)  # type: ignore[arg-type]
+        if row.unknown_fields:
+            self.unknown_fields[entity] += row.unknown_fields
+            self.unknown_names.note(entity, row.unknown_names)
+        if violations:
+            self._count(entity, violations)
         return Checked(entity, _place(record), row.key.decode(), row.row, None, violations)
 
     def _reject(self, record: FileRecord, invalid: Invalid, now: int) -> Checked:

@@ -50,6 +50,8 @@ class Findings:
 
     def note(self, checked: Checked) -> None:
         """One record more."""
+        if checked.rejection is None and not checked.violations:
+            return
         if checked.rejection is None:
             self.warned.update({found.code.value for found in checked.violations})
         elif len(self.shown) < _SHOWN:
