@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.structs import TopicPartition
 
@@ -96,6 +96,17 @@ async def configure(address: str, topic: str, name: str, value: str) -> None:
         await admin.alter_configs([resource])
     finally:
         await admin.close()
+
+
+async def add_partitions(broker: Broker, address: str, topic: str, total: int) -> None:
+    """Have Kafka give a topic more partitions; returns once the broker shows them."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
+        await admin.create_partitions({topic: NewPartitions(total)})
+    finally:
+        await admin.close()
+    await eventually(lambda: broker.topics([topic]), lambda f: f[topic].partitions == total)
 
 
 async def delete_topic(broker: Broker, address: str, topic: str) -> None:

@@ -35,11 +35,12 @@ class Identities:
         self._known: Mapping[str, str] = {}
         self._now: Mapping[str, str] = {}
         self._checked = 0
+        self._counted = 0
 
     async def note(self) -> None:
         """The worker begins with the topics that are there now. Raises BrokerUnavailable."""
         self._known = await self._broker.identities(self._names)
-        self._checked = self._clock()
+        self._checked = self._counted = self._clock()
 
     def of_inputs(self) -> dict[str, str]:
         """The identity of each input's topic, by `INPUTS`."""
@@ -67,6 +68,19 @@ class Identities:
     def due(self) -> bool:
         """Whether nobody has looked for a while."""
         return self._clock() - self._checked >= _EVERY_MS
+
+    async def look_at_partitions(self, tasks: int) -> None:
+        """Look now and then whether every input still has a partition for each task, and no more.
+
+        Partitions may be added to a topic, which stays the same one. Raises TopicRecreated,
+        BrokerUnavailable.
+        """
+        if self._clock() - self._counted < _EVERY_MS:
+            return
+        for name, topic in (await self._broker.topics(self._inputs.values())).items():
+            if topic.partitions != tasks:
+                raise TopicRecreated(f"topic {name} had {tasks} partitions, now {topic.partitions}")
+        self._counted = self._clock()
 
     async def check(self) -> None:
         """Raises TopicRecreated if one is another now, or gone; BrokerUnavailable."""

@@ -185,6 +185,7 @@ class Worker:
             self._reports.clock_stepped(step, self._tasks)
         if self._identities.due:
             await self._identities.check()
+        await self._identities.look_at_partitions(self._rules.tasks)
         if await self._tasks.update():
             await self._assign()
         running = self._tasks.running

@@ -7,6 +7,7 @@ from structlog.testing import capture_logs
 
 from schemas import ENTITIES
 from tests.contract.conftest import DeleteTopic
+from tests.contract.helpers import add_partitions
 from tests.contract.worker_kit import Row, Stage, checkin, event
 from tests.unit.test_sink_rows import match, milestone, user
 from worker.brokers.contract import Broker
@@ -206,3 +207,23 @@ async def test_internal_and_accepted_topics_created_anew_are_told(
     assert worker.counted("buddy_progress_lost_total") == told
     reasons = " ".join(worker.health.reasons(stage.clock.steady()))
     assert "is empty: all that is in the inputs is judged again" in reasons
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("kind", ["kafka"])
+async def test_partitions_that_were_added_are_told(
+    stage: Stage, broker: Broker, request: pytest.FixtureRequest
+) -> None:
+    """The topic stays the same one, and new keys go where no task reads."""
+    worker = await stage.started()
+    await stage.judged(await stage.send("users", user(1)))
+    topic = stage.names.inputs("users")
+    address = request.getfixturevalue("kafka_address")
+    await add_partitions(broker, address, topic, TASKS + 2)
+    stage.clock.put_forward(5_001)
+
+    def complains() -> bool:
+        reasons = worker.health.reasons(stage.clock.steady())
+        return any(f"but {topic} has {TASKS + 2}: create it anew" in one for one in reasons)
+
+    await stage.until(complains, "it says what to do")
