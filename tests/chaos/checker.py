@@ -370,15 +370,19 @@ class _Checker:
             self._report.violation("still_parked", place)
 
     def check_requests(self) -> None:
-        """Every request for an export was answered."""
+        """Every request for an export was carried out, or refused as old where clocks jump."""
         asked = {e.key: e for e in self._log.read(self._topics.export_requests)}
-        finished = set()
+        finished: set[bytes] = set()
+        old: set[bytes] = set()
         for entry in self._log.read(self._topics.exports):
             answer = json.loads(entry.value or b"{}")
             if answer.get("status") == "finished":
                 finished.add(answer["request_id"].encode())
+            elif "more than an hour old" in answer.get("error", ""):
+                old.add(answer["request_id"].encode())
         self._report.counts["exports asked for"] = len(asked)
-        for key in asked.keys() - finished:
+        self._report.counts["exports refused as old"] = len(old - finished)
+        for key in asked.keys() - finished - old:
             self._report.violation("export_unanswered", (key or b"").decode(errors="replace"))
 
     def count_pause(self) -> None:

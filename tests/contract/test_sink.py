@@ -210,20 +210,30 @@ async def test_what_is_no_request_is_answered_and_the_next_one_is_carried_out(si
     assert "unknown entity 'pets'" in (said[1].error or "")
 
 
-async def test_an_expired_request_is_passed_over(sink: Sink) -> None:
+async def test_an_old_request_is_answered_and_not_carried_out(sink: Sink) -> None:
+    """A clock that was set makes one old, so somebody may be waiting."""
     await sink.ask(ExportRequest("old"))
     sink.clock.now += active.EXPIRY_MS + 60_000
-
-    async def passed_over() -> bool:
-        return any(entry["event"] == "export_request_expired" for entry in logs)
-
     with capture_logs() as logs:
         async with sink.running():
-            await eventually(passed_over, bool)
+            said = await sink.answer()
             sink.clock.now -= active.EXPIRY_MS
-            await sink.ask(ExportRequest("new", formats=("csv",)))
-            said = [await sink.answer(), await sink.answer()]
-    assert [(s.request_id, s.status) for s in said] == [("new", "started"), ("new", "finished")]
+            await sink.export("new", formats=("csv",))
+            done = sink.directories()
+    assert (said.request_id, said.status) == ("old", "failed")
+    assert "more than an hour old" in (said.error or "")
+    assert len(done) == 1
+    assert "export_request_expired" in {entry["event"] for entry in logs}
+
+
+async def test_an_old_request_that_was_carried_out_is_answered_with_its_export(sink: Sink) -> None:
+    async with sink.running():
+        first = await sink.export("again", formats=("csv",))
+    await sink.ask(ExportRequest("again", formats=("csv",)))
+    sink.clock.now += active.EXPIRY_MS + 60_000
+    async with sink.running():
+        said = await sink.answer()
+    assert (said.status, said.directory) == ("finished", first.directory)
 
 
 async def test_an_exports_directory_that_cannot_be_written_fails_the_request_only(

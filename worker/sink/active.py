@@ -44,7 +44,8 @@ from worker.sink.upkeep import Upkeep
 from worker.topics import Names
 
 EXPIRY_MS: Final = 3_600_000
-"""Whoever asked longer ago has given up; a group without positions finds old requests, too."""
+"""Whoever asked longer ago has given up; a group without positions finds old requests, too. They
+are answered all the same: a clock that was set makes requests old, and somebody may be waiting."""
 
 _POLL_SECONDS: Final = 0.2
 _FIRST_PAUSE: Final = 1.0
@@ -232,12 +233,6 @@ class _Term:
     async def _take_up(self, message: Message, stop: asyncio.Event) -> None:
         place = Partition(message.topic, message.partition)
         offsets = {place: message.offset + 1}
-        age = self._clock.wall() - message.timestamp
-        # One that came in this term is young, whatever the clock says.
-        if message.offset < self._ends.get(place, 0) and age > EXPIRY_MS:
-            _log.info("export_request_expired", offset=message.offset, seconds=age // 1000)
-            await self._committer.commit([], offsets)
-            return
         try:
             request = read_request(message)
         except UsageError as error:
@@ -245,6 +240,12 @@ class _Term:
                 self._reports.unreadable(place, message.offset)
             said = self._answers.failure(request_id_of(message), str(error))
             await self._say(said, [], offsets)
+            return
+        age = self._clock.wall() - message.timestamp
+        # One that came in this term is young, whatever the clock says.
+        if message.offset < self._ends.get(place, 0) and age > EXPIRY_MS:
+            _log.warning("export_request_expired", request=request.id, seconds=age // 1000)
+            await self._say(await self._answers.expired(request), [], offsets)
             return
         answer = await unless(stop, self._answers.answer(request))
         if answer is not None:

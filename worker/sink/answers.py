@@ -86,6 +86,11 @@ class Answers:
         self._reports.export(time.monotonic() - began, finished=said.status == "finished")
         return Answer(said, decided)
 
+    async def expired(self, request: ExportRequest) -> Announcement:
+        """The answer to one that is too old to be carried out: what it had led to, if anything."""
+        error = "the request was more than an hour old when a sink came to it: ask again"
+        return await self._published(request) or self.failure(request.id, error)
+
     async def _published(self, request: ExportRequest) -> Announcement | None:
         """What an attempt has published that failed behind its seal: only its end was not seen."""
         try:
