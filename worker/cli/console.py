@@ -1,6 +1,6 @@
 """What the commands share: settings, a broker, tables and JSON on standard output.
 
-What comes from outside (names of files, fields and columns, words of a broker) is printed by way of
+What comes from outside (names of files, fields and columns, words of a broker) is printed through
 `say`, `complain` and `print_table` alone: they let no control character through to a terminal.
 Streams are named to click, which would else write UTF-8 to one that is ASCII.
 """

@@ -47,7 +47,7 @@ def room_for(out: Path) -> Iterator[Path]:
 
 
 def copy(room: Path, out: Path, answer: Announcement, places: Iterator[Place]) -> None:
-    """Copy a finished export by way of `room`, from the first of `places` that has it.
+    """Copy a finished export through `room`, from the first of `places` that has it.
 
     It appears at `out` in one step, as the export itself did. Raises StateError, which says how to
     get the same export again: none of its failures needs another one.
