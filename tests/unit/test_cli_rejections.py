@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,25 @@ from worker.topics import Names
 GARBAGE = (b"", b"{}", b"\xff", b'{"entity":"\xff"}', b'{"zz":' + b"[" * 5_000)
 
 
-def test_what_is_no_rejection_is_named_and_skipped(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def filled(tmp_path: Path, partitions: int, sent: Iterable[tuple[int, bytes]]) -> str:
+    """A broker whose topic of rejected users holds these, by partition; the option for it."""
     option = f"--broker=embedded:{tmp_path / 'broker'}"
-    assert run([option, "topics", "create", "--partitions", "1"]) == 0
+    assert run([option, "topics", "create", "--partitions", str(partitions)]) == 0
+    topic = Names().rejected("users")
+    messages = [Outgoing(topic, b"k", value, partition=number) for number, value in sent]
 
     async def fill() -> None:
         async with opened(tmp_path / "broker") as broker:
-            topic = Names().rejected("users")
-            await broker.publish([Outgoing(topic, b"k", value, partition=0) for value in GARBAGE])
+            await broker.publish(messages)
 
     asyncio.run(fill())
+    return option
+
+
+def test_what_is_no_rejection_is_named_and_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option = filled(tmp_path, 1, [(0, value) for value in GARBAGE])
     capsys.readouterr()
     assert run([option, "rejections", "summary"]) == 0
     said = capsys.readouterr().err.splitlines()
@@ -89,18 +97,9 @@ def test_a_rejection_counts_once_for_all_places_of_a_list() -> None:
 def test_the_summary_of_partitions_read_in_any_order(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    option = f"--broker=embedded:{tmp_path / 'broker'}"
-    assert run([option, "topics", "create", "--partitions", "3"]) == 0
-
-    async def fill() -> None:
-        async with opened(tmp_path / "broker") as broker:
-            topic = Names().rejected("users")
-            # Workers of several partitions, and of several machines, write in no order of time.
-            for partition, at in itertools.product(range(3), (NEXT, LATE, EARLY)):
-                sent = Outgoing(topic, b"k", rejection(at, ROLE), partition=partition)
-                await broker.publish([sent])
-
-    asyncio.run(fill())
+    # Workers of several partitions, and of several machines, write in no order of time.
+    each = itertools.product(range(3), (NEXT, LATE, EARLY))
+    option = filled(tmp_path, 3, [(partition, rejection(at, ROLE)) for partition, at in each])
     capsys.readouterr()
     assert run([option, "rejections", "summary", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["violations"]
@@ -112,19 +111,8 @@ def test_the_summary_of_partitions_read_in_any_order(
 def test_watch_from_the_start_goes_by_time_over_all_partitions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    option = f"--broker=embedded:{tmp_path / 'broker'}"
-    assert run([option, "topics", "create", "--partitions", "3"]) == 0
-
-    async def fill() -> None:
-        async with opened(tmp_path / "broker") as broker:
-            topic = Names().rejected("users")
-            sent = [
-                Outgoing(topic, b"k", rejection(f"2025-11-22T10:{n:02}:00Z", ROLE), partition=n % 2)
-                for n in range(20)
-            ]
-            await broker.publish([*sent[1::2], *sent[::2]])
-
-    asyncio.run(fill())
+    sent = [(n % 2, rejection(f"2025-11-22T10:{n:02}:00Z", ROLE)) for n in range(20)]
+    option = filled(tmp_path, 3, [*sent[1::2], *sent[::2]])
     capsys.readouterr()
     watch = [option, "rejections", "watch", "--from-start", "--limit", "20"]
     assert run([*watch, "--json"]) == 0
@@ -140,8 +128,6 @@ def test_watch_from_the_start_goes_by_time_over_all_partitions(
 def test_unknown_fields_of_rejected_records_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    option = f"--broker=embedded:{tmp_path / 'broker'}"
-    assert run([option, "topics", "create", "--partitions", "1"]) == 0
     records = [
         {"id": 1, "emial": "private", "\x1b[2J": 1},
         {str(n): 1 for n in range(100)} | {"z" * 100: 1},
@@ -152,12 +138,7 @@ def test_unknown_fields_of_rejected_records_are_named(
         for record in records
     ]
 
-    async def fill() -> None:
-        async with opened(tmp_path / "broker") as broker:
-            topic = Names().rejected("users")
-            await broker.publish([Outgoing(topic, b"k", value, partition=0) for value in values])
-
-    asyncio.run(fill())
+    option = filled(tmp_path, 1, [(0, value) for value in values])
     capsys.readouterr()
     assert run([option, "rejections", "summary", "--json"]) == 0
     (names,) = json.loads(capsys.readouterr().out)["unknown_names"].values()

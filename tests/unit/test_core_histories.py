@@ -245,13 +245,23 @@ def test_the_index_is_the_same_function_of_the_log_in_whatever_order_it_is_read(
     assert state(shuffled) == state(world.index) == latest(logs)
 
 
+def deletes_what_others_refer_to(sent: Send) -> bool:
+    return sent.record is None and sent.entity in ("users", "matches")
+
+
 @given(
     st.lists(
-        sends(contested=False) | rounds(crash=st.just("after commit"), lag=st.just(False)),
+        sends(contested=False).filter(lambda sent: not deletes_what_others_refer_to(sent))
+        | rounds(crash=st.just("after commit"), lag=st.just(False)),
         max_size=30,
     )
 )
 def test_a_crash_after_any_commit_changes_no_outcome(history: list[Step]) -> None:
+    """Without deletions of users and matches.
+
+    Whoever takes over looks at parked records again, so one may be accepted before a deletion in
+    another partition that it would otherwise have come after. Either verdict is right.
+    """
     crashed, undisturbed = run(history), run(history, crash=False)
     assert verdicts(crashed) == verdicts(undisturbed)
     assert state(crashed.index) == state(undisturbed.index)

@@ -97,15 +97,20 @@ async def test_a_hole_in_a_topic_created_anew_is_another(stage: Stage, broker: B
     assert isinstance(broker, EmbeddedBroker)
     place = Partition(stage.names.parked, 0)
     for number in (1, 2):
-        running = await stage.started(f"worker {number}", grace=3_600_000, hold=0)
-        await stage.send("milestones", milestone(number, number), partition=0)
-        await stage.until(lambda running=running: running.parked() == 1, "it is parked")  # type: ignore[misc]
-        await stage.end(running)
+        await _park_one(stage, number)
         await damage_embedded(broker, place)
         await broker.inspection.skip(await broker.inspection.find(place, 0))
         assert await _told_by_the_next(stage) == {"internal_skipped", "parked_lost"}
         await delete_embedded_topic(broker, place.topic)
         await broker.create([wanted(stage.names, TASKS, 1024 * 1024)[place.topic]])
+
+
+async def _park_one(stage: Stage, number: int) -> None:
+    """A worker of that number parks a record, with a copy in the log, and ends."""
+    running = await stage.started(f"worker {number}", grace=3_600_000, hold=0)
+    await stage.send("milestones", milestone(number, number), partition=0)
+    await stage.until(lambda: running.parked() == 1, "it is parked")
+    await stage.end(running)
 
 
 async def _told_by_the_next(stage: Stage) -> set[str]:
