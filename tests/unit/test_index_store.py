@@ -23,6 +23,7 @@ from worker.errors import StateError, StateLost
 from worker.index import environment
 from worker.index.contract import address_digest
 from worker.index.store import IndexStore
+from worker.index.tails import Tail, mark_of
 
 TOPIC = "p.accepted.users"
 FIRST = Partition(TOPIC, 0)
@@ -435,3 +436,38 @@ def test_identities_are_kept_with_the_positions(store: IndexStore, directory: Pa
     assert (store.saved().positions, store.saved().identities) == ({FIRST: 2}, {TOPIC: "one"})
     store.clear("the topic was created anew")
     assert (store.saved().positions, store.saved().identities) == ({}, {})
+
+
+# --- the messages read last -----------------------------------------------------------------------
+
+
+def test_the_messages_read_last_go_with_the_positions(store: IndexStore, directory: Path) -> None:
+    store.apply([row(1)], {FIRST: 2, Partition(TOPIC, 1): 5})
+    store.apply([row(2)], {FIRST: 3, Partition(TOPIC, 1): 5})
+    tails = {FIRST: Tail(0, (mark_of(row(1)), mark_of(row(2)))), Partition(TOPIC, 1): Tail(0)}
+    assert store.saved().tails == tails
+    store.close()
+    store.open()
+    assert store.saved().tails == tails
+    store.clear("because")
+    assert store.saved().tails == {}
+
+
+def test_an_index_of_a_release_that_kept_none_gains_them_with_the_next_rows(
+    store: IndexStore,
+) -> None:
+    store.apply([row(1)], {FIRST: 2})
+    store._transact(lambda txn: txn.delete(b"tail/" + TOPIC.encode() + b"/0", b"", store._about))
+    store._look()
+    assert (store.saved().positions, store.saved().tails) == ({FIRST: 2}, {})
+    store.apply([row(2)], {FIRST: 3})
+    assert store.saved().tails == {FIRST: Tail(2, (mark_of(row(2)),))}
+
+
+def test_a_tail_that_is_none_is_damage(store: IndexStore) -> None:
+    key = b"tail/" + TOPIC.encode() + b"/0"
+    store._transact(lambda txn: txn.put(key, b"?", db=store._about))
+    store.close()
+    with capture_logs() as logs:
+        store.open()
+    assert ["length of a tail" in log["reason"] for log in logs] == [True]

@@ -14,12 +14,14 @@ from tests.unit.test_sink_rows import NAMES, message, user
 from worker.brokers.contract import Partition
 from worker.errors import StateError, StateLost
 from worker.exports.manifest import Cut
+from worker.index.tails import Tail, mark_of
 from worker.sink import rocks
 from worker.sink.bookmarks import Bookmarks
+from worker.sink.places import place_key
 from worker.sink.plan import Selection
 from worker.sink.store import RowStore
 
-USERS = Partition(NAMES.accepted("users"), 0)
+USERS, OTHER = (Partition(NAMES.accepted("users"), number) for number in range(2))
 COUNT = 300
 ROWS = [user(n, location="x" * 100) for n in range(COUNT)]
 
@@ -165,3 +167,32 @@ def test_damage_is_told_from_a_full_disk(tmp_path: Path, text: str, *, lost: boo
         raise Exception(text)  # noqa: TRY002 -- as rocksdict does
     assert isinstance(caught.value, StateLost) is lost
     assert "\n" not in str(caught.value)
+
+
+def test_the_messages_read_last_go_with_the_positions(tmp_path: Path) -> None:
+    store = RowStore(tmp_path, NAMES)
+    first, second = (message("users", n, *ROWS[n]) for n in (1, 2))
+    store.apply([first], {USERS: 2, OTHER: 5}, {USERS.topic: "one"})
+    store.apply([first, second], {USERS: 3, OTHER: 5})
+    tails = {USERS: Tail(0, (mark_of(first), mark_of(second))), OTHER: Tail(0)}
+    assert store.saved().tails == tails
+    store.close()
+    store = RowStore(tmp_path, NAMES)
+    assert store.saved().tails == tails
+    # A release that kept none: they are gained with the next rows.
+    with store.database() as db:
+        for place in (USERS, OTHER):
+            del db[b"t" + place_key(place)]
+    store.close()
+    store = RowStore(tmp_path, NAMES)
+    assert (store.saved().positions, store.saved().tails) == ({USERS: 3, OTHER: 5}, {})
+    third = message("users", 3, *ROWS[3])
+    store.apply([third], {USERS: 4, OTHER: 5})
+    assert store.saved().tails == {USERS: Tail(3, (mark_of(third),)), OTHER: Tail(5)}
+    with store.database() as db:
+        db[b"t" + place_key(USERS)] = b"?"
+    store.close()
+    store = RowStore(tmp_path, NAMES)
+    assert "length of a tail" in (store.rebuilt or "")
+    assert store.saved().tails == {}
+    store.close()

@@ -64,6 +64,8 @@ class Environment:
     def __init__(
         self, directory: Path, trees: Mapping[str, bool], *, version: int, map_size: int
     ) -> None:
+        self.cleared = 0
+        """How often everything was thrown away since this was made."""
         self.trees: dict[str, _Database] = {}
         self._kinds = {ABOUT: False, **trees}
         self._version = version
@@ -109,6 +111,7 @@ class Environment:
         """Throw everything away and begin with empty trees; the reason goes to the log."""
         _log.warning("state_rebuild", directory=self._directory.path.name, reason=reason)
         self._disconnect()
+        self.cleared += 1
         self._damaged = False
         try:
             self._file.unlink(missing_ok=True)

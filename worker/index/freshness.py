@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from worker.brokers.contract import Partition, Span, Topic
+from worker.index.tails import Tail
 
 
 class Saved(NamedTuple):
@@ -27,6 +28,8 @@ class Saved(NamedTuple):
     """The offset to read next, of every partition of its topics; empty in an empty store."""
     identities: Mapping[str, str] = {}
     """Of each topic the identity that the positions belong to."""
+    tails: Mapping[Partition, Tail] = {}
+    """Of each partition the messages read last, for `resuming.another_log`."""
 
 
 def reason_to_rebuild(
@@ -51,7 +54,7 @@ def reason_to_rebuild(
         other_topics(saved, topics)
         or created_anew(saved.identities, identities or {})
         or _too_old(saved, topics, now_ms)
-        or _outside_the_log(saved, spans)
+        or outside_the_log(saved, spans)
     )
 
 
@@ -101,7 +104,8 @@ def _too_old(saved: Saved, topics: Mapping[str, Topic], now_ms: int) -> str | No
     return None
 
 
-def _outside_the_log(saved: Saved, spans: Mapping[Partition, Span]) -> str | None:
+def outside_the_log(saved: Saved, spans: Mapping[Partition, Span]) -> str | None:
+    """Which partition ends before its position, or begins after it, for the log; None if none."""
     for partition, position in sorted(saved.positions.items()):
         start, end = spans[partition]
         where = f"partition {partition.number} of topic {partition.topic}"

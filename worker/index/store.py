@@ -2,7 +2,8 @@
 
 Trees: `users` id -> address digest; `addresses` digest -> ids (several where users share one),
 the same pairs turned round; `matches` id -> nothing; `positions` topic/number -> offset; `topics`
-topic -> its identity; `about` version, time, number of addresses, number of foreign rows.
+topic -> its identity; `about` version, time, number of addresses, number of foreign rows, and by
+partition the messages read last (`tail/` topic/number).
 
 Chosen by measurement (docs/performance.md): it is ready within milliseconds, since nothing is
 loaded; what it holds in memory is the system's page cache.
@@ -23,6 +24,7 @@ from worker.index.contract import Learned
 from worker.index.environment import ABOUT, Environment
 from worker.index.freshness import Saved
 from worker.index.rows import Latest, latest_rows
+from worker.index.tails import Tail, extended
 from worker.log import Sparing
 
 VERSION: Final = 2
@@ -36,6 +38,7 @@ _TREES: Final = {
     "topics": False,
 }
 _LAST_CURRENT, _ADDRESSES, _FOREIGN = b"last_current", b"addresses", b"foreign"
+_TAIL: Final = b"tail/"
 _STAMP_EVERY_MS: Final = 5_000
 
 _T = TypeVar("_T")
@@ -56,6 +59,7 @@ class IndexStore:
         self._env = Environment(directory, _TREES, version=VERSION, map_size=map_size)
         self._last_current: int | None = None
         self._last_saved: int | None = None
+        self._tails: dict[Partition, Tail] = {}
         self._foreign_rows = Sparing(_foreign_row)
 
     def open(self) -> None:
@@ -165,9 +169,16 @@ class IndexStore:
         except lmdb.Error as error:
             raise self._env.failure(error) from error
 
+    @property
+    def rebuilt(self) -> int:
+        """How often everything was thrown away since this was made."""
+        return self._env.cleared
+
     def saved(self) -> Saved:
         """What `freshness.reason_to_rebuild` judges."""
-        return Saved(VERSION, self._last_current, self.positions(), self.identities())
+        return Saved(
+            VERSION, self._last_current, self.positions(), self.identities(), dict(self._tails)
+        )
 
     # --- updates ------------------------------------------------------------------------------
 
@@ -181,14 +192,17 @@ class IndexStore:
 
         `positions`: where every partition of these topics is to be read next, once these
         messages count as read; `identities`: of each topic the identity that they belong to. Both
-        are written in one transaction with the rows: no position is ever ahead of its rows, or
-        taken for one in a topic that was created anew. Messages read again from an older position
-        do no harm; once the end is reached again the index is the same. After StateError nothing
-        of the call is applied.
+        are written in one transaction with the rows, and so are the last messages themselves
+        (`tails`): no position is ever ahead of its rows, or taken for one in another log. Messages
+        read again from an older position do no harm; once the end is reached again the index is
+        the same. After StateError nothing of the call is applied.
         """
         latest = latest_rows(messages, count_partitions(positions))
         known = identities or {}
-        learned = self._transact(lambda txn: self._write(txn, latest, positions, known))
+        before = {} if positions.keys() <= self._tails.keys() else self.positions()
+        tails = extended(self._tails, before, messages, positions)
+        learned = self._transact(lambda txn: self._write(txn, latest, positions, known, tails))
+        self._tails |= tails
         self.foreign += len(latest.refused)
         self._foreign_rows.tell([refused.told("index") for refused in latest.refused])
         return learned
@@ -227,6 +241,13 @@ class IndexStore:
         self._view()
         stamp = self._get(_LAST_CURRENT, None, self._about)
         self._last_current = self._last_saved = None if stamp is None else int(stamp)
+        self._tails = {}
+        with self._reader.cursor(self._about) as cursor:
+            cursor.set_range(_TAIL)
+            for key, value in cursor:
+                if not key.startswith(_TAIL):
+                    break
+                self._tails[_partition(key.removeprefix(_TAIL))] = Tail.decode(value)
 
     def _view(self) -> None:
         """Look at the state that was written last."""
@@ -249,6 +270,7 @@ class IndexStore:
         latest: Latest,
         positions: Mapping[Partition, int],
         identities: Mapping[str, str],
+        tails: Mapping[Partition, Tail],
     ) -> Learned:
         learned = Learned(self._write_users(txn, latest.users), [])
         with txn.cursor(self._matches) as cursor:
@@ -258,8 +280,9 @@ class IndexStore:
                 elif cursor.put(id_, b"", overwrite=False):
                     learned.matches.append(id_)
         for partition, offset in positions.items():
-            key = f"{partition.topic}/{partition.number}".encode()
-            txn.put(key, b"%d" % offset, db=self._positions)
+            txn.put(_key(partition), b"%d" % offset, db=self._positions)
+        for partition, tail in tails.items():
+            txn.put(_TAIL + _key(partition), tail.encode(), db=self._about)
         for name, identity in identities.items():
             txn.put(name.encode(), identity.encode(), db=self._topics)
         if latest.refused:
@@ -321,6 +344,10 @@ class IndexStore:
 
 def _foreign_row(**fields: object) -> None:
     _log.error("foreign_row", **fields)
+
+
+def _key(partition: Partition) -> bytes:
+    return f"{partition.topic}/{partition.number}".encode()
 
 
 def _partition(key: bytes) -> Partition:

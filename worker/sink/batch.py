@@ -8,6 +8,7 @@ import msgspec
 
 from worker.accepted import Foreign, Refused, Split, read_rows, source_partition
 from worker.brokers.contract import Message, Partition
+from worker.index.tails import Tail
 from worker.sink.rows import Referring
 from worker.sink.snapshot import ROW
 
@@ -24,7 +25,7 @@ class SetAside(msgspec.Struct, frozen=True):
 
 
 class Batch:
-    """Of each key the latest message, of each partition the next offset."""
+    """Of each key the latest message, of each partition the next offset and the tail."""
 
     def __init__(
         self,
@@ -36,6 +37,7 @@ class Batch:
         self.refused: list[Refused] = []
         self.split: dict[tuple[str, int, int], Split] = {}
         self.next: dict[Partition, int] = {}
+        self.tails: dict[Partition, Tail] = {}
         self.changed = self.deleted = self.repeats = self.skipped = 0
         self._kinds = kinds
         self._keys = {topic: ROW + tag for topic, tag in tags.items()}

@@ -2,8 +2,8 @@
 
 RocksDB, by measurement: its cost stays flat as it grows (docs/performance.md). Promises:
 
-* Rows and positions change together in one atomic batch. After a kill -9 the store is as it was
-  after some batch; what is read again from there leads to the same rows.
+* Rows, positions and the messages read last (`Tail`) change together in one atomic batch. After a
+  kill -9 the store is as it was after some batch; what is read again leads to the same rows.
 * A message counts once, in the order of its partition: below the stored position it is skipped.
 * An identical repeat changes nothing, the coordinates of the first acceptance included.
 * A foreign message (`worker.accepted`) is set aside under its coordinates and counted.
@@ -16,7 +16,6 @@ line in the log (`sink_store_rebuilt`).
 
 from __future__ import annotations
 
-import struct
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +34,8 @@ from worker.brokers.contract import Message, Partition
 from worker.core.keys import id_bytes
 from worker.errors import StateError, StateLost
 from worker.index.freshness import Saved
-from worker.sink import rocks
+from worker.index.tails import Tail, extended
+from worker.sink import places, rocks
 from worker.sink.batch import Batch, SetAside
 from worker.sink.rows import Referring
 from worker.sink.snapshot import BOOKMARK, ID, SNAPSHOTS, STAMP, Snapshot
@@ -47,10 +47,7 @@ _STAMP_KEY: Final = b"mformat"
 _STATE_KEY: Final = b"mstate"
 _LOST_KEY: Final = b"mlost"
 _TOPICS_KEY: Final = b"mtopics"
-_POSITION: Final = b"p"
-_ASIDE: Final = b"x"
-_OFFSET: Final = struct.Struct(">Q")
-_NUMBER: Final = struct.Struct(">I")
+_ASIDE: Final = b"xp"
 
 _log = structlog.get_logger(__name__)
 
@@ -110,7 +107,7 @@ class RowStore:
         self.lost: Lost | None = None
         """What rebuilding took away, at this opening or any before."""
         self.wiped = 0
-        """How often everything was thrown away since the opening."""
+        """How often everything was thrown away since the opening; by the opening itself as well."""
         self.damaged: str | None = None
         """In one line what is wrong with the store; then it must be wiped."""
         self._kinds = {names.accepted(e.name): Referring(e) for e in ENTITIES.values()}
@@ -124,6 +121,7 @@ class RowStore:
         self._lock = threading.RLock()
         self._snapshots: weakref.WeakSet[Snapshot] = weakref.WeakSet()
         self._positions: dict[Partition, int] = {}
+        self._tails: dict[Partition, Tail] = {}
         self._state = _State({}, {})
         self.topics: Mapping[str, str] = {}
         """The identities of the other topics that the sink works on, as they were seen last."""
@@ -140,7 +138,8 @@ class RowStore:
         """What `freshness.reason_to_rebuild` judges."""
         with self._lock:
             held = {p: o for p, o in self._positions.items() if p.topic in self._kinds}
-            return Saved(FORMAT, self._state.last_current, held, self._state.identities)
+            tails = {place: tail for place, tail in self._tails.items() if place in held}
+            return Saved(FORMAT, self._state.last_current, held, self._state.identities, tails)
 
     def positions(self) -> dict[Partition, int]:
         """The offset that comes next in each partition."""
@@ -210,6 +209,7 @@ class RowStore:
                 work.next[place] = max(offset, work.next.get(place, 0))
             batch = WriteBatch(raw_mode=True)
             rows = self._stage(batch, work)
+            work.tails = extended(self._tails, self._positions, messages, positions)
             return self._write(batch, work, rows, dict(identities or self._state.identities))
 
     def stamp_current(self, moment: int) -> None:
@@ -233,7 +233,6 @@ class RowStore:
         """Throw everything away, to be read again from the topics. Snapshots stay as they are."""
         with self._lock:
             db, self._db = self._opened(), None
-            self.wiped += 1
             self._db = self._open_anew(db, reason)
             self.damaged = None
 
@@ -305,14 +304,16 @@ class RowStore:
                 return "columns changed and rows had been set aside"
             db[_STAMP_KEY] = msgspec.msgpack.encode(self._stamp)
         self.topics = topics
-        pairs = db.items(from_key=_POSITION, read_opt=rocks.until(rocks.after(_POSITION)))
-        self._positions = {_place(key): _OFFSET.unpack(value)[0] for key, value in pairs}
+        try:
+            self._positions, self._tails = places.load(db)
+        except ValueError as error:
+            return f"it is damaged ({error})"
         return None
 
     def _begin(self, db: Rdict) -> None:
         """Begin with an empty store."""
         self._state = _State({}, {})
-        self._positions = {}
+        self._positions, self._tails = {}, {}
         first = WriteBatch(raw_mode=True)
         first[_STAMP_KEY] = msgspec.msgpack.encode(self._stamp)
         first[_STATE_KEY] = msgspec.msgpack.encode(self._state)
@@ -329,6 +330,7 @@ class RowStore:
         _log.warning("sink_store_rebuilt", reason=reason)
         rocks.destroy(self.directory / "rows")
         self.rebuilt = reason
+        self.wiped += 1
         self.lost = Lost(reason, names)
         return self._open(emptied=True)
 
@@ -373,13 +375,12 @@ class RowStore:
         self, batch: WriteBatch, work: Batch, rows: dict[str, int], identities: dict[str, str]
     ) -> Applied:
         moved = {p: o for p, o in work.next.items() if o > self._positions.get(p, -1)}
-        if moved or not batch.is_empty():
-            for place, offset in moved.items():
-                batch[_position_key(place)] = _OFFSET.pack(offset)
+        if moved or work.tails or not batch.is_empty():
+            places.stage(batch, moved, work.tails)
             foreign = dict(self._state.foreign)
             for aside in work.aside():
-                place = Partition(aside.topic, aside.partition)
-                key = _ASIDE + _position_key(place) + _OFFSET.pack(aside.offset)
+                place = places.place_key(Partition(aside.topic, aside.partition))
+                key = _ASIDE + place + places.OFFSET.pack(aside.offset)
                 batch[key] = msgspec.msgpack.encode(aside)
                 name = self._kinds[aside.topic].entity.name
                 foreign[name] = foreign.get(name, 0) + 1
@@ -391,6 +392,7 @@ class RowStore:
             with self._guard():
                 self._opened().write(batch)
             self._positions.update(moved)
+            self._tails |= work.tails
             self._state = state
         refused = tuple(work.refused)
         done = (work.changed, work.deleted, work.repeats, work.skipped)
@@ -409,12 +411,3 @@ def _bookmarks(db: Rdict, lost: Lost | None) -> tuple[str, ...] | None:
     except Exception:  # noqa: BLE001 -- rocksdict raises nothing more precise
         return None
     return tuple(sorted({*found, *(lost.names or () if lost is not None else ())}))
-
-
-def _position_key(place: Partition) -> bytes:
-    return _POSITION + place.topic.encode() + b"/" + _NUMBER.pack(place.number)
-
-
-def _place(raw: object) -> Partition:
-    key = cast("bytes", raw)  # as all keys in raw mode
-    return Partition(key[1:-5].decode(), _NUMBER.unpack(key[-4:])[0])
