@@ -129,6 +129,7 @@ def fed() -> Metrics:
     metrics.split_keys(2)
     metrics.sink_applied(changed=1, deleted=2, repeats=3, foreign=4)
     metrics.foreign_rows(5)
+    metrics.state_rebuilt("index", 2)
     metrics.sink_expired(1)
     metrics.sink_lag({Partition("buddy.accepted.users", 0): 8})
     metrics.export(3.0, finished=True)
@@ -219,6 +220,7 @@ def registered(metrics: Metrics) -> dict[str, tuple[str, tuple[str, ...], str]]:
         ("buddy_sink_rows_applied_total", {"outcome": "repeat"}, 3),
         ("buddy_foreign_rows_total", {"reader": "sink"}, 4),
         ("buddy_foreign_rows_total", {"reader": "index"}, 5),
+        ("buddy_state_rebuilt_total", {"state": "index"}, 2),
         ("buddy_sink_expired_messages_total", {}, 1),
         ("buddy_sink_lag_messages", {"topic": "buddy.accepted.users", "partition": "0"}, 8),
         ("buddy_exports_total", {"outcome": "finished"}, 1),

@@ -8,13 +8,14 @@ from typing import Final
 
 import structlog
 
-from worker.brokers.contract import Broker, Message, Partition
+from worker.brokers.contract import Broker, Message, Partition, Span, Topic
 from worker.clock import Clock
 from worker.core.internal import read_reached
 from worker.engine.backoff import Backoff
-from worker.errors import BrokerUnavailable
+from worker.errors import BrokerUnavailable, MissingTopic, TopicRecreated
 from worker.index.contract import Learned
-from worker.index.freshness import reason_to_rebuild
+from worker.index.freshness import outside_the_log, reason_to_rebuild
+from worker.index.resuming import another_log, went_back
 from worker.index.store import VERSION, IndexStore
 from worker.topics import Names
 
@@ -60,6 +61,7 @@ class Follower:
         """The partitions that the index is made of."""
         self.progress: list[Partition] = []
         self._followed: dict[Partition, int] = {}
+        self._was_away = False
         self._broker = broker
         self._names = names
         self._identities = identities
@@ -71,7 +73,7 @@ class Follower:
     async def start(self) -> None:
         """Open the index, and empty it where it cannot be trusted.
 
-        Raises StateError, and BrokerUnavailable before anything is opened: try again.
+        Raises StateError, and BrokerUnavailable with the index closed again: try again.
         """
         names = [self._names.accepted(entity) for entity in INDEXED]
         topics = await self._broker.topics([*names, self._names.progress])
@@ -82,14 +84,18 @@ class Follower:
         ]
         spans = await self._broker.spans([*self.accepted, *self.progress])
         await asyncio.to_thread(self.index.open)  # its file is read through by a checksum
+        try:
+            await self._resume({name: topics[name] for name in names}, spans)
+        except BaseException:
+            await asyncio.to_thread(self.index.close)
+            raise
+
+    async def _resume(self, topics: Mapping[str, Topic], spans: Mapping[Partition, Span]) -> None:
+        """Go on where the index stands, or from the start where it cannot be trusted."""
+        saved, now = self.index.saved(), self._clock.wall()
         reason = reason_to_rebuild(
-            self.index.saved(),
-            {name: topics[name] for name in names},
-            spans,
-            self._clock.wall(),
-            version=VERSION,
-            identities=self._identities,
-        )
+            saved, topics, spans, now, version=VERSION, identities=self._identities
+        ) or await another_log(self._broker, saved, spans, self.on_step)
         if reason is not None:
             self.index.clear(reason)
         positions = self.index.positions()
@@ -102,11 +108,16 @@ class Follower:
     async def run(self, stop: asyncio.Event) -> None:
         """Follow until `stop` is set. Outages are waited out; raises StateError.
 
+        Raises TopicRecreated where the log is not the one any more that the index was read from:
+        it is asked after every outage, and noticed where the log ends before what was read.
         `ready` is set once everything has been read that there was at the start.
         """
         backoff = Backoff(self._clock.steady)
         while not stop.is_set():
             try:
+                if self._was_away:
+                    await self._compare()
+                    self._was_away = False
                 if self.ready.is_set():
                     await self._follow(_POLL_SECONDS)
                 else:
@@ -114,6 +125,7 @@ class Follower:
                 backoff.succeeded()
                 self.on_outage(None)
             except BrokerUnavailable as error:
+                self._was_away = True
                 self.on_outage(error)
                 wait = backoff.failed()
                 _log.warning("index_not_followed", error=str(error), retry_in=round(wait, 1))
@@ -149,6 +161,18 @@ class Follower:
         await self._reader.close()
         await asyncio.to_thread(self.index.close)
 
+    async def _compare(self) -> None:
+        """Raise TopicRecreated if the log is another than before the outage."""
+        try:
+            spans = await self._broker.spans(self.accepted)
+        except MissingTopic as error:
+            raise TopicRecreated(str(error)) from None
+        async with self.lock:
+            saved = self.index.saved()
+        reason = outside_the_log(saved, spans) or await another_log(self._broker, saved, spans)
+        if reason is not None:
+            raise TopicRecreated(reason)
+
     async def _bootstrap(self, stop: asyncio.Event) -> None:
         """Read up to the ends of now, open transactions included, however long that takes.
 
@@ -174,6 +198,12 @@ class Follower:
             if place.topic in self._entities:  # a hole in its progress is its task's to tell, once
                 self.on_skipped(place, count)
         followed = {p: self._reader.position(p) for p in self._followed}
+        anew = went_back(messages, followed, self.followed())
+        if anew is not None:
+            raise TopicRecreated(
+                f"partition {anew.number} of topic {anew.topic} ended before position "
+                f"{self._followed[anew]}"
+            )
         rows = [message for message in messages if message.topic in self._entities]
         if rows:
             positions = {p: followed[p] for p in self.accepted}

@@ -60,7 +60,7 @@ class Reports:
         self.health = health
         self._clock = clock
         self._failed_at = clock.steady() - _FAILING_MS
-        self._foreign = 0
+        self._foreign = self._rebuilt = 0
         self._looked = -_LOOK_EVERY_MS
         self._measured = self._asked = -_LAG_EVERY_MS
         self._damaged: set[Partition] = set()
@@ -341,7 +341,10 @@ class Reports:
             self.metrics.index(**follower.index.counts())
             foreign = follower.index.foreign - self._foreign
             self._foreign += foreign
+            rebuilt = follower.index.rebuilt - self._rebuilt
+            self._rebuilt += rebuilt
         self.metrics.foreign_rows(foreign)
+        self.metrics.state_rebuilt("index", rebuilt)
         # Every worker sees every one of them: the first task's books count them.
         if foreign and (first_task := tasks.running.get(0)) is not None:
             first_task.task.books.incident(FOREIGN_ROW, foreign)

@@ -137,6 +137,10 @@ class Metrics:
         """So many foreign rows the index has refused; the sink's are told by `sink_applied`."""
         self._foreign["index"].inc(rows)
 
+    def state_rebuilt(self, state: str, times: int) -> None:
+        """The index, or the sink's store, was thrown away so often, to be read anew."""
+        self._rebuilt[state].inc(times)
+
     # --- what waits ---------------------------------------------------------------------------
 
     def parked(self, records: Mapping[str, int], memory: int, oldest_seconds: float) -> None:
@@ -340,6 +344,12 @@ class Metrics:
             "Messages of accepted topics that are no rows of ours, refused by this reader.",
             "reader",
             ("index", "sink"),
+        )
+        self._rebuilt = self._counters(
+            "buddy_state_rebuilt",
+            "Times that state on disk was thrown away, to be read anew from the topics.",
+            "state",
+            ("index", "store"),
         )
 
     def _waiting(self) -> None:

@@ -2,7 +2,7 @@
 
 Promises: what is applied is read again at most, never lost; the event loop is never held for long
 (a batch is applied in a thread); an outage of the broker is waited out; a store that is damaged, or
-was made of a topic that has been created anew, is wiped and filled again; one that cannot be
+was made of another log than there is now, is wiped and filled again; one that cannot be
 written ends it (`StateError`). For a cut, partitions are held: the store is brought to exactly the
 offset where each was to stop, and what has been read beyond waits in memory (a batch of each
 partition at most).
@@ -26,8 +26,10 @@ from worker.index.freshness import (
     created_anew,
     is_another,
     other_topics,
+    outside_the_log,
     reason_to_rebuild,
 )
+from worker.index.resuming import another_log, went_back
 from worker.sink.reports import Reports, unheard
 from worker.sink.store import FORMAT, RowStore
 from worker.topics import Names
@@ -91,6 +93,7 @@ class Consumer:
         self._looked_at = steady()
         self._came_at = steady()
         self._holding = False
+        self._was_away = False
         self._wiped: str | None = None
         """Why the store was wiped while it was held."""
         self._reports = reports or unheard(steady)
@@ -110,7 +113,7 @@ class Consumer:
         damage = Backoff(self._steady, first=1.0, longest=60.0)
         while not stop.is_set():
             try:
-                lost = self._store.damaged or await self._made_of_others()
+                lost = self._store.damaged or await self._is_another()
                 if lost is not None:
                     self._reports.hindered(_STORE, lost)
                     await self._begin(lost)
@@ -124,6 +127,7 @@ class Consumer:
                 outage.succeeded()
                 self._reports.free(_BROKER)
             except WAITED_OUT as error:
+                self._was_away = True
                 seconds = outage.failed()
                 self._reports.hindered(_BROKER, str(error))
                 _log.warning("sink_waits_for_broker", error=str(error), seconds=round(seconds, 1))
@@ -201,13 +205,16 @@ class Consumer:
         now = self._clock.wall()
         spans = await self._broker.spans(places)
         saved = self._store.saved()
-        reason = lost or reason_to_rebuild(
-            saved, topics, spans, now, version=FORMAT, identities=identities
+        reason = (
+            lost
+            or reason_to_rebuild(saved, topics, spans, now, version=FORMAT, identities=identities)
+            or await another_log(self._broker, saved, spans, self._reports.alive)
         )
         held = dict(saved.positions)
         if reason is not None:
             await asyncio.to_thread(self._store.wipe, reason)
             held = {}
+        self._reports.rebuilt(self._store.wiped)
         if not held:
             held = {place: spans[place].start for place in places}
             await asyncio.to_thread(self._store.apply, [], held, identities)
@@ -231,6 +238,23 @@ class Consumer:
         await asyncio.to_thread(self._store.note_topics, others)
         return identities
 
+    async def _is_another(self) -> str | None:
+        """Why what is read is not what the store was made of, if that is so.
+
+        Messages before the position are compared after every outage, and where the log has ended
+        before it.
+        """
+        lost = await self._made_of_others()
+        if lost is not None or not self._was_away:
+            return lost
+        saved = self._store.saved()
+        spans = await self._broker.spans(saved.positions)
+        lost = outside_the_log(saved, spans) or await another_log(
+            self._broker, saved, spans, self._reports.alive
+        )
+        self._was_away = False
+        return lost
+
     async def _made_of_others(self) -> str | None:
         """Which topic is no longer the one that the store was made of; looked at now and then."""
         if self._steady() - self._looked_at < _LOOK_EVERY_MS:
@@ -248,10 +272,20 @@ class Consumer:
         reader = self._opened()
         paused = [p for p, limit in self._limits.items() if reader.position(p) >= limit]
         read = await reader.read(_BATCH, _POLL_SECONDS, paused)
+        reached = {p: reader.position(p) for p in self._positions}
+        anew = went_back(read, reached, self._positions)
+        if anew is not None:
+            position = self._positions[anew]
+            _log.warning(
+                "accepted_ended_early", topic=anew.topic, partition=anew.number, position=position
+            )
+            self._was_away = True
+            reader.assign(self._positions)
+            return
         # Of each partition what was kept comes first. Limits may have come or gone meanwhile.
         messages, self._beyond = _parted(self._beyond + read, self._limits)
         limits = self._limits
-        positions = {p: min(reader.position(p), limits.get(p, _NONE)) for p in self._positions}
+        positions = {p: min(offset, limits.get(p, _NONE)) for p, offset in reached.items()}
         self._report_expired(reader)
         if messages or positions != self._positions:
             await self._apply(messages, positions)

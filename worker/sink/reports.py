@@ -56,6 +56,7 @@ class Reports:
         self._foreign_rows = Sparing(_foreign_row)
         self._split_keys = Sparing(_key_in_two_partitions)
         self._garbage = Sparing(_unreadable_internal)
+        self._wiped = 0
         self._known_garbage: set[tuple[Partition, int]] = set()
 
     def alive(self) -> None:
@@ -98,6 +99,11 @@ class Reports:
         self._foreign_rows.rest()
         self._split_keys.rest()
         self._garbage.rest()
+
+    def rebuilt(self, times: int) -> None:
+        """The store was thrown away so often since the start."""
+        self._metrics.state_rebuilt("store", times - self._wiped)
+        self._wiped = times
 
     def expired(self, messages: int) -> None:
         """Messages were gone before they were read."""
