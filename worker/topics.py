@@ -178,6 +178,8 @@ def complaints(names: Names, there: Mapping[str, Topic], record_limit: int) -> I
             )
         if topic.compacted and not is_now.compacted:
             yield f"topic {name} is not compacted: set cleanup.policy=compact on it"
+        if topic.compacted and is_now.compacted and is_now.retention_ms is not None:
+            yield f"topic {name} removes what is needed: set cleanup.policy=compact alone on it"
         if topic.compacted and is_now.delete_retention_ms < topic.delete_retention_ms:
             yield (
                 f"topic {name} keeps tombstones too short a time: set delete.retention.ms="

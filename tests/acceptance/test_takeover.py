@@ -353,7 +353,7 @@ async def test_a_record_whose_rejection_the_broker_refuses_stops_nobody(
 ) -> None:
     rejected = buddy.names.rejected("events")
     async with two_workers(buddy, server) as (stream, one, other):
-        await configure(server.address, rejected, "max.message.bytes", "2000")
+        await configure(server.address, rejected, **{"max.message.bytes": "2000"})
         value = encode(description="x" * 10_000)
         since = time.monotonic()
         await stream.publish("events", b"k", value, 0)
@@ -366,7 +366,7 @@ async def test_a_record_whose_rejection_the_broker_refuses_stops_nobody(
         for place in [p for p in stream.sent if ".in.events/" in p]:
             stream.judged[place] = time.monotonic()  # the books look at it
         await stream.all_judged()
-        await configure(server.address, rejected, "max.message.bytes", str(2 * 1024 * 1024))
+        await configure(server.address, rejected, **{"max.message.bytes": str(2 * 1024 * 1024)})
     await stopped(one, other)
     await books_balance(buddy, stream)
 

@@ -12,7 +12,13 @@ import pytest
 
 import worker.clock
 from tests.contract.bucket_kit import World
-from tests.contract.helpers import delete_all, delete_embedded_topic, delete_topic
+from tests.contract.helpers import (
+    delete_all,
+    delete_embedded_topic,
+    delete_topic,
+    empty_embedded,
+    empty_kafka,
+)
 from tests.s3_server import S3Server
 from worker.brokers.contract import Broker, Partition, Topic
 from worker.brokers.embedded import EmbeddedBroker
@@ -119,6 +125,20 @@ def expire(kind: str, broker: Broker, clock: Clock, request: pytest.FixtureReque
         await delete_all(broker, request.getfixturevalue("kafka_address"), partition)
 
     return expire_embedded if kind == "embedded" else expire_kafka
+
+
+@pytest.fixture
+def empty(kind: str, broker: Broker, request: pytest.FixtureRequest) -> Expire:
+    """Removes everything that is in a partition now, whatever its retention."""
+
+    async def on_kafka(partition: Partition) -> None:
+        await empty_kafka(broker, request.getfixturevalue("kafka_address"), partition)
+
+    async def embedded(partition: Partition) -> None:
+        assert isinstance(broker, EmbeddedBroker)
+        await empty_embedded(broker, partition)
+
+    return embedded if kind == "embedded" else on_kafka
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from aiokafka.structs import TopicPartition
 from worker.brokers.contract import Broker, Message, Outgoing, Partition, Reader
 from worker.brokers.embedded import EmbeddedBroker
 from worker.brokers.embedded_store import transaction
+from worker.brokers.embedded_topics import partition_row, store
+from worker.brokers.kafka_topics import new_topic
 
 PATIENCE = 20.0
 """Seconds within which anything must have happened; nothing normally takes so long."""
@@ -87,12 +89,20 @@ async def delete_all(broker: Broker, address: str, partition: Partition) -> None
         await admin.close()
 
 
-async def configure(address: str, topic: str, name: str, value: str) -> None:
-    """Change one setting of a topic on Kafka."""
+async def empty_kafka(broker: Broker, address: str, partition: Partition) -> None:
+    """Remove everything from a compacted partition, as a wrong policy of its topic does."""
+    settings = new_topic((await broker.topics([partition.topic]))[partition.topic]).topic_configs
+    await configure(address, partition.topic, **{**settings, "cleanup.policy": "delete"})
+    await delete_all(broker, address, partition)
+    await configure(address, partition.topic, **settings)
+
+
+async def configure(address: str, topic: str, **settings: str) -> None:
+    """Change settings of a topic on Kafka; those that are not named get their defaults."""
     admin = AIOKafkaAdminClient(bootstrap_servers=address)
     await admin.start()
     try:
-        resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs={name: value})
+        resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs=settings)
         await admin.alter_configs([resource])
     finally:
         await admin.close()
@@ -131,6 +141,20 @@ async def delete_embedded_topic(broker: EmbeddedBroker, topic: str) -> None:
             connection.execute(f"DELETE FROM partitions WHERE id IN ({numbers})", (topic,))  # noqa: S608 -- as above
             connection.execute("DELETE FROM topics WHERE name = ?", (topic,))
             connection.execute("UPDATE log SET topics = topics + 1")
+
+    await broker._writing.run(work)
+
+
+async def empty_embedded(broker: EmbeddedBroker, place: Partition) -> None:
+    """Remove everything that is in a partition of an embedded broker now."""
+
+    def work(connection: sqlite3.Connection) -> None:
+        broker._to_write.refresh(connection)
+        number = broker._to_write.partition(place)
+        with transaction(connection):
+            connection.execute("DELETE FROM batches WHERE partition = ?", (number,))
+            row = partition_row(connection, number, place)
+            store(connection, row._replace(start=row.next))
 
     await broker._writing.run(work)
 

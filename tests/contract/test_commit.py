@@ -83,7 +83,7 @@ async def test_a_limit_that_is_lowered_is_learnt_from_the_refusal(
     topic, name, group = await make_topic(max_message_bytes=10_000), unique("name"), unique("group")
     messages = [*numbered(topic, range(3)), Outgoing(topic, b"k", b"x" * 5_000, partition=0)]
     await (await broker.committer(name, group)).commit(messages, {})
-    await configure(kafka_address, topic, "max.message.bytes", "2000")
+    await configure(kafka_address, topic, **{"max.message.bytes": "2000"})
     with pytest.raises(MessageRefused) as caught:
         await (await broker.committer(name, group)).commit(messages, {})
     assert caught.value.index is None

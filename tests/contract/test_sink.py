@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from schemas import ENTITIES
-from tests.contract.conftest import Clock, unique
+from tests.contract.conftest import Clock, Expire, unique
 from tests.contract.helpers import eventually
 from tests.contract.sink_kit import Sink, a_sink, csv_rows, fill
 from tests.unit.test_sink_rows import match, user, uuid
@@ -477,3 +478,24 @@ async def test_holding_without_progress_ends_with_one_line(sink: Sink) -> None:
     finally:
         await consumer.close()
         store.close()
+
+
+async def test_rows_that_were_removed_before_a_new_store_read_them_are_told(
+    sink: Sink, empty: Expire
+) -> None:
+    await sink.accept("users", *(user(n) for n in range(9)))
+    ends = await sink.ends("accepted")
+    place = Partition(sink.names.accepted("users"), 1)
+    gone = ends["users"][1]
+    assert gone
+    async with consuming(sink) as (consumer, _):
+        await consumer.hold(ENTITIES)
+    await empty(place)
+    async with consuming(sink) as (consumer, _):
+        assert consumer.counts.expired == 0, "the store has them"
+    shutil.rmtree(sink.store)
+    with capture_logs() as logs:
+        async with consuming(sink) as (consumer, _):
+            assert consumer.counts.expired == gone
+    told = [entry for entry in logs if entry["event"] == "accepted_expired"]
+    assert [(e["topic"], e["partition"], e["count"]) for e in told] == [(*place, gone)]

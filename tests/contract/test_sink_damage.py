@@ -40,7 +40,9 @@ async def test_what_was_skipped_is_told_and_counted(sink: Sink, broker: Broker, 
     told = [entry for entry in logs if entry["event"] == "internal_skipped"]
     assert [(entry["topic"], entry["count"]) for entry in told] == [(place.topic, 1)]
     assert sink.metrics.registry.get_sample_value("buddy_unreadable_internal_messages_total") == 1
-    assert f"damaged offsets of {place.topic}/0 were skipped" in " ".join(sink.reasons())
+    assert f"1 offsets of {place.topic}/0 were removed, or damaged and skipped" in " ".join(
+        sink.reasons()
+    )
 
 
 async def test_a_clock_that_is_set_is_told_and_counted(sink: Sink) -> None:

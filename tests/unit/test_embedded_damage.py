@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.clock_kit import SettableClock
-from tests.contract.helpers import all_of, numbered, values
+from tests.contract.helpers import all_of, empty_embedded, numbered, values
 from tests.unit.embedded_kit import HOUR, old_log, opened
 from worker.brokers import embedded_format
 from worker.brokers.contract import Message, Outgoing, Partition, Span, Topic
@@ -22,7 +22,7 @@ from worker.brokers.embedded import EmbeddedBroker
 from worker.brokers.embedded_damage import Looked
 from worker.brokers.embedded_reader import EmbeddedReader
 from worker.brokers.embedded_store import FILE_NAME
-from worker.engine.tables import read_table
+from worker.engine.tables import read_checked, read_table
 from worker.errors import BuddyError, DamagedLog, MissingTopic, UsageError
 
 FLIPS = 3_000 if os.environ.get("BUDDY_HYPOTHESIS") == "long" else 60
@@ -179,6 +179,31 @@ async def test_skipping_it_loses_it_counted(tmp_path: Path, broker: EmbeddedBrok
     later, reader = await drain(broker, 3)
     assert later == [4, 5, 6, 7]
     assert reader.skipped() == {LOG: 1}
+
+
+async def test_what_was_skipped_is_known_until_it_has_expired(
+    broker: EmbeddedBroker, clock: SettableClock
+) -> None:
+    assert await broker.skipped() == {}
+    await drain(broker)
+    assert await broker.skipped() == {}
+    await broker.inspection.skip(await broker.inspection.find(LOG, None))
+    assert await broker.skipped() == {LOG: 2}
+    clock.advance(2 * HOUR)
+    await broker.maintain()
+    assert (await broker.spans([LOG]))[LOG].start == 8
+    assert await broker.skipped() == {}
+
+
+async def test_what_was_removed_from_a_table_is_known(broker: EmbeddedBroker) -> None:
+    """Compaction moves no start, so rows may be among it."""
+    await broker.create([Topic("table", 1, compacted=True)])
+    place = Partition("table", 0)
+    await broker.publish(numbered("table", range(4)))
+    await broker.maintain()
+    assert (await read_checked(broker, place, lambda _, value: value)).holes == 0
+    await empty_embedded(broker, place)
+    assert (await read_checked(broker, place, lambda _, value: value)).holes == 4
 
 
 async def test_only_damage_can_be_skipped(broker: EmbeddedBroker) -> None:

@@ -37,3 +37,31 @@ def test_what_was_judged_of_an_earlier_topic_keeps_even_an_empty_one_from_being_
     barrier = Barrier({USERS: 0}, covers_matches=False)
     assert barrier.blocked_by(told("old").judged) == [USERS]
     assert barrier.blocked_by(told("old", "new").judged) == []
+
+
+class Emptied:
+    """A reader that finds what it was to read next removed."""
+
+    def __init__(self, gone: dict[Partition, int]) -> None:
+        self._gone = gone
+
+    async def read(self, _limit: int, _timeout: float) -> list[Message]:
+        return []
+
+    def skipped(self) -> dict[Partition, int]:
+        return {}
+
+    def expired(self) -> dict[Partition, int]:
+        return self._gone
+
+
+async def test_rows_that_are_removed_under_a_running_worker_are_told() -> None:
+    place = Partition(NAMES.accepted("users"), 0)
+    reader = Emptied({place: 3, Partition(NAMES.progress, 0): 2})
+    broker = cast("Any", SimpleNamespace(reader=lambda: reader))
+    index = cast("Any", SimpleNamespace(stamp=lambda _now: None))
+    follower = Follower(broker, NAMES, index, {}, Clock())
+    told = []
+    follower.on_expired = lambda *gone: told.append(gone)
+    await follower._follow(0)
+    assert told == [(place, 3)], "its progress is the task's to tell"

@@ -140,6 +140,8 @@ def test_missing_topics_are_one_line_with_their_number() -> None:
         ({"internal__progress": {"partitions": 8}}, "buddy.internal.progress has 8 partitions"),
         ({"internal__claims": {"partitions": 2}}, "buddy.internal.claims has 2 partitions"),
         ({"internal__granted": {"compacted": False}}, "cleanup.policy=compact"),
+        ({"accepted__users": {"retention_ms": DAY_MS}}, "removes what is needed: set cleanup"),
+        ({"internal__schedules": {"retention_ms": DAY_MS}}, "cleanup.policy=compact alone"),
         ({"in__users": {"append_time": False}}, "message.timestamp.type=LogAppendTime"),
         ({"in__milestones": {"append_time": False}}, "message.timestamp.type=LogAppendTime"),
         ({"accepted__users": {"compacted": False}}, "cleanup.policy=compact"),

@@ -73,7 +73,11 @@ class Topic(msgspec.Struct, frozen=True):
 
 
 class Span(NamedTuple):
-    """The offsets that a partition holds: from `start` up to, not including, `end`."""
+    """The offsets that a partition holds: from `start` up to, not including, `end`.
+
+    Compaction never moves `start`: what lies before it was removed, by retention or by somebody.
+    So a compacted partition that starts above 0 may lack the latest message of a key.
+    """
 
     start: int
     end: int
@@ -177,6 +181,12 @@ class Broker(Protocol):
 
     async def damage(self) -> list[str]:
         """What is known to be damaged and not skipped, a line each. Nothing is looked through."""
+
+    async def skipped(self) -> dict[Partition, int]:
+        """How many damaged offsets of each partition were skipped, as somebody had said.
+
+        Those that retention has removed meanwhile are no longer among them.
+        """
 
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False

@@ -135,6 +135,10 @@ class EmbeddedBroker:
         """See `contract.Broker.damage`."""
         return [each.line() for each in await self.inspection.known() if not each.skipped]
 
+    async def skipped(self) -> dict[Partition, int]:
+        """See `contract.Broker.skipped`."""
+        return await self.inspection.skipped()
+
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False
     ) -> dict[Partition, Span]:

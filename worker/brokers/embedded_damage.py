@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -78,6 +79,16 @@ def known(connection: sqlite3.Connection, catalogue: Catalogue) -> list[Damage]:
         if number in names
     ]
     return sorted(found, key=lambda damage: damage[:2])
+
+
+def skipped(connection: sqlite3.Connection, catalogue: Catalogue) -> dict[Partition, int]:
+    """How many offsets of each partition were skipped and not expired since; within a snapshot."""
+    found: Counter[Partition] = Counter()
+    for damage in known(connection, catalogue):
+        if damage.skipped:
+            start = _start(connection, catalogue, damage.partition)
+            found[damage.partition] += max(0, damage.next - max(damage.base, start))
+    return {partition: count for partition, count in found.items() if count}
 
 
 def skipped_at(connection: sqlite3.Connection, partition: int, offset: int) -> Hole | None:
@@ -213,6 +224,13 @@ def _rows(connection: sqlite3.Connection) -> Iterator[tuple[int, int, int, str, 
         ):
             if seal(*row) == crc:
                 yield tuple(row)
+
+
+def _start(connection: sqlite3.Connection, catalogue: Catalogue, partition: Partition) -> int:
+    try:
+        return partition_row(connection, catalogue.partition(partition), partition).start
+    except DamagedLog:
+        return 0
 
 
 def _put(connection: sqlite3.Connection, number: int, damage: Damage) -> None:

@@ -19,6 +19,7 @@ from worker.brokers.embedded_damage import (
     mend_index,
     note,
     skip,
+    skipped,
 )
 from worker.brokers.embedded_store import Connection, snapshot, transaction
 from worker.brokers.embedded_topics import Catalogue
@@ -46,6 +47,16 @@ class Inspection:
             with snapshot(connection):
                 self._catalogue.refresh(connection)
                 return known(connection, self._catalogue)
+
+        return await self._reading.run(work)
+
+    async def skipped(self) -> dict[Partition, int]:
+        """How many offsets of each partition were skipped, and are still in the log. Cheap."""
+
+        def work(connection: sqlite3.Connection) -> dict[Partition, int]:
+            with snapshot(connection):
+                self._catalogue.refresh(connection)
+                return skipped(connection, self._catalogue)
 
         return await self._reading.run(work)
 

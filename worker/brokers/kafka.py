@@ -185,6 +185,10 @@ class KafkaBroker:
         """See `contract.Broker.damage`: the brokers know, and repair what they can."""
         return []
 
+    async def skipped(self) -> dict[Partition, int]:
+        """See `contract.Broker.skipped`; Kafka has no command that skips."""
+        return {}
+
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False
     ) -> dict[Partition, Span]:

@@ -54,6 +54,8 @@ class Follower:
         """Told why it cannot follow, and None whenever it does."""
         self.on_skipped: Callable[[Partition, int], None] = lambda _place, _count: None
         """Told of damaged offsets that were skipped, as somebody had said."""
+        self.on_expired: Callable[[Partition, int], None] = lambda _place, _count: None
+        """Told of offsets that were removed before the index read them."""
         self.on_unreadable: Callable[[Partition, Sequence[int]], None] = lambda _place, _at: None
         """Told the offsets of messages that say nothing of a task's progress."""
         self.judged: dict[Partition, int] = {}
@@ -101,6 +103,9 @@ class Follower:
         positions = self.index.positions()
         if not positions:
             self.index.stamp(self._clock.wall())
+            for place in self.accepted:
+                if spans[place].start:  # rows may be among what was removed: `Span`
+                    self.on_expired(place, spans[place].start)
         self._followed = {p: positions.get(p, spans[p].start) for p in self.accepted}
         self._followed |= {p: spans[p].start for p in self.progress}
         self._reader.assign(self._followed)
@@ -197,6 +202,9 @@ class Follower:
         for place, count in self._reader.skipped().items():
             if place.topic in self._entities:  # a hole in its progress is its task's to tell, once
                 self.on_skipped(place, count)
+        for place, count in self._reader.expired().items():
+            if place.topic in self._entities:
+                self.on_expired(place, count)
         followed = {p: self._reader.position(p) for p in self._followed}
         anew = went_back(messages, followed, self.followed())
         if anew is not None:

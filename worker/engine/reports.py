@@ -13,24 +13,19 @@ from schemas import ENTITIES
 from worker.brokers.contract import Broker, Partition, Reader
 from worker.clock import Clock
 from worker.core.outbox import Rules, Tally
-from worker.core.reading import Missed
 from worker.core.task import (
     CLOCK_STEPPED,
     FOREIGN_ROW,
-    GRANTED,
-    INPUT_EXPIRED,
-    PARKED,
-    PROGRESS,
-    Task,
 )
 from worker.engine.follower import Follower
-from worker.engine.tasks import Owned, Tasks, inputs
+from worker.engine.losses import Losses
+from worker.engine.tasks import Tasks, inputs
 from worker.engine.transactions import Blocked, OpenTransactions
 from worker.engine.verdicts import Barriers
 from worker.errors import BuddyError, Fenced
 from worker.ops.health import Health, Part
 from worker.ops.metrics import Metrics
-from worker.topics import Names
+from worker.ops.skips import Skips
 
 _LOOK_EVERY_MS: Final = 1_000
 _FAILING_MS: Final = 30_000
@@ -42,28 +37,20 @@ _LAG_EVERY_MS: Final = 5_000
 _STEADY_MS: Final = 5_000
 """What has failed a moment ago may fail again in the next: it is over when that is over."""
 
-_STATE: Final = {
-    PROGRESS: "this task has written its progress there since",
-    PARKED: "parked records whose only copies it held are lost",
-    GRANTED: "an address that was about to be given to one user may be given to another as well",
-}
-"""What is gone with a topic that a task finds created anew when it is taken over."""
-
 _log = structlog.get_logger(__name__)
 
 
-class Reports:
+class Reports(Losses):
     """Tells what it is told, and looks around once a second. Times are steady."""
 
     def __init__(self, metrics: Metrics, health: Part, clock: Clock) -> None:
-        self.metrics = metrics
-        self.health = health
-        self._clock = clock
+        super().__init__(metrics, health, clock)
         self._failed_at = clock.steady() - _FAILING_MS
         self._foreign = self._rebuilt = 0
         self._looked = -_LOOK_EVERY_MS
         self._measured = self._asked = -_LAG_EVERY_MS
         self._damaged: set[Partition] = set()
+        self._skips = Skips(metrics, health, ".rejected.")
         self._hindered: dict[str, int] = {}
         self._failing: set[int] = set()
         """Tasks that could not be taken over or not commit, and have not committed since."""
@@ -159,119 +146,6 @@ class Reports:
             owned.task.books.incident(CLOCK_STEPPED)
         _log.warning("clock_stepped", by_ms=milliseconds)
 
-    def missed(self, missed: Missed, task: Task, rules: Rules) -> None:
-        """What had happened to the inputs of a task when it was taken over; its books know."""
-        for name in missed.recreated:
-            self.metrics.input_recreated()
-            topic = rules.names.input(name)
-            self.health.recreated(topic, self._clock.steady())
-            _log.error("input_recreated", topic=topic, partition=task.number)
-        for entity, count in missed.expired.items():
-            self._expired(entity, Partition(rules.names.inputs(entity), task.number), count)
-        for name in missed.others:
-            topic = f"{rules.names.prefix}.{name}"
-            if name in _STATE:
-                self._state_recreated(Partition(topic, task.number), _STATE[name])
-            elif name.startswith("rejected."):
-                self._rejected_recreated(topic)
-            else:
-                self._accepted_recreated(topic)
-
-    def parked_lost(self, owned: Owned, names: Names) -> None:
-        """Tell what a task was found to lack, once it has committed.
-
-        Before, another worker may have taken it over while its topics were read, which then do
-        not fit together.
-        """
-        lost, owned.missed = owned.missed.parked, owned.missed._replace(parked={})
-        for entity, count in lost.items():
-            self.metrics.parked_lost(entity, count)
-            self.health.expired(count, self._clock.steady())
-            _log.error(
-                "parked_lost",
-                topic=names.parked,
-                partition=owned.task.number,
-                entity=entity,
-                count=count,
-            )
-
-    def holes(self, place: Partition, count: int) -> None:
-        """Damaged offsets of an internal topic were skipped, as somebody had said."""
-        self.metrics.unreadable_internal(count)
-        self.health.told(
-            f"{count} damaged offsets of {place.topic}/{place.number} were skipped: records that"
-            " had been judged may be judged again",
-            self._clock.steady(),
-        )
-        _log.error("internal_skipped", topic=place.topic, partition=place.number, count=count)
-
-    def progress_lost(self, place: Partition) -> None:
-        """A task that has worked before has no progress: all is judged again."""
-        self.health.told(
-            f"{place.topic}/{place.number} is empty: all that is in the inputs is judged again",
-            self._clock.steady(),
-        )
-        self.metrics.progress_lost()
-        _log.error("progress_lost", topic=place.topic, partition=place.number)
-
-    def accepted_skipped(self, place: Partition, count: int) -> None:
-        """The index goes on behind damage, as somebody had said: what stood there is unknown."""
-        self.metrics.accepted_skipped(count)
-        self.health.told(
-            f"{count} damaged offsets of {place.topic}/{place.number} were skipped: what they said"
-            " is unknown to the index",
-            self._clock.steady(),
-        )
-        _log.error("accepted_skipped", topic=place.topic, partition=place.number, count=count)
-
-    def state_recreated(self, place: Partition) -> None:
-        """A topic of a running task's state was created anew: it is written again."""
-        self._state_recreated(place, "what running tasks know is written there again")
-
-    def _state_recreated(self, place: Partition, lost: str) -> None:
-        self.metrics.internal_recreated()
-        self.health.told(f"topic {place.topic} was created anew: {lost}", self._clock.steady())
-        _log.error("internal_recreated", topic=place.topic, partition=place.number)
-
-    def _rejected_recreated(self, topic: str) -> None:
-        """A topic of rejections was created anew: what it held is gone."""
-        self.metrics.rejected_recreated()
-        self.health.told(
-            f"topic {topic} was created anew: its rejections are gone; have the records judged"
-            " again with 'buddy reprocess'",
-            self._clock.steady(),
-        )
-        _log.error("rejected_recreated", topic=topic)
-
-    def _accepted_recreated(self, topic: str) -> None:
-        """An accepted topic was created anew: what it held is known no more."""
-        self.metrics.accepted_recreated()
-        self.health.told(
-            f"topic {topic} was created anew: its rows are gone; have them judged again with"
-            " 'buddy reprocess'",
-            self._clock.steady(),
-        )
-        _log.error("accepted_recreated", topic=topic)
-
-    def expired(self, expired: Mapping[Partition, int], tasks: Tasks, names: Names) -> None:
-        """These were gone before they were read."""
-        for place, count in expired.items():
-            entity = names.entity_of(place.topic)
-            if entity in ENTITIES and (owned := tasks.running.get(place.number)) is not None:
-                owned.task.books.incident(INPUT_EXPIRED, count)
-            self._expired(entity, place, count)
-
-    def skipped(self, skipped: Mapping[Partition, int], tasks: Tasks, names: Names) -> None:
-        """These were damaged, and somebody said to go on behind them."""
-        for place, count in skipped.items():
-            entity = names.entity_of(place.topic)
-            if entity in ENTITIES:
-                self.metrics.input_skipped(entity, count)
-                self.health.expired(count, self._clock.steady())
-                if (owned := tasks.running.get(place.number)) is not None:
-                    owned.task.books.incident("input_skipped", count)
-            _log.error("input_skipped", topic=place.topic, partition=place.number, count=count)
-
     def damaged(self, places: AbstractSet[Partition], tasks: Tasks) -> None:
         """These inputs cannot be read on; the broker has told where."""
         for place in places - self._damaged:
@@ -285,18 +159,13 @@ class Reports:
         if now - self._asked < _LAG_EVERY_MS:
             return
         self._asked = now
+        self._skips.look(await broker.skipped(), now)
         damage = await broker.damage()
         self.metrics.log_damaged(len(damage))
         if damage:
             self.health.hindered("log", damage[0], now)
         else:
             self.health.free("log")
-
-    def _expired(self, entity: str, place: Partition, count: int) -> None:
-        if entity in ENTITIES:
-            self.metrics.input_expired(entity, count)
-            self.health.expired(count, self._clock.steady())
-        _log.error("input_expired", topic=place.topic, partition=place.number, count=count)
 
     def round(self, tasks: Tasks) -> None:
         """A round is finished. With nothing left to commit that is progress by itself."""
@@ -345,6 +214,7 @@ class Reports:
             self._rebuilt += rebuilt
         self.metrics.foreign_rows(foreign)
         self.metrics.state_rebuilt("index", rebuilt)
+        self.enter_in_books(tasks)
         # Every worker sees every one of them: the first task's books count them.
         if foreign and (first_task := tasks.running.get(0)) is not None:
             first_task.task.books.incident(FOREIGN_ROW, foreign)

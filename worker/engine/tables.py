@@ -28,7 +28,7 @@ class Table(Generic[_T]):
         self.lost: dict[bytes, int] = {}
         """Keys whose every message was skipped, and the offset of the last one."""
         self.holes = 0
-        """How many damaged offsets were skipped: rows and deletions may be missing."""
+        """How many offsets are gone, removed or damaged and skipped: rows may be missing."""
         self._read = read
 
     def apply(self, message: Message) -> None:
@@ -64,6 +64,7 @@ async def read_checked(
     reader = broker.reader()
     reader.assign({partition: span.start})
     table = Table(read)
+    table.holes = span.start  # compaction moves no start: `Span`
     quiet = 0.0
     try:
         while reader.position(partition) < span.end:

@@ -112,6 +112,7 @@ class Worker:
         self._follower.on_step = self._reports.alive
         self._follower.on_outage = self._reports.followed
         self._follower.on_skipped = self._reports.accepted_skipped
+        self._follower.on_expired = self._reports.accepted_expired
         self._tasks.on_holes = self._reports.holes
         self._tasks.on_progress_lost = self._reports.progress_lost
         self._tasks.on_restored = self._reports.metrics.restored

@@ -111,6 +111,10 @@ class Metrics:
         """Damaged offsets of a topic that the index follows were skipped as somebody had said."""
         self._accepted_skipped.inc(messages)
 
+    def accepted_expired(self, messages: int) -> None:
+        """Messages of a topic that the index follows were removed before it read them."""
+        self._accepted_expired.inc(messages)
+
     def progress_lost(self) -> None:
         """A task that has worked before had no progress."""
         self._progress_lost.inc()
@@ -132,6 +136,10 @@ class Metrics:
         self._log_damaged.set(places)
 
     # --- what should not be in the topics -----------------------------------------------------
+
+    def log_skipped(self, offsets: int) -> None:
+        """Damaged offsets were skipped in a topic that no service reads."""
+        self._log_skipped.inc(offsets)
 
     def foreign_rows(self, rows: int) -> None:
         """So many foreign rows the index has refused; the sink's are told by `sink_applied`."""
@@ -314,6 +322,10 @@ class Metrics:
             "buddy_keys_in_two_partitions",
             "Versions of a key that came from another input partition than the one before.",
         )
+        self._accepted_expired = self._counter(
+            "buddy_accepted_expired_messages",
+            "Offsets of accepted topics that were removed before the index read them.",
+        )
         self._accepted_skipped = self._counter(
             "buddy_accepted_skipped_messages",
             "Damaged offsets that the index has skipped as somebody had said.",
@@ -336,6 +348,11 @@ class Metrics:
         self._log_damaged = self._gauge(
             "buddy_log_damaged_places",
             "Places where the embedded log is known to be damaged, and that were not skipped.",
+        )
+
+        self._log_skipped = self._counter(
+            "buddy_log_skipped_offsets",
+            "Damaged offsets of rejections or announcements that somebody had skipped.",
         )
 
     def _strange(self) -> None:

@@ -124,6 +124,7 @@ class Consumer:
                 if self._reports.lag_is_due():
                     await self._measure_lag()
                     self._reports.damage(await self._broker.damage())
+                    self._reports.skips(await self._broker.skipped())
                 outage.succeeded()
                 self._reports.free(_BROKER)
             except WAITED_OUT as error:
@@ -219,6 +220,9 @@ class Consumer:
             held = {place: spans[place].start for place in places}
             await asyncio.to_thread(self._store.apply, [], held, identities)
             await asyncio.to_thread(self._store.stamp_current, now)
+            for place, start in held.items():
+                if start:  # rows may be among what was removed: `Span`
+                    self._expired(place, start)
         async with self._moved:
             if self._holding:
                 self._wiped = reason
@@ -306,12 +310,15 @@ class Consumer:
 
     def _report_expired(self, reader: Reader) -> None:
         for place, count in reader.expired().items():
-            self.counts.expired += count
-            self._reports.expired(count)
-            _log.error("accepted_expired", topic=place.topic, partition=place.number, count=count)
+            self._expired(place, count)
         for place, count in reader.skipped().items():
             self._reports.expired(count)
             _log.error("accepted_skipped", topic=place.topic, partition=place.number, count=count)
+
+    def _expired(self, place: Partition, count: int) -> None:
+        self.counts.expired += count
+        self._reports.expired(count)
+        _log.error("accepted_expired", topic=place.topic, partition=place.number, count=count)
 
     async def _keep_current(self) -> bool:
         """Stamp the store when it has reached the ends of a moment ago; whether it was stamped."""

@@ -14,6 +14,7 @@ from worker.engine.transactions import OpenTransactions
 from worker.log import Sparing
 from worker.ops.health import Health, Part
 from worker.ops.metrics import Metrics
+from worker.ops.skips import Skips
 from worker.sink.store import Applied
 
 _log = structlog.get_logger(__name__)
@@ -52,6 +53,7 @@ class Reports:
         self._steps = steps
         self._measured = -_LAG_EVERY_MS
         self._place_away = False
+        self._skips = Skips(metrics, health, ".exports")
         self._transactions = OpenTransactions(clock)
         self._foreign_rows = Sparing(_foreign_row)
         self._split_keys = Sparing(_key_in_two_partitions)
@@ -117,6 +119,10 @@ class Reports:
         else:
             self.health.free("log")
 
+    def skips(self, skipped: Mapping[Partition, int]) -> None:
+        """What anybody has skipped in the broker's log."""
+        self._skips.look(skipped, self._clock())
+
     def lag_is_due(self) -> bool:
         """Whether it is time to measure the lag again."""
         now = self._clock()
@@ -169,10 +175,10 @@ class Reports:
             _log.warning("clock_stepped", by_ms=step)
 
     def skipped(self, place: Partition, count: int) -> None:
-        """Damaged offsets of another topic than the accepted ones were skipped, as was said."""
+        """Offsets of another topic than the accepted ones were removed, or damaged and skipped."""
         self._metrics.unreadable_internal(count)
         self.health.told(
-            f"{count} damaged offsets of {place.topic}/{place.number} were skipped:"
+            f"{count} offsets of {place.topic}/{place.number} were removed, or damaged and skipped:"
             f" {_lost(place.topic)}",
             self._clock(),
         )

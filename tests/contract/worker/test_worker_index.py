@@ -8,9 +8,10 @@ import lmdb
 import pytest
 from structlog.testing import capture_logs
 
+from tests.contract.conftest import Expire
 from tests.contract.worker_kit import Stage
 from tests.unit.test_sink_rows import match, user
-from worker.brokers.contract import Broker, Outgoing
+from worker.brokers.contract import Broker, Outgoing, Partition
 from worker.core.outbox import SOURCE_HEADER
 
 pytestmark = pytest.mark.timeout(400)
@@ -59,3 +60,28 @@ async def test_a_foreign_row_moves_no_address(stage: Stage, broker: Broker) -> N
     await stage.judged()
     assert stage.verdicts(taken) == {"rejected duplicate_email": 1}
     assert stage.verdicts(free) == {"accepted": 1}
+
+
+async def test_rows_that_were_removed_before_a_new_index_read_them_are_told(
+    stage: Stage, broker: Broker, empty: Expire
+) -> None:
+    place = Partition(stage.names.accepted("users"), 1)
+    await broker.publish([Outgoing(place.topic, *user(n), partition=1) for n in range(3)])
+    gone = (await broker.spans([place]))[place].end
+    await empty(place)
+    with capture_logs() as logs:
+        worker = await stage.started()
+        await stage.until(
+            lambda: worker.counted("buddy_accepted_expired_messages_total") == gone, "it is counted"
+        )
+        await stage.until(
+            lambda: any(
+                owned.task.books.incidents["accepted_expired"] == gone
+                for owned in worker.tasks.values()
+            ),
+            "the books have it",
+        )
+    told = [entry for entry in logs if entry["event"] == "accepted_expired"]
+    assert [(e["topic"], e["partition"], e["count"]) for e in told] == [(*place, gone)]
+    reasons = " ".join(worker.health.reasons(stage.clock.steady()))
+    assert f"{gone} offsets of {place.topic}/{place.number} were removed before" in reasons

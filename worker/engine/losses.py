@@ -1,0 +1,182 @@
+"""What a worker tells of what is lost: topics created anew, messages that were removed or skipped.
+
+All of it is counted, logged in one line, and shown by `/ready` for ten minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+
+from schemas import ENTITIES
+from worker.brokers.contract import Partition
+from worker.clock import Clock
+from worker.core.outbox import Rules
+from worker.core.reading import Missed
+from worker.core.task import GRANTED, INPUT_EXPIRED, PARKED, PROGRESS, Task
+from worker.engine.tasks import Owned, Tasks
+from worker.ops.health import Part
+from worker.ops.metrics import Metrics
+from worker.topics import Names
+
+ACCEPTED_EXPIRED: Final = "accepted_expired"
+"""Kind of incident, counted in offsets."""
+
+_STATE: Final = {
+    PROGRESS: "this task has written its progress there since",
+    PARKED: "parked records whose only copies it held are lost",
+    GRANTED: "an address that was about to be given to one user may be given to another as well",
+}
+"""What is gone with a topic that a task finds created anew when it is taken over."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Losses:
+    """Tells of what is lost. The books of a task are told where that happens while it runs."""
+
+    def __init__(self, metrics: Metrics, health: Part, clock: Clock) -> None:
+        self.metrics = metrics
+        self.health = health
+        self._clock = clock
+        self._accepted_gone = 0
+        """Offsets of accepted topics that were removed, and that no task's books know of yet."""
+
+    def missed(self, missed: Missed, task: Task, rules: Rules) -> None:
+        """What had happened to the inputs of a task when it was taken over; its books know."""
+        for name in missed.recreated:
+            self.metrics.input_recreated()
+            topic = rules.names.input(name)
+            self.health.recreated(topic, self._clock.steady())
+            _log.error("input_recreated", topic=topic, partition=task.number)
+        for entity, count in missed.expired.items():
+            self._expired(entity, Partition(rules.names.inputs(entity), task.number), count)
+        for name in missed.others:
+            topic = f"{rules.names.prefix}.{name}"
+            if name in _STATE:
+                self._state_recreated(Partition(topic, task.number), _STATE[name])
+            elif name.startswith("rejected."):
+                self._rejected_recreated(topic)
+            else:
+                self._accepted_recreated(topic)
+
+    def parked_lost(self, owned: Owned, names: Names) -> None:
+        """Tell what a task was found to lack, once it has committed.
+
+        Before, another worker may have taken it over while its topics were read, which then do
+        not fit together.
+        """
+        lost, owned.missed = owned.missed.parked, owned.missed._replace(parked={})
+        for entity, count in lost.items():
+            self.metrics.parked_lost(entity, count)
+            self.health.expired(count, self._clock.steady())
+            _log.error(
+                "parked_lost",
+                topic=names.parked,
+                partition=owned.task.number,
+                entity=entity,
+                count=count,
+            )
+
+    def holes(self, place: Partition, count: int) -> None:
+        """Offsets of an internal topic were removed, or damaged and skipped."""
+        self.metrics.unreadable_internal(count)
+        self.health.told(
+            f"{count} offsets of {place.topic}/{place.number} were removed, or damaged and"
+            " skipped: records that had been judged may be judged again",
+            self._clock.steady(),
+        )
+        _log.error("internal_skipped", topic=place.topic, partition=place.number, count=count)
+
+    def progress_lost(self, place: Partition) -> None:
+        """A task that has worked before has no progress: all is judged again."""
+        self.health.told(
+            f"{place.topic}/{place.number} is empty: all that is in the inputs is judged again",
+            self._clock.steady(),
+        )
+        self.metrics.progress_lost()
+        _log.error("progress_lost", topic=place.topic, partition=place.number)
+
+    def accepted_skipped(self, place: Partition, count: int) -> None:
+        """The index goes on behind damage, as somebody had said: what stood there is unknown."""
+        self.metrics.accepted_skipped(count)
+        self.health.told(
+            f"{count} damaged offsets of {place.topic}/{place.number} were skipped: what they said"
+            " is unknown to the index",
+            self._clock.steady(),
+        )
+        _log.error("accepted_skipped", topic=place.topic, partition=place.number, count=count)
+
+    def accepted_expired(self, place: Partition, count: int) -> None:
+        """Offsets were removed before the index read them: rows may be unknown to it."""
+        self.metrics.accepted_expired(count)
+        self.health.told(
+            f"{count} offsets of {place.topic}/{place.number} were removed before the index read"
+            " them: rows may be missing; have them judged again with 'buddy reprocess'",
+            self._clock.steady(),
+        )
+        _log.error("accepted_expired", topic=place.topic, partition=place.number, count=count)
+        self._accepted_gone += count
+
+    def enter_in_books(self, tasks: Tasks) -> None:
+        """Have the books of a task say what happened while none ran: what `status` goes by."""
+        for owned in list(tasks.running.values())[:1]:
+            if self._accepted_gone:
+                owned.task.books.incident(ACCEPTED_EXPIRED, self._accepted_gone)
+                self._accepted_gone = 0
+
+    def state_recreated(self, place: Partition) -> None:
+        """A topic of a running task's state was created anew: it is written again."""
+        self._state_recreated(place, "what running tasks know is written there again")
+
+    def _state_recreated(self, place: Partition, lost: str) -> None:
+        self.metrics.internal_recreated()
+        self.health.told(f"topic {place.topic} was created anew: {lost}", self._clock.steady())
+        _log.error("internal_recreated", topic=place.topic, partition=place.number)
+
+    def _rejected_recreated(self, topic: str) -> None:
+        """A topic of rejections was created anew: what it held is gone."""
+        self.metrics.rejected_recreated()
+        self.health.told(
+            f"topic {topic} was created anew: its rejections are gone; have the records judged"
+            " again with 'buddy reprocess'",
+            self._clock.steady(),
+        )
+        _log.error("rejected_recreated", topic=topic)
+
+    def _accepted_recreated(self, topic: str) -> None:
+        """An accepted topic was created anew: what it held is known no more."""
+        self.metrics.accepted_recreated()
+        self.health.told(
+            f"topic {topic} was created anew: its rows are gone; have them judged again with"
+            " 'buddy reprocess'",
+            self._clock.steady(),
+        )
+        _log.error("accepted_recreated", topic=topic)
+
+    def expired(self, expired: Mapping[Partition, int], tasks: Tasks, names: Names) -> None:
+        """These were gone before they were read."""
+        for place, count in expired.items():
+            entity = names.entity_of(place.topic)
+            if entity in ENTITIES and (owned := tasks.running.get(place.number)) is not None:
+                owned.task.books.incident(INPUT_EXPIRED, count)
+            self._expired(entity, place, count)
+
+    def skipped(self, skipped: Mapping[Partition, int], tasks: Tasks, names: Names) -> None:
+        """These were damaged, and somebody said to go on behind them."""
+        for place, count in skipped.items():
+            entity = names.entity_of(place.topic)
+            if entity in ENTITIES:
+                self.metrics.input_skipped(entity, count)
+                self.health.expired(count, self._clock.steady())
+                if (owned := tasks.running.get(place.number)) is not None:
+                    owned.task.books.incident("input_skipped", count)
+            _log.error("input_skipped", topic=place.topic, partition=place.number, count=count)
+
+    def _expired(self, entity: str, place: Partition, count: int) -> None:
+        if entity in ENTITIES:
+            self.metrics.input_expired(entity, count)
+            self.health.expired(count, self._clock.steady())
+        _log.error("input_expired", topic=place.topic, partition=place.number, count=count)
