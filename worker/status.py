@@ -23,8 +23,14 @@ from worker.core.internal import read_progress
 from worker.topics import Names
 
 STALLED_MS: Final = 30_000
-"""A task is stalled when it has committed nothing for so long, while a record has waited for it
-for as long."""
+"""An input is stalled when its position has not moved for so long, while a record has waited there
+for as long. That its task commits does not count: it may judge what is parked, or other inputs."""
+
+_OLD_MS: Final = 10_000
+"""Unread users or matches that have waited for so long are a backlog, and are read first."""
+
+_FIRST: Final = ("users", "matches")
+"""What is read before the others, in this order, and has room of its own for parked records."""
 
 _MOST_NAMED: Final = 8
 
@@ -32,7 +38,11 @@ _NOTHING: Final = Progress({}, {})
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """The newest readable progress of a task, and when it was committed."""
+    """The newest readable progress of a task, and when it was committed.
+
+    `still` says by entity since when its position is known not to have moved, by earlier progress:
+    the earliest that was looked at is of `first`.
+    """
 
     book: Progress = _NOTHING
     committed: int | None = None
@@ -40,6 +50,8 @@ class Entry(msgspec.Struct, frozen=True):
     """How many messages behind it are no progress of this task."""
     complete: bool = True
     """Whether there is nothing newer that could not be read."""
+    still: Mapping[str, int] = {}
+    first: int | None = None
 
     @property
     def counted(self) -> bool:
@@ -67,6 +79,9 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """None if this user may not know."""
     exact: bool
     """Whether offsets count records alone."""
+    skipped: Mapping[Partition, int] = {}
+    """Damaged offsets that somebody had skipped."""
+    grace_ms: int = 0
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -124,20 +139,39 @@ class Report(msgspec.Struct, frozen=True):
     sinks: list[Sink] | None
     oldest_parked: str | None
     incidents: dict[str, int]
+    skipped: dict[str, int]
+    """By topic the damaged offsets that somebody had skipped, and that have not expired since."""
     unreadable_progress: int
     lag_is_exact: bool
 
 
 def entry_of(messages: Iterable[Message]) -> Entry:
     """The newest readable progress among the messages of one task, oldest first."""
-    unreadable = 0
+    entry = Entry()
     for message in reversed(list(messages)):
         # By the rule of the workers, so that nobody is told what no worker believes.
         book = read_progress(message.key or b"", message.value or b"", message.partition)
-        if book is not None:
-            return Entry(book, message.timestamp, unreadable)
-        unreadable += 1
-    return Entry(unreadable=unreadable)
+        if entry.committed is not None:
+            entry = earlier(entry, message)
+        elif book is not None:
+            at = message.timestamp
+            entry = Entry(book, at, entry.unreadable, still=dict.fromkeys(ENTITIES, at), first=at)
+        else:
+            entry = msgspec.structs.replace(entry, unreadable=entry.unreadable + 1)
+    return entry
+
+
+def earlier(entry: Entry, message: Message) -> Entry:
+    """The same, with what an earlier message of the task says of its positions.
+
+    A position only grows: where it is the same, it has not moved in between.
+    """
+    book = read_progress(message.key or b"", message.value or b"", message.partition)
+    if book is None:
+        return entry
+    same = {e for e in ENTITIES if _place(book, e) == _place(entry.book, e)}
+    still = {**entry.still, **dict.fromkeys(same, message.timestamp)}
+    return msgspec.structs.replace(entry, still=still, first=message.timestamp)
 
 
 def unread(seen: Seen) -> dict[Partition, int]:
@@ -152,29 +186,49 @@ def unread(seen: Seen) -> dict[Partition, int]:
     return found
 
 
-def is_quiet(seen: Seen, task: int) -> bool:
-    """Whether the task has committed nothing for `STALLED_MS`, or never."""
-    committed = seen.entries[task].committed
-    return committed is None or seen.at - committed >= STALLED_MS
+def may_be_still(seen: Seen, place: Partition) -> bool:
+    """Whether nothing that was looked at shows that the position of an input has moved."""
+    entry = seen.entries[place.number]
+    return entry.first is None or _still_since(seen, place) == entry.first
 
 
-def stalled(seen: Seen, waiting: Mapping[Partition, int | None]) -> dict[int, int]:
-    """The tasks that nobody works at though records wait: for how many milliseconds, by task.
+def undecided(seen: Seen, waiting: Mapping[Partition, int | None]) -> set[int]:
+    """The tasks of which earlier progress is needed to tell whether an input of theirs moves."""
+    return {
+        place.number
+        for place, since in waiting.items()
+        if (first := seen.entries[place.number].first) is not None
+        and may_be_still(seen, place)
+        and seen.at - first < _patience(seen, place) <= _waited(seen, place, since)
+    }
+
+
+def stalled(seen: Seen, waiting: Mapping[Partition, int | None]) -> dict[Partition, int]:
+    """The inputs that nobody reads though records wait: for how many milliseconds.
 
     `waiting` says since when the first unread record of an input has been there, None if that is
-    not known.
+    not known. What waits for its turn, behind users or matches that are being read, is not stalled.
     """
-    found: dict[int, int] = {}
+    still = {
+        place for place in waiting if seen.at - _still_since(seen, place) >= _patience(seen, place)
+    }
+    owners = _owners(seen)
+    turns: dict[str | None, int] = {}
+    """By worker the first kind of inputs that has a backlog and is being read."""
     for place, since in waiting.items():
-        if is_quiet(seen, place.number):
-            waited = STALLED_MS if since is None else seen.at - since
-            if waited >= STALLED_MS:
-                found[place.number] = max(waited, found.get(place.number, 0))
-    return found
+        if place not in still and (since is None or seen.at - since >= _OLD_MS):
+            owner = owners.get(place.number)
+            turns[owner] = min(_level(seen, place), turns.get(owner, len(_FIRST)))
+    return {
+        place: waited
+        for place in still
+        if (waited := _waited(seen, place, waiting[place])) >= _patience(seen, place)
+        and _level(seen, place) <= turns.get(owners.get(place.number), len(_FIRST))
+    }
 
 
 def trouble(
-    seen: Seen, lag: int, stalled: Mapping[int, int], services: Iterable[str]
+    seen: Seen, lag: int, stalled: Mapping[Partition, int], services: Iterable[str]
 ) -> str | None:
     """Why one of the services does not work, in one line; None if all is well."""
     for service in services:
@@ -186,19 +240,13 @@ def trouble(
             left = f"; {lag} records are to be read" if lag and service == "worker" else ""
             return f"no {service} is running: start 'buddy {service}' or 'buddy run'{left}"
         if service == "worker" and stalled:
-            tasks = ", ".join(map(str, sorted(stalled)[:_MOST_NAMED]))
-            more = f" and {len(stalled) - _MOST_NAMED} more" if len(stalled) > _MOST_NAMED else ""
-            seconds = max(stalled.values()) // 1000
-            return (
-                f"nobody reduces the lag of task {tasks}{more}: a record has waited for {seconds} s"
-                " and nothing was committed meanwhile: look at the workers' log"
-            )
+            return _not_reduced(seen, stalled)
     return None
 
 
 def report(seen: Seen, lags: Mapping[Partition, int]) -> Report:
     """What is told. `lags` is how much of each input is still to be read."""
-    owners = {number: member.name for member in seen.workers for number in member.numbers}
+    owners = _owners(seen)
     books = [entry.book for entry in seen.entries.values()]
     stamps = [book.oldest for book in books if book.oldest]
     incidents: Counter[str] = Counter()
@@ -227,9 +275,79 @@ def report(seen: Seen, lags: Mapping[Partition, int]) -> Report:
         else [Sink(one.name, bool(one.numbers)) for one in _by_name(seen.sinks)],
         oldest_parked=time_of(min(stamps, default=None)),
         incidents={kind: count for kind, count in sorted(incidents.items()) if count},
+        skipped=_skipped(seen),
         unreadable_progress=sum(entry.unreadable for entry in seen.entries.values()),
         lag_is_exact=seen.exact or not any(lags.values()),
     )
+
+
+def _not_reduced(seen: Seen, stalled: Mapping[Partition, int]) -> str:
+    """Which tasks have a lag that nobody reduces, and what is known of the reason."""
+    numbers = sorted({place.number for place in stalled})
+    tasks = ", ".join(map(str, numbers[:_MOST_NAMED]))
+    more = f" and {len(numbers) - _MOST_NAMED} more" if len(numbers) > _MOST_NAMED else ""
+    place = max(sorted(stalled), key=lambda place: stalled[place])
+    entry = seen.entries[place.number]
+    if entry.committed is None or seen.at - entry.committed >= STALLED_MS:
+        why = "nothing was committed meanwhile: look at the workers' log"
+    elif parked := _parked_beside(seen, place):
+        why = (
+            f"{parked} records of its kind are parked: the input may be paused until they have"
+            " verdicts, see 'Back-pressure' in operations.md"
+        )
+    else:
+        why = "its position has not moved, though the task commits: look at the workers' log"
+    return (
+        f"nobody reduces the lag of task {tasks}{more}: a record has waited for"
+        f" {stalled[place] // 1000} s in {place.topic}/{place.number}, and {why}"
+    )
+
+
+def _owners(seen: Seen) -> dict[int, str]:
+    """By task the worker that the group has given it."""
+    return {number: member.name for member in seen.workers for number in member.numbers}
+
+
+def _skipped(seen: Seen) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for place, count in seen.skipped.items():
+        found[place.topic] += count
+    return {name: found[name] for name in seen.names.every() if found[name]}
+
+
+def _waited(seen: Seen, place: Partition, since: int | None) -> int:
+    """How long the first unread record has waited; where nobody knows, long enough."""
+    return _patience(seen, place) if since is None else seen.at - since
+
+
+def _patience(seen: Seen, place: Partition) -> int:
+    """How long an input may stand still. Where it may be paused, until a grace is over, too."""
+    return STALLED_MS + (seen.grace_ms if _parked_beside(seen, place) else 0)
+
+
+def _still_since(seen: Seen, place: Partition) -> int:
+    """Since when at least the position has not moved; since ever where nothing was committed."""
+    entry = seen.entries[place.number]
+    return entry.still.get(seen.names.entity_of(place.topic), entry.committed or 0)
+
+
+def _parked_beside(seen: Seen, place: Partition) -> int:
+    """How many records are parked that take the room of this input's."""
+    counts = seen.entries[place.number].book.counts
+    inputs = {entity: Partition(seen.names.inputs(entity), place.number) for entity in counts}
+    level = _level(seen, place)
+    return sum(c.parked for e, c in counts.items() if _level(seen, inputs[e]) == level)
+
+
+def _level(seen: Seen, place: Partition) -> int:
+    """Which of the kinds of inputs it is of that are read one after the other."""
+    entity = seen.names.entity_of(place.topic)
+    return _FIRST.index(entity) if entity in _FIRST else len(_FIRST)
+
+
+def _place(book: Progress, entity: str) -> tuple[int, str]:
+    """Where an input is read next, and in which topic."""
+    return book.next.get(entity, 0), book.topics.get(entity, "")
 
 
 def _by_name(members: Iterable[GroupMember]) -> list[GroupMember]:

@@ -45,6 +45,19 @@ async def test_what_was_skipped_is_told_and_counted(sink: Sink, broker: Broker, 
     )
 
 
+async def test_skipped_announcements_are_told(sink: Sink, broker: Broker) -> None:
+    assert isinstance(broker, EmbeddedBroker)
+    place = Partition(sink.names.exports, 0)
+    await broker.publish([Outgoing(place.topic, b"lost", b"{}")])
+    await damage_embedded(broker, place)
+    await broker.inspection.skip(await broker.inspection.find(place, 0))
+    with capture_logs() as logs:
+        async with sink.running():
+            await sink.export("one", formats=("json",))
+    told = [entry for entry in logs if entry["event"] == "log_skipped"]
+    assert [(entry["topic"], entry["count"]) for entry in told] == [(place.topic, 1)]
+
+
 async def test_a_clock_that_is_set_is_told_and_counted(sink: Sink) -> None:
     with capture_logs() as logs:
         async with sink.running():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.contract.conftest import MakeTopic, unique
+from tests.contract.conftest import Clock, MakeTopic, unique
+from tests.contract.helpers import all_of
 from worker.brokers.contract import Broker, Outgoing, Partition, Span
-from worker.cli.status import _entries, _first_unread
+from worker.cli.status import _entries, _first_unread, _look_back
 from worker.engine import latest
+from worker.status import STALLED_MS, Seen, stalled
 from worker.topics import Names, wanted
 
 LIMIT = 1024 * 1024
@@ -70,3 +72,37 @@ async def test_the_newest_progress_is_found_behind_garbage(broker: Broker) -> No
     assert entries[0].committed is None
     assert entries[1].committed is not None
     assert (entries[1].book.next, entries[1].unreadable) == ({"users": 2}, 30)
+
+
+async def test_earlier_progress_is_looked_for_until_it_shows_that_a_position_stands_still(
+    broker: Broker, clock: Clock
+) -> None:
+    """A task commits a hundred times in a moment, and never gets on with its events."""
+    names = Names(unique("prefix"))
+    await broker.create([wanted(names, 1, LIMIT)[names.progress]])
+    for first in range(0, 100, 10):
+        clock.now += 1_000
+        written = [
+            Outgoing(names.progress, b"0", b'{"next":{"users":%d,"events":5},"judged":{}}' % n)
+            for n in range(first, first + 10)
+        ]
+        await broker.publish(written)
+    progress = await all_of(broker, names.progress, 100)
+    place = Partition(names.inputs("events"), 0)
+    seen = Seen(
+        names=names,
+        at=progress[0].timestamp + STALLED_MS,
+        entries=await _entries(broker, names, 1),
+        spans={place: Span(0, 9)},
+        ends={place: 9},
+        told={},
+        identities={},
+        workers=[],
+        sinks=[],
+        exact=True,
+    )
+    waiting: dict[Partition, int | None] = {place: progress[0].timestamp}
+    found = await _look_back(broker, seen, waiting)
+    assert found.entries[0].still["events"] == progress[0].timestamp
+    assert found.entries[0].still["users"] == progress[99].timestamp
+    assert stalled(found, waiting) == {place: STALLED_MS}

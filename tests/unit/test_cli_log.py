@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.helpers import numbered
+from tests.contract.helpers import damage_embedded, numbered
 from tests.unit.embedded_kit import opened
-from worker.brokers.contract import Topic
+from worker.brokers.contract import Partition, Topic
 from worker.brokers.embedded_store import FILE_NAME
 from worker.cli.main import run
 
-STATE, USAGE = 6, 2
+STATE, USAGE, NOBODY = 6, 2, 8
 Output = pytest.CaptureFixture[str]
 
 
@@ -93,3 +93,24 @@ def test_what_cannot_be_done_is_one_line(
 def test_a_clock_that_is_right_changes_nothing(log: str, capsys: Output) -> None:
     assert run([log, "log", "accept-clock", "--yes"]) == 0
     assert capsys.readouterr().out == "The log's time was set by +0 s.\n"
+
+
+def test_what_was_skipped_stays_in_the_status(tmp_path: Path, capsys: Output) -> None:
+    directory = tmp_path / "broker"
+    broker = f"--broker=embedded:{directory}"
+    assert run([broker, "topics", "create", "--partitions", "1"]) == 0
+    topic = "buddy.rejected.users"
+
+    async def lose() -> None:
+        async with opened(directory) as log:
+            await log.publish(numbered(topic, [1, 2]))
+            await damage_embedded(log, Partition(topic, 0))
+            await log.inspection.skip(await log.inspection.find(Partition(topic, 0), 0))
+
+    asyncio.run(lose())
+    capsys.readouterr()
+    assert run([broker, "status"]) == NOBODY
+    line = f"Damaged offsets that were skipped, and are lost: {topic} 2\n"
+    assert line in capsys.readouterr().out
+    assert run([broker, "status", "--json"]) == NOBODY
+    assert json.loads(capsys.readouterr().out)["skipped"] == {topic: 2}

@@ -14,12 +14,14 @@ from worker.status import (
     STALLED_MS,
     Entry,
     Seen,
+    earlier,
     entry_of,
-    is_quiet,
+    may_be_still,
     report,
     stalled,
     time_of,
     trouble,
+    undecided,
     unread,
 )
 from worker.topics import Names
@@ -63,14 +65,16 @@ def message(value: bytes | None, key: bytes = b"1", number: int = 1, at: int = N
     return Message(NAMES.progress, number, 0, at, key, value)
 
 
+def progress(**positions: int) -> bytes:
+    return msgspec.json.encode({"next": positions, "judged": {}})
+
+
 # --- The newest readable progress -----------------------------------------------------------------
 
 
 def test_the_newest_progress_counts() -> None:
-    old, new = (msgspec.json.encode({"next": {"users": n}, "judged": {}}) for n in (1, 2))
-    assert entry_of([message(old), message(new, at=NOW + 1)]) == Entry(
-        Progress({"users": 2}, {}), NOW + 1
-    )
+    found = entry_of([message(progress(users=1)), message(progress(users=2), at=NOW + 1)])
+    assert (found.book, found.committed) == (Progress({"users": 2}, {}), NOW + 1)
 
 
 @pytest.mark.parametrize(
@@ -91,10 +95,9 @@ def test_the_newest_progress_counts() -> None:
     ],
 )
 def test_garbage_is_passed_over_and_counted(garbage: Message) -> None:
-    good = msgspec.json.encode({"next": {"users": 1}, "judged": {}})
-    assert entry_of([garbage, message(good), garbage, garbage]) == Entry(
-        Progress({"users": 1}, {}), NOW, unreadable=2
-    )
+    found = entry_of([garbage, message(progress(users=1)), garbage, garbage])
+    assert (found.book, found.committed) == (Progress({"users": 1}, {}), NOW)
+    assert found.unreadable == 2
     assert entry_of([garbage]) == Entry(unreadable=1)
 
 
@@ -154,7 +157,6 @@ def test_all_is_well() -> None:
     assert told(seen(), {}) is None
     assert told(behind(), {USERS: NOW - STALLED_MS + 1}) is None, "it has only just come"
     busy = behind(entries=dict.fromkeys((0, 1), Entry(book(), NOW - STALLED_MS + 1)))
-    assert not is_quiet(busy, 0)
     assert told(busy, {USERS: NOW - 3_600_000}) is None, "a backlog is being worked on"
 
 
@@ -174,8 +176,8 @@ def test_a_lag_that_nobody_reduces(committed: int | None, since: int | None) -> 
 
 
 def test_many_stalled_tasks_are_one_line() -> None:
-    many = dict.fromkeys(range(50), 40_000)
-    line = trouble(seen(), 3, many, ["worker"])
+    many = {Partition(USERS.topic, number): 40_000 for number in range(50)}
+    line = trouble(seen(entries=dict.fromkeys(range(50), Entry())), 3, many, ["worker"])
     assert line is not None
     assert "task 0, 1, 2, 3, 4, 5, 6, 7 and 42 more" in line
 
@@ -186,6 +188,95 @@ def test_each_service_is_looked_at_where_it_is_asked_for() -> None:
     assert told(seen(), {}, ["sink"]).startswith("no sink is running: start 'buddy sink'")
     assert told(seen(), {}, ["worker", "sink"]).startswith("no sink")
     assert "DESCRIBE on group p-sink" in told(seen(sinks=None), {}, ["sink"])
+
+
+# --- Whether a position moves ---------------------------------------------------------------------
+
+LATE = Partition("p.in.events", 0)
+
+
+def history(*positions: tuple[int, dict[str, int]]) -> Entry:
+    """What progress of task 0 says that was written so many seconds ago, oldest first."""
+    return entry_of(
+        message(progress(**{**ALL_READ, **where}), b"0", 0, NOW - seconds * 1_000)
+        for seconds, where in positions
+    )
+
+
+def of_task_0(entry: Entry, **changes: Any) -> Seen:
+    """Users and events of task 0 are still to be read."""
+    base = seen()
+    spans = {**base.spans, USERS: Span(0, 13), LATE: Span(0, 13)}
+    return seen(entries={0: entry, 1: Entry(book(), NOW)}, spans=spans, **changes)
+
+
+def test_a_task_that_commits_does_not_reduce_the_lag_of_an_input_that_it_does_not_read() -> None:
+    """It commits each ten seconds: other inputs, verdicts of what is parked."""
+    entry = history(*((seconds, {"users": 100 - seconds}) for seconds in range(90, -1, -10)))
+    found = of_task_0(entry)
+    assert stalled(found, {USERS: NOW - 95_000}) == {}
+    assert stalled(found, {LATE: NOW - 29_000}) == {}, "it has only just come"
+    line = told(found, {LATE: NOW - 95_000})
+    assert line.startswith("nobody reduces the lag of task 0: a record has waited for 95 s")
+    assert "p.in.events/0" in line
+    assert "its position has not moved, though the task commits" in line
+
+
+def test_an_input_that_has_moved_within_the_time_is_read() -> None:
+    entry = history(
+        (90, {"events": 3}), (40, {"events": 3}), (25, {"events": 4}), (0, {"events": 4})
+    )
+    assert entry.still["events"] == NOW - 25_000
+    assert stalled(of_task_0(entry), {LATE: NOW - 95_000}) == {}
+
+
+def test_of_a_topic_that_was_made_anew_the_position_is_another() -> None:
+    entry = earlier(
+        Entry(book(topics={"events": "new"}), NOW, still={"events": NOW}, first=NOW),
+        message(progress(**ALL_READ), b"0", 0, NOW - 60_000),
+    )
+    assert entry.still["events"] == NOW
+
+
+def test_earlier_progress_is_asked_for_only_where_it_decides() -> None:
+    entry = history((1, {"users": 9}), (0, {}))
+    found = of_task_0(entry)
+    assert not may_be_still(found, USERS), "it moves"
+    assert may_be_still(found, LATE)
+    assert undecided(found, {LATE: NOW - 29_000, USERS: NOW - 95_000}) == set()
+    assert undecided(found, {LATE: NOW - 95_000}) == {0}
+    assert told(found, {LATE: NOW - 95_000}) is None, "nobody knows"
+    for seconds, waits in ((20, True), (31, False)):
+        entry = earlier(entry, message(progress(**ALL_READ), b"0", 0, NOW - seconds * 1_000))
+        found = of_task_0(entry)
+        assert bool(undecided(found, {LATE: NOW - 95_000})) is waits
+    assert list(stalled(found, {LATE: NOW - 95_000})) == [LATE]
+    assert undecided(of_task_0(Entry()), {LATE: None}) == set()
+
+
+def test_what_waits_for_its_turn_behind_a_backlog_is_not_stalled() -> None:
+    entry = history((90, {"users": 0}), (31, {"users": 4}), (0, {"users": 5}))
+    found = of_task_0(entry)
+    assert stalled(found, {USERS: NOW - 95_000, LATE: NOW - 95_000}) == {}
+    assert list(stalled(found, {USERS: NOW - 9_000, LATE: NOW - 95_000})) == [LATE], "no backlog"
+    other = of_task_0(
+        msgspec.structs.replace(entry, book=book(next=ALL_READ)),
+        workers=[GroupMember("a", frozenset({0})), GroupMember("b", frozenset({1}))],
+    )
+    elsewhere = {Partition(USERS.topic, 1): NOW - 95_000, LATE: NOW - 95_000}
+    assert list(stalled(other, elsewhere)) == [LATE], "another worker's backlog is no reason"
+    stuck = history((90, {}), (0, {}))
+    both = stalled(of_task_0(stuck), {USERS: NOW - 95_000, LATE: NOW - 95_000})
+    assert both.keys() == {USERS, LATE}
+
+
+def test_where_records_are_parked_an_input_may_be_paused_for_a_grace_and_then_it_is_said() -> None:
+    entry = history((95, {}), (0, {}))
+    counts = {"checkins": Counts(parked=7), "users": Counts(parked=2)}
+    entry = msgspec.structs.replace(entry, book=book(counts=counts))
+    assert told(of_task_0(entry, grace_ms=70_000), {LATE: NOW - 95_000}) is None
+    line = told(of_task_0(entry, grace_ms=60_000), {LATE: NOW - 95_000})
+    assert "7 records of its kind are parked: the input may be paused" in line
 
 
 # --- The report -----------------------------------------------------------------------------------
@@ -225,6 +316,13 @@ def test_counts_are_summed_over_the_tasks() -> None:
     assert found.unreadable_progress == 2
     assert not found.lag_is_exact
     assert [worker.tasks for worker in found.workers] == [[0, 1]]
+
+
+def test_what_was_skipped_is_told_by_topic_and_of_this_prefix_alone() -> None:
+    names = ("p.rejected.users", "p.exports", "other.exports")
+    skipped = {Partition(name, number): 2 for name in names for number in (0, 1)}
+    found = report(seen(skipped=skipped), {})
+    assert found.skipped == {"p.rejected.users": 4, "p.exports": 4}
 
 
 def test_without_a_lag_it_is_exact_on_every_broker() -> None:

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from schemas import ENTITIES
-from worker.brokers.contract import Broker, GroupMember, Partition, Span
+from worker.brokers.contract import Broker, GroupMember, Message, Partition, Span
 from worker.cli.console import Context, print_json, print_table, say, short_time
 from worker.engine.latest import read_last
 from worker.engine.startup import check_topics
@@ -24,11 +24,13 @@ from worker.status import (
     Entry,
     Report,
     Seen,
+    earlier,
     entry_of,
-    is_quiet,
+    may_be_still,
     report,
     stalled,
     trouble,
+    undecided,
     unread,
 )
 from worker.topics import Names
@@ -36,8 +38,11 @@ from worker.topics import Names
 _NEAR: Final = 20
 """Offsets before the end of a task's progress: the newest lies there, unless others write to it."""
 
+_FAR: Final = 20_000
+"""So far back earlier progress is looked for, in offsets."""
+
 _LOOK_SECONDS: Final = 2.0
-"""How long to look for the first unread records of tasks that may be stalled."""
+"""How long to look for the first unread records, where tasks may be stalled."""
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -65,7 +70,7 @@ def status_command(context: Context, as_json: bool, quiet: bool, services: tuple
     """Show who works, how far, and what was counted; and when the schedules run.
 
     Exit code 0 if somebody works, 8 if nobody does: no worker, or records that have waited for
-    30 s at a task that commits nothing. Makes nothing, neither topics nor files.
+    30 s in an input whose position does not move. Makes nothing, neither topics nor files.
     """
     found, runs, wrong, damage = asyncio.run(_look(context, services))
     if as_json:
@@ -93,27 +98,29 @@ async def _look(
     async with context.broker(looks=True) as broker:
         tasks = await check_topics(broker, names, settings.max_record_bytes)
         seen, runs = await asyncio.gather(
-            _see(broker, names, tasks, exact=settings.broker.startswith("embedded:")),
+            _see(broker, settings, tasks),
             _runs(broker, names, settings),
         )
         positions = unread(seen)
-        doubtful = {p: at for p, at in positions.items() if is_quiet(seen, p.number)}
-        waiting = await _first_unread(broker, doubtful, seen.spans)
+        doubtful = any(may_be_still(seen, place) for place in positions)
+        waiting = await _first_unread(broker, positions, seen.spans) if doubtful else {}
+        seen = await _look_back(broker, seen, waiting)
         damage = await broker.damage()
     lags = {
         place: seen.spans[place].end - at
         for place, at in positions.items()
-        if place in waiting or place not in doubtful
+        if place in waiting or not doubtful
     }
     late = stalled(seen, waiting)
     return report(seen, lags), runs, trouble(seen, sum(lags.values()), late, services), damage
 
 
-async def _see(broker: Broker, names: Names, tasks: int, *, exact: bool) -> Seen:
+async def _see(broker: Broker, settings: Settings, tasks: int) -> Seen:
+    names = Names(settings.prefix)
     topics = [names.inputs(entity) for entity in ENTITIES]
     inputs = [Partition(topic, number) for topic in topics for number in range(tasks)]
     group = f"{names.prefix}-worker"
-    (entries, told, spans, ends), (identities, workers, sinks) = await asyncio.gather(
+    (entries, told, spans, ends), (identities, workers, sinks, skipped) = await asyncio.gather(
         asyncio.gather(
             _entries(broker, names, tasks),
             broker.committed(group, inputs),
@@ -124,6 +131,7 @@ async def _see(broker: Broker, names: Names, tasks: int, *, exact: bool) -> Seen
             broker.identities(topics),
             broker.members(group),
             _members_if_allowed(broker, f"{names.prefix}-sink"),
+            broker.skipped(),
         ),
     )
     return Seen(
@@ -136,7 +144,9 @@ async def _see(broker: Broker, names: Names, tasks: int, *, exact: bool) -> Seen
         identities=identities,
         workers=workers,
         sinks=sinks,
-        exact=exact,
+        exact=settings.broker.startswith("embedded:"),
+        skipped=skipped,
+        grace_ms=int(settings.grace_seconds * 1000),
     )
 
 
@@ -155,6 +165,23 @@ async def _entries(broker: Broker, names: Names, tasks: int) -> dict[int, Entry]
     return entries
 
 
+async def _look_back(broker: Broker, seen: Seen, waiting: Mapping[Partition, int | None]) -> Seen:
+    """Look at earlier progress, ever farther back, until it shows whether positions move."""
+    back = _NEAR
+    spans: Mapping[Partition, Span] = {}
+    while (tasks := undecided(seen, waiting)) and back < _FAR:
+        places = [Partition(seen.names.progress, number) for number in tasks]
+        spans = spans or await broker.spans(places)
+        if all(span.end - span.start <= back for span in spans.values()):
+            break
+        back *= 2
+        positions = {p: max(spans[p].start, spans[p].end - back) for p in places}
+        found, _ = await _next(broker, positions, spans)
+        read = {place.number: earlier(seen.entries[place.number], m) for place, m in found.items()}
+        seen = msgspec.structs.replace(seen, entries={**seen.entries, **read})
+    return seen
+
+
 async def _members_if_allowed(broker: Broker, group: str) -> list[GroupMember] | None:
     """None where it cannot be found out: whoever watches workers needs no right on the sinks."""
     try:
@@ -170,23 +197,31 @@ async def _first_unread(
 
     Where nothing but transaction markers is left, it is not among them.
     """
-    if not positions:
-        return {}
+    found, left = await _next(broker, positions, spans)
+    since = {place: m.timestamp if m.appended else None for place, m in found.items()}
+    return {**since, **dict.fromkeys(left)}
+
+
+async def _next(
+    broker: Broker, positions: Mapping[Partition, int], spans: Mapping[Partition, Span]
+) -> tuple[dict[Partition, Message], set[Partition]]:
+    """The message of each partition that is next at its position; who gave none for 2 s."""
+    found: dict[Partition, Message] = {}
+    left = set(positions)
+    if not left:
+        return found, left
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _LOOK_SECONDS
-    found: dict[Partition, int | None] = {}
-    left = set(positions)
     reader = broker.reader()
     reader.assign(positions)
     try:
         while left and loop.time() < deadline:
             for message in await reader.read(1_000, 0.1, positions.keys() - left):
-                place = Partition(message.topic, message.partition)
-                found.setdefault(place, message.timestamp if message.appended else None)
+                found.setdefault(Partition(message.topic, message.partition), message)
             left = {p for p in left - found.keys() if reader.position(p) < spans[p].end}
     finally:
         await reader.close()
-    return {**found, **dict.fromkeys(left)}
+    return found, left
 
 
 async def _runs(broker: Broker, names: Names, settings: Settings) -> dict[str, Run]:
@@ -272,12 +307,15 @@ def _lines(found: Report) -> list[str]:
     else:
         sinks = ", ".join(f"{s.name}{' (active)' if s.active else ''}" for s in sinks) or "none"
     incidents = ", ".join(f"{kind} {count}" for kind, count in found.incidents.items())
+    skipped = ", ".join(f"{topic} {count}" for topic, count in found.skipped.items())
     lines = [
         f"Workers: {', '.join(worker.name for worker in found.workers) or 'none'}",
         f"Sinks: {sinks}",
         f"Oldest parked record: {found.oldest_parked or 'none'}",
         f"Incidents: {incidents or 'none'}",
     ]
+    if skipped:
+        lines.append(f"Damaged offsets that were skipped, and are lost: {skipped}")
     lines += [
         f"Task {task.task}: internal.progress cannot be read to its end"
         for task in found.tasks

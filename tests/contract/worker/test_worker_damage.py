@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 from tests.contract.helpers import damage_embedded, delete_embedded_topic
 from tests.contract.worker_kit import Stage
 from tests.unit.test_sink_rows import milestone, user
-from worker.brokers.contract import Broker, Partition
+from worker.brokers.contract import Broker, Outgoing, Partition
 from worker.brokers.embedded import EmbeddedBroker
 from worker.topics import wanted
 
@@ -74,6 +74,23 @@ async def test_a_hole_in_what_the_index_follows_is_told_and_counted(
     assert "accepted_skipped" in {entry["event"] for entry in logs}
     (reason,) = running.health.reasons(stage.clock.steady())
     assert f"damaged offsets of {place.topic}/0 were skipped" in reason
+
+
+async def test_skipped_rejections_are_told_though_no_service_reads_them(
+    stage: Stage, broker: Broker
+) -> None:
+    assert isinstance(broker, EmbeddedBroker)
+    place = Partition(stage.names.rejected("users"), 1)
+    running = await stage.started()
+    await broker.publish([Outgoing(place.topic, b"k", b"{}", partition=1)])
+    await damage_embedded(broker, place)
+    await broker.inspection.skip(await broker.inspection.find(place, 0))
+    stage.clock.put_forward(5_001)
+    await stage.until(
+        lambda: running.counted("buddy_log_skipped_offsets_total") == 1, "it is counted"
+    )
+    (reason,) = running.health.reasons(stage.clock.steady())
+    assert f"1 damaged offsets of {place.topic}/1 were skipped" in reason
 
 
 @pytest.mark.parametrize("topic", ["parked", "progress"])
