@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.s3_server import S3Server
 from tests.unit.place_kit import FIRST, ID, SECOND, die, never, published, staged, whole
@@ -107,10 +108,24 @@ def test_an_export_that_is_given_up_is_not_sealed(sink: Sink) -> None:
 
 def test_the_newest_comes_first(place: Place) -> None:
     ids = [f"550e8400-e29b-41d4-a716-44665544000{n}" for n in range(3)]
-    for hour, export_id in zip((11, 13, 12), ids, strict=True):
+    for hour, export_id in zip((11, 12, 13), ids, strict=True):
         published(place, f"20251122T{hour}0000Z_{export_id}")
     assert [name[9:11] for name in names(place)] == ["13", "12", "11"]
     assert [place.find(i) is not None for i in ids] == [True] * 3
+
+
+def test_what_a_clock_that_ran_ahead_has_stamped_is_not_the_newest(sink: Sink) -> None:
+    place = sink()
+    ids = [f"550e8400-e29b-41d4-a716-44665544000{n}" for n in range(3)]
+    there = [f"20251122T{hour}0000Z_{i}" for hour, i in zip((11, 23, 12), ids, strict=True)]
+    with capture_logs() as logs:
+        for name in there:
+            published(place, name)
+    assert names(sink()) == there[::-1]
+    told = [(e["name"], e["count"]) for e in logs if e["event"] == "export_out_of_order"]
+    assert told == [(there[2], 1)]
+    assert sink().sweep() == [], "a mark is no leftover"
+    assert names(place) == there[::-1]
 
 
 def test_what_was_removed_is_gone_and_does_not_come_again(sink: Sink) -> None:

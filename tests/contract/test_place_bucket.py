@@ -142,7 +142,7 @@ def test_a_take_over_within_the_same_second_is_published(world: World, tmp_path:
     """Under the name of the next second: the name of an attempt is free to differ."""
     victim = world.new_client()
     one = staged(world.sink(), FIRST, "dead")
-    with killed(victim, 3, answered=True), pytest.raises(KilledError):
+    with killed(victim, 4, answered=True), pytest.raises(KilledError):
         world.sink(victim).publish(one, never)
     die(one)
     before = world.held()
@@ -302,3 +302,16 @@ def test_files_that_were_removed_by_hand_do_not_come_back_by_halves(world: World
     world.clock.ahead = timedelta(days=2)
     assert place.sweep() == [FIRST]
     assert place.sealed(ID)
+
+
+def test_the_mark_of_an_export_goes_with_it(world: World) -> None:
+    place = world.sink()
+    ahead = f"20991122T103000Z_{ID[:-1]}9"
+    published(place, ahead)
+    published(place, FIRST)
+    assert world.held("exports/.ahead") == [f"exports/.ahead/{FIRST[:16]}_{ahead}"]
+    assert place.sweep() == []
+    assert len(world.held("exports/.ahead")) == 1
+    place.remove(ahead)
+    place.sweep()
+    assert world.held("exports/.ahead") == []

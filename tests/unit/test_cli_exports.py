@@ -19,6 +19,7 @@ from tests.unit.test_export_samples import export_to, metadata_of
 from worker.cli.main import run
 from worker.exports.layout import MANIFEST, Format
 from worker.exports.manifest import Base, Cut, Incremental, Manifest, Options, Origin, build, encode
+from worker.exports.order import AHEAD
 from worker.exports.place_directory import DirectoryPlace
 
 NONE, STATE = 1, 6
@@ -158,6 +159,31 @@ def test_within_a_second_the_later_cut_is_the_latest_and_then_the_increment(
     assert made.run("list", "--json") == 0
     found = [export["id"] for export in json.loads(capsys.readouterr().out)["exports"]]
     assert (found[0], found[-1]) == (id_of(4), id_of(first))
+
+
+def test_what_a_clock_that_ran_ahead_has_stamped_is_not_the_latest(
+    made: Made, capsys: Captured
+) -> None:
+    made.add(1, 9)
+    made.add(2, 1)
+    made.add(3, 2)
+    (made.root / AHEAD).mkdir()
+    (made.root / AHEAD / f"20251122T103001Z_{name_of(1, 9)}").touch()
+    assert made.run("latest") == 0
+    assert capsys.readouterr().out == f"{made.root / name_of(3, 2)}\n"
+    assert made.run("list", "--json") == 0
+    found = [export["id"] for export in json.loads(capsys.readouterr().out)["exports"]]
+    assert found == [id_of(3), id_of(2), id_of(1)]
+
+
+def test_a_time_that_is_still_to_come_is_told(made: Made, capsys: Captured) -> None:
+    made.add(1, 0)
+    ahead = f"2999{name_of(1, 0)[4:]}"
+    (made.root / name_of(1, 0)).rename(made.root / ahead)
+    assert made.run("latest") == 0
+    said = capsys.readouterr()
+    assert said.out == f"{made.root / ahead}\n"
+    assert said.err.startswith(f"buddy: {ahead} has a time that is still to come: ")
 
 
 def test_no_more_manifests_are_read_than_it_takes(

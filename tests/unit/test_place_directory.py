@@ -25,6 +25,7 @@ from tests.unit.place_kit import (
 from worker.errors import StateError
 from worker.exports import place_directory, staging
 from worker.exports.layout import MANIFEST
+from worker.exports.order import AHEAD
 from worker.exports.place import SEAL_DAYS
 from worker.exports.place_directory import DirectoryPlace
 from worker.exports.staging import Staging, sweep
@@ -285,3 +286,17 @@ def test_a_writer_whose_directory_was_swept_starts_anew(
     assert attempt.directory.is_dir()
     attempt.discard()
     assert names_in(tmp_path) == []
+
+
+def test_the_mark_of_an_export_goes_with_it(tmp_path: Path) -> None:
+    place = DirectoryPlace(tmp_path)
+    ahead = f"20991122T103000Z_{ID[:-1]}9"
+    published(place, ahead)
+    published(place, FIRST)
+    (mark,) = (tmp_path / AHEAD).iterdir()
+    assert mark.name == f"{FIRST[:16]}_{ahead}"
+    place.sweep()
+    assert mark.exists()
+    place.remove(ahead)
+    place.sweep()
+    assert not mark.exists()

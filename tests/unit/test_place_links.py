@@ -205,3 +205,14 @@ def test_what_is_no_file_is_not_opened(root: Path) -> None:
     for name in ("pipe", "folder"):
         with pytest.raises(OSError, match="is no file"):
             open_below(root, name)
+
+
+def test_marks_are_left_in_no_directory_that_is_a_link(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    place = DirectoryPlace(root)
+    first, later = staged(place, FIRST), staged(place, f"20991122T103000Z_{ID[:-1]}9")
+    place.publish(later, never)
+    (root / ".ahead").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StateError, match="symbolic link, which is never followed"):
+        place.publish(first, never)
+    assert list((tmp_path / "elsewhere").iterdir()) == []

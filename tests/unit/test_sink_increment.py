@@ -29,6 +29,7 @@ from tests.unit.sink_kit import (
 from tests.unit.test_export_samples import metadata_of
 from tests.unit.test_sink_rows import NAMES, match, user, uuid
 from worker.exports.manifest import Cut, Incremental, Options, Origin, build
+from worker.exports.order import order_of
 from worker.exports.place import Finished
 from worker.sink.bookmarks import Bookmarks, FullBecause, Mark
 from worker.sink.compare import Gone, Row, compare, digest_of
@@ -93,7 +94,7 @@ def finished(
     options = Options(entities=(), formats=(), incremental=bookmark, scheduled=scheduled)
     manifest = build(metadata_of({}), options, origin, (), {}, ())
     name = f"20251122T1030{second:02}Z_{export_id}"
-    return Finished(name, f"/exports/{name}", manifest, f"hash of {export_id}")
+    return Finished(name, f"/exports/{name}", manifest, f"hash of {export_id}", order_of(name))
 
 
 def key_of(entity: str, row: bytes) -> bytes:
@@ -411,3 +412,28 @@ def test_only_what_is_newer_than_the_bookmark_is_read(feed: Feed) -> None:
     newest_first = iter([finished("e9", "other", 9), feed.published["e1"], finished("e0", "feed")])
     feed.bookmarks.find("feed", ALL, newest_first)
     assert [export.name[-2:] for export in newest_first] == ["e0"]
+
+
+def test_a_stamp_that_ran_ahead_hides_no_export_of_another_sink(feed: Feed) -> None:
+    feed.world.apply([("users", *user(1))])
+    feed.export()
+    later = finished("e8", "feed", 8)
+    ahead = feed.published["e1"]
+    name = f"20991122T103000Z_{ahead.manifest.export_id}"
+    feed.published["e1"] = msgspec.structs.replace(ahead, name=name)
+    feed.bookmarks.begin("feed", "e1", ALL, Cut()).seal({})
+    feed.bookmarks.expect("feed", "hash of e1")
+    feed.bookmarks.settle(feed.published.get)
+    marked = msgspec.structs.replace(feed.published["e1"], order=order_of(name, [later.order[0]]))
+    assert marked.order < later.order
+    assert feed.bookmarks.find("feed", ALL, [later, marked]) is FullBecause.OTHER_SINK
+    assert isinstance(feed.bookmarks.find("feed", ALL, [marked]), Mark)
+    assert isinstance(feed.bookmarks.find("feed", ALL, []), Mark)
+
+
+def test_of_a_bookmark_whose_export_was_removed_the_time_says_what_is_newer(feed: Feed) -> None:
+    feed.world.apply([("users", *user(1))])
+    feed.export()
+    newer, older = finished("e8", "feed", 8), finished("e7", "feed", 0)
+    assert feed.bookmarks.find("feed", ALL, [newer, older]) is FullBecause.OTHER_SINK
+    assert isinstance(feed.bookmarks.find("feed", ALL, [older]), Mark)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.sink.retention import GRACE_MS, Keep, Old, Retiring, to_remove
+from tests.unit.test_sink_increment import finished
+from worker.exports.order import order_of
+from worker.sink.retention import GRACE_MS, Keep, Old, Retiring, old_of, to_remove
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -121,6 +124,36 @@ def test_a_chain_holds_together_though_the_clock_was_set_back(later: timedelta) 
     after = [Old(f"c{n}", f"{n}", NOW + timedelta(days=n), "w", "two") for n in (1, 2)]
     there = [full, *increments, *after]
     assert to_remove(there, Keep(exports=1), NOW + timedelta(days=3)) == []
+
+
+def ahead(there: list[Old]) -> list[Old]:
+    """The same; the first of them was stamped 400 days ahead, and marked as older than the rest."""
+    orders_ = [(f"{n}", "~") for n in range(1, len(there))]
+    first = msgspec.structs.replace(there[0], order=("1", "9", "~"))
+    rest = zip(there[1:], orders_, strict=True)
+    return [first, *(msgspec.structs.replace(one, order=order) for one, order in rest)]
+
+
+def test_what_was_stamped_ahead_is_no_newer_than_what_came_after() -> None:
+    there = ahead([made(-400), made(5), made(3), made(1)])
+    assert to_remove(there, Keep(exports=1), NOW) == ["-400", "5", "3"]
+    assert to_remove(there, Keep(exports=3), NOW) == ["-400"]
+
+
+@pytest.mark.parametrize(
+    ("name", "times", "days"),
+    [
+        ("20260522T000000Z_x", (), 10),
+        ("20990101T000000Z_x", ("20260512T000000Z", "20260530T000000Z"), 20),
+        ("20261301T000000Z_x", (), None),
+    ],
+)
+def test_an_export_is_as_old_as_the_first_that_came_after_it(
+    name: str, times: tuple[str, ...], days: int | None
+) -> None:
+    found = finished("x", "feed")
+    old = old_of(msgspec.structs.replace(found, name=name, order=order_of(name, times)))
+    assert old is None if days is None else old is not None and (NOW - old.at).days == days
 
 
 # --- When they go ---------------------------------------------------------------------------------

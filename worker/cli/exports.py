@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any, Final, TypeVar
 
@@ -23,6 +24,7 @@ from worker.errors import BuddyError
 from worker.exports.connect import place_of
 from worker.exports.layout import FORMATS, Format
 from worker.exports.manifest import ExportedFile, Manifest, Options
+from worker.exports.order import Order, order_of
 from worker.exports.place import Finished, Place
 from worker.sink.requests import feed_of
 
@@ -98,20 +100,20 @@ def is_whole(manifest: Manifest) -> bool:
     return _base(manifest) is None and options.start is None and options.end is None
 
 
-def age(found: Finished) -> tuple[str, int, bool]:
-    """By this, exports can be sorted, the oldest first: export dates know no part of a second.
+def age(found: Finished) -> tuple[Order, int, bool]:
+    """By this, exports can be sorted, the oldest first: the order knows no part of a second.
 
     Within a second, the later cut holds more offsets; an increment without news follows its base.
     """
     manifest = found.manifest
     offsets = (*manifest.cut.accepted.values(), *manifest.cut.judged.values())
     read = sum(sum(partitions.values()) for partitions in offsets)
-    return manifest.export_date, read, _base(manifest) is not None
+    return found.order, read, _base(manifest) is not None
 
 
 def newest(found: Iterable[Finished]) -> Finished | None:
     """The newest of exports that come as a place gives them; no more is read than it takes."""
-    for _, same_second in groupby(found, key=lambda export: export.manifest.export_date):
+    for _, same_second in groupby(found, key=lambda export: export.order):
         return max(same_second, key=age)
     return None
 
@@ -180,6 +182,8 @@ def latest_command(
         )
     if not found.manifest.complete:
         complain(f"{found.name} is not complete: not everything had been judged in time")
+    if found.order > order_of(f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"):
+        complain(f"{found.name} has a time that is still to come: a clock is, or was, wrong")
     if as_json:
         print_json(listed(found))
     else:

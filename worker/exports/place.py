@@ -10,17 +10,21 @@ is not there yet finishes it, and whoever fails at the seal discards what he has
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
+import structlog
 
 from worker.errors import StateError
 from worker.exports.layout import MANIFEST
 from worker.exports.manifest import Manifest, decode
+from worker.exports.order import Order, order_of
 from worker.exports.staging import Staging
 from worker.private import DIRECTORY_MODE
+
+_log = structlog.get_logger(__name__)
 
 
 class GoneError(StateError):
@@ -28,12 +32,16 @@ class GoneError(StateError):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """A finished export: its name at the place, where that is for a person, and its manifest."""
+    """A finished export: its name at the place, where that is for a person, and its manifest.
+
+    By `order` those that `Place.finished` gives sort, the oldest first.
+    """
 
     name: str
     location: str
     manifest: Manifest
     manifest_sha256: str
+    order: Order
 
 
 Skipped = Callable[[str], object]
@@ -67,7 +75,7 @@ class Place(Protocol):
         """Whether that id has been decided: its export is there, will be, or has been removed."""
 
     def finished(self, skipped: Skipped = ignore_skipped) -> Iterator[Finished]:
-        """All finished exports, the newest (by the time of its cut) first.
+        """All finished exports, the newest first: by the time of its cut, if no clock was wrong.
 
         Each is read when it is asked for. What is no export is passed over, and `skipped` is told.
         """
@@ -82,6 +90,9 @@ class Place(Protocol):
         nothing of this one is left at the place. Nothing finished is ever overwritten. When
         `abandoned` turns true before the seal, it gives up and raises `StateError`. The caller
         discards the staging afterwards, whatever has happened.
+
+        What is there under a later time was made by a clock that was wrong, or this one is: it is
+        marked as older, and that is logged (`worker.exports.order`).
         """
 
     def fetch(self, name: str, directory: Path) -> None:
@@ -133,7 +144,14 @@ def copy_out(
         raise StateError(f"{directory} cannot be written: {error.strerror or error}") from None
 
 
-def finished_from(name: str, location: str, content: bytes) -> Finished:
+def finished_from(name: str, location: str, content: bytes, order: Order | None = None) -> Finished:
     """The finished export with that manifest; UsageError if it is none that we know."""
     manifest = decode(content, f"{location}: manifest.json")
-    return Finished(name, location, manifest, hashlib.sha256(content).hexdigest())
+    digest = hashlib.sha256(content).hexdigest()
+    return Finished(name, location, manifest, digest, order or order_of(name))
+
+
+def tell_overtaken(name: str, marks: Sequence[str]) -> None:
+    """Log that an export's time lies before those of exports that are there already."""
+    if marks:
+        _log.warning("export_out_of_order", name=name, count=len(marks))

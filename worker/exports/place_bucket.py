@@ -24,6 +24,7 @@ from worker.errors import StateError, UsageError
 from worker.exports.bucket import Bucket, Held, TakenError
 from worker.exports.layout import MANIFEST, id_in
 from worker.exports.manifest import Manifest, decode
+from worker.exports.order import AHEAD, Order, is_of, orders, overtaken
 from worker.exports.place import (
     SEAL_DAYS,
     Finished,
@@ -33,6 +34,7 @@ from worker.exports.place import (
     finished_from,
     ignore_skipped,
     stop_if,
+    tell_overtaken,
 )
 from worker.exports.staging import Staging, sweep
 
@@ -89,9 +91,9 @@ class BucketPlace:
 
     def finished(self, skipped: Skipped = ignore_skipped) -> Iterator[Finished]:
         """See `Place`."""
-        for name in sorted(filter(id_in, self._bucket.folders()), reverse=True):
+        for name, order in self._orders().items():
             content = self._bucket.read(f"{name}/{MANIFEST}")
-            found = None if content is None else self._decoded(name, content, skipped)
+            found = None if content is None else self._decoded(name, content, skipped, order)
             if found is not None:
                 yield found
 
@@ -153,15 +155,21 @@ class BucketPlace:
         self._bucket.abort_uploads(lambda name: id_in(name.partition("/")[0]) is not None, limit)
         exports: dict[str, list[Held]] = {}
         seals: list[Held] = []
+        marks: list[str] = []
         for held in self._bucket.objects():
             folder, _, rest = held.name.partition("/")
             if folder == _SEALS:
                 seals.append(held)
+            elif folder == AHEAD:
+                marks.append(rest)
             elif rest and id_in(folder) is not None:
                 exports.setdefault(folder, []).append(held)
         for name, objects in exports.items():
             if not any(held.name == f"{name}/{MANIFEST}" for held in objects):
                 removed += self._finish_or_remove(name, objects, limit)
+        for mark in marks:
+            if not is_of(mark, exports):
+                self._bucket.delete(f"{AHEAD}/{mark}")
         self._forget_seals(seals, {id_in(name) for name in exports})
         return removed
 
@@ -170,6 +178,10 @@ class BucketPlace:
         content = (staging.directory / MANIFEST).read_bytes()
         manifest = decode(content, staging.name)
         attempt = secrets.token_hex(8)
+        marks = overtaken(self._orders(), staging.name)
+        for mark in marks:
+            self._bucket.put_new(f"{AHEAD}/{mark}", b"")
+        tell_overtaken(staging.name, marks)
         for name in islice(_names(staging.name), _MOST_NAMES):
             try:
                 uploaded = self._upload(staging.directory, name, manifest, attempt, abandoned)
@@ -183,6 +195,12 @@ class BucketPlace:
             f"{_MOST_NAMES} other attempts at export {export_id} are in the way of this one: "
             f"remove what has no manifest in {self._bucket.url(staging.name)} and after it"
         )
+
+    def _orders(self) -> dict[str, Order]:
+        """The exports by their names, the newest first; attempts at some may be among them."""
+        folders = self._bucket.folders()
+        held = self._bucket.objects(f"{AHEAD}/") if AHEAD in folders else []
+        return orders(filter(id_in, folders), (each.name.partition("/")[2] for each in held))
 
     def _upload(
         self,
@@ -278,10 +296,14 @@ class BucketPlace:
             raise StateError(f"{url} is no seal: remove it if nobody needs it") from None
 
     def _decoded(
-        self, name: str, content: bytes, skipped: Skipped = ignore_skipped
+        self,
+        name: str,
+        content: bytes,
+        skipped: Skipped = ignore_skipped,
+        order: Order | None = None,
     ) -> Finished | None:
         try:
-            return finished_from(name, self._bucket.url(name), content)
+            return finished_from(name, self._bucket.url(name), content, order)
         except UsageError as error:
             skipped(str(error))
             return None

@@ -15,7 +15,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ import structlog
 from worker.errors import StateError, UsageError
 from worker.exports.layout import MANIFEST, id_in
 from worker.exports.links import is_directory, link_on_the_way, open_below
+from worker.exports.order import AHEAD, Order, is_of, orders, overtaken
 from worker.exports.place import (
     SEAL_DAYS,
     Finished,
@@ -34,6 +35,7 @@ from worker.exports.place import (
     finished_from,
     ignore_skipped,
     stop_if,
+    tell_overtaken,
 )
 from worker.exports.staging import (
     Staging,
@@ -60,6 +62,7 @@ class DirectoryPlace:
     def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
         self._root = root
         self._seals = root / _SEALS
+        self._ahead = root / AHEAD
         self._clock = clock
 
     def tell(self, tell: Callable[[str | None], object]) -> None:
@@ -86,9 +89,9 @@ class DirectoryPlace:
     def finished(self, skipped: Skipped = ignore_skipped) -> Iterator[Finished]:
         """See `Place`."""
         with self._guard():
-            names = self._names()
-        for name in names:
-            found = self._read(name, skipped)
+            there = orders(self._names(), self._marks())
+        for name, order in there.items():
+            found = self._read(name, skipped, order)
             if found is not None:
                 yield found
 
@@ -110,6 +113,7 @@ class DirectoryPlace:
             if os.path.lexists(final):
                 raise StateError(f"{final} exists already; it is not overwritten")
             stop_if(abandoned)
+            self._mark(overtaken(orders(self._names(), self._marks()), staging.name), staging.name)
             self._seal(staging, export_id)
             found = self.find(export_id)
         if found is None:
@@ -161,12 +165,17 @@ class DirectoryPlace:
                 age = now - sealed[seal.name]
                 if age > SEAL_DAYS * 24 * 3600 and not self._names(seal.name):
                     shutil.rmtree(seal, ignore_errors=True)
+            names = self._names()
+            for mark in self._entries(self._ahead):
+                if not is_of(mark.name, names):
+                    mark.unlink(missing_ok=True)
             return [path.name for path in sweep(self._root)]
 
     def _links(self) -> Iterator[Path]:
         """Links that stand where an export, a seal or a leftover would."""
         for path in self._entries(self._root):
-            if id_in(path.name) is not None or is_hidden(path.name) or path == self._seals:
+            own = path in (self._seals, self._ahead)
+            if own or id_in(path.name) is not None or is_hidden(path.name):
                 found = path if path.is_symlink() else path / MANIFEST
                 if found.is_symlink():
                     yield found
@@ -177,8 +186,7 @@ class DirectoryPlace:
         self._seals.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
         seal = self._seals / export_id
         for path in (self._seals, seal):
-            if path.is_symlink():
-                raise StateError(f"{path} is a symbolic link, which is never followed: remove it")
+            _check_no_link(path)
         try:
             staging.outer.rename(seal)
         except OSError as error:
@@ -188,6 +196,25 @@ class DirectoryPlace:
         staging.release()
         for directory in (self._seals, self._root):
             sync_directory(directory)
+
+    def _marks(self) -> list[str]:
+        return [path.name for path in self._entries(self._ahead)]
+
+    def _mark(self, marks: Sequence[str], name: str) -> None:
+        """Note that these came before the export of that name."""
+        if not marks:
+            return
+        if self._ahead.is_symlink():
+            raise StateError(
+                f"{self._ahead} is a symbolic link, which is never followed: remove it"
+            )
+        self._ahead.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+        for mark in marks:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+            os.close(create_private(str(self._ahead / mark), flags))
+        for directory in (self._ahead, self._root):
+            sync_directory(directory)
+        tell_overtaken(name, marks)
 
     def _finish(self, export_id: str) -> None:
         """Give a sealed export its final name, unless it has it, or had it."""
@@ -212,15 +239,17 @@ class DirectoryPlace:
         return is_directory(self._seals) and is_directory(self._seals / export_id)
 
     def _names(self, export_id: str | None = None) -> list[str]:
-        """The directories that are called like an export (with that id), the newest first."""
+        """The directories that are called like an export (with that id), the latest time first."""
         ids = ((path, id_in(path.name)) for path in self._entries(self._root))
         found = (path for path, there in ids if there is not None and export_id in (None, there))
         return sorted((path.name for path in found if is_directory(path)), reverse=True)
 
-    def _read(self, name: str, skipped: Skipped = ignore_skipped) -> Finished | None:
+    def _read(
+        self, name: str, skipped: Skipped = ignore_skipped, order: Order | None = None
+    ) -> Finished | None:
         where = (self._root / name).absolute()
         try:
-            return finished_from(name, str(where), self._manifest(name))
+            return finished_from(name, str(where), self._manifest(name), order)
         except UsageError as error:
             skipped(str(error))
         except OSError as error:
@@ -249,6 +278,11 @@ class DirectoryPlace:
             raise StateError(
                 f"cannot use the exports in {self._root}: {error.strerror or error}"
             ) from error
+
+
+def _check_no_link(path: Path) -> None:
+    if path.is_symlink():
+        raise StateError(f"{path} is a symbolic link, which is never followed: remove it")
 
 
 def _copy(finished: Path, path: str, target: Path) -> str:

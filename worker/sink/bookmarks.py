@@ -223,12 +223,16 @@ class Draft:
 
 def _newer_than(mark: Mark | None, name: str, finished: Iterable[Finished]) -> bool:
     """Whether there is an export under the bookmark's name that is newer than the bookmark."""
+    first = None
     for export in finished:
-        if mark is not None and _time(export.name) <= _time(mark.directory):
-            return False
-        if feed_of(export.manifest) == name:
-            return True
-    return False
+        if mark is not None and export.name == mark.directory:
+            return first is not None and first.order > export.order
+        if first is None and feed_of(export.manifest) == name:
+            first = export
+            if mark is None:
+                return True
+    # The bookmark's own export has been removed.
+    return first is not None and mark is not None and _time(first.name) > _time(mark.directory)
 
 
 def _time(directory: str) -> str:

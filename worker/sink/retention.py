@@ -8,12 +8,13 @@ or removed as a whole: its parts are of no use without the first.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
 
-from worker.exports.manifest import Manifest
+from worker.exports.order import Order
+from worker.exports.place import Finished
 from worker.sink.requests import feed_of
 
 GRACE_MS: Final = 900_000
@@ -36,19 +37,23 @@ class Old(msgspec.Struct, frozen=True):
     feed: str | None = None
     base: str | None = None
     """The id of the export that it goes on from."""
+    order: Order = ()
+    """By this they sort, before the time: a clock may have been wrong."""
 
 
-def old_of(name: str, manifest: Manifest) -> Old | None:
-    """What matters of an export with that manifest; None where its date is none of ours."""
+def old_of(found: Finished) -> Old | None:
+    """What matters of a finished export; None where its time is none of ours.
+
+    One that was stamped ahead is as old as the first that came after it.
+    """
+    manifest = found.manifest
     try:
-        at = datetime.fromisoformat(manifest.export_date)
+        at = datetime.strptime(found.order[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError:
-        return None
-    if at.tzinfo is None:
         return None
     increment = manifest.incremental
     base = None if increment is None or increment.base is None else increment.base.export_id
-    return Old(name, manifest.export_id, at, feed_of(manifest), base)
+    return Old(found.name, manifest.export_id, at, feed_of(manifest), base, found.order)
 
 
 def to_remove(there: Iterable[Old], keep: Keep, now: datetime) -> list[str]:
@@ -58,10 +63,14 @@ def to_remove(there: Iterable[Old], keep: Keep, now: datetime) -> list[str]:
     its chain.
     """
     feeds: dict[str | None, list[Old]] = {}
-    for export in sorted(there, key=lambda export: (export.at, export.name)):
+    for export in sorted(there, key=_age):
         feeds.setdefault(export.feed, []).append(export)
     beyond = [export for feed in feeds.values() for export in _beyond(feed, keep, now)]
-    return [export.name for export in sorted(beyond, key=lambda export: (export.at, export.name))]
+    return [export.name for export in sorted(beyond, key=_age)]
+
+
+def _age(export: Old) -> tuple[Order, datetime, str]:
+    return export.order, export.at, export.name
 
 
 class Retiring:
