@@ -14,20 +14,23 @@ import msgspec
 from rich.console import Console
 
 from tests.bench import (
+    backlog,
     embedded_path,
+    hotkey,
     index,
+    index_sizes,
     judging,
-    kafka_path,
-    latency,
+    live,
     machine,
     profiling,
     readers,
+    scaling,
     validation,
     whole_export,
     writers,
 )
 from tests.bench.figures import Figure, Skipped, show
-from tests.bench.setting import EXPORT_ROWS, QUICK_RECORDS, RECORDS, Bench
+from tests.bench.setting import EXPORT_ROWS, QUICK_RECORDS, RECORDS, SECONDS, Bench
 
 _WIDTH = 200  # of the table where no terminal tells
 
@@ -49,15 +52,19 @@ def _index(bench: Bench) -> list[Figure]:
         figures.append(
             Figure(section="index", name=short, value=value, unit=unit, aim=aim, at_most=at_most)
         )
-    return figures
+    return [*figures, *index_sizes.run(bench)]
 
 
 SECTIONS: dict[str, Callable[[Bench], Iterable[Figure]]] = {
     "validation": validation.run,
     "task": judging.run,
     "embedded": embedded_path.run,
-    "kafka": kafka_path.run,
-    "latency": latency.run,
+    "backlog": backlog.run,
+    "users": backlog.run_users,
+    "live": live.run,
+    "hotkey": hotkey.run,
+    "workers": scaling.run_workers,
+    "partitions": scaling.run_partitions,
     "writers": writers.run,
     "readers": readers.run,
     "exports": whole_export.run,
@@ -75,7 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.CRITICAL)  # aiokafka's: what fails is raised
     # So that a terminated bench ends what it has started, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with Bench(quick=asked.quick, records=asked.records, export_rows=asked.export_rows) as bench:
+    with Bench(
+        quick=asked.quick,
+        records=asked.records,
+        seconds=asked.seconds,
+        export_rows=asked.export_rows,
+    ) as bench:
         if asked.profile:
             profiling.profile(bench, asked.profile)
             return 0
@@ -107,6 +119,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--records", type=int, help=f"so many records instead of {RECORDS:,}: to try the bench out"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        help=f"of a step of the live rate, instead of {SECONDS:.0f}; what else runs for a time "
+        "takes a share of it",
     )
     parser.add_argument(
         "--export-rows",

@@ -1,7 +1,8 @@
 """The bare copy loop: consume, produce, commit in transactions, without looking at a record.
 
 What aiokafka alone reaches on this machine. A process of its own, as the worker is one:
-`python -m tests.bench.bare ADDRESS PREFIX RECORDS OUTPUT` prints seconds and CPU seconds as JSON.
+`python -m tests.bench.bare ADDRESS PREFIX RECORDS PARTITIONS OUTPUT` prints seconds and CPU seconds
+as JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from schemas import ENTITIES
 from worker.topics import Names
 
-PARTITIONS = 4
 TRANSACTION = 5_000
 """Records, as the worker's batches."""
 
@@ -25,7 +25,9 @@ _BATCH_BYTES = 900_000  # a broker takes 1 MiB by default
 _STALL_SECONDS = 30.0
 
 
-async def copy(address: str, prefix: str, total: int, output: str) -> dict[str, float]:
+async def copy(
+    address: str, prefix: str, total: int, partitions: int, output: str
+) -> dict[str, float]:
     """Copy all inputs of the prefix into one topic, partition by partition."""
     names = Names(prefix)
     consumer = AIOKafkaConsumer(
@@ -41,7 +43,7 @@ async def copy(address: str, prefix: str, total: int, output: str) -> dict[str, 
         await producer.start()
         try:
             consumer.assign(
-                [TopicPartition(names.inputs(e), n) for e in ENTITIES for n in range(PARTITIONS)]
+                [TopicPartition(names.inputs(e), n) for e in ENTITIES for n in range(partitions)]
             )
             wall, cpu = time.perf_counter(), time.process_time()
             copied = 0
@@ -98,5 +100,6 @@ async def _produce(
 
 
 if __name__ == "__main__":
-    _, _address, _prefix, _total, _output = sys.argv
-    print(json.dumps(asyncio.run(copy(_address, _prefix, int(_total), _output))))
+    _, _address, _prefix, _total, _partitions, _output = sys.argv
+    _found = asyncio.run(copy(_address, _prefix, int(_total), int(_partitions), _output))
+    print(json.dumps(_found))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.acceptance.kit import Buddy
-from tests.bench import mix
+from tests.bench import latency, mix, waiting
 from tests.bench.figures import Figure, middle
 from tests.bench.running import (
     GRACE_SECONDS,
@@ -19,15 +19,16 @@ from tests.bench.running import (
     opened,
     publish,
     started,
-    waits,
 )
 from tests.bench.setting import Bench
+from tests.bench.waiting import Waits
 from worker.brokers.contract import Broker, Outgoing, Partition
 from worker.sink.requests import ExportRequest, decode_announcement, encode_request
 from worker.topics import Names
 
-AIM = 40_000
-SECTION = "path: embedded"
+SECTION = "embedded"
+_APART_AIM, _TOGETHER_AIM = 90_000, 60_000
+_LATENCY_AIMS = latency.Aims(None, 100.0)
 _PATIENCE_SECONDS = 120.0
 
 
@@ -41,6 +42,7 @@ class Whole(NamedTuple):
     times: Times
     to_export: float
     late: float
+    waits: Waits
 
 
 def run(bench: Bench) -> list[Figure]:
@@ -52,7 +54,8 @@ def run(bench: Bench) -> list[Figure]:
             bench.say(f"embedded, round {number + 1} of {bench.rounds}")
             apart.append(_measure(bench, published, records, ("sink", "worker")))
             together.append(_measure(bench, published, records, ("run",)))
-    bench.rates["embedded"] = middle([whole.times.to_last for whole in apart])
+    rate = middle([whole.times.cost.rate for whole in apart])
+    bench.rates["embedded"] = rate
     return [
         Figure(
             section=SECTION,
@@ -60,18 +63,19 @@ def run(bench: Bench) -> list[Figure]:
             value=sent,
             unit="records/s",
         ),
-        *_figures("worker and sink, a process each", apart),
-        *_figures("buddy run, one process", together),
+        *_figures("worker and sink, a process each", apart, _APART_AIM),
+        *_figures("buddy run, one process", together, _TOGETHER_AIM),
+        *latency.measure(bench, "embedded", rate / 2, "at half of the first rate", _LATENCY_AIMS),
     ]
 
 
 async def publish_all(bench: Bench, directory: Path) -> tuple[int, float]:
     """Make a log with the demo's mix on its inputs: how many records, and how many a second."""
     names = Names()
-    messages = mix.outgoing(names, mix.mixed(bench.records))
+    messages = list(mix.outgoing(names, mix.mixed(bench.records)))
     async with opened(f"embedded:{directory / 'broker'}") as broker:
         await create(broker, names)
-        return len(messages), await publish(broker, messages)
+        return await publish(broker, messages)
 
 
 def _measure(bench: Bench, published: Path, records: int, commands: tuple[str, ...]) -> Whole:
@@ -96,7 +100,9 @@ async def _run(buddy: Buddy, records: int, commands: tuple[str, ...]) -> Whole:
             exported.append(await _exported(broker, buddy.names))
 
         span = await run.finish(broker, export)
-    return Whole(run.times(start, span), records / (exported[0] - start), exported[0] - span.last)
+        waits = await waiting.look(broker, buddy.names)
+    to_export = records / (exported[0] - start)
+    return Whole(run.times(start, span), to_export, exported[0] - span.last, waits)
 
 
 async def _exported(broker: Broker, names: Names) -> float:
@@ -118,23 +124,29 @@ async def _exported(broker: Broker, names: Names) -> float:
         await reader.close()
 
 
-def _figures(title: str, runs: list[Whole]) -> list[Figure]:
-    seconds = {
-        name: middle([whole.times.cpu[name] for whole in runs]) for name in runs[0].times.cpu
-    }
-    cpu = ", ".join(f"{name} {used:.2f}" for name, used in seconds.items())
-    rate = middle([whole.times.to_last for whole in runs])
+def _figures(title: str, runs: list[Whole], aim: float) -> list[Figure]:
+    parts = ", ".join(
+        f"{name} {middle([run.times.cpu[name] / run.times.cost.records * 1e6 for run in runs]):.0f}"
+        for name in runs[0].times.cpu
+    )
     most = middle([whole.times.to_most for whole in runs])
-    waited = waits([whole.times for whole in runs])
+    parked = middle([whole.waits.parked for whole in runs])
     late = middle([whole.late for whole in runs])
     return [
         Figure(
             section=SECTION,
             name=f"{title}: to the last outcome",
-            value=rate,
+            value=middle([whole.times.cost.rate for whole in runs]),
             unit="records/s",
-            aim=AIM,
-            note=f"to 99 % of them {most:,.0f}; {waited}; CPU seconds: {cpu}",
+            aim=aim,
+            note=f"to 99 % of them {most:,.0f}; {parked:.0f} % were parked",
+        ),
+        Figure(
+            section=SECTION,
+            name=f"{title}: CPU a record",
+            value=middle([whole.times.cost.micros for whole in runs]),
+            unit="µs",
+            note=parts,
         ),
         Figure(
             section=SECTION,

@@ -47,6 +47,79 @@ class Timing(NamedTuple):
     cpu: float
 
 
+class Cost(NamedTuple):
+    """What so many records took: seconds on the clock, and CPU seconds of the processes."""
+
+    records: int
+    seconds: float
+    cpu: float
+
+    @property
+    def rate(self) -> float:
+        """Records a second."""
+        return self.records / self.seconds
+
+    @property
+    def micros(self) -> float:
+        """CPU a record, in microseconds."""
+        return self.cpu / self.records * 1e6
+
+    def without(self, idle: float, seconds: float) -> Cost:
+        """Less what the processes use anyway: `idle` CPU seconds a second, for so long."""
+        return self._replace(cpu=self.cpu - idle * seconds)
+
+
+class Aims(NamedTuple):
+    """Beside the bare loop: at least this share of its rate (%), at most so often its CPU."""
+
+    share: float
+    cpu: float
+
+
+def beside_bare(
+    section: str, title: str, rounds: Sequence[tuple[Cost, Cost]], aims: Aims, note: str = ""
+) -> list[Figure]:
+    """Rate and CPU of the first of each pair beside the bare copy loop of the same round."""
+    ours, loops = [pair[0] for pair in rounds], [pair[1] for pair in rounds]
+    shares = [100 * our.rate / loop.rate for our, loop in rounds]
+    times = [our.micros / loop.micros for our, loop in rounds]
+    loop = "bare copy loop"
+    return [
+        Figure(
+            section=section,
+            name=title,
+            value=middle([cost.rate for cost in ours]),
+            unit="records/s",
+            beside={loop: middle([cost.rate for cost in loops])},
+            note=note,
+        ),
+        Figure(
+            section=section,
+            name=f"{title}: share of the bare loop's rate",
+            value=middle(shares),
+            unit="%",
+            aim=aims.share,
+            note=f"from {number(min(shares))} to {number(max(shares))}",
+        ),
+        Figure(
+            section=section,
+            name=f"{title}: CPU a record",
+            value=middle([cost.micros for cost in ours]),
+            unit="µs",
+            beside={loop: middle([cost.micros for cost in loops])},
+        ),
+        Figure(
+            section=section,
+            name=f"{title}: CPU, times the bare loop's",
+            value=middle(times),
+            unit="×",
+            aim=aims.cpu,
+            at_most=True,
+            note=f"from {number(min(times))} to {number(max(times))}",
+        ),
+    ]
+
+
 def alternate(works: Sequence[Callable[[], object]], rounds: int = ROUNDS) -> list[Timing]:
     """The median time of each, all of them run one after the other `rounds` times.
 

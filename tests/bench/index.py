@@ -29,9 +29,9 @@ def run(users: int = 1_000_000, matches: int = 100_000) -> list[tuple[str, float
 def _run(directory: Path, users: int, matches: int) -> list[tuple[str, float, str]]:
     store = IndexStore(directory)
     store.open()
-    users_rate = _fill(store, _messages("users", users))
-    again = _fill(store, _messages("users", min(users, 100_000)))
-    matches_rate = _fill(store, _messages("matches", matches))
+    users_rate = fill(store, messages("users", users))
+    again = fill(store, messages("users", min(users, 100_000)))
+    matches_rate = fill(store, messages("matches", matches))
     store.close()
     size = (directory / "data.mdb").stat().st_blocks * 512
 
@@ -42,9 +42,9 @@ def _run(directory: Path, users: int, matches: int) -> list[tuple[str, float, st
     ready = time.perf_counter() - start
     rng = random.Random(2)
     known = [rng.randrange(users) for _ in range(LOOKUPS)]
-    ids = [_id("users", n) if rng.random() < 0.99 else rng.randbytes(16) for n in known]
+    ids = [made_id("users", n) if rng.random() < 0.99 else rng.randbytes(16) for n in known]
     for number in range(users):  # brings the whole tree into memory
-        store.user(_id("users", number))
+        store.user(made_id("users", number))
     memory = _mapped() - before
     single = _rate(store.user, [(i,) for i in ids])
     digests = [address_digest(_email(n)) for n in known]
@@ -66,7 +66,7 @@ def _run(directory: Path, users: int, matches: int) -> list[tuple[str, float, st
     ]
 
 
-def _fill(store: IndexStore, batches: Iterator[list[Message]]) -> float:
+def fill(store: IndexStore, batches: Iterator[list[Message]]) -> float:
     """Rows a second in `apply` alone; making the messages does not count."""
     rows, seconds = 0, 0.0
     for batch in batches:
@@ -86,8 +86,8 @@ def _rate(function: object, arguments: Sequence[tuple[bytes, ...]]) -> float:
     return len(arguments) / (time.perf_counter() - start)
 
 
-def _id(entity: str, number: int) -> bytes:
-    """Spread like random ids, and known from the number alone."""
+def made_id(entity: str, number: int) -> bytes:
+    """The id of a made-up row: spread like random ids, and known from the number alone."""
     return UUID(bytes=address_digest(f"{entity} {number}"), version=4).bytes
 
 
@@ -95,13 +95,14 @@ def _email(number: int) -> str:
     return f"user.{number}@example.org"
 
 
-def _messages(entity: str, count: int) -> Iterator[list[Message]]:
-    for first in range(0, count, BATCH):
+def messages(entity: str, count: int, start: int = 0) -> Iterator[list[Message]]:
+    """Rows as they are accepted, from number `start` up to `count`, in batches."""
+    for first in range(start, count, BATCH):
         yield [_message(entity, number) for number in range(first, min(first + BATCH, count))]
 
 
 def _message(entity: str, number: int) -> Message:
-    key = str(UUID(bytes=_id(entity, number)))
+    key = str(UUID(bytes=made_id(entity, number)))
     row: dict[str, object]
     if entity == "users":
         row = {
@@ -118,8 +119,8 @@ def _message(entity: str, number: int) -> Message:
     else:
         row = {
             "match_id": key,
-            "participant_id": str(UUID(bytes=_id("users", number))),
-            "buddy_id": str(UUID(bytes=_id("users", number + 1))),
+            "participant_id": str(UUID(bytes=made_id("users", number))),
+            "buddy_id": str(UUID(bytes=made_id("users", number + 1))),
             "matched_at": "2024-03-01T09:30:00Z",
             "status": "active",
         }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 from schemas import ENTITIES
@@ -16,7 +17,8 @@ from worker.clock import Clock
 from worker.core.ahead import Ahead
 from worker.core.outbox import Rules
 from worker.core.task import INPUTS, Task
-from worker.index.contract import Learned
+from worker.demo.record import Record
+from worker.index.contract import Known, Learned
 from worker.topics import Names
 
 BATCH = 5_000
@@ -68,14 +70,19 @@ def run(bench: Bench) -> list[Figure]:
 
 def prepared(count: int, bad_share: float) -> list[Batch]:
     """The demo's mix in batches of 5,000, as one task alone would read it."""
+    return batches_of(mix.mixed(count, bad_share))
+
+
+def batches_of(records: Iterable[Record]) -> list[Batch]:
+    """Records as one task alone would read them."""
     names = Names()
     now = time.time_ns() // 1_000_000
     following = dict.fromkeys(INPUTS, 0)
-    records = mix.mixed(count, bad_share)
+    rest = iter(records)
     batches = []
-    for first in range(0, len(records), BATCH):
+    while some := list(islice(rest, BATCH)):
         messages = []
-        for record in records[first : first + BATCH]:
+        for record in some:
             key = None if record.key is None else record.key.encode()
             offset = following[record.entity]
             topic = names.inputs(record.entity)
@@ -86,10 +93,10 @@ def prepared(count: int, bad_share: float) -> list[Batch]:
     return batches
 
 
-def judge_all(batches: Sequence[Batch]) -> int:
+def judge_all(batches: Sequence[Batch], known: Known | None = None) -> int:
     """Have a new task judge them all; how many messages it writes."""
     task = Task(0, Rules(names=Names()))
-    known = Everything()
+    known = known or Everything()
     now = Clock().now()
     written = 0
     for messages, positions in batches:

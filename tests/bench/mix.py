@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import cycle, islice
+from random import Random
 
 from schemas import ENTITIES
 from worker.brokers.contract import Outgoing
 from worker.core.decode import Decoded, RecordDecoder, latest_moment
+from worker.demo import words
 from worker.demo.programme import programme
-from worker.demo.record import Record
+from worker.demo.record import Record, Row, encode, key_of, uuid4
 from worker.demo.stream import stream
 from worker.exports.spool import BLOCK
 from worker.topics import Names
@@ -31,17 +33,41 @@ def latest() -> datetime:
     return latest_moment(int(_NOW.timestamp() * 1000), 60)
 
 
-def mixed(count: int, bad_share: float = BAD_SHARE, seed: int = SEED) -> list[Record]:
+def mixed(count: int, bad_share: float = BAD_SHARE) -> Iterator[Record]:
     """The demo's stream: at least `count` records in the order in which they are sent."""
-    return list(stream(count, seed, _NOW, bad_share))
+    return stream(count, SEED, _NOW, bad_share)
 
 
-def outgoing(names: Names, records: Sequence[Record]) -> list[Outgoing]:
+def users(count: int) -> Iterator[Record]:
+    """So many different users, each with an address of its own; all are good."""
+    rng = Random(SEED)
+    for number in range(count):
+        yield user(rng, number)
+
+
+def user(rng: Random, number: int) -> Record:
+    """A good user; `number` makes the address."""
+    tongue = rng.choice(words.TONGUES)
+    (first, first_slug), (last, last_slug) = rng.choice(tongue.first), rng.choice(tongue.last)
+    row: Row = {
+        "id": uuid4(rng),
+        "email": f"{first_slug}.{last_slug}{number}@{rng.choice(words.DOMAINS)}",
+        "first_name": first,
+        "last_name": last,
+        "role": ("participant", "buddy")[number % 2],
+        "joined_at": "2024-03-01T09:30:00Z",
+        "language_preference": rng.choice(tongue.preferences),
+        "interests": rng.sample(words.INTERESTS, rng.randrange(4)),
+        "location": rng.choice(words.CITIES),
+    }
+    return Record("users", key_of("users", row), encode(row))
+
+
+def outgoing(names: Names, records: Iterable[Record]) -> Iterator[Outgoing]:
     """The records as messages for the inputs, under their keys."""
-    return [
-        Outgoing(names.inputs(r.entity), None if r.key is None else r.key.encode(), r.value)
-        for r in records
-    ]
+    for record in records:
+        key = None if record.key is None else record.key.encode()
+        yield Outgoing(names.inputs(record.entity), key, record.value)
 
 
 @lru_cache(maxsize=2)

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from schemas import ENTITIES
-from tests.bench import judging, kafka_path, mix, validation, writers
+from tests.bench import copying, judging, mix, validation, writers
 from tests.bench.embedded_path import publish_all
 from tests.bench.running import GRACE_SECONDS, RECORD_LIMIT, Run, opened
 from tests.bench.setting import Bench
@@ -63,8 +63,7 @@ def _worker(bench: Bench, kind: str) -> None:
         if kind == "kafka":
             url = f"kafka://{bench.kafka()}"
             messages = mix.outgoing(names, mix.mixed(bench.records))
-            asyncio.run(kafka_path.prepare(bench.kafka(), names, messages))
-            records = len(messages)
+            records = asyncio.run(copying.prepare(url, names, messages))
         else:
             url = f"embedded:{folder / 'broker'}"
             records, _ = asyncio.run(publish_all(bench, folder))

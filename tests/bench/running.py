@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from array import array
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
+from itertools import islice
 from typing import Any, NamedTuple
-
-import msgspec
 
 from schemas import ENTITIES
 from tests.acceptance.kit import Buddy, Service
-from tests.bench.figures import middle
+from tests.bench.figures import Cost
 from tests.bench.machine import cpu_seconds
 from worker.brokers.connect import connect
 from worker.brokers.contract import Broker, Outgoing, Partition, Reader
 from worker.brokers.contract import Span as LogSpan
-from worker.core.barrier import Progress
 from worker.core.outbox import SOURCE_HEADER
 from worker.settings import Settings
 from worker.topics import Names, wanted
@@ -41,28 +40,23 @@ Settled = Callable[[], Awaitable[None]]
 
 
 class Span(NamedTuple):
-    """When the outcomes came, in seconds since 1970: 99 % of them, and the last.
-
-    `parked` is how many of the records had to wait, `kept` how many of these got a copy in the log.
-    """
+    """When the outcomes came, in seconds since 1970: 99 % of them, and the last."""
 
     most: float
     last: float
-    parked: int
-    kept: int
 
 
 class Times(NamedTuple):
-    """One run: records a second up to 99 % of the outcomes and up to the last; CPU seconds.
+    """One run: records a second up to 99 % of the outcomes; what it took up to the last.
 
-    `parked` is the share of the records that had to wait, `kept` that of those with a copy.
+    `cpu` are the CPU seconds by the services' names, used in the `watched` seconds: from the making
+    of the `Run` until everything was quiet.
     """
 
     to_most: float
-    to_last: float
-    parked: float
-    kept: float
+    cost: Cost
     cpu: dict[str, float]
+    watched: float
 
 
 @asynccontextmanager
@@ -85,35 +79,56 @@ def ended(buddy: Buddy) -> Iterator[Buddy]:
         buddy.stop_all()
 
 
-async def create(broker: Broker, names: Names) -> None:
+async def create(broker: Broker, names: Names, partitions: int = PARTITIONS) -> None:
     """All topics of that prefix."""
-    await broker.create(wanted(names, PARTITIONS, RECORD_LIMIT).values())
+    await broker.create(wanted(names, partitions, RECORD_LIMIT).values())
 
 
-async def publish(broker: Broker, messages: Sequence[Outgoing]) -> float:
-    """Send them as `buddy send` does; how many a second, without the first batch.
+async def publish(broker: Broker, messages: Iterable[Outgoing]) -> tuple[int, float]:
+    """Send them as `buddy send` does: how many, and how many a second without the first batch.
 
     That one connects, and on Kafka waits until the new topics take it.
     """
-    await broker.publish(messages[:_PUBLISH])
+    rest = iter(messages)
+    sent = first = len(await broker.publish(list(islice(rest, _PUBLISH))))
     start = time.perf_counter()
-    for first in range(_PUBLISH, len(messages), _PUBLISH):
-        await broker.publish(messages[first : first + _PUBLISH])
-    return max(0, len(messages) - _PUBLISH) / (time.perf_counter() - start)
+    while batch := list(islice(rest, _PUBLISH)):
+        sent += len(await broker.publish(batch))
+    return sent, (sent - first) / (time.perf_counter() - start)
+
+
+async def publish_at_once(broker: Broker, messages: Sequence[Outgoing]) -> float:
+    """Send them in one transaction: services that run see all or nothing; when that was.
+
+    So a backlog comes to services that have settled, and their start does not count.
+    """
+    committer = await broker.committer("bench-sender", "bench")
+    try:
+        await committer.commit(messages, {})
+        return time.time()
+    finally:
+        await committer.close()
 
 
 class Run:
     """The time between the start of reading and the last outcome, seen from outside."""
 
-    def __init__(self, names: Names, services: Sequence[Service], total: int) -> None:
-        self._names = names
+    def __init__(
+        self,
+        names: Names,
+        services: Sequence[Service],
+        total: int,
+        partitions: int = PARTITIONS,
+    ) -> None:
+        self._progress_places = [Partition(names.progress, n) for n in range(partitions)]
         self._services = services
         self._total = total
         self._before = [cpu_seconds(service.process.pid) for service in services]
         self._after = self._before
+        self._began = self._ended = time.monotonic()
         outcomes = [names.accepted(entity) for entity in ENTITIES]
         outcomes += [names.rejected(entity) for entity in ENTITIES]
-        self._outcomes = [Partition(name, n) for name in outcomes for n in range(PARTITIONS)]
+        self._outcomes = [Partition(name, n) for name in outcomes for n in range(partitions)]
 
     async def finish(self, broker: Broker, settled: Settled | None = None) -> Span:
         """Wait until every record has its outcome; when they came.
@@ -125,7 +140,8 @@ class Run:
         """
         log = broker.reader()
         log.assign(dict.fromkeys(self._outcomes, 0))
-        found: list[tuple[float, bytes]] = []
+        times = array("d")
+        sources: set[bytes] = set()
         try:
             async with self._progress(broker) as progress:
                 complete = False
@@ -135,55 +151,25 @@ class Run:
                         await settled()
                     while any(log.position(place) < span.end for place, span in spans.items()):
                         for message in await log.read(5_000, _QUIET_SECONDS):
-                            source = dict(message.headers).get(SOURCE_HEADER, b"")
-                            found.append((message.timestamp / 1000, source))
-                    complete = settled is not None or len(found) >= self._total
+                            times.append(message.timestamp / 1000)
+                            sources.add(dict(message.headers).get(SOURCE_HEADER, b""))
+                    complete = settled is not None or len(times) >= self._total
         finally:
             await log.close()
-        if len({source for _, source in found}) < len(found):
+        if len(sources) < len(times):
             raise RuntimeError("a record has two outcomes")
-        times = sorted(moment for moment, _ in found)
-        parked, kept = await self._parked(broker)
-        return Span(times[int(0.99 * len(times)) - 1], times[-1], parked, kept)
+        ordered = sorted(times)
+        return Span(ordered[int(0.99 * len(ordered)) - 1], ordered[-1])
 
     async def settle(self, broker: Broker) -> None:
         """Wait until as much has come as is to come, and it is quiet."""
         async with self._progress(broker) as progress:
             await self._quiet(broker, progress)
 
-    async def _parked(self, broker: Broker) -> tuple[int, int]:
-        """How many records were parked, and how many of them got a copy in the log.
-
-        What was held stands in the progress of some commit, as long as compaction leaves it there;
-        each copy leaves a tombstone, which compaction keeps.
-        """
-        topics = (self._names.parked, self._names.progress)
-        places = [Partition(topic, n) for topic in topics for n in range(PARTITIONS)]
-        spans = await broker.spans(places)
-        reader = broker.reader()
-        reader.assign(dict.fromkeys(places, 0))
-        parked: set[tuple[str, int]] = set()
-        kept = 0
-        try:
-            while any(reader.position(place) < span.end for place, span in spans.items()):
-                for message in await reader.read(5_000, _QUIET_SECONDS):
-                    if message.topic == self._names.parked:
-                        entity, _, place = (message.key or b"").decode().split("/")
-                        parked.add((f"{entity}/{message.partition}", int(place)))
-                        kept += message.value is None
-                        continue
-                    held = msgspec.json.decode(message.value or b"{}", type=Progress).held
-                    for entity, moments in held.items():
-                        for offsets in moments.values():
-                            parked.update((f"{entity}/{message.partition}", at) for at in offsets)
-        finally:
-            await reader.close()
-        return len(parked), kept
-
     @asynccontextmanager
     async def _progress(self, broker: Broker) -> AsyncIterator[Reader]:
         reader = broker.reader()
-        reader.assign({Partition(self._names.progress, n): 0 for n in range(PARTITIONS)})
+        reader.assign(dict.fromkeys(self._progress_places, 0))
         try:
             yield reader
         finally:
@@ -210,24 +196,20 @@ class Run:
                 raise RuntimeError(f"{self._total} records, and only {ends} outcomes have come")
             if ends >= self._total:
                 self._after = [cpu_seconds(service.process.pid) for service in self._services]
+                self._ended = time.monotonic()
                 return spans
 
     def times(self, start: float, span: Span) -> Times:
-        """As rates, since that start; `finish` must have returned."""
-        used = zip(self._services, self._before, self._after, strict=True)
+        """What it took since that start; `finish` must have returned."""
+        cpu: dict[str, float] = {}
+        for service, before, after in zip(self._services, self._before, self._after, strict=True):
+            cpu[service.name] = cpu.get(service.name, 0.0) + after - before
         return Times(
             self._total * 0.99 / (span.most - start),
-            self._total / (span.last - start),
-            span.parked / self._total,
-            span.kept / self._total,
-            {service.name: after - before for service, before, after in used},
+            Cost(self._total, span.last - start, sum(cpu.values())),
+            cpu,
+            self._ended - self._began,
         )
-
-
-def waits(runs: Sequence[Times]) -> str:
-    """How many records had to wait, for the note of a figure."""
-    parked, kept = middle([run.parked for run in runs]), middle([run.kept for run in runs])
-    return f"{parked:.0%} were parked, {kept:.0%} kept in the log"
 
 
 async def started(service: Service) -> float:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Self
 
@@ -16,20 +16,29 @@ from tests.kafka_server import KafkaServer, KafkaUnavailable
 
 RECORDS = 200_000
 QUICK_RECORDS = 50_000
+SECONDS = 60.0
+QUICK_SECONDS = 8.0
 EXPORT_ROWS = 1_000_000
 
 
 class Bench:
     """Everything that is started or made here is gone when it is closed.
 
-    `rates` are the highest rates of the paths, once they have been measured, by broker.
+    `rates` are the highest rates of the paths, once they have been measured, by broker. `seconds`
+    is the length of what runs for a time: a step of the live rate; the rest takes a share of it.
     """
 
     def __init__(
-        self, *, quick: bool, records: int | None = None, export_rows: int | None = None
+        self,
+        *,
+        quick: bool,
+        records: int | None = None,
+        seconds: float | None = None,
+        export_rows: int | None = None,
     ) -> None:
         self.quick = quick
         self.records = records or (QUICK_RECORDS if quick else RECORDS)
+        self.seconds = seconds or (QUICK_SECONDS if quick else SECONDS)
         self.export_rows = export_rows or (EXPORT_ROWS // 10 if quick else EXPORT_ROWS)
         self.rounds = 1 if quick else 3
         self.rates: dict[str, float] = {}
@@ -37,6 +46,7 @@ class Bench:
         self._directory = Path(tempfile.mkdtemp(prefix="buddy-bench-"))
         self._stack.callback(shutil.rmtree, self._directory, ignore_errors=True)
         self._kafka: str | None = None
+        self._prefixes = count()
 
     def __enter__(self) -> Self:
         return self
@@ -53,10 +63,14 @@ class Bench:
         finally:
             shutil.rmtree(made, ignore_errors=True)
 
+    def prefix(self) -> str:
+        """Of topics that no other part of the bench has."""
+        return f"bench-{next(self._prefixes)}"
+
     def kafka(self) -> str:
         """`host:port` of a Kafka that is warm. Raises Skipped."""
         if self._kafka is None:
-            from tests.bench.kafka_path import warm_up
+            from tests.bench.copying import warm_up
 
             server = KafkaServer(bench=True)
             self.say("starting Kafka")
@@ -66,7 +80,7 @@ class Bench:
                 server.stop()
                 raise Skipped(f"no Kafka: {error}") from None
             self._stack.callback(server.stop)
-            asyncio.run(warm_up(self, server.address))
+            warm_up(self, server.address)
             self._kafka = server.address
         return self._kafka
 

@@ -1,0 +1,85 @@
+"""The bench's Kafka: topics for a round, the bare copy loop beside it, and the warm-up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+from aiokafka.admin import AIOKafkaAdminClient
+
+from tests.bench import mix
+from tests.bench.figures import Cost
+from tests.bench.running import PARTITIONS, create, opened, publish
+from tests.bench.setting import Bench
+from worker.brokers.contract import Broker, Outgoing, Topic
+from worker.topics import Names
+
+WARM_UP = 10
+QUICK_WARM_UP = 4
+"""Times the records: two million, two hundred thousand."""
+
+_BARE_SECONDS = 300.0
+_DAY_MS = 24 * 3600 * 1000
+
+
+def warm_up(bench: Bench, address: str) -> None:
+    """Let the broker compile its code: a cold one halves the rate."""
+    rounds = QUICK_WARM_UP if bench.quick else WARM_UP
+    names = Names("bench-warm")
+    bench.say(f"warming Kafka up with {rounds} times {bench.records:,} records")
+    messages = list(mix.outgoing(names, mix.mixed(bench.records)))
+    asyncio.run(prepare(f"kafka://{address}", names, (m for _ in range(rounds) for m in messages)))
+    bare_copy(address, names, rounds * len(messages))
+    asyncio.run(remove(address, names))
+
+
+async def prepare(
+    url: str, names: Names, messages: Iterable[Outgoing], partitions: int = PARTITIONS
+) -> int:
+    """Topics of their own, and the records on the inputs; how many they are."""
+    async with topics(url, names, partitions) as broker:
+        sent, _ = await publish(broker, messages)
+        return sent
+
+
+@asynccontextmanager
+async def topics(url: str, names: Names, partitions: int = PARTITIONS) -> AsyncIterator[Broker]:
+    """A broker on which all topics of that prefix are, and the loop's output as well.
+
+    Before the loop starts: a new topic refuses writes for a while, to be tried again.
+    """
+    async with opened(url) as broker:
+        await create(broker, names, partitions)
+        await broker.create([Topic(_output(names), partitions, retention_ms=_DAY_MS)])
+        yield broker
+
+
+async def remove(address: str, names: Names) -> None:
+    """Delete the topics of a round that is over: the next one is to find room."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
+        there = await admin.list_topics()
+        await admin.delete_topics([t for t in (*names.every(), _output(names)) if t in there])
+    finally:
+        await admin.close()
+
+
+def bare_copy(address: str, names: Names, total: int, partitions: int = PARTITIONS) -> Cost:
+    """The loop in a process of its own, into a topic of its own."""
+    numbers = [str(total), str(partitions)]
+    command = ["-m", "tests.bench.bare", address, names.prefix, *numbers, _output(names)]
+    limit = _BARE_SECONDS + total / 1_000
+    done = subprocess.run(
+        [sys.executable, *command], check=True, stdout=subprocess.PIPE, timeout=limit
+    )
+    found = json.loads(done.stdout)
+    return Cost(total, found["seconds"], found["cpu"])
+
+
+def _output(names: Names) -> str:
+    return f"{names.prefix}-copy"
