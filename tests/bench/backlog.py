@@ -8,13 +8,12 @@ from typing import NamedTuple
 
 from tests.acceptance.kit import Buddy
 from tests.bench import mix, waiting
-from tests.bench.copying import bare_copy, prepare, remove
+from tests.bench.copying import bare_copy, own_buddy, prepare
 from tests.bench.figures import Aims, Cost, Figure, beside_bare, middle
-from tests.bench.running import GRACE_SECONDS, Run, ended, opened, started
+from tests.bench.running import GRACE_SECONDS, Run, opened, started
 from tests.bench.setting import Bench
 from tests.bench.waiting import Waits
 from worker.demo.record import Record
-from worker.topics import Names
 
 LONG = 10
 """Times the records of the short backlog: two million."""
@@ -42,10 +41,9 @@ def run(bench: Bench) -> list[Figure]:
         bench.say(f"backlog, round {number + 1} of {bench.rounds}")
         short.append(_round(bench, mix.mixed(bench.records), number))
         long.append(_round(bench, mix.mixed(LONG * bench.records), number))
-    bench.rates["kafka"] = middle([each.worker.rate for each in short])
     held = [100 * b.worker.rate / a.worker.rate for a, b in zip(short, long, strict=True)]
     return [
-        *_figures("backlog", short, _MIXED),
+        *_short_figures(bench, short),
         *_figures("backlog", long, _MIXED),
         Figure(
             section="backlog",
@@ -55,6 +53,18 @@ def run(bench: Bench) -> list[Figure]:
             aim=_LONG_AIM,
         ),
     ]
+
+
+def run_short(bench: Bench) -> list[Figure]:
+    """The short backlog alone: what a live stream is compared with."""
+    bench.say("a backlog to compare with")
+    rounds = [_round(bench, mix.mixed(bench.records), n) for n in range(bench.rounds)]
+    return _short_figures(bench, rounds)
+
+
+def _short_figures(bench: Bench, rounds: list[Round]) -> list[Figure]:
+    bench.rates["kafka"] = middle([each.worker.rate for each in rounds])
+    return _figures("backlog", rounds, _MIXED)
 
 
 def run_users(bench: Bench) -> list[Figure]:
@@ -90,22 +100,12 @@ def _figures(section: str, rounds: list[Round], aims: Aims) -> list[Figure]:
 
 def _round(bench: Bench, records: Iterable[Record], number: int) -> Round:
     """Loop and worker take turns in going first, so that neither always finds warm memory."""
-    address, names = bench.kafka(), Names(bench.prefix())
-    total = asyncio.run(prepare(f"kafka://{address}", names, mix.outgoing(names, records)))
-    loop = bare_copy(address, names, total) if number % 2 else None
-    worker, waits = _work(bench, address, names, total)
-    loop = loop or bare_copy(address, names, total)
-    asyncio.run(remove(address, names))
-    return Round(worker, loop, waits)
-
-
-def _work(bench: Bench, address: str, names: Names, total: int) -> tuple[Cost, Waits]:
-    url = f"kafka://{address}"
-    with (
-        bench.folder() as folder,
-        ended(Buddy(folder, url, names.prefix, grace_seconds=GRACE_SECONDS)) as buddy,
-    ):
-        return asyncio.run(_run(buddy, total))
+    with own_buddy(bench, "kafka", grace_seconds=GRACE_SECONDS) as buddy:
+        messages = mix.outgoing(buddy.names, records)
+        total = asyncio.run(prepare(buddy.broker, buddy.names, messages))
+        loop = bare_copy(bench.kafka(), buddy.names, total) if number % 2 else None
+        worker, waits = asyncio.run(_run(buddy, total))
+        return Round(worker, loop or bare_copy(bench.kafka(), buddy.names, total), waits)
 
 
 async def _run(buddy: Buddy, total: int) -> tuple[Cost, Waits]:

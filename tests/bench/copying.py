@@ -1,4 +1,4 @@
-"""The bench's Kafka: topics for a round, the bare copy loop beside it, and the warm-up."""
+"""What a round needs: topics of its own, the bare copy loop beside it, a Kafka that is warm."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from aiokafka.admin import AIOKafkaAdminClient
 
+from tests.acceptance.kit import Buddy
 from tests.bench import mix
 from tests.bench.figures import Cost
-from tests.bench.running import PARTITIONS, create, opened, publish
+from tests.bench.running import PARTITIONS, create, ended, opened, publish
 from tests.bench.setting import Bench
 from worker.brokers.contract import Broker, Outgoing, Topic
 from worker.topics import Names
@@ -35,6 +36,22 @@ def warm_up(bench: Bench, address: str) -> None:
     asyncio.run(prepare(f"kafka://{address}", names, (m for _ in range(rounds) for m in messages)))
     bare_copy(address, names, rounds * len(messages))
     asyncio.run(remove(address, names))
+
+
+@contextmanager
+def own_buddy(bench: Bench, kind: str, **settings: object) -> Iterator[Buddy]:
+    """`buddy` with a directory and a prefix of its own; what it leaves is removed.
+
+    `kind` is `kafka` or `embedded`.
+    """
+    url = f"kafka://{bench.kafka()}" if kind == "kafka" else None
+    with (
+        bench.folder() as folder,
+        ended(Buddy(folder, url, bench.prefix(), **settings)) as buddy,
+    ):
+        yield buddy
+    if kind == "kafka":
+        asyncio.run(remove(bench.kafka(), buddy.names))
 
 
 async def prepare(

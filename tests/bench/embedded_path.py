@@ -46,6 +46,14 @@ class Whole(NamedTuple):
 
 
 def run(bench: Bench) -> list[Figure]:
+    """Records a second, and how late outcomes are of a live stream at half of that rate."""
+    figures = run_rates(bench)
+    half = bench.rates["embedded"] / 2
+    title = "at half of the backlog's rate"
+    return [*figures, *latency.measure(bench, "embedded", half, title, _LATENCY_AIMS)]
+
+
+def run_rates(bench: Bench) -> list[Figure]:
     """Records a second, and those of `publish` alone."""
     apart, together = [], []
     with bench.folder() as published:
@@ -54,8 +62,7 @@ def run(bench: Bench) -> list[Figure]:
             bench.say(f"embedded, round {number + 1} of {bench.rounds}")
             apart.append(_measure(bench, published, records, ("sink", "worker")))
             together.append(_measure(bench, published, records, ("run",)))
-    rate = middle([whole.times.cost.rate for whole in apart])
-    bench.rates["embedded"] = rate
+    bench.rates["embedded"] = middle([whole.times.cost.rate for whole in apart])
     return [
         Figure(
             section=SECTION,
@@ -65,7 +72,6 @@ def run(bench: Bench) -> list[Figure]:
         ),
         *_figures("worker and sink, a process each", apart, _APART_AIM),
         *_figures("buddy run, one process", together, _TOGETHER_AIM),
-        *latency.measure(bench, "embedded", rate / 2, "at half of the first rate", _LATENCY_AIMS),
     ]
 
 

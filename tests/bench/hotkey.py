@@ -16,10 +16,10 @@ import msgspec
 
 from tests.acceptance.kit import Buddy
 from tests.bench import mix
-from tests.bench.copying import bare_copy, remove, topics
+from tests.bench.copying import bare_copy, own_buddy, topics
 from tests.bench.figures import Cost, Figure, middle
 from tests.bench.machine import cpu_seconds
-from tests.bench.running import PARTITIONS, ended, publish_at_once, started
+from tests.bench.running import PARTITIONS, publish_at_once, started
 from tests.bench.setting import Bench
 from worker.brokers.contract import Broker, Message, Outgoing, Partition
 from worker.brokers.partitioner import partition_for
@@ -49,13 +49,12 @@ def run(bench: Bench) -> list[Figure]:
     """Both brokers, each round with topics of its own."""
     figures = []
     for kind in ("kafka", "embedded"):
-        url = f"kafka://{bench.kafka()}" if kind == "kafka" else None
         stays, moves, late = [], [], []
         for number in range(bench.rounds):
             bench.say(f"hotkey: {kind}, round {number + 1} of {bench.rounds}")
-            stays.append(_rate(bench, url, moves=False))
-            moves.append(_rate(bench, url, moves=True))
-            late.append(_lateness(bench, url))
+            stays.append(_rate(bench, kind, moves=False))
+            moves.append(_rate(bench, kind, moves=True))
+            late.append(_lateness(bench, kind))
         figures += _figures(f"{kind}: one user whose address stays", stays, _RATE_AIM)
         figures += _figures(f"{kind}: one user with another address each time", moves, None)
         figures.append(
@@ -125,16 +124,12 @@ def orphans(count: int) -> Iterator[Record]:
         yield Record("milestones", key_of("milestones", row), encode(row))
 
 
-def _rate(bench: Bench, url: str | None, *, moves: bool) -> Judged:
+def _rate(bench: Bench, kind: str, *, moves: bool) -> Judged:
     count = min(UPDATES, bench.records // 4)
-    with bench.folder() as folder, ended(Buddy(folder, url, bench.prefix())) as buddy:
-        records = updates(count, moves=moves)
-        messages = list(mix.outgoing(buddy.names, records))
+    with own_buddy(bench, kind) as buddy:
+        messages = list(mix.outgoing(buddy.names, updates(count, moves=moves)))
         cost = asyncio.run(_judge(buddy, messages, bench.seconds / 6))
-        if url is None:
-            return Judged(cost, None)
-        loop = bare_copy(bench.kafka(), buddy.names, count)
-        asyncio.run(remove(bench.kafka(), buddy.names))
+        loop = bare_copy(bench.kafka(), buddy.names, count) if kind == "kafka" else None
         return Judged(cost, loop)
 
 
@@ -151,15 +146,9 @@ async def _judge(buddy: Buddy, messages: list[Outgoing], seconds: float) -> Cost
     return Cost(max(1, len(judged)), end - start, used)
 
 
-def _lateness(bench: Bench, url: str | None) -> float:
-    with (
-        bench.folder() as folder,
-        ended(Buddy(folder, url, bench.prefix(), grace_seconds=GRACE_SECONDS)) as buddy,
-    ):
-        late = asyncio.run(_wait(buddy))
-        if url is not None:
-            asyncio.run(remove(bench.kafka(), buddy.names))
-        return late
+def _lateness(bench: Bench, kind: str) -> float:
+    with own_buddy(bench, kind, grace_seconds=GRACE_SECONDS) as buddy:
+        return asyncio.run(_wait(buddy))
 
 
 async def _wait(buddy: Buddy) -> float:

@@ -106,4 +106,6 @@ def referring(count: int, size: int, rng: Random) -> Iterator[Record]:
             row[user] = str(UUID(bytes=made_id("users", rng.randrange(size))))
         for own in [name for name in _OWN_IDS if name in row]:
             row[own] = uuid4(rng)
+        if "milestone_id" in row:
+            row["milestone_id"] = number + 1
         yield Record(entity, key_of(entity, row), encode(row))

@@ -46,7 +46,7 @@ class Searched(NamedTuple):
 
 
 def search(sustains: Callable[[float], bool], first: float) -> Searched:
-    """Steps of a quarter from `first` until one is good and one bad, then bisection."""
+    """A quarter up or half down from `first` until one is good and one bad, then bisection."""
     good, bad, steps, rate = 0.0, float("inf"), 0, first
     while bad > PRECISION * good and bad > LOWEST:
         steps += 1
@@ -57,8 +57,7 @@ def search(sustains: Callable[[float], bool], first: float) -> Searched:
         if bad == float("inf"):
             rate = good * _STEP
         elif good == 0:
-            # Faster down than up: today's worker holds a third of what it is asked first.
-            rate = max(LOWEST, bad / 2) if bad > LOWEST else bad
+            rate = max(LOWEST, bad / 2)
         else:
             rate = (good * bad) ** 0.5
     return Searched(good, bad, steps)

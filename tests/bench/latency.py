@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 from schemas import ENTITIES
 from tests.acceptance.kit import Buddy
+from tests.bench.copying import own_buddy
 from tests.bench.figures import Cost, Figure, quantile
 from tests.bench.machine import cpu_seconds
 from tests.bench.pacer import pacing
-from tests.bench.running import PARTITIONS, create, ended, opened, started
+from tests.bench.running import PARTITIONS, create, opened, started
 from tests.bench.setting import Bench
 from tests.bench.waiting import Ready, messages
 from worker.brokers.contract import Broker, Message, Partition
@@ -50,9 +51,8 @@ class Aims(NamedTuple):
 def measure(bench: Bench, kind: str, rate: float, title: str, aims: Aims) -> list[Figure]:
     """p50 and p99 of a worker at that rate, and what CPU it takes then."""
     bench.say(f"latency: {kind}, {rate:,.0f} records/s")
-    url = f"kafka://{bench.kafka()}" if kind == "kafka" else None
     seconds, warm = bench.seconds / 5, bench.seconds / 2
-    with bench.folder() as folder, ended(Buddy(folder, url, bench.prefix())) as buddy:
+    with own_buddy(bench, kind) as buddy:
         seen, paced, cost = asyncio.run(_run(buddy, rate, warm, seconds))
     section = f"latency: {kind}"
     users, own = (
@@ -95,19 +95,22 @@ async def _run(
         worker = buddy.start("worker")
         await started(worker)
         with pacing(buddy.broker, names, rate, warm + seconds) as pacer:
-            begin, before = time.monotonic(), cpu_seconds(worker.process.pid)
-            paced = asyncio.create_task(asyncio.to_thread(pacer.send))
+
+            async def send() -> tuple[dict[str, float], Cost]:
+                before, begin = cpu_seconds(worker.process.pid), time.monotonic()
+                done = await asyncio.to_thread(pacer.send)
+                used, took = cpu_seconds(worker.process.pid) - before, time.monotonic() - begin
+                return done, Cost(int(done["sent"]), took, used)
+
+            paced = asyncio.create_task(send())
             arrived = await _observe(broker, names, paced)
-            done = await paced
-            used = cpu_seconds(worker.process.pid) - before
+            done, cost = await paced
             appended = await _appended(broker, names)
-    # All of it was judged by then, or nothing came for a while.
-    cost = Cost(int(done["sent"]), time.monotonic() - begin, used)
     return _latencies(names, arrived, appended, warm), done, cost
 
 
 async def _observe(
-    broker: Broker, names: Names, paced: asyncio.Task[dict[str, float]]
+    broker: Broker, names: Names, paced: asyncio.Task[tuple[dict[str, float], Cost]]
 ) -> list[tuple[float, list[Message]]]:
     """Accepted messages and when they were in hand, until everything is sent and it is quiet."""
     reader = broker.reader()

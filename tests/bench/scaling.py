@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from tests.acceptance.kit import Buddy, Service, eventually
 from tests.bench import mix
-from tests.bench.copying import bare_copy, remove, topics
+from tests.bench.copying import bare_copy, own_buddy, topics
 from tests.bench.figures import Cost, Figure, middle
 from tests.bench.machine import cpu_seconds
-from tests.bench.running import GRACE_SECONDS, Run, ended, publish_at_once
+from tests.bench.running import GRACE_SECONDS, Run, publish_at_once
 from tests.bench.setting import Bench
 from worker.brokers.contract import Outgoing
 
@@ -115,19 +115,12 @@ def figures(
 
 
 def _measure(bench: Bench, shape: Shape) -> Measured:
-    address = bench.kafka()
-    with (
-        bench.folder() as folder,
-        ended(
-            Buddy(folder, f"kafka://{address}", bench.prefix(), grace_seconds=GRACE_SECONDS)
-        ) as buddy,
-    ):
+    with own_buddy(bench, "kafka", grace_seconds=GRACE_SECONDS) as buddy:
         records = mix.mixed(min(RECORDS, bench.records))
         messages = list(mix.outgoing(buddy.names, records))
         cost, idle = asyncio.run(_judge(bench, buddy, shape, messages))
-    loop = bare_copy(address, buddy.names, len(messages), shape.partitions)
-    asyncio.run(remove(address, buddy.names))
-    return Measured(cost, idle, loop)
+        loop = bare_copy(bench.kafka(), buddy.names, len(messages), shape.partitions)
+        return Measured(cost, idle, loop)
 
 
 async def _judge(
