@@ -6,6 +6,7 @@ import argparse
 import logging
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -73,7 +74,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterable[Figure]]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what is asked for; 0 whatever the figures are."""
+    """Measure what is asked for; 0 whatever the figures are, 1 if a section failed."""
     asked = _parser().parse_args(arguments)
     head = machine.head()
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
@@ -92,18 +93,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             profiling.profile(bench, asked.profile)
             return 0
         figures: list[Figure] = []
+        failed = False
         for name in asked.only or SECTIONS:
             bench.say(name)
             try:
                 figures += SECTIONS[name](bench)
             except Skipped as reason:
                 head[f"No {name}"] = str(reason)
+            except Exception as error:  # noqa: BLE001 -- hours of other figures are not to be lost
+                head[f"No {name}"] = f"it failed: {error!r}"
+                traceback.print_exc()
+                failed = True
     head["Load at end"] = f"{machine.load():.2f}"
     show(console, head, figures)
     if asked.json is not None:
         document = {"machine": head, "figures": [_plain(figure) for figure in figures]}
         asked.json.write_bytes(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
-    return 0
+    return int(failed)
 
 
 def _plain(figure: Figure) -> dict[str, object]:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -14,10 +14,11 @@ from aiokafka.admin import AIOKafkaAdminClient
 from tests.acceptance.kit import Buddy
 from tests.bench import mix
 from tests.bench.figures import Cost
-from tests.bench.running import PARTITIONS, create, ended, opened, publish
+from tests.bench.running import PARTITIONS, RECORD_LIMIT, ended, opened, publish
 from tests.bench.setting import Bench
-from worker.brokers.contract import Broker, Outgoing, Topic
-from worker.topics import Names
+from worker.brokers.contract import Broker, Outgoing, Partition, Topic
+from worker.errors import BrokerUnavailable
+from worker.topics import Names, wanted
 
 WARM_UP = 10
 QUICK_WARM_UP = 4
@@ -25,6 +26,7 @@ QUICK_WARM_UP = 4
 
 _BARE_SECONDS = 300.0
 _DAY_MS = 24 * 3600 * 1000
+_TRIES = 6
 
 
 def warm_up(bench: Bench, address: str) -> None:
@@ -70,9 +72,24 @@ async def topics(url: str, names: Names, partitions: int = PARTITIONS) -> AsyncI
     Before the loop starts: a new topic refuses writes for a while, to be tried again.
     """
     async with opened(url) as broker:
-        await create(broker, names, partitions)
-        await broker.create([Topic(_output(names), partitions, retention_ms=_DAY_MS)])
+        made = [*wanted(names, partitions, RECORD_LIMIT).values()]
+        made.append(Topic(_output(names), partitions, retention_ms=_DAY_MS))
+        await _create(broker, made)
         yield broker
+
+
+async def _create(broker: Broker, made: Sequence[Topic]) -> None:
+    """Until each partition has a leader: 1,500 of them take Kafka longer than one call may."""
+    places = [Partition(topic.name, n) for topic in made for n in range(topic.partitions)]
+    for left in reversed(range(_TRIES)):
+        try:
+            await broker.create(made)
+            await broker.spans(places)
+        except BrokerUnavailable:
+            if not left:
+                raise
+        else:
+            return
 
 
 async def remove(address: str, names: Names) -> None:

@@ -17,7 +17,7 @@ from tests.bench import mix
 from tests.bench.copying import bare_copy, own_buddy, topics
 from tests.bench.figures import Cost, Figure, middle
 from tests.bench.machine import cpu_seconds
-from tests.bench.running import GRACE_SECONDS, Run, publish_at_once
+from tests.bench.running import GRACE_SECONDS, Run, Times, publish_at_once
 from tests.bench.setting import Bench
 from worker.brokers.contract import Outgoing
 
@@ -26,6 +26,8 @@ RECORDS = 60_000
 
 _TIMES_AIM = 1.3
 _SETTLE_SECONDS = 180.0
+_IDLE_SECONDS = 5.0
+"""At least: the CPU of a process is counted in hundredths of a second."""
 
 
 class Shape(NamedTuple):
@@ -41,9 +43,13 @@ class Shape(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """CPU of all workers without what they use when idle (per cent of a core), and the loop's."""
+    """What all workers took, without their idle cost and with it, and the bare loop.
+
+    `idle` is that cost in per cent of a core.
+    """
 
     cost: Cost
+    gross: Cost
     idle: float
     loop: Cost
 
@@ -83,6 +89,7 @@ def figures(
             value=middle([each.cost.micros for each in rounds]),
             unit="µs",
             beside={"bare copy loop": middle([each.loop.micros for each in rounds])},
+            note=f"with it {middle([each.gross.micros for each in rounds]):,.0f}",
         ),
         Figure(
             section=section,
@@ -118,25 +125,25 @@ def _measure(bench: Bench, shape: Shape) -> Measured:
     with own_buddy(bench, "kafka", grace_seconds=GRACE_SECONDS) as buddy:
         records = mix.mixed(min(RECORDS, bench.records))
         messages = list(mix.outgoing(buddy.names, records))
-        cost, idle = asyncio.run(_judge(bench, buddy, shape, messages))
+        times, idle = asyncio.run(_judge(bench, buddy, shape, messages))
         loop = bare_copy(bench.kafka(), buddy.names, len(messages), shape.partitions)
-        return Measured(cost, idle, loop)
+        cost = times.cost.without(idle, times.watched)
+        return Measured(cost, times.cost, 100 * idle, loop)
 
 
 async def _judge(
     bench: Bench, buddy: Buddy, shape: Shape, messages: list[Outgoing]
-) -> tuple[Cost, float]:
+) -> tuple[Times, float]:
     async with topics(buddy.broker, buddy.names, shape.partitions) as broker:
         workers = [buddy.elsewhere(f"w{n}").start("worker") for n in range(shape.workers)]
         shared = f"{shape.partitions} tasks shared by {shape.workers} workers"
         await asyncio.to_thread(
             eventually, lambda: are_shared(map(tasks, workers), shape), shared, _SETTLE_SECONDS
         )
-        idle = await _idle(workers, bench.seconds / 2)
+        idle = await _idle(workers, max(_IDLE_SECONDS, bench.seconds / 2))
         run = Run(buddy.names, workers, len(messages), shape.partitions)
         start = await publish_at_once(broker, messages)
-        times = run.times(start, await run.finish(broker))
-        return times.cost.without(idle, times.watched), 100 * idle
+        return run.times(start, await run.finish(broker)), idle
 
 
 async def _idle(workers: Sequence[Service], seconds: float) -> float:

@@ -198,7 +198,8 @@ def test_a_reference_to_nobody_or_to_a_bad_row_is_never_there() -> None:
 
 
 def measured(micros: float) -> Measured:
-    return Measured(Cost(1_000, 1.0, micros / 1_000), 3.0, Cost(1_000, 0.1, 0.005))
+    cost = Cost(1_000, 1.0, micros / 1_000)
+    return Measured(cost, cost, 3.0, Cost(1_000, 0.1, 0.005))
 
 
 def test_a_shape_is_compared_with_the_first_of_the_same_round() -> None:
