@@ -102,10 +102,10 @@ def _round(bench: Bench, records: Iterable[Record], number: int) -> Round:
     """Loop and worker take turns in going first, so that neither always finds warm memory."""
     with own_buddy(bench, "kafka", grace_seconds=GRACE_SECONDS) as buddy:
         messages = mix.outgoing(buddy.names, records)
-        total = asyncio.run(prepare(buddy.broker, buddy.names, messages))
-        loop = bare_copy(bench.kafka(), buddy.names, total) if number % 2 else None
+        total, _ = asyncio.run(prepare(buddy.broker, buddy.names, messages))
+        loop = bare_copy(buddy.broker, buddy.names, total) if number % 2 else None
         worker, waits = asyncio.run(_run(buddy, total))
-        return Round(worker, loop or bare_copy(bench.kafka(), buddy.names, total), waits)
+        return Round(worker, loop or bare_copy(buddy.broker, buddy.names, total), waits)
 
 
 async def _run(buddy: Buddy, total: int) -> tuple[Cost, Waits]:

@@ -1,8 +1,8 @@
 """The bare copy loop: consume, produce, commit in transactions, without looking at a record.
 
-What aiokafka alone reaches on this machine. A process of its own, as the worker is one:
-`python -m tests.bench.bare ADDRESS PREFIX RECORDS PARTITIONS OUTPUT` prints seconds and CPU seconds
-as JSON.
+What aiokafka alone reaches on this machine, or the embedded broker. A process of its own, as the
+worker is one: `python -m tests.bench.bare BROKER PREFIX RECORDS PARTITIONS OUTPUT` prints seconds
+and CPU seconds as JSON.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from schemas import ENTITIES
+from tests.bench.running import opened
+from worker.brokers.contract import Outgoing, Partition
 from worker.topics import Names
 
 TRANSACTION = 5_000
@@ -25,11 +28,45 @@ _BATCH_BYTES = 900_000  # a broker takes 1 MiB by default
 _STALL_SECONDS = 30.0
 
 
-async def copy(
-    address: str, prefix: str, total: int, partitions: int, output: str
-) -> dict[str, float]:
+async def copy(url: str, prefix: str, total: int, partitions: int, output: str) -> dict[str, float]:
     """Copy all inputs of the prefix into one topic, partition by partition."""
-    names = Names(prefix)
+    places = [Partition(Names(prefix).inputs(e), n) for e in ENTITIES for n in range(partitions)]
+    kind, _, rest = url.partition(":")
+    if kind == "kafka":
+        return await _copy_kafka(rest.removeprefix("//"), places, total, output)
+    return await _copy_embedded(url, places, total, output)
+
+
+async def _copy_embedded(
+    url: str, places: Sequence[Partition], total: int, output: str
+) -> dict[str, float]:
+    async with opened(url) as broker:
+        reader = broker.reader()
+        reader.assign(dict.fromkeys(places, 0))
+        committer = await broker.committer(f"{output}-copier", f"{output}-group")
+        try:
+            wall, cpu = time.perf_counter(), time.process_time()
+            copied = 0
+            while copied < total:
+                found = await reader.read(min(TRANSACTION, total - copied), _STALL_SECONDS)
+                if not found:
+                    raise TimeoutError(f"{total - copied} records are missing")
+                copies = [Outgoing(output, m.key, m.value, partition=m.partition) for m in found]
+                offsets = {Partition(m.topic, m.partition): m.offset + 1 for m in found}
+                await committer.commit(copies, offsets)
+                copied += len(found)
+            return {
+                "seconds": time.perf_counter() - wall,
+                "cpu": time.process_time() - cpu,
+            }
+        finally:
+            await committer.close()
+            await reader.close()
+
+
+async def _copy_kafka(
+    address: str, places: Sequence[Partition], total: int, output: str
+) -> dict[str, float]:
     consumer = AIOKafkaConsumer(
         bootstrap_servers=address, enable_auto_commit=False, auto_offset_reset="earliest",
         isolation_level="read_committed", fetch_max_wait_ms=100,
@@ -42,9 +79,7 @@ async def copy(
     try:
         await producer.start()
         try:
-            consumer.assign(
-                [TopicPartition(names.inputs(e), n) for e in ENTITIES for n in range(partitions)]
-            )
+            consumer.assign([TopicPartition(*place) for place in places])
             wall, cpu = time.perf_counter(), time.process_time()
             copied = 0
             while copied < total:
@@ -100,6 +135,6 @@ async def _produce(
 
 
 if __name__ == "__main__":
-    _, _address, _prefix, _total, _partitions, _output = sys.argv
-    _found = asyncio.run(copy(_address, _prefix, int(_total), int(_partitions), _output))
+    _, _url, _prefix, _total, _partitions, _output = sys.argv
+    _found = asyncio.run(copy(_url, _prefix, int(_total), int(_partitions), _output))
     print(json.dumps(_found))

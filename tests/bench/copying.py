@@ -35,8 +35,9 @@ def warm_up(bench: Bench, address: str) -> None:
     names = Names("bench-warm")
     bench.say(f"warming Kafka up with {rounds} times {bench.records:,} records")
     messages = list(mix.outgoing(names, mix.mixed(bench.records)))
-    asyncio.run(prepare(f"kafka://{address}", names, (m for _ in range(rounds) for m in messages)))
-    bare_copy(address, names, rounds * len(messages))
+    url = f"kafka://{address}"
+    asyncio.run(prepare(url, names, (m for _ in range(rounds) for m in messages)))
+    bare_copy(url, names, rounds * len(messages))
     asyncio.run(remove(address, names))
 
 
@@ -58,11 +59,10 @@ def own_buddy(bench: Bench, kind: str, **settings: object) -> Iterator[Buddy]:
 
 async def prepare(
     url: str, names: Names, messages: Iterable[Outgoing], partitions: int = PARTITIONS
-) -> int:
-    """Topics of their own, and the records on the inputs; how many they are."""
+) -> tuple[int, float]:
+    """Topics of their own, and the records on the inputs: how many, and how many a second."""
     async with topics(url, names, partitions) as broker:
-        sent, _ = await publish(broker, messages)
-        return sent
+        return await publish(broker, messages)
 
 
 @asynccontextmanager
@@ -103,10 +103,10 @@ async def remove(address: str, names: Names) -> None:
         await admin.close()
 
 
-def bare_copy(address: str, names: Names, total: int, partitions: int = PARTITIONS) -> Cost:
+def bare_copy(url: str, names: Names, total: int, partitions: int = PARTITIONS) -> Cost:
     """The loop in a process of its own, into a topic of its own."""
     numbers = [str(total), str(partitions)]
-    command = ["-m", "tests.bench.bare", address, names.prefix, *numbers, _output(names)]
+    command = ["-m", "tests.bench.bare", url, names.prefix, *numbers, _output(names)]
     limit = _BARE_SECONDS + total / 1_000
     done = subprocess.run(
         [sys.executable, *command], check=True, stdout=subprocess.PIPE, timeout=limit

@@ -9,15 +9,14 @@ from typing import NamedTuple
 
 from tests.acceptance.kit import Buddy
 from tests.bench import latency, mix, waiting
-from tests.bench.figures import Figure, middle
+from tests.bench.copying import bare_copy, prepare
+from tests.bench.figures import Cost, Figure, middle
 from tests.bench.running import (
     GRACE_SECONDS,
     Run,
     Times,
-    create,
     ended,
     opened,
-    publish,
     started,
 )
 from tests.bench.setting import Bench
@@ -62,7 +61,7 @@ def run_rates(bench: Bench) -> list[Figure]:
             bench.say(f"embedded, round {number + 1} of {bench.rounds}")
             apart.append(_measure(bench, published, records, ("sink", "worker")))
             together.append(_measure(bench, published, records, ("run",)))
-    bench.rates["embedded"] = middle([whole.times.cost.rate for whole in apart])
+    bench.rates["embedded"] = middle([whole.times.cost.rate for whole, _ in apart])
     return [
         Figure(
             section=SECTION,
@@ -79,16 +78,17 @@ async def publish_all(bench: Bench, directory: Path) -> tuple[int, float]:
     """Make a log with the demo's mix on its inputs: how many records, and how many a second."""
     names = Names()
     messages = list(mix.outgoing(names, mix.mixed(bench.records)))
-    async with opened(f"embedded:{directory / 'broker'}") as broker:
-        await create(broker, names)
-        return await publish(broker, messages)
+    return await prepare(f"embedded:{directory / 'broker'}", names, messages)
 
 
-def _measure(bench: Bench, published: Path, records: int, commands: tuple[str, ...]) -> Whole:
+def _measure(
+    bench: Bench, published: Path, records: int, commands: tuple[str, ...]
+) -> tuple[Whole, Cost]:
     with bench.folder() as folder:
         shutil.copytree(published / "broker", folder / "broker")
         with ended(Buddy(folder, grace_seconds=GRACE_SECONDS)) as buddy:
-            return asyncio.run(_run(buddy, records, commands))
+            whole = asyncio.run(_run(buddy, records, commands))
+        return whole, bare_copy(buddy.broker, buddy.names, records)
 
 
 async def _run(buddy: Buddy, records: int, commands: tuple[str, ...]) -> Whole:
@@ -130,7 +130,8 @@ async def _exported(broker: Broker, names: Names) -> float:
         await reader.close()
 
 
-def _figures(title: str, runs: list[Whole], aim: float) -> list[Figure]:
+def _figures(title: str, rounds: list[tuple[Whole, Cost]], aim: float) -> list[Figure]:
+    runs, loops = [whole for whole, _ in rounds], [loop for _, loop in rounds]
     parts = ", ".join(
         f"{name} {middle([run.times.cpu[name] / run.times.cost.records * 1e6 for run in runs]):.0f}"
         for name in runs[0].times.cpu
@@ -145,6 +146,7 @@ def _figures(title: str, runs: list[Whole], aim: float) -> list[Figure]:
             value=middle([whole.times.cost.rate for whole in runs]),
             unit="records/s",
             aim=aim,
+            beside={"bare copy loop": middle([loop.rate for loop in loops])},
             note=f"to 99 % of them {most:,.0f}; {parked:.0f} % were parked",
         ),
         Figure(
@@ -152,6 +154,7 @@ def _figures(title: str, runs: list[Whole], aim: float) -> list[Figure]:
             name=f"{title}: CPU a record",
             value=middle([whole.times.cost.micros for whole in runs]),
             unit="µs",
+            beside={"bare copy loop": middle([loop.micros for loop in loops])},
             note=parts,
         ),
         Figure(

@@ -39,10 +39,10 @@ _PATIENCE_SECONDS = 120.0
 
 
 class Judged(NamedTuple):
-    """Updates judged, and the bare loop on the same records where there is one."""
+    """Updates judged, and the bare loop on the same records."""
 
     cost: Cost
-    loop: Cost | None
+    loop: Cost
 
 
 def run(bench: Bench) -> list[Figure]:
@@ -72,7 +72,6 @@ def run(bench: Bench) -> list[Figure]:
 
 
 def _figures(title: str, rates: list[Judged], aim: float | None) -> list[Figure]:
-    loops = [each.loop for each in rates if each.loop is not None]
     return [
         Figure(
             section="hot key",
@@ -80,7 +79,7 @@ def _figures(title: str, rates: list[Judged], aim: float | None) -> list[Figure]
             value=middle([each.cost.rate for each in rates]),
             unit="1/s",
             aim=aim,
-            beside={"bare copy loop": middle([loop.rate for loop in loops])} if loops else {},
+            beside={"bare copy loop": middle([each.loop.rate for each in rates])},
             note=f"{rates[0].cost.records:,} judged in {rates[0].cost.seconds:.1f} s",
         ),
         Figure(
@@ -88,7 +87,7 @@ def _figures(title: str, rates: list[Judged], aim: float | None) -> list[Figure]
             name=f"{title}: CPU an update",
             value=middle([each.cost.micros for each in rates]),
             unit="µs",
-            beside={"bare copy loop": middle([loop.micros for loop in loops])} if loops else {},
+            beside={"bare copy loop": middle([each.loop.micros for each in rates])},
         ),
     ]
 
@@ -129,8 +128,7 @@ def _rate(bench: Bench, kind: str, *, moves: bool) -> Judged:
     with own_buddy(bench, kind) as buddy:
         messages = list(mix.outgoing(buddy.names, updates(count, moves=moves)))
         cost = asyncio.run(_judge(buddy, messages, bench.seconds / 6))
-        loop = bare_copy(bench.kafka(), buddy.names, count) if kind == "kafka" else None
-        return Judged(cost, loop)
+        return Judged(cost, bare_copy(buddy.broker, buddy.names, count))
 
 
 async def _judge(buddy: Buddy, messages: list[Outgoing], seconds: float) -> Cost:

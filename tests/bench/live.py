@@ -44,7 +44,7 @@ _SAMPLES = 60
 class Step(NamedTuple):
     """What one rate gave: whether lag stayed, what was sent a second, CPU in the time that counts.
 
-    Where lag stayed: who waited, and on Kafka the bare loop on the same records.
+    Where lag stayed: who waited, and the bare loop on the same records.
     """
 
     sustained: bool
@@ -129,8 +129,8 @@ def step(bench: Bench, kind: str, rate: float) -> Step:
     """A quarter of the time to settle, then the time that counts."""
     with own_buddy(bench, kind) as buddy:
         total, found = asyncio.run(_step(buddy, rate, bench.seconds / 4, bench.seconds))
-        if found.sustained and kind == "kafka":
-            found = found._replace(loop=bare_copy(bench.kafka(), buddy.names, total))
+        if found.sustained:
+            found = found._replace(loop=bare_copy(buddy.broker, buddy.names, total))
         return found
 
 

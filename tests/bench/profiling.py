@@ -63,7 +63,7 @@ def _worker(bench: Bench, kind: str) -> None:
         if kind == "kafka":
             url = f"kafka://{bench.kafka()}"
             messages = mix.outgoing(names, mix.mixed(bench.records))
-            records = asyncio.run(copying.prepare(url, names, messages))
+            records, _ = asyncio.run(copying.prepare(url, names, messages))
         else:
             url = f"embedded:{folder / 'broker'}"
             records, _ = asyncio.run(publish_all(bench, folder))

@@ -126,7 +126,7 @@ def _measure(bench: Bench, shape: Shape) -> Measured:
         records = mix.mixed(min(RECORDS, bench.records))
         messages = list(mix.outgoing(buddy.names, records))
         times, idle = asyncio.run(_judge(bench, buddy, shape, messages))
-        loop = bare_copy(bench.kafka(), buddy.names, len(messages), shape.partitions)
+        loop = bare_copy(buddy.broker, buddy.names, len(messages), shape.partitions)
         cost = times.cost.without(idle, times.watched)
         return Measured(cost, times.cost, 100 * idle, loop)
 
