@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import PolicyViolationError
 from aiokafka.structs import TopicPartition
 
 from worker.brokers.contract import Broker, Message, Outgoing, Partition, Reader
@@ -93,7 +94,15 @@ async def empty_kafka(broker: Broker, address: str, partition: Partition) -> Non
     """Remove everything from a compacted partition, as a wrong policy of its topic does."""
     settings = new_topic((await broker.topics([partition.topic]))[partition.topic]).topic_configs
     await configure(address, partition.topic, **{**settings, "cleanup.policy": "delete"})
-    await delete_all(broker, address, partition)
+
+    async def deleted() -> bool:
+        try:
+            await delete_all(broker, address, partition)
+        except PolicyViolationError:  # the change of policy has not reached the log yet
+            return False
+        return True
+
+    await eventually(deleted, bool)
     await configure(address, partition.topic, **settings)
 
 
