@@ -20,6 +20,8 @@ from tests.contract.helpers import (
     empty_kafka,
 )
 from tests.s3_server import S3Server
+from tests.simulation.broker.cluster import Cluster
+from tests.simulation.broker.connection import MemoryBroker
 from worker.brokers.contract import Broker, Partition, Topic
 from worker.brokers.embedded import EmbeddedBroker
 from worker.brokers.kafka import KafkaBroker
@@ -75,6 +77,9 @@ def connect(kind: str, clock: Clock, tmp_path: Path, request: pytest.FixtureRequ
     if kind == "embedded":
         shared = worker.clock.Clock(clock.wall, clock.steady)
         return lambda: EmbeddedBroker(tmp_path / "broker", clock=shared)
+    if kind == "memory":
+        cluster = Cluster(clock.wall)
+        return lambda: MemoryBroker(cluster)
     address: str = request.getfixturevalue("kafka_address")
     return lambda: KafkaBroker(address)
 
@@ -124,7 +129,12 @@ def expire(kind: str, broker: Broker, clock: Clock, request: pytest.FixtureReque
     async def expire_kafka(partition: Partition) -> None:
         await delete_all(broker, request.getfixturevalue("kafka_address"), partition)
 
-    return expire_embedded if kind == "embedded" else expire_kafka
+    async def expire_memory(partition: Partition) -> None:
+        assert isinstance(broker, MemoryBroker)
+        broker.cluster.log(partition).expire()
+
+    ways = {"embedded": expire_embedded, "memory": expire_memory, "kafka": expire_kafka}
+    return ways[kind]
 
 
 @pytest.fixture
@@ -152,7 +162,11 @@ def remove(kind: str, broker: Broker, request: pytest.FixtureRequest) -> DeleteT
         assert isinstance(broker, EmbeddedBroker)
         await delete_embedded_topic(broker, topic)
 
-    return from_embedded if kind == "embedded" else from_kafka
+    async def from_memory(topic: str) -> None:
+        assert isinstance(broker, MemoryBroker)
+        broker.cluster.delete(topic)
+
+    return {"embedded": from_embedded, "memory": from_memory, "kafka": from_kafka}[kind]
 
 
 @pytest.fixture
