@@ -22,7 +22,7 @@ from rich.progress import (
 from tests.simulation.promises import Broken
 from tests.simulation.schedule import Run
 
-_CHUNK: Final = 100
+_CHUNK: Final = 20
 _EVERY: Final = 60
 """Seconds between two lines where no progress bar can be seen."""
 
@@ -80,7 +80,7 @@ def _failure(run: Run) -> str | None:
         run.play()
     except Broken as error:
         return str(error)
-    except Exception as error:  # noqa: BLE001 -- the core must raise nothing at all
+    except Exception as error:  # noqa: BLE001 -- a worker must raise nothing at all
         last = traceback.extract_tb(error.__traceback__)[-1]
         return f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"
     return None

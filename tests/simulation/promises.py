@@ -1,25 +1,25 @@
 """What must hold: after every commit, and at the end. It knows the logs, and nothing of tasks.
 
-Moments are ticks of the world: every appended input and every decided transaction has its own.
+Ticks are those of the cluster: every appended input and every decided transaction has its own.
 """
 
 from __future__ import annotations
 
+from base64 import b64decode
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Container
 from typing import Final, NamedTuple
 
 import msgspec
 
-from tests.simulation.records import Records, Sent, named
+from tests.simulation.broker.cluster import Cluster
+from tests.simulation.broker.log import Transaction
+from tests.simulation.internals import Internals
+from tests.simulation.records import Records, Sent
 from tests.simulation.settings import Settings
-from tests.simulation.world import Transaction, World, place_of
 from worker.brokers.contract import Message, Partition
-from worker.core.addresses import Claim, Grant, Settled
-from worker.core.barrier import Progress
+from worker.brokers.partitioner import partition_for
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
-from worker.core.parking import Envelope
 
 _NOT_YET: Final = 1 << 60
 _USER_FIELDS: Final = {"participant_id": 0, "buddy_id": 1, "user_id": 0}
@@ -37,13 +37,10 @@ class _Found(msgspec.Struct):
 
 class _Rejection(msgspec.Struct):
     violations: list[_Found]
+    record_base64: str | None = None
 
 
 _read_rejection = msgspec.json.Decoder(_Rejection).decode
-_read_envelope = msgspec.msgpack.Decoder(Envelope).decode
-_read_progress = msgspec.json.Decoder(Progress).decode
-_read_claim = msgspec.msgpack.Decoder(Claim | Settled).decode
-_read_grant = msgspec.msgpack.Decoder(Grant).decode
 
 
 class Outcome(NamedTuple):
@@ -53,6 +50,7 @@ class Outcome(NamedTuple):
     partition: int
     offset: int
     tick: int
+    moment: int
     codes: tuple[str, ...]
     orphans: tuple[tuple[str, str], ...]
     """Entity and id of the references that were called orphaned."""
@@ -74,25 +72,29 @@ class Tenure(msgspec.Struct):
 class Promises:
     """Watches every commit; `check` at the end."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, cluster: Cluster) -> None:
         self._settings = settings
         self._names = settings.rules.names
-        self.world: World
-        self._records = Records(self._names)
-        self.sent = self._records.sent
-        self.note = self._records.note
+        self._cluster = cluster
+        self.internals = Internals(self._names, settings.rules.tasks)
+        self.records = Records(self._names)
+        self.sent = self.records.sent
         self.outcomes: dict[str, Outcome] = {}
+        """By source; the latest, where a record was judged again."""
         self.latest_outcome = 0
         """When the latest of them was published."""
-        self._first_read: dict[str, int] = {}
+        self._times: Counter[str] = Counter()
+        """How often each record came out."""
+        self._parked: set[str] = set()
+        """The records that were ever parked and stood in the log as such."""
         self._latest: dict[str, tuple[int, str | None]] = {}
         self._holders: dict[str, list[str]] = {}
         self._open: dict[str, Tenure] = {}
         self._tenures: dict[str, list[Tenure]] = {}
         self._changes: dict[tuple[str, str], list[tuple[int, bool, int]]] = {}
         """By entity and id: offset of the row, whether it is there, when it was committed."""
-        self._deleted: set[tuple[str, str, int]] = set()
-        """Entity, id and tick of deletions that were judged when they were read."""
+        self._deleted: set[tuple[str, str, int, int]] = set()
+        """Entity, id, partition and tick of deletions that were judged when they were read."""
         self._judged: Counter[tuple[str, str, int]] = Counter()
         """By entity, id and tick: how many records were judged together."""
 
@@ -100,35 +102,23 @@ class Promises:
 
     def committed(self, transaction: Transaction) -> None:
         """Take in what a transaction brings. Raises Broken."""
+        for coordinate, key, value in self.internals.copies(transaction):
+            # A record gets its copy once, but for users, whose values tell them apart.
+            source = self._find(coordinate, key, value, copied=True).source
+            self.records.copied.add(source)
+            self._parked.add(source)
+        self._parked.update(self.internals.held(transaction))
         moved: list[str] = []
         for message in transaction.messages:
-            kind = message.topic.split(".")[1]
-            if kind in {"accepted", "rejected"}:
+            if message.topic.split(".")[1] in {"accepted", "rejected"}:
                 self._outcome(message, transaction, moved)
-            elif message.topic == self._names.parked and message.value is not None:
-                envelope = _read_envelope(message.value)
-                coordinate = f"{envelope.topic}/{envelope.partition}/{envelope.offset}"
-                # A record gets its copy once, but for users, whose values tell them apart.
-                done = self._records.copied
-                source = self._find(coordinate, envelope.value, transaction, done).source
-                self._first_read.setdefault(source, envelope.first_read)
-                self._records.copied.add(source)
-            elif message.topic == self._names.progress and message.value is not None:
-                for entity, held in _read_progress(message.value).held.items():
-                    topic = self._names.inputs(entity)
-                    generation = transaction.topics.get(topic, 0)
-                    for first_read, offsets in held.items():
-                        for offset in offsets:
-                            source = named(f"{topic}/{message.partition}/{offset}", generation)
-                            self._first_read.setdefault(source, first_read)
         for address in moved:
             if len(self._holders[address]) > 1:
                 raise Broken(f"{address} has two holders: {self._holders[address]}")
 
-    def _find(
-        self, coordinate: str, value: bytes | None, transaction: Transaction, done: Container[str]
-    ) -> Sent:
-        sent = self._records.find(coordinate, value, transaction.topics, done)
+    def _find(self, coordinate: str, key: str, value: bytes | None, *, copied: bool) -> Sent:
+        done = self.records.copied if copied else self.outcomes
+        sent = self.records.find(coordinate, key, value, done)
         if sent is None:
             raise Broken(f"{coordinate} is not what was read there: {value!r}")
         return sent
@@ -136,36 +126,38 @@ class Promises:
     def _outcome(self, message: Message, transaction: Transaction, moved: list[str]) -> None:
         headers, tick = dict(message.headers), transaction.tick
         coordinate = headers[SOURCE_HEADER].decode()
-        sent = self._find(coordinate, message.value, transaction, self.outcomes)
+        key, value = (message.key or b"").decode(), message.value
+        if value is not None and message.topic.split(".")[1] == "rejected":
+            rejection = _read_rejection(value)
+            value += b64decode(rejection.record_base64 or "")
+        sent = self._find(coordinate, key, value, copied=False)
         source = sent.source
-        if source in self.outcomes:
+        self._times[source] += 1
+        if self._times[source] > 1 + sent.again:
             raise Broken(f"{source} has two outcomes: {self.outcomes[source]} and {message}")
         if message.topic == self._names.accepted(sent.entity):
             codes = tuple(filter(None, headers.get(WARNINGS_HEADER, b"").decode().split(",")))
             lost = sent.matches if "orphaned_match_id" in codes else ()
             orphans = tuple(("matches", match) for match in lost)
-            if (message.key or b"").decode() != sent.key or (message.value is None) != (
-                sent.kind == "deletion"
-            ):
+            if key != sent.key or (message.value is None) != (sent.kind == "deletion"):
                 raise Broken(f"{source} was accepted as {message}")
             if sent.entity in _INDEXED:
                 change = (message.offset, message.value is not None, tick)
                 self._changes.setdefault((sent.entity, sent.key), []).append(change)
-                if message.value is None and source not in self._first_read:
-                    self._deleted.add((sent.entity, sent.key, tick))
+                if message.value is None and source not in self._parked:
+                    self._deleted.add((sent.entity, sent.key, sent.partition, tick))
             if sent.entity == "users":
                 self._move(sent, message.offset, tick, moved)
         elif message.topic == self._names.rejected(sent.entity):
-            assert message.value is not None
-            found = _read_rejection(message.value).violations
+            found = rejection.violations
             codes = tuple(violation.code for violation in found)
             orphans = tuple(_orphan(v, sent) for v in found if v.code.startswith("orphaned"))
         else:
             raise Broken(f"{source} came out as {message}")
         self._judged[sent.entity, sent.key, tick] += 1
-        self.latest_outcome = self.world.now
+        self.latest_outcome = now = self._cluster.clock()
         self.outcomes[source] = Outcome(
-            message.topic, message.partition, message.offset, tick, codes, orphans
+            message.topic, message.partition, message.offset, tick, now, codes, orphans
         )
 
     def _move(self, sent: Sent, offset: int, tick: int, moved: list[str]) -> None:
@@ -199,14 +191,17 @@ class Promises:
             "refused an address": sum(
                 "duplicate_email" in outcome.codes for outcome in self.outcomes.values()
             ),
-            "ever parked": len(self._first_read),
+            "ever parked": len(self._parked),
+            "refused by the broker": sum(
+                "internal_error" in outcome.codes for outcome in self.outcomes.values()
+            ),
             "lost with their topic": len(self._all_missing()) - len(self.missing()),
         }
 
     def missing(self) -> list[str]:
         """The records without an outcome that should have one."""
-        now = self.world.generations
-        return [s for s in self._all_missing() if not self._records.may_be_lost(s, now)]
+        now = self._cluster.generations
+        return [s for s in self._all_missing() if not self.records.may_be_lost(s, now)]
 
     def _all_missing(self) -> list[str]:
         return [source for source in self.sent if source not in self.outcomes]
@@ -215,8 +210,11 @@ class Promises:
         """Everything that is to hold when all is quiet. Raises Broken."""
         if missing := self.missing():
             raise Broken(f"without an outcome: {missing}")
+        if self._settings.resets:
+            return  # what was judged twice, and what relied on it, has a history of its own
         self._check_order()
-        self._check_claims()
+        if odd := self.internals.disagreement(self._cluster):
+            raise Broken(odd)
         for source, outcome in self.outcomes.items():
             self._check_verdict(self.sent[source], outcome)
         if not self._settings.ordered:
@@ -250,7 +248,9 @@ class Promises:
         """Records of one key in one partition: outcomes in their order."""
         before: dict[tuple[str, str, int], str] = {}
         for source, sent in self.sent.items():  # in the order in which they were sent
-            if sent.kind == "invalid" or source not in self.outcomes:
+            if sent.kind == "invalid" or sent.ambiguous or source not in self.outcomes:
+                continue
+            if "internal_error" in self.outcomes[source].codes:  # rejected at once, as invalid ones
                 continue
             key = (sent.entity, sent.key, sent.partition)
             if key in before:
@@ -260,39 +260,6 @@ class Promises:
                     raise Broken(f"out of order: {before[key]} {earlier}, {source} {later}")
             before[key] = source
 
-    def _check_claims(self) -> None:
-        """Every question has an answer, every grant is settled, each time; where all can be seen.
-
-        What is open at the end is found in any case: no task may keep a grant.
-        """
-        if not self.world.generations.keys().isdisjoint({self._names.claims, self._names.grants}):
-            return
-        asked: Counter[tuple[int, int]] = Counter()
-        answered: Counter[tuple[int, int]] = Counter()
-        granted: Counter[tuple[int, int]] = Counter()
-        settled: Counter[tuple[int, int]] = Counter()
-        for q in range(self.world.tasks):
-            for message in self._all(self._names.claims, q):
-                assert message.value is not None
-                claim = _read_claim(message.value)
-                counts = asked if isinstance(claim, Claim) else settled
-                counts[claim.task, claim.offset] += 1
-            for message in self._all(self._names.grants, q):
-                assert message.value is not None
-                grant = _read_grant(message.value)
-                answered[q, grant.offset] += 1
-                granted[q, grant.offset] += grant.granted
-        if asked != answered:
-            raise Broken(
-                f"claims {asked - answered} unanswered, answers {answered - asked} unasked"
-            )
-        if +granted != settled:
-            raise Broken(f"grants {granted - settled} unsettled, {settled - granted} ungranted")
-
-    def _all(self, topic: str, number: int) -> list[Message]:
-        log = self.world.log(topic, number)
-        return log.read(0, log.end)[0]
-
     # --- verdicts -----------------------------------------------------------------------------
 
     def _check_verdict(self, sent: Sent, outcome: Outcome) -> None:
@@ -300,6 +267,8 @@ class Promises:
         if sent.kind == "invalid":
             if outcome.kind != "rejected" or errors != {sent.code}:
                 raise Broken(f"{sent.source}: {outcome}, expected {sent.code}")
+            return
+        if sent.refused and errors == {"internal_error"} and outcome.kind == "rejected":
             return
         if not errors <= {"orphaned_user_id", "orphaned_match_id", "duplicate_email"}:
             raise Broken(f"{sent.source}: {outcome}, it has no such error")
@@ -327,7 +296,9 @@ class Promises:
                 return
         # A settlement may have gone with the claims: until the grant has been settled once more,
         # its address is refused (docs/exactly-once.md, "Topics created anew"; seed 1074768).
-        if self._names.claims not in self.world.generations:
+        # And a user whose row the broker does not take had the address until that was known.
+        lost = any(s.refused and s.address == sent.address for s in self.sent.values())
+        if not lost and not self._cluster.generations[self._names.claims]:
             raise Broken(f"{sent.source} sent at {sent.tick}: {outcome}, {sent.address} was free")
 
     def _check_known(self, sent: Sent, outcome: Outcome, entity: str, id_: str) -> None:
@@ -340,7 +311,7 @@ class Promises:
         if not any(there and tick <= outcome.tick for _, there, tick in changes):
             raise Broken(f"{sent.source}: {outcome}, but {id_} of {entity} was not known")
         at = (entity, id_, outcome.tick)
-        if sent.source in self._first_read or at not in self._deleted:
+        if sent.source in self._parked or (entity, id_, sent.partition, at[2]) not in self._deleted:
             return
         if entity == "matches" and self._judged[at] > 1:
             return  # behind one that got its verdict last of all, when its barrier had been passed
@@ -356,12 +327,14 @@ class Promises:
         the last of it was judged the accepted partition of the id had some end. As of that end,
         or of a later one up to the verdict, the latest row of the id must not have been there.
         """
-        first_read = self._first_read.get(sent.source)
-        if first_read is None:
-            raise Broken(f"{sent.source}: {outcome}, but it was never parked")
-        # With clocks that are set, a restart may find the grace over: then "before it" counts.
         grace = self._settings.rules.grace
-        deadline = sent.moment if self._settings.clocks else first_read + grace
+        assert sent.first_read is not None
+        deadline = sent.first_read + grace
+        if self._settings.clocks:
+            # A restart may find the grace over: then what was there before the record counts.
+            deadline = sent.moment
+        elif outcome.moment < deadline:
+            raise Broken(f"{sent.source}: {outcome} before its grace was over, at {deadline}")
         entities = _INDEXED if sent.matches else ("users",)
         judged = 0
         for source, other in self.sent.items():
@@ -374,8 +347,8 @@ class Promises:
                 if tick >= outcome.tick:
                     raise Broken(f"{sent.source}: {outcome} before {source} was judged")
                 judged = max(judged, tick)
-        number = place_of(id_.encode(), self.world.tasks)
-        log = self.world.logs[Partition(self._names.accepted(entity), number)]
+        number = partition_for(id_.encode(), self._settings.rules.tasks)
+        log = self._cluster.logs[Partition(self._names.accepted(entity), number)]
         end = bisect_left(log.ticks, judged)
         known = False
         for offset, there, tick in sorted(self._changes.get((entity, id_), ())):
@@ -395,6 +368,8 @@ class Promises:
             if sent.entity != "users" or sent.kind == "invalid":
                 continue
             if sent.source not in self.outcomes:  # gone with its topic
+                continue
+            if sent.refused and "internal_error" in self.outcomes[sent.source].codes:
                 continue
             holders = [user for user, address in held.items() if address == sent.address]
             taken = sent.address is not None and holders not in ([], [sent.key])

@@ -7,11 +7,12 @@ is parked and the log has a copy of it.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Literal
 
 import msgspec
 
+from worker.brokers.contract import Message
 from worker.topics import Names
 
 Kind = Literal["row", "deletion", "invalid"]
@@ -34,6 +35,8 @@ class Sent(msgspec.Struct):
     code: str = ""
     keyed: bool = True
     anywhere: bool = False
+    refused: bool = False
+    """Whether the broker never takes its row."""
     mark: bytes = b""
     generation: int = 0
     source: str = ""
@@ -41,11 +44,17 @@ class Sent(msgspec.Struct):
     offset: int = 0
     moment: int = 0
     tick: int = 0
+    first_read: int | None = None
+    """When a worker was given it first."""
+    again: int = 0
+    """How often it was reset, to be judged once more."""
+    ambiguous: bool = False
+    """Whether its outcome may be that of another deletion of the same key, partition and offset."""
 
-    def has_come_out_as(self, value: bytes | None) -> bool:
+    def has_come_out_as(self, key: str, value: bytes | None) -> bool:
         """Whether this may be its row, its rejection or its copy."""
         if value is None or not self.mark:
-            return value is None and self.kind == "deletion"
+            return value is None and self.kind == "deletion" and self.key == key
         return self.mark in value
 
 
@@ -64,36 +73,51 @@ class Records:
         self._names = names
         self._at: dict[str, list[Sent]] = {}
         """By coordinate, the oldest generation first."""
+        self._messages: dict[int, tuple[Message, Sent]] = {}
+        """By identity: the message keeps it from being given to another one."""
 
-    def note(self, sent: Sent) -> None:
+    def note(self, sent: Sent, message: Message) -> None:
         """Something was sent."""
         self.sent[sent.source] = sent
         self._at.setdefault(sent.source.partition("~")[0], []).append(sent)
+        self._messages[id(message)] = message, sent
+
+    def note_read(self, messages: Iterable[Message], now: int) -> None:
+        """A worker was given these."""
+        for message in messages:
+            found = self._messages.get(id(message))
+            if found is not None and found[1].first_read is None:
+                found[1].first_read = now
 
     def find(
-        self,
-        coordinate: str,
-        value: bytes | None,
-        generations: Mapping[str, int],
-        done: Container[str],
+        self, coordinate: str, key: str, value: bytes | None, done: Container[str]
     ) -> Sent | None:
-        """The record that a task means, of those that were ever sent to this coordinate.
+        """The record that is meant, of those that were ever sent to this coordinate.
 
-        It knows those of the generation that it reads, and those before that have a copy. Only
-        deletions can be mixed up: of one key and partition, so the earlier one is `done` first.
+        Its value tells which. Only deletions of one key can be mixed up: the earliest that is not
+        `done` is taken for it then, and nothing more is expected of any of them.
         """
-        found = None
-        generation = generations.get(coordinate.partition("/")[0], 0)
-        for sent in self._at.get(coordinate, ()):
-            copied = sent.generation < generation and sent.source in self.copied
-            if (copied or sent.generation == generation) and sent.has_come_out_as(value):
-                found = sent
-                if sent.source not in done:
-                    break
-        return found
+        found = [s for s in self._at.get(coordinate, ()) if s.has_come_out_as(key, value)]
+        if len(found) < 2:
+            return found[0] if found else None
+        left = [sent for sent in found if sent.source not in done]
+        if len(left) > 1:
+            for sent in left:
+                sent.ambiguous = True
+        return left[0] if left else found[-1]
+
+    def reset(self, entity: str, partition: int, offset: int, generation: int) -> None:
+        """An operator has these judged again."""
+        for sent in self.sent.values():
+            if (
+                (sent.entity, sent.partition) == (entity, partition)
+                and sent.offset >= offset
+                and sent.generation == generation
+            ):
+                sent.again += 1
 
     def may_be_lost(self, source: str, generations: Mapping[str, int]) -> bool:
         """Whether it is gone with its topic and has no copy; `generations` are those of now."""
         sent = self.sent[source]
         now = generations.get(self._names.inputs(sent.entity), 0)
-        return sent.generation < now and source not in self.copied
+        return sent.ambiguous or (sent.generation < now and source not in self.copied)

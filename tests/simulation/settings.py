@@ -8,10 +8,22 @@ import msgspec
 
 from tests.simulation.dice import Dice
 from worker.core.outbox import Rules
+from worker.core.pressure import Limits
 from worker.topics import Names
 
-PATIENT: Final = 10_000_000
+PATIENT: Final = 300_000
 """A grace that no run outlasts: what comes at all comes in time."""
+_AMPLE: Final = 1_000_000_000
+
+
+class SmallLimits(Limits, frozen=True, kw_only=True):
+    """Limits under which a decision is full long before a real one would be."""
+
+    decision: int
+
+    def batch(self, tasks: int) -> int:
+        """As a decision is limited, so is a batch."""
+        return self.decision
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     dice: Dice
     rules: Rules
+    limits: SmallLimits
     workers: int
     records: int
     warm: bool
@@ -27,14 +40,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pace: float
     """How often upstream sends something."""
     encore: int
-    """Steps after all is sent, before everything is healed."""
+    """Turns after all is sent, before everything is healed."""
     fineness: float
-    """How often a step ends where it might."""
+    """How often a request takes time, and leaves others time to come first."""
+    slow: float
+    """How many of these take long."""
     faults: float
     lag: float
-    """How often a worker leaves an accepted partition unread that has something to read."""
+    """How often a reader leaves an accepted partition unread that has something to read."""
     losses: float
-    """How often a worker does not hear that its commit took place."""
+    """How often a worker does not hear what became of its commit."""
+    poll: int
+    """How many times longer than it was told an idle reader waits."""
+    limit: float
+    """Seconds after which the broker gives up an open transaction."""
     ordered: bool
     """Whether outcomes may depend on who comes first: contested addresses, deletions."""
     keyless: float
@@ -49,19 +68,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How many of these never come."""
     deletions: float
     bad: float
-    most_parked: int
-    room: int
-    """How many bytes of parked records a task has room for."""
-
-    @property
-    def is_roomy(self) -> bool:
-        """Whether no input is ever paused."""
-        return self.most_parked >= self.records and self.room >= 10_000_000
-
+    refused: float
+    """How many rows the broker never takes."""
     clocks: bool
     """Whether somebody sets the wall clocks of workers."""
     recreated: int
     """How often, at most, the topic of an input is created anew."""
+    resets: int
+    """How often, at most, an operator has records judged again."""
 
 
 def settings(seed: int) -> Settings:
@@ -70,27 +84,35 @@ def settings(seed: int) -> Settings:
     ordered = dice.random() < 0.8
     scattered = dice.random() < 0.3
     tasks = dice.choice((1, 2, 2, 3, 3))
-    decision_bytes = dice.choice((1, 2_000, 1_000_000))
+    faults = dice.choice((0.0, 0.005, 0.015, 0.04))
     return Settings(
         seed=seed,
         dice=dice,
         rules=Rules(
             names=Names("b"),
             tasks=tasks,
-            decision_bytes=decision_bytes,
             grace=dice.choice((0, 300, 1_500)) if ordered else PATIENT,
             hold=dice.choice((0, 100, 1_000)),
             most_held=dice.choice((0, 2, 1_000)),
         ),
+        limits=SmallLimits(
+            # Where one waits for the whole of a patient grace others would wait behind it.
+            records=dice.choice((1, 3, 1_000, 1_000)) if ordered else 1_000,
+            bytes=dice.choice((1, 20_000 * tasks, _AMPLE, _AMPLE)) if ordered else _AMPLE,
+            decision=dice.choice((1, 2_000, 1_000_000, 1_000_000)),
+        ),
         workers=dice.choice((1, 2, 2, 3)),
         records=12 + dice.below(30),
         warm=dice.random() < 0.7,
-        pace=dice.choice((0.015, 0.03, 0.06)),
-        encore=dice.choice((0, 150, 300)),
+        pace=dice.choice((0.03, 0.06, 0.12)),
+        encore=dice.choice((0, 50, 150)),
         fineness=dice.choice((0.05, 0.15, 0.4)),
-        faults=dice.choice((0.0, 0.005, 0.015, 0.04)),
+        slow=dice.choice((0.0, 0.05, 0.2)),
+        faults=faults,
         lag=dice.choice((0.0, 0.0, 0.7, 0.9)),
         losses=dice.choice((0.0, 0.0, 0.05)),
+        poll=dice.choice((1, 4, 10)),
+        limit=dice.choice((2.0, 2.0, 15.0)),
         ordered=ordered,
         keyless=dice.choice((0.3, 0.8)) if scattered else 0.0,
         foreign=dice.choice((0.0, 0.5)) if scattered else 0.0,
@@ -99,8 +121,8 @@ def settings(seed: int) -> Settings:
         never=dice.choice((0.0, 0.2, 0.6)),
         deletions=dice.choice((0.0, 1.0, 3.0)) if ordered else 0.0,
         bad=dice.choice((0.0, 1.0, 3.0)),
-        most_parked=dice.choice((1, 3, 1_000, 1_000)),
-        room=dice.choice((1, 20_000, 10_000_000, 10_000_000)),
+        refused=dice.choice((0.05, 0.2)) if ordered and dice.random() < 0.15 else 0.0,
         clocks=ordered and dice.random() < 0.4,
         recreated=dice.choice((1, 1, 2, 3)) if ordered and dice.random() < 0.2 else 0,
+        resets=dice.choice((1, 2)) if ordered and dice.random() < 0.1 else 0,
     )

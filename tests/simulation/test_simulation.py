@@ -1,4 +1,4 @@
-"""Thousands of seeds of the simulation, and that it is what it claims to be: deterministic."""
+"""Hundreds of seeds of the simulation, and that it is what it claims to be: deterministic."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.simulation.many import play, play_all
 from tests.simulation.promises import Broken, Promises
 from tests.simulation.schedule import Run
 
-SEEDS = int(os.environ.get("BUDDY_SIMULATION_SEEDS", "3000"))
-_CHUNK = 100
+SEEDS = int(os.environ.get("BUDDY_SIMULATION_SEEDS", "200"))
+_CHUNK = 20
 _ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60 + SEEDS // 10)
+@pytest.mark.timeout(120 + SEEDS)
 def test_every_promise_is_kept_whatever_happens() -> None:
     chunks = [range(n, min(SEEDS, n + _CHUNK)) for n in range(0, SEEDS, _CHUNK)]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
@@ -46,11 +46,11 @@ def test_a_seed_that_fails_is_named_and_the_rest_goes_on(monkeypatch: pytest.Mon
 
 def test_many_seeds_end_with_a_sum() -> None:
     console = Console(file=StringIO(), width=80)
-    assert play_all(range(10, 130), 2, console) == 0
+    assert play_all(range(10, 50), 2, console) == 0
     file = console.file
     assert isinstance(file, StringIO)
     (line,) = file.getvalue().splitlines()
-    assert line.startswith("120 seeds, 0 failed, in ")
+    assert line.startswith("40 seeds, 0 failed, in ")
     assert " takeovers, " in line
 
 
@@ -80,8 +80,9 @@ def test_the_seeds_reach_what_they_are_to_test() -> None:
     kinds: set[str] = set()
     tasks: set[int] = set()
     deeds: set[str] = set()
-    wanted = {"kill", "freeze", "thaw", "cut off", "stop", "aborted", "Fenced", "answer"}
-    wanted |= {"is ahead by", " anew", "begins again"}
+    wanted = {"kill", "freeze", "thaw", "cut off", "stop", "aborted", "rebalance", "compaction"}
+    wanted |= {"is ahead", " anew", "topics_changed", "resets", "nobody knows whether"}
+    wanted |= {"another worker writes", "index_restoring", "record_refused"}
     for seed in range(100):
         lines: list[str] = []
         run = Run(seed, lines.append)
@@ -102,4 +103,5 @@ def test_the_seeds_reach_what_they_are_to_test() -> None:
         "duplicate_email",
         "malformed_record",
         "invalid_enum",
+        "internal_error",
     }

@@ -7,16 +7,17 @@ in the same order whoever dies.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
 import msgspec
 
+from tests.simulation.broker.cluster import Cluster
 from tests.simulation.dice import Dice
-from tests.simulation.records import Sent, named
+from tests.simulation.records import Records, Sent, named
 from tests.simulation.settings import Settings
-from tests.simulation.world import World, place_of
+from worker.brokers.partitioner import partition_for
 
 _MOMENT: Final = "2024-01-15T10:00:00Z"
 """Stands in the script for a moment of each record's own, by which it is known."""
@@ -31,9 +32,10 @@ MALFORMED: Final = b"{"
 class Upstream:
     """The script of a run; `send` appends the next record of it."""
 
-    def __init__(self, world: World, settings: Settings) -> None:
-        self._world = world
+    def __init__(self, cluster: Cluster, settings: Settings, records: Records) -> None:
+        self._cluster = cluster
         self._settings = settings
+        self._records = records
         self._dice = Dice(settings.seed * 2 + 1)
         self._topic = settings.rules.names.inputs
         self._spare = {"users": list(USERS), "matches": list(MATCHES), "others": list(OTHERS)}
@@ -45,27 +47,40 @@ class Upstream:
         self._write_script()
         self._next = 0
         self._marks = 0
+        self._refused: list[bytes] = []
+        """The marks of records whose rows the broker never takes."""
         self.done = False
         """Whether everything is sent."""
 
-    def send(self) -> Sent:
-        """Append the next record of the script to its input."""
+    def send(self) -> bool:
+        """Append the next record of the script to its input, unless that is not there now."""
         sent = self._script[self._next]
+        if self._topic(sent.entity) not in self._cluster.topics:
+            return False
         self._next += 1
         self.done = self._next == len(self._script)
-        return self._append(sent)
+        self._append(sent)
+        return True
 
-    def again(self, entity: str, most: int) -> Iterator[Sent]:
+    def again(self, entity: str, most: int) -> None:
         """Append the first so many records of an entity that were sent so far once more."""
         known = [sent for sent in self._script[: self._next] if sent.entity == entity]
-        return (self._append(msgspec.structs.replace(sent)) for sent in known[:most])
+        for sent in known[:most]:
+            self._append(msgspec.structs.replace(sent, first_read=None, again=0, ambiguous=False))
 
-    def _append(self, sent: Sent) -> Sent:
+    def refuses(self, topic: str, value: bytes | None) -> bool:
+        """Whether the broker never takes this: the row of a record that is refused."""
+        if not self._refused or value is None or ".accepted." not in topic:
+            return False
+        return any(mark in value for mark in self._refused)
+
+    def _append(self, sent: Sent) -> None:
+        cluster, tasks = self._cluster, self._settings.rules.tasks
         key = sent.key.encode() if sent.keyed else None
         if key is None or sent.anywhere:
-            number = self._dice.below(self._world.tasks)
+            number = self._dice.below(tasks)
         else:
-            number = place_of(key, self._world.tasks)
+            number = partition_for(key, tasks)
         topic, value = self._topic(sent.entity), sent.value
         if value is not None:
             self._marks += 1
@@ -76,12 +91,14 @@ class Upstream:
             else:
                 sent.mark = moment.encode()
                 value = value.replace(_MOMENT.encode(), sent.mark)
-        message = self._world.produce(topic, number, key, value)
-        sent.generation = self._world.generations.get(topic, 0)
+            if sent.refused:
+                self._refused.append(sent.mark)
+        message = cluster.append(cluster.log((topic, number)), key, value)
+        sent.generation = cluster.generations[topic]
         sent.source = named(f"{topic}/{number}/{message.offset}", sent.generation)
         sent.partition, sent.offset = number, message.offset
-        sent.moment, sent.tick = message.timestamp, self._world.tick
-        return sent
+        sent.moment, sent.tick = message.timestamp, cluster.tick
+        self._records.note(sent, message)
 
     # --- the script ---------------------------------------------------------------------------
 
@@ -109,6 +126,7 @@ class Upstream:
         for sent in self._script:
             sent.keyed = sent.kind == "deletion" or self._dice.random() >= s.keyless
             sent.anywhere = self._dice.random() < s.foreign
+            sent.refused = sent.kind == "row" and self._dice.random() < s.refused
 
     def _add(
         self,

@@ -62,6 +62,8 @@ class Cluster:
         self.tick = 0
         self.topics: dict[str, Topic] = {}
         self.identities: dict[str, str] = {}
+        self.generations: dict[str, int] = {}
+        """By topic: how often it was created anew."""
         self.logs: dict[tuple[str, int], Log] = {}
         """By topic and number; a `Partition` finds them too."""
         self.offsets: dict[tuple[str, Partition], int] = {}
@@ -71,6 +73,8 @@ class Cluster:
         self.waiting: dict[Waiting, None] = {}
         self.on_committed: Callable[[Transaction], None] = lambda _transaction: None
         """Told of each transaction that takes place, before anybody sees it."""
+        self.on_read: Callable[[Sequence[Message]], None] = lambda _messages: None
+        """Told what a reader is given."""
         self.trace: Callable[[str], None] | None = None
         self.weather = weather or Weather()
         self._writers: dict[str, Writer] = {}
@@ -85,6 +89,7 @@ class Cluster:
             return False
         self.tick += 1
         self._created += 1
+        self.generations[topic.name] = self.generations.get(topic.name, -1) + 1
         self.topics[topic.name] = topic
         self.identities[topic.name] = f"id-{self._created}"
         for number in range(topic.partitions):

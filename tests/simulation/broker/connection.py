@@ -135,7 +135,7 @@ class MemoryReader:
         moved = [place for place in listened if self._has_more(place)]
         if not moved:
             return messages
-        for place in self._network.order(moved):
+        for place in self._network.some(moved):
             if len(messages) >= limit:
                 break
             log = self._cluster.logs[place]
@@ -145,6 +145,7 @@ class MemoryReader:
             self._note_expired(place, log)
         await self._network.hop()
         self._positions |= positions
+        self._cluster.on_read(messages)
         return messages
 
     def _has_more(self, place: Partition) -> bool:
@@ -225,9 +226,8 @@ class MemoryMember:
         self._group.leave(self)
 
     async def close(self) -> None:
-        self._network.check()
         self._closed = True
-        self._group.leave(self)
+        self._network.leave(self.lapse)
 
 
 class MemoryCommitter:
@@ -263,7 +263,6 @@ class MemoryCommitter:
             raise
 
     async def close(self) -> None:
-        self._network.check()
         self._end = self._end or BrokerUnavailable(f"the writer {self._name} is closed")
 
     async def _commit(

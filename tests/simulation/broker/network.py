@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
+from worker.brokers.contract import Partition
+
 _T = TypeVar("_T")
 
 Fate = Literal["done", "never", "unheard", "late"]
@@ -24,6 +26,10 @@ class Network:
         """In which order partitions are served."""
         return places
 
+    def some(self, places: Sequence[Partition]) -> Sequence[Partition]:
+        """Which of these partitions a read is served from now, and in which order."""
+        return places
+
     def portion(self, limit: int) -> int:
         """How many messages of one partition a read gives, at most."""
         return limit
@@ -38,6 +44,10 @@ class Network:
 
     def later(self, act: Callable[[], None]) -> None:
         """Carry out a request that the network has delayed."""
+
+    def leave(self, act: Callable[[], None]) -> None:
+        """Tell a group that a member leaves; where that fails it finds out by itself."""
+        act()
 
     def hears(self) -> bool:
         """Whether a member of a group now learns what has changed in it."""

@@ -1,0 +1,112 @@
+"""One worker's machine: its clock, its disk, and the process that runs on it, if one does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, cast
+
+from tests.simulation.broker.cluster import Cluster
+from tests.simulation.broker.connection import MemoryBroker
+from tests.simulation.index import Disk
+from tests.simulation.loop import Process
+from tests.simulation.weather import Conditions, SeededNetwork
+from worker.clock import Clock
+from worker.engine.reports import Reports
+from worker.engine.worker import Worker
+from worker.errors import WAITED_OUT
+from worker.index.store import IndexStore
+from worker.ops.health import Health
+from worker.ops.metrics import Metrics
+
+START_OF_TIME: Final = 1_717_200_000_000
+
+_METRICS: Final = Metrics()
+"""Nobody looks at them, and they take long to make."""
+
+
+class Machine:
+    """Start its worker, and kill, freeze, thaw or stop it."""
+
+    def __init__(self, number: int, cluster: Cluster, conditions: Conditions) -> None:
+        self.number = number
+        self.disk = Disk()
+        self.ahead = 0
+        """How far its wall clock is ahead of the right time, in milliseconds."""
+        self.process: Process | None = None
+        self.stopping = False
+        self._cluster = cluster
+        self._conditions = conditions
+        self._run: asyncio.Task[None] | None = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is a process, and it has not ended."""
+        return self._run is not None and not self._run.done()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether its process does not go on."""
+        return self.process is not None and self.process.frozen
+
+    def start(self) -> None:
+        """Start a worker on what is on the disk."""
+        loop = self._conditions.loop
+        self.process = Process(f"worker {self.number}", loop)
+        self.network = SeededNetwork(self._conditions, self.process)
+        self.broker = MemoryBroker(self._cluster, self.network)
+        self.stopping = False
+        self._stop = asyncio.Event()
+        clock = Clock(self._wall, lambda: int(loop.time() * 1000) + self.number * 7_777_777)
+        reports = Reports(_METRICS, Health(_METRICS, clock.steady).part("worker"), clock)
+        settings = self._conditions.settings
+        worker = Worker(
+            self.broker,
+            settings.rules,
+            cast("IndexStore", self.disk),
+            clock,
+            settings.limits,
+            reports,
+        )
+        self._run = self.process.spawn(self._serve(worker))
+
+    async def _serve(self, worker: Worker) -> None:
+        await self.broker.open()
+        try:
+            await worker.run(self._stop)
+        finally:
+            await self.broker.close()
+
+    def stop(self) -> None:
+        """Tell it to finish in order."""
+        self.stopping = True
+        self._stop.set()
+
+    def kill(self) -> None:
+        """End it at once. What is on the disk stays, unless `lose_disk`."""
+        assert self.process is not None
+        self.process.kill()
+        self._run = None
+
+    def lose_disk(self) -> None:
+        """The next worker begins without an index."""
+        self.disk = Disk()
+
+    def lapse(self) -> None:
+        """The group has not heard of it for too long."""
+        for member in self.broker._members:
+            member.lapse()
+
+    def outcome(self) -> BaseException | None:
+        """What its worker ended with, other than what a supervisor would start it again after."""
+        if self._run is None:
+            return None
+        try:
+            self._run.result()
+        except WAITED_OUT:
+            return None
+        except BaseException as error:  # noqa: BLE001 -- whatever it was
+            return error
+        return None
+
+    def _wall(self) -> int:
+        return START_OF_TIME + int(self._conditions.loop.time() * 1000) + self.ahead
