@@ -13,7 +13,7 @@ from typing import Final
 from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.core.task import INPUTS
-from worker.errors import TopicRecreated
+from worker.errors import MissingTopic, TopicRecreated
 from worker.index.freshness import is_another
 from worker.topics import Names
 
@@ -38,8 +38,16 @@ class Identities:
         self._counted = 0
 
     async def note(self) -> None:
-        """The worker begins with the topics that are there now. Raises BrokerUnavailable."""
-        self._known = await self._broker.identities(self._names)
+        """The worker begins with the topics that are there now.
+
+        Raises MissingTopic if only some are there, and BrokerUnavailable.
+        """
+        known = await self._broker.identities(self._names)
+        # One that is created a moment later would go without an identity, and nobody would notice
+        # when it is another. Where none is there the topics are checked next, or the broker is old.
+        if known and (missing := [name for name in self._names if name not in known]):
+            raise MissingTopic(f"topic {missing[0]} is missing: run 'buddy topics create'")
+        self._known = known
         self._checked = self._counted = self._clock()
 
     def of_inputs(self) -> dict[str, str]:
