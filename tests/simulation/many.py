@@ -40,7 +40,7 @@ def play(seeds: range) -> Played:
     played = Played(seeds, [], Counter())
     for seed in seeds:
         run = Run(seed)
-        if (why := _failure(run)) is not None:
+        if (why := failure(run)) is not None:
             played.failures.append((seed, why))
         played.counts.update(run.counts())
     return played
@@ -74,7 +74,7 @@ def play_all(seeds: range, jobs: int, console: Console) -> int:
     return 1 if failed else 0
 
 
-def _failure(run: Run) -> str | None:
+def failure(run: Run) -> str | None:
     """What is wrong with a run, in one line."""
     try:
         run.play()

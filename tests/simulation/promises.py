@@ -268,7 +268,7 @@ class Promises:
             if outcome.kind != "rejected" or errors != {sent.code}:
                 raise Broken(f"{sent.source}: {outcome}, expected {sent.code}")
             return
-        if sent.refused and errors == {"internal_error"} and outcome.kind == "rejected":
+        if errors == {"internal_error"} and self.records.is_refused(sent):
             return
         if not errors <= {"orphaned_user_id", "orphaned_match_id", "duplicate_email"}:
             raise Broken(f"{sent.source}: {outcome}, it has no such error")
@@ -297,7 +297,8 @@ class Promises:
         # A settlement may have gone with the claims: until the grant has been settled once more,
         # its address is refused (docs/exactly-once.md, "Topics created anew"; seed 1074768).
         # And a user whose row the broker does not take had the address until that was known.
-        lost = any(s.refused and s.address == sent.address for s in self.sent.values())
+        refused = self.records.is_refused
+        lost = any(s.address == sent.address and refused(s) for s in self.sent.values())
         if not lost and not self._cluster.generations[self._names.claims]:
             raise Broken(f"{sent.source} sent at {sent.tick}: {outcome}, {sent.address} was free")
 
@@ -369,7 +370,7 @@ class Promises:
                 continue
             if sent.source not in self.outcomes:  # gone with its topic
                 continue
-            if sent.refused and "internal_error" in self.outcomes[sent.source].codes:
+            if "internal_error" in self.outcomes[sent.source].codes:
                 continue
             holders = [user for user, address in held.items() if address == sent.address]
             taken = sent.address is not None and holders not in ([], [sent.key])

@@ -116,6 +116,14 @@ class Records:
             ):
                 sent.again += 1
 
+    def is_refused(self, sent: Sent) -> bool:
+        """Whether the broker never takes its row.
+
+        Or that of a record of the same coordinate in another generation: the engine knows by
+        coordinate what was refused (seed 1353).
+        """
+        return any(other.refused for other in self._at[sent.source.partition("~")[0]])
+
     def may_be_lost(self, source: str, generations: Mapping[str, int]) -> bool:
         """Whether it is gone with its topic and has no copy; `generations` are those of now."""
         sent = self.sent[source]

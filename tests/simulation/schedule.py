@@ -120,9 +120,10 @@ class Run:
                 self._play()
                 self._say("every promise is kept")
         finally:
-            for machine in self._machines:
-                if machine.process is not None:
-                    machine.process.kill()
+            with logging_to(None):
+                for machine in self._machines:
+                    if machine.process is not None:
+                        machine.process.kill()
             if collects:
                 gc.enable()
 
