@@ -44,6 +44,7 @@ _REST_SECONDS: Final = 2.0
 
 _FAULTS: Final = (
     "killed",
+    "of these in a commit",
     "frozen",
     "cut off",
     "stopped",
@@ -197,10 +198,14 @@ class Run:
         if chance < self.settings.pace:
             if not self._upstream.done:
                 self._send()
-        elif chance < self.settings.pace + self.settings.faults:
+        elif chance < self.settings.pace + self._risk():
             dice.choice(self._faults)()
         elif chance > 0.97 - self.settings.faults:
             self._mend()
+
+    def _risk(self) -> float:
+        """How likely a fault is now: in the middle of a commit there is most to be lost."""
+        return self.settings.faults * (3 if any(self._cluster.committing()) else 1)
 
     def _pulse(self) -> None:
         """A turn now and then also where nobody works."""
@@ -230,6 +235,10 @@ class Run:
 
     def _some(self) -> Machine | None:
         running = self._running()
+        origins = [transaction.origin for transaction in self._cluster.committing()]
+        busy = [machine for machine in running if machine.network in origins]
+        if busy and self._dice.random() < 0.7:
+            running = busy
         return self._dice.choice(running) if running else None
 
     def _done(self, what: str, text: str) -> None:
@@ -238,6 +247,8 @@ class Run:
 
     def _kill(self) -> None:
         if (machine := self._some()) is not None:
+            if any(t.origin is machine.network for t in self._cluster.committing()):
+                self._faults_done["of these in a commit"] += 1
             self._done("killed", f"kill worker {machine.number}")
             self._bury(machine)
             self._lapse(machine)
@@ -265,10 +276,8 @@ class Run:
     def _cut_off(self) -> None:
         """The broker cannot be reached, by one or by all."""
         long = self._dice.choice((0.0, 0.05, 0.5, 2.0))
-        cut = self._running() if self._dice.random() < 0.3 else self._running()[:1]
-        if self._dice.random() < 0.5:
-            cut = cut[::-1][:1] or cut
-        for machine in cut:
+        one = self._some()
+        for machine in [one] if one and self._dice.random() < 0.7 else self._running():
             self._done("cut off", f"cut off worker {machine.number} for {long} s")
             machine.network.cut_until = self._loop.time() + long + 0.001
 
@@ -433,6 +442,7 @@ class Run:
         holders = {address: (user,) for user, address in known.items()}
         content = known, holders, {id_bytes(match) for match in matches}
         running = self._running()
+        self._loop.on_step = lambda: None  # nobody starts again whoever ends now
         for machine in running:
             if machine.disk.content() != content:
                 raise Broken(f"the index of worker {machine.number} is not the accepted log")

@@ -215,6 +215,11 @@ class Cluster:
         assert transaction.state == "open"
         self._decide(transaction, "committed")
 
+    def committing(self) -> list[Transaction]:
+        """The transactions that nothing has been decided about."""
+        current = (writer.current for writer in self._writers.values())
+        return [t for t in current if t is not None and t.state == "open"]
+
     def open_transactions(self) -> bool:
         """Whether some transaction is not marked everywhere."""
         return any(writer.current is not None for writer in self._writers.values())
