@@ -25,7 +25,7 @@ _METRICS: Final = Metrics()
 
 
 class Machine:
-    """Start its worker, and kill, freeze, thaw or stop it."""
+    """Start its worker, freeze, thaw, stop or bury it."""
 
     def __init__(self, number: int, cluster: Cluster, conditions: Conditions) -> None:
         self.number = number
@@ -33,7 +33,6 @@ class Machine:
         self.ahead = 0
         """How far its wall clock is ahead of the right time, in milliseconds."""
         self.process: Process | None = None
-        self.stopping = False
         self._cluster = cluster
         self._conditions = conditions
         self._run: asyncio.Task[None] | None = None
@@ -42,6 +41,11 @@ class Machine:
     def runs(self) -> bool:
         """Whether there is a process, and it has not ended."""
         return self._run is not None and not self._run.done()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its process has ended by itself."""
+        return self._run is not None and self._run.done()
 
     @property
     def frozen(self) -> bool:
@@ -54,7 +58,6 @@ class Machine:
         self.process = Process(f"worker {self.number}", loop)
         self.network = SeededNetwork(self._conditions, self.process)
         self.broker = MemoryBroker(self._cluster, self.network)
-        self.stopping = False
         self._stop = asyncio.Event()
         clock = Clock(self._wall, lambda: int(loop.time() * 1000) + self.number * 7_777_777)
         reports = Reports(_METRICS, Health(_METRICS, clock.steady).part("worker"), clock)
@@ -78,23 +81,38 @@ class Machine:
 
     def stop(self) -> None:
         """Tell it to finish in order."""
-        self.stopping = True
         self._stop.set()
 
-    def kill(self) -> None:
-        """End it at once. What is on the disk stays, unless `lose_disk`."""
-        assert self.process is not None
-        self.process.kill()
-        self._run = None
-
-    def lose_disk(self) -> None:
-        """The next worker begins without an index."""
-        self.disk = Disk()
-
     def lapse(self) -> None:
-        """The group has not heard of it for too long."""
-        for member in self.broker._members:
-            member.lapse()
+        """Its group gives up a process of which it hears nothing, at some moment."""
+        broker = self.broker
+
+        def give_up() -> None:
+            for member in broker._members:
+                member.lapse()
+
+        self._conditions.later(self._conditions.dice.choice((0.0, 0.0, 0.2, 2.0)), give_up)
+
+    def bury(self) -> None:
+        """Its process ends, if it has not; its disk may be gone. Raises what a worker died of."""
+        if self.runs:
+            assert self.process is not None
+            self.process.kill()
+        elif (error := self.outcome()) is not None:
+            raise error
+        self.process = self._run = None
+        if self._conditions.dice.random() < 0.5:
+            self.disk = Disk()
+
+    def repair(self) -> str:
+        """Have it go on, whatever it was that kept it from that; what was done."""
+        if self.process is None:
+            self.start()
+            return "start"
+        if self.process.frozen:
+            self.process.thaw()
+            return "thaw"
+        return "leave"
 
     def outcome(self) -> BaseException | None:
         """What its worker ended with, other than what a supervisor would start it again after."""

@@ -8,14 +8,15 @@ from __future__ import annotations
 from base64 import b64decode
 from bisect import bisect_left
 from collections import Counter
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
+from tests.simulation import foreseen
 from tests.simulation.broker.cluster import Cluster
 from tests.simulation.broker.log import Transaction
 from tests.simulation.internals import Internals
-from tests.simulation.records import Records, Sent
+from tests.simulation.records import Outcome, Records, Sent
 from tests.simulation.settings import Settings
 from worker.brokers.contract import Message, Partition
 from worker.brokers.partitioner import partition_for
@@ -41,24 +42,6 @@ class _Rejection(msgspec.Struct):
 
 
 _read_rejection = msgspec.json.Decoder(_Rejection).decode
-
-
-class Outcome(NamedTuple):
-    """What was published about a record."""
-
-    topic: str
-    partition: int
-    offset: int
-    tick: int
-    moment: int
-    codes: tuple[str, ...]
-    orphans: tuple[tuple[str, str], ...]
-    """Entity and id of the references that were called orphaned."""
-
-    @property
-    def kind(self) -> str:
-        """accepted (a deletion too) or rejected."""
-        return self.topic.split(".")[1]
 
 
 class Tenure(msgspec.Struct):
@@ -213,14 +196,13 @@ class Promises:
         if self._settings.resets:
             return  # what was judged twice, and what relied on it, has a history of its own
         self._check_order()
-        if odd := self.internals.disagreement(self._cluster):
-            raise Broken(odd)
+        _demand(self.internals.disagreement(self._cluster))
         for source, outcome in self.outcomes.items():
             self._check_verdict(self.sent[source], outcome)
         if not self._settings.ordered:
-            self._check_expected()
+            _demand(foreseen.unexpected(self.sent, self.outcomes))
         if self._settings.rules.tasks == 1:
-            self._check_sequence()
+            _demand(foreseen.out_of_turn(self.sent, self.outcomes))
 
     def check_released(self) -> None:
         """Nobody waits whose references are there, long before any grace is over."""
@@ -360,44 +342,10 @@ class Promises:
         if known:
             raise Broken(f"{sent.source}: {outcome}, but {id_} of {entity} was there in time")
 
-    # --- where the records alone say what is to come out ---------------------------------------
 
-    def _check_sequence(self) -> None:
-        """With one task, addresses go from hand to hand in the order of the records."""
-        held: dict[str, str] = {}
-        for sent in self.sent.values():
-            if sent.entity != "users" or sent.kind == "invalid":
-                continue
-            if sent.source not in self.outcomes:  # gone with its topic
-                continue
-            if "internal_error" in self.outcomes[sent.source].codes:
-                continue
-            holders = [user for user, address in held.items() if address == sent.address]
-            taken = sent.address is not None and holders not in ([], [sent.key])
-            if taken != ("duplicate_email" in self.outcomes[sent.source].codes):
-                raise Broken(f"{sent.source}: {self.outcomes[sent.source]}, held by {holders}")
-            if sent.address is None:
-                held.pop(sent.key, None)
-            elif not taken:
-                held[sent.key] = sent.address
-
-    def _check_expected(self) -> None:
-        """The outcomes of a run without any fault: what its records alone say."""
-        for source, orphans in self._expected_orphans().items():
-            outcome = self.outcomes[source]
-            if set(outcome.orphans) != orphans or "duplicate_email" in outcome.codes:
-                raise Broken(f"{source}: {outcome}, expected the orphans {orphans}")
-
-    def _expected_orphans(self) -> dict[str, set[tuple[str, str]]]:
-        rows = [sent for sent in self.sent.values() if sent.kind == "row"]
-        users = {sent.key for sent in rows if sent.entity == "users"}
-        matches = {s.key for s in rows if s.entity == "matches" and users.issuperset(s.users)}
-        found = {}
-        for sent in rows:
-            orphans = {("users", user) for user in sent.users if user not in users}
-            orphans |= {("matches", match) for match in sent.matches if match not in matches}
-            found[sent.source] = orphans
-        return found
+def _demand(complaint: str | None) -> None:
+    if complaint is not None:
+        raise Broken(complaint)
 
 
 def _orphan(violation: _Found, sent: Sent) -> tuple[str, str]:

@@ -8,7 +8,7 @@ is parked and the log has a copy of it.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -56,6 +56,24 @@ class Sent(msgspec.Struct):
         if value is None or not self.mark:
             return value is None and self.kind == "deletion" and self.key == key
         return self.mark in value
+
+
+class Outcome(NamedTuple):
+    """What was published about a record."""
+
+    topic: str
+    partition: int
+    offset: int
+    tick: int
+    moment: int
+    codes: tuple[str, ...]
+    orphans: tuple[tuple[str, str], ...]
+    """Entity and id of the references that were called orphaned."""
+
+    @property
+    def kind(self) -> str:
+        """accepted (a deletion too) or rejected."""
+        return self.topic.split(".")[1]
 
 
 def named(coordinate: str, generation: int) -> str:

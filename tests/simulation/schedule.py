@@ -16,19 +16,17 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from tests.simulation.broker.cluster import Cluster
-from tests.simulation.broker.connection import MemoryBroker
 from tests.simulation.broker.log import Transaction
 from tests.simulation.logs import logging_to
-from tests.simulation.loop import Process, VirtualLoop
+from tests.simulation.loop import VirtualLoop
 from tests.simulation.machine import START_OF_TIME, Machine
 from tests.simulation.promises import Broken, Promises
 from tests.simulation.settings import settings
+from tests.simulation.trouble import Trouble
 from tests.simulation.upstream import Upstream
-from tests.simulation.weather import Conditions, SeededNetwork, SeededWeather
+from tests.simulation.weather import Conditions, SeededWeather
 from worker.brokers.contract import Message
 from worker.core.keys import id_bytes
-from worker.engine.reprocess import reprocess
-from worker.errors import BuddyError
 from worker.index.contract import address_digest
 from worker.topics import wanted
 
@@ -42,24 +40,6 @@ _LONGEST_CHAIN: Final = 30
 """So many records wait for each other's verdicts, one after the other, at most."""
 _REST_SECONDS: Final = 2.0
 
-_FAULTS: Final = (
-    "killed",
-    "of these in a commit",
-    "frozen",
-    "cut off",
-    "stopped",
-    "rebalances",
-    "compactions",
-    "clocks set",
-    "topics created anew",
-    "resets",
-)
-_RECREATED: Final = (*2 * ("users", "matches"), "checkins", "events", "claims", "grants")
-
-_HOUR: Final = 3_600_000
-_WRONG: Final = (-24 * _HOUR, -_HOUR, -5_000, 0, 0, 5_000, _HOUR, 24 * _HOUR)
-"""How far a wall clock is ahead once somebody has set it: mostly by too much, or right again."""
-
 
 class Run:
     """One seed. `play` it once."""
@@ -69,7 +49,6 @@ class Run:
         self._dice = self.settings.dice
         here = f"{socket.gethostname()}/{os.getpid()}"  # the books name who works
         self._trace = trace and (lambda line: trace(line.replace(here, "here")))
-        self._faults_done = dict.fromkeys(_FAULTS, 0)
         # It has what asyncio's own parts ask of a loop, and no sockets, signals or subprocesses.
         self._loop = VirtualLoop(self._dice)  # type: ignore[abstract]
         self._conditions = Conditions(self.settings, self._loop)
@@ -82,24 +61,15 @@ class Run:
         self._machines = [
             Machine(n, self._cluster, self._conditions) for n in range(self.settings.workers)
         ]
-        self._gone: list[str] = []
-        """Topics that were deleted and are to be created anew."""
-        self._operators = 0
+        self._trouble = Trouble(
+            self._conditions,
+            self._cluster,
+            self._machines,
+            self._upstream,
+            self.promises,
+            self._say,
+        )
         self._encore = self.settings.encore
-        self._faults = [
-            self._kill,
-            self._freeze,
-            self._cut_off,
-            self._stop,
-            self._rebalance,
-            self._compact,
-        ]
-        if self.settings.clocks:
-            self._faults.append(self._set_clock)
-        if self.settings.recreated:
-            self._faults += [self._create_anew] * 2
-        if self.settings.resets:
-            self._faults += [self._reset] * 2
 
     @property
     def steps(self) -> int:
@@ -133,7 +103,7 @@ class Run:
         world = self._cluster.counts
         return {
             **self.promises.counts(),
-            **self._faults_done,
+            **self._trouble.counts,
             "takeovers": world["takeovers"],
             "transactions committed": world["committed"],
             "aborted": world["aborted"],
@@ -188,24 +158,17 @@ class Run:
 
     def _turn(self) -> None:
         """Something happens, or nothing."""
-        dice = self._dice
-        chance = dice.random()
-        for machine in self._machines:
-            if machine.process is not None and not machine.runs:
-                self._bury(machine)
+        chance = self._dice.random()
+        self._bury_the_dead()
         if self._upstream.done:
             self._encore -= 1
         if chance < self.settings.pace:
             if not self._upstream.done:
                 self._send()
-        elif chance < self.settings.pace + self._risk():
-            dice.choice(self._faults)()
+        elif chance < self.settings.pace + self._trouble.risk:
+            self._trouble.strike()
         elif chance > 0.97 - self.settings.faults:
-            self._mend()
-
-    def _risk(self) -> float:
-        """How likely a fault is now: in the middle of a commit there is most to be lost."""
-        return self.settings.faults * (3 if any(self._cluster.committing()) else 1)
+            self._trouble.mend()
 
     def _pulse(self) -> None:
         """A turn now and then also where nobody works."""
@@ -218,158 +181,13 @@ class Run:
             if self._dice.random() < 0.6:
                 return
 
-    def _bury(self, machine: Machine) -> None:
-        """Its process has ended, or was killed."""
-        if machine.runs:
-            machine.kill()
-        elif machine._run is not None and (error := machine.outcome()) is not None:
-            raise error
-        machine.process = machine._run = None
-        if self._dice.random() < 0.5:
-            machine.lose_disk()
-
-    # --- faults -------------------------------------------------------------------------------
-
     def _running(self) -> list[Machine]:
         return [machine for machine in self._machines if machine.runs]
 
-    def _some(self) -> Machine | None:
-        running = self._running()
-        origins = [transaction.origin for transaction in self._cluster.committing()]
-        busy = [machine for machine in running if machine.network in origins]
-        if busy and self._dice.random() < 0.7:
-            running = busy
-        return self._dice.choice(running) if running else None
-
-    def _done(self, what: str, text: str) -> None:
-        self._faults_done[what] += 1
-        self._say(text)
-
-    def _kill(self) -> None:
-        if (machine := self._some()) is not None:
-            if any(t.origin is machine.network for t in self._cluster.committing()):
-                self._faults_done["of these in a commit"] += 1
-            self._done("killed", f"kill worker {machine.number}")
-            self._bury(machine)
-            self._lapse(machine)
-
-    def _lapse(self, machine: Machine) -> None:
-        """The group gives up a member of which it hears nothing, at some moment."""
-        broker = machine.broker
-
-        def give_up() -> None:
-            for member in broker._members:
-                member.lapse()
-
-        self._conditions.later(self._dice.choice((0.0, 0.0, 0.2, 2.0)), give_up)
-
-    def _freeze(self) -> None:
-        """A worker goes on only later; meanwhile the others may be given its tasks."""
-        if (machine := self._some()) is not None and not machine.frozen:
-            assert machine.process is not None
-            machine.process.freeze()
-            evicted = self._dice.random() < 0.8
-            self._done("frozen", f"freeze worker {machine.number}, evicted: {evicted}")
-            if evicted:
-                self._lapse(machine)
-
-    def _cut_off(self) -> None:
-        """The broker cannot be reached, by one or by all."""
-        long = self._dice.choice((0.0, 0.05, 0.5, 2.0))
-        one = self._some()
-        for machine in [one] if one and self._dice.random() < 0.7 else self._running():
-            self._done("cut off", f"cut off worker {machine.number} for {long} s")
-            machine.network.cut_until = self._loop.time() + long + 0.001
-
-    def _stop(self) -> None:
-        if (machine := self._some()) is not None:
-            self._done("stopped", f"stop worker {machine.number}")
-            machine.stop()
-
-    def _rebalance(self) -> None:
-        self._done("rebalances", "rebalance")
-        for group in self._cluster.groups.values():
-            for number in range(len(group.owners)):
-                group.owners[number] = self._dice.choice(group.members) if group.members else None
-
-    def _compact(self) -> None:
-        self._done("compactions", "compaction")
-        for log in self._cluster.logs.values():
-            if log.topic.compacted and self._dice.random() < 0.5:
-                log.compact()
-
-    def _set_clock(self) -> None:
-        """The wall clock of a worker's machine jumps; no time passes."""
-        machine = self._dice.choice(self._machines)
-        machine.ahead = self._dice.choice(_WRONG)
-        self._done("clocks set", f"the clock of worker {machine.number} is ahead {machine.ahead}")
-
-    def _create_anew(self) -> None:
-        """An input is deleted and created anew, at times while nobody works, and sent to again."""
-        name = self._dice.choice(_RECREATED)
-        topic = self.settings.rules.names.input(name)
-        done = self._faults_done["topics created anew"]
-        is_open = topic in self._gone or any(log.is_open for log in self._cluster.logs_of(topic))
-        if done == self.settings.recreated or is_open:
-            return
-        if self._dice.random() < 0.3:
-            for machine in self._running():
-                self._bury(machine)
-                self._lapse(machine)
-        self._done("topics created anew", f"deletes {topic}")
-        old = self._cluster.delete(topic)
-        self._gone.append(topic)
-
-        def create() -> None:
-            self._gone.remove(topic)
-            self._say(f"creates {topic} anew")
-            self._cluster.create(old)
-            self.promises.internals.note_topics(self._cluster)
-            self._upstream.again(name, self._dice.choice((0, 0, 3, 1_000)))
-
-        if self._dice.random() < 0.5:
-            create()
-        else:
-            self._conditions.later(self._dice.random() * 2, create)
-
-    def _reset(self) -> None:
-        """An operator has records judged again."""
-        if self._faults_done["resets"] == self.settings.resets or self._gone or self._operators:
-            return
-        names = self.settings.rules.names
-        entity = self._dice.choice(("users", "users", "matches", "checkins"))
-        number = self._dice.below(self.settings.rules.tasks)
-        topic = names.inputs(entity)
-        offset = self._dice.below(1 + self._cluster.logs[topic, number].end)
-        self._done("resets", f"resets {topic}/{number} to {offset}")
-        self.promises.records.reset(entity, number, offset, self._cluster.generations[topic])
-        operator = Process("operator", self._loop)
-        broker = MemoryBroker(self._cluster, SeededNetwork(self._conditions, operator))
-        self._operators += 1
-
-        async def work() -> None:
-            try:
-                await reprocess(broker, names, entity, {number: offset})
-            except BuddyError as error:
-                self._say(f"the reset failed: {error}")
-            finally:
-                self._operators -= 1
-
-        operator.spawn(work())
-
-    def _mend(self) -> None:
-        """Something that was dead or frozen goes on."""
-        broken = [m for m in self._machines if m.frozen or m.process is None]
-        if broken:
-            self._repair(self._dice.choice(broken))
-
-    def _repair(self, machine: Machine) -> None:
-        if machine.process is None:
-            self._say(f"start worker {machine.number}")
-            machine.start()
-        elif machine.frozen:
-            self._say(f"thaw worker {machine.number}")
-            machine.process.thaw()
+    def _bury_the_dead(self) -> None:
+        for machine in self._machines:
+            if machine.has_ended:
+                machine.bury()
 
     # --- the end ------------------------------------------------------------------------------
 
@@ -381,18 +199,16 @@ class Run:
         for machine in self._machines:
             if machine.process is None and self._running():
                 continue  # one is enough
-            self._repair(machine)
+            machine.repair()
             machine.network.cut_until = 0.0
         for group in self._cluster.groups.values():
             group.share()
 
     def _tend(self) -> None:
         """Somebody works again, whatever had been told to end."""
-        for machine in self._machines:
-            if machine.process is not None and not machine.runs:
-                self._bury(machine)
+        self._bury_the_dead()
         if not self._running():
-            self._repair(self._machines[0])
+            self._machines[0].repair()
 
     def _settle(self) -> None:
         """Go on until everything is decided and nothing more happens. Raises Broken."""
@@ -409,8 +225,8 @@ class Run:
     def _is_done(self) -> bool:
         self._tend()
         return not (
-            self._gone
-            or self._operators
+            self._trouble.gone
+            or self._trouble.operators
             or self._cluster.open_transactions()
             or self.promises.missing()
             or self.promises.internals.left(self._cluster)
