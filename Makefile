@@ -47,7 +47,7 @@ chaos: $(DEV) ## processes and broker killed under a stream, then an independent
 kill-exports: $(DEV) ## a sink killed at every stage of an export: make kill-exports ROUNDS=100 SEED=1
 	@$(BIN)/python -m tests.kill_exports --rounds $(or $(ROUNDS),100) --seed $(or $(SEED),1)
 
-simulate: $(DEV) ## the protocol under a seeded scheduler, without a broker: make simulate SEEDS=0:10000
+simulate: $(DEV) ## real workers in virtual time, on a broker in memory: make simulate SEEDS=0:10000
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),0:10000)
 
 format: $(DEV) ## format the code and mend what lint can mend

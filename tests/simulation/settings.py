@@ -84,7 +84,7 @@ def settings(seed: int) -> Settings:
     ordered = dice.random() < 0.8
     scattered = dice.random() < 0.3
     tasks = dice.choice((1, 2, 2, 3, 3))
-    faults = dice.choice((0.0, 0.005, 0.015, 0.04))
+    faults = dice.choice((0.0, 0.01, 0.03, 0.06))
     return Settings(
         seed=seed,
         dice=dice,
@@ -110,7 +110,7 @@ def settings(seed: int) -> Settings:
         slow=dice.choice((0.0, 0.05, 0.2)),
         faults=faults,
         lag=dice.choice((0.0, 0.0, 0.7, 0.9)),
-        losses=dice.choice((0.0, 0.0, 0.05)),
+        losses=dice.choice((0.0, 0.02, 0.1)),
         poll=dice.choice((1, 4, 10)),
         limit=dice.choice((2.0, 2.0, 15.0)),
         ordered=ordered,
