@@ -11,6 +11,7 @@ from worker.index.freshness import Saved
 from worker.index.memory import MemoryIndex
 from worker.index.rows import latest_rows
 from worker.index.store import VERSION
+from worker.index.tails import Tail, extended
 
 
 class Disk(MemoryIndex):
@@ -19,7 +20,9 @@ class Disk(MemoryIndex):
     def __init__(self) -> None:
         super().__init__()
         self.at: dict[Partition, int] = {}
+        self.rebuilt = 0
         self._identities: dict[str, str] = {}
+        self._tails: dict[Partition, Tail] = {}
         self._stamp: int | None = None
 
     def open(self) -> None:
@@ -29,7 +32,9 @@ class Disk(MemoryIndex):
         pass
 
     def clear(self, reason: str) -> None:
+        rebuilt = self.rebuilt + 1
         self.__dict__.update(Disk().__dict__)
+        self.rebuilt = rebuilt
 
     def positions(self) -> dict[Partition, int]:
         return dict(self.at)
@@ -44,7 +49,7 @@ class Disk(MemoryIndex):
         return self.foreign
 
     def saved(self) -> Saved:
-        return Saved(VERSION, self._stamp, self.at, self._identities)
+        return Saved(VERSION, self._stamp, dict(self.at), self._identities, dict(self._tails))
 
     def stamp(self, now_ms: int) -> None:
         self._stamp = now_ms
@@ -58,6 +63,7 @@ class Disk(MemoryIndex):
         latest = latest_rows(messages, count_partitions(positions))
         users = [id_ for id_, address in latest.users.items() if self._user(id_, address)]
         matches = [id_ for id_, there in latest.matches.items() if self._match(id_, there=there)]
+        self._tails |= extended(self._tails, self.at, messages, positions)
         self.at.update(positions)
         self._identities.update(identities or {})
         self.foreign += len(latest.refused)

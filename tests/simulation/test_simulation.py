@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tests.simulation.index import Disk
 from tests.simulation.many import play, play_all
 from tests.simulation.promises import Broken, Promises
 from tests.simulation.schedule import Run
+from worker.index.store import IndexStore
 
 SEEDS = int(os.environ.get("BUDDY_SIMULATION_SEEDS", "200"))
 _CHUNK = 20
@@ -105,3 +107,8 @@ def test_the_seeds_reach_what_they_are_to_test() -> None:
         "invalid_enum",
         "internal_error",
     }
+
+
+def test_the_index_in_memory_offers_what_the_one_on_disk_does() -> None:
+    public = {name for name in dir(IndexStore) if not name.startswith("_")}
+    assert public <= set(dir(Disk()))
