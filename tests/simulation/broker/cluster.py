@@ -95,6 +95,9 @@ class Cluster:
         for number in range(topic.partitions):
             place = Partition(topic.name, number)
             self.logs[place] = Log(place, topic)
+        for group in self.groups.values():
+            if group.topic == topic.name and len(group.owners) != topic.partitions:
+                group.resize(topic.partitions)
         return True
 
     def delete(self, name: str) -> Topic:
@@ -262,7 +265,7 @@ class Cluster:
             raise MissingTopic(f"topic {topic} does not exist")
         found = self.groups.get(name)
         if found is None:
-            found = self.groups[name] = Group(self.topics[topic].partitions)
+            found = self.groups[name] = Group(topic, self.topics[topic].partitions)
         return found
 
     def committed(self, group: str, places: Iterable[Partition]) -> dict[Partition, int]:

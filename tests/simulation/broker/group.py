@@ -8,9 +8,16 @@ from worker.brokers.contract import GroupMember
 class Group:
     """Its members, in the order of their joining, and what belongs to whom."""
 
-    def __init__(self, numbers: int) -> None:
+    def __init__(self, topic: str, numbers: int) -> None:
+        self.topic = topic
+        """Whose partition numbers are shared out."""
         self.members: list[object] = []
         self.owners: list[object | None] = [None] * numbers
+
+    def resize(self, numbers: int) -> None:
+        """The topic has been created anew, with so many partitions."""
+        self.owners = [None] * numbers
+        self.share()
 
     def join(self, member: object) -> None:
         """A member more: the numbers are shared out anew."""
