@@ -196,7 +196,7 @@ class VirtualLoop(AbstractEventLoop):
     def call_soon(
         self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
     ) -> Handle:
-        context = context or copy_context()
+        context = copy_context() if context is None else context
         handle = Handle(callback, args, self, context)
         process = context.get(_process, self.world)
         if not process.dead:
@@ -212,7 +212,7 @@ class VirtualLoop(AbstractEventLoop):
         *args: *_Ts,
         context: Context | None = None,
     ) -> TimerHandle:
-        context = context or copy_context()
+        context = copy_context() if context is None else context
         handle = TimerHandle(when, callback, args, self, context)
         process = context.get(_process, self.world)
         if not process.dead:
@@ -235,7 +235,7 @@ class VirtualLoop(AbstractEventLoop):
     def create_task(
         self, coro: Any, *, name: str | None = None, context: Context | None = None
     ) -> Task[Any]:
-        context = context or copy_context()
+        context = copy_context() if context is None else context
         process = context.get(_process, self.world)
         if process.dead:
             coro.close()

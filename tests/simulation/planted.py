@@ -37,15 +37,6 @@ Plant = Callable[[], AbstractContextManager[object]]
 FAULTS: Final[dict[str, Plant]] = {}
 """By name; each lasts as long as its context."""
 
-RARE: Final = frozenset(
-    (
-        "barrier_without_outcomes",
-        "judged_of_the_old_topic_believed",
-        "places_begin_anew_with_a_topic",
-    )
-)
-"""Those that take more than a hundred seeds to find."""
-
 
 def _planted(plant: Callable[[], Iterator[None]]) -> Callable[[], Iterator[None]]:
     FAULTS[plant.__name__] = contextmanager(plant)
