@@ -130,8 +130,7 @@ def expire(kind: str, broker: Broker, clock: Clock, request: pytest.FixtureReque
         await delete_all(broker, request.getfixturevalue("kafka_address"), partition)
 
     async def expire_memory(partition: Partition) -> None:
-        assert isinstance(broker, MemoryBroker)
-        broker.cluster.log(partition).expire()
+        await in_memory(broker, partition)
 
     ways = {"embedded": expire_embedded, "memory": expire_memory, "kafka": expire_kafka}
     return ways[kind]
@@ -148,7 +147,10 @@ def empty(kind: str, broker: Broker, request: pytest.FixtureRequest) -> Expire:
         assert isinstance(broker, EmbeddedBroker)
         await empty_embedded(broker, partition)
 
-    return embedded if kind == "embedded" else on_kafka
+    async def memory(partition: Partition) -> None:
+        await in_memory(broker, partition)
+
+    return {"embedded": embedded, "memory": memory, "kafka": on_kafka}[kind]
 
 
 @pytest.fixture
@@ -180,3 +182,9 @@ def world(s3: S3Server, tmp_path: Path) -> Iterator[World]:
 def unique(what: str) -> str:
     """A name that no other test has."""
     return f"{what}-{uuid.uuid4().hex}"
+
+
+async def in_memory(broker: Broker, partition: Partition) -> None:
+    """Remove everything that is in a partition of the broker in memory."""
+    assert isinstance(broker, MemoryBroker)
+    broker.cluster.log(partition).expire()

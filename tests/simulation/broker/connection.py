@@ -48,6 +48,9 @@ class MemoryBroker:
     async def damage(self) -> list[str]:
         return []
 
+    async def skipped(self) -> dict[Partition, int]:
+        return {}
+
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False
     ) -> dict[Partition, Span]:
