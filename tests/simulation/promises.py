@@ -116,7 +116,7 @@ class Promises:
         sent = self._find(coordinate, key, value, copied=False)
         source = sent.source
         self._times[source] += 1
-        if self._times[source] > 1 + sent.again:
+        if self._times[source] > self.records.outcomes_of(sent):
             raise Broken(f"{source} has two outcomes: {self.outcomes[source]} and {message}")
         if message.topic == self._names.accepted(sent.entity):
             codes = tuple(filter(None, headers.get(WARNINGS_HEADER, b"").decode().split(",")))

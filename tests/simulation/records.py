@@ -46,8 +46,6 @@ class Sent(msgspec.Struct):
     tick: int = 0
     first_read: int | None = None
     """When a worker was given it first."""
-    again: int = 0
-    """How often it was reset, to be judged once more."""
     ambiguous: bool = False
     """Whether its outcome may be that of another deletion of the same key, partition and offset."""
 
@@ -91,6 +89,7 @@ class Records:
         self._names = names
         self._at: dict[str, list[Sent]] = {}
         """By coordinate, the oldest generation first."""
+        self._resets: list[tuple[str, int, int]] = []
         self._messages: dict[int, tuple[Message, Sent]] = {}
         """By identity: the message keeps it from being given to another one."""
 
@@ -124,15 +123,14 @@ class Records:
                 sent.ambiguous = True
         return left[0] if left else found[-1]
 
-    def reset(self, entity: str, partition: int, offset: int, generation: int) -> None:
-        """An operator has these judged again."""
-        for sent in self.sent.values():
-            if (
-                (sent.entity, sent.partition) == (entity, partition)
-                and sent.offset >= offset
-                and sent.generation == generation
-            ):
-                sent.again += 1
+    def reset(self, entity: str, partition: int, offset: int) -> None:
+        """An operator has the records from there on judged again, also those sent meanwhile."""
+        self._resets.append((entity, partition, offset))
+
+    def outcomes_of(self, sent: Sent) -> int:
+        """How many a record may have."""
+        place = sent.entity, sent.partition
+        return 1 + sum(reset[:2] == place and reset[2] <= sent.offset for reset in self._resets)
 
     def is_refused(self, sent: Sent) -> bool:
         """Whether the broker never takes its row.

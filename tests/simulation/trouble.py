@@ -192,8 +192,7 @@ class Trouble:
         topic = names.inputs(entity)
         offset = self._dice.below(1 + self._cluster.logs[topic, number].end)
         self._done("resets", f"resets {topic}/{number} to {offset}")
-        generation = self._cluster.generations[topic]
-        self._promises.records.reset(entity, number, offset, generation)
+        self._promises.records.reset(entity, number, offset)
         operator = Process("operator", self._conditions.loop)
         broker = MemoryBroker(self._cluster, SeededNetwork(self._conditions, operator))
         self.operators += 1

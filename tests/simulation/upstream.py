@@ -66,7 +66,7 @@ class Upstream:
         """Append the first so many records of an entity that were sent so far once more."""
         known = [sent for sent in self._script[: self._next] if sent.entity == entity]
         for sent in known[:most]:
-            self._append(msgspec.structs.replace(sent, first_read=None, again=0, ambiguous=False))
+            self._append(msgspec.structs.replace(sent, first_read=None, ambiguous=False))
 
     def refuses(self, topic: str, value: bytes | None) -> bool:
         """Whether the broker never takes this: the row of a record that is refused."""
