@@ -24,7 +24,7 @@ from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
 
 _NOT_YET: Final = 1 << 60
 _USER_FIELDS: Final = {"participant_id": 0, "buddy_id": 1, "user_id": 0}
-_INDEXED: Final = ("users", "matches")
+INDEXED: Final = ("users", "matches")
 
 
 class Broken(Exception):
@@ -124,7 +124,7 @@ class Promises:
             orphans = tuple(("matches", match) for match in lost)
             if key != sent.key or (message.value is None) != (sent.kind == "deletion"):
                 raise Broken(f"{source} was accepted as {message}")
-            if sent.entity in _INDEXED:
+            if sent.entity in INDEXED:
                 change = (message.offset, message.value is not None, tick)
                 self._changes.setdefault((sent.entity, sent.key), []).append(change)
                 if message.value is None and source not in self._parked:
@@ -318,7 +318,7 @@ class Promises:
             deadline = sent.moment
         elif outcome.moment < deadline:
             raise Broken(f"{sent.source}: {outcome} before its grace was over, at {deadline}")
-        entities = _INDEXED if sent.matches else ("users",)
+        entities = INDEXED if sent.matches else ("users",)
         judged = 0
         for source, other in self.sent.items():
             if (
