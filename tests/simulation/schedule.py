@@ -214,23 +214,25 @@ class Run:
         """Go on until everything is decided and nothing more happens. Raises Broken."""
         patience = self._patience() / 1000
         if not self._loop.run(self._is_done, patience):
-            self._tend()
-            left = self.promises.missing() or self.promises.internals.left(self._cluster)
-            raise Broken(f"after {patience:.0f} s without faults there is left: {left}")
+            raise Broken(f"after {patience:.0f} s without faults there is left: {self._left()}")
         tick = self._cluster.tick
         self._loop.run(lambda: False, _REST_SECONDS)
         if tick != self._cluster.tick and not self._loop.run(self._is_done, patience):
-            raise Broken("it never comes to rest")
+            raise Broken(f"it never comes to rest: {self._left()}")
 
     def _is_done(self) -> bool:
         self._tend()
-        return not (
+        return not self._left()
+
+    def _left(self) -> object:
+        """What is still to happen, if anything."""
+        return (
             self._trouble.gone
             or self._trouble.operators
-            or self._cluster.open_transactions()
             or self.promises.missing()
+            or self._cluster.open_transactions()
             or self.promises.internals.left(self._cluster)
-            or not all(map(self._is_current, self._running()))
+            or [m.number for m in self._running() if not self._is_current(m)]
         )
 
     def _is_current(self, machine: Machine) -> bool:

@@ -223,9 +223,9 @@ class Cluster:
         current = (writer.current for writer in self._writers.values())
         return [t for t in current if t is not None and t.state == "open"]
 
-    def open_transactions(self) -> bool:
-        """Whether some transaction is not marked everywhere."""
-        return any(writer.current is not None for writer in self._writers.values())
+    def open_transactions(self) -> list[str]:
+        """Whose transactions are not marked everywhere."""
+        return [name for name, writer in self._writers.items() if writer.current is not None]
 
     def _decide(self, transaction: Transaction, state: Literal["committed", "aborted"]) -> None:
         self.tick += 1
