@@ -27,6 +27,7 @@ ALLOWED = {
     "msgspec",
     "operator",
     "re",
+    "struct",
     "types",
     "typing",
 }

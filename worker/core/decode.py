@@ -83,10 +83,10 @@ class RecordDecoder:
     def __init__(self, entity: Entity, limit: int = DEFAULT_LIMIT) -> None:
         """Records of more than `limit` bytes are malformed."""
         self.entity = entity
-        self._limit = limit
+        self.limit = limit
         # Numbers such as 1E15 grow when they are written out: rows are bounded too.
-        self._longest_row = limit * 4 // 3
-        self._too_long = f"expected at most {self._longest_row} bytes in canonical form"
+        self.longest_row = limit * 4 // 3
+        self._too_long = f"expected at most {self.longest_row} bytes in canonical form"
         self._struct = msgspec.json.Decoder(entity.struct).decode
         columns = entity.columns
         self._columns = frozenset(column.name for column in columns)
@@ -101,8 +101,8 @@ class RecordDecoder:
         """The canonical key of a row."""
         self.user_fields = tuple(c.name for c in columns if c.refers_to == "users")
         self.match_fields = tuple(c.name for c in columns if c.refers_to == "matches")
-        self._relations = _relations(entity, self.user_fields, self.match_fields)
-        self._has_address = any(column.kind is Kind.EMAIL for column in columns)
+        self.relations = _relations(entity, self.user_fields, self.match_fields)
+        self.has_address = any(column.kind is Kind.EMAIL for column in columns)
 
     def decode(self, value: bytes | None, key: bytes | None, latest: datetime) -> Outcome:
         """Judge one message by itself. `latest` is the latest moment that is not in the future.
@@ -111,15 +111,15 @@ class RecordDecoder:
         """
         if value is None:
             return self._deletion(key)
-        if len(value) > self._limit:
-            return self._malformed(f"expected at most {self._limit} bytes", key)
+        if len(value) > self.limit:
+            return self._malformed(f"expected at most {self.limit} bytes", key)
         naive: list[str] = []
         try:
             row = self._fast(value, latest, naive)
             if row is None:
                 return self._slow(value, key, latest)
             encoded = _encode(row)
-            if len(encoded) > self._longest_row:
+            if len(encoded) > self.longest_row:
                 return self._malformed(self._too_long, key)
         except RecursionError:
             return self._malformed("nested too deep", key)
@@ -128,7 +128,7 @@ class RecordDecoder:
         canonical = self.key_of(row)
         if key is not None and key != canonical and read_key(self.entity, key) != canonical:
             return Invalid(canonical, (violation(Code.INVALID_KEY, "", self._other_key),))
-        users, matches, address, attendees = self._relations(row)
+        users, matches, address, attendees = self.relations(row)
         warnings = tuple([violation(Code.NAIVE_TIMESTAMP, name, NAIVE) for name in naive])
         return Decoded(canonical, encoded, users, matches, address, attendees, warnings)
 
@@ -154,7 +154,7 @@ class RecordDecoder:
                     return None
         if self._ratings is not None and 0 in self._ratings(row):  # may be -0.0
             return None
-        if self._has_address and not plain_email(row.email):  # type: ignore[attr-defined]
+        if self.has_address and not plain_email(row.email):  # type: ignore[attr-defined]
             return None
         return row
 
@@ -203,10 +203,10 @@ class RecordDecoder:
             return judged
         row, warnings, unknown, names = judged
         encoded = _encode(row)
-        if len(encoded) > self._longest_row:
+        if len(encoded) > self.longest_row:
             raise MalformedError(self._too_long)
         key = self.key_of(row)
-        return Decoded(key, encoded, *self._relations(row), warnings, unknown, names)
+        return Decoded(key, encoded, *self.relations(row), warnings, unknown, names)
 
     def _by_field(
         self, value: bytes, key: bytes | None, latest: datetime

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from binascii import unhexlify
+from collections.abc import Collection
+from struct import iter_unpack
+
 from schemas import Entity, Kind
 from worker.core.rules import read_uuid
 
@@ -53,3 +57,9 @@ def key_of(entity: Entity, values: dict[str, object]) -> bytes | None:
 def id_bytes(uuid: str) -> bytes:
     """The 16 bytes of a UUID in canonical form, as the index knows it."""
     return bytes.fromhex(uuid.replace("-", ""))
+
+
+def ids_of(uuids: Collection[str]) -> list[bytes]:
+    """`id_bytes` of each, for less than one by one."""
+    joined = unhexlify("".join(uuids).encode().translate(None, b"-"))
+    return [id_ for (id_,) in iter_unpack("16s", joined)]

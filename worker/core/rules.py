@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
@@ -47,6 +47,35 @@ def read_uuid(text: str) -> str | None:
     lower = text.lower()
     # Some characters beyond ASCII become ASCII letters in lower case.
     return lower if text.isascii() and _UUID.fullmatch(lower) else None
+
+
+def odd_uuids(texts: Sequence[str], first: int = 0) -> Iterator[int]:
+    """The positions of the texts that `read_uuid` does not leave as they are; few, as a rule.
+
+    They count from `first`.
+    """
+    if are_uuids(texts):
+        return
+    if len(texts) == 1:
+        yield first
+        return
+    half = len(texts) // 2
+    yield from odd_uuids(texts[:half], first)
+    yield from odd_uuids(texts[half:], first + half)
+
+
+def are_uuids(texts: Collection[str]) -> bool:
+    """Whether `read_uuid` leaves all of these as they are: looked at as one text, not each."""
+    count = len(texts)
+    joined = "".join(texts).encode()
+    return (
+        set(map(len, texts)) <= {36}
+        and len(joined) == 36 * count
+        and joined.translate(None, b"0123456789abcdef") == b"-" * (4 * count)
+        and joined[8::36] == joined[13::36] == joined[18::36] == joined[23::36] == b"-" * count
+        and joined[14::36] == b"4" * count
+        and not joined[19::36].translate(None, b"89ab")
+    )
 
 
 def _expected(column: Column) -> str:
