@@ -40,6 +40,12 @@ class Everything:
     def match(self, id: bytes) -> bool:  # noqa: A002 -- as in the contract
         return True
 
+    def unknown_users(self, ids: Iterable[bytes]) -> list[bytes]:
+        return []
+
+    def unknown_matches(self, ids: Iterable[bytes]) -> list[bytes]:
+        return []
+
     def taken(self, address: bytes, user: bytes) -> bool:
         return False
 

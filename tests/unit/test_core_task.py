@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from schemas import ENTITIES
 from tests.unit.core_kit import GRACE, NOW, World, good, uid
+from worker.core.columns import ColumnDecoder
 from worker.core.decode import RecordDecoder
 from worker.core.violations import Code
 
@@ -241,14 +243,20 @@ def test_a_record_too_large_to_be_kept_is_named() -> None:
 
 def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on records that hold this word cannot be judged."""
-    decode = RecordDecoder.decode
+    decode, decode_batch = RecordDecoder.decode, ColumnDecoder.decode
 
     def failing(self: RecordDecoder, value: bytes | None, *others: Any) -> Any:
         if value is not None and b"poison" in value:
             raise ZeroDivisionError("personal data")
         return decode(self, value, *others)
 
+    def failing_batch(self: ColumnDecoder, values: Sequence[bytes | None], *others: Any) -> Any:
+        if any(value is not None and b"poison" in value for value in values):
+            raise ZeroDivisionError("personal data")
+        return decode_batch(self, values, *others)
+
     monkeypatch.setattr(RecordDecoder, "decode", failing)
+    monkeypatch.setattr(ColumnDecoder, "decode", failing_batch)
 
 
 def test_a_record_that_cannot_be_judged_is_isolated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,6 +305,7 @@ def test_a_parked_record_that_newer_rules_refuse_is_rejected_after_a_restart(
         "decode",
         lambda self, value, key, latest: self._malformed("expected otherwise", key),
     )
+    monkeypatch.setattr(ColumnDecoder, "_read", lambda self, values: ([], set(range(len(values)))))
     world.tasks[0] = world.restored(0)
     world.settle()
     assert world.kind(parked) == "rejected"

@@ -7,8 +7,10 @@ together with what relies on them.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
 from worker.core.decode import Decoded
-from worker.core.keys import id_bytes
+from worker.core.keys import id_bytes, ids_of
 from worker.index.contract import Known
 
 
@@ -31,12 +33,25 @@ class Ahead:
         here = self._matches.get(match)
         return self._known.match(match) if here is None else here
 
+    def unknown_users(self, ids: Sequence[bytes]) -> list[bytes]:
+        """The ids among these that no known user has."""
+        return _unknown(ids, self._users, self._known.unknown_users)
+
+    def unknown_matches(self, ids: Sequence[bytes]) -> list[bytes]:
+        """The ids among these that no known match has."""
+        return _unknown(ids, self._matches, self._known.unknown_matches)
+
     def taken(self, address: bytes, user: bytes) -> bool:
         """Whether another than `user` holds the address, as far as rows tell."""
-        return any(
-            holder != user and self._addresses.get(holder, address) == address
-            for holder in self._known.holders(address)
+        holders = self._known.holders(address)
+        return bool(holders) and any(
+            holder != user and self._addresses.get(holder, address) == address for holder in holders
         )
+
+    def accept_matches(self, keys: Iterable[bytes]) -> None:
+        """From now on the matches of these keys are known."""
+        ids = ids_of([key.decode() for key in keys])
+        self._matches.update(dict.fromkeys(ids, True))
 
     def accept(self, entity: str, row: Decoded) -> tuple[bytes, bytes] | None:
         """From now on the row is known. The user and the address that it had in this decision."""
@@ -62,3 +77,15 @@ class Ahead:
         before = self._addresses.get(user)
         self._addresses[user] = address
         return None if before is None or before == address else (user, before)
+
+
+def _unknown(
+    ids: Sequence[bytes],
+    here: Mapping[bytes, bool],
+    ask: Callable[[Iterable[bytes]], list[bytes]],
+) -> list[bytes]:
+    """The unknown ids: `here` says what this decision has changed, `ask` what the index knows."""
+    if not here:
+        return ask(ids)
+    deleted = [id_ for id_ in ids if here.get(id_) is False]
+    return deleted + ask([id_ for id_ in ids if id_ not in here])

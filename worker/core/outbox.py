@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Final
 
 import msgspec
@@ -116,6 +118,20 @@ class Outbox:
             headers = (*headers, (WARNINGS_HEADER, codes.encode()))
         self.messages.append(Outgoing(self._accepted[entity], row.key, row.row, headers))
 
+    def accept_all(
+        self, entity: str, messages: Sequence[Message], keys: Iterable[bytes], rows: Iterable[bytes]
+    ) -> None:
+        """Publish rows without warnings: as `accept` for each, column by column.
+
+        The messages are of one partition.
+        """
+        tally, at = self.tally, self._accepted_at
+        tally.accepted[entity] += len(messages)
+        tally.arrivals.update([message.timestamp for message in messages])
+        source = self._template(messages[0])
+        headers = [((SOURCE_HEADER, source % message.offset), at) for message in messages]
+        self.messages += map(Outgoing, repeat(self._accepted[entity]), keys, rows, headers)
+
     def delete(self, entity: str, message: Message, deletion: Deletion) -> None:
         """Publish the deletion of a row."""
         self.tally.deleted[entity] += 1
@@ -209,10 +225,14 @@ class Outbox:
 
     def _source(self, message: Message) -> bytes:
         """`coordinate` as a header says it; all that a task reads is of its own partition."""
-        start = self._sources.get(message.topic)
-        if start is None:
-            start = self._sources[message.topic] = f"{message.topic}/{self._number}/".encode()
-        return b"%b%d" % (start, message.offset)
+        return self._template(message) % message.offset
+
+    def _template(self, message: Message) -> bytes:
+        """The coordinate with `%d` for the offset; a topic's name holds no percent sign."""
+        source = self._sources.get(message.topic)
+        if source is None:
+            source = self._sources[message.topic] = f"{message.topic}/{self._number}/%d".encode()
+        return source
 
 
 def coordinate(message: Message) -> str:

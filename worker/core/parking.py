@@ -9,7 +9,7 @@ copy, which does not expire with the input.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Final
 
@@ -21,6 +21,7 @@ from worker.core.decode import Decoded, Deletion
 from worker.core.moments import Moment
 
 PARKED_BYTES: Final = 2_500
+_NO_QUEUES: Final[Mapping[bytes, Sequence[Parked]]] = {}
 _HEADER_BYTES: Final = 200
 _ATTENDEE_BYTES: Final = 96
 """Measured: what a parked record takes besides its bytes, and a header or an attendee of it."""
@@ -84,12 +85,16 @@ class Parked(msgspec.Struct, eq=False):
     size: int = 0
     """About how many bytes of memory it takes, while it is parked."""
 
-    def __post_init__(self) -> None:
+    def weigh(self) -> None:
+        """Note its size; where row and message are equal, as most are, keep only one of them.
+
+        When it is parked: most records never are.
+        """
         message, outcome = self.message, self.outcome
         size = PARKED_BYTES + len(message.value or b"") + len(message.key or b"")
         size += headers_weight(message.headers)
         if isinstance(outcome, Decoded):
-            if outcome.row == message.value:  # as most are: once is enough
+            if outcome.row == message.value:
                 self.outcome = msgspec.structs.replace(outcome, row=message.value)
             else:
                 size += len(outcome.row)
@@ -131,7 +136,8 @@ class Parking:
 
     def __init__(self) -> None:
         self._by_place: dict[str, dict[int, Parked]] = {}
-        self._queues: dict[tuple[str, bytes], deque[Parked]] = {}
+        self._queues: dict[str, dict[bytes, deque[Parked]]] = {}
+        """By entity and key."""
         # Dicts without values are sets that keep their order and forget in constant time.
         self._waiting: dict[bytes, dict[Parked, None]] = {}
         # By entity: within one they are first read in the order of their offsets, also again.
@@ -166,14 +172,19 @@ class Parking:
 
     def queued(self, entity: str, key: bytes) -> bool:
         """Whether a record of that key is parked: later ones go behind it."""
-        return (entity, key) in self._queues
+        return key in self.queues(entity)
+
+    def queues(self, entity: str) -> Mapping[bytes, Sequence[Parked]]:
+        """The parked records of an entity by key, each queue in order."""
+        return self._queues.get(entity, _NO_QUEUES)
 
     def add(self, parked: Parked) -> None:
         """Park a record behind those of its key. Places of an entity come in growing order."""
+        parked.weigh()
         self._by_place.setdefault(parked.entity, {})[parked.place] = parked
         self._bytes[parked.entity] += parked.size
-        queue = self._queues.setdefault((parked.entity, parked.outcome.key), deque())
-        queue.append(parked)
+        queues = self._queues.setdefault(parked.entity, {})
+        queues.setdefault(parked.outcome.key, deque()).append(parked)
         self._in_grace.setdefault(parked.entity, {})[parked] = None
         if not parked.kept:
             self._held.setdefault(parked.entity, {})[parked] = None
@@ -184,7 +195,7 @@ class Parking:
 
     def is_head(self, parked: Parked) -> bool:
         """Whether nothing of its key waits before it."""
-        queue = self._queues.get((parked.entity, parked.outcome.key))
+        queue = self.queues(parked.entity).get(parked.outcome.key)
         return queue is not None and queue[0] is parked
 
     def want(self, parked: Parked, ids: Iterable[bytes]) -> None:
@@ -208,11 +219,12 @@ class Parking:
             del self._held[parked.entity][parked]
         del self._by_place[parked.entity][parked.place]
         self._bytes[parked.entity] -= parked.size
-        queue = self._queues[parked.entity, parked.outcome.key]
+        queues = self._queues[parked.entity]
+        queue = queues[parked.outcome.key]
         queue.popleft()
         if queue:
             return queue[0]
-        del self._queues[parked.entity, parked.outcome.key]
+        del queues[parked.outcome.key]
         return None
 
     def held(self) -> Iterator[tuple[str, int, int]]:

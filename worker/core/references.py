@@ -51,6 +51,8 @@ def verdict(
     `taken` says whether another holds its address. An error among them means that it is
     rejected. In column order, warnings of its own included.
     """
+    if not (users or matches or taken or row.attendees):
+        return row.warnings
     found = Findings()
     for field, user in zip(decoder.user_fields, row.users, strict=True):
         if user in users:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -19,6 +18,7 @@ from schemas import ENTITIES
 from worker.brokers.contract import Message, Outgoing
 from worker.core.addresses import Addresses, Claim, owner_of
 from worker.core.ahead import Ahead
+from worker.core.at_once import sorters
 from worker.core.barrier import Barrier
 from worker.core.books import Books
 from worker.core.decode import (
@@ -100,6 +100,7 @@ class Task:
         self.reading = Reading()
         self._rules = rules
         self._decoders: Mapping[str, RecordDecoder] = decoders(rules.record_limit)
+        self._sorters = sorters(rules.record_limit)
         self._inputs = {rules.names.input(name): name for name in INPUTS}
         self._most_held = min(rules.most_held, rules.rejection_limit // _HELD_BYTES)
         self._decoded: dict[int, Outcome] = {}
@@ -224,6 +225,7 @@ class Task:
 
     def _asked(self, messages: Sequence[Message], now: int) -> Iterator[tuple[bytes, bytes]]:
         """The addresses on which a batch has this task decide, each with the user that asks."""
+        users = []
         for message in messages:
             name = self._inputs[message.topic]
             if name == CLAIMS:
@@ -231,18 +233,22 @@ class Task:
                 if isinstance(claim, Claim):
                     yield claim.address, claim.user
             elif name == "users":
-                latest = latest_moment(_arrival(message, now), self._rules.skew / 1000)
-                try:
-                    outcome = self._decoders[name].decode(message.value, message.key, latest)
-                except Exception:  # noqa: BLE001, S112 -- it fails again in `_read`, which isolates it
-                    continue
-                self._decoded[message.offset] = outcome
-                if (
-                    isinstance(outcome, Decoded)
-                    and outcome.address is not None
-                    and owner_of(outcome.address, self._rules.tasks) == self.number
-                ):
-                    yield outcome.address, id_bytes(outcome.key.decode())
+                users.append(message)
+        decode = self._sorters["users"].decoder.decode_all
+        values, keys = [m.value for m in users], [m.key for m in users]
+        arrivals = [_arrival(m, now) for m in users]
+        try:
+            outcomes = decode(values, keys, arrivals, self._rules.skew / 1000)
+        except Exception:  # noqa: BLE001 -- it fails again in `_read`, which isolates the record
+            return
+        self._decoded = {m.offset: outcome for m, outcome in zip(users, outcomes, strict=True)}
+        for outcome in outcomes:
+            if (
+                isinstance(outcome, Decoded)
+                and outcome.address is not None
+                and owner_of(outcome.address, self._rules.tasks) == self.number
+            ):
+                yield outcome.address, id_bytes(outcome.key.decode())
 
     def judge(
         self,
@@ -334,17 +340,13 @@ class Task:
             return
         counted = sum(m.offset in again for m in batch) if again else 0
         self._out.tally.read[entity] += len(batch) - counted
-        decode, now = self._decoders[entity].decode, self._now
-        decoded = self._decoded if entity == "users" else {}
-        latest: dict[int, datetime] = {}
-        for message in batch:
+        decode, now, skew = self._decoders[entity].decode, self._now, self._rules.skew / 1000
+        arrivals = [m.timestamp if m.appended else again.get(m.offset, now).wall for m in batch]
+        for place, known in self._sort_out(entity, batch, arrivals):
+            message, arrival = batch[place], arrivals[place]
             first_read = again.get(message.offset, now)
-            arrival = _arrival(message, first_read.wall)
-            moment = latest.get(arrival)
-            if moment is None:
-                moment = latest[arrival] = latest_moment(arrival, self._rules.skew / 1000)
             try:
-                outcome = decoded.get(message.offset) or decode(message.value, message.key, moment)
+                outcome = known or decode(message.value, message.key, latest_moment(arrival, skew))
                 settled = (
                     not isinstance(outcome, Invalid)
                     and not self.parking.queued(entity, outcome.key)
@@ -358,8 +360,32 @@ class Task:
             if isinstance(outcome, Invalid):
                 self._out.reject(entity, message, outcome)
             elif not settled:
-                place = self.reading.place(entity, message.offset)
-                self._begin(Parked(entity, message, outcome, arrival, first_read, place))
+                where = self.reading.place(entity, message.offset)
+                self._begin(Parked(entity, message, outcome, arrival, first_read, where))
+
+    def _sort_out(
+        self, entity: str, batch: Sequence[Message], arrivals: Sequence[int]
+    ) -> list[tuple[int, Outcome | None]]:
+        """Accept what is plainly good and waits for nothing; the others, by place, in order.
+
+        With the outcome of decoding, where it is known.
+        """
+        if entity == "users" and self._decoded:
+            return [(place, self._decoded.get(m.offset)) for place, m in enumerate(batch)]
+        queued, skew = self.parking.queues(entity).keys(), self._rules.skew / 1000
+        try:
+            found = self._sorters[entity].sort_out(batch, arrivals, skew, queued, self._ahead)
+        except BuddyError:
+            raise
+        except Exception:  # noqa: BLE001 -- each by itself then, so that the one at fault is isolated
+            return [(place, None) for place in range(len(batch))]
+        good = found.at_once
+        if good.keys:
+            if entity == "matches":
+                self._ahead.accept_matches(good.keys)
+            messages = [batch[place] for place in good.places]
+            self._out.accept_all(entity, messages, good.keys, good.encoded)
+        return [*found.others]
 
     def _isolate(self, entity: str, batch: Sequence[Message]) -> list[Message]:
         """Reject the records of which the broker takes no other outcome; the others."""

@@ -8,18 +8,25 @@ it, and is given up by one only through that user's own update or deletion.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
 
 class Known(Protocol):
-    """Look-ups, each of one key. An id is the 16 bytes of its UUID."""
+    """Look-ups. An id is the 16 bytes of its UUID."""
 
     def user(self, id: bytes) -> bool:  # noqa: A002 -- the field's own name
         """Whether a user of that id is known."""
 
     def match(self, id: bytes) -> bool:  # noqa: A002 -- the field's own name
         """Whether a match of that id is known."""
+
+    def unknown_users(self, ids: Iterable[bytes]) -> list[bytes]:
+        """The ids among these that no known user has."""
+
+    def unknown_matches(self, ids: Iterable[bytes]) -> list[bytes]:
+        """The ids among these that no known match has."""
 
     def taken(self, address: bytes, user: bytes) -> bool:
         """Whether a user other than `user` holds the address, given as `address_digest`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from worker.accepted import Foreign, rule_of
 from worker.index.rows import Indexed, address_of, id_of
 
@@ -49,6 +51,14 @@ class MemoryIndex:
     def match(self, id: bytes) -> bool:  # noqa: A002 -- as in the contract
         """Whether a match of that id is known."""
         return id in self._matches
+
+    def unknown_users(self, ids: Iterable[bytes]) -> list[bytes]:
+        """The ids among these that no known user has."""
+        return [id_ for id_ in ids if id_ not in self._users]
+
+    def unknown_matches(self, ids: Iterable[bytes]) -> list[bytes]:
+        """The ids among these that no known match has."""
+        return [id_ for id_ in ids if id_ not in self._matches]
 
     def taken(self, address: bytes, user: bytes) -> bool:
         """Whether a user other than `user` holds the address, given as `address_digest`."""

@@ -11,9 +11,9 @@ loaded; what it holds in memory is the system's page cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import lmdb
 import structlog
@@ -26,6 +26,9 @@ from worker.index.freshness import Saved
 from worker.index.rows import Latest, latest_rows
 from worker.index.tails import Tail, extended
 from worker.log import Sparing
+
+if TYPE_CHECKING:
+    from lmdb import _Database
 
 VERSION: Final = 2
 """Of the layout above; another one on disk is wiped and filled anew."""
@@ -107,6 +110,14 @@ class IndexStore:
         except lmdb.Error as error:
             raise self._env.failure(error) from error
 
+    def unknown_users(self, ids: Iterable[bytes]) -> list[bytes]:
+        """The ids among these that no known user has."""
+        return self._unknown(ids, self._users)
+
+    def unknown_matches(self, ids: Iterable[bytes]) -> list[bytes]:
+        """The ids among these that no known match has."""
+        return self._unknown(ids, self._matches)
+
     def taken(self, address: bytes, user: bytes) -> bool:
         """Whether a user other than `user` holds the address, given as `address_digest`."""
         try:
@@ -123,6 +134,8 @@ class IndexStore:
     def holders(self, address: bytes) -> tuple[bytes, ...]:
         """The users that hold the address, in no promised order."""
         try:
+            if self._get(address, None, self._addresses) is None:  # most are free
+                return ()
             with self._reader.cursor(self._addresses) as cursor:
                 return tuple(cursor.iternext_dup()) if cursor.set_key(address) else ()
         except lmdb.Error as error:
@@ -230,6 +243,13 @@ class IndexStore:
         except (lmdb.Error, ValueError) as error:
             return str(error)
         return None if users == pairs else f"{users} users hold {pairs} addresses"
+
+    def _unknown(self, ids: Iterable[bytes], tree: _Database) -> list[bytes]:
+        get = self._get
+        try:
+            return [id_ for id_ in ids if get(id_, None, tree) is None]  # faster than `getmulti`
+        except lmdb.Error as error:
+            raise self._env.failure(error) from error
 
     def _look(self) -> None:
         """Take hold of the trees, which are new ones after the file was opened."""
