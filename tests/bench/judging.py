@@ -1,4 +1,4 @@
-"""The pure core alone: `Task.judge` on batches, with an index that knows everything."""
+"""The pure core alone, on batches of a backlog: decoding by column, and `Task.judge`."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
+import msgspec
+
 from schemas import ENTITIES
-from tests.bench import mix
-from tests.bench.figures import Figure, alternate
+from tests.bench import mix, validation
+from tests.bench.figures import Figure, Timing, alternate
 from tests.bench.setting import Bench
 from worker.brokers.contract import Message
 from worker.clock import Clock
 from worker.core.ahead import Ahead
+from worker.core.at_once import sorters
+from worker.core.columns import ColumnDecoder
 from worker.core.outbox import Rules
 from worker.core.task import INPUTS, Task
 from worker.demo.record import Record
 from worker.index.contract import Known, Learned
 from worker.topics import Names
 
-BATCH = 5_000
+BATCH = 2_000
+SKEW = 60
 
 
 class Batch(NamedTuple):
@@ -58,24 +63,83 @@ def run(bench: Bench) -> list[Figure]:
     figures = []
     for bad_share, title in ((0.0, "good records"), (mix.BAD_SHARE, "3 % bad")):
         batches = prepared(bench.records, bad_share)
+        items = validation.mixed_items(bench.records, bad_share)
+        with bench.folder() as folder:
+            index = validation.filled_index(folder / "index", items)
+            try:
+                by_column, alone, msgspec_alone, known, looked_up = alternate(
+                    [
+                        partial(decode_by_column, by_entity(batches)),
+                        partial(validation.decode_all, items),
+                        partial(_msgspec_alone, validation.bare(items)),
+                        partial(judge_all, batches),
+                        partial(judge_all, batches, index),
+                    ]
+                )
+            finally:
+                index.close()
         records = sum(len(batch.messages) for batch in batches)
-        (timing,) = alternate([partial(judge_all, batches)])
         written = judge_all(batches)
-        figures.append(
-            Figure(
-                section="task",
-                name=f"Task.judge: demo mix, {title}",
-                value=records / timing.wall,
-                unit="records/s",
-                note=f"{written / records:.2f} messages out for each record in; "
-                f"{records / timing.cpu:,.0f} per CPU second",
-            )
-        )
+        beside = {
+            f"one by one ({_cpu(alone, len(items))})": len(items) / alone.wall,
+            f"msgspec alone ({_cpu(msgspec_alone, len(items))})": len(items) / msgspec_alone.wall,
+        }
+        notes = f"{written / records:.2f} messages out for each record in"
+        figures += [
+            _figure(f"decoder of batches: demo mix, {title}", by_column, records, beside=beside),
+            _figure(f"Task.judge: demo mix, {title}", known, records, notes),
+            _figure(f"Task.judge and index: demo mix, {title}", looked_up, records),
+        ]
     return figures
 
 
+def _figure(
+    name: str, timing: Timing, records: int, note: str = "", beside: dict[str, float] | None = None
+) -> Figure:
+    return Figure(
+        section="task",
+        name=name,
+        value=records / timing.wall,
+        unit="records/s",
+        beside=beside or {},
+        note="; ".join(filter(None, [_cpu(timing, records), note])),
+    )
+
+
+def _cpu(timing: Timing, records: int) -> str:
+    return f"{timing.cpu / records * 1e6:.2f} µs of CPU a record"
+
+
+def by_entity(batches: Sequence[Batch]) -> list[tuple[ColumnDecoder, list[Message]]]:
+    """The messages of each batch by entity, each with its decoder."""
+    names, known = Names(), sorters()
+    found = []
+    for batch in batches:
+        for entity in ENTITIES:
+            messages = [m for m in batch.messages if m.topic == names.inputs(entity)]
+            found.append((known[entity].decoder, messages))
+    return found
+
+
+def decode_by_column(batches: Sequence[tuple[ColumnDecoder, list[Message]]]) -> None:
+    """Decode the batches as columns, and by itself what is not plainly good."""
+    for decoder, messages in batches:
+        values, keys = [m.value for m in messages], [m.key for m in messages]
+        decoder.decode(values, keys, [m.timestamp for m in messages], SKEW)
+
+
+def _msgspec_alone(items: validation.Bare) -> None:
+    """Decode and encode with msgspec and do nothing else."""
+    encode = msgspec.json.Encoder().encode
+    for decode, value in items:
+        try:
+            encode(decode(value))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            continue
+
+
 def prepared(count: int, bad_share: float) -> list[Batch]:
-    """The demo's mix in batches of 5,000, as one task alone would read it."""
+    """The demo's mix in batches, as one task alone would read it."""
     return batches_of(mix.mixed(count, bad_share))
 
 

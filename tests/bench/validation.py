@@ -26,6 +26,7 @@ UNKNOWN_SHARE = 0.01
 
 _Decode = Callable[[bytes | None, bytes | None, datetime], Outcome]
 Items = list[tuple[_Decode, bytes | None, bytes | None]]
+Bare = list[tuple[Callable[[Any], object], bytes | None]]
 
 
 def run(bench: Bench) -> list[Figure]:
@@ -35,12 +36,12 @@ def run(bench: Bench) -> list[Figure]:
     for entity, records in mix.good_records(each).items():
         decode = decoders()[entity].decode
         items: Items = [(decode, value, key) for key, value in records]
-        bare = msgspec.json.Decoder(ENTITIES[entity].struct).decode
+        struct = msgspec.json.Decoder(ENTITIES[entity].struct).decode
         name = f"decoder: {entity}, good records"
-        figures.append(_beside_bare(name, items, [(bare, value) for _, value in records]))
+        figures.append(_beside_bare(name, items, [(struct, value) for _, value in records]))
     for bad_share, title in ((0.0, "good records"), (0.01, "1 % bad")):
         items = mixed_items(bench.records, bad_share)
-        figures.append(_beside_bare(f"decoder: demo mix, {title}", items, _bare(items)))
+        figures.append(_beside_bare(f"decoder: demo mix, {title}", items, bare(items)))
         figures.append(_with_index(bench, f"decoder and index: demo mix, {title}", items))
     return figures
 
@@ -130,7 +131,8 @@ def _with_index(bench: Bench, name: str, items: Items) -> Figure:
     return _figure(name, items, timing, aim=AIM, note=note)
 
 
-def _bare(items: Items) -> list[tuple[Callable[[Any], object], bytes | None]]:
+def bare(items: Items) -> Bare:
+    """The records with msgspec's decoder alone."""
     structs = {name: msgspec.json.Decoder(e.struct).decode for name, e in ENTITIES.items()}
     return [
         (structs[decode.__self__.entity.name], value)  # type: ignore[attr-defined]
@@ -138,15 +140,13 @@ def _bare(items: Items) -> list[tuple[Callable[[Any], object], bytes | None]]:
     ]
 
 
-def _beside_bare(
-    name: str, items: Items, bare: list[tuple[Callable[[Any], object], bytes | None]]
-) -> Figure:
-    ours, theirs = alternate([partial(decode_all, items), partial(_decode_bare, bare)])
-    beside = {"msgspec alone": len(bare) / theirs.wall}
+def _beside_bare(name: str, items: Items, them: Bare) -> Figure:
+    ours, theirs = alternate([partial(decode_all, items), partial(_decode_bare, them)])
+    beside = {"msgspec alone": len(them) / theirs.wall}
     return _figure(name, items, ours, beside=beside, note=_cpu(items, ours))
 
 
-def _decode_bare(bare: list[tuple[Callable[[Any], object], bytes | None]]) -> None:
+def _decode_bare(bare: Bare) -> None:
     for decode, value in bare:
         try:
             decode(value)
