@@ -197,6 +197,15 @@ class Task:
 
     def _take_up(self) -> None:
         """Look at every restored record again, since nobody tells what has come meanwhile."""
+        # Outdated users go in this decision, full or not: they are few. Whoever takes over next may
+        # take one for good, at the head of its queue, and wait for an answer that has been read.
+        outdated = list(self._outdated)
+        self._outdated.clear()
+        for record in outdated:
+            if record.envelope.entity == "users":
+                self._reject_outdated(record)
+            else:
+                self._outdated.append(record)
         heads = [parked for parked in self.parking if self.parking.is_head(parked)]
         for parked in heads:
             if parked.entity != "users":
@@ -206,7 +215,7 @@ class Task:
             # Old claims are made anew, and so are those of records that stood behind one that is
             # outdated: the question or its answer may have expired, or never have been asked.
             old = self._now.steady - parked.first_read.steady >= _CLAIM_AGAIN_MS
-            parked.claimed = not (old or self._outdated or self._unasked)
+            parked.claimed = not (old or outdated or self._unasked)
             parked.attempt += not parked.claimed
             self._try(parked)
         if self._unasked:  # what settles our grants may have gone as well
@@ -480,15 +489,18 @@ class Task:
     def _go_on(self) -> None:
         """Settle what can be, as far as there is room; what is left is for the next decision."""
         while self._outdated and not self._out.is_full:
-            envelope, invalid = self._outdated.popleft()
-            message = envelope.message()
-            if refusals := self.refused.get((envelope.entity, envelope.offset)):
-                self._out.isolate(envelope.entity, message, refusals)
-            else:
-                self._out.reject(envelope.entity, message, invalid)
-            self._out.drop(envelope.entity, envelope.place)
+            self._reject_outdated(self._outdated.popleft())
         while self._to_try and not self._out.is_full:
             self._try(self._to_try.popleft())
+
+    def _reject_outdated(self, outdated: Outdated) -> None:
+        envelope, invalid = outdated
+        message = envelope.message()
+        if refusals := self.refused.get((envelope.entity, envelope.offset)):
+            self._out.isolate(envelope.entity, message, refusals)
+        else:
+            self._out.reject(envelope.entity, message, invalid)
+        self._out.drop(envelope.entity, envelope.place)
 
     def _try(self, first: Parked) -> None:
         """Settle a parked record if it can be, and then those behind it."""
