@@ -71,6 +71,23 @@ def test_a_parked_record_whose_outcome_is_refused_is_rejected_when_restored() ->
     assert world.kind(behind) == "accepted"
 
 
+def test_a_refused_user_is_rejected_in_the_first_decision_though_that_is_full() -> None:
+    """Its grant may be settled there: whoever takes over next would wait for it in vain."""
+    world = World(partitions=2, hold=0)
+    other = world.send("milestones", good("milestones", 5), partition=0)
+    world.round()
+    world.now += 10
+    user = world.send("users", good("users", 1, email=owned(1, 2)), partition=0)
+    world.round()
+    world.refused = {("milestones", 3): 1, ("users", 3): 1}
+    world.rules = msgspec.structs.replace(world.rules, decision_bytes=1)
+    world.tasks[0] = world.restored(0)
+    world.round()
+    assert (world.kind(user), world.kind(other)) == ("rejected", "open")
+    world.settle()
+    assert world.kind(other) == "rejected"
+
+
 def test_the_smallest_rejection_is_small_whatever_is_wrong() -> None:
     world = World()
     world.send("users", b"{" * 9_999, headers=(("x" * 999, b"y" * 999),), key=b"k" * 9_999)
