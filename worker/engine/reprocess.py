@@ -18,6 +18,7 @@ from worker.engine.saved import read_progress_table
 from worker.engine.tables import read_checked
 from worker.engine.tasks import GROUP, committer_name
 from worker.errors import Fenced
+from worker.index.freshness import is_another
 from worker.topics import Names
 
 _PAUSES: Final = (0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0)
@@ -81,8 +82,11 @@ async def _reset(
     progress = table.rows.get(key)
     if progress is None:
         return 0, []
+    topic = names.inputs(entity)
+    identity = (await broker.identities([topic])).get(topic)
     read = progress.next.get(entity, 0)
-    if offset >= read:
+    # A topic created anew is read from its start in any case; what is parked is of the old one.
+    if offset >= read or is_another(progress.topics.get(entity), identity):
         return 0, []
     judged = {
         name: min(value, offset) if name == entity else value
