@@ -181,6 +181,26 @@ async def test_skipping_it_loses_it_counted(tmp_path: Path, broker: EmbeddedBrok
     assert reader.skipped() == {LOG: 1}
 
 
+@pytest.mark.parametrize("first", [0, 3])
+async def test_what_was_found_from_within_it_is_skipped_with_it(
+    broker: EmbeddedBroker, first: int
+) -> None:
+    """Index and store begin to read a few messages before their position."""
+    await drain(broker, first)
+    await drain(broker, 3 - first)
+    await broker.inspection.skip(await broker.inspection.find(LOG, None))
+    assert await broker.damage() == []
+    assert await broker.skipped() == {LOG: 2}
+
+
+async def test_a_part_that_was_skipped_is_not_counted_twice(broker: EmbeddedBroker) -> None:
+    for start in (3, 0):
+        await drain(broker, start)
+        await broker.inspection.skip(await broker.inspection.find(LOG, None))
+    assert await broker.damage() == []
+    assert await broker.skipped() == {LOG: 2}
+
+
 async def test_what_was_skipped_is_known_until_it_has_expired(
     broker: EmbeddedBroker, clock: SettableClock
 ) -> None:

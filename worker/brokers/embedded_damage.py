@@ -165,6 +165,11 @@ def skip(connection: sqlite3.Connection, catalogue: Catalogue, damage: Damage) -
         _restore_row(connection, number, damage.partition)
     else:
         _put(connection, number, damage._replace(skipped=True))
+        # Whoever began to read within it has found a part of it.
+        connection.execute(
+            "DELETE FROM damage WHERE partition = ? AND base > ? AND base < ?",
+            (number, damage.base, damage.next),
+        )
 
 
 def look_through(
