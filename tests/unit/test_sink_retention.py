@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.test_sink_increment import finished
-from worker.exports.order import order_of
+from worker.exports.order import order_of, orders, overtaken
 from worker.sink.retention import GRACE_MS, Keep, Old, Retiring, old_of, to_remove
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -144,7 +145,8 @@ def test_what_was_stamped_ahead_is_no_newer_than_what_came_after() -> None:
     ("name", "times", "days"),
     [
         ("20260522T000000Z_x", (), 10),
-        ("20990101T000000Z_x", ("20260512T000000Z", "20260530T000000Z"), 20),
+        ("20990101T000000Z_x", ("20260512T000000Z", "20990102T000000Z"), 20),
+        ("20260530T000000Z_x", ("20240101T000000Z",), 2),
         ("20261301T000000Z_x", (), None),
     ],
 )
@@ -152,8 +154,23 @@ def test_an_export_is_as_old_as_the_first_that_came_after_it(
     name: str, times: tuple[str, ...], days: int | None
 ) -> None:
     found = finished("x", "feed")
-    old = old_of(msgspec.structs.replace(found, name=name, order=order_of(name, times)))
+    old = old_of(msgspec.structs.replace(found, name=name, order=order_of(name, times)), NOW)
     assert old is None if days is None else old is not None and (NOW - old.at).days == days
+
+
+def test_a_clock_that_was_behind_for_one_export_makes_none_older() -> None:
+    times = ("20260520", "20260530", "20240101", "20260531")
+    names = [f"{time}T000000Z_{uuid.uuid4()}" for time in times]
+    marks: list[str] = []
+    for place, name in enumerate(names):
+        marks += overtaken(orders(names[:place], marks), name)
+    there = [
+        old_of(msgspec.structs.replace(finished(name, "feed"), name=name, order=order), NOW)
+        for name, order in orders(names, marks).items()
+    ]
+    olds = [msgspec.structs.replace(old, export_id=old.name) for old in there if old is not None]
+    assert to_remove(olds, Keep(days=5), NOW) == [names[0]]
+    assert to_remove(olds, Keep(days=30), NOW) == []
 
 
 # --- When they go ---------------------------------------------------------------------------------

@@ -41,16 +41,22 @@ class Old(msgspec.Struct, frozen=True):
     """By this they sort, before the time: a clock may have been wrong."""
 
 
-def old_of(found: Finished) -> Old | None:
+def old_of(found: Finished, now: datetime) -> Old | None:
     """What matters of a finished export; None where its time is none of ours.
 
-    One that was stamped ahead is as old as the first that came after it.
+    Of its own time and those of the exports that it was marked with the latest counts that is not
+    to come: one that was stamped ahead is as old as one that came after it, and a clock that was
+    behind for a later one makes none older.
     """
     manifest = found.manifest
     try:
-        at = datetime.strptime(found.order[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        times = [
+            datetime.strptime(time, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+            for time in found.order[:-1]
+        ]
     except ValueError:
         return None
+    at = max((time for time in times if time <= now), default=times[0])
     increment = manifest.incremental
     base = None if increment is None or increment.base is None else increment.base.export_id
     return Old(found.name, manifest.export_id, at, feed_of(manifest), base, found.order)
@@ -63,8 +69,12 @@ def to_remove(there: Iterable[Old], keep: Keep, now: datetime) -> list[str]:
     its chain.
     """
     feeds: dict[str | None, list[Old]] = {}
+    latest = datetime.min.replace(tzinfo=UTC)
     for export in sorted(there, key=_age):
-        feeds.setdefault(export.feed, []).append(export)
+        # None is older than what came before it, though its clock may have been behind.
+        latest = max(latest, export.at) if export.at <= now else latest
+        aged = msgspec.structs.replace(export, at=max(latest, export.at))
+        feeds.setdefault(export.feed, []).append(aged)
     beyond = [export for feed in feeds.values() for export in _beyond(feed, keep, now)]
     return [export.name for export in sorted(beyond, key=_age)]
 

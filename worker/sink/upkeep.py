@@ -99,5 +99,5 @@ class Upkeep:
 
 def _beyond(place: Place, keep: Keep, now: datetime) -> list[str]:
     """What is beyond the limits. Blocking."""
-    there = (old_of(found) for found in place.finished())
+    there = (old_of(found, now) for found in place.finished())
     return to_remove([old for old in there if old is not None], keep, now)
