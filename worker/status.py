@@ -187,9 +187,10 @@ def unread(seen: Seen) -> dict[Partition, int]:
 
 
 def may_be_still(seen: Seen, place: Partition) -> bool:
-    """Whether nothing that was looked at shows that the position of an input has moved."""
+    """Whether nothing that was looked at shows that the position of an input has moved lately."""
     entry = seen.entries[place.number]
-    return entry.first is None or _still_since(seen, place) == entry.first
+    since = _still_since(seen, place)
+    return entry.first is None or since == entry.first or seen.at - since >= _patience(seen, place)
 
 
 def undecided(seen: Seen, waiting: Mapping[Partition, int | None]) -> set[int]:

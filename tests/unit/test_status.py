@@ -230,6 +230,14 @@ def test_an_input_that_has_moved_within_the_time_is_read() -> None:
     assert stalled(of_task_0(entry), {LATE: NOW - 95_000}) == {}
 
 
+def test_an_input_that_moved_long_ago_may_stand_still_now() -> None:
+    """Progress is written seldom, so what was looked at reaches back to when it moved."""
+    entry = history((90, {"events": 3}), (40, {"events": 4}), (0, {"events": 4}))
+    found = of_task_0(entry)
+    assert may_be_still(found, LATE)
+    assert list(stalled(found, {LATE: NOW - 95_000})) == [LATE]
+
+
 def test_of_a_topic_that_was_made_anew_the_position_is_another() -> None:
     entry = earlier(
         Entry(book(topics={"events": "new"}), NOW, still={"events": NOW}, first=NOW),
