@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,21 @@ async def test_what_was_skipped_is_told_and_counted(sink: Sink, broker: Broker, 
     assert f"1 offsets of {place.topic}/0 were removed, or damaged and skipped" in " ".join(
         sink.reasons()
     )
+
+
+async def test_damage_of_the_schedules_is_waited_out(sink: Sink, broker: Broker) -> None:
+    assert isinstance(broker, EmbeddedBroker)
+    place = Partition(sink.names.schedules, 0)
+    await broker.publish([Outgoing(place.topic, b"lost", b"{}")])
+    await damage_embedded(broker, place)
+    with capture_logs() as logs:
+        async with sink.running():
+            async with asyncio.timeout(10):
+                while not any(e["event"] == "export_waits" for e in logs):  # noqa: ASYNC110 -- a log
+                    await asyncio.sleep(0.01)
+            assert f"{place.topic}/0 is damaged" in " ".join(sink.reasons())
+            await broker.inspection.skip(await broker.inspection.find(place, 0))
+            await sink.export("one", formats=("json",))
 
 
 async def test_skipped_announcements_are_told(sink: Sink, broker: Broker) -> None:

@@ -17,7 +17,7 @@ from worker.cli.console import Context, print_json, print_table, say, short_time
 from worker.engine.latest import read_last
 from worker.engine.startup import check_topics
 from worker.engine.tables import read_checked
-from worker.errors import BrokerUnavailable, NobodyWorks
+from worker.errors import BrokerUnavailable, DamagedLog, NobodyWorks
 from worker.settings import Settings
 from worker.sink.agenda import Standing, read_standing, upcoming
 from worker.status import (
@@ -227,7 +227,10 @@ async def _next(
 async def _runs(broker: Broker, names: Names, settings: Settings) -> dict[str, Run]:
     if not settings.schedules:
         return {}
-    table = await read_checked(broker, Partition(names.schedules, 0), read_standing)
+    try:
+        table = await read_checked(broker, Partition(names.schedules, 0), read_standing)
+    except DamagedLog:  # it is told beside all the rest
+        return {}
     now = datetime.now(UTC)
     runs = {}
     for schedule in settings.schedules:

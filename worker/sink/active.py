@@ -21,6 +21,8 @@ from worker.engine.backoff import Backoff
 from worker.engine.tables import read_checked
 from worker.errors import (
     WAITED_OUT,
+    BrokerUnavailable,
+    DamagedLog,
     Fenced,
     MessageRefused,
     MissingTopic,
@@ -137,7 +139,12 @@ class Active:
     async def _standings(self, broker: Broker) -> dict[bytes, bytes]:
         """How far the schedules are, whichever sink wrote it down."""
         place = Partition(self._source.names.schedules, 0)
-        table = await read_checked(broker, place, lambda k, v: v if read_standing(k, v) else None)
+        try:
+            table = await read_checked(
+                broker, place, lambda k, v: v if read_standing(k, v) else None
+            )
+        except DamagedLog as error:  # the rest of the sink, and the worker beside it, go on
+            raise BrokerUnavailable(str(error)) from error
         for offset in table.unreadable:
             self._reports.unreadable(place, offset)
         if table.holes:
