@@ -51,6 +51,7 @@ def test_a_record_whose_outcome_is_refused_is_rejected_with_fewer_words_each_tim
         assert (outcome.kind, outcome.codes) == ("rejected", ("internal_error",))
         assert world.kind(other) == "accepted"
         assert tally.isolated == [("users", 3)]
+        assert tally.read == {"users": 2}
         assert tally.failures == [(sent, "MessageRefused")]
         sizes.append(len(outcome.message.value or b""))
     assert sizes[0] > 1_000 > sizes[1]

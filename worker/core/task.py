@@ -343,12 +343,12 @@ class Task:
     def _read(self, entity: str, batch: Sequence[Message]) -> None:
         again = self.reading.first_read(entity)
         batch = self.reading.undone(entity, batch)
+        counted = sum(m.offset in again for m in batch) if again else 0
+        self._out.tally.read[entity] += len(batch) - counted
         if self.refused:
             batch = self._isolate(entity, batch)
         if not batch:
             return
-        counted = sum(m.offset in again for m in batch) if again else 0
-        self._out.tally.read[entity] += len(batch) - counted
         decode, now, skew = self._decoders[entity].decode, self._now, self._rules.skew / 1000
         arrivals = [m.timestamp if m.appended else again.get(m.offset, now).wall for m in batch]
         for place, known in self._sort_out(entity, batch, arrivals):
