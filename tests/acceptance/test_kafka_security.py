@@ -54,7 +54,7 @@ async def test_every_kind_of_client_logs_in(
         assert await broker.create([Topic(topic, 1)]) == [topic]
         assert await broker.publish([Outgoing(topic, b"k", b"published")]) == [(0, 0)]
         committer = await broker.committer(f"task-{username}", "group")
-        assert await committer.commit([Outgoing(topic, b"k", b"committed")], {here: 1}) == [1]
+        assert await committer.commit([Outgoing(topic, b"k", b"committed")], {here: 1}) == [(0, 1)]
         reader = broker.reader()
         reader.assign({here: 0})
         values: list[bytes | None] = []

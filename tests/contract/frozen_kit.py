@@ -84,7 +84,7 @@ class _Gate:
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, name)
         if name == "reader":
-            return lambda: _Gate(found(), self._freezer)
+            return lambda **more: _Gate(found(**more), self._freezer)
         if not inspect.iscoroutinefunction(found):
             return found
 

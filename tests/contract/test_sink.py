@@ -183,7 +183,7 @@ class _Crashing:
         committer = await self._broker.committer(name, group)
         commit = committer.commit
 
-        async def crash(messages: Any, offsets: Any) -> list[int]:
+        async def crash(messages: Any, offsets: Any) -> list[tuple[int, int]]:
             if not messages:
                 return list(await commit(messages, offsets))
             if not self._before:
@@ -317,8 +317,8 @@ class _Flaky:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._broker, name)
 
-    def reader(self) -> Reader:
-        reader = self._broker.reader()
+    def reader(self, *, uncommitted: bool = False) -> Reader:
+        reader = self._broker.reader(uncommitted=uncommitted)
         if not self._failing:
             return reader
         self._failing -= 1

@@ -232,15 +232,15 @@ class Refusing:
         if self._what == "commit":
             commit = committer.commit
 
-            async def refuse(*args: Any) -> list[int]:
+            async def refuse(*args: Any) -> list[tuple[int, int]]:
                 self._refuse()
                 return await commit(*args)
 
             committer.commit = refuse  # type: ignore[assignment, method-assign]
         return committer
 
-    def reader(self) -> Reader:
-        reader = self._broker.reader()
+    def reader(self, *, uncommitted: bool = False) -> Reader:
+        reader = self._broker.reader(uncommitted=uncommitted)
         if self._what != "reader":
             return reader
         read, assign = reader.read, reader.assign

@@ -25,7 +25,7 @@ async def test_what_is_left_may_be_markers_alone(broker: Broker, make_topic: Mak
     waiting = await _first_unread(broker, {first: 0, second: 0}, spans)
     assert waiting.keys() == {first}
     assert waiting[first] is not None
-    behind = offsets[0] + 1
+    behind = offsets[0][1] + 1
     assert await _first_unread(broker, {first: behind}, spans) == {}
     assert spans[first].end >= behind
 

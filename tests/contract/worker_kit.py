@@ -180,7 +180,7 @@ class _Gated:
         self._committer = committer
         self._gate = gate
 
-    async def commit(self, messages: Any, offsets: Any) -> list[int]:
+    async def commit(self, messages: Any, offsets: Any) -> list[tuple[int, int]]:
         await self._gate.wait()
         return await self._committer.commit(messages, offsets)
 

@@ -68,7 +68,7 @@ def state_read_before_the_fence() -> Iterator[None]:
         await broker.network.hop()
         return MemoryCommitter(broker.cluster, broker.network, name, 0, group)
 
-    async def commit(self: MemoryCommitter, messages: Any, offsets: Any) -> list[int]:
+    async def commit(self: MemoryCommitter, messages: Any, offsets: Any) -> list[tuple[int, int]]:
         if not self._epoch:
             self._epoch = self._cluster.fence(self._name)
         return await real(self, messages, offsets)
@@ -113,7 +113,7 @@ def rows_and_progress_apart() -> Iterator[None]:
 
     async def commit(
         self: MemoryCommitter, messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
-    ) -> list[int]:
+    ) -> list[tuple[int, int]]:
         first = [m for m in messages if m.topic.endswith(".progress")]
         rest = [m for m in messages if not m.topic.endswith(".progress")]
         if first:
@@ -130,7 +130,7 @@ def progress_without_its_rows() -> Iterator[None]:
     """A commit that holds several rows loses one of them."""
     real = MemoryCommitter._commit
 
-    async def commit(self: MemoryCommitter, messages: Any, offsets: Any) -> list[int]:
+    async def commit(self: MemoryCommitter, messages: Any, offsets: Any) -> list[tuple[int, int]]:
         rows = [m for m in messages if ".accepted." in m.topic]
         less = [m for m in messages if len(rows) < 2 or m is not rows[-1]]
         return await real(self, less, offsets)
@@ -144,7 +144,7 @@ def unknown_outcome_taken_for_failure() -> Iterator[None]:
     """A commit of which nobody knows whether it took place is made once more."""
     real = MemoryCommitter._commit
 
-    async def commit(self: MemoryCommitter, messages: Any, offsets: Any) -> list[int]:
+    async def commit(self: MemoryCommitter, messages: Any, offsets: Any) -> list[tuple[int, int]]:
         try:
             return await real(self, messages, offsets)
         except BrokerUnavailable:

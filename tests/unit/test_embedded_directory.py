@@ -156,7 +156,7 @@ async def test_a_full_disk_stores_nothing_of_the_write(broker: EmbeddedBroker) -
     assert await broker.spans([log]) == {log: Span(0, 1)}
     assert await broker.committed("group", [log]) == {log: 1}
     await broker._writing.run(limit, 1000)
-    assert await committer.commit(large, {log: 2}) == [1, 0, 2, 1]
+    assert await committer.commit(large, {log: 2}) == [(0, 1), (1, 0), (0, 2), (1, 1)]
     assert await broker.committed("group", [log]) == {log: 2}
 
 

@@ -104,6 +104,9 @@ class Reader(Protocol):
     def position(self, partition: Partition) -> int:
         """The offset that is read next; past gaps, so it reaches the end of the partition."""
 
+    def lag(self, partition: Partition) -> int:
+        """How many offsets are known to lie ahead, by the broker's last answer; 0 before one."""
+
     def expired(self) -> dict[Partition, int]:
         """Offsets skipped since the last call because they had expired before they were read."""
 
@@ -145,8 +148,8 @@ class Committer(Protocol):
 
     async def commit(
         self, messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
-    ) -> list[int]:
-        """Write all messages and the group's offsets, all or nothing; the messages' offsets.
+    ) -> list[tuple[int, int]]:
+        """Write all messages and the group's offsets, all or nothing; (partition, offset) each.
 
         Raises `Fenced` when another has taken over, `MessageRefused` when the broker will never
         take one of the messages, `BrokerUnavailable` when it is not known whether the
@@ -208,8 +211,11 @@ class Broker(Protocol):
         Raises `MissingTopic`, `MessageRefused` (too large), `BrokerUnavailable`.
         """
 
-    def reader(self) -> Reader:
-        """A reader of committed messages; it reads nothing until partitions are assigned."""
+    def reader(self, *, uncommitted: bool = False) -> Reader:
+        """A reader of committed messages; it reads nothing until partitions are assigned.
+
+        With `uncommitted` of all messages, those of open and of aborted transactions among them.
+        """
 
     async def join(self, group: str, topic: str) -> Member:
         """Join the group whose members share the partition numbers of `topic`."""

@@ -163,8 +163,9 @@ class EmbeddedBroker:
         self._wrote()
         return written
 
-    def reader(self) -> EmbeddedReader:
-        """See `contract.Broker.reader`."""
+    def reader(self, *, uncommitted: bool = False) -> EmbeddedReader:
+        """See `contract.Broker.reader`; nothing here is ever in the log uncommitted."""
+        del uncommitted
 
         async def fetch(wanted: Sequence[tuple[Partition, int]], limit: int) -> list[log.Chunk]:
             try:
@@ -197,12 +198,12 @@ class EmbeddedBroker:
 
         async def commit(
             messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
-        ) -> list[int]:
+        ) -> list[tuple[int, int]]:
             written = await self._writing.run(
                 self._write, messages, _Right(name, epoch, group), offsets
             )
             self._wrote()
-            return [offset for _, offset in written]
+            return written
 
         return EmbeddedCommitter(commit)
 
@@ -300,14 +301,16 @@ class EmbeddedCommitter:
 
     def __init__(
         self,
-        commit: Callable[[Sequence[Outgoing], Mapping[Partition, int]], Awaitable[list[int]]],
+        commit: Callable[
+            [Sequence[Outgoing], Mapping[Partition, int]], Awaitable[list[tuple[int, int]]]
+        ],
     ) -> None:
         self._write = commit
         self._closed = False
 
     async def commit(
         self, messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
-    ) -> list[int]:
+    ) -> list[tuple[int, int]]:
         """See `contract.Committer.commit`. Raises `MissingTopic` and `StateError` as well."""
         if self._closed:
             raise BrokerUnavailable("The committer is closed: start a new one.")

@@ -54,6 +54,8 @@ class Chunk(NamedTuple):
     messages: list[Message]
     position: int
     """Where to go on when these messages have been read."""
+    end: int
+    """Where the partition ended."""
     expired: int = 0
     skipped: int = 0
     """Offsets that were passed over because they are damaged and somebody said to skip them."""
@@ -216,7 +218,7 @@ def _fetch_one(
         number = stored.partition(partition.number)
         start, end = _span(connection, number, partition)
     except DamagedLog as error:
-        return Chunk([], position, damage=Damage(partition, 0, 0, str(error))), 0
+        return Chunk([], position, position, damage=Damage(partition, 0, 0, str(error))), 0
     # Beyond the end (a topic made anew) nothing was missed, and the start is right: as on Kafka.
     expired = max(0, start - position)
     position = max(position, start) if position <= end else start
@@ -236,7 +238,7 @@ def _fetch_one(
         position = piece.next
         if len(messages) >= limit or size >= room:
             break
-    return Chunk(messages, position, expired, skipped, damage), size
+    return Chunk(messages, position, end, expired, skipped, damage), size
 
 
 def _messages(topic: Topic, number: int, batch: Batch, position: int) -> list[Message]:

@@ -95,7 +95,7 @@ class _Course:
     def __init__(self, position: int) -> None:
         self.messages: list[Message] = []
         self.taken = 0
-        self.after = position
+        self.after = self.end = position
         self.expired = 0
         self.skipped = 0
         self.damage: Damage | None = None
@@ -108,7 +108,7 @@ class _Course:
 
     def accept(self, chunk: Chunk) -> None:
         self.messages, self.taken = chunk.messages, 0
-        self.after = chunk.position
+        self.after, self.end = chunk.position, chunk.end
         self.expired += chunk.expired
         self.skipped += chunk.skipped
         self.damage = chunk.damage
@@ -170,6 +170,11 @@ class EmbeddedReader:
     def position(self, partition: Partition) -> int:
         """See `contract.Reader.position`."""
         return self._courses[partition].position()
+
+    def lag(self, partition: Partition) -> int:
+        """See `contract.Reader.lag`."""
+        course = self._courses[partition]
+        return max(0, course.end - course.position())
 
     def expired(self) -> dict[Partition, int]:
         """See `contract.Reader.expired`."""

@@ -253,9 +253,10 @@ class KafkaBroker:
             raise await self._diagnose(attempt, error) from error
         return [written[index] for index in range(len(messages))]
 
-    def reader(self) -> KafkaReader:
+    def reader(self, *, uncommitted: bool = False) -> KafkaReader:
         """See `contract.Broker`."""
-        reader = KafkaReader(self._wire, self._chores, self._diagnose)
+        level = "read_uncommitted" if uncommitted else "read_committed"
+        reader = KafkaReader(self._wire, self._chores, self._diagnose, level)
         self._keep(reader)
         return reader
 

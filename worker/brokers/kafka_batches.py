@@ -64,23 +64,22 @@ def check(messages: Sequence[Outgoing], topics: Mapping[str, Topic], producer: A
     Raises `MessageRefused` for the first one that its topic will never take.
     """
     sizes = []
+    limits = {name: topics[name].max_message_bytes - _BATCH_OVERHEAD for name in topics}
+    compacted = {name for name, topic in topics.items() if topic.compacted}
+    letters: dict[str, int] = {}
     for index, message in enumerate(messages):
-        topic = topics[message.topic]
-        size = _MESSAGE_OVERHEAD
-        if message.key is not None:
-            size += len(message.key)
-        elif topic.compacted:
-            raise MessageRefused(
-                f"{topic.name} is compacted: it takes no message without a key", index
-            )
-        if message.value is not None:
-            size += len(message.value)
-        for name, content in message.headers:
-            # A character takes up to four bytes in UTF-8.
-            letters = len(name) if name.isascii() else 4 * len(name)
-            size += _HEADER_OVERHEAD + letters + len(content)
+        name, key, value = message.topic, message.key, message.value
+        if key is None and name in compacted:
+            raise MessageRefused(f"{name} is compacted: it takes no message without a key", index)
+        size = _MESSAGE_OVERHEAD + (len(key) if key else 0) + (len(value) if value else 0)
+        for header, content in message.headers:
+            taken = letters.get(header)
+            if taken is None:
+                taken = letters[header] = _HEADER_OVERHEAD + len(header.encode())
+            size += taken + len(content)
         sizes.append(size)
-        if _BATCH_OVERHEAD + size > topic.max_message_bytes:
+        if size > limits[name]:
+            topic = topics[name]
             exact = _exact_bytes(message, producer)
             if exact > topic.max_message_bytes:
                 raise MessageRefused(

@@ -85,7 +85,7 @@ class KafkaCommitter:
 
     async def commit(
         self, messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
-    ) -> list[int]:
+    ) -> list[tuple[int, int]]:
         """See `contract.Committer`; raises `MissingTopic` as well, before anything is sent."""
         self._check_alive()
         batches = await self._topics.pack(messages, self._producer)
@@ -107,7 +107,7 @@ class KafkaCommitter:
             # Cancelled in the middle: nobody knows how it ended.
             self._give_up(self._lost("the last commit was interrupted"))
             raise
-        return [written[index][1] for index in range(len(messages))]
+        return [written[index] for index in range(len(messages))]
 
     @property
     def closed(self) -> bool:

@@ -14,9 +14,12 @@ from worker.brokers.kafka_errors import FAILURES, measuring, reading
 from worker.brokers.kafka_wire import CALL_SECONDS, Chores, Diagnose, Wire, stop, topic_partition
 from worker.errors import BrokerUnavailable
 
-FETCH_WAIT_MILLISECONDS = 100
-"""How long the broker holds a fetch when there is nothing: also how long a partition that is read
-again after a pause may have to wait for the fetch under way."""
+FETCH_WAIT_MILLISECONDS = 500
+"""How long the broker holds a fetch when there is nothing. Each costs both sides as much as there
+are partitions."""
+
+PAUSED_WAIT_MILLISECONDS = 100
+"""The same while partitions are paused: one that is read again waits for the fetch under way."""
 
 SILENCE_SECONDS = 10.0
 """When nothing was read and the broker answered no fetch for so long, it is unavailable."""
@@ -36,10 +39,12 @@ class KafkaReader:
     anew after a failure, so reading goes on by itself once the broker is back.
     """
 
-    def __init__(self, wire: Wire, chores: Chores, diagnose: Diagnose) -> None:
+    def __init__(self, wire: Wire, chores: Chores, diagnose: Diagnose, level: str) -> None:
+        """`level` is the isolation level."""
         self._wire = wire
         self._chores = chores
         self._diagnose = diagnose
+        self._level = level
         self._consumer: Any = None
         self._closed = False
         self._turn = asyncio.Lock()
@@ -106,6 +111,16 @@ class KafkaReader:
         """See `contract.Reader`. KeyError when the partition is not assigned."""
         return self._positions[partition]
 
+    def lag(self, partition: Partition) -> int:
+        """See `contract.Reader`."""
+        if self._consumer is None or partition not in self._settled:
+            return 0
+        number = topic_partition(partition)
+        end: int | None = self._consumer.last_stable_offset(number)
+        if end is None or end < 0:  # not known to one that reads open transactions as well
+            end = int(self._consumer.highwater(number) or 0)
+        return max(0, end - self._positions[partition])
+
     def expired(self) -> dict[Partition, int]:
         """See `contract.Reader`."""
         expired, self._expired = self._expired, {}
@@ -134,7 +149,7 @@ class KafkaReader:
 
     async def _start(self) -> None:
         consumer = self._wire.consumer(
-            isolation_level="read_committed", fetch_max_wait_ms=FETCH_WAIT_MILLISECONDS
+            isolation_level=self._level, fetch_max_wait_ms=FETCH_WAIT_MILLISECONDS
         )
         await self._wire.start(consumer, reading(self._topics()))
         if self._closed:
@@ -162,6 +177,9 @@ class KafkaReader:
         if wanted != now:
             consumer.pause(*map(topic_partition, wanted - now))
             consumer.resume(*map(topic_partition, now - wanted))
+            # There is no public way to change it.
+            wait = PAUSED_WAIT_MILLISECONDS if wanted else FETCH_WAIT_MILLISECONDS
+            consumer._fetcher._fetch_max_wait_ms = wait  # noqa: SLF001
 
     async def _poll(self, limit: int, seconds: float) -> list[Any]:
         """At most `limit` records, and about `_ENOUGH_BYTES`: in steps, by the last one's sizes."""

@@ -303,3 +303,64 @@ async def test_reading_in_small_steps_while_others_write(
     for found in messages.values():
         assert ascending([message.offset for message in found])
         assert values(found) == list(range(200))
+
+
+async def test_the_lag_is_what_lies_ahead_as_far_as_the_broker_has_said(
+    broker: Broker, make_topic: MakeTopic
+) -> None:
+    place = Partition(await make_topic(), 0)
+    await broker.publish(numbered(place.topic, range(10)))
+    reader = broker.reader()
+    reader.assign({place: 0})
+    assert reader.lag(place) == 0, "nobody has been asked"
+    read = 0
+    while read < 10:
+        read += len(await reader.read(4, PATIENCE))
+        assert reader.lag(place) == 10 - read
+    await broker.publish(numbered(place.topic, range(10)))
+    await reader.read(4, PATIENCE)
+    assert reader.lag(place) == 20 - reader.position(place)
+
+
+# --- what is not committed ----------------------------------------------------------------------
+
+
+async def test_a_reader_of_the_uncommitted_gives_what_is_committed(
+    broker: Broker, make_topic: MakeTopic
+) -> None:
+    topic = await make_topic()
+    committer = await broker.committer(unique("name"), unique("group"))
+    await committer.commit(numbered(topic, range(3)), {})
+    await broker.publish(numbered(topic, range(3, 5)))
+    reader = broker.reader(uncommitted=True)
+    reader.assign({Partition(topic, 0): 0})
+    assert values(await take(reader, 5)) == list(range(5))
+
+
+@pytest.mark.parametrize("kind", [pytest.param("kafka", marks=pytest.mark.kafka)])
+@pytest.mark.parametrize("aborted", [False, True], ids=["open", "aborted"])
+async def test_a_reader_of_the_uncommitted_gives_open_and_aborted_messages(
+    broker: Broker, make_topic: MakeTopic, kafka_address: str, aborted: bool
+) -> None:
+    topic = await make_topic()
+    place = Partition(topic, 0)
+    await broker.publish(numbered(topic, [1]))
+    writer = AIOKafkaProducer(
+        bootstrap_servers=kafka_address.removeprefix("kafka://"), transactional_id=unique("writer")
+    )
+    async with writer:
+        await writer.begin_transaction()
+        await writer.send_and_wait(topic, b"2", partition=0)
+        if aborted:
+            await writer.abort_transaction()
+        await broker.publish(numbered(topic, [3]))  # behind it
+        uncommitted, committed = broker.reader(uncommitted=True), broker.reader()
+        for reader in (uncommitted, committed):
+            reader.assign({place: 0})
+        assert values(await take(uncommitted, 3)) == [1, 2, 3]
+        assert values(await take(committed, 2 if aborted else 1)) == ([1, 3] if aborted else [1])
+        end = (await broker.spans([place], uncommitted=True))[place].end
+        assert uncommitted.position(place) == end
+        if not aborted:
+            await writer.commit_transaction()
+            assert values(await take(committed, 2)) == [2, 3]

@@ -72,8 +72,8 @@ class MemoryBroker:
             written.append((found.partition, found.offset))
         return written
 
-    def reader(self) -> MemoryReader:
-        return MemoryReader(self.cluster, self.network)
+    def reader(self, *, uncommitted: bool = False) -> MemoryReader:
+        return MemoryReader(self.cluster, self.network, uncommitted=uncommitted)
 
     async def join(self, group: str, topic: str) -> MemoryMember:
         await self.network.hop()
@@ -108,9 +108,11 @@ async def _settled(cluster: Cluster, network: Network, name: str) -> None:
 class MemoryReader:
     """Fulfils `Reader`."""
 
-    def __init__(self, cluster: Cluster, network: Network) -> None:
+    def __init__(self, cluster: Cluster, network: Network, *, uncommitted: bool) -> None:
         self._cluster = cluster
         self._network = network
+        self._uncommitted = uncommitted
+        self._ends: dict[Partition, int] = {}
         self._positions: dict[Partition, int] = {}
         self._expired: dict[Partition, int] = {}
 
@@ -134,6 +136,7 @@ class MemoryReader:
     async def _fetch(self, listened: Sequence[Partition], limit: int) -> list[Message]:
         """What the cluster gives now; on its way back it grows old."""
         positions: dict[Partition, int] = {}
+        ends: dict[Partition, int] = {}
         messages: list[Message] = []
         moved = [place for place in listened if self._has_more(place)]
         if not moved:
@@ -143,11 +146,14 @@ class MemoryReader:
                 break
             log = self._cluster.logs[place]
             portion = self._network.portion(limit - len(messages))
-            some, positions[place] = log.read(self._positions[place], portion)
+            read = log.read_uncommitted if self._uncommitted else log.read
+            some, positions[place] = read(self._positions[place], portion)
+            ends[place] = self._end_of(log)
             messages += some
             self._note_expired(place, log)
         await self._network.hop()
         self._positions |= positions
+        self._ends |= ends
         self._cluster.on_read(messages)
         return messages
 
@@ -157,7 +163,10 @@ class MemoryReader:
             return False
         if self._positions[place] > log.end:  # the topic was made anew
             self._positions[place] = 0
-        return self._positions[place] < max(log.stable, log.start)
+        return self._positions[place] < self._end_of(log)
+
+    def _end_of(self, log: Log) -> int:
+        return log.end if self._uncommitted else max(log.stable, log.start)
 
     def _note_expired(self, place: Partition, log: Log) -> None:
         if gone := max(0, log.start - self._positions[place]):
@@ -176,6 +185,9 @@ class MemoryReader:
 
     def position(self, partition: Partition) -> int:
         return self._positions[partition]
+
+    def lag(self, partition: Partition) -> int:
+        return max(0, self._ends.get(partition, 0) - self._positions[partition])
 
     def expired(self) -> dict[Partition, int]:
         found, self._expired = self._expired, {}
@@ -248,7 +260,7 @@ class MemoryCommitter:
 
     async def commit(
         self, messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
-    ) -> list[int]:
+    ) -> list[tuple[int, int]]:
         if self._end is not None:
             raise type(self._end)(str(self._end))
         if not messages and not offsets:
@@ -270,7 +282,7 @@ class MemoryCommitter:
 
     async def _commit(
         self, messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
-    ) -> list[int]:
+    ) -> list[tuple[int, int]]:
         cluster, network = self._cluster, self._network
         logs = cluster.place(messages)
         by_log: dict[Log, list[int]] = {}
@@ -279,11 +291,12 @@ class MemoryCommitter:
         cluster.check(self._name, self._epoch)
         await _settled(cluster, network, self._name)
         transaction = cluster.begin(self._name, self._epoch, network)
-        written = [0] * len(messages)
+        written = [(0, 0)] * len(messages)
         for log in network.order(list(by_log)):
             await network.hop()
             for index in by_log[log]:
-                written[index] = cluster.write(transaction, log, messages[index])
+                offset = cluster.write(transaction, log, messages[index])
+                written[index] = log.place.number, offset
         await network.hop()
         await self._end_transaction(transaction, offsets)
         return written

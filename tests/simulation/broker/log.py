@@ -103,6 +103,16 @@ class Log:
                 size += len(message.value or b"")
         return found, max(position, self.stable)
 
+    def read_uncommitted(self, position: int, limit: int) -> tuple[list[Message], int]:
+        """As `read`, but of all messages, those that are open or aborted among them."""
+        found: list[Message] = []
+        for place in range(max(position, self.start), self.end):
+            if len(found) == limit:
+                return found, place
+            if (message := self.entries[place]) is not None:
+                found.append(message)
+        return found, max(position, self.end)
+
     def committed(self) -> list[Message]:
         """All that a reader of committed messages can see."""
         return [message for message in self._look()[self.start :] if message is not None]
