@@ -19,12 +19,16 @@ from schemas import ENTITIES
 from schemas.fields import Row
 from worker.brokers.contract import Message, Partition
 from worker.brokers.partitioner import partitions_for
+from worker.core.columns import ColumnDecoder
 from worker.core.decode import RecordDecoder
 from worker.core.keys import read_key
 from worker.core.outbox import SOURCE_HEADER
 
 _ANY_SIZE: Final = 1 << 60
 """Only records are limited in size: a lower limit must not turn the rows of earlier ones away."""
+
+_LAST_MS: Final = 253_402_300_000_000
+"""In the year 9999: a row's times are not held against any clock."""
 
 _DIGITS: Final = 10
 """No partition has a number of so many."""
@@ -101,6 +105,7 @@ class RowRule:
     def __init__(self, entity: str) -> None:
         self.entity = ENTITIES[entity]
         self._decoder = RecordDecoder(self.entity, _ANY_SIZE)
+        self._columns = ColumnDecoder(self._decoder)
 
     def read(self, key: bytes | None, value: bytes | None) -> Read:
         """A row, or a deletion, of exactly that key, both in canonical form; or why it is neither.
@@ -115,6 +120,24 @@ class RowRule:
         if row is None:
             return Foreign.ROW
         return row if self._decoder.key_of(row) == key else Foreign.OTHER_KEY
+
+
+    def read_all(self, messages: Sequence[Message]) -> list[Read]:
+        """As `read` says of each message, decoded column by column."""
+        keys = [message.key for message in messages]
+        values = [message.value for message in messages]
+        good, _ = self._columns.plainly_good(values, keys, [_LAST_MS] * len(messages), 0)
+        rows: dict[int, Row] = {
+            place: row
+            for place, row, key, value in zip(
+                good.places, good.rows, good.keys, good.encoded, strict=True
+            )
+            if value == values[place] and key == keys[place]
+        }
+        return [
+            rows[place] if place in rows else self.read(keys[place], values[place])
+            for place in range(len(messages))
+        ]
 
 
 @cache
@@ -136,7 +159,7 @@ def read_rows(
     for topic, grouped in groupby(messages, _topic):
         run = list(grouped)
         rule = rule_of(topic.rpartition(".")[2])
-        found = [(message, rule.read(message.key, message.value)) for message in run]
+        found = list(zip(run, rule.read_all(run), strict=True))
         count = partitions.get(topic, 0)
         if count > 1:
             placed = partitions_for([message.key or b"" for message in run], count)

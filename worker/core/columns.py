@@ -78,7 +78,7 @@ class ColumnDecoder:
         Told the `latest_moment` of its arrival, `RecordDecoder.decode` accepts each plainly good
         record as the same row without a warning. The others are what it says they are.
         """
-        columns, others = self._plainly_good(values, keys, arrivals, skew_seconds)
+        columns, others = self.plainly_good(values, keys, arrivals, skew_seconds)
         decode = self.single.decode
         return columns, {
             place: decode(values[place], keys[place], latest_moment(arrivals[place], skew_seconds))
@@ -103,7 +103,7 @@ class ColumnDecoder:
         relations = self.single.relations(columns.rows[at])
         return Decoded(columns.keys[at], columns.encoded[at], *relations)
 
-    def _plainly_good(
+    def plainly_good(
         self,
         values: Sequence[bytes | None],
         keys: Sequence[bytes | None],
