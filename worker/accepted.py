@@ -121,7 +121,6 @@ class RowRule:
             return Foreign.ROW
         return row if self._decoder.key_of(row) == key else Foreign.OTHER_KEY
 
-
     def read_all(self, messages: Sequence[Message]) -> list[Read]:
         """As `read` says of each message, decoded column by column."""
         keys = [message.key for message in messages]

@@ -75,6 +75,11 @@ class Names(msgspec.Struct, frozen=True):
         return f"{self.prefix}.internal.progress"
 
     @property
+    def owners(self) -> str:
+        """Who has taken over each task, by owner."""
+        return f"{self.prefix}.internal.owners"
+
+    @property
     def schedules(self) -> str:
         """How far each schedule is: one partition, by the schedule's name."""
         return f"{self.prefix}.internal.schedules"
@@ -96,7 +101,7 @@ class Names(msgspec.Struct, frozen=True):
         for entity in ENTITIES:
             yield self.accepted(entity)
         yield from self.of_originals()
-        yield from (self.exports, self.export_requests, self.schedules)
+        yield from (self.owners, self.exports, self.export_requests, self.schedules)
 
 
 def wanted(names: Names, partitions: int, record_limit: int) -> dict[str, Topic]:
@@ -133,6 +138,7 @@ def wanted(names: Names, partitions: int, record_limit: int) -> dict[str, Topic]
             Topic(name, partitions, retention_ms=7 * _DAY_MS, max_message_bytes=enlarged)
             for name in (names.claims, names.grants)
         ),
+        Topic(names.owners, partitions, compacted=True),
         Topic(names.exports, 1, retention_ms=30 * _DAY_MS),
         Topic(names.export_requests, 1, retention_ms=7 * _DAY_MS),
         Topic(names.schedules, 1, compacted=True),

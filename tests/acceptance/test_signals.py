@@ -41,7 +41,7 @@ async def test_what_is_in_hand_is_finished(another: Another, tmp_path: Path) -> 
             assert service.logged("sink_stopped")
             assert not service.complaints
         await sending
-        service = buddy.start("run")
+        service = buddy.start("run").ready()  # all may have been judged before it starts
         await outcomes.reach(6_000)
         await outcomes.close()
     await asyncio.to_thread(service.stop)

@@ -17,8 +17,9 @@ import msgspec
 from tests.bench import mix
 from tests.bench.figures import Figure, alternate
 from tests.bench.index import fill, made_id, messages
-from tests.bench.judging import Batch, batches_of, judge_all
+from tests.bench.judging import batches_of, judge_all
 from tests.bench.setting import Bench
+from worker.core.round import Batch
 from worker.demo.record import USER_REFERENCES, Record, Row, encode, key_of, uuid4
 from worker.index.store import IndexStore
 

@@ -1,4 +1,4 @@
-"""The pure core alone, on batches of a backlog: decoding by column, and `Task.judge`."""
+"""The pure core alone, on batches of a backlog: decoding by column, and rounds of one task."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
 
 import msgspec
 
@@ -16,10 +15,11 @@ from tests.bench.figures import Figure, Timing, alternate
 from tests.bench.setting import Bench
 from worker.brokers.contract import Message
 from worker.clock import Clock
-from worker.core.ahead import Ahead
 from worker.core.at_once import sorters
 from worker.core.columns import ColumnDecoder
 from worker.core.outbox import Rules
+from worker.core.recent import RecentRows
+from worker.core.round import Batch, decide
 from worker.core.task import INPUTS, Task
 from worker.demo.record import Record
 from worker.index.contract import Known, Learned
@@ -27,13 +27,6 @@ from worker.topics import Names
 
 BATCH = 2_000
 SKEW = 60
-
-
-class Batch(NamedTuple):
-    """What one round hands to a task."""
-
-    messages: list[Message]
-    positions: dict[str, int]
 
 
 class Everything:
@@ -56,6 +49,9 @@ class Everything:
 
     def holders(self, address: bytes) -> tuple[bytes, ...]:
         return ()
+
+
+EVERYTHING = Everything()
 
 
 def run(bench: Bench) -> list[Figure]:
@@ -87,8 +83,8 @@ def run(bench: Bench) -> list[Figure]:
         notes = f"{written / records:.2f} messages out for each record in"
         figures += [
             _figure(f"decoder of batches: demo mix, {title}", by_column, records, beside=beside),
-            _figure(f"Task.judge: demo mix, {title}", known, records, notes),
-            _figure(f"Task.judge and index: demo mix, {title}", looked_up, records),
+            _figure(f"rounds of one task: demo mix, {title}", known, records, notes),
+            _figure(f"rounds of one task and index: demo mix, {title}", looked_up, records),
         ]
     return figures
 
@@ -139,7 +135,7 @@ def _msgspec_alone(items: validation.Bare) -> None:
 
 
 def prepared(count: int, bad_share: float) -> list[Batch]:
-    """The demo's mix in batches, as one task alone would read it."""
+    """The demo's mix in batches of 5,000, as one task alone would read it."""
     return batches_of(mix.mixed(count, bad_share))
 
 
@@ -163,15 +159,14 @@ def batches_of(records: Iterable[Record]) -> list[Batch]:
     return batches
 
 
-def judge_all(batches: Sequence[Batch], known: Known | None = None) -> int:
+def judge_all(batches: Sequence[Batch], known: Known = EVERYTHING) -> int:
     """Have a new task judge them all; how many messages it writes."""
-    task = Task(0, Rules(names=Names()))
-    known = known or Everything()
+    tasks = {0: Task(0, Rules(names=Names()))}
+    nothing = Learned([], [])
     now = Clock().now()
     written = 0
-    for messages, positions in batches:
-        nothing = Learned([], [])
-        ahead = Ahead(known)
-        decision = task.judge(messages, positions, nothing, ahead, now, synchronised=True)
+    for batch in batches:
+        recent = RecentRows(known)
+        decision = decide(tasks, {0: batch}, nothing, recent, now, synchronised=True)
         written += len(decision.outputs)
     return written

@@ -104,7 +104,8 @@ class _Checker:
                 address = json.loads(entry.value)["email"]
             arrived = arrivals.get(source, entry.timestamp)
             alive = entry.value is not None
-            version = Version(arrived, entry.timestamp, entry.partition, alive, address)
+            round_ = entry.header("buddy-accepted-at")
+            version = Version(arrived, entry.timestamp, round_, alive, address)
             history.add(entry.key, version)
 
     def check_entity(self, entity: str, exported: Mapping[str, bytes] | None) -> None:
@@ -227,7 +228,7 @@ class _Checker:
 
     def _check_user_known(self, entity: str, user: str, entry: Entry, sent: Input) -> None:
         users = self._known["users"]
-        if not users.known_before(user, entry.timestamp, entry.partition):
+        if not users.known_before(user, entry.timestamp, entry.header("buddy-accepted-at")):
             if self._options.compacted and users.ever(user):
                 self._report.counts["not to be told since compacted"] += 1
             else:
@@ -279,12 +280,13 @@ class _Checker:
         if id_ is None:
             return
         deadline = sent.arrived + self._options.grace_ms
-        missed = self._known[target].wrongly_missed(id_, deadline, entry.timestamp, entry.partition)
+        round_ = entry.header("buddy-accepted-at")
+        if not round_ and entry.value:
+            round_ = json.loads(entry.value).get("rejected_at", "")
+        missed = self._known[target].wrongly_missed(id_, deadline, entry.timestamp, round_)
         if missed is not None and self._clock_was_wrong(sent, entry):
             self._report.counts["orphaned early, since a clock was wrong"] += 1
-            missed = self._known[target].wrongly_missed(
-                id_, sent.arrived, entry.timestamp, entry.partition
-            )
+            missed = self._known[target].wrongly_missed(id_, sent.arrived, entry.timestamp, round_)
         if missed is not None:
             source = entry.header("buddy-source")
             self._report.violation(

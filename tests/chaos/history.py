@@ -1,7 +1,8 @@
 """Who was known when, and who held which address, as the accepted topics tell by append time.
 
-One broker stamps all of it, so times of different partitions compare. Within one transaction (one
-task, hence one partition number) the order of the stamps says nothing: `SAME_TASK` bridges that.
+One broker stamps all of it, so times of different partitions compare. Within one transaction (a
+round of a worker) the order of the stamps says nothing. Its messages bear one time of the verdict,
+and count as simultaneous.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-SAME_TASK: Final = 20_000
+LONGEST_ROUND: Final = 20_000
 """Milliseconds; a transaction lives 15 s at most."""
 
 SLACK: Final = 2_000
@@ -25,7 +26,8 @@ class Version(NamedTuple):
 
     arrived: int
     accepted: int
-    task: int
+    round: str
+    """The time of its verdict, as its header says: that of its whole round."""
     alive: bool
     address: str | None = None
 
@@ -49,10 +51,10 @@ class History:
         """Whether there ever was a row."""
         return any(v.alive for v in self._versions.get(id_.encode(), ()))
 
-    def known_before(self, id_: str, moment: int, task: int) -> bool:
-        """Whether a row had been accepted by then."""
+    def known_before(self, id_: str, moment: int, round_: str) -> bool:
+        """Whether a row had been accepted by then, or in that round."""
         return any(
-            v.alive and v.accepted <= moment + (SAME_TASK if v.task == task else 0)
+            v.alive and (v.accepted <= moment or is_one(v.round, round_))
             for v in self._versions.get(id_.encode(), ())
         )
 
@@ -60,10 +62,10 @@ class History:
         """Whether it had been deleted by `moment` and not returned by `until`."""
         versions = self._versions.get(id_.encode(), ())
         before = [v for v in versions if v.accepted <= moment]
-        between = [v for v in versions if moment < v.accepted <= until + SAME_TASK and v.alive]
+        between = [v for v in versions if moment < v.accepted <= until + LONGEST_ROUND and v.alive]
         return bool(before) and not before[-1].alive and not between
 
-    def wrongly_missed(self, id_: str, deadline: int, judged: int, task: int) -> Version | None:
+    def wrongly_missed(self, id_: str, deadline: int, judged: int, round_: str) -> Version | None:
         """The version because of which it was no orphan when `judged`, if any.
 
         docs/contract.md, "References": one whose input had come by the
@@ -75,7 +77,9 @@ class History:
             if not version.alive or version.arrived > deadline - MARGIN:
                 continue
             gone = next((v for v in versions[place + 1 :] if not v.alive), None)
-            slack = SAME_TASK if gone is not None and gone.task == task else SLACK
+            if gone is not None and is_one(gone.round, round_):
+                continue
+            slack = SLACK
             if gone is None or gone.accepted > max(judged, version.accepted) + slack:
                 return version
         return None
@@ -96,6 +100,9 @@ class Holding(NamedTuple):
     end: int
     user: str
     claimed: int
+    begun: str = ""
+    ended: str = ""
+    """The rounds of its first row, and of what ended it."""
 
 
 class Addresses:
@@ -120,7 +127,10 @@ class Addresses:
         for address, holdings in self._holdings.items():
             latest = holdings[0]
             for holding in holdings[1:]:
-                if holding.user != latest.user and holding.start < latest.end:
+                handed_over = is_one(holding.begun, latest.ended) or is_one(
+                    latest.begun, holding.ended
+                )
+                if holding.user != latest.user and holding.start < latest.end and not handed_over:
                     yield address, latest, holding
                 if holding.end > latest.end:
                     latest = holding
@@ -132,12 +142,21 @@ class Addresses:
 
     def _note(self, user: str, versions: list[Version]) -> None:
         since = claimed = 0
+        begun = ""
         held: str | None = None
         for version in versions:
             if version.address == held:
                 continue
             if held is not None:
-                self._holdings[held].append(Holding(since, version.accepted, user, claimed))
+                self._holdings[held].append(
+                    Holding(since, version.accepted, user, claimed, begun, version.round)
+                )
             held, since, claimed = version.address, version.accepted, version.arrived
+            begun = version.round
         if held is not None:
-            self._holdings[held].append(Holding(since, FOR_EVER, user, claimed))
+            self._holdings[held].append(Holding(since, FOR_EVER, user, claimed, begun))
+
+
+def is_one(first: str, second: str) -> bool:
+    """Whether these are one round; unknown ones are not."""
+    return bool(first) and first == second

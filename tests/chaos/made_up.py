@@ -35,6 +35,8 @@ class World:
         headers: list[tuple[str, bytes]] = [("buddy-source", source.encode())] if source else []
         if "warnings" in more:
             headers.append(("buddy-warnings", more["warnings"].encode()))
+        if "round" in more:
+            headers.append(("buddy-accepted-at", more["round"].encode()))
         entry = Entry(partition, offset, at, key, value, tuple(headers))
         self.topics[topic].append(entry)
         return entry

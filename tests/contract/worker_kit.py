@@ -18,8 +18,9 @@ from worker.clock import Clock
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Rules
 from worker.core.pressure import Limits
 from worker.engine.reports import Reports
+from worker.engine.session import GROUP, Session
 from worker.engine.tables import read_table
-from worker.engine.tasks import GROUP, Owned
+from worker.engine.tasks import Owned
 from worker.engine.worker import Worker
 from worker.index.store import IndexStore
 from worker.ops.health import Health
@@ -117,6 +118,16 @@ class Running:
         """What runs here, by number."""
         return self.worker._tasks.running if hasattr(self.worker, "_tasks") else {}
 
+    @property
+    def session(self) -> Session | None:
+        """What it writes with now."""
+        return self.worker._tasks.session
+
+    @property
+    def owner(self) -> str:
+        """As whom it writes now; empty before it can."""
+        return "" if self.session is None else self.session.owner
+
     def runs(self, numbers: Collection[int]) -> bool:
         """Whether exactly these tasks run here, and have begun to work."""
         return set(self.tasks) == set(numbers) and not any(
@@ -142,12 +153,17 @@ class Running:
         It goes on to judge, and every commit waits for `thaw`.
         """
         tasks = self.worker._tasks
-        self._gate.clear()
-        for owned in self.tasks.values():
-            owned.committer = _Gated(owned.committer, self._gate)
+        self.hold_commits()
         member, tasks._member = tasks._member, _Unaware(tasks.assigned, self._gate)
         assert member is not None
         await member.close()
+
+    def hold_commits(self) -> None:
+        """It goes on as a member of the group, and every commit of its session waits for `thaw`."""
+        self._gate.clear()
+        assert self.session is not None
+        assert self.session._committer is not None
+        self.session._committer = _Gated(self.session._committer, self._gate)
 
     def thaw(self) -> None:
         """Let it find out."""

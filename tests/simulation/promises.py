@@ -178,13 +178,30 @@ class Promises:
             "refused by the broker": sum(
                 "internal_error" in outcome.codes for outcome in self.outcomes.values()
             ),
-            "lost with their topic": len(self._all_missing()) - len(self.missing()),
+            "lost with their topic": sum(
+                self.records.may_be_lost(s, self._cluster.generations) for s in self._all_missing()
+            ),
         }
 
     def missing(self) -> list[str]:
-        """The records without an outcome that should have one."""
+        """The records without an outcome that should have one, or another one after a reset."""
         now = self._cluster.generations
-        return [s for s in self._all_missing() if not self.records.may_be_lost(s, now)]
+        missing = [s for s in self._all_missing() if not self.records.may_be_lost(s, now)]
+        return missing + self._to_judge_again()
+
+    def _to_judge_again(self) -> list[str]:
+        """What an operator was told is judged again, and has not been."""
+        if not self._settings.resets:
+            return []
+        left = []
+        for source, outcome in self.outcomes.items():
+            sent = self.sent[source]
+            generation = self._cluster.generations[self._names.inputs(sent.entity)]
+            if sent.generation == generation and not sent.ambiguous:
+                since = self.records.judged_since(sent)
+                if sent.tick < since and outcome.tick <= since:
+                    left.append(source)
+        return left
 
     def _all_missing(self) -> list[str]:
         return [source for source in self.sent if source not in self.outcomes]

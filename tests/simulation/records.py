@@ -89,7 +89,8 @@ class Records:
         self._names = names
         self._at: dict[str, list[Sent]] = {}
         """By coordinate, the oldest generation first."""
-        self._resets: list[tuple[str, int, int]] = []
+        self._resets: list[tuple[str, int, int, int]] = []
+        self._judged_again: list[tuple[str, int, int, int]] = []
         self._messages: dict[int, tuple[Message, Sent]] = {}
         """By identity: the message keeps it from being given to another one."""
 
@@ -123,14 +124,29 @@ class Records:
                 sent.ambiguous = True
         return left[0] if left else found[-1]
 
-    def reset(self, entity: str, partition: int, offset: int) -> None:
+    def reset(self, entity: str, partition: int, offset: int, generation: int) -> None:
         """An operator has the records from there on judged again, also those sent meanwhile."""
-        self._resets.append((entity, partition, offset))
+        self._resets.append((entity, partition, offset, generation))
+
+    def reset_done(self, entity: str, partition: int, offset: int, since: int) -> None:
+        """That has succeeded, begun at that tick: they are judged later than that."""
+        self._judged_again.append((entity, partition, offset, since))
+
+    def judged_since(self, sent: Sent) -> int:
+        """The latest tick that its last outcome has to be later than."""
+        place = sent.entity, sent.partition
+        return max(
+            (r[3] for r in self._judged_again if r[:2] == place and r[2] <= sent.offset), default=0
+        )
 
     def outcomes_of(self, sent: Sent) -> int:
         """How many a record may have."""
+        return 1 + len(self._resets_of(sent))
+
+    def _resets_of(self, sent: Sent) -> list[int]:
+        """In which generations of its topic it was among those that were reset."""
         place = sent.entity, sent.partition
-        return 1 + sum(reset[:2] == place and reset[2] <= sent.offset for reset in self._resets)
+        return [r[3] for r in self._resets if r[:2] == place and r[2] <= sent.offset]
 
     def is_refused(self, sent: Sent) -> bool:
         """Whether the broker never takes its row.
@@ -141,7 +157,11 @@ class Records:
         return any(other.refused for other in self._at[sent.source.partition("~")[0]])
 
     def may_be_lost(self, source: str, generations: Mapping[str, int]) -> bool:
-        """Whether it is gone with its topic and has no copy; `generations` are those of now."""
+        """Whether it is gone with its topic and has no copy; `generations` are those of now.
+
+        A reset strikes out copies of what can still be read (seed 2433).
+        """
         sent = self.sent[source]
         now = generations.get(self._names.inputs(sent.entity), 0)
-        return sent.ambiguous or (sent.generation < now and source not in self.copied)
+        has_copy = source in self.copied and sent.generation not in self._resets_of(sent)
+        return sent.ambiguous or (sent.generation < now and not has_copy)

@@ -14,6 +14,8 @@ import random
 import socket
 from collections.abc import Callable, Sequence
 from typing import Final
+from unittest.mock import patch
+from uuid import UUID
 
 from tests.simulation.broker.cluster import Cluster
 from tests.simulation.broker.log import Transaction
@@ -84,10 +86,15 @@ class Run:
     def play(self) -> None:
         """The whole run. Raises Broken, or what a worker has died of."""
         random.seed(self.settings.seed)  # the engine draws its back-off
+        names = random.Random(self.settings.seed)
+
+        def name() -> UUID:
+            return UUID(int=names.getrandbits(128), version=4)
+
         collects = gc.isenabled()
         gc.disable()
         try:
-            with logging_to(self._trace):
+            with logging_to(self._trace), patch("worker.engine.session.uuid.uuid4", name):
                 self._play()
                 self._say("every promise is kept")
         finally:
@@ -150,6 +157,7 @@ class Run:
             self.promises.committed(transaction)
         except Broken as error:
             self._loop.error = error
+        self._trouble.note(transaction)
 
     def _read(self, messages: Sequence[Message]) -> None:
         self.promises.records.note_read(messages, self._now())

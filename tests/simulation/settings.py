@@ -46,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     slow: float
     """How many of these take long."""
     faults: float
+    ambushes: float
+    """How many take-overs are struck before they are done."""
     lag: float
     """How often a reader leaves an accepted partition unread that has something to read."""
     losses: float
@@ -109,6 +111,7 @@ def settings(seed: int) -> Settings:
         fineness=dice.choice((0.05, 0.15, 0.4)),
         slow=dice.choice((0.0, 0.05, 0.2)),
         faults=faults,
+        ambushes=0.5 if seed % 4 == 3 else 0.0,
         lag=dice.choice((0.0, 0.0, 0.7, 0.9)),
         losses=dice.choice((0.0, 0.02, 0.1)),
         poll=dice.choice((1, 4, 10)),

@@ -8,12 +8,14 @@ from typing import Final
 
 from tests.simulation.broker.cluster import Cluster
 from tests.simulation.broker.connection import MemoryBroker
+from tests.simulation.broker.log import Transaction
 from tests.simulation.loop import Process
 from tests.simulation.machine import Machine
 from tests.simulation.promises import Promises
 from tests.simulation.upstream import Upstream
 from tests.simulation.weather import Conditions, SeededNetwork
 from worker.engine.reprocess import reprocess
+from worker.engine.takeover import RELEASE_SECONDS
 from worker.errors import BuddyError
 
 _RECREATED: Final = (*2 * ("users", "matches"), "checkins", "events", "claims", "grants")
@@ -99,16 +101,42 @@ class Trouble:
         self.counts[what] += 1
         self._say(text)
 
-    def _kill(self) -> None:
-        if (machine := self._some()) is not None:
+    def note(self, transaction: Transaction) -> None:
+        """Something is committed. A take-over may be struck before it has fenced and read."""
+        ambushes, owners = self._settings.ambushes, self._settings.rules.names.owners
+        if not ambushes or self._conditions.fine:
+            return
+        if all(m.topic != owners or m.value is None for m in transaction.messages):
+            return
+        if self._dice.random() < ambushes:
+            # At any moment until it is done; or when it fences whom it has waited for.
+            early, late = 0.2 + self._dice.random(), 1 + self._dice.random() * 0.5
+            wait = RELEASE_SECONDS * self._dice.choice((early, late))
+            self._conditions.later(wait, lambda: self._ambush(transaction.origin))
+
+    def _ambush(self, origin: object) -> None:
+        """Whoever takes over dies or stands still, or whom it takes over from goes on."""
+        if self._conditions.fine:
+            return
+        frozen = [m for m in self._running() if m.frozen]
+        if frozen and self._dice.random() < 0.5:
+            machine = self._dice.choice(frozen)
+            self._say(f"{machine.repair()} worker {machine.number}")
+            return
+        for machine in self._running():
+            if machine.network is origin:
+                self._dice.choice((self._kill, self._freeze, self._freeze))(machine)
+
+    def _kill(self, machine: Machine | None = None) -> None:
+        if (machine := machine or self._some()) is not None:
             self.counts["of these in a commit"] += self._commits(machine)
             self._done("killed", f"kill worker {machine.number}")
             machine.bury()
             machine.lapse()
 
-    def _freeze(self) -> None:
+    def _freeze(self, machine: Machine | None = None) -> None:
         """A worker goes on only later; meanwhile the others may be given its tasks."""
-        if (machine := self._some()) is not None and not machine.frozen:
+        if (machine := machine or self._some()) is not None and not machine.frozen:
             assert machine.process is not None
             machine.process.freeze()
             evicted = self._dice.random() < 0.8
@@ -192,14 +220,20 @@ class Trouble:
         topic = names.inputs(entity)
         offset = self._dice.below(1 + self._cluster.logs[topic, number].end)
         self._done("resets", f"resets {topic}/{number} to {offset}")
-        self._promises.records.reset(entity, number, offset)
+        generation = self._cluster.generations[topic]
+        self._promises.records.reset(entity, number, offset, generation)
         operator = Process("operator", self._conditions.loop)
+        if self._dice.random() < 0.5:  # it stands still for a while, in the middle of something
+            self._conditions.later(self._dice.random() * 0.1, operator.freeze)
+            self._conditions.later(0.1 + self._dice.random() * 1.9, operator.thaw)
         broker = MemoryBroker(self._cluster, SeededNetwork(self._conditions, operator))
         self.operators += 1
 
         async def work() -> None:
+            since = self._cluster.tick
             try:
                 await reprocess(broker, names, entity, {number: offset})
+                self._promises.records.reset_done(entity, number, offset, since)
             except BuddyError as error:
                 self._say(f"the reset failed: {error}")
             finally:

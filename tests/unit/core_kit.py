@@ -15,15 +15,16 @@ import msgspec
 
 from schemas import ENTITIES, Kind
 from worker.brokers.contract import Headers, Message, Outgoing, Partition
-from worker.core.ahead import Ahead
 from worker.core.barrier import Barrier, Progress
 from worker.core.internal import read_granted, read_parked, read_progress
 from worker.core.keys import read_key
 from worker.core.moments import Moment
-from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Rules
+from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Rules, Tally
 from worker.core.parking import Envelope
+from worker.core.recent import RecentRows
 from worker.core.restoring import Saved
-from worker.core.task import INPUTS, Decision, Task
+from worker.core.round import Batch, decide, needs_synchronised
+from worker.core.task import INPUTS, Task
 from worker.index.contract import Learned
 from worker.index.memory import MemoryIndex
 from worker.topics import Names
@@ -34,6 +35,14 @@ HOLD = 10_000
 INDEXED = ("users", "matches")
 FIRST_OFFSET = 3
 STEP = 2  # offsets may have gaps
+
+
+class Decision(NamedTuple):
+    """What one task says, and what it has done."""
+
+    outputs: list[Outgoing]
+    tally: Tally
+
 
 Crash = Literal["before commit", "after commit"]
 
@@ -147,6 +156,7 @@ class World:
         self._followed: dict[Partition, int] = {}
         self._pending: list[tuple[list[bytes], list[bytes]]] = [([], []) for _ in range(partitions)]
         self._barriers: list[Barrier] = []
+        self._recent: dict[int, tuple[Task, RecentRows]] = {}
         self.tasks = [self.restored(number) for number in range(partitions)]
 
     # --- input --------------------------------------------------------------------------------
@@ -222,14 +232,16 @@ class World:
         for number in range(self.count) if only is None else sorted(set(only)):
             task = self.tasks[number]
             messages, positions = self._read(task, most)
-            synchronised = task.needs_synchronised(messages, self.index, self.moment)
+            # Each is a worker of its own.
+            own, batches = {number: task}, {number: Batch(messages, positions)}
+            recent = self.recent(number)
+            synchronised = needs_synchronised(own, batches, recent, self.moment)
             if synchronised:
                 self.follow()
+                recent = self.recent(number)
             learned, self._pending[number] = Learned(*self._pending[number]), ([], [])
-            ahead = Ahead(self.index)
-            decisions[number] = task.judge(
-                messages, positions, learned, ahead, self.moment, synchronised=synchronised
-            )
+            decided = decide(own, batches, learned, recent, self.moment, synchronised=synchronised)
+            decisions[number] = Decision(decided.outputs, decided.tallies[number])
         for number, decision in decisions.items():
             how = (crash or {}).get(number)
             if how != "before commit":
@@ -275,6 +287,17 @@ class World:
             users.extend(filter(self.index.user, fresh["users"]))
             matches.extend(filter(self.index.match, fresh["matches"]))
 
+    def recent(self, number: int) -> RecentRows:
+        """The rows of the worker of a task: those since it was restored that are not followed."""
+        task = self.tasks[number]
+        if number not in self._recent or self._recent[number][0] is not task:
+            self._recent[number] = task, RecentRows(self.index)
+        recent = self._recent[number][1]
+        topics = map(self.names.accepted, INDEXED)
+        places = [Partition(topic, q) for topic in topics for q in range(self.count)]
+        recent.followed({place: self._followed.get(place, 0) for place in places})
+        return recent
+
     def restored(self, number: int, **starts: int) -> Task:
         """The task as the log says that it stands; `starts` where inputs begin meanwhile."""
         task = Task(number, self.rules)
@@ -301,7 +324,7 @@ class World:
         for message in self.committed:
             source = dict(message.headers).get(SOURCE_HEADER)
             if source is not None:
-                found[source.decode()].append(_outcome(message))
+                found[source.decode()].append(outcome_of(message))
         return found
 
     def outcome(self, coordinate: str) -> Outcome | None:
@@ -362,7 +385,9 @@ class World:
         )
 
     def _commit(self, number: int, decision: Decision) -> None:
+        places = []
         for message in decision.outputs:
+            places.append(self._place(message))
             self.committed.append(message)
             name = self.names.entity_of(message.topic)
             assert message.key is not None or ".rejected." in message.topic
@@ -392,8 +417,20 @@ class World:
                 self._append(place, self.now, message.key, message.value, message.headers)
             elif ".accepted." in message.topic:
                 assert message.partition is None
-                place = Partition(message.topic, crc32(message.key or b"") % self.count)
-                self.accepted.setdefault(place, []).append(message)
+                self.accepted.setdefault(self._of_accepted(message), []).append(message)
+        recent = self.recent(number)
+        topics = {entity: self.names.accepted(entity) for entity in INDEXED}
+        recent.place(recent.take_round(), places, topics)
+
+    def _of_accepted(self, message: Outgoing) -> Partition:
+        return Partition(message.topic, crc32(message.key or b"") % self.count)
+
+    def _place(self, message: Outgoing) -> tuple[int, int]:
+        """Where a message comes to stand; of what is not accepted nobody asks."""
+        if ".accepted." not in message.topic:
+            return -1, -1
+        place = self._of_accepted(message)
+        return place.number, len(self.accepted.get(place, []))
 
     def _keep(self, tables: list[dict[bytes, bytes]], number: int, message: Outgoing) -> None:
         assert message.partition == number
@@ -445,7 +482,8 @@ def _text(key: bytes | None) -> str:
     return (key or b"").decode()
 
 
-def _outcome(message: Outgoing) -> Outcome:
+def outcome_of(message: Outgoing) -> Outcome:
+    """What a message says of the record that its header names."""
     if ".rejected." in message.topic:
         assert message.value is not None
         violations = json.loads(message.value)["violations"]

@@ -12,7 +12,6 @@ import pytest
 from tests.chaos.books import digest
 from tests.chaos.checker import LONG_GONE, read_export
 from tests.chaos.entities import SHAPES, key_of
-from tests.chaos.history import SAME_TASK
 from tests.chaos.made_up import MAKE, TOPICS, Source, World
 from tests.chaos.recording import Entry, Recording
 from tests.chaos.records import OWN_ERRORS
@@ -253,8 +252,20 @@ def test_a_row_before_its_user(world: World) -> None:
 
 def test_in_one_transaction_the_order_says_nothing(world: World) -> None:
     user = MAKE.user(MAKE.id(), "together@example.org")
-    world.accept(world.send("milestones", MAKE.milestone(user["id"]), 9_000), 9_010)
-    world.accept(world.send("users", user, 9_000), 9_010 + SAME_TASK)
+    world.accept(world.send("milestones", MAKE.milestone(user["id"]), 9_000), 9_010, round="one")
+    world.accept(world.send("users", user, 9_000, 1), 9_020, round="one")
+    other = MAKE.user(MAKE.id(), "other@example.org")
+    world.accept(world.send("milestones", MAKE.milestone(other["id"]), 9_000), 9_010, round="one")
+    world.accept(world.send("users", other, 9_000, 1), 9_020, round="two")
+    assert world.found() == {"user_not_known": 1}
+
+
+def test_in_one_transaction_an_address_goes_from_hand_to_hand(world: World) -> None:
+    first = world.user(9_000, "one@example.org")
+    second = MAKE.user(MAKE.id(), "one@example.org")
+    world.accept(world.send("users", second, 9_500, 1), 9_510, round="one")
+    moved = first | {"email": "two@example.org"}
+    world.accept(world.send("users", moved, 9_500), 9_520, round="one")
     assert world.found() == {}
 
 

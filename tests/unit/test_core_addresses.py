@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.core_kit import Crash, World, good, uid
 from worker.core.addresses import owner_of
+from worker.core.round import Batch, needs_synchronised
 from worker.index.contract import address_digest
 
 
@@ -268,8 +269,8 @@ def test_what_queued_behind_a_claim_asks_for_its_own_address_after_a_restart() -
 def sync_of(world: World, number: int = 0) -> bool:
     """Whether the next batch of a task has to be synchronised."""
     task = world.tasks[number]
-    messages, _ = world._read(task, None)
-    return task.needs_synchronised(messages, world.index, world.moment)
+    batch = Batch(*world._read(task, None))
+    return needs_synchronised({number: task}, {number: batch}, world.recent(number), world.moment)
 
 
 def test_an_address_that_nobody_else_is_known_to_hold_waits_for_no_index() -> None:
@@ -304,8 +305,24 @@ def test_an_address_that_was_given_up_is_free_though_the_index_shows_the_old_row
     user(world, 1, "b@example.org")
     world.round(lag=True)
     taker = user(world, 2, "a@example.org")
-    assert sync_of(world)
+    assert not sync_of(world), "the worker knows its own rows"
     world.round(lag=True)
+    assert world.kind(taker) == "accepted"
+    world.settle()
+    assert holders(world, "a@example.org") == {bytes.fromhex(uid(2).replace("-", ""))}
+
+
+def test_another_worker_waits_for_its_index_before_it_gives_away_what_was_given_up() -> None:
+    world = World(partitions=2)
+    first, second = owned(1, 2), owned(1, 2, 1)
+    user(world, 1, first)
+    world.settle()
+    user(world, 1, second)
+    for only in (0, 1, 0, 1):  # claim, grant, row, settled
+        world.round(only=[only], lag=True)
+    taker = user(world, 2, first, 1)
+    assert sync_of(world, 1)
+    world.round(only=[1], lag=True)
     assert world.kind(taker) == "accepted"
 
 

@@ -11,16 +11,18 @@ from tests.unit.core_kit import (
     HOLD,
     STEP,
     Crash,
+    Decision,
     World,
     good,
     to_json,
     uid,
 )
 from worker.brokers.contract import Message
-from worker.core.ahead import Ahead
 from worker.core.barrier import Progress
 from worker.core.outbox import Tally
-from worker.core.task import INPUTS, Decision, Task
+from worker.core.recent import RecentRows
+from worker.core.round import Batch, decide
+from worker.core.task import INPUTS, Task
 from worker.index.contract import Learned
 
 CRASHES: list[Crash] = ["before commit", "after commit"]
@@ -253,7 +255,7 @@ def test_the_progress_of_any_number_of_held_records_fits_into_its_topic() -> Non
     world, limit = World(), 60_000
     task = world.tasks[0] = Task(0, msgspec.structs.replace(world.rules, rejection_limit=limit))
     first = 10**15  # as long as they get, and each read at a moment of its own
-    nothing, ahead = Learned([], []), Ahead(world.index)
+    nothing, recent = Learned([], []), RecentRows(world.index)
     for name in INPUTS:
         task.reading.next[name] = first
     topic = world.names.inputs("milestones")
@@ -261,7 +263,8 @@ def test_the_progress_of_any_number_of_held_records_fits_into_its_topic() -> Non
         value = to_json(good("milestones", 1 + offset - first))
         message = Message(topic, 0, offset, world.now, None, value, (), True)
         world.now += 1
-        decision = task.judge([message], {"milestones": offset + 1}, nothing, ahead, world.moment)
+        batches = {0: Batch([message], {"milestones": offset + 1})}
+        decision = decide({0: task}, batches, nothing, recent, world.moment)
     assert limit // 2 < len(decision.outputs[-1].value or b"") < limit
 
 

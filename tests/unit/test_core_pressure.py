@@ -6,13 +6,12 @@ import msgspec
 import pytest
 
 from schemas import ENTITIES
-from tests.unit.core_kit import GRACE, World, good, to_json, uid
+from tests.unit.core_kit import GRACE, Decision, World, good, to_json, uid
 from tests.unit.test_core_addresses import owned
 from worker.brokers.contract import Message
 from worker.core.outbox import Tally
 from worker.core.parking import PARKED_BYTES
-from worker.core.pressure import Limits, crowded, weight
-from worker.core.task import Decision
+from worker.core.pressure import Limits, crowded, overfull, weight
 
 MIB = 1024 * 1024
 OTHERS = set(ENTITIES) - {"users", "matches"}
@@ -56,6 +55,15 @@ def test_the_rest_has_half_of_the_room_and_users_and_matches_a_quarter_each() ->
         room = sum(map(parking.weight, level)) * part
         assert level <= crowded(parking, PLENTY, room)
         assert not level & crowded(parking, PLENTY, room + part)
+
+
+def test_an_inbox_is_full_by_level_and_claims_by_themselves() -> None:
+    assert overfull({}, 0) == set(), "or nothing would ever be read"
+    assert overfull({"users": 24, "matches": 24, "events": 49}, 100) == set()
+    assert overfull({"users": 25}, 100) == {"users"}
+    assert overfull({"matches": 25}, 100) == {"matches"}
+    assert overfull({"events": 25, "checkins": 25}, 100) == OTHERS
+    assert overfull({"claims": 99, "grants": 100}, 100) == {"grants"}
 
 
 def test_what_is_parked_weighs_its_bytes_and_what_is_settled_nothing() -> None:

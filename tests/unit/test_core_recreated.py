@@ -7,15 +7,28 @@ import pytest
 
 from tests.unit import core_kit
 from tests.unit.core_kit import FIRST_OFFSET, GRACE, STEP, World, good, uid
-from worker.core.ahead import Ahead
 from worker.core.barrier import Counts, Progress
 from worker.core.books import Books
+from worker.core.recent import RecentRows
+from worker.core.round import Batch, Decision, decide
 from worker.core.task import INPUTS, Task
 from worker.index.contract import Learned
 
 
 def kinds(world: World, source: str) -> list[str]:
     return [outcome.kind for outcome in world.outcomes()[source]]
+
+
+def alone(world: World, task: Task, batch: Batch) -> Decision:
+    """What a worker decides whose only task this is; its index is synchronised."""
+    return decide(
+        {task.number: task},
+        {task.number: batch},
+        Learned([], []),
+        RecentRows(world.index),
+        world.moment,
+        synchronised=True,
+    )
 
 
 def saved(world: World) -> Progress:
@@ -239,7 +252,7 @@ def test_where_the_log_has_a_hole_addresses_are_asked_for_again() -> None:
     kept = core_kit.saved(world.rules, 0, progress, world.parked[0], {})
     task.restore(msgspec.structs.replace(kept, doubtful=True), world.moment)
     task.begin(world.identities, dict.fromkeys(INPUTS, FIRST_OFFSET))
-    decision = task.judge([], {}, Learned([], []), Ahead(world.index), world.moment)
+    decision = alone(world, task, Batch([], {}))
     asked = [m for m in decision.outputs if m.topic == world.names.claims]
     assert len(asked) == len(world.parked[0]) > 0
 
@@ -252,21 +265,25 @@ def test_other_topics_that_were_created_anew_are_noticed_by_the_progress_alone()
         "rejected.users": "c",
         "internal.progress": "d",
         "internal.granted": "e",
+        "internal.owners": "g",
     }
     task = Task(0, world.rules)
     starts = dict.fromkeys(INPUTS, 0)
     assert task.begin(world.identities, starts, first).others == ()
     world.send("users", good("users", 1))
-    messages, positions = world._read(world.tasks[0], None)
-    decision = task.judge(
-        messages, positions, Learned([], []), Ahead(world.index), world.moment, synchronised=True
-    )
+    decision = alone(world, task, Batch(*world._read(world.tasks[0], None)))
     value = next(m.value for m in decision.outputs if m.topic == world.names.progress)
     again = Task(0, world.rules)
     again.restore(core_kit.saved(world.rules, 0, {b"0": value or b""}, {}, {}), world.moment)
-    anew = ("accepted.users", "rejected.users", "internal.progress", "internal.granted")
+    anew = (
+        "accepted.users",
+        "rejected.users",
+        "internal.progress",
+        "internal.granted",
+        "internal.owners",
+    )
     missed = again.begin(world.identities, starts, first | dict.fromkeys(anew, "f"))
     assert missed.others == anew
     assert again.books.incidents["accepted_recreated"] == 1
     assert again.books.incidents["rejected_recreated"] == 1
-    assert again.books.incidents["internal_recreated"] == 2
+    assert again.books.incidents["internal_recreated"] == 3

@@ -1,4 +1,4 @@
-"""Of every message of a task it is known which record it is about, and a rejection gets smaller."""
+"""Of every message of a round its record is known, and a refused rejection gets smaller."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def test_messages_about_a_record_name_it_and_others_none() -> None:
         world.round()
     named = {(m.topic.partition(".")[2], record_of(m, world.names)) for m in world.committed}
     assert named == {
-        ("internal.parked", ("users", 3)),
-        ("internal.parked", ("milestones", 3)),
-        ("internal.claims", ("users", 3)),
+        ("internal.parked", (0, ("users", 3))),
+        ("internal.parked", (0, ("milestones", 3))),
+        ("internal.claims", (0, ("users", 3))),
         ("internal.grants", None),
         ("internal.granted", None),
         ("internal.progress", None),
-        ("accepted.users", ("users", 3)),
-        ("accepted.users", ("users", 5)),
-        ("accepted.milestones", ("milestones", 3)),
-        ("rejected.milestones", ("milestones", 5)),
+        ("accepted.users", (0, ("users", 3))),
+        ("accepted.users", (0, ("users", 5))),
+        ("accepted.milestones", (0, ("milestones", 3))),
+        ("rejected.milestones", (0, ("milestones", 5))),
     }
 
 

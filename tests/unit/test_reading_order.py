@@ -1,83 +1,83 @@
-"""In which order the inputs are read: what others refer to first, but nobody waits for ever."""
+"""How far a backlog is judged: behind what it refers to, but nobody waits for ever."""
 
 from __future__ import annotations
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas import ENTITIES
 from tests.clock_kit import SettableClock
-from worker.brokers.contract import Message
-from worker.engine.order import ReadingOrder
-from worker.topics import Names
+from worker.engine.order import FOREVER, LONGEST_MS, ReadingOrder
 
-NAMES = Names()
-AFTER_USERS = {
-    "matches", "events", "event_attendance", "skill_sessions", "checkins", "feedback", "milestones",
-}  # fmt: skip
-AFTER_MATCHES = AFTER_USERS - {"matches"}
+OTHERS = [entity for entity in ENTITIES if entity not in ("users", "matches")]
+moments = st.integers(0, 1_000) | st.just(FOREVER)
 
 
-def read(entity: str, clock: SettableClock, *, age: int) -> list[Message]:
-    """A message of that entity that has lain in the log for `age` milliseconds."""
-    return [Message(NAMES.inputs(entity), 0, 0, clock.wall() - age, b"k", b"v")]
+def until(users: int = FOREVER, matches: int = FOREVER) -> dict[str, int]:
+    """Up to which append time users and matches have been read."""
+    return {"users": users, "matches": matches}
 
 
-def test_with_nothing_behind_all_are_read() -> None:
-    assert ReadingOrder(NAMES, SettableClock()).later((), users_waiting=False) == frozenset()
+@pytest.fixture
+def clock() -> SettableClock:
+    return SettableClock()
 
 
-def test_what_lay_there_at_the_take_over_is_waited_for_as_long_as_it_comes() -> None:
-    clock = SettableClock()
-    order = ReadingOrder(NAMES, clock)
-    for _ in range(10):
-        order.note(read("users", clock, age=0))
-        assert order.later({"users", "matches"}, users_waiting=True) == AFTER_USERS
-        clock.advance(1_500)
-    order.note([])
-    assert order.later({"users", "matches"}, users_waiting=True) == AFTER_USERS
+@pytest.fixture
+def order(clock: SettableClock) -> ReadingOrder:
+    return ReadingOrder(clock.steady)
 
 
-def test_a_backlog_that_gives_nothing_holds_nobody_up() -> None:
-    clock = SettableClock()
-    order = ReadingOrder(NAMES, clock)
-    assert order.later({"users"}, users_waiting=False) == AFTER_USERS
-    clock.advance(2_001)
-    assert order.later({"users"}, users_waiting=False) == frozenset()
+def test_with_nothing_behind_all_is_judged(order: ReadingOrder) -> None:
+    limits = order.limits(until(), dict.fromkeys(ENTITIES, 7))
+    assert limits == dict.fromkeys(ENTITIES, FOREVER)
 
 
-def test_after_a_backlog_users_are_given_a_moment_for_their_addresses() -> None:
-    clock = SettableClock()
-    order = ReadingOrder(NAMES, clock)
-    order.later({"users", "matches"}, users_waiting=True)
-    clock.advance(2_000)
-    assert order.later({"matches"}, users_waiting=True) == AFTER_USERS
+def test_users_wait_for_nobody_and_matches_for_users_alone(order: ReadingOrder) -> None:
+    limits = order.limits(until(users=50, matches=20), {})
+    assert (limits["users"], limits["matches"]) == (FOREVER, 50)
+    assert {limits[entity] for entity in OTHERS} == {20}
+
+
+@given(moments, moments)
+def test_nothing_is_judged_before_what_it_may_refer_to_has_been_read(
+    users: int, matches: int
+) -> None:
+    limits = ReadingOrder(SettableClock().steady).limits(until(users, matches), {})
+    assert limits["matches"] == users
+    assert all(limits[entity] == min(users, matches) for entity in OTHERS)
+
+
+def test_what_makes_progress_waits_for_as_long_as_it_does(
+    order: ReadingOrder, clock: SettableClock
+) -> None:
+    for moment in range(0, 100, 10):
+        limits = order.limits(until(users=moment), {"events": moment + 1})
+        assert limits["events"] == moment
+        clock.advance(LONGEST_MS - 1)
+
+
+def test_an_input_that_is_far_behind_does_not_hold_the_others_up_for_ever(
+    order: ReadingOrder, clock: SettableClock
+) -> None:
+    assert order.limits(until(users=10), {"events": 20})["events"] == 10
+    clock.advance(LONGEST_MS - 1)
+    assert order.limits(until(users=10), {"events": 20})["events"] == 10
     clock.advance(1)
-    assert order.later({"matches"}, users_waiting=True) == AFTER_MATCHES
-    clock.advance(1_999)
-    assert order.later({"matches"}, users_waiting=True) == AFTER_MATCHES
-    assert order.later((), users_waiting=False) == frozenset()
+    limits = order.limits(until(users=10), {"events": 20})
+    assert (limits["events"], limits["checkins"]) == (FOREVER, 10), "each entity by itself"
+    # Until nothing is behind any more; then the order holds again.
+    assert order.limits(until(users=30), {"events": 40})["events"] == FOREVER
+    assert order.limits(until(), {"events": 40})["events"] == FOREVER
+    assert order.limits(until(users=50), {"events": 60})["events"] == 50
 
 
-def test_users_that_wait_hold_up_nobody_who_has_not_waited_for_a_backlog() -> None:
-    order = ReadingOrder(NAMES, SettableClock())
-    assert order.later((), users_waiting=True) == frozenset()
-
-
-def test_a_backlog_that_has_grown_since_is_told_by_its_age() -> None:
-    clock = SettableClock()
-    order = ReadingOrder(NAMES, clock)
-    order.note(read("matches", clock, age=10_001))
-    assert order.later((), users_waiting=False) == AFTER_MATCHES
-    order.note(read("users", clock, age=10_001))
-    assert order.later((), users_waiting=False) == AFTER_USERS
-    order.note(read("users", clock, age=10_000))
-    assert order.later((), users_waiting=False) == frozenset()
-
-
-def test_a_stream_of_old_users_alone_does_not_hold_the_others_up_for_ever() -> None:
-    clock = SettableClock()
-    order = ReadingOrder(NAMES, clock)
-    order.later((), users_waiting=False)
-    order.note(read("users", clock, age=20_000))
-    clock.advance(2_000)
-    assert order.later((), users_waiting=False) == AFTER_USERS
+def test_who_waits_no_longer_begins_anew(order: ReadingOrder, clock: SettableClock) -> None:
+    order.limits(until(users=10), {"events": 20})
+    clock.advance(LONGEST_MS - 1)
+    order.limits(until(users=30), {"events": 20})
     clock.advance(1)
-    assert order.later((), users_waiting=False) == frozenset()
-    assert order.later((), users_waiting=False) == AFTER_USERS
+    assert order.limits(until(users=30), {"events": 40})["events"] == 30
+    clock.advance(LONGEST_MS - 1)
+    assert order.limits(until(users=30), {"events": 40})["events"] == 30

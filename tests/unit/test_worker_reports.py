@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from tests.clock_kit import SettableClock
 from worker.brokers.contract import Partition, Span
 from worker.core.outbox import Rules, Tally
+from worker.core.reading import Missed
 from worker.engine.backoff import Backoff
 from worker.engine.reports import Reports
 from worker.errors import BrokerUnavailable, Fenced
@@ -44,8 +45,9 @@ def reasons(reports: Reports, clock: SettableClock) -> list[str]:
     return reports.health.reasons(clock.steady())
 
 
-def tasks(*numbers: int) -> Any:
-    return SimpleNamespace(assigned=frozenset(numbers), running=dict.fromkeys(numbers))
+def tasks(*numbers: int, running: Iterable[int] | None = None) -> Any:
+    runs = numbers if running is None else running
+    return SimpleNamespace(assigned=frozenset(numbers), running=dict.fromkeys(runs))
 
 
 def test_an_outage_is_told_until_rounds_have_gone_well_for_a_while(
@@ -73,7 +75,7 @@ def test_an_index_that_cannot_follow_is_told(reports: Reports, clock: SettableCl
 def test_a_task_that_does_not_commit_is_told_until_it_does(
     reports: Reports, clock: SettableClock
 ) -> None:
-    reports.not_committed(0, REFUSED)
+    reports.not_committed([0], REFUSED)
     assert reasons(reports, clock) == [f"worker: tasks: {REFUSED} (for 0 s)"]
     reports.not_started(1, BrokerUnavailable("cannot start the writer buddy-task-1: no answer"))
     clock.advance(10_000)
@@ -82,20 +84,72 @@ def test_a_task_that_does_not_commit_is_told_until_it_does(
     )
     reports.tasks(tasks(0, 1))
     assert len(reasons(reports, clock)) == 1
-    reports.committed(0, Tally(), clock.steady())
-    reports.tasks(tasks(0, 1))
-    assert len(reasons(reports, clock)) == 1
-    reports.committed(1, Tally(), clock.steady())
+    reports.committed({0: Tally()}, clock.steady())
+    reports.tasks(tasks(0, 1, running=[0]))
+    assert len(reasons(reports, clock)) == 1, "the other one is not taken over"
     reports.tasks(tasks(0, 1))
     assert reasons(reports, clock) == []
+
+
+def test_a_round_that_does_not_commit_is_told_until_one_does(
+    reports: Reports, clock: SettableClock
+) -> None:
+    reports.not_committed([1, 0], REFUSED)
+    clock.advance(10_000)
+    reports.tasks(tasks(0, 1))
+    assert len(reasons(reports, clock)) == 1
+    reports.committed({1: Tally()}, clock.steady())  # a session writes for all of its tasks
+    reports.tasks(tasks(0, 1))
+    assert reasons(reports, clock) == []
+
+
+def test_of_a_round_each_task_is_counted_and_the_transaction_once(
+    reports: Reports, clock: SettableClock
+) -> None:
+    tallies = {0: Tally(), 1: Tally()}
+    tallies[0].read["users"] += 2
+    tallies[1].accepted["users"] += 3
+    reports.committed(tallies, clock.steady())
+    sample = reports.metrics.registry.get_sample_value
+    assert sample("buddy_transactions_total", {"outcome": "committed"}) == 1
+    assert sample("buddy_records_read_total", {"entity": "users"}) == 2
+    assert sample("buddy_rows_accepted_total", {"entity": "users"}) == 3
+
+
+def test_a_refused_round_is_an_error_only_where_it_cannot_go_on(reports: Reports) -> None:
+    with capture_logs() as logs:
+        reports.refused(0, None)
+        reports.refused(0, "too large")
+    said = [(line["event"], line["task"], line["error"]) for line in logs]
+    assert said == [("commit_refused", 0, "too large")]
+
+
+@pytest.mark.parametrize(
+    ("name", "event"),
+    [
+        ("internal.progress", "internal_recreated"),
+        ("internal.parked", "internal_recreated"),
+        ("internal.granted", "internal_recreated"),
+        ("internal.owners", "internal_recreated"),
+        ("rejected.users", "rejected_recreated"),
+        ("accepted.users", "accepted_recreated"),
+    ],
+)
+def test_a_topic_that_was_created_anew_is_told_as_what_it_is(
+    reports: Reports, name: str, event: str
+) -> None:
+    task: Any = SimpleNamespace(number=0)
+    with capture_logs() as logs:
+        reports.missed(Missed(others=(name,)), task, RULES)
+    assert [(line["event"], line["topic"]) for line in logs] == [(event, f"buddy.{name}")]
 
 
 def test_a_task_that_another_worker_has_keeps_nobody_from_anything(
     reports: Reports, clock: SettableClock
 ) -> None:
-    reports.not_committed(0, Fenced("another worker writes as buddy-task-0 now"))
+    reports.not_committed([0], Fenced("another worker writes as buddy-task-0 now"))
     assert reasons(reports, clock) == []
-    reports.not_committed(0, REFUSED)
+    reports.not_committed([0], REFUSED)
     clock.advance(5_000)
     reports.tasks(tasks(1))
     assert reasons(reports, clock) == []

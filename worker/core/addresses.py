@@ -82,9 +82,9 @@ class Addresses:
     def __init__(self) -> None:
         self._granted: dict[bytes, Granted] = {}
         self._unfollowed: dict[bytes, bytes] = {}
-        """The user whose row with an address the index may not show yet."""
+        """Of grants that another worker has settled: the user whose row the index may not show."""
         self._given: set[bytes] = set()
-        """Which of these addresses this very decision has given."""
+        """Which addresses this very round has given."""
         self._synchronised = False
 
     def __len__(self) -> int:
@@ -100,7 +100,7 @@ class Addresses:
         self._granted = {entry.address: entry for entry in granted}
 
     def begin(self, *, synchronised: bool) -> None:
-        """A decision begins.
+        """A round begins.
 
         `synchronised`: the index shows every row that was committed when its batch had been read.
         """
@@ -117,7 +117,7 @@ class Addresses:
     def contested(self, address: bytes, user: bytes, holders: Holders) -> bool:
         """Whether only a synchronised index can tell if the user may have the address.
 
-        Ask before the decision begins.
+        Ask before the round begins.
         """
         granted = self._granted.get(address)
         return (
@@ -127,29 +127,22 @@ class Addresses:
         )
 
     def at_once(self, address: bytes, user: bytes, holders: Holders) -> bool | None:
-        """Whether a record of this very task, which is being decided on, gets the address.
+        """Whether a record of a task of this very worker, which is being decided on, gets it.
 
         None: it has to be claimed by way of the log, since another may have it. If it has been
         granted there, that may have been settled meanwhile, further down; otherwise it takes a
-        synchronised index to tell. What is granted here need not be kept: if it commits, the row
-        itself tells whoever comes after us.
+        synchronised index to tell. What is granted here need not be kept: the row is committed in
+        the same round, and tells whoever comes after us.
         """
         granted = self._granted.get(address)
         if granted is not None and granted.user != user:
             return None
         if self._unfollowed.get(address, user) != user:
-            return False if address in self._given else None
+            return None
         if holders.taken(address, user):
-            return False if self._synchronised else None
-        self._unfollowed[address] = user
+            return False if self._synchronised or address in self._given else None
         self._given.add(address)
         return True
-
-    def leave(self, user: bytes, address: bytes) -> None:
-        """This very decision moves the user away from what it had given it at once."""
-        if address in self._given and self._unfollowed[address] == user:
-            self._given.remove(address)
-            del self._unfollowed[address]
 
     def claim(self, claim: Claim, holders: Holders) -> Granted | None:
         """What is granted to a claim in the log, to be kept; None if another has the address.

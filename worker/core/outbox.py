@@ -14,6 +14,7 @@ from worker.brokers.contract import Headers, Message, Outgoing, Partition
 from worker.core.addresses import Claim, Grant, Granted, Settled, owner_of
 from worker.core.decode import Decoded, Deletion, Invalid
 from worker.core.internal import parked_key
+from worker.core.ownership import given_up, taken_over
 from worker.core.parking import Parked
 from worker.core.possible import column_of
 from worker.core.references import unexpected
@@ -78,11 +79,14 @@ class Tally:
 
 
 class Outbox:
-    """Collects the messages of one decision of one task. `now` is in milliseconds."""
+    """Collects the messages of one task in one round. `now` is in milliseconds.
 
-    def __init__(self, number: int, rules: Rules, now: int) -> None:
-        self.messages: list[Outgoing] = []
+    They go behind those of the round's other tasks, in the order in which they were decided on.
+    """
+
+    def __init__(self, number: int, rules: Rules, now: int, messages: list[Outgoing]) -> None:
         self.tally = Tally()
+        self._messages = messages
         self._number = number
         self._rules = rules
         self._names = rules.names
@@ -90,20 +94,27 @@ class Outbox:
         self._accepted_at = (ACCEPTED_AT_HEADER, timestamp(now).encode())
         self._sources: dict[str, bytes] = {}
         self._accepted = {entity: rules.names.accepted(entity) for entity in ENTITIES}
-        self._weighed = self._bytes = 0
+        self._bytes = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has been written."""
+        return not self._bytes
+
+    @property
+    def next_index(self) -> int:
+        """Which message of the round the next one will be."""
+        return len(self._messages)
 
     @property
     def is_full(self) -> bool:
-        """Whether the decision holds as much as one should: what can wait waits for the next."""
-        while self._weighed < len(self.messages):
-            self._bytes += _MESSAGE_BYTES + len(self.messages[self._weighed].value or b"")
-            self._weighed += 1
+        """Whether it holds as much as a task should decide on: what can wait waits for the next."""
         return self._bytes >= self._rules.decision_bytes
 
     def accept(
         self, entity: str, message: Message, row: Decoded, warnings: tuple[Violation, ...]
-    ) -> None:
-        """Publish a row."""
+    ) -> int:
+        """Publish a row; the index of its message in the round."""
         tally = self.tally
         tally.accepted[entity] += 1
         tally.arrivals[message.timestamp] += 1
@@ -116,28 +127,35 @@ class Outbox:
                 tally.violations[entity, column_of(warning.field), warning.code] += 1
             codes = ",".join(dict.fromkeys(v.code.value for v in warnings))
             headers = (*headers, (WARNINGS_HEADER, codes.encode()))
-        self.messages.append(Outgoing(self._accepted[entity], row.key, row.row, headers))
+        return self._append(Outgoing(self._accepted[entity], row.key, row.row, headers))
 
     def accept_all(
-        self, entity: str, messages: Sequence[Message], keys: Iterable[bytes], rows: Iterable[bytes]
-    ) -> None:
+        self,
+        entity: str,
+        messages: Sequence[Message],
+        keys: Iterable[bytes],
+        rows: Sequence[bytes],
+    ) -> int:
         """Publish rows without warnings: as `accept` for each, column by column.
 
-        The messages are of one partition.
+        The messages are of one partition. The index of the first one in the round.
         """
         tally, at = self.tally, self._accepted_at
         tally.accepted[entity] += len(messages)
         tally.arrivals.update([message.timestamp for message in messages])
         source = self._template(messages[0])
         headers = [((SOURCE_HEADER, source % message.offset), at) for message in messages]
-        self.messages += map(Outgoing, repeat(self._accepted[entity]), keys, rows, headers)
+        first = len(self._messages)
+        self._messages += map(Outgoing, repeat(self._accepted[entity]), keys, rows, headers)
+        self._bytes += _MESSAGE_BYTES * len(rows) + sum(map(len, rows))
+        return first
 
-    def delete(self, entity: str, message: Message, deletion: Deletion) -> None:
-        """Publish the deletion of a row."""
+    def delete(self, entity: str, message: Message, deletion: Deletion) -> int:
+        """Publish the deletion of a row; the index of its message in the round."""
         self.tally.deleted[entity] += 1
         self.tally.arrivals[message.timestamp] += 1
         headers = ((SOURCE_HEADER, self._source(message)), self._accepted_at)
-        self.messages.append(Outgoing(self._accepted[entity], deletion.key, None, headers))
+        return self._append(Outgoing(self._accepted[entity], deletion.key, None, headers))
 
     def reject(self, entity: str, message: Message, invalid: Invalid) -> None:
         """Publish a rejection."""
@@ -162,7 +180,7 @@ class Outbox:
             self.tally.records_omitted.append(coordinate(message))
         key = message.key if message.key is None or len(message.key) < 1024 else None
         headers = ((SOURCE_HEADER, self._source(message)),)
-        self.messages.append(Outgoing(self._names.rejected(entity), key, value, headers))
+        self._append(Outgoing(self._names.rejected(entity), key, value, headers))
 
     def keep(self, parked: Parked) -> None:
         """Give a parked record its copy in the log."""
@@ -216,12 +234,26 @@ class Outbox:
         """Say how far the task is."""
         self._write(self._names.progress, str(self._number), value, self._number)
 
+    def strike_out(self, owner: str) -> None:
+        """Nobody need fence this earlier owner again."""
+        self._append(given_up(self._names, self._number, owner))
+
+    def take_over(self, owner: str) -> None:
+        """Say once more who the owner is."""
+        self._append(taken_over(self._names, self._number, owner))
+
     def _write_parked(self, entity: str, place: int, envelope: bytes | None) -> None:
         key = parked_key(entity, self._number, place)
-        self.messages.append(Outgoing(self._names.parked, key, envelope, partition=self._number))
+        self._append(Outgoing(self._names.parked, key, envelope, partition=self._number))
 
     def _write(self, topic: str, key: str, value: bytes | None, partition: int) -> None:
-        self.messages.append(Outgoing(topic, key.encode(), value, partition=partition))
+        self._append(Outgoing(topic, key.encode(), value, partition=partition))
+
+    def _append(self, message: Outgoing) -> int:
+        value = message.value
+        self._bytes += _MESSAGE_BYTES + (0 if value is None else len(value))
+        self._messages.append(message)
+        return len(self._messages) - 1
 
     def _source(self, message: Message) -> bytes:
         """`coordinate` as a header says it; all that a task reads is of its own partition."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from operator import attrgetter
 from typing import Final
 
@@ -210,6 +211,10 @@ class Parking:
     def waiting_for(self, wanted: bytes) -> list[Parked]:
         """Those that wait for this id."""
         return list(self._waiting.get(wanted, ()))
+
+    def awaited(self, ids: AbstractSet[bytes]) -> list[bytes]:
+        """Which of these ids somebody waits for, in a fixed order."""
+        return sorted(self._waiting.keys() & ids) if self._waiting else []
 
     def release(self, parked: Parked) -> Parked | None:
         """Take the head of a queue out; the next of its key, if any."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -43,6 +44,19 @@ def crowded(parking: Parking, records: int, room: int) -> set[str]:
         count = sum(map(parking.count, level))
         # Where nothing is parked nothing will be released: however small a share is, one is read.
         if count and (count >= records or sum(map(parking.weight, level)) >= room // part):
+            found.update(level)
+    return found
+
+
+def overfull(inbox: Mapping[str, int], room: int) -> set[str]:
+    """The inputs of which so much waits in an inbox that no more is read.
+
+    What waits, and the `room` for it, is in bytes or in messages.
+    """
+    found = {name for name, size in inbox.items() if name not in ENTITIES and size >= room}
+    for level, part in _LEVELS:
+        size = sum(inbox.get(entity, 0) for entity in level)
+        if size and size >= room // part:  # however small a share is, one is read
             found.update(level)
     return found
 

@@ -11,19 +11,19 @@ Record = tuple[str, int]
 """A record of a task: its entity and its offset."""
 
 
-def record_of(message: Outgoing, names: Names) -> Record | None:
-    """The record that has led to this message of a task; None where it was none by itself.
+def record_of(message: Outgoing, names: Names) -> tuple[int, Record] | None:
+    """The task and the record that led to this message; None where it was none by itself.
 
     Rows, deletions and rejections name it in a header, copies of parked records and claims in
-    their key. Progress, grants and answers are about no record of this task.
+    their key. Progress, grants and answers are about no record.
     """
     key = (message.key or b"").decode("ascii", "replace").split("/")
     if message.topic == names.parked:
-        return key[0], offset_of(int(key[2]))
+        return int(key[1]), (key[0], offset_of(int(key[2])))
     if message.topic == names.claims:
-        return "users", offset_of(int(key[1]))
+        return int(key[0]), ("users", offset_of(int(key[1])))
     for name, value in message.headers:
         if name == SOURCE_HEADER:
-            topic, _, offset = value.decode().split("/")
-            return names.entity_of(topic), int(offset)
+            topic, number, offset = value.decode().split("/")
+            return int(number), (names.entity_of(topic), int(offset))
     return None

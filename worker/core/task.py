@@ -1,23 +1,19 @@
-"""A task: partition q of all inputs. A batch in, a decision out; the shell carries it out.
+"""A task: partition q of all inputs. Its part of a round (`round`): a batch in, messages out.
 
 The way of a record: decode it (`decode`), reject it for its own errors, queue it behind an earlier
 record of its key, park it while a reference is unknown or its address has not been granted, and
-at last accept it, or reject it for what is definitely missing or taken. State changes as the
-decision is made: when the commit fails, throw the task away and restore it from its topics.
+at last accept it, or reject it for what is definitely missing or taken.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
-
-import msgspec
 
 from schemas import ENTITIES
 from worker.brokers.contract import Message, Outgoing
 from worker.core.addresses import Addresses, Claim, owner_of
-from worker.core.ahead import Ahead
 from worker.core.at_once import sorters
 from worker.core.barrier import Barrier
 from worker.core.books import Books
@@ -36,10 +32,10 @@ from worker.core.moments import Moment
 from worker.core.outbox import Outbox, Rules, Tally, coordinate
 from worker.core.parking import Parked, Parking
 from worker.core.reading import Missed, Reading
+from worker.core.recent import RecentRows
 from worker.core.references import missing, rejects, unexpected, unknown_attendees, verdict
 from worker.core.restoring import Outdated, Restorer, Saved
 from worker.errors import BuddyError
-from worker.index.contract import Known, Learned
 
 CLAIMS: Final = "claims"
 GRANTS: Final = "grants"
@@ -51,6 +47,7 @@ _ASKED: Final = frozenset({CLAIMS, GRANTS})
 PROGRESS: Final = "internal.progress"
 PARKED: Final = "internal.parked"
 GRANTED: Final = "internal.granted"
+OWNERS: Final = "internal.owners"
 """The topics of a task's state, as its progress names them. It names its own, too: the owner of a
 task that notices late that it was frozen writes its last progress to a topic created anew."""
 
@@ -82,18 +79,13 @@ _HELD_BYTES: Final = 40
 """A held record takes less of the message that saves the progress."""
 
 
-class Decision(msgspec.Struct):
-    """What one batch leads to: messages to be written together with the offsets read."""
-
-    outputs: list[Outgoing]
-    tally: Tally
-
-
 class Task:
     """The state of one task: its parked records, its granted addresses and how far it is."""
 
     def __init__(self, number: int, rules: Rules, books: Books | None = None) -> None:
         self.number = number
+        self.owner = ""
+        """Who writes for it, as `ownership` says."""
         self.books = books or Books()
         self.parking = Parking()
         self.addresses = Addresses()
@@ -101,7 +93,8 @@ class Task:
         self._rules = rules
         self._decoders: Mapping[str, RecordDecoder] = decoders(rules.record_limit)
         self._sorters = sorters(rules.record_limit)
-        self._inputs = {rules.names.input(name): name for name in INPUTS}
+        self.inputs = {rules.names.input(name): name for name in INPUTS}
+        """The name of each of its inputs, by topic."""
         self._most_held = min(rules.most_held, rules.rejection_limit // _HELD_BYTES)
         self._decoded: dict[int, Outcome] = {}
         """The users of the next batch, by offset, as far as they have been looked at already."""
@@ -111,26 +104,32 @@ class Task:
         self.refused: Mapping[tuple[str, int], int] = {}
         """Records, by entity and offset, of which the broker has refused the outcome so often."""
         self.restored = False
-        """Whether restored records have still to be looked at: the next `judge` does."""
+        """Whether restored records have still to be looked at: the next round does."""
         self._lost: Mapping[str, int] = {}
         """How many parked records had no copy any more when it was restored."""
+        self._takes_over = False
+        """Whether this is its first round here: who works on it is to be said."""
         self._unasked = False
         """Whether claims, or the answers to them, may have gone: with a topic, or by damage."""
         self._copies: deque[Parked] = deque()
         """Parked records whose copies are to be written again."""
         self.writes_again = False
-        """Whether its state is to be written again: `judge` does."""
+        """Whether its state is to be written again: the next round does."""
         self._overdue: list[Parked] = []
         self._at_barrier: list[Parked] = []
         self._noted: list[Barrier] = []
-        self._ahead: Ahead
+        self._struck: list[str] = []
+        """Earlier owners that can write nothing any more: to be struck out."""
+        # As long as a round lasts.
+        self._peers: Mapping[int, Task] = {}
+        self._recent: RecentRows
         self._out: Outbox
         self._now = Moment(0, 0)
 
     # --- restore ------------------------------------------------------------------------------
 
     def restore(self, saved: Saved, now: Moment) -> None:
-        """Take up where the log says the task stands. Call once, before `judge`."""
+        """Take up where the log says the task stands. Call once, before its first round."""
         if saved.progress is not None:
             self.reading.restore(saved.progress, now)
             self.books.restore(saved.progress)
@@ -180,10 +179,15 @@ class Task:
         """
         if self.restored:  # the log says it all, and what is to be asked again has not been
             return []
-        self._out = Outbox(self.number, self._rules, now.wall)
+        messages: list[Outgoing] = []
+        self._out = Outbox(self.number, self._rules, now.wall, messages)
         self._keep_waiting(now.steady)
         self._save()
-        return self._out.messages
+        return messages
+
+    def strike_out(self, owners: Iterable[str]) -> None:
+        """These earlier owners can write nothing any more: the next round says so."""
+        self._struck += owners
 
     def write_again(self, topics: int, identities: Mapping[str, str]) -> None:
         """So many topics of this task's state were created anew under it: have all be there again.
@@ -225,18 +229,30 @@ class Task:
 
     # --- deciding -----------------------------------------------------------------------------
 
-    def needs_synchronised(self, messages: Sequence[Message], known: Known, now: Moment) -> bool:
-        """Whether this batch can only be decided on once the index shows all that is committed."""
+    def needs_synchronised(
+        self,
+        messages: Sequence[Message],
+        peers: Mapping[int, Task],
+        recent: RecentRows,
+        now: Moment,
+    ) -> bool:
+        """Whether this batch can only be decided on once the index shows all that is committed.
+
+        `peers` are the tasks of the worker, this one among them.
+        """
         if self.restored or self.addresses.crowded:
             return True
-        contested = self.addresses.contested
-        return any(contested(*asked, known) for asked in self._asked(messages, now.wall))
+        for address, user in self._asked(messages, now.wall):
+            owner = peers.get(owner_of(address, self._rules.tasks))
+            if owner is not None and owner.addresses.contested(address, user, recent):
+                return True
+        return False
 
     def _asked(self, messages: Sequence[Message], now: int) -> Iterator[tuple[bytes, bytes]]:
-        """The addresses on which a batch has this task decide, each with the user that asks."""
+        """The addresses that a batch asks for, each with the user that asks."""
         users = []
         for message in messages:
-            name = self._inputs[message.topic]
+            name = self.inputs[message.topic]
             if name == CLAIMS:
                 claim = read_claim(message.value, self.number, self._rules.tasks)
                 if isinstance(claim, Claim):
@@ -248,69 +264,63 @@ class Task:
         arrivals = [_arrival(m, now) for m in users]
         try:
             outcomes = decode(values, keys, arrivals, self._rules.skew / 1000)
-        except Exception:  # noqa: BLE001 -- it fails again in `_read`, which isolates the record
+        except Exception:  # noqa: BLE001 -- it fails again in `read`, which isolates the record
             return
         self._decoded = {m.offset: outcome for m, outcome in zip(users, outcomes, strict=True)}
         for outcome in outcomes:
-            if (
-                isinstance(outcome, Decoded)
-                and outcome.address is not None
-                and owner_of(outcome.address, self._rules.tasks) == self.number
-            ):
+            if isinstance(outcome, Decoded) and outcome.address is not None:
                 yield outcome.address, id_bytes(outcome.key.decode())
 
-    def judge(
+    def begin_round(
         self,
-        messages: Sequence[Message],
-        positions: Mapping[str, int],
-        learned: Learned,
-        ahead: Ahead,
+        peers: Mapping[int, Task],
+        recent: RecentRows,
         now: Moment,
-        *,
-        synchronised: bool = False,
-    ) -> Decision:
-        """Decide on a batch, and on parked records whose wait has ended.
+        messages: list[Outgoing],
+    ) -> None:
+        """A round begins that has this task decide; its messages go behind these.
 
-        `messages` hold those of one input in order; `positions` says what is read next of each
-        input (`INPUTS`) afterwards; `learned` are the ids that came to be known since the last
-        call. `synchronised`: the index behind `ahead` has followed every row that was committed
-        when the batch had been read. It must be where `needs_synchronised` says so.
+        `peers` are the tasks that are decided on together, this one among them.
         """
-        self._ahead = ahead
+        self._peers = peers
+        self._recent = recent
         self._now = now
-        self._out = Outbox(self.number, self._rules, now.wall)
-        self.addresses.begin(synchronised=synchronised)
-        takes_over = self.restored
-        if takes_over:
+        self._out = Outbox(self.number, self._rules, now.wall, messages)
+        self._takes_over = self.restored
+        if self.restored:
             self._take_up()
-        for known in (*learned.users, *learned.matches):
-            self._to_try.extend(self.parking.waiting_for(known))
         self._go_on()
-        batches: dict[str, list[Message]] = {name: [] for name in INPUTS}
-        for message in messages:
-            batches[self._inputs[message.topic]].append(message)
-        for message in batches.pop(GRANTS):
-            self._granted(message)
-        for message in batches.pop(CLAIMS):
-            self._answer(message)
-        for entity, batch in batches.items():
-            self._read(entity, batch)
-        self._give_up()
+
+    def wake(self, known: Iterable[bytes]) -> None:
+        """These ids have come to be known: try what waits for them."""
+        for id_ in known:
+            self._to_try.extend(self.parking.waiting_for(id_))
+        self._go_on()
+
+    def end_round(self, positions: Mapping[str, int]) -> Tally:
+        """Write what is left to say; what was done.
+
+        `positions` says what is read next of each input, where that has changed.
+        """
         self.reading.next.update(positions)
-        self._keep_waiting(now.steady - self._rules.hold)
+        self._keep_waiting(self._now.steady - self._rules.hold)
         if self.writes_again:
             self._write_again()
-        self._save(anyhow=takes_over)
+        for owner in self._struck:
+            self._out.strike_out(owner)
+        self._struck = []
+        self._save(anyhow=self._takes_over)
         self._decoded = {}
-        return Decision(self._out.messages, self._out.tally)
+        self._peers = {}
+        return self._out.tally
 
     def has_to_keep(self, now: Moment) -> bool:
-        """Whether records have been held for long enough: `judge` has the log keep them."""
+        """Whether records have been held for long enough: a round has the log keep them."""
         return bool(self.parking.to_keep(now.steady - self._rules.hold, self._may_hold()))
 
     @property
     def can_give_up(self) -> bool:
-        """Whether parked records can go on though nothing new has come: `judge` settles them.
+        """Whether parked records can go on though nothing new has come: a round settles them.
 
         A barrier has been passed, or there are more than one decision has room for.
         """
@@ -340,7 +350,10 @@ class Task:
 
     # --- one record ---------------------------------------------------------------------------
 
-    def _read(self, entity: str, batch: Sequence[Message]) -> None:
+    def read(self, entity: str, batch: Sequence[Message]) -> None:
+        """Judge what has been read of an entity."""
+        if not batch:
+            return
         again = self.reading.first_read(entity)
         batch = self.reading.undone(entity, batch)
         counted = sum(m.offset in again for m in batch) if again else 0
@@ -351,7 +364,12 @@ class Task:
             return
         decode, now, skew = self._decoders[entity].decode, self._now, self._rules.skew / 1000
         arrivals = [m.timestamp if m.appended else again.get(m.offset, now).wall for m in batch]
-        for place, known in self._sort_out(entity, batch, arrivals):
+        others: Iterable[tuple[int, Outcome | None]]
+        if entity == "users" and self._decoded:
+            others = self._accept_users(batch)
+        else:
+            others = self._sort_out(entity, batch, arrivals)
+        for place, known in others:
             message, arrival = batch[place], arrivals[place]
             first_read = again.get(message.offset, now)
             try:
@@ -379,22 +397,61 @@ class Task:
 
         With the outcome of decoding, where it is known.
         """
-        if entity == "users" and self._decoded:
-            return [(place, self._decoded.get(m.offset)) for place, m in enumerate(batch)]
         queued, skew = self.parking.queues(entity).keys(), self._rules.skew / 1000
         try:
-            found = self._sorters[entity].sort_out(batch, arrivals, skew, queued, self._ahead)
+            found = self._sorters[entity].sort_out(batch, arrivals, skew, queued, self._recent)
         except BuddyError:
             raise
         except Exception:  # noqa: BLE001 -- each by itself then, so that the one at fault is isolated
             return [(place, None) for place in range(len(batch))]
         good = found.at_once
         if good.keys:
-            if entity == "matches":
-                self._ahead.accept_matches(good.keys)
             messages = [batch[place] for place in good.places]
-            self._out.accept_all(entity, messages, good.keys, good.encoded)
+            first = self._out.accept_all(entity, messages, good.keys, good.encoded)
+            if entity == "matches":
+                self._recent.accept_matches(good.keys, first)
         return [*found.others]
+
+    def _accept_users(self, batch: Sequence[Message]) -> Iterator[tuple[int, Outcome | None]]:
+        """As `_sort_out`, for those whose address a task of this worker grants at once.
+
+        Each of the others comes when all before it are accepted, and is to be settled before the
+        next one is asked for: addresses go from hand to hand in the order of the records.
+        """
+        run: list[Message] = []
+        rows: list[Decoded] = []
+        first = self._out.next_index
+
+        def publish() -> None:
+            keys, encoded = [row.key for row in rows], [row.row for row in rows]
+            self._out.accept_all("users", run, keys, encoded)
+
+        for place, message in enumerate(batch):
+            outcome = self._decoded.get(message.offset)
+            if (
+                isinstance(outcome, Decoded)
+                and not self.parking.queued("users", outcome.key)
+                and self._grant(outcome)
+            ):
+                self._recent.accept("users", outcome, first + len(run))
+                run.append(message)
+                rows.append(outcome)
+                continue
+            if run:
+                publish()
+                run, rows = [], []
+            yield place, outcome
+            first = self._out.next_index
+        if run:
+            publish()
+
+    def _grant(self, row: Decoded) -> bool:
+        """Whether a user about which there is nothing to say gets its address at once."""
+        if row.address is None or row.warnings or row.unknown_fields:
+            return False
+        owner = self._peers.get(owner_of(row.address, self._rules.tasks))
+        user = id_bytes(row.key.decode())
+        return owner is not None and bool(owner.addresses.at_once(row.address, user, self._recent))
 
     def _isolate(self, entity: str, batch: Sequence[Message]) -> list[Message]:
         """Reject the records of which the broker takes no other outcome; the others."""
@@ -411,18 +468,18 @@ class Task:
         """The short way of most records: nothing to wait for and nothing to say about them."""
         if isinstance(outcome, Deletion) or outcome.address is not None:
             return False
-        ahead = self._ahead
+        recent = self._recent
         for user in outcome.users:
-            if user and not ahead.user(user):
+            if user and not recent.user(user):
                 return False
         for match in outcome.matches:
-            if match and not ahead.match(match):
+            if match and not recent.match(match):
                 return False
-        if outcome.attendees and any(unknown_attendees(outcome, ahead)):
+        if outcome.attendees and any(unknown_attendees(outcome, recent)):
             return False
+        index = self._out.accept(entity, message, outcome, outcome.warnings)
         if entity == "matches":
-            ahead.accept(entity, outcome)
-        self._out.accept(entity, message, outcome, outcome.warnings)
+            recent.accept(entity, outcome, index)
         return True
 
     def _begin(self, parked: Parked) -> None:
@@ -458,10 +515,10 @@ class Task:
         self, entity: str, message: Message, outcome: Decoded | Deletion, parked: Parked
     ) -> list[bytes]:
         if isinstance(outcome, Deletion):
-            self._out.delete(entity, message, outcome)
-            self._leave(self._ahead.delete(entity, outcome.key))
+            index = self._out.delete(entity, message, outcome)
+            self._recent.delete(entity, outcome.key, index)
             return []
-        users, matches = missing(outcome, self._ahead)
+        users, matches = missing(outcome, self._recent)
         if (users or matches) and not _is_definite(parked.barrier, matches):
             return users + matches
         taken = False
@@ -471,12 +528,12 @@ class Task:
                 return [_claim_id(parked.place)]
             taken = not granted
         decoder = self._decoders[entity]
-        violations = verdict(decoder, outcome, self._ahead, users, matches, taken=taken)
+        violations = verdict(decoder, outcome, self._recent, users, matches, taken=taken)
         if rejects(violations):
             self._out.reject(entity, message, Invalid(outcome.key, violations))
         else:
-            self._out.accept(entity, message, outcome, violations)
-            self._leave(self._ahead.accept(entity, outcome))
+            index = self._out.accept(entity, message, outcome, violations)
+            self._recent.accept(entity, outcome, index)
         return []
 
     def _fail(self, entity: str, message: Message, error: Exception) -> None:
@@ -542,6 +599,8 @@ class Task:
         if not self._copies:
             for granted in self.addresses:
                 self._out.granted(granted)
+            if self.owner:
+                self._out.take_over(self.owner)
             self.writes_again = False
 
     def _may_hold(self) -> int:
@@ -550,14 +609,14 @@ class Task:
 
     def _save(self, *, anyhow: bool = False) -> None:
         """Write how far the task is, where that has changed, and who works on it: `anyhow`."""
-        anyhow = anyhow or bool(self._out.messages)
+        anyhow = anyhow or not self._out.is_empty
         for offsets in self._out.tally.unreadable.values():
             self.books.incident(UNREADABLE_INTERNAL, len(offsets))
         progress = self.reading.save(self.parking, self.books, self._out.tally, anyhow=anyhow)
         if progress is not None:
             self._out.progress(progress)
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
         """Settle what waited for a barrier that has been passed."""
         passed = [p for p in self._at_barrier if p.barrier is not None and p.barrier.passed]
         self._at_barrier = [p for p in self._at_barrier if p.barrier and not p.barrier.passed]
@@ -569,13 +628,14 @@ class Task:
     # --- addresses ----------------------------------------------------------------------------
 
     def _ask(self, parked: Parked, address: bytes, user: bytes) -> bool | None:
-        """Whether the address is granted; None while its owner, another task, has not said."""
+        """Whether the address is granted; None while its owner has not said."""
         if parked.granted is not None:
             return parked.granted
         if parked.claimed:
             return None
-        if owner_of(address, self._rules.tasks) == self.number:
-            decided = self.addresses.at_once(address, user, self._ahead)
+        owner = self._peers.get(owner_of(address, self._rules.tasks))
+        if owner is not None:
+            decided = owner.addresses.at_once(address, user, self._recent)
             if decided is not None:
                 return decided
         parked.claimed = True
@@ -584,22 +644,17 @@ class Task:
             self._out.keep(parked)  # the next restart has to know which answer counts
         return None
 
-    def _leave(self, left: tuple[bytes, bytes] | None) -> None:
-        """A user gives up an address that this very decision had given it."""
-        if left is not None:
-            self.addresses.leave(*left)
-
-    def _answer(self, message: Message) -> None:
+    def answer(self, message: Message) -> None:
         """Decide on a claim of another task, or note that it has judged what it was granted."""
         asked = read_claim(message.value, self.number, self._rules.tasks)
         if asked is None:
             self._out.unreadable(message)
         elif isinstance(asked, Claim):
-            self._out.answer(asked, self.addresses.claim(asked, self._ahead))
+            self._out.answer(asked, self.addresses.claim(asked, self._recent))
         elif (left := self.addresses.settle(asked)) is not None:
             self._out.granted(left)
 
-    def _granted(self, message: Message) -> None:
+    def take_grant(self, message: Message) -> None:
         """Take the answer to a claim of ours; it may come twice, and late."""
         answer = read_grant(message.value)
         if answer is None:

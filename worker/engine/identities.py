@@ -31,7 +31,7 @@ class Identities:
         self._outcomes = {f"accepted.{entity}": names.accepted(entity) for entity in ENTITIES}
         self._outcomes |= {f"rejected.{entity}": names.rejected(entity) for entity in ENTITIES}
         self._names = [*self._inputs.values(), *self._outcomes.values()]
-        self._state = [names.progress, names.parked, names.granted]
+        self._state = [names.progress, names.parked, names.granted, names.owners]
         self._known: Mapping[str, str] = {}
         self._now: Mapping[str, str] = {}
         self._checked = 0

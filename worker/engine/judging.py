@@ -1,24 +1,28 @@
-"""One batch of one task, from the inbox to the commit."""
+"""Rounds: what the tasks have read is decided on together, and committed as one.
+
+One commit is on its way at a time. The next round is decided meanwhile: it relies on the one
+before, so when that fails both are thrown away with the tasks.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-import msgspec
-
-from worker.brokers.contract import Broker, Message
+from worker.brokers.contract import Broker, Partition
 from worker.clock import Clock
-from worker.core.ahead import Ahead
 from worker.core.outbox import Rules
-from worker.core.task import Decision
-from worker.engine.follower import Follower
+from worker.core.recent import RecentRows, Written
+from worker.core.round import Batch, Decision, decide, needs_synchronised
+from worker.core.task import Task
+from worker.engine.follower import INDEXED, Follower
 from worker.engine.identities import Identities
 from worker.engine.refusals import Refusals
 from worker.engine.reports import Reports
-from worker.engine.tasks import Owned, reached
+from worker.engine.session import Session
+from worker.engine.tasks import Owned, Tasks, reached
 from worker.errors import BrokerUnavailable, BuddyError, Fenced, MessageRefused, MissingTopic
 from worker.index.contract import Learned
 
@@ -26,18 +30,34 @@ _SYNC_PATIENCE: Final = 30.0
 _QUIET_MS: Final = 5_000
 _TELL_MS: Final = 1_000
 """So often the group is told where a task reads. People's tools look there; whoever takes a task
-over reads its progress, which is part of every transaction. It costs a third of a small one."""
+over reads its progress, which is part of every round. It costs a third of a small one."""
 
 
-class Batch(msgspec.Struct, frozen=True):
-    """What a task has read: the messages, and what is read next of each of its inputs."""
+class _Waiting:
+    """A round that has begun: what it is to decide on, for which tasks, and since when."""
 
-    messages: Sequence[Message]
-    positions: Mapping[str, int]
+    def __init__(
+        self,
+        session: Session,
+        owned: Mapping[int, Owned],
+        batches: Mapping[int, Batch],
+        learned: Learned,
+        began: int,
+    ) -> None:
+        self.session = session
+        self.owned = owned
+        self.batches = batches
+        self.learned = learned
+        self.began = began
+        self.synchronising: asyncio.Task[None] | None = None
+
+    @property
+    def tasks(self) -> dict[int, Task]:
+        return {number: owned.task for number, owned in self.owned.items()}
 
 
 class Judging:
-    """Has tasks decide on batches, and commits what they decide."""
+    """Decides on rounds and commits them."""
 
     def __init__(
         self,
@@ -55,93 +75,189 @@ class Judging:
         self._reports = reports
         self._clock = clock
         self.refusals = Refusals(rules.names)
+        self.on_stuck: Callable[[int], None] = lambda _number: None
+        """Told of a task that cannot commit what it has to: the others go on without it."""
+        self.commit: asyncio.Task[bool] | None = None
+        """The commit on its way, or done and not looked at: `settled` does."""
+        self._waiting: _Waiting | None = None
+        self._topics = {entity: rules.names.accepted(entity) for entity in INDEXED}
+        self._session: Session | None = None
+        self._recent = RecentRows(follower.index)
+        """The rows of this session."""
+        self._touched = 0
+        """When the last commit began, on the steady clock."""
+        self._told = 0
+        """When the group was last told where the tasks read, on the steady clock."""
+        self._untold = False
+        """Whether they have read on since."""
 
-    def begin(self, batches: Sequence[tuple[Owned, Batch]]) -> None:
-        """Start the work on each task's batch; `owned.work` is then under way."""
-        if not batches:
-            return
-        # After what the batches hold was read, and once for all of them.
-        check = asyncio.create_task(self._identities.check())
-        check.add_done_callback(_looked_at)  # nobody may get as far as to wait for it
-        for owned, batch in batches:
-            owned.work = asyncio.create_task(self._work(owned, batch, check))
+    @property
+    def is_quiet(self) -> bool:
+        """Whether a worker with nothing to write commits all the same.
 
-    def is_quiet(self, owned: Owned) -> bool:
-        """Whether a task with nothing to write commits all the same.
-
-        Somebody may have taken it over, to reset it for one (`reprocess`), and an idle task would
-        never find out. And the group is to know where it reads.
+        Somebody may have taken a task over, to reset it for one (`reprocess`), and an idle worker
+        would never find out. And the group is to know where it reads.
         """
         now = self._clock.steady()
-        return now - owned.touched >= _QUIET_MS or (owned.untold and now - owned.told >= _TELL_MS)
+        return now - self._touched >= _QUIET_MS or (self._untold and now - self._told >= _TELL_MS)
 
-    async def leave(self, owned: Owned) -> None:
-        """Before a task is given up for good: the log keeps what is held, the group is told.
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a round waits for the index: nothing else is judged until `go_on`."""
+        return self._waiting is not None
+
+    async def round(self, tasks: Tasks, batches: Mapping[int, Batch], learned: Learned) -> None:
+        """Decide on a round, wait for the commit before it, and begin its own.
+
+        Or have it wait until the index shows all that is committed: `go_on` then. Raises
+        BrokerUnavailable, TopicRecreated, StateError.
+        """
+        if (session := tasks.session) is None or session.is_over:
+            return
+        if session is not self._session:
+            self._session, self._recent = session, RecentRows(self._follower.index)
+        waiting = _Waiting(session, tasks.running.copy(), batches, learned, self._clock.steady())
+        async with self._follower.lock:
+            now = self._clock.now()
+            self._recent.followed(self._follower.followed())
+            if needs_synchronised(waiting.tasks, batches, self._recent, now):
+                # In the background: what it waits for may end only with a take-over of ours.
+                waiting.synchronising = asyncio.create_task(self._synchronise())
+                waiting.synchronising.add_done_callback(_looked_at)
+                self._waiting = waiting
+                return
+            check = self._check()
+            decision = decide(waiting.tasks, batches, learned, self._recent, now)
+        await self._begin_commit(tasks, waiting, decision, check)
+
+    async def go_on(self, tasks: Tasks) -> None:
+        """Decide on the round that waits, if the index shows all by now; raises as `round`."""
+        waiting = self._waiting
+        if waiting is None or waiting.synchronising is None or not waiting.synchronising.done():
+            return
+        self._waiting = None
+        waiting.synchronising.result()
+        if not await self.settled(wait=True) or waiting.session is not tasks.session:
+            return
+        # What was taken over meanwhile, the index may not show; what was given up is another's.
+        running = tasks.running
+        waiting.owned = {n: o for n, o in waiting.owned.items() if running.get(n) is o}
+        batches = {n: batch for n, batch in waiting.batches.items() if n in waiting.owned}
+        check = self._check()
+        async with self._follower.lock:
+            self._recent.followed(self._follower.followed())
+            decision = decide(
+                waiting.tasks,
+                batches,
+                waiting.learned,
+                self._recent,
+                self._clock.now(),
+                synchronised=True,
+            )
+        await self._begin_commit(tasks, waiting, decision, check)
+
+    def _check(self) -> asyncio.Task[None]:
+        """Ask whether the topics are still the same: after what the batches hold was read."""
+        check = asyncio.create_task(self._identities.check())
+        check.add_done_callback(_looked_at)  # nobody may get as far as to wait for it
+        return check
+
+    async def _begin_commit(
+        self, tasks: Tasks, waiting: _Waiting, decision: Decision, check: asyncio.Task[None]
+    ) -> None:
+        if not await self.settled(wait=True):
+            return
+        tasks.succeeded()
+        written = self._recent.take_round()
+        self.commit = asyncio.create_task(
+            self._commit(waiting.session, waiting.owned, decision, written, check, waiting.began)
+        )
+
+    def rest(self) -> None:
+        """Give up a round that waits."""
+        if self._waiting is not None and self._waiting.synchronising is not None:
+            self._waiting.synchronising.cancel()
+        self._waiting = None
+
+    async def settled(self, *, wait: bool = False) -> bool:
+        """Whether the last commit has not failed; `wait` for it, if it is on its way.
+
+        Where it has, its session is over. Raises TopicRecreated and StateError.
+        """
+        commit = self.commit
+        if commit is None or not (wait or commit.done()):
+            return True
+        await asyncio.wait({commit})
+        self.commit = None
+        return commit.result()
+
+    async def leave(self, tasks: Tasks) -> None:
+        """Before all tasks are given up for good: the log keeps what is held, the group is told.
 
         Whoever comes next may come late. Where that fails nothing is lost that has not expired.
         """
-        if owned.work is not None and not await owned.work:
-            return  # what it has decided may not stand in the log
         with suppress(BuddyError):
-            while (outputs := owned.task.farewell(self._clock.now())) or owned.untold:
-                owned.untold = False
+            if not await self.settled(wait=True) or (session := tasks.session) is None:
+                return  # what was decided on may not stand in the log
+            offsets: dict[Partition, int] = {}
+            for owned in tasks.running.values():
+                offsets |= reached(owned.task, self._rules)
+                while outputs := owned.task.farewell(self._clock.now()):
+                    await self._identities.check()
+                    await session.commit(outputs, {})
+            if tasks.held:
                 await self._identities.check()
-                await owned.committer.commit(outputs, reached(owned.task, self._rules))
+                await session.commit(tasks.release(tasks.held), offsets)
 
-    async def _work(self, owned: Owned, batch: Batch, check: asyncio.Task[None]) -> bool:
-        """Judge and commit; whether the task may go on. Raises TopicRecreated."""
-        began = self._clock.steady()
-        number = owned.task.number
+    async def _commit(
+        self,
+        session: Session,
+        tasks: Mapping[int, Owned],
+        decision: Decision,
+        written: list[Written],
+        check: asyncio.Task[None],
+        began: int,
+    ) -> bool:
+        """Whether the tasks may go on. Raises TopicRecreated and StateError."""
         try:
-            decision = await self._judge(owned, batch)
             await asyncio.wait({check})
             check.result()
-            if not decision.outputs and not self.is_quiet(owned):
+            if not decision.outputs and not self.is_quiet:
                 return True
-            owned.touched = now = self._clock.steady()
-            tells = not decision.outputs or now - owned.told >= _TELL_MS
-            owned.untold = not tells
+            self._touched = now = self._clock.steady()
+            tells = not decision.outputs or now - self._told >= _TELL_MS
+            self._untold = not tells
+            offsets: dict[Partition, int] = {}
             if tells:
-                owned.told = now
-            offsets = reached(owned.task, self._rules) if tells else {}
-            await owned.committer.commit(decision.outputs, offsets)
+                self._told = now
+                for owned in tasks.values():
+                    offsets |= reached(owned.task, self._rules)
+            places = await session.commit(decision.outputs, offsets)
         except MessageRefused as error:
-            self._reports.not_committed(number, error)
-            self._reports.refused(number, self.refusals.note(number, decision.outputs, error))
+            self._reports.not_committed(tasks, error)
+            refusal = self.refusals.note(decision.outputs, error)
+            self._reports.refused(refusal.task, refusal.why)
+            if refusal.task is not None and refusal.why is not None:
+                self.on_stuck(refusal.task)
             return False
         except (Fenced, BrokerUnavailable, MissingTopic) as error:
-            self._reports.not_committed(number, error)
+            self._reports.not_committed(tasks, error)
+            session.is_over = True
             return False
-        self._reports.committed(number, decision.tally, began)
-        self.refusals.settled(number, decision.tally.isolated)
+        self._recent.place(written, places, self._topics)
+        self._reports.committed(decision.tallies, began)
+        for number, tally in decision.tallies.items():
+            self.refusals.settled(number, tally.isolated)
+            self._reports.parked_lost(tasks[number], self._rules.names)
         return True
 
-    async def _judge(self, owned: Owned, batch: Batch) -> Decision:
-        """Decide on the batch, as the index is now or, where that does not do, synchronised."""
-        async with self._follower.lock:
-            index, now = self._follower.index, self._clock.now()
-            if not owned.task.needs_synchronised(batch.messages, index, now):
-                return self._decide(owned, batch, synchronised=False)
-        await self._synchronise()
-        async with self._follower.lock:
-            return self._decide(owned, batch, synchronised=True)
-
-    def _decide(self, owned: Owned, batch: Batch, *, synchronised: bool) -> Decision:
-        learned, owned.learned = owned.learned, Learned([], [])
-        return owned.task.judge(
-            batch.messages,
-            batch.positions,
-            learned,
-            Ahead(self._follower.index),
-            self._clock.now(),
-            synchronised=synchronised,
-        )
-
     async def _synchronise(self) -> None:
-        """Have the index show every row that is committed by now.
+        """Have the index show every row that is committed by now, ours included.
 
         That may take as long as a transaction that a dead worker has left open.
         """
+        if self.commit is not None:
+            await asyncio.wait({self.commit})
         spans = await self._broker.spans(self._follower.accepted, uncommitted=True)
         ends = {partition: span.end for partition, span in spans.items()}
         await self._follower.reach(ends, _SYNC_PATIENCE)

@@ -15,7 +15,7 @@ from worker.brokers.contract import Partition
 from worker.clock import Clock
 from worker.core.outbox import Rules
 from worker.core.reading import Missed
-from worker.core.task import GRANTED, INPUT_EXPIRED, PARKED, PROGRESS, Task
+from worker.core.task import GRANTED, INPUT_EXPIRED, OWNERS, PARKED, PROGRESS, Task
 from worker.engine.tasks import Owned, Tasks
 from worker.ops.health import Part
 from worker.ops.metrics import Metrics
@@ -28,6 +28,7 @@ _STATE: Final = {
     PROGRESS: "this task has written its progress there since",
     PARKED: "parked records whose only copies it held are lost",
     GRANTED: "an address that was about to be given to one user may be given to another as well",
+    OWNERS: "a worker that was frozen before that is not fenced, and may write as well",
 }
 """What is gone with a topic that a task finds created anew when it is taken over."""
 

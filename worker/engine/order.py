@@ -1,70 +1,60 @@
-"""In which order a backlog is read: what others refer to comes first.
+"""How far a backlog is judged: in the order of arrival, what others refer to first.
 
 Read side by side, most of a backlog would have to be parked until the users in it have been
-judged: written down and read again, for nothing.
+judged. So a record waits in its inbox until all users (and matches) that arrived before it have
+been read. The records' own append times say which these are, so it makes no difference how quickly
+anything is read; a live stream waits for nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from schemas import ENTITIES
-from worker.brokers.contract import Message
-from worker.clock import Clock
 from worker.engine.follower import INDEXED
-from worker.topics import Names
 
-BATCH: Final = 5_000
-"""Messages a read, at most."""
-_OLD_MS: Final = 10_000
-"""Messages that have lain for longer come from a backlog."""
-_LONGEST_MS: Final = 2_000
-"""For so long the others wait, so that a stream of users alone does not hold them up for ever."""
+FOREVER: Final = 1 << 62
+"""Later than any append time."""
+LONGEST_MS: Final = 5_000
+"""So long a record waits in its inbox: an input that is far behind must not hold the others up."""
 
-_AFTER: Final = [frozenset(list(ENTITIES)[number + 1 :]) for number in range(len(INDEXED))]
-"""What waits while users (0) or matches (1) are read."""
+_WAITS_FOR: Final = {
+    entity: INDEXED if entity not in INDEXED else INDEXED[: INDEXED.index(entity)]
+    for entity in ENTITIES
+}
 
 
 class ReadingOrder:
-    """Says which inputs had better wait for the next read."""
+    """Says up to which append time records of an entity are judged now. `clock` is steady."""
 
-    def __init__(self, names: Names, clock: Clock) -> None:
-        self._first = {names.inputs(entity): entity for entity in INDEXED}
+    def __init__(self, clock: Callable[[], int]) -> None:
         self._clock = clock
-        self._found: set[str] = set()
-        self._old: set[str] = set()
-        self._later: frozenset[str] = frozenset()
-        self._until = [clock.steady() + _LONGEST_MS] * len(INDEXED)
+        self._held: dict[str, tuple[int, int]] = {}
+        """Of each entity that waits: the append time of the first record, and since when."""
+        self._open: set[str] = set()
 
-    def note(self, messages: Sequence[Message]) -> None:
-        """Learn what a read has brought, and of which entities it was a backlog."""
-        # A wrong wall clock makes the others wait for `_LONGEST_MS` at a time, and no longer.
-        old = self._clock.wall() - _OLD_MS
-        first = [message for message in messages if message.topic in self._first]
-        self._found = {self._first[message.topic] for message in first}
-        self._old = {self._first[message.topic] for message in first if message.timestamp < old}
+    def limits(self, read_until: Mapping[str, int], waiting: Mapping[str, int]) -> dict[str, int]:
+        """The latest append time of a record that is judged now, by entity.
 
-    def later(self, behind: Collection[str], *, users_waiting: bool) -> frozenset[str]:
-        """The inputs, by entity, that are not read next.
-
-        `behind` are the entities of which not all has been read that was there when their tasks
-        were taken over: that has an end, so the others wait for as long as it goes on. For what
-        has piled up since, for users that wait for their addresses, and for a backlog that gives
-        nothing, they wait `_LONGEST_MS` at most.
+        `read_until`: up to which append time all users, and all matches, have been read; `FOREVER`
+        if there are no more. `waiting`: the append time of the first record in the inboxes of an
+        entity, if there is one.
         """
-        now = self._clock.steady()
-        for place, entity in enumerate(INDEXED):
-            if entity in behind and entity in self._found:
-                self._until[place] = now + _LONGEST_MS
-            wanted = entity in behind or entity in self._old
-            if entity == "users":
-                wanted = wanted or (users_waiting and bool(self._later))
-            if wanted and now <= self._until[place]:
-                # The patience for what comes after begins when its turn has come.
-                self._until[place + 1 :] = [now + _LONGEST_MS] * (len(INDEXED) - place - 1)
-                self._later = _AFTER[place]
-                return self._later
-        self._until = [now + _LONGEST_MS] * len(INDEXED)
-        self._later = frozenset()
-        return self._later
+        now = self._clock()
+        limits = {}
+        for entity, others in _WAITS_FOR.items():
+            limit = min((read_until[other] for other in others), default=FOREVER)
+            head = waiting.get(entity)
+            if limit == FOREVER:
+                self._open.discard(entity)
+            if head is None or head <= limit:
+                self._held.pop(entity, None)
+            else:
+                first, since = self._held.setdefault(entity, (head, now))
+                if head != first:
+                    self._held[entity] = (head, now)
+                elif now - since >= LONGEST_MS:
+                    self._open.add(entity)
+            limits[entity] = FOREVER if entity in self._open else limit
+        return limits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import structlog
 
@@ -17,10 +18,17 @@ MOST = 2
 _log = structlog.get_logger(__name__)
 
 
+class Refusal(NamedTuple):
+    """The task whose message was refused, if that is known, and why it cannot go on, if so."""
+
+    task: int | None
+    why: str | None
+
+
 class Refusals:
     """How often what a task said about a record was refused, for as long as that matters.
 
-    A refused commit throws the task away. When it is restored it rejects these records instead
+    A refused commit throws all tasks away. When one is restored it rejects these records instead
     (`internal_error`), with fewer words each time: `Task.refused`.
     """
 
@@ -32,17 +40,15 @@ class Refusals:
         """The records of that task, and how often each was refused."""
         return self._counts.setdefault(number, {})
 
-    def note(self, number: int, outputs: Sequence[Outgoing], error: MessageRefused) -> str | None:
-        """A commit was refused. None if the task can go on without the record that caused it.
-
-        Else why not, in one line.
-        """
+    def note(self, outputs: Sequence[Outgoing], error: MessageRefused) -> Refusal:
+        """A commit was refused: of which task, and whether that can go on without the record."""
         if error.index is None:
-            return str(error)
+            return Refusal(None, str(error))
         message = outputs[error.index]
-        record = record_of(message, self._names)
-        if record is None:
-            return f"its own state for {message.topic}: {error}"
+        found = record_of(message, self._names)
+        if found is None:
+            return Refusal(message.partition, f"its own state for {message.topic}: {error}")
+        number, record = found
         count = self.of(number)[record] = self.of(number).get(record, 0) + 1
         _log.error(
             "record_refused",
@@ -50,7 +56,7 @@ class Refusals:
             topic=message.topic,
             error=str(error),
         )
-        return str(error) if count > MOST else None
+        return Refusal(number, str(error) if count > MOST else None)
 
     def settled(self, number: int, records: Iterable[Record]) -> None:
         """Their rejections are committed."""

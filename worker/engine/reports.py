@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -53,7 +53,9 @@ class Reports(Losses):
         self._skips = Skips(metrics, health, ".rejected.")
         self._hindered: dict[str, int] = {}
         self._failing: set[int] = set()
-        """Tasks that could not be taken over or not commit, and have not committed since."""
+        """Tasks of a round that could not be committed; none has been since."""
+        self._not_started: set[int] = set()
+        """Tasks that could not be taken over, and have not been since."""
         self._inputs = OpenTransactions(clock.steady)
         self._followed = OpenTransactions(clock.steady)
 
@@ -87,13 +89,18 @@ class Reports(Losses):
             del self._hindered[what]
             self.health.free(what)
 
-    def committed(self, number: int, tally: Tally, began: int) -> None:
-        """A task has committed what it began to judge at that time."""
+    def committed(self, tallies: Mapping[int, Tally], began: int) -> None:
+        """A round is committed that was begun at that time: what each of its tasks has done."""
         now = self._clock.steady()
         self.health.alive(now)
-        self._failing.discard(number)
+        self._failing.clear()
         self.metrics.transaction("committed")
-        self.metrics.batch(max(0, now - began) / 1000, tally.read.total())
+        read = sum(tally.read.total() for tally in tallies.values())
+        self.metrics.batch(max(0, now - began) / 1000, read)
+        for number, tally in tallies.items():
+            self._done(number, tally)
+
+    def _done(self, number: int, tally: Tally) -> None:
         self.metrics.tally(tally, self._clock.wall())
         if tally.violations:
             found = {".".join(filter(None, what)): n for what, n in tally.violations.items()}
@@ -119,23 +126,24 @@ class Reports(Losses):
             count=len(offsets),
         )
 
-    def not_committed(self, number: int, error: BuddyError) -> None:
-        """A task could not commit."""
+    def not_committed(self, numbers: Iterable[int], error: BuddyError) -> None:
+        """A round of these tasks could not be committed."""
         self._failed_at = self._clock.steady()
         self.metrics.transaction("fenced" if isinstance(error, Fenced) else "failed")
-        _log.warning("commit_failed", task=number, error=str(error))
-        if not isinstance(error, Fenced):  # then another worker does the work
-            self._failing.add(number)
+        tasks = sorted(numbers)
+        _log.warning("commit_failed", tasks=tasks, error=str(error))
+        if not isinstance(error, Fenced):  # then another worker does some of the work
+            self._failing.update(tasks)
             self.hindered("tasks", error)
 
     def not_started(self, number: int, error: BuddyError) -> None:
         """A task could not be taken over."""
         _log.warning("task_not_started", task=number, error=str(error))
-        self._failing.add(number)
+        self._not_started.add(number)
         self.hindered("tasks", error)
 
-    def refused(self, number: int, why: str | None) -> None:
-        """The broker has refused a commit. `why` the task cannot go on, if it cannot."""
+    def refused(self, number: int | None, why: str | None) -> None:
+        """The broker has refused a commit. `why` the task cannot go on without it, if it cannot."""
         if why is not None:
             _log.error("commit_refused", task=number, error=why)
 
@@ -167,12 +175,11 @@ class Reports(Losses):
         else:
             self.health.free("log")
 
-    def round(self, tasks: Tasks) -> None:
-        """A round is finished. With nothing left to commit that is progress by itself."""
+    def round(self, tasks: Tasks, *, in_flight: bool) -> None:
+        """A round is finished. With no commit on its way that is progress by itself."""
         self.metrics.round()
         self.tasks(tasks)
         now = self._clock.steady()
-        in_flight = any(owned.work is not None for owned in tasks.running.values())
         if not in_flight and now - self._failed_at >= _FAILING_MS:
             self.health.alive(now)
 
@@ -181,7 +188,8 @@ class Reports(Losses):
         self.metrics.tasks(len(tasks.assigned), len(tasks.running))
         self.health.tasks(len(tasks.assigned), len(tasks.running))
         self._failing &= tasks.assigned
-        if not self._failing:
+        self._not_started &= tasks.assigned - tasks.running.keys()
+        if not self._failing and not self._not_started:
             self.free("tasks")
 
     async def look(self, tasks: Tasks, barriers: Barriers, follower: Follower) -> None:

@@ -12,11 +12,13 @@ from schemas import ENTITIES
 from worker.brokers.contract import Broker, Outgoing, Partition
 from worker.core.barrier import Counts, Progress
 from worker.core.internal import read_parked
+from worker.core.ownership import given_up, taken_over
 from worker.core.reading import place_of, write_progress
 from worker.core.task import INPUTS
 from worker.engine.saved import read_progress_table
+from worker.engine.session import Session
 from worker.engine.tables import read_checked
-from worker.engine.tasks import GROUP, committer_name
+from worker.engine.takeover import fence_earlier
 from worker.errors import Fenced
 from worker.index.freshness import is_another
 from worker.topics import Names
@@ -30,44 +32,46 @@ async def reprocess(
     """Have each of these partitions of an entity's input read again from its offset.
 
     Only backwards: an offset that has not been read yet changes nothing. Records parked from there
-    on are no longer, since they will be read again. Workers may run: each task is taken from its
-    worker for the moment, which takes it up again from the new offset. Returns how many offsets
+    on are no longer, since they will be read again. Workers may run: the tasks are taken from
+    them for the moment, and taken up again from the new offsets. Returns how many offsets
     each partition goes back. Everything judged again has a second outcome.
 
     Where nothing readable says how far a task is, all its inputs are read again from their starts:
-    then the offsets of all of them are counted.
-    """
-    return {
-        number: await _with_patience(broker, names, entity, number, offset)
-        for number, offset in offsets.items()
-    }
-
-
-async def _with_patience(
-    broker: Broker, names: Names, entity: str, number: int, offset: int
-) -> int:
-    """Reset one task. Its worker may take it back while its state is being read: then once more.
-
-    Raises Fenced if that never ends.
+    then the offsets of all of them are counted. Raises Fenced if a worker takes the tasks back
+    time and again.
     """
     for pause in _PAUSES:
         try:
-            return await _take_and_reset(broker, names, entity, number, offset)
+            return await _take_and_reset(broker, names, entity, offsets)
         except Fenced:
             await asyncio.sleep(pause)
-    return await _take_and_reset(broker, names, entity, number, offset)
+    return await _take_and_reset(broker, names, entity, offsets)
 
 
 async def _take_and_reset(
-    broker: Broker, names: Names, entity: str, number: int, offset: int
-) -> int:
-    committer = await broker.committer(committer_name(names, number), f"{names.prefix}-{GROUP}")
+    broker: Broker, names: Names, entity: str, offsets: Mapping[int, int]
+) -> dict[int, int]:
+    session = Session(broker, names)
+    await session.open()
     try:
-        back, messages = await _reset(broker, names, entity, number, offset)
-        if messages:
-            await committer.commit(messages, {Partition(names.inputs(entity), number): offset})
+        owner = session.owner
+        said = [taken_over(names, number, owner) for number in offsets]
+        places = dict(zip(offsets, await session.commit(said, {}), strict=True))
+        messages: list[Outgoing] = []
+        back = {}
+        for number, offset in offsets.items():
+            # No worker gives up what it still has by right: it is fenced at once.
+            _, at = places[number]
+            earlier = await fence_earlier(broker, names, number, owner, at, seconds=0)
+            back[number], reset = await _reset(broker, names, entity, number, offset)
+            messages += reset
+            messages += [given_up(names, number, one) for one in earlier]
+        told = {Partition(names.inputs(entity), q): at for q, at in offsets.items() if back[q]}
+        await session.commit(messages, told)
+        # Alone: the next owner believes it even uncommitted.
+        await session.commit([given_up(names, number, owner) for number in offsets], {})
     finally:
-        await committer.close()
+        await session.close()
     return back
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Topic
-from worker.errors import BrokerUnavailable, ConfigurationError
+from worker.errors import BrokerUnavailable, ConfigurationError, MissingTopic
 from worker.topics import Names, complaints, largest_value, wanted
 
 
@@ -52,5 +52,12 @@ async def check_topics(broker: Broker, names: Names, record_limit: int) -> int:
 
 
 async def message_limit(broker: Broker, names: Names) -> int:
-    """The size of a value that every topic takes to which a task writes records as they were."""
-    return largest_value(names, await broker.topics(names.of_originals()))
+    """The size of a value that every topic takes to which a task writes records as they were.
+
+    Raises MissingTopic: one may have been deleted since it was checked.
+    """
+    there = await broker.topics(names.of_originals())
+    for name in names.of_originals():
+        if name not in there:
+            raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
+    return largest_value(names, there)

@@ -6,22 +6,27 @@ import asyncio
 import os
 import socket
 import time
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from operator import attrgetter
 from typing import Final
 
 import structlog
 
-from worker.brokers.contract import Broker, Committer, Member, Message, Partition
+from worker.brokers.contract import Broker, Member, Message, Outgoing, Partition
 from worker.clock import Clock
 from worker.core.books import Books
 from worker.core.outbox import Rules
+from worker.core.ownership import given_up, taken_over
 from worker.core.pressure import weight
 from worker.core.reading import Missed
 from worker.core.task import (
     GRANTED,
     INPUTS,
     INTERNAL_SKIPPED,
+    OWNERS,
     PARKED,
     PROGRESS,
     PROGRESS_LOST,
@@ -30,37 +35,33 @@ from worker.core.task import (
 )
 from worker.engine.backoff import Backoff
 from worker.engine.identities import Identities
+from worker.engine.order import FOREVER
 from worker.engine.saved import read_saved
+from worker.engine.session import Session, group_of
+from worker.engine.takeover import fence_earlier
 from worker.errors import BuddyError
-from worker.index.contract import Learned
 from worker.topics import Names
 
-GROUP: Final = "worker"
-
+_STUCK_SECONDS: Final = 60.0
+"""Each try of a task that cannot commit costs the others a session."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Owned:
-    """One task of this worker: its committer, what it has still to judge, what it is at."""
+    """One task of this worker, and what it has still to judge."""
 
-    def __init__(self, task: Task, committer: Committer, ends: Mapping[str, int]) -> None:
+    def __init__(self, task: Task, ends: Mapping[str, int]) -> None:
         self.task = task
-        self.committer = committer
         self.ends = ends
         """Where each of its inputs ended when it was taken over."""
-        self.inbox: list[Message] = []
-        self.inbox_bytes = 0
-        self.learned = Learned([], [])
+        self.inbox: dict[str, list[Message]] = {name: [] for name in INPUTS}
+        """What has been read and not judged, by input."""
+        self.inbox_bytes = Counter[str]()
+        self.read_until: dict[str, int] = {}
+        """The append time of the last message that was read of each input."""
         self.positions: dict[str, int] = {}
         """Where what it has judged, or is judging, ends."""
-        self.work: asyncio.Task[bool] | None = None
-        self.touched = 0
-        """When it last began to commit, on the steady clock."""
-        self.told = 0
-        """When it last told the group where it reads, on the steady clock."""
-        self.untold = False
-        """Whether it has read on since."""
         self.missed = Missed()
         """What had happened to its inputs when it was taken over."""
         self.assigned = False
@@ -68,37 +69,66 @@ class Owned:
         self.state: dict[str, str] = {}
         """The identities of the topics that its state was read from, or written to since."""
 
-    def take(self, message: Message) -> None:
-        """Put a message into the inbox."""
-        self.inbox.append(message)
-        self.inbox_bytes += weight(message)
+    def put(self, messages: Sequence[Message]) -> None:
+        """Put messages of one input into the inbox, in their order."""
+        name = self.task.inputs[messages[0].topic]
+        self.inbox[name] += messages
+        self.inbox_bytes[name] += sum(map(weight, messages))
+        self.read_until[name] = messages[-1].timestamp
 
-    def empty(self) -> list[Message]:
-        """All that is in the inbox; it is empty then."""
-        messages, self.inbox, self.inbox_bytes = self.inbox, [], 0
-        return messages
+    def take(self, limits: Mapping[str, int]) -> list[Message]:
+        """Take out of the inbox what arrived up to these moments, by entity, and all else."""
+        taken: list[Message] = []
+        for name, messages in self.inbox.items():
+            limit = limits.get(name, FOREVER)
+            if not messages or messages[0].timestamp > limit:
+                continue
+            if messages[-1].timestamp <= limit:
+                taken += messages
+                self.inbox[name] = []
+                self.inbox_bytes[name] = 0
+                continue
+            count = bisect_right(messages, limit, key=attrgetter("timestamp"))
+            some, self.inbox[name] = messages[:count], messages[count:]
+            taken += some
+            self.inbox_bytes[name] -= sum(map(weight, some))
+        return taken
+
+    def waiting(self) -> int:
+        """How many messages are in the inbox."""
+        return sum(map(len, self.inbox.values()))
 
 
 class Tasks:
     """Which tasks run here: those that the group assigns, once they are restored.
 
-    Taking over starts with the committer, which fences whoever had the task before; only then is
-    its state read, so it is complete.
+    A take-over is committed first, then whoever had the task before is fenced; only then is its
+    state read, so it is complete (docs/exactly-once.md).
     """
 
     def __init__(self, broker: Broker, rules: Rules, identities: Identities, clock: Clock) -> None:
         self.running: dict[int, Owned] = {}
         self.assigned: frozenset[int] = frozenset()
+        self.session: Session | None = None
+        """What the tasks write with; None until it could be begun."""
         self._broker = broker
         self._rules = rules
-        self._group = f"{rules.names.prefix}-{GROUP}"
+        self._group = group_of(rules.names)
         self._identities = identities
         self._worker = f"{socket.gethostname()}/{os.getpid()}"
         """How the books name this process."""
         self._member: Member | None = None
         self._starting: dict[int, asyncio.Task[Owned]] = {}
+        self.held: set[int] = set()
+        """What this session has taken over and not given up, restored or not."""
+        self._sessions: set[str] = set()
+        """The owners that this process has been."""
+        self._pause = Backoff(clock.steady)
+        self._stuck: dict[int, Backoff] = {}
         self._clock = clock
         self._backoffs: dict[int, Backoff] = {}
+        self.before_release: Callable[[], Awaitable[object]] = _nothing
+        """Awaited before a task is given up: what was decided for it is committed then, or lost."""
         self.on_restored: Callable[[float], None] = lambda _seconds: None
         """Told how long each take-over took, in seconds."""
         self.on_not_started: Callable[[int, BuddyError], None] = lambda _number, _error: None
@@ -117,67 +147,118 @@ class Tasks:
         self._member = await self._broker.join(self._group, self._rules.names.inputs("users"))
 
     async def update(self) -> bool:
-        """Take over what has been assigned, give up what has not; whether `running` changed."""
+        """Take over what has been assigned, give up what has not; whether `running` changed.
+
+        Raises BrokerUnavailable.
+        """
         assert self._member is not None
         self.assigned = await self._member.assignment()
         changed = False
-        for number in [n for n in self.running if n not in self.assigned]:
-            await self.drop(number, "revoked")
-            changed = True
-        for number in [n for n in self._starting if n not in self.assigned]:
-            await self._cancel(number)
-        for number in self.assigned - self.running.keys() - self._starting.keys():
-            backoff = self._backoff(number)
-            if backoff.ready():
-                self._starting[number] = asyncio.create_task(self._start(number))
+        if self.session is not None and self.session.is_over:
+            changed = bool(self.running)
+            await self.end_session("a commit failed")
+        gone = self.held - self.assigned
+        if gone:
+            changed |= not gone.isdisjoint(self.running)
+            await self._revoke(sorted(gone))
+        fresh = [
+            number
+            for number in sorted(self.assigned - self.running.keys() - self._starting.keys())
+            if self._may_start(number)
+        ]
+        if fresh and self._pause.ready():
+            await self._take_over(fresh)
         for number in [n for n, start in self._starting.items() if start.done()]:
             changed |= self._started(number)
         return changed
 
-    async def drop(self, number: int, why: str) -> None:
-        """Give up a task; what it had committed stays, and it can be taken over again."""
-        owned = self.running.pop(number, None)
-        if owned is None:
-            return
-        _log.info("task_dropped", task=number, why=why)
-        if owned.work is not None and owned.work is not asyncio.current_task():
-            await asyncio.wait({owned.work})  # bounded by the committer's own time limits
-            owned.work.exception()  # looked at: whatever it was, the task is given up
-        await owned.committer.close()
+    def succeeded(self) -> None:
+        """The tasks commit: in a while the next take-over need not wait."""
+        self._pause.succeeded()
+        for number in self.running:
+            self._backoff(number).succeeded()
+            if number in self._stuck:
+                self._stuck[number].succeeded()
 
-    def failed(self, number: int) -> None:
-        """Wait a little longer before this task is taken over the next time."""
-        self._backoff(number).failed()
+    def stuck(self, number: int) -> None:
+        """The broker takes nothing that this task has to say: it waits, while the others work."""
+        longest = _STUCK_SECONDS
+        self._stuck.setdefault(number, Backoff(self._clock.steady, longest=longest)).failed()
 
-    def succeeded(self, number: int) -> None:
-        """The task commits: in a while the next take-over need not wait."""
-        if number in self._backoffs:
-            self._backoffs[number].succeeded()
-
-    async def drop_all(self, why: str) -> None:
-        """Give up every task."""
+    async def end_session(self, why: str) -> None:
+        """Give up every task; what was committed stays, and they can be taken over again."""
         for number in list(self._starting):
             await self._cancel(number)
-        for number in list(self.running):
-            await self.drop(number, why)
+        for number in self.running:
+            _log.info("task_dropped", task=number, why=why)
+        self.running.clear()
+        self.held.clear()
+        if self.session is not None:
+            if self.session.is_over:
+                self._pause.failed()
+            await self.session.close()
+            self.session = None
+
+    def release(self, numbers: Iterable[int]) -> list[Outgoing]:
+        """What says that this worker writes nothing more for these tasks."""
+        assert self.session is not None
+        return [given_up(self._rules.names, number, self.session.owner) for number in numbers]
 
     async def close(self) -> None:
         """Give up every task and leave the group, so that others take over at once."""
-        await self.drop_all("shutdown")
+        await self.end_session("shutdown")
         if self._member is not None:
             await self._member.close()
 
     def _backoff(self, number: int) -> Backoff:
         return self._backoffs.setdefault(number, Backoff(self._clock.steady))
 
+    def _may_start(self, number: int) -> bool:
+        stuck = self._stuck.get(number)
+        return self._backoff(number).ready() and (stuck is None or stuck.ready())
+
     # --- taking over --------------------------------------------------------------------------
+
+    async def _revoke(self, numbers: Sequence[int]) -> None:
+        """These are another worker's now: say that nothing more is written for them.
+
+        The next owner believes it as soon as it stands in the log, even uncommitted: it has to be
+        a transaction of its own, after all others.
+        """
+        await self.before_release()
+        for number in numbers:
+            if number in self._starting:
+                await self._cancel(number)
+            elif self.running.pop(number, None) is not None:
+                _log.info("task_dropped", task=number, why="revoked")
+        self.held.difference_update(numbers)
+        if self.session is not None:
+            with suppress(BuddyError):  # then they are fenced, and the others with them
+                await self.session.commit(self.release(numbers), {})
+
+    async def _take_over(self, numbers: Sequence[int]) -> None:
+        """Begin to take these over, all with one commit."""
+        session = self.session
+        if session is None:
+            session = Session(self._broker, self._rules.names)
+            await session.open()
+            self._sessions.add(session.owner)
+            self.session = session
+        names, owner = self._rules.names, session.owner
+        said = session.commit([taken_over(names, number, owner) for number in numbers], {})
+        written = asyncio.create_task(said)
+        written.add_done_callback(_looked_at)
+        self.held.update(numbers)
+        for place, number in enumerate(numbers):
+            start = self._start(number, owner, written, place)
+            self._starting[number] = asyncio.create_task(start)
 
     def _started(self, number: int) -> bool:
         start = self._starting.pop(number)
         try:
             self.running[number] = start.result()
         except BuddyError as error:
-            self.failed(number)
+            self._backoff(number).failed()
             self.on_not_started(number, error)
             return False
         return True
@@ -185,27 +266,27 @@ class Tasks:
     async def _cancel(self, number: int) -> None:
         start = self._starting.pop(number)
         start.cancel()
-        try:
-            owned = await start
-        except (asyncio.CancelledError, BuddyError):
-            return
-        await owned.committer.close()
+        with suppress(asyncio.CancelledError, BuddyError):
+            await start
 
-    async def _start(self, number: int) -> Owned:
+    async def _start(
+        self, number: int, owner: str, written: asyncio.Task[list[tuple[int, int]]], place: int
+    ) -> Owned:
+        """Take a task over; `written` says where, as the one at `place`, that stands."""
         began = time.monotonic()
+        _, offset = (await asyncio.shield(written))[place]
+        others = self._sessions - {owner}
         names = self._rules.names
-        committer = await self._broker.committer(committer_name(names, number), self._group)
-        try:
-            owned = await self._restore(number, committer)
-        except BaseException:
-            await committer.close()
-            raise
+        earlier = await fence_earlier(self._broker, names, number, owner, offset, others)
+        owned = await self._restore(number)
+        owned.task.owner = owner
+        owned.task.strike_out(earlier)
         self.on_restored(time.monotonic() - began)
         task = owned.task
         _log.info("task_started", task=number, parked=len(task.parking), next=task.reading.next)
         return owned
 
-    async def _restore(self, number: int, committer: Committer) -> Owned:
+    async def _restore(self, number: int) -> Owned:
         """A task as the log says it stands."""
         names = self._rules.names
         task = Task(number, self._rules, Books(self._worker, self._clock.wall()))
@@ -233,7 +314,7 @@ class Tasks:
             task.books.incident(PROGRESS_LOST)
             self.on_progress_lost(Partition(names.progress, number))
         spans = await self._broker.spans(inputs.values())
-        owned = Owned(task, committer, {name: spans[place].end for name, place in inputs.items()})
+        owned = Owned(task, {name: spans[place].end for name, place in inputs.items()})
         owned.state = state
         owned.missed = task.begin(
             self._identities.of_inputs(),
@@ -245,13 +326,23 @@ class Tasks:
 
 def of_state(identities: Mapping[str, str], names: Names) -> dict[str, str]:
     """The identities of the topics of a task's state, as its progress names them."""
-    topics = {PROGRESS: names.progress, PARKED: names.parked, GRANTED: names.granted}
+    topics = {
+        PROGRESS: names.progress,
+        PARKED: names.parked,
+        GRANTED: names.granted,
+        OWNERS: names.owners,
+    }
     return {name: identities.get(topic, "") for name, topic in topics.items()}
 
 
-def committer_name(names: Names, number: int) -> str:
-    """Under which name a task commits: on Kafka its transactional id."""
-    return f"{names.prefix}-task-{number}"
+async def _nothing() -> None:
+    """Nobody has anything to do."""
+
+
+def _looked_at(task: asyncio.Task[list[tuple[int, int]]]) -> None:
+    """Keep asyncio from complaining that nobody looked at an exception."""
+    if not task.cancelled():
+        task.exception()
 
 
 def reached(task: Task, rules: Rules) -> dict[Partition, int]:

@@ -1,8 +1,7 @@
-"""The worker: it reads, has tasks judge, commits what they decide, until it is told to stop.
+"""The worker: it reads, has its tasks judge, commits what they decide, until it is told to stop.
 
-Three things go on side by side: one read of the inputs, the follower, and the work on one batch
-of each task (`judging`). What has come meanwhile is the task's next batch, so that a slow
-transaction holds up its own task only.
+Three things go on side by side: one read of the inputs, the follower, and the commit of one round
+of all tasks (`judging`). What has come meanwhile is the next round.
 """
 
 from __future__ import annotations
@@ -10,21 +9,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Final
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Final
 
 import msgspec
 import structlog
 
+from schemas import ENTITIES
 from worker.brokers.contract import Broker, Message, Partition
 from worker.clock import Clock, StepWatch
 from worker.core.outbox import Rules
-from worker.core.pressure import Limits, crowded
-from worker.core.task import INPUTS
+from worker.core.pressure import Limits, crowded, overfull
+from worker.core.round import Batch
 from worker.engine.backoff import Backoff
 from worker.engine.follower import INDEXED, Follower
 from worker.engine.identities import Identities
-from worker.engine.judging import Batch, Judging
-from worker.engine.order import BATCH, ReadingOrder
+from worker.engine.judging import Judging
+from worker.engine.order import FOREVER, ReadingOrder
 from worker.engine.reports import Reports, unheard
 from worker.engine.startup import check_topics, message_limit
 from worker.engine.tasks import Owned, Tasks, inputs, of_state
@@ -38,7 +40,13 @@ from worker.errors import (
 )
 from worker.index.store import IndexStore
 
+BATCH: Final = 5_000
+"""Messages a read, at most, and of one input in an inbox."""
 _POLL_SECONDS: Final = 0.05
+_READ_SECONDS: Final = 0.2
+"""So long an idle worker waits for messages before it looks around."""
+_FULL: Final = 2_000
+"""So many messages are a round of their own while the commit of the one before is on its way."""
 
 _log = structlog.get_logger(__name__)
 
@@ -62,7 +70,7 @@ class Worker:
         self._limits = limits or Limits()
         self._reports = reports or unheard(clock)
         self._reading: asyncio.Task[list[Message]] | None = None
-        self._order = ReadingOrder(rules.names, clock)
+        self._order = ReadingOrder(clock.steady)
         self._steps = StepWatch(clock)
         self._identities = Identities(broker, rules.names, clock.steady)
 
@@ -122,6 +130,8 @@ class Worker:
             self._broker, self._rules, self._follower, self._identities, self._reports, self._clock
         )
         self._tasks.refused = self._judging.refusals.of
+        self._judging.on_stuck = self._tasks.stuck
+        self._tasks.before_release = lambda: self._judging.settled(wait=True)
         ended = asyncio.Event()
         if not await self._waited_out(self._follower.start, stop):
             return
@@ -131,11 +141,12 @@ class Worker:
             # over from a dead worker ends the transaction that it has left open.
             if await self._waited_out(self._tasks.join, stop):
                 await self._rounds(stop, following)
-            await asyncio.gather(*map(self._judging.leave, self._tasks.running.values()))
+            await self._judging.leave(self._tasks)
         finally:
             if self._reading is not None:
                 await asyncio.wait({self._reading})
                 self._reading = None
+            self._judging.rest()
             await self._tasks.close()
             ended.set()
             await asyncio.wait({following})
@@ -174,7 +185,9 @@ class Worker:
             except (BrokerUnavailable, MissingTopic) as error:
                 wait = backoff.failed()
                 self._reports.outage("broker", error, wait)
-                await self._tasks.drop_all("broker unavailable")
+                self._judging.rest()
+                await self._judging.settled(wait=True)  # bounded by the committer's time limits
+                await self._tasks.end_session("broker unavailable")
                 await self._assign()
                 self._reports.tasks(self._tasks)
                 await _wait(stop, wait)
@@ -194,16 +207,11 @@ class Worker:
         if not self._ready and not await self._becomes_ready():
             return
         await self._barriers.tend([owned.task for owned in running.values()])
-        learned = self._follower.learned()
         for owned in running.values():
-            owned.learned.users.extend(learned.users)
-            owned.learned.matches.extend(learned.matches)
             self._note_state(owned)
         await self._read(running)
-        free = [owned for owned in running.values() if owned.work is None]
-        batches = [(owned, self._batch(owned)) for owned in free if self._has_work(owned)]
-        self._judging.begin(batches)
-        self._reports.round(self._tasks)
+        await self._judge(running)
+        self._reports.round(self._tasks, in_flight=self._judging.commit is not None)
         await self._reports.look(self._tasks, self._barriers, self._follower)
         await self._reports.measure_lag(
             self._tasks, self._follower, self._broker, self._reader, self._rules
@@ -212,7 +220,7 @@ class Worker:
     def _note_state(self, owned: Owned) -> None:
         """Have a task write its state again where a topic that holds it was created anew."""
         anew = self._identities.anew(owned.state)
-        if not anew or owned.work is not None:
+        if not anew:
             return
         owned.state |= anew
         owned.task.write_again(len(anew), of_state(owned.state, self._rules.names))
@@ -231,27 +239,41 @@ class Worker:
     async def _read(self, running: dict[int, Owned]) -> None:
         """Take what has come; wait a little for messages, finished work or news."""
         if self._reading is None:
-            reading = self._reader.read(BATCH, _POLL_SECONDS, self._paused(running))
+            reading = self._reader.read(BATCH, _READ_SECONDS, self._paused(running))
             self._reading = asyncio.create_task(reading)
-        work = {owned.work for owned in running.values() if owned.work is not None}
+        commit = self._judging.commit
         news = asyncio.create_task(self._follower.news.wait())
         try:
-            await asyncio.wait({self._reading, news, *work}, return_when=asyncio.FIRST_COMPLETED)
+            awaited: set[asyncio.Future[Any]] = {self._reading, news}
+            if commit is not None:
+                awaited.add(commit)
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
         finally:
             news.cancel()
         self._follower.news.clear()
-        for number, owned in list(running.items()):
-            if owned.work is not None and owned.work.done():
-                goes_on = owned.work.result()
-                owned.work = None
-                if goes_on:
-                    self._tasks.succeeded(number)
-                    self._reports.parked_lost(owned, self._rules.names)
-                else:
-                    await self._tasks.drop(number, "commit failed")
-                    self._tasks.failed(number)
-                    await self._assign()
+        await self._judging.settled()
+        # Last of all: until the batches are made nothing may be read that is not in an inbox.
         await self._take(wait=False)
+
+    async def _judge(self, running: dict[int, Owned]) -> None:
+        """Begin a round, if there is work and the one before leaves time for it."""
+        if self._judging.is_waiting:
+            await self._judging.go_on(self._tasks)
+            return
+        if self._judging.commit and sum(o.waiting() for o in running.values()) < _FULL:
+            return
+        quiet = self._judging.is_quiet
+        limits = self._limits_of(running)
+        batches = {}
+        for number, owned in running.items():
+            messages = owned.take(limits)
+            positions = self._positions(owned)
+            if messages or quiet or positions != owned.positions or self._has_work(owned):
+                owned.positions = positions
+                batches[number] = Batch(messages, positions)
+        learned = self._follower.learned()
+        if batches or learned.users or learned.matches:
+            await self._judging.round(self._tasks, batches, learned)
 
     async def _take(self, *, wait: bool) -> None:
         """Sort what the read in hand has brought into the tasks' inboxes, if it is done."""
@@ -260,11 +282,10 @@ class Worker:
             return
         self._reading = None
         messages = await reading
-        self._order.note(messages)
-        for message in messages:
-            owned = self._tasks.running.get(message.partition)
+        for (_, number), some in groupby(messages, attrgetter("topic", "partition")):
+            owned = self._tasks.running.get(number)
             if owned is not None:
-                owned.take(message)
+                owned.put(list(some))
         self._reports.expired(self._reader.expired(), self._tasks, self._rules.names)
         self._reports.skipped(self._reader.skipped(), self._tasks, self._rules.names)
         self._reports.damaged(self._reader.damaged().keys(), self._tasks)
@@ -283,59 +304,59 @@ class Worker:
             owned.assigned = True
         self._reader.assign(wanted)
 
-    def _batch(self, owned: Owned) -> Batch:
-        """Everything that has been read for a task, and where that ends."""
-        messages = owned.empty()
-        owned.positions = self._positions(owned)
-        return Batch(messages, owned.positions)
-
     def _has_work(self, owned: Owned) -> bool:
         return bool(
-            owned.inbox
-            or owned.learned.users
-            or owned.learned.matches
-            or owned.task.restored
+            owned.task.restored
             or owned.task.writes_again
             or owned.task.can_give_up
             or owned.task.has_to_keep(self._clock.now())
-            or owned.positions != self._positions(owned)
-            or self._judging.is_quiet(owned)
         )
 
     def _positions(self, owned: Owned) -> dict[str, int]:
+        """What is judged next of each input: the first in the inbox, or what is read next."""
         names, number = self._rules.names, owned.task.number
         return {
-            name: self._reader.position(Partition(names.input(name), number)) for name in INPUTS
+            name: messages[0].offset
+            if messages
+            else self._reader.position(Partition(names.input(name), number))
+            for name, messages in owned.inbox.items()
         }
 
-    def _behind(self, running: Mapping[int, Owned]) -> set[str]:
-        """Of which entities not all has been read that was there when a task was taken over."""
-        return {
-            entity
-            for number, owned in running.items()
+    def _limits_of(self, running: Mapping[int, Owned]) -> dict[str, int]:
+        """Up to which append time records of each entity are judged now."""
+        read_until = {
+            entity: min((self._read_until(owned, entity) for owned in running.values()), default=0)
             for entity in INDEXED
-            if self._reader.position(Partition(self._rules.names.inputs(entity), number))
-            < owned.ends[entity]
         }
+        waiting: dict[str, int] = {}
+        for owned in running.values():
+            for entity in ENTITIES:
+                if messages := owned.inbox[entity]:
+                    first = messages[0].timestamp
+                    waiting[entity] = min(first, waiting.get(entity, first))
+        return self._order.limits(read_until, waiting)
+
+    def _read_until(self, owned: Owned, entity: str) -> int:
+        """Up to which append time all of an input has been read."""
+        place = Partition(self._rules.names.inputs(entity), owned.task.number)
+        if not self._reader.lag(place) and self._reader.position(place) >= owned.ends[entity]:
+            return FOREVER
+        return owned.read_until.get(entity, 0)
 
     # --- back-pressure ------------------------------------------------------------------------
 
     def _paused(self, running: dict[int, Owned]) -> set[Partition]:
         """The inputs not to be read now: memory is bounded, and nothing waits for itself.
 
-        See `crowded` for what is parked. A task that is at work takes one batch meanwhile.
+        See `crowded` for what is parked.
         """
         paused: set[Partition] = set()
-        later = self._order.later(
-            self._behind(running),
-            users_waiting=any(owned.task.parking.count("users") for owned in running.values()),
-        )
         tasks = self._rules.tasks
         records, room = self._limits.records // max(1, len(running)), self._limits.room(tasks)
         for number, owned in running.items():
-            names = set(later) | crowded(owned.task.parking, records, room)
-            if len(owned.inbox) >= BATCH or owned.inbox_bytes >= self._limits.batch(tasks):
-                names = set(INPUTS)
+            names = crowded(owned.task.parking, records, room)
+            names |= overfull(owned.inbox_bytes, self._limits.batch(tasks))
+            names |= overfull({n: len(messages) for n, messages in owned.inbox.items()}, 2 * BATCH)
             paused |= {Partition(self._rules.names.input(name), number) for name in names}
         return paused
 

@@ -61,8 +61,8 @@ async def test_a_clock_that_was_a_day_ahead_for_a_moment_leaves_nothing_behind(
 async def test_an_outage_is_over_when_it_is_over(stage: Stage) -> None:
     running = await stage.started(grace=GRACE)
     stage.clock.step(24 * HOUR)
-    for owned in running.tasks.values():  # somebody else has been there for a moment
-        await owned.committer.close()
+    assert running.session is not None
+    await running.session.close()  # its tasks are taken over anew
     await stage.send("users", *(user(n) for n in range(8)))
     stage.clock.step(-24 * HOUR)
     await stage.judged()

@@ -7,7 +7,7 @@ import pytest
 from tests.contract.worker_kit import Running, Stage, checkin, event, feedback
 from tests.unit.test_sink_rows import match, milestone, user
 from worker.brokers.contract import Partition
-from worker.engine import order, worker
+from worker.engine import worker
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -30,7 +30,6 @@ which is read on until it holds a batch or more."""
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else all of it would be one batch."""
     monkeypatch.setattr(worker, "BATCH", BATCH)
-    monkeypatch.setattr(order, "BATCH", BATCH)
 
 
 async def send_users_last(stage: Stage) -> None:

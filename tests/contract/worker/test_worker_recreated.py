@@ -125,15 +125,15 @@ async def test_all_topics_with_another_number_of_partitions(
 
 @pytest.mark.parametrize("running", [False, True], ids=["while it is away", "under a worker"])
 @pytest.mark.parametrize(
-    ("kind", "lost"), [("accepted", "its rows are gone"), ("rejected", "its rejections are gone")]
+    ("what", "lost"), [("accepted", "its rows are gone"), ("rejected", "its rejections are gone")]
 )
 async def test_a_topic_that_no_worker_reads_is_told_too(
-    stage: Stage, broker: Broker, remove: DeleteTopic, kind: str, lost: str, *, running: bool
+    stage: Stage, broker: Broker, remove: DeleteTopic, what: str, lost: str, *, running: bool
 ) -> None:
     worker = await stage.started()
     await stage.send("users", *(user(n) for n in range(8)))
     await stage.judged(await stage.send("milestones", *(milestone(1 + n, n) for n in range(8))))
-    topic = f"{stage.names.prefix}.{kind}.milestones"
+    topic = f"{stage.names.prefix}.{what}.milestones"
     if not running:
         await stage.end(worker)
     await create_anew(stage, broker, remove, topic)
@@ -141,7 +141,7 @@ async def test_a_topic_that_no_worker_reads_is_told_too(
         worker = await stage.started("two")
     stage.clock.put_forward(5_001)
     await stage.until(
-        lambda: worker.counted(f"buddy_{kind}_recreated_total") == 1, "it has noticed"
+        lambda: worker.counted(f"buddy_{what}_recreated_total") == 1, "it has noticed"
     )
     reasons = " ".join(worker.health.reasons(stage.clock.steady()))
     assert f"topic {topic} was created anew: {lost}" in reasons
@@ -156,10 +156,12 @@ async def test_what_running_tasks_know_is_written_again(
     await stage.until(lambda: worker.parked() == 8, "all are parked")
     names = stage.names
     with capture_logs() as logs:
-        await create_anew(stage, broker, remove, names.parked, names.progress, names.granted)
+        await create_anew(
+            stage, broker, remove, names.parked, names.progress, names.granted, names.owners
+        )
         stage.clock.put_forward(5_001)
         await stage.until(
-            lambda: worker.counted("buddy_internal_recreated_total") == 3 * TASKS, "it has noticed"
+            lambda: worker.counted("buddy_internal_recreated_total") == 4 * TASKS, "it has noticed"
         )
         await stage.end(worker)
         worker = await stage.started("two", grace=3_600_000)
@@ -169,7 +171,7 @@ async def test_what_running_tasks_know_is_written_again(
     assert stage.verdicts(parked) == {"accepted": 8}
     losses = {"parked_lost", "progress_lost", "input_expired", "task_not_started"}
     assert not losses & {entry["event"] for entry in logs}
-    assert sum(e["event"] == "internal_recreated" for e in logs) == 3 * TASKS
+    assert sum(e["event"] == "internal_recreated" for e in logs) == 4 * TASKS
     await stage.books_balance()
 
 

@@ -1,0 +1,70 @@
+"""What a task has read and not judged: taken up to a moment, in order, and weighed."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.brokers.contract import Message
+from worker.core.outbox import Rules
+from worker.core.pressure import weight
+from worker.core.task import INPUTS, Task
+from worker.engine.tasks import Owned
+from worker.topics import Names
+
+NAMES = Names()
+
+names = st.sampled_from(["claims", "users", "matches", "events"])
+moments = st.integers(0, 9)
+
+
+def inbox(messages: list[Message]) -> Owned:
+    owned = Owned(Task(0, Rules(names=NAMES)), dict.fromkeys(INPUTS, 0))
+    for message in messages:
+        owned.put([message])
+    return owned
+
+
+def read(arrivals: list[tuple[str, int]]) -> list[Message]:
+    offsets = count()
+    return [
+        Message(NAMES.input(name), 0, next(offsets), moment, b"k", b"v" * moment)
+        for name, moment in arrivals
+    ]
+
+
+def offsets(messages: list[Message], name: str) -> list[int]:
+    return [message.offset for message in messages if message.topic == NAMES.input(name)]
+
+
+@given(st.lists(st.tuples(names, moments)), st.dictionaries(names, moments))
+def test_what_arrived_up_to_the_limits_is_taken_and_the_rest_stays(
+    arrivals: list[tuple[str, int]], limits: dict[str, int]
+) -> None:
+    messages = read(sorted(arrivals, key=lambda arrival: arrival[1]))
+    owned = inbox(messages)
+    taken = owned.take(limits)
+    late = [m for m in messages if m.timestamp > limits.get(owned.task.inputs[m.topic], 9)]
+    assert owned.waiting() == len(late) == len(messages) - len(taken)
+    for name in INPUTS:
+        there, left = offsets(messages, name), offsets(late, name)
+        assert offsets(taken, name) == [offset for offset in there if offset not in left]
+        assert owned.inbox_bytes[name] == sum(
+            weight(m) for m in late if m.topic == NAMES.input(name)
+        )
+    assert sorted(m.offset for m in owned.take({})) == sorted(m.offset for m in late)
+    assert owned.waiting() == 0
+    assert not any(owned.inbox_bytes.values())
+
+
+@given(st.lists(st.tuples(names, moments)), st.lists(st.dictionaries(names, moments), max_size=5))
+def test_the_order_of_an_input_is_kept_whatever_a_producers_clock_says(
+    arrivals: list[tuple[str, int]], steps: list[dict[str, int]]
+) -> None:
+    messages = read(arrivals)
+    owned = inbox(messages)
+    taken = [message for limits in [*steps, {}] for message in owned.take(limits)]
+    for name in INPUTS:
+        assert offsets(taken, name) == offsets(messages, name)

@@ -1,0 +1,132 @@
+"""A round: one decision over all tasks of a worker, written in one commit.
+
+Its tasks see each other's rows, and an address whose owner is among them is granted at once: what
+is decided on together needs no message. State changes as the round is decided: when its commit
+fails, throw all tasks away and restore them from their topics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from schemas import ENTITIES
+from worker.brokers.contract import Message, Outgoing
+from worker.core.moments import Moment
+from worker.core.outbox import Tally
+from worker.core.recent import RecentRows
+from worker.core.task import CLAIMS, GRANTS, INPUTS, Task
+from worker.index.contract import Learned
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What has been read for a task: the messages, and what is read next of each input.
+
+    The messages of one input are in order; `positions` names every input (`INPUTS`).
+    """
+
+    messages: Sequence[Message]
+    positions: Mapping[str, int]
+
+
+class Decision(msgspec.Struct):
+    """What a round leads to: messages to be written together, and what they are by task."""
+
+    outputs: list[Outgoing]
+    tallies: dict[int, Tally]
+
+
+def needs_synchronised(
+    tasks: Mapping[int, Task], batches: Mapping[int, Batch], recent: RecentRows, now: Moment
+) -> bool:
+    """Whether this round can only be decided on once the index shows all that is committed."""
+    return any(
+        tasks[number].needs_synchronised(batch.messages, tasks, recent, now)
+        for number, batch in batches.items()
+    )
+
+
+def decide(
+    tasks: Mapping[int, Task],
+    batches: Mapping[int, Batch],
+    learned: Learned,
+    recent: RecentRows,
+    now: Moment,
+    *,
+    synchronised: bool = False,
+) -> Decision:
+    """Decide on the batches, and on parked records whose wait has ended.
+
+    `tasks` are all that the worker has; those that have work have a batch, if an empty one.
+    `learned` are the ids that the index has come to know. `synchronised`: it has followed every
+    row that was committed when the batches had been read. It must where `needs_synchronised` says
+    so.
+    """
+    return _Round(tasks, recent, now, synchronised=synchronised).decide(batches, learned)
+
+
+class _Round:
+    def __init__(
+        self, tasks: Mapping[int, Task], recent: RecentRows, now: Moment, *, synchronised: bool
+    ) -> None:
+        self._tasks = tasks
+        self._recent = recent
+        self._now = now
+        self._synchronised = synchronised
+        self._messages: list[Outgoing] = []
+        self._active: dict[int, Task] = {}
+
+    def decide(self, batches: Mapping[int, Batch], learned: Learned) -> Decision:
+        for task in self._tasks.values():
+            task.addresses.begin(synchronised=self._synchronised)
+        for number in batches:
+            self._join(number)
+        self._wake({*learned.users, *learned.matches})
+        inputs = {number: _by_input(self._tasks[number], b) for number, b in batches.items()}
+        # What other tasks wait for comes first, then users before matches before the rest:
+        # references are then known more often.
+        for number, by_input in inputs.items():
+            for message in by_input[GRANTS]:
+                self._tasks[number].take_grant(message)
+        for number, by_input in inputs.items():
+            for message in by_input[CLAIMS]:
+                self._tasks[number].answer(message)
+        self._wake_fresh()
+        for entity in ENTITIES:
+            for number, by_input in inputs.items():
+                self._tasks[number].read(entity, by_input[entity])
+            self._wake_fresh()
+        for task in list(self._active.values()):
+            task.give_up()
+        self._wake_fresh()
+        tallies = {}
+        for number, task in self._active.items():
+            batch = batches.get(number)
+            tallies[number] = task.end_round({} if batch is None else batch.positions)
+        return Decision(self._messages, tallies)
+
+    def _join(self, number: int) -> Task:
+        """Have a task take part."""
+        task = self._active.get(number)
+        if task is None:
+            task = self._active[number] = self._tasks[number]
+            task.begin_round(self._tasks, self._recent, self._now, self._messages)
+        return task
+
+    def _wake_fresh(self) -> None:
+        """Try what waited for rows that were accepted just now, until nothing more comes of it."""
+        while fresh := self._recent.take_fresh():
+            self._wake(set(fresh))
+
+    def _wake(self, ids: set[bytes]) -> None:
+        for number, task in self._tasks.items():
+            if found := task.parking.awaited(ids):
+                self._join(number).wake(found)
+
+
+def _by_input(task: Task, batch: Batch) -> dict[str, list[Message]]:
+    sorted_: dict[str, list[Message]] = {name: [] for name in INPUTS}
+    for message in batch.messages:
+        sorted_[task.inputs[message.topic]].append(message)
+    return sorted_

@@ -1,0 +1,61 @@
+"""A worker as a writer: one transactional producer for all of its tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping, Sequence
+
+from worker.brokers.contract import Broker, Committer, Outgoing, Partition
+from worker.core.ownership import writer_name
+from worker.errors import BrokerUnavailable
+from worker.topics import Names
+
+GROUP = "worker"
+
+
+def group_of(names: Names) -> str:
+    """The workers' group."""
+    return f"{names.prefix}-{GROUP}"
+
+
+class Session:
+    """Commits one after the other, until the first one that fails.
+
+    Then it is over, whatever the reason: what its tasks have decided may stand in the log or not.
+    Begin another one, which takes the tasks over from this one. Its name is never used again, so
+    whoever has fenced it once has fenced it for good.
+    """
+
+    def __init__(self, broker: Broker, names: Names) -> None:
+        self.owner = uuid.uuid4().hex
+        self.is_over = False
+        self._broker = broker
+        self._names = names
+        self._committer: Committer | None = None
+        self._turn = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Begin. Raises BrokerUnavailable."""
+        self._committer = await self._broker.committer(
+            writer_name(self._names, self.owner), group_of(self._names)
+        )
+
+    async def commit(
+        self, messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
+    ) -> list[tuple[int, int]]:
+        """As `Committer.commit`, when those before are done."""
+        async with self._turn:
+            if self.is_over or self._committer is None:
+                raise BrokerUnavailable("an earlier commit of this worker has failed")
+            try:
+                return await self._committer.commit(messages, offsets)
+            except BaseException:
+                self.is_over = True
+                raise
+
+    async def close(self) -> None:
+        """Give up the writer."""
+        self.is_over = True
+        if self._committer is not None:
+            await self._committer.close()
