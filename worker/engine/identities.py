@@ -7,7 +7,7 @@ before it is committed, since an identity never comes back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from schemas import ENTITIES
@@ -34,6 +34,8 @@ class Identities:
         self._state = [names.progress, names.parked, names.granted, names.owners]
         self._known: Mapping[str, str] = {}
         self._now: Mapping[str, str] = {}
+        self.missing: Sequence[str] = ()
+        """The topics of tasks' state that were not there at the last `check`."""
         self._checked = 0
         self._counted = 0
 
@@ -91,11 +93,17 @@ class Identities:
         self._counted = self._clock()
 
     async def check(self) -> None:
-        """Raises TopicRecreated if one is another now, or gone; BrokerUnavailable."""
+        """Raises TopicRecreated if one is another now, or gone; BrokerUnavailable.
+
+        Topics of tasks' state that are gone are only noted, as `missing`.
+        """
         now = await self._broker.identities([*self._names, *self._state])
         for name, identity in self._known.items():
             if now.get(name) != identity:
                 raise TopicRecreated(f"topic {name} was deleted or created anew")
         self._now = now
+        # Tasks keep their state in memory: they write it again once the topic is back. A broker
+        # that knows no identities names no topic at all.
+        self.missing = [name for name in self._state if name not in now] if self._known else []
         # Only now: whoever asked for a task that is being given up tells nobody what it found.
         self._checked = self._clock()

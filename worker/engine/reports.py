@@ -51,6 +51,7 @@ class Reports(Losses):
         self._measured = self._asked = -_LAG_EVERY_MS
         self._damaged: set[Partition] = set()
         self._skips = Skips(metrics, health, ".rejected.")
+        self._missing: Sequence[str] = ()
         self._hindered: dict[str, int] = {}
         self._failing: set[int] = set()
         """Tasks of a round that could not be committed; none has been since."""
@@ -198,6 +199,7 @@ class Reports(Losses):
         if now - self._looked < _LOOK_EVERY_MS:
             return
         self._looked = now
+        self._look_for_topics(tasks.missing_topics)
         parked: Counter[str] = Counter()
         firsts = []
         waiting = memory = 0
@@ -226,6 +228,19 @@ class Reports(Losses):
         # Every worker sees every one of them: the first task's books count them.
         if foreign and (first_task := tasks.running.get(0)) is not None:
             first_task.task.books.incident(FOREIGN_ROW, foreign)
+
+    def _look_for_topics(self, missing: Sequence[str]) -> None:
+        """Topics of tasks' state are missing: told once in the log, and until they are back."""
+        for topic in missing:
+            if topic not in self._missing:
+                _log.error("internal_missing", topic=topic)
+        self._missing = missing
+        if missing:
+            more = f" (and {len(missing) - 1} more)" if missing[1:] else ""
+            reason = f"topic {missing[0]} is missing{more}: run 'buddy topics create'"
+            self.health.hindered("state of tasks", reason, self._clock.steady())
+        else:
+            self.health.free("state of tasks")
 
     async def measure_lag(
         self, tasks: Tasks, follower: Follower, broker: Broker, reader: Reader, rules: Rules

@@ -142,6 +142,11 @@ class Tasks:
         self.on_progress_lost: Callable[[Partition], None] = lambda _place: None
         """Told of a task that has no progress, though it has worked before."""
 
+    @property
+    def missing_topics(self) -> Sequence[str]:
+        """The topics of the tasks' state that are not there."""
+        return self._identities.missing
+
     async def join(self) -> None:
         """Become a member of the group."""
         self._member = await self._broker.join(self._group, self._rules.names.inputs("users"))

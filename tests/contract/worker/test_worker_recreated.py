@@ -175,6 +175,29 @@ async def test_what_running_tasks_know_is_written_again(
     await stage.books_balance()
 
 
+@pytest.mark.parametrize("kind", ["embedded"])  # with Kafka it takes four seconds
+async def test_topics_of_state_that_are_missing_are_told_until_they_are_back(
+    stage: Stage, broker: Broker, remove: DeleteTopic
+) -> None:
+    worker = await stage.started()
+    await stage.judged(await stage.send("users", user(1)))
+    gone = [stage.names.parked, stage.names.granted, stage.names.owners]
+
+    def complains() -> bool:
+        reasons = worker.health.reasons(stage.clock.steady())
+        return any(f"topic {gone[0]} is missing (and 2 more): run" in one for one in reasons)
+
+    with capture_logs() as logs:
+        for topic in gone:
+            await remove(topic)
+        stage.clock.put_forward(5_001)
+        await stage.until(complains, "it is told")
+        await create_anew(stage, broker, remove, *gone)
+        stage.clock.put_forward(5_001)
+        await stage.until(lambda: not complains(), "they are back")
+    assert [e["topic"] for e in logs if e["event"] == "internal_missing"] == gone
+
+
 async def test_internal_and_accepted_topics_created_anew_are_told(
     stage: Stage, broker: Broker, remove: DeleteTopic
 ) -> None:
