@@ -84,9 +84,14 @@ class Losses:
     def holes(self, place: Partition, count: int) -> None:
         """Offsets of an internal topic were removed, or damaged and skipped."""
         self.metrics.unreadable_internal(count)
+        lost = (
+            _STATE[OWNERS]
+            if place.topic.endswith(f".{OWNERS}")
+            else "records that had been judged may be judged again"
+        )
         self.health.told(
             f"{count} offsets of {place.topic}/{place.number} were removed, or damaged and"
-            " skipped: records that had been judged may be judged again",
+            f" skipped: {lost}",
             self._clock.steady(),
         )
         _log.error("internal_skipped", topic=place.topic, partition=place.number, count=count)

@@ -62,7 +62,7 @@ async def _take_and_reset(
         for number, offset in offsets.items():
             # No worker gives up what it still has by right: it is fenced at once.
             _, at = places[number]
-            earlier = await fence_earlier(broker, names, number, owner, at, seconds=0)
+            earlier, _ = await fence_earlier(broker, names, number, owner, at, seconds=0)
             back[number], reset = await _reset(broker, names, entity, number, offset)
             messages += reset
             messages += [given_up(names, number, one) for one in earlier]

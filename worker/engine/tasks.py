@@ -282,8 +282,8 @@ class Tasks:
         _, offset = (await asyncio.shield(written))[place]
         others = self._sessions - {owner}
         names = self._rules.names
-        earlier = await fence_earlier(self._broker, names, number, owner, offset, others)
-        owned = await self._restore(number)
+        earlier, gone = await fence_earlier(self._broker, names, number, owner, offset, others)
+        owned = await self._restore(number, gone)
         owned.task.owner = owner
         owned.task.strike_out(earlier)
         self.on_restored(time.monotonic() - began)
@@ -291,13 +291,13 @@ class Tasks:
         _log.info("task_started", task=number, parked=len(task.parking), next=task.reading.next)
         return owned
 
-    async def _restore(self, number: int) -> Owned:
-        """A task as the log says it stands."""
+    async def _restore(self, number: int, gone: int) -> Owned:
+        """A task as the log says it stands; `gone` offsets of its owners are missing."""
         names = self._rules.names
         task = Task(number, self._rules, Books(self._worker, self._clock.wall()))
         task.refused = self.refused(number)
         unreadable: Counter[Partition] = Counter()
-        holes: Counter[Partition] = Counter()
+        holes = Counter({Partition(names.owners, number): gone})
 
         def skipped(place: Partition, offsets: Sequence[int]) -> None:
             unreadable[place] += len(offsets)
@@ -307,7 +307,7 @@ class Tasks:
         saved = await read_saved(self._broker, self._rules, number, skipped, holes.update)
         task.restore(saved, self._clock.now())
         # A hole stays in the log: its loss is told once.
-        own = (names.progress, names.parked, names.granted)
+        own = (names.owners, names.progress, names.parked, names.granted)
         very = {name: f"{name} {state.get(name, '')}" for name in own}
         for place, count in holes.items():
             if fresh := task.books.found(INTERNAL_SKIPPED, very[place.topic], count):

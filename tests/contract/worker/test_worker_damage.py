@@ -110,6 +110,26 @@ async def test_a_hole_in_an_internal_topic_is_told_once(
     assert await _told_by_the_next(stage) == set()
 
 
+async def test_a_hole_among_the_owners_is_told_once(stage: Stage, broker: Broker) -> None:
+    """Whoever was named there is not fenced."""
+    assert isinstance(broker, EmbeddedBroker)
+    await stage.end(await stage.started())
+    place = Partition(stage.names.owners, 0)
+    await damage_embedded(broker, place)
+    await broker.inspection.skip(await broker.inspection.find(place, 0))
+    with capture_logs() as logs:
+        for number in (1, 2):
+            running = await stage.started(f"worker {number}")
+            await stage.judged(await stage.send("users", user(number), partition=0))
+            reasons = " ".join(running.health.reasons(stage.clock.steady()))
+            assert ("a worker that was frozen before that is not fenced" in reasons) == (
+                number == 1
+            )
+            await stage.end(running)
+    told = [e["topic"] for e in logs if e["event"] == "internal_skipped"]
+    assert told == [place.topic]
+
+
 async def test_a_hole_in_a_topic_created_anew_is_another(stage: Stage, broker: Broker) -> None:
     assert isinstance(broker, EmbeddedBroker)
     place = Partition(stage.names.parked, 0)
