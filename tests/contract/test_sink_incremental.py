@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,22 @@ async def test_a_damaged_base_means_a_full_export(sink: Sink) -> None:
         said, _ = await export(sink, "two", formats=("csv",))
         last, _ = await export(sink, "three", formats=("csv",))
     assert (said.full_because, (said.counts or {})["users"]) == ("base_damaged", 2)
+    assert (last.base, (last.counts or {})["users"]) == (said.id, 0)
+
+
+async def test_where_the_base_is_gone_the_next_export_is_full(sink: Sink) -> None:
+    """The exports of before were put back, without the last one."""
+    await sink.accept("users", user(1))
+    async with sink.running():
+        await export(sink, "one", formats=("csv",))
+        await sink.accept("users", user(2))
+        gone, _ = await export(sink, "two", formats=("csv",))
+        shutil.rmtree(sink.exports / str(gone.directory))
+        with capture_logs() as logs:
+            said, _ = await export(sink, "three", formats=("csv",))
+            last, _ = await export(sink, "four", formats=("csv",))
+    assert (said.full_because, (said.counts or {})["users"]) == ("base_gone", 2)
+    assert [e["reason"] for e in logs if e["event"] == "export_full"] == ["base_gone"]
     assert (last.base, (last.counts or {})["users"]) == (said.id, 0)
 
 

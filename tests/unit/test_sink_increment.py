@@ -62,7 +62,7 @@ class Feed:
         room = self._directory / f"room{self._count}"
         room.mkdir()
         snapshot = self.world.store.snapshot()
-        base = self.bookmarks.find(name, selection, ())
+        base = self.find(name, selection)
         draft = self.bookmarks.begin(name, export_id, selection, Cut())
         mark = base if isinstance(base, Mark) else None
         made = spool_increment(snapshot, selection, room, UNWATCHED, draft, mark)
@@ -72,6 +72,10 @@ class Feed:
             self.published[export_id] = finished(export_id, name)
         self.bookmarks.settle(self.published.get)
         return base, made
+
+    def find(self, name: str = "feed", selection: Selection = ALL) -> Mark | FullBecause:
+        """The base of the next export, as what is published says."""
+        return self.bookmarks.find(name, selection, reversed(self.published.values()))
 
     def take(self, base: Mark | FullBecause, made: Increment) -> None:
         """Apply an export as its manifest says: everything anew without a base."""
@@ -318,7 +322,7 @@ def test_after_a_crash_the_place_tells_what_counts(tmp_path: Path) -> None:
     snapshot = feed.world.store.snapshot()
     for published in (False, True):
         (tmp_path / f"again{published}").mkdir()
-        base = feed.bookmarks.find("feed", ALL, ())
+        base = feed.find()
         assert isinstance(base, Mark)
         draft = feed.bookmarks.begin("feed", "late", ALL, Cut(accepted={"users": {0: 2}}))
         spool_increment(snapshot, ALL, tmp_path / f"again{published}", UNWATCHED, draft, base)
@@ -330,7 +334,7 @@ def test_after_a_crash_the_place_tells_what_counts(tmp_path: Path) -> None:
         if published:
             feed.published["late"] = finished("late", "feed")
         feed.bookmarks.settle(feed.published.get)
-        found = feed.bookmarks.find("feed", ALL, ())
+        found = feed.find()
         assert isinstance(found, Mark)
         assert found.export_id == ("late" if published else "e1")
         assert delivered(feed.world.store) == sum(found.rows.values()) == (2 if published else 1)
@@ -353,7 +357,7 @@ def test_a_rebuilt_store_says_so_for_ever_or_until_the_next_export(tmp_path: Pat
     feed.bookmarks = Bookmarks(feed.world.store)
     assert feed.bookmarks.find("feed", ALL, ()) is FullBecause.STORE_REBUILT
     feed.export()
-    assert isinstance(feed.bookmarks.find("feed", ALL, ()), Mark)
+    assert isinstance(feed.find(), Mark)
     feed.world.store.close()
 
 
@@ -428,7 +432,7 @@ def test_a_stamp_that_ran_ahead_hides_no_export_of_another_sink(feed: Feed) -> N
     assert marked.order < later.order
     assert feed.bookmarks.find("feed", ALL, [later, marked]) is FullBecause.OTHER_SINK
     assert isinstance(feed.bookmarks.find("feed", ALL, [marked]), Mark)
-    assert isinstance(feed.bookmarks.find("feed", ALL, []), Mark)
+    assert feed.bookmarks.find("feed", ALL, []) is FullBecause.BASE_GONE
 
 
 def test_of_a_bookmark_whose_export_was_removed_the_time_says_what_is_newer(feed: Feed) -> None:
@@ -436,4 +440,4 @@ def test_of_a_bookmark_whose_export_was_removed_the_time_says_what_is_newer(feed
     feed.export()
     newer, older = finished("e8", "feed", 8), finished("e7", "feed", 0)
     assert feed.bookmarks.find("feed", ALL, [newer, older]) is FullBecause.OTHER_SINK
-    assert isinstance(feed.bookmarks.find("feed", ALL, [older]), Mark)
+    assert feed.bookmarks.find("feed", ALL, [older]) is FullBecause.BASE_GONE

@@ -56,6 +56,7 @@ _BECAUSE: Final = {
     "store_rebuilt": "the sink's store was rebuilt since the last one of that name",
     "other_options": "the last one of that name had other entities or another range",
     "base_damaged": "what was known of the last one of that name is damaged",
+    "base_gone": "the last one of that name is not there any more: was an older copy put back?",
     "own_bookmark": "the first since the bookmarks of schedules are their own",
     "other_sink": "another sink, or this one with another store, made the last one of that name",
 }

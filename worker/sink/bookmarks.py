@@ -50,6 +50,8 @@ class FullBecause(StrEnum):
     """The last one had other entities or another date range."""
     BASE_DAMAGED = "base_damaged"
     """What is known of the last one is not complete."""
+    BASE_GONE = "base_gone"
+    """The last one is not at the place any more: it was removed, or an older copy was put back."""
     OWN_BOOKMARK = "own_bookmark"
     """The first under the schedule's own bookmark; that of its plain name is one of requests."""
     OTHER_SINK = "other_sink"
@@ -94,23 +96,23 @@ class Bookmarks:
     ) -> Mark | FullBecause:
         """The base of an incremental export, or why it has none. Settle before you ask.
 
-        `finished` are the exports at the place, the newest first; only those are looked at that
-        are newer than the bookmark.
+        `finished` are the exports at the place, the newest first; none is looked at that
+        comes after the bookmark's own.
         """
         heads = self._heads()
         mark = heads.get(name, _Head()).current
-        other = _newer_than(mark, name, finished)
+        overtaken = _overtaken(mark, name, finished)
         if mark is None:
             lost = self._store.lost
             if lost is not None and (lost.names is None or name in lost.names):
                 return FullBecause.STORE_REBUILT
-            if other:
-                return FullBecause.OTHER_SINK
+            if overtaken:
+                return overtaken
             if name.startswith(SCHEDULED) and name.removeprefix(SCHEDULED) in heads:
                 return FullBecause.OWN_BOOKMARK
             return FullBecause.NO_BASE
-        if other:
-            return FullBecause.OTHER_SINK
+        if overtaken:
+            return overtaken
         if (mark.entities, mark.days) != (selection.entities, selection.days):
             return FullBecause.OTHER_OPTIONS
         return mark
@@ -221,18 +223,22 @@ class Draft:
         self._seal(rows)
 
 
-def _newer_than(mark: Mark | None, name: str, finished: Iterable[Finished]) -> bool:
-    """Whether there is an export under the bookmark's name that is newer than the bookmark."""
+def _overtaken(mark: Mark | None, name: str, finished: Iterable[Finished]) -> FullBecause | None:
+    """Why the bookmark's export is not the newest of its feed at the place; None if it is."""
     first = None
     for export in finished:
         if mark is not None and export.name == mark.directory:
-            return first is not None and first.order > export.order
+            is_newest = first is None or first.order <= export.order
+            return None if is_newest else FullBecause.OTHER_SINK
         if first is None and feed_of(export.manifest) == name:
             first = export
             if mark is None:
-                return True
-    # The bookmark's own export has been removed.
-    return first is not None and mark is not None and _time(first.name) > _time(mark.directory)
+                return FullBecause.OTHER_SINK
+    if mark is None:
+        return None
+    # Retention removes it only once another sink has made a newer one.
+    is_newest = first is None or _time(first.name) <= _time(mark.directory)
+    return FullBecause.BASE_GONE if is_newest else FullBecause.OTHER_SINK
 
 
 def _time(directory: str) -> str:
