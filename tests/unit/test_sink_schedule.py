@@ -204,7 +204,7 @@ def test_missed_slots_are_caught_up_once_by_whoever_is_active_next() -> None:
     }
     start, slot = at("2026-01-15"), at("2026-06-08T03:00")
     assert read_standings(table)["weekly"] == Standing(
-        slot, "an-id", ((start, start), (slot, slot))
+        slot, "an-id", ((start, start), (slot, slot)), slot
     )
 
 
@@ -364,8 +364,18 @@ def test_what_an_earlier_release_has_settled_is_not_made_again() -> None:
     running = Running()
     running.table = {b"x": b'{"until":"2026-01-02T02:00:00Z","export":"an-id"}'}
     running.restart()
+    assert read_standings(running.table)["x"].made == at("2026-01-02T02:00")
     running.through("2026-01-01T23:30", 4)
     assert running.hours == ["02 00:00", "02 01:00", "02 03:00"]
+
+
+def test_where_the_clock_goes_back_the_last_run_is_the_one_that_was_made() -> None:
+    running = Running()
+    running.through("2026-01-01T00:30", 2)
+    for moment in ("2026-01-04T02:30", "2026-01-01T02:31", "2025-12-29T02:31"):
+        running.run(now(moment))
+        assert read_standings(running.table)["x"].made == at("2026-01-04T02:00")
+    assert running.hours == ["01 01:00", "01 02:00", "04 02:00"]
 
 
 def test_missed_slots_are_caught_up_though_a_later_one_was_made_early() -> None:
@@ -390,6 +400,8 @@ def test_whatever_the_clock_does_no_slot_is_made_twice(steps: list[tuple[int, bo
         moment = Moment(ms("2026-01-01") + minutes * 60_000, 0)
         running.run(moment)
         assert running.agenda.due(moment) is None
+        last = running.made[-1] if running.made else None
+        assert read_standings(running.table)["x"].made == last
         assert running.agenda.next()["x"].timestamp() * 1000 > moment.wall
         if crash:
             running.restart()

@@ -237,7 +237,7 @@ async def _runs(broker: Broker, names: Names, settings: Settings) -> dict[str, R
         standing = table.rows.get(schedule.name.encode(), Standing(now))
         runs[schedule.name] = Run(
             schedule.cron,
-            None if standing.export is None else _time(standing.until),
+            None if standing.made is None else _time(standing.made),
             standing.export,
             _time(upcoming(schedule, standing)),
         )

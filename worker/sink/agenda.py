@@ -40,14 +40,18 @@ Time = Annotated[datetime, Meta(tz=True)]
 class Standing(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a schedule is: all its slots up to `until` are settled.
 
-    `export` is the id of the last slot's export, None as long as there is none. `runs` are the last
-    spans of time in which no slot was skipped, each from the slot (or moment) that it began with to
-    the last slot in it: those slots stay made where the clock goes back behind them.
+    `export` is the id of the export that was made last, for the slot `made`; None as long as there
+    is none. That slot may lie after `until`, where the clock has gone back since.
+
+    `runs` are the last spans of time in which no slot was skipped, each from the slot (or moment)
+    that it began with to the last slot in it: those slots stay made where the clock goes back
+    behind them.
     """
 
     until: Time
     export: str | None = None
     runs: tuple[tuple[Time, Time], ...] = ()
+    made: Time | None = None
 
     def run_of(self, moment: datetime) -> tuple[datetime, datetime] | None:
         """The run that the moment lies in; None if it lies in none."""
@@ -134,7 +138,7 @@ class Agenda:
         slot, runs = due.slot, self._standings[due.schedule.name].runs
         start = next((a for a, b in runs if following(due.schedule, b) == slot), slot)
         others = [run for run in runs if run[0] != start]
-        return Standing(slot, export, (*others, (start, slot))[-_MOST_RUNS:])
+        return Standing(slot, export, (*others, (start, slot))[-_MOST_RUNS:], slot)
 
     def _stand(self, name: str, standing: Standing) -> Outgoing:
         self._standings[name] = standing
@@ -160,11 +164,14 @@ def read_standing(key: bytes, value: bytes) -> Standing | None:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     # Beyond these years calendars end while slots are looked for, and an offset would move them.
-    moments = (standing.until, *(moment for run in standing.runs for moment in run))
+    until = standing.until
+    made = standing.made or until
+    moments = (until, made, *(moment for run in standing.runs for moment in run))
     if not all(m.tzinfo is UTC and _FIRST <= m <= _LAST for m in moments):
         return None
-    # An earlier release wrote down no runs.
-    return standing if standing.runs else _standing(standing.until, standing.export)
+    # Earlier releases wrote down no runs, and not which slot was made.
+    runs = standing.runs or ((until, until),)
+    return replace(standing, runs=runs, made=None if standing.export is None else made)
 
 
 def read_standings(table: Mapping[bytes, bytes]) -> dict[str, Standing]:
@@ -181,8 +188,8 @@ def _latest(schedule: Schedule, standing: Standing, now: datetime) -> datetime |
     return slot
 
 
-def _standing(until: datetime, export: str | None = None) -> Standing:
-    return Standing(until, export, ((until, until),))
+def _standing(until: datetime) -> Standing:
+    return Standing(until, None, ((until, until),))
 
 
 def _gone_back(standing: Standing, now: datetime) -> Standing:
