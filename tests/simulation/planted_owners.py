@@ -95,10 +95,10 @@ def only_the_newest_is_fenced_and_all_are_struck_out() -> Iterator[None]:
     """Nobody will ever fence the others."""
     spared: ContextVar[Collection[str]] = ContextVar("spared", default=())
 
-    async def unreleased(broker: Any, place: Partition, *args: Any) -> list[str]:
-        left = await real_unreleased(broker, place, *args)
+    async def unreleased(broker: Any, place: Partition, *args: Any) -> tuple[list[str], int]:
+        left, gone = await real_unreleased(broker, place, *args)
         spared.set(left[:-1])
-        return left
+        return left, gone
 
     async def fence(broker: Any, names: Any, name: str) -> None:
         if name not in {writer_name(names, owner) for owner in spared.get()}:
@@ -117,11 +117,11 @@ def later_owners_are_struck_out() -> Iterator[None]:
 
     async def fence_earlier(
         broker: MemoryBroker, names: Any, number: int, owner: str, offset: int, own: Any
-    ) -> list[str]:
-        earlier = await real_fence_earlier(broker, names, number, owner, offset, own)
+    ) -> tuple[list[str], int]:
+        earlier, gone = await real_fence_earlier(broker, names, number, owner, offset, own)
         log = broker.cluster.logs[names.owners, number]
         later = real_owners_before([m for m in log.entries[offset + 1 :] if m], _EVER)
-        return [*earlier, *(one for one in later if one != owner)]
+        return [*earlier, *(one for one in later if one != owner)], gone
 
     with patch("worker.engine.tasks.fence_earlier", fence_earlier):
         yield
@@ -137,9 +137,9 @@ def _late(count: int) -> Iterator[None]:
     real = Tasks._restore
 
     async def unreleased(broker: Any, place: Partition, number: int, own: Any, s: float) -> Any:
-        left = await real_unreleased(broker, place, number, own, s)
+        left, gone = await real_unreleased(broker, place, number, own, s)
         early.set(left[:-count])
-        return left
+        return left, gone
 
     async def fence(broker: Any, names: Any, name: str) -> None:
         waiting = late.get()
@@ -148,15 +148,15 @@ def _late(count: int) -> Iterator[None]:
         else:
             waiting.append(name)
 
-    async def fence_earlier(*args: Any, **options: Any) -> list[str]:
+    async def fence_earlier(*args: Any, **options: Any) -> tuple[list[str], int]:
         late.set([])
         return await real_fence_earlier(*args, **options)
 
     async def fence_late(broker: Any, names: Any) -> None:
         await asyncio.gather(*(real_fence(broker, names, name) for name in late.get() or ()))
 
-    async def restore(tasks: Tasks, number: int) -> Owned:
-        owned = await real(tasks, number)
+    async def restore(tasks: Tasks, number: int, gone: int) -> Owned:
+        owned = await real(tasks, number, gone)
         await fence_late(tasks._broker, tasks._rules.names)
         return owned
 
