@@ -169,6 +169,32 @@ async def test_an_older_log_that_has_grown_past_what_was_read_is_noticed(
     assert sink.metrics.registry.get_sample_value(REBUILT, {"state": "store"}) == 1
 
 
+async def test_an_older_log_is_noticed_though_nothing_was_accepted_since(
+    tmp_path: Path, clock: Clock
+) -> None:
+    site = _Site(tmp_path, clock)
+    async with site.working() as stage:
+        await stage.judged(await stage.send("users", user(1), user(2)))
+    await asyncio.to_thread(shutil.copytree, site.log, tmp_path / "older")
+    with capture_logs() as logs:
+        async with site.working() as stage:
+            lost = await stage.send("users", (b"x", b"{}"), (b"y", b"{}"))
+            await stage.judged(lost)
+    assert [log for log in logs if log["event"] == "state_rebuild"] == []
+    assert all(verdict.startswith("rejected") for verdict in stage.verdicts(lost))
+    shutil.rmtree(site.log)
+    await asyncio.to_thread(shutil.copytree, tmp_path / "older", site.log)
+    async with site.working("another") as stage:  # it grows past what "one" has read
+        for n in range(4):
+            await stage.judged(await stage.send("users", (b"%d" % n, b"{}")))
+    with capture_logs() as logs:
+        async with site.working() as stage:
+            await stage.judged(await stage.send("users", user(20)))
+    (rebuilt,) = [log for log in logs if log["event"] == "state_rebuild"]
+    assert f"topic {site.names.progress} " in rebuilt["reason"]
+    assert "restored from an older copy" in rebuilt["reason"]
+
+
 def user_email(n: int) -> str:
     """The address of that user, as `user` makes it."""
     return f"u{n}@example.com"

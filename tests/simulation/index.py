@@ -11,7 +11,7 @@ from worker.index.freshness import Saved
 from worker.index.memory import MemoryIndex
 from worker.index.rows import latest_rows
 from worker.index.store import VERSION
-from worker.index.tails import Tail, extended
+from worker.index.tails import Beside, Tail, extended, extended_beside
 
 
 class Disk(MemoryIndex):
@@ -23,6 +23,7 @@ class Disk(MemoryIndex):
         self.rebuilt = 0
         self._identities: dict[str, str] = {}
         self._tails: dict[Partition, Tail] = {}
+        self._beside: dict[Partition, Beside] = {}
         self._stamp: int | None = None
 
     def open(self) -> None:
@@ -49,7 +50,17 @@ class Disk(MemoryIndex):
         return self.foreign
 
     def saved(self) -> Saved:
-        return Saved(VERSION, self._stamp, dict(self.at), self._identities, dict(self._tails))
+        return Saved(
+            VERSION,
+            self._stamp,
+            dict(self.at),
+            self._identities,
+            dict(self._tails),
+            dict(self._beside),
+        )
+
+    def beside(self, messages: Sequence[Message], identity: str, _now_ms: int) -> None:
+        self._beside |= extended_beside(self._beside, messages, identity)
 
     def stamp(self, now_ms: int) -> None:
         self._stamp = now_ms

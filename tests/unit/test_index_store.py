@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import lmdb
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
@@ -451,6 +452,31 @@ def test_the_messages_read_last_go_with_the_positions(store: IndexStore, directo
     assert store.saved().tails == tails
     store.clear("because")
     assert store.saved().tails == {}
+
+
+def test_what_was_read_beside_is_kept_every_few_seconds_with_rows_and_at_the_end(
+    store: IndexStore,
+) -> None:
+    def on_disk() -> int:
+        return len(list(store._kept(b"beside/")))
+
+    read = [msgspec.structs.replace(row(n), topic="progress", partition=n) for n in range(1, 5)]
+    store.beside(read[:1], "id", 1_000)
+    store.beside(read[1:2], "id", 5_999)
+    assert on_disk() == 1
+    store.beside(read[2:3], "id", 6_000)
+    assert on_disk() == 3
+    store.beside(read[3:], "id", 6_001)
+    store.apply([row(1)], {FIRST: 2})
+    assert on_disk() == 4
+    store.beside([msgspec.structs.replace(read[0], offset=9)], "id", 6_002)
+    kept = store.saved().beside
+    assert kept[Partition("progress", 1)].position == 10
+    store.close()
+    store.open()
+    assert store.saved().beside == kept
+    store.clear("because")
+    assert store.saved().beside == {}
 
 
 def test_an_index_of_a_release_that_kept_none_gains_them_with_the_next_rows(

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from worker.brokers.contract import Message, Partition, Span
-from worker.index.tails import LENGTH, Comparison, Tail, extended
+from worker.index.freshness import Saved
+from worker.index.tails import LENGTH, Beside, Comparison, Tail, extended, extended_beside
 
 PLACE = Partition("b.accepted.users", 0)
 
@@ -190,3 +191,64 @@ def _table(log: list[Message], before: Mapping[bytes | None, bytes]) -> dict[byt
         else:
             table[one.key] = one.value
     return table
+
+
+# --- what was read beside it ----------------------------------------------------------------------
+
+
+def read_beside(log: Sequence[Message], identity: str = "one") -> dict[Partition, Beside]:
+    """What is kept of a topic that nothing is made of, read message by message."""
+    known: dict[Partition, Beside] = {}
+    for one in log:
+        known |= extended_beside(known, [one], identity)
+    return known
+
+
+def compared_beside(
+    known: Mapping[Partition, Beside], log: Sequence[Message], end: int
+) -> str | None:
+    comparison = Comparison({}, {}, {PLACE: Span(0, end)}, known)
+    if comparison.reason is None:
+        for one in log:
+            if one.offset >= comparison.starts[PLACE]:
+                comparison.take(one)
+        comparison.moved({PLACE: end})
+    assert comparison.reason or not comparison.open
+    return comparison.reason
+
+
+def test_beside_the_log_that_was_read_is_known_again() -> None:
+    known = read_beside(LOG[:10])
+    assert known[PLACE].position == 10
+    assert Beside.decode(known[PLACE].encode()) == known[PLACE]
+    assert compared_beside(known, LOG, 20) is None
+
+
+@pytest.mark.parametrize("left", [[], LOG[:8], LOG[12:]], ids=["none", "older", "newer"])
+def test_what_is_compacted_away_beside_proves_nothing(left: list[Message]) -> None:
+    """Each round of a task replaces the one before: a rebuild each time would be for nothing."""
+    assert compared_beside(read_beside(LOG[:10]), left, 20) is None
+
+
+def test_another_message_beside_and_a_log_that_ends_before_are_told() -> None:
+    other = [*LOG[:9], message(9, time=1), *LOG[10:]]
+    known = read_beside(LOG[:10])
+    assert "holds another message at offset 9" in str(compared_beside(known, other, 20))
+    assert "ends at 9, before position 10" in str(compared_beside(known, LOG[:9], 9))
+
+
+def test_damage_beside_is_for_others_to_tell() -> None:
+    comparison = Comparison({}, {}, {PLACE: Span(0, 20)}, read_beside(LOG[:10]))
+    comparison.unreadable(PLACE)
+    assert (comparison.reason, comparison.open) == (None, [])
+
+
+def test_a_topic_beside_that_is_another_now_or_gone_is_not_compared() -> None:
+    saved = Saved(1, 0, {}, beside=read_beside(LOG[:10]))
+    spans = {PLACE: Span(0, 0)}
+    assert saved.now(spans, {PLACE.topic: "one"}).beside == saved.beside
+    assert saved.now(spans, {}).beside == saved.beside, "an old broker cannot tell"
+    assert saved.now(spans, {PLACE.topic: "two"}).beside == {}
+    assert saved.now({}, {}).beside == {}
+    anew = extended_beside(saved.beside, [LOG[3]], "two")
+    assert (anew[PLACE].identity, anew[PLACE].tail.since, anew[PLACE].position) == ("two", 3, 4)

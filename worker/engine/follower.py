@@ -64,6 +64,8 @@ class Follower:
         self.progress: list[Partition] = []
         self._followed: dict[Partition, int] = {}
         self._was_away = False
+        self._of_progress: Mapping[str, str] = {}
+        """The identity of the topic of progress at the start, by its name."""
         self._broker = broker
         self._names = names
         self._identities = identities
@@ -85,6 +87,7 @@ class Follower:
             for q in range(topics[self._names.progress].partitions)
         ]
         spans = await self._broker.spans([*self.accepted, *self.progress])
+        self._of_progress = await self._broker.identities([self._names.progress])
         await asyncio.to_thread(self.index.open)  # its file is read through by a checksum
         try:
             await self._resume({name: topics[name] for name in names}, spans)
@@ -94,7 +97,7 @@ class Follower:
 
     async def _resume(self, topics: Mapping[str, Topic], spans: Mapping[Partition, Span]) -> None:
         """Go on where the index stands, or from the start where it cannot be trusted."""
-        saved, now = self.index.saved(), self._clock.wall()
+        saved, now = self.index.saved().now(spans, self._of_progress), self._clock.wall()
         reason = reason_to_rebuild(
             saved, topics, spans, now, version=VERSION, identities=self._identities
         ) or await another_log(self._broker, saved, spans, self.on_step)
@@ -169,11 +172,14 @@ class Follower:
     async def _compare(self) -> None:
         """Raise TopicRecreated if the log is another than before the outage."""
         try:
-            spans = await self._broker.spans(self.accepted)
+            now = await self._broker.identities([self._names.progress])
+            # A topic of progress that is another now, or gone, is written again by the tasks.
+            same = self.progress if now and now == self._of_progress else []
+            spans = await self._broker.spans([*self.accepted, *same])
         except MissingTopic as error:
             raise TopicRecreated(str(error)) from None
         async with self.lock:
-            saved = self.index.saved()
+            saved = self.index.saved().now(spans, now)
         reason = outside_the_log(saved, spans) or await another_log(self._broker, saved, spans)
         if reason is not None:
             raise TopicRecreated(reason)
@@ -213,6 +219,11 @@ class Follower:
                 f"{self._followed[anew]}"
             )
         rows = [message for message in messages if message.topic in self._entities]
+        said = [message for message in messages if message.topic == self._names.progress]
+        if said:
+            identity = self._of_progress.get(self._names.progress, "")
+            async with self.lock:
+                self.index.beside(said, identity, self._clock.wall())
         if rows:
             positions = {p: followed[p] for p in self.accepted}
             identities = {n: self._identities[n] for n in self._entities if n in self._identities}
@@ -226,7 +237,7 @@ class Follower:
         # Rows first: whoever sees that a record has been judged finds its row in the index.
         moved = followed != self._followed
         self._followed = followed
-        self._note_progress([m for m in messages if m.topic == self._names.progress])
+        self._note_progress(said)
         if moved:
             self.news.set()
         return bool(messages)

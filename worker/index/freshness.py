@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from worker.brokers.contract import Partition, Span, Topic
-from worker.index.tails import Tail
+from worker.index.tails import Beside, Tail
 
 
 class Saved(NamedTuple):
@@ -30,6 +30,17 @@ class Saved(NamedTuple):
     """Of each topic the identity that the positions belong to."""
     tails: Mapping[Partition, Tail] = {}
     """Of each partition the messages read last, for `resuming.another_log`."""
+    beside: Mapping[Partition, Beside] = {}
+    """The same of partitions that were read beside those: they have no positions."""
+
+    def now(self, spans: Mapping[Partition, Span], identities: Mapping[str, str]) -> Saved:
+        """Without what is `beside` of topics that are gone, or others now: that is known."""
+        same = {
+            partition: one
+            for partition, one in self.beside.items()
+            if partition in spans and not is_another(one.identity, identities.get(partition.topic))
+        }
+        return self._replace(beside=same)
 
 
 def reason_to_rebuild(

@@ -29,9 +29,9 @@ async def another_log(
     `on_step` is called now and then. Raises BrokerUnavailable, also when a partition that has to
     be read gives nothing for 20 s.
     """
-    comparison = Comparison(saved.tails, saved.positions, spans)
-    if not comparison.starts:
-        return None
+    comparison = Comparison(saved.tails, saved.positions, spans, saved.beside)
+    if comparison.reason is not None or not comparison.starts:
+        return comparison.reason
     clock = asyncio.get_running_loop().time
     reader = broker.reader()
     reader.assign(comparison.starts)

@@ -3,7 +3,7 @@
 Trees: `users` id -> address digest; `addresses` digest -> ids (several where users share one),
 the same pairs turned round; `matches` id -> nothing; `positions` topic/number -> offset; `topics`
 topic -> its identity; `about` version, time, number of addresses, number of foreign rows, and by
-partition the messages read last (`tail/` topic/number).
+partition the messages read last (`tail/` topic/number, `beside/` where no row comes from it).
 
 Chosen by measurement (docs/performance.md): it is ready within milliseconds, since nothing is
 loaded; what it holds in memory is the system's page cache.
@@ -11,7 +11,7 @@ loaded; what it holds in memory is the system's page cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -24,7 +24,7 @@ from worker.index.contract import Learned
 from worker.index.environment import ABOUT, Environment
 from worker.index.freshness import Saved
 from worker.index.rows import Latest, latest_rows
-from worker.index.tails import Tail, extended
+from worker.index.tails import Beside, Tail, extended, extended_beside
 from worker.log import Sparing
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _TREES: Final = {
     "topics": False,
 }
 _LAST_CURRENT, _ADDRESSES, _FOREIGN = b"last_current", b"addresses", b"foreign"
-_TAIL: Final = b"tail/"
+_TAIL, _BESIDE = b"tail/", b"beside/"
 _STAMP_EVERY_MS: Final = 5_000
 
 _T = TypeVar("_T")
@@ -63,6 +63,10 @@ class IndexStore:
         self._last_current: int | None = None
         self._last_saved: int | None = None
         self._tails: dict[Partition, Tail] = {}
+        self._beside: dict[Partition, Beside] = {}
+        self._unsaved: dict[Partition, Beside] = {}
+        """Those of `_beside` that are not on disk yet."""
+        self._beside_saved: int | None = None
         self._foreign_rows = Sparing(_foreign_row)
 
     def open(self) -> None:
@@ -85,6 +89,8 @@ class IndexStore:
         try:
             if self._last_current is not None and self._last_current != self._last_saved:
                 self._save_stamp(self._last_current)
+            if self._unsaved:
+                self._transact(self._write_beside)
         finally:
             self._env.close()
             self._foreign_rows.rest()
@@ -189,9 +195,8 @@ class IndexStore:
 
     def saved(self) -> Saved:
         """What `freshness.reason_to_rebuild` judges."""
-        return Saved(
-            VERSION, self._last_current, self.positions(), self.identities(), dict(self._tails)
-        )
+        known, tails, beside = self.identities(), dict(self._tails), dict(self._beside)
+        return Saved(VERSION, self._last_current, self.positions(), known, tails, beside)
 
     # --- updates ------------------------------------------------------------------------------
 
@@ -216,9 +221,21 @@ class IndexStore:
         tails = extended(self._tails, before, messages, positions)
         learned = self._transact(lambda txn: self._write(txn, latest, positions, known, tails))
         self._tails |= tails
+        self._unsaved = {}
         self.foreign += len(latest.refused)
         self._foreign_rows.tell([refused.told("index") for refused in latest.refused])
         return learned
+
+    def beside(self, messages: Sequence[Message], identity: str, now_ms: int) -> None:
+        """Note messages of a topic of that identity that no row comes from, to tell its log by.
+
+        They are saved with the next rows, every few seconds, and at the end.
+        """
+        self._unsaved |= (changed := extended_beside(self._beside, messages, identity))
+        self._beside |= changed
+        if self._beside_saved is None or abs(now_ms - self._beside_saved) >= _STAMP_EVERY_MS:
+            self._transact(self._write_beside)
+            self._unsaved, self._beside_saved = {}, now_ms
 
     def stamp(self, now_ms: int) -> None:
         """Note that all there is has been read, or that an empty index now begins to read.
@@ -261,13 +278,15 @@ class IndexStore:
         self._view()
         stamp = self._get(_LAST_CURRENT, None, self._about)
         self._last_current = self._last_saved = None if stamp is None else int(stamp)
-        self._tails = {}
+        self._tails = {p: Tail.decode(data) for p, data in self._kept(_TAIL)}
+        self._beside = {p: Beside.decode(data) for p, data in self._kept(_BESIDE)}
+        self._unsaved = {}
+
+    def _kept(self, prefix: bytes) -> Iterator[tuple[Partition, bytes]]:
         with self._reader.cursor(self._about) as cursor:
-            cursor.set_range(_TAIL)
             for key, value in cursor:
-                if not key.startswith(_TAIL):
-                    break
-                self._tails[_partition(key.removeprefix(_TAIL))] = Tail.decode(value)
+                if key.startswith(prefix):
+                    yield _partition(key.removeprefix(prefix)), value
 
     def _view(self) -> None:
         """Look at the state that was written last."""
@@ -303,12 +322,17 @@ class IndexStore:
             txn.put(_key(partition), b"%d" % offset, db=self._positions)
         for partition, tail in tails.items():
             txn.put(_TAIL + _key(partition), tail.encode(), db=self._about)
+        self._write_beside(txn)
         for name, identity in identities.items():
             txn.put(name.encode(), identity.encode(), db=self._topics)
         if latest.refused:
             number = int(txn.get(_FOREIGN, b"0", self._about)) + len(latest.refused)
             txn.put(_FOREIGN, b"%d" % number, db=self._about)
         return learned
+
+    def _write_beside(self, txn: lmdb.Transaction[bytes]) -> None:
+        for partition, beside in self._unsaved.items():
+            txn.put(_BESIDE + _key(partition), beside.encode(), db=self._about)
 
     def _write_users(
         self, txn: lmdb.Transaction[bytes], users: Mapping[bytes, bytes | None]

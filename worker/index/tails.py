@@ -100,6 +100,43 @@ def _digest_of_key(message: Message) -> bytes:
     return blake2b(message.key or b"", digest_size=8).digest()
 
 
+class Beside(NamedTuple):
+    """The tail of a partition that the store is not made of, and the identity of its topic."""
+
+    identity: str
+    tail: Tail
+
+    @property
+    def position(self) -> int:
+        """Behind the last message."""
+        return self.tail.marks[-1].offset + 1
+
+    def encode(self) -> bytes:
+        """As it is kept."""
+        return self.identity.encode() + b"\0" + self.tail.encode()
+
+    @staticmethod
+    def decode(data: bytes) -> Beside:
+        """What was kept. Raises ValueError."""
+        identity, _, tail = data.partition(b"\0")
+        beside = Beside(identity.decode(), Tail.decode(tail))
+        if not beside.tail.marks:
+            raise ValueError("a tail is empty")
+        return beside
+
+
+def extended_beside(
+    known: Mapping[Partition, Beside], messages: Sequence[Message], identity: str
+) -> dict[Partition, Beside]:
+    """Those that change once these messages of a topic are read, in the order of its partitions.
+
+    Those of another topic of the same name are begun anew.
+    """
+    tails = {p: one.tail for p, one in known.items() if one.identity == identity}
+    first = {Partition(m.topic, m.partition): m.offset for m in reversed(messages)}
+    return {p: Beside(identity, t) for p, t in extended(tails, first, messages, {}).items()}
+
+
 class Comparison:
     """The tails of a store held against the log, message by message; `reason` is the outcome.
 
@@ -112,7 +149,9 @@ class Comparison:
         tails: Mapping[Partition, Tail],
         positions: Mapping[Partition, int],
         spans: Mapping[Partition, Span],
+        beside: Mapping[Partition, Beside] | None = None,
     ) -> None:
+        """Tails `beside` prove that a log is another; where they prove nothing, all is well."""
         self.reason: str | None = None
         """Why the log is not the one that was read, or why that cannot be told; for the log."""
         self.settled: set[Partition] = set()
@@ -126,6 +165,16 @@ class Comparison:
                 self.starts[partition] = start
                 self._ends[partition] = spans[partition].end
                 self._open[partition] = _One(tail, position)
+        self._beside = beside or {}
+        for partition, one in sorted(self._beside.items()):
+            self.starts[partition] = max(one.tail.since, spans[partition].start)
+            self._open[partition] = _One(one.tail, one.position)
+            if one.position > spans[partition].end:
+                self._end(
+                    partition,
+                    f"ends at {spans[partition].end}, before position {one.position}: it was "
+                    "restored from an older copy",
+                )
 
     @property
     def open(self) -> list[Partition]:
@@ -149,7 +198,7 @@ class Comparison:
             one, position = self._open[partition], positions[partition]
             if position < one.position:
                 continue
-            if one.seen and not one.overtaken:
+            if partition in self._beside or (one.seen and not one.overtaken):
                 self.settled.add(partition)
                 del self._open[partition]
             elif not one.seen or position >= self._ends[partition]:
@@ -161,6 +210,8 @@ class Comparison:
 
     def unreadable(self, partition: Partition) -> None:
         """The partition gives nothing, since it is damaged."""
+        if partition in self._beside:
+            self._open.pop(partition, None)
         if partition in self._open:
             self._end(
                 partition,
