@@ -26,8 +26,11 @@ demo: $(RUNTIME) ## stream a made-up programme through broker, worker and sink; 
 test: $(DEV) ## everything: lint, types, all tests (those on Kafka where a broker can be had)
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
-	$(BIN)/mypy --no-error-summary
-	@$(BIN)/pytest
+	@# Types beside the tests, which wait for processes most of the time. What mypy says comes last.
+	@$(BIN)/mypy --no-error-summary > $(VENV)/types.log 2>&1 & types=$$!; \
+	$(BIN)/pytest; tests=$$?; \
+	wait $$types || { cat $(VENV)/types.log >&2; exit 1; }; \
+	exit $$tests
 
 check: $(DEV) ## lint, types and unit tests, under a minute: before every commit
 	$(BIN)/ruff check .
