@@ -18,7 +18,7 @@ import pytest
 
 from tests.kafka_server import KafkaUnavailable, jars
 
-SECONDS = float(os.environ.get("BUDDY_CHAOS_SECONDS", "40"))
+SECONDS = float(os.environ.get("BUDDY_CHAOS_SECONDS", "25"))
 WAITS = 300.0
 """Seconds beside the rounds: start, healing, the last verdicts, export, the checker."""
 
