@@ -7,6 +7,8 @@ UV ?= uv
 
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests mostly wait: for processes, brokers, disks. The long files come first, each in one process.
+PYTEST := $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
@@ -28,7 +30,7 @@ test: $(DEV) ## everything: lint, types, all tests (those on Kafka where a broke
 	$(BIN)/ruff format --check --quiet .
 	@# Types beside the tests, which wait for processes most of the time. What mypy says comes last.
 	@$(BIN)/mypy --no-error-summary > $(VENV)/types.log 2>&1 & types=$$!; \
-	$(BIN)/pytest; tests=$$?; \
+	$(PYTEST); tests=$$?; \
 	wait $$types || { cat $(VENV)/types.log >&2; exit 1; }; \
 	exit $$tests
 
@@ -36,7 +38,7 @@ check: $(DEV) ## lint, types and unit tests, under a minute: before every commit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	@$(BIN)/pytest tests/unit
+	@$(PYTEST) tests/unit
 
 bench: $(BENCH) ## measure records and rows a second on this machine: make bench BENCH_OPTIONS="--only writers"
 	@$(BIN)/python -m tests.bench $(BENCH_OPTIONS)

@@ -23,7 +23,9 @@ def pytest_configure() -> None:
 
     A background job ignores SIGINT, nohup SIGHUP, and an ignored signal is inherited. One that is
     handled is not: so this run goes on ignoring them, by a handler that does nothing.
+    Nor does the width of the terminal that it runs in reach what is tested.
     """
+    os.environ.pop("COLUMNS", None)
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import random
 import re
 import shutil
 import socket
@@ -71,6 +74,15 @@ def jars(pom: Path, name: str) -> Path:
     if maven is None:
         raise NotFetched(f"no Maven (mvn) to fetch {name} with")
     _CACHE.mkdir(exist_ok=True)
+    with (_CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
+        if not any(home.glob("*.jar")):
+            _fetch(maven, pom, home)
+    return home
+
+
+def _fetch(maven: str, pom: Path, home: Path) -> None:
+    name = home.name
     # Fetched aside and moved: an interrupted download is never taken for a whole one.
     aside = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_CACHE))
     try:
@@ -79,9 +91,8 @@ def jars(pom: Path, name: str) -> Path:
              f"-DoutputDirectory={aside}"],
             check=True, capture_output=True, text=True, timeout=600,
         )  # fmt: skip
-        if not any(home.glob("*.jar")):
-            shutil.rmtree(home, ignore_errors=True)
-            aside.rename(home)
+        shutil.rmtree(home, ignore_errors=True)
+        aside.rename(home)
     except subprocess.CalledProcessError as error:
         lines = [line for line in (error.stdout + error.stderr).splitlines() if "ERROR" in line]
         raise NotFetched(f"Maven could not fetch {name}: {lines[:1]}") from None
@@ -89,17 +100,16 @@ def jars(pom: Path, name: str) -> Path:
         raise NotFetched(f"Maven could not fetch {name}: {error}") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return home
 
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens at, on 127.0.0.1."""
-    # Held all at once, so that they differ.
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    # Below those that the system gives to outgoing connections: one of them could take the port
+    # of a server that is about to start, or to start again.
+    free: list[int] = []
+    while len(free) < count:
+        port = random.randrange(10_000, 32_768)
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            free += {port} - set(free)
+    return free

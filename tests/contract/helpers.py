@@ -173,9 +173,10 @@ async def damage_embedded(broker: EmbeddedBroker, place: Partition) -> None:
 
     def work(connection: sqlite3.Connection) -> None:
         broker._to_write.refresh(connection)
-        connection.execute(
-            "UPDATE batches SET content = x'90' WHERE partition = ? AND base = 0",
-            (broker._to_write.partition(place),),
-        )
+        number = broker._to_write.partition(place)
+        with transaction(connection):  # which waits for a worker that writes
+            connection.execute(
+                "UPDATE batches SET content = x'90' WHERE partition = ? AND base = 0", (number,)
+            )
 
     await broker._writing.run(work)
