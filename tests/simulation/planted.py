@@ -29,7 +29,9 @@ from worker.core.addresses import Addresses
 from worker.core.barrier import Barrier, Progress, Reached
 from worker.core.internal import read_reached as real_read_reached
 from worker.core.moments import Moment
+from worker.core.parking import Parked
 from worker.core.reading import Reading
+from worker.core.task import Task
 from worker.errors import BrokerUnavailable
 from worker.index.contract import Learned
 
@@ -306,6 +308,18 @@ def nothing_is_contested() -> Iterator[None]:
 def grants_not_restored() -> Iterator[None]:
     """Whoever takes a task over has granted nothing, as far as it knows."""
     with patch.object(Addresses, "restore", lambda _self, _granted: None):
+        yield
+
+
+@_planted
+def a_grant_covers_other_addresses() -> Iterator[None]:
+    """Whatever address the next version of a user has, it takes the grant of the one before."""
+
+    def pass_on(_task: Task, settled: Parked, following: Parked) -> None:
+        if settled.granted:
+            following.granted = True
+
+    with patch.object(Task, "_pass_on", pass_on):
         yield
 
 

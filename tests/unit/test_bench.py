@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.bench import hotkey, index_sizes, mix
@@ -92,6 +92,7 @@ def test_lag_is_what_was_appended_by_then_and_not_judged(
 
 @given(st.integers(0, 100_000), st.floats(0.0, 0.9), st.integers(100, 50_000))
 def test_lag_grows_where_more_than_a_fiftieth_is_left(base: int, left: float, rate: int) -> None:
+    assume(abs(left - 0.02) > 1e-6)  # there the sums are rounded either way
     lag = [base + left * rate * second for second in range(1, 61)]
     assert grows(lag, rate, 60.0) == (left > 0.02)
 

@@ -7,8 +7,11 @@ from itertools import count
 import pytest
 
 from tests.unit.core_kit import Crash, World, good, uid
-from worker.core.addresses import owner_of
+from worker.brokers.contract import Partition
+from worker.core.addresses import Claim, owner_of
+from worker.core.internal import read_claim
 from worker.core.round import Batch, needs_synchronised
+from worker.core.task import CLAIMS
 from worker.index.contract import address_digest
 
 
@@ -56,6 +59,38 @@ def test_of_two_users_with_one_address_in_two_tasks_at_once_one_has_it(owner: in
     assert sorted(kinds(world, *sent)) == ["accepted", "rejected"]
     assert [codes(world, one) for one in sent].count(("duplicate_email",)) == 1
     assert len(holders(world, email)) == 1
+    world.finish()
+
+
+def claims(world: World, owner: int) -> int:
+    log = world.inputs[Partition(world.names.input(CLAIMS), owner)]
+    return sum(isinstance(read_claim(m.value, owner, world.count), Claim) for m in log)
+
+
+def test_one_claim_covers_a_run_of_versions_with_the_same_address() -> None:
+    world = World(partitions=2)
+    old, new = owned(1, 2), owned(1, 2, 1)
+    run = [user(world, 1, old) for _ in range(5)]
+    moved = [user(world, 1, new) for _ in range(3)]
+    for task in (0, 1, 0):  # asked, granted, accepted
+        world.round(only=[task])
+    assert kinds(world, *run, *moved) == ["accepted"] * 5 + ["open"] * 3
+    world.settle()
+    assert kinds(world, *moved) == ["accepted"] * 3
+    assert claims(world, 1) == 2
+    assert holders(world, old) == set()
+    world.finish()
+
+
+def test_a_deletion_among_the_versions_ends_the_run() -> None:
+    world = World(partitions=2)
+    email = owned(1, 2)
+    before = user(world, 1, email)
+    world.delete("users", uid(1), partition=0)
+    after = user(world, 1, email)
+    world.settle()
+    assert kinds(world, before, after) == ["accepted"] * 2
+    assert claims(world, 1) == 2
     world.finish()
 
 

@@ -152,11 +152,14 @@ def test_a_farewell_is_said_bit_by_bit() -> None:
     assert len(world.parked[0]) == len(sent)
 
 
-def test_users_that_come_to_the_head_of_their_queue_claim_though_there_is_no_room() -> None:
+@pytest.mark.parametrize("addresses", [(0, 1, 2), (0, 0, 0)])
+def test_users_that_come_to_the_head_of_their_queue_claim_though_there_is_no_room(
+    addresses: tuple[int, ...],
+) -> None:
     world = World(partitions=2)
     narrow(world, 1)
-    for number in range(3):
-        world.send("users", good("users", 1, email=owned(1, 2, number)), uid(1), partition=0)
+    for which in addresses:
+        world.send("users", good("users", 1, email=owned(1, 2, which)), uid(1), partition=0)
     world.settle()
     world.tasks[0] = world.restored(0)
     world.finish()

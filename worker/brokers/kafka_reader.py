@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from itertools import chain
 from typing import Any
 
+from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.errors import OffsetOutOfRangeError
 
 from worker.brokers.contract import Message, Partition
@@ -99,11 +101,10 @@ class KafkaReader:
             if generation != self._generation:
                 # Assigned anew while waiting: these may be nobody's any more.
                 return []
-            messages = list(map(_message, found))
             await self._advance()
-            if messages or loop.time() >= deadline:
-                await self._listen(silent=not messages, paused=paused)
-                return messages
+            if found or loop.time() >= deadline:
+                await self._listen(silent=not found, paused=paused)
+                return found
         await asyncio.sleep(max(0.0, deadline - loop.time()))
         return []
 
@@ -155,6 +156,7 @@ class KafkaReader:
         if self._closed:
             await stop(consumer)
             return
+        consumer._fetcher._records = _Fetched()  # noqa: SLF001 -- as it says
         self._consumer = consumer
         self._settled = {}
         self._silence = None
@@ -181,10 +183,10 @@ class KafkaReader:
             wait = PAUSED_WAIT_MILLISECONDS if wanted else FETCH_WAIT_MILLISECONDS
             consumer._fetcher._fetch_max_wait_ms = wait  # noqa: SLF001
 
-    async def _poll(self, limit: int, seconds: float) -> list[Any]:
-        """At most `limit` records, and about `_ENOUGH_BYTES`: in steps, by the last one's sizes."""
+    async def _poll(self, limit: int, seconds: float) -> list[Message]:
+        """At most `limit`, and about `_ENOUGH_BYTES`: in steps, by the sizes of the last step."""
         settled, self._settled = self._settled, {}  # until it is known how far this went
-        found: list[Any] = []
+        found: list[Message] = []
         left = _ENOUGH_BYTES
         try:
             while len(found) < limit and left > 0:
@@ -192,12 +194,12 @@ class KafkaReader:
                 some = await self._consumer.getmany(
                     timeout_ms=0 if found else int(seconds * 1000), max_records=most
                 )
-                records = list(chain.from_iterable(some.values()))
-                sizes = [max(1, record.serialized_value_size) for record in records]
+                messages = list(chain.from_iterable(some.values()))
+                sizes = [len(message.value or b"0") for message in messages]
                 self._largest = max(sizes, default=self._largest)
                 left -= sum(sizes)
-                found += records
-                if len(records) < most:
+                found += messages
+                if len(messages) < most:
                     break
         except OffsetOutOfRangeError:
             raise
@@ -267,10 +269,23 @@ class KafkaReader:
             self._chores.add(stop(consumer))
 
 
-def _message(record: Any) -> Message:
+class _Fetched(OrderedDict[Any, Any]):
+    """What aiokafka has fetched, by partition: its records become messages as they are unpacked.
+
+    Objects of its own, made only to be copied, would cost as much again. There is no public way to
+    do without them.
+    """
+
+    def __setitem__(self, number: Any, result: Any) -> None:
+        if isinstance(result, FetchResult):  # else an error
+            result._partition_records._consumer_record = _message  # noqa: SLF001 -- as above
+        super().__setitem__(number, result)
+
+
+def _message(number: Any, record: Any) -> Message:
     return Message(
-        record.topic,
-        record.partition,
+        number.topic,
+        number.partition,
         record.offset,
         record.timestamp,
         record.key,

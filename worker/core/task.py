@@ -574,7 +574,20 @@ class Task:
                 return
             if parked.kept:
                 self._out.drop(parked.entity, parked.place)
-            parked = self.parking.release(parked)
+            settled, parked = parked, self.parking.release(parked)
+            if parked is not None:
+                self._pass_on(settled, parked)
+
+    def _pass_on(self, settled: Parked, following: Parked) -> None:
+        """What an owner elsewhere granted to a user covers its next version with the same address.
+
+        The grant ends with its settlement, which is part of this decision: so both are settled.
+        """
+        if not settled.granted or self._out.is_full:
+            return
+        row, after = settled.outcome, following.outcome
+        if isinstance(row, Decoded) and isinstance(after, Decoded) and row.address == after.address:
+            following.granted = True
 
     def _keep_waiting(self, latest: int) -> None:
         """Persist records first read at `latest` or before (steady clock), oldest first."""
