@@ -300,8 +300,12 @@ class IndexStore:
             self._view()
 
     def _save_stamp(self, now_ms: int) -> None:
-        self._transact(lambda txn: txn.put(_LAST_CURRENT, b"%d" % now_ms, db=self._about))
-        self._last_saved = now_ms
+        def work(txn: lmdb.Transaction[bytes]) -> None:
+            txn.put(_LAST_CURRENT, b"%d" % now_ms, db=self._about)
+            self._write_beside(txn)  # nothing may come any more that it would be saved with
+
+        self._transact(work)
+        self._last_saved, self._unsaved = now_ms, {}
 
     def _write(
         self,
