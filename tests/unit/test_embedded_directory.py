@@ -189,6 +189,65 @@ async def test_a_log_that_is_removed_while_in_use(tmp_path: Path, broker: Embedd
             await attempt
 
 
+@pytest.mark.parametrize("end", ["-wal", "-shm"])
+async def test_what_lies_beside_the_log_is_removed_while_in_use(
+    tmp_path: Path, broker: EmbeddedBroker, end: str
+) -> None:
+    await broker.create([Topic("log", 1)])
+    (tmp_path / "broker" / f"{embedded_store.FILE_NAME}{end}").unlink()
+    for attempt in (broker.publish([Outgoing("log", b"k", b"v")]), broker.topics(["log"])):
+        with pytest.raises(StateError, match="removed or replaced while in use"):
+            await attempt
+
+
+SERVICE = """
+import asyncio, sys
+from pathlib import Path
+from worker.brokers.contract import Outgoing
+from worker.brokers.embedded import EmbeddedBroker
+from worker.errors import StateError
+
+async def main():
+    broker = EmbeddedBroker(Path(sys.argv[1]))
+    await broker.open()
+    await broker.publish([Outgoing("log", b"k", b"old")])
+    print("open", flush=True)
+    sys.stdin.readline()
+    try:
+        await broker.publish([Outgoing("log", b"k", b"lost")])
+    except StateError as error:
+        print(error, flush=True)
+    await broker.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_copy_is_put_over_a_log_in_use(tmp_path: Path) -> None:
+    directory, file = tmp_path / "broker", tmp_path / "broker" / embedded_store.FILE_NAME
+    async with opened(directory) as broker:
+        await broker.create([Topic("log", 1)])
+    copy = file.read_bytes()
+    service = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SERVICE, str(directory),
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert service.stdout is not None
+    assert await service.stdout.readline() == b"open\n"
+    for path in directory.glob(f"{embedded_store.FILE_NAME}-*"):
+        path.unlink()
+    with file.open("r+b") as there:  # as `cp` does
+        there.write(copy)
+        there.truncate()
+    async with opened(directory) as sender:
+        await sender.publish([Outgoing("log", b"k", b"new")])
+    told, _ = await service.communicate(b"\n")
+    assert b"removed or replaced while in use" in told
+    assert service.returncode == 0
+    async with opened(directory) as broker:
+        assert [m.value for m in await read_all(broker, "log")] == [b"new"]
+
+
 async def test_a_log_that_another_process_holds_on_to(
     tmp_path: Path, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

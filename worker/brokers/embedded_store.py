@@ -59,7 +59,8 @@ class Connection:
         self._writes = writes
         self._thread = ThreadPoolExecutor(1, f"embedded-{'write' if writes else 'read'}")
         self._connection: sqlite3.Connection | None = None
-        self._place: tuple[int, int] | None = None
+        self._places: dict[Path, tuple[int, int]] = {}
+        """Which files these are, as long as the connection has them open."""
 
     async def open(self) -> None:
         """Open the database, and make it if it is missing. Raises `StateError`."""
@@ -129,12 +130,16 @@ class Connection:
         if self._connection is None:
             raise BrokerUnavailable(f"The log in {self._directory} is not open.")
         # A deleted file can still be written to, but nobody would ever read it.
-        if _place(self._path) != self._place:
+        if not self._is_in_place():
             raise StateError(
                 f"The log in {self._directory} was removed or replaced while in use: "
                 f"stop every process that uses it and start again."
             )
         return self._connection
+
+    def _is_in_place(self) -> bool:
+        """Whether other processes use the same files, those beside the database included."""
+        return all(_place(path) == place for path, place in self._places.items())
 
     def _open(self) -> None:
         if self._writes:
@@ -167,16 +172,32 @@ class Connection:
                 connection.execute("PRAGMA busy_timeout=0").fetchone()
             else:
                 connection.execute("PRAGMA query_only=ON")
+                connection.execute("PRAGMA schema_version").fetchone()  # opens what lies beside
         except BaseException:
             connection.close()
             raise
         self._connection = connection
-        self._place = _place(self._path)
+        # Those beside exist while one that reads the log has them open, and are the same ones.
+        paths = [self._path.with_name(f"{FILE_NAME}{end}") for end in ("", "-wal", "-shm")]
+        self._places = {path: place for path in paths if (place := _place(path)) is not None}
 
     def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if self._is_in_place():
+            connection.close()
+        else:
+            _keep_open(connection)
+
+
+def _keep_open(connection: sqlite3.Connection) -> None:
+    """Have it end with the process: closing writes what its files hold into those there now."""
+
+    def hold(_connection: sqlite3.Connection) -> None:
+        threading.Event().wait()
+
+    threading.Thread(target=hold, args=(connection,), name="replaced-log", daemon=True).start()
 
 
 @contextlib.contextmanager
