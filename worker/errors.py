@@ -6,6 +6,7 @@ says what to do next; it never quotes a record.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 
@@ -50,10 +51,14 @@ class MessageRefused(BuddyError):
 
     exit_code = 1
 
-    def __init__(self, text: str, index: int | None = None) -> None:
-        """`index` is the message's place in the call, where it is known."""
+    def __init__(self, text: str, index: int | None = None, others: Sequence[int] = ()) -> None:
+        """`index` is the message's place in the call, where it is known.
+
+        `others` are those of messages that it will never take either, as far as it is known.
+        """
         super().__init__(text)
         self.index = index
+        self.others = others
 
 
 class Fenced(BuddyError):

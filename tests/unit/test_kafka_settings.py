@@ -242,11 +242,12 @@ def test_a_partition_that_the_topic_does_not_have(number: int) -> None:
         place([Outgoing("in", b"k", b"v", partition=number)], TOPICS, Rotation())
 
 
-def test_the_first_message_that_is_too_large_is_named() -> None:
+def test_messages_that_are_too_large_are_named() -> None:
     fits, large = Outgoing("small", b"k", b"v" * 900), Outgoing("small", b"k", b"v" * 1_000)
     with pytest.raises(MessageRefused, match="too large for small") as caught:
-        check([Outgoing("in", b"k", b"v" * 5_000), fits, large, large], TOPICS, Producer())
+        check([Outgoing("in", b"k", b"v" * 5_000), fits, large, fits, large], TOPICS, Producer())
     assert caught.value.index == 2
+    assert caught.value.others == [4]
 
 
 def test_a_compacted_topic_takes_no_message_without_a_key() -> None:

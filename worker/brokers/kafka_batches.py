@@ -61,16 +61,17 @@ def place(
 def check(messages: Sequence[Outgoing], topics: Mapping[str, Topic], producer: Any) -> list[int]:
     """The size of each message inside a batch, rounded up.
 
-    Raises `MessageRefused` for the first one that its topic will never take.
+    Raises `MessageRefused` for those that their topics will never take; it speaks of the first.
     """
     sizes = []
+    refused: dict[int, str] = {}
     limits = {name: topics[name].max_message_bytes - _BATCH_OVERHEAD for name in topics}
     compacted = {name for name, topic in topics.items() if topic.compacted}
     letters: dict[str, int] = {}
     for index, message in enumerate(messages):
         name, key, value = message.topic, message.key, message.value
         if key is None and name in compacted:
-            raise MessageRefused(f"{name} is compacted: it takes no message without a key", index)
+            refused[index] = f"{name} is compacted: it takes no message without a key"
         size = _MESSAGE_OVERHEAD + (len(key) if key else 0) + (len(value) if value else 0)
         for header, content in message.headers:
             taken = letters.get(header)
@@ -82,11 +83,13 @@ def check(messages: Sequence[Outgoing], topics: Mapping[str, Topic], producer: A
             topic = topics[name]
             exact = _exact_bytes(message, producer)
             if exact > topic.max_message_bytes:
-                raise MessageRefused(
+                refused[index] = (
                     f"a message of {exact} bytes is too large for {topic.name}, which takes"
-                    f" {topic.max_message_bytes}: raise its max.message.bytes",
-                    index,
+                    f" {topic.max_message_bytes}: raise its max.message.bytes"
                 )
+    if refused:
+        first, *others = refused
+        raise MessageRefused(refused[first], first, others)
     return sizes
 
 

@@ -44,19 +44,28 @@ class Refusals:
         """A commit was refused: of which task, and whether that can go on without the record."""
         if error.index is None:
             return Refusal(None, str(error))
-        message = outputs[error.index]
-        found = record_of(message, self._names)
-        if found is None:
-            return Refusal(message.partition, f"its own state for {message.topic}: {error}")
-        number, record = found
+        refusals: list[Refusal] = []
+        noted: set[tuple[int, Record]] = set()
+        for index in (error.index, *error.others):
+            message = outputs[index]
+            found = record_of(message, self._names)
+            if found is None:
+                why = f"its own state for {message.topic}: {error}"
+                refusals.append(Refusal(message.partition, why))
+            elif found not in noted:
+                noted.add(found)
+                refusals.append(self._note(*found, message.topic, str(error)))
+        return next((one for one in refusals if one.why is not None), refusals[0])
+
+    def _note(self, number: int, record: Record, topic: str, error: str) -> Refusal:
         count = self.of(number)[record] = self.of(number).get(record, 0) + 1
         _log.error(
             "record_refused",
             source=f"{self._names.inputs(record[0])}/{number}/{record[1]}",
-            topic=message.topic,
-            error=str(error),
+            topic=topic,
+            error=error,
         )
-        return Refusal(number, str(error) if count > MOST else None)
+        return Refusal(number, error if count > MOST else None)
 
     def settled(self, number: int, records: Iterable[Record]) -> None:
         """Their rejections are committed."""
