@@ -215,6 +215,22 @@ async def test_what_was_skipped_is_known_until_it_has_expired(
     assert await broker.skipped() == {}
 
 
+@pytest.mark.parametrize("base", [0, 6])
+async def test_what_was_skipped_first_or_last_is_known_until_it_has_expired(
+    broker: EmbeddedBroker, clock: SettableClock, base: int
+) -> None:
+    await run(broker, "UPDATE batches SET content = x'90' WHERE partition = 1 AND base = ?", base)
+    for offset in (2, base):
+        await broker.inspection.skip(await broker.inspection.find(LOG, offset))
+    known = await broker.skipped()
+    await broker.maintain()
+    assert await broker.skipped() == known == {LOG: 4}
+    clock.advance(2 * HOUR)
+    await broker.maintain()
+    assert (await broker.spans([LOG]))[LOG].start == 8
+    assert await broker.skipped() == {}
+
+
 async def test_what_was_removed_from_a_table_is_known(broker: EmbeddedBroker) -> None:
     """Compaction moves no start, so rows may be among it."""
     await broker.create([Topic("table", 1, compacted=True)])

@@ -153,11 +153,14 @@ def _expire(
                 break
             if isinstance(piece, Hole):
                 _pass(connection, partition, piece)
-            else:
-                if piece.last_time >= cutoff or size > EXPIRE_BYTES or len(gone) == STEP_ROWS:
-                    break
-                gone.append((partition, piece.base))
-                size += len(piece.entries)
+                # Nobody knows how old it is: it goes with what comes after it.
+                if piece.next == row.next and row.last_time < cutoff:
+                    start = piece.next
+                continue
+            if piece.last_time >= cutoff or size > EXPIRE_BYTES or len(gone) == STEP_ROWS:
+                break
+            gone.append((partition, piece.base))
+            size += len(piece.entries)
             start = piece.next
         if start == row.start:
             return
