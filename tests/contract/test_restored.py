@@ -228,6 +228,29 @@ async def test_a_worker_looks_after_an_outage_and_where_the_log_ended_before(
     assert [log for log in logs if log["event"] == "state_rebuild"] == [], "on disk all is right"
 
 
+async def test_a_worker_looks_where_its_progress_ended_before(tmp_path: Path, clock: Clock) -> None:
+    site = _Site(tmp_path, clock)
+    with capture_logs() as logs:
+        async with site.working() as stage:
+            await stage.judged(await stage.send("users", (b"x", b"{}"), (b"y", b"{}")))
+            worker = stage.workers[0].worker
+            index, first = worker._index, worker._follower
+            await stage.until(lambda: bool(index.saved().beside), "the index has followed")
+            # Of a log that went on and was restored since: Kafka's reader begins at its start.
+            ahead = {
+                place: one._replace(tail=Tail(99, (one.tail.marks[0]._replace(offset=99),)))
+                for place, one in index.saved().beside.items()
+            }
+            index._beside |= ahead
+            first._followed |= dict.fromkeys(first.progress, 100)
+            first._reader.assign(first.followed() | dict.fromkeys(first.progress, 0))
+            await _begun_again(stage, first)
+            await stage.judged(await stage.send("users", user(1)))
+    reasons = [log["reason"] for log in logs if log["event"] == "topics_changed"]
+    assert f"topic {site.names.progress} ends at" in reasons[0]
+    assert "before position 100" in reasons[0]
+
+
 async def _begun_again(stage: Stage, before: Follower) -> None:
     worker = stage.workers[0].worker
     await stage.until(

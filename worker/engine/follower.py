@@ -218,6 +218,9 @@ class Follower:
                 f"partition {anew.number} of topic {anew.topic} ended before position "
                 f"{self._followed[anew]}"
             )
+        read = {p: self._followed[p] for p in self.progress}
+        if went_back(messages, followed, read) is not None:
+            self._was_away = True  # an older log, unless the topic is another one: it is compared
         rows = [message for message in messages if message.topic in self._entities]
         said = [message for message in messages if message.topic == self._names.progress]
         if said:
