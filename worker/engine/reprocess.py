@@ -104,7 +104,10 @@ async def _reset(
     parked = [p for p in await _parked(broker, names, number) if p.entity == entity]
     again = [p for p in parked if p.place >= first]
     left = len(parked) - len(again) + sum(map(len, held.get(entity, {}).values()))
-    counted = msgspec.structs.replace(progress.counts.get(entity, Counts()), parked=left)
+    booked = progress.counts.get(entity, Counts())
+    # Those have had no outcome yet: they are read for the first time once more.
+    unread = max(0, booked.parked - left)
+    counted = msgspec.structs.replace(booked, read=max(0, booked.read - unread), parked=left)
     value = write_progress(
         msgspec.structs.replace(
             progress,

@@ -10,7 +10,9 @@ import pytest
 from tests.contract.conftest import Another
 from tests.contract.worker_kit import Stage, at, holders, two
 from tests.unit.test_sink_rows import match, milestone, user
+from worker.core.barrier import Counts
 from worker.engine.reprocess import reprocess
+from worker.engine.saved import read_progress_table
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -141,6 +143,8 @@ async def test_reprocess_of_a_part_leaves_what_is_held_before_it_held(
     await stage.judged()
     assert stage.verdicts([first, second, third]) == {"accepted": 3}
     await stage.books_balance()
+    table = await read_progress_table(stage.broker, stage.names, 0)
+    assert table.rows[b"0"].counts["milestones"] == Counts(read=3, accepted=3)
 
 
 async def test_reprocess_of_what_has_not_been_read_changes_nothing(
