@@ -6,7 +6,7 @@ says what to do next; it never quotes a record.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Final
 
 
@@ -51,14 +51,18 @@ class MessageRefused(BuddyError):
 
     exit_code = 1
 
-    def __init__(self, text: str, index: int | None = None, others: Sequence[int] = ()) -> None:
-        """`index` is the message's place in the call, where it is known.
+    def __init__(self, text: str, refused: Mapping[int, str] | None = None) -> None:
+        """`refused` are the messages by their place in the call, each with what is wrong with it.
 
-        `others` are those of messages that it will never take either, as far as it is known.
+        As far as they are known; there may be more.
         """
         super().__init__(text)
-        self.index = index
-        self.others = others
+        self.refused = refused or {}
+
+    @classmethod
+    def of(cls, refused: Mapping[int, str]) -> MessageRefused:
+        """These were refused, at least one; the error speaks of the first."""
+        return cls(next(iter(refused.values())), refused)
 
 
 class Fenced(BuddyError):

@@ -6,13 +6,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.clock_kit import SettableClock
+from tests.contract.helpers import damage_embedded
 from tests.unit.embedded_kit import old_log, opened, read_all
-from worker.brokers.contract import GroupMember, Outgoing, Topic
+from worker.brokers.contract import GroupMember, Outgoing, Partition, Topic
 from worker.brokers.embedded import EmbeddedBroker
 from worker.clock import Clock
 from worker.errors import BrokerUnavailable, BuddyError, StateError
+
+LOG = Partition("log", 0)
 
 
 def held(directory: Path) -> dict[str, bytes]:
@@ -117,3 +121,22 @@ async def test_whoever_only_looks_reads_no_earlier_format(tmp_path: Path) -> Non
     async with opened(tmp_path):
         pass
     assert await look(tmp_path) == [b"v"]
+
+
+async def test_damage_that_a_look_comes_across_is_known_and_no_log_line(written: Path) -> None:
+    async with opened(written) as broker:
+        await damage_embedded(broker, LOG)
+    before = held(written)
+    looker = EmbeddedBroker(written, looks=True)
+    await looker.open()
+    reader = looker.reader()
+    reader.assign({LOG: 0})
+    with capture_logs() as logs:
+        assert await reader.read(1, 0.0) == []
+    assert reader.damaged().keys() == {LOG}
+    assert logs == []
+    assert [line.partition(" (")[0] for line in await looker.damage()] == [
+        "log/0 is damaged from offset 0 up to 1"
+    ]
+    await looker.close()
+    assert held(written) == before

@@ -74,7 +74,9 @@ class EmbeddedBroker:
         self._catalogue = Catalogue()
         """As the reading connection sees it; the writing one may be ahead."""
         self._to_write = Catalogue()
-        self.inspection = Inspection(self._writing, self._reading, self._catalogue, self._to_write)
+        self.inspection = Inspection(
+            self._writing, self._reading, self._catalogue, self._to_write, looks=looks
+        )
         """What is damaged, and what to do about it."""
         self._rotation = Rotation()
         self._watch = Watch(self._version)

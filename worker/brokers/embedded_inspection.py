@@ -29,16 +29,27 @@ _log = structlog.get_logger(__name__)
 
 
 class Inspection:
-    """What is damaged in a log, by whichever process it was found."""
+    """What is damaged in a log, by whichever process it was found.
+
+    One that only `looks` writes nothing, neither into the log nor into log lines: whoever looks
+    says what is `known`.
+    """
 
     def __init__(
-        self, writing: Connection, reading: Connection, catalogue: Catalogue, to_write: Catalogue
+        self,
+        writing: Connection,
+        reading: Connection,
+        catalogue: Catalogue,
+        to_write: Catalogue,
+        *,
+        looks: bool,
     ) -> None:
         self._writing = writing
         self._reading = reading
         self._catalogue = catalogue
         self._to_write = to_write
-        self._noted: set[tuple[Partition, int]] = set()
+        self._looks = looks
+        self._noted: dict[tuple[Partition, int], Damage] = {}
 
     async def known(self) -> list[Damage]:
         """All that was found so far, in the order of the log. Cheap: nothing is looked through."""
@@ -48,7 +59,11 @@ class Inspection:
                 self._catalogue.refresh(connection)
                 return known(connection, self._catalogue)
 
-        return await self._reading.run(work)
+        found = await self._reading.run(work)
+        if self._looks:
+            there = {(each.partition, each.base) for each in found}
+            found += [each for place, each in self._noted.items() if place not in there]
+        return found
 
     async def skipped(self) -> dict[Partition, int]:
         """How many offsets of each partition were skipped, and are still in the log. Cheap."""
@@ -65,7 +80,9 @@ class Inspection:
         for each in found:
             if (each.partition, each.base) in self._noted:
                 continue
-            self._noted.add((each.partition, each.base))
+            self._noted[each.partition, each.base] = each
+            if self._looks:
+                continue
             if tell:
                 _log.error(
                     "log_damaged",

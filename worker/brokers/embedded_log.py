@@ -263,18 +263,15 @@ def _batches(
         message = messages[index]
         key, value, headers = message.key, message.value, message.headers
         if key is None and topic.compacted:
-            raise MessageRefused(
-                f"Topic {topic.name} is compacted: a message without a key cannot be kept.", index
-            )
+            why = f"Topic {topic.name} is compacted: a message without a key cannot be kept."
+            raise MessageRefused.of({index: why})
         size = (len(key) if key else 0) + (len(value) if value else 0)
         for name, content in headers:
             size += len(name.encode()) + len(content)
         if size > topic.max_message_bytes:
-            raise MessageRefused(
-                f"A message of {size} bytes is larger than topic {topic.name} takes"
-                f" ({topic.max_message_bytes}).",
-                index,
-            )
+            most = topic.max_message_bytes
+            why = f"A message of {size} bytes is larger than topic {topic.name} takes ({most})."
+            raise MessageRefused.of({index: why})
         size += 16  # about what msgpack adds
         if entries and total + size > BATCH_BYTES:
             batches.append((len(entries), _encode(entries)))

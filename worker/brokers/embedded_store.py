@@ -192,7 +192,11 @@ class Connection:
 
 
 def _keep_open(connection: sqlite3.Connection) -> None:
-    """Have it end with the process: closing writes what its files hold into those there now."""
+    """Have it end with the process: closing writes what its files hold into those there now.
+
+    A thread holds it, since Python closes what modules hold when it ends. From 3.12 on a setting of
+    SQLite's would do (`SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE`).
+    """
 
     def hold(_connection: sqlite3.Connection) -> None:
         threading.Event().wait()

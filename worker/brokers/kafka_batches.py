@@ -88,8 +88,7 @@ def check(messages: Sequence[Outgoing], topics: Mapping[str, Topic], producer: A
                     f" {topic.max_message_bytes}: raise its max.message.bytes"
                 )
     if refused:
-        first, *others = refused
-        raise MessageRefused(refused[first], first, others)
+        raise MessageRefused.of(refused)
     return sizes
 
 
@@ -195,11 +194,12 @@ async def _deliver(
                 base: int = (await future).offset
         except TOO_LARGE as error:
             # The limit was lowered since `check`.
-            raise MessageRefused(
+            why = (
                 f"{partition.topic} takes no batch of {batch.size} bytes any more:"
-                " raise its max.message.bytes",
-                batch.indices[0] if len(batch.indices) == 1 else None,
-            ) from error
+                " raise its max.message.bytes"
+            )
+            alone = len(batch.indices) == 1
+            raise MessageRefused(why, {batch.indices[0]: why} if alone else None) from error
         if base < 0:
             raise KafkaError("the broker knows the batch already, but not where it stands")
         for place_in_batch, index in enumerate(batch.indices):

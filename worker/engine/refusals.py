@@ -42,20 +42,19 @@ class Refusals:
 
     def note(self, outputs: Sequence[Outgoing], error: MessageRefused) -> Refusal:
         """A commit was refused: of which task, and whether that can go on without the record."""
-        if error.index is None:
-            return Refusal(None, str(error))
         refusals: list[Refusal] = []
         noted: set[tuple[int, Record]] = set()
-        for index in (error.index, *error.others):
+        for index, why in error.refused.items():
             message = outputs[index]
             found = record_of(message, self._names)
             if found is None:
-                why = f"its own state for {message.topic}: {error}"
-                refusals.append(Refusal(message.partition, why))
+                own = f"its own state for {message.topic}: {why}"
+                refusals.append(Refusal(message.partition, own))
             elif found not in noted:
                 noted.add(found)
-                refusals.append(self._note(*found, message.topic, str(error)))
-        return next((one for one in refusals if one.why is not None), refusals[0])
+                refusals.append(self._note(*found, message.topic, why))
+        stuck = [refusal for refusal in refusals if refusal.why is not None]
+        return next(iter(stuck or refusals), Refusal(None, str(error)))
 
     def _note(self, number: int, record: Record, topic: str, error: str) -> Refusal:
         count = self.of(number)[record] = self.of(number).get(record, 0) + 1

@@ -63,7 +63,7 @@ async def test_nothing_of_a_refused_commit_is_visible(
     too_large = Outgoing(topic, b"k", b"x" * 20_000, partition=1)
     with pytest.raises(MessageRefused) as caught:
         await committer.commit([*numbered(topic, range(3)), too_large], {partition: 5})
-    assert caught.value.index == 3
+    assert list(caught.value.refused) == [3]
     with pytest.raises(MissingTopic):
         await (await broker.committer(name, group)).commit(
             [*numbered(topic, range(3)), Outgoing(unique("topic"), b"k", b"v")], {partition: 6}
@@ -84,10 +84,10 @@ async def test_a_limit_that_is_lowered_is_learnt_from_the_refusal(
     await configure(kafka_address, topic, **{"max.message.bytes": "2000"})
     with pytest.raises(MessageRefused) as caught:
         await (await broker.committer(name, group)).commit(messages, {})
-    assert caught.value.index is None
+    assert caught.value.refused == {}
     with pytest.raises(MessageRefused) as caught:
         await (await broker.committer(name, group)).commit(messages, {})
-    assert caught.value.index == 3
+    assert list(caught.value.refused) == [3]
     await (await broker.committer(name, group)).commit(messages[:3], {})
 
 

@@ -123,9 +123,13 @@ class Cluster:
     def place(self, messages: Sequence[Outgoing]) -> list[Log]:
         """Where each message goes. Raises MissingTopic, MessageRefused."""
         self._turn += 1
-        return [self._place(index, message) for index, message in enumerate(messages)]
+        placed = [self._place(message) for message in messages]
+        refused = {index: why for index, m in enumerate(messages) if (why := self._refuses(m))}
+        if refused:
+            raise MessageRefused.of(refused)
+        return placed
 
-    def _place(self, index: int, message: Outgoing) -> Log:
+    def _place(self, message: Outgoing) -> Log:
         number = message.partition
         topic = self.topics.get(message.topic)
         if topic is None:
@@ -134,16 +138,19 @@ class Cluster:
             keyless = message.key is None
             number = self._turn if keyless else partition_for(message.key or b"", topic.partitions)
             number %= topic.partitions
-        log = self.log((message.topic, number))
+        return self.log((message.topic, number))
+
+    def _refuses(self, message: Outgoing) -> str | None:
+        topic = self.topics[message.topic]
         size = _OVERHEAD + len(message.key or b"") + len(message.value or b"")
         size += sum(len(name.encode()) + len(value) for name, value in message.headers)
         if size > topic.max_message_bytes:
-            raise MessageRefused(f"{message.topic} takes no message of {size} bytes", index)
+            return f"{message.topic} takes no message of {size} bytes"
         if topic.compacted and message.key is None:
-            raise MessageRefused(f"{message.topic} takes no message without a key", index)
+            return f"{message.topic} takes no message without a key"
         if self.weather.refuses(message):
-            raise MessageRefused(f"{message.topic} does not take this one", index)
-        return log
+            return f"{message.topic} does not take this one"
+        return None
 
     def append(
         self,
