@@ -42,6 +42,8 @@ from worker.engine.takeover import fence_earlier
 from worker.errors import BuddyError
 from worker.topics import Names
 
+_ASK_SECONDS: Final = 0.05
+"""So often the group is asked what is assigned: on the embedded broker that reads files."""
 _STUCK_SECONDS: Final = 60.0
 """Each try of a task that cannot commit costs the others a session."""
 
@@ -118,6 +120,8 @@ class Tasks:
         self._worker = f"{socket.gethostname()}/{os.getpid()}"
         """How the books name this process."""
         self._member: Member | None = None
+        self._ask_at = 0.0
+        """When the group is asked again, by the loop's time."""
         self._starting: dict[int, asyncio.Task[Owned]] = {}
         self.held: set[int] = set()
         """What this session has taken over and not given up, restored or not."""
@@ -157,7 +161,10 @@ class Tasks:
         Raises BrokerUnavailable.
         """
         assert self._member is not None
-        self.assigned = await self._member.assignment()
+        now = asyncio.get_running_loop().time()
+        if now >= self._ask_at:
+            self._ask_at = now + _ASK_SECONDS
+            self.assigned = await self._member.assignment()
         changed = False
         if self.session is not None and self.session.is_over:
             changed = bool(self.running)
