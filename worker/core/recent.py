@@ -140,9 +140,6 @@ class RecentRows:
             while placed and placed[0][0] < end:
                 self._forget(placed.popleft()[1])
 
-    def __len__(self) -> int:
-        return len(self._users) + len(self._matches)
-
     # --- inside -------------------------------------------------------------------------------
 
     def _write_user(self, user: bytes, row: Row, message: int) -> None:
