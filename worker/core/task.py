@@ -340,13 +340,18 @@ class Task:
         self._overdue = [parked for parked in self._overdue if self.parking.holds(parked)]
         return bool(self._overdue)
 
-    def await_barriers(self, users: Barrier, matches: Barrier) -> None:
-        """The overdue records wait for these from now on, each for the one that covers it."""
+    def await_barriers(self, users: Barrier, matches: Barrier) -> list[Barrier]:
+        """The overdue records wait for these from now on, each for the one that covers it.
+
+        Returns those of the two that anything waits for.
+        """
         for parked in self._overdue:
             parked.barrier = matches if parked.refers_to_matches else users
+        awaited = [b for b in (users, matches) if any(p.barrier is b for p in self._overdue)]
         self._at_barrier += self._overdue
         self._overdue = []
-        self._noted += [users, matches]
+        self._noted += awaited
+        return awaited
 
     # --- one record ---------------------------------------------------------------------------
 

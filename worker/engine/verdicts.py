@@ -41,9 +41,9 @@ class Barriers:
         if overdue and now - self._noted >= _NOTE_EVERY_MS:
             self._noted = now
             users, matches = await self._note()
-            for task in overdue:
-                task.await_barriers(users, matches)
-            self._open += [(now, users), (now, matches)]
+            awaited = [b for task in overdue for b in task.await_barriers(users, matches)]
+            # One that nobody waits for blocks nothing: it would be told all the same.
+            self._open += [(now, barrier) for barrier in (users, matches) if barrier in awaited]
         for _, barrier in self._open:
             barrier.blocked_by(self._follower.judged)
             if barrier.needs_outcomes:

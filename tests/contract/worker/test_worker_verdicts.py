@@ -190,3 +190,22 @@ class _beating:  # noqa: N801 -- used as a function
         while True:
             await self._member.assignment()
             await asyncio.sleep(0.2)
+
+
+async def test_a_barrier_that_no_record_waits_for_is_not_told(stage: Stage) -> None:
+    running = await stage.start(grace=20_000)
+    (first,) = await stage.send("matches", match(1, NOBODY, NOBODY))
+    await stage.until(lambda: running.parked() == 1, "it is parked")
+    stage.clock.put_forward(15_000)
+    (second,) = await stage.send("matches", match(2, NOBODY, NOBODY))
+    await stage.until(lambda: running.parked() == 2, "both are")
+    with capture_logs() as logs:
+        stage.clock.put_forward(6_000)
+        await stage.until(lambda: running.parked() == 1, "the first one is judged")
+        stage.clock.put_forward(6_000)
+        await stage.look()
+    assert "verdicts_blocked" not in {entry["event"] for entry in logs}
+    assert running.blocked_by() == set()
+    stage.clock.put_forward(10_000)
+    await stage.judged()
+    assert stage.verdicts([first, second]) == {"rejected orphaned_user_id": 2}
