@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from tests.contract.bucket_kit import World
 from tests.maven import free_ports
 from tests.unit.place_kit import FIRST, ID, never, published, staged
 from worker.errors import ConfigurationError, StateError
+from worker.exports import connect
 from worker.exports.connect import place_of
 from worker.exports.place_bucket import BucketPlace
 from worker.settings import S3Settings, Settings
@@ -155,3 +158,25 @@ def test_no_credentials_at_all_is_one_clear_line(
     place = place_of(Settings(exports="s3://bucket"), {"AWS_REGION": "us-east-1"})
     with pytest.raises(StateError, match="NoCredentialsError: check the credentials"):
         place.sweep()
+
+
+def test_a_server_that_takes_calls_and_never_answers_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert connect._READ_SECONDS < 30
+    monkeypatch.setattr(connect, "_READ_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        settings = Settings(
+            exports="s3://bucket/exports",
+            data=str(tmp_path),
+            s3=S3Settings(endpoint=f"http://127.0.0.1:{port}", region="here", access_key_id="me"),
+        )
+        place = place_of(settings, {"BUDDY_S3_SECRET_ACCESS_KEY": "secret"}, patience=1.0)
+        told: list[str | None] = []
+        place.tell(told.append)
+        began = time.monotonic()
+        with pytest.raises(StateError, match="no answer from the server"):
+            list(place.finished())
+        assert time.monotonic() - began < 10
+        assert told

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _BUCKET = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
+_READ_SECONDS = 20
+"""A server that says nothing for so long is away. boto's own 60 s would be silence."""
 
 
 def place_of(
@@ -58,9 +60,12 @@ def _client(settings: S3Settings, environment: Mapping[str, str]) -> S3Client:
         )
     # A server of one's own rarely has a name in DNS for each bucket.
     style: Any = {"addressing_style": "path"} if settings.endpoint else None
-    # Trying again is up to `outages`.
+    # Trying again is up to `outages`, and so is telling: of a server that hangs, within 30 s.
     config = Config(
-        s3=style, connect_timeout=10, retries={"mode": "standard", "total_max_attempts": 1}
+        s3=style,
+        connect_timeout=10,
+        read_timeout=_READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": 1},
     )
     try:
         session = boto3.Session(
