@@ -18,7 +18,7 @@ from tests.contract.sink_kit import PARTITIONS, Sink, a_sink, csv_rows, fill
 from tests.unit.test_sink_rows import user, uuid
 from worker.brokers.contract import Broker, Committer, Message, Outgoing, Partition, Reader, Span
 from worker.errors import BrokerUnavailable, ConfigurationError, StateLost
-from worker.sink import consume
+from worker.sink import consume, upkeep
 from worker.sink.requests import ExportRequest
 from worker.topics import Names, wanted
 
@@ -306,6 +306,20 @@ async def test_what_keeps_it_from_its_work_is_told_and_waited_out(
 
 def _holds(expected: str) -> Callable[[list[str]], bool]:
     return lambda reasons: any(reason.startswith(expected) for reason in reasons)
+
+
+@embedded_only
+async def test_exports_that_cannot_be_written_are_told_before_one_is_due(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "AGAIN_MS", 20)
+    sink.exports.parent.mkdir(exist_ok=True)
+    sink.exports.touch()
+    expected = f"sink: exports: cannot use the exports in {sink.exports}: Not a"
+    async with sink.running():
+        await eventually(lambda: asyncio.sleep(0, sink.reasons()), _holds(expected))
+        sink.exports.unlink()
+        await eventually(lambda: asyncio.sleep(0, sink.reasons()), lambda found: not found)
 
 
 @embedded_only

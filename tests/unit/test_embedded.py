@@ -274,6 +274,22 @@ async def test_append_times_never_go_back(broker: EmbeddedBroker, clock: Settabl
     assert (await read_all(broker, "log"))[-1].timestamp == start + 7
 
 
+async def test_of_each_of_many_partitions_little_is_read_at_once(broker: EmbeddedBroker) -> None:
+    """What is read goes to the partition's task, and each has its share of the memory."""
+    await broker.create([Topic("log", 16)])
+    for number in range(40):
+        await broker.publish([Outgoing("log", b"k", b"%d" % number + bytes(200_000), partition=0)])
+
+    async def first_read(partitions: int) -> int:
+        reader = broker.reader()
+        reader.assign({Partition("log", p): 0 for p in range(partitions)})
+        return sum(len(m.value or b"") for m in await reader.read(5_000, 0))
+
+    assert await first_read(1) > 6 * 1024 * 1024
+    assert 0 < await first_read(16) <= 1024 * 1024
+    assert len(await read_all(broker, "log")) == 40
+
+
 async def test_a_cancelled_publish_happens_or_does_not(broker: EmbeddedBroker) -> None:
     await broker.create([Topic("log", 2)])
     for number in range(40):

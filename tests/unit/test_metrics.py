@@ -404,7 +404,7 @@ def test_ready_when_restored_running_and_near_the_end(health: Health, clock: Clo
         ),
         (
             lambda part, clock: part.expired(7, clock.now),
-            "worker: 7 records were gone before they were judged",
+            "worker: 7 records were gone before they were read",
         ),
         (
             lambda part, clock: setattr(clock, "now", clock.now + 90_000),

@@ -238,6 +238,13 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert place.sweep() == []
     with pytest.raises(StateError, match="Not a directory"):
         place.remove(FIRST)
+    with pytest.raises(StateError, match="Not a directory"):
+        place.probe()
+
+
+def test_a_probe_leaves_nothing_behind(tmp_path: Path) -> None:
+    DirectoryPlace(tmp_path / "exports").probe()
+    assert list((tmp_path / "exports").iterdir()) == []
 
 
 # --- Staging --------------------------------------------------------------------------------------

@@ -169,9 +169,11 @@ class EmbeddedBroker:
         """See `contract.Broker.reader`; nothing here is ever in the log uncommitted."""
         del uncommitted
 
-        async def fetch(wanted: Sequence[tuple[Partition, int]], limit: int) -> list[log.Chunk]:
+        async def fetch(
+            wanted: Sequence[tuple[Partition, int]], limit: int, share: int
+        ) -> list[log.Chunk]:
             try:
-                chunks = await self._reading.run(log.fetch, self._catalogue, wanted, limit)
+                chunks = await self._reading.run(log.fetch, self._catalogue, wanted, limit, share)
             except MissingTopic as error:  # deleted under the reader: it may come back
                 raise BrokerUnavailable(str(error)) from error
             await self.inspection.note(chunk.damage for chunk in chunks if chunk.damage is not None)

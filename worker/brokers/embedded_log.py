@@ -186,17 +186,20 @@ def fetch(
     catalogue: Catalogue,
     wanted: Iterable[tuple[Partition, int]],
     limit: int,
+    share: int,
 ) -> list[Chunk]:
     """Whole batches from these positions on, until there are `limit` messages or more.
 
-    A chunk for each partition that was looked at; those that come after may be missing.
+    Of one partition no more than `share` bytes, but one batch in any case. A chunk for each
+    partition that was looked at; those that come after may be missing.
     """
     chunks = []
     room = FETCH_BYTES
     with snapshot(connection):
         catalogue.refresh(connection)
         for partition, position in wanted:
-            chunk, size = _fetch_one(connection, catalogue, partition, position, limit, room)
+            most = min(room, share)
+            chunk, size = _fetch_one(connection, catalogue, partition, position, limit, most)
             chunks.append(chunk)
             limit -= len(chunk.messages)
             room -= size
@@ -232,6 +235,8 @@ def _fetch_one(
                 damage = Damage(partition, *piece)
                 break
             skipped += piece.next - piece.base
+        elif messages and size + len(piece.entries) > room:
+            break
         else:
             messages += _messages(stored.topic, partition.number, piece, position)
             size += len(piece.entries)

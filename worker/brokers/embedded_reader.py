@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from worker.brokers.contract import Message, Partition
 from worker.brokers.embedded_damage import Damage
-from worker.brokers.embedded_log import Chunk
+from worker.brokers.embedded_log import BATCH_BYTES, FETCH_BYTES, Chunk
 from worker.errors import BrokerUnavailable, BuddyError
 
-Fetch = Callable[[Sequence[tuple[Partition, int]], int], Awaitable[list[Chunk]]]
+Fetch = Callable[[Sequence[tuple[Partition, int]], int, int], Awaitable[list[Chunk]]]
 
 FIRST_PAUSE = 0.002
 LAST_PAUSE = 0.02
@@ -221,7 +221,10 @@ class EmbeddedReader:
             return
         before = [course.after for _, course in empty]
         wanted = [(partition, course.after) for partition, course in empty]
-        chunks = await self._fetch(wanted, lacking)
+        # What comes of one partition goes to one task, which has its share of the memory: it is
+        # asked to pause that only after it has it.
+        share = max(BATCH_BYTES, FETCH_BYTES // len(self._courses))
+        chunks = await self._fetch(wanted, lacking, share)
         for (_, course), position, chunk in zip(empty, before, chunks, strict=False):
             # Two reads at once may have fetched the same: only one of them counts.
             if course.after == position and not course.left():

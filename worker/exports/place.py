@@ -115,6 +115,9 @@ class Place(Protocol):
         What a live sink is writing is left alone. So is what is no export's.
         """
 
+    def probe(self) -> None:
+        """Raises `StateError` if nothing could be written now; leaves nothing behind."""
+
 
 SEAL_DAYS = 400
 """The id of a schedule's slot comes again until the next slot, and a schedule may be yearly."""

@@ -171,6 +171,15 @@ class DirectoryPlace:
                     mark.unlink(missing_ok=True)
             return [path.name for path in sweep(self._root)]
 
+    def probe(self) -> None:
+        """See `Place`."""
+        trial = self.staging("probe")
+        try:
+            with self._guard():
+                trial.open()
+        finally:
+            trial.discard()
+
     def _links(self) -> Iterator[Path]:
         """Links that stand where an export, a seal or a leftover would."""
         for path in self._entries(self._root):

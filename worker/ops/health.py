@@ -145,7 +145,7 @@ class Part:
                 f"{self._limits.ready_lag}"
             )
         if self._lost_at is not None and now - self._lost_at < _SHOWN_MS:
-            found.append(f"{self._name}: {self.lost} records were gone before they were judged")
+            found.append(f"{self._name}: {self.lost} records were gone before they were read")
         for reason, seen in self._told.items():
             if now - seen < _SHOWN_MS:
                 found.append(f"{self._name}: {reason}")

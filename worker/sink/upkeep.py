@@ -1,5 +1,7 @@
 """Keeping the place of exports tidy: leftovers are swept, exports beyond the limits removed.
 
+That it cannot be written is told before the next export is due.
+
 At the start of a term as the active sink, after each export and once an hour; after a failure
 every minute, until the place is back. By a steady clock, and in a task of its own: a place that is
 away holds up no request.
@@ -84,6 +86,7 @@ class Upkeep:
         if self._swept is None or now - self._swept >= EVERY_MS:
             for leftover in await asyncio.to_thread(self._place.sweep):
                 _log.warning("export_leftover_removed", name=leftover)
+            await asyncio.to_thread(self._place.probe)
             self._swept = now
 
     async def _retire(self) -> bool:

@@ -335,7 +335,7 @@ async def test_input_that_expired_is_an_error_and_it_goes_on_at_the_earliest(
     assert running.health.lost == 5
     reasons = running.health.reasons(stage.clock.steady())
     assert [r for r in reasons if "were gone" in r] == [
-        "worker: 5 records were gone before they were judged"
+        "worker: 5 records were gone before they were read"
     ]
     for gone_ in gone:
         del stage.outcomes[gone_]
