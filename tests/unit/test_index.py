@@ -6,6 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 from uuid import UUID
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from tests.unit.test_sink_rows import canonical, match, user, uuid
 from worker.brokers.contract import Message, Partition
 from worker.brokers.partitioner import partition_for
+from worker.index import store as index_store
 from worker.index.contract import Known, Learned, address_digest
 from worker.index.memory import MemoryIndex
 from worker.index.rows import indexed_entity, latest_rows
@@ -153,7 +155,8 @@ def test_any_reading_gives_the_index_of_the_latest_rows(
     model = Model(history)
     memory = MemoryIndex()
     ends = {partition: len(log) for partition, log in logs.items()}
-    with tempfile.TemporaryDirectory() as folder:
+    seen = data.draw(st.sampled_from([1, 3, 100]), label="ids remembered")
+    with tempfile.TemporaryDirectory() as folder, patch.object(index_store, "_MOST_SEEN", seen):
         # Smaller than what it must hold: growth is part of every example.
         store = IndexStore(Path(folder) / "index", map_size=40_960)
         store.open()
@@ -161,6 +164,7 @@ def test_any_reading_gives_the_index_of_the_latest_rows(
             before = known_ids(store)
             learned = store.apply(batch, ends)
             after = known_ids(store)
+            looks_up_alike(store)
             assert sorted(learned.users) == sorted(set(after.users) - set(before.users))
             assert sorted(learned.matches) == sorted(set(after.matches) - set(before.matches))
             for message in batch:
@@ -174,9 +178,18 @@ def test_any_reading_gives_the_index_of_the_latest_rows(
         again = IndexStore(Path(folder) / "index")
         again.open()
         model.agrees(again)
+        looks_up_alike(again)
         assert again.counts() == model.counts()
         assert again.positions() == ends
         again.close()
+
+
+def looks_up_alike(known: Known) -> None:
+    """Many at once as one by one."""
+    for ids in ([*USERS, STRANGER], [STRANGER, *MATCHES]):
+        some = [id_.bytes for id_ in ids]
+        assert known.unknown_users(some) == [id_ for id_ in some if not known.user(id_)]
+        assert known.unknown_matches(some) == [id_ for id_ in some if not known.match(id_)]
 
 
 def known_ids(known: Known) -> Learned:
@@ -215,3 +228,21 @@ def test_no_bytes_make_reading_fail(key: bytes, row: bytes) -> None:
 def test_other_topics_are_refused(topic: str) -> None:
     with pytest.raises(ValueError, match="not made of topic"):
         latest_rows([Message(topic, 0, 0, 0, b"k", None)], {})
+
+
+def test_an_id_that_was_known_a_moment_ago_is_unknown_once_it_is_deleted(tmp_path: Path) -> None:
+    store = IndexStore(tmp_path / "index")
+    store.open()
+    rows = [
+        Op("p.accepted.users", USERS[0], ADDRESSES[0]),
+        Op("p.accepted.matches", MATCHES[0], "there"),
+    ]
+    ends = {Partition(op.topic, n): 9 for op in rows for n in range(PARTITIONS)}
+    gone = [op._replace(row=None) for op in rows]
+    user, match = USERS[0].bytes, MATCHES[0].bytes
+    for known, ops in ((True, rows), (False, gone), (True, rows)):
+        store.apply([op.message(0) for op in ops], ends)
+        for _ in range(2):
+            assert store.unknown_users([user]) == ([] if known else [user])
+            assert store.unknown_matches([match]) == ([] if known else [match])
+    store.close()

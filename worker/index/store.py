@@ -43,6 +43,8 @@ _TREES: Final = {
 _LAST_CURRENT, _ADDRESSES, _FOREIGN = b"last_current", b"addresses", b"foreign"
 _TAIL, _BESIDE = b"tail/", b"beside/"
 _STAMP_EVERY_MS: Final = 5_000
+_MOST_SEEN: Final = 100_000
+"""So many known ids of each kind are remembered: some 10 MB."""
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -68,6 +70,10 @@ class IndexStore:
         """Those of `_beside` that are not on disk yet."""
         self._beside_saved: int | None = None
         self._foreign_rows = Sparing(_foreign_row)
+        self._seen_users: set[bytes] = set()
+        """Known users, as far as they were asked for lately: records refer to few again and again.
+        A look into the file takes ten times as long."""
+        self._seen_matches: set[bytes] = set()
 
     def open(self) -> None:
         """Take the directory; wipe what has another version, is damaged or may be torn.
@@ -118,11 +124,11 @@ class IndexStore:
 
     def unknown_users(self, ids: Iterable[bytes]) -> list[bytes]:
         """The ids among these that no known user has."""
-        return self._unknown(ids, self._users)
+        return self._unknown(ids, self._users, self._seen_users)
 
     def unknown_matches(self, ids: Iterable[bytes]) -> list[bytes]:
         """The ids among these that no known match has."""
-        return self._unknown(ids, self._matches)
+        return self._unknown(ids, self._matches, self._seen_matches)
 
     def taken(self, address: bytes, user: bytes) -> bool:
         """Whether a user other than `user` holds the address, given as `address_digest`."""
@@ -216,6 +222,8 @@ class IndexStore:
         the same. After StateError nothing of the call is applied.
         """
         latest = latest_rows(messages, count_partitions(positions))
+        self._seen_users -= {id_ for id_, address in latest.users.items() if address is None}
+        self._seen_matches -= {id_ for id_, there in latest.matches.items() if not there}
         known = identities or {}
         before = {} if positions.keys() <= self._tails.keys() else self.positions()
         tails = extended(self._tails, before, messages, positions)
@@ -261,12 +269,18 @@ class IndexStore:
             return str(error)
         return None if users == pairs else f"{users} users hold {pairs} addresses"
 
-    def _unknown(self, ids: Iterable[bytes], tree: _Database) -> list[bytes]:
+    def _unknown(self, ids: Iterable[bytes], tree: _Database, seen: set[bytes]) -> list[bytes]:
         get = self._get
+        asked = [id_ for id_ in ids if id_ not in seen]
         try:
-            return [id_ for id_ in ids if get(id_, None, tree) is None]  # faster than `getmulti`
+            unknown = [id_ for id_ in asked if get(id_, None, tree) is None]  # `getmulti` is slower
         except lmdb.Error as error:
             raise self._env.failure(error) from error
+        if len(seen) + len(asked) > _MOST_SEEN:
+            seen.clear()
+        seen.update(asked)
+        seen.difference_update(unknown)
+        return unknown
 
     def _look(self) -> None:
         """Take hold of the trees, which are new ones after the file was opened."""
@@ -275,6 +289,8 @@ class IndexStore:
         self._matches, self._positions = trees["matches"], trees["positions"]
         self._topics = trees["topics"]
         self._about = trees[ABOUT]
+        self._seen_users.clear()
+        self._seen_matches.clear()
         self._view()
         stamp = self._get(_LAST_CURRENT, None, self._about)
         self._last_current = self._last_saved = None if stamp is None else int(stamp)
