@@ -88,6 +88,8 @@ class Active:
         """
         while not stop.is_set():
             try:
+                if not self._election.elected.is_set():
+                    self._reports.free(_OFFICE)  # it may be another's by now
                 await unless(stop, self._election.elected.wait())
                 await self._serve_a_term(stop)
                 self._reports.free(_OFFICE)  # it is not ours any more

@@ -53,6 +53,8 @@ class Reports:
         self._steps = steps
         self._measured = -_LAG_EVERY_MS
         self._place_away = False
+        self._was_active = False
+        """It was the active sink, and is not now: the place is another sink's business."""
         self._skips = Skips(metrics, health, ".exports")
         self._transactions = OpenTransactions(clock)
         self._foreign_rows = Sparing(_foreign_row)
@@ -154,7 +156,12 @@ class Reports:
         self._metrics.export(seconds, finished=finished)
 
     def place(self, away: str | None) -> None:
-        """The place of exports cannot be used, in one line why; None: it can."""
+        """The place of exports cannot be used, in one line why; None: it can.
+
+        What a term began and ends behind it is told by whoever has the next one.
+        """
+        if self._was_active:
+            away = None
         was_away, self._place_away = self._place_away, away is not None
         outages = int(self._place_away and not was_away)
         self._metrics.export_place(away=self._place_away, outages=outages)
@@ -167,6 +174,9 @@ class Reports:
     def active(self, *, is_active: bool) -> None:
         """This sink has become the active one, or is it no longer."""
         self._metrics.sink_active(is_active=is_active)
+        self._was_active = not is_active
+        if not is_active:
+            self.place(None)
 
     def look_at_clock(self) -> None:
         """Tell if the wall clock was set."""

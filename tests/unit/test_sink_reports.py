@@ -1,0 +1,74 @@
+"""What a sink tells ends with its term: it is another sink's to tell from then on."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+from worker.clock import Clock
+from worker.errors import BrokerUnavailable
+from worker.ops.health import Health
+from worker.ops.metrics import Metrics
+from worker.sink import active
+from worker.sink.active import Active
+from worker.sink.export import ExportSettings
+from worker.sink.reports import Reports
+
+
+def reports() -> tuple[Reports, Metrics]:
+    metrics = Metrics()
+    part = Health(metrics, lambda: 0).part("sink")
+    part.restored()
+    return Reports(metrics, part, lambda: 0), metrics
+
+
+def test_a_place_that_is_away_is_the_active_sinks_to_tell() -> None:
+    told, metrics = reports()
+    told.place("at the start")
+    assert told.health.reasons(0)
+    told.active(is_active=True)
+    told.place("read-only")
+    assert told.health.reasons(0) == ["sink: exports: read-only (for 0 s)"]
+    told.active(is_active=False)
+    told.place("what was begun before ends only now")
+    assert told.health.reasons(0) == []
+    assert metrics.registry.get_sample_value("buddy_export_place_away") == 0
+    told.active(is_active=True)
+    told.place("read-only")
+    assert told.health.reasons(0) == ["sink: exports: read-only (for 0 s)"]
+
+
+async def test_a_term_that_failed_is_forgotten_once_the_seat_is_anothers(monkeypatch: Any) -> None:
+    monkeypatch.setattr(active, "_FIRST_PAUSE", 0.01)
+    elected = asyncio.Event()
+    elected.set()
+    told, _ = reports()
+    failed = asyncio.Event()
+
+    class Away:
+        async def committer(self, *_: object) -> None:
+            elected.clear()
+            failed.set()
+            raise BrokerUnavailable("no answer")
+
+    source = SimpleNamespace(names=None, broker=Away())
+    election = SimpleNamespace(group="sink", elected=elected)
+    place = SimpleNamespace()
+    sink = Active(
+        cast("Any", source),
+        ExportSettings(cast("Any", place)),
+        cast("Any", election),
+        told,
+        Clock(),
+    )
+    stop = asyncio.Event()
+    running = asyncio.create_task(sink.run(stop))
+    async with asyncio.timeout(5):
+        await failed.wait()
+        while not told.health.reasons(0):  # noqa: ASYNC110 -- health tells nobody
+            await asyncio.sleep(0)
+        while told.health.reasons(0):  # noqa: ASYNC110 -- the same
+            await asyncio.sleep(0.01)
+    stop.set()
+    await running
