@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable
@@ -245,6 +246,34 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 def test_a_probe_leaves_nothing_behind(tmp_path: Path) -> None:
     DirectoryPlace(tmp_path / "exports").probe()
     assert list((tmp_path / "exports").iterdir()) == []
+
+
+def test_a_probe_finds_what_an_export_would_fail_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = DirectoryPlace(tmp_path)
+    (tmp_path / ".seals").mkdir()
+    place.probe()
+    assert [path.name for path in tmp_path.rglob("*")] == [".seals"]
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StateError, match="No space left"):
+        place.probe()
+    monkeypatch.undo()
+    make = Path.mkdir
+
+    def refused(self: Path, *args: Any, **more: Any) -> None:
+        if self.parent.name == ".seals":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        make(self, *args, **more)
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(StateError, match="Permission denied"):
+        place.probe()
+    assert [path.name for path in tmp_path.rglob("*")] == [".seals"]
 
 
 # --- Staging --------------------------------------------------------------------------------------

@@ -49,6 +49,8 @@ from worker.private import DIRECTORY_MODE
 
 _SEALS: Final = ".seals"
 _READ: Final = 1 << 20
+_PROBE: Final = 1 << 20
+"""So many bytes must fit."""
 _TAKEN: Final = (errno.ENOTEMPTY, errno.EEXIST)
 _IN_THE_WAY: Final = (*_TAKEN, errno.ENOTDIR)
 """Of a rename of a directory: ENOTDIR where a file or a link has the name."""
@@ -177,6 +179,12 @@ class DirectoryPlace:
         try:
             with self._guard():
                 trial.open()
+                with (trial.directory / "probe").open("xb") as file:
+                    file.write(bytes(_PROBE))  # a full disk may well take empty directories
+                    file.flush()
+                    os.fsync(file.fileno())
+                if is_directory(self._seals):
+                    _check_writable(self._seals)
         finally:
             trial.discard()
 
@@ -287,6 +295,13 @@ class DirectoryPlace:
             raise StateError(
                 f"cannot use the exports in {self._root}: {error.strerror or error}"
             ) from error
+
+
+def _check_writable(directory: Path) -> None:
+    """Raises OSError unless entries can be made in it."""
+    trial = directory / hidden_name("probe")
+    trial.mkdir(mode=DIRECTORY_MODE)
+    trial.rmdir()
 
 
 def _check_no_link(path: Path) -> None:
