@@ -353,6 +353,13 @@ class Task:
         self._noted += awaited
         return awaited
 
+    def awaited(self) -> list[Barrier]:
+        """The barriers that parked records wait for; those that have gone on wait no longer."""
+        self._at_barrier = [parked for parked in self._at_barrier if self.parking.holds(parked)]
+        awaited = {id(parked.barrier) for parked in self._at_barrier}
+        self._noted = [barrier for barrier in self._noted if id(barrier) in awaited]
+        return self._noted
+
     # --- one record ---------------------------------------------------------------------------
 
     def read(self, entity: str, batch: Sequence[Message]) -> None:

@@ -17,6 +17,8 @@ from worker.engine.follower import INDEXED, Follower
 _NOTE_EVERY_MS: Final = 200
 """Barriers cost a question to the broker: records that are overdue share one."""
 _REPORT_BLOCKED_MS: Final = 5_000
+_FORGET_EVERY_MS: Final = 1_000
+"""So often it is asked which barriers are waited for: that looks at each record that waits."""
 
 _log = structlog.get_logger(__name__)
 
@@ -32,6 +34,7 @@ class Barriers:
         self._open: list[tuple[int, Barrier]] = []
         self._noted = -_NOTE_EVERY_MS
         self._reported = -_REPORT_BLOCKED_MS
+        self._forgot = -_FORGET_EVERY_MS
 
     async def tend(self, tasks: Sequence[Task]) -> None:
         """Note barriers for overdue records, and move those that are noted forward."""
@@ -44,6 +47,11 @@ class Barriers:
             awaited = [b for task in overdue for b in task.await_barriers(users, matches)]
             # One that nobody waits for blocks nothing: it would be told all the same.
             self._open += [(now, barrier) for barrier in (users, matches) if barrier in awaited]
+        if self._open and now - self._forgot >= _FORGET_EVERY_MS:
+            # What a record waited for may have come, or its task have gone to another worker.
+            self._forgot = now
+            kept = {id(barrier) for task in tasks for barrier in task.awaited()}
+            self._open = [(noted, barrier) for noted, barrier in self._open if id(barrier) in kept]
         for _, barrier in self._open:
             barrier.blocked_by(self._follower.judged)
             if barrier.needs_outcomes:

@@ -209,3 +209,30 @@ async def test_a_barrier_that_no_record_waits_for_is_not_told(stage: Stage) -> N
     stage.clock.put_forward(10_000)
     await stage.judged()
     assert stage.verdicts([first, second]) == {"rejected orphaned_user_id": 2}
+
+
+async def test_a_record_that_went_on_waits_for_no_barrier(stage: Stage) -> None:
+    late = await stage.idle_member()
+    running = await stage.start()
+    async with _beating(late):
+        await stage.until(
+            lambda: len(running.tasks) == TASKS // 2 and running.runs(running.tasks.keys()),
+            "the tasks are shared",
+        )
+        ours, theirs = min(running.tasks), min(set(range(TASKS)) - running.tasks.keys())
+        await stage.send("users", user(1), partition=theirs)
+        (waits,) = await stage.send("milestones", milestone(5, 2), partition=ours)
+        task = running.worker._tasks.running[ours].task
+        await stage.until(lambda: task.waiting == 1, "a barrier is open")
+        (user_came,) = await stage.send("users", user(2), partition=ours)
+        await stage.until(lambda: running.parked() == 0, "what it waited for has come")
+        with capture_logs() as logs:
+            stage.clock.put_forward(6_000)
+            await stage.until(lambda: task.waiting == 0, "nothing waits any more")
+            stage.clock.put_forward(6_000)
+            await stage.look()
+        assert running.worker._barriers.waiting_since() is None
+        assert "verdicts_blocked" not in {entry["event"] for entry in logs}
+    await late.close()
+    await stage.judged()
+    assert stage.outcomes[waits] == stage.outcomes[user_came] == ["accepted"]
