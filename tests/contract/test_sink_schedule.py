@@ -141,11 +141,11 @@ async def test_a_failed_slot_is_tried_again_later_and_holds_no_request_up(sink: 
     with capture_logs() as logs:
         async with sink.running():
             await begun(sink)
-            sink.exports.parent.mkdir(parents=True, exist_ok=True)
-            sink.exports.write_text("in the way")
+            sink.exports.mkdir(parents=True, exist_ok=True)
+            (sink.exports / ".seals").write_text("in the way")
             sink.clock.now += 2_000
             failed = await sink.answer("failed")
-            sink.exports.unlink()
+            (sink.exports / ".seals").unlink()
             await sink.export("meanwhile", formats=("json",))
             sink.clock.now += RETRY_MS
             said = await sink.answer("finished")

@@ -73,7 +73,7 @@ def sweep(root: Path) -> list[Path]:
 
     A link is left alone, whatever it is called.
     """
-    removed = []
+    found = []
     for outer in filter(is_directory, sorted(root.glob(f".*{_SUFFIX}"))):
         try:
             lock = _try_lock(outer)
@@ -84,8 +84,8 @@ def sweep(root: Path) -> list[Path]:
                 shutil.rmtree(outer, ignore_errors=True)
             finally:
                 os.close(lock)
-            removed.append(outer)
-    return removed
+            found.append(outer)
+    return [outer for outer in found if not outer.exists()]
 
 
 def create_private(path: str, flags: int) -> int:

@@ -116,6 +116,7 @@ class Reports:
 
     def damage(self, damage: Sequence[str]) -> None:
         """What anybody has found damaged in the broker's log."""
+        self._metrics.log_damaged(len(damage))
         if damage:
             self.health.hindered("log", damage[0], self._clock())
         else:
