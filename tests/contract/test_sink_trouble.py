@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.conftest import Clock, DeleteTopic, unique
-from tests.contract.helpers import PATIENCE, eventually
+from tests.contract.conftest import Another, Clock, DeleteTopic, unique
+from tests.contract.helpers import PATIENCE, add_partitions, eventually
 from tests.contract.sink_kit import PARTITIONS, Sink, a_sink, csv_rows, fill
 from tests.unit.test_sink_rows import user, uuid
 from worker.brokers.contract import Broker, Committer, Message, Outgoing, Partition, Reader, Span
 from worker.errors import BrokerUnavailable, ConfigurationError, StateLost
-from worker.sink import consume, upkeep
-from worker.sink.requests import ExportRequest
+from worker.sink import active, consume, upkeep
+from worker.sink.requests import ExportRequest, encode_request
 from worker.topics import Names, wanted
 
 
@@ -203,6 +203,7 @@ async def test_a_store_that_is_damaged_under_a_sink_is_rebuilt_and_the_export_is
 # --- refusals -------------------------------------------------------------------------------------
 
 embedded_only = pytest.mark.parametrize("kind", ["embedded"])
+kafka_only = pytest.mark.parametrize("kind", [pytest.param("kafka", marks=pytest.mark.kafka)])
 """What refuses here is none of the brokers."""
 
 
@@ -306,6 +307,23 @@ async def test_what_keeps_it_from_its_work_is_told_and_waited_out(
 
 def _holds(expected: str) -> Callable[[list[str]], bool]:
     return lambda reasons: any(reason.startswith(expected) for reason in reasons)
+
+
+@kafka_only
+async def test_partitions_that_requests_and_answers_were_given_hide_nothing(
+    sink: Sink, another: Another, kafka_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(active, "_LOOK_MS", 50)
+    await add_partitions(sink.broker, kafka_address, sink.names.exports, 3)
+    async with sink.running():
+        await sink.export("a", formats=("csv",))
+        await add_partitions(sink.broker, kafka_address, sink.names.export_requests, 3)
+        sender = await another()  # one that knows the new ones
+        for partition in (2, 0):
+            key, value = encode_request(ExportRequest(f"in-{partition}", formats=("csv",)))
+            topic = sink.names.export_requests
+            await sender.publish([Outgoing(topic, key, value, partition=partition)])
+            assert (await sink.answer("finished")).request_id == f"in-{partition}"
 
 
 @embedded_only

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import resource
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -289,6 +290,17 @@ def test_a_damaged_store_is_rebuilt_or_goes_on(tmp_path: Path, victim: str) -> N
     assert (again.counts()["users"] == 1) is (again.rebuilt is None)
     assert len(rows(again, "users")) == again.counts()["users"]
     again.close()
+
+
+def test_a_store_that_was_removed_while_open_is_rebuilt(tmp_path: Path) -> None:
+    held = RowStore(tmp_path, NAMES)
+    held.apply([message("users", 0, *user(1))], {})
+    shutil.rmtree(tmp_path / "rows")
+    held.wipe("it was removed")
+    assert held.counts()["users"] == 0
+    held.apply([message("users", 0, *user(1))], {})
+    assert len(rows(held, "users")) == 1
+    held.close()
 
 
 def test_a_second_opening_is_one_clear_line(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ async def _answer(
     reader = broker.reader()
     reader.assign({partition: span.end for partition, span in spans.items()})
     key, value = encode_request(request)
-    await broker.publish([Outgoing(names.export_requests, key, value)])
+    await broker.publish([Outgoing(names.export_requests, key, value, partition=0)])
     shown = bar.add_task("waiting for a sink", total=None)
     clock = asyncio.get_running_loop().time
     heard = clock()

@@ -53,6 +53,8 @@ _POLL_SECONDS: Final = 0.2
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 20.0
 _SETTLED_MS: Final = 10_000
+_LOOK_MS: Final = 5_000
+"""So often it is asked whether the topic of requests was given more partitions."""
 """So long in office without a failure is a success, too: there was nothing to answer."""
 _OFFICE: Final = "requests and schedules"
 
@@ -126,11 +128,15 @@ class Active:
             )
             _log.info("sink_active")
             self._reports.active(is_active=True)
-            began = self._clock.steady()
+            began = looked = self._clock.steady()
             try:
                 await term.begin(ends)
                 while self._election.elected.is_set() and not stop.is_set():
                     await term.round(reader, stop)
+                    if self._clock.steady() - looked >= _LOOK_MS:
+                        looked = self._clock.steady()
+                        if await self._partitions(broker) != len(positions):
+                            break  # requests in those that were added are read in the next term
                     if term.answered or self._clock.steady() - began >= _SETTLED_MS:
                         self._backoff.succeeded()
                         self._reports.free(_OFFICE)
@@ -155,11 +161,8 @@ class Active:
 
     async def _positions(self, broker: Broker) -> tuple[dict[Partition, int], dict[Partition, int]]:
         """After the last request that was answered, by whichever sink; and where they end now."""
-        name = self._source.names.export_requests
-        topics = await broker.topics([name])
-        if name not in topics:
-            raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
-        spans = await broker.spans(Partition(name, n) for n in range(topics[name].partitions))
+        name, count = self._source.names.export_requests, await self._partitions(broker)
+        spans = await broker.spans(Partition(name, n) for n in range(count))
         held = await broker.committed(self._election.group, spans)
         positions = {}
         for place, span in spans.items():
@@ -167,6 +170,14 @@ class Active:
             # Outside of the log: the topic was created anew, or the rest has expired.
             positions[place] = position if span.start <= position <= span.end else span.start
         return positions, {place: span.end for place, span in spans.items()}
+
+    async def _partitions(self, broker: Broker) -> int:
+        """How many the topic of requests has. It is made with one; somebody may add others."""
+        name = self._source.names.export_requests
+        topics = await broker.topics([name])
+        if name not in topics:
+            raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
+        return topics[name].partitions
 
 
 class _Term:

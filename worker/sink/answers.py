@@ -158,6 +158,6 @@ def _report(request: ExportRequest, said: Announcement) -> None:
 
 
 def message_of(names: Names, announcement: Announcement) -> Outgoing:
-    """The message that announces it."""
+    """The message that announces it: in one partition, however many the topic was given."""
     key, value = encode_announcement(announcement)
-    return Outgoing(names.exports, key, value)
+    return Outgoing(names.exports, key, value, partition=0)

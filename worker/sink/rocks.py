@@ -69,6 +69,8 @@ def destroy(directory: Path) -> None:
         for path in directory.iterdir():
             if path.is_file():
                 path.unlink()
+    except FileNotFoundError:
+        return  # somebody has removed it
     except OSError as error:
         raise StateError(in_one_line(directory, error)) from None
 
