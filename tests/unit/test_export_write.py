@@ -17,6 +17,7 @@ from tests.unit.test_export_csv import user
 from tests.unit.test_export_samples import export_to, metadata_of, spool_of
 from tests.unit.test_export_xlsx import feedback
 from worker.errors import StateError, UsageError
+from worker.exports.hangs import HANG_SECONDS
 from worker.exports.layout import Format
 from worker.exports.manifest import ExportedFile, Options, Origin, encode, read_manifest
 from worker.exports.place_directory import DirectoryPlace
@@ -228,6 +229,33 @@ async def test_cancelling_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert list((tmp_path / "exports").iterdir()) == []
+
+
+def test_a_disk_that_is_slow_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step takes nearly as long as a call that hangs."""
+    now = 0.0
+    step = _Steps.next
+
+    def slow(steps: _Steps[object]) -> bytes:
+        nonlocal now
+        now += HANG_SECONDS - 1
+        return step(steps)
+
+    monkeypatch.setattr(_Steps, "next", slow)
+    tables = {"users": [user()] * 10_000}
+    place = DirectoryPlace(tmp_path / "exports", steady=lambda: now)
+    hangs: list[str | None] = []
+    asyncio.run(
+        write_export(
+            place,
+            spool_of(tmp_path / "spool", tables),
+            metadata_of(tables),
+            Options(entities=("users",), formats=("csv",)),
+            progress=lambda _: hangs.append(place.hang()),
+        )
+    )
+    assert len(hangs) > 1
+    assert set(hangs) == {None}
 
 
 def test_small_chunks_are_held_back_until_there_is_a_mebibyte() -> None:

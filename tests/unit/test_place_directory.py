@@ -25,6 +25,7 @@ from tests.unit.place_kit import (
 )
 from worker.errors import StateError
 from worker.exports import place_directory, staging
+from worker.exports.hangs import HANG_SECONDS, Calls
 from worker.exports.layout import MANIFEST
 from worker.exports.order import AHEAD
 from worker.exports.place import SEAL_DAYS
@@ -276,11 +277,30 @@ def test_a_probe_finds_what_an_export_would_fail_at(
     assert [path.name for path in tmp_path.rglob("*")] == [".seals"]
 
 
+def test_a_call_that_hangs_is_told_until_it_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    place = DirectoryPlace(tmp_path, steady=lambda: now)
+    said: list[str | None] = []
+
+    def hang(_: int) -> None:
+        nonlocal now
+        said.append(place.hang())
+        now += HANG_SECONDS
+        said.append(place.hang())
+
+    monkeypatch.setattr(os, "fsync", hang)
+    place.probe()
+    assert said == [None, f"the disk of {tmp_path} has not answered for 20 s"]
+    assert place.hang() is None
+
+
 # --- Staging --------------------------------------------------------------------------------------
 
 
 def opened(root: Path, name: str) -> Staging:
-    attempt = Staging(root, name)
+    attempt = Staging(root, name, Calls(root))
     attempt.open()
     return attempt
 

@@ -6,6 +6,8 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
+from structlog.testing import capture_logs
+
 from worker.clock import Clock
 from worker.errors import BrokerUnavailable
 from worker.ops.health import Health
@@ -37,6 +39,23 @@ def test_a_place_that_is_away_is_the_active_sinks_to_tell() -> None:
     told.active(is_active=True)
     told.place("read-only")
     assert told.health.reasons(0) == ["sink: exports: read-only (for 0 s)"]
+
+
+def test_a_disk_that_hangs_hides_no_other_trouble_of_the_place() -> None:
+    told, metrics = reports()
+    with capture_logs() as logs:
+        told.place_hangs(None)
+        told.place_hangs("20 s")
+        told.place_hangs("21 s")
+        told.place("read-only")
+        assert told.health.reasons(0) == ["sink: exports: 21 s (for 0 s)"]
+        told.place_hangs(None)
+        told.place_hangs(None)
+    assert told.health.reasons(0) == ["sink: exports: read-only (for 0 s)"]
+    told.place(None)
+    assert told.health.reasons(0) == []
+    assert metrics.registry.get_sample_value("buddy_export_place_outages_total") == 1
+    assert [entry["event"] for entry in logs] == ["export_place_hangs", "export_place_back"]
 
 
 async def test_a_term_that_failed_is_forgotten_once_the_seat_is_anothers(monkeypatch: Any) -> None:

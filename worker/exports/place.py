@@ -55,8 +55,8 @@ def ignore_skipped(_: str) -> None:
 class Place(Protocol):
     """Where finished exports are.
 
-    Every method blocks and is to be run in a thread. Each raises `StateError`, one line, where the
-    place refuses or cannot be reached.
+    Every method but `hang` blocks and is to be run in a thread. Each raises `StateError`, one line,
+    where the place refuses or cannot be reached.
     """
 
     def tell(self, tell: Callable[[str | None], object]) -> None:
@@ -64,6 +64,9 @@ class Place(Protocol):
 
         From any thread.
         """
+
+    def hang(self) -> str | None:
+        """In one line that a call to a disk hangs, which no time-out ends; None: none does."""
 
     def close(self) -> None:
         """From now on nothing that is away is waited for: calls that wait give up."""

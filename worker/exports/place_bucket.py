@@ -22,6 +22,7 @@ import msgspec
 
 from worker.errors import StateError, UsageError
 from worker.exports.bucket import Bucket, Held, TakenError
+from worker.exports.hangs import Calls
 from worker.exports.layout import MANIFEST, id_in
 from worker.exports.manifest import Manifest, decode
 from worker.exports.order import AHEAD, Order, is_of, orders, overtaken
@@ -65,6 +66,7 @@ class BucketPlace:
         """By default the server's clock says how old objects are."""
         self._bucket = bucket
         self._room = room
+        self._calls = Calls(room)
         self._clock = clock or bucket.now
         self._left: dict[str, str] = {}
         """Objects that could not be removed, and whose attempt they are."""
@@ -72,6 +74,10 @@ class BucketPlace:
     def tell(self, tell: Callable[[str | None], object]) -> None:
         """See `Place`."""
         self._bucket.tell(tell)
+
+    def hang(self) -> str | None:
+        """See `Place`: the disk that exports are built on; a call to the bucket has a time-out."""
+        return self._calls.hang()
 
     def close(self) -> None:
         """See `Place`."""
@@ -99,7 +105,7 @@ class BucketPlace:
 
     def staging(self, name: str) -> Staging:
         """See `Place`."""
-        return Staging(self._room, name)
+        return Staging(self._room, name, self._calls)
 
     def publish(self, staging: Staging, abandoned: Callable[[], bool]) -> Finished:
         """See `Place`."""

@@ -23,6 +23,7 @@ from typing import Final
 import structlog
 
 from worker.errors import StateError, UsageError
+from worker.exports.hangs import Calls
 from worker.exports.layout import MANIFEST, id_in
 from worker.exports.links import is_directory, link_on_the_way, open_below
 from worker.exports.order import AHEAD, Order, is_of, orders, overtaken
@@ -61,14 +62,25 @@ _log = structlog.get_logger(__name__)
 class DirectoryPlace:
     """A `Place` that is a directory; it is made when something is published."""
 
-    def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        root: Path,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Both clocks are in seconds; by the steady one a call hangs."""
         self._root = root
         self._seals = root / _SEALS
         self._ahead = root / AHEAD
         self._clock = clock
+        self._calls = Calls(root, steady)
 
     def tell(self, tell: Callable[[str | None], object]) -> None:
         """See `Place`: a disk that refuses is not waited for."""
+
+    def hang(self) -> str | None:
+        """See `Place`."""
+        return self._calls.hang()
 
     def close(self) -> None:
         """See `Place`."""
@@ -93,13 +105,14 @@ class DirectoryPlace:
         with self._guard():
             there = orders(self._names(), self._marks())
         for name, order in there.items():
-            found = self._read(name, skipped, order)
+            with self._calls.running():
+                found = self._read(name, skipped, order)
             if found is not None:
                 yield found
 
     def staging(self, name: str) -> Staging:
         """See `Place`: on the same disk as the exports, since it is renamed."""
-        return Staging(self._root, name)
+        return Staging(self._root, name, self._calls)
 
     def publish(self, staging: Staging, abandoned: Callable[[], bool]) -> Finished:
         """See `Place`."""
@@ -290,7 +303,8 @@ class DirectoryPlace:
     @contextmanager
     def _guard(self) -> Iterator[None]:
         try:
-            yield
+            with self._calls.running():
+                yield
         except OSError as error:
             raise StateError(
                 f"cannot use the exports in {self._root}: {error.strerror or error}"

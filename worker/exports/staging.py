@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from worker.errors import StateError
+from worker.exports.hangs import Calls
 from worker.exports.links import is_directory, open_directory
 from worker.private import DIRECTORY_MODE, make_private
 
@@ -31,8 +32,10 @@ class Staging:
     Every method blocks. OSError where the disk refuses.
     """
 
-    def __init__(self, root: Path, name: str) -> None:
+    def __init__(self, root: Path, name: str, calls: Calls) -> None:
         self.name = name
+        self.calls = calls
+        """Where whoever fills it says that it waits for the disk."""
         self.outer = root
         """What holds the directory and its lock; a place may move it to where it keeps seals."""
         self._root = root
@@ -45,9 +48,10 @@ class Staging:
 
     def open(self) -> None:
         """Create the directory, and hold its lock until it is discarded."""
-        make_private(self._root)
-        self.outer, self._lock = _create(self._root, self.name)
-        self.directory.mkdir(mode=DIRECTORY_MODE)
+        with self.calls.running():
+            make_private(self._root)
+            self.outer, self._lock = _create(self._root, self.name)
+            self.directory.mkdir(mode=DIRECTORY_MODE)
 
     def sync(self) -> None:
         """Flush every directory to disk; the files must have been flushed before."""
@@ -64,8 +68,9 @@ class Staging:
     def discard(self) -> None:
         """Remove what has not been released. Never raises OSError."""
         if self._lock >= 0:
-            shutil.rmtree(self.outer, ignore_errors=True)
-            self.release()
+            with self.calls.running():
+                shutil.rmtree(self.outer, ignore_errors=True)
+                self.release()
 
 
 def sweep(root: Path) -> list[Path]:

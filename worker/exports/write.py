@@ -27,7 +27,7 @@ from worker.exports.manifest import CutCell, ExportedFile, Options, Origin
 from worker.exports.metadata import Metadata, json_file
 from worker.exports.place import Finished, Place
 from worker.exports.spool import Spool, read_blocks
-from worker.exports.staging import create_private
+from worker.exports.staging import Staging, create_private
 from worker.exports.xlsx_file import MAX_ROWS, xlsx_chunks
 from worker.private import DIRECTORY_MODE
 
@@ -84,7 +84,7 @@ async def write_export(  # noqa: PLR0913 -- four have a default that suits most 
     try:
         try:
             await _in_thread(staging.open)
-            writer = _Writer(staging.directory, spool, metadata, options, progress)
+            writer = _Writer(staging, spool, metadata, options, progress)
             sha256 = await writer.write(origin, max_sheet_rows)
             await _in_thread(lambda: on_written(sha256))
             abandoned = threading.Event()
@@ -106,13 +106,14 @@ class _Writer:
 
     def __init__(
         self,
-        directory: Path,
+        staging: Staging,
         spool: Spool,
         metadata: Metadata,
         options: Options,
         progress: Progress,
     ) -> None:
-        self._directory = directory
+        self._directory = staging.directory
+        self._calls = staging.calls
         self._spool = spool
         self._metadata = metadata
         self._options = options
@@ -158,7 +159,8 @@ class _Writer:
     async def _write_csv(self) -> None:
         metadata = self._metadata
         folder = self._directory / layout.base_name(metadata)
-        await _in_thread(lambda: folder.mkdir(mode=DIRECTORY_MODE))
+        with self._calls.running():
+            await _in_thread(lambda: folder.mkdir(mode=DIRECTORY_MODE))
         content = _single(json_file(metadata))
         await self._write_file(layout.metadata_path(metadata), content, _Count())
         for entity in self._entities:
@@ -191,17 +193,20 @@ class _Writer:
         steps = _Steps(chunks)
         size = reported = 0
         try:
-            async with aiofiles.open(
-                self._directory / path, "xb", buffering=0, opener=create_private
-            ) as file:
-                while (data := await _in_thread(steps.next)) or not steps.done:
-                    if data:
-                        await _write_all(file, data)
-                        size += len(data)
-                    if count.rows > reported and not silent:
-                        self._progress(count.rows - reported)
-                        reported = count.rows
-                await _in_thread(lambda: os.fsync(file.fileno()))
+            with self._calls.running() as moved:
+                async with aiofiles.open(
+                    self._directory / path, "xb", buffering=0, opener=create_private
+                ) as file:
+                    while (data := await _in_thread(steps.next)) or not steps.done:
+                        moved()
+                        if data:
+                            await _write_all(file, data)
+                            size += len(data)
+                        if count.rows > reported and not silent:
+                            self._progress(count.rows - reported)
+                            reported = count.rows
+                    moved()
+                    await _in_thread(lambda: os.fsync(file.fileno()))
         finally:
             chunks.close()
         self._files.append(ExportedFile(path, size, count.rows, steps.sha256))

@@ -106,6 +106,8 @@ class Answers:
     async def _carry_out(self, request: ExportRequest, *, scheduled: bool) -> Announcement:
         """With an announcement of progress once a second, or of its absence every ten.
 
+        Of its absence nothing is said while the place's disk hangs.
+
         Its first stage is that the place of exports answers, which may be away.
         """
         latest = [Progress("place", 0, 1)]
@@ -127,7 +129,9 @@ class Answers:
         spoke = time.monotonic()
         while True:
             await asyncio.sleep(_REPORT_SECONDS)
-            if latest[0] != told or time.monotonic() - spoke >= _ALIVE_SECONDS:
+            # A thread that hangs is no sign of life: whoever waits runs into the time-out.
+            alive = self._settings.place.hang() is None
+            if latest[0] != told or (alive and time.monotonic() - spoke >= _ALIVE_SECONDS):
                 told = latest[0]
                 spoke = time.monotonic()
                 words = self._words(request_id, "progress")

@@ -53,6 +53,9 @@ class Reports:
         self._steps = steps
         self._measured = -_LAG_EVERY_MS
         self._place_away = False
+        self._away: str | None = None
+        self._hangs: str | None = None
+        self._hung_since = 0
         self._was_active = False
         """It was the active sink, and is not now: the place is another sink's business."""
         self._skips = Skips(metrics, health, ".exports")
@@ -161,8 +164,24 @@ class Reports:
 
         What a term began and ends behind it is told by whoever has the next one.
         """
-        if self._was_active:
-            away = None
+        self._away = None if self._was_active else away
+        self._tell_place()
+
+    def place_hangs(self, hangs: str | None) -> None:
+        """A call to the place hangs, in one line which; None: none does. For every look."""
+        if hangs is None and self._hangs is None:
+            return
+        if self._hangs is None:
+            self._hung_since = self._clock()
+            _log.warning("export_place_hangs", error=hangs)
+        elif hangs is None:
+            seconds = (self._clock() - self._hung_since) / 1000
+            _log.info("export_place_back", seconds=round(seconds, 1))
+        self._hangs = hangs
+        self._tell_place()
+
+    def _tell_place(self) -> None:
+        away = None if self._was_active else self._hangs or self._away
         was_away, self._place_away = self._place_away, away is not None
         outages = int(self._place_away and not was_away)
         self._metrics.export_place(away=self._place_away, outages=outages)

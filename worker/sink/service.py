@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -17,13 +17,15 @@ from worker.errors import MissingTopic, StateError, StateLost
 from worker.exports.place import Place
 from worker.sink.active import Active
 from worker.sink.bookmarks import Bookmarks
-from worker.sink.consume import Consumer
+from worker.sink.consume import Consumer, sleep
 from worker.sink.cut import Source
 from worker.sink.election import Election
 from worker.sink.export import ExportSettings, clear_room, settle_bookmarks
 from worker.sink.reports import Reports, unheard
 from worker.sink.store import RowStore
 from worker.topics import Names
+
+_LOOK_SECONDS: Final = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -80,10 +82,15 @@ async def serve(
 
 
 async def _watch(place: Place, reports: Reports, stop: asyncio.Event) -> None:
-    """Tell when the place is away; nothing waits for it any more once the sink is to stop."""
+    """Tell when the place is away, or hangs.
+
+    Once the sink is to stop, nothing waits any more for a place that is away.
+    """
     loop = asyncio.get_running_loop()
     place.tell(lambda away: loop.call_soon_threadsafe(reports.place, away))
-    await stop.wait()
+    while not stop.is_set():
+        reports.place_hangs(place.hang())
+        await sleep(stop, _LOOK_SECONDS)
     place.close()
 
 
