@@ -277,6 +277,26 @@ def test_a_probe_finds_what_an_export_would_fail_at(
     assert [path.name for path in tmp_path.rglob("*")] == [".seals"]
 
 
+def test_below_a_volume_that_was_unmounted_nothing_is_done(tmp_path: Path) -> None:
+    root, volume = tmp_path / "exports", tmp_path / "volume"
+    place = DirectoryPlace(root)
+    published(place, FIRST)
+    root.rename(volume)
+    for below in (False, True):
+        if below:
+            root.mkdir()
+        for call in (place.probe, place.sweep, lambda: place.find(ID), lambda: place.sealed(ID)):
+            with pytest.raises(StateError, match="was replaced or unmounted while in use"):
+                call()
+    with pytest.raises(StateError, match="was replaced or unmounted while in use"):
+        published(place, SECOND)
+    assert list(root.iterdir()) == []
+    root.rmdir()
+    volume.rename(root)
+    place.probe()
+    assert place.find(ID) is not None
+
+
 def test_a_call_that_hangs_is_told_until_it_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

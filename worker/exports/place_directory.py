@@ -14,6 +14,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -60,7 +61,11 @@ _log = structlog.get_logger(__name__)
 
 
 class DirectoryPlace:
-    """A `Place` that is a directory; it is made when something is published."""
+    """A `Place` that is a directory; it is made when something is published.
+
+    Once it was seen it has to stay that very directory: below a volume that was unmounted there is
+    another one, without the seals. Every method but `fetch` raises `StateError` for another one.
+    """
 
     def __init__(
         self,
@@ -74,6 +79,8 @@ class DirectoryPlace:
         self._ahead = root / AHEAD
         self._clock = clock
         self._calls = Calls(root, steady)
+        self._seen: tuple[int, int] | None = None
+        """Device and inode of the root."""
 
     def tell(self, tell: Callable[[str | None], object]) -> None:
         """See `Place`: a disk that refuses is not waited for."""
@@ -304,11 +311,28 @@ class DirectoryPlace:
     def _guard(self) -> Iterator[None]:
         try:
             with self._calls.running():
+                self._check_root()
                 yield
         except OSError as error:
             raise StateError(
                 f"cannot use the exports in {self._root}: {error.strerror or error}"
             ) from error
+
+    def _check_root(self) -> None:
+        """Raises StateError unless the root is the directory that was seen first."""
+        try:
+            root = self._root.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        else:
+            found = (root.st_dev, root.st_ino) if stat.S_ISDIR(root.st_mode) else None
+        if self._seen is None:
+            self._seen = found
+        if found != self._seen:
+            raise StateError(
+                f"{self._root} was replaced or unmounted while in use: restart the sink if that is"
+                " right"
+            )
 
 
 def _check_writable(directory: Path) -> None:
