@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import errno
 import os
+import resource
 import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,23 @@ asyncio.run(main())
     )
     assert "cannot be used for the log" in done.stdout
     assert done.stderr == ""
+
+
+async def test_too_many_open_files(tmp_path: Path) -> None:
+    with no_more_files(tmp_path):
+        await fails_to_open(tmp_path / "broker", "raise the limit of open files")
+
+
+@contextlib.contextmanager
+def no_more_files(directory: Path) -> Iterator[None]:
+    """This process can open no file meanwhile."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with (directory / "lowest").open("w") as lowest:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno(), hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_an_unknown_format_is_left_alone(tmp_path: Path) -> None:

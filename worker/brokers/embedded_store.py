@@ -38,6 +38,7 @@ WHOLE_LOG_SECONDS = 12 * 3600.0
 """The same, for what goes through the whole log."""
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_NO_FILES = {errno.EMFILE, errno.ENFILE}
 _PROBE_BYTES = 64 * 1024
 
 _P = ParamSpec("_P")
@@ -341,7 +342,7 @@ def _explain(error: sqlite3.Error, directory: Path) -> BuddyError:
         case _:
             return StateError(
                 f"The log in {directory} cannot be read or written ({error}): check the "
-                f"directory and its rights."
+                f"directory, its rights and the limit of open files."
             )
 
 
@@ -355,6 +356,11 @@ def _damaged(what: str, directory: Path) -> DamagedLog:
 def _explain_system(error: OSError, directory: Path) -> BuddyError:
     if error.errno in _NO_ROOM:
         return _full(directory)
+    if error.errno in _NO_FILES:
+        return StateError(
+            f"{directory} cannot be used for the log ({error.strerror}): raise the limit of open "
+            f"files ('ulimit -n', LimitNOFILE of systemd)."
+        )
     return StateError(
         f"{directory} cannot be used for the log ({error.strerror or error}): make it a directory "
         f"that this user may write to."
