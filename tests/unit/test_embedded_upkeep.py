@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import os
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
@@ -13,12 +15,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from tests.clock_kit import SettableClock
 from tests.unit.embedded_kit import HOUR, latest, opened, read_all
-from worker.brokers import embedded_store, embedded_upkeep
+from worker.brokers import embedded_hindrance, embedded_store, embedded_upkeep
 from worker.brokers.contract import Message, Outgoing, Partition, Span, Topic
 from worker.brokers.embedded import EmbeddedBroker
+from worker.brokers.embedded_hindrance import AGAIN_MS, LASTING_MS
 from worker.brokers.embedded_reader import EmbeddedReader
 from worker.brokers.embedded_upkeep import Upkeep
 
@@ -173,7 +177,8 @@ class Story:
 
     async def step(self, _: None) -> None:
         if self.upkeep is None:
-            self.upkeep = Upkeep(self.broker._directory, self.broker._time, force=True)
+            broker = self.broker
+            self.upkeep = Upkeep(broker._directory, broker._time, broker._hindrances, force=True)
         if not await self.broker._writing.run(self.upkeep.step):
             self.upkeep = None
 
@@ -243,7 +248,7 @@ async def test_a_partition_is_compacted_when_it_has_doubled(
         return await broker._writing.run(embedded_upkeep._is_grown, number, clock.wall())
 
     async def keep_up() -> None:
-        upkeep = Upkeep(broker._directory, broker._time)
+        upkeep = Upkeep(broker._directory, broker._time, broker._hindrances)
         while await broker._writing.run(upkeep.step):
             pass
 
@@ -270,7 +275,7 @@ async def test_only_one_process_at_a_time_does_upkeep(
 ) -> None:
     await broker.create([Topic("log", 1, compacted=True)])
     await broker.publish([Outgoing("log", b"k", b"%d" % number) for number in range(3)])
-    first = Upkeep(tmp_path / "broker", broker._time, force=True)
+    first = Upkeep(tmp_path / "broker", broker._time, broker._hindrances, force=True)
     assert await broker._writing.run(first.step)
     async with opened(tmp_path / "broker", clock) as other:
         await other.publish([Outgoing("log", b"k", b"3")])
@@ -280,6 +285,127 @@ async def test_only_one_process_at_a_time_does_upkeep(
             pass
         await other.maintain()
         assert [message.value for message in await read_all(other, "log")] == [b"3"]
+
+
+# --- Hindrances -------------------------------------------------------------------------------
+
+
+def told(logs: list[Any]) -> list[str]:
+    return [entry["reason"] for entry in logs if entry["event"] == "upkeep_hindered"]
+
+
+async def test_a_process_that_hangs_with_the_lock_is_told_until_it_goes_on(
+    tmp_path: Path,
+    broker: EmbeddedBroker,
+    clock: SettableClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(embedded_upkeep, "STEP_ROWS", 1)
+    lock = tmp_path / "broker" / "upkeep.lock"
+    await broker.create([Topic("log", 1, compacted=True)])
+    for number in range(3):
+        await broker.publish([Outgoing("log", b"k", b"%d" % number)])
+    frozen = Upkeep(tmp_path / "broker", broker._time, broker._hindrances, force=True)
+    assert await broker._writing.run(frozen.step)
+    os.utime(lock, (0, 0))  # the next touch is sure to differ
+    async with opened(tmp_path / "broker", clock) as other:
+        with capture_logs() as logs:
+            await other.maintain()
+            clock.advance(LASTING_MS - 1)
+            await other.maintain()
+            assert other.hindrance() is None
+            clock.advance(1)
+            await other.maintain()
+            line = other.hindrance()
+            assert line is not None
+            assert line.startswith(f"a process that hangs holds {lock}: ")
+            clock.advance(AGAIN_MS - 1)
+            await other.maintain()
+            assert told(logs) == [line]
+            clock.advance(1)
+            await other.maintain()
+            assert told(logs) == [line, line]
+        assert await broker._writing.run(frozen.step)
+        await other.maintain()
+        assert other.hindrance() is None
+        clock.advance(LASTING_MS)
+        await other.maintain()
+        assert other.hindrance() == line
+        while await broker._writing.run(frozen.step):
+            pass
+        await other.maintain()
+        assert other.hindrance() is None
+
+
+async def test_a_lock_that_was_free_meanwhile_is_a_new_one(
+    tmp_path: Path, broker: EmbeddedBroker, clock: SettableClock
+) -> None:
+    await broker.create([Topic("log", 1)])
+    with lock_held(tmp_path / "broker" / "upkeep.lock"):
+        await broker.maintain()
+    clock.advance(LASTING_MS)
+    await broker.maintain()
+    with lock_held(tmp_path / "broker" / "upkeep.lock"):
+        await broker.maintain()
+        assert broker.hindrance() is None
+        clock.advance(LASTING_MS)
+        await broker.maintain()
+        assert broker.hindrance() is not None
+    await broker.maintain()
+    assert broker.hindrance() is None
+
+
+@contextlib.contextmanager
+def lock_held(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+async def test_a_reader_that_hangs_is_told_until_the_wal_can_be_emptied(
+    tmp_path: Path,
+    broker: EmbeddedBroker,
+    clock: SettableClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(embedded_hindrance, "MOST_WAL_BYTES", 2**20)
+    database = tmp_path / "broker" / embedded_store.FILE_NAME
+    wal = database.with_name(f"{database.name}-wal")
+    await broker.create([Topic("log", 1)])
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as frozen:
+        frozen.execute("BEGIN")
+        frozen.execute("SELECT count(*) FROM batches").fetchone()
+        await broker.publish([Outgoing("log", b"k", b"x" * 700_000)] * 3)
+        with capture_logs() as logs:
+            await broker.maintain()
+            assert broker.hindrance() is None
+            clock.advance(LASTING_MS)
+            await broker.maintain()
+            mebibytes = wal.stat().st_size // 2**20
+            line = (
+                f"a process that hangs while it reads keeps {wal} from being emptied: "
+                f"{mebibytes} MiB"
+            )
+            assert mebibytes >= 2
+            assert broker.hindrance() == line
+            assert told(logs) == [line]
+    await broker.maintain()
+    assert wal.stat().st_size == 0
+    assert broker.hindrance() is None
+
+
+async def test_who_asks_for_hindrances_has_upkeep_done_while_nobody_writes(
+    broker: EmbeddedBroker, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Partition("log", 0)
+    await broker.create([Topic("log", 1, retention_ms=HOUR)])
+    await broker.publish([Outgoing("log", b"k", b"v")])
+    clock.advance(2 * HOUR)
+    monkeypatch.setattr(broker, "_upkeep_due", 0.0)
+    assert broker.hindrance() is None
+    assert broker._upkeep is not None
+    await broker._upkeep
+    assert await broker.spans([log]) == {log: Span(1, 1)}
 
 
 def _stored(connection: sqlite3.Connection, broker: EmbeddedBroker) -> tuple[int, ...]:

@@ -58,6 +58,14 @@ def test_a_disk_that_hangs_hides_no_other_trouble_of_the_place() -> None:
     assert [entry["event"] for entry in logs] == ["export_place_hangs", "export_place_back"]
 
 
+def test_what_hinders_the_logs_upkeep_is_told_until_it_is_over() -> None:
+    told, _ = reports()
+    told.log_upkeep("a process hangs")
+    assert told.health.reasons(0) == ["sink: log upkeep: a process hangs (for 0 s)"]
+    told.log_upkeep(None)
+    assert told.health.reasons(0) == []
+
+
 async def test_a_term_that_failed_is_forgotten_once_the_seat_is_anothers(monkeypatch: Any) -> None:
     monkeypatch.setattr(active, "_FIRST_PAUSE", 0.01)
     elected = asyncio.Event()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from structlog.testing import capture_logs
 
 from tests.clock_kit import SettableClock
-from worker.brokers.contract import Partition, Span
+from worker.brokers.contract import Broker, Partition, Span
 from worker.core.outbox import Rules, Tally
 from worker.core.reading import Missed
 from worker.engine.backoff import Backoff
@@ -114,6 +115,21 @@ def test_of_a_round_each_task_is_counted_and_the_transaction_once(
     assert sample("buddy_transactions_total", {"outcome": "committed"}) == 1
     assert sample("buddy_records_read_total", {"entity": "users"}) == 2
     assert sample("buddy_rows_accepted_total", {"entity": "users"}) == 3
+
+
+async def test_what_hinders_the_logs_upkeep_is_told_until_it_is_over(
+    reports: Reports, clock: SettableClock
+) -> None:
+    broker = SimpleNamespace(
+        skipped=AsyncMock(return_value={}),
+        damage=AsyncMock(return_value=[]),
+        hindrance=Mock(side_effect=["a process hangs", None]),
+    )
+    await reports.look_for_damage(cast("Broker", broker))
+    assert reasons(reports, clock) == ["worker: log upkeep: a process hangs (for 0 s)"]
+    clock.advance(5_000)
+    await reports.look_for_damage(cast("Broker", broker))
+    assert reasons(reports, clock) == []
 
 
 def test_a_refused_round_is_an_error_only_where_it_cannot_go_on(reports: Reports) -> None:

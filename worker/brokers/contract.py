@@ -185,6 +185,13 @@ class Broker(Protocol):
     async def damage(self) -> list[str]:
         """What is known to be damaged and not skipped, a line each. Nothing is looked through."""
 
+    def hindrance(self) -> str | None:
+        """What has kept the broker from expiring and compacting for a minute, in one line.
+
+        It is as the last round of that left it. Whoever asks every few seconds also starts such
+        rounds while nobody writes, so that what is over is known to be.
+        """
+
     async def skipped(self) -> dict[Partition, int]:
         """How many damaged offsets of each partition were skipped, as somebody had said.
 

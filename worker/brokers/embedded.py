@@ -8,7 +8,8 @@ process writes at a time. What outgrows that runs on Kafka.
 `embedded_store` has the database file, `embedded_format` its tables, `embedded_topics` and
 `embedded_log` what stands in them. `embedded_seal`, `embedded_batches`, `embedded_damage` and
 `embedded_inspection` find damage; `embedded_clock` has the log's time, `embedded_upkeep` compaction
-and retention, `embedded_group` membership, `embedded_reader` reading.
+and retention, `embedded_hindrance` what keeps them from their work, `embedded_group` membership,
+`embedded_reader` reading.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from worker.brokers import embedded_log as log
 from worker.brokers.contract import GroupMember, Outgoing, Partition, Span, Topic
 from worker.brokers.embedded_clock import LogClock, LogTime, boot_id, machine_clock
 from worker.brokers.embedded_group import EmbeddedMember, Groups
+from worker.brokers.embedded_hindrance import Hindrances
 from worker.brokers.embedded_inspection import Inspection
 from worker.brokers.embedded_reader import EmbeddedReader, Watch
 from worker.brokers.embedded_store import Connection, snapshot, transaction
@@ -39,7 +41,7 @@ from worker.clock import Clock
 from worker.errors import BrokerUnavailable, BuddyError, ConfigurationError, MissingTopic
 
 UPKEEP_SECONDS = 5.0
-"""A process that writes looks at most this often whether something wants compaction or expired."""
+"""A process that writes, or asks for hindrances, does a round of upkeep at most this often."""
 
 _TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")  # what Kafka takes
 
@@ -81,6 +83,7 @@ class EmbeddedBroker:
         self._rotation = Rotation()
         self._watch = Watch(self._version)
         self._readers: set[EmbeddedReader] = set()
+        self._hindrances = Hindrances(clock.steady)
         self._upkeep: asyncio.Task[None] | None = None
         self._upkeep_due = time.monotonic() + UPKEEP_SECONDS
 
@@ -136,6 +139,12 @@ class EmbeddedBroker:
     async def damage(self) -> list[str]:
         """See `contract.Broker.damage`."""
         return [each.line() for each in await self.inspection.known() if not each.skipped]
+
+    def hindrance(self) -> str | None:
+        """See `contract.Broker.hindrance`."""
+        if not self._looks:
+            self._tend()
+        return self._hindrances.line()
 
     async def skipped(self) -> dict[Partition, int]:
         """See `contract.Broker.skipped`."""
@@ -215,7 +224,7 @@ class EmbeddedBroker:
         """Expire and compact all that can be, now; nothing if another process is at it."""
         if self._upkeep is not None:
             await asyncio.wait({self._upkeep})
-        await self._do(Upkeep(self._directory, self._time, force=True))
+        await self._do(Upkeep(self._directory, self._time, self._hindrances, force=True))
 
     async def accept_clock(self) -> LogTime:
         """Believe the wall clock of this machine from now on; what was the time in the log."""
@@ -267,6 +276,9 @@ class EmbeddedBroker:
 
     def _wrote(self) -> None:
         self._watch.grown()
+        self._tend()
+
+    def _tend(self) -> None:
         now = time.monotonic()
         if now >= self._upkeep_due and (self._upkeep is None or self._upkeep.done()):
             self._upkeep_due = now + UPKEEP_SECONDS
@@ -274,7 +286,7 @@ class EmbeddedBroker:
 
     async def _keep_up(self) -> None:
         try:
-            await self._do(Upkeep(self._directory, self._time))
+            await self._do(Upkeep(self._directory, self._time, self._hindrances))
         except BuddyError as error:  # what was written stands; the next round tries again
             _log.warning("upkeep_failed", error=str(error))
 

@@ -13,9 +13,10 @@ one of its key stands. A tombstone goes only when it lies below the point up to 
 compaction was finished, where nothing older of its key is left that could come back to life.
 
 One process at a time does upkeep, by a file lock that dies with it; so batches change only under
-that lock, and appends only add to the end. Readers see the batches before or after a step, and
-find the same messages by offset in both. Damaged batches are neither rewritten nor removed: their
-partition waits until somebody skips them.
+that lock, and appends only add to the end. Its holder touches the file at each step, so that the
+others can tell when it hangs. Readers see the batches before or after a step, and find the same
+messages by offset in both. Damaged batches are neither rewritten nor removed: their partition
+waits until somebody skips them.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from worker.brokers.contract import Partition, Topic
 from worker.brokers.embedded_batches import NOTHING, Batch, Hole, below, insert, is_sound, walk
 from worker.brokers.embedded_clock import LogClock, LogTime
 from worker.brokers.embedded_damage import Damage, known, skipped_at
+from worker.brokers.embedded_hindrance import Hindrances
 from worker.brokers.embedded_log import BATCH_BYTES
 from worker.brokers.embedded_seal import is_damage
 from worker.brokers.embedded_store import FILE_NAME, transaction
@@ -73,11 +75,15 @@ class _Kept(NamedTuple):
 class Upkeep:
     """One round of upkeep; call `step` in the write thread until it returns False."""
 
-    def __init__(self, directory: Path, clock: LogClock, *, force: bool = False) -> None:
+    def __init__(
+        self, directory: Path, clock: LogClock, hindrances: Hindrances, *, force: bool = False
+    ) -> None:
         self.damaged: list[Damage] = []
         """What was found to be damaged."""
         self._directory = directory
+        self._wal = directory / f"{FILE_NAME}-wal"
         self._clock = clock
+        self._hindrances = hindrances
         self._force = force
         self._steps: Generator[None, None, None] | None = None
 
@@ -85,7 +91,9 @@ class Upkeep:
         """Do a bounded piece of the work, complete in itself; whether there is more."""
         if self._steps is None:
             self._steps = self._round(connection)
-        return next(self._steps, _DONE) is not _DONE
+        there_is_more = next(self._steps, _DONE) is not _DONE
+        self._hindrances.wal(str(self._wal), _size(self._wal))
+        return there_is_more
 
     def stop(self, connection: sqlite3.Connection) -> None:
         """Leave the rest to another round, and let others have it."""
@@ -94,9 +102,13 @@ class Upkeep:
             self._steps.close()
 
     def _round(self, connection: sqlite3.Connection) -> Generator[None, None, None]:
-        with _exclusive(self._directory / "upkeep.lock") as ours:
-            if not ours:
+        path = self._directory / "upkeep.lock"
+        with _exclusive(path) as lock:
+            if lock is None:
+                self._hindrances.locked(str(path), path.stat().st_mtime_ns)
                 return
+            self._hindrances.unlocked()
+            os.utime(lock)
             catalogue = Catalogue()
             with transaction(connection):
                 time = self._clock.read(connection)
@@ -108,13 +120,16 @@ class Upkeep:
                     if place in waiting:
                         continue
                     try:
-                        yield from self._keep_up(connection, stored.topic, place, partition, time)
+                        for _ in self._keep_up(connection, stored.topic, place, partition, time):
+                            os.utime(lock)
+                            yield
                     except DamagedLog as error:
                         self.damaged.append(Damage(place, 0, 0, str(error)))
                     except _Damaged as error:
                         self.damaged.append(Damage(place, *error.args[0]))
-            if self._force or _wal_bytes(self._directory) > WAL_BYTES:
-                # Does nothing while others read; the next round tries again.
+            if self._force or _size(self._wal) > WAL_BYTES:
+                # Does nothing while others read; the next round tries again. Its answer tells less
+                # than the size: another reader is in the way at any moment.
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def _keep_up(
@@ -367,20 +382,20 @@ def _batch(group: list[_Kept], base: int, after: int) -> Batch:
 
 
 @contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[bool]:
-    """Whether the lock is ours, without waiting; it ends with the block or the process."""
+def _exclusive(path: Path) -> Iterator[int | None]:
+    """The file if its lock is ours, without waiting; it ends with the block or the process."""
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
+        yield descriptor
     except BlockingIOError:
-        yield False
+        yield None
     finally:
         os.close(descriptor)
 
 
-def _wal_bytes(directory: Path) -> int:
+def _size(path: Path) -> int:
     try:
-        return (directory / f"{FILE_NAME}-wal").stat().st_size
+        return path.stat().st_size
     except FileNotFoundError:
         return 0

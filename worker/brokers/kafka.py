@@ -185,6 +185,9 @@ class KafkaBroker:
         """See `contract.Broker.damage`: the brokers know, and repair what they can."""
         return []
 
+    def hindrance(self) -> None:
+        """See `contract.Broker.hindrance`: the brokers look after that."""
+
     async def skipped(self) -> dict[Partition, int]:
         """See `contract.Broker.skipped`; Kafka has no command that skips."""
         return {}

@@ -163,7 +163,10 @@ class Reports(Losses):
         self._damaged = set(places)
 
     async def look_for_damage(self, broker: Broker) -> None:
-        """Learn every five seconds what anybody has found damaged. Raises BrokerUnavailable."""
+        """Learn every five seconds what anybody has found damaged, and what hinders upkeep.
+
+        Raises BrokerUnavailable.
+        """
         now = self._clock.steady()
         if now - self._asked < _LAG_EVERY_MS:
             return
@@ -175,6 +178,10 @@ class Reports(Losses):
             self.health.hindered("log", damage[0], now)
         else:
             self.health.free("log")
+        if (hindrance := broker.hindrance()) is not None:
+            self.health.hindered("log upkeep", hindrance, now)
+        else:
+            self.health.free("log upkeep")
 
     def round(self, tasks: Tasks, *, in_flight: bool) -> None:
         """A round is finished. With no commit on its way that is progress by itself."""

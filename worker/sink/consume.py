@@ -124,6 +124,7 @@ class Consumer:
                 if self._reports.lag_is_due():
                     await self._measure_lag()
                     self._reports.damage(await self._broker.damage())
+                    self._reports.log_upkeep(self._broker.hindrance())
                     self._reports.skips(await self._broker.skipped())
                 outage.succeeded()
                 self._reports.free(_BROKER)

@@ -125,6 +125,13 @@ class Reports:
         else:
             self.health.free("log")
 
+    def log_upkeep(self, hindrance: str | None) -> None:
+        """What keeps the broker from expiring and compacting."""
+        if hindrance is not None:
+            self.health.hindered("log upkeep", hindrance, self._clock())
+        else:
+            self.health.free("log upkeep")
+
     def skips(self, skipped: Mapping[Partition, int]) -> None:
         """What anybody has skipped in the broker's log."""
         self._skips.look(skipped, self._clock())

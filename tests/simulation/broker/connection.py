@@ -48,6 +48,9 @@ class MemoryBroker:
     async def damage(self) -> list[str]:
         return []
 
+    def hindrance(self) -> None:
+        return None
+
     async def skipped(self) -> dict[Partition, int]:
         return {}
 
