@@ -80,6 +80,8 @@ class Stream:
         self._broker = KafkaBroker(address)
         self._eye = KafkaBroker(address)
         self._ended = asyncio.Event()
+        self._all_sent = False
+        """Whether nothing more will be confirmed."""
         self._entity = "milestones"
 
     @asynccontextmanager
@@ -145,9 +147,19 @@ class Stream:
     async def all_judged(self) -> None:
         """Stop sending, and wait for the outcomes that are missing."""
         self._ended.set()
-        await self.until(lambda: not self.sent.keys() - self.judged.keys(), "all is judged")
+        await self.until(lambda: self._is_done, "all is judged")
+
+    @property
+    def _is_done(self) -> bool:
+        return self._all_sent and not self.sent.keys() - self.judged.keys()
 
     async def _send(self) -> None:
+        try:
+            await self._send_on()
+        finally:
+            self._all_sent = True
+
+    async def _send_on(self) -> None:
         topic = self.names.inputs(self._entity)
         while not self._ended.is_set():
             rows = []
@@ -175,7 +187,7 @@ class Stream:
         ]
         reader = self._eye.reader()
         reader.assign(dict.fromkeys(places, 0))
-        while not self._ended.is_set() or self.sent.keys() - self.judged.keys():
+        while not self._is_done:
             try:
                 messages = await reader.read(5_000, 0.1)
             except BuddyError:
