@@ -38,6 +38,7 @@ PROGRESS = Progress(
     {"milestones": 9, "claims": 4},
     {"milestones": 3},
     {"milestones": "one"},
+    {"users": NOW},
     {"milestones": {NOW: [3]}},
     {"milestones": 2},
     {"milestones": Counts(9, 5, 0, 3, 1)},

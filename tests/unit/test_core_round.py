@@ -11,12 +11,13 @@ from schemas import ENTITIES
 from tests.unit.core_kit import GRACE, NOW, Outcome, good, outcome_of, to_json, uid
 from tests.unit.test_core_addresses import owned
 from worker.brokers.contract import Message, Outgoing, Partition
+from worker.core.internal import read_progress
 from worker.core.moments import Moment
 from worker.core.outbox import SOURCE_HEADER, Rules
 from worker.core.recent import RecentRows
 from worker.core.restoring import Saved
 from worker.core.round import Batch, Decision, decide, needs_synchronised
-from worker.core.task import INPUTS, Task
+from worker.core.task import GRANT_PATIENCE_MS, INPUTS, Task
 from worker.index.contract import Learned
 from worker.index.memory import MemoryIndex
 from worker.topics import Names
@@ -234,3 +235,31 @@ def test_a_task_takes_part_only_where_it_has_something_to_do() -> None:
     decision = decide(worker.tasks, batches, Learned([], []), worker.recent, worker.now)
     assert decision.tallies.keys() == {0}
     assert set(ENTITIES) > set(decision.tallies[0].accepted) == {"users"}
+
+
+# --- what other workers wait for ------------------------------------------------------------------
+
+
+def test_progress_says_up_to_when_all_users_are_judged_but_for_those_that_wait_for_long() -> None:
+    worker = Worker(0)
+    granted = worker.user(0, 1, owned(0, TASKS))
+    assert _until(worker, NOW + 5) == NOW + 5
+    asks = worker.user(0, 2, owned(1, TASKS))
+    assert _until(worker, NOW + 6) == NOW - 1
+    assert worker.outcomes(granted, asks) == ["accepted", "open"]
+    worker.now = Moment(worker.now.wall, worker.now.steady + GRANT_PATIENCE_MS)
+    worker.user(0, 3, owned(0, TASKS, 1))
+    assert _until(worker, NOW + 7) == NOW + 7
+
+
+def _until(worker: Worker, until: int) -> int:
+    """What the next round has the task say of users."""
+    task = worker.tasks[0]
+    batch = Batch(worker._batches[0], worker._positions(0), {"users": until})
+    worker._batches = {0: []}
+    decision = decide(worker.tasks, {0: batch}, Learned([], []), worker.recent, worker.now)
+    worker.said += decision.outputs
+    said = [m for m in decision.outputs if m.topic == NAMES.progress]
+    progress = read_progress(said[0].key or b"", said[0].value or b"", task.number)
+    assert progress is not None
+    return progress.until["users"]

@@ -22,7 +22,7 @@ def told(*identities: str) -> Follower:
     index = cast("Any", None)
     follower = Follower(broker, NAMES, index, {USERS.topic: "new"}, Clock())
     for offset, identity in enumerate(identities):
-        progress = Progress({"users": 7}, {"users": 7}, {"users": identity})
+        progress = Progress({"users": 8}, {"users": 7}, {"users": identity}, {"users": 123})
         value = write_progress(progress)
         follower._note_progress([Message(NAMES.progress, 0, offset, 0, b"0", value)])
     return follower
@@ -30,6 +30,8 @@ def told(*identities: str) -> Follower:
 
 def test_what_was_judged_of_the_topic_counts() -> None:
     assert told("old", "new").judged == {USERS: 7}
+    assert told("old", "new").passed == {USERS: (8, 123)}
+    assert told("old").passed == {}
 
 
 def test_what_was_judged_of_an_earlier_topic_keeps_even_an_empty_one_from_being_judged() -> None:

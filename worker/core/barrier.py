@@ -20,11 +20,14 @@ class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
 
     A parked record is read but not judged; -1 where one of an earlier topic is. `topics` has the
     identity of each input's topic: in another one of the same name these offsets mean nothing.
+    `until` has the append time up to which all users, and all matches, are judged, or parked for
+    longer than anybody waits for them: workers read a backlog side by side by it.
     """
 
     next: dict[str, int]
     judged: dict[str, int]
     topics: dict[str, str] = {}
+    until: dict[str, int] = {}
 
 
 class Counts(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -165,6 +165,11 @@ class Parking:
         """The lowest place of a parked record of that entity."""
         return next(iter(self._by_place.get(entity, ())), None)
 
+    def young(self, entity: str, since: int) -> Parked | None:
+        """The first parked record of an entity, if it was first read after that (steady clock)."""
+        first = next(iter(self._by_place.get(entity, {}).values()), None)
+        return first if first is not None and first.first_read.steady > since else None
+
     def oldest(self) -> Moment | None:
         """When the one that waits longest was first read."""
         firsts = (next(iter(parked.values()), None) for parked in self._by_place.values())

@@ -75,6 +75,8 @@ class Reading:
         """The identity of each input's topic."""
         self.earlier: dict[str, int] = {}
         """How often each was created anew."""
+        self.until: dict[str, int] = {}
+        """The append time up to which all users, and all matches, are judged."""
         self._again: dict[str, Reread] = {}
         self._saved: object = None
 
@@ -193,6 +195,7 @@ class Reading:
                 self.reached,
                 judged,
                 self.topics,
+                self.until,
                 held,
                 self.earlier,
                 books.counts,

@@ -23,11 +23,13 @@ from worker.index.contract import Learned
 class Batch(msgspec.Struct, frozen=True):
     """What has been read for a task: the messages, and what is read next of each input.
 
-    The messages of one input are in order; `positions` names every input (`INPUTS`).
+    The messages of one input are in order; `positions` names every input (`INPUTS`). `until` has
+    the append time up to which all users, and all matches, are in this batch or an earlier one.
     """
 
     messages: Sequence[Message]
     positions: Mapping[str, int]
+    until: Mapping[str, int] = {}
 
 
 class Decision(msgspec.Struct):
@@ -103,7 +105,10 @@ class _Round:
         tallies = {}
         for number, task in self._active.items():
             batch = batches.get(number)
-            tallies[number] = task.end_round({} if batch is None else batch.positions)
+            if batch is not None:
+                task.reading.next.update(batch.positions)
+                task.reading.until.update(batch.until)
+            tallies[number] = task.end_round()
         return Decision(self._messages, tallies)
 
     def _join(self, number: int) -> Task:

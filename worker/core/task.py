@@ -70,6 +70,8 @@ _RECREATED: Final = {
     "internal": INTERNAL_RECREATED,
 }
 
+GRANT_PATIENCE_MS: Final = 2_000
+"""So long others wait in their inboxes for a user that waits for its address."""
 _CLAIM_AGAIN_MS: Final = 24 * 3600 * 1000
 """Claims and answers are kept for seven days."""
 
@@ -297,12 +299,8 @@ class Task:
             self._to_try.extend(self.parking.waiting_for(id_))
         self._go_on()
 
-    def end_round(self, positions: Mapping[str, int]) -> Tally:
-        """Write what is left to say; what was done.
-
-        `positions` says what is read next of each input, where that has changed.
-        """
-        self.reading.next.update(positions)
+    def end_round(self) -> Tally:
+        """Write what is left to say; what was done."""
         self._keep_waiting(self._now.steady - self._rules.hold)
         if self.writes_again:
             self._write_again()
@@ -637,6 +635,9 @@ class Task:
         anyhow = anyhow or not self._out.is_empty
         for offsets in self._out.tally.unreadable.values():
             self.books.incident(UNREADABLE_INTERNAL, len(offsets))
+        young = self.parking.young("users", self._now.steady - GRANT_PATIENCE_MS)
+        if young is not None and "users" in self.reading.until:
+            self.reading.until["users"] = min(self.reading.until["users"], young.arrival - 1)
         progress = self.reading.save(self.parking, self.books, self._out.tally, anyhow=anyhow)
         if progress is not None:
             self._out.progress(progress)

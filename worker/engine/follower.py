@@ -59,6 +59,9 @@ class Follower:
         self.on_unreadable: Callable[[Partition, Sequence[int]], None] = lambda _place, _at: None
         """Told the offsets of messages that say nothing of a task's progress."""
         self.judged: dict[Partition, int] = {}
+        self.passed: dict[Partition, tuple[int, int]] = {}
+        """Of each input of users or matches: up to which offset, and up to which append time, all
+        has been judged or parked, as far as this has been read."""
         self.accepted: list[Partition] = []
         """The partitions that the index is made of."""
         self.progress: list[Partition] = []
@@ -263,6 +266,9 @@ class Follower:
                 # the task has begun with that, what it had parked may still have to be judged.
                 same = reached.topics.get(entity, identity) == identity
                 self.judged[Partition(topic, number)] = offset if same else -1
+                if entity in INDEXED and same:
+                    passed = (reached.next.get(entity, 0), reached.until.get(entity, 0))
+                    self.passed[Partition(topic, number)] = passed
         for place, offsets in unreadable.items():
             self.on_unreadable(place, offsets)
 

@@ -34,6 +34,7 @@ from worker.core.task import (
     Task,
 )
 from worker.engine.backoff import Backoff
+from worker.engine.follower import INDEXED
 from worker.engine.identities import Identities
 from worker.engine.order import FOREVER
 from worker.engine.saved import read_saved
@@ -95,6 +96,16 @@ class Owned:
             taken += some
             self.inbox_bytes[name] -= sum(map(weight, some))
         return taken
+
+    def until(self) -> dict[str, int]:
+        """Up to which append time all users, and all matches, have been taken out."""
+        return {
+            entity: messages[0].timestamp - 1
+            if (messages := self.inbox[entity])
+            else self.read_until[entity]
+            for entity in INDEXED
+            if entity in self.read_until
+        }
 
     def waiting(self) -> int:
         """How many messages are in the inbox."""

@@ -23,6 +23,7 @@ from worker.core.outbox import Rules
 from worker.core.pressure import Limits, crowded, overfull
 from worker.core.round import Batch
 from worker.engine.backoff import Backoff
+from worker.engine.elsewhere import Elsewhere, Waiting
 from worker.engine.follower import INDEXED, Follower
 from worker.engine.identities import Identities
 from worker.engine.judging import Judging
@@ -116,6 +117,13 @@ class Worker:
             self._broker, self._rules.names, self._index, self._identities.of_topics(), self._clock
         )
         self._barriers = Barriers(self._broker, self._rules, self._follower, self._clock)
+        self._elsewhere = Elsewhere(
+            self._broker,
+            self._rules.names,
+            self._rules.tasks,
+            self._follower.passed,
+            self._clock.steady,
+        )
         self._tasks = Tasks(self._broker, self._rules, self._identities, self._clock)
         self._follower.on_step = self._reports.alive
         self._follower.on_outage = self._reports.followed
@@ -252,6 +260,9 @@ class Worker:
             news.cancel()
         self._follower.news.clear()
         await self._judging.settled()
+        if len(running) < self._rules.tasks:
+            await self._take(wait=False)
+            await self._elsewhere.look(running, self._waiting(running))
         # Last of all: until the batches are made nothing may be read that is not in an inbox.
         await self._take(wait=False)
 
@@ -260,17 +271,18 @@ class Worker:
         if self._judging.is_waiting:
             await self._judging.go_on(self._tasks)
             return
-        if self._judging.commit and sum(o.waiting() for o in running.values()) < _FULL:
+        waiting = self._waiting(running)
+        if self._judging.commit and waiting.live:
             return
         quiet = self._judging.is_quiet
-        limits = self._limits_of(running)
+        limits = self._limits_of(running, waiting)
         batches = {}
         for number, owned in running.items():
             messages = owned.take(limits)
             positions = self._positions(owned)
             if messages or quiet or positions != owned.positions or self._has_work(owned):
                 owned.positions = positions
-                batches[number] = Batch(messages, positions)
+                batches[number] = Batch(messages, positions, owned.until())
         learned = self._follower.learned()
         if batches or learned.users or learned.matches:
             await self._judging.round(self._tasks, batches, learned)
@@ -322,19 +334,24 @@ class Worker:
             for name, messages in owned.inbox.items()
         }
 
-    def _limits_of(self, running: Mapping[int, Owned]) -> dict[str, int]:
-        """Up to which append time records of each entity are judged now."""
-        read_until = {
-            entity: min((self._read_until(owned, entity) for owned in running.values()), default=0)
-            for entity in INDEXED
-        }
-        waiting: dict[str, int] = {}
+    def _waiting(self, running: Mapping[int, Owned]) -> Waiting:
+        heads: dict[str, int] = {}
         for owned in running.values():
             for entity in ENTITIES:
                 if messages := owned.inbox[entity]:
                     first = messages[0].timestamp
-                    waiting[entity] = min(first, waiting.get(entity, first))
-        return self._order.limits(read_until, waiting)
+                    heads[entity] = min(first, heads.get(entity, first))
+        newest = max((t for o in running.values() for t in o.read_until.values()), default=0)
+        many = sum(owned.waiting() for owned in running.values())
+        return Waiting(heads, newest, live=many < _FULL)
+
+    def _limits_of(self, running: Mapping[int, Owned], waiting: Waiting) -> dict[str, int]:
+        """Up to which append time records of each entity are judged now."""
+        until = self._elsewhere.until({n: o.task for n, o in running.items()}, waiting)
+        for owned in running.values():
+            for entity in INDEXED:
+                until[entity] = min(until[entity], self._read_until(owned, entity))
+        return self._order.limits(until, waiting.heads)
 
     def _read_until(self, owned: Owned, entity: str) -> int:
         """Up to which append time all of an input has been read."""
