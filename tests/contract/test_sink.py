@@ -23,6 +23,7 @@ from worker.exports.manifest import read_manifest
 from worker.exports.place_directory import DirectoryPlace
 from worker.sink import active, answers, export
 from worker.sink.consume import Consumer
+from worker.sink.reports import unheard
 from worker.sink.requests import (
     ExportRequest,
     export_id_of,
@@ -464,6 +465,28 @@ async def test_unreadable_rows_are_logged_by_coordinates_only(sink: Sink) -> Non
     (entry,) = [entry for entry in logs if entry["event"] == "foreign_row"]
     assert (entry["count"], entry["offset"]) == (1, 0)
     assert "alice" not in str(entry)
+
+
+async def test_what_keeps_the_log_from_its_upkeep_is_told(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sink.broker, "hindrance", lambda: "a process hangs")
+    store = RowStore(sink.store, sink.names)
+    reports = unheard(sink.clocks.steady)
+    consumer = Consumer(sink.broker, store, sink.names, sink.clocks, reports)
+    await consumer.open()
+    stop = asyncio.Event()
+    running = asyncio.create_task(consumer.run(stop))
+    try:
+        await eventually(
+            lambda: asyncio.sleep(0, reports.health.reasons(sink.clocks.steady())),
+            lambda reasons: any("a process hangs" in reason for reason in reasons),
+        )
+    finally:
+        stop.set()
+        await running
+        await consumer.close()
+        store.close()
 
 
 async def test_holding_without_progress_ends_with_one_line(sink: Sink) -> None:
