@@ -294,7 +294,7 @@ def _not_reduced(seen: Seen, stalled: Mapping[Partition, int]) -> str:
     elif parked := _parked_beside(seen, place):
         why = (
             f"{parked} records of its kind are parked: the input may be paused until they have"
-            " verdicts, see 'Back-pressure' in operations.md"
+            " verdicts, see 'Back-pressure' in docs/operations/running.md"
         )
     else:
         why = "its position has not moved, though the task commits: look at the workers' log"

@@ -1,5 +1,7 @@
-"""Everything with the least rights that docs/operations.md grants each role, on a Kafka with TLS,
-SCRAM and an authorizer; then rights are taken away and given back under running services.
+"""Each role with the least rights that docs/operations/configuring.md grants it, on a real Kafka.
+
+The broker has TLS, SCRAM and an authorizer. Then rights are revoked and granted again while
+services run.
 
 By default two of each service, both at a time; `BUDDY_RIGHTS=all` takes away all that matter, one
 after the other.
@@ -36,7 +38,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.acceptance, pytest.mark.timeout(600
 NOT_READY_WITHIN = READY_WITHIN = 30.0
 UNREACHABLE = 4
 
-_OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
+_CONFIGURING = Path(__file__).resolve().parents[2] / "docs" / "operations" / "configuring.md"
 _SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required"
 _USERS = ("worker", "sink", "client", "watch", "maker")
 
@@ -98,8 +100,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def documented(role: str) -> list[Right]:
-    """The rights of a role, as the table in docs/operations.md grants them."""
-    section = _OPERATIONS.read_text().split("### Rights on Kafka")[1].split("\n## ")[0]
+    """The rights of a role, as the table in docs/operations/configuring.md grants them."""
+    section = _CONFIGURING.read_text().split("### Rights on Kafka")[1].split("\n## ")[0]
     (row,) = [line for line in section.splitlines() if re.match(rf"\| `?{role}`?[ ,]", line)]
     _, _, topics, rest, _ = row.split("|")
     found = []

@@ -23,7 +23,7 @@ from worker.exports.order import AHEAD
 from worker.exports.place_directory import DirectoryPlace
 
 NONE, STATE = 1, 6
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+EXPORTING = Path(__file__).parents[2] / "docs" / "operations" / "exporting.md"
 Captured = pytest.CaptureFixture[str]
 
 
@@ -262,7 +262,7 @@ def test_a_place_that_may_not_be_read_is_one_line(
 
 
 def test_the_job_of_the_docs_loads_each_export_once(tmp_path: Path) -> None:
-    section = OPERATIONS.read_text("utf-8").partition("\n## Finding exports\n")[2]
+    section = EXPORTING.read_text("utf-8").partition("\n## Finding exports\n")[2]
     job = section.partition("```sh\n")[2].partition("```")[0]
     buddy = f'exec {shlex.quote(sys.executable)} -m worker.cli.main "$@"'
     for name, content in (("buddy", buddy), ("load", "ls $1 >> seen"), ("job", job)):

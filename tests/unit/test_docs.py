@@ -26,8 +26,16 @@ from worker.settings import SECRETS, TABLES, Settings, environment_names
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md"))]
-OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
+PAGES = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted(ROOT.glob("docs/**/*.md")),
+]
+OPERATIONS = ROOT / "docs" / "operations"
+RUNNING = (OPERATIONS / "running.md").read_text("utf-8")
+CONFIGURING = (OPERATIONS / "configuring.md").read_text("utf-8")
+WATCHING = (OPERATIONS / "watching.md").read_text("utf-8")
 EXAMPLE = (ROOT / "deploy" / "buddy.example.toml").read_text("utf-8")
 
 NOT_TRACKED = {".git", ".venv", "build", "dist", "buddy-demo", "buddy-data", "buddy-exports"}
@@ -166,17 +174,17 @@ def test_tables_name_no_code_that_does_not_exist() -> None:
 def test_each_setting_is_documented(field: msgspec.structs.FieldInfo) -> None:
     name = field.name
     if name in TABLES:
-        assert f"`[{name}]`" in OPERATIONS
+        assert f"`[{name}]`" in CONFIGURING
         assert f"\n[{name}]\n" in EXAMPLE
         return
-    row = re.search(rf"^\| `{name}` \| `BUDDY_{name.upper()}` \|.*$", OPERATIONS, re.MULTILINE)
-    assert row, f"operations.md has no row for {name}"
+    row = re.search(rf"^\| `{name}` \| `BUDDY_{name.upper()}` \|.*$", CONFIGURING, re.MULTILINE)
+    assert row, f"configuring.md has no row for {name}"
     if name == "schedules":
         assert all(f"`{schedule.name}`" in row[0] for schedule in Settings().schedules)
         assert "[[schedules]]" in EXAMPLE
         return
     default = str(field.default).removesuffix(".0")
-    assert default in row[0], f"operations.md has another default of {name} than {default}"
+    assert default in row[0], f"configuring.md has another default of {name} than {default}"
     assert re.search(rf"^(# )?{name} = ", EXAMPLE, re.MULTILINE), (
         f"deploy/buddy.example.toml lacks {name}"
     )
@@ -188,7 +196,7 @@ def test_each_setting_is_documented(field: msgspec.structs.FieldInfo) -> None:
 )
 def test_each_setting_of_a_table_is_documented(table: str, name: str) -> None:
     variable = f"BUDDY_{table}_{name}".upper()
-    assert re.search(rf"^\| `{name}` \| `{variable}` \|", OPERATIONS, re.MULTILINE)
+    assert re.search(rf"^\| `{name}` \| `{variable}` \|", CONFIGURING, re.MULTILINE)
     here = EXAMPLE.partition(f"\n[{table}]\n")[2].partition("\n[")[0]
     assert re.search(rf"^(# )?{name} = ", here, re.MULTILINE)
 
@@ -205,7 +213,7 @@ def test_variables_in_the_pages_exist() -> None:
     for page in PAGES:
         named = set(re.findall(r"BUDDY_[A-Z0-9_]*", page.read_text("utf-8")))
         assert named <= known, (page.name, named - known)
-    assert all(f"`{secret}`" in OPERATIONS for secret in SECRETS)
+    assert all(f"`{secret}`" in CONFIGURING for secret in SECRETS)
 
 
 def test_each_exit_code_is_documented() -> None:
@@ -214,12 +222,12 @@ def test_each_exit_code_is_documented() -> None:
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, errors.BuddyError)
     }
-    documented = {int(n) for n in re.findall(r"^\| (\d+) \|", OPERATIONS, re.MULTILINE)}
+    documented = {int(n) for n in re.findall(r"^\| (\d+) \|", RUNNING, re.MULTILINE)}
     assert codes | {0, 130} == documented
 
 
 def test_each_log_event_is_documented_with_its_level() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (debug|info|warning|error) \|", OPERATIONS, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (debug|info|warning|error) \|", WATCHING, re.MULTILINE)
     assert {name: {level} for name, level in rows} == log_events()
     assert len(rows) == len(dict(rows)), "an event stands there twice"
 
@@ -318,6 +326,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.is_relative_to(ROOT), f"{page.name}: {link} leaves the checkout"
         if anchor:
             assert anchor in anchors(target), f"{page.name}: {link}"
+
+
+def test_the_index_of_operations_lists_each_page() -> None:
+    index = OPERATIONS.with_suffix(".md")
+    listed = {index.parent / link.partition("#")[0] for link in LINK.findall(prose(index))}
+    assert set(OPERATIONS.iterdir()) <= listed
 
 
 def test_every_picture_is_shown() -> None:

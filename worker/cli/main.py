@@ -1,7 +1,7 @@
 """`buddy`: the group of all commands, and how errors reach a person.
 
 A command raises `worker.errors.BuddyError` with one line; here it goes to standard error and its
-exit code to the caller. Exit codes: docs/operations.md.
+exit code to the caller. Exit codes: docs/operations/running.md.
 """
 
 from __future__ import annotations

@@ -29,7 +29,9 @@ _BUSY: Final = frozenset(
 )  # fmt: skip
 _TOO_MANY: Final = 429
 _SERVER_ERROR: Final = 500
-_RIGHTS: Final = "check the credentials and their rights (docs/operations.md, Exports in a bucket)"
+_RIGHTS: Final = (
+    "check the credentials and their rights (docs/operations/exporting.md, Exports in a bucket)"
+)
 
 
 def code_of(error: ClientError) -> str:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(400)
 TASKS = 4
 LONG = 3_600_000
 BOUND = 8.0
-"""Seconds from the death of a worker until its tasks work again (docs/operations.md)."""
+"""Seconds from the death of a worker until its tasks work again (docs/operations/running.md)."""
 DEAD = "d" * 32
 
 
