@@ -56,7 +56,7 @@ class KafkaReader:
         self._expired: dict[Partition, int] = {}
         self._silence: tuple[float, dict[Partition, object]] | None = None
         self._largest = _ENOUGH_BYTES // 8
-        """The largest of the values that came last, in bytes."""
+        """The largest of the messages that came last, in bytes."""
 
     def assign(self, positions: Mapping[Partition, int]) -> None:
         """See `contract.Reader`."""
@@ -195,7 +195,7 @@ class KafkaReader:
                     timeout_ms=0 if found else int(seconds * 1000), max_records=most
                 )
                 messages = list(chain.from_iterable(some.values()))
-                sizes = [len(message.value or b"0") for message in messages]
+                sizes = [_size(message) for message in messages]
                 self._largest = max(sizes, default=self._largest)
                 left -= sum(sizes)
                 found += messages
@@ -280,6 +280,12 @@ class _Fetched(OrderedDict[Any, Any]):
         if isinstance(result, FetchResult):  # else an error
             result._partition_records._consumer_record = _message  # noqa: SLF001 -- as above
         super().__setitem__(number, result)
+
+
+def _size(message: Message) -> int:
+    """Its bytes, unpacked: keys and headers may be as large as values are."""
+    size = 1 + len(message.key or b"") + len(message.value or b"")
+    return size + sum(len(name) + len(value) for name, value in message.headers)
 
 
 def _message(number: Any, record: Any) -> Message:
