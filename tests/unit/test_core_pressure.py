@@ -173,7 +173,9 @@ def test_shares_are_of_all_tasks_and_a_batch_is_a_mib_at_least() -> None:
 
 
 def test_a_message_weighs_what_it_would_parked() -> None:
-    plain = Message("t", 0, 0, 0, b"k", b"x" * 1_000)
+    plain = Message("t", 0, 0, 0, None, b"x" * 1_000)
     assert weight(plain) == PARKED_BYTES + 1_000
+    keyed = msgspec.structs.replace(plain, key=b"k" * 10_000)
+    assert weight(keyed) == weight(plain) + 10_000
     headed = msgspec.structs.replace(plain, headers=(("a", b"y" * 10_000),), value=None)
     assert weight(headed) > PARKED_BYTES + 10_000

@@ -63,5 +63,5 @@ def overfull(inbox: Mapping[str, int], room: int) -> set[str]:
 
 def weight(message: Message) -> int:
     """About how many bytes of memory a message takes, should it have to be parked."""
-    size = PARKED_BYTES + (len(message.value) if message.value else 0)
+    size = PARKED_BYTES + len(message.value or b"") + len(message.key or b"")
     return size + headers_weight(message.headers) if message.headers else size
