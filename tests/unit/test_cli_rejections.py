@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.contract.helpers import damage_embedded
 from tests.unit.embedded_kit import opened
-from worker.brokers.contract import Outgoing
+from worker.brokers.contract import Outgoing, Partition
 from worker.cli.main import run
 from worker.cli.rejections import Seen, Tally
 from worker.topics import Names
@@ -155,3 +156,25 @@ def test_unknown_fields_of_rejected_records_are_named(
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert any(line.startswith("    1") for line in lines)
+
+
+def test_a_watch_tells_of_damage_that_hides_rejections(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sent = [(number, rejection(EARLY, ROLE)) for number in (0, 1)]
+    option = filled(tmp_path, 2, sent)
+    topic = Names().rejected("users")
+
+    async def damage() -> None:
+        async with opened(tmp_path / "broker") as broker:
+            await damage_embedded(broker, Partition(topic, 0))
+
+    asyncio.run(damage())
+    capsys.readouterr()
+    watch = [option, "rejections", "watch", "--from-start", "--limit", "1", "--json"]
+    assert run(watch) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 1
+    (line,) = said.err.splitlines()
+    assert line.startswith(f"buddy: {topic}/0 is damaged from offset 0 up to 1")
+    assert line.endswith("goes on behind it; nothing behind it is shown until then")

@@ -211,7 +211,10 @@ async def _rejections(
                         continue  # how many came meanwhile depends on the order of reading
                     if (seen := _read(message)) is not None:
                         in_time.add(place, seen.rejected_at, seen)
-                damaged = reader.damaged()
+                damaged, told = reader.damaged(), damaged
+                if follow:  # else it ends with that
+                    for _, line in sorted(damaged.items() - told.items()):
+                        complain(f"{line}; nothing behind it is shown until then")
                 in_time.ended(p for p, s in spans.items() if reader.position(p) >= s.end)
                 in_time.ended(damaged)
                 for seen in in_time.due():
