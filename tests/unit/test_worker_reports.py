@@ -24,6 +24,7 @@ from worker.topics import Names
 RULES = Rules(names=Names())
 HERE = Partition("buddy.in.users", 0)
 ROWS = Partition("buddy.accepted.users", 0)
+REJECTED = Partition("buddy.rejected.users", 0)
 FOLLOWER = SimpleNamespace(accepted=[ROWS], progress=[])
 REFUSED = BrokerUnavailable("cannot commit as buddy-task-0: Kafka refuses it")
 
@@ -176,16 +177,18 @@ class Inputs:
 
     def __init__(self) -> None:
         self.stable = self.end = 5
-        self.rows = 0
-        """So many messages are in an open transaction on the accepted topic."""
+        self.rows = self.rejections = 0
+        """So many messages are in an open transaction on the accepted topic, or the rejected."""
 
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False
     ) -> dict[Partition, Span]:
-        return {
-            p: Span(0, 7 + self.rows * uncommitted if p == ROWS else self._end(uncommitted))
-            for p in partitions
+        ends = {
+            ROWS: 7 + self.rows * uncommitted,
+            REJECTED: 7 + self.rejections * uncommitted,
+            HERE: self._end(uncommitted),
         }
+        return {p: Span(0, ends.get(p, 0)) for p in partitions}
 
     def _end(self, uncommitted: bool) -> int:
         return self.end if uncommitted else self.stable
@@ -235,6 +238,15 @@ async def test_records_behind_an_open_transaction_are_lag_and_told_after_a_while
     assert reason.startswith("worker: followed topics: 2 records of buddy.accepted.users/0 are")
     assert [line["event"] for line in logs] == ["accepted_blocked"]
     inputs.rows = 0
+    assert await measure(5_000) == []
+    # Whoever watches rejections sees none behind one.
+    inputs.rejections = 3
+    assert await measure(5_000) == []
+    with capture_logs() as logs:
+        (reason,) = await measure(15_000)
+    assert reason.startswith("worker: followed topics: 3 records of buddy.rejected.users/0 are")
+    assert [line["event"] for line in logs] == ["accepted_blocked"]
+    inputs.rejections = 0
     assert await measure(5_000) == []
 
 

@@ -263,7 +263,13 @@ class Reports(Losses):
             return
         # The first task is measured at once.
         self._measured = now if places else now - _LAG_EVERY_MS
-        followed = [*follower.accepted, *follower.progress] if places else []
+        # Nobody here reads rejections, but whoever does sees nothing behind one either.
+        rejected = [
+            Partition(rules.names.rejected(entity), owned.task.number)
+            for owned in tasks.running.values()
+            for entity in ENTITIES
+        ]
+        followed = [*follower.accepted, *follower.progress, *rejected] if places else []
         asked = [*places, *followed]
         stable = await broker.spans(asked) if asked else {}
         spans = await broker.spans(asked, uncommitted=True) if asked else {}
