@@ -35,8 +35,9 @@ class Fetched:
         Message("t", 0, 0, 0, b"x" * MIB, b"v"),
         Message("t", 0, 0, 0, b"k", b"v", (("h", b"x" * MIB),)),
         Message("t", 0, 0, 0, b"k", b"v", (("h" * MIB, b"x"),)),
+        Message("t", 0, 0, 0, b"k", b"v", (("h", b""),) * 5_200),
     ],
-    ids=["value", "key", "header", "header's name"],
+    ids=["value", "key", "header", "header's name", "many headers"],
 )
 def test_a_read_is_bounded_by_all_that_a_message_has(message: Message) -> None:
     unused: Any = None

@@ -30,6 +30,9 @@ _MOST_AT_ONCE = 100
 _ENOUGH_BYTES = 8 * 1024 * 1024
 """Fetches are bounded as they are sent, maybe compressed: what a read gives is bounded here."""
 
+_HEADER_BYTES = 200
+"""What a header takes besides its bytes."""
+
 _APPEND_TIME = 1
 
 
@@ -283,9 +286,9 @@ class _Fetched(OrderedDict[Any, Any]):
 
 
 def _size(message: Message) -> int:
-    """Its bytes, unpacked: keys and headers may be as large as values are."""
+    """About its memory, unpacked: keys and headers may be as large as values are."""
     size = 1 + len(message.key or b"") + len(message.value or b"")
-    return size + sum(len(name) + len(value) for name, value in message.headers)
+    return size + sum(_HEADER_BYTES + len(name) + len(value) for name, value in message.headers)
 
 
 def _message(number: Any, record: Any) -> Message:
