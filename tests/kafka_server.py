@@ -152,6 +152,10 @@ class KafkaServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def logs(self, topic: str, partition: int) -> list[Path]:
+        """The files that hold the messages of a partition."""
+        return sorted((self._home / "data" / f"{topic}-{partition}").glob("*.log"))
+
     @property
     def _home(self) -> Path:
         assert self._directory is not None, "the server was never started"

@@ -182,8 +182,9 @@ class KafkaBroker:
         return {name: topic.identity for name, topic in (await self._look(set(names))).items()}
 
     async def damage(self) -> list[str]:
-        """See `contract.Broker.damage`: the brokers know, and repair what they can."""
-        return []
+        """See `contract.Broker.damage`: what readers of this object cannot read at the moment."""
+        readers = [thing for thing in self._opened if isinstance(thing, KafkaReader)]
+        return sorted({line for reader in readers for line in reader.damaged().values()})
 
     def hindrance(self) -> None:
         """See `contract.Broker.hindrance`: the brokers look after that."""

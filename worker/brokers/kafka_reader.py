@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
-from aiokafka.consumer.fetcher import FetchResult
-from aiokafka.errors import OffsetOutOfRangeError
+import structlog
+from aiokafka.consumer.fetcher import FetchError, FetchResult
+from aiokafka.errors import OffsetOutOfRangeError, RecordTooLargeError, UnsupportedCodecError
 
 from worker.brokers.contract import Message, Partition
 from worker.brokers.kafka_errors import FAILURES, measuring, reading
@@ -26,6 +27,9 @@ PAUSED_WAIT_MILLISECONDS = 100
 SILENCE_SECONDS = 10.0
 """When nothing was read and the broker answered no fetch for so long, it is unavailable."""
 
+_TRY_AGAIN_SECONDS = 10.0
+"""So often a damaged partition is tried: a broker may have fetched it anew from another one."""
+
 _MOST_AT_ONCE = 100
 _ENOUGH_BYTES = 8 * 1024 * 1024
 """Fetches are bounded as they are sent, maybe compressed: what a read gives is bounded here."""
@@ -34,6 +38,11 @@ _HEADER_BYTES = 200
 """What a header takes besides its bytes."""
 
 _APPEND_TIME = 1
+
+_log = structlog.get_logger(__name__)
+
+OnDamage = Callable[[Any, int, BaseException], None]
+"""Told of which partition nothing can be read from which offset on, and why."""
 
 
 class KafkaReader:
@@ -57,6 +66,7 @@ class KafkaReader:
         self._settled: dict[Partition, int] = {}  # where the consumer stands
         self._generation = 0
         self._expired: dict[Partition, int] = {}
+        self._damaged: dict[Partition, _Damage] = {}
         self._silence: tuple[float, dict[Partition, object]] | None = None
         self._largest = _ENOUGH_BYTES // 8
         """The largest of the messages that came last, in bytes."""
@@ -66,6 +76,7 @@ class KafkaReader:
         self._positions = dict(positions)
         self._generation += 1
         self._silence = None
+        self._damaged = {p: damage for p, damage in self._damaged.items() if p in positions}
 
     async def read(
         self, limit: int, timeout: float, paused: Collection[Partition] = ()
@@ -94,7 +105,9 @@ class KafkaReader:
                 await self._start()
                 continue
             generation = self._generation
-            self._settle(paused)
+            now = loop.time()
+            rests = {p for p, damage in self._damaged.items() if now < damage.again}
+            self._settle({*paused, *rests})
             left = max(0.0, deadline - loop.time())
             try:
                 found = await self._poll(limit, left)
@@ -106,7 +119,7 @@ class KafkaReader:
                 return []
             await self._advance()
             if found or loop.time() >= deadline:
-                await self._listen(silent=not found, paused=paused)
+                await self._listen(silent=not found, paused={*paused, *self._damaged})
                 return found
         await asyncio.sleep(max(0.0, deadline - loop.time()))
         return []
@@ -135,8 +148,8 @@ class KafkaReader:
         return {}
 
     def damaged(self) -> dict[Partition, str]:
-        """See `contract.Reader`: a broker that finds damage answers with an error instead."""
-        return {}
+        """See `contract.Reader`: a batch whose checksum is wrong, or that cannot be unpacked."""
+        return {partition: damage.line for partition, damage in self._damaged.items()}
 
     @property
     def closed(self) -> bool:
@@ -159,7 +172,7 @@ class KafkaReader:
         if self._closed:
             await stop(consumer)
             return
-        consumer._fetcher._records = _Fetched()  # noqa: SLF001 -- as it says
+        consumer._fetcher._records = _Fetched(self._is_damaged)  # noqa: SLF001 -- as it says
         self._consumer = consumer
         self._settled = {}
         self._silence = None
@@ -198,7 +211,7 @@ class KafkaReader:
                     timeout_ms=0 if found else int(seconds * 1000), max_records=most
                 )
                 messages = list(chain.from_iterable(some.values()))
-                sizes = [_size(message) for message in messages]
+                sizes = list(map(_size, messages))
                 self._largest = max(sizes, default=self._largest)
                 left -= sum(sizes)
                 found += messages
@@ -210,6 +223,9 @@ class KafkaReader:
             self._discard()
             raise await self._failure(error, self._topics()) from error
         self._settled = settled
+        for place, damage in list(self._damaged.items()):
+            if any((m.topic, m.partition) == place and m.offset >= damage.offset for m in found):
+                del self._damaged[place]
         return found
 
     async def _advance(self) -> None:
@@ -217,7 +233,14 @@ class KafkaReader:
         # `position` waits only for a partition without one, and all have been sought.
         for partition in self._positions:
             offset = await self._consumer.position(topic_partition(partition))
-            self._positions[partition] = self._settled[partition] = offset
+            self._settled[partition] = offset
+            damage = self._damaged.get(partition)
+            if damage is not None and offset > damage.offset:
+                if damage.passed_over:
+                    offset = damage.offset  # where the next read seeks to
+                else:
+                    del self._damaged[partition]
+            self._positions[partition] = offset
 
     async def _skip(self, generation: int, lost: Mapping[Any, int]) -> None:
         """Go on at the earliest message where the position is outside the log."""
@@ -231,11 +254,35 @@ class KafkaReader:
             return
         for number in lost:
             partition = Partition(*number)
+            self._damaged.pop(partition, None)
             # Beyond the end (a topic made anew) nothing was missed, and the start is right.
             skipped = earliest[number] - self._positions[partition]
             if skipped > 0:
                 self._expired[partition] = self._expired.get(partition, 0) + skipped
             self._positions[partition] = earliest[number]
+
+    def _is_damaged(self, number: Any, offset: int, why: BaseException) -> None:
+        """Nothing can be read of a partition from this offset on."""
+        partition = Partition(*number)
+        if partition not in self._positions:
+            return
+        reason = f"{type(why).__name__}: {' '.join(str(why).split())[:200]}"
+        line = (
+            f"{partition.topic}/{partition.number} is damaged from offset {offset}: Kafka gives a"
+            f" batch that cannot be read ({type(why).__name__}); see 'A log on Kafka is damaged' in"
+            " docs/operations/troubleshooting.md"
+        )
+        if partition not in self._damaged:
+            _log.error(
+                "log_damaged",
+                topic=partition.topic,
+                partition=partition.number,
+                offset=offset,
+                reason=reason,
+            )
+        again = asyncio.get_running_loop().time() + _TRY_AGAIN_SECONDS
+        passed_over = isinstance(why, RecordTooLargeError)
+        self._damaged[partition] = _Damage(offset, line, again, passed_over)
 
     async def _listen(self, *, silent: bool, paused: Collection[Partition]) -> None:
         """Notice an outage: aiokafka goes on trying, and reports no messages meanwhile."""
@@ -272,23 +319,68 @@ class KafkaReader:
             self._chores.add(stop(consumer))
 
 
-class _Fetched(OrderedDict[Any, Any]):
-    """What aiokafka has fetched, by partition: its records become messages as they are unpacked.
+class _Damage(NamedTuple):
+    """From which offset on a partition cannot be read, and when that is tried again."""
 
-    Objects of its own, made only to be copied, would cost as much again. There is no public way to
-    do without them.
-    """
+    offset: int
+    line: str
+    again: float
+    passed_over: bool
+    """Whether aiokafka has gone on, one offset further."""
+
+
+class _Fetched(OrderedDict[Any, Any]):
+    """What aiokafka has fetched, by partition, as `_Readable`. There is no public way."""
+
+    def __init__(self, on_damage: OnDamage) -> None:
+        super().__init__()
+        self._on_damage = on_damage
 
     def __setitem__(self, number: Any, result: Any) -> None:
-        if isinstance(result, FetchResult):  # else an error
-            result._partition_records._consumer_record = _message  # noqa: SLF001 -- as above
+        if isinstance(result, FetchError) and isinstance(result._error, RecordTooLargeError):  # noqa: SLF001
+            # Its length is damaged: nothing is larger than what a broker sends in full.
+            self._on_damage(number, result._error.args[2], result._error)  # noqa: SLF001
+            return
+        if isinstance(result, FetchResult):
+            records = result._partition_records  # noqa: SLF001 -- as above
+            result._partition_records = _Readable(number, records, self._on_damage)  # noqa: SLF001
         super().__setitem__(number, result)
+
+
+class _Readable:
+    """Records of a partition, made messages as they are unpacked, up to a batch that is damaged.
+
+    Objects of aiokafka's own, made only to be copied, would cost as much again. And it raises what
+    a damaged batch makes it raise, for all partitions, again and again.
+    """
+
+    def __init__(self, number: Any, records: Any, on_damage: OnDamage) -> None:
+        records._consumer_record = _message  # noqa: SLF001 -- as above
+        self._number = number
+        self._records = records
+        self._on_damage = on_damage
+
+    @property
+    def next_fetch_offset(self) -> int:
+        offset: int = self._records.next_fetch_offset
+        return offset
+
+    def __iter__(self) -> Iterator[Message]:
+        """Each call goes on where the last one was left."""
+        try:
+            yield from self._records
+        except (MemoryError, UnsupportedCodecError):
+            raise
+        except Exception as error:  # noqa: BLE001 -- whatever the bytes make it raise
+            self._on_damage(self._number, self.next_fetch_offset, error)
 
 
 def _size(message: Message) -> int:
     """About its memory, unpacked: keys and headers may be as large as values are."""
     size = 1 + len(message.key or b"") + len(message.value or b"")
-    return size + sum(_HEADER_BYTES + len(name) + len(value) for name, value in message.headers)
+    if message.headers:
+        size += sum(_HEADER_BYTES + len(name) + len(value) for name, value in message.headers)
+    return size
 
 
 def _message(number: Any, record: Any) -> Message:
