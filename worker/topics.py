@@ -88,6 +88,10 @@ class Names(msgspec.Struct, frozen=True):
         """The entity whose topic it is: the last part of its name."""
         return topic.rsplit(".", 1)[1]
 
+    def of_state(self) -> tuple[str, ...]:
+        """The topics that hold the state of tasks."""
+        return (self.progress, self.parked, self.granted, self.owners)
+
     def of_originals(self) -> Iterator[str]:
         """The topics that hold records as they were sent, and those beside them."""
         for entity in ENTITIES:

@@ -191,14 +191,13 @@ class Task:
         """These earlier owners can write nothing any more: the next round says so."""
         self._struck += owners
 
-    def write_again(self, topics: int, identities: Mapping[str, str]) -> None:
-        """So many topics of this task's state were created anew under it: have all be there again.
+    def write_again(self, identities: Mapping[str, str]) -> None:
+        """A topic of this task's state was created anew under it, or emptied: write all again.
 
         `identities` are those of all topics of its state now, by their names in its progress.
         """
         self._copies = deque(parked for parked in self.parking if parked.kept)
         self.reading.topics |= identities
-        self.books.incident(INTERNAL_RECREATED, topics)
         self.writes_again = True
 
     def _take_up(self) -> None:

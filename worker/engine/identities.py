@@ -7,11 +7,12 @@ before it is committed, since an identity never comes back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from schemas import ENTITIES
-from worker.brokers.contract import Broker
+from worker.brokers.contract import Broker, Partition
 from worker.core.task import INPUTS
 from worker.errors import MissingTopic, TopicRecreated
 from worker.index.freshness import is_another
@@ -31,11 +32,12 @@ class Identities:
         self._outcomes = {f"accepted.{entity}": names.accepted(entity) for entity in ENTITIES}
         self._outcomes |= {f"rejected.{entity}": names.rejected(entity) for entity in ENTITIES}
         self._names = [*self._inputs.values(), *self._outcomes.values()]
-        self._state = [names.progress, names.parked, names.granted, names.owners]
+        self._state = names.of_state()
         self._known: Mapping[str, str] = {}
         self._now: Mapping[str, str] = {}
         self.missing: Sequence[str] = ()
         """The topics of tasks' state that were not there at the last `check`."""
+        self._starts: Mapping[Partition, int] = {}
         self._checked = 0
         self._counted = 0
 
@@ -74,22 +76,29 @@ class Identities:
         """Which of these topics were others when anybody looked last, and their identities then."""
         return {n: self._now[n] for n in state if is_another(state[n], self._now.get(n))}
 
+    def removed(self, starts: Mapping[Partition, int]) -> dict[Partition, int]:
+        """Where these partitions began when anybody looked last, if later than here."""
+        return {p: self._starts[p] for p, at in starts.items() if self._starts.get(p, at) > at}
+
     @property
     def due(self) -> bool:
         """Whether nobody has looked for a while."""
         return self._clock() - self._checked >= _EVERY_MS
 
-    async def look_at_partitions(self, tasks: int) -> None:
+    async def look_at_partitions(self, tasks: int, state: Collection[Partition]) -> None:
         """Look now and then whether every input still has a partition for each task, and no more.
 
-        Partitions may be added to a topic, which stays the same one. Raises TopicRecreated,
-        BrokerUnavailable.
+        Partitions may be added to a topic, which stays the same one. And look where the partitions
+        that hold the state of tasks begin: compaction moves no start, whoever removes records does.
+        Raises TopicRecreated, BrokerUnavailable.
         """
         if self._clock() - self._counted < _EVERY_MS:
             return
         for name, topic in (await self._broker.topics(self._inputs.values())).items():
             if topic.partitions != tasks:
                 raise TopicRecreated(f"topic {name} had {tasks} partitions, now {topic.partitions}")
+        with suppress(MissingTopic):  # `missing` tells of it
+            self._starts = {p: s.start for p, s in (await self._broker.spans(state)).items()}
         self._counted = self._clock()
 
     async def check(self) -> None:

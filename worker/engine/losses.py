@@ -83,16 +83,23 @@ class Losses:
 
     def holes(self, place: Partition, count: int) -> None:
         """Offsets of an internal topic were removed, or damaged and skipped."""
-        self.metrics.unreadable_internal(count)
         lost = (
             _STATE[OWNERS]
             if place.topic.endswith(f".{OWNERS}")
             else "records that had been judged may be judged again"
         )
+        self._internal_skipped(place, count, f"removed, or damaged and skipped: {lost}")
+
+    def state_removed(self, place: Partition, count: int) -> None:
+        """Offsets that hold the state of a running task were removed: it is written again."""
+        self._internal_skipped(
+            place, count, "removed: what running tasks know is written there again"
+        )
+
+    def _internal_skipped(self, place: Partition, count: int, what: str) -> None:
+        self.metrics.unreadable_internal(count)
         self.health.told(
-            f"{count} offsets of {place.topic}/{place.number} were removed, or damaged and"
-            f" skipped: {lost}",
-            self._clock.steady(),
+            f"{count} offsets of {place.topic}/{place.number} were {what}", self._clock.steady()
         )
         _log.error("internal_skipped", topic=place.topic, partition=place.number, count=count)
 

@@ -71,6 +71,8 @@ class Owned:
         """Whether its inputs are being read."""
         self.state: dict[str, str] = {}
         """The identities of the topics that its state was read from, or written to since."""
+        self.starts: dict[Partition, int] = {}
+        """Where the partitions of its state began then."""
 
     def put(self, messages: Sequence[Message]) -> None:
         """Put messages of one input into the inbox, in their order."""
@@ -321,12 +323,13 @@ class Tasks:
             unreadable[place] += len(offsets)
             self.on_unreadable(place, offsets)
 
-        state = await self._identities.of_state()  # before it is read: what is anew then is noticed
+        # Before it is read: what is anew or removed then is noticed.
+        state = await self._identities.of_state()
+        kept = await self._broker.spans([Partition(name, number) for name in names.of_state()])
         saved = await read_saved(self._broker, self._rules, number, skipped, holes.update)
         task.restore(saved, self._clock.now())
         # A hole stays in the log: its loss is told once.
-        own = (names.owners, names.progress, names.parked, names.granted)
-        very = {name: f"{name} {state.get(name, '')}" for name in own}
+        very = {name: f"{name} {state.get(name, '')}" for name in names.of_state()}
         for place, count in holes.items():
             if fresh := task.books.found(INTERNAL_SKIPPED, very[place.topic], count):
                 self.on_holes(place, fresh)
@@ -339,6 +342,7 @@ class Tasks:
         spans = await self._broker.spans(inputs.values())
         owned = Owned(task, {name: spans[place].end for name, place in inputs.items()})
         owned.state = state
+        owned.starts = {place: span.start for place, span in kept.items()}
         owned.missed = task.begin(
             self._identities.of_inputs(),
             {name: spans[place].start for name, place in inputs.items()},

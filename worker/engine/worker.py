@@ -22,6 +22,7 @@ from worker.clock import Clock, StepWatch
 from worker.core.outbox import Rules
 from worker.core.pressure import Limits, crowded, overfull
 from worker.core.round import Batch
+from worker.core.task import INTERNAL_RECREATED, INTERNAL_SKIPPED
 from worker.engine.backoff import Backoff
 from worker.engine.elsewhere import Elsewhere, Waiting
 from worker.engine.follower import INDEXED, Follower
@@ -207,7 +208,8 @@ class Worker:
             self._reports.clock_stepped(step, self._tasks)
         if self._identities.due:
             await self._identities.check()
-        await self._identities.look_at_partitions(self._rules.tasks)
+        state = [place for owned in self._tasks.running.values() for place in owned.starts]
+        await self._identities.look_at_partitions(self._rules.tasks, state)
         if await self._tasks.update():
             await self._assign()
         running = self._tasks.running
@@ -226,14 +228,21 @@ class Worker:
         )
 
     def _note_state(self, owned: Owned) -> None:
-        """Have a task write its state again where a topic that holds it was created anew."""
+        """Have a task write its state again where a topic lost it, or was created anew."""
         anew = self._identities.anew(owned.state)
-        if not anew:
+        removed = self._identities.removed(owned.starts)
+        if not anew and not removed:
             return
         owned.state |= anew
-        owned.task.write_again(len(anew), of_state(owned.state, self._rules.names))
+        owned.starts |= removed
+        owned.task.write_again(of_state(owned.state, self._rules.names))
         for topic in anew:
+            owned.task.books.incident(INTERNAL_RECREATED)
             self._reports.state_recreated(Partition(topic, owned.task.number))
+        for place, start in removed.items():
+            very = f"{place.topic} {owned.state.get(place.topic, '')}"
+            if gone := owned.task.books.found(INTERNAL_SKIPPED, very, start):
+                self._reports.state_removed(place, gone)
 
     async def _becomes_ready(self) -> bool:
         """Wait a little for the index; nothing is read or judged before it is ready."""

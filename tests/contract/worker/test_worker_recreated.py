@@ -6,11 +6,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from schemas import ENTITIES
-from tests.contract.conftest import DeleteTopic
+from tests.contract.conftest import DeleteTopic, Expire
 from tests.contract.helpers import add_partitions
 from tests.contract.worker_kit import Row, Stage, checkin, event
 from tests.unit.test_sink_rows import match, milestone, user
-from worker.brokers.contract import Broker
+from worker.brokers.contract import Broker, Partition
 from worker.topics import wanted
 
 pytestmark = pytest.mark.timeout(400)
@@ -172,6 +172,32 @@ async def test_what_running_tasks_know_is_written_again(
     losses = {"parked_lost", "progress_lost", "input_expired", "task_not_started"}
     assert not losses & {entry["event"] for entry in logs}
     assert sum(e["event"] == "internal_recreated" for e in logs) == 4 * TASKS
+    await stage.books_balance()
+
+
+async def test_what_is_removed_under_running_tasks_is_written_again(
+    stage: Stage, empty: Expire
+) -> None:
+    worker = await stage.started(grace=3_600_000, hold=0)
+    await stage.judged(await stage.send("users", user(500)))
+    parked = await stage.send("matches", *(match(10 + n, n, n) for n in range(8)))
+    await stage.until(lambda: worker.parked() == 8, "all are parked")
+    place = Partition(stage.names.progress, 0)
+    with capture_logs() as logs:
+        await empty(place)
+        stage.clock.put_forward(5_001)
+        await stage.until(
+            lambda: any(e["event"] == "internal_skipped" for e in logs), "it has noticed"
+        )
+        await stage.end(worker)
+        worker = await stage.started("two", grace=3_600_000)
+        await stage.until(lambda: worker.parked() == 8, "nothing is lost")
+        await stage.send("users", *(user(n) for n in range(8)))
+        await stage.judged()
+    assert stage.verdicts(parked) == {"accepted": 8}
+    said = [(e["topic"], e["partition"]) for e in logs if e["event"] == "internal_skipped"]
+    assert said == [place], "once"
+    assert not {"parked_lost", "progress_lost"} & {entry["event"] for entry in logs}
     await stage.books_balance()
 
 
