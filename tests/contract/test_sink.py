@@ -516,3 +516,17 @@ async def test_rows_that_were_removed_before_a_new_store_read_them_are_told(
             assert consumer.counts.expired == gone
     told = [entry for entry in logs if entry["event"] == "accepted_expired"]
     assert [(e["topic"], e["partition"], e["count"]) for e in told] == [(*place, gone)]
+
+
+async def test_requests_that_were_removed_unread_are_told(sink: Sink, empty: Expire) -> None:
+    await sink.accept("users", user(1))
+    async with sink.running():
+        await sink.export("one", formats=("csv",))
+    place = Partition(sink.names.export_requests, 0)
+    await sink.export_request("two")
+    await empty(place)
+    with capture_logs() as logs:
+        async with sink.running():
+            await sink.export("three", formats=("csv",))
+    told = [(e["topic"], e["count"]) for e in logs if e["event"] == "internal_skipped"]
+    assert told == [(place.topic, 1)]

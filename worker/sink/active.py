@@ -167,6 +167,8 @@ class Active:
         positions = {}
         for place, span in spans.items():
             position = held.get(place, span.start)
+            if position < span.start:
+                self._reports.skipped(place, span.start - position)
             # Outside of the log: the topic was created anew, or the rest has expired.
             positions[place] = position if span.start <= position <= span.end else span.start
         return positions, {place: span.end for place, span in spans.items()}
@@ -223,7 +225,7 @@ class _Term:
             await self._run(due, stop)
         for message in await reader.read(1, _POLL_SECONDS):
             await self._take_up(message, stop)
-        for place, count in reader.skipped().items():
+        for place, count in (*reader.skipped().items(), *reader.expired().items()):
             self._reports.skipped(place, count)
 
     async def _correct(self) -> None:

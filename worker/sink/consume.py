@@ -337,8 +337,9 @@ class Consumer:
         ends = await self._ends()
         self._reports.lag(ends, self._positions)
         # A request or an answer behind an open transaction reaches nobody either.
-        others = (self._names.export_requests, self._names.exports)
-        watched = [*ends, *(Partition(topic, 0) for topic in others)]
+        others = await self._broker.topics((self._names.export_requests, self._names.exports))
+        watched = [*ends]
+        watched += [Partition(t.name, n) for t in others.values() for n in range(t.partitions)]
         stable = await self._broker.spans(watched)
         spans = await self._broker.spans(watched, uncommitted=True)
         self._reports.open_transactions({p: (stable[p].end, spans[p].end) for p in watched})
