@@ -74,8 +74,8 @@ clean: ## remove what demo and tests left (not .venv)
 	rm -rf buddy-demo .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	@find . -path ./$(VENV) -prune -o -path ./.git -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
-distclean: clean ## remove .venv and downloads as well
-	rm -rf $(VENV) .cache buddy_stream.egg-info
+distclean: clean ## remove .venv, .nox and downloads as well
+	rm -rf $(VENV) .nox .cache buddy_stream.egg-info
 
 # --- set-up -----------------------------------------------------------------------------------
 

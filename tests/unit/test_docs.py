@@ -39,7 +39,7 @@ WATCHING = (OPERATIONS / "watching.md").read_text("utf-8")
 EXAMPLE = (ROOT / "deploy" / "buddy.example.toml").read_text("utf-8")
 
 NOT_TRACKED = {".git", ".venv", "build", "dist", "buddy-demo", "buddy-data", "buddy-exports"}
-CACHE = re.compile(r"\.cache|\.hypothesis|\.\w+_cache|__pycache__|.*\.egg-info")
+CACHE = re.compile(r"\.cache|\.nox|\.hypothesis|\.\w+_cache|__pycache__|.*\.egg-info")
 TEXT = {".cfg", ".ini", ".json", ".md", ".ndjson", ".py", ".sh", ".svg", ".toml", ".txt", ".xml"}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
