@@ -26,12 +26,7 @@ from worker.settings import SECRETS, TABLES, Settings, environment_names
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = [
-    README,
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "CHANGELOG.md",
-    *sorted(ROOT.glob("docs/**/*.md")),
-]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 OPERATIONS = ROOT / "docs" / "operations"
 RUNNING = (OPERATIONS / "running.md").read_text("utf-8")
 CONFIGURING = (OPERATIONS / "configuring.md").read_text("utf-8")
