@@ -347,7 +347,8 @@ class Metrics:
         )
         self._log_damaged = self._gauge(
             "buddy_log_damaged_places",
-            "Places where the embedded log is known to be damaged, and that were not skipped.",
+            "Places where the embedded log is damaged and was not skipped; on Kafka, partitions"
+            " that this process cannot read.",
         )
 
         self._log_skipped = self._counter(
