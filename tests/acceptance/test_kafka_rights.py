@@ -29,8 +29,8 @@ from tests.kafka_rights import Right, Rights, rights_of
 from tests.kafka_server import KafkaServer, running
 from tests.maven import free_ports
 from worker.brokers.contract import Outgoing
-from worker.brokers.kafka import KafkaBroker
-from worker.brokers.kafka_security import KafkaSecurity
+from worker.brokers.kafka.broker import KafkaBroker
+from worker.brokers.kafka.security import KafkaSecurity
 from worker.errors import BrokerUnavailable, ConfigurationError
 
 pytestmark = [pytest.mark.kafka, pytest.mark.acceptance, pytest.mark.timeout(600)]

@@ -7,8 +7,8 @@ import pytest
 
 from tests.kafka_server import KafkaServer, running
 from worker.brokers.contract import Outgoing, Partition, Topic
-from worker.brokers.kafka import KafkaBroker
-from worker.brokers.kafka_security import KafkaSecurity
+from worker.brokers.kafka.broker import KafkaBroker
+from worker.brokers.kafka.security import KafkaSecurity
 from worker.errors import BrokerUnavailable, ConfigurationError
 
 pytestmark = [pytest.mark.kafka, pytest.mark.acceptance]

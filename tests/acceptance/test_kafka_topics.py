@@ -10,7 +10,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.acceptance.kit import Buddy
-from worker.brokers.kafka_topics import new_topic
+from worker.brokers.kafka.topics import new_topic
 from worker.topics import wanted
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.kafka]

@@ -25,7 +25,7 @@ from tests.contract.helpers import configure
 from tests.kafka_server import KafkaServer, running
 from tests.unit.test_sink_rows import encode, milestone, user
 from worker.brokers.contract import Outgoing, Partition
-from worker.brokers.kafka import KafkaBroker
+from worker.brokers.kafka.broker import KafkaBroker
 from worker.core.outbox import SOURCE_HEADER
 from worker.errors import BuddyError
 

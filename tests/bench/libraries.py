@@ -19,7 +19,7 @@ import msgspec
 from openpyxl import Workbook
 
 from schemas import Entity
-from worker.exports.table import TableReader
+from worker.exports.formats.table import TableReader
 
 Blocks = list[list[bytes]]
 Write = Callable[[Entity, Blocks, Path], object]

@@ -26,10 +26,10 @@ from tests.bench.libraries import Blocks
 from tests.bench.setting import Bench
 from worker.checking import Checker
 from worker.core.decode import DEFAULT_LIMIT
-from worker.exports.csv_file import csv_chunks
-from worker.exports.json_file import json_chunks
+from worker.exports.formats.csv import csv_chunks
+from worker.exports.formats.json import json_chunks
+from worker.exports.formats.xlsx import xlsx_chunks
 from worker.exports.metadata import Metadata
-from worker.exports.xlsx_file import xlsx_chunks
 from worker.files import expand, in_entity_order, read
 
 SECTION = "readers"

@@ -12,10 +12,10 @@ from tests.bench import libraries, mix
 from tests.bench.figures import Figure, alternate
 from tests.bench.libraries import Blocks, Write
 from tests.bench.setting import Bench
-from worker.exports.csv_file import csv_chunks
-from worker.exports.json_file import json_chunks
+from worker.exports.formats.csv import csv_chunks
+from worker.exports.formats.json import json_chunks
+from worker.exports.formats.xlsx import xlsx_chunks
 from worker.exports.metadata import Metadata
-from worker.exports.xlsx_file import xlsx_chunks
 
 SECTION = "writers"
 AIMS = {"csv": 300_000, "json": 1_000_000, "xlsx": 50_000}

@@ -13,9 +13,9 @@ from botocore.exceptions import EndpointConnectionError
 
 from tests.s3_server import S3Server
 from tests.unit.place_kit import ID, KilledError
-from worker.exports.bucket import Bucket
-from worker.exports.outages import PATIENCE_SECONDS
-from worker.exports.place_bucket import BucketPlace
+from worker.exports.places.bucket import BucketPlace
+from worker.exports.places.objects import Bucket
+from worker.exports.places.outages import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

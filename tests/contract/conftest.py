@@ -23,8 +23,8 @@ from tests.s3_server import S3Server
 from tests.simulation.broker.cluster import Cluster
 from tests.simulation.broker.connection import MemoryBroker
 from worker.brokers.contract import Broker, Partition, Topic
-from worker.brokers.embedded import EmbeddedBroker
-from worker.brokers.kafka import KafkaBroker
+from worker.brokers.embedded.broker import EmbeddedBroker
+from worker.brokers.kafka.broker import KafkaBroker
 
 RETENTION_MS = 3_600_000
 

@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 from worker.brokers.contract import Broker
-from worker.exports.place import Finished, Place
-from worker.exports.staging import Staging
+from worker.exports.places.place import Finished, Place
+from worker.exports.places.staging import Staging
 
 Stage = Literal["taken up", "written", "published", "announcing"]
 STAGES: tuple[Stage, ...] = ("taken up", "written", "published", "announcing")

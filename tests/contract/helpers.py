@@ -14,10 +14,10 @@ from aiokafka.errors import PolicyViolationError
 from aiokafka.structs import TopicPartition
 
 from worker.brokers.contract import Broker, Message, Outgoing, Partition, Reader
-from worker.brokers.embedded import EmbeddedBroker
-from worker.brokers.embedded_store import transaction
-from worker.brokers.embedded_topics import partition_row, store
-from worker.brokers.kafka_topics import new_topic
+from worker.brokers.embedded.broker import EmbeddedBroker
+from worker.brokers.embedded.store import transaction
+from worker.brokers.embedded.topics import partition_row, store
+from worker.brokers.kafka.topics import new_topic
 
 PATIENCE = 20.0
 """Seconds within which anything must have happened; nothing normally takes so long."""

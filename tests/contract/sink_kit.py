@@ -18,8 +18,8 @@ from tests.unit.test_sink_rows import event, match, milestone, user
 from worker.brokers.contract import Broker, Outgoing, Partition
 from worker.clock import Clock, StepWatch
 from worker.core.barrier import Progress
-from worker.exports.place import Place
-from worker.exports.place_directory import DirectoryPlace
+from worker.exports.places.directory import DirectoryPlace
+from worker.exports.places.place import Place
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
 from worker.sink.export import ExportSettings

@@ -13,11 +13,11 @@ from structlog.testing import capture_logs
 from tests.s3_server import S3Server
 from tests.unit.place_kit import FIRST, ID, SECOND, die, never, published, staged, whole
 from worker.errors import StateError
-from worker.exports.bucket import Bucket
-from worker.exports.place import Place
-from worker.exports.place_bucket import BucketPlace
-from worker.exports.place_directory import DirectoryPlace
-from worker.exports.staging import Staging
+from worker.exports.places.bucket import BucketPlace
+from worker.exports.places.directory import DirectoryPlace
+from worker.exports.places.objects import Bucket
+from worker.exports.places.place import Place
+from worker.exports.places.staging import Staging
 
 Sink = Callable[[], Place]
 """Another sink on the same place, with a room of its own."""

@@ -23,8 +23,8 @@ from tests.unit.place_kit import (
     whole,
 )
 from worker.errors import StateError
-from worker.exports import outages
-from worker.exports.place import SEAL_DAYS
+from worker.exports.places import outages
+from worker.exports.places.place import SEAL_DAYS
 
 # --- Kills ----------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from tests.unit.place_kit import (
     whole,
 )
 from worker.errors import StateError
-from worker.exports import outages
+from worker.exports.places import outages
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,9 @@ from tests.contract.bucket_kit import World
 from tests.maven import free_ports
 from tests.unit.place_kit import FIRST, ID, never, published, staged
 from worker.errors import ConfigurationError, StateError
-from worker.exports import connect
-from worker.exports.connect import place_of
-from worker.exports.place_bucket import BucketPlace
+from worker.exports.places import connect
+from worker.exports.places.bucket import BucketPlace
+from worker.exports.places.connect import place_of
 from worker.settings import S3Settings, Settings
 
 # --- What can be wrong ----------------------------------------------------------------------------

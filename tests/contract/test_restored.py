@@ -20,7 +20,7 @@ from tests.contract.test_sink import consuming
 from tests.contract.worker_kit import Stage
 from tests.unit.test_sink_rows import match, user, uuid
 from worker.brokers.contract import Broker, Message, Outgoing, Partition
-from worker.brokers.embedded import EmbeddedBroker
+from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.engine.follower import Follower
 from worker.index.freshness import Saved
 from worker.index.resuming import another_log

@@ -20,15 +20,15 @@ from tests.unit.test_sink_rows import match, user, uuid
 from worker.brokers.contract import Broker, Message, Outgoing, Partition, Reader
 from worker.errors import BrokerUnavailable, MissingTopic, NoAnswer, StateError
 from worker.exports.manifest import read_manifest
-from worker.exports.place_directory import DirectoryPlace
+from worker.exports.places.directory import DirectoryPlace
 from worker.sink import active, answers, export
-from worker.sink.consume import Consumer
 from worker.sink.reports import unheard
 from worker.sink.requests import (
     ExportRequest,
     export_id_of,
 )
-from worker.sink.store import RowStore
+from worker.sink.store.consume import Consumer
+from worker.sink.store.row_store import RowStore
 from worker.topics import Names
 
 

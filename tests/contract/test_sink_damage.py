@@ -12,7 +12,7 @@ from tests.contract.conftest import Clock, unique
 from tests.contract.helpers import damage_embedded
 from tests.contract.sink_kit import Sink, a_sink
 from worker.brokers.contract import Broker, Outgoing, Partition
-from worker.brokers.embedded import EmbeddedBroker
+from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.topics import Names
 
 

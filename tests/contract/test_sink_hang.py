@@ -16,8 +16,8 @@ from tests.contract.helpers import eventually
 from tests.contract.sink_kit import Sink, a_sink
 from tests.unit.test_sink_rows import user
 from worker.brokers.contract import Broker
-from worker.exports.hangs import HANG_SECONDS
-from worker.exports.place_directory import DirectoryPlace
+from worker.exports.places.directory import DirectoryPlace
+from worker.exports.places.hangs import HANG_SECONDS
 from worker.sink import answers, service
 from worker.topics import Names
 

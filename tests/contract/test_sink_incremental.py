@@ -18,10 +18,10 @@ from worker.errors import StateError
 from worker.exports.manifest import Manifest, read_manifest
 from worker.exports.verify import verify
 from worker.files import expand
-from worker.sink.bookmarks import Bookmarks
 from worker.sink.requests import Announcement
-from worker.sink.snapshot import DELIVERED
-from worker.sink.store import RowStore
+from worker.sink.selection.bookmarks import Bookmarks
+from worker.sink.store.row_store import RowStore
+from worker.sink.store.snapshot import DELIVERED
 from worker.topics import Names
 
 

@@ -16,7 +16,7 @@ from tests.contract.sink_kit import Sink, a_sink
 from tests.unit.test_sink_rows import user
 from worker.brokers.contract import Broker, Partition
 from worker.errors import StateError
-from worker.exports import outages
+from worker.exports.places import outages
 from worker.sink.agenda import RETRY_MS
 from worker.sink.export import ExportSettings
 from worker.sink.schedule import Schedule

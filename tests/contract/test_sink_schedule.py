@@ -18,8 +18,8 @@ from tests.unit.test_sink_rows import user
 from worker.brokers.contract import Broker, Partition
 from worker.errors import StateError
 from worker.exports.manifest import read_manifest
-from worker.exports.place import Finished
-from worker.exports.staging import Staging
+from worker.exports.places.place import Finished
+from worker.exports.places.staging import Staging
 from worker.sink.agenda import RETRY_MS
 from worker.sink.retention import Keep
 from worker.sink.schedule import Schedule, request_of

@@ -18,8 +18,9 @@ from tests.contract.sink_kit import PARTITIONS, Sink, a_sink, csv_rows, fill
 from tests.unit.test_sink_rows import user, uuid
 from worker.brokers.contract import Broker, Committer, Message, Outgoing, Partition, Reader, Span
 from worker.errors import BrokerUnavailable, ConfigurationError, StateLost
-from worker.sink import active, consume, upkeep
+from worker.sink import active, upkeep
 from worker.sink.requests import ExportRequest, encode_request
+from worker.sink.store import consume
 from worker.topics import Names, wanted
 
 

@@ -23,9 +23,9 @@ from tests.exports.expected import Rows, Same
 from tests.exports.reading import Cells
 from tests.exports.spec import TABLES
 from worker.brokers.contract import Outgoing, Partition
-from worker.brokers.embedded import EmbeddedBroker
+from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.core.decode import Decoded, RecordDecoder, latest_moment
-from worker.exports.place_directory import DirectoryPlace
+from worker.exports.places.directory import DirectoryPlace
 from worker.sink.export import ExportSettings
 from worker.sink.requests import ExportRequest, decode_announcement, encode_request
 from worker.sink.service import serve

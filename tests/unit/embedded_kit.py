@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 
 from worker.brokers.contract import Message, Partition
-from worker.brokers.embedded import EmbeddedBroker
-from worker.brokers.embedded_store import FILE_NAME
+from worker.brokers.embedded.broker import EmbeddedBroker
+from worker.brokers.embedded.store import FILE_NAME
 from worker.clock import Clock
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,8 @@ import msgspec
 from tests.unit.test_export_samples import metadata_of
 from worker.exports.layout import MANIFEST
 from worker.exports.manifest import ExportedFile, Options, Origin, build, encode
-from worker.exports.place import Place
-from worker.exports.staging import Staging
+from worker.exports.places.place import Place
+from worker.exports.places.staging import Staging
 from worker.private import DIRECTORY_MODE
 
 ID = "550e8400-e29b-41d4-a716-446655440000"

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from schemas import ENTITIES
 from tests.unit.test_sink_rows import canonical, match, message, user, uuid
-from worker.sink.plan import STAGES, Selection
-from worker.sink.snapshot import Snapshot
-from worker.sink.spool import Spooled, Watch, spool
-from worker.sink.store import RowStore
+from worker.sink.selection.plan import STAGES, Selection
+from worker.sink.selection.spool import Spooled, Watch, spool
+from worker.sink.store.row_store import RowStore
+from worker.sink.store.snapshot import Snapshot
 
 DAYS = tuple(f"2024-01-{day:02}" for day in range(1, 8))
 KINDS = ("users", "matches", "skill_sessions", "checkins")

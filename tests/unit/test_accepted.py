@@ -21,7 +21,7 @@ from worker.core.outbox import SOURCE_HEADER
 from worker.index.contract import address_digest
 from worker.index.memory import MemoryIndex
 from worker.index.store import IndexStore
-from worker.sink.store import RowStore
+from worker.sink.store.row_store import RowStore
 
 KEY, VALUE = user(1)
 UPPER = KEY.replace(b"0001", b"00AB"), VALUE.replace(b"0001", b"00AB")

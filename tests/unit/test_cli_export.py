@@ -13,8 +13,8 @@ from tests.unit.place_kit import FIRST, ID, SECOND, published, whole
 from worker.cli.export_copy import copy, places_of, room_for
 from worker.cli.main import run
 from worker.errors import StateError
-from worker.exports.place import copy_out
-from worker.exports.place_directory import DirectoryPlace
+from worker.exports.places.directory import DirectoryPlace
+from worker.exports.places.place import copy_out
 from worker.settings import Settings
 from worker.sink.requests import Announcement
 
@@ -117,7 +117,7 @@ def test_an_export_that_is_gone_is_not_called_finished(
             place.remove(FIRST)
             copy_out(content, where, *rest)  # type: ignore[arg-type]
 
-        monkeypatch.setattr("worker.exports.place_directory.copy_out", removed)
+        monkeypatch.setattr("worker.exports.places.directory.copy_out", removed)
     with pytest.raises(StateError) as raised:
         copied(tmp_path / "out", announced(tmp_path / "exports"), tmp_path / "own")
     said = str(raised.value)

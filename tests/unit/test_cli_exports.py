@@ -20,7 +20,7 @@ from worker.cli.main import run
 from worker.exports.layout import MANIFEST, Format
 from worker.exports.manifest import Base, Cut, Incremental, Manifest, Options, Origin, build, encode
 from worker.exports.order import AHEAD
-from worker.exports.place_directory import DirectoryPlace
+from worker.exports.places.directory import DirectoryPlace
 
 NONE, STATE = 1, 6
 EXPORTING = Path(__file__).parents[2] / "docs" / "operations" / "exporting.md"

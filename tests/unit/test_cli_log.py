@@ -13,7 +13,7 @@ import pytest
 from tests.contract.helpers import damage_embedded, numbered
 from tests.unit.embedded_kit import opened
 from worker.brokers.contract import Partition, Topic
-from worker.brokers.embedded_store import FILE_NAME
+from worker.brokers.embedded.store import FILE_NAME
 from worker.cli.main import run
 
 STATE, USAGE, NOBODY = 6, 2, 8

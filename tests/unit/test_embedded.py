@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from tests.clock_kit import SettableClock
 from tests.contract.helpers import delete_embedded_topic
 from tests.unit.embedded_kit import ROOT, opened, read_all
-from worker.brokers import embedded_log
 from worker.brokers.contract import Message, Outgoing, Partition, Topic
-from worker.brokers.embedded import EmbeddedBroker
-from worker.brokers.embedded_group import share
-from worker.brokers.embedded_topics import Catalogue, create
+from worker.brokers.embedded import log as embedded_log
+from worker.brokers.embedded.broker import EmbeddedBroker
+from worker.brokers.embedded.group import share
+from worker.brokers.embedded.topics import Catalogue, create
 from worker.errors import ConfigurationError, MissingTopic
 
 
@@ -43,7 +43,7 @@ PRELUDE = """
 import asyncio, sys
 from pathlib import Path
 from worker.brokers.contract import Outgoing, Partition
-from worker.brokers.embedded import EmbeddedBroker
+from worker.brokers.embedded.broker import EmbeddedBroker
 
 async def main(directory, argument):
     broker = EmbeddedBroker(Path(directory))

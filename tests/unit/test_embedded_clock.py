@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 from tests.clock_kit import SettableClock
 from tests.unit.embedded_kit import HOUR, opened, read_all
 from worker.brokers.contract import Outgoing, Partition, Span, Topic
-from worker.brokers.embedded import EmbeddedBroker
-from worker.brokers.embedded_clock import boot_id, machine_clock
+from worker.brokers.embedded.broker import EmbeddedBroker
+from worker.brokers.embedded.clock import boot_id, machine_clock
 from worker.errors import ClockRefused
 
 DAY = 24 * HOUR

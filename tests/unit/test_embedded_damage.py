@@ -16,12 +16,12 @@ from structlog.testing import capture_logs
 from tests.clock_kit import SettableClock
 from tests.contract.helpers import all_of, empty_embedded, numbered, values
 from tests.unit.embedded_kit import HOUR, old_log, opened
-from worker.brokers import embedded_format
 from worker.brokers.contract import Message, Outgoing, Partition, Span, Topic
-from worker.brokers.embedded import EmbeddedBroker
-from worker.brokers.embedded_damage import Looked
-from worker.brokers.embedded_reader import EmbeddedReader
-from worker.brokers.embedded_store import FILE_NAME
+from worker.brokers.embedded import format as embedded_format
+from worker.brokers.embedded.broker import EmbeddedBroker
+from worker.brokers.embedded.damage import Looked
+from worker.brokers.embedded.reader import EmbeddedReader
+from worker.brokers.embedded.store import FILE_NAME
 from worker.engine.tables import read_checked, read_table
 from worker.errors import BuddyError, DamagedLog, MissingTopic, UsageError
 

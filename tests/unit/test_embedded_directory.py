@@ -19,9 +19,9 @@ import pytest
 
 from tests.clock_kit import SettableClock
 from tests.unit.embedded_kit import ROOT, opened, read_all
-from worker.brokers import embedded_store
 from worker.brokers.contract import Outgoing, Partition, Span, Topic
-from worker.brokers.embedded import EmbeddedBroker
+from worker.brokers.embedded import store as embedded_store
+from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.errors import BrokerUnavailable, BuddyError, StateError
 
 
@@ -87,7 +87,7 @@ async def test_a_directory_that_may_not_be_written(tmp_path: Path) -> None:
 import os
 import asyncio, msgspec, structlog
 from pathlib import Path
-from worker.brokers.embedded import EmbeddedBroker
+from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.errors import StateError
 async def main():
     os.seteuid(65534)
@@ -222,7 +222,7 @@ SERVICE = """
 import asyncio, sys
 from pathlib import Path
 from worker.brokers.contract import Outgoing
-from worker.brokers.embedded import EmbeddedBroker
+from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.errors import StateError
 
 async def main():

@@ -12,7 +12,7 @@ from tests.clock_kit import SettableClock
 from tests.contract.helpers import damage_embedded
 from tests.unit.embedded_kit import old_log, opened, read_all
 from worker.brokers.contract import GroupMember, Outgoing, Partition, Topic
-from worker.brokers.embedded import EmbeddedBroker
+from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.clock import Clock
 from worker.errors import BrokerUnavailable, BuddyError, StateError
 

@@ -19,12 +19,14 @@ from structlog.testing import capture_logs
 
 from tests.clock_kit import SettableClock
 from tests.unit.embedded_kit import HOUR, latest, opened, read_all
-from worker.brokers import embedded_hindrance, embedded_store, embedded_upkeep
 from worker.brokers.contract import Message, Outgoing, Partition, Span, Topic
-from worker.brokers.embedded import EmbeddedBroker
-from worker.brokers.embedded_hindrance import AGAIN_MS, LASTING_MS
-from worker.brokers.embedded_reader import EmbeddedReader
-from worker.brokers.embedded_upkeep import Upkeep
+from worker.brokers.embedded import hindrance as embedded_hindrance
+from worker.brokers.embedded import store as embedded_store
+from worker.brokers.embedded import upkeep as embedded_upkeep
+from worker.brokers.embedded.broker import EmbeddedBroker
+from worker.brokers.embedded.hindrance import AGAIN_MS, LASTING_MS
+from worker.brokers.embedded.reader import EmbeddedReader
+from worker.brokers.embedded.upkeep import Upkeep
 
 
 @pytest.fixture

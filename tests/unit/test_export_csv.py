@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from schemas import ENTITIES, Kind
 from tests.unit.test_export_samples import FEWER, HOSTILE, metadata_of, rows_of
-from worker.exports.csv_file import CsvOutcome, csv_chunks
-from worker.exports.table import rating_text
+from worker.exports.formats.csv import CsvOutcome, csv_chunks
+from worker.exports.formats.table import rating_text
 
 USERS = ENTITIES["users"]
 

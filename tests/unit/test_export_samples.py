@@ -16,7 +16,7 @@ from schemas import ENTITIES, Column, Entity, Kind
 from worker.exports.layout import FORMATS, Format
 from worker.exports.manifest import Options
 from worker.exports.metadata import Metadata
-from worker.exports.place_directory import DirectoryPlace
+from worker.exports.places.directory import DirectoryPlace
 from worker.exports.spool import Spool
 from worker.exports.write import write_export
 

@@ -17,10 +17,10 @@ from tests.unit.test_export_csv import user
 from tests.unit.test_export_samples import export_to, metadata_of, spool_of
 from tests.unit.test_export_xlsx import feedback
 from worker.errors import StateError, UsageError
-from worker.exports.hangs import HANG_SECONDS
 from worker.exports.layout import Format
 from worker.exports.manifest import ExportedFile, Options, Origin, encode, read_manifest
-from worker.exports.place_directory import DirectoryPlace
+from worker.exports.places.directory import DirectoryPlace
+from worker.exports.places.hangs import HANG_SECONDS
 from worker.exports.spool import Spool, read_blocks
 from worker.exports.verify import verify
 from worker.exports.write import _Steps, total_steps, write_export

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from schemas import ENTITIES, Kind
 from tests.unit.test_export_csv import user
 from tests.unit.test_export_samples import FEWER, HOSTILE, exports, metadata_of
+from worker.exports.formats.xlsx import XlsxOutcome, xlsx_chunks
+from worker.exports.formats.xlsx_parts import column_letters
+from worker.exports.formats.xlsx_text import from_excel, shorten, to_xml, units
 from worker.exports.manifest import CutCell
-from worker.exports.xlsx_file import XlsxOutcome, xlsx_chunks
-from worker.exports.xlsx_parts import column_letters
-from worker.exports.xlsx_text import from_excel, shorten, to_xml, units
 
 LONGEST = 32_767
 

@@ -16,7 +16,7 @@ from schemas import ENTITIES
 from tests.unit.excel_kit import DATE, DURATION, OWN_DATE, PERCENT, TEXT, excel, row, strings
 from tests.unit.test_export_samples import HOSTILE
 from worker.errors import UsageError
-from worker.exports.xlsx_text import to_xml
+from worker.exports.formats.xlsx_text import to_xml
 from worker.files import FileRecord, in_entity_order, source
 from worker.files.workbook import read_workbook
 from worker.files.xlsx.cells import EPOCH_1900, CellReader, number_text

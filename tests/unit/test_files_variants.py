@@ -21,8 +21,8 @@ from tests.unit.core_kit import NOW, good, to_json
 from tests.unit.excel_kit import excel, strings
 from tests.unit.test_export_samples import FEWER, rows_of, same
 from worker.core.decode import DEFAULT_LIMIT, Decoded, decoders, latest_moment
-from worker.exports.table import rating_text
-from worker.exports.xlsx_text import to_xml
+from worker.exports.formats.table import rating_text
+from worker.exports.formats.xlsx_text import to_xml
 from worker.files import expand
 
 Table = list[list[str]]

@@ -18,13 +18,13 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from worker.brokers import kafka
-from worker.brokers.kafka import KafkaBroker
-from worker.brokers.kafka_errors import committing, joining, reading, writing
-from worker.brokers.kafka_member import KafkaMember
-from worker.brokers.kafka_metadata import Described
-from worker.brokers.kafka_security import KafkaSecurity
-from worker.brokers.kafka_wire import Wire
+from worker.brokers.kafka import broker as kafka
+from worker.brokers.kafka.broker import KafkaBroker
+from worker.brokers.kafka.errors import committing, joining, reading, writing
+from worker.brokers.kafka.member import KafkaMember
+from worker.brokers.kafka.metadata import Described
+from worker.brokers.kafka.security import KafkaSecurity
+from worker.brokers.kafka.wire import Wire
 from worker.errors import BrokerUnavailable, ConfigurationError, MissingTopic
 
 READ, WRITE = 1 << 3, 1 << 4

@@ -25,7 +25,7 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import TopicPartition
 
-from worker.brokers.kafka_errors import (
+from worker.brokers.kafka.errors import (
     Attempt,
     asking_group,
     committing,

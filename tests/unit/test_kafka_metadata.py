@@ -9,8 +9,8 @@ import pytest
 from aiokafka.errors import TopicAuthorizationFailedError
 from aiokafka.protocol.metadata import MetadataResponse_v5
 
-from worker.brokers import kafka_metadata
-from worker.brokers.kafka_metadata import Described, look
+from worker.brokers.kafka import metadata as kafka_metadata
+from worker.brokers.kafka.metadata import Described, look
 
 _ID = bytes(range(16))
 _UNKNOWN, _FORBIDDEN, _NO_LEADER = 3, 29, 5

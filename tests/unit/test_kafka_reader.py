@@ -12,7 +12,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
 from worker.brokers.contract import Message, Partition
-from worker.brokers.kafka_reader import KafkaReader, _Readable
+from worker.brokers.kafka.reader import KafkaReader, _Readable
 
 HERE = Partition("t", 0)
 MIB = 1024 * 1024

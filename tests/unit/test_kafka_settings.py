@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from worker.brokers.contract import Outgoing, Partition, Topic
-from worker.brokers.kafka import KafkaBroker
-from worker.brokers.kafka_batches import BATCH_BYTES, BATCH_MESSAGES, check, pack, place
-from worker.brokers.kafka_security import KafkaSecurity, TokenFile
-from worker.brokers.kafka_topics import new_topic, topic_from
-from worker.brokers.kafka_wire import BATCH_CEILING
+from worker.brokers.kafka.batches import BATCH_BYTES, BATCH_MESSAGES, check, pack, place
+from worker.brokers.kafka.broker import KafkaBroker
+from worker.brokers.kafka.security import KafkaSecurity, TokenFile
+from worker.brokers.kafka.topics import new_topic, topic_from
+from worker.brokers.kafka.wire import BATCH_CEILING
 from worker.brokers.partitioner import Rotation, partition_for
 from worker.errors import ConfigurationError, MessageRefused, MissingTopic
 

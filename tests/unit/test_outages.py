@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 from structlog.testing import capture_logs
 
-from worker.exports import outages
-from worker.exports.outages import FIRST_PAUSE, LAST_PAUSE, PATIENCE_SECONDS, Persistent
+from worker.exports.places import outages
+from worker.exports.places.outages import FIRST_PAUSE, LAST_PAUSE, PATIENCE_SECONDS, Persistent
 
 
 class AwayError(Exception):

@@ -24,13 +24,14 @@ from tests.unit.place_kit import (
     whole,
 )
 from worker.errors import StateError
-from worker.exports import place_directory, staging
-from worker.exports.hangs import HANG_SECONDS, Calls
 from worker.exports.layout import MANIFEST
 from worker.exports.order import AHEAD
-from worker.exports.place import SEAL_DAYS
-from worker.exports.place_directory import DirectoryPlace
-from worker.exports.staging import Staging, sweep
+from worker.exports.places import directory as place_directory
+from worker.exports.places import staging
+from worker.exports.places.directory import DirectoryPlace
+from worker.exports.places.hangs import HANG_SECONDS, Calls
+from worker.exports.places.place import SEAL_DAYS
+from worker.exports.places.staging import Staging, sweep
 
 
 def shown(root: Path) -> dict[str, list[str]]:
@@ -196,7 +197,7 @@ def test_a_kill_while_removing_is_swept_up(tmp_path: Path, monkeypatch: pytest.M
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr("worker.exports.place_directory.shutil.rmtree", killed)
+        patch.setattr("worker.exports.places.directory.shutil.rmtree", killed)
         with pytest.raises(KilledError):
             place.remove(FIRST)
     assert shown(tmp_path) == {}
@@ -352,11 +353,11 @@ def test_a_writer_whose_directory_was_swept_starts_anew(
     swept: list[list[Path]] = []
 
     def sweep_first(descriptor: int, operation: int) -> None:
-        monkeypatch.setattr("worker.exports.staging.fcntl.flock", flock)
+        monkeypatch.setattr("worker.exports.places.staging.fcntl.flock", flock)
         swept.append(sweep(tmp_path))
         flock(descriptor, operation)
 
-    monkeypatch.setattr("worker.exports.staging.fcntl.flock", sweep_first)
+    monkeypatch.setattr("worker.exports.places.staging.fcntl.flock", sweep_first)
     attempt = opened(tmp_path, "x")
     assert len(swept[0]) == 1
     assert attempt.directory.is_dir()

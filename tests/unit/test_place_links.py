@@ -12,10 +12,10 @@ from structlog.testing import capture_logs
 from tests.unit.place_kit import DATA, FIRST, ID, SECOND, die, never, published, staged, whole
 from worker.errors import StateError, UsageError
 from worker.exports.layout import MANIFEST
-from worker.exports.links import open_below
-from worker.exports.place import GoneError
-from worker.exports.place_directory import DirectoryPlace
-from worker.exports.staging import hidden_name
+from worker.exports.places.directory import DirectoryPlace
+from worker.exports.places.links import open_below
+from worker.exports.places.place import GoneError
+from worker.exports.places.staging import hidden_name
 from worker.exports.verify import verify
 
 

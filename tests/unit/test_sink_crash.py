@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit.test_sink_rows import NAMES, message, user
 from worker.brokers.contract import Message, Partition
-from worker.sink.store import RowStore
+from worker.sink.store.row_store import RowStore
 
 KEYS = 40
 BATCH = 25

@@ -15,11 +15,11 @@ from worker.brokers.contract import Partition
 from worker.errors import StateError, StateLost
 from worker.exports.manifest import Cut
 from worker.index.tails import Tail, mark_of
-from worker.sink import rocks
-from worker.sink.bookmarks import Bookmarks
-from worker.sink.places import place_key
-from worker.sink.plan import Selection
-from worker.sink.store import RowStore
+from worker.sink.selection.bookmarks import Bookmarks
+from worker.sink.selection.plan import Selection
+from worker.sink.store import rocks
+from worker.sink.store.positions import place_key
+from worker.sink.store.row_store import RowStore
 
 USERS, OTHER = (Partition(NAMES.accepted("users"), number) for number in range(2))
 COUNT = 300

@@ -30,14 +30,14 @@ from tests.unit.test_export_samples import metadata_of
 from tests.unit.test_sink_rows import NAMES, match, user, uuid
 from worker.exports.manifest import Cut, Incremental, Options, Origin, build
 from worker.exports.order import order_of
-from worker.exports.place import Finished
-from worker.sink.bookmarks import Bookmarks, FullBecause, Mark
-from worker.sink.compare import Gone, Row, compare, digest_of
-from worker.sink.increment import BaseDamagedError, Increment, spool_increment
-from worker.sink.plan import Days, Reason, Selection
-from worker.sink.rocks import after, until
-from worker.sink.snapshot import DELIVERED
-from worker.sink.store import RowStore
+from worker.exports.places.place import Finished
+from worker.sink.selection.bookmarks import Bookmarks, FullBecause, Mark
+from worker.sink.selection.compare import Gone, Row, compare, digest_of
+from worker.sink.selection.increment import BaseDamagedError, Increment, spool_increment
+from worker.sink.selection.plan import Days, Reason, Selection
+from worker.sink.store.rocks import after, until
+from worker.sink.store.row_store import RowStore
+from worker.sink.store.snapshot import DELIVERED
 
 ALL = Selection(KINDS)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from schemas import ENTITIES
 from tests.unit.test_sink_rows import encode, event, match, milestone, user, uuid
 from worker.core.keys import id_bytes
-from worker.sink.plan import (
+from worker.sink.selection.plan import (
     Days,
     Known,
     Picked,
@@ -20,7 +20,7 @@ from worker.sink.plan import (
     date_range,
     day_of,
 )
-from worker.sink.spool import kept
+from worker.sink.selection.spool import kept
 
 
 def known(users: set[int], matches: dict[int, tuple[int, int]], remembered: int = 100) -> Known:

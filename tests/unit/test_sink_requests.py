@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from schemas import ENTITIES
 from worker.brokers.contract import Message
 from worker.errors import UsageError
-from worker.sink.plan import Days
 from worker.sink.requests import (
     Announcement,
     ExportRequest,
@@ -28,6 +27,7 @@ from worker.sink.requests import (
     request_id_of,
     selection_of,
 )
+from worker.sink.selection.plan import Days
 
 
 def sent(value: Any, key: bytes | None = None) -> Message:

@@ -12,7 +12,7 @@ from schemas import ENTITIES
 from worker.accepted import rule_of
 from worker.brokers.contract import Message
 from worker.core.decode import Decoded, decoders
-from worker.sink.rows import Referring
+from worker.sink.store.rows import Referring
 from worker.topics import Names
 
 NAMES = Names("t")

@@ -22,10 +22,10 @@ from tests.unit.sink_kit import (
     spooled,
 )
 from tests.unit.test_sink_rows import NAMES, match, user, uuid
-from worker.sink import ids
-from worker.sink.ids import Ids
-from worker.sink.plan import Days, Reason, Selection
-from worker.sink.spool import AbandonedError, LineFile, Watch, spool
+from worker.sink.selection import ids
+from worker.sink.selection.ids import Ids
+from worker.sink.selection.plan import Days, Reason, Selection
+from worker.sink.selection.spool import AbandonedError, LineFile, Watch, spool
 
 HISTORY: list[Change] = [
     ("users", *user(1, joined_at="2020-01-01T00:00:00Z")),

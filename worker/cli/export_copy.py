@@ -16,9 +16,9 @@ import msgspec
 
 from worker.cli.console import notices
 from worker.errors import BuddyError, StateError, UsageError
-from worker.exports.connect import place_of
 from worker.exports.layout import id_in
-from worker.exports.place import GoneError, Place
+from worker.exports.places.connect import place_of
+from worker.exports.places.place import GoneError, Place
 from worker.settings import Settings
 from worker.sink.requests import Announcement
 

@@ -21,11 +21,11 @@ from worker.cli.console import (
     say,
 )
 from worker.errors import BuddyError
-from worker.exports.connect import place_of
 from worker.exports.layout import FORMATS, Format
 from worker.exports.manifest import ExportedFile, Manifest, Options
 from worker.exports.order import Order, order_of
-from worker.exports.place import Finished, Place
+from worker.exports.places.connect import place_of
+from worker.exports.places.place import Finished, Place
 from worker.sink.requests import feed_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -21,7 +21,7 @@ from worker.core.pressure import Limits
 from worker.engine.reports import Reports as WorkerReports
 from worker.engine.startup import check_topics, create_topics
 from worker.engine.worker import Worker
-from worker.exports.connect import place_of
+from worker.exports.places.connect import place_of
 from worker.index.store import IndexStore
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics

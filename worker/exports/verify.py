@@ -24,8 +24,8 @@ from openpyxl import load_workbook
 from schemas import ENTITIES
 from worker.errors import UsageError
 from worker.exports.layout import DELETIONS, MANIFEST, METADATA, SUMS
-from worker.exports.links import link_on_the_way
 from worker.exports.manifest import ExportedFile, Manifest, read_manifest, sums
+from worker.exports.places.links import link_on_the_way
 
 _READ: Final = 1 << 20
 _LONGEST_VALUE: Final = 1 << 26

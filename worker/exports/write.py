@@ -21,14 +21,14 @@ import msgspec
 from schemas import ENTITIES, Entity
 from worker.errors import StateError
 from worker.exports import layout, manifest
-from worker.exports.csv_file import csv_chunks
-from worker.exports.json_file import json_chunks
+from worker.exports.formats.csv import csv_chunks
+from worker.exports.formats.json import json_chunks
+from worker.exports.formats.xlsx import MAX_ROWS, xlsx_chunks
 from worker.exports.manifest import CutCell, ExportedFile, Options, Origin
 from worker.exports.metadata import Metadata, json_file
-from worker.exports.place import Finished, Place
+from worker.exports.places.place import Finished, Place
+from worker.exports.places.staging import Staging, create_private
 from worker.exports.spool import Spool, read_blocks
-from worker.exports.staging import Staging, create_private
-from worker.exports.xlsx_file import MAX_ROWS, xlsx_chunks
 from worker.private import DIRECTORY_MODE
 
 T = TypeVar("T")

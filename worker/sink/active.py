@@ -31,8 +31,6 @@ from worker.errors import (
 )
 from worker.sink.agenda import Agenda, Due, read_standing
 from worker.sink.answers import Answers, message_of
-from worker.sink.consume import sleep
-from worker.sink.cut import Source
 from worker.sink.election import Election
 from worker.sink.export import ExportSettings
 from worker.sink.reports import Reports
@@ -42,6 +40,8 @@ from worker.sink.requests import (
     read_request,
     request_id_of,
 )
+from worker.sink.selection.cut import Source
+from worker.sink.store.consume import sleep
 from worker.sink.upkeep import Upkeep
 from worker.topics import Names
 

@@ -18,7 +18,6 @@ from worker.errors import (
     StateLost,
     UsageError,
 )
-from worker.sink.cut import Source
 from worker.sink.export import ExportSettings, carry_out, moment_of, published
 from worker.sink.reports import Reports
 from worker.sink.requests import (
@@ -29,6 +28,7 @@ from worker.sink.requests import (
     encode_announcement,
     export_id_of,
 )
+from worker.sink.selection.cut import Source
 from worker.topics import Names
 
 _REPORT_SECONDS: Final = 1.0

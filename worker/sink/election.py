@@ -15,8 +15,8 @@ import structlog
 from worker.brokers.contract import Broker, Member
 from worker.clock import Clock
 from worker.errors import WAITED_OUT
-from worker.sink.consume import sleep
 from worker.sink.reports import Reports
+from worker.sink.store.consume import sleep
 from worker.topics import Names
 
 SEAT: Final = 0

@@ -20,14 +20,9 @@ import structlog
 from worker.errors import StateError, UsageError
 from worker.exports.manifest import Incremental, Origin
 from worker.exports.metadata import Metadata
-from worker.exports.place import Finished, Place
+from worker.exports.places.place import Finished, Place
 from worker.exports.spool import Spool
 from worker.exports.write import OnWritten, ignore_written, total_steps, write_export
-from worker.sink import rocks
-from worker.sink.bookmarks import Bookmarks, FullBecause, Mark
-from worker.sink.cut import Report, Source, Taken, take_cut
-from worker.sink.increment import BaseDamagedError, Increment, spool_increment
-from worker.sink.plan import Reason, date_range, day_of
 from worker.sink.requests import (
     Announcement,
     ExportFile,
@@ -38,8 +33,13 @@ from worker.sink.requests import (
 )
 from worker.sink.retention import Keep
 from worker.sink.schedule import Schedule, is_slot_of
-from worker.sink.snapshot import SNAPSHOTS
-from worker.sink.spool import Spooled, Watch, spool
+from worker.sink.selection.bookmarks import Bookmarks, FullBecause, Mark
+from worker.sink.selection.cut import Report, Source, Taken, take_cut
+from worker.sink.selection.increment import BaseDamagedError, Increment, spool_increment
+from worker.sink.selection.plan import Reason, date_range, day_of
+from worker.sink.selection.spool import Spooled, Watch, spool
+from worker.sink.store import rocks
+from worker.sink.store.snapshot import SNAPSHOTS
 
 T = TypeVar("T")
 

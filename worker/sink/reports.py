@@ -15,7 +15,7 @@ from worker.log import Sparing
 from worker.ops.health import Health, Part
 from worker.ops.metrics import Metrics
 from worker.ops.skips import Skips
-from worker.sink.store import Applied
+from worker.sink.store.row_store import Applied
 
 _log = structlog.get_logger(__name__)
 

@@ -23,7 +23,7 @@ from worker.brokers.contract import Message
 from worker.errors import UsageError
 from worker.exports.layout import FORMATS, Format
 from worker.exports.manifest import Manifest, Options
-from worker.sink.plan import Days, Selection
+from worker.sink.selection.plan import Days, Selection
 
 Status = Literal["started", "progress", "finished", "failed"]
 

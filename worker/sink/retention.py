@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from worker.exports.order import Order
-from worker.exports.place import Finished
+from worker.exports.places.place import Finished
 from worker.sink.requests import feed_of
 
 GRACE_MS: Final = 900_000

@@ -14,15 +14,15 @@ import structlog
 from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.errors import MissingTopic, StateError, StateLost
-from worker.exports.place import Place
+from worker.exports.places.place import Place
 from worker.sink.active import Active
-from worker.sink.bookmarks import Bookmarks
-from worker.sink.consume import Consumer, sleep
-from worker.sink.cut import Source
 from worker.sink.election import Election
 from worker.sink.export import ExportSettings, clear_room, settle_bookmarks
 from worker.sink.reports import Reports, unheard
-from worker.sink.store import RowStore
+from worker.sink.selection.bookmarks import Bookmarks
+from worker.sink.selection.cut import Source
+from worker.sink.store.consume import Consumer, sleep
+from worker.sink.store.row_store import RowStore
 from worker.topics import Names
 
 _LOOK_SECONDS: Final = 1.0

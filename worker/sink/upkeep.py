@@ -18,7 +18,7 @@ import structlog
 
 from worker.clock import Clock
 from worker.errors import BuddyError
-from worker.exports.place import Place
+from worker.exports.places.place import Place
 from worker.sink.export import moment_of
 from worker.sink.retention import Keep, Retiring, old_of, to_remove
 

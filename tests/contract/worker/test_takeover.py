@@ -15,7 +15,7 @@ from tests.contract.helpers import eventually
 from tests.contract.worker_kit import Stage
 from tests.unit.test_sink_rows import milestone, user
 from worker.brokers.contract import Broker, Outgoing, Partition
-from worker.brokers.kafka_committer import KafkaCommitter
+from worker.brokers.kafka.committer import KafkaCommitter
 from worker.core.ownership import owners_before, taken_over, writer_name
 from worker.engine.reprocess import reprocess
 from worker.errors import BuddyError

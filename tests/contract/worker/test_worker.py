@@ -15,7 +15,7 @@ from tests.contract.helpers import delete_all
 from tests.contract.worker_kit import MovingClock, Stage, at, checkin, holders, two
 from tests.unit.test_sink_rows import match, milestone, user, uuid
 from worker.brokers.contract import Broker, Partition
-from worker.brokers.embedded import EmbeddedBroker
+from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.errors import BrokerUnavailable
 
 pytestmark = pytest.mark.timeout(400)

@@ -9,7 +9,7 @@ from tests.contract.helpers import damage_embedded, delete_embedded_topic
 from tests.contract.worker_kit import Stage
 from tests.unit.test_sink_rows import milestone, user
 from worker.brokers.contract import Broker, Outgoing, Partition
-from worker.brokers.embedded import EmbeddedBroker
+from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.topics import wanted
 
 TASKS = 2

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 from xml.parsers.expat import ExpatError
 
-from worker.exports.xlsx_text import from_excel
+from worker.exports.formats.xlsx_text import from_excel
 from worker.files.cells import Cell
 from worker.files.xlsx.cells import CellReader
 from worker.files.xlsx.xml import TEXT, BrokenPart, ItemHandler, Part, read_items

@@ -1,0 +1,341 @@
+"""The embedded broker: a durable log in one directory of this machine's disk.
+
+Any number of processes use the directory at once, no server runs. What a call returned from is on
+the disk: it survives kill -9 and, as far as the disk keeps its word, loss of power. The limits:
+the directory lies on a local disk (file locks over a network are not to be trusted), and one
+process writes at a time. What outgrows that runs on Kafka.
+
+`store` opens the database file, `format` defines its tables, `topics` and `log` read and write
+them. `seal`, `batches`, `damage` and `inspection` find damage. `clock` keeps the log's time.
+`upkeep` compacts and removes, `hindrance` tells what blocks it. `group` shares partitions among
+processes, `reader` reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import structlog
+
+from worker.brokers.contract import GroupMember, Outgoing, Partition, Span, Topic
+from worker.brokers.embedded import log
+from worker.brokers.embedded.clock import LogClock, LogTime, boot_id, machine_clock
+from worker.brokers.embedded.group import EmbeddedMember, Groups
+from worker.brokers.embedded.hindrance import Hindrances
+from worker.brokers.embedded.inspection import Inspection
+from worker.brokers.embedded.reader import EmbeddedReader, Watch
+from worker.brokers.embedded.store import Connection, snapshot, transaction
+from worker.brokers.embedded.topics import Catalogue, Stored, create
+from worker.brokers.embedded.upkeep import Upkeep
+from worker.brokers.partitioner import Rotation
+from worker.clock import Clock
+from worker.errors import BrokerUnavailable, BuddyError, ConfigurationError, MissingTopic
+
+UPKEEP_SECONDS = 5.0
+"""A process that writes, or asks for hindrances, does a round of upkeep at most this often."""
+
+_TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")  # what Kafka takes
+
+_log = structlog.get_logger(__name__)
+
+
+class EmbeddedBroker:
+    """See `contract.Broker`. One that only looks leaves nothing on the disk: it asks and reads.
+
+    `clock` is for append times, retention and sessions; its steady one has to be shared by all
+    processes that use the directory since `boot`, the start of the machine. Tests give both.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        clock: Clock | None = None,
+        boot: str | None = None,
+        session_seconds: float = 6.0,
+        looks: bool = False,
+    ) -> None:
+        clock = clock or machine_clock()
+        self._directory = directory
+        self._looks = looks
+        self._time = LogClock(clock, boot or boot_id())
+        self._writing = Connection(directory, writes=True)
+        self._reading = Connection(directory, writes=False)
+        self._groups = Groups(
+            self._writing, self._reading, directory, clock.steady, int(session_seconds * 1000)
+        )
+        self._catalogue = Catalogue()
+        """As the reading connection sees it; the writing one may be ahead."""
+        self._to_write = Catalogue()
+        self.inspection = Inspection(
+            self._writing, self._reading, self._catalogue, self._to_write, looks=looks
+        )
+        """What is damaged, and what to do about it."""
+        self._rotation = Rotation()
+        self._watch = Watch(self._version)
+        self._readers: set[EmbeddedReader] = set()
+        self._hindrances = Hindrances(clock.steady)
+        self._upkeep: asyncio.Task[None] | None = None
+        self._upkeep_due = time.monotonic() + UPKEEP_SECONDS
+
+    async def open(self) -> None:
+        """Open the log, and make its directory if the parent exists. Raises `StateError`.
+
+        One that only looks makes nothing: `BrokerUnavailable` where there is no log.
+        """
+        try:
+            if not self._looks:
+                await self._writing.open()
+            await self._reading.open()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Leave the groups, end the waits, release the files; calling it again does nothing."""
+        await self._groups.close()
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            await asyncio.wait({self._upkeep})
+        for reader in tuple(self._readers):
+            await reader.close()
+        await self._watch.close()
+        await self._reading.close()
+        await self._writing.close()
+
+    async def create(self, topics: Iterable[Topic]) -> list[str]:
+        """See `contract.Broker.create`. Raises `ConfigurationError` for what Kafka refuses too."""
+        wanted = list(topics)
+        for topic in wanted:
+            if not _TOPIC_NAME.fullmatch(topic.name) or topic.partitions < 1:
+                raise ConfigurationError(
+                    f"Topic {topic.name!r} with {topic.partitions} partitions cannot be made: use "
+                    f"up to 249 of A-Z a-z 0-9 . _ - and at least one partition."
+                )
+
+        def work(connection: sqlite3.Connection) -> list[str]:
+            with transaction(connection):
+                return create(connection, self._to_write, wanted, self._time.read(connection).now)
+
+        return await self._writing.run(work)
+
+    async def topics(self, names: Iterable[str]) -> dict[str, Topic]:
+        """See `contract.Broker.topics`."""
+        return {name: stored.topic for name, stored in (await self._find(names)).items()}
+
+    async def identities(self, names: Iterable[str]) -> dict[str, str]:
+        """See `contract.Broker.identities`."""
+        return {name: stored.identity for name, stored in (await self._find(names)).items()}
+
+    async def damage(self) -> list[str]:
+        """See `contract.Broker.damage`."""
+        return [each.line() for each in await self.inspection.known() if not each.skipped]
+
+    def hindrance(self) -> str | None:
+        """See `contract.Broker.hindrance`."""
+        if not self._looks:
+            self._tend()
+        return self._hindrances.line()
+
+    async def skipped(self) -> dict[Partition, int]:
+        """See `contract.Broker.skipped`."""
+        return await self.inspection.skipped()
+
+    async def spans(
+        self, partitions: Iterable[Partition], *, uncommitted: bool = False
+    ) -> dict[Partition, Span]:
+        """See `contract.Broker.spans`; nothing here is ever in the log uncommitted.
+
+        Retention alone moves a start: in a compacted topic it can be a gap, as in Kafka.
+        """
+        del uncommitted
+        return await self._reading.run(log.spans, self._catalogue, list(partitions))
+
+    async def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """See `contract.Broker.committed`."""
+        return await self._reading.run(log.committed, self._catalogue, group, list(partitions))
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[tuple[int, int]]:
+        """See `contract.Broker.publish`; here all of them are written, or none.
+
+        Raises `ClockRefused` when the clock has been ahead of the log's time ever since this was
+        opened, unless it has joined a group: a service must not stop for a clock.
+        """
+        written = await self._writing.run(self._write, messages)
+        self._wrote()
+        return written
+
+    def reader(self, *, uncommitted: bool = False) -> EmbeddedReader:
+        """See `contract.Broker.reader`; nothing here is ever in the log uncommitted."""
+        del uncommitted
+
+        async def fetch(
+            wanted: Sequence[tuple[Partition, int]], limit: int, share: int
+        ) -> list[log.Chunk]:
+            try:
+                chunks = await self._reading.run(log.fetch, self._catalogue, wanted, limit, share)
+            except MissingTopic as error:  # deleted under the reader: it may come back
+                raise BrokerUnavailable(str(error)) from error
+            await self.inspection.note(chunk.damage for chunk in chunks if chunk.damage is not None)
+            return chunks
+
+        reader = EmbeddedReader(fetch, self._watch, self._readers.discard)
+        self._readers.add(reader)
+        return reader
+
+    async def join(self, group: str, topic: str) -> EmbeddedMember:
+        """See `contract.Broker.join`. Raises `MissingTopic`."""
+        return await self._groups.join(group, topic)
+
+    async def members(self, group: str) -> list[GroupMember]:
+        """See `contract.Broker.members`."""
+        return await self._groups.members(group)
+
+    async def committer(self, name: str, group: str) -> EmbeddedCommitter:
+        """See `contract.Broker.committer`."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            with transaction(connection):
+                return log.take_over(connection, name)
+
+        epoch = await self._writing.run(work)
+
+        async def commit(
+            messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
+        ) -> list[tuple[int, int]]:
+            written = await self._writing.run(
+                self._write, messages, _Right(name, epoch, group), offsets
+            )
+            self._wrote()
+            return written
+
+        return EmbeddedCommitter(commit)
+
+    async def maintain(self) -> None:
+        """Expire and compact all that can be, now; nothing if another process is at it."""
+        if self._upkeep is not None:
+            await asyncio.wait({self._upkeep})
+        await self._do(Upkeep(self._directory, self._time, self._hindrances, force=True))
+
+    async def accept_clock(self) -> LogTime:
+        """Believe the wall clock of this machine from now on; what was the time in the log."""
+
+        def work(connection: sqlite3.Connection) -> LogTime:
+            with transaction(connection):
+                return self._time.accept(connection)
+
+        return await self._writing.run(work)
+
+    async def _find(self, names: Iterable[str]) -> dict[str, Stored]:
+        wanted = list(names)
+
+        def work(connection: sqlite3.Connection) -> dict[str, Stored]:
+            with snapshot(connection):
+                self._catalogue.refresh(connection)
+                found = {name: self._catalogue.find(name) for name in wanted}
+                return {name: stored for name, stored in found.items() if stored is not None}
+
+        return await self._reading.run(work)
+
+    def _write(
+        self,
+        connection: sqlite3.Connection,
+        messages: Sequence[Outgoing],
+        right: _Right | None = None,
+        offsets: Mapping[Partition, int] = MappingProxyType({}),
+    ) -> list[tuple[int, int]]:
+        while True:
+            try:
+                loads = log.arrange(self._to_write, self._rotation, messages)
+            except MissingTopic:
+                if self._to_write.refresh(connection):
+                    continue
+                raise
+            with transaction(connection):
+                if self._to_write.refresh(connection):
+                    continue  # a topic was made anew: the messages have other places now
+                time = self._time.read(connection)
+                if right is None and not self._groups.joined:
+                    self._time.check(time)  # a service goes on; who only sends can wait
+                if right is not None:
+                    log.check_fence(connection, right.name, right.epoch)
+                self._time.tell(time)
+                written = log.append_all(connection, loads, time.now, len(messages))
+                if right is not None:
+                    log.store_offsets(connection, self._to_write, right.group, offsets)
+                return written
+
+    def _wrote(self) -> None:
+        self._watch.grown()
+        self._tend()
+
+    def _tend(self) -> None:
+        now = time.monotonic()
+        if now >= self._upkeep_due and (self._upkeep is None or self._upkeep.done()):
+            self._upkeep_due = now + UPKEEP_SECONDS
+            self._upkeep = asyncio.create_task(self._keep_up())
+
+    async def _keep_up(self) -> None:
+        try:
+            await self._do(Upkeep(self._directory, self._time, self._hindrances))
+        except BuddyError as error:  # what was written stands; the next round tries again
+            _log.warning("upkeep_failed", error=str(error))
+
+    async def _do(self, upkeep: Upkeep) -> None:
+        """All steps; between two of them, writes of this process that wait go first."""
+        try:
+            while await self._writing.run(upkeep.step):
+                pass
+        finally:
+            with contextlib.suppress(BuddyError):
+                await self._writing.run(upkeep.stop)
+            await self.inspection.note(upkeep.damaged)
+
+    async def _version(self) -> int:
+        return await self._reading.run(_data_version)
+
+
+class _Right(NamedTuple):
+    """In whose name, by which take-over, and for which group a committer writes."""
+
+    name: str
+    epoch: int
+    group: str
+
+
+class EmbeddedCommitter:
+    """See `contract.Committer`."""
+
+    def __init__(
+        self,
+        commit: Callable[
+            [Sequence[Outgoing], Mapping[Partition, int]], Awaitable[list[tuple[int, int]]]
+        ],
+    ) -> None:
+        self._write = commit
+        self._closed = False
+
+    async def commit(
+        self, messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
+    ) -> list[tuple[int, int]]:
+        """See `contract.Committer.commit`. Raises `MissingTopic` and `StateError` as well."""
+        if self._closed:
+            raise BrokerUnavailable("The committer is closed: start a new one.")
+        return await self._write(messages, offsets)
+
+    async def close(self) -> None:
+        """Refuse further commits; there is nothing to release."""
+        self._closed = True
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA data_version").fetchone()[0]
+    return version

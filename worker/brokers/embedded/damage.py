@@ -1,0 +1,255 @@
+"""What is damaged in the embedded broker's log: who found it where, and what was skipped.
+
+Damaged rows stay where they are: removing them could spread the damage, and somebody may want to
+save what is left of them. Skipping is a note that readers, retention and compaction go by.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import msgspec
+
+from worker.brokers.contract import Partition
+from worker.brokers.embedded.batches import UNSOUND, Batch, Hole, walk
+from worker.brokers.embedded.seal import is_damage, reason_of, seal
+from worker.brokers.embedded.store import snapshot, transaction
+from worker.brokers.embedded.topics import (
+    Catalogue,
+    PartitionRow,
+    last_append,
+    partition_row,
+    store,
+)
+from worker.errors import DamagedLog, UsageError
+
+LOOK_BYTES: Final = 32 * 1024 * 1024
+"""What is looked through in one go: less than a second."""
+
+
+class Damage(NamedTuple):
+    """Offsets from `base` up to `next` of a partition that cannot be read."""
+
+    partition: Partition
+    base: int
+    next: int
+    reason: str
+    skipped: bool = False
+
+    def line(self) -> str:
+        """It in one line, with what can be done."""
+        if self.base == self.next:
+            return self.reason  # of the partition's entry, not of messages
+        name = f"{self.partition.topic}/{self.partition.number}"
+        lost = f"{name} is damaged from offset {self.base} up to {self.next} ({self.reason})"
+        if self.skipped:
+            return f"{lost}: skipped"
+        return f"{lost}: 'buddy log skip {name}' goes on behind it"
+
+
+class Looked(msgspec.Struct):
+    """What was found in a piece of the log, or in all of it."""
+
+    batches: int = 0
+    size: int = 0
+    damaged: list[Damage] = msgspec.field(default_factory=list)
+    file: list[str] = msgspec.field(default_factory=list)
+    """What SQLite finds wrong with the file."""
+    position: int | None = None
+    """Where the next piece begins."""
+
+
+def note(connection: sqlite3.Connection, catalogue: Catalogue, damage: Damage) -> None:
+    """Remember what was found, within a transaction, unless it is known."""
+    number = catalogue.partition(damage.partition)
+    if skipped_at(connection, number, damage.base) is None:
+        _put(connection, number, damage)
+
+
+def known(connection: sqlite3.Connection, catalogue: Catalogue) -> list[Damage]:
+    """All that was found so far, within a snapshot; cheap, since nothing is looked through."""
+    names = _names(catalogue)
+    found = [
+        Damage(names[number], base, after, reason, bool(skipped))
+        for number, base, after, reason, skipped in _rows(connection)
+        if number in names
+    ]
+    return sorted(found, key=lambda damage: damage[:2])
+
+
+def skipped(connection: sqlite3.Connection, catalogue: Catalogue) -> dict[Partition, int]:
+    """How many offsets of each partition were skipped and not expired since; within a snapshot."""
+    found: Counter[Partition] = Counter()
+    for damage in known(connection, catalogue):
+        if damage.skipped:
+            start = _start(connection, catalogue, damage.partition)
+            found[damage.partition] += max(0, damage.next - max(damage.base, start))
+    return {partition: count for partition, count in found.items() if count}
+
+
+def skipped_at(connection: sqlite3.Connection, partition: int, offset: int) -> Hole | None:
+    """The skipped damage that an offset lies in."""
+    for number, base, after, reason, skipped in _rows(connection):
+        if number == partition and skipped and base <= offset < after:
+            return Hole(base, after, reason)
+    return None
+
+
+def look_for(
+    connection: sqlite3.Connection, catalogue: Catalogue, partition: Partition, offset: int | None
+) -> Damage:
+    """The damage at an offset, or the first known one that is not skipped; within a snapshot.
+
+    Raises `UsageError` if there is none, `MissingTopic`.
+    """
+    number = catalogue.partition(partition)
+    name = f"{partition.topic}/{partition.number}"
+    try:
+        row = partition_row(connection, number, partition)
+    except DamagedLog as error:
+        return Damage(partition, 0, 0, str(error))
+    if offset is None:
+        mine = (d for d in known(connection, catalogue) if d.partition == partition)
+        offset = next((d.base for d in mine if not d.skipped), None)
+        if offset is None:
+            raise UsageError(f"No damage of {name} is known: 'buddy log verify' looks for it.")
+    if not row.start <= offset < row.next:
+        raise UsageError(f"{name} holds offsets from {row.start} up to {row.next}, not {offset}.")
+    piece = next(walk(connection, number, offset, row.next))
+    if isinstance(piece, Batch) or skipped_at(connection, number, offset) is not None:
+        raise UsageError(f"{name} is not damaged at offset {offset}: nothing is skipped.")
+    return Damage(partition, *piece)
+
+
+def mend_index(connection: sqlite3.Connection, catalogue: Catalogue, damage: Damage) -> bool:
+    """Whether the batches are there once their index is made again; else nothing is changed."""
+    if damage.base == damage.next or damage.reason == UNSOUND:
+        return False
+    try:
+        with transaction(connection):
+            catalogue.refresh(connection)
+            _make_index_again(connection, catalogue.partition(damage.partition), damage)
+    except _NotMended:
+        return False
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        return False
+    return True
+
+
+def _make_index_again(connection: sqlite3.Connection, number: int, damage: Damage) -> None:
+    connection.execute("REINDEX batches_by_offset")
+    (whole,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    pieces = walk(connection, number, damage.base, damage.next)
+    if whole != "ok" or any(isinstance(piece, Hole) for piece in pieces):
+        raise _NotMended
+    connection.execute(
+        "DELETE FROM damage WHERE partition = ? AND NOT skipped AND base >= ? AND base < ?",
+        (number, damage.base, damage.next),
+    )
+
+
+class _NotMended(Exception):
+    """It was not the index."""
+
+
+def skip(connection: sqlite3.Connection, catalogue: Catalogue, damage: Damage) -> None:
+    """Have everybody go on behind it, within a transaction."""
+    number = catalogue.partition(damage.partition)
+    if damage.base == damage.next:
+        _restore_row(connection, number, damage.partition)
+    else:
+        _put(connection, number, damage._replace(skipped=True))
+        # Whoever began to read within it has found a part of it.
+        connection.execute(
+            "DELETE FROM damage WHERE partition = ? AND base > ? AND base < ?",
+            (number, damage.base, damage.next),
+        )
+
+
+def look_through(
+    connection: sqlite3.Connection, catalogue: Catalogue, partition: Partition, position: int
+) -> Looked:
+    """Look through a piece of a partition, from that position on. Raises `MissingTopic`."""
+    looked = Looked(position=None)
+    with snapshot(connection):
+        catalogue.refresh(connection)
+        number = catalogue.partition(partition)
+        try:
+            row = partition_row(connection, number, partition)
+        except DamagedLog as error:
+            looked.damaged.append(Damage(partition, 0, 0, str(error)))
+            return looked
+        for piece in walk(connection, number, max(position, row.start), row.next):
+            if isinstance(piece, Batch):
+                looked.batches += 1
+                looked.size += len(piece.entries)
+            else:
+                skipped = skipped_at(connection, number, piece.base) is not None
+                looked.damaged.append(Damage(partition, *piece, skipped))
+            if looked.size >= LOOK_BYTES:
+                looked.position = piece.next
+                break
+    return looked
+
+
+def look_at_file(connection: sqlite3.Connection) -> list[str]:
+    """What SQLite itself finds wrong, a line each; it takes as long as reading the whole file."""
+    try:
+        lines = [str(text) for (text,) in connection.execute("PRAGMA integrity_check(20)")]
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        return [reason_of(error)]
+    return [" ".join(line.split()) for line in lines if line != "ok"]
+
+
+def _restore_row(connection: sqlite3.Connection, number: int, partition: Partition) -> None:
+    """Make the row of a partition again from its batches."""
+    start, after = connection.execute(
+        "SELECT coalesce(min(base), 0), coalesce(max(next), 0) FROM batches WHERE partition = ?",
+        (number,),
+    ).fetchone()
+    (topic,) = connection.execute(
+        "SELECT id FROM topics NOT INDEXED WHERE name = ?", (partition.topic,)
+    ).fetchone()
+    row = PartitionRow(number, topic, partition.number, start, after, last_append(connection), 0)
+    store(connection, row)
+
+
+def _rows(connection: sqlite3.Connection) -> Iterator[tuple[int, int, int, str, int]]:
+    with contextlib.suppress(sqlite3.DatabaseError):
+        for *row, crc in connection.execute(
+            "SELECT partition, base, next, reason, skipped, crc FROM damage"
+        ):
+            if seal(*row) == crc:
+                yield tuple(row)
+
+
+def _start(connection: sqlite3.Connection, catalogue: Catalogue, partition: Partition) -> int:
+    try:
+        return partition_row(connection, catalogue.partition(partition), partition).start
+    except DamagedLog:
+        return 0
+
+
+def _put(connection: sqlite3.Connection, number: int, damage: Damage) -> None:
+    row = (number, damage.base, damage.next, damage.reason, int(damage.skipped))
+    connection.execute(
+        "INSERT OR REPLACE INTO damage (partition, base, next, reason, skipped, crc)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (*row, seal(*row)),
+    )
+
+
+def _names(catalogue: Catalogue) -> dict[int, Partition]:
+    return {
+        number: Partition(stored.topic.name, place)
+        for stored in catalogue.every()
+        for place, number in enumerate(stored.partitions)
+    }

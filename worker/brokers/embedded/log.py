@@ -1,0 +1,297 @@
+"""Messages and the groups' offsets in the embedded broker's database.
+
+A partition's log is a row of *batches*, as in Kafka: what one write put into one partition is one
+database row, whose `entries` are msgpack of [(offset - base, time - batch time, key, value,
+headers) …]. A message so costs about a microsecond, where a database row of its own costs ten.
+
+All functions run in the thread of the connection that they are given.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+import structlog
+
+from worker.brokers.contract import Headers, Message, Outgoing, Partition, Span, Topic
+from worker.brokers.embedded.batches import Batch, Hole, insert, walk
+from worker.brokers.embedded.damage import Damage, skipped_at
+from worker.brokers.embedded.seal import seal
+from worker.brokers.embedded.store import snapshot
+from worker.brokers.embedded.topics import Catalogue, partition_row, store
+from worker.brokers.partitioner import Rotation, by_partition, by_topic
+from worker.errors import DamagedLog, Fenced, MessageRefused
+
+BATCH_BYTES = 1024 * 1024
+"""A larger write is split: a reader decodes a batch as a whole."""
+
+FETCH_BYTES = 8 * 1024 * 1024
+"""A fetch stops after so many bytes, however few messages that is."""
+
+Entry = tuple[int, int, bytes | None, bytes | None, Headers]
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Entry]).decode
+
+_log = structlog.get_logger(__name__)
+
+
+class Load(NamedTuple):
+    """What one write brings for one partition: encoded batches, and whose messages they are."""
+
+    partition: int
+    place: Partition
+    indices: list[int]
+    batches: list[tuple[int, bytes]]
+
+
+class Chunk(NamedTuple):
+    """What a fetch found in one partition."""
+
+    messages: list[Message]
+    position: int
+    """Where to go on when these messages have been read."""
+    end: int
+    """Where the partition ended."""
+    expired: int = 0
+    skipped: int = 0
+    """Offsets that were passed over because they are damaged and somebody said to skip them."""
+    damage: Damage | None = None
+    """Why nothing comes after these messages."""
+
+
+def arrange(catalogue: Catalogue, rotation: Rotation, messages: Sequence[Outgoing]) -> list[Load]:
+    """Check, place and encode messages; no transaction needed, so others are not held up.
+
+    Raises `MissingTopic` and `MessageRefused`.
+    """
+    loads = []
+    for name, indices in by_topic(messages).items():
+        stored = catalogue.need(name)
+        for number, chosen in by_partition(messages, indices, stored.topic, rotation).items():
+            batches = _batches(stored.topic, messages, chosen)
+            place = Partition(name, number)
+            loads.append(Load(stored.partitions[number], place, chosen, batches))
+    return loads
+
+
+def append(connection: sqlite3.Connection, load: Load, now: int) -> int:
+    """Add a load to its partition, within a transaction; the offset of its first message.
+
+    The append time never goes back within a partition, whatever the clock does.
+    """
+    row = partition_row(connection, load.partition, load.place)
+    time = max(now, row.last_time)
+    base = row.next
+    for count, entries in load.batches:
+        insert(connection, load.partition, Batch(base, base + count, time, time, entries))
+        base += count
+    grown = sum(len(entries) for _, entries in load.batches)
+    store(connection, row._replace(next=base, last_time=time), grown)
+    return row.next
+
+
+def append_all(
+    connection: sqlite3.Connection, loads: Iterable[Load], now: int, count: int
+) -> list[tuple[int, int]]:
+    """Add all loads, within a transaction; (partition, offset) of each of `count` messages."""
+    written = [(0, 0)] * count
+    for load in loads:
+        first = append(connection, load, now)
+        for offset, index in enumerate(load.indices, first):
+            written[index] = (load.place.number, offset)
+    return written
+
+
+def take_over(connection: sqlite3.Connection, name: str) -> int:
+    """Fence the earlier committers of that name, within a transaction; the new epoch."""
+    connection.execute(
+        "INSERT INTO committers (name, epoch) VALUES (?, 1)"
+        " ON CONFLICT (name) DO UPDATE SET epoch = epoch + 1",
+        (name,),
+    )
+    return _epoch(connection, name)
+
+
+def check_fence(connection: sqlite3.Connection, name: str, epoch: int) -> None:
+    """Raise `Fenced` unless this is the newest committer of that name; within a transaction."""
+    if _epoch(connection, name) != epoch:
+        raise Fenced(f"Another worker has taken over {name}: this one gives it up.")
+
+
+def store_offsets(
+    connection: sqlite3.Connection,
+    catalogue: Catalogue,
+    group: str,
+    offsets: Mapping[Partition, int],
+) -> None:
+    """Set the group's offsets, within a transaction. Raises `MissingTopic`."""
+    rows = [(group, catalogue.partition(place), offset) for place, offset in offsets.items()]
+    connection.executemany(
+        "INSERT INTO group_offsets (consumer_group, partition, position, crc) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (consumer_group, partition)"
+        " DO UPDATE SET position = excluded.position, crc = excluded.crc",
+        [(*row, seal(*row)) for row in rows],
+    )
+
+
+def committed(
+    connection: sqlite3.Connection,
+    catalogue: Catalogue,
+    group: str,
+    partitions: Iterable[Partition],
+) -> dict[Partition, int]:
+    """The group's offsets of those partitions that have one; a damaged one counts as none."""
+    found = {}
+    with snapshot(connection):
+        catalogue.refresh(connection)
+        for partition in partitions:
+            number = catalogue.partition(partition)
+            row = connection.execute(
+                "SELECT position, crc FROM group_offsets"
+                " WHERE consumer_group = ? AND partition = ?",
+                (group, number),
+            ).fetchone()
+            if row is None:
+                continue
+            if seal(group, number, row[0]) == row[1]:
+                found[partition] = row[0]
+            else:
+                _log.error(
+                    "group_offset_damaged",
+                    group=group,
+                    topic=partition.topic,
+                    partition=partition.number,
+                )
+    return found
+
+
+def spans(
+    connection: sqlite3.Connection, catalogue: Catalogue, partitions: Iterable[Partition]
+) -> dict[Partition, Span]:
+    """Start and end of each partition, all at one moment. Raises `MissingTopic`."""
+    with snapshot(connection):
+        catalogue.refresh(connection)
+        return {
+            partition: _span(connection, catalogue.partition(partition), partition)
+            for partition in partitions
+        }
+
+
+def fetch(
+    connection: sqlite3.Connection,
+    catalogue: Catalogue,
+    wanted: Iterable[tuple[Partition, int]],
+    limit: int,
+    share: int,
+) -> list[Chunk]:
+    """Whole batches from these positions on, until there are `limit` messages or more.
+
+    Of one partition no more than `share` bytes, but one batch in any case. A chunk for each
+    partition that was looked at; those that come after may be missing.
+    """
+    chunks = []
+    room = FETCH_BYTES
+    with snapshot(connection):
+        catalogue.refresh(connection)
+        for partition, position in wanted:
+            most = min(room, share)
+            chunk, size = _fetch_one(connection, catalogue, partition, position, limit, most)
+            chunks.append(chunk)
+            limit -= len(chunk.messages)
+            room -= size
+            if limit <= 0 or room <= 0:
+                break
+    return chunks
+
+
+def _fetch_one(
+    connection: sqlite3.Connection,
+    catalogue: Catalogue,
+    partition: Partition,
+    position: int,
+    limit: int,
+    room: int,
+) -> tuple[Chunk, int]:
+    try:
+        stored = catalogue.need(partition.topic)
+        number = stored.partition(partition.number)
+        start, end = _span(connection, number, partition)
+    except DamagedLog as error:
+        return Chunk([], position, position, damage=Damage(partition, 0, 0, str(error))), 0
+    # Beyond the end (a topic made anew) nothing was missed, and the start is right: as on Kafka.
+    expired = max(0, start - position)
+    position = max(position, start) if position <= end else start
+    messages: list[Message] = []
+    size = skipped = 0
+    damage: Damage | None = None
+    for piece in walk(connection, number, position, end):
+        if isinstance(piece, Hole):
+            passed = skipped_at(connection, number, piece.base)
+            if passed is None or passed.next < piece.next:
+                damage = Damage(partition, *piece)
+                break
+            skipped += piece.next - piece.base
+        elif messages and size + len(piece.entries) > room:
+            break
+        else:
+            messages += _messages(stored.topic, partition.number, piece, position)
+            size += len(piece.entries)
+        position = piece.next
+        if len(messages) >= limit or size >= room:
+            break
+    return Chunk(messages, position, end, expired, skipped, damage), size
+
+
+def _messages(topic: Topic, number: int, batch: Batch, position: int) -> list[Message]:
+    name, appended = topic.name, topic.append_time
+    base, time = batch.base, batch.time
+    found = _decode(batch.entries)
+    if position > base:
+        found = [entry for entry in found if base + entry[0] >= position]
+    return [
+        Message(name, number, base + ahead, time + later, key, value, headers, appended)
+        for ahead, later, key, value, headers in found
+    ]
+
+
+def _batches(
+    topic: Topic, messages: Sequence[Outgoing], indices: list[int]
+) -> list[tuple[int, bytes]]:
+    batches = []
+    entries: list[Entry] = []
+    total = 0
+    for index in indices:
+        message = messages[index]
+        key, value, headers = message.key, message.value, message.headers
+        if key is None and topic.compacted:
+            why = f"Topic {topic.name} is compacted: a message without a key cannot be kept."
+            raise MessageRefused.of({index: why})
+        size = (len(key) if key else 0) + (len(value) if value else 0)
+        for name, content in headers:
+            size += len(name.encode()) + len(content)
+        if size > topic.max_message_bytes:
+            most = topic.max_message_bytes
+            why = f"A message of {size} bytes is larger than topic {topic.name} takes ({most})."
+            raise MessageRefused.of({index: why})
+        size += 16  # about what msgpack adds
+        if entries and total + size > BATCH_BYTES:
+            batches.append((len(entries), _encode(entries)))
+            entries, total = [], 0
+        entries.append((len(entries), 0, key, value, headers))
+        total += size
+    batches.append((len(entries), _encode(entries)))
+    return batches
+
+
+def _span(connection: sqlite3.Connection, number: int, partition: Partition) -> Span:
+    row = partition_row(connection, number, partition)
+    return Span(row.start, row.next)
+
+
+def _epoch(connection: sqlite3.Connection, name: str) -> int:
+    row = connection.execute("SELECT epoch FROM committers WHERE name = ?", (name,)).fetchone()
+    return row[0] if row is not None else 0

@@ -1,0 +1,386 @@
+"""The database file of the embedded broker: its directory, format, connections and failures.
+
+One SQLite database in WAL mode holds everything; `synchronous=FULL`, so what a transaction
+returned from is on the disk. Each connection lives in a thread of its own, because SQLite waits
+for the disk and the event loop must not. Every failure leaves here as one line for a person.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+import structlog
+
+from worker.brokers.embedded.format import is_current, is_new, make, migrate
+from worker.brokers.embedded.seal import is_damage, reason_of
+from worker.errors import BrokerUnavailable, BuddyError, DamagedLog, StateError
+
+FILE_NAME = "log.sqlite"
+
+BUSY_SECONDS = 10.0
+"""How long a write waits for other processes before it gives up."""
+
+CALL_SECONDS = 30.0
+"""How long a call waits for its thread: a disk that hangs must not hang the caller for ever."""
+
+WHOLE_LOG_SECONDS = 12 * 3600.0
+"""The same, for what goes through the whole log."""
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_NO_FILES = {errno.EMFILE, errno.ENFILE}
+_PROBE_BYTES = 64 * 1024
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_log = structlog.get_logger(__name__)
+
+_creating = threading.Lock()
+# Closing a file drops every POSIX lock that this process holds on it, SQLite's too. So nobody in
+# this process may create (and close) the file while somebody else has it open already.
+
+
+class Connection:
+    """A SQLite connection and the one thread that uses it; calls run in the order they came."""
+
+    def __init__(self, directory: Path, *, writes: bool) -> None:
+        self._directory = directory
+        self._path = directory / FILE_NAME
+        self._writes = writes
+        self._thread = ThreadPoolExecutor(1, f"embedded-{'write' if writes else 'read'}")
+        self._connection: sqlite3.Connection | None = None
+        self._places: dict[str, tuple[int, int]] = {}
+        """Which files these are, as long as the connection has them open."""
+
+    async def open(self) -> None:
+        """Open the database, and make it if it is missing. Raises `StateError`."""
+        await self._submit(self._open)
+        if not await self.run(_is_current, self._path):
+            if not self._writes:
+                raise StateError(
+                    f"{self._path} has an earlier format: start a worker or a sink once, which "
+                    f"brings it up to date."
+                )
+            _log.warning("log_migrating", directory=str(self._directory))
+            await self.run_long(_migrate, self._path)
+            _log.info("log_migrated", directory=str(self._directory))
+
+    async def run(
+        self,
+        work: Callable[Concatenate[sqlite3.Connection, _P], _T],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> _T:
+        """Do `work` in the thread. If the caller is cancelled, work that had begun still ends.
+
+        Raises `StateError`, or `BrokerUnavailable` when it is not known what took place.
+        """
+        return await self._submit(lambda: work(self._ready(), *args, **kwargs))
+
+    async def run_long(
+        self,
+        work: Callable[Concatenate[sqlite3.Connection, _P], _T],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> _T:
+        """As `run`, for work that goes through the whole log."""
+        return await self._submit(lambda: work(self._ready(), *args, **kwargs), WHOLE_LOG_SECONDS)
+
+    async def close(self) -> None:
+        """Close after the calls that wait already; calling it again does nothing."""
+        with contextlib.suppress(BuddyError, RuntimeError):
+            await self._submit(self._close)
+        self._thread.shutdown(wait=False)
+
+    async def _submit(self, work: Callable[[], _T], seconds: float | None = None) -> _T:
+        loop = asyncio.get_running_loop()
+        limit = CALL_SECONDS if seconds is None else seconds
+        try:
+            async with asyncio.timeout(limit):
+                return await loop.run_in_executor(self._thread, self._guarded, work)
+        except TimeoutError:
+            raise BrokerUnavailable(
+                f"The disk of {self._directory} did not answer in {limit:.0f} s: "
+                f"check it, then try again."
+            ) from None
+        except RuntimeError as error:  # the executor after its shutdown
+            raise BrokerUnavailable(f"The log in {self._directory} is closed.") from error
+
+    def _guarded(self, work: Callable[[], _T]) -> _T:
+        try:
+            return work()
+        except sqlite3.Error as error:
+            raise _explain(error, self._directory) from error
+        except UnicodeDecodeError as error:  # of SQLite's own message, which quotes what is damaged
+            raise _damaged("its tables cannot be told", self._directory) from error
+        except OSError as error:
+            raise _explain_system(error, self._directory) from error
+
+    def _ready(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise BrokerUnavailable(f"The log in {self._directory} is not open.")
+        # A deleted file can still be written to, but nobody would ever read it.
+        if not self._is_in_place():
+            raise StateError(
+                f"The log in {self._directory} was removed or replaced while in use: "
+                f"stop every process that uses it and start again."
+            )
+        return self._connection
+
+    def _is_in_place(self) -> bool:
+        """Whether other processes use the same files, those beside the database included."""
+        return all(_place(path) == place for path, place in self._places.items())
+
+    def _open(self) -> None:
+        if self._writes:
+            _prepare(self._directory, self._path)
+        else:
+            _find(self._directory, self._path)
+        # rw: SQLite makes no database. What it makes beside one, the last to close it removes.
+        connection = sqlite3.connect(
+            f"{self._path.absolute().as_uri()}?mode=rw",
+            isolation_level=None,
+            timeout=BUSY_SECONDS,
+            uri=True,
+        )
+        try:
+            if self._writes:
+                # It does not wait for others that do the same, whatever the time-out.
+                _patiently(lambda: connection.execute("PRAGMA journal_mode=WAL").fetchone())
+            for pragma in (
+                "synchronous=FULL",
+                "cache_size=-8192",
+                "wal_autocheckpoint=4000",
+                "journal_size_limit=67108864",
+                # Zeroing what is deleted would write every expired message once more.
+                "secure_delete=FAST",
+            ):
+                connection.execute(f"PRAGMA {pragma}").fetchone()
+            if self._writes:
+                _make_tables(connection)
+                # `transaction` waits in short turns: SQLite's own grow up to 100 ms.
+                connection.execute("PRAGMA busy_timeout=0").fetchone()
+            else:
+                connection.execute("PRAGMA query_only=ON")
+                connection.execute("PRAGMA schema_version").fetchone()  # opens what lies beside
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        # Those beside exist while one that reads the log has them open, and are the same ones.
+        paths = [f"{self._path}{end}" for end in ("", "-wal", "-shm")]
+        self._places = {path: place for path in paths if (place := _place(path)) is not None}
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if self._is_in_place():
+            connection.close()
+        else:
+            _keep_open(connection)
+
+
+def _keep_open(connection: sqlite3.Connection) -> None:
+    """Have it end with the process: closing writes what its files hold into those there now.
+
+    A thread holds it, since Python closes what modules hold when it ends. From 3.12 on a setting of
+    SQLite's would do (`SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE`).
+    """
+
+    def hold(_connection: sqlite3.Connection) -> None:
+        threading.Event().wait()
+
+    threading.Thread(target=hold, args=(connection,), name="replaced-log", daemon=True).start()
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing, alone among all processes. Raises `BrokerUnavailable` if others hold on."""
+    _patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        _roll_back(connection)
+        raise
+
+
+@contextlib.contextmanager
+def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """Reads within see one state of the database; writers go on."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        _roll_back(connection)
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    with transaction(connection):
+        if is_new(connection):
+            make(connection)
+
+
+def _is_current(connection: sqlite3.Connection, path: Path) -> bool:
+    if is_new(connection):  # another process is about to make its tables
+        raise _missing(path.parent)
+    return is_current(connection, path)
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    with transaction(connection):
+        if not is_current(connection, path):  # else another process was faster
+            migrate(connection)
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    # SQLite rolls back by itself after some errors, and complains when asked again.
+    with contextlib.suppress(sqlite3.Error):
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _patiently(attempt: Callable[[], _T]) -> _T:
+    pause = 0.0005
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return attempt()
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.005)
+
+
+def _prepare(directory: Path, path: Path) -> None:
+    try:
+        directory.mkdir(mode=0o750)
+    except FileExistsError:
+        if not directory.is_dir():
+            raise _is_a_file(directory) from None
+    else:
+        _sync(directory.parent)
+    with _creating:
+        try:
+            # SQLite gives its other files the mode of this one.
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o640))
+        except FileExistsError:
+            return
+    _sync(directory)
+
+
+def _find(directory: Path, path: Path) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise _is_a_file(directory)
+    if not path.exists():
+        raise _missing(directory)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _place(path: str | Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116 -- before each call: pathlib takes three times as long
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _code(error: sqlite3.Error) -> int:
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF
+
+
+def _has_room(directory: Path) -> bool:
+    """Whether a little can still be written: SQLite calls some full disks an I/O error."""
+    try:
+        with tempfile.TemporaryFile(dir=directory, buffering=0) as probe:
+            probe.write(b"x" * _PROBE_BYTES)
+            os.fsync(probe.fileno())
+    except OSError as error:
+        return error.errno not in _NO_ROOM
+    return True
+
+
+def _explain(error: sqlite3.Error, directory: Path) -> BuddyError:
+    """The one line for a failure of SQLite. Only an I/O error leaves open what took place."""
+    match _code(error):
+        case sqlite3.SQLITE_FULL:
+            return _full(directory)
+        case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if not _has_room(directory):
+            return _full(directory)
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return BrokerUnavailable(
+                f"Another process has held the log in {directory} for {BUSY_SECONDS:.0f} s: "
+                f"look for one that hangs, then try again."
+            )
+        case _ if is_damage(error):
+            return _damaged(reason_of(error), directory)
+        case sqlite3.SQLITE_IOERR:
+            return BrokerUnavailable(
+                f"The disk of {directory} failed ({error}): check it, then try again."
+            )
+        case _:
+            return StateError(
+                f"The log in {directory} cannot be read or written ({error}): check the "
+                f"directory, its rights and the limit of open files."
+            )
+
+
+def _damaged(what: str, directory: Path) -> DamagedLog:
+    return DamagedLog(
+        f"The log in {directory} is damaged or not a log ({what}): 'buddy log verify' tells more, "
+        f"if it can be opened; else put a copy back, or move the directory away."
+    )
+
+
+def _explain_system(error: OSError, directory: Path) -> BuddyError:
+    if error.errno in _NO_ROOM:
+        return _full(directory)
+    if error.errno in _NO_FILES:
+        return StateError(
+            f"{directory} cannot be used for the log ({error.strerror}): raise the limit of open "
+            f"files ('ulimit -n', LimitNOFILE of systemd)."
+        )
+    return StateError(
+        f"{directory} cannot be used for the log ({error.strerror or error}): make it a directory "
+        f"that this user may write to."
+    )
+
+
+def _is_a_file(directory: Path) -> BuddyError:
+    return StateError(
+        f"{directory} is a file: name a directory for the log, or move the file away."
+    )
+
+
+def _missing(directory: Path) -> BuddyError:
+    return BrokerUnavailable(
+        f"There is no log in {directory}: is --broker right? The first 'buddy run' or 'buddy "
+        f"topics create' makes it."
+    )
+
+
+def _full(directory: Path) -> BuddyError:
+    return StateError(
+        f"The disk of {directory} is full: make room; nothing of this write was stored."
+    )

@@ -1,0 +1,393 @@
+"""The Kafka broker: the contract of `worker.brokers.contract` on aiokafka.
+
+The parts: `wire` (clients and limits), `errors`, `metadata` and `topics` (which topics exist),
+`batches` and `committer` (writing), `reader`, `member` and `groups`. A comment marks each trap of
+aiokafka where the code avoids it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import (
+    GroupLoadInProgressError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+
+from worker.brokers.contract import GroupMember, Outgoing, Partition, Span, Topic
+from worker.brokers.kafka.batches import Batch, deliver, pack
+from worker.brokers.kafka.committer import KafkaCommitter
+from worker.brokers.kafka.errors import (
+    FAILURES,
+    Attempt,
+    asking_group,
+    creating,
+    describing,
+    describing_group,
+    describing_settings,
+    is_permanent,
+    measuring,
+    names_itself,
+    some_topics,
+    translate,
+    writing,
+)
+from worker.brokers.kafka.groups import members_of
+from worker.brokers.kafka.member import KafkaMember
+from worker.brokers.kafka.metadata import Described, look
+from worker.brokers.kafka.reader import KafkaReader
+from worker.brokers.kafka.security import KafkaSecurity
+from worker.brokers.kafka.topics import new_topic, topic_from
+from worker.brokers.kafka.wire import (
+    CALL_SECONDS,
+    DIAGNOSIS_SECONDS,
+    RETRY_SECONDS,
+    Chores,
+    Lasting,
+    Wire,
+    abandon,
+    stop,
+    topic_partition,
+)
+from worker.brokers.partitioner import Rotation
+from worker.errors import BrokerUnavailable, BuddyError, MessageRefused, MissingTopic
+
+
+class _Closable(Protocol):
+    @property
+    def closed(self) -> bool: ...
+
+    async def close(self) -> None: ...
+
+
+class KafkaBroker:
+    """Implements `contract.Broker` on an Apache Kafka, 2.4 or newer.
+
+    `bootstrap` is `host:port`, several with commas. Questions (`topics`, `spans`, `committed`) and
+    `create` are repeated for up to `CALL_SECONDS` while the broker is away. What is known of topics
+    is kept: partitions that are added to one get keyed messages after a restart.
+    """
+
+    def __init__(
+        self, bootstrap: str, security: KafkaSecurity | None = None, *, client_id: str = "buddy"
+    ) -> None:
+        self._wire = Wire(bootstrap, security or KafkaSecurity(), client_id)
+        self._chores = Chores()
+        self._admin = Lasting(self._wire, self._wire.admin)
+        self._stable = Lasting(
+            self._wire, lambda: self._wire.consumer(isolation_level="read_committed")
+        )
+        self._latest = Lasting(
+            self._wire, lambda: self._wire.consumer(isolation_level="read_uncommitted")
+        )
+        self._known: dict[str, Topic] = {}
+        self._describing = asyncio.Lock()
+        self._producer: Any = None
+        self._producer_lock = asyncio.Lock()
+        self._rotation = Rotation()
+        self._opened: list[_Closable] = []
+
+    async def open(self) -> None:
+        """See `contract.Broker`; `ConfigurationError` when the broker refuses the login."""
+        await self._wire.probe()
+
+    async def close(self) -> None:
+        """See `contract.Broker`."""
+        opened, self._opened = self._opened, []
+        await asyncio.gather(*(thing.close() for thing in opened))
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await stop(producer)
+        await asyncio.gather(self._admin.close(), self._stable.close(), self._latest.close())
+        await self._chores.finish()
+
+    async def create(self, topics: Iterable[Topic]) -> list[str]:
+        """See `contract.Broker`. Replicated as the broker does by default.
+
+        Returns once the topics can be used; at once where this user may not describe them.
+        """
+        wanted = {topic.name: topic for topic in topics}
+
+        async def find(admin: Any) -> Iterable[str] | None:
+            try:
+                return await look(admin, wanted)
+            except TopicAuthorizationFailedError:
+                return None
+
+        present = await self._admin.ask(describing(wanted), find)
+        missing = [topic for name, topic in wanted.items() if name not in (present or ())]
+        if not missing:
+            return []
+        created: list[str] = []
+
+        async def ask(admin: Any) -> None:
+            response = await admin.create_topics([new_topic(topic) for topic in missing])
+            forbidden = []
+            for name, code, *reason in response.topic_errors:
+                error = for_code(code)
+                if code == 0:
+                    created.append(name)
+                elif error is TopicAuthorizationFailedError:
+                    forbidden.append(name)
+                elif error is not TopicAlreadyExistsError:
+                    # Somebody else may have made it meanwhile, or our first try went through.
+                    raise error(f"{name}: {next(iter(reason), None) or error.description}")
+            if forbidden:
+                raise TopicAuthorizationFailedError(*forbidden)
+
+        await self._admin.ask(creating([topic.name for topic in missing]), ask)
+        if present is not None:
+            await self._await_leaders(wanted)
+        return created
+
+    async def topics(self, names: Iterable[str]) -> dict[str, Topic]:
+        """See `contract.Broker`."""
+        wanted = set(names)
+        there = await self._look(wanted)
+
+        async def ask(admin: Any) -> dict[str, Topic]:
+            responses = await admin.describe_configs(
+                [ConfigResource(ConfigResourceType.TOPIC, name) for name in there]
+            )
+            described = {}
+            forbidden = []
+            for code, text, _kind, name, entries in (
+                resource for response in responses for resource in response.resources
+            ):
+                error = for_code(code)
+                if code == 0:
+                    settings = {entry[0]: entry[1] for entry in entries}
+                    described[name] = topic_from(name, there[name].partitions, settings)
+                elif error is TopicAuthorizationFailedError:
+                    forbidden.append(name)
+                elif error is not UnknownTopicOrPartitionError:  # deleted just now
+                    raise error(f"{name}: {text}")
+            if forbidden:
+                raise TopicAuthorizationFailedError(*forbidden)
+            return described
+
+        found = await self._admin.ask(describing_settings(there), ask) if there else {}
+        self._known.update(found)
+        return found
+
+    async def identities(self, names: Iterable[str]) -> dict[str, str]:
+        """See `contract.Broker`. A Kafka older than 2.8 has no topic ids: all are empty there."""
+        return {name: topic.identity for name, topic in (await self._look(set(names))).items()}
+
+    async def damage(self) -> list[str]:
+        """See `contract.Broker.damage`: what readers of this object cannot read at the moment."""
+        readers = [thing for thing in self._opened if isinstance(thing, KafkaReader)]
+        return sorted({line for reader in readers for line in reader.damaged().values()})
+
+    def hindrance(self) -> None:
+        """See `contract.Broker.hindrance`: the brokers look after that."""
+
+    async def skipped(self) -> dict[Partition, int]:
+        """See `contract.Broker.skipped`; Kafka has no command that skips."""
+        return {}
+
+    async def spans(
+        self, partitions: Iterable[Partition], *, uncommitted: bool = False
+    ) -> dict[Partition, Span]:
+        """See `contract.Broker`."""
+        asked = list(partitions)
+        topics = await self._describe({partition.topic for partition in asked})
+        for partition in asked:
+            if not 0 <= partition.number < topics[partition.topic].partitions:
+                raise MissingTopic(f"topic {partition.topic} has no partition {partition.number}")
+        numbers = [topic_partition(partition) for partition in asked]
+
+        async def ask(consumer: Any) -> dict[Partition, Span]:
+            # By itself aiokafka learns of one unknown topic at a time, each with a pause of 0.1 s.
+            for name in {partition.topic for partition in asked}:
+                consumer._client.add_topic(name)  # noqa: SLF001 -- there is no public way
+            starts, ends = await asyncio.gather(
+                consumer.beginning_offsets(numbers), consumer.end_offsets(numbers)
+            )
+            return {Partition(*n): Span(starts[n], ends[n]) for n in numbers}
+
+        consumers = self._latest if uncommitted else self._stable
+        attempt = measuring({partition.topic for partition in asked})
+        try:
+            return await consumers.ask(attempt, ask)
+        except BrokerUnavailable as error:
+            raise await self._diagnose(attempt, error.__cause__ or error) from error
+
+    async def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """See `contract.Broker`."""
+        numbers = [topic_partition(partition) for partition in partitions]
+
+        async def ask(admin: Any) -> dict[Partition, int]:
+            answers = await admin.list_consumer_group_offsets(group, partitions=numbers)
+            if len(answers) < len(set(numbers)):
+                # So it reads while the coordinator loads: aiokafka overlooks the error on top.
+                raise GroupLoadInProgressError("the group's coordinator is still loading")
+            return {Partition(*n): a.offset for n, a in answers.items() if a.offset >= 0}
+
+        if not numbers:
+            return {}
+        attempt = asking_group(group, {number.topic for number in numbers})
+        try:
+            return await self._admin.ask(attempt, ask)
+        except BrokerUnavailable as error:
+            raise await self._diagnose(attempt, error.__cause__ or error) from error
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[tuple[int, int]]:
+        """See `contract.Broker`. What is too large is refused before anything is sent."""
+        if not messages:
+            return []
+        attempt = writing({message.topic for message in messages})
+        producer = await self._publisher(attempt)
+        batches = await self.pack(messages, producer)
+        try:
+            written = await deliver(batches, producer)
+        except MessageRefused:
+            self.forget(messages)
+            self._discard(producer)
+            raise
+        except FAILURES as error:
+            self._discard(producer)
+            raise await self._diagnose(attempt, error) from error
+        return [written[index] for index in range(len(messages))]
+
+    def reader(self, *, uncommitted: bool = False) -> KafkaReader:
+        """See `contract.Broker`."""
+        level = "read_uncommitted" if uncommitted else "read_committed"
+        reader = KafkaReader(self._wire, self._chores, self._diagnose, level)
+        self._keep(reader)
+        return reader
+
+    async def join(self, group: str, topic: str) -> KafkaMember:
+        """See `contract.Broker`. Raises `MissingTopic`, `BrokerUnavailable`."""
+        await self._describe({topic})
+        member = KafkaMember(self._wire, group, topic)
+        await member.start()
+        self._keep(member)
+        return member
+
+    async def members(self, group: str) -> list[GroupMember]:
+        """See `contract.Broker`."""
+
+        async def ask(admin: Any) -> list[GroupMember]:
+            answers = await admin.describe_consumer_groups([group])
+            return members_of([described for answer in answers for described in answer.groups])
+
+        return await self._admin.ask(describing_group(group), ask)
+
+    async def committer(self, name: str, group: str) -> KafkaCommitter:
+        """See `contract.Broker`. Raises `BrokerUnavailable`."""
+        committer = await KafkaCommitter.start(
+            self._wire, name, group, self, self._chores, self._diagnose
+        )
+        self._keep(committer)
+        return committer
+
+    def _keep(self, thing: _Closable) -> None:
+        self._opened = [kept for kept in self._opened if not kept.closed] + [thing]
+
+    async def _describe(self, names: Iterable[str]) -> Mapping[str, Topic]:
+        """The topics of these names, from memory where possible. Raises `MissingTopic`."""
+        wanted = set(names)
+        if not wanted <= self._known.keys():
+            # One after the other: whoever waits here finds what it wants to know in memory, and
+            # many who write to a topic for the first time are one question to the broker.
+            async with self._describing:
+                unknown = wanted - self._known.keys()
+                found = await self.topics(unknown) if unknown else {}
+            for name in sorted(unknown - found.keys()):
+                raise MissingTopic(_missing(name))
+        return self._known
+
+    async def pack(
+        self, messages: Sequence[Outgoing], producer: Any
+    ) -> dict[Partition, list[Batch]]:
+        """Batches for this producer; a topic is looked at anew before it refuses a message."""
+        names = {message.topic for message in messages}
+        topics = await self._describe(names)
+        try:
+            return pack(messages, topics, self._rotation, producer)
+        except (MessageRefused, MissingTopic):
+            await self.topics(names)
+            topics = await self._describe(names)
+            return pack(messages, topics, self._rotation, producer)
+
+    def forget(self, messages: Sequence[Outgoing]) -> None:
+        """Look at these messages' topics anew before the next batch."""
+        for topic in {message.topic for message in messages}:
+            self._known.pop(topic, None)
+
+    async def _publisher(self, attempt: Attempt) -> Any:
+        async with self._producer_lock:
+            if self._producer is None:
+                producer = self._wire.producer()
+                await self._wire.start(producer, attempt)
+                self._producer = producer
+            return self._producer
+
+    def _discard(self, producer: Any) -> None:
+        # After a failed batch its sequence numbers have a gap, which the broker would refuse.
+        if self._producer is producer:
+            self._producer = None
+            self._chores.add(abandon(producer))
+
+    async def _look(self, names: Collection[str], *, rights: bool = False) -> dict[str, Described]:
+        """Those of these topics that exist. Raises `BrokerUnavailable`."""
+        if not names:
+            return {}
+        found = await self._admin.ask(
+            describing(names), lambda admin: look(admin, names, rights=rights)
+        )
+        for name in set(names) - found.keys():
+            self._known.pop(name, None)
+        return found
+
+    async def _diagnose(self, attempt: Attempt, error: BaseException) -> BuddyError:
+        """What a failure means.
+
+        aiokafka does not always say which topic it may not use, and one that has gone is to it a
+        reason to try for ever: so the broker is asked.
+        """
+        failure = await self._wire.failure(attempt, error)
+        names = {*attempt.topics, *attempt.read}
+        if names_itself(attempt, error) or not names:
+            return failure
+        try:
+            async with asyncio.timeout(DIAGNOSIS_SECONDS):
+                there = await self._look(names, rights=True)
+        except TimeoutError:
+            return failure
+        except BrokerUnavailable as better:
+            return better if is_permanent(better.__cause__ or better) else failure
+        missing = sorted(names - there.keys())
+        if missing:
+            return MissingTopic(_missing(missing[0]))
+        refused = [name for name in attempt.topics if not there[name].allows(attempt.topic_right)]
+        refused = refused or [name for name in attempt.read if not there[name].allows("READ")]
+        if refused:
+            return translate(attempt, TopicAuthorizationFailedError(*refused), "")
+        return failure
+
+    async def _await_leaders(self, topics: Collection[str]) -> None:
+        """Until every partition has a leader: before, a producer would wait with long pauses."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + CALL_SECONDS
+        while waiting := await self._leaderless(topics):
+            if loop.time() > deadline:
+                raise BrokerUnavailable(
+                    f"Kafka has no leader for {some_topics(waiting)} yet: see the broker's log"
+                )
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _leaderless(self, topics: Collection[str]) -> set[str]:
+        found = await self._look(topics)
+        return {name for name in topics if name not in found or not found[name].led}
+
+
+def _missing(topic: str) -> str:
+    return f"topic {topic} does not exist: `buddy topics create` makes it"

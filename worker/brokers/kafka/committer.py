@@ -1,0 +1,178 @@
+"""The one writer of a task on Kafka: a transactional producer, its name the `transactional_id`.
+
+Starting a producer with the same id aborts what the earlier one had open and fences it: that is
+the only fence aiokafka has (it sends no group generation with the offsets), and it is enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from worker.brokers.contract import Outgoing, Partition
+from worker.brokers.kafka.batches import Batch, deliver
+from worker.brokers.kafka.errors import FAILURES, committing, fencing, is_fence
+from worker.brokers.kafka.wire import (
+    CALL_SECONDS,
+    Chores,
+    Diagnose,
+    Wire,
+    abandon,
+    retrieve,
+    stop,
+    topic_partition,
+)
+from worker.errors import BrokerUnavailable, BuddyError, Fenced, MessageRefused
+
+TRANSACTION_MILLISECONDS = 15_000
+"""A worker that froze in a transaction holds up readers of its partitions for at most so long."""
+
+
+class Topics(Protocol):
+    """What is known of the topics that are written to."""
+
+    async def pack(
+        self, messages: Sequence[Outgoing], producer: Any
+    ) -> Mapping[Partition, Sequence[Batch]]:
+        """Batches for this producer, or one of the refusals of `worker.errors`."""
+
+    def forget(self, messages: Sequence[Outgoing]) -> None:
+        """Look at these messages' topics anew before the next batch: a limit was lowered."""
+
+
+class KafkaCommitter:
+    """Implements `contract.Committer`.
+
+    It lives as long as its transactions succeed. After the first that did not, every call raises
+    `Fenced` if somebody else has taken over, else `BrokerUnavailable`: start a new committer,
+    which aborts what this one may have left open, and read what stands in the log. A message that
+    is refused beforehand does it no harm.
+
+    One reservation to `Fenced`: when the answer to a commit was lost and the next owner started
+    before it could be asked for again, the transaction did take place. So whoever gets a task
+    back reads the log, whatever became of the last commit.
+    """
+
+    def __init__(
+        self,
+        producer: Any,
+        name: str,
+        group: str,
+        topics: Topics,
+        chores: Chores,
+        diagnose: Diagnose,
+    ) -> None:
+        self._producer = producer
+        self._name = name
+        self._group = group
+        self._topics = topics
+        self._chores = chores
+        self._diagnose = diagnose
+        self._end: BuddyError | None = None
+        self._closed = False
+
+    @classmethod
+    async def start(
+        cls, wire: Wire, name: str, group: str, topics: Topics, chores: Chores, diagnose: Diagnose
+    ) -> KafkaCommitter:
+        """Fence whoever has this name. Raises `BrokerUnavailable`."""
+        producer = wire.producer(
+            transactional_id=name, transaction_timeout_ms=TRANSACTION_MILLISECONDS
+        )
+        await wire.start(producer, fencing(name))
+        return cls(producer, name, group, topics, chores, diagnose)
+
+    async def commit(
+        self, messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
+    ) -> list[tuple[int, int]]:
+        """See `contract.Committer`; raises `MissingTopic` as well, before anything is sent."""
+        self._check_alive()
+        batches = await self._topics.pack(messages, self._producer)
+        if not batches and not offsets:
+            return []
+        try:
+            written = await self._transact(batches, offsets)
+        except MessageRefused as error:
+            self._topics.forget(messages)
+            await self._abort()
+            self._give_up(self._lost("a message was refused in the middle of a transaction"))
+            raise error from error.__cause__
+        except FAILURES as error:
+            # Given up before anything is awaited: nobody may commit with it meanwhile.
+            self._give_up(self._lost("the last commit failed"))
+            self._end = await self._meaning(error, messages, offsets)
+            raise self._end from error
+        except BaseException:
+            # Cancelled in the middle: nobody knows how it ended.
+            self._give_up(self._lost("the last commit was interrupted"))
+            raise
+        return [written[index] for index in range(len(messages))]
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is left to release."""
+        return self._closed or self._end is not None
+
+    async def close(self) -> None:
+        """Stop the producer. An open transaction was given up already."""
+        if not self.closed:
+            self._closed = True
+            await stop(self._producer)
+
+    async def _transact(
+        self, batches: Mapping[Partition, Sequence[Batch]], offsets: Mapping[Partition, int]
+    ) -> dict[int, tuple[int, int]]:
+        producer = self._producer
+        async with asyncio.timeout(CALL_SECONDS):
+            await producer.begin_transaction()
+        # Where a batch fails nobody waits for the end of the transaction, whose future fails too.
+        producer._txn_manager.wait_for_transaction_end().add_done_callback(retrieve)  # noqa: SLF001
+        # Every batch is awaited: aiokafka would commit without the failed ones.
+        written = await deliver(batches, producer)
+        if offsets:
+            moved = {topic_partition(partition): offset for partition, offset in offsets.items()}
+            async with asyncio.timeout(CALL_SECONDS):
+                await producer.send_offsets_to_transaction(moved, self._group)
+        async with asyncio.timeout(CALL_SECONDS):
+            await producer.commit_transaction()
+        return written
+
+    async def _abort(self) -> None:
+        # Not needed for safety, the next committer would do it; readers wait less this way.
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                await self._producer.abort_transaction()
+        except FAILURES:
+            return
+
+    def _check_alive(self) -> None:
+        if self._end is not None:
+            raise type(self._end)(str(self._end))
+        if self._closed:
+            raise BrokerUnavailable(f"the writer {self._name} is closed: start a new one")
+
+    async def _meaning(
+        self,
+        error: BaseException,
+        messages: Sequence[Outgoing],
+        offsets: Mapping[Partition, int],
+    ) -> BuddyError:
+        # Once the sender has failed for good, calls fail on assertions about the state it left:
+        # why it failed says more than they do.
+        sender = self._producer._sender.sender_task  # noqa: SLF001
+        fatal = sender.exception() if sender.done() and not sender.cancelled() else None
+        if is_fence(error) or (fatal is not None and is_fence(fatal)):
+            return Fenced(f"another worker writes as {self._name} now")
+        written = {message.topic for message in messages}
+        read = {partition.topic for partition in offsets}
+        attempt = committing(self._name, self._group, written, read)
+        return await self._diagnose(attempt, fatal or error)
+
+    def _lost(self, reason: str) -> BrokerUnavailable:
+        return BrokerUnavailable(f"the writer {self._name} is lost: {reason}; start a new one")
+
+    def _give_up(self, end: BuddyError) -> BuddyError:
+        self._end = end
+        self._chores.add(abandon(self._producer))
+        return end

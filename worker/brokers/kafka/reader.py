@@ -1,0 +1,397 @@
+"""Reading Kafka partitions from positions that the caller keeps: a consumer without a group."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import chain
+from typing import Any, NamedTuple
+
+import structlog
+from aiokafka.consumer.fetcher import FetchError, FetchResult
+from aiokafka.errors import OffsetOutOfRangeError, RecordTooLargeError, UnsupportedCodecError
+
+from worker.brokers.contract import Message, Partition
+from worker.brokers.kafka.errors import FAILURES, measuring, reading
+from worker.brokers.kafka.wire import CALL_SECONDS, Chores, Diagnose, Wire, stop, topic_partition
+from worker.errors import BrokerUnavailable
+
+FETCH_WAIT_MILLISECONDS = 500
+"""How long the broker holds a fetch when there is nothing. Each costs both sides as much as there
+are partitions."""
+
+PAUSED_WAIT_MILLISECONDS = 100
+"""The same while partitions are paused: one that is read again waits for the fetch under way."""
+
+SILENCE_SECONDS = 10.0
+"""When nothing was read and the broker answered no fetch for so long, it is unavailable."""
+
+_TRY_AGAIN_SECONDS = 10.0
+"""So often a damaged partition is tried: a broker may have fetched it anew from another one."""
+
+_MOST_AT_ONCE = 100
+_ENOUGH_BYTES = 8 * 1024 * 1024
+"""Fetches are bounded as they are sent, maybe compressed: what a read gives is bounded here."""
+
+_HEADER_BYTES = 200
+"""What a header takes besides its bytes."""
+
+_APPEND_TIME = 1
+
+_log = structlog.get_logger(__name__)
+
+OnDamage = Callable[[Any, int, BaseException], None]
+"""Told of which partition nothing can be read from which offset on, and why."""
+
+
+class KafkaReader:
+    """Implements `contract.Reader`.
+
+    The positions here are the authority, aiokafka's only follow: a read that was interrupted
+    between the two costs a seek, never a message. The consumer is made by the first read and made
+    anew after a failure, so reading goes on by itself once the broker is back.
+    """
+
+    def __init__(self, wire: Wire, chores: Chores, diagnose: Diagnose, level: str) -> None:
+        """`level` is the isolation level."""
+        self._wire = wire
+        self._chores = chores
+        self._diagnose = diagnose
+        self._level = level
+        self._consumer: Any = None
+        self._closed = False
+        self._turn = asyncio.Lock()
+        self._positions: dict[Partition, int] = {}
+        self._settled: dict[Partition, int] = {}  # where the consumer stands
+        self._generation = 0
+        self._expired: dict[Partition, int] = {}
+        self._damaged: dict[Partition, _Damage] = {}
+        self._silence: tuple[float, dict[Partition, object]] | None = None
+        self._largest = _ENOUGH_BYTES // 8
+        """The largest of the messages that came last, in bytes."""
+
+    def assign(self, positions: Mapping[Partition, int]) -> None:
+        """See `contract.Reader`."""
+        self._positions = dict(positions)
+        self._generation += 1
+        self._silence = None
+        self._damaged = {p: damage for p, damage in self._damaged.items() if p in positions}
+
+    async def read(
+        self, limit: int, timeout: float, paused: Collection[Partition] = ()
+    ) -> list[Message]:
+        """See `contract.Reader`. Raises `BrokerUnavailable` after `SILENCE_SECONDS` of outage.
+
+        Reads of one reader take turns: one that gets none within its `timeout` returns nothing.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._turn.acquire()
+        except TimeoutError:
+            return []
+        try:
+            return await self._read(limit, deadline, paused)
+        finally:
+            self._turn.release()
+
+    async def _read(
+        self, limit: int, deadline: float, paused: Collection[Partition]
+    ) -> list[Message]:
+        loop = asyncio.get_running_loop()
+        while self._positions:
+            if self._consumer is None:
+                await self._start()
+                continue
+            generation = self._generation
+            now = loop.time()
+            rests = {p for p, damage in self._damaged.items() if now < damage.again}
+            self._settle({*paused, *rests})
+            left = max(0.0, deadline - loop.time())
+            try:
+                found = await self._poll(limit, left)
+            except OffsetOutOfRangeError as error:
+                await self._skip(generation, error.args[0])
+                continue
+            if generation != self._generation:
+                # Assigned anew while waiting: these may be nobody's any more.
+                return []
+            await self._advance()
+            if found or loop.time() >= deadline:
+                await self._listen(silent=not found, paused={*paused, *self._damaged})
+                return found
+        await asyncio.sleep(max(0.0, deadline - loop.time()))
+        return []
+
+    def position(self, partition: Partition) -> int:
+        """See `contract.Reader`. KeyError when the partition is not assigned."""
+        return self._positions[partition]
+
+    def lag(self, partition: Partition) -> int:
+        """See `contract.Reader`."""
+        if self._consumer is None or partition not in self._settled:
+            return 0
+        number = topic_partition(partition)
+        end: int | None = self._consumer.last_stable_offset(number)
+        if end is None or end < 0:  # not known to one that reads open transactions as well
+            end = int(self._consumer.highwater(number) or 0)
+        return max(0, end - self._positions[partition])
+
+    def expired(self) -> dict[Partition, int]:
+        """See `contract.Reader`."""
+        expired, self._expired = self._expired, {}
+        return expired
+
+    def skipped(self) -> dict[Partition, int]:
+        """See `contract.Reader`: nothing here is ever skipped."""
+        return {}
+
+    def damaged(self) -> dict[Partition, str]:
+        """See `contract.Reader`: a batch whose checksum is wrong, or that cannot be unpacked."""
+        return {partition: damage.line for partition, damage in self._damaged.items()}
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is left to release."""
+        return self._closed
+
+    async def close(self) -> None:
+        """Stop the consumer."""
+        self._closed = True
+        self.assign({})
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await stop(consumer)
+
+    async def _start(self) -> None:
+        consumer = self._wire.consumer(
+            isolation_level=self._level, fetch_max_wait_ms=FETCH_WAIT_MILLISECONDS
+        )
+        await self._wire.start(consumer, reading(self._topics()))
+        if self._closed:
+            await stop(consumer)
+            return
+        consumer._fetcher._records = _Fetched(self._is_damaged)  # noqa: SLF001 -- as it says
+        self._consumer = consumer
+        self._settled = {}
+        self._silence = None
+
+    def _settle(self, paused: Collection[Partition]) -> None:
+        """Bring the consumer where the caller wants it, with as few changes as possible."""
+        consumer = self._consumer
+        if self._settled.keys() != self._positions.keys() and (
+            consumer.assignment() != self._positions.keys()
+        ):
+            consumer.assign([topic_partition(partition) for partition in self._positions])
+            self._settled = {}
+        for partition, offset in self._positions.items():
+            if self._settled.get(partition) != offset:
+                # Drops what is buffered of this partition, so only where it differs.
+                consumer.seek(topic_partition(partition), offset)
+        self._settled = dict(self._positions)
+        wanted = self._positions.keys() & set(paused)
+        now = consumer.paused()
+        if wanted != now:
+            consumer.pause(*map(topic_partition, wanted - now))
+            consumer.resume(*map(topic_partition, now - wanted))
+            # There is no public way to change it.
+            wait = PAUSED_WAIT_MILLISECONDS if wanted else FETCH_WAIT_MILLISECONDS
+            consumer._fetcher._fetch_max_wait_ms = wait  # noqa: SLF001
+
+    async def _poll(self, limit: int, seconds: float) -> list[Message]:
+        """At most `limit`, and about `_ENOUGH_BYTES`: in steps, by the sizes of the last step."""
+        settled, self._settled = self._settled, {}  # until it is known how far this went
+        found: list[Message] = []
+        left = _ENOUGH_BYTES
+        try:
+            while len(found) < limit and left > 0:
+                most = min(_MOST_AT_ONCE, limit - len(found), max(1, left // self._largest))
+                some = await self._consumer.getmany(
+                    timeout_ms=0 if found else int(seconds * 1000), max_records=most
+                )
+                messages = list(chain.from_iterable(some.values()))
+                sizes = list(map(_size, messages))
+                self._largest = max(sizes, default=self._largest)
+                left -= sum(sizes)
+                found += messages
+                if len(messages) < most:
+                    break
+        except OffsetOutOfRangeError:
+            raise
+        except FAILURES as error:
+            self._discard()
+            raise await self._failure(error, self._topics()) from error
+        self._settled = settled
+        for place, damage in list(self._damaged.items()):
+            if any((m.topic, m.partition) == place and m.offset >= damage.offset for m in found):
+                del self._damaged[place]
+        return found
+
+    async def _advance(self) -> None:
+        # Also where no message came: transaction markers and compaction move positions too.
+        # `position` waits only for a partition without one, and all have been sought.
+        for partition in self._positions:
+            offset = await self._consumer.position(topic_partition(partition))
+            self._settled[partition] = offset
+            damage = self._damaged.get(partition)
+            if damage is not None and offset > damage.offset:
+                if damage.passed_over:
+                    offset = damage.offset  # where the next read seeks to
+                else:
+                    del self._damaged[partition]
+            self._positions[partition] = offset
+
+    async def _skip(self, generation: int, lost: Mapping[Any, int]) -> None:
+        """Go on at the earliest message where the position is outside the log."""
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                earliest = await self._consumer.beginning_offsets(list(lost))
+        except FAILURES as error:
+            topics = {number.topic for number in lost}
+            raise await self._wire.failure(measuring(topics), error) from error
+        if generation != self._generation:
+            return
+        for number in lost:
+            partition = Partition(*number)
+            self._damaged.pop(partition, None)
+            # Beyond the end (a topic made anew) nothing was missed, and the start is right.
+            skipped = earliest[number] - self._positions[partition]
+            if skipped > 0:
+                self._expired[partition] = self._expired.get(partition, 0) + skipped
+            self._positions[partition] = earliest[number]
+
+    def _is_damaged(self, number: Any, offset: int, why: BaseException) -> None:
+        """Nothing can be read of a partition from this offset on."""
+        partition = Partition(*number)
+        if partition not in self._positions:
+            return
+        reason = f"{type(why).__name__}: {' '.join(str(why).split())[:200]}"
+        line = (
+            f"{partition.topic}/{partition.number} is damaged from offset {offset}: Kafka gives a"
+            f" batch that cannot be read ({type(why).__name__}); see 'A log on Kafka is damaged' in"
+            " docs/operations/troubleshooting.md"
+        )
+        if partition not in self._damaged:
+            _log.error(
+                "log_damaged",
+                topic=partition.topic,
+                partition=partition.number,
+                offset=offset,
+                reason=reason,
+            )
+        again = asyncio.get_running_loop().time() + _TRY_AGAIN_SECONDS
+        passed_over = isinstance(why, RecordTooLargeError)
+        self._damaged[partition] = _Damage(offset, line, again, passed_over)
+
+    async def _listen(self, *, silent: bool, paused: Collection[Partition]) -> None:
+        """Notice an outage: aiokafka goes on trying, and reports no messages meanwhile."""
+        listened = self._positions.keys() - set(paused)
+        if not silent or not listened:
+            self._silence = None
+            return
+        now = asyncio.get_running_loop().time()
+        heard = {p: self._consumer.last_poll_timestamp(topic_partition(p)) for p in listened}
+        if self._silence is None:
+            self._silence = (now, heard)
+            return
+        since, before = self._silence
+        if now - since < SILENCE_SECONDS:
+            return
+        self._silence = None
+        unheard = {p.topic for p in listened & before.keys() if heard[p] == before[p]}
+        if unheard:
+            self._discard()
+            silence = TimeoutError(f"no answer for {now - since:.0f} s")
+            raise await self._failure(silence, unheard)
+
+    async def _failure(self, error: BaseException, topics: Collection[str]) -> BrokerUnavailable:
+        # Never MissingTopic: a topic that is made anew is read again.
+        return BrokerUnavailable(str(await self._diagnose(reading(topics), error)))
+
+    def _topics(self) -> set[str]:
+        return {partition.topic for partition in self._positions}
+
+    def _discard(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        self._settled = {}
+        if consumer is not None:
+            self._chores.add(stop(consumer))
+
+
+class _Damage(NamedTuple):
+    """From which offset on a partition cannot be read, and when that is tried again."""
+
+    offset: int
+    line: str
+    again: float
+    passed_over: bool
+    """Whether aiokafka has gone on, one offset further."""
+
+
+class _Fetched(OrderedDict[Any, Any]):
+    """What aiokafka has fetched, by partition, as `_Readable`. There is no public way."""
+
+    def __init__(self, on_damage: OnDamage) -> None:
+        super().__init__()
+        self._on_damage = on_damage
+
+    def __setitem__(self, number: Any, result: Any) -> None:
+        if isinstance(result, FetchError) and isinstance(result._error, RecordTooLargeError):  # noqa: SLF001
+            # Its length is damaged: nothing is larger than what a broker sends in full.
+            self._on_damage(number, result._error.args[2], result._error)  # noqa: SLF001
+            return
+        if isinstance(result, FetchResult):
+            records = result._partition_records  # noqa: SLF001 -- as above
+            result._partition_records = _Readable(number, records, self._on_damage)  # noqa: SLF001
+        super().__setitem__(number, result)
+
+
+class _Readable:
+    """Records of a partition, made messages as they are unpacked, up to a batch that is damaged.
+
+    Objects of aiokafka's own, made only to be copied, would cost as much again. And it raises what
+    a damaged batch makes it raise, for all partitions, again and again.
+    """
+
+    def __init__(self, number: Any, records: Any, on_damage: OnDamage) -> None:
+        records._consumer_record = _message  # noqa: SLF001 -- as above
+        self._number = number
+        self._records = records
+        self._on_damage = on_damage
+
+    @property
+    def next_fetch_offset(self) -> int:
+        offset: int = self._records.next_fetch_offset
+        return offset
+
+    def __iter__(self) -> Iterator[Message]:
+        """Each call goes on where the last one was left."""
+        try:
+            yield from self._records
+        except (MemoryError, UnsupportedCodecError):
+            raise
+        except Exception as error:  # noqa: BLE001 -- whatever the bytes make it raise
+            self._on_damage(self._number, self.next_fetch_offset, error)
+
+
+def _size(message: Message) -> int:
+    """About its memory, unpacked: keys and headers may be as large as values are."""
+    size = 1 + len(message.key or b"") + len(message.value or b"")
+    if message.headers:
+        size += sum(_HEADER_BYTES + len(name) + len(value) for name, value in message.headers)
+    return size
+
+
+def _message(number: Any, record: Any) -> Message:
+    return Message(
+        number.topic,
+        number.partition,
+        record.offset,
+        record.timestamp,
+        record.key,
+        record.value,
+        # A header may have no value at all, which is none to us.
+        tuple([(name, value or b"") for name, value in record.headers]),
+        record.timestamp_type == _APPEND_TIME,
+    )

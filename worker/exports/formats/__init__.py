@@ -1,0 +1,1 @@
+"""What a file of an export looks like: CSV, JSON, XLSX."""

@@ -1,0 +1,1 @@
+"""Where exports are published: a directory or a bucket."""

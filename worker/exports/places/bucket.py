@@ -1,0 +1,331 @@
+"""Exports in an S3-compatible bucket, which several sinks may share.
+
+A bucket knows no rename, so the files are uploaded under their final names first; they mean nothing
+without a manifest. The seal `.seals/<export_id>.json` is the next object, put on condition that
+there is none. It holds the manifest, so whoever finds it can finish the export: by putting
+`<name>/manifest.json`, which is the last object.
+
+Two attempts at one export within the same second would have the same name: whoever finds an object
+of the other one in the way goes on under the name of the next second.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from worker.errors import StateError, UsageError
+from worker.exports.layout import MANIFEST, id_in
+from worker.exports.manifest import Manifest, decode
+from worker.exports.order import AHEAD, Order, is_of, orders, overtaken
+from worker.exports.places.hangs import Calls
+from worker.exports.places.objects import Bucket, Held, TakenError
+from worker.exports.places.place import (
+    SEAL_DAYS,
+    Finished,
+    GoneError,
+    Skipped,
+    copy_out,
+    finished_from,
+    ignore_skipped,
+    stop_if,
+    tell_overtaken,
+)
+from worker.exports.places.staging import Staging, sweep
+
+Clock = Callable[[], datetime]
+
+_SEALS: Final = ".seals"
+_PROBE: Final = f"{_SEALS}/conditional-writes"
+_ABANDONED: Final = timedelta(days=1)
+"""What has not been touched for so long, nobody is uploading any more."""
+_MOST_NAMES: Final = 100
+"""Attempts at one export that can have begun within about a second."""
+_STAMP: Final = "%Y%m%dT%H%M%SZ"
+
+
+class _Seal(msgspec.Struct, frozen=True):
+    """Which attempt an export is, under which name; `removed` once it is no longer kept."""
+
+    name: str
+    attempt: str
+    manifest: str
+    removed: bool = False
+
+
+class BucketPlace:
+    """A `Place` that is a bucket; exports are built in `room`, a directory of this sink's own."""
+
+    def __init__(self, bucket: Bucket, room: Path, clock: Clock | None = None) -> None:
+        """By default the server's clock says how old objects are."""
+        self._bucket = bucket
+        self._room = room
+        self._calls = Calls(room)
+        self._clock = clock or bucket.now
+        self._left: dict[str, str] = {}
+        """Objects that could not be removed, and whose attempt they are."""
+
+    def tell(self, tell: Callable[[str | None], object]) -> None:
+        """See `Place`."""
+        self._bucket.tell(tell)
+
+    def hang(self) -> str | None:
+        """See `Place`: the disk that exports are built on; a call to the bucket has a time-out."""
+        return self._calls.hang()
+
+    def close(self) -> None:
+        """See `Place`."""
+        self._bucket.close()
+
+    def find(self, export_id: str) -> Finished | None:
+        """See `Place`."""
+        seal = self._seal_of(export_id)
+        if seal is None or seal.removed:
+            return None
+        content = self._bucket.read(f"{seal.name}/{MANIFEST}") or self._finish(export_id, seal)
+        return None if content is None else self._decoded(seal.name, content)
+
+    def sealed(self, export_id: str) -> bool:
+        """See `Place`."""
+        return self._seal_of(export_id) is not None
+
+    def finished(self, skipped: Skipped = ignore_skipped) -> Iterator[Finished]:
+        """See `Place`."""
+        for name, order in self._orders().items():
+            content = self._bucket.read(f"{name}/{MANIFEST}")
+            found = None if content is None else self._decoded(name, content, skipped, order)
+            if found is not None:
+                yield found
+
+    def staging(self, name: str) -> Staging:
+        """See `Place`."""
+        return Staging(self._room, name, self._calls)
+
+    def publish(self, staging: Staging, abandoned: Callable[[], bool]) -> Finished:
+        """See `Place`."""
+        export_id = id_in(staging.name)
+        if export_id is None:
+            raise ValueError(f"{staging.name} is no export's name")
+        there = self.find(export_id)
+        if there is not None:
+            return there
+        if not self.sealed(export_id):
+            self._publish(staging, export_id, abandoned)
+        found = self.find(export_id)
+        if found is None:
+            raise StateError(f"export {export_id} was published before, and has been removed since")
+        return found
+
+    def fetch(self, name: str, directory: Path) -> None:
+        """See `Place`."""
+        where = self._bucket.url(name)
+        content = self._bucket.read(f"{name}/{MANIFEST}")
+        if content is None:
+            raise GoneError(f"there is no export {where}")
+        try:
+            copy_out(
+                content, where, directory, lambda p, to: self._bucket.download(f"{name}/{p}", to)
+            )
+        except StateError:
+            if self._bucket.read(f"{name}/{MANIFEST}") is None:
+                raise GoneError(f"export {where} has been removed meanwhile") from None
+            raise
+
+    def remove(self, name: str) -> None:
+        """See `Place`: the seal says so first, then the manifest goes, then the rest."""
+        export_id = id_in(name)
+        if export_id is None:
+            raise ValueError(f"{name} is no export's name")
+        seal = self._seal_of(export_id)
+        if seal is not None and seal.name == name and not seal.removed:
+            gone = msgspec.structs.replace(seal, manifest="", removed=True)
+            self._bucket.put(_seal_name(export_id), msgspec.json.encode(gone))
+        self._bucket.delete(f"{name}/{MANIFEST}")
+        for held in self._bucket.objects(f"{name}/"):
+            self._bucket.delete(held.name)
+
+    def probe(self) -> None:
+        """See `Place`: each sweep has tried it already, since it relies on more."""
+
+    def sweep(self) -> list[str]:
+        """See `Place`. Raises `StateError` as well if the bucket ignores conditions."""
+        self._probe()
+        removed = [path.name for path in sweep(self._room)]
+        for name, attempt in list(self._left.items()):
+            self._bucket.discard(name, attempt)
+            self._left.pop(name, None)
+        limit = self._clock() - _ABANDONED
+        self._bucket.abort_uploads(lambda name: id_in(name.partition("/")[0]) is not None, limit)
+        exports: dict[str, list[Held]] = {}
+        seals: list[Held] = []
+        marks: list[str] = []
+        for held in self._bucket.objects():
+            folder, _, rest = held.name.partition("/")
+            if folder == _SEALS:
+                seals.append(held)
+            elif folder == AHEAD:
+                marks.append(rest)
+            elif rest and id_in(folder) is not None:
+                exports.setdefault(folder, []).append(held)
+        for name, objects in exports.items():
+            if not any(held.name == f"{name}/{MANIFEST}" for held in objects):
+                removed += self._finish_or_remove(name, objects, limit)
+        for mark in marks:
+            if not is_of(mark, exports):
+                self._bucket.delete(f"{AHEAD}/{mark}")
+        self._forget_seals(seals, {id_in(name) for name in exports})
+        return removed
+
+    def _publish(self, staging: Staging, export_id: str, abandoned: Callable[[], bool]) -> None:
+        """Upload and seal; nothing is left of an attempt that fails or comes second."""
+        content = (staging.directory / MANIFEST).read_bytes()
+        manifest = decode(content, staging.name)
+        attempt = secrets.token_hex(8)
+        marks = overtaken(self._orders(), staging.name)
+        for mark in marks:
+            self._bucket.put_new(f"{AHEAD}/{mark}", b"")
+        tell_overtaken(staging.name, marks)
+        for name in islice(_names(staging.name), _MOST_NAMES):
+            try:
+                uploaded = self._upload(staging.directory, name, manifest, attempt, abandoned)
+            except TakenError:
+                continue
+            # From here on a failure may be one of the answer alone: what is sealed must stay whole.
+            if not self._seal(export_id, _Seal(name, attempt, content.decode())):
+                self._discard(uploaded, attempt)
+            return
+        raise StateError(
+            f"{_MOST_NAMES} other attempts at export {export_id} are in the way of this one: "
+            f"remove what has no manifest in {self._bucket.url(staging.name)} and after it"
+        )
+
+    def _orders(self) -> dict[str, Order]:
+        """The exports by their names, the newest first; attempts at some may be among them."""
+        folders = self._bucket.folders()
+        held = self._bucket.objects(f"{AHEAD}/") if AHEAD in folders else []
+        return orders(filter(id_in, folders), (each.name.partition("/")[2] for each in held))
+
+    def _upload(
+        self,
+        directory: Path,
+        name: str,
+        manifest: Manifest,
+        attempt: str,
+        abandoned: Callable[[], bool],
+    ) -> list[str]:
+        """The names of what has been uploaded, all or nothing. `TakenError` as `upload_new`."""
+        uploaded: list[str] = []
+        try:
+            for file in manifest.files:
+                stop_if(abandoned)
+                uploaded.append(f"{name}/{file.path}")
+                self._bucket.upload_new(uploaded[-1], directory / file.path, attempt, abandoned)
+            stop_if(abandoned)
+        except Exception:
+            self._discard(uploaded, attempt)
+            raise
+        return uploaded
+
+    def _seal(self, export_id: str, seal: _Seal) -> bool:
+        """Decide the export; whether it is this attempt."""
+        for _ in range(5):
+            if self._bucket.put_new(_seal_name(export_id), msgspec.json.encode(seal)):
+                return True
+            there = self._seal_of(export_id)
+            if there is not None:
+                return there.attempt == seal.attempt
+        raise StateError(f"{self._bucket.url(_seal_name(export_id))} cannot be written")
+
+    def _finish(self, export_id: str, seal: _Seal) -> bytes | None:
+        """Put the manifest of a sealed export; None if its files have been removed since."""
+        content = seal.manifest.encode()
+        held = {found.name: found.bytes for found in self._bucket.objects(f"{seal.name}/")}
+        for file in decode(content, self._bucket.url(seal.name)).files:
+            if held.get(f"{seal.name}/{file.path}") != file.bytes:
+                return None
+        self._bucket.put_new(f"{seal.name}/{MANIFEST}", content)
+        # Whoever was frozen before the put may come after the removal.
+        again = self._seal_of(export_id)
+        if again is None or again.removed:
+            self._bucket.delete(f"{seal.name}/{MANIFEST}")
+            return None
+        return content
+
+    def _finish_or_remove(self, name: str, objects: list[Held], limit: datetime) -> list[str]:
+        """What has no manifest: the files of a sealed export, of a live attempt, or leftovers."""
+        export_id = id_in(name)
+        assert export_id is not None
+        seal = self._seal_of(export_id)
+        if seal is not None and seal.name == name and self.find(export_id) is not None:
+            return []
+        removed = seal is not None and seal.removed and seal.name == name
+        if not removed and max(held.modified for held in objects) > limit:
+            return []
+        for held in objects:
+            self._bucket.delete(held.name)
+        return [name]
+
+    def _forget_seals(self, seals: list[Held], exports: set[str | None]) -> None:
+        limit = self._clock() - timedelta(days=SEAL_DAYS)
+        for held in seals:
+            export_id = Path(held.name).stem
+            if held.name != _PROBE and export_id not in exports and held.modified < limit:
+                self._bucket.delete(held.name)
+
+    def _probe(self) -> None:
+        """Without conditional writes two sinks could both publish, and neither would notice."""
+        if self._bucket.put_new(_PROBE, b"") and self._bucket.put_new(_PROBE, b""):
+            raise StateError(
+                f"the server of {self._bucket.url()} ignores If-None-Match, so exports could be "
+                "overwritten there: use one that honours it on put"
+            )
+
+    def _discard(self, names: list[str], attempt: str) -> None:
+        """Remove what nobody can see; what stays is removed by the next sweep."""
+        self._left |= dict.fromkeys(names, attempt)
+        try:
+            for name in names:
+                self._bucket.discard(name, attempt)
+                self._left.pop(name, None)
+        except StateError:  # the rest would fail as well
+            return
+
+    def _seal_of(self, export_id: str) -> _Seal | None:
+        content = self._bucket.read(_seal_name(export_id))
+        try:
+            return None if content is None else msgspec.json.decode(content, type=_Seal)
+        except msgspec.MsgspecError:
+            url = self._bucket.url(_seal_name(export_id))
+            raise StateError(f"{url} is no seal: remove it if nobody needs it") from None
+
+    def _decoded(
+        self,
+        name: str,
+        content: bytes,
+        skipped: Skipped = ignore_skipped,
+        order: Order | None = None,
+    ) -> Finished | None:
+        try:
+            return finished_from(name, self._bucket.url(name), content, order)
+        except UsageError as error:
+            skipped(str(error))
+            return None
+
+
+def _seal_name(export_id: str) -> str:
+    return f"{_SEALS}/{export_id}.json"
+
+
+def _names(name: str) -> Iterator[str]:
+    """That name, then those of the seconds after it."""
+    stamp, _, export_id = name.partition("_")
+    moment = datetime.strptime(stamp, _STAMP)  # noqa: DTZ007 -- a name has no other zone
+    while True:
+        yield f"{moment.strftime(_STAMP)}_{export_id}"
+        moment += timedelta(seconds=1)

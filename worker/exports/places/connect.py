@@ -1,0 +1,82 @@
+"""Which place of exports a setting names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worker.errors import ConfigurationError
+from worker.exports.places.directory import DirectoryPlace
+from worker.exports.places.place import Place
+from worker.settings import S3Settings, Settings, secret
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_BUCKET = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
+_READ_SECONDS = 20
+"""A server that says nothing for so long is away. boto's own 60 s would be silence."""
+
+
+def place_of(
+    settings: Settings, environment: Mapping[str, str], patience: float | None = None
+) -> Place:
+    """The place of `settings.exports`: a directory, or `s3://bucket/prefix`.
+
+    A server that is away is waited for `patience` seconds, by default for minutes. Nothing is asked
+    of it yet. Raises ConfigurationError.
+    """
+    if not settings.exports.startswith("s3:"):
+        return DirectoryPlace(Path(settings.exports))
+    found = _BUCKET.fullmatch(settings.exports)
+    prefix = "" if found is None else (found[2] or "").strip("/")
+    if found is None or any(part in ("", ".", "..") for part in prefix.split("/") if prefix):
+        raise ConfigurationError(
+            "exports names no bucket as S3 allows them: use a directory or s3://bucket/prefix"
+        )
+    from worker.exports.places.bucket import BucketPlace  # noqa: PLC0415 -- likewise
+    from worker.exports.places.objects import Bucket  # noqa: PLC0415 -- importing boto3 takes 0.2 s
+    from worker.exports.places.outages import PATIENCE_SECONDS  # noqa: PLC0415 -- likewise
+
+    seconds = PATIENCE_SECONDS if patience is None else patience
+    connect = partial(_client, settings.s3, environment)
+    bucket = Bucket(connect, found[1], prefix, patience=seconds)
+    return BucketPlace(bucket, Path(settings.data) / "sink" / "staging")
+
+
+def _client(settings: S3Settings, environment: Mapping[str, str]) -> S3Client:
+    import boto3  # noqa: PLC0415 -- as above
+    from botocore.config import Config  # noqa: PLC0415 -- as above
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415 -- as above
+
+    key = secret(settings.secret_access_key_file, environment, "BUDDY_S3_SECRET_ACCESS_KEY")
+    if (settings.access_key_id is None) != (key is None):
+        raise ConfigurationError(
+            "[s3]: access_key_id and the secret access key go together: set both, or neither to "
+            "use what the environment gives (AWS_ACCESS_KEY_ID, a profile, a role)"
+        )
+    # A server of one's own rarely has a name in DNS for each bucket.
+    style: Any = {"addressing_style": "path"} if settings.endpoint else None
+    # Trying again is up to `outages`, and so is telling: of a server that hangs, within 30 s.
+    config = Config(
+        s3=style,
+        connect_timeout=10,
+        read_timeout=_READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": 1},
+    )
+    try:
+        session = boto3.Session(
+            aws_access_key_id=settings.access_key_id,
+            aws_secret_access_key=key,
+            region_name=settings.region or environment.get("AWS_REGION") or None,
+        )
+        return session.client("s3", endpoint_url=settings.endpoint, config=config)
+    except ValueError:  # its text repeats the URL, which may hold what nobody may see
+        raise ConfigurationError(
+            "[s3]: the endpoint (or AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL) is no URL of a server"
+        ) from None
+    except BotoCoreError as error:
+        raise ConfigurationError(f"[s3]: {' '.join(str(error).split())}") from None

@@ -1,0 +1,365 @@
+"""Exports in a directory, which several sinks may share.
+
+The seal of an export is its staging directory, renamed to `.seals/<export_id>`: a rename onto a
+directory that is not empty fails, and a seal never is, since the lock file stays in it. The export
+itself is then renamed out of the seal to its final name, by whoever comes first.
+
+Symbolic links in it are never followed (`links`): one that is called like an export, a seal or a
+leftover is named in the log, once a sweep, and left alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from worker.errors import StateError, UsageError
+from worker.exports.layout import MANIFEST, id_in
+from worker.exports.order import AHEAD, Order, is_of, orders, overtaken
+from worker.exports.places.hangs import Calls
+from worker.exports.places.links import is_directory, link_on_the_way, open_below
+from worker.exports.places.place import (
+    SEAL_DAYS,
+    Finished,
+    GoneError,
+    Skipped,
+    copy_out,
+    finished_from,
+    ignore_skipped,
+    stop_if,
+    tell_overtaken,
+)
+from worker.exports.places.staging import (
+    Staging,
+    create_private,
+    hidden_name,
+    is_hidden,
+    sweep,
+    sync_directory,
+)
+from worker.private import DIRECTORY_MODE
+
+_SEALS: Final = ".seals"
+_READ: Final = 1 << 20
+_PROBE: Final = 1 << 20
+"""So many bytes must fit."""
+_TAKEN: Final = (errno.ENOTEMPTY, errno.EEXIST)
+_IN_THE_WAY: Final = (*_TAKEN, errno.ENOTDIR)
+"""Of a rename of a directory: ENOTDIR where a file or a link has the name."""
+
+_log = structlog.get_logger(__name__)
+
+
+class DirectoryPlace:
+    """A `Place` that is a directory; it is made when something is published.
+
+    Once it was seen it has to stay that very directory: below a volume that was unmounted there is
+    another one, without the seals. Every method but `fetch` raises `StateError` for another one.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Both clocks are in seconds; by the steady one a call hangs."""
+        self._root = root
+        self._seals = root / _SEALS
+        self._ahead = root / AHEAD
+        self._clock = clock
+        self._calls = Calls(root, steady)
+        self._seen: tuple[int, int] | None = None
+        """Device and inode of the root."""
+
+    def tell(self, tell: Callable[[str | None], object]) -> None:
+        """See `Place`: a disk that refuses is not waited for."""
+
+    def hang(self) -> str | None:
+        """See `Place`."""
+        return self._calls.hang()
+
+    def close(self) -> None:
+        """See `Place`."""
+
+    def find(self, export_id: str) -> Finished | None:
+        """See `Place`."""
+        with self._guard():
+            self._finish(export_id)
+            for name in self._names(export_id):
+                found = self._read(name)
+                if found is not None:
+                    return found
+        return None
+
+    def sealed(self, export_id: str) -> bool:
+        """See `Place`."""
+        with self._guard():
+            return self._is_sealed(export_id) or bool(self._names(export_id))
+
+    def finished(self, skipped: Skipped = ignore_skipped) -> Iterator[Finished]:
+        """See `Place`."""
+        with self._guard():
+            there = orders(self._names(), self._marks())
+        for name, order in there.items():
+            with self._calls.running():
+                found = self._read(name, skipped, order)
+            if found is not None:
+                yield found
+
+    def staging(self, name: str) -> Staging:
+        """See `Place`: on the same disk as the exports, since it is renamed."""
+        return Staging(self._root, name, self._calls)
+
+    def publish(self, staging: Staging, abandoned: Callable[[], bool]) -> Finished:
+        """See `Place`."""
+        export_id = id_in(staging.name)
+        if export_id is None:
+            raise ValueError(f"{staging.name} is no export's name")
+        with self._guard():
+            staging.sync()
+            there = self.find(export_id)
+            if there is not None:
+                return there
+            final = self._root / staging.name
+            if os.path.lexists(final):
+                raise StateError(f"{final} exists already; it is not overwritten")
+            stop_if(abandoned)
+            self._mark(overtaken(orders(self._names(), self._marks()), staging.name), staging.name)
+            self._seal(staging, export_id)
+            found = self.find(export_id)
+        if found is None:
+            raise StateError(f"export {export_id} was published before, and has been removed since")
+        return found
+
+    def fetch(self, name: str, directory: Path) -> None:
+        """See `Place`."""
+        finished = self._root / name
+        try:
+            content = self._manifest(name)
+        except PermissionError as error:
+            raise StateError(f"{finished / MANIFEST} cannot be read: {error.strerror}") from None
+        except OSError:
+            raise GoneError(f"there is no export {finished}") from None
+        try:
+            copy_out(content, str(finished), directory, lambda p, to: _copy(finished, p, to))
+        except StateError:
+            if not os.path.lexists(finished / MANIFEST):
+                raise GoneError(f"export {finished} has been removed meanwhile") from None
+            raise
+
+    def remove(self, name: str) -> None:
+        """See `Place`."""
+        if id_in(name) is None:
+            raise ValueError(f"{name} is no export's name")
+        with self._guard():
+            hidden = self._root / hidden_name(name)
+            if (self._root / name).is_symlink():
+                return
+            try:
+                (self._root / name).rename(hidden)
+            except FileNotFoundError:
+                return
+            sync_directory(self._root)
+            shutil.rmtree(hidden, ignore_errors=True)
+
+    def sweep(self) -> list[str]:
+        """See `Place`."""
+        with self._guard():
+            for link in self._links():
+                _log.warning("export_link_ignored", path=str(link))
+            seals = [s for s in self._entries(self._seals) if self._is_sealed(s.name)]
+            sealed = {seal.name: seal.stat().st_mtime for seal in seals}
+            # A clock that is wrong for a moment forgets nothing: the newest seal must agree.
+            now = min(self._clock(), max(sealed.values(), default=0.0))
+            for seal in seals:
+                self._finish(seal.name)
+                age = now - sealed[seal.name]
+                if age > SEAL_DAYS * 24 * 3600 and not self._names(seal.name):
+                    shutil.rmtree(seal, ignore_errors=True)
+            names = self._names()
+            for mark in self._entries(self._ahead):
+                if not is_of(mark.name, names):
+                    mark.unlink(missing_ok=True)
+            return [path.name for path in sweep(self._root)]
+
+    def probe(self) -> None:
+        """See `Place`."""
+        trial = self.staging("probe")
+        try:
+            with self._guard():
+                trial.open()
+                with (trial.directory / "probe").open("xb") as file:
+                    file.write(bytes(_PROBE))  # a full disk may well take empty directories
+                    file.flush()
+                    os.fsync(file.fileno())
+                if is_directory(self._seals):
+                    _check_writable(self._seals)
+        finally:
+            trial.discard()
+
+    def _links(self) -> Iterator[Path]:
+        """Links that stand where an export, a seal or a leftover would."""
+        for path in self._entries(self._root):
+            own = path in (self._seals, self._ahead)
+            if own or id_in(path.name) is not None or is_hidden(path.name):
+                found = path if path.is_symlink() else path / MANIFEST
+                if found.is_symlink():
+                    yield found
+        yield from (path for path in self._entries(self._seals) if path.is_symlink())
+
+    def _seal(self, staging: Staging, export_id: str) -> None:
+        """Decide the export: what is staged is it, unless another one is sealed already."""
+        self._seals.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+        seal = self._seals / export_id
+        for path in (self._seals, seal):
+            _check_no_link(path)
+        try:
+            staging.outer.rename(seal)
+        except OSError as error:
+            if error.errno in _TAKEN:
+                return
+            raise
+        staging.release()
+        for directory in (self._seals, self._root):
+            sync_directory(directory)
+
+    def _marks(self) -> list[str]:
+        return [path.name for path in self._entries(self._ahead)]
+
+    def _mark(self, marks: Sequence[str], name: str) -> None:
+        """Note that these came before the export of that name."""
+        if not marks:
+            return
+        if self._ahead.is_symlink():
+            raise StateError(
+                f"{self._ahead} is a symbolic link, which is never followed: remove it"
+            )
+        self._ahead.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+        for mark in marks:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+            os.close(create_private(str(self._ahead / mark), flags))
+        for directory in (self._ahead, self._root):
+            sync_directory(directory)
+        tell_overtaken(name, marks)
+
+    def _finish(self, export_id: str) -> None:
+        """Give a sealed export its final name, unless it has it, or had it."""
+        if not self._is_sealed(export_id):
+            return
+        for staged in self._entries(self._seals / export_id):
+            if id_in(staged.name) is None or not is_directory(staged):
+                continue  # the lock
+            try:
+                staged.rename(self._root / staged.name)
+            except FileNotFoundError:
+                continue  # another one was quicker
+            except OSError as error:
+                if error.errno in _IN_THE_WAY:
+                    raise StateError(
+                        f"{self._root / staged.name} is in the way of a finished export: move it"
+                    ) from None
+                raise
+            sync_directory(self._root)
+
+    def _is_sealed(self, export_id: str) -> bool:
+        return is_directory(self._seals) and is_directory(self._seals / export_id)
+
+    def _names(self, export_id: str | None = None) -> list[str]:
+        """The directories that are called like an export (with that id), the latest time first."""
+        ids = ((path, id_in(path.name)) for path in self._entries(self._root))
+        found = (path for path, there in ids if there is not None and export_id in (None, there))
+        return sorted((path.name for path in found if is_directory(path)), reverse=True)
+
+    def _read(
+        self, name: str, skipped: Skipped = ignore_skipped, order: Order | None = None
+    ) -> Finished | None:
+        where = (self._root / name).absolute()
+        try:
+            return finished_from(name, str(where), self._manifest(name), order)
+        except UsageError as error:
+            skipped(str(error))
+        except OSError as error:
+            if is_directory(where):  # else it has just been removed
+                skipped(f"{where / MANIFEST} cannot be read: {error.strerror or error}")
+        return None
+
+    def _manifest(self, name: str) -> bytes:
+        """OSError if it cannot be read, has just been removed, or is no export."""
+        with os.fdopen(open_below(self._root / name, MANIFEST), "rb") as file:
+            return file.read()
+
+    def _entries(self, directory: Path) -> list[Path]:
+        if directory != self._root and not is_directory(directory):
+            return []
+        try:
+            return sorted(directory.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            with self._calls.running():
+                self._check_root()
+                yield
+        except OSError as error:
+            raise StateError(
+                f"cannot use the exports in {self._root}: {error.strerror or error}"
+            ) from error
+
+    def _check_root(self) -> None:
+        """Raises StateError unless the root is the directory that was seen first."""
+        try:
+            root = self._root.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        else:
+            found = (root.st_dev, root.st_ino) if stat.S_ISDIR(root.st_mode) else None
+        if self._seen is None:
+            self._seen = found
+        if found != self._seen:
+            raise StateError(
+                f"{self._root} was replaced or unmounted while in use: restart the sink if that is"
+                " right"
+            )
+
+
+def _check_writable(directory: Path) -> None:
+    """Raises OSError unless entries can be made in it."""
+    trial = directory / hidden_name("probe")
+    trial.mkdir(mode=DIRECTORY_MODE)
+    trial.rmdir()
+
+
+def _check_no_link(path: Path) -> None:
+    if path.is_symlink():
+        raise StateError(f"{path} is a symbolic link, which is never followed: remove it")
+
+
+def _copy(finished: Path, path: str, target: Path) -> str:
+    """Copy one file of a finished export; the SHA-256 of what was copied."""
+    try:
+        source = open_below(finished, path)
+    except OSError as error:
+        why = "a symbolic link is never followed"
+        problem = why if link_on_the_way(finished, path) else error.strerror or str(error)
+        raise StateError(f"{finished / path} cannot be read: {problem}") from None
+    digest = hashlib.sha256()
+    with os.fdopen(source, "rb") as original:
+        copy = create_private(str(target), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with os.fdopen(copy, "wb") as file:
+            while data := original.read(_READ):
+                digest.update(data)
+                file.write(data)
+    return digest.hexdigest()

@@ -1,0 +1,339 @@
+"""The objects below a prefix of an S3-compatible bucket, as far as exports need them.
+
+What matters is written on condition that it is not there yet (`If-None-Match: *`), which the
+server decides; a client that asks again because an answer was lost must not take itself for
+another one, so each object says whose attempt it is. Memory is bounded: a file is sent as it is
+read, or in parts of which one is held at a time. A server that is away is waited for (`outages`),
+but not in order to clean up: that is for later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from botocore.exceptions import BotoCoreError, ClientError
+
+from worker.errors import StateError
+from worker.exports.places.outages import PATIENCE_SECONDS, Persistent, Tell
+from worker.exports.places.place import stop_if
+from worker.exports.places.s3_errors import (
+    MISSING,
+    THERE,
+    code_of,
+    is_outage,
+    is_refusal,
+    problem_of,
+)
+from worker.exports.places.staging import create_private
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, MultipartUploadTypeDef
+
+PART: Final = 16 * 1024 * 1024
+"""Larger files are sent in parts of this size or, where that is not enough, larger ones."""
+_MOST_PARTS: Final = 10_000
+
+
+class TakenError(Exception):
+    """Another attempt holds an object of that name."""
+
+
+class Held(msgspec.Struct, frozen=True):
+    """An object that is there: its name below the prefix, its size, when it was written."""
+
+    name: str
+    bytes: int
+    modified: datetime
+
+
+class Bucket:
+    """Objects by their names below the prefix. Every method blocks and raises `StateError`."""
+
+    def __init__(
+        self,
+        connect: Callable[[], S3Client],
+        bucket: str,
+        prefix: str,
+        *,
+        part: int = PART,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        """`connect` gives a client that tries once. Raises what that raises."""
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._part = part
+        self._server = Persistent(connect, is_outage, self._problem, patience)
+        self._left: set[str] = set()
+        """Uploads that could not be aborted."""
+
+    def tell(self, tell: Tell) -> None:
+        """Whom to tell that the server is away, or back."""
+        self._server.tell = tell
+
+    def close(self) -> None:
+        """Nothing is waited for any more."""
+        self._server.close()
+
+    def url(self, name: str = "") -> str:
+        """Where an object is, for a person."""
+        return f"s3://{self._bucket}/{self._prefix}{name}".rstrip("/")
+
+    def now(self) -> datetime:
+        """The time by the server's clock, which also says when objects were written."""
+        with self._guard():
+            answer = self._server.call(
+                lambda s3: s3.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+            )
+        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return datetime.now(UTC) if date is None else parsedate_to_datetime(date)
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a small object; None if it is not there."""
+        with self._guard():
+            try:
+                return self._server.call(lambda s3: self._read(s3, name))
+            except ClientError as error:
+                if code_of(error) in MISSING:
+                    return None
+                raise
+
+    def download(self, name: str, path: Path) -> str:
+        """Write an object into a new file; returns its SHA-256."""
+        with self._guard():
+            return self._server.call(lambda s3: self._download(s3, name, path))
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a small object, whether it is there or not."""
+        key = self._prefix + name
+        with self._guard():
+            self._server.call(lambda s3: s3.put_object(Bucket=self._bucket, Key=key, Body=content))
+
+    def put_new(self, name: str, content: bytes) -> bool:
+        """Write a small object unless there is one; whether this call (or its repeat) did.
+
+        False may also mean that an earlier try of this very call did, whose answer was lost.
+        """
+        key = self._prefix + name
+        with self._guard():
+            try:
+                self._server.call(
+                    lambda s3: s3.put_object(
+                        Bucket=self._bucket, Key=key, Body=content, IfNoneMatch="*"
+                    )
+                )
+            except ClientError as error:
+                if code_of(error) in THERE:
+                    return False
+                raise
+            return True
+
+    def upload_new(
+        self, name: str, path: Path, attempt: str, abandoned: Callable[[], bool]
+    ) -> None:
+        """Write a file as a new object. `TakenError` if another attempt has one of that name.
+
+        When `abandoned` turns true between two parts, it gives up with `StateError`.
+        """
+        key = self._prefix + name
+        with self._guard():
+            try:
+                size = path.stat().st_size
+                if size > self._part:
+                    part = max(self._part, -(-size // _MOST_PARTS))
+                    self._upload_parts(key, path, attempt, part, abandoned)
+                else:
+                    self._server.call(lambda s3: self._upload(s3, key, path, attempt))
+            except ClientError as error:
+                if code_of(error) not in THERE | {"NoSuchUpload"}:
+                    raise
+                if self._server.call(lambda s3: self._attempt_of(s3, name)) != attempt:
+                    raise TakenError from None
+
+    def objects(self, below: str = "") -> list[Held]:
+        """All objects whose names begin so."""
+        with self._guard():
+            return self._server.call(lambda s3: self._objects(s3, below))
+
+    def folders(self) -> list[str]:
+        """The first parts of names that have a `/`."""
+        with self._guard():
+            return self._server.call(self._folders)
+
+    def delete(self, name: str) -> None:
+        """Remove an object; none is fine as well."""
+        key = self._prefix + name
+        with self._guard():
+            self._server.call(lambda s3: s3.delete_object(Bucket=self._bucket, Key=key))
+
+    def discard(self, name: str, attempt: str) -> None:
+        """Remove an object if it is of that attempt. Tried once."""
+
+        def remove(s3: S3Client) -> None:
+            if self._attempt_of(s3, name) == attempt:
+                s3.delete_object(Bucket=self._bucket, Key=self._prefix + name)
+
+        with self._guard():
+            self._server.call_once(remove)
+
+    def abort_uploads(self, ours: Callable[[str], bool], before: datetime) -> None:
+        """End what was uploaded in parts, begun before that moment and never completed.
+
+        And whatever this one could not end when it was to be.
+        """
+        with self._guard():
+            for upload in self._server.call(self._uploads):
+                key, number = upload["Key"], upload["UploadId"]
+                abandoned = upload["Initiated"] < before and ours(key[len(self._prefix) :])
+                if abandoned or number in self._left:
+                    self._end_upload(key, number)
+            self._left.clear()
+
+    # --- One request after the other, of one try --------------------------------------------------
+
+    def _read(self, s3: S3Client, name: str) -> bytes:
+        answer = s3.get_object(Bucket=self._bucket, Key=self._prefix + name)
+        with closing(answer["Body"]) as body:
+            return body.read()
+
+    def _download(self, s3: S3Client, name: str, path: Path) -> str:
+        digest = hashlib.sha256()
+        answer = s3.get_object(Bucket=self._bucket, Key=self._prefix + name)
+        path.unlink(missing_ok=True)  # what an earlier try has left
+        descriptor = create_private(str(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with os.fdopen(descriptor, "wb") as file, closing(answer["Body"]) as body:
+            for chunk in body.iter_chunks(1 << 20):
+                digest.update(chunk)
+                file.write(chunk)
+        return digest.hexdigest()
+
+    def _upload(self, s3: S3Client, key: str, path: Path, attempt: str) -> None:
+        with path.open("rb") as file:
+            s3.put_object(
+                Bucket=self._bucket,
+                Key=key,
+                Body=file,
+                IfNoneMatch="*",
+                Metadata={"attempt": attempt},
+            )
+
+    def _objects(self, s3: S3Client, below: str) -> list[Held]:
+        pages = s3.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._prefix + below
+        )
+        return [
+            Held(found["Key"][len(self._prefix) :], found["Size"], found["LastModified"])
+            for page in pages
+            for found in page.get("Contents", ())
+        ]
+
+    def _folders(self, s3: S3Client) -> list[str]:
+        pages = s3.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._prefix, Delimiter="/"
+        )
+        return [
+            found["Prefix"][len(self._prefix) : -1]
+            for page in pages
+            for found in page.get("CommonPrefixes", ())
+        ]
+
+    def _uploads(self, s3: S3Client) -> list[MultipartUploadTypeDef]:
+        pages = s3.get_paginator("list_multipart_uploads").paginate(
+            Bucket=self._bucket, Prefix=self._prefix
+        )
+        return [upload for page in pages for upload in page.get("Uploads", ())]
+
+    def _upload_parts(
+        self, key: str, path: Path, attempt: str, part: int, abandoned: Callable[[], bool]
+    ) -> None:
+        """Each request may be tried again by itself: the same part twice is one part."""
+        upload = self._server.call(lambda s3: self._begin_upload(s3, key, attempt))
+        parts: list[CompletedPartTypeDef] = []
+        try:
+            with path.open("rb") as file:
+                while data := file.read(part):
+                    stop_if(abandoned)
+                    parts.append(self._upload_part(key, upload, len(parts) + 1, data))
+            self._server.call(
+                lambda s3: s3.complete_multipart_upload(
+                    Bucket=self._bucket,
+                    Key=key,
+                    UploadId=upload,
+                    MultipartUpload={"Parts": parts},
+                    IfNoneMatch="*",
+                )
+            )
+        except BaseException:
+            self._left.add(upload)
+            with suppress(BotoCoreError, ClientError):
+                self._end_upload(key, upload)
+                self._left.discard(upload)
+            raise
+
+    def _begin_upload(self, s3: S3Client, key: str, attempt: str) -> str:
+        """Its id. The server checks each part, and the whole, where checksums are in use."""
+        config: Any = s3.meta.config  # its stubs lack what is new
+        checked = config.request_checksum_calculation == "when_supported"
+        return s3.create_multipart_upload(
+            Bucket=self._bucket,
+            Key=key,
+            Metadata={"attempt": attempt},
+            # The stubs cannot say that a keyword may be missing.
+            **({"ChecksumAlgorithm": "CRC32"} if checked else {}),  # type: ignore[arg-type]
+        )["UploadId"]
+
+    def _upload_part(self, key: str, upload: str, number: int, data: bytes) -> CompletedPartTypeDef:
+        answer = self._server.call(
+            lambda s3: s3.upload_part(
+                Bucket=self._bucket, Key=key, UploadId=upload, PartNumber=number, Body=data
+            )
+        )
+        sent: CompletedPartTypeDef = {"PartNumber": number, "ETag": answer["ETag"]}
+        if "ChecksumCRC32" in answer:
+            sent["ChecksumCRC32"] = answer["ChecksumCRC32"]
+        return sent
+
+    def _end_upload(self, key: str, upload: str) -> None:
+        try:
+            self._server.call_once(
+                lambda s3: s3.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload)
+            )
+        except ClientError as error:
+            if code_of(error) != "NoSuchUpload":
+                raise
+
+    def _attempt_of(self, s3: S3Client, name: str) -> str | None:
+        try:
+            head = s3.head_object(Bucket=self._bucket, Key=self._prefix + name)
+        except ClientError as error:
+            if code_of(error) in MISSING:
+                return None
+            raise
+        return head["Metadata"].get("attempt")
+
+    # --- What went wrong --------------------------------------------------------------------------
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """One line for whatever goes wrong; the server's own text may hold what it must not."""
+        try:
+            yield
+        except (BotoCoreError, ClientError) as error:
+            if is_refusal(error):
+                self._server.renew()
+            raise StateError(self._problem(error)) from None
+        except OSError as error:
+            raise StateError(
+                f"{error.filename or 'a file'} cannot be used: {error.strerror or error}"
+            ) from error
+
+    def _problem(self, error: BotoCoreError | ClientError) -> str:
+        return f"cannot use the exports in {self.url()}: {problem_of(error, self._bucket)}"

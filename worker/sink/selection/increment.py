@@ -1,0 +1,184 @@
+"""The rows of an incremental export: the pass of `spool`, with a look at what was delivered.
+
+Blocking: meant for a thread. Memory is bounded as there. Deletions are listed in the order of
+`STAGES`, those that refer first, so whoever applies them line by line breaks no reference.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from schemas import ENTITIES
+from worker.exports.layout import DELETIONS
+from worker.sink.selection.bookmarks import Draft, Mark
+from worker.sink.selection.compare import Gone, Row, compare
+from worker.sink.selection.ids import Ids
+from worker.sink.selection.plan import Ascending, Picked, Picker, Reader, Reason, Selection
+from worker.sink.selection.spool import LineFile, Pass, Spooled, Watch
+from worker.sink.store.rows import REFERRED
+from worker.sink.store.snapshot import Snapshot
+
+_BATCH: Final = 2_000
+"""Rows noted at once: the store is held up for a few milliseconds."""
+
+
+class Increment(msgspec.Struct, frozen=True):
+    """What an incremental export will be made of; counts by entity."""
+
+    spooled: Spooled
+    deletions: Path | None
+    """As deletions.ndjson will hold them; None without a base."""
+    deleted: Mapping[str, Mapping[Reason, int]]
+    into_base: Mapping[str, int]
+    totals: Mapping[str, int]
+
+
+class BaseDamagedError(Exception):
+    """The bookmark has not the rows that it should have. Stays within the sink."""
+
+
+class Deletion(msgspec.Struct, frozen=True):
+    """One line of deletions.ndjson."""
+
+    entity: str
+    key: str
+    reason: Reason
+
+
+def spool_increment(
+    snapshot: Snapshot,
+    selection: Selection,
+    directory: Path,
+    watch: Watch,
+    draft: Draft,
+    base: Mark | None,
+) -> Increment:
+    """As `spool`, but of the rows only those that are new or changed since `base`, all without one.
+
+    Notes in `draft` what will then have been delivered, and seals it. Raises `BaseDamagedError`
+    besides.
+    """
+    writing = _Writing(snapshot, selection, directory, watch, draft, base)
+    found = {entity: writing.entity(entity) for entity in selection.in_stages()}
+    picked = {entity: found[entity] for entity in selection.entities}
+    totals = {entity: one.rows for entity, one in picked.items()}
+    draft.seal(totals)
+    spooled = Spooled(
+        {entity: directory / f"{entity}.ndjson" for entity in picked},
+        {entity: writing.changed[entity] for entity in picked},
+        {entity: writing.earliest[entity] for entity in picked},
+        picked,
+    )
+    deleted = {entity: dict(writing.deleted[entity]) for entity in picked}
+    return Increment(
+        spooled,
+        writing.deletions if base is not None else None,
+        {entity: reasons for entity, reasons in deleted.items() if reasons},
+        {entity: writing.into_base[entity] for entity in picked if writing.into_base[entity]},
+        totals,
+    )
+
+
+class _Writing:
+    """The pass, entity after entity, and what it comes to."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        selection: Selection,
+        directory: Path,
+        watch: Watch,
+        draft: Draft,
+        base: Mark | None,
+    ) -> None:
+        self.deletions = directory / DELETIONS
+        self.changed: Counter[str] = Counter()
+        self.earliest: dict[str, str | None] = {}
+        self.deleted: dict[str, Counter[Reason]] = {}
+        self.into_base: Counter[str] = Counter()
+        self._snapshot = snapshot
+        self._directory = directory
+        self._watch = watch
+        self._draft = draft
+        self._base = base
+        self._pass = Pass(snapshot, selection, directory)
+        self._referred = {
+            name: Ids(directory, f"referred-{name}")
+            for name in selection.entities
+            if name in REFERRED and base is not None
+        }
+        self._total = sum(snapshot.counts[entity] for entity in selection.entities)
+        self._done = 0
+
+    def entity(self, entity: str) -> Picked:
+        """Write the rows of one entity; those that refer first."""
+        picker = self._pass.picker(entity)
+        self.deleted[entity] = Counter()
+        self.earliest[entity] = None
+        compared = compare(self._judged(entity, picker), self._delivered(entity))
+        with (
+            LineFile(self._directory / f"{entity}.ndjson") as rows,
+            LineFile(self.deletions, more=True) as gone,
+        ):
+            for one in self._noted(entity, self._counted(entity, compared)):
+                if isinstance(one, Gone):
+                    self.deleted[entity][one.reason] += 1
+                    line = Deletion(entity, one.key.decode(), one.reason)
+                    gone.write([msgspec.json.encode(line)])
+                else:
+                    self.changed[entity] += 1
+                    rows.write([one.row])
+        return picker.picked()
+
+    def _judged(self, entity: str, picker: Picker) -> Iterator[tuple[bytes, bytes, Reason | None]]:
+        for keys, block in self._snapshot.keyed_blocks(entity):
+            yield from zip(keys, block, picker.judge(block), strict=True)
+            self._done += len(block)
+            self._watch.look(self._done, self._total)
+
+    def _delivered(self, entity: str) -> Iterator[tuple[bytes, bytes]]:
+        if self._base is None:
+            return
+        seen = 0
+        for pair in self._snapshot.delivered(self._base.generation, entity):
+            seen += 1
+            yield pair
+        if seen != self._base.rows.get(entity, 0):
+            raise BaseDamagedError
+
+    def _noted(self, entity: str, compared: Iterator[Row | Gone]) -> Iterator[Row | Gone]:
+        """Note every row that belongs; pass on those that have to be delivered or deleted."""
+        batch: list[tuple[bytes, bytes]] = []
+        for one in compared:
+            if isinstance(one, Row):
+                batch.append((one.key, one.digest))
+                if len(batch) >= _BATCH:
+                    self._draft.note(entity, batch)
+                    batch = []
+                if not one.changed:
+                    continue
+            yield one
+        if batch:
+            self._draft.note(entity, batch)
+
+    def _counted(self, entity: str, compared: Iterator[Row | Gone]) -> Iterator[Row | Gone]:
+        """Count the rows of the base that rows in here refer to, and find the earliest in here."""
+        reader = Reader(ENTITIES[entity], self._referred)
+        own = self._referred.get(entity)
+        referred = Ascending(own.ascending()) if own is not None else None
+        for one in compared:
+            if isinstance(one, Row):
+                if one.changed:
+                    day, references = reader.read(one.row)
+                    earliest = self.earliest[entity]
+                    self.earliest[entity] = day if earliest is None else min(earliest, day)
+                    for name, id_ in references:
+                        self._referred[name].add(id_)
+                elif referred is not None and referred.has(one.key.decode()):
+                    self.into_base[entity] += 1
+            yield one

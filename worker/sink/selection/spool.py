@@ -1,0 +1,164 @@
+"""The rows of an export on their way from the snapshot to the writers: one file an entity.
+
+Blocking: meant for a thread. Memory stays bounded by a block of rows, what `Known` remembers and
+the runs of `Ids`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+from schemas import ENTITIES
+from worker.errors import StateError
+from worker.sink.selection.ids import Ids
+from worker.sink.selection.plan import Known, Picked, Picker, Pulls, Reason, Selection
+from worker.sink.store import rocks
+from worker.sink.store.rows import REFERRED
+from worker.sink.store.snapshot import Snapshot
+
+_CHUNK: Final = 1024 * 1024
+
+
+class Spooled(msgspec.Struct, frozen=True):
+    """What an export will be made of, by entity.
+
+    `files` hold one canonical row a line, `rows` are their numbers, `earliest` the days of their
+    earliest rows. `picked` says what became of the rows of the selection.
+    """
+
+    files: Mapping[str, Path]
+    rows: Mapping[str, int]
+    earliest: Mapping[str, str | None]
+    picked: Mapping[str, Picked]
+
+
+class AbandonedError(Exception):
+    """Nobody waits for the export any more. Stays within the sink."""
+
+
+class Watch(msgspec.Struct, frozen=True):
+    """Who waits: `advance` is told how many of the rows were looked at."""
+
+    advance: Callable[[int, int], None]
+    abandoned: Callable[[], bool]
+
+    def look(self, done: int, total: int) -> None:
+        """So many were looked at. Raises `AbandonedError` where nobody waits any more."""
+        if self.abandoned():
+            raise AbandonedError
+        self.advance(done, total)
+
+
+def spool(snapshot: Snapshot, selection: Selection, directory: Path, watch: Watch) -> Spooled:
+    """Write the rows that belong into an export to files in `directory`, in the store's order.
+
+    Raises `AbandonedError` soon after nobody waits for them any more, and `StateError`.
+    """
+    passes = Pass(snapshot, selection, directory)
+    total = sum(snapshot.counts[entity] for entity in selection.entities)
+    done = 0
+    files: dict[str, Path] = {}
+    picked: dict[str, Picked] = {}
+    for entity in selection.in_stages():
+        picker = passes.picker(entity)
+        files[entity] = directory / f"{entity}.ndjson"
+        with LineFile(files[entity]) as file:
+            for block in snapshot.blocks(entity):
+                file.write(kept(block, picker.judge(block)))
+                done += len(block)
+                watch.look(done, total)
+        picked[entity] = picker.picked()
+    picked = {entity: picked[entity] for entity in selection.entities}
+    return Spooled(
+        {entity: files[entity] for entity in picked},
+        {entity: found.rows for entity, found in picked.items()},
+        {entity: found.earliest for entity, found in picked.items()},
+        picked,
+    )
+
+
+class Pass:
+    """What the entities of one pass share: who is known, and what a date range pulls in."""
+
+    def __init__(self, snapshot: Snapshot, selection: Selection, directory: Path) -> None:
+        self._known = Known(snapshot.users_of)
+        self._days = selection.days
+        targets = [name for name in selection.entities if name in REFERRED]
+        self._pulled = {
+            name: Ids(directory, f"pulled-{name}") for name in targets if selection.days.limited
+        }
+
+    def picker(self, entity: str) -> Picker:
+        """The picker of an entity; ask in the order of `Selection.in_stages`, one after the other.
+
+        The one before must have judged all its rows.
+        """
+        pulled = self._pulled.get(entity)
+        wanted = pulled.ascending() if pulled is not None else iter(())
+        refer = {name: ids.add for name, ids in self._pulled.items()}
+        return Picker(ENTITIES[entity], self._known, self._days, Pulls(wanted, refer))
+
+
+def kept(rows: list[bytes], fates: list[Reason | None]) -> list[bytes]:
+    """Those of the rows that belong into the export."""
+    if not any(fates):
+        return rows
+    return [row for row, fate in zip(rows, fates, strict=True) if fate is None]
+
+
+class LineFile:
+    """A file of lines, readable by the owner only, written in chunks of 1 MiB or more.
+
+    It must be new, but with `more`, which adds to what is there. Raises `StateError`.
+    """
+
+    def __init__(self, path: Path, *, more: bool = False) -> None:
+        self._mode = os.O_APPEND if more else os.O_EXCL
+        self._path = path
+        self._held: list[bytes] = []
+        self._size = 0
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        try:
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | self._mode, 0o600)
+        except OSError as error:
+            raise StateError(rocks.in_one_line(self._path.parent, error)) from None
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._write_all()
+        finally:
+            os.close(self._descriptor)
+
+    def write(self, lines: Sequence[bytes]) -> None:
+        """More lines, without their ends."""
+        for line in lines:
+            self._size += len(line) + 1
+        self._held += lines
+        if self._size >= _CHUNK:
+            self._write_all()
+
+    def _write_all(self) -> None:
+        if not self._held:
+            return
+        left = memoryview(b"\n".join(self._held) + b"\n")
+        self._held, self._size = [], 0
+        try:
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+        except OSError as error:
+            raise StateError(rocks.in_one_line(self._path.parent, error)) from None

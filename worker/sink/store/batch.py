@@ -1,0 +1,95 @@
+"""A batch of accepted messages being read: what it comes to, before anything is written. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from worker.accepted import Foreign, Refused, Split, read_rows, source_partition
+from worker.brokers.contract import Message, Partition
+from worker.index.tails import Tail
+from worker.sink.store.rows import Referring
+from worker.sink.store.snapshot import ROW
+
+
+class SetAside(msgspec.Struct, frozen=True):
+    """A message that is no canonical row, as it stood in the topic."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    key: bytes | None
+    value: bytes | None
+
+
+class Batch:
+    """Of each key the latest message, of each partition the next offset and the tail."""
+
+    def __init__(
+        self,
+        kinds: Mapping[str, Referring],
+        tags: Mapping[str, bytes],
+        positions: Mapping[Partition, int],
+    ) -> None:
+        self.latest: dict[bytes, tuple[Message, bytes, Referring]] = {}
+        self.refused: list[Refused] = []
+        self.split: dict[tuple[str, int, int], Split] = {}
+        self.next: dict[Partition, int] = {}
+        self.tails: dict[Partition, Tail] = {}
+        self.changed = self.deleted = self.repeats = self.skipped = 0
+        self._kinds = kinds
+        self._keys = {topic: ROW + tag for topic, tag in tags.items()}
+        self._positions = positions
+
+    def read(self, messages: Sequence[Message], partitions: Mapping[str, int]) -> None:
+        """Read the messages, without those that were applied before.
+
+        `partitions` is as in `read_rows`.
+        """
+        for _, found in read_rows(self._new(messages), partitions):
+            topic = found[0][0].topic
+            kind, prefix = self._kinds[topic], self._keys[topic]
+            for message, row in found:
+                if isinstance(row, Foreign):
+                    self.refused.append(Refused(message, row))
+                    continue
+                key = prefix + (message.key or b"")
+                overtaken = self.latest.pop(key, None)
+                if overtaken is not None:
+                    self.repeats += 1  # overtaken within the batch: it never shows
+                    if overtaken[0].value != message.value:
+                        self.compare(source_partition(overtaken[0]), message)
+                users = b"" if row is None else kind.users(row)
+                self.latest[key] = (message, users, kind)
+
+    def compare(self, before: int, message: Message) -> None:
+        """Note whether a version of a key is from another partition than the one before it."""
+        now = source_partition(message)
+        if now != before:
+            place = (message.topic, message.partition, message.offset)
+            self.split.setdefault(place, Split(message, before, now))
+
+    def aside(self) -> list[SetAside]:
+        """The foreign messages, as they are kept."""
+        return [
+            SetAside(m.topic, m.partition, m.offset, reason.value, m.key, m.value)
+            for m, reason in self.refused
+        ]
+
+    def _new(self, messages: Sequence[Message]) -> list[Message]:
+        """Those that were not applied before; with them the next offsets move on."""
+        new = []
+        place = Partition("", 0)
+        following = 0
+        for message in messages:
+            if message.partition != place.number or message.topic != place.topic:
+                place = Partition(message.topic, message.partition)
+                following = self.next.get(place) or self._positions.get(place, 0)
+            if message.offset < following:
+                self.skipped += 1
+                continue
+            self.next[place] = following = message.offset + 1
+            new.append(message)
+        return new

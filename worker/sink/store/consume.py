@@ -1,0 +1,395 @@
+"""Reading the accepted topics into the store: the one place that polls them.
+
+Promises: what is applied is read again at most, never lost; the event loop is never held for long
+(a batch is applied in a thread); an outage of the broker is waited out; a store that is damaged, or
+was made of another log than there is now, is wiped and filled again; one that cannot be
+written ends it (`StateError`). For a cut, partitions are held: the store is brought to exactly the
+offset where each was to stop, and what has been read beyond waits in memory (a batch of each
+partition at most).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import msgspec
+import structlog
+
+from schemas import ENTITIES
+from worker.brokers.contract import Broker, Message, Partition, Reader
+from worker.clock import Clock
+from worker.engine.backoff import Backoff
+from worker.errors import WAITED_OUT, MissingTopic, NoAnswer, StateLost
+from worker.index.freshness import (
+    created_anew,
+    is_another,
+    other_topics,
+    outside_the_log,
+    reason_to_rebuild,
+)
+from worker.index.resuming import another_log, went_back
+from worker.sink.reports import Reports, unheard
+from worker.sink.store.row_store import FORMAT, RowStore
+from worker.topics import Names
+
+Advance = Callable[[int, int], None]
+"""Told of progress: done, of total."""
+
+_BATCH: Final = 2000  # RocksDB holds the interpreter while it writes: a few milliseconds
+_POLL_SECONDS: Final = 0.2
+_NONE: Final = 1 << 63
+"""A limit that no offset reaches."""
+_CURRENT_EVERY_MS: Final = 30_000
+_LOOK_EVERY_MS: Final = 5_000
+"""Whether the topics are still those that the store was made of."""
+_SILENT_MS: Final = 20_000
+"""So long nothing may come while there is something to be read."""
+_BROKER, _ACCEPTED, _STORE = "broker", "accepted topics", "store"
+"""What the consumer can be hindered in."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Counts(msgspec.Struct):
+    """What was consumed since the start. `expired` messages were gone before they were read."""
+
+    read: int = 0
+    changed: int = 0
+    deleted: int = 0
+    repeats: int = 0
+    foreign: int = 0
+    expired: int = 0
+
+
+class Consumer:
+    """Consumes the accepted topics of one prefix; `open`, then `run` in a task of its own."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        store: RowStore,
+        names: Names,
+        clock: Clock,
+        reports: Reports | None = None,
+    ) -> None:
+        self.counts = Counts()
+        self._broker = broker
+        self._store = store
+        self._names = names
+        self._topics = [names.accepted(entity) for entity in ENTITIES]
+        self._clock = clock
+        self._steady = steady = clock.steady
+        self._reader: Reader | None = None
+        self._positions: dict[Partition, int] = {}
+        self._identities: dict[str, str] = {}
+        self._others = (names.export_requests, names.exports, names.schedules)
+        self._limits: dict[Partition, int] = {}
+        self._beyond: list[Message] = []
+        self._moved = asyncio.Condition()
+        self._awaited: tuple[int, dict[Partition, int]] | None = None
+        self._current_at = -_CURRENT_EVERY_MS
+        self._looked_at = steady()
+        self._came_at = steady()
+        self._holding = False
+        self._was_away = False
+        self._wiped: str | None = None
+        """Why the store was wiped while it was held."""
+        self._reports = reports or unheard(steady)
+
+    async def open(self) -> None:
+        """Begin where the store stands, or at the start where it cannot be trusted any more.
+
+        Raises `MissingTopic`, `BrokerUnavailable`, `StateError`.
+        """
+        self._reader = self._broker.reader()
+        await self._begin(self._store.damaged)
+        self._reports.health.restored()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Consume until `stop` is set, and finish the batch in hand. Raises `StateError`."""
+        outage = Backoff(self._steady)
+        damage = Backoff(self._steady, first=1.0, longest=60.0)
+        while not stop.is_set():
+            try:
+                lost = self._store.damaged or await self._is_another()
+                if lost is not None:
+                    self._reports.hindered(_STORE, lost)
+                    await self._begin(lost)
+                await self._step()
+                if await self._keep_current():
+                    damage.succeeded()
+                    self._reports.free(_STORE)
+                if self._reports.lag_is_due():
+                    await self._measure_lag()
+                    self._reports.damage(await self._broker.damage())
+                    self._reports.log_upkeep(self._broker.hindrance())
+                    self._reports.skips(await self._broker.skipped())
+                outage.succeeded()
+                self._reports.free(_BROKER)
+            except WAITED_OUT as error:
+                self._was_away = True
+                seconds = outage.failed()
+                self._reports.hindered(_BROKER, str(error))
+                _log.warning("sink_waits_for_broker", error=str(error), seconds=round(seconds, 1))
+                await sleep(stop, seconds)
+            except StateLost:  # the store says so from now on
+                await sleep(stop, damage.failed())
+            self._reports.look_at_clock()
+            self._reports.alive()  # also in an outage: a restart cures none
+
+    async def hold(
+        self, entities: Iterable[str], patience: float = 60.0, advance: Advance | None = None
+    ) -> dict[Partition, int]:
+        """Bring these entities to their ends of now and stop there; the offsets, once reached.
+
+        Open transactions count: their rows are waited for. `run` does the work, and goes on with
+        other entities; `release` lets go. Raises `NoAnswer` after `patience` seconds without
+        progress, `StateLost` where the store is wiped, and `BrokerUnavailable`; then release as
+        well.
+        """
+        self._holding = True
+        self.check_held()
+        topics = {self._names.accepted(entity) for entity in entities}
+        places = [place for place in self._positions if place.topic in topics]
+        spans = await self._broker.spans(places, uncommitted=True)
+        self.check_held()
+        reader = self._opened()
+        # What has been read meanwhile was committed, and may be in the store already.
+        ends = {place: max(spans[place].end, reader.position(place)) for place in places}
+        self._limits |= ends
+        total = left = self._behind(ends)
+        while left:
+            if advance is not None:
+                advance(total - left, total)
+            try:
+                async with asyncio.timeout(patience):
+                    left = await self._less_behind(ends, left)
+            except TimeoutError:
+                raise NoAnswer(
+                    f"the accepted topics could not be read to their ends: {left} messages are "
+                    f"missing and none came for {patience:.0f} s"
+                ) from None
+        return ends
+
+    def check_held(self) -> None:
+        """Raise `StateLost` if the store has been wiped since the first `hold`, or is to be."""
+        lost = self._wiped or self._store.damaged
+        if lost is not None:
+            raise StateLost(f"the store is read again, begin anew: {lost}")
+
+    def release(self) -> None:
+        """Go on with everything that is held."""
+        self._limits = {}
+        self._holding = False
+        self._wiped = None
+
+    async def close(self) -> None:
+        """Stop reading; `run` must have ended."""
+        self._reports.rest()
+        if self._reader is not None:
+            await self._reader.close()
+
+    async def _begin(self, lost: str | None) -> None:
+        """Assign the positions where the store stands; wipe it first where it is `lost`, or old."""
+        # First of all: a topic that is created anew from now on has another identity than these.
+        identities = await self._look_at_topics()
+        topics = await self._broker.topics(self._topics)
+        for name in self._topics:
+            if name not in topics or name not in identities:
+                raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
+        places = [
+            Partition(name, number)
+            for name in self._topics
+            for number in range(topics[name].partitions)
+        ]
+        now = self._clock.wall()
+        spans = await self._broker.spans(places)
+        saved = self._store.saved()
+        reason = (
+            lost
+            or reason_to_rebuild(saved, topics, spans, now, version=FORMAT, identities=identities)
+            or await another_log(self._broker, saved, spans, self._reports.alive)
+        )
+        held = dict(saved.positions)
+        if reason is not None:
+            await asyncio.to_thread(self._store.wipe, reason)
+            held = {}
+        self._reports.rebuilt(self._store.wiped)
+        if not held:
+            held = {place: spans[place].start for place in places}
+            await asyncio.to_thread(self._store.apply, [], held, identities)
+            await asyncio.to_thread(self._store.stamp_current, now)
+            for place, start in held.items():
+                if start:  # rows may be among what was removed: `Span`
+                    self._expired(place, start)
+        async with self._moved:
+            if self._holding:
+                self._wiped = reason
+            self._limits, self._beyond, self._awaited = {}, [], None
+            self._current_at = self._steady() - _CURRENT_EVERY_MS
+            self._positions, self._identities = held, identities
+            self._moved.notify_all()
+        self._opened().assign(held)
+
+    async def _look_at_topics(self) -> dict[str, str]:
+        """The identities of the accepted topics; tells which others were created anew."""
+        identities = await self._broker.identities([*self._topics, *self._others])
+        others = {name: identities.pop(name) for name in self._others if name in identities}
+        for name, identity in others.items():
+            if is_another(self._store.topics.get(name), identity):
+                self._reports.recreated(name)
+        await asyncio.to_thread(self._store.note_topics, others)
+        return identities
+
+    async def _is_another(self) -> str | None:
+        """Why what is read is not what the store was made of, if that is so.
+
+        Messages before the position are compared after every outage, and where the log has ended
+        before it.
+        """
+        lost = await self._made_of_others()
+        if lost is not None or not self._was_away:
+            return lost
+        saved = self._store.saved()
+        spans = await self._broker.spans(saved.positions)
+        lost = outside_the_log(saved, spans) or await another_log(
+            self._broker, saved, spans, self._reports.alive
+        )
+        self._was_away = False
+        return lost
+
+    async def _made_of_others(self) -> str | None:
+        """Which topic is no longer the one that the store was made of; looked at now and then."""
+        if self._steady() - self._looked_at < _LOOK_EVERY_MS:
+            return None
+        identities = await self._look_at_topics()
+        topics = await self._broker.topics(self._topics)
+        for name in self._topics:
+            if name not in topics or name not in identities:
+                raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
+        self._looked_at = self._steady()
+        saved = self._store.saved()
+        return created_anew(self._identities, identities) or other_topics(saved, topics)
+
+    async def _step(self) -> None:
+        reader = self._opened()
+        paused = [p for p, limit in self._limits.items() if reader.position(p) >= limit]
+        read = await reader.read(_BATCH, _POLL_SECONDS, paused)
+        reached = {p: reader.position(p) for p in self._positions}
+        anew = went_back(read, reached, self._positions)
+        if anew is not None:
+            position = self._positions[anew]
+            _log.warning(
+                "accepted_ended_early", topic=anew.topic, partition=anew.number, position=position
+            )
+            self._was_away = True
+            reader.assign(self._positions)
+            return
+        # Of each partition what was kept comes first. Limits may have come or gone meanwhile.
+        messages, self._beyond = _parted(self._beyond + read, self._limits)
+        limits = self._limits
+        positions = {p: min(offset, limits.get(p, _NONE)) for p, offset in reached.items()}
+        self._report_expired(reader)
+        if messages or positions != self._positions:
+            await self._apply(messages, positions)
+
+    async def _apply(self, messages: list[Message], positions: dict[Partition, int]) -> None:
+        applied = await asyncio.to_thread(self._store.apply, messages, positions, self._identities)
+        self._came_at = self._steady()
+        self._reports.applied(applied)
+        counts = self.counts
+        counts.read += len(messages)
+        counts.changed += applied.changed
+        counts.deleted += applied.deleted
+        counts.repeats += applied.repeats
+        counts.foreign += len(applied.refused)
+        async with self._moved:
+            self._positions = positions
+            self._moved.notify_all()
+
+    def _report_expired(self, reader: Reader) -> None:
+        for place, count in reader.expired().items():
+            self._expired(place, count)
+        for place, count in reader.skipped().items():
+            self._reports.expired(count)
+            _log.error("accepted_skipped", topic=place.topic, partition=place.number, count=count)
+
+    def _expired(self, place: Partition, count: int) -> None:
+        self.counts.expired += count
+        self._reports.expired(count)
+        _log.error("accepted_expired", topic=place.topic, partition=place.number, count=count)
+
+    async def _keep_current(self) -> bool:
+        """Stamp the store when it has reached the ends of a moment ago; whether it was stamped."""
+        if self._awaited is None and self._steady() - self._current_at >= _CURRENT_EVERY_MS:
+            self._current_at = self._steady()
+            self._awaited = self._clock.wall(), await self._ends()
+        if self._awaited is None or self._behind(self._awaited[1]):
+            return False
+        await asyncio.to_thread(self._store.stamp_current, self._awaited[0])
+        self._awaited = None
+        return True
+
+    async def _measure_lag(self) -> None:
+        """Tell how far the store is behind, and whether nothing comes of what there is."""
+        ends = await self._ends()
+        self._reports.lag(ends, self._positions)
+        # A request or an answer behind an open transaction reaches nobody either.
+        others = await self._broker.topics((self._names.export_requests, self._names.exports))
+        watched = [*ends]
+        watched += [Partition(t.name, n) for t in others.values() for n in range(t.partitions)]
+        stable = await self._broker.spans(watched)
+        spans = await self._broker.spans(watched, uncommitted=True)
+        self._reports.open_transactions({p: (stable[p].end, spans[p].end) for p in watched})
+        silent = (self._steady() - self._came_at) // 1000
+        if self._limits or not (behind := self._behind(ends)):
+            self._came_at = self._steady()
+            self._reports.free(_ACCEPTED)
+        elif silent >= _SILENT_MS // 1000:
+            reason = f"{behind} messages are to be read, and none has come for {silent} s"
+            self._reports.hindered(_ACCEPTED, reason)
+        else:
+            self._reports.free(_ACCEPTED)
+
+    async def _ends(self) -> dict[Partition, int]:
+        spans = await self._broker.spans(self._positions)
+        return {place: span.end for place, span in spans.items()}
+
+    def _behind(self, ends: Mapping[Partition, int]) -> int:
+        return sum(max(0, end - self._positions.get(place, 0)) for place, end in ends.items())
+
+    async def _less_behind(self, ends: Mapping[Partition, int], left: int) -> int:
+        async with self._moved:
+            await self._moved.wait_for(lambda: self._wiped or self._behind(ends) < left)
+        self.check_held()
+        return self._behind(ends)
+
+    def _opened(self) -> Reader:
+        if self._reader is None:
+            raise RuntimeError("open the consumer before it runs")
+        return self._reader
+
+
+def _parted(
+    messages: list[Message], limits: Mapping[Partition, int]
+) -> tuple[list[Message], list[Message]]:
+    """Those before the limits, and the rest; each in the order in which they came."""
+    if not limits:
+        return messages, []
+    before: list[Message] = []
+    beyond: list[Message] = []
+    for message in messages:
+        limit = limits.get(Partition(message.topic, message.partition), _NONE)
+        (before if message.offset < limit else beyond).append(message)
+    return before, beyond
+
+
+async def sleep(stop: asyncio.Event, seconds: float) -> None:
+    """Sleep, but no longer than until `stop`."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return
