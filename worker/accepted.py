@@ -17,12 +17,12 @@ from typing import Final, NamedTuple
 
 from schemas import ENTITIES
 from schemas.fields import Row
-from worker.brokers.contract import Message, Partition
 from worker.brokers.partitioner import partitions_for
 from worker.core.columns import ColumnDecoder
 from worker.core.decode import RecordDecoder
 from worker.core.keys import read_key
 from worker.core.outbox import SOURCE_HEADER
+from worker.stream import Message, Partition
 
 _ANY_SIZE: Final = 1 << 60
 """Only records are limited in size: a lower limit must not turn the rows of earlier ones away."""

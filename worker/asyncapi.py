@@ -7,10 +7,10 @@ from typing import Any, Final
 from schemas import ENTITIES, Entity, patterns
 from schemas.json_schema import Schema, key_schema, one_line, record_name, reference, row_name
 from worker import __version__
-from worker.brokers.contract import Topic
 from worker.core.outbox import ACCEPTED_AT_HEADER, SOURCE_HEADER, WARNINGS_HEADER
 from worker.core.violations import WARNINGS
 from worker.message_schemas import every_definition
+from worker.stream import Topic
 from worker.topics import Names, wanted
 
 _BINDING: Final = "0.5.0"

@@ -12,7 +12,6 @@ from typing import Final
 
 import msgspec
 
-from worker.brokers.contract import Message
 from worker.core.decode import Decoded, Deletion, Invalid, RecordDecoder, decoders, latest_moment
 from worker.core.keys import id_bytes
 from worker.core.references import missing, rejects, unexpected, verdict
@@ -21,6 +20,7 @@ from worker.core.unknown import UnknownNames
 from worker.core.violations import Code, Violation, violation
 from worker.files.records import FileRecord
 from worker.index.memory import MemoryIndex
+from worker.stream import Message
 
 _REFERRED: Final = frozenset({"users", "matches"})
 """Other entities refer to these."""

@@ -17,9 +17,10 @@ import msgspec
 from msgspec.structs import asdict
 
 from schemas import ENTITIES
-from worker.brokers.contract import GroupMember, Message, Partition, Span
+from worker.brokers.contract import GroupMember
 from worker.core.barrier import Counts, Progress
 from worker.core.internal import read_progress
+from worker.stream import Message, OffsetRange, Partition
 from worker.topics import Names
 
 STALLED_MS: Final = 30_000
@@ -67,7 +68,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """When, in milliseconds since 1970."""
     entries: Mapping[int, Entry]
     """By task."""
-    spans: Mapping[Partition, Span]
+    spans: Mapping[Partition, OffsetRange]
     """Of the inputs, as far as they are committed."""
     ends: Mapping[Partition, int]
     """Their ends with open transactions."""
@@ -385,7 +386,7 @@ def _figures(seen: Seen, entity: str, lags: Mapping[Partition, int]) -> Figures:
 
 def _position(seen: Seen, place: Partition, entity: str, book: Progress) -> int:
     """What of an input is read next. Of a topic that was made anew, nothing has been read."""
-    span = seen.spans.get(place, Span(0, 0))
+    span = seen.spans.get(place, OffsetRange(0, 0))
     known = book.topics.get(entity)
     position = book.next.get(entity, 0)
     if (known and known != seen.identities.get(place.topic)) or position > span.end:

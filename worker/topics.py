@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from schemas import ENTITIES
-from worker.brokers.contract import Topic
+from worker.stream import Topic
 
 _DAY_MS: Final = 24 * 3600 * 1000
 _REJECTIONS_MS: Final = 30 * _DAY_MS

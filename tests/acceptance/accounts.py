@@ -13,8 +13,9 @@ from typing import Any
 from schemas import ENTITIES
 from tests.acceptance.kit import DEADLINE, Buddy
 from worker.brokers.connect import connect
-from worker.brokers.contract import Broker, Message, Partition
+from worker.brokers.contract import Broker
 from worker.settings import Settings
+from worker.stream import Message, Partition
 from worker.topics import Names
 
 Verdict = tuple[str, tuple[str, ...]]

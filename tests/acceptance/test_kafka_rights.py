@@ -28,10 +28,10 @@ from tests.acceptance.kit import Buddy, Service
 from tests.kafka_rights import Right, Rights, rights_of
 from tests.kafka_server import KafkaServer, running
 from tests.maven import free_ports
-from worker.brokers.contract import Outgoing
 from worker.brokers.kafka.broker import KafkaBroker
 from worker.brokers.kafka.security import KafkaSecurity
 from worker.errors import BrokerUnavailable, ConfigurationError
+from worker.stream import ProducerRecord
 
 pytestmark = [pytest.mark.kafka, pytest.mark.acceptance, pytest.mark.timeout(600)]
 
@@ -138,13 +138,13 @@ async def becomes(service: Service, port: int, says: str | None, within: float) 
         await asyncio.sleep(0.1)
 
 
-def one(name: str) -> Outgoing:
+def one(name: str) -> ProducerRecord:
     """A user, who is accepted, or a record that is rejected."""
     key = str(uuid.uuid4())
     record = {"id": key, "first_name": "A", "last_name": "B", "email": f"{key}@b.org"}
     record |= {"role": "participant", "joined_at": "2026-01-01T00:00:00Z"}
     value = json.dumps(record if name == "good" else {"id": key}).encode()
-    return Outgoing("buddy.in.users", key.encode(), value)
+    return ProducerRecord("buddy.in.users", key.encode(), value)
 
 
 @asynccontextmanager

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.kafka_server import KafkaServer, running
-from worker.brokers.contract import Outgoing, Partition, Topic
 from worker.brokers.kafka.broker import KafkaBroker
 from worker.brokers.kafka.security import KafkaSecurity
 from worker.errors import BrokerUnavailable, ConfigurationError
+from worker.stream import Partition, ProducerRecord, Topic
 
 pytestmark = [pytest.mark.kafka, pytest.mark.acceptance]
 
@@ -52,9 +52,11 @@ async def test_every_kind_of_client_logs_in(
         topic = f"in-{username}"
         here = Partition(topic, 0)
         assert await broker.create([Topic(topic, 1)]) == [topic]
-        assert await broker.publish([Outgoing(topic, b"k", b"published")]) == [(0, 0)]
+        assert await broker.publish([ProducerRecord(topic, b"k", b"published")]) == [(0, 0)]
         committer = await broker.committer(f"task-{username}", "group")
-        assert await committer.commit([Outgoing(topic, b"k", b"committed")], {here: 1}) == [(0, 1)]
+        assert await committer.commit([ProducerRecord(topic, b"k", b"committed")], {here: 1}) == [
+            (0, 1)
+        ]
         reader = broker.reader()
         reader.assign({here: 0})
         values: list[bytes | None] = []

@@ -16,10 +16,10 @@ from tests.acceptance.accounts import broker_of, everything
 from tests.acceptance.conftest import Another
 from tests.acceptance.kit import Buddy, Service, eventually
 from tests.unit.test_sink_rows import user
-from worker.brokers.contract import Outgoing
 from worker.exports.verify import verify
 from worker.sink.agenda import Standing
 from worker.sink.requests import Announcement, decode_announcement, export_id_of
+from worker.stream import ProducerRecord
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.slow]
 
@@ -80,8 +80,10 @@ async def _prepare(buddy: Buddy) -> None:
     async with broker_of(buddy) as broker:
         for start in range(0, ROWS, 5_000):
             rows = (user(n) for n in range(start, start + 5_000))
-            await broker.publish([Outgoing(accepted, key, value) for key, value in rows])
-        await broker.publish([Outgoing(buddy.names.schedules, b"monthly", value, partition=0)])
+            await broker.publish([ProducerRecord(accepted, key, value) for key, value in rows])
+        await broker.publish(
+            [ProducerRecord(buddy.names.schedules, b"monthly", value, partition=0)]
+        )
 
 
 async def _announcements(buddy: Buddy) -> list[Announcement]:

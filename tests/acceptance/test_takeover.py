@@ -24,10 +24,10 @@ from tests.acceptance.kit import Buddy, Service
 from tests.contract.helpers import configure
 from tests.kafka_server import KafkaServer, running
 from tests.unit.test_sink_rows import encode, milestone, user
-from worker.brokers.contract import Outgoing, Partition
 from worker.brokers.kafka.broker import KafkaBroker
 from worker.core.outbox import SOURCE_HEADER
 from worker.errors import BuddyError
+from worker.stream import Partition, ProducerRecord
 
 pytestmark = [
     pytest.mark.acceptance,
@@ -90,7 +90,7 @@ class Stream:
         await self._broker.open()
         await self._eye.open()
         topic = self.names.inputs("users")
-        ((number, offset),) = await self._broker.publish([Outgoing(topic, *user(1))])
+        ((number, offset),) = await self._broker.publish([ProducerRecord(topic, *user(1))])
         self.sent[f"{topic}/{number}/{offset}"] = time.monotonic()
         work = [asyncio.create_task(self._send()), asyncio.create_task(self._watch())]
         try:
@@ -108,7 +108,7 @@ class Stream:
     async def publish(self, entity: str, key: bytes | None, value: bytes, partition: int) -> str:
         """One record more; its coordinate."""
         topic = self.names.inputs(entity)
-        written = await self._broker.publish([Outgoing(topic, key, value, (), partition)])
+        written = await self._broker.publish([ProducerRecord(topic, key, value, (), partition)])
         place = f"{topic}/{partition}/{written[0][1]}"
         self.sent[place] = time.monotonic()
         return place
@@ -165,7 +165,7 @@ class Stream:
             rows = []
             for q in range(TASKS):
                 self._number += 1
-                rows.append(Outgoing(topic, *milestone(self._number, 1), (), q))
+                rows.append(ProducerRecord(topic, *milestone(self._number, 1), (), q))
             try:
                 written = await self._broker.publish(rows)
             except BuddyError:

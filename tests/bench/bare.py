@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from schemas import ENTITIES
 from tests.bench.running import opened
-from worker.brokers.contract import Outgoing, Partition
+from worker.stream import Partition, ProducerRecord
 from worker.topics import Names
 
 TRANSACTION = 5_000
@@ -51,7 +51,9 @@ async def _copy_embedded(
                 found = await reader.read(min(TRANSACTION, total - copied), _STALL_SECONDS)
                 if not found:
                     raise TimeoutError(f"{total - copied} records are missing")
-                copies = [Outgoing(output, m.key, m.value, partition=m.partition) for m in found]
+                copies = [
+                    ProducerRecord(output, m.key, m.value, partition=m.partition) for m in found
+                ]
                 offsets = {Partition(m.topic, m.partition): m.offset + 1 for m in found}
                 await committer.commit(copies, offsets)
                 copied += len(found)

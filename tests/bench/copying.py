@@ -16,8 +16,9 @@ from tests.bench import mix
 from tests.bench.figures import Cost
 from tests.bench.running import PARTITIONS, RECORD_LIMIT, ended, opened, publish
 from tests.bench.setting import Bench
-from worker.brokers.contract import Broker, Outgoing, Partition, Topic
+from worker.brokers.contract import Broker
 from worker.errors import BrokerUnavailable
+from worker.stream import Partition, ProducerRecord, Topic
 from worker.topics import Names, wanted
 
 WARM_UP = 10
@@ -58,7 +59,7 @@ def own_buddy(bench: Bench, kind: str, **settings: object) -> Iterator[Buddy]:
 
 
 async def prepare(
-    url: str, names: Names, messages: Iterable[Outgoing], partitions: int = PARTITIONS
+    url: str, names: Names, messages: Iterable[ProducerRecord], partitions: int = PARTITIONS
 ) -> tuple[int, float]:
     """Topics of their own, and the records on the inputs: how many, and how many a second."""
     async with topics(url, names, partitions) as broker:

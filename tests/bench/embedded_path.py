@@ -21,8 +21,9 @@ from tests.bench.running import (
 )
 from tests.bench.setting import Bench
 from tests.bench.waiting import Waits
-from worker.brokers.contract import Broker, Outgoing, Partition
+from worker.brokers.contract import Broker
 from worker.sink.requests import ExportRequest, decode_announcement, encode_request
+from worker.stream import Partition, ProducerRecord
 from worker.topics import Names
 
 SECTION = "embedded"
@@ -116,7 +117,7 @@ async def _exported(broker: Broker, names: Names) -> float:
     reader = broker.reader()
     reader.assign({Partition(names.exports, 0): 0})
     request = ExportRequest("bench", ("milestones",), ("csv",))
-    await broker.publish([Outgoing(names.export_requests, *encode_request(request))])
+    await broker.publish([ProducerRecord(names.export_requests, *encode_request(request))])
     try:
         async with asyncio.timeout(_PATIENCE_SECONDS):
             while True:

@@ -21,11 +21,12 @@ from tests.bench.figures import Cost, Figure, middle
 from tests.bench.machine import cpu_seconds
 from tests.bench.running import PARTITIONS, publish_at_once, started
 from tests.bench.setting import Bench
-from worker.brokers.contract import Broker, Message, Outgoing, Partition
+from worker.brokers.contract import Broker
 from worker.brokers.partitioner import partition_for
 from worker.core.addresses import owner_of
 from worker.demo.record import Record, Row, encode, key_of, uuid4
 from worker.index.contract import address_digest
+from worker.stream import Message, Partition, ProducerRecord
 
 UPDATES = 50_000
 """More than today's worker judges in the time it is given: then those judged by its end count."""
@@ -131,7 +132,7 @@ def _rate(bench: Bench, kind: str, *, moves: bool) -> Judged:
         return Judged(cost, bare_copy(buddy.broker, buddy.names, count))
 
 
-async def _judge(buddy: Buddy, messages: list[Outgoing], seconds: float) -> Cost:
+async def _judge(buddy: Buddy, messages: list[ProducerRecord], seconds: float) -> Cost:
     """Those judged when all are, or when the time is over."""
     async with topics(buddy.broker, buddy.names) as broker:
         worker = buddy.start("worker")

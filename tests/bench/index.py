@@ -12,9 +12,9 @@ from uuid import UUID
 
 import msgspec
 
-from worker.brokers.contract import Message, Partition
 from worker.index.contract import address_digest
 from worker.index.store import IndexStore
+from worker.stream import Message, Partition
 
 BATCH = 5_000
 LOOKUPS = 1_000_000

@@ -13,7 +13,6 @@ from schemas import ENTITIES
 from tests.bench import mix, validation
 from tests.bench.figures import Figure, Timing, alternate
 from tests.bench.setting import Bench
-from worker.brokers.contract import Message
 from worker.clock import Clock
 from worker.core.at_once import sorters
 from worker.core.columns import ColumnDecoder
@@ -23,6 +22,7 @@ from worker.core.round import Batch, decide
 from worker.core.task import INPUTS, Task
 from worker.demo.record import Record
 from worker.index.contract import Known, Learned
+from worker.stream import Message
 from worker.topics import Names
 
 BATCH = 2_000

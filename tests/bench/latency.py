@@ -25,9 +25,10 @@ from tests.bench.pacer import pacing
 from tests.bench.running import PARTITIONS, create, opened, started
 from tests.bench.setting import Bench
 from tests.bench.waiting import Ready, messages
-from worker.brokers.contract import Broker, Message, Partition
+from worker.brokers.contract import Broker
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
 from worker.core.violations import Code
+from worker.stream import Message, Partition
 from worker.topics import Names
 
 _QUIET_SECONDS = 2.0

@@ -23,7 +23,8 @@ from tests.bench.pacer import pacing
 from tests.bench.running import PARTITIONS, started
 from tests.bench.setting import Bench
 from tests.bench.waiting import Waits, messages
-from worker.brokers.contract import Broker, Partition
+from worker.brokers.contract import Broker
+from worker.stream import Partition
 from worker.topics import Names
 
 STEADY = 1_000.0

@@ -10,13 +10,13 @@ from itertools import cycle, islice
 from random import Random
 
 from schemas import ENTITIES
-from worker.brokers.contract import Outgoing
 from worker.core.decode import Decoded, RecordDecoder, latest_moment
 from worker.demo import words
 from worker.demo.programme import programme
 from worker.demo.record import Record, Row, encode, key_of, uuid4
 from worker.demo.stream import stream
 from worker.exports.spool import BLOCK
+from worker.stream import ProducerRecord
 from worker.topics import Names
 
 SEED = 7
@@ -63,11 +63,11 @@ def user(rng: Random, number: int) -> Record:
     return Record("users", key_of("users", row), encode(row))
 
 
-def outgoing(names: Names, records: Iterable[Record]) -> Iterator[Outgoing]:
+def outgoing(names: Names, records: Iterable[Record]) -> Iterator[ProducerRecord]:
     """The records as messages for the inputs, under their keys."""
     for record in records:
         key = None if record.key is None else record.key.encode()
-        yield Outgoing(names.inputs(record.entity), key, record.value)
+        yield ProducerRecord(names.inputs(record.entity), key, record.value)
 
 
 @lru_cache(maxsize=2)

@@ -20,7 +20,8 @@ from typing import IO
 from tests.bench import mix
 from tests.bench.figures import settled_memory
 from tests.bench.running import opened
-from worker.brokers.contract import Broker, Outgoing
+from worker.brokers.contract import Broker
+from worker.stream import ProducerRecord
 from worker.topics import Names
 
 TICK_SECONDS = 0.01
@@ -38,7 +39,7 @@ async def pace(url: str, prefix: str, rate: float, seconds: float) -> dict[str, 
             return await _pace(broker, messages, rate)
 
 
-async def _pace(broker: Broker, messages: list[Outgoing], rate: float) -> dict[str, float]:
+async def _pace(broker: Broker, messages: list[ProducerRecord], rate: float) -> dict[str, float]:
     start = time.perf_counter()
     sent, slowest, batches = 1, 0.0, 0
     while sent < len(messages):

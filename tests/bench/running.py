@@ -20,10 +20,10 @@ from tests.acceptance.kit import Buddy, Service
 from tests.bench.figures import Cost
 from tests.bench.machine import cpu_seconds
 from worker.brokers.connect import connect
-from worker.brokers.contract import Broker, Outgoing, Partition, Reader
-from worker.brokers.contract import Span as LogSpan
+from worker.brokers.contract import Broker, Reader
 from worker.core.outbox import SOURCE_HEADER
 from worker.settings import Settings
+from worker.stream import OffsetRange, Partition, ProducerRecord
 from worker.topics import Names, wanted
 
 PARTITIONS = 4
@@ -84,7 +84,7 @@ async def create(broker: Broker, names: Names, partitions: int = PARTITIONS) -> 
     await broker.create(wanted(names, partitions, RECORD_LIMIT).values())
 
 
-async def publish(broker: Broker, messages: Iterable[Outgoing]) -> tuple[int, float]:
+async def publish(broker: Broker, messages: Iterable[ProducerRecord]) -> tuple[int, float]:
     """Send them as `buddy send` does: how many, and how many a second without the first batch.
 
     That one connects, and on Kafka waits until the new topics take it.
@@ -97,7 +97,7 @@ async def publish(broker: Broker, messages: Iterable[Outgoing]) -> tuple[int, fl
     return sent, (sent - first) / (time.perf_counter() - start)
 
 
-async def publish_at_once(broker: Broker, messages: Sequence[Outgoing]) -> float:
+async def publish_at_once(broker: Broker, messages: Sequence[ProducerRecord]) -> float:
     """Send them in one transaction: services that run see all or nothing; when that was.
 
     So a backlog comes to services that have settled, and their start does not count.
@@ -175,7 +175,7 @@ class Run:
         finally:
             await reader.close()
 
-    async def _quiet(self, broker: Broker, progress: Reader) -> dict[Partition, LogSpan]:
+    async def _quiet(self, broker: Broker, progress: Reader) -> dict[Partition, OffsetRange]:
         """Wait for a moment in which nothing is committed and the ends are far enough.
 
         Each commit writes progress: while it does, the outcomes are left alone. On Kafka the ends

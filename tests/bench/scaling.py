@@ -22,7 +22,7 @@ from tests.bench.figures import Cost, Figure, middle
 from tests.bench.machine import cpu_seconds
 from tests.bench.running import GRACE_SECONDS, Run, Times
 from tests.bench.setting import Bench
-from worker.brokers.contract import Outgoing
+from worker.stream import ProducerRecord
 
 RECORDS = 60_000
 """At least: 61,555 of the demo's."""
@@ -136,7 +136,7 @@ def _measure(bench: Bench, shape: Shape) -> Measured:
 
 
 async def _judge(
-    bench: Bench, buddy: Buddy, shape: Shape, messages: list[Outgoing]
+    bench: Bench, buddy: Buddy, shape: Shape, messages: list[ProducerRecord]
 ) -> tuple[Times, float]:
     async with topics(buddy.broker, buddy.names, shape.partitions) as broker:
         workers = [buddy.elsewhere(f"w{n}").start("worker") for n in range(shape.workers)]
@@ -150,7 +150,7 @@ async def _judge(
         return run.times(start, await run.finish(broker)), idle
 
 
-async def _send(address: str, messages: Sequence[Outgoing]) -> float:
+async def _send(address: str, messages: Sequence[ProducerRecord]) -> float:
     """Send them in their order: services that run see all or nothing; when that was."""
     producer = AIOKafkaProducer(
         bootstrap_servers=address, transactional_id="bench-sender", linger_ms=_LINGER_MS

@@ -15,10 +15,10 @@ from schemas import ENTITIES
 from tests.bench import mix
 from tests.bench.figures import Figure, Timing, alternate
 from tests.bench.setting import Bench
-from worker.brokers.contract import Message, Partition
 from worker.core.decode import Decoded, Outcome, decoders
 from worker.core.references import Look, missing
 from worker.index.store import IndexStore
+from worker.stream import Message, Partition
 
 AIM = 250_000
 UNKNOWN_SHARE = 0.01

@@ -16,11 +16,12 @@ import msgspec
 
 from schemas import ENTITIES
 from tests.bench.running import PARTITIONS
-from worker.brokers.contract import Broker, Message, Partition
+from worker.brokers.contract import Broker
 from worker.core.barrier import Progress
 from worker.core.decode import Decoded, decoders
 from worker.core.keys import id_bytes
 from worker.engine.follower import INDEXED
+from worker.stream import Message, Partition
 from worker.topics import Names
 
 _EVER = datetime.max.replace(tzinfo=UTC)

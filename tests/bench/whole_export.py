@@ -22,8 +22,8 @@ from tests.bench.figures import Figure
 from tests.bench.machine import peak_memory
 from tests.bench.running import ended, opened
 from tests.bench.setting import Bench
-from worker.brokers.contract import Outgoing, Partition
 from worker.sink.requests import decode_announcement
+from worker.stream import Partition, ProducerRecord
 from worker.topics import Names
 
 SECTION = "exports"
@@ -78,7 +78,7 @@ def _figure(name: str, rows: int, seconds: float, sink: Service, note: str) -> F
 
 async def _fill(buddy: Buddy, total: int) -> None:
     topics = Names(buddy.names.prefix).accepted
-    messages = (Outgoing(topics(entity), key, row) for entity, key, row in mix.many(total))
+    messages = (ProducerRecord(topics(entity), key, row) for entity, key, row in mix.many(total))
     async with opened(buddy.broker) as broker:
         while batch := list(islice(messages, _BATCH)):
             await broker.publish(batch)

@@ -9,8 +9,9 @@ from typing import Final
 
 from tests.chaos.entities import Topics
 from tests.chaos.stream import Sent, Stream
-from worker.brokers.contract import Broker, Outgoing, Partition
+from worker.brokers.contract import Broker
 from worker.errors import BuddyError
+from worker.stream import Partition, ProducerRecord
 
 TICK: Final = 0.1
 """Seconds between two batches."""
@@ -87,12 +88,12 @@ class Pump:
         for start in range(0, len(records), _AT_ONCE):
             await self._insist(
                 [
-                    Outgoing(self._topics.inputs[sent.entity], sent.key, sent.value)
+                    ProducerRecord(self._topics.inputs[sent.entity], sent.key, sent.value)
                     for sent in records[start : start + _AT_ONCE]
                 ]
             )
 
-    async def _insist(self, messages: Sequence[Outgoing]) -> None:
+    async def _insist(self, messages: Sequence[ProducerRecord]) -> None:
         while True:
             try:
                 await self._broker.publish(messages)

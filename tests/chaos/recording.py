@@ -17,8 +17,9 @@ from typing import Any, Final, NamedTuple, Protocol
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from worker.brokers.contract import Broker, Partition, Reader
+from worker.brokers.contract import Broker, Reader
 from worker.errors import BrokerUnavailable
+from worker.stream import Partition
 
 _AT_ONCE: Final = 5_000
 

@@ -22,9 +22,10 @@ from tests.contract.helpers import (
 from tests.s3_server import S3Server
 from tests.simulation.broker.cluster import Cluster
 from tests.simulation.broker.connection import MemoryBroker
-from worker.brokers.contract import Broker, Partition, Topic
+from worker.brokers.contract import Broker
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.brokers.kafka.broker import KafkaBroker
+from worker.stream import Partition, Topic
 
 RETENTION_MS = 3_600_000
 

@@ -13,11 +13,12 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import PolicyViolationError
 from aiokafka.structs import TopicPartition
 
-from worker.brokers.contract import Broker, Message, Outgoing, Partition, Reader
+from worker.brokers.contract import Broker, Reader
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.brokers.embedded.store import transaction
 from worker.brokers.embedded.topics import partition_row, store
 from worker.brokers.kafka.topics import new_topic
+from worker.stream import Message, Partition, ProducerRecord
 
 PATIENCE = 20.0
 """Seconds within which anything must have happened; nothing normally takes so long."""
@@ -25,9 +26,9 @@ PATIENCE = 20.0
 _T = TypeVar("_T")
 
 
-def numbered(topic: str, values: Iterable[int], partition: int | None = 0) -> list[Outgoing]:
+def numbered(topic: str, values: Iterable[int], partition: int | None = 0) -> list[ProducerRecord]:
     """Messages whose values are these numbers."""
-    return [Outgoing(topic, b"k", b"%d" % value, partition=partition) for value in values]
+    return [ProducerRecord(topic, b"k", b"%d" % value, partition=partition) for value in values]
 
 
 def values(messages: Iterable[Message]) -> list[int]:

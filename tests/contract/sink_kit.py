@@ -15,7 +15,7 @@ from schemas import ENTITIES
 from tests.contract import conftest
 from tests.contract.helpers import PATIENCE
 from tests.unit.test_sink_rows import event, match, milestone, user
-from worker.brokers.contract import Broker, Outgoing, Partition
+from worker.brokers.contract import Broker
 from worker.clock import Clock, StepWatch
 from worker.core.barrier import Progress
 from worker.exports.places.directory import DirectoryPlace
@@ -28,6 +28,7 @@ from worker.sink.requests import Announcement, ExportRequest, decode_announcemen
 from worker.sink.retention import Keep
 from worker.sink.schedule import Schedule
 from worker.sink.service import serve
+from worker.stream import Partition, ProducerRecord
 from worker.topics import Names, wanted
 
 PARTITIONS = 2
@@ -92,12 +93,12 @@ class Sink:
 
     async def accept(self, entity: str, *rows: tuple[bytes | None, bytes | None]) -> None:
         topic = self.names.accepted(entity)
-        await self.broker.publish([Outgoing(topic, key, value) for key, value in rows])
+        await self.broker.publish([ProducerRecord(topic, key, value) for key, value in rows])
 
     async def send(self, entity: str, count: int, partition: int = 0) -> None:
         """Put records into an input, to be judged by `judge`."""
         topic = self.names.inputs(entity)
-        await self.broker.publish([Outgoing(topic, None, b"{}", partition=partition)] * count)
+        await self.broker.publish([ProducerRecord(topic, None, b"{}", partition=partition)] * count)
 
     async def judge(
         self, task: int, judged: Mapping[str, int], read: Mapping[str, int] | None = None
@@ -106,7 +107,7 @@ class Sink:
         progress = Progress(dict(read or judged), dict(judged))
         value = msgspec.json.encode(progress)
         topic = self.names.progress
-        await self.broker.publish([Outgoing(topic, b"%d" % task, value, partition=task)])
+        await self.broker.publish([ProducerRecord(topic, b"%d" % task, value, partition=task)])
 
     async def ends(self, topics: str) -> dict[str, dict[int, int]]:
         """The ends of all topics that `topics` ("accepted", "inputs") makes, by entity."""
@@ -122,7 +123,7 @@ class Sink:
     async def ask(self, value: bytes | ExportRequest, key: bytes | None = None) -> None:
         if isinstance(value, ExportRequest):
             key, value = encode_request(value)
-        await self.broker.publish([Outgoing(self.names.export_requests, key, value)])
+        await self.broker.publish([ProducerRecord(self.names.export_requests, key, value)])
 
     async def answer(self, status: str | None = None) -> Announcement:
         """The next announcement, of that status if one is named."""

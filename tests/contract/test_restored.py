@@ -19,12 +19,13 @@ from tests.contract.sink_kit import Sink, a_sink, csv_rows, fill
 from tests.contract.test_sink import consuming
 from tests.contract.worker_kit import Stage
 from tests.unit.test_sink_rows import match, user, uuid
-from worker.brokers.contract import Broker, Message, Outgoing, Partition
+from worker.brokers.contract import Broker
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.engine.follower import Follower
 from worker.index.freshness import Saved
 from worker.index.resuming import another_log
 from worker.index.tails import Tail, extended
+from worker.stream import Message, Partition, ProducerRecord
 from worker.topics import Names
 
 TASKS = 2
@@ -55,7 +56,7 @@ async def test_the_messages_read_last_are_compared(
     assert await another_log(broker, empty, await broker.spans(empty.positions)) is None
     values = [b"x", None, b"", b"y" * 10_000]
     rows = [
-        Outgoing(topic, b"%d" % n, values[n % 4], (("h", b"\xff"),), partition=n % TASKS)
+        ProducerRecord(topic, b"%d" % n, values[n % 4], (("h", b"\xff"),), partition=n % TASKS)
         for n in range(30)
     ]
     committer = await broker.committer(f"{topic}-writer", f"{topic}-group")

@@ -17,7 +17,7 @@ from tests.contract.conftest import Clock, Expire, unique
 from tests.contract.helpers import eventually
 from tests.contract.sink_kit import Sink, a_sink, csv_rows, fill
 from tests.unit.test_sink_rows import match, user, uuid
-from worker.brokers.contract import Broker, Message, Outgoing, Partition, Reader
+from worker.brokers.contract import Broker, Reader
 from worker.errors import BrokerUnavailable, MissingTopic, NoAnswer, StateError
 from worker.exports.manifest import read_manifest
 from worker.exports.places.directory import DirectoryPlace
@@ -29,6 +29,7 @@ from worker.sink.requests import (
 )
 from worker.sink.store.consume import Consumer
 from worker.sink.store.row_store import RowStore
+from worker.stream import Message, Partition, ProducerRecord
 from worker.topics import Names
 
 
@@ -428,7 +429,7 @@ async def test_holding_brings_all_that_was_accepted(sink: Sink) -> None:
 
 async def test_what_has_been_read_beyond_a_hold_waits_for_its_release(sink: Sink) -> None:
     names = sink.names.accepted("users")
-    rows = [Outgoing(names, *user(n)) for n in range(20)]
+    rows = [ProducerRecord(names, *user(n)) for n in range(20)]
     await sink.broker.publish(rows[:10])
     store = RowStore(sink.store, sink.names)
     consumer = Consumer(sink.broker, store, sink.names, sink.clocks)

@@ -17,9 +17,10 @@ from tests.contract.conftest import Another, Clock, unique
 from tests.contract.sink_kit import PARTITIONS, Sink, a_sink, fill
 from tests.unit.sink_kit import checkin
 from tests.unit.test_sink_rows import match, user, uuid
-from worker.brokers.contract import Broker, Outgoing, Partition
+from worker.brokers.contract import Broker
 from worker.exports.manifest import read_manifest
 from worker.sink import answers, verdicts
+from worker.stream import Partition, ProducerRecord
 from worker.topics import Names
 
 
@@ -81,7 +82,7 @@ async def test_the_latest_progress_is_found_wherever_it_lies(
         await sink.judge(1, {"users": read})
     await sink.judge(0, {"users": 2})
     topic = sink.names.progress  # what is no progress, as gaps are none
-    await sink.broker.publish([Outgoing(topic, b"0", None, partition=0)] * silent)
+    await sink.broker.publish([ProducerRecord(topic, b"0", None, partition=0)] * silent)
     async with sink.running():
         said = await sink.export("a", formats=("csv",))
     assert said.complete is True
@@ -120,9 +121,11 @@ async def test_an_export_in_the_midst_of_traffic_holds_the_rows_of_its_offsets(
         for n in count():
             rows = {"checkins": checkin(n, n, "2024-01-01", notes=f"v{n}")}
             rows |= {"matches": match(n, n, n), "users": user(n)}
-            messages = [Outgoing(names.accepted(e), key, row) for e, (key, row) in rows.items()]
+            messages = [
+                ProducerRecord(names.accepted(e), key, row) for e, (key, row) in rows.items()
+            ]
             again = checkin(n // 2, n // 2, "2024-01-02", notes=f"v{n}")
-            messages.append(Outgoing(names.accepted("checkins"), *again))
+            messages.append(ProducerRecord(names.accepted("checkins"), *again))
             await committer.commit(messages, {})
             if stop.is_set():
                 return

@@ -11,8 +11,9 @@ from structlog.testing import capture_logs
 from tests.contract.conftest import Clock, unique
 from tests.contract.helpers import damage_embedded
 from tests.contract.sink_kit import Sink, a_sink
-from worker.brokers.contract import Broker, Outgoing, Partition
+from worker.brokers.contract import Broker
 from worker.brokers.embedded.broker import EmbeddedBroker
+from worker.stream import Partition, ProducerRecord
 from worker.topics import Names
 
 
@@ -32,7 +33,7 @@ async def sink(broker: Broker, clock: Clock, tmp_path: Path) -> Sink:
 async def test_what_was_skipped_is_told_and_counted(sink: Sink, broker: Broker, name: str) -> None:
     assert isinstance(broker, EmbeddedBroker)
     place = Partition(getattr(sink.names, name), 0)
-    await broker.publish([Outgoing(place.topic, b"lost", b"{}")])
+    await broker.publish([ProducerRecord(place.topic, b"lost", b"{}")])
     await damage_embedded(broker, place)
     await broker.inspection.skip(await broker.inspection.find(place, 0))
     with capture_logs() as logs:
@@ -49,7 +50,7 @@ async def test_what_was_skipped_is_told_and_counted(sink: Sink, broker: Broker, 
 async def test_damage_of_the_schedules_is_waited_out(sink: Sink, broker: Broker) -> None:
     assert isinstance(broker, EmbeddedBroker)
     place = Partition(sink.names.schedules, 0)
-    await broker.publish([Outgoing(place.topic, b"lost", b"{}")])
+    await broker.publish([ProducerRecord(place.topic, b"lost", b"{}")])
     await damage_embedded(broker, place)
     with capture_logs() as logs:
         async with sink.running():
@@ -64,7 +65,7 @@ async def test_damage_of_the_schedules_is_waited_out(sink: Sink, broker: Broker)
 async def test_skipped_announcements_are_told(sink: Sink, broker: Broker) -> None:
     assert isinstance(broker, EmbeddedBroker)
     place = Partition(sink.names.exports, 0)
-    await broker.publish([Outgoing(place.topic, b"lost", b"{}")])
+    await broker.publish([ProducerRecord(place.topic, b"lost", b"{}")])
     await damage_embedded(broker, place)
     await broker.inspection.skip(await broker.inspection.find(place, 0))
     with capture_logs() as logs:

@@ -16,11 +16,12 @@ from tests.contract.conftest import Another, Clock, DeleteTopic, unique
 from tests.contract.helpers import PATIENCE, add_partitions, eventually
 from tests.contract.sink_kit import PARTITIONS, Sink, a_sink, csv_rows, fill
 from tests.unit.test_sink_rows import user, uuid
-from worker.brokers.contract import Broker, Committer, Message, Outgoing, Partition, Reader, Span
+from worker.brokers.contract import Broker, Committer, Reader
 from worker.errors import BrokerUnavailable, ConfigurationError, StateLost
 from worker.sink import active, upkeep
 from worker.sink.requests import ExportRequest, encode_request
 from worker.sink.store import consume
+from worker.stream import Message, OffsetRange, Partition, ProducerRecord
 from worker.topics import Names, wanted
 
 
@@ -51,8 +52,8 @@ async def test_garbage_in_progress_is_skipped_counted_and_named(sink: Sink) -> N
     await sink.send("users", 3)
     await sink.judge(0, {"users": 3})
     forged = b'{"next":{"users":3},"judged":{"users":3}}'
-    junk = [Outgoing(topic, b"0", value, partition=0) for value in GARBAGE]
-    junk += [Outgoing(topic, key, forged, partition=1) for key in (b"", b"0", b"\xff")]
+    junk = [ProducerRecord(topic, b"0", value, partition=0) for value in GARBAGE]
+    junk += [ProducerRecord(topic, key, forged, partition=1) for key in (b"", b"0", b"\xff")]
     await sink.broker.publish(junk)
     with capture_logs() as logs:
         async with sink.running():
@@ -69,7 +70,7 @@ async def test_progress_under_the_key_of_another_task_judges_nothing(sink: Sink)
     sink.patience = 0.3
     await sink.send("users", 3, partition=1)
     forged = b'{"next":{"users":3},"judged":{"users":3}}'
-    await sink.broker.publish([Outgoing(sink.names.progress, b"0", forged, partition=1)])
+    await sink.broker.publish([ProducerRecord(sink.names.progress, b"0", forged, partition=1)])
     async with sink.running():
         said = await sink.export("a", formats=("csv",))
     assert said.pending == {"users": {1: 3}}
@@ -78,13 +79,13 @@ async def test_progress_under_the_key_of_another_task_judges_nothing(sink: Sink)
 async def test_garbage_in_the_public_topics_ends_nothing(sink: Sink) -> None:
     chance = random.Random(3)
     values = [*GARBAGE, *(chance.randbytes(chance.randrange(40)) for _ in range(10))]
-    requests = [Outgoing(sink.names.export_requests, None, value) for value in values]
+    requests = [ProducerRecord(sink.names.export_requests, None, value) for value in values]
     standings = [
-        Outgoing(sink.names.schedules, key, value, partition=0)
+        ProducerRecord(sink.names.schedules, key, value, partition=0)
         for value in [*values, b'{"until":"9999-12-31T23:59:59Z"}', b'{"until":"2024-01-01"}']
         for key in (b"monthly", b"\xff")
     ]
-    answers = [Outgoing(sink.names.exports, b"x", value) for value in values]
+    answers = [ProducerRecord(sink.names.exports, b"x", value) for value in values]
     await sink.broker.publish([*requests, *standings, *answers])
     async with sink.running():
         await sink.export_request("good", formats=("csv",))
@@ -165,7 +166,7 @@ async def test_a_cut_does_not_believe_offsets_in_an_input_that_was_there_before(
     topic = sink.names.inputs("users")
     (before,) = (await sink.broker.identities([topic])).values()
     saved = b'{"next":{"users":5},"judged":{"users":5},"topics":{"users":"%b"}}' % before.encode()
-    await sink.broker.publish([Outgoing(sink.names.progress, b"0", saved, partition=0)])
+    await sink.broker.publish([ProducerRecord(sink.names.progress, b"0", saved, partition=0)])
     await create_anew(sink, remove, topic)
     await sink.send("users", 3)
     async with sink.running():
@@ -323,7 +324,7 @@ async def test_partitions_that_requests_and_answers_were_given_hide_nothing(
         for partition in (2, 0):
             key, value = encode_request(ExportRequest(f"in-{partition}", formats=("csv",)))
             topic = sink.names.export_requests
-            await sender.publish([Outgoing(topic, key, value, partition=partition)])
+            await sender.publish([ProducerRecord(topic, key, value, partition=partition)])
             assert (await sink.answer("finished")).request_id == f"in-{partition}"
 
 
@@ -422,10 +423,12 @@ class BehindATransaction:
 
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False
-    ) -> dict[Partition, Span]:
+    ) -> dict[Partition, OffsetRange]:
         spans = await self._broker.spans(partitions, uncommitted=uncommitted)
         return {
-            place: Span(span.start, span.end + 3 * (uncommitted and place.topic == self.topic))
+            place: OffsetRange(
+                span.start, span.end + 3 * (uncommitted and place.topic == self.topic)
+            )
             for place, span in spans.items()
         }
 

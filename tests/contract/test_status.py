@@ -6,10 +6,11 @@ import pytest
 
 from tests.contract.conftest import Clock, MakeTopic, unique
 from tests.contract.helpers import all_of
-from worker.brokers.contract import Broker, Outgoing, Partition, Span
+from worker.brokers.contract import Broker
 from worker.cli.status import _entries, _first_unread, _look_back
 from worker.engine import latest
 from worker.status import STALLED_MS, Seen, stalled
+from worker.stream import OffsetRange, Partition, ProducerRecord
 from worker.topics import Names, wanted
 
 LIMIT = 1024 * 1024
@@ -19,7 +20,7 @@ async def test_what_is_left_may_be_markers_alone(broker: Broker, make_topic: Mak
     topic = await make_topic(2)
     first, second = Partition(topic, 0), Partition(topic, 1)
     committer = await broker.committer(unique("writer"), unique("group"))
-    offsets = await committer.commit([Outgoing(topic, b"k", b"v", partition=0)], {})
+    offsets = await committer.commit([ProducerRecord(topic, b"k", b"v", partition=0)], {})
     await committer.close()
     spans = await broker.spans([first, second])
     waiting = await _first_unread(broker, {first: 0, second: 0}, spans)
@@ -34,7 +35,7 @@ async def test_a_producers_own_clock_does_not_say_how_long_a_record_has_waited(
     broker: Broker, make_topic: MakeTopic
 ) -> None:
     place = Partition(await make_topic(append_time=False), 0)
-    await broker.publish([Outgoing(place.topic, b"k", b"v")])
+    await broker.publish([ProducerRecord(place.topic, b"k", b"v")])
     assert await _first_unread(broker, {place: 0}, await broker.spans([place])) == {place: None}
 
 
@@ -44,11 +45,11 @@ async def test_a_partition_that_gives_nothing_is_told_and_holds_up_nobody(
     monkeypatch.setattr(latest, "_PATIENCE", 1.0)
     topic = await make_topic(2)
     first, second = Partition(topic, 0), Partition(topic, 1)
-    await broker.publish([Outgoing(topic, b"k", b"v", partition=0)])
+    await broker.publish([ProducerRecord(topic, b"k", b"v", partition=0)])
     spans = await broker.spans([first, second])
-    reached = {first: spans[first], second: Span(0, 1)}  # as if there were a message
+    reached = {first: spans[first], second: OffsetRange(0, 1)}  # as if there were a message
 
-    async def claimed(*_: object, **__: object) -> dict[Partition, Span]:
+    async def claimed(*_: object, **__: object) -> dict[Partition, OffsetRange]:
         return reached
 
     monkeypatch.setattr(broker, "spans", claimed)
@@ -61,12 +62,12 @@ async def test_the_newest_progress_is_found_behind_garbage(broker: Broker) -> No
     names = Names(unique("prefix"))
     await broker.create([wanted(names, 2, LIMIT)[names.progress]])
     mine = [
-        Outgoing(names.progress, b"1", b'{"next":{"users":%d},"judged":{}}' % n, partition=1)
+        ProducerRecord(names.progress, b"1", b'{"next":{"users":%d},"judged":{}}' % n, partition=1)
         for n in (1, 2)
     ]
     await broker.publish(mine)
     await broker.publish(
-        [Outgoing(names.progress, b"x%d" % n, b"\xff", partition=1) for n in range(30)]
+        [ProducerRecord(names.progress, b"x%d" % n, b"\xff", partition=1) for n in range(30)]
     )
     entries = await _entries(broker, names, 2)
     assert entries[0].committed is None
@@ -83,7 +84,9 @@ async def test_earlier_progress_is_looked_for_until_it_shows_that_a_position_sta
     for first in range(0, 100, 10):
         clock.now += 1_000
         written = [
-            Outgoing(names.progress, b"0", b'{"next":{"users":%d,"events":5},"judged":{}}' % n)
+            ProducerRecord(
+                names.progress, b"0", b'{"next":{"users":%d,"events":5},"judged":{}}' % n
+            )
             for n in range(first, first + 10)
         ]
         await broker.publish(written)
@@ -93,7 +96,7 @@ async def test_earlier_progress_is_looked_for_until_it_shows_that_a_position_sta
         names=names,
         at=progress[0].timestamp + STALLED_MS,
         entries=await _entries(broker, names, 1),
-        spans={place: Span(0, 9)},
+        spans={place: OffsetRange(0, 9)},
         ends={place: 9},
         told={},
         identities={},

@@ -13,7 +13,7 @@ from typing import Any
 from schemas import ENTITIES
 from tests.contract.conftest import Another, unique
 from tests.unit.test_sink_rows import encode, user, uuid
-from worker.brokers.contract import Broker, Committer, Member, Outgoing, Partition
+from worker.brokers.contract import Broker, Committer, Member
 from worker.clock import Clock
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Rules
 from worker.core.pressure import Limits
@@ -25,6 +25,7 @@ from worker.engine.worker import Worker
 from worker.index.store import IndexStore
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
+from worker.stream import Partition, ProducerRecord
 from worker.topics import Names, wanted
 
 PATIENCE = 120.0
@@ -286,7 +287,7 @@ class Stage:
         places: list[str] = []
         for first in range(0, len(rows), 1_000):
             messages = [
-                Outgoing(topic, k, v, (), partition) for k, v in rows[first : first + 1_000]
+                ProducerRecord(topic, k, v, (), partition) for k, v in rows[first : first + 1_000]
             ]
             written = await self.broker.publish(messages)
             places += [f"{topic}/{number}/{offset}" for number, offset in written]

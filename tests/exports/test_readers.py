@@ -22,13 +22,13 @@ from tests.exports import expected, hostile, reading
 from tests.exports.expected import Rows, Same
 from tests.exports.reading import Cells
 from tests.exports.spec import TABLES
-from worker.brokers.contract import Outgoing, Partition
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.core.decode import Decoded, RecordDecoder, latest_moment
 from worker.exports.places.directory import DirectoryPlace
 from worker.sink.export import ExportSettings
 from worker.sink.requests import ExportRequest, decode_announcement, encode_request
 from worker.sink.service import serve
+from worker.stream import Partition, ProducerRecord
 from worker.topics import Names, wanted
 
 ROWS = 100_000
@@ -81,11 +81,13 @@ async def export(folder: Path, accepted: Mapping[str, Mapping[bytes, bytes]]) ->
     try:
         await broker.create(wanted(names, 2, 1024 * 1024).values())
         for entity, rows in accepted.items():
-            messages = (Outgoing(names.accepted(entity), key, row) for key, row in rows.items())
+            messages = (
+                ProducerRecord(names.accepted(entity), key, row) for key, row in rows.items()
+            )
             while batch := list(islice(messages, 2_000)):
                 await broker.publish(batch)
         key, value = encode_request(ExportRequest("readers"))
-        await broker.publish([Outgoing(names.export_requests, key, value)])
+        await broker.publish([ProducerRecord(names.export_requests, key, value)])
         stop = asyncio.Event()
         settings = ExportSettings(DirectoryPlace(folder / "exports"))
         sink = asyncio.create_task(serve(broker, "buddy", folder / "store", settings, stop))

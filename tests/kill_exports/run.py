@@ -19,7 +19,7 @@ from tests.bench import mix
 from tests.bench.running import opened
 from tests.exports.reading import file_faults
 from tests.kill_exports.stages import TARGETS, Place, Stage, step
-from worker.brokers.contract import Broker, Outgoing, Partition, Reader
+from worker.brokers.contract import Broker, Reader
 from worker.exports.verify import verify
 from worker.sink.requests import (
     ExportRequest,
@@ -27,6 +27,7 @@ from worker.sink.requests import (
     encode_request,
     export_id_of,
 )
+from worker.stream import Partition, ProducerRecord
 
 AGAIN = 0.25
 """Of the rounds kill the next life as well, while it finishes what the first began."""
@@ -87,7 +88,7 @@ async def run(options: Options, say: Callable[[str], None]) -> Found:
 
 async def _fill(broker: Broker, buddy: Buddy, rows: int) -> None:
     accepted = buddy.names.accepted
-    messages = (Outgoing(accepted(entity), key, row) for entity, key, row in mix.many(rows))
+    messages = (ProducerRecord(accepted(entity), key, row) for entity, key, row in mix.many(rows))
     while batch := list(islice(messages, _BATCH)):
         await broker.publish(batch)
 
@@ -200,7 +201,7 @@ class _Rounds:
 
     async def _ask(self, request: str) -> None:
         key, value = encode_request(ExportRequest(request))
-        await self._broker.publish([Outgoing(self._buddy.names.export_requests, key, value)])
+        await self._broker.publish([ProducerRecord(self._buddy.names.export_requests, key, value)])
 
     async def _settle(self, request: str) -> None:
         """The export is announced, is there exactly once, and is what it ought to be."""
@@ -225,7 +226,7 @@ class _Rounds:
         """
         marker = f"after-{request}"
         await self._broker.publish(
-            [Outgoing(self._buddy.names.export_requests, marker.encode(), b"?")]
+            [ProducerRecord(self._buddy.names.export_requests, marker.encode(), b"?")]
         )
         directories: set[str] = set()
         async with asyncio.timeout(_PATIENCE):

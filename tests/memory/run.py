@@ -18,10 +18,11 @@ import msgspec
 from tests.acceptance.accounts import broker_of
 from tests.acceptance.kit import Buddy, Service
 from tests.unit.core_kit import good, to_json, uid
-from worker.brokers.contract import Broker, Outgoing, Partition
+from worker.brokers.contract import Broker
 from worker.core.barrier import Counts
 from worker.core.internal import read_progress
 from worker.engine.tables import read_table
+from worker.stream import Partition, ProducerRecord
 from worker.topics import Names
 
 MIB = 1024 * 1024
@@ -76,9 +77,9 @@ def _limit(mib: int) -> None:
 
 async def _send(broker: Broker, names: Names, plan: Plan) -> None:
     text = "x" * max(0, plan.size - len(_record(0, "")))
-    messages: list[Outgoing] = []
+    messages: list[ProducerRecord] = []
     for number in range(plan.records):
-        messages.append(Outgoing(names.inputs("milestones"), None, _record(number, text)))
+        messages.append(ProducerRecord(names.inputs("milestones"), None, _record(number, text)))
         if len(messages) == min(_STEP_RECORDS, max(1, _STEP_BYTES // plan.size)):
             await broker.publish(messages)
             messages = []
@@ -89,7 +90,7 @@ async def _send(broker: Broker, names: Names, plan: Plan) -> None:
         users = [to_json(good("users", number + 1)) for number in numbers]
         topic = names.inputs("users")
         keyed = zip(numbers, users, strict=True)
-        await broker.publish([Outgoing(topic, uid(n + 1).encode(), u) for n, u in keyed])
+        await broker.publish([ProducerRecord(topic, uid(n + 1).encode(), u) for n, u in keyed])
 
 
 def _record(number: int, text: str) -> bytes:

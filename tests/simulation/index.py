@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from worker.accepted import count_partitions
-from worker.brokers.contract import Message, Partition
 from worker.index.contract import Learned
 from worker.index.freshness import Saved
 from worker.index.memory import MemoryIndex
 from worker.index.rows import latest_rows
 from worker.index.store import VERSION
 from worker.index.tails import Beside, Tail, extended, extended_beside
+from worker.stream import Message, Partition
 
 
 class Disk(MemoryIndex):

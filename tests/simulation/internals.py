@@ -11,10 +11,10 @@ import msgspec
 from tests.simulation.broker.cluster import Cluster
 from tests.simulation.broker.log import Transaction
 from tests.simulation.records import named
-from worker.brokers.contract import Message
 from worker.core.addresses import Claim, Grant, Settled
 from worker.core.barrier import Progress
 from worker.core.parking import Envelope
+from worker.stream import Message
 from worker.topics import Names
 
 ASKED: Final = ("claims", "grants")

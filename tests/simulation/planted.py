@@ -23,7 +23,6 @@ from tests.simulation.many import failure
 from tests.simulation.plant import Plant, planter
 from tests.simulation.planted_owners import OWNERS
 from tests.simulation.schedule import Run
-from worker.brokers.contract import Message, Outgoing, Partition, Span
 from worker.clock import Clock
 from worker.core.addresses import Addresses
 from worker.core.barrier import Barrier, Progress, Reached
@@ -34,6 +33,7 @@ from worker.core.reading import Reading
 from worker.core.task import Task
 from worker.errors import BrokerUnavailable
 from worker.index.contract import Learned
+from worker.stream import Message, OffsetRange, Partition, ProducerRecord
 
 FAULTS: Final[dict[str, Plant]] = {}
 """By name; each lasts as long as its context."""
@@ -64,7 +64,7 @@ def open_transactions_overlooked() -> Iterator[None]:
 
     async def spans(
         self: MemoryBroker, partitions: Iterable[Partition], *, uncommitted: bool = False
-    ) -> dict[Partition, Span]:
+    ) -> dict[Partition, OffsetRange]:
         return await real(self, partitions)
 
     with patch.object(MemoryBroker, "spans", spans):
@@ -89,7 +89,7 @@ def rows_and_progress_apart() -> Iterator[None]:
     real = MemoryCommitter._commit
 
     async def commit(
-        self: MemoryCommitter, messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
+        self: MemoryCommitter, messages: Sequence[ProducerRecord], offsets: Mapping[Partition, int]
     ) -> list[tuple[int, int]]:
         first = [m for m in messages if m.topic.endswith(".progress")]
         rest = [m for m in messages if not m.topic.endswith(".progress")]

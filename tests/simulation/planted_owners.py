@@ -10,7 +10,6 @@ from unittest.mock import patch
 
 from tests.simulation.broker.connection import MemoryBroker, MemoryReader
 from tests.simulation.plant import Plant, planter
-from worker.brokers.contract import Message, Outgoing, Partition
 from worker.core.addresses import Addresses
 from worker.core.ownership import given_up, writer_name
 from worker.core.ownership import owners_before as real_owners_before
@@ -23,6 +22,7 @@ from worker.engine.takeover import _fence as real_fence
 from worker.engine.takeover import _unreleased as real_unreleased
 from worker.engine.takeover import fence_earlier as real_fence_earlier
 from worker.engine.tasks import Owned, Tasks
+from worker.stream import Message, Partition, ProducerRecord
 
 OWNERS: Final[dict[str, Plant]] = {}
 """By name."""
@@ -193,7 +193,7 @@ def take_over_not_waited_for() -> Iterator[None]:
     """A take-over is supposed to stand where the log ended when it was sent."""
     real = Session.commit
 
-    async def commit(session: Session, messages: Sequence[Outgoing], offsets: Any) -> Any:
+    async def commit(session: Session, messages: Sequence[ProducerRecord], offsets: Any) -> Any:
         said = real(session, messages, offsets)
         if not all(m.topic.endswith(".owners") and m.value for m in messages):
             return await said
@@ -226,14 +226,14 @@ def a_release_overtakes_the_round_on_its_way() -> Iterator[None]:
 def a_release_in_the_round_on_its_way() -> Iterator[None]:
     """One transaction has it and the last of the task's state."""
     real_revoke, real_commit = Tasks._revoke, Session.commit
-    released: dict[Session, list[Outgoing]] = {}
+    released: dict[Session, list[ProducerRecord]] = {}
 
     async def revoke(tasks: Tasks, numbers: Sequence[int]) -> None:
         if tasks.session is not None:
             released[tasks.session] = tasks.release(numbers)
         await real_revoke(tasks, numbers)
 
-    async def commit(session: Session, messages: Sequence[Outgoing], offsets: Any) -> Any:
+    async def commit(session: Session, messages: Sequence[ProducerRecord], offsets: Any) -> Any:
         return await real_commit(session, [*messages, *released.pop(session, ())], offsets)
 
     with (
@@ -250,9 +250,9 @@ def a_release_with_a_reset() -> Iterator[None]:
 
     async def reset(broker: Any, names: Any, entity: str, number: int, offset: int) -> Any:
         back, messages = await real_reset(broker, names, entity, number, offset)
-        return back, [*messages, Outgoing("the owner", None, None, partition=number)]
+        return back, [*messages, ProducerRecord("the owner", None, None, partition=number)]
 
-    async def commit(session: Session, messages: Sequence[Outgoing], offsets: Any) -> Any:
+    async def commit(session: Session, messages: Sequence[ProducerRecord], offsets: Any) -> Any:
         some = [
             given_up(session._names, m.partition or 0, session.owner)
             if m.topic == "the owner"

@@ -18,9 +18,9 @@ from tests.simulation.broker.log import Transaction
 from tests.simulation.internals import Internals
 from tests.simulation.records import Outcome, Records, Sent
 from tests.simulation.settings import Settings
-from worker.brokers.contract import Message, Partition
 from worker.brokers.partitioner import partition_for
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
+from worker.stream import Message, Partition
 
 _NOT_YET: Final = 1 << 60
 _USER_FIELDS: Final = {"participant_id": 0, "buddy_id": 1, "user_id": 0}

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from worker.brokers.contract import Message
+from worker.stream import Message
 from worker.topics import Names
 
 Kind = Literal["row", "deletion", "invalid"]

@@ -27,9 +27,9 @@ from tests.simulation.settings import settings
 from tests.simulation.trouble import Trouble
 from tests.simulation.upstream import Upstream
 from tests.simulation.weather import Conditions, SeededWeather
-from worker.brokers.contract import Message
 from worker.core.keys import id_bytes
 from worker.index.contract import address_digest
+from worker.stream import Message
 from worker.topics import wanted
 
 _TURN: Final = 5

@@ -11,8 +11,8 @@ from tests.simulation.broker.cluster import Weather
 from tests.simulation.broker.network import Fate, Network
 from tests.simulation.loop import Killed, Process, VirtualLoop
 from tests.simulation.settings import Settings
-from worker.brokers.contract import Outgoing, Partition
 from worker.errors import BrokerUnavailable, Fenced
+from worker.stream import Partition, ProducerRecord
 
 _T = TypeVar("_T")
 _LATE = 3.0
@@ -58,7 +58,7 @@ class SeededWeather(Weather):
     def limit(self, act: Callable[[], None]) -> None:
         self._conditions.later(self._conditions.settings.limit, act)
 
-    def refuses(self, message: Outgoing) -> bool:
+    def refuses(self, message: ProducerRecord) -> bool:
         return self.refused(message.topic, message.value)
 
 

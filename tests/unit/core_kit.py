@@ -14,7 +14,6 @@ from zlib import crc32
 import msgspec
 
 from schemas import ENTITIES, Kind
-from worker.brokers.contract import Headers, Message, Outgoing, Partition
 from worker.core.barrier import Barrier, Progress
 from worker.core.internal import read_granted, read_parked, read_progress
 from worker.core.keys import read_key
@@ -27,6 +26,7 @@ from worker.core.round import Batch, decide, needs_synchronised
 from worker.core.task import INPUTS, Task
 from worker.index.contract import Learned
 from worker.index.memory import MemoryIndex
+from worker.stream import Headers, Message, Partition, ProducerRecord
 from worker.topics import Names
 
 NOW = 1_767_225_600_000  # 2026-01-01T00:00:00Z
@@ -40,7 +40,7 @@ STEP = 2  # offsets may have gaps
 class Decision(NamedTuple):
     """What one task says, and what it has done."""
 
-    outputs: list[Outgoing]
+    outputs: list[ProducerRecord]
     tally: Tally
 
 
@@ -111,7 +111,7 @@ class Outcome(NamedTuple):
     kind: Literal["accepted", "deleted", "rejected"]
     codes: tuple[str, ...]
     fields: tuple[str, ...]
-    message: Outgoing
+    message: ProducerRecord
 
 
 class World:
@@ -140,8 +140,8 @@ class World:
             for name in INPUTS
             for number in range(partitions)
         }
-        self.committed: list[Outgoing] = []
-        self.accepted: dict[Partition, list[Outgoing]] = {}
+        self.committed: list[ProducerRecord] = []
+        self.accepted: dict[Partition, list[ProducerRecord]] = {}
         self.parked: list[dict[bytes, bytes]] = [{} for _ in range(partitions)]
         self.granted: list[dict[bytes, bytes]] = [{} for _ in range(partitions)]
         self.progress: list[list[bytes]] = [[] for _ in range(partitions)]
@@ -422,17 +422,17 @@ class World:
         topics = {entity: self.names.accepted(entity) for entity in INDEXED}
         recent.place(recent.take_round(), places, topics)
 
-    def _of_accepted(self, message: Outgoing) -> Partition:
+    def _of_accepted(self, message: ProducerRecord) -> Partition:
         return Partition(message.topic, crc32(message.key or b"") % self.count)
 
-    def _place(self, message: Outgoing) -> tuple[int, int]:
+    def _place(self, message: ProducerRecord) -> tuple[int, int]:
         """Where a message comes to stand; of what is not accepted nobody asks."""
         if ".accepted." not in message.topic:
             return -1, -1
         place = self._of_accepted(message)
         return place.number, len(self.accepted.get(place, []))
 
-    def _keep(self, tables: list[dict[bytes, bytes]], number: int, message: Outgoing) -> None:
+    def _keep(self, tables: list[dict[bytes, bytes]], number: int, message: ProducerRecord) -> None:
         assert message.partition == number
         assert message.key is not None
         if message.value is None:
@@ -456,7 +456,7 @@ class World:
             barrier.follow(self._followed)
         self._barriers = [barrier for barrier in self._barriers if not barrier.passed]
 
-    def _indexed(self) -> Sequence[tuple[Partition, list[Outgoing]]]:
+    def _indexed(self) -> Sequence[tuple[Partition, list[ProducerRecord]]]:
         topics = {self.names.accepted(entity) for entity in INDEXED}
         return [(p, log) for p, log in self.accepted.items() if p.topic in topics]
 
@@ -482,7 +482,7 @@ def _text(key: bytes | None) -> str:
     return (key or b"").decode()
 
 
-def outcome_of(message: Outgoing) -> Outcome:
+def outcome_of(message: ProducerRecord) -> Outcome:
     """What a message says of the record that its header names."""
     if ".rejected." in message.topic:
         assert message.value is not None

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import msgspec
 
-from worker.brokers.contract import Message, Partition
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.brokers.embedded.store import FILE_NAME
 from worker.clock import Clock
+from worker.stream import Message, Partition
 
 ROOT = Path(__file__).parents[2]
 HOUR = 3_600_000

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from schemas import ENTITIES
 from tests.unit.test_sink_rows import NAMES, encode, event, match, message, milestone, user, uuid
 from worker.accepted import Foreign, Read, read_rows, rule_of
-from worker.brokers.contract import Message, Partition
 from worker.brokers.partitioner import partition_for
 from worker.core.decode import Decoded, decoders, latest_moment
 from worker.core.outbox import SOURCE_HEADER
@@ -22,6 +21,7 @@ from worker.index.contract import address_digest
 from worker.index.memory import MemoryIndex
 from worker.index.store import IndexStore
 from worker.sink.store.row_store import RowStore
+from worker.stream import Message, Partition
 
 KEY, VALUE = user(1)
 UPPER = KEY.replace(b"0001", b"00AB"), VALUE.replace(b"0001", b"00AB")

@@ -19,9 +19,9 @@ from tests.bench.index import made_id
 from tests.bench.lag import LOWEST, PRECISION, grows, lags, search
 from tests.bench.scaling import Measured, Shape, are_shared, figures, tasks
 from tests.bench.waiting import Needs, Ready
-from worker.brokers.contract import Message
 from worker.core.decode import Decoded, decoders
 from worker.demo.record import Record
+from worker.stream import Message
 
 EVER = datetime.max.replace(tzinfo=UTC)
 AIMS = Aims(share=40.0, cpu=2.5)

@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.core_kit import good, to_json
-from worker.brokers.contract import Partition
 from worker.cli import console, streams
 from worker.cli.console import OneOf, count_of, print_table, short_time
 from worker.cli.in_time import InTime
@@ -26,6 +25,7 @@ from worker.cli.main import run
 from worker.core.violations import Code
 from worker.errors import OutputError
 from worker.shown import shown
+from worker.stream import Partition
 
 Output = pytest.CaptureFixture[str]
 LONG = ("missing_required_field", "language_preference")

@@ -10,11 +10,12 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
-from worker.brokers.contract import Broker, Message, Partition, Span
+from worker.brokers.contract import Broker
 from worker.cli.console import progress_bar
 from worker.cli.export import Signs, _answer
 from worker.errors import NoAnswer
 from worker.sink.requests import Announcement, ExportRequest, Progress, encode_announcement
+from worker.stream import Message, OffsetRange, Partition
 from worker.topics import Names
 
 NAMES = Names("t")
@@ -28,8 +29,8 @@ class Saying:
         self._said = said
         self.reads = 0
 
-    async def spans(self, places: list[Partition]) -> Mapping[Partition, Span]:
-        return dict.fromkeys(places, Span(0, 0))
+    async def spans(self, places: list[Partition]) -> Mapping[Partition, OffsetRange]:
+        return dict.fromkeys(places, OffsetRange(0, 0))
 
     async def publish(self, messages: Any) -> None:
         pass

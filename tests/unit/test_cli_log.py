@@ -12,9 +12,9 @@ import pytest
 
 from tests.contract.helpers import damage_embedded, numbered
 from tests.unit.embedded_kit import opened
-from worker.brokers.contract import Partition, Topic
 from worker.brokers.embedded.store import FILE_NAME
 from worker.cli.main import run
+from worker.stream import Partition, Topic
 
 STATE, USAGE, NOBODY = 6, 2, 8
 Output = pytest.CaptureFixture[str]

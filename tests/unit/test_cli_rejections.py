@@ -15,9 +15,9 @@ import pytest
 
 from tests.contract.helpers import damage_embedded
 from tests.unit.embedded_kit import opened
-from worker.brokers.contract import Outgoing, Partition
 from worker.cli.main import run
 from worker.cli.rejections import Seen, Tally
+from worker.stream import Partition, ProducerRecord
 from worker.topics import Names
 
 GARBAGE = (b"", b"{}", b"\xff", b'{"entity":"\xff"}', b'{"zz":' + b"[" * 5_000)
@@ -28,7 +28,7 @@ def filled(tmp_path: Path, partitions: int, sent: Iterable[tuple[int, bytes]]) -
     option = f"--broker=embedded:{tmp_path / 'broker'}"
     assert run([option, "topics", "create", "--partitions", str(partitions)]) == 0
     topic = Names().rejected("users")
-    messages = [Outgoing(topic, b"k", value, partition=number) for number, value in sent]
+    messages = [ProducerRecord(topic, b"k", value, partition=number) for number, value in sent]
 
     async def fill() -> None:
         async with opened(tmp_path / "broker") as broker:

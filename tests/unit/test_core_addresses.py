@@ -7,12 +7,12 @@ from itertools import count
 import pytest
 
 from tests.unit.core_kit import Crash, World, good, uid
-from worker.brokers.contract import Partition
 from worker.core.addresses import Claim, owner_of
 from worker.core.internal import read_claim
 from worker.core.round import Batch, needs_synchronised
 from worker.core.task import CLAIMS
 from worker.index.contract import address_digest
+from worker.stream import Partition
 
 
 def owned(task: int, tasks: int, which: int = 0) -> str:

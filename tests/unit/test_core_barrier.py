@@ -8,8 +8,8 @@ import pytest
 
 from tests.unit.core_kit import GRACE, World, good, uid
 from tests.unit.test_core_addresses import owned
-from worker.brokers.contract import Partition
 from worker.core.barrier import Barrier
+from worker.stream import Partition
 
 USERS_0, USERS_1 = Partition("in.users", 0), Partition("in.users", 1)
 ROWS = Partition("accepted.users", 0)

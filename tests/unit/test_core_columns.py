@@ -23,13 +23,13 @@ from tests.unit.test_core_records import (
     good_records,
 )
 from tests.unit.test_decode_cases import key_of, load, value_of
-from worker.brokers.contract import Message
 from worker.core.columns import ColumnDecoder
 from worker.core.decode import Decoded, Invalid, Outcome, RecordDecoder, latest_moment
 from worker.core.keys import id_bytes, ids_of
 from worker.core.rules import are_uuids, odd_uuids, read_uuid
 from worker.core.task import Task
 from worker.demo.stream import stream
+from worker.stream import Message
 
 COLUMNS = {name: ColumnDecoder(single) for name, single in DECODERS.items()}
 SKEW = 60

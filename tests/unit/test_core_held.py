@@ -17,13 +17,13 @@ from tests.unit.core_kit import (
     to_json,
     uid,
 )
-from worker.brokers.contract import Message
 from worker.core.barrier import Progress
 from worker.core.outbox import Tally
 from worker.core.recent import RecentRows
 from worker.core.round import Batch, decide
 from worker.core.task import INPUTS, Task
 from worker.index.contract import Learned
+from worker.stream import Message
 
 CRASHES: list[Crash] = ["before commit", "after commit"]
 

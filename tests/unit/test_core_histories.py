@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from schemas import ENTITIES
 from tests.unit.core_kit import GRACE, World, good, to_json, uid
-from worker.brokers.contract import Outgoing, Partition
 from worker.core.barrier import Progress
 from worker.core.keys import id_bytes
 from worker.index.contract import address_digest
 from worker.index.memory import MemoryIndex
+from worker.stream import Partition, ProducerRecord
 
 PARTITIONS = 3
 OWN_FAULT = {"malformed_record", "invalid_enum", "invalid_key"}
@@ -295,8 +295,8 @@ def sent_record(world: World, source: str) -> dict[str, Any]:
 
 
 def interleaved(
-    logs: dict[Partition, list[Outgoing]], random: Random
-) -> list[tuple[Partition, Outgoing]]:
+    logs: dict[Partition, list[ProducerRecord]], random: Random
+) -> list[tuple[Partition, ProducerRecord]]:
     """The messages of all logs, those of one in their order."""
     turns = [place for place, log in logs.items() for _ in log]
     random.shuffle(turns)
@@ -315,7 +315,7 @@ def state(index: MemoryIndex) -> dict[str, Any]:
     }
 
 
-def latest(logs: dict[Partition, list[Outgoing]]) -> dict[str, Any]:
+def latest(logs: dict[Partition, list[ProducerRecord]]) -> dict[str, Any]:
     """The same from the latest row of each key alone."""
     index = MemoryIndex()
     rows = {(place.topic, m.key): m.value for place, log in logs.items() for m in log}

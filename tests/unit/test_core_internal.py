@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from schemas import ENTITIES
 from tests.unit.core_kit import FIRST_OFFSET, NOW, World, good, saved, uid
-from worker.brokers.contract import Partition
 from worker.core.addresses import Claim, Grant, Granted, Settled, owner_of
 from worker.core.barrier import Counts, Progress
 from worker.core.internal import (
@@ -27,6 +26,7 @@ from worker.core.internal import (
 from worker.core.parking import Envelope
 from worker.core.reading import write_progress
 from worker.core.task import INPUTS, Task
+from worker.stream import Partition
 from worker.topics import Names
 
 TASKS = 3

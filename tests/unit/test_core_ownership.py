@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.brokers.contract import Message
 from worker.core.ownership import (
     earlier_writer_name,
     given_up,
@@ -17,6 +16,7 @@ from worker.core.ownership import (
     taken_over,
     writer_name,
 )
+from worker.stream import Message
 from worker.topics import Names
 
 NAMES = Names()

@@ -8,10 +8,10 @@ import pytest
 from schemas import ENTITIES
 from tests.unit.core_kit import GRACE, Decision, World, good, to_json, uid
 from tests.unit.test_core_addresses import owned
-from worker.brokers.contract import Message
 from worker.core.outbox import Tally
 from worker.core.parking import PARKED_BYTES
 from worker.core.pressure import Limits, crowded, overfull, weight
+from worker.stream import Message
 
 MIB = 1024 * 1024
 OTHERS = set(ENTITIES) - {"users", "matches"}

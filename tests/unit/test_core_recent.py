@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.unit.core_kit import uid
-from worker.brokers.contract import Partition
 from worker.core.decode import Decoded
 from worker.core.keys import id_bytes
 from worker.core.recent import RecentRows, Written
 from worker.index.memory import MemoryIndex
+from worker.stream import Partition
 
 TOPICS = {"users": "accepted.users", "matches": "accepted.matches"}
 PARTITIONS = 2

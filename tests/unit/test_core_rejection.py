@@ -24,12 +24,12 @@ from tests.unit.test_core_records import (
     json_values,
     spell,
 )
-from worker.brokers.contract import Headers, Message
 from worker.core.decode import Decoded, Invalid
 from worker.core.references import missing, rejects, unexpected, verdict
 from worker.core.rejection import reject, replays_of, timestamp
 from worker.core.violations import Code, violation
 from worker.index.memory import MemoryIndex
+from worker.stream import Headers, Message
 
 LIMIT = 1024 * 1024 * 4 // 3 + 60 * 1024
 KiB = 1024

@@ -8,8 +8,8 @@ import pytest
 
 from tests.unit.core_kit import GRACE, Crash, World, good, uid
 from tests.unit.test_core_addresses import owned
-from worker.brokers.contract import Headers
 from worker.core.internal import read_parked
+from worker.stream import Headers
 
 CRASHES: list[Crash] = ["before commit", "after commit"]
 

@@ -10,7 +10,6 @@ import pytest
 from schemas import ENTITIES
 from tests.unit.core_kit import GRACE, NOW, Outcome, good, outcome_of, to_json, uid
 from tests.unit.test_core_addresses import owned
-from worker.brokers.contract import Message, Outgoing, Partition
 from worker.core.internal import read_progress
 from worker.core.moments import Moment
 from worker.core.outbox import SOURCE_HEADER, Rules
@@ -20,6 +19,7 @@ from worker.core.round import Batch, Decision, decide, needs_synchronised
 from worker.core.task import GRANT_PATIENCE_MS, INPUTS, Task
 from worker.index.contract import Learned
 from worker.index.memory import MemoryIndex
+from worker.stream import Message, Partition, ProducerRecord
 from worker.topics import Names
 
 NAMES = Names()
@@ -37,7 +37,7 @@ class Worker:
         self.recent = RecentRows(self.index)
         self.tasks = {number: Task(number, rules) for number in numbers or range(TASKS)}
         self.now = Moment(NOW, NOW)
-        self.said: list[Outgoing] = []
+        self.said: list[ProducerRecord] = []
         self._ends: Counter[Partition] = Counter()
         self._batches: dict[int, list[Message]] = {number: [] for number in self.tasks}
         for task in self.tasks.values():

@@ -9,7 +9,6 @@ import pytest
 
 from tests.clock_kit import SettableClock
 from tests.unit.core_kit import NOW, good, to_json
-from worker.brokers.contract import Message, Partition, Span
 from worker.core.decode import Decoded, decoders, latest_moment
 from worker.core.moments import Moment
 from worker.core.outbox import Rules
@@ -17,6 +16,7 @@ from worker.core.parking import Parked
 from worker.core.task import Task
 from worker.engine.elsewhere import Elsewhere, Waiting, young_users
 from worker.engine.order import FOREVER
+from worker.stream import Message, OffsetRange, Partition
 from worker.topics import Names
 
 NAMES = Names("b")
@@ -35,9 +35,9 @@ class Pair:
         broker = cast("Any", SimpleNamespace(spans=self._spans))
         self._elsewhere = Elsewhere(broker, NAMES, 2, self.passed, self.clock.steady)
 
-    async def _spans(self, places: list[Partition]) -> dict[Partition, Span]:
+    async def _spans(self, places: list[Partition]) -> dict[Partition, OffsetRange]:
         self.asked.append(set(places))
-        return {place: Span(0, self.ends[place]) for place in places}
+        return {place: OffsetRange(0, self.ends[place]) for place in places}
 
     async def until(
         self, newest: int, first: int | None = None, *, live: bool = False, alone: bool = False

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from tests.clock_kit import SettableClock
 from tests.contract.helpers import delete_embedded_topic
 from tests.unit.embedded_kit import ROOT, opened, read_all
-from worker.brokers.contract import Message, Outgoing, Partition, Topic
 from worker.brokers.embedded import log as embedded_log
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.brokers.embedded.group import share
 from worker.brokers.embedded.topics import Catalogue, create
 from worker.errors import ConfigurationError, MissingTopic
+from worker.stream import Message, Partition, ProducerRecord, Topic
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ async def broker(tmp_path: Path, clock: SettableClock) -> AsyncIterator[Embedded
 PRELUDE = """
 import asyncio, sys
 from pathlib import Path
-from worker.brokers.contract import Outgoing, Partition
+from worker.stream import ProducerRecord, Partition
 from worker.brokers.embedded.broker import EmbeddedBroker
 
 async def main(directory, argument):
@@ -59,7 +59,7 @@ COMMITTING = """
     number = 0
     while True:
         number += 1
-        messages = [Outgoing("log", b"k", b"%d" % number, partition=p % 2) for p in range(6)]
+        messages = [ProducerRecord("log", b"k", b"%d" % number, partition=p % 2) for p in range(6)]
         await committer.commit(messages, {Partition("log", 0): number})
         print(number, flush=True)
 """
@@ -67,7 +67,7 @@ COMMITTING = """
 PUBLISHING = """
     for number in range(60):
         await broker.publish(
-            [Outgoing("log", argument.encode(), b"%d" % (number * 10 + n)) for n in range(10)]
+            [ProducerRecord("log", argument.encode(), b"%d" % (number * 10 + n)) for n in range(10)]
         )
     await broker.close()
 """
@@ -120,7 +120,7 @@ async def test_kill_9_loses_nothing_acknowledged_and_leaves_no_half_transaction(
         for number in range(2):
             assert [m.value for m in await read_all(broker, "log", number)] == expected
         committer = await broker.committer("task", "group")
-        await committer.commit([Outgoing("log", b"k", b"after", partition=0)], {})
+        await committer.commit([ProducerRecord("log", b"k", b"after", partition=0)], {})
         assert (await read_all(broker, "log"))[-1].value == b"after"
 
 
@@ -220,7 +220,7 @@ async def test_a_topic_made_anew_between_placing_and_writing(
         return loads
 
     monkeypatch.setattr(embedded_log, "arrange", overtaken)
-    await broker.publish([Outgoing("log", b"k", b"v")])
+    await broker.publish([ProducerRecord("log", b"k", b"v")])
     assert len(await read_all(broker, "log")) == 1
     assert await read_all(broker, "other") == []
 
@@ -255,7 +255,7 @@ async def test_a_large_write_is_split_and_reads_back_whole(
     monkeypatch.setattr(embedded_log, "FETCH_BYTES", 5000)
     await broker.create([Topic("log", 1)])
     contents = [b"x" * (number * 37 % 1500) for number in range(100)]
-    written = await broker.publish([Outgoing("log", b"k", value) for value in contents])
+    written = await broker.publish([ProducerRecord("log", b"k", value) for value in contents])
     assert written == [(0, offset) for offset in range(100)]
     messages = await read_all(broker, "log")
     assert [(m.offset, m.value) for m in messages] == list(enumerate(contents))
@@ -266,11 +266,11 @@ async def test_append_times_never_go_back(broker: EmbeddedBroker, clock: Settabl
     start = clock.wall()
     for step in (0, -5000, 3, -1, 10):
         clock.step(step)
-        await broker.publish([Outgoing("log", b"k", b"v")])
+        await broker.publish([ProducerRecord("log", b"k", b"v")])
     times = [message.timestamp - start for message in await read_all(broker, "log")]
     assert times == [0, 0, 0, 0, 0]
     clock.step(start + 7 - clock.wall())
-    await broker.publish([Outgoing("log", b"k", b"v")])
+    await broker.publish([ProducerRecord("log", b"k", b"v")])
     assert (await read_all(broker, "log"))[-1].timestamp == start + 7
 
 
@@ -278,7 +278,9 @@ async def test_of_each_of_many_partitions_little_is_read_at_once(broker: Embedde
     """What is read goes to the partition's task, and each has its share of the memory."""
     await broker.create([Topic("log", 16)])
     for number in range(40):
-        await broker.publish([Outgoing("log", b"k", b"%d" % number + bytes(200_000), partition=0)])
+        await broker.publish(
+            [ProducerRecord("log", b"k", b"%d" % number + bytes(200_000), partition=0)]
+        )
 
     async def first_read(partitions: int) -> int:
         reader = broker.reader()
@@ -294,13 +296,15 @@ async def test_a_cancelled_publish_happens_or_does_not(broker: EmbeddedBroker) -
     await broker.create([Topic("log", 2)])
     for number in range(40):
         writing = asyncio.create_task(
-            broker.publish([Outgoing("log", b"k", b"%d" % number, partition=p) for p in (0, 1)])
+            broker.publish(
+                [ProducerRecord("log", b"k", b"%d" % number, partition=p) for p in (0, 1)]
+            )
         )
         for _ in range(number % 4):
             await asyncio.sleep(0)
         writing.cancel()
         await asyncio.wait({writing})
-    await broker.publish([Outgoing("log", b"k", b"last", partition=p) for p in (0, 1)])
+    await broker.publish([ProducerRecord("log", b"k", b"last", partition=p) for p in (0, 1)])
     first, second = [
         [message.value for message in await read_all(broker, "log", number)] for number in (0, 1)
     ]

@@ -10,14 +10,14 @@ from structlog.testing import capture_logs
 
 from tests.clock_kit import SettableClock
 from tests.unit.embedded_kit import HOUR, opened, read_all
-from worker.brokers.contract import Outgoing, Partition, Span, Topic
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.brokers.embedded.clock import boot_id, machine_clock
 from worker.errors import ClockRefused
+from worker.stream import OffsetRange, Partition, ProducerRecord, Topic
 
 DAY = 24 * HOUR
 LOG = Partition("log", 0)
-ONE = [Outgoing("log", b"k", b"v")]
+ONE = [ProducerRecord("log", b"k", b"v")]
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ async def test_a_sender_days_ahead_is_refused_and_removes_nothing(
             await sender.publish(ONE)
         assert "\n" not in str(caught.value)
         await sender.maintain()
-    assert await broker.spans([LOG]) == {LOG: Span(0, 1001)}
+    assert await broker.spans([LOG]) == {LOG: OffsetRange(0, 1001)}
 
 
 @pytest.mark.parametrize("step", [-HOUR, HOUR, -8 * DAY, 8 * DAY])
@@ -164,11 +164,11 @@ async def test_what_is_unread_after_a_long_time_off_can_still_be_read(
     async with opened(tmp_path / "broker", later, "another boot") as after:
         await after.publish(ONE)
         await after.maintain()
-        assert await after.spans([LOG]) == {LOG: Span(1, 3)}
+        assert await after.spans([LOG]) == {LOG: OffsetRange(1, 3)}
         later.advance(DAY)
         await after.publish(ONE)
         await after.maintain()
-        assert await after.spans([LOG]) == {LOG: Span(2, 4)}
+        assert await after.spans([LOG]) == {LOG: OffsetRange(2, 4)}
         reader = after.reader()
         reader.assign({LOG: 1})
         assert len(await reader.read(10, 0)) == 2

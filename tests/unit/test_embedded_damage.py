@@ -16,7 +16,6 @@ from structlog.testing import capture_logs
 from tests.clock_kit import SettableClock
 from tests.contract.helpers import all_of, empty_embedded, numbered, values
 from tests.unit.embedded_kit import HOUR, old_log, opened
-from worker.brokers.contract import Message, Outgoing, Partition, Span, Topic
 from worker.brokers.embedded import format as embedded_format
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.brokers.embedded.damage import Looked
@@ -24,6 +23,7 @@ from worker.brokers.embedded.reader import EmbeddedReader
 from worker.brokers.embedded.store import FILE_NAME
 from worker.engine.tables import read_checked, read_table
 from worker.errors import BuddyError, DamagedLog, MissingTopic, UsageError
+from worker.stream import Message, OffsetRange, Partition, ProducerRecord, Topic
 
 FLIPS = 3_000 if os.environ.get("BUDDY_HYPOTHESIS") == "long" else 60
 
@@ -46,7 +46,7 @@ async def fill(directory: Path) -> Told:
             content = dice.randbytes(size)
             await committer.commit(
                 [
-                    Outgoing(p.topic, b"%d" % (number % 7), content, partition=p.number)
+                    ProducerRecord(p.topic, b"%d" % (number % 7), content, partition=p.number)
                     for p in PLACES
                 ],
                 {PLACES[0]: number},
@@ -358,10 +358,10 @@ async def test_retention_waits_before_it_and_goes_past_it_once_skipped(
 ) -> None:
     clock.advance(2 * HOUR)
     await broker.maintain()
-    assert await broker.spans([LOG, OTHER]) == {LOG: Span(0, 8), OTHER: Span(1, 1)}
+    assert await broker.spans([LOG, OTHER]) == {LOG: OffsetRange(0, 8), OTHER: OffsetRange(1, 1)}
     await broker.inspection.skip(await broker.inspection.find(LOG, None))
     await broker.maintain()
-    assert await broker.spans([LOG]) == {LOG: Span(8, 8)}
+    assert await broker.spans([LOG]) == {LOG: OffsetRange(8, 8)}
     assert await broker.publish(numbered("log", [8])) == [(0, 8)]
     assert (await drain(broker))[0] == [8]
 
@@ -391,7 +391,7 @@ async def test_compaction_leaves_it_as_it_is(tmp_path: Path, clock: SettableCloc
 async def test_a_log_of_format_1_is_read_and_sealed(tmp_path: Path) -> None:
     old_log(tmp_path)
     async with opened(tmp_path) as broker:
-        assert await broker.spans([LOG]) == {LOG: Span(0, 5)}
+        assert await broker.spans([LOG]) == {LOG: OffsetRange(0, 5)}
         (first,) = await all_of(broker, "log", 1)
         assert (first.offset, first.timestamp, first.key, first.value) == (3, 1_700, b"k", b"v")
         assert await broker.committed("group", [LOG]) == {LOG: 3}

@@ -19,10 +19,10 @@ import pytest
 
 from tests.clock_kit import SettableClock
 from tests.unit.embedded_kit import ROOT, opened, read_all
-from worker.brokers.contract import Outgoing, Partition, Span, Topic
 from worker.brokers.embedded import store as embedded_store
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.errors import BrokerUnavailable, BuddyError, StateError
+from worker.stream import OffsetRange, Partition, ProducerRecord, Topic
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ async def test_everything_is_for_owner_and_group_only(tmp_path: Path) -> None:
             await broker.create([Topic("log", 1)])
             await broker.join("group", "log")
             await broker.maintain()
-            await broker.publish([Outgoing("log", b"k", b"v")])
+            await broker.publish([ProducerRecord("log", b"k", b"v")])
             paths = [tmp_path / "broker", *(tmp_path / "broker").rglob("*")]
             assert len(paths) >= 6
             for path in paths:
@@ -159,19 +159,21 @@ async def test_a_full_disk_stores_nothing_of_the_write(broker: EmbeddedBroker) -
     log = Partition("log", 0)
     await broker.create([Topic("log", 2)])
     committer = await broker.committer("task", "group")
-    await committer.commit([Outgoing("log", b"k", b"before", partition=0)], {log: 1})
+    await committer.commit([ProducerRecord("log", b"k", b"before", partition=0)], {log: 1})
 
     def limit(connection: sqlite3.Connection, spare: int) -> None:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count={pages + spare}").fetchone()
 
     await broker._writing.run(limit, 20)
-    large = [Outgoing("log", b"k", b"x" * 50_000, partition=number) for number in (0, 1, 0, 1)]
+    large = [
+        ProducerRecord("log", b"k", b"x" * 50_000, partition=number) for number in (0, 1, 0, 1)
+    ]
     with pytest.raises(StateError, match="is full: make room; nothing of this write was stored"):
         await committer.commit(large, {log: 2})
     with pytest.raises(StateError, match="is full"):
         await broker.publish(large)
-    assert await broker.spans([log]) == {log: Span(0, 1)}
+    assert await broker.spans([log]) == {log: OffsetRange(0, 1)}
     assert await broker.committed("group", [log]) == {log: 1}
     await broker._writing.run(limit, 1000)
     assert await committer.commit(large, {log: 2}) == [(0, 1), (1, 0), (0, 2), (1, 1)]
@@ -202,7 +204,7 @@ async def test_a_log_that_is_removed_while_in_use(tmp_path: Path, broker: Embedd
     waiting = asyncio.create_task(reader.read(10, 30))
     assert await reader.read(10, 0) == []
     shutil.rmtree(tmp_path / "broker")
-    for attempt in (broker.publish([Outgoing("log", b"k", b"v")]), waiting):
+    for attempt in (broker.publish([ProducerRecord("log", b"k", b"v")]), waiting):
         with pytest.raises(StateError, match="removed or replaced while in use"):
             await attempt
 
@@ -213,7 +215,7 @@ async def test_what_lies_beside_the_log_is_removed_while_in_use(
 ) -> None:
     await broker.create([Topic("log", 1)])
     (tmp_path / "broker" / f"{embedded_store.FILE_NAME}{end}").unlink()
-    for attempt in (broker.publish([Outgoing("log", b"k", b"v")]), broker.topics(["log"])):
+    for attempt in (broker.publish([ProducerRecord("log", b"k", b"v")]), broker.topics(["log"])):
         with pytest.raises(StateError, match="removed or replaced while in use"):
             await attempt
 
@@ -221,18 +223,18 @@ async def test_what_lies_beside_the_log_is_removed_while_in_use(
 SERVICE = """
 import asyncio, sys
 from pathlib import Path
-from worker.brokers.contract import Outgoing
+from worker.stream import ProducerRecord
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.errors import StateError
 
 async def main():
     broker = EmbeddedBroker(Path(sys.argv[1]))
     await broker.open()
-    await broker.publish([Outgoing("log", b"k", b"old")])
+    await broker.publish([ProducerRecord("log", b"k", b"old")])
     print("open", flush=True)
     sys.stdin.readline()
     try:
-        await broker.publish([Outgoing("log", b"k", b"lost")])
+        await broker.publish([ProducerRecord("log", b"k", b"lost")])
     except StateError as error:
         print(error, flush=True)
     await broker.close()
@@ -258,7 +260,7 @@ async def test_a_copy_is_put_over_a_log_in_use(tmp_path: Path) -> None:
         there.write(copy)
         there.truncate()
     async with opened(directory) as sender:
-        await sender.publish([Outgoing("log", b"k", b"new")])
+        await sender.publish([ProducerRecord("log", b"k", b"new")])
     told, _ = await service.communicate(b"\n")
     assert b"removed or replaced while in use" in told
     assert service.returncode == 0
@@ -278,9 +280,9 @@ async def test_a_log_that_another_process_holds_on_to(
 
         await other._writing.run(hold)
         with pytest.raises(BrokerUnavailable, match="Another process has held the log"):
-            await broker.publish([Outgoing("log", b"k", b"v")])
+            await broker.publish([ProducerRecord("log", b"k", b"v")])
         assert await read_all(broker, "log") == []
-    assert await broker.publish([Outgoing("log", b"k", b"v")]) == [(0, 0)]
+    assert await broker.publish([ProducerRecord("log", b"k", b"v")]) == [(0, 0)]
 
 
 async def test_after_close_everything_says_so(tmp_path: Path) -> None:
@@ -294,7 +296,7 @@ async def test_after_close_everything_says_so(tmp_path: Path) -> None:
     for attempt in (
         waiting,
         reader.read(1, 0),
-        broker.publish([Outgoing("log", b"k", b"v")]),
+        broker.publish([ProducerRecord("log", b"k", b"v")]),
         committer.commit([], {}),
         broker.join("group", "log"),
     ):

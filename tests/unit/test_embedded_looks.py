@@ -11,10 +11,11 @@ from structlog.testing import capture_logs
 from tests.clock_kit import SettableClock
 from tests.contract.helpers import damage_embedded
 from tests.unit.embedded_kit import old_log, opened, read_all
-from worker.brokers.contract import GroupMember, Outgoing, Partition, Topic
+from worker.brokers.contract import GroupMember
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.clock import Clock
 from worker.errors import BrokerUnavailable, BuddyError, StateError
+from worker.stream import Partition, ProducerRecord, Topic
 
 LOG = Partition("log", 0)
 
@@ -37,7 +38,7 @@ async def written(tmp_path: Path) -> Path:
     """A log that was closed in order."""
     async with opened(tmp_path / "broker") as broker:
         await broker.create([Topic("log", 1)])
-        await broker.publish([Outgoing("log", b"k", b"v")])
+        await broker.publish([ProducerRecord("log", b"k", b"v")])
     return tmp_path / "broker"
 
 
@@ -73,7 +74,7 @@ async def test_a_look_at_what_killed_processes_left(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     async with opened(tmp_path / "broker") as broker:
         await broker.create([Topic("log", 1)])
-        await broker.publish([Outgoing("log", b"k", b"v")])
+        await broker.publish([ProducerRecord("log", b"k", b"v")])
         shutil.copytree(tmp_path / "broker", copy)
     assert (copy / "log.sqlite-wal").stat().st_size > 0
     assert await look(copy) == [b"v"]
@@ -83,7 +84,7 @@ async def test_whoever_only_looks_writes_nothing(written: Path) -> None:
     broker = EmbeddedBroker(written, looks=True)
     await broker.open()
     for attempt in (
-        broker.publish([Outgoing("log", None, b"w")]),
+        broker.publish([ProducerRecord("log", None, b"w")]),
         broker.create([Topic("other", 1)]),
         broker.join("group", "log"),
         broker.committer("name", "group"),

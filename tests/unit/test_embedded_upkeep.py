@@ -19,7 +19,6 @@ from structlog.testing import capture_logs
 
 from tests.clock_kit import SettableClock
 from tests.unit.embedded_kit import HOUR, latest, opened, read_all
-from worker.brokers.contract import Message, Outgoing, Partition, Span, Topic
 from worker.brokers.embedded import hindrance as embedded_hindrance
 from worker.brokers.embedded import store as embedded_store
 from worker.brokers.embedded import upkeep as embedded_upkeep
@@ -27,6 +26,7 @@ from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.brokers.embedded.hindrance import AGAIN_MS, LASTING_MS
 from worker.brokers.embedded.reader import EmbeddedReader
 from worker.brokers.embedded.upkeep import Upkeep
+from worker.stream import Message, OffsetRange, Partition, ProducerRecord, Topic
 
 
 @pytest.fixture
@@ -51,17 +51,20 @@ async def test_what_is_older_than_the_retention_goes(
     async with opened(tmp_path / "broker", clock) as broker:
         await broker.create([Topic("log", 1, retention_ms=HOUR), Topic("kept", 1)])
         for _ in range(10):
-            await broker.publish([Outgoing(name, b"k", b"v") for name in ("log", "kept")])
+            await broker.publish([ProducerRecord(name, b"k", b"v") for name in ("log", "kept")])
             clock.advance(HOUR // 5)
         await broker.maintain()
-        assert await broker.spans([log, kept]) == {log: Span(5, 10), kept: Span(0, 10)}
+        assert await broker.spans([log, kept]) == {
+            log: OffsetRange(5, 10),
+            kept: OffsetRange(0, 10),
+        }
         assert [message.offset for message in await read_all(broker, "log")] == [5, 6, 7, 8, 9]
         clock.advance(2 * HOUR)
         await broker.maintain()
     async with opened(tmp_path / "broker", clock) as broker:
-        assert await broker.spans([log]) == {log: Span(10, 10)}
+        assert await broker.spans([log]) == {log: OffsetRange(10, 10)}
         assert await read_all(broker, "log") == []
-        assert await broker.publish([Outgoing("log", b"k", b"v")]) == [(0, 10)]
+        assert await broker.publish([ProducerRecord("log", b"k", b"v")]) == [(0, 10)]
 
 
 async def test_upkeep_comes_with_writing(
@@ -69,14 +72,14 @@ async def test_upkeep_comes_with_writing(
 ) -> None:
     log = Partition("log", 0)
     await broker.create([Topic("log", 1, retention_ms=HOUR)])
-    await broker.publish([Outgoing("log", b"k", b"v")])
+    await broker.publish([ProducerRecord("log", b"k", b"v")])
     clock.advance(2 * HOUR)
     monkeypatch.setattr(broker, "_upkeep_due", 0.0)
-    await broker.publish([Outgoing("log", b"k", b"v")])
+    await broker.publish([ProducerRecord("log", b"k", b"v")])
     async with asyncio.timeout(10):
         while (await broker.spans([log]))[log].start == 0:  # noqa: ASYNC110 -- nothing tells
             await asyncio.sleep(0)
-    assert (await broker.spans([log])) == {log: Span(1, 2)}
+    assert (await broker.spans([log])) == {log: OffsetRange(1, 2)}
 
 
 async def test_space_of_what_expired_is_used_again(
@@ -85,7 +88,7 @@ async def test_space_of_what_expired_is_used_again(
     await broker.create([Topic("log", 1, retention_ms=HOUR)])
     sizes = []
     for _ in range(6):
-        await broker.publish([Outgoing("log", b"k", b"x" * 500_000)] * 4)
+        await broker.publish([ProducerRecord("log", b"k", b"x" * 500_000)] * 4)
         clock.advance(2 * HOUR)
         await broker.maintain()
         sizes.append((tmp_path / "broker" / embedded_store.FILE_NAME).stat().st_size)
@@ -112,14 +115,16 @@ async def test_the_latest_of_each_key_stays_at_its_offset(
     await broker.create([Topic("log", 1, compacted=True)])
     start = clock.wall()
     for number in range(20):
-        await broker.publish([Outgoing("log", b"%d" % (number % 3), b"%d" % number, (("h", b""),))])
+        await broker.publish(
+            [ProducerRecord("log", b"%d" % (number % 3), b"%d" % number, (("h", b""),))]
+        )
         clock.advance(1)
     await broker.maintain()
     assert [
         (m.offset, m.key, m.value, m.timestamp - start, m.headers)
         for m in await read_all(broker, "log")
     ] == [(n, b"%d" % (n % 3), b"%d" % n, n, (("h", b""),)) for n in (17, 18, 19)]
-    assert await broker.spans([log]) == {log: Span(0, 20)}
+    assert await broker.spans([log]) == {log: OffsetRange(0, 20)}
     reader = broker.reader()
     reader.assign({log: 5})
     assert len(await reader.read(10, 0)) == 3
@@ -131,7 +136,7 @@ async def test_a_tombstone_stays_for_its_time_and_the_position_passes_the_gap(
 ) -> None:
     log = Partition("log", 0)
     await broker.create([Topic("log", 1, compacted=True, delete_retention_ms=HOUR)])
-    await broker.publish([Outgoing("log", b"k", b"v"), Outgoing("log", b"k", None)])
+    await broker.publish([ProducerRecord("log", b"k", b"v"), ProducerRecord("log", b"k", None)])
     for _ in range(2):
         await broker.maintain()
         assert [(m.offset, m.value) for m in await read_all(broker, "log")] == [(1, None)]
@@ -142,7 +147,7 @@ async def test_a_tombstone_stays_for_its_time_and_the_position_passes_the_gap(
     reader.assign({log: 0})
     assert await reader.read(10, 0) == []
     assert reader.position(log) == 2
-    assert await broker.publish([Outgoing("log", b"k", b"v")]) == [(0, 2)]
+    assert await broker.publish([ProducerRecord("log", b"k", b"v")]) == [(0, 2)]
     assert [message.offset for message in await reader.read(10, 0)] == [2]
 
 
@@ -170,7 +175,7 @@ class Story:
         self.upkeep: Upkeep | None = None
 
     async def write(self, writes: list[tuple[bytes, bytes | None]]) -> None:
-        places = await self.broker.publish([Outgoing("log", k, v) for k, v in writes])
+        places = await self.broker.publish([ProducerRecord("log", k, v) for k, v in writes])
         for (key, value), (_, offset) in zip(writes, places, strict=True):
             self.written[offset] = (key, value)
             self.table.pop(key, None)
@@ -254,19 +259,19 @@ async def test_a_partition_is_compacted_when_it_has_doubled(
         while await broker._writing.run(upkeep.step):
             pass
 
-    await broker.publish([Outgoing("log", b"%d" % n, contents) for n in range(5)])
+    await broker.publish([ProducerRecord("log", b"%d" % n, contents) for n in range(5)])
     assert not await due()
-    await broker.publish([Outgoing("log", b"%d" % n, contents) for n in range(30)])
+    await broker.publish([ProducerRecord("log", b"%d" % n, contents) for n in range(30)])
     assert await due()
     await keep_up()
     assert len(await read_all(broker, "log")) == 30
-    await broker.publish([Outgoing("log", b"%d" % n, contents) for n in range(20)])
+    await broker.publish([ProducerRecord("log", b"%d" % n, contents) for n in range(20)])
     assert not await due()
-    await broker.publish([Outgoing("log", b"%d" % n, contents) for n in range(20)])
+    await broker.publish([ProducerRecord("log", b"%d" % n, contents) for n in range(20)])
     assert await due()
     await keep_up()
     assert not await due()
-    await broker.publish([Outgoing("log", b"1", b"")])
+    await broker.publish([ProducerRecord("log", b"1", b"")])
     assert not await due()
     clock.advance(25 * HOUR)
     assert await due()
@@ -276,11 +281,11 @@ async def test_only_one_process_at_a_time_does_upkeep(
     tmp_path: Path, broker: EmbeddedBroker, clock: SettableClock
 ) -> None:
     await broker.create([Topic("log", 1, compacted=True)])
-    await broker.publish([Outgoing("log", b"k", b"%d" % number) for number in range(3)])
+    await broker.publish([ProducerRecord("log", b"k", b"%d" % number) for number in range(3)])
     first = Upkeep(tmp_path / "broker", broker._time, broker._hindrances, force=True)
     assert await broker._writing.run(first.step)
     async with opened(tmp_path / "broker", clock) as other:
-        await other.publish([Outgoing("log", b"k", b"3")])
+        await other.publish([ProducerRecord("log", b"k", b"3")])
         await other.maintain()
         assert [message.value for message in await read_all(other, "log")] == [b"2", b"3"]
         while await broker._writing.run(first.step):
@@ -306,7 +311,7 @@ async def test_a_process_that_hangs_with_the_lock_is_told_until_it_goes_on(
     lock = tmp_path / "broker" / "upkeep.lock"
     await broker.create([Topic("log", 1, compacted=True)])
     for number in range(3):
-        await broker.publish([Outgoing("log", b"k", b"%d" % number)])
+        await broker.publish([ProducerRecord("log", b"k", b"%d" % number)])
     frozen = Upkeep(tmp_path / "broker", broker._time, broker._hindrances, force=True)
     assert await broker._writing.run(frozen.step)
     os.utime(lock, (0, 0))  # the next touch is sure to differ
@@ -377,7 +382,7 @@ async def test_a_reader_that_hangs_is_told_until_the_wal_can_be_emptied(
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as frozen:
         frozen.execute("BEGIN")
         frozen.execute("SELECT count(*) FROM batches").fetchone()
-        await broker.publish([Outgoing("log", b"k", b"x" * 700_000)] * 3)
+        await broker.publish([ProducerRecord("log", b"k", b"x" * 700_000)] * 3)
         with capture_logs() as logs:
             await broker.maintain()
             assert broker.hindrance() is None
@@ -401,13 +406,13 @@ async def test_who_asks_for_hindrances_has_upkeep_done_while_nobody_writes(
 ) -> None:
     log = Partition("log", 0)
     await broker.create([Topic("log", 1, retention_ms=HOUR)])
-    await broker.publish([Outgoing("log", b"k", b"v")])
+    await broker.publish([ProducerRecord("log", b"k", b"v")])
     clock.advance(2 * HOUR)
     monkeypatch.setattr(broker, "_upkeep_due", 0.0)
     assert broker.hindrance() is None
     assert broker._upkeep is not None
     await broker._upkeep
-    assert await broker.spans([log]) == {log: Span(1, 1)}
+    assert await broker.spans([log]) == {log: OffsetRange(1, 1)}
 
 
 def _stored(connection: sqlite3.Connection, broker: EmbeddedBroker) -> tuple[int, ...]:

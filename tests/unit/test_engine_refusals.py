@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from worker.brokers.contract import Outgoing
 from worker.core.outbox import SOURCE_HEADER
 from worker.engine.refusals import MOST, Refusals
 from worker.errors import MessageRefused
+from worker.stream import ProducerRecord
 from worker.topics import Names
 
 NAMES = Names("b")
 
 
-def row(task: int, offset: int) -> Outgoing:
+def row(task: int, offset: int) -> ProducerRecord:
     source = ((SOURCE_HEADER, f"b.in.users/{task}/{offset}".encode()),)
-    return Outgoing(NAMES.accepted("users"), b"k", b"v", source, partition=task)
+    return ProducerRecord(NAMES.accepted("users"), b"k", b"v", source, partition=task)
 
 
 def test_all_records_that_are_refused_are_noted() -> None:
@@ -39,7 +39,7 @@ def test_a_task_that_cannot_go_on_is_named_wherever_it_stands(tries: int) -> Non
 
 def test_a_state_that_is_refused_is_named_beside_records() -> None:
     refusals = Refusals(NAMES)
-    state = Outgoing(NAMES.progress, b"1", b"v", partition=1)
+    state = ProducerRecord(NAMES.progress, b"1", b"v", partition=1)
     refusal = refusals.note([row(0, 7), state], MessageRefused.of({0: "too large", 1: "it too"}))
     assert refusal.task == 1
     assert "its own state" in str(refusal.why)

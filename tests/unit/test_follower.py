@@ -5,11 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-from worker.brokers.contract import Message, Partition
 from worker.clock import Clock
 from worker.core.barrier import Barrier, Progress
 from worker.core.reading import write_progress
 from worker.engine.follower import Follower
+from worker.stream import Message, Partition
 from worker.topics import Names
 
 NAMES = Names("b")

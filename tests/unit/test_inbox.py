@@ -7,11 +7,11 @@ from itertools import count
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.brokers.contract import Message
 from worker.core.outbox import Rules
 from worker.core.pressure import weight
 from worker.core.task import INPUTS, Task
 from worker.engine.tasks import Owned
+from worker.stream import Message
 from worker.topics import Names
 
 NAMES = Names()

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.test_sink_rows import canonical, match, user, uuid
-from worker.brokers.contract import Message, Partition
 from worker.brokers.partitioner import partition_for
 from worker.index import store as index_store
 from worker.index.contract import Known, Learned, address_digest
 from worker.index.memory import MemoryIndex
 from worker.index.rows import indexed_entity, latest_rows
 from worker.index.store import IndexStore
+from worker.stream import Message, Partition
 
 # So few that they collide all the time.
 PARTITIONS = 3

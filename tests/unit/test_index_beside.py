@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worker.brokers.contract import Message, Partition
 from worker.index.store import IndexStore
+from worker.stream import Message, Partition
 
 PROGRESS = Partition("b.internal.progress", 0)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from worker.brokers.contract import Partition, Span, Topic
 from worker.index.freshness import Saved, reason_to_rebuild
+from worker.stream import OffsetRange, Partition, Topic
 
 DAY = 24 * 3600 * 1000
 NOW = 1_000 * DAY
@@ -16,7 +16,7 @@ TOPICS = {
     name: Topic(name, 2, compacted=True, delete_retention_ms=7 * DAY) for name in (USERS, MATCHES)
 }
 PARTITIONS = [Partition(name, number) for name in TOPICS for number in range(2)]
-SPANS = dict.fromkeys(PARTITIONS, Span(10, 100))
+SPANS = dict.fromkeys(PARTITIONS, OffsetRange(10, 100))
 FIRST = PARTITIONS[0]
 HALF = 7 * DAY // 2
 

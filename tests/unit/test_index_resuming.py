@@ -9,11 +9,12 @@ from typing import cast
 import pytest
 
 from tests.unit.test_index_tails import LOG, PLACE, read
-from worker.brokers.contract import Broker, Message, Partition, Span
+from worker.brokers.contract import Broker
 from worker.errors import BrokerUnavailable
 from worker.index import resuming
 from worker.index.freshness import Saved
 from worker.index.resuming import another_log, went_back
+from worker.stream import Message, OffsetRange, Partition
 
 OTHER = Partition(PLACE.topic, 1)
 SAVED = Saved(1, 0, {PLACE: 10}, {}, read(LOG, 10))
@@ -45,7 +46,7 @@ async def test_a_partition_that_gives_nothing_is_an_outage(monkeypatch: pytest.M
     reader, steps = _Silent({}), list[None]()
     with pytest.raises(BrokerUnavailable, match=f"reading {PLACE.topic}/0 again"):
         await another_log(
-            broker_of(reader), SAVED, {PLACE: Span(0, 20)}, lambda: steps.append(None)
+            broker_of(reader), SAVED, {PLACE: OffsetRange(0, 20)}, lambda: steps.append(None)
         )
     assert reader.closed
     assert steps, "whoever watches is told that this is alive"
@@ -53,7 +54,7 @@ async def test_a_partition_that_gives_nothing_is_an_outage(monkeypatch: pytest.M
 
 async def test_a_damaged_partition_is_not_waited_for() -> None:
     reader = _Silent({PLACE: "…"})
-    reason = await another_log(broker_of(reader), SAVED, {PLACE: Span(0, 20)})
+    reason = await another_log(broker_of(reader), SAVED, {PLACE: OffsetRange(0, 20)})
     assert "is damaged where it was read last" in str(reason)
     assert reader.closed
 

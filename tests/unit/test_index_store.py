@@ -19,12 +19,12 @@ from structlog.testing import capture_logs
 
 import worker
 from worker.accepted import Foreign
-from worker.brokers.contract import Message, Partition
 from worker.errors import StateError, StateLost
 from worker.index import environment
 from worker.index.contract import address_digest
 from worker.index.store import IndexStore
 from worker.index.tails import Tail, mark_of
+from worker.stream import Message, Partition
 
 TOPIC = "p.accepted.users"
 FIRST = Partition(TOPIC, 0)
@@ -72,7 +72,7 @@ import sys
 from pathlib import Path
 from tests_row import row, TOPIC
 import msgspec
-from worker.brokers.contract import Partition
+from worker.stream import Partition
 from worker.index.store import IndexStore
 store = IndexStore(Path(sys.argv[1]), map_size=64 * 1024)
 store.open()

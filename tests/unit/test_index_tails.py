@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import pytest
 
-from worker.brokers.contract import Message, Partition, Span
 from worker.index.freshness import Saved
 from worker.index.tails import LENGTH, Beside, Comparison, Tail, extended, extended_beside
+from worker.stream import Message, OffsetRange, Partition
 
 PLACE = Partition("b.accepted.users", 0)
 
@@ -40,7 +40,7 @@ def compared(
     """What comes of it in this log, read in small pieces."""
     if end is None:
         end = log[-1].offset + 1 if log else 0
-    comparison = Comparison(tails, {PLACE: position}, {PLACE: Span(0, end)})
+    comparison = Comparison(tails, {PLACE: position}, {PLACE: OffsetRange(0, end)})
     there = [m for m in log if m.offset >= comparison.starts.get(PLACE, end)]
     while comparison.open and comparison.reason is None:
         some, there = there[:2], there[2:]
@@ -111,7 +111,7 @@ def test_none_of_the_messages_is_left() -> None:
 
 
 def test_a_damaged_partition_cannot_be_told() -> None:
-    comparison = Comparison(read(LOG, 10), {PLACE: 10}, {PLACE: Span(0, 20)})
+    comparison = Comparison(read(LOG, 10), {PLACE: 10}, {PLACE: OffsetRange(0, 20)})
     for place, words in ((Partition("other", 0), "None"), (PLACE, "is damaged")):
         comparison.unreadable(place)
         assert words in str(comparison.reason)
@@ -120,7 +120,7 @@ def test_a_damaged_partition_cannot_be_told() -> None:
 def test_what_a_release_without_tails_has_read_is_not_compared() -> None:
     begun = extended({}, {PLACE: 10}, [], {PLACE: 10})
     assert begun == {PLACE: Tail(10)}
-    assert Comparison(begun, {PLACE: 10}, {PLACE: Span(0, 20)}).starts == {}
+    assert Comparison(begun, {PLACE: 10}, {PLACE: OffsetRange(0, 20)}).starts == {}
     tails = extended(begun, {PLACE: 10}, LOG[10:12], {PLACE: 12})
     assert compared(tails, 12, LOG) is None
     other = [*LOG[:11], message(11, time=1)]
@@ -207,7 +207,7 @@ def read_beside(log: Sequence[Message], identity: str = "one") -> dict[Partition
 def compared_beside(
     known: Mapping[Partition, Beside], log: Sequence[Message], end: int
 ) -> str | None:
-    comparison = Comparison({}, {}, {PLACE: Span(0, end)}, known)
+    comparison = Comparison({}, {}, {PLACE: OffsetRange(0, end)}, known)
     if comparison.reason is None:
         for one in log:
             if one.offset >= comparison.starts[PLACE]:
@@ -238,14 +238,14 @@ def test_another_message_beside_and_a_log_that_ends_before_are_told() -> None:
 
 
 def test_damage_beside_is_for_others_to_tell() -> None:
-    comparison = Comparison({}, {}, {PLACE: Span(0, 20)}, read_beside(LOG[:10]))
+    comparison = Comparison({}, {}, {PLACE: OffsetRange(0, 20)}, read_beside(LOG[:10]))
     comparison.unreadable(PLACE)
     assert (comparison.reason, comparison.open) == (None, [])
 
 
 def test_a_topic_beside_that_is_another_now_or_gone_is_not_compared() -> None:
     saved = Saved(1, 0, {}, beside=read_beside(LOG[:10]))
-    spans = {PLACE: Span(0, 0)}
+    spans = {PLACE: OffsetRange(0, 0)}
     assert saved.now(spans, {PLACE.topic: "one"}).beside == saved.beside
     assert saved.now(spans, {}).beside == saved.beside, "an old broker cannot tell"
     assert saved.now(spans, {PLACE.topic: "two"}).beside == {}

@@ -11,8 +11,8 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
-from worker.brokers.contract import Message, Partition
 from worker.brokers.kafka.reader import KafkaReader, _Readable
+from worker.stream import Message, Partition
 
 HERE = Partition("t", 0)
 MIB = 1024 * 1024

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from worker.brokers.contract import Outgoing, Partition, Topic
 from worker.brokers.kafka.batches import BATCH_BYTES, BATCH_MESSAGES, check, pack, place
 from worker.brokers.kafka.broker import KafkaBroker
 from worker.brokers.kafka.security import KafkaSecurity, TokenFile
@@ -22,6 +21,7 @@ from worker.brokers.kafka.topics import new_topic, topic_from
 from worker.brokers.kafka.wire import BATCH_CEILING
 from worker.brokers.partitioner import Rotation, partition_for
 from worker.errors import ConfigurationError, MessageRefused, MissingTopic
+from worker.stream import Partition, ProducerRecord, Topic
 
 LOGIN = {"username": "buddy", "password": "secret-1"}
 
@@ -217,8 +217,8 @@ TOPICS = {
 
 def test_messages_go_where_kafkas_partitioner_puts_them() -> None:
     keys = [b"%d" % number for number in range(50)]
-    messages = [Outgoing("in", key, b"v") for key in keys]
-    messages += [Outgoing("in", b"k", b"v", partition=2), Outgoing("table", b"k", None)]
+    messages = [ProducerRecord("in", key, b"v") for key in keys]
+    messages += [ProducerRecord("in", b"k", b"v", partition=2), ProducerRecord("table", b"k", None)]
     placed = place(messages, TOPICS, Rotation())
     numbers = {index: p for p, indices in placed.items() for index in indices}
     for index, key in enumerate(keys):
@@ -230,7 +230,7 @@ def test_messages_go_where_kafkas_partitioner_puts_them() -> None:
 
 def test_messages_without_a_key_stay_together_and_move_on_with_the_next_call() -> None:
     rotation = Rotation()
-    messages = [Outgoing("in", None, b"v")] * 4
+    messages = [ProducerRecord("in", None, b"v")] * 4
     used = [next(iter(place(messages, TOPICS, rotation).items())) for _ in range(3)]
     assert all(indices == [0, 1, 2, 3] for _, indices in used)
     assert {partition.number for partition, _ in used} == {0, 1, 2}
@@ -239,19 +239,28 @@ def test_messages_without_a_key_stay_together_and_move_on_with_the_next_call() -
 @pytest.mark.parametrize("number", [-1, 3])
 def test_a_partition_that_the_topic_does_not_have(number: int) -> None:
     with pytest.raises(MissingTopic):
-        place([Outgoing("in", b"k", b"v", partition=number)], TOPICS, Rotation())
+        place([ProducerRecord("in", b"k", b"v", partition=number)], TOPICS, Rotation())
 
 
 def test_messages_that_are_too_large_are_named() -> None:
-    fits, large = Outgoing("small", b"k", b"v" * 900), Outgoing("small", b"k", b"v" * 1_000)
+    fits, large = (
+        ProducerRecord("small", b"k", b"v" * 900),
+        ProducerRecord("small", b"k", b"v" * 1_000),
+    )
     with pytest.raises(MessageRefused, match="too large for small") as caught:
-        check([Outgoing("in", b"k", b"v" * 5_000), fits, large, fits, large], TOPICS, Producer())
+        check(
+            [ProducerRecord("in", b"k", b"v" * 5_000), fits, large, fits, large], TOPICS, Producer()
+        )
     assert list(caught.value.refused) == [2, 4]
 
 
 def test_a_compacted_topic_takes_no_message_without_a_key() -> None:
     with pytest.raises(MessageRefused) as caught:
-        check([Outgoing("table", b"", b"v"), Outgoing("table", None, b"v")], TOPICS, Producer())
+        check(
+            [ProducerRecord("table", b"", b"v"), ProducerRecord("table", None, b"v")],
+            TOPICS,
+            Producer(),
+        )
     assert list(caught.value.refused) == [1]
 
 
@@ -267,7 +276,7 @@ NAMES = st.text(max_size=20)
 def test_refused_exactly_where_the_batch_would_be_above_the_limit(
     key: bytes | None, size: int, headers: list[tuple[str, bytes]]
 ) -> None:
-    message = Outgoing("small", key, b"v" * size, tuple(headers))
+    message = ProducerRecord("small", key, b"v" * size, tuple(headers))
     batch = Producer().create_batch()
     batch.append(timestamp=10**12, key=key, value=message.value, headers=headers)
     fits = batch.size() <= 1_000
@@ -284,7 +293,7 @@ def test_refused_exactly_where_the_batch_would_be_above_the_limit(
 def test_batches_hold_every_message_once_in_order_and_within_the_limit(
     plan: list[tuple[str, int]],
 ) -> None:
-    messages = [Outgoing(topic, b"k", b"v" * size) for topic, size in plan]
+    messages = [ProducerRecord(topic, b"k", b"v" * size) for topic, size in plan]
     batches = pack(messages, TOPICS, Rotation(), Producer())
     found = sorted(index for some in batches.values() for b in some for index in b.indices)
     assert found == list(range(len(messages)))
@@ -297,10 +306,10 @@ def test_batches_hold_every_message_once_in_order_and_within_the_limit(
 
 
 def test_a_batch_is_cut_by_bytes_and_by_number() -> None:
-    many = [Outgoing("in", b"k", b"")] * (BATCH_MESSAGES + 1)
+    many = [ProducerRecord("in", b"k", b"")] * (BATCH_MESSAGES + 1)
     (cut,) = pack(many, TOPICS, Rotation(), Producer()).values()
     assert [len(batch.indices) for batch in cut] == [BATCH_MESSAGES, 1]
-    large = [Outgoing("in", b"k", b"v" * size) for size in (10, BATCH_BYTES, 10, 10)]
+    large = [ProducerRecord("in", b"k", b"v" * size) for size in (10, BATCH_BYTES, 10, 10)]
     (cut,) = pack(large, TOPICS, Rotation(), Producer()).values()
     assert [batch.indices for batch in cut] == [[0], [1], [2, 3]]
 

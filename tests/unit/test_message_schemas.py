@@ -19,7 +19,6 @@ from jsonschema import Draft202012Validator
 
 from schemas import ENTITIES
 from tests.unit.schema_kit import JSON
-from worker.brokers.contract import Message
 from worker.checking import Checker, Place
 from worker.cli.main import cli
 from worker.core.decode import Invalid
@@ -49,6 +48,7 @@ from worker.sink.requests import (
     encode_request,
     read_request,
 )
+from worker.stream import Message
 
 ROOT: Final = Path(__file__).parents[2]
 VALIDATORS: Final = {name: Draft202012Validator(message_schema(name)) for name in MESSAGES}

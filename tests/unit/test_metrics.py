@@ -17,13 +17,13 @@ import pytest
 import yaml
 
 from schemas import ENTITIES
-from worker.brokers.contract import Partition
 from worker.core.outbox import Tally
 from worker.core.violations import Code
 from worker.errors import ConfigurationError
 from worker.ops import health as health_module
 from worker.ops.health import Health, Limits, Part
 from worker.ops.metrics import MOST_BLOCKING, Metrics
+from worker.stream import Partition
 
 NOW = 1_700_000_000_000
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "metrics.md").read_text("utf-8")

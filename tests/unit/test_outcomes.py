@@ -6,9 +6,10 @@ from typing import cast
 
 import pytest
 
-from worker.brokers.contract import Broker, Message, Outgoing, Reader
+from worker.brokers.contract import Broker, Reader
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
 from worker.engine.outcomes import Outcomes
+from worker.stream import Message, ProducerRecord
 from worker.topics import Names
 
 NAMES = Names()
@@ -67,7 +68,7 @@ def rejected(value: bytes | None, source: bytes = SENT) -> Message:
 async def test_what_no_worker_wrote_is_no_outcome(garbage: Message) -> None:
     outcomes = Outcomes(cast("Broker", Given([garbage, rejected(REJECTION)])), NAMES)
     await outcomes.open()
-    outcomes.note([Outgoing(NAMES.inputs("users"), b"k", b"{}")], [(0, 5)])
+    outcomes.note([ProducerRecord(NAMES.inputs("users"), b"k", b"{}")], [(0, 5)])
     await outcomes.look()
     assert (outcomes.accepted, outcomes.rejected) == (0, 1)
     assert outcomes.codes == {("users", "invalid_enum"): 1}

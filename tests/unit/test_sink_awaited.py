@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from schemas import ENTITIES
 from tests.unit.test_sink_rows import NAMES
-from worker.brokers.contract import Message, Partition, Span
 from worker.sink.awaited import Awaited, Saved, read_saved
+from worker.stream import Message, OffsetRange, Partition
 
 
 def place(entity: str, number: int = 0) -> Partition:
@@ -18,10 +18,10 @@ def place(entity: str, number: int = 0) -> Partition:
 
 
 def awaited(**spans: tuple[int, int]) -> Awaited:
-    held = {place(name): Span(0, 0) for name in ENTITIES}
+    held = {place(name): OffsetRange(0, 0) for name in ENTITIES}
     identities = {NAMES.inputs(name): f"{name}-2" for name in ENTITIES}
     return Awaited(
-        held | {place(name): Span(*span) for name, span in spans.items()}, NAMES, identities
+        held | {place(name): OffsetRange(*span) for name, span in spans.items()}, NAMES, identities
     )
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_sink_rows import NAMES, message, user
-from worker.brokers.contract import Message, Partition
 from worker.sink.store.row_store import RowStore
+from worker.stream import Message, Partition
 
 KEYS = 40
 BATCH = 25

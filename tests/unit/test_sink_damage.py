@@ -11,7 +11,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.unit.test_sink_rows import NAMES, message, user
-from worker.brokers.contract import Partition
 from worker.errors import StateError, StateLost
 from worker.exports.manifest import Cut
 from worker.index.tails import Tail, mark_of
@@ -20,6 +19,7 @@ from worker.sink.selection.plan import Selection
 from worker.sink.store import rocks
 from worker.sink.store.positions import place_key
 from worker.sink.store.row_store import RowStore
+from worker.stream import Partition
 
 USERS, OTHER = (Partition(NAMES.accepted("users"), number) for number in range(2))
 COUNT = 300

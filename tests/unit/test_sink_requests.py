@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import ENTITIES
-from worker.brokers.contract import Message
 from worker.errors import UsageError
 from worker.sink.requests import (
     Announcement,
@@ -28,6 +27,7 @@ from worker.sink.requests import (
     selection_of,
 )
 from worker.sink.selection.plan import Days
+from worker.stream import Message
 
 
 def sent(value: Any, key: bytes | None = None) -> Message:

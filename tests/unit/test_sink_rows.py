@@ -10,9 +10,9 @@ from uuid import UUID
 
 from schemas import ENTITIES
 from worker.accepted import rule_of
-from worker.brokers.contract import Message
 from worker.core.decode import Decoded, decoders
 from worker.sink.store.rows import Referring
+from worker.stream import Message
 from worker.topics import Names
 
 NAMES = Names("t")

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.brokers.contract import Outgoing
 from worker.core.moments import Moment
 from worker.errors import ConfigurationError
 from worker.settings import Settings, load
 from worker.sink.agenda import RETRY_MS, Agenda, Standing, read_standing, read_standings
 from worker.sink.requests import export_id_of, fill_in, options_of
 from worker.sink.schedule import DEFAULTS, Schedule, following, is_slot_of, latest, request_of
+from worker.stream import ProducerRecord
 from worker.topics import Names
 
 NAMES = Names("t")
@@ -165,7 +165,7 @@ def now(text: str, steady: int = 0) -> Moment:
     return Moment(ms(text), steady)
 
 
-def table_of(messages: list[Outgoing]) -> dict[bytes, bytes]:
+def table_of(messages: list[ProducerRecord]) -> dict[bytes, bytes]:
     return {m.key: m.value for m in messages if m.key is not None and m.value is not None}
 
 

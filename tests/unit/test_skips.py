@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
-from worker.brokers.contract import Partition
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
 from worker.ops.skips import Skips
+from worker.stream import Partition
 
 REJECTED = Partition("p.rejected.users", 1)
 READ = Partition("p.in.users", 1)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from schemas import ENTITIES
-from worker.brokers.contract import GroupMember, Message, Partition, Span
+from worker.brokers.contract import GroupMember
 from worker.core.barrier import Counts, Progress
 from worker.status import (
     STALLED_MS,
@@ -24,6 +24,7 @@ from worker.status import (
     undecided,
     unread,
 )
+from worker.stream import Message, OffsetRange, Partition
 from worker.topics import Names
 
 NAMES = Names("p")
@@ -44,7 +45,7 @@ def seen(**changes: Any) -> Seen:
         "names": NAMES,
         "at": NOW,
         "entries": dict.fromkeys((0, 1), Entry(book(), NOW - 60_000)),
-        "spans": dict.fromkeys(places, Span(0, 10)),
+        "spans": dict.fromkeys(places, OffsetRange(0, 10)),
         "ends": dict.fromkeys(places, 10),
         "told": {},
         "identities": {NAMES.inputs(entity): f"id-{entity}" for entity in ENTITIES},
@@ -58,7 +59,7 @@ def seen(**changes: Any) -> Seen:
 def behind(**changes: Any) -> Seen:
     """As `seen`, but 3 users of task 0 are still to be read."""
     base = seen()
-    return seen(spans={**base.spans, USERS: Span(0, 13)}, **changes)
+    return seen(spans={**base.spans, USERS: OffsetRange(0, 13)}, **changes)
 
 
 def message(value: bytes | None, key: bytes = b"1", number: int = 1, at: int = NOW) -> Message:
@@ -141,7 +142,9 @@ def test_a_topic_of_which_no_identity_is_known_is_taken_as_the_same() -> None:
 
 def test_a_task_that_never_committed_has_read_nothing_and_what_expired_is_no_lag() -> None:
     base = seen()
-    found = seen(entries={0: Entry(), 1: base.entries[1]}, spans={**base.spans, USERS: Span(4, 10)})
+    found = seen(
+        entries={0: Entry(), 1: base.entries[1]}, spans={**base.spans, USERS: OffsetRange(4, 10)}
+    )
     assert unread(found)[USERS] == 4
     assert {place.number for place in unread(found)} == {0}
 
@@ -206,7 +209,7 @@ def history(*positions: tuple[int, dict[str, int]]) -> Entry:
 def of_task_0(entry: Entry, **changes: Any) -> Seen:
     """Users and events of task 0 are still to be read."""
     base = seen()
-    spans = {**base.spans, USERS: Span(0, 13), LATE: Span(0, 13)}
+    spans = {**base.spans, USERS: OffsetRange(0, 13), LATE: OffsetRange(0, 13)}
     return seen(entries={0: entry, 1: Entry(book(), NOW)}, spans=spans, **changes)
 
 

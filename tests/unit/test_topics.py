@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from schemas import ENTITIES
-from worker.brokers.contract import Topic
+from worker.stream import Topic
 from worker.topics import Names, complaints, wanted
 
 LIMIT = 1024 * 1024

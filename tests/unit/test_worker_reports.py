@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.clock_kit import SettableClock
-from worker.brokers.contract import Broker, Partition, Span
+from worker.brokers.contract import Broker
 from worker.core.outbox import Rules, Tally
 from worker.core.reading import Missed
 from worker.engine.backoff import Backoff
@@ -19,6 +19,7 @@ from worker.engine.reports import Reports
 from worker.errors import BrokerUnavailable, Fenced
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
+from worker.stream import OffsetRange, Partition
 from worker.topics import Names
 
 RULES = Rules(names=Names())
@@ -182,13 +183,13 @@ class Inputs:
 
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False
-    ) -> dict[Partition, Span]:
+    ) -> dict[Partition, OffsetRange]:
         ends = {
             ROWS: 7 + self.rows * uncommitted,
             REJECTED: 7 + self.rejections * uncommitted,
             HERE: self._end(uncommitted),
         }
-        return {p: Span(0, ends.get(p, 0)) for p in partitions}
+        return {p: OffsetRange(0, ends.get(p, 0)) for p in partitions}
 
     def _end(self, uncommitted: bool) -> int:
         return self.end if uncommitted else self.stable

@@ -15,72 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-import msgspec
-
-Headers = tuple[tuple[str, bytes], ...]
-
-
-class Partition(NamedTuple):
-    """One partition of one topic."""
-
-    topic: str
-    number: int
-
-
-class Message(msgspec.Struct, frozen=True, gc=False):
-    """One message as read. `value` None is a tombstone; `timestamp` is in milliseconds."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers = ()
-    appended: bool = True
-    """Whether `timestamp` is the broker's append time (else the producer's own clock)."""
-
-
-class Outgoing(msgspec.Struct, frozen=True, gc=False):
-    """One message to be written.
-
-    Without a `partition` Kafka's default partitioner places it: by murmur2 of the key; messages
-    without a key are spread over the partitions.
-    """
-
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: Headers = ()
-    partition: int | None = None
-
-
-class Topic(msgspec.Struct, frozen=True):
-    """A topic and the settings that the rest relies on.
-
-    `retention_ms` None keeps messages for ever. In a `compacted` topic the latest message of each
-    key stays, and a tombstone stays at least `delete_retention_ms`. With `append_time` the broker
-    stamps each message; else the producer does.
-    """
-
-    name: str
-    partitions: int
-    compacted: bool = False
-    append_time: bool = True
-    retention_ms: int | None = None
-    delete_retention_ms: int = 7 * 24 * 3600 * 1000
-    max_message_bytes: int = 1024 * 1024
-
-
-class Span(NamedTuple):
-    """The offsets that a partition holds: from `start` up to, not including, `end`.
-
-    Compaction never moves `start`: what lies before it was removed, by retention or by somebody.
-    So a compacted partition that starts above 0 may lack the latest message of a key.
-    """
-
-    start: int
-    end: int
+from worker.stream import Message, OffsetRange, Partition, ProducerRecord, Topic
 
 
 class Reader(Protocol):
@@ -147,7 +82,7 @@ class Committer(Protocol):
     """The one writer of a task. Starting another of the same name fences this one."""
 
     async def commit(
-        self, messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
+        self, messages: Sequence[ProducerRecord], offsets: Mapping[Partition, int]
     ) -> list[tuple[int, int]]:
         """Write all messages and the group's offsets, all or nothing; (partition, offset) each.
 
@@ -200,7 +135,7 @@ class Broker(Protocol):
 
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False
-    ) -> dict[Partition, Span]:
+    ) -> dict[Partition, OffsetRange]:
         """Start and end of each partition; the end includes open transactions if `uncommitted`.
 
         Raises `MissingTopic`.
@@ -212,7 +147,7 @@ class Broker(Protocol):
         They may be a moment behind the last commit: whoever goes on from them may read again.
         """
 
-    async def publish(self, messages: Sequence[Outgoing]) -> list[tuple[int, int]]:
+    async def publish(self, messages: Sequence[ProducerRecord]) -> list[tuple[int, int]]:
         """Write the messages, at least once and in order per partition; (partition, offset) each.
 
         Raises `MissingTopic`, `MessageRefused` (too large), `BrokerUnavailable`.

@@ -12,8 +12,8 @@ import random
 import struct
 from collections.abc import Sequence
 
-from worker.brokers.contract import Outgoing, Topic
 from worker.errors import MissingTopic
+from worker.stream import ProducerRecord, Topic
 
 _SEED = 0x9747B28C
 _FACTOR = 0x5BD1E995
@@ -105,7 +105,7 @@ def _alike(keys: Sequence[bytes], size: int, partitions: int) -> list[int]:
     return placed
 
 
-def by_topic(messages: Sequence[Outgoing]) -> dict[str, list[int]]:
+def by_topic(messages: Sequence[ProducerRecord]) -> dict[str, list[int]]:
     """The messages of each topic, in their order, as indices into `messages`."""
     found: dict[str, list[int]] = {}
     for index, message in enumerate(messages):
@@ -118,7 +118,7 @@ def by_topic(messages: Sequence[Outgoing]) -> dict[str, list[int]]:
 
 
 def by_partition(
-    messages: Sequence[Outgoing], indices: Sequence[int], topic: Topic, rotation: Rotation
+    messages: Sequence[ProducerRecord], indices: Sequence[int], topic: Topic, rotation: Rotation
 ) -> dict[int, list[int]]:
     """Of messages of one topic those of each partition: the one they name, else by their key.
 

@@ -7,7 +7,6 @@ import asyncio
 import click
 
 from schemas import ENTITIES
-from worker.brokers.contract import Partition
 from worker.cli.console import (
     Context,
     OneOf,
@@ -21,6 +20,7 @@ from worker.engine.reprocess import reprocess
 from worker.engine.startup import check_topics, create_topics
 from worker.errors import ConfigurationError, UsageError
 from worker.settings import TABLES, shown
+from worker.stream import Partition
 from worker.topics import complaints
 
 

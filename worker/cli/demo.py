@@ -19,7 +19,7 @@ import click
 from rich.progress import Progress
 
 from schemas import ENTITIES
-from worker.brokers.contract import Broker, Outgoing
+from worker.brokers.contract import Broker
 from worker.cli.console import Context, count_of, print_table, progress_bar, say
 from worker.cli.export import ask
 from worker.core.violations import WARNINGS, Code
@@ -29,6 +29,7 @@ from worker.engine.outcomes import Outcomes
 from worker.errors import BuddyError, StateError
 from worker.exports.verify import Verification, verify
 from worker.sink.requests import Announcement, ExportRequest
+from worker.stream import ProducerRecord
 from worker.topics import Names, wanted
 
 _MARK = ".buddy-demo"
@@ -159,7 +160,9 @@ async def _send(
 
     async def send(batch: list[Record]) -> None:
         messages = [
-            Outgoing(Names().inputs(r.entity), None if r.key is None else r.key.encode(), r.value)
+            ProducerRecord(
+                Names().inputs(r.entity), None if r.key is None else r.key.encode(), r.value
+            )
             for r in batch
         ]
         outcomes.note(messages, await broker.publish(messages))

@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from schemas import ENTITIES
 from worker import log
-from worker.brokers.contract import Broker, Outgoing, Partition
+from worker.brokers.contract import Broker
 from worker.cli.console import (
     Context,
     OneOf,
@@ -42,6 +42,7 @@ from worker.sink.requests import (
     encode_request,
     is_request_id,
 )
+from worker.stream import Partition, ProducerRecord
 from worker.topics import Names
 
 _STAGES: Final = {
@@ -233,7 +234,7 @@ async def _answer(
     reader = broker.reader()
     reader.assign({partition: span.end for partition, span in spans.items()})
     key, value = encode_request(request)
-    await broker.publish([Outgoing(names.export_requests, key, value, partition=0)])
+    await broker.publish([ProducerRecord(names.export_requests, key, value, partition=0)])
     shown = bar.add_task("waiting for a sink", total=None)
     clock = asyncio.get_running_loop().time
     heard = clock()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Final, Generic, TypeVar
 
-from worker.brokers.contract import Partition
+from worker.stream import Partition
 
 Item = TypeVar("Item")
 

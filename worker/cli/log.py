@@ -10,12 +10,12 @@ from pathlib import Path
 
 import click
 
-from worker.brokers.contract import Partition
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.brokers.embedded.damage import Damage, Looked
 from worker.brokers.embedded.store import FILE_NAME
 from worker.cli.console import Context, confirm, count_of, print_json, progress_bar, say
 from worker.errors import DamagedLog, StateError, UsageError
+from worker.stream import Partition
 
 
 @click.group("log")

@@ -11,7 +11,6 @@ import click
 import msgspec
 
 from schemas import ENTITIES
-from worker.brokers.contract import Message, Partition
 from worker.cli.console import (
     Context,
     OneOf,
@@ -30,6 +29,7 @@ from worker.core.rejection import Source
 from worker.core.unknown import UnknownNames, unknown_names
 from worker.core.violations import Code, Violation
 from worker.errors import DamagedLog, MissingTopic
+from worker.stream import Message, Partition
 
 _ENTITY = click.option("--entity", type=OneOf("an entity", ENTITIES), help="Of this entity only.")
 _CODE = click.option(

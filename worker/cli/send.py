@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from schemas import ENTITIES
-from worker.brokers.contract import Broker, Outgoing
+from worker.brokers.contract import Broker
 from worker.cli.console import (
     Context,
     OneOf,
@@ -31,6 +31,7 @@ from worker.engine.outcomes import Outcomes
 from worker.errors import MessageRefused, UsageError
 from worker.files import READ_LIMIT, FileRecord, Notice, Source, as_utf8, expand, read_ndjson
 from worker.settings import Settings
+from worker.stream import ProducerRecord
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -165,14 +166,14 @@ class _Sending:
             await outcomes.close()
         return outcomes
 
-    def _message(self, record: FileRecord) -> Outgoing | None:
+    def _message(self, record: FileRecord) -> ProducerRecord | None:
         topic = self._context.names.inputs(record.entity)
         key = self._keys[record.entity].read(record.value)
         size = record.oversize or len(record.value)
         if record.oversize or size + len(key or b"") > self._limits.get(topic, size * 2):
             self.refused.append((record, size))
             return None
-        return Outgoing(topic, key, record.value)
+        return ProducerRecord(topic, key, record.value)
 
 
 @click.command("delete")
@@ -199,4 +200,4 @@ def delete_command(context: Context, entity: str, keys: tuple[str, ...]) -> int:
 
 
 async def _delete(broker: Broker, topic: str, keys: list[bytes]) -> None:
-    await broker.publish([Outgoing(topic, key, None) for key in keys])
+    await broker.publish([ProducerRecord(topic, key, None) for key in keys])

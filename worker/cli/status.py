@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from schemas import ENTITIES
-from worker.brokers.contract import Broker, GroupMember, Message, Partition, Span
+from worker.brokers.contract import Broker, GroupMember
 from worker.cli.console import Context, print_json, print_table, say, short_time
 from worker.engine.latest import read_last
 from worker.engine.startup import check_topics
@@ -33,6 +33,7 @@ from worker.status import (
     undecided,
     unread,
 )
+from worker.stream import Message, OffsetRange, Partition
 from worker.topics import Names
 
 _NEAR: Final = 20
@@ -168,7 +169,7 @@ async def _entries(broker: Broker, names: Names, tasks: int) -> dict[int, Entry]
 async def _look_back(broker: Broker, seen: Seen, waiting: Mapping[Partition, int | None]) -> Seen:
     """Look at earlier progress, ever farther back, until it shows whether positions move."""
     back = _NEAR
-    spans: Mapping[Partition, Span] = {}
+    spans: Mapping[Partition, OffsetRange] = {}
     while (tasks := undecided(seen, waiting)) and back < _FAR:
         places = [Partition(seen.names.progress, number) for number in tasks]
         spans = spans or await broker.spans(places)
@@ -191,7 +192,7 @@ async def _members_if_allowed(broker: Broker, group: str) -> list[GroupMember] |
 
 
 async def _first_unread(
-    broker: Broker, positions: Mapping[Partition, int], spans: Mapping[Partition, Span]
+    broker: Broker, positions: Mapping[Partition, int], spans: Mapping[Partition, OffsetRange]
 ) -> dict[Partition, int | None]:
     """Since when the first unread record of each input has been there; None if it is not known.
 
@@ -203,7 +204,7 @@ async def _first_unread(
 
 
 async def _next(
-    broker: Broker, positions: Mapping[Partition, int], spans: Mapping[Partition, Span]
+    broker: Broker, positions: Mapping[Partition, int], spans: Mapping[Partition, OffsetRange]
 ) -> tuple[dict[Partition, Message], set[Partition]]:
     """The message of each partition that is next at its position; who gave none for 2 s."""
     found: dict[Partition, Message] = {}

@@ -13,11 +13,11 @@ from itertools import chain
 from typing import NamedTuple, Protocol
 
 from schemas.fields import Row
-from worker.brokers.contract import Message
 from worker.core.columns import ColumnDecoder, Columns, column_of
 from worker.core.decode import DEFAULT_LIMIT, Invalid, Outcome, decoders
 from worker.core.keys import ids_of
 from worker.core.rules import odd_uuids
+from worker.stream import Message
 
 
 class Look(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from worker.brokers.contract import Partition
+from worker.stream import Partition
 
 
 class Reached(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -10,7 +10,6 @@ from typing import Final
 import msgspec
 
 from schemas import ENTITIES
-from worker.brokers.contract import Headers, Message, Outgoing, Partition
 from worker.core.addresses import Claim, Grant, Granted, Settled, owner_of
 from worker.core.decode import Decoded, Deletion, Invalid
 from worker.core.internal import parked_key
@@ -21,6 +20,7 @@ from worker.core.references import unexpected
 from worker.core.rejection import reject, replays_header, timestamp
 from worker.core.unknown import UnknownNames
 from worker.core.violations import Code, Violation
+from worker.stream import Headers, Message, Partition, ProducerRecord
 from worker.topics import Names
 
 SOURCE_HEADER: Final = "buddy-source"
@@ -84,7 +84,7 @@ class Outbox:
     They go behind those of the round's other tasks, in the order in which they were decided on.
     """
 
-    def __init__(self, number: int, rules: Rules, now: int, messages: list[Outgoing]) -> None:
+    def __init__(self, number: int, rules: Rules, now: int, messages: list[ProducerRecord]) -> None:
         self.tally = Tally()
         self._messages = messages
         self._number = number
@@ -127,7 +127,7 @@ class Outbox:
                 tally.violations[entity, column_of(warning.field), warning.code] += 1
             codes = ",".join(dict.fromkeys(v.code.value for v in warnings))
             headers = (*headers, (WARNINGS_HEADER, codes.encode()))
-        return self._append(Outgoing(self._accepted[entity], row.key, row.row, headers))
+        return self._append(ProducerRecord(self._accepted[entity], row.key, row.row, headers))
 
     def accept_all(
         self,
@@ -146,7 +146,7 @@ class Outbox:
         source = self._template(messages[0])
         headers = [((SOURCE_HEADER, source % message.offset), at) for message in messages]
         first = len(self._messages)
-        self._messages += map(Outgoing, repeat(self._accepted[entity]), keys, rows, headers)
+        self._messages += map(ProducerRecord, repeat(self._accepted[entity]), keys, rows, headers)
         self._bytes += _MESSAGE_BYTES * len(rows) + sum(map(len, rows))
         return first
 
@@ -155,7 +155,7 @@ class Outbox:
         self.tally.deleted[entity] += 1
         self.tally.arrivals[message.timestamp] += 1
         headers = ((SOURCE_HEADER, self._source(message)), self._accepted_at)
-        return self._append(Outgoing(self._accepted[entity], deletion.key, None, headers))
+        return self._append(ProducerRecord(self._accepted[entity], deletion.key, None, headers))
 
     def reject(self, entity: str, message: Message, invalid: Invalid) -> None:
         """Publish a rejection."""
@@ -180,7 +180,7 @@ class Outbox:
             self.tally.records_omitted.append(coordinate(message))
         key = message.key if message.key is None or len(message.key) < 1024 else None
         headers = ((SOURCE_HEADER, self._source(message)),)
-        self._append(Outgoing(self._names.rejected(entity), key, value, headers))
+        self._append(ProducerRecord(self._names.rejected(entity), key, value, headers))
 
     def keep(self, parked: Parked) -> None:
         """Give a parked record its copy in the log."""
@@ -244,12 +244,12 @@ class Outbox:
 
     def _write_parked(self, entity: str, place: int, envelope: bytes | None) -> None:
         key = parked_key(entity, self._number, place)
-        self._append(Outgoing(self._names.parked, key, envelope, partition=self._number))
+        self._append(ProducerRecord(self._names.parked, key, envelope, partition=self._number))
 
     def _write(self, topic: str, key: str, value: bytes | None, partition: int) -> None:
-        self._append(Outgoing(topic, key.encode(), value, partition=partition))
+        self._append(ProducerRecord(topic, key.encode(), value, partition=partition))
 
-    def _append(self, message: Outgoing) -> int:
+    def _append(self, message: ProducerRecord) -> int:
         value = message.value
         self._bytes += _MESSAGE_BYTES + (0 if value is None else len(value))
         self._messages.append(message)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from worker.brokers.contract import Message, Outgoing
+from worker.stream import Message, ProducerRecord
 from worker.topics import Names
 
 _ID = re.compile(rb"[0-9a-f]{32}")
@@ -26,14 +26,14 @@ def earlier_writer_name(names: Names, number: int) -> str:
     return f"{names.prefix}-task-{number}"
 
 
-def taken_over(names: Names, number: int, owner: str) -> Outgoing:
+def taken_over(names: Names, number: int, owner: str) -> ProducerRecord:
     """The owner takes the task over. A key of its own: compaction hides no owner from another."""
-    return Outgoing(names.owners, owner.encode(), b"{}", partition=number)
+    return ProducerRecord(names.owners, owner.encode(), b"{}", partition=number)
 
 
-def given_up(names: Names, number: int, owner: str) -> Outgoing:
+def given_up(names: Names, number: int, owner: str) -> ProducerRecord:
     """The owner writes nothing more for the task, or has been fenced."""
-    return Outgoing(names.owners, owner.encode(), None, partition=number)
+    return ProducerRecord(names.owners, owner.encode(), None, partition=number)
 
 
 def owners_before(messages: Iterable[Message], offset: int) -> list[str]:

@@ -16,10 +16,10 @@ from typing import Final
 
 import msgspec
 
-from worker.brokers.contract import Headers, Message
 from worker.core.barrier import Barrier
 from worker.core.decode import Decoded, Deletion
 from worker.core.moments import Moment
+from worker.stream import Headers, Message
 
 PARKED_BYTES: Final = 2_500
 _NO_QUEUES: Final[Mapping[bytes, Sequence[Parked]]] = {}

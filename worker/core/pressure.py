@@ -8,8 +8,8 @@ from typing import Final
 import msgspec
 
 from schemas import ENTITIES
-from worker.brokers.contract import Message
 from worker.core.parking import PARKED_BYTES, Parking, headers_weight
+from worker.stream import Message
 
 _MIB: Final = 1024 * 1024
 

@@ -8,12 +8,12 @@ from typing import Final, NamedTuple
 import msgspec
 
 from schemas import ENTITIES
-from worker.brokers.contract import Message
 from worker.core.barrier import Progress
 from worker.core.books import Books
 from worker.core.moments import Moment, restored
 from worker.core.outbox import Tally
 from worker.core.parking import Parking
+from worker.stream import Message
 
 _GENERATION_BITS: Final = 40
 """A topic would have to hold a million million records before places meet."""

@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from worker.brokers.contract import Partition
 from worker.core.decode import Decoded
 from worker.core.keys import id_bytes, ids_of
 from worker.index.contract import Known
+from worker.stream import Partition
 
 
 class Row(NamedTuple):

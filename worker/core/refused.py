@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from worker.brokers.contract import Outgoing
 from worker.core.outbox import SOURCE_HEADER
 from worker.core.reading import offset_of
+from worker.stream import ProducerRecord
 from worker.topics import Names
 
 Record = tuple[str, int]
 """A record of a task: its entity and its offset."""
 
 
-def record_of(message: Outgoing, names: Names) -> tuple[int, Record] | None:
+def record_of(message: ProducerRecord, names: Names) -> tuple[int, Record] | None:
     """The task and the record that led to this message; None where it was none by itself.
 
     Rows, deletions and rejections name it in a header, copies of parked records and claims in

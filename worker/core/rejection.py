@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import msgspec
 
-from worker.brokers.contract import Headers, Message
 from worker.core.decode import Invalid
 from worker.core.violations import Violation
+from worker.stream import Headers, Message
 
 REPLAYS_HEADER: Final = "buddy-replays"
 _NULL: Final = msgspec.Raw(b"null")

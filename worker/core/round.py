@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from schemas import ENTITIES
-from worker.brokers.contract import Message, Outgoing
 from worker.core.moments import Moment
 from worker.core.outbox import Tally
 from worker.core.recent import RecentRows
 from worker.core.task import CLAIMS, GRANTS, INPUTS, Task
 from worker.index.contract import Learned
+from worker.stream import Message, ProducerRecord
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -35,7 +35,7 @@ class Batch(msgspec.Struct, frozen=True):
 class Decision(msgspec.Struct):
     """What a round leads to: messages to be written together, and what they are by task."""
 
-    outputs: list[Outgoing]
+    outputs: list[ProducerRecord]
     tallies: dict[int, Tally]
 
 
@@ -76,7 +76,7 @@ class _Round:
         self._recent = recent
         self._now = now
         self._synchronised = synchronised
-        self._messages: list[Outgoing] = []
+        self._messages: list[ProducerRecord] = []
         self._active: dict[int, Task] = {}
 
     def decide(self, batches: Mapping[int, Batch], learned: Learned) -> Decision:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from schemas import ENTITIES
-from worker.brokers.contract import Message, Outgoing
 from worker.core.addresses import Addresses, Claim, owner_of
 from worker.core.at_once import sorters
 from worker.core.barrier import Barrier
@@ -36,6 +35,7 @@ from worker.core.recent import RecentRows
 from worker.core.references import missing, rejects, unexpected, unknown_attendees, verdict
 from worker.core.restoring import Outdated, Restorer, Saved
 from worker.errors import BuddyError
+from worker.stream import Message, ProducerRecord
 
 CLAIMS: Final = "claims"
 GRANTS: Final = "grants"
@@ -173,7 +173,7 @@ class Task:
             self.books.incident(INPUT_RECREATED, len(missed.recreated))
         return missed
 
-    def farewell(self, now: Moment) -> list[Outgoing]:
+    def farewell(self, now: Moment) -> list[ProducerRecord]:
         """What is to be written when nobody may read on for long: copies of what is held.
 
         As much as one decision holds: call it again, until it says nothing. Only when everything
@@ -181,7 +181,7 @@ class Task:
         """
         if self.restored:  # the log says it all, and what is to be asked again has not been
             return []
-        messages: list[Outgoing] = []
+        messages: list[ProducerRecord] = []
         self._out = Outbox(self.number, self._rules, now.wall, messages)
         self._keep_waiting(now.steady)
         self._save()
@@ -277,7 +277,7 @@ class Task:
         peers: Mapping[int, Task],
         recent: RecentRows,
         now: Moment,
-        messages: list[Outgoing],
+        messages: list[ProducerRecord],
     ) -> None:
         """A round begins that has this task decide; its messages go behind these.
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
-from worker.brokers.contract import Broker, Partition
+from worker.brokers.contract import Broker
 from worker.core.parking import Parked
 from worker.core.task import GRANT_PATIENCE_MS, Task
 from worker.engine.follower import INDEXED
 from worker.engine.order import FOREVER
+from worker.stream import Partition
 from worker.topics import Names
 
 _SLACK_MS: Final = 500

@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from worker.brokers.contract import Broker, Message, Partition, Span, Topic
+from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.internal import read_reached
 from worker.engine.backoff import Backoff
@@ -17,6 +17,7 @@ from worker.index.contract import Learned
 from worker.index.freshness import outside_the_log, reason_to_rebuild
 from worker.index.resuming import another_log, went_back
 from worker.index.store import VERSION, IndexStore
+from worker.stream import Message, OffsetRange, Partition, Topic
 from worker.topics import Names
 
 INDEXED: Final = ("users", "matches")
@@ -98,7 +99,9 @@ class Follower:
             await asyncio.to_thread(self.index.close)
             raise
 
-    async def _resume(self, topics: Mapping[str, Topic], spans: Mapping[Partition, Span]) -> None:
+    async def _resume(
+        self, topics: Mapping[str, Topic], spans: Mapping[Partition, OffsetRange]
+    ) -> None:
         """Go on where the index stands, or from the start where it cannot be trusted."""
         saved, now = self.index.saved().now(spans, self._of_progress), self._clock.wall()
         reason = reason_to_rebuild(
@@ -110,7 +113,7 @@ class Follower:
         if not positions:
             self.index.stamp(self._clock.wall())
             for place in self.accepted:
-                if spans[place].start:  # rows may be among what was removed: `Span`
+                if spans[place].start:  # rows may be among what was removed: `OffsetRange`
                     self.on_expired(place, spans[place].start)
         self._followed = {p: positions.get(p, spans[p].start) for p in self.accepted}
         self._followed |= {p: spans[p].start for p in self.progress}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-from worker.brokers.contract import Broker, Partition
+from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.outbox import Rules
 from worker.core.recent import RecentRows, Written
@@ -25,6 +25,7 @@ from worker.engine.session import Session
 from worker.engine.tasks import Owned, Tasks, reached
 from worker.errors import BrokerUnavailable, BuddyError, Fenced, MessageRefused, MissingTopic
 from worker.index.contract import Learned
+from worker.stream import Partition
 
 _SYNC_PATIENCE: Final = 30.0
 _QUIET_MS: Final = 5_000

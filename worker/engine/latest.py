@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Collection
 from typing import Final
 
-from worker.brokers.contract import Broker, Message, Partition
+from worker.brokers.contract import Broker
+from worker.stream import Message, Partition
 
 _BATCH: Final = 5_000
 _STEP_SECONDS: Final = 0.5

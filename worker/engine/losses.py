@@ -11,7 +11,6 @@ from typing import Final
 import structlog
 
 from schemas import ENTITIES
-from worker.brokers.contract import Partition
 from worker.clock import Clock
 from worker.core.outbox import Rules
 from worker.core.reading import Missed
@@ -19,6 +18,7 @@ from worker.core.task import GRANTED, INPUT_EXPIRED, OWNERS, PARKED, PROGRESS, T
 from worker.engine.tasks import Owned, Tasks
 from worker.ops.health import Part
 from worker.ops.metrics import Metrics
+from worker.stream import Partition
 from worker.topics import Names
 
 ACCEPTED_EXPIRED: Final = "accepted_expired"

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from schemas import ENTITIES
-from worker.brokers.contract import Broker, Message, Outgoing, Partition, Reader
+from worker.brokers.contract import Broker, Reader
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
 from worker.errors import NoAnswer
+from worker.stream import Message, Partition, ProducerRecord
 from worker.topics import Names
 
 
@@ -51,7 +52,7 @@ class Outcomes:
         self._reader = self._broker.reader()
         self._reader.assign({partition: span.end for partition, span in spans.items()})
 
-    def note(self, messages: Sequence[Outgoing], places: Sequence[tuple[int, int]]) -> None:
+    def note(self, messages: Sequence[ProducerRecord], places: Sequence[tuple[int, int]]) -> None:
         """These were sent, and stand there now."""
         for message, (number, offset) in zip(messages, places, strict=True):
             self.sent[self._names.entity_of(message.topic)] += 1

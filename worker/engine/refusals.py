@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import structlog
 
-from worker.brokers.contract import Outgoing
 from worker.core.refused import Record, record_of
 from worker.errors import MessageRefused
+from worker.stream import ProducerRecord
 from worker.topics import Names
 
 MOST = 2
@@ -40,7 +40,7 @@ class Refusals:
         """The records of that task, and how often each was refused."""
         return self._counts.setdefault(number, {})
 
-    def note(self, outputs: Sequence[Outgoing], error: MessageRefused) -> Refusal:
+    def note(self, outputs: Sequence[ProducerRecord], error: MessageRefused) -> Refusal:
         """A commit was refused: of which task, and whether that can go on without the record."""
         refusals: list[Refusal] = []
         noted: set[tuple[int, Record]] = set()

@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from schemas import ENTITIES
-from worker.brokers.contract import Broker, Partition, Reader
+from worker.brokers.contract import Broker, Reader
 from worker.clock import Clock
 from worker.core.outbox import Rules, Tally
 from worker.core.task import (
@@ -26,6 +26,7 @@ from worker.errors import BuddyError, Fenced
 from worker.ops.health import Health, Part
 from worker.ops.metrics import Metrics
 from worker.ops.skips import Skips
+from worker.stream import Partition
 
 _LOOK_EVERY_MS: Final = 1_000
 _FAILING_MS: Final = 30_000

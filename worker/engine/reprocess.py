@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from schemas import ENTITIES
-from worker.brokers.contract import Broker, Outgoing, Partition
+from worker.brokers.contract import Broker
 from worker.core.barrier import Counts, Progress
 from worker.core.internal import read_parked
 from worker.core.ownership import given_up, taken_over
@@ -21,6 +21,7 @@ from worker.engine.tables import read_checked
 from worker.engine.takeover import fence_earlier
 from worker.errors import Fenced
 from worker.index.freshness import is_another
+from worker.stream import Partition, ProducerRecord
 from worker.topics import Names
 
 _PAUSES: Final = (0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0)
@@ -57,7 +58,7 @@ async def _take_and_reset(
         owner = session.owner
         said = [taken_over(names, number, owner) for number in offsets]
         places = dict(zip(offsets, await session.commit(said, {}), strict=True))
-        messages: list[Outgoing] = []
+        messages: list[ProducerRecord] = []
         back = {}
         for number, offset in offsets.items():
             # No worker gives up what it still has by right: it is fenced at once.
@@ -77,7 +78,7 @@ async def _take_and_reset(
 
 async def _reset(
     broker: Broker, names: Names, entity: str, number: int, offset: int
-) -> tuple[int, list[Outgoing]]:
+) -> tuple[int, list[ProducerRecord]]:
     """How far a task goes back, and the messages that say so."""
     key = str(number).encode()
     table = await read_progress_table(broker, names, number)
@@ -117,21 +118,23 @@ async def _reset(
             counts=progress.counts | {entity: counted},
         )
     )
-    messages = [Outgoing(names.progress, key, value, partition=number)]
-    messages += [Outgoing(names.parked, gone.key, None, partition=number) for gone in again]
+    messages = [ProducerRecord(names.progress, key, value, partition=number)]
+    messages += [ProducerRecord(names.parked, gone.key, None, partition=number) for gone in again]
     return read - offset, messages
 
 
-async def _begin_anew(broker: Broker, names: Names, number: int) -> tuple[int, list[Outgoing]]:
+async def _begin_anew(
+    broker: Broker, names: Names, number: int
+) -> tuple[int, list[ProducerRecord]]:
     """As `_reset`, for a task of which nobody can say how far it is."""
     inputs = {name: Partition(names.input(name), number) for name in INPUTS}
     spans = await broker.spans(inputs.values())
     starts = {name: spans[place].start for name, place in inputs.items()}
     progress = Progress(starts, {entity: starts[entity] for entity in ENTITIES})
     key = str(number).encode()
-    messages = [Outgoing(names.progress, key, write_progress(progress), partition=number)]
+    messages = [ProducerRecord(names.progress, key, write_progress(progress), partition=number)]
     messages += [
-        Outgoing(names.parked, parked.key, None, partition=number)
+        ProducerRecord(names.parked, parked.key, None, partition=number)
         for parked in await _parked(broker, names, number)
     ]
     return sum(span.end - span.start for span in spans.values()), messages

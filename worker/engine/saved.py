@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from worker.brokers.contract import Broker, Partition
+from worker.brokers.contract import Broker
 from worker.core.barrier import Progress
 from worker.core.internal import read_granted, read_parked, read_progress
 from worker.core.outbox import Rules
@@ -13,6 +13,7 @@ from worker.core.restoring import Saved
 from worker.core.task import INPUTS
 from worker.engine.tables import Table, read_checked
 from worker.errors import StateError
+from worker.stream import Partition
 from worker.topics import Names
 
 Skipped = Callable[[Partition, Sequence[int]], None]

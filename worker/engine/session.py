@@ -6,9 +6,10 @@ import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
 
-from worker.brokers.contract import Broker, Committer, Outgoing, Partition
+from worker.brokers.contract import Broker, Committer
 from worker.core.ownership import writer_name
 from worker.errors import BrokerUnavailable
+from worker.stream import Partition, ProducerRecord
 from worker.topics import Names
 
 GROUP = "worker"
@@ -42,7 +43,7 @@ class Session:
         )
 
     async def commit(
-        self, messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
+        self, messages: Sequence[ProducerRecord], offsets: Mapping[Partition, int]
     ) -> list[tuple[int, int]]:
         """As `Committer.commit`, when those before are done."""
         async with self._turn:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from schemas import ENTITIES
-from worker.brokers.contract import Broker, Topic
+from worker.brokers.contract import Broker
 from worker.errors import BrokerUnavailable, ConfigurationError, MissingTopic
+from worker.stream import Topic
 from worker.topics import Names, complaints, largest_value, wanted
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from worker.brokers.contract import Broker, Message, Partition
+from worker.brokers.contract import Broker
 from worker.errors import BrokerUnavailable, DamagedLog
+from worker.stream import Message, Partition
 
 _T = TypeVar("_T")
 
@@ -64,7 +65,7 @@ async def read_checked(
     reader = broker.reader()
     reader.assign({partition: span.start})
     table = Table(read)
-    table.holes = span.start  # compaction moves no start: `Span`
+    table.holes = span.start  # compaction moves no start: `OffsetRange`
     quiet = 0.0
     try:
         while reader.position(partition) < span.end:

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Collection
 from typing import Final
 
-from worker.brokers.contract import Broker, Message, Partition
+from worker.brokers.contract import Broker
 from worker.core.ownership import earlier_writer_name, owners_before, writer_name
 from worker.engine.session import group_of
 from worker.errors import BrokerUnavailable, DamagedLog
+from worker.stream import Message, Partition
 from worker.topics import Names
 
 RELEASE_SECONDS: Final = 1.0
@@ -63,7 +64,7 @@ async def _unreleased(
     reader = broker.reader(uncommitted=True)
     reader.assign({place: span.start})
     messages: list[Message] = []
-    holes = span.start  # compaction moves no start: `Span`
+    holes = span.start  # compaction moves no start: `OffsetRange`
     try:
         while True:
             messages += await reader.read(5_000, _STEP_SECONDS)

@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from worker.brokers.contract import Broker, Member, Message, Outgoing, Partition
+from worker.brokers.contract import Broker, Member
 from worker.clock import Clock
 from worker.core.books import Books
 from worker.core.outbox import Rules
@@ -41,6 +41,7 @@ from worker.engine.saved import read_saved
 from worker.engine.session import Session, group_of
 from worker.engine.takeover import fence_earlier
 from worker.errors import BuddyError
+from worker.stream import Message, Partition, ProducerRecord
 from worker.topics import Names
 
 _ASK_SECONDS: Final = 0.05
@@ -224,7 +225,7 @@ class Tasks:
             await self.session.close()
             self.session = None
 
-    def release(self, numbers: Iterable[int]) -> list[Outgoing]:
+    def release(self, numbers: Iterable[int]) -> list[ProducerRecord]:
         """What says that this worker writes nothing more for these tasks."""
         assert self.session is not None
         return [given_up(self._rules.names, number, self.session.owner) for number in numbers]

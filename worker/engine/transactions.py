@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from worker.brokers.contract import Partition
+from worker.stream import Partition
 
 _OPEN_MS: Final = 15_000
 """A transaction that holds up a partition for so long is told of."""

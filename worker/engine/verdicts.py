@@ -7,12 +7,13 @@ from typing import Final
 
 import structlog
 
-from worker.brokers.contract import Broker, Partition
+from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.barrier import Barrier
 from worker.core.outbox import Rules
 from worker.core.task import Task
 from worker.engine.follower import INDEXED, Follower
+from worker.stream import Partition
 
 _NOTE_EVERY_MS: Final = 200
 """Barriers cost a question to the broker: records that are overdue share one."""

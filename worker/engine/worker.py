@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from schemas import ENTITIES
-from worker.brokers.contract import Broker, Message, Partition
+from worker.brokers.contract import Broker
 from worker.clock import Clock, StepWatch
 from worker.core.outbox import Rules
 from worker.core.pressure import Limits, crowded, overfull
@@ -41,6 +41,7 @@ from worker.errors import (
     TopicRecreated,
 )
 from worker.index.store import IndexStore
+from worker.stream import Message, Partition
 
 BATCH: Final = 5_000
 """Messages a read, at most, and of one input in an inbox."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from worker.brokers.contract import Partition, Span, Topic
 from worker.index.tails import Beside, Tail
+from worker.stream import OffsetRange, Partition, Topic
 
 
 class Saved(NamedTuple):
@@ -33,7 +33,7 @@ class Saved(NamedTuple):
     beside: Mapping[Partition, Beside] = {}
     """The same of partitions that were read beside those: they have no positions."""
 
-    def now(self, spans: Mapping[Partition, Span], identities: Mapping[str, str]) -> Saved:
+    def now(self, spans: Mapping[Partition, OffsetRange], identities: Mapping[str, str]) -> Saved:
         """Without what is `beside` of topics that are gone, or others now: that is known."""
         same = {
             partition: one
@@ -46,7 +46,7 @@ class Saved(NamedTuple):
 def reason_to_rebuild(
     saved: Saved,
     topics: Mapping[str, Topic],
-    spans: Mapping[Partition, Span],
+    spans: Mapping[Partition, OffsetRange],
     now_ms: int,
     *,
     version: int,
@@ -115,7 +115,7 @@ def _too_old(saved: Saved, topics: Mapping[str, Topic], now_ms: int) -> str | No
     return None
 
 
-def outside_the_log(saved: Saved, spans: Mapping[Partition, Span]) -> str | None:
+def outside_the_log(saved: Saved, spans: Mapping[Partition, OffsetRange]) -> str | None:
     """Which partition ends before its position, or begins after it, for the log; None if none."""
     for partition, position in sorted(saved.positions.items()):
         start, end = spans[partition]

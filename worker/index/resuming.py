@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from worker.brokers.contract import Broker, Message, Partition, Span
+from worker.brokers.contract import Broker
 from worker.errors import BrokerUnavailable
 from worker.index.freshness import Saved
 from worker.index.tails import Comparison
+from worker.stream import Message, OffsetRange, Partition
 
 _BATCH: Final = 500
 _STEP_SECONDS: Final = 0.1
@@ -19,7 +20,7 @@ _PATIENCE: Final = 20.0
 async def another_log(
     broker: Broker,
     saved: Saved,
-    spans: Mapping[Partition, Span],
+    spans: Mapping[Partition, OffsetRange],
     on_step: Callable[[], None] = lambda: None,
 ) -> str | None:
     """Why the partitions are not known to be those that were read, for the log; None if they are.

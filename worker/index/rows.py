@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from worker.accepted import Foreign, Refused, read_rows
-from worker.brokers.contract import Message
 from worker.index.contract import address_digest
+from worker.stream import Message
 
 Indexed = Literal["users", "matches"]
 """The entities that others refer to: those the index is made of."""

@@ -19,13 +19,13 @@ import lmdb
 import structlog
 
 from worker.accepted import count_partitions
-from worker.brokers.contract import Message, Partition
 from worker.index.contract import Learned
 from worker.index.environment import ABOUT, Environment
 from worker.index.freshness import Saved
 from worker.index.rows import Latest, latest_rows
 from worker.index.tails import Beside, Tail, extended, extended_beside
 from worker.log import Sparing
+from worker.stream import Message, Partition
 
 if TYPE_CHECKING:
     from lmdb import _Database

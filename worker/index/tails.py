@@ -26,7 +26,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from worker.brokers.contract import Message, Partition, Span
+from worker.stream import Message, OffsetRange, Partition
 
 LENGTH: Final = 4
 """How many messages a tail has at most: so many of its keys may have been overtaken."""
@@ -148,7 +148,7 @@ class Comparison:
         self,
         tails: Mapping[Partition, Tail],
         positions: Mapping[Partition, int],
-        spans: Mapping[Partition, Span],
+        spans: Mapping[Partition, OffsetRange],
         beside: Mapping[Partition, Beside] | None = None,
     ) -> None:
         """Tails `beside` prove that a log is another; where they prove nothing, all is well."""

@@ -17,10 +17,10 @@ from prometheus_client.metrics_core import Metric
 
 from schemas import ENTITIES
 from worker import __version__
-from worker.brokers.contract import Partition
 from worker.core.possible import possible_violations
 from worker.core.violations import WARNINGS, Code
 from worker.ops.histogram import BulkHistogram
+from worker.stream import Partition
 
 if TYPE_CHECKING:
     from worker.core.outbox import Tally

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import structlog
 
-from worker.brokers.contract import Partition
 from worker.ops.health import Part
 from worker.ops.metrics import Metrics
+from worker.stream import Partition
 
 _log = structlog.get_logger(__name__)
 

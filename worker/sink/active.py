@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from worker.brokers.contract import Broker, Committer, Message, Outgoing, Partition, Reader
+from worker.brokers.contract import Broker, Committer, Reader
 from worker.clock import Clock
 from worker.engine.backoff import Backoff
 from worker.engine.tables import read_checked
@@ -43,6 +43,7 @@ from worker.sink.requests import (
 from worker.sink.selection.cut import Source
 from worker.sink.store.consume import sleep
 from worker.sink.upkeep import Upkeep
+from worker.stream import Message, Partition, ProducerRecord
 from worker.topics import Names
 
 EXPIRY_MS: Final = 3_600_000
@@ -274,7 +275,7 @@ class _Term:
             await self._say(answer.said, [], offsets)
 
     async def _say(
-        self, said: Announcement, more: Sequence[Outgoing], offsets: Mapping[Partition, int]
+        self, said: Announcement, more: Sequence[ProducerRecord], offsets: Mapping[Partition, int]
     ) -> None:
         try:
             await self._committer.commit([message_of(self._names, said), *more], offsets)

@@ -19,10 +19,10 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from worker.brokers.contract import Outgoing
 from worker.core.moments import Moment
 from worker.sink.requests import ExportRequest, fill_in
 from worker.sink.schedule import Schedule, following, latest, request_of
+from worker.stream import ProducerRecord
 from worker.topics import Names
 
 RETRY_MS: Final = 600_000
@@ -78,13 +78,13 @@ class Agenda:
         self._failed: dict[str, tuple[datetime, int]] = {}
         """By schedule the slot that failed last, and from when on it may be tried again."""
 
-    def begin(self, now: Moment) -> list[Outgoing]:
+    def begin(self, now: Moment) -> list[ProducerRecord]:
         """What to write down before the first slot: new schedules count from now on."""
         moment = _moment(now)
         new = [s.name for s in self._schedules if s.name not in self._standings]
         return [self._stand(name, _standing(moment)) for name in new]
 
-    def correct(self, now: Moment) -> list[Outgoing]:
+    def correct(self, now: Moment) -> list[ProducerRecord]:
         """What to write down where the clock has gone back behind slots that are settled.
 
         Those that were skipped are not settled any more.
@@ -112,7 +112,7 @@ class Agenda:
             return Due(schedule, slot, fill_in(request_of(schedule, slot)))
         return None
 
-    def settled(self, due: Due, export: str) -> Outgoing:
+    def settled(self, due: Due, export: str) -> ProducerRecord:
         """The message that says so; `settle` once it is written."""
         return self._message(due.schedule.name, self._after(due, export))
 
@@ -140,12 +140,14 @@ class Agenda:
         others = [run for run in runs if run[0] != start]
         return Standing(slot, export, (*others, (start, slot))[-_MOST_RUNS:], slot)
 
-    def _stand(self, name: str, standing: Standing) -> Outgoing:
+    def _stand(self, name: str, standing: Standing) -> ProducerRecord:
         self._standings[name] = standing
         return self._message(name, standing)
 
-    def _message(self, name: str, standing: Standing) -> Outgoing:
-        return Outgoing(self._topic, name.encode(), msgspec.json.encode(standing), partition=0)
+    def _message(self, name: str, standing: Standing) -> ProducerRecord:
+        return ProducerRecord(
+            self._topic, name.encode(), msgspec.json.encode(standing), partition=0
+        )
 
 
 def upcoming(schedule: Schedule, standing: Standing) -> datetime:

@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 import msgspec
 import structlog
 
-from worker.brokers.contract import Outgoing
 from worker.errors import (
     BrokerUnavailable,
     BuddyError,
@@ -29,6 +28,7 @@ from worker.sink.requests import (
     export_id_of,
 )
 from worker.sink.selection.cut import Source
+from worker.stream import ProducerRecord
 from worker.topics import Names
 
 _REPORT_SECONDS: Final = 1.0
@@ -161,7 +161,7 @@ def _report(request: ExportRequest, said: Announcement) -> None:
         )
 
 
-def message_of(names: Names, announcement: Announcement) -> Outgoing:
+def message_of(names: Names, announcement: Announcement) -> ProducerRecord:
     """The message that announces it: in one partition, however many the topic was given."""
     key, value = encode_announcement(announcement)
-    return Outgoing(names.exports, key, value, partition=0)
+    return ProducerRecord(names.exports, key, value, partition=0)

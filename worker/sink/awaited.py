@@ -15,8 +15,8 @@ import msgspec
 from msgspec import Meta
 
 from schemas import ENTITIES
-from worker.brokers.contract import Message, Partition, Span
 from worker.index.freshness import is_another
+from worker.stream import Message, OffsetRange, Partition
 from worker.topics import Names
 
 _LARGEST: Final = 2**63 - 1  # of any offset
@@ -51,7 +51,7 @@ class Awaited:
     """The ends that are waited for, and how far the inputs have come."""
 
     def __init__(
-        self, spans: Mapping[Partition, Span], names: Names, identities: Mapping[str, str]
+        self, spans: Mapping[Partition, OffsetRange], names: Names, identities: Mapping[str, str]
     ) -> None:
         """`spans` and `identities` are those of all inputs, at the moment of the request."""
         self._identities = identities

@@ -8,7 +8,6 @@ from typing import Final
 
 import structlog
 
-from worker.brokers.contract import Partition
 from worker.clock import StepWatch
 from worker.engine.transactions import OpenTransactions
 from worker.log import Sparing
@@ -16,6 +15,7 @@ from worker.ops.health import Health, Part
 from worker.ops.metrics import Metrics
 from worker.ops.skips import Skips
 from worker.sink.store.row_store import Applied
+from worker.stream import Partition
 
 _log = structlog.get_logger(__name__)
 

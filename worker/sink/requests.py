@@ -19,11 +19,11 @@ from uuid import UUID
 import msgspec
 
 from schemas import ENTITIES
-from worker.brokers.contract import Message
 from worker.errors import UsageError
 from worker.exports.layout import FORMATS, Format
 from worker.exports.manifest import Manifest, Options
 from worker.sink.selection.plan import Days, Selection
+from worker.stream import Message
 
 Status = Literal["started", "progress", "finished", "failed"]
 

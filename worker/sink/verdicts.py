@@ -10,9 +10,10 @@ import msgspec
 import structlog
 
 from schemas import ENTITIES
-from worker.brokers.contract import Broker, Message, Partition, Reader, Span
+from worker.brokers.contract import Broker, Reader
 from worker.errors import BrokerUnavailable, MissingTopic
 from worker.sink.awaited import Awaited, Saved, read_saved
+from worker.stream import Message, OffsetRange, Partition
 from worker.topics import Names
 
 Advance = Callable[[int, int], None]
@@ -74,7 +75,7 @@ class _Latest:
         broker: Broker,
         reader: Reader,
         awaited: Awaited,
-        spans: Mapping[Partition, Span],
+        spans: Mapping[Partition, OffsetRange],
         unreadable: Unreadable,
     ) -> None:
         self.reader = reader
@@ -103,7 +104,7 @@ class _Latest:
         return self._awaited.is_beyond(message.partition, saved, self._ends)
 
     async def take_all(
-        self, positions: Mapping[Partition, int], spans: Mapping[Partition, Span]
+        self, positions: Mapping[Partition, int], spans: Mapping[Partition, OffsetRange]
     ) -> set[int]:
         """Read from there to the ends; the tasks of which anything was found.
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from tests.contract.conftest import Another, MakeTopic, unique
 from tests.contract.helpers import all_of, by_partition, configure, eventually, numbered, values
-from worker.brokers.contract import Broker, Committer, Outgoing, Partition
+from worker.brokers.contract import Broker, Committer
 from worker.errors import Fenced, MessageRefused, MissingTopic
+from worker.stream import Partition, ProducerRecord
 
 
 async def test_a_commit_writes_messages_and_offsets(
@@ -60,13 +61,14 @@ async def test_nothing_of_a_refused_commit_is_visible(
     topic, name, group = await make_topic(2, max_message_bytes=10_000), unique("n"), unique("g")
     partition = Partition(topic, 0)
     committer = await broker.committer(name, group)
-    too_large = Outgoing(topic, b"k", b"x" * 20_000, partition=1)
+    too_large = ProducerRecord(topic, b"k", b"x" * 20_000, partition=1)
     with pytest.raises(MessageRefused) as caught:
         await committer.commit([*numbered(topic, range(3)), too_large], {partition: 5})
     assert list(caught.value.refused) == [3]
     with pytest.raises(MissingTopic):
         await (await broker.committer(name, group)).commit(
-            [*numbered(topic, range(3)), Outgoing(unique("topic"), b"k", b"v")], {partition: 6}
+            [*numbered(topic, range(3)), ProducerRecord(unique("topic"), b"k", b"v")],
+            {partition: 6},
         )
     await (await broker.committer(name, group)).commit(numbered(topic, [9]), {})
     assert values(await all_of(broker, topic, 1, 2)) == [9]
@@ -79,7 +81,7 @@ async def test_a_limit_that_is_lowered_is_learnt_from_the_refusal(
 ) -> None:
     """The broker refuses a whole batch then; the next time it is known which message it is."""
     topic, name, group = await make_topic(max_message_bytes=10_000), unique("name"), unique("group")
-    messages = [*numbered(topic, range(3)), Outgoing(topic, b"k", b"x" * 5_000, partition=0)]
+    messages = [*numbered(topic, range(3)), ProducerRecord(topic, b"k", b"x" * 5_000, partition=0)]
     await (await broker.committer(name, group)).commit(messages, {})
     await configure(kafka_address, topic, **{"max.message.bytes": "2000"})
     with pytest.raises(MessageRefused) as caught:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from tests.contract.conftest import Another, MakeTopic, unique
 from tests.contract.helpers import all_of, ascending, by_partition, numbered, values
-from worker.brokers.contract import Broker, Outgoing
+from worker.brokers.contract import Broker
 from worker.brokers.partitioner import murmur2, murmur2_lanes, partition_for, partitions_for
 from worker.errors import MessageRefused, MissingTopic
+from worker.stream import ProducerRecord
 
 # From the tests of Kafka's own client (UtilsTest.testMurmur2).
 MURMUR2 = {
@@ -29,7 +30,7 @@ MURMUR2 = {
 
 async def test_publish_returns_where_each_message_is(broker: Broker, make_topic: MakeTopic) -> None:
     topic = await make_topic(4)
-    messages = [Outgoing(topic, b"key %d" % n, b"%d" % n) for n in range(50)]
+    messages = [ProducerRecord(topic, b"key %d" % n, b"%d" % n) for n in range(50)]
     written = await broker.publish(messages)
     found = {(m.partition, m.offset): m for m in await all_of(broker, topic, 50, 4)}
     assert [(found[place].key, found[place].value) for place in written] == [
@@ -43,7 +44,7 @@ async def test_messages_of_a_partition_keep_their_order(
     topic = await make_topic(3)
     for start in range(0, 300, 100):
         await broker.publish(
-            [Outgoing(topic, b"%d" % (n % 7), b"%d" % n) for n in range(start, start + 100)]
+            [ProducerRecord(topic, b"%d" % (n % 7), b"%d" % n) for n in range(start, start + 100)]
         )
     for messages in by_partition(await all_of(broker, topic, 300, 3)).values():
         assert ascending(values(messages))
@@ -61,7 +62,9 @@ async def test_content_comes_back_as_it_was(
 ) -> None:
     topic = await make_topic()
     headers = (("one", b"1"), ("empty", b""), ("one", b"\x00\xff"), ("größe", "ß".encode()))
-    await broker.publish([Outgoing(topic, key, value, headers), Outgoing(topic, key, value)])
+    await broker.publish(
+        [ProducerRecord(topic, key, value, headers), ProducerRecord(topic, key, value)]
+    )
     first, second = await all_of(broker, topic, 2)
     assert (first.topic, first.partition, first.offset) == (topic, 0, 0)
     assert (first.key, first.value, first.headers) == (key, value, headers)
@@ -81,7 +84,7 @@ async def test_a_message_has_the_time_of_its_writing(
 
 async def test_a_named_partition_is_kept_to(broker: Broker, make_topic: MakeTopic) -> None:
     topic = await make_topic(5)
-    messages = [Outgoing(topic, b"same", b"", partition=number) for number in (4, 0, 2, 4)]
+    messages = [ProducerRecord(topic, b"same", b"", partition=number) for number in (4, 0, 2, 4)]
     assert await broker.publish(messages) == [(4, 0), (0, 0), (2, 0), (4, 1)]
 
 
@@ -89,7 +92,7 @@ async def test_keys_lie_where_kafkas_default_partitioner_puts_them(
     broker: Broker, make_topic: MakeTopic
 ) -> None:
     topic = await make_topic(7)
-    written = await broker.publish([Outgoing(topic, key, b"") for key in MURMUR2])
+    written = await broker.publish([ProducerRecord(topic, key, b"") for key in MURMUR2])
     assert [number for number, _ in written] == [
         (digest & 0x7FFFFFFF) % 7 for digest in MURMUR2.values()
     ]
@@ -117,7 +120,9 @@ async def test_messages_without_key_are_spread(broker: Broker, make_topic: MakeT
     topic = await make_topic(3)
     used = set()
     for _ in range(9):
-        used |= {number for number, _ in await broker.publish([Outgoing(topic, None, b"")] * 4)}
+        used |= {
+            number for number, _ in await broker.publish([ProducerRecord(topic, None, b"")] * 4)
+        }
     assert used == {0, 1, 2}
 
 
@@ -142,7 +147,7 @@ async def test_two_connections_write_at_once(
 async def test_a_missing_topic_is_named(broker: Broker, make_topic: MakeTopic) -> None:
     missing = unique("topic")
     with pytest.raises(MissingTopic, match=missing):
-        await broker.publish([Outgoing(missing, b"k", b"v")])
+        await broker.publish([ProducerRecord(missing, b"k", b"v")])
     with pytest.raises(MissingTopic):
         await broker.publish(numbered(await make_topic(2), [1], partition=2))
 
@@ -153,9 +158,9 @@ async def test_a_message_that_is_too_large_is_refused_by_its_index(
 ) -> None:
     topic = await make_topic(max_message_bytes=10_000)
     too_large = {
-        "key": Outgoing(topic, b"x" * 20_000, b""),
-        "value": Outgoing(topic, b"", b"x" * 20_000),
-        "headers": Outgoing(topic, b"", b"", (("h", b"x" * 20_000),)),
+        "key": ProducerRecord(topic, b"x" * 20_000, b""),
+        "value": ProducerRecord(topic, b"", b"x" * 20_000),
+        "headers": ProducerRecord(topic, b"", b"", (("h", b"x" * 20_000),)),
     }[large]
     with pytest.raises(MessageRefused) as caught:
         await broker.publish([*numbered(topic, range(3)), too_large, *numbered(topic, [4])])
@@ -169,4 +174,4 @@ async def test_a_compacted_topic_takes_no_message_without_a_key(
 ) -> None:
     topic = await make_topic(compacted=True)
     with pytest.raises(MessageRefused):
-        await broker.publish([Outgoing(topic, None, b"v")])
+        await broker.publish([ProducerRecord(topic, None, b"v")])

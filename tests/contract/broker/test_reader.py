@@ -25,7 +25,8 @@ from tests.contract.helpers import (
     take,
     values,
 )
-from worker.brokers.contract import Broker, Message, Outgoing, Partition, Span, Topic
+from worker.brokers.contract import Broker
+from worker.stream import Message, OffsetRange, Partition, ProducerRecord, Topic
 
 
 async def test_nothing_is_read_until_partitions_are_assigned(
@@ -51,7 +52,7 @@ async def test_a_read_is_bounded_in_bytes_however_well_the_messages_compress(
     topic, value = await make_topic(1), b"x" * 1_000_000
     if kind != "kafka":
         for _ in range(4):
-            await broker.publish([Outgoing(topic, None, value)] * 12)
+            await broker.publish([ProducerRecord(topic, None, value)] * 12)
     else:
         address = request.getfixturevalue("kafka_address").removeprefix("kafka://")
         producer = AIOKafkaProducer(
@@ -241,7 +242,7 @@ async def test_what_expired_unread_is_counted_and_skipped(
     spans = await eventually(
         lambda: broker.spans([partition]), lambda spans: spans[partition].end == 12
     )
-    assert spans == {partition: Span(10, 12)}
+    assert spans == {partition: OffsetRange(10, 12)}
     messages = await take(reader, 2)
     assert [message.offset for message in messages] == [10, 11]
     assert reader.expired() == {partition: 6}

@@ -8,9 +8,10 @@ import pytest
 
 from tests.contract.conftest import Another, DeleteTopic, MakeTopic, unique
 from tests.contract.helpers import eventually, numbered
-from worker.brokers.contract import Broker, Partition, Span, Topic
+from worker.brokers.contract import Broker
 from worker.engine.startup import check_topics, create_topics
 from worker.errors import BrokerUnavailable, ConfigurationError, MissingTopic
+from worker.stream import OffsetRange, Partition, Topic
 from worker.topics import Names, wanted
 
 DAY = 24 * 3600 * 1000
@@ -54,7 +55,7 @@ async def test_a_topic_that_does_not_exist_is_left_out(
 
 async def test_a_new_partition_holds_nothing(broker: Broker, make_topic: MakeTopic) -> None:
     partition = Partition(await make_topic(), 0)
-    assert await broker.spans([partition]) == {partition: Span(0, 0)}
+    assert await broker.spans([partition]) == {partition: OffsetRange(0, 0)}
 
 
 @pytest.mark.parametrize("uncommitted", [False, True])
@@ -68,7 +69,7 @@ async def test_the_end_is_the_offset_that_comes_next(
         lambda: broker.spans([first, second], uncommitted=uncommitted),
         lambda spans: spans[second].end > 0,
     )
-    assert spans == {first: Span(0, 0), second: Span(0, 3)}
+    assert spans == {first: OffsetRange(0, 0), second: OffsetRange(0, 3)}
 
 
 async def test_a_missing_topic_or_partition_has_no_span(
@@ -143,4 +144,4 @@ async def test_connections_go_on_by_name_in_a_topic_made_anew(
 
     assert await eventually(published, bool) == [(last.number, 0)]
     spans = await eventually(lambda: other.spans([last]), lambda spans: spans[last].end == 1)
-    assert spans == {last: Span(0, 1)}
+    assert spans == {last: OffsetRange(0, 1)}

@@ -14,11 +14,12 @@ from tests.contract.conftest import Another
 from tests.contract.helpers import eventually
 from tests.contract.worker_kit import Stage
 from tests.unit.test_sink_rows import milestone, user
-from worker.brokers.contract import Broker, Outgoing, Partition
+from worker.brokers.contract import Broker
 from worker.brokers.kafka.committer import KafkaCommitter
 from worker.core.ownership import owners_before, taken_over, writer_name
 from worker.engine.reprocess import reprocess
 from worker.errors import BuddyError
+from worker.stream import Partition, ProducerRecord
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -163,7 +164,7 @@ async def test_a_reset_is_not_lost_to_a_worker_that_takes_over_at_once(
 
 @asynccontextmanager
 async def killed_before_the_end(
-    broker: Broker, group: str, name: str, messages: Sequence[Outgoing]
+    broker: Broker, group: str, name: str, messages: Sequence[ProducerRecord]
 ) -> AsyncIterator[None]:
     """What a writer leaves that is killed while it commits: on Kafka, an open transaction."""
     committer: Any = await broker.committer(name, group)
@@ -210,7 +211,7 @@ async def test_a_worker_that_is_killed_in_a_commit_holds_nobody_up_for_long(
         await committer.commit(said, {})
         await committer.close()
         topics = (names.progress, names.accepted("users"), names.parked)
-        said = [Outgoing(t, b"k", b"never", partition=q) for t in topics for q in places]
+        said = [ProducerRecord(t, b"k", b"never", partition=q) for t in topics for q in places]
     async with killed_before_the_end(doomed, stage.group, writer, said):
         began = time.monotonic()
         worker = await stage.started()

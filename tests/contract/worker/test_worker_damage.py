@@ -8,8 +8,9 @@ from structlog.testing import capture_logs
 from tests.contract.helpers import damage_embedded, delete_embedded_topic
 from tests.contract.worker_kit import Stage
 from tests.unit.test_sink_rows import milestone, user
-from worker.brokers.contract import Broker, Outgoing, Partition
+from worker.brokers.contract import Broker
 from worker.brokers.embedded.broker import EmbeddedBroker
+from worker.stream import Partition, ProducerRecord
 from worker.topics import wanted
 
 TASKS = 2
@@ -82,7 +83,7 @@ async def test_skipped_rejections_are_told_though_no_service_reads_them(
     assert isinstance(broker, EmbeddedBroker)
     place = Partition(stage.names.rejected("users"), 1)
     running = await stage.started()
-    await broker.publish([Outgoing(place.topic, b"k", b"{}", partition=1)])
+    await broker.publish([ProducerRecord(place.topic, b"k", b"{}", partition=1)])
     await damage_embedded(broker, place)
     await broker.inspection.skip(await broker.inspection.find(place, 0))
     stage.clock.put_forward(5_001)

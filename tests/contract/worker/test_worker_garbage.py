@@ -8,10 +8,11 @@ from structlog.testing import capture_logs
 from tests.contract.conftest import Another
 from tests.contract.worker_kit import Running, Stage, at
 from tests.unit.test_sink_rows import milestone, user
-from worker.brokers.contract import Broker, Outgoing, Partition
+from worker.brokers.contract import Broker
 from worker.core.barrier import Progress
 from worker.core.reading import write_progress
 from worker.engine.reprocess import reprocess
+from worker.stream import Partition, ProducerRecord
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -33,7 +34,7 @@ async def litter(stage: Stage, broker: Broker, *, ours: bool) -> None:
     }
     await broker.publish(
         [
-            Outgoing(topic, key, value, partition=q)
+            ProducerRecord(topic, key, value, partition=q)
             for topic, known in keys.items()
             for key in (b"x", b"\xff", *(known if ours else ()))
             for value in GARBAGE
@@ -90,7 +91,7 @@ async def test_a_barrier_passes_by_no_progress_but_the_tasks_own(
     await stage.until(lambda: bool(running.blocked_by()), "the barrier is noted")
     seen = skipped(running)
     lies = [
-        Outgoing(
+        ProducerRecord(
             stage.names.progress, key, b'{"next":{"users":99},"judged":{"users":99}}', partition=q
         )
         for q in range(TASKS)
@@ -113,7 +114,7 @@ async def test_a_lost_progress_stops_one_task_and_reprocess_has_it_judged_anew(
     users = stage.names.inputs("users")
     topics = {"users": (await broker.identities([users]))[users]}
     value = write_progress(Progress({"users": 9}, {"users": 9}, topics)) if beyond else b"garbage"
-    await broker.publish([Outgoing(place.topic, b"0", value, partition=0)])
+    await broker.publish([ProducerRecord(place.topic, b"0", value, partition=0)])
     with capture_logs() as logs:
         running = await stage.start(grace=LONG)
         await stage.until(lambda: set(running.tasks) == {1}, "the other task goes on")

@@ -11,8 +11,9 @@ from structlog.testing import capture_logs
 from tests.contract.conftest import Expire
 from tests.contract.worker_kit import Stage
 from tests.unit.test_sink_rows import match, user
-from worker.brokers.contract import Broker, Outgoing, Partition
+from worker.brokers.contract import Broker
 from worker.core.outbox import SOURCE_HEADER
+from worker.stream import Partition, ProducerRecord
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -50,7 +51,9 @@ async def test_a_foreign_row_moves_no_address(stage: Stage, broker: Broker) -> N
     assert b'": "' in moved, "not in canonical form"
     topic = stage.names.accepted("users")
     header = ((SOURCE_HEADER, b"elsewhere/0/0"),)
-    foreign = [Outgoing(topic, key, value, header) for value in (moved, b'{"email":"a@x.org"}')]
+    foreign = [
+        ProducerRecord(topic, key, value, header) for value in (moved, b'{"email":"a@x.org"}')
+    ]
     await broker.publish(foreign)
     await stage.until(
         lambda: worker.counted("buddy_foreign_rows_total", reader="index") == 2, "both are refused"
@@ -66,7 +69,7 @@ async def test_rows_that_were_removed_before_a_new_index_read_them_are_told(
     stage: Stage, broker: Broker, empty: Expire
 ) -> None:
     place = Partition(stage.names.accepted("users"), 1)
-    await broker.publish([Outgoing(place.topic, *user(n), partition=1) for n in range(3)])
+    await broker.publish([ProducerRecord(place.topic, *user(n), partition=1) for n in range(3)])
     gone = (await broker.spans([place]))[place].end
     await empty(place)
     with capture_logs() as logs:

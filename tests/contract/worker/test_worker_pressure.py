@@ -6,8 +6,8 @@ import pytest
 
 from tests.contract.worker_kit import Running, Stage, checkin, event, feedback
 from tests.unit.test_sink_rows import match, milestone, user
-from worker.brokers.contract import Partition
 from worker.engine import worker
+from worker.stream import Partition
 
 pytestmark = pytest.mark.timeout(400)
 

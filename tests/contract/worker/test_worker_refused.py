@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 from tests.contract.conftest import Another
 from tests.contract.worker_kit import Stage
 from tests.unit.test_sink_rows import encode, milestone, user, uuid
-from worker.brokers.contract import Broker, Partition
+from worker.brokers.contract import Broker
 from worker.engine import worker
+from worker.stream import Partition
 from worker.topics import wanted
 
 pytestmark = pytest.mark.timeout(400)

@@ -13,9 +13,9 @@ from typing import Final, Literal, Protocol
 
 from tests.simulation.broker.group import Group
 from tests.simulation.broker.log import Log, Transaction
-from worker.brokers.contract import Headers, Message, Outgoing, Partition, Topic
 from worker.brokers.partitioner import partition_for
 from worker.errors import Fenced, MessageRefused, MissingTopic
+from worker.stream import Headers, Message, Partition, ProducerRecord, Topic
 
 _OVERHEAD: Final = 100
 """Bytes that a message takes besides key, value and headers."""
@@ -38,7 +38,7 @@ class Weather:
     def limit(self, act: Callable[[], None]) -> None:
         """Once a transaction has been open for too long."""
 
-    def refuses(self, message: Outgoing) -> bool:
+    def refuses(self, message: ProducerRecord) -> bool:
         """Whether the broker will never take this message, for a reason of its own."""
         return False
 
@@ -120,7 +120,7 @@ class Cluster:
         """The partitions of a topic."""
         return [self.logs[name, number] for number in range(self.topics[name].partitions)]
 
-    def place(self, messages: Sequence[Outgoing]) -> list[Log]:
+    def place(self, messages: Sequence[ProducerRecord]) -> list[Log]:
         """Where each message goes. Raises MissingTopic, MessageRefused."""
         self._turn += 1
         placed = [self._place(message) for message in messages]
@@ -129,7 +129,7 @@ class Cluster:
             raise MessageRefused.of(refused)
         return placed
 
-    def _place(self, message: Outgoing) -> Log:
+    def _place(self, message: ProducerRecord) -> Log:
         number = message.partition
         topic = self.topics.get(message.topic)
         if topic is None:
@@ -140,7 +140,7 @@ class Cluster:
             number %= topic.partitions
         return self.log((message.topic, number))
 
-    def _refuses(self, message: Outgoing) -> str | None:
+    def _refuses(self, message: ProducerRecord) -> str | None:
         topic = self.topics[message.topic]
         size = _OVERHEAD + len(message.key or b"") + len(message.value or b"")
         size += sum(len(name.encode()) + len(value) for name, value in message.headers)
@@ -211,7 +211,7 @@ class Cluster:
         self.weather.limit(give_up)
         return transaction
 
-    def write(self, transaction: Transaction, log: Log, message: Outgoing) -> int:
+    def write(self, transaction: Transaction, log: Log, message: ProducerRecord) -> int:
         """Append a message to an open transaction; its offset. Raises Fenced."""
         self.check(transaction.name, transaction.epoch)
         transaction.unmarked[log] = None

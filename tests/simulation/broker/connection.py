@@ -9,8 +9,9 @@ from tests.simulation.broker.cluster import Cluster
 from tests.simulation.broker.group import Group
 from tests.simulation.broker.log import Log, Transaction
 from tests.simulation.broker.network import Network
-from worker.brokers.contract import GroupMember, Message, Outgoing, Partition, Span, Topic
+from worker.brokers.contract import GroupMember
 from worker.errors import BrokerUnavailable, BuddyError, Fenced, MessageRefused, MissingTopic
+from worker.stream import Message, OffsetRange, Partition, ProducerRecord, Topic
 
 _SETTLE_SECONDS = 30.0
 
@@ -56,7 +57,7 @@ class MemoryBroker:
 
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False
-    ) -> dict[Partition, Span]:
+    ) -> dict[Partition, OffsetRange]:
         found = {}
         for place in self.network.order(list(partitions)):
             await self.network.hop()
@@ -67,7 +68,7 @@ class MemoryBroker:
         await self.network.hop()
         return self.cluster.committed(group, partitions)
 
-    async def publish(self, messages: Sequence[Outgoing]) -> list[tuple[int, int]]:
+    async def publish(self, messages: Sequence[ProducerRecord]) -> list[tuple[int, int]]:
         await self.network.hop()
         written = []
         for message, log in zip(messages, self.cluster.place(messages), strict=True):
@@ -262,7 +263,7 @@ class MemoryCommitter:
         self._end: BuddyError | None = None
 
     async def commit(
-        self, messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
+        self, messages: Sequence[ProducerRecord], offsets: Mapping[Partition, int]
     ) -> list[tuple[int, int]]:
         if self._end is not None:
             raise type(self._end)(str(self._end))
@@ -284,7 +285,7 @@ class MemoryCommitter:
         self._end = self._end or BrokerUnavailable(f"the writer {self._name} is closed")
 
     async def _commit(
-        self, messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
+        self, messages: Sequence[ProducerRecord], offsets: Mapping[Partition, int]
     ) -> list[tuple[int, int]]:
         cluster, network = self._cluster, self._network
         logs = cluster.place(messages)

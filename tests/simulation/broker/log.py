@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from worker.brokers.contract import Message, Partition, Span, Topic
+from worker.stream import Message, OffsetRange, Partition, Topic
 
 _READ_BYTES: Final = 8 * 1024 * 1024
 
@@ -72,9 +72,9 @@ class Log:
         """Whether some transaction has no marker here yet."""
         return bool(self._open)
 
-    def span(self, *, uncommitted: bool) -> Span:
+    def span(self, *, uncommitted: bool) -> OffsetRange:
         """What it holds."""
-        return Span(self.start, self.end if uncommitted else max(self.start, self.stable))
+        return OffsetRange(self.start, self.end if uncommitted else max(self.start, self.stable))
 
     def append(self, message: Message | None, writer: Transaction | None, tick: int) -> None:
         """Add a message at the end; None is the marker of its writer."""

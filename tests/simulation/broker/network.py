@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
-from worker.brokers.contract import Partition
+from worker.stream import Partition
 
 _T = TypeVar("_T")
 

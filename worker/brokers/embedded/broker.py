@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import structlog
 
-from worker.brokers.contract import GroupMember, Outgoing, Partition, Span, Topic
+from worker.brokers.contract import GroupMember
 from worker.brokers.embedded import log
 from worker.brokers.embedded.clock import LogClock, LogTime, boot_id, machine_clock
 from worker.brokers.embedded.group import EmbeddedMember, Groups
@@ -38,6 +38,7 @@ from worker.brokers.embedded.upkeep import Upkeep
 from worker.brokers.partitioner import Rotation
 from worker.clock import Clock
 from worker.errors import BrokerUnavailable, BuddyError, ConfigurationError, MissingTopic
+from worker.stream import OffsetRange, Partition, ProducerRecord, Topic
 
 UPKEEP_SECONDS = 5.0
 """A process that writes, or asks for hindrances, does a round of upkeep at most this often."""
@@ -151,7 +152,7 @@ class EmbeddedBroker:
 
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False
-    ) -> dict[Partition, Span]:
+    ) -> dict[Partition, OffsetRange]:
         """See `contract.Broker.spans`; nothing here is ever in the log uncommitted.
 
         Retention alone moves a start: in a compacted topic it can be a gap, as in Kafka.
@@ -163,7 +164,7 @@ class EmbeddedBroker:
         """See `contract.Broker.committed`."""
         return await self._reading.run(log.committed, self._catalogue, group, list(partitions))
 
-    async def publish(self, messages: Sequence[Outgoing]) -> list[tuple[int, int]]:
+    async def publish(self, messages: Sequence[ProducerRecord]) -> list[tuple[int, int]]:
         """See `contract.Broker.publish`; here all of them are written, or none.
 
         Raises `ClockRefused` when the clock has been ahead of the log's time ever since this was
@@ -209,7 +210,7 @@ class EmbeddedBroker:
         epoch = await self._writing.run(work)
 
         async def commit(
-            messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
+            messages: Sequence[ProducerRecord], offsets: Mapping[Partition, int]
         ) -> list[tuple[int, int]]:
             written = await self._writing.run(
                 self._write, messages, _Right(name, epoch, group), offsets
@@ -248,7 +249,7 @@ class EmbeddedBroker:
     def _write(
         self,
         connection: sqlite3.Connection,
-        messages: Sequence[Outgoing],
+        messages: Sequence[ProducerRecord],
         right: _Right | None = None,
         offsets: Mapping[Partition, int] = MappingProxyType({}),
     ) -> list[tuple[int, int]]:
@@ -317,14 +318,14 @@ class EmbeddedCommitter:
     def __init__(
         self,
         commit: Callable[
-            [Sequence[Outgoing], Mapping[Partition, int]], Awaitable[list[tuple[int, int]]]
+            [Sequence[ProducerRecord], Mapping[Partition, int]], Awaitable[list[tuple[int, int]]]
         ],
     ) -> None:
         self._write = commit
         self._closed = False
 
     async def commit(
-        self, messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
+        self, messages: Sequence[ProducerRecord], offsets: Mapping[Partition, int]
     ) -> list[tuple[int, int]]:
         """See `contract.Committer.commit`. Raises `MissingTopic` and `StateError` as well."""
         if self._closed:

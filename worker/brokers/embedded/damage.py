@@ -14,7 +14,6 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from worker.brokers.contract import Partition
 from worker.brokers.embedded.batches import UNSOUND, Batch, Hole, walk
 from worker.brokers.embedded.seal import is_damage, reason_of, seal
 from worker.brokers.embedded.store import snapshot, transaction
@@ -26,6 +25,7 @@ from worker.brokers.embedded.topics import (
     store,
 )
 from worker.errors import DamagedLog, UsageError
+from worker.stream import Partition
 
 LOOK_BYTES: Final = 32 * 1024 * 1024
 """What is looked through in one go: less than a second."""

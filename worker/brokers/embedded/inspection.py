@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from worker.brokers.contract import Partition
 from worker.brokers.embedded.damage import (
     Damage,
     Looked,
@@ -24,6 +23,7 @@ from worker.brokers.embedded.damage import (
 from worker.brokers.embedded.store import Connection, snapshot, transaction
 from worker.brokers.embedded.topics import Catalogue
 from worker.errors import BuddyError
+from worker.stream import Partition
 
 _log = structlog.get_logger(__name__)
 

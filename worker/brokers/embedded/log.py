@@ -16,7 +16,6 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from worker.brokers.contract import Headers, Message, Outgoing, Partition, Span, Topic
 from worker.brokers.embedded.batches import Batch, Hole, insert, walk
 from worker.brokers.embedded.damage import Damage, skipped_at
 from worker.brokers.embedded.seal import seal
@@ -24,6 +23,7 @@ from worker.brokers.embedded.store import snapshot
 from worker.brokers.embedded.topics import Catalogue, partition_row, store
 from worker.brokers.partitioner import Rotation, by_partition, by_topic
 from worker.errors import DamagedLog, Fenced, MessageRefused
+from worker.stream import Headers, Message, OffsetRange, Partition, ProducerRecord, Topic
 
 BATCH_BYTES = 1024 * 1024
 """A larger write is split: a reader decodes a batch as a whole."""
@@ -63,7 +63,9 @@ class Chunk(NamedTuple):
     """Why nothing comes after these messages."""
 
 
-def arrange(catalogue: Catalogue, rotation: Rotation, messages: Sequence[Outgoing]) -> list[Load]:
+def arrange(
+    catalogue: Catalogue, rotation: Rotation, messages: Sequence[ProducerRecord]
+) -> list[Load]:
     """Check, place and encode messages; no transaction needed, so others are not held up.
 
     Raises `MissingTopic` and `MessageRefused`.
@@ -171,7 +173,7 @@ def committed(
 
 def spans(
     connection: sqlite3.Connection, catalogue: Catalogue, partitions: Iterable[Partition]
-) -> dict[Partition, Span]:
+) -> dict[Partition, OffsetRange]:
     """Start and end of each partition, all at one moment. Raises `MissingTopic`."""
     with snapshot(connection):
         catalogue.refresh(connection)
@@ -259,7 +261,7 @@ def _messages(topic: Topic, number: int, batch: Batch, position: int) -> list[Me
 
 
 def _batches(
-    topic: Topic, messages: Sequence[Outgoing], indices: list[int]
+    topic: Topic, messages: Sequence[ProducerRecord], indices: list[int]
 ) -> list[tuple[int, bytes]]:
     batches = []
     entries: list[Entry] = []
@@ -287,9 +289,9 @@ def _batches(
     return batches
 
 
-def _span(connection: sqlite3.Connection, number: int, partition: Partition) -> Span:
+def _span(connection: sqlite3.Connection, number: int, partition: Partition) -> OffsetRange:
     row = partition_row(connection, number, partition)
-    return Span(row.start, row.next)
+    return OffsetRange(row.start, row.next)
 
 
 def _epoch(connection: sqlite3.Connection, name: str) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
-from worker.brokers.contract import Message, Partition
 from worker.brokers.embedded.damage import Damage
 from worker.brokers.embedded.log import BATCH_BYTES, FETCH_BYTES, Chunk
 from worker.errors import BrokerUnavailable, BuddyError
+from worker.stream import Message, Partition
 
 Fetch = Callable[[Sequence[tuple[Partition, int]], int, int], Awaitable[list[Chunk]]]
 

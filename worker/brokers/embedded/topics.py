@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from worker.brokers.contract import Partition, Topic
 from worker.brokers.embedded.seal import seal
 from worker.errors import DamagedLog, MissingTopic
+from worker.stream import Partition, Topic
 
 
 class Stored(NamedTuple):

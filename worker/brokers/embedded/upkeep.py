@@ -31,7 +31,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from worker.brokers.contract import Partition, Topic
 from worker.brokers.embedded.batches import NOTHING, Batch, Hole, below, insert, is_sound, walk
 from worker.brokers.embedded.clock import LogClock, LogTime
 from worker.brokers.embedded.damage import Damage, known, skipped_at
@@ -41,6 +40,7 @@ from worker.brokers.embedded.seal import is_damage
 from worker.brokers.embedded.store import FILE_NAME, transaction
 from worker.brokers.embedded.topics import Catalogue, partition_row, store
 from worker.errors import DamagedLog, StateError
+from worker.stream import Partition, Topic
 
 GROWN_BYTES = 1024 * 1024
 """A partition that has grown by less is not worth a compaction yet …"""

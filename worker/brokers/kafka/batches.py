@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 from aiokafka.errors import KafkaError
 
-from worker.brokers.contract import Outgoing, Partition, Topic
 from worker.brokers.kafka.errors import TOO_LARGE
 from worker.brokers.kafka.wire import CALL_SECONDS, milliseconds_now, retrieve
 from worker.brokers.partitioner import Rotation, by_partition, by_topic
 from worker.errors import MessageRefused
+from worker.stream import Partition, ProducerRecord, Topic
 
 BATCH_BYTES = 256 * 1024
 """A batch is cut here, if its topic allows so much: a request carries one of each partition, and
@@ -44,7 +44,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 def place(
-    messages: Sequence[Outgoing], topics: Mapping[str, Topic], rotation: Rotation
+    messages: Sequence[ProducerRecord], topics: Mapping[str, Topic], rotation: Rotation
 ) -> dict[Partition, list[int]]:
     """Which messages go to which partition, in their order, as indices into `messages`.
 
@@ -58,7 +58,9 @@ def place(
     }
 
 
-def check(messages: Sequence[Outgoing], topics: Mapping[str, Topic], producer: Any) -> list[int]:
+def check(
+    messages: Sequence[ProducerRecord], topics: Mapping[str, Topic], producer: Any
+) -> list[int]:
     """The size of each message inside a batch, rounded up.
 
     Raises `MessageRefused` for those that their topics will never take; it speaks of the first.
@@ -92,7 +94,7 @@ def check(messages: Sequence[Outgoing], topics: Mapping[str, Topic], producer: A
     return sizes
 
 
-def _exact_bytes(message: Outgoing, producer: Any) -> int:
+def _exact_bytes(message: ProducerRecord, producer: Any) -> int:
     """The size of a batch with nothing but this message: what Kafka compares with its limit."""
     builder = producer.create_batch()
     _append(builder, message, milliseconds_now())
@@ -101,7 +103,10 @@ def _exact_bytes(message: Outgoing, producer: Any) -> int:
 
 
 def pack(
-    messages: Sequence[Outgoing], topics: Mapping[str, Topic], rotation: Rotation, producer: Any
+    messages: Sequence[ProducerRecord],
+    topics: Mapping[str, Topic],
+    rotation: Rotation,
+    producer: Any,
 ) -> dict[Partition, list[Batch]]:
     """The batches of each partition, in order. Raises as `check` and `place` do."""
     sizes = check(messages, topics, producer)
@@ -122,7 +127,9 @@ def pack(
     return batches
 
 
-def _batch(messages: Sequence[Outgoing], indices: list[int], producer: Any, now: int) -> Batch:
+def _batch(
+    messages: Sequence[ProducerRecord], indices: list[int], producer: Any, now: int
+) -> Batch:
     builder = producer.create_batch()
     for index in indices:
         _append(builder, messages[index], now)
@@ -130,7 +137,7 @@ def _batch(messages: Sequence[Outgoing], indices: list[int], producer: Any, now:
     return Batch(builder, indices, builder.size())
 
 
-def _append(builder: Any, message: Outgoing, now: int) -> None:
+def _append(builder: Any, message: ProducerRecord, now: int) -> None:
     added = builder.append(
         timestamp=now, key=message.key, value=message.value, headers=list(message.headers)
     )

@@ -20,7 +20,7 @@ from aiokafka.errors import (
     for_code,
 )
 
-from worker.brokers.contract import GroupMember, Outgoing, Partition, Span, Topic
+from worker.brokers.contract import GroupMember
 from worker.brokers.kafka.batches import Batch, deliver, pack
 from worker.brokers.kafka.committer import KafkaCommitter
 from worker.brokers.kafka.errors import (
@@ -57,6 +57,7 @@ from worker.brokers.kafka.wire import (
 )
 from worker.brokers.partitioner import Rotation
 from worker.errors import BrokerUnavailable, BuddyError, MessageRefused, MissingTopic
+from worker.stream import OffsetRange, Partition, ProducerRecord, Topic
 
 
 class _Closable(Protocol):
@@ -194,7 +195,7 @@ class KafkaBroker:
 
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False
-    ) -> dict[Partition, Span]:
+    ) -> dict[Partition, OffsetRange]:
         """See `contract.Broker`."""
         asked = list(partitions)
         topics = await self._describe({partition.topic for partition in asked})
@@ -203,14 +204,14 @@ class KafkaBroker:
                 raise MissingTopic(f"topic {partition.topic} has no partition {partition.number}")
         numbers = [topic_partition(partition) for partition in asked]
 
-        async def ask(consumer: Any) -> dict[Partition, Span]:
+        async def ask(consumer: Any) -> dict[Partition, OffsetRange]:
             # By itself aiokafka learns of one unknown topic at a time, each with a pause of 0.1 s.
             for name in {partition.topic for partition in asked}:
                 consumer._client.add_topic(name)  # noqa: SLF001 -- there is no public way
             starts, ends = await asyncio.gather(
                 consumer.beginning_offsets(numbers), consumer.end_offsets(numbers)
             )
-            return {Partition(*n): Span(starts[n], ends[n]) for n in numbers}
+            return {Partition(*n): OffsetRange(starts[n], ends[n]) for n in numbers}
 
         consumers = self._latest if uncommitted else self._stable
         attempt = measuring({partition.topic for partition in asked})
@@ -238,7 +239,7 @@ class KafkaBroker:
         except BrokerUnavailable as error:
             raise await self._diagnose(attempt, error.__cause__ or error) from error
 
-    async def publish(self, messages: Sequence[Outgoing]) -> list[tuple[int, int]]:
+    async def publish(self, messages: Sequence[ProducerRecord]) -> list[tuple[int, int]]:
         """See `contract.Broker`. What is too large is refused before anything is sent."""
         if not messages:
             return []
@@ -305,7 +306,7 @@ class KafkaBroker:
         return self._known
 
     async def pack(
-        self, messages: Sequence[Outgoing], producer: Any
+        self, messages: Sequence[ProducerRecord], producer: Any
     ) -> dict[Partition, list[Batch]]:
         """Batches for this producer; a topic is looked at anew before it refuses a message."""
         names = {message.topic for message in messages}
@@ -317,7 +318,7 @@ class KafkaBroker:
             topics = await self._describe(names)
             return pack(messages, topics, self._rotation, producer)
 
-    def forget(self, messages: Sequence[Outgoing]) -> None:
+    def forget(self, messages: Sequence[ProducerRecord]) -> None:
         """Look at these messages' topics anew before the next batch."""
         for topic in {message.topic for message in messages}:
             self._known.pop(topic, None)

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from worker.brokers.contract import Outgoing, Partition
 from worker.brokers.kafka.batches import Batch, deliver
 from worker.brokers.kafka.errors import FAILURES, committing, fencing, is_fence
 from worker.brokers.kafka.wire import (
@@ -24,6 +23,7 @@ from worker.brokers.kafka.wire import (
     topic_partition,
 )
 from worker.errors import BrokerUnavailable, BuddyError, Fenced, MessageRefused
+from worker.stream import Partition, ProducerRecord
 
 TRANSACTION_MILLISECONDS = 15_000
 """A worker that froze in a transaction holds up readers of its partitions for at most so long."""
@@ -33,11 +33,11 @@ class Topics(Protocol):
     """What is known of the topics that are written to."""
 
     async def pack(
-        self, messages: Sequence[Outgoing], producer: Any
+        self, messages: Sequence[ProducerRecord], producer: Any
     ) -> Mapping[Partition, Sequence[Batch]]:
         """Batches for this producer, or one of the refusals of `worker.errors`."""
 
-    def forget(self, messages: Sequence[Outgoing]) -> None:
+    def forget(self, messages: Sequence[ProducerRecord]) -> None:
         """Look at these messages' topics anew before the next batch: a limit was lowered."""
 
 
@@ -84,7 +84,7 @@ class KafkaCommitter:
         return cls(producer, name, group, topics, chores, diagnose)
 
     async def commit(
-        self, messages: Sequence[Outgoing], offsets: Mapping[Partition, int]
+        self, messages: Sequence[ProducerRecord], offsets: Mapping[Partition, int]
     ) -> list[tuple[int, int]]:
         """See `contract.Committer`; raises `MissingTopic` as well, before anything is sent."""
         self._check_alive()
@@ -155,7 +155,7 @@ class KafkaCommitter:
     async def _meaning(
         self,
         error: BaseException,
-        messages: Sequence[Outgoing],
+        messages: Sequence[ProducerRecord],
         offsets: Mapping[Partition, int],
     ) -> BuddyError:
         # Once the sender has failed for good, calls fail on assertions about the state it left:

@@ -12,10 +12,10 @@ import structlog
 from aiokafka.consumer.fetcher import FetchError, FetchResult
 from aiokafka.errors import OffsetOutOfRangeError, RecordTooLargeError, UnsupportedCodecError
 
-from worker.brokers.contract import Message, Partition
 from worker.brokers.kafka.errors import FAILURES, measuring, reading
 from worker.brokers.kafka.wire import CALL_SECONDS, Chores, Diagnose, Wire, stop, topic_partition
 from worker.errors import BrokerUnavailable
+from worker.stream import Message, Partition
 
 FETCH_WAIT_MILLISECONDS = 500
 """How long the broker holds a fetch when there is nothing. Each costs both sides as much as there

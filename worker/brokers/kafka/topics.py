@@ -7,7 +7,7 @@ from typing import Any
 
 from aiokafka.admin import NewTopic
 
-from worker.brokers.contract import Topic
+from worker.stream import Topic
 
 COMPACTED_SEGMENT_BYTES = 128 * 1024 * 1024
 """The newest segment is never compacted. Kafka's default of 1 GiB would have to be read at each

@@ -17,7 +17,6 @@ from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from worker.brokers.contract import Partition
 from worker.brokers.kafka.errors import (
     FAILURES,
     Attempt,
@@ -30,6 +29,7 @@ from worker.brokers.kafka.errors import (
 )
 from worker.brokers.kafka.security import KafkaSecurity
 from worker.errors import BrokerUnavailable, BuddyError, ConfigurationError
+from worker.stream import Partition
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from worker.brokers.contract import Broker, Partition
+from worker.brokers.contract import Broker
 from worker.errors import StateLost
 from worker.exports.manifest import Cut
 from worker.sink.selection.plan import STAGES
@@ -26,6 +26,7 @@ from worker.sink.store.consume import Consumer
 from worker.sink.store.row_store import RowStore
 from worker.sink.store.snapshot import Snapshot
 from worker.sink.verdicts import wait_for_verdicts
+from worker.stream import Partition
 from worker.topics import Names
 
 Report = Callable[[str, int, int], None]

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from worker.accepted import Foreign, Refused, Split, read_rows, source_partition
-from worker.brokers.contract import Message, Partition
 from worker.index.tails import Tail
 from worker.sink.store.rows import Referring
 from worker.sink.store.snapshot import ROW
+from worker.stream import Message, Partition
 
 
 class SetAside(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from schemas import ENTITIES
-from worker.brokers.contract import Broker, Message, Partition, Reader
+from worker.brokers.contract import Broker, Reader
 from worker.clock import Clock
 from worker.engine.backoff import Backoff
 from worker.errors import WAITED_OUT, MissingTopic, NoAnswer, StateLost
@@ -32,6 +32,7 @@ from worker.index.freshness import (
 from worker.index.resuming import another_log, went_back
 from worker.sink.reports import Reports, unheard
 from worker.sink.store.row_store import FORMAT, RowStore
+from worker.stream import Message, Partition
 from worker.topics import Names
 
 Advance = Callable[[int, int], None]
@@ -222,7 +223,7 @@ class Consumer:
             await asyncio.to_thread(self._store.apply, [], held, identities)
             await asyncio.to_thread(self._store.stamp_current, now)
             for place, start in held.items():
-                if start:  # rows may be among what was removed: `Span`
+                if start:  # rows may be among what was removed: `OffsetRange`
                     self._expired(place, start)
         async with self._moved:
             if self._holding:

@@ -8,9 +8,9 @@ from typing import Final, cast
 
 from rocksdict import Rdict, WriteBatch
 
-from worker.brokers.contract import Partition
 from worker.index.tails import Tail
 from worker.sink.store import rocks
+from worker.stream import Partition
 
 _POSITION: Final = b"p"
 _TAIL: Final = b"t"

@@ -30,7 +30,6 @@ from rocksdict import Rdict, WriteBatch
 
 from schemas import ENTITIES
 from worker.accepted import Refused, Split, count_partitions, source_partition
-from worker.brokers.contract import Message, Partition
 from worker.core.keys import id_bytes
 from worker.errors import StateError, StateLost
 from worker.index.freshness import Saved
@@ -40,6 +39,7 @@ from worker.sink.store import rocks
 from worker.sink.store.batch import Batch, SetAside
 from worker.sink.store.rows import Referring
 from worker.sink.store.snapshot import BOOKMARK, ID, SNAPSHOTS, STAMP, Snapshot
+from worker.stream import Message, Partition
 from worker.topics import Names
 
 FORMAT: Final = 2

@@ -12,9 +12,9 @@ from typing import Final, cast
 from rocksdict import Rdict
 
 from schemas import ENTITIES
-from worker.brokers.contract import Partition
 from worker.errors import StateError, StateLost
 from worker.sink.store import rocks
+from worker.stream import Partition
 
 ROW: Final = b"r"
 """First byte of a row's key; then the entity's number and the canonical key."""
