@@ -8,10 +8,10 @@ from schemas import ENTITIES, Entity, patterns
 from schemas.json_schema import Schema, key_schema, one_line, record_name, reference, row_name
 from worker import __version__
 from worker.core.outbox import ACCEPTED_AT_HEADER, SOURCE_HEADER, WARNINGS_HEADER
+from worker.core.topics import Names, wanted
 from worker.core.violations import WARNINGS
 from worker.message_schemas import every_definition
 from worker.stream import Topic
-from worker.topics import Names, wanted
 
 _BINDING: Final = "0.5.0"
 _SOURCE: Final[Schema] = {

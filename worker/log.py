@@ -15,7 +15,7 @@ from typing import Final, TextIO
 import structlog
 from structlog.typing import EventDict
 
-from worker.shown import shown
+from worker.core.shown import shown
 
 _NAMED: Final = 10
 _SUM_SECONDS: Final = 60.0

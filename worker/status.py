@@ -20,8 +20,8 @@ from schemas import ENTITIES
 from worker.brokers.contract import GroupMember
 from worker.core.barrier import Counts, Progress
 from worker.core.internal import read_progress
+from worker.core.topics import Names
 from worker.stream import Message, OffsetRange, Partition
-from worker.topics import Names
 
 STALLED_MS: Final = 30_000
 """An input is stalled when its position has not moved for so long, while a record has waited there

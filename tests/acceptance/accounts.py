@@ -12,11 +12,11 @@ from typing import Any
 
 from schemas import ENTITIES
 from tests.acceptance.kit import DEADLINE, Buddy
-from worker.brokers.connect import connect
 from worker.brokers.contract import Broker
-from worker.settings import Settings
+from worker.cli.connect_broker import connect
+from worker.cli.settings import Settings
+from worker.core.topics import Names
 from worker.stream import Message, Partition
-from worker.topics import Names
 
 Verdict = tuple[str, tuple[str, ...]]
 """Entity and the distinct codes in order of the alphabet: what is asked about each record."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
-from worker.topics import Names
+from worker.core.topics import Names
 
 DEADLINE = 45.0
 """Seconds within which anything must have happened; nothing normally takes so long."""

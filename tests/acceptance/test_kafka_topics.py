@@ -11,7 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.acceptance.kit import Buddy
 from worker.brokers.kafka.topics import new_topic
-from worker.topics import wanted
+from worker.core.topics import wanted
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.kafka]
 

@@ -18,8 +18,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from schemas import ENTITIES
 from tests.bench.running import opened
+from worker.core.topics import Names
 from worker.stream import Partition, ProducerRecord
-from worker.topics import Names
 
 TRANSACTION = 5_000
 """Records, as the worker's batches."""

@@ -17,9 +17,9 @@ from tests.bench.figures import Cost
 from tests.bench.running import PARTITIONS, RECORD_LIMIT, ended, opened, publish
 from tests.bench.setting import Bench
 from worker.brokers.contract import Broker
+from worker.core.topics import Names, wanted
 from worker.errors import BrokerUnavailable
 from worker.stream import Partition, ProducerRecord, Topic
-from worker.topics import Names, wanted
 
 WARM_UP = 10
 QUICK_WARM_UP = 4

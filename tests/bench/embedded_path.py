@@ -22,9 +22,9 @@ from tests.bench.running import (
 from tests.bench.setting import Bench
 from tests.bench.waiting import Waits
 from worker.brokers.contract import Broker
+from worker.core.topics import Names
 from worker.sink.requests import ExportRequest, decode_announcement, encode_request
 from worker.stream import Partition, ProducerRecord
-from worker.topics import Names
 
 SECTION = "embedded"
 _APART_AIM, _TOGETHER_AIM = 90_000, 60_000

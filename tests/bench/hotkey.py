@@ -24,8 +24,8 @@ from tests.bench.setting import Bench
 from worker.brokers.contract import Broker
 from worker.brokers.partitioner import partition_for
 from worker.core.addresses import owner_of
+from worker.core.known import address_digest
 from worker.demo.record import Record, Row, encode, key_of, uuid4
-from worker.index.contract import address_digest
 from worker.stream import Message, Partition, ProducerRecord
 
 UPDATES = 50_000

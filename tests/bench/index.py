@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-from worker.index.contract import address_digest
+from worker.core.known import address_digest
 from worker.index.store import IndexStore
 from worker.stream import Message, Partition
 

@@ -27,9 +27,9 @@ from tests.bench.setting import Bench
 from tests.bench.waiting import Ready, messages
 from worker.brokers.contract import Broker
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
+from worker.core.topics import Names
 from worker.core.violations import Code
 from worker.stream import Message, Partition
-from worker.topics import Names
 
 _QUIET_SECONDS = 2.0
 

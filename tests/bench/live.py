@@ -24,8 +24,8 @@ from tests.bench.running import PARTITIONS, started
 from tests.bench.setting import Bench
 from tests.bench.waiting import Waits, messages
 from worker.brokers.contract import Broker
+from worker.core.topics import Names
 from worker.stream import Partition
-from worker.topics import Names
 
 STEADY = 1_000.0
 """Records a second: far more than a programme sends."""

@@ -11,13 +11,13 @@ from random import Random
 
 from schemas import ENTITIES
 from worker.core.decode import Decoded, RecordDecoder, latest_moment
+from worker.core.topics import Names
 from worker.demo import words
 from worker.demo.programme import programme
 from worker.demo.record import Record, Row, encode, key_of, uuid4
 from worker.demo.stream import stream
 from worker.exports.spool import BLOCK
 from worker.stream import ProducerRecord
-from worker.topics import Names
 
 SEED = 7
 BAD_SHARE = 0.03

@@ -21,8 +21,8 @@ from tests.bench import mix
 from tests.bench.figures import settled_memory
 from tests.bench.running import opened
 from worker.brokers.contract import Broker
+from worker.core.topics import Names
 from worker.stream import ProducerRecord
-from worker.topics import Names
 
 TICK_SECONDS = 0.01
 

@@ -26,9 +26,9 @@ from worker import log
 from worker.cli.services import together
 from worker.clock import Clock
 from worker.core.outbox import Rules
+from worker.core.topics import Names
 from worker.engine.worker import Worker
 from worker.index.store import IndexStore
-from worker.topics import Names
 
 LINES = 25
 

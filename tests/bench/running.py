@@ -19,12 +19,12 @@ from schemas import ENTITIES
 from tests.acceptance.kit import Buddy, Service
 from tests.bench.figures import Cost
 from tests.bench.machine import cpu_seconds
-from worker.brokers.connect import connect
 from worker.brokers.contract import Broker, Reader
+from worker.cli.connect_broker import connect
+from worker.cli.settings import Settings
 from worker.core.outbox import SOURCE_HEADER
-from worker.settings import Settings
+from worker.core.topics import Names, wanted
 from worker.stream import OffsetRange, Partition, ProducerRecord
-from worker.topics import Names, wanted
 
 PARTITIONS = 4
 RECORD_LIMIT = 1024 * 1024

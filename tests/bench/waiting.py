@@ -20,9 +20,9 @@ from worker.brokers.contract import Broker
 from worker.core.barrier import Progress
 from worker.core.decode import Decoded, decoders
 from worker.core.keys import id_bytes
+from worker.core.topics import Names
 from worker.engine.follower import INDEXED
 from worker.stream import Message, Partition
-from worker.topics import Names
 
 _EVER = datetime.max.replace(tzinfo=UTC)
 _READ = 5_000

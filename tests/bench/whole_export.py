@@ -22,9 +22,9 @@ from tests.bench.figures import Figure
 from tests.bench.machine import peak_memory
 from tests.bench.running import ended, opened
 from tests.bench.setting import Bench
+from worker.core.topics import Names
 from worker.sink.requests import decode_announcement
 from worker.stream import Partition, ProducerRecord
-from worker.topics import Names
 
 SECTION = "exports"
 MEMORY_AIM = 400.0

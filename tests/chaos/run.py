@@ -26,9 +26,9 @@ from tests.chaos.recording import EmbeddedSource, KafkaSource, Recorder, Recordi
 from tests.chaos.report import Report
 from tests.chaos.stream import Stream
 from tests.kafka_server import KafkaServer
-from worker.brokers.connect import connect
 from worker.brokers.contract import Broker
-from worker.settings import Settings
+from worker.cli.connect_broker import connect
+from worker.cli.settings import Settings
 
 PREFIX: Final = "buddy"
 PATIENCE: Final = 60.0

@@ -18,6 +18,7 @@ from tests.unit.test_sink_rows import event, match, milestone, user
 from worker.brokers.contract import Broker
 from worker.clock import Clock, StepWatch
 from worker.core.barrier import Progress
+from worker.core.topics import Names, wanted
 from worker.exports.places.directory import DirectoryPlace
 from worker.exports.places.place import Place
 from worker.ops.health import Health
@@ -29,7 +30,6 @@ from worker.sink.retention import Keep
 from worker.sink.schedule import Schedule
 from worker.sink.service import serve
 from worker.stream import Partition, ProducerRecord
-from worker.topics import Names, wanted
 
 PARTITIONS = 2
 

@@ -9,9 +9,9 @@ from structlog.testing import capture_logs
 
 from tests.contract.helpers import numbered, take
 from tests.kafka_server import KafkaServer
-from worker.brokers.connect import connect
 from worker.brokers.kafka import reader as kafka_reader
-from worker.settings import Settings
+from worker.cli.connect_broker import connect
+from worker.cli.settings import Settings
 from worker.stream import Partition, Topic
 
 pytestmark = pytest.mark.kafka

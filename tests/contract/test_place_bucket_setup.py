@@ -14,11 +14,11 @@ import pytest
 from tests.contract.bucket_kit import World
 from tests.maven import free_ports
 from tests.unit.place_kit import FIRST, ID, never, published, staged
+from worker.cli import connect_place as connect
+from worker.cli.connect_place import place_of
+from worker.cli.settings import S3Settings, Settings
 from worker.errors import ConfigurationError, StateError
-from worker.exports.places import connect
 from worker.exports.places.bucket import BucketPlace
-from worker.exports.places.connect import place_of
-from worker.settings import S3Settings, Settings
 
 # --- What can be wrong ----------------------------------------------------------------------------
 

@@ -21,12 +21,12 @@ from tests.contract.worker_kit import Stage
 from tests.unit.test_sink_rows import match, user, uuid
 from worker.brokers.contract import Broker
 from worker.brokers.embedded.broker import EmbeddedBroker
+from worker.core.topics import Names
 from worker.engine.follower import Follower
 from worker.index.freshness import Saved
 from worker.index.resuming import another_log
 from worker.index.tails import Tail, extended
 from worker.stream import Message, Partition, ProducerRecord
-from worker.topics import Names
 
 TASKS = 2
 REBUILT = "buddy_state_rebuilt_total"

@@ -18,6 +18,7 @@ from tests.contract.helpers import eventually
 from tests.contract.sink_kit import Sink, a_sink, csv_rows, fill
 from tests.unit.test_sink_rows import match, user, uuid
 from worker.brokers.contract import Broker, Reader
+from worker.core.topics import Names
 from worker.errors import BrokerUnavailable, MissingTopic, NoAnswer, StateError
 from worker.exports.manifest import read_manifest
 from worker.exports.places.directory import DirectoryPlace
@@ -30,7 +31,6 @@ from worker.sink.requests import (
 from worker.sink.store.consume import Consumer
 from worker.sink.store.row_store import RowStore
 from worker.stream import Message, Partition, ProducerRecord
-from worker.topics import Names
 
 
 @pytest.fixture

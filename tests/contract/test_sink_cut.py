@@ -18,10 +18,10 @@ from tests.contract.sink_kit import PARTITIONS, Sink, a_sink, fill
 from tests.unit.sink_kit import checkin
 from tests.unit.test_sink_rows import match, user, uuid
 from worker.brokers.contract import Broker
+from worker.core.topics import Names
 from worker.exports.manifest import read_manifest
 from worker.sink import answers, verdicts
 from worker.stream import Partition, ProducerRecord
-from worker.topics import Names
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from tests.contract.helpers import damage_embedded
 from tests.contract.sink_kit import Sink, a_sink
 from worker.brokers.contract import Broker
 from worker.brokers.embedded.broker import EmbeddedBroker
+from worker.core.topics import Names
 from worker.stream import Partition, ProducerRecord
-from worker.topics import Names
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from tests.contract.helpers import eventually
 from tests.contract.sink_kit import Sink, a_sink
 from tests.unit.test_sink_rows import user
 from worker.brokers.contract import Broker
+from worker.core.topics import Names
 from worker.exports.places.directory import DirectoryPlace
 from worker.exports.places.hangs import HANG_SECONDS
 from worker.sink import answers, service
-from worker.topics import Names
 
 pytestmark = pytest.mark.parametrize("kind", ["embedded"])
 

@@ -14,6 +14,7 @@ from tests.contract.conftest import Clock, unique
 from tests.contract.sink_kit import Sink, a_sink, csv_rows, fill
 from tests.unit.test_sink_rows import milestone, user, uuid
 from worker.brokers.contract import Broker
+from worker.core.topics import Names
 from worker.errors import StateError
 from worker.exports.manifest import Manifest, read_manifest
 from worker.exports.verify import verify
@@ -22,7 +23,6 @@ from worker.sink.requests import Announcement
 from worker.sink.selection.bookmarks import Bookmarks
 from worker.sink.store.row_store import RowStore
 from worker.sink.store.snapshot import DELIVERED
-from worker.topics import Names
 
 
 @pytest.fixture

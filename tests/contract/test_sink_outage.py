@@ -15,6 +15,7 @@ from tests.contract.helpers import eventually
 from tests.contract.sink_kit import Sink, a_sink
 from tests.unit.test_sink_rows import user
 from worker.brokers.contract import Broker
+from worker.core.topics import Names
 from worker.errors import StateError
 from worker.exports.places import outages
 from worker.sink.agenda import RETRY_MS
@@ -23,7 +24,6 @@ from worker.sink.schedule import Schedule
 from worker.sink.service import serve
 from worker.sink.upkeep import AGAIN_MS
 from worker.stream import Partition
-from worker.topics import Names
 
 HOUR_MS = 3_600_000
 OFTEN = Schedule("often", "*/5 * * * *", formats=("csv",))

@@ -16,11 +16,11 @@ from tests.contract.frozen_kit import STAGES, Freezer
 from tests.contract.helpers import PATIENCE, eventually
 from tests.contract.sink_kit import Sink, a_sink, fill
 from worker.brokers.contract import Broker
+from worker.core.topics import Names
 from worker.exports.verify import verify
 from worker.sink.requests import ExportRequest, export_id_of
 from worker.sink.schedule import Schedule
 from worker.stream import Partition
-from worker.topics import Names
 
 HOUR_MS = 3_600_000
 HOURLY = (Schedule("hourly", "0 * * * *", formats=("csv",)),)

@@ -16,6 +16,7 @@ from tests.contract.helpers import eventually
 from tests.contract.sink_kit import PARTITIONS, Sink, a_sink
 from tests.unit.test_sink_rows import user
 from worker.brokers.contract import Broker
+from worker.core.topics import Names, wanted
 from worker.errors import StateError
 from worker.exports.manifest import read_manifest
 from worker.exports.places.place import Finished
@@ -25,7 +26,6 @@ from worker.sink.retention import Keep
 from worker.sink.schedule import Schedule, request_of
 from worker.sink.upkeep import AGAIN_MS
 from worker.stream import Partition
-from worker.topics import Names, wanted
 
 HOUR_MS = 3_600_000
 FULL = Schedule("full", "0 * * * *", entities=("users",), formats=("json",))

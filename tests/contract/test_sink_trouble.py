@@ -17,12 +17,12 @@ from tests.contract.helpers import PATIENCE, add_partitions, eventually
 from tests.contract.sink_kit import PARTITIONS, Sink, a_sink, csv_rows, fill
 from tests.unit.test_sink_rows import user, uuid
 from worker.brokers.contract import Broker, Committer, Reader
+from worker.core.topics import Names, wanted
 from worker.errors import BrokerUnavailable, ConfigurationError, StateLost
 from worker.sink import active, upkeep
 from worker.sink.requests import ExportRequest, encode_request
 from worker.sink.store import consume
 from worker.stream import Message, OffsetRange, Partition, ProducerRecord
-from worker.topics import Names, wanted
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from tests.contract.conftest import Clock, MakeTopic, unique
 from tests.contract.helpers import all_of
 from worker.brokers.contract import Broker
 from worker.cli.status import _entries, _first_unread, _look_back
+from worker.core.topics import Names, wanted
 from worker.engine import latest
 from worker.status import STALLED_MS, Seen, stalled
 from worker.stream import OffsetRange, Partition, ProducerRecord
-from worker.topics import Names, wanted
 
 LIMIT = 1024 * 1024
 

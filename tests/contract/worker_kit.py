@@ -17,6 +17,7 @@ from worker.brokers.contract import Broker, Committer, Member
 from worker.clock import Clock
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Rules
 from worker.core.pressure import Limits
+from worker.core.topics import Names, wanted
 from worker.engine.reports import Reports
 from worker.engine.session import GROUP, Session
 from worker.engine.tables import read_table
@@ -26,7 +27,6 @@ from worker.index.store import IndexStore
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
 from worker.stream import Partition, ProducerRecord
-from worker.topics import Names, wanted
 
 PATIENCE = 120.0
 """Seconds within which anything must have happened, also on a machine that is busy otherwise."""

@@ -21,9 +21,9 @@ from tests.unit.core_kit import good, to_json, uid
 from worker.brokers.contract import Broker
 from worker.core.barrier import Counts
 from worker.core.internal import read_progress
+from worker.core.topics import Names
 from worker.engine.tables import read_table
 from worker.stream import Partition, ProducerRecord
-from worker.topics import Names
 
 MIB = 1024 * 1024
 KNOWN_EVERY = 10

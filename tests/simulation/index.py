@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from worker.accepted import count_partitions
-from worker.index.contract import Learned
+from worker.core.known import IndexDelta
 from worker.index.freshness import Saved
 from worker.index.memory import MemoryIndex
 from worker.index.rows import latest_rows
@@ -70,7 +70,7 @@ class Disk(MemoryIndex):
         messages: Sequence[Message],
         positions: Mapping[Partition, int],
         identities: Mapping[str, str] | None = None,
-    ) -> Learned:
+    ) -> IndexDelta:
         latest = latest_rows(messages, count_partitions(positions))
         users = [id_ for id_, address in latest.users.items() if self._user(id_, address)]
         matches = [id_ for id_, there in latest.matches.items() if self._match(id_, there=there)]
@@ -78,7 +78,7 @@ class Disk(MemoryIndex):
         self.at.update(positions)
         self._identities.update(identities or {})
         self.foreign += len(latest.refused)
-        return Learned(users, matches)
+        return IndexDelta(users, matches)
 
     def content(self) -> tuple[dict[bytes, bytes], dict[bytes, tuple[bytes, ...]], set[bytes]]:
         """All users with their addresses, all addresses with their holders, all matches."""

@@ -14,8 +14,8 @@ from tests.simulation.records import named
 from worker.core.addresses import Claim, Grant, Settled
 from worker.core.barrier import Progress
 from worker.core.parking import Envelope
+from worker.core.topics import Names
 from worker.stream import Message
-from worker.topics import Names
 
 ASKED: Final = ("claims", "grants")
 """Internal topics that a task reads like an input: they may be created anew."""

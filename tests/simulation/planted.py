@@ -27,12 +27,12 @@ from worker.clock import Clock
 from worker.core.addresses import Addresses
 from worker.core.barrier import Barrier, Progress, Reached
 from worker.core.internal import read_reached as real_read_reached
+from worker.core.known import IndexDelta
 from worker.core.moments import Moment
 from worker.core.parking import Parked
 from worker.core.reading import Reading
 from worker.core.task import Task
 from worker.errors import BrokerUnavailable
-from worker.index.contract import Learned
 from worker.stream import Message, OffsetRange, Partition, ProducerRecord
 
 FAULTS: Final[dict[str, Plant]] = {}
@@ -173,7 +173,7 @@ def positions_of_the_index_without_its_rows() -> Iterator[None]:
 
     def apply(
         disk: Disk, messages: Sequence[Message], positions: Any, known: Any = None
-    ) -> Learned:
+    ) -> IndexDelta:
         return real(disk, messages[:-1] if len(messages) > 2 else messages, positions, known)
 
     with patch.object(Disk, "apply", apply):

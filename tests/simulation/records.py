@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from worker.core.topics import Names
 from worker.stream import Message
-from worker.topics import Names
 
 Kind = Literal["row", "deletion", "invalid"]
 

@@ -28,9 +28,9 @@ from tests.simulation.trouble import Trouble
 from tests.simulation.upstream import Upstream
 from tests.simulation.weather import Conditions, SeededWeather
 from worker.core.keys import id_bytes
-from worker.index.contract import address_digest
+from worker.core.known import address_digest
+from worker.core.topics import wanted
 from worker.stream import Message
-from worker.topics import wanted
 
 _TURN: Final = 5
 """Steps between two turns of whoever makes things happen."""

@@ -9,7 +9,7 @@ import msgspec
 from tests.simulation.dice import Dice
 from worker.core.outbox import Rules
 from worker.core.pressure import Limits
-from worker.topics import Names
+from worker.core.topics import Names
 
 PATIENT: Final = 300_000
 """A grace that no run outlasts: what comes at all comes in time."""

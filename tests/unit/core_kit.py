@@ -17,6 +17,7 @@ from schemas import ENTITIES, Kind
 from worker.core.barrier import Barrier, Progress
 from worker.core.internal import read_granted, read_parked, read_progress
 from worker.core.keys import read_key
+from worker.core.known import IndexDelta
 from worker.core.moments import Moment
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Rules, Tally
 from worker.core.parking import Envelope
@@ -24,10 +25,9 @@ from worker.core.recent import RecentRows
 from worker.core.restoring import Saved
 from worker.core.round import Batch, decide, needs_synchronised
 from worker.core.task import INPUTS, Task
-from worker.index.contract import Learned
+from worker.core.topics import Names
 from worker.index.memory import MemoryIndex
 from worker.stream import Headers, Message, Partition, ProducerRecord
-from worker.topics import Names
 
 NOW = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 GRACE = 30_000
@@ -239,7 +239,7 @@ class World:
             if synchronised:
                 self.follow()
                 recent = self.recent(number)
-            learned, self._pending[number] = Learned(*self._pending[number]), ([], [])
+            learned, self._pending[number] = IndexDelta(*self._pending[number]), ([], [])
             decided = decide(own, batches, learned, recent, self.moment, synchronised=synchronised)
             decisions[number] = Decision(decided.outputs, decided.tallies[number])
         for number, decision in decisions.items():

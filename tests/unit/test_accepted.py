@@ -16,8 +16,8 @@ from tests.unit.test_sink_rows import NAMES, encode, event, match, message, mile
 from worker.accepted import Foreign, Read, read_rows, rule_of
 from worker.brokers.partitioner import partition_for
 from worker.core.decode import Decoded, decoders, latest_moment
+from worker.core.known import address_digest
 from worker.core.outbox import SOURCE_HEADER
-from worker.index.contract import address_digest
 from worker.index.memory import MemoryIndex
 from worker.index.store import IndexStore
 from worker.sink.store.row_store import RowStore

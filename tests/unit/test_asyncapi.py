@@ -13,8 +13,8 @@ from jsonschema import Draft7Validator
 from schemas import ENTITIES
 from worker.asyncapi import asyncapi
 from worker.core.outbox import WARNINGS_HEADER
+from worker.core.topics import Names, wanted
 from worker.core.violations import WARNINGS
-from worker.topics import Names, wanted
 
 OFFICIAL: Final = Path(__file__).parents[1] / "asyncapi" / "asyncapi-3.0.0.json.gz"
 LIMIT: Final = 1024 * 1024

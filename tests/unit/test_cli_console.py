@@ -22,9 +22,9 @@ from worker.cli import console, streams
 from worker.cli.console import OneOf, count_of, print_table, short_time
 from worker.cli.in_time import InTime
 from worker.cli.main import run
+from worker.core.shown import shown
 from worker.core.violations import Code
 from worker.errors import OutputError
-from worker.shown import shown
 from worker.stream import Partition
 
 Output = pytest.CaptureFixture[str]

@@ -12,10 +12,10 @@ import pytest
 from tests.unit.place_kit import FIRST, ID, SECOND, published, whole
 from worker.cli.export_copy import copy, places_of, room_for
 from worker.cli.main import run
+from worker.cli.settings import Settings
 from worker.errors import StateError
 from worker.exports.places.directory import DirectoryPlace
 from worker.exports.places.place import copy_out
-from worker.settings import Settings
 from worker.sink.requests import Announcement
 
 USAGE = 2

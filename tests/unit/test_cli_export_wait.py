@@ -13,10 +13,10 @@ from msgspec.structs import replace
 from worker.brokers.contract import Broker
 from worker.cli.console import progress_bar
 from worker.cli.export import Signs, _answer
+from worker.core.topics import Names
 from worker.errors import NoAnswer
 from worker.sink.requests import Announcement, ExportRequest, Progress, encode_announcement
 from worker.stream import Message, OffsetRange, Partition
-from worker.topics import Names
 
 NAMES = Names("t")
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)

@@ -16,7 +16,7 @@ def imported(code: str) -> set[str]:
     return set(done.stdout.decode().splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("module", ["worker.cli.status", "worker.settings"])
+@pytest.mark.parametrize("module", ["worker.cli.status", "worker.cli.settings"])
 def test_what_is_slow_to_import_is_imported_where_it_is_needed(module: str) -> None:
     found = imported(f"import {module}")
     assert module in found
@@ -34,7 +34,7 @@ def test_the_list_of_commands_imports_none_of_them(argument: str) -> None:
         "worker.cli.main",
         "worker.cli.streams",
         "worker.errors",
-        "worker.shown",
+        "worker.core.shown",
     }
     others = {name.split(".")[0] for name in found} - sys.stdlib_module_names
     assert {name for name in others if not name.startswith("_")} <= {"click", "worker"}

@@ -17,8 +17,8 @@ from tests.contract.helpers import damage_embedded
 from tests.unit.embedded_kit import opened
 from worker.cli.main import run
 from worker.cli.rejections import Seen, Tally
+from worker.core.topics import Names
 from worker.stream import Partition, ProducerRecord
-from worker.topics import Names
 
 GARBAGE = (b"", b"{}", b"\xff", b'{"entity":"\xff"}', b'{"zz":' + b"[" * 5_000)
 

@@ -9,9 +9,9 @@ import pytest
 from tests.unit.core_kit import Crash, World, good, uid
 from worker.core.addresses import Claim, owner_of
 from worker.core.internal import read_claim
+from worker.core.known import address_digest
 from worker.core.round import Batch, needs_synchronised
 from worker.core.task import CLAIMS
-from worker.index.contract import address_digest
 from worker.stream import Partition
 
 

@@ -25,9 +25,9 @@ from tests.unit.test_core_records import (
 )
 from worker.core.decode import Decoded, Deletion, Invalid, MalformedError
 from worker.core.keys import id_bytes, key_of, read_key
+from worker.core.known import address_digest
 from worker.core.unknown import unknown_names
 from worker.core.violations import MOST_REPORTED
-from worker.index.contract import address_digest
 
 entities = st.sampled_from(list(ENTITIES.values()))
 message_keys = (

@@ -18,11 +18,11 @@ from tests.unit.core_kit import (
     uid,
 )
 from worker.core.barrier import Progress
+from worker.core.known import IndexDelta
 from worker.core.outbox import Tally
 from worker.core.recent import RecentRows
 from worker.core.round import Batch, decide
 from worker.core.task import INPUTS, Task
-from worker.index.contract import Learned
 from worker.stream import Message
 
 CRASHES: list[Crash] = ["before commit", "after commit"]
@@ -255,7 +255,7 @@ def test_the_progress_of_any_number_of_held_records_fits_into_its_topic() -> Non
     world, limit = World(), 60_000
     task = world.tasks[0] = Task(0, msgspec.structs.replace(world.rules, rejection_limit=limit))
     first = 10**15  # as long as they get, and each read at a moment of its own
-    nothing, recent = Learned([], []), RecentRows(world.index)
+    nothing, recent = IndexDelta([], []), RecentRows(world.index)
     for name in INPUTS:
         task.reading.next[name] = first
     topic = world.names.inputs("milestones")

@@ -18,7 +18,7 @@ from schemas import ENTITIES
 from tests.unit.core_kit import GRACE, World, good, to_json, uid
 from worker.core.barrier import Progress
 from worker.core.keys import id_bytes
-from worker.index.contract import address_digest
+from worker.core.known import address_digest
 from worker.index.memory import MemoryIndex
 from worker.stream import Partition, ProducerRecord
 

@@ -26,8 +26,8 @@ from worker.core.internal import (
 from worker.core.parking import Envelope
 from worker.core.reading import write_progress
 from worker.core.task import INPUTS, Task
+from worker.core.topics import Names
 from worker.stream import Partition
-from worker.topics import Names
 
 TASKS = 3
 NAMES = Names()

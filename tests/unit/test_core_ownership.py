@@ -16,8 +16,8 @@ from worker.core.ownership import (
     taken_over,
     writer_name,
 )
+from worker.core.topics import Names
 from worker.stream import Message
-from worker.topics import Names
 
 NAMES = Names()
 TASK = 3

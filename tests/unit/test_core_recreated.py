@@ -9,10 +9,10 @@ from tests.unit import core_kit
 from tests.unit.core_kit import FIRST_OFFSET, GRACE, STEP, World, good, uid
 from worker.core.barrier import Counts, Progress
 from worker.core.books import Books
+from worker.core.known import IndexDelta
 from worker.core.recent import RecentRows
 from worker.core.round import Batch, Decision, decide
 from worker.core.task import INPUTS, Task
-from worker.index.contract import Learned
 
 
 def kinds(world: World, source: str) -> list[str]:
@@ -24,7 +24,7 @@ def alone(world: World, task: Task, batch: Batch) -> Decision:
     return decide(
         {task.number: task},
         {task.number: batch},
-        Learned([], []),
+        IndexDelta([], []),
         RecentRows(world.index),
         world.moment,
         synchronised=True,

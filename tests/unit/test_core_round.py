@@ -11,16 +11,16 @@ from schemas import ENTITIES
 from tests.unit.core_kit import GRACE, NOW, Outcome, good, outcome_of, to_json, uid
 from tests.unit.test_core_addresses import owned
 from worker.core.internal import read_progress
+from worker.core.known import IndexDelta
 from worker.core.moments import Moment
 from worker.core.outbox import SOURCE_HEADER, Rules
 from worker.core.recent import RecentRows
 from worker.core.restoring import Saved
 from worker.core.round import Batch, Decision, decide, needs_synchronised
 from worker.core.task import GRANT_PATIENCE_MS, INPUTS, Task
-from worker.index.contract import Learned
+from worker.core.topics import Names
 from worker.index.memory import MemoryIndex
 from worker.stream import Message, Partition, ProducerRecord
-from worker.topics import Names
 
 NAMES = Names()
 TASKS = 3
@@ -65,7 +65,7 @@ class Worker:
         }
         sync = needs_synchronised(self.tasks, batches, self.recent, self.now)
         decision = decide(
-            self.tasks, batches, Learned([], []), self.recent, self.now, synchronised=sync
+            self.tasks, batches, IndexDelta([], []), self.recent, self.now, synchronised=sync
         )
         self._batches = {number: [] for number in self.tasks}
         self.said += decision.outputs
@@ -232,7 +232,7 @@ def test_a_task_takes_part_only_where_it_has_something_to_do() -> None:
     worker = Worker()
     worker.user(0, 1, owned(1, TASKS))
     batches = {0: Batch(worker._batches[0], worker._positions(0))}
-    decision = decide(worker.tasks, batches, Learned([], []), worker.recent, worker.now)
+    decision = decide(worker.tasks, batches, IndexDelta([], []), worker.recent, worker.now)
     assert decision.tallies.keys() == {0}
     assert set(ENTITIES) > set(decision.tallies[0].accepted) == {"users"}
 
@@ -257,7 +257,7 @@ def _until(worker: Worker, until: int) -> int:
     task = worker.tasks[0]
     batch = Batch(worker._batches[0], worker._positions(0), {"users": until})
     worker._batches = {0: []}
-    decision = decide(worker.tasks, {0: batch}, Learned([], []), worker.recent, worker.now)
+    decision = decide(worker.tasks, {0: batch}, IndexDelta([], []), worker.recent, worker.now)
     worker.said += decision.outputs
     said = [m for m in decision.outputs if m.topic == NAMES.progress]
     progress = read_progress(said[0].key or b"", said[0].value or b"", task.number)

@@ -292,7 +292,7 @@ def test_commands_that_do_not_exist_would_be_noticed(arguments: list[str]) -> No
 
 @pytest.mark.parametrize("path", [COMPOSE, DOCKERFILE, EXAMPLE], ids=lambda path: path.name)
 def test_variables_are_known(path: Path) -> None:
-    from worker.settings import environment_names
+    from worker.cli.settings import environment_names
 
     used = set(re.findall(r"\bBUDDY_[A-Z0-9_]*[A-Z0-9]\b", path.read_text(encoding="utf-8")))
     assert used
@@ -300,7 +300,7 @@ def test_variables_are_known(path: Path) -> None:
 
 
 def test_example_is_toml_and_each_key_has_its_variable() -> None:
-    from worker.settings import environment_names
+    from worker.cli.settings import environment_names
 
     tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))
     variables = {f"BUDDY_{key.upper().replace('.', '_')}" for key in example_keys()}

@@ -20,9 +20,9 @@ import pytest
 
 from worker import errors
 from worker.cli.main import cli
+from worker.cli.settings import SECRETS, TABLES, Settings, environment_names
 from worker.core.violations import MEANINGS, WARNINGS, Code
 from worker.rules_page import rules_page
-from worker.settings import SECRETS, TABLES, Settings, environment_names
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

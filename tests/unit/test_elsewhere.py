@@ -14,10 +14,10 @@ from worker.core.moments import Moment
 from worker.core.outbox import Rules
 from worker.core.parking import Parked
 from worker.core.task import Task
+from worker.core.topics import Names
 from worker.engine.elsewhere import Elsewhere, Waiting, young_users
 from worker.engine.order import FOREVER
 from worker.stream import Message, OffsetRange, Partition
-from worker.topics import Names
 
 NAMES = Names("b")
 USERS, MATCHES = (Partition(NAMES.inputs(entity), 1) for entity in ("users", "matches"))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from worker.core.outbox import SOURCE_HEADER
+from worker.core.topics import Names
 from worker.engine.refusals import MOST, Refusals
 from worker.errors import MessageRefused
 from worker.stream import ProducerRecord
-from worker.topics import Names
 
 NAMES = Names("b")
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 from worker.clock import Clock
 from worker.core.barrier import Barrier, Progress
 from worker.core.reading import write_progress
+from worker.core.topics import Names
 from worker.engine.follower import Follower
 from worker.stream import Message, Partition
-from worker.topics import Names
 
 NAMES = Names("b")
 USERS = Partition(NAMES.inputs("users"), 0)

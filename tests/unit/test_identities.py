@@ -6,10 +6,10 @@ import pytest
 
 from tests.simulation.broker.cluster import Cluster
 from tests.simulation.broker.connection import MemoryBroker
+from worker.core.topics import Names, wanted
 from worker.engine.identities import Identities
 from worker.errors import MissingTopic, TopicRecreated
 from worker.stream import Topic
-from worker.topics import Names, wanted
 
 NAMES = Names("b")
 

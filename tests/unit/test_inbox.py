@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from worker.core.outbox import Rules
 from worker.core.pressure import weight
 from worker.core.task import INPUTS, Task
+from worker.core.topics import Names
 from worker.engine.tasks import Owned
 from worker.stream import Message
-from worker.topics import Names
 
 NAMES = Names()
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from tests.unit.test_sink_rows import canonical, match, user, uuid
 from worker.brokers.partitioner import partition_for
+from worker.core.known import IndexDelta, Known, address_digest
 from worker.index import store as index_store
-from worker.index.contract import Known, Learned, address_digest
 from worker.index.memory import MemoryIndex
 from worker.index.rows import indexed_entity, latest_rows
 from worker.index.store import IndexStore
@@ -192,8 +192,8 @@ def looks_up_alike(known: Known) -> None:
         assert known.unknown_matches(some) == [id_ for id_ in some if not known.match(id_)]
 
 
-def known_ids(known: Known) -> Learned:
-    return Learned(
+def known_ids(known: Known) -> IndexDelta:
+    return IndexDelta(
         [user.bytes for user in USERS if known.user(user.bytes)],
         [match.bytes for match in MATCHES if known.match(match.bytes)],
     )

@@ -19,9 +19,9 @@ from structlog.testing import capture_logs
 
 import worker
 from worker.accepted import Foreign
+from worker.core.known import address_digest
 from worker.errors import StateError, StateLost
 from worker.index import environment
-from worker.index.contract import address_digest
 from worker.index.store import IndexStore
 from worker.index.tails import Tail, mark_of
 from worker.stream import Message, Partition

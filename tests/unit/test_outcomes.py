@@ -8,9 +8,9 @@ import pytest
 
 from worker.brokers.contract import Broker, Reader
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
+from worker.core.topics import Names
 from worker.engine.outcomes import Outcomes
 from worker.stream import Message, ProducerRecord
-from worker.topics import Names
 
 NAMES = Names()
 SENT = b"buddy.in.users/0/5"

@@ -57,7 +57,7 @@ def pure_modules() -> list[str]:
         for path in sorted((ROOT / folder).glob("**/*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
             names.append(".".join(parts).removesuffix(".__init__"))
-    return [*names, "worker.locations", "worker.status"]
+    return [*names, "worker.cli.locations", "worker.status"]
 
 
 def imports(module: str) -> Iterator[str]:

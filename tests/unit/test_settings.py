@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from worker.cli.settings import environment_names, load, secret, unknown_variables
 from worker.errors import ConfigurationError
-from worker.settings import environment_names, load, secret, unknown_variables
 
 SECRET = "tr0ub4dor"
 LOGIN = f"buddy:{SECRET}" + "@"  # in two parts: no file of ours holds a login in an address

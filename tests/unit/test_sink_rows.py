@@ -11,9 +11,9 @@ from uuid import UUID
 from schemas import ENTITIES
 from worker.accepted import rule_of
 from worker.core.decode import Decoded, decoders
+from worker.core.topics import Names
 from worker.sink.store.rows import Referring
 from worker.stream import Message
-from worker.topics import Names
 
 NAMES = Names("t")
 ANY_TIME = datetime.max.replace(tzinfo=UTC)

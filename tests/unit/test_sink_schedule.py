@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.cli.settings import Settings, load
 from worker.core.moments import Moment
+from worker.core.topics import Names
 from worker.errors import ConfigurationError
-from worker.settings import Settings, load
 from worker.sink.agenda import RETRY_MS, Agenda, Standing, read_standing, read_standings
 from worker.sink.requests import export_id_of, fill_in, options_of
 from worker.sink.schedule import DEFAULTS, Schedule, following, is_slot_of, latest, request_of
 from worker.stream import ProducerRecord
-from worker.topics import Names
 
 NAMES = Names("t")
 MONTHLY, WEEKLY = DEFAULTS

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from schemas import ENTITIES
 from tests.unit.test_sink_rows import NAMES, event, match, message, milestone, user, uuid
+from worker.core.topics import Names
 from worker.errors import StateError
 from worker.sink.store import rocks
 from worker.sink.store import row_store as store
 from worker.sink.store.row_store import RowStore
 from worker.sink.store.snapshot import STAMP
 from worker.stream import Message, Partition
-from worker.topics import Names
 
 USERS = Partition(NAMES.accepted("users"), 0)
 

@@ -10,6 +10,7 @@ import pytest
 from schemas import ENTITIES
 from worker.brokers.contract import GroupMember
 from worker.core.barrier import Counts, Progress
+from worker.core.topics import Names
 from worker.status import (
     STALLED_MS,
     Entry,
@@ -25,7 +26,6 @@ from worker.status import (
     unread,
 )
 from worker.stream import Message, OffsetRange, Partition
-from worker.topics import Names
 
 NAMES = Names("p")
 NOW = 1_700_000_000_000

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from schemas import ENTITIES
+from worker.core.topics import Names, complaints, wanted
 from worker.stream import Topic
-from worker.topics import Names, complaints, wanted
 
 LIMIT = 1024 * 1024
 DAY_MS = 24 * 3600 * 1000

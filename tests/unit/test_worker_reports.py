@@ -14,13 +14,13 @@ from tests.clock_kit import SettableClock
 from worker.brokers.contract import Broker
 from worker.core.outbox import Rules, Tally
 from worker.core.reading import Missed
+from worker.core.topics import Names
 from worker.engine.backoff import Backoff
 from worker.engine.reports import Reports
 from worker.errors import BrokerUnavailable, Fenced
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
 from worker.stream import OffsetRange, Partition
-from worker.topics import Names
 
 RULES = Rules(names=Names())
 HERE = Partition("buddy.in.users", 0)

@@ -16,12 +16,12 @@ from worker.cli.console import (
     print_table,
     say,
 )
+from worker.cli.settings import TABLES, shown
+from worker.core.topics import complaints
 from worker.engine.reprocess import reprocess
 from worker.engine.startup import check_topics, create_topics
 from worker.errors import ConfigurationError, UsageError
-from worker.settings import TABLES, shown
 from worker.stream import Partition
-from worker.topics import complaints
 
 
 @click.group("topics")

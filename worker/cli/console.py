@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from worker.core.shown import shown
 from worker.errors import UsageError
-from worker.shown import shown
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from worker.brokers.contract import Broker
-    from worker.settings import Settings
-    from worker.topics import Names
+    from worker.cli.settings import Settings
+    from worker.core.topics import Names
 
 _NARROWEST: Final = 60
 """Columns of a table at least, whatever the terminal has: a code takes 22."""
@@ -56,7 +56,7 @@ class Context:
         From here on there may be something to be logged. Raises ConfigurationError.
         """
         from worker import log
-        from worker.settings import load, unknown_variables
+        from worker.cli.settings import load, unknown_variables
 
         log.to_stderr("warning")
         if unknown := unknown_variables(self.environment):
@@ -67,7 +67,7 @@ class Context:
     @property
     def names(self) -> Names:
         """The names of the topics."""
-        from worker.topics import Names
+        from worker.core.topics import Names
 
         return Names(self.settings.prefix)
 
@@ -78,7 +78,7 @@ class Context:
         Raises BrokerUnavailable and ConfigurationError.
         """
         from worker import log
-        from worker.brokers.connect import connect
+        from worker.cli.connect_broker import connect
 
         log.silence_libraries()
         broker = connect(self.settings, self.environment, looks=looks)

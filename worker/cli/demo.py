@@ -22,6 +22,7 @@ from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.cli.console import Context, count_of, print_table, progress_bar, say
 from worker.cli.export import ask
+from worker.core.topics import Names, wanted
 from worker.core.violations import WARNINGS, Code
 from worker.demo.record import Record
 from worker.demo.stream import stream
@@ -30,7 +31,6 @@ from worker.errors import BuddyError, StateError
 from worker.exports.verify import Verification, verify
 from worker.sink.requests import Announcement, ExportRequest
 from worker.stream import ProducerRecord
-from worker.topics import Names, wanted
 
 _MARK = ".buddy-demo"
 _GRACE_SECONDS = 2

@@ -27,6 +27,7 @@ from worker.cli.console import (
     say,
 )
 from worker.cli.export_copy import copy, places_of, room_for
+from worker.core.topics import Names
 from worker.errors import (
     BuddyError,
     Incomplete,
@@ -43,7 +44,6 @@ from worker.sink.requests import (
     is_request_id,
 )
 from worker.stream import Partition, ProducerRecord
-from worker.topics import Names
 
 _STAGES: Final = {
     "place": "asking the place of exports",

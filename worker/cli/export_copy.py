@@ -14,12 +14,12 @@ from typing import Final
 
 import msgspec
 
+from worker.cli.connect_place import place_of
 from worker.cli.console import notices
+from worker.cli.settings import Settings
 from worker.errors import BuddyError, StateError, UsageError
 from worker.exports.layout import id_in
-from worker.exports.places.connect import place_of
 from worker.exports.places.place import GoneError, Place
-from worker.settings import Settings
 from worker.sink.requests import Announcement
 
 _ENDING: Final = (signal.SIGTERM, signal.SIGHUP)

@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from worker import log
+from worker.cli.connect_place import place_of
 from worker.cli.console import (
     Context,
     OneOf,
@@ -24,7 +25,6 @@ from worker.errors import BuddyError
 from worker.exports.layout import FORMATS, Format
 from worker.exports.manifest import ExportedFile, Manifest, Options
 from worker.exports.order import Order, order_of
-from worker.exports.places.connect import place_of
 from worker.exports.places.place import Finished, Place
 from worker.sink.requests import feed_of
 

@@ -13,8 +13,8 @@ from schemas import ENTITIES
 from worker.checking import Checked, Checker, Place
 from worker.cli.console import count_of, print_json, print_table, say
 from worker.cli.unknown_fields import print_unknown
+from worker.core.shown import shown
 from worker.core.violations import Code, Severity
-from worker.shown import shown
 
 _SHOWN: Final = 20
 """Records that people are shown."""

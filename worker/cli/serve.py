@@ -13,6 +13,7 @@ import structlog
 
 from worker import __version__, log
 from worker.brokers.contract import Broker
+from worker.cli.connect_place import place_of
 from worker.cli.console import Context
 from worker.cli.services import serve, stop_at_eof, together
 from worker.clock import Clock, StepWatch
@@ -21,7 +22,6 @@ from worker.core.pressure import Limits
 from worker.engine.reports import Reports as WorkerReports
 from worker.engine.startup import check_topics, create_topics
 from worker.engine.worker import Worker
-from worker.exports.places.connect import place_of
 from worker.index.store import IndexStore
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics

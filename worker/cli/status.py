@@ -14,11 +14,12 @@ import msgspec
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, GroupMember
 from worker.cli.console import Context, print_json, print_table, say, short_time
+from worker.cli.settings import Settings
+from worker.core.topics import Names
 from worker.engine.latest import read_last
 from worker.engine.startup import check_topics
 from worker.engine.tables import read_checked
 from worker.errors import BrokerUnavailable, DamagedLog, NobodyWorks
-from worker.settings import Settings
 from worker.sink.agenda import Standing, read_standing, upcoming
 from worker.status import (
     Entry,
@@ -34,7 +35,6 @@ from worker.status import (
     unread,
 )
 from worker.stream import Message, OffsetRange, Partition
-from worker.topics import Names
 
 _NEAR: Final = 20
 """Offsets before the end of a task's progress: the newest lies there, unless others write to it."""

@@ -19,11 +19,11 @@ import msgspec
 from schemas import ENTITIES, Entity, Kind
 from schemas.fields import Row
 from worker.core.keys import form_of, key_of, read_key
+from worker.core.known import address_digest
 from worker.core.malformed import json_type, not_json, not_utf8
 from worker.core.rules import NAIVE, check, plain_email
 from worker.core.unknown import unknown_names
 from worker.core.violations import Code, Findings, Violation, violation
-from worker.index.contract import address_digest
 
 DEFAULT_LIMIT: Final = 1024 * 1024
 _LONGEST_PYTHON_INTEGER = 4000  # digits; int() refuses more than 4300

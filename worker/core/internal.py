@@ -16,7 +16,7 @@ from schemas import ENTITIES
 from worker.core.addresses import Claim, Grant, Granted, Settled, owner_of
 from worker.core.barrier import Progress, Reached
 from worker.core.parking import Envelope
-from worker.topics import Names
+from worker.core.topics import Names
 
 _T = TypeVar("_T")
 

@@ -18,10 +18,10 @@ from worker.core.parking import Parked
 from worker.core.possible import column_of
 from worker.core.references import unexpected
 from worker.core.rejection import reject, replays_header, timestamp
+from worker.core.topics import Names
 from worker.core.unknown import UnknownNames
 from worker.core.violations import Code, Violation
 from worker.stream import Headers, Message, Partition, ProducerRecord
-from worker.topics import Names
 
 SOURCE_HEADER: Final = "buddy-source"
 ACCEPTED_AT_HEADER: Final = "buddy-accepted-at"

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from worker.core.topics import Names
 from worker.stream import Message, ProducerRecord
-from worker.topics import Names
 
 _ID = re.compile(rb"[0-9a-f]{32}")
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from worker.core.decode import Decoded
 from worker.core.keys import id_bytes, ids_of
-from worker.index.contract import Known
+from worker.core.known import Known
 from worker.stream import Partition
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from worker.core.outbox import SOURCE_HEADER
 from worker.core.reading import offset_of
+from worker.core.topics import Names
 from worker.stream import ProducerRecord
-from worker.topics import Names
 
 Record = tuple[str, int]
 """A record of a task: its entity and its offset."""

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from schemas import ENTITIES
+from worker.core.known import IndexDelta
 from worker.core.moments import Moment
 from worker.core.outbox import Tally
 from worker.core.recent import RecentRows
 from worker.core.task import CLAIMS, GRANTS, INPUTS, Task
-from worker.index.contract import Learned
 from worker.stream import Message, ProducerRecord
 
 
@@ -52,7 +52,7 @@ def needs_synchronised(
 def decide(
     tasks: Mapping[int, Task],
     batches: Mapping[int, Batch],
-    learned: Learned,
+    learned: IndexDelta,
     recent: RecentRows,
     now: Moment,
     *,
@@ -79,7 +79,7 @@ class _Round:
         self._messages: list[ProducerRecord] = []
         self._active: dict[int, Task] = {}
 
-    def decide(self, batches: Mapping[int, Batch], learned: Learned) -> Decision:
+    def decide(self, batches: Mapping[int, Batch], learned: IndexDelta) -> Decision:
         for task in self._tasks.values():
             task.addresses.begin(synchronised=self._synchronised)
         for number in batches:

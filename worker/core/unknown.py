@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Mapping
 from itertools import islice
 from typing import Final
 
-from worker.shown import shown
+from worker.core.shown import shown
 
 MOST_NAMED: Final = 50
 LONGEST_NAME: Final = 64

@@ -13,10 +13,10 @@ from typing import Final, NamedTuple
 from worker.brokers.contract import Broker
 from worker.core.parking import Parked
 from worker.core.task import GRANT_PATIENCE_MS, Task
+from worker.core.topics import Names
 from worker.engine.follower import INDEXED
 from worker.engine.order import FOREVER
 from worker.stream import Partition
-from worker.topics import Names
 
 _SLACK_MS: Final = 500
 """In a live stream nothing waits for what is so little behind: it would come later for all."""

@@ -11,14 +11,14 @@ import structlog
 from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.internal import read_reached
+from worker.core.known import IndexDelta
+from worker.core.topics import Names
 from worker.engine.backoff import Backoff
 from worker.errors import BrokerUnavailable, MissingTopic, TopicRecreated
-from worker.index.contract import Learned
 from worker.index.freshness import outside_the_log, reason_to_rebuild
 from worker.index.resuming import another_log, went_back
 from worker.index.store import VERSION, IndexStore
 from worker.stream import Message, OffsetRange, Partition, Topic
-from worker.topics import Names
 
 INDEXED: Final = ("users", "matches")
 _BATCH: Final = 5_000
@@ -75,7 +75,7 @@ class Follower:
         self._identities = identities
         self._clock = clock
         self._reader = broker.reader()
-        self._learned = Learned([], [])
+        self._learned = IndexDelta([], [])
         self._entities = {names.accepted(entity): entity for entity in INDEXED}
 
     async def start(self) -> None:
@@ -165,9 +165,9 @@ class Follower:
         """How far this has read, in each partition of the accepted topics."""
         return {p: self._followed[p] for p in self.accepted}
 
-    def learned(self) -> Learned:
+    def learned(self) -> IndexDelta:
         """The ids that came to be known since the last call."""
-        learned, self._learned = self._learned, Learned([], [])
+        learned, self._learned = self._learned, IndexDelta([], [])
         return learned
 
     async def close(self) -> None:

@@ -14,10 +14,10 @@ from typing import Final
 from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.core.task import INPUTS
+from worker.core.topics import Names
 from worker.errors import MissingTopic, TopicRecreated
 from worker.index.freshness import is_another
 from worker.stream import Partition
-from worker.topics import Names
 
 _EVERY_MS: Final = 5_000
 """So often an idle worker looks."""

@@ -13,6 +13,7 @@ from typing import Final
 
 from worker.brokers.contract import Broker
 from worker.clock import Clock
+from worker.core.known import IndexDelta
 from worker.core.outbox import Rules
 from worker.core.recent import RecentRows, Written
 from worker.core.round import Batch, Decision, decide, needs_synchronised
@@ -24,7 +25,6 @@ from worker.engine.reports import Reports
 from worker.engine.session import Session
 from worker.engine.tasks import Owned, Tasks, reached
 from worker.errors import BrokerUnavailable, BuddyError, Fenced, MessageRefused, MissingTopic
-from worker.index.contract import Learned
 from worker.stream import Partition
 
 _SYNC_PATIENCE: Final = 30.0
@@ -42,7 +42,7 @@ class _Waiting:
         session: Session,
         owned: Mapping[int, Owned],
         batches: Mapping[int, Batch],
-        learned: Learned,
+        learned: IndexDelta,
         began: int,
     ) -> None:
         self.session = session
@@ -107,7 +107,7 @@ class Judging:
         """Whether a round waits for the index: nothing else is judged until `go_on`."""
         return self._waiting is not None
 
-    async def round(self, tasks: Tasks, batches: Mapping[int, Batch], learned: Learned) -> None:
+    async def round(self, tasks: Tasks, batches: Mapping[int, Batch], learned: IndexDelta) -> None:
         """Decide on a round, wait for the commit before it, and begin its own.
 
         Or have it wait until the index shows all that is committed: `go_on` then. Raises

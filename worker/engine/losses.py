@@ -15,11 +15,11 @@ from worker.clock import Clock
 from worker.core.outbox import Rules
 from worker.core.reading import Missed
 from worker.core.task import GRANTED, INPUT_EXPIRED, OWNERS, PARKED, PROGRESS, Task
+from worker.core.topics import Names
 from worker.engine.tasks import Owned, Tasks
 from worker.ops.health import Part
 from worker.ops.metrics import Metrics
 from worker.stream import Partition
-from worker.topics import Names
 
 ACCEPTED_EXPIRED: Final = "accepted_expired"
 """Kind of incident, counted in offsets."""

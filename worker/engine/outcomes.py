@@ -10,9 +10,9 @@ import msgspec
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Reader
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
+from worker.core.topics import Names
 from worker.errors import NoAnswer
 from worker.stream import Message, Partition, ProducerRecord
-from worker.topics import Names
 
 
 class _Code(msgspec.Struct):

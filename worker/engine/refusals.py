@@ -8,9 +8,9 @@ from typing import NamedTuple
 import structlog
 
 from worker.core.refused import Record, record_of
+from worker.core.topics import Names
 from worker.errors import MessageRefused
 from worker.stream import ProducerRecord
-from worker.topics import Names
 
 MOST = 2
 """After so many refusals of what is said about one record nothing smaller can be said."""

@@ -15,6 +15,7 @@ from worker.core.internal import read_parked
 from worker.core.ownership import given_up, taken_over
 from worker.core.reading import place_of, write_progress
 from worker.core.task import INPUTS
+from worker.core.topics import Names
 from worker.engine.saved import read_progress_table
 from worker.engine.session import Session
 from worker.engine.tables import read_checked
@@ -22,7 +23,6 @@ from worker.engine.takeover import fence_earlier
 from worker.errors import Fenced
 from worker.index.freshness import is_another
 from worker.stream import Partition, ProducerRecord
-from worker.topics import Names
 
 _PAUSES: Final = (0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0)
 

@@ -11,10 +11,10 @@ from worker.core.internal import read_granted, read_parked, read_progress
 from worker.core.outbox import Rules
 from worker.core.restoring import Saved
 from worker.core.task import INPUTS
+from worker.core.topics import Names
 from worker.engine.tables import Table, read_checked
 from worker.errors import StateError
 from worker.stream import Partition
-from worker.topics import Names
 
 Skipped = Callable[[Partition, Sequence[int]], None]
 """Told the offsets of the messages that were left aside."""

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from worker.brokers.contract import Broker, Committer
 from worker.core.ownership import writer_name
+from worker.core.topics import Names
 from worker.errors import BrokerUnavailable
 from worker.stream import Partition, ProducerRecord
-from worker.topics import Names
 
 GROUP = "worker"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker
+from worker.core.topics import Names, complaints, largest_value, wanted
 from worker.errors import BrokerUnavailable, ConfigurationError, MissingTopic
 from worker.stream import Topic
-from worker.topics import Names, complaints, largest_value, wanted
 
 
 async def create_topics(

@@ -8,10 +8,10 @@ from typing import Final
 
 from worker.brokers.contract import Broker
 from worker.core.ownership import earlier_writer_name, owners_before, writer_name
+from worker.core.topics import Names
 from worker.engine.session import group_of
 from worker.errors import BrokerUnavailable, DamagedLog
 from worker.stream import Message, Partition
-from worker.topics import Names
 
 RELEASE_SECONDS: Final = 1.0
 """So long a live owner has to give a task up by itself: a fence would end all of its tasks."""

@@ -33,6 +33,7 @@ from worker.core.task import (
     UNREADABLE_INTERNAL,
     Task,
 )
+from worker.core.topics import Names
 from worker.engine.backoff import Backoff
 from worker.engine.follower import INDEXED
 from worker.engine.identities import Identities
@@ -42,7 +43,6 @@ from worker.engine.session import Session, group_of
 from worker.engine.takeover import fence_earlier
 from worker.errors import BuddyError
 from worker.stream import Message, Partition, ProducerRecord
-from worker.topics import Names
 
 _ASK_SECONDS: Final = 0.05
 """So often the group is asked what is assigned: on the embedded broker that reads files."""

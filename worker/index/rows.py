@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from worker.accepted import Foreign, Refused, read_rows
-from worker.index.contract import address_digest
+from worker.core.known import address_digest
 from worker.stream import Message
 
 Indexed = Literal["users", "matches"]

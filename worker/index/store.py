@@ -19,7 +19,7 @@ import lmdb
 import structlog
 
 from worker.accepted import count_partitions
-from worker.index.contract import Learned
+from worker.core.known import IndexDelta
 from worker.index.environment import ABOUT, Environment
 from worker.index.freshness import Saved
 from worker.index.rows import Latest, latest_rows
@@ -211,7 +211,7 @@ class IndexStore:
         messages: Sequence[Message],
         positions: Mapping[Partition, int],
         identities: Mapping[str, str] | None = None,
-    ) -> Learned:
+    ) -> IndexDelta:
         """Take messages of the accepted topics, those of one partition in their order.
 
         `positions`: where every partition of these topics is to be read next, once these
@@ -330,8 +330,8 @@ class IndexStore:
         positions: Mapping[Partition, int],
         identities: Mapping[str, str],
         tails: Mapping[Partition, Tail],
-    ) -> Learned:
-        learned = Learned(self._write_users(txn, latest.users), [])
+    ) -> IndexDelta:
+        learned = IndexDelta(self._write_users(txn, latest.users), [])
         with txn.cursor(self._matches) as cursor:
             for id_, there in latest.matches.items():
                 if not there:

@@ -17,6 +17,7 @@ import structlog
 
 from worker.brokers.contract import Broker, Committer, Reader
 from worker.clock import Clock
+from worker.core.topics import Names
 from worker.engine.backoff import Backoff
 from worker.engine.tables import read_checked
 from worker.errors import (
@@ -44,7 +45,6 @@ from worker.sink.selection.cut import Source
 from worker.sink.store.consume import sleep
 from worker.sink.upkeep import Upkeep
 from worker.stream import Message, Partition, ProducerRecord
-from worker.topics import Names
 
 EXPIRY_MS: Final = 3_600_000
 """Whoever asked longer ago has given up; a group without positions finds old requests, too. They

@@ -20,10 +20,10 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from worker.core.moments import Moment
+from worker.core.topics import Names
 from worker.sink.requests import ExportRequest, fill_in
 from worker.sink.schedule import Schedule, following, latest, request_of
 from worker.stream import ProducerRecord
-from worker.topics import Names
 
 RETRY_MS: Final = 600_000
 """A slot whose export failed is tried again after so long, until it is done or the next is due."""

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import msgspec
 import structlog
 
+from worker.core.topics import Names
 from worker.errors import (
     BrokerUnavailable,
     BuddyError,
@@ -29,7 +30,6 @@ from worker.sink.requests import (
 )
 from worker.sink.selection.cut import Source
 from worker.stream import ProducerRecord
-from worker.topics import Names
 
 _REPORT_SECONDS: Final = 1.0
 _ALIVE_SECONDS: Final = 10.0

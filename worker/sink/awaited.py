@@ -15,9 +15,9 @@ import msgspec
 from msgspec import Meta
 
 from schemas import ENTITIES
+from worker.core.topics import Names
 from worker.index.freshness import is_another
 from worker.stream import Message, OffsetRange, Partition
-from worker.topics import Names
 
 _LARGEST: Final = 2**63 - 1  # of any offset
 

@@ -14,10 +14,10 @@ import structlog
 
 from worker.brokers.contract import Broker, Member
 from worker.clock import Clock
+from worker.core.topics import Names
 from worker.errors import WAITED_OUT
 from worker.sink.reports import Reports
 from worker.sink.store.consume import sleep
-from worker.topics import Names
 
 SEAT: Final = 0
 """The partition whose owner is active."""

@@ -13,6 +13,7 @@ import structlog
 
 from worker.brokers.contract import Broker
 from worker.clock import Clock
+from worker.core.topics import Names
 from worker.errors import MissingTopic, StateError, StateLost
 from worker.exports.places.place import Place
 from worker.sink.active import Active
@@ -23,7 +24,6 @@ from worker.sink.selection.bookmarks import Bookmarks
 from worker.sink.selection.cut import Source
 from worker.sink.store.consume import Consumer, sleep
 from worker.sink.store.row_store import RowStore
-from worker.topics import Names
 
 _LOOK_SECONDS: Final = 1.0
 

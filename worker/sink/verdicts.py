@@ -11,10 +11,10 @@ import structlog
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Reader
+from worker.core.topics import Names
 from worker.errors import BrokerUnavailable, MissingTopic
 from worker.sink.awaited import Awaited, Saved, read_saved
 from worker.stream import Message, OffsetRange, Partition
-from worker.topics import Names
 
 Advance = Callable[[int, int], None]
 """Told of progress: done, of total."""

@@ -9,10 +9,10 @@ import pytest
 from tests.contract.conftest import Another, DeleteTopic, MakeTopic, unique
 from tests.contract.helpers import eventually, numbered
 from worker.brokers.contract import Broker
+from worker.core.topics import Names, wanted
 from worker.engine.startup import check_topics, create_topics
 from worker.errors import BrokerUnavailable, ConfigurationError, MissingTopic
 from worker.stream import OffsetRange, Partition, Topic
-from worker.topics import Names, wanted
 
 DAY = 24 * 3600 * 1000
 

@@ -10,8 +10,8 @@ from tests.contract.worker_kit import Stage
 from tests.unit.test_sink_rows import milestone, user
 from worker.brokers.contract import Broker
 from worker.brokers.embedded.broker import EmbeddedBroker
+from worker.core.topics import wanted
 from worker.stream import Partition, ProducerRecord
-from worker.topics import wanted
 
 TASKS = 2
 _LOSSES = {"internal_skipped", "parked_lost", "progress_lost", "accepted_skipped"}

@@ -11,8 +11,8 @@ from tests.contract.helpers import add_partitions
 from tests.contract.worker_kit import Row, Stage, checkin, event
 from tests.unit.test_sink_rows import match, milestone, user
 from worker.brokers.contract import Broker
+from worker.core.topics import wanted
 from worker.stream import Partition
-from worker.topics import wanted
 
 pytestmark = pytest.mark.timeout(400)
 

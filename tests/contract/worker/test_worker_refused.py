@@ -15,9 +15,9 @@ from tests.contract.conftest import Another
 from tests.contract.worker_kit import Stage
 from tests.unit.test_sink_rows import encode, milestone, user, uuid
 from worker.brokers.contract import Broker
+from worker.core.topics import wanted
 from worker.engine import worker
 from worker.stream import Partition
-from worker.topics import wanted
 
 pytestmark = pytest.mark.timeout(400)
 

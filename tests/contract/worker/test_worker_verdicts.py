@@ -12,7 +12,7 @@ from tests.contract.worker_kit import Row, Stage, checkin
 from tests.unit.test_sink_rows import match, milestone, user
 from worker.brokers.contract import Member
 from worker.core.addresses import owner_of
-from worker.index.contract import address_digest
+from worker.core.known import address_digest
 from worker.stream import Partition
 
 pytestmark = pytest.mark.timeout(400)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from worker.brokers.contract import Broker
+from worker.core.topics import Names
 from worker.errors import StateLost
 from worker.exports.manifest import Cut
 from worker.sink.selection.plan import STAGES
@@ -27,7 +28,6 @@ from worker.sink.store.row_store import RowStore
 from worker.sink.store.snapshot import Snapshot
 from worker.sink.verdicts import wait_for_verdicts
 from worker.stream import Partition
-from worker.topics import Names
 
 Report = Callable[[str, int, int], None]
 """Told of progress: stage ("judge", "read", "collect" or "write"), done, total. From any thread."""

@@ -20,6 +20,7 @@ import structlog
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Reader
 from worker.clock import Clock
+from worker.core.topics import Names
 from worker.engine.backoff import Backoff
 from worker.errors import WAITED_OUT, MissingTopic, NoAnswer, StateLost
 from worker.index.freshness import (
@@ -33,7 +34,6 @@ from worker.index.resuming import another_log, went_back
 from worker.sink.reports import Reports, unheard
 from worker.sink.store.row_store import FORMAT, RowStore
 from worker.stream import Message, Partition
-from worker.topics import Names
 
 Advance = Callable[[int, int], None]
 """Told of progress: done, of total."""

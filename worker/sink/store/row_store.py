@@ -31,6 +31,7 @@ from rocksdict import Rdict, WriteBatch
 from schemas import ENTITIES
 from worker.accepted import Refused, Split, count_partitions, source_partition
 from worker.core.keys import id_bytes
+from worker.core.topics import Names
 from worker.errors import StateError, StateLost
 from worker.index.freshness import Saved
 from worker.index.tails import Tail, extended
@@ -40,7 +41,6 @@ from worker.sink.store.batch import Batch, SetAside
 from worker.sink.store.rows import Referring
 from worker.sink.store.snapshot import BOOKMARK, ID, SNAPSHOTS, STAMP, Snapshot
 from worker.stream import Message, Partition
-from worker.topics import Names
 
 FORMAT: Final = 2
 

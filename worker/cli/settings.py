@@ -18,8 +18,8 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from worker.cli.locations import check_broker, check_directory, check_endpoint, check_exports
 from worker.errors import ConfigurationError
-from worker.locations import check_broker, check_directory, check_endpoint, check_exports
 from worker.sink.schedule import DEFAULTS, Schedule
 
 DEFAULT_FILE: Final = "buddy.toml"

@@ -38,7 +38,7 @@ class Known(Protocol):
         """
 
 
-class Learned(NamedTuple):
+class IndexDelta(NamedTuple):
     """The ids that were unknown before an update of the index and are known after it."""
 
     users: list[bytes]

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from worker.cli.settings import S3Settings, Settings, secret
 from worker.errors import ConfigurationError
 from worker.exports.places.directory import DirectoryPlace
 from worker.exports.places.place import Place
-from worker.settings import S3Settings, Settings, secret
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -37,9 +37,9 @@ def place_of(
         raise ConfigurationError(
             "exports names no bucket as S3 allows them: use a directory or s3://bucket/prefix"
         )
-    from worker.exports.places.bucket import BucketPlace  # noqa: PLC0415 -- likewise
-    from worker.exports.places.objects import Bucket  # noqa: PLC0415 -- importing boto3 takes 0.2 s
-    from worker.exports.places.outages import PATIENCE_SECONDS  # noqa: PLC0415 -- likewise
+    from worker.exports.places.bucket import BucketPlace
+    from worker.exports.places.objects import Bucket
+    from worker.exports.places.outages import PATIENCE_SECONDS
 
     seconds = PATIENCE_SECONDS if patience is None else patience
     connect = partial(_client, settings.s3, environment)
@@ -48,9 +48,9 @@ def place_of(
 
 
 def _client(settings: S3Settings, environment: Mapping[str, str]) -> S3Client:
-    import boto3  # noqa: PLC0415 -- as above
-    from botocore.config import Config  # noqa: PLC0415 -- as above
-    from botocore.exceptions import BotoCoreError  # noqa: PLC0415 -- as above
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
 
     key = secret(settings.secret_access_key_file, environment, "BUDDY_S3_SECRET_ACCESS_KEY")
     if (settings.access_key_id is None) != (key is None):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from worker.brokers.contract import Broker
+from worker.cli.settings import KafkaSettings, Settings, secret
 from worker.errors import ConfigurationError, StateError
 from worker.private import DIRECTORY_MODE
-from worker.settings import KafkaSettings, Settings, secret
 
 if TYPE_CHECKING:
     from worker.brokers.kafka.security import KafkaSecurity
@@ -24,14 +24,14 @@ def connect(settings: Settings, environment: Mapping[str, str], *, looks: bool =
     """
     scheme, _, rest = settings.broker.partition(":")
     if scheme == "embedded" and rest:
-        from worker.brokers.embedded.broker import EmbeddedBroker  # noqa: PLC0415 -- one of two is used
+        from worker.brokers.embedded.broker import EmbeddedBroker
 
         if not looks:
             _make_parent(Path(rest))
         return EmbeddedBroker(Path(rest), looks=looks)
     addresses = rest.removeprefix("//").rstrip("/")
     if scheme == "kafka" and rest.startswith("//") and addresses:
-        from worker.brokers.kafka.broker import KafkaBroker  # noqa: PLC0415 -- importing it takes 0.2 s
+        from worker.brokers.kafka.broker import KafkaBroker
 
         security = _security(settings.kafka, environment)
         return KafkaBroker(addresses, security)
@@ -48,7 +48,7 @@ def _make_parent(directory: Path) -> None:
 
 
 def _security(settings: KafkaSettings, environment: Mapping[str, str]) -> KafkaSecurity:
-    from worker.brokers.kafka.security import KafkaSecurity  # noqa: PLC0415 -- imports aiokafka
+    from worker.brokers.kafka.security import KafkaSecurity
 
     given = {
         "security_protocol": settings.security_protocol,
