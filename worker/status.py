@@ -18,7 +18,7 @@ from msgspec.structs import asdict
 
 from schemas import ENTITIES
 from worker.brokers.contract import GroupMember
-from worker.core.barrier import Counts, Progress
+from worker.core.checkpoint import Checkpoint, Counts
 from worker.core.internal import read_progress
 from worker.core.topics import Names
 from worker.stream import Message, OffsetRange, Partition
@@ -35,7 +35,7 @@ _FIRST: Final = ("users", "matches")
 
 _MOST_NAMED: Final = 8
 
-_NOTHING: Final = Progress({}, {})
+_NOTHING: Final = Checkpoint({}, {})
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -45,7 +45,7 @@ class Entry(msgspec.Struct, frozen=True):
     the earliest that was looked at is of `first`.
     """
 
-    book: Progress = _NOTHING
+    book: Checkpoint = _NOTHING
     committed: int | None = None
     unreadable: int = 0
     """How many messages behind it are no progress of this task."""
@@ -347,7 +347,7 @@ def _level(seen: Seen, place: Partition) -> int:
     return _FIRST.index(entity) if entity in _FIRST else len(_FIRST)
 
 
-def _place(book: Progress, entity: str) -> tuple[int, str]:
+def _place(book: Checkpoint, entity: str) -> tuple[int, str]:
     """Where an input is read next, and in which topic."""
     return book.next.get(entity, 0), book.topics.get(entity, "")
 
@@ -384,7 +384,7 @@ def _figures(seen: Seen, entity: str, lags: Mapping[Partition, int]) -> Figures:
     )
 
 
-def _position(seen: Seen, place: Partition, entity: str, book: Progress) -> int:
+def _position(seen: Seen, place: Partition, entity: str, book: Checkpoint) -> int:
     """What of an input is read next. Of a topic that was made anew, nothing has been read."""
     span = seen.spans.get(place, OffsetRange(0, 0))
     known = book.topics.get(entity)

@@ -17,10 +17,10 @@ from worker.clock import Clock
 from worker.core.at_once import sorters
 from worker.core.columns import ColumnDecoder
 from worker.core.known import IndexDelta, Known
-from worker.core.outbox import Rules
 from worker.core.recent import RecentRows
 from worker.core.round import Batch, decide
 from worker.core.task import INPUTS, Task
+from worker.core.task_settings import TaskSettings
 from worker.core.topics import Names
 from worker.demo.record import Record
 from worker.stream import Message
@@ -161,7 +161,7 @@ def batches_of(records: Iterable[Record]) -> list[Batch]:
 
 def judge_all(batches: Sequence[Batch], known: Known = EVERYTHING) -> int:
     """Have a new task judge them all; how many messages it writes."""
-    tasks = {0: Task(0, Rules(names=Names()))}
+    tasks = {0: Task(0, TaskSettings(names=Names()))}
     nothing = IndexDelta([], [])
     now = Clock().now()
     written = 0

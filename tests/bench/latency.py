@@ -169,5 +169,5 @@ def _latencies(
 
 
 def _waited_out(message: Message) -> bool:
-    """Whether its match never came: then the verdict waits for grace and barrier, as it must."""
+    """Whether its match never came: then the verdict waits for grace and frontier, as it must."""
     return Code.ORPHANED_MATCH_ID.value.encode() in dict(message.headers).get(WARNINGS_HEADER, b"")

@@ -25,7 +25,7 @@ from tests.bench.setting import Bench
 from worker import log
 from worker.cli.services import together
 from worker.clock import Clock
-from worker.core.outbox import Rules
+from worker.core.task_settings import TaskSettings
 from worker.core.topics import Names
 from worker.engine.worker import Worker
 from worker.index.store import IndexStore
@@ -76,7 +76,7 @@ async def _work(url: str, names: Names, folder: Path, records: int) -> None:
     stop = asyncio.Event()
     # A broker of its own for the worker: what the watcher reads is not to be held for it.
     async with opened(url) as broker, opened(url) as watching:
-        rules = Rules(names=names, grace=GRACE_SECONDS * 1000, record_limit=RECORD_LIMIT)
+        rules = TaskSettings(names=names, grace=GRACE_SECONDS * 1000, record_limit=RECORD_LIMIT)
         worker = Worker(broker, rules, IndexStore(folder / "index"), Clock())
 
         async def watch() -> None:

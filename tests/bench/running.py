@@ -29,7 +29,7 @@ from worker.stream import OffsetRange, Partition, ProducerRecord
 PARTITIONS = 4
 RECORD_LIMIT = 1024 * 1024
 GRACE_SECONDS = 0
-"""None, so that the verdict on an orphan waits for the barrier and not for the clock."""
+"""None, so that the verdict on an orphan waits for the frontier and not for the clock."""
 
 _PUBLISH = 2_000  # as `buddy send`
 _QUIET_SECONDS = 0.3

@@ -17,11 +17,11 @@ import msgspec
 from schemas import ENTITIES
 from tests.bench.running import PARTITIONS
 from worker.brokers.contract import Broker
-from worker.core.barrier import Progress
+from worker.core.checkpoint import Checkpoint
 from worker.core.decode import Decoded, decoders
 from worker.core.keys import id_bytes
 from worker.core.topics import Names
-from worker.engine.follower import INDEXED
+from worker.engine.index_updater import INDEXED
 from worker.stream import Message, Partition
 
 _EVER = datetime.max.replace(tzinfo=UTC)
@@ -126,7 +126,7 @@ async def _parked(
             parked.add((entity, message.partition, int(place)))
             kept += message.value is None
             continue
-        held = msgspec.json.decode(message.value or b"{}", type=Progress).held
+        held = msgspec.json.decode(message.value or b"{}", type=Checkpoint).held
         for entity, moments in held.items():
             for offsets in moments.values():
                 parked.update((entity, message.partition, at) for at in offsets)

@@ -17,7 +17,7 @@ from tests.contract.helpers import PATIENCE
 from tests.unit.test_sink_rows import event, match, milestone, user
 from worker.brokers.contract import Broker
 from worker.clock import Clock, StepWatch
-from worker.core.barrier import Progress
+from worker.core.checkpoint import Checkpoint
 from worker.core.topics import Names, wanted
 from worker.exports.places.directory import DirectoryPlace
 from worker.exports.places.place import Place
@@ -104,7 +104,7 @@ class Sink:
         self, task: int, judged: Mapping[str, int], read: Mapping[str, int] | None = None
     ) -> None:
         """Say what a worker says of its task after it has judged so far."""
-        progress = Progress(dict(read or judged), dict(judged))
+        progress = Checkpoint(dict(read or judged), dict(judged))
         value = msgspec.json.encode(progress)
         topic = self.names.progress
         await self.broker.publish([ProducerRecord(topic, b"%d" % task, value, partition=task)])

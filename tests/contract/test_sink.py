@@ -22,7 +22,7 @@ from worker.core.topics import Names
 from worker.errors import BrokerUnavailable, MissingTopic, NoAnswer, StateError
 from worker.exports.manifest import read_manifest
 from worker.exports.places.directory import DirectoryPlace
-from worker.sink import active, answers, export
+from worker.sink import answers, export, leader
 from worker.sink.reports import unheard
 from worker.sink.requests import (
     ExportRequest,
@@ -215,11 +215,11 @@ async def test_what_is_no_request_is_answered_and_the_next_one_is_carried_out(si
 async def test_an_old_request_is_answered_and_not_carried_out(sink: Sink) -> None:
     """A clock that was set makes one old, so somebody may be waiting."""
     await sink.ask(ExportRequest("old"))
-    sink.clock.now += active.EXPIRY_MS + 60_000
+    sink.clock.now += leader.EXPIRY_MS + 60_000
     with capture_logs() as logs:
         async with sink.running():
             said = await sink.answer()
-            sink.clock.now -= active.EXPIRY_MS
+            sink.clock.now -= leader.EXPIRY_MS
             await sink.export("new", formats=("csv",))
             done = sink.directories()
     assert (said.request_id, said.status) == ("old", "failed")
@@ -232,7 +232,7 @@ async def test_an_old_request_that_was_carried_out_is_answered_with_its_export(s
     async with sink.running():
         first = await sink.export("again", formats=("csv",))
     await sink.ask(ExportRequest("again", formats=("csv",)))
-    sink.clock.now += active.EXPIRY_MS + 60_000
+    sink.clock.now += leader.EXPIRY_MS + 60_000
     async with sink.running():
         said = await sink.answer()
     assert (said.status, said.directory) == ("finished", first.directory)

@@ -19,7 +19,7 @@ from tests.unit.test_sink_rows import user, uuid
 from worker.brokers.contract import Broker, Committer, Reader
 from worker.core.topics import Names, wanted
 from worker.errors import BrokerUnavailable, ConfigurationError, StateLost
-from worker.sink import active, upkeep
+from worker.sink import leader, upkeep
 from worker.sink.requests import ExportRequest, encode_request
 from worker.sink.store import consume
 from worker.stream import Message, OffsetRange, Partition, ProducerRecord
@@ -291,7 +291,7 @@ async def test_what_keeps_it_from_its_work_is_told_and_waited_out(
     reason: Exception,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.sink.active._SETTLED_MS", 500)
+    monkeypatch.setattr("worker.sink.leader._SETTLED_MS", 500)
     names = sink.names
     name = {"accepted": names.accepted("users"), "export_requests": names.export_requests}
     broker = Refusing(sink.broker, what, name.get(topic, ""))
@@ -315,7 +315,7 @@ def _holds(expected: str) -> Callable[[list[str]], bool]:
 async def test_partitions_that_requests_and_answers_were_given_hide_nothing(
     sink: Sink, another: Another, kafka_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(active, "_LOOK_MS", 50)
+    monkeypatch.setattr(leader, "_LOOK_MS", 50)
     await add_partitions(sink.broker, kafka_address, sink.names.exports, 3)
     async with sink.running():
         await sink.export("a", formats=("csv",))
@@ -356,7 +356,7 @@ async def test_without_the_right_to_read_progress_it_tries_ever_more_seldom(
         waits.append(seconds)
         await asyncio.sleep(0)
 
-    monkeypatch.setattr("worker.sink.active.sleep", soon)
+    monkeypatch.setattr("worker.sink.leader.sleep", soon)
     async with sink.running(broker):
         await sink.ask(ExportRequest("a", formats=("csv",)))
         await eventually(lambda: asyncio.sleep(0, len(waits)), lambda count: count >= 8)

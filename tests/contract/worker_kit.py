@@ -15,13 +15,14 @@ from tests.contract.conftest import Another, unique
 from tests.unit.test_sink_rows import encode, user, uuid
 from worker.brokers.contract import Broker, Committer, Member
 from worker.clock import Clock
-from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Rules
+from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
 from worker.core.pressure import Limits
+from worker.core.task_settings import TaskSettings
 from worker.core.topics import Names, wanted
 from worker.engine.reports import Reports
 from worker.engine.session import GROUP, Session
 from worker.engine.tables import read_table
-from worker.engine.tasks import Owned
+from worker.engine.tasks import TaskHandle
 from worker.engine.worker import Worker
 from worker.index.store import IndexStore
 from worker.ops.health import Health
@@ -104,7 +105,7 @@ class Running:
         limits = Limits(**options.pop("limits", {}))
         self.worker = Worker(
             broker,
-            Rules(names=names, **options),
+            TaskSettings(names=names, **options),
             IndexStore(directory / "index"),
             clock,
             limits,
@@ -115,7 +116,7 @@ class Running:
         self.run = asyncio.create_task(self.worker.run(self.stop))
 
     @property
-    def tasks(self) -> dict[int, Owned]:
+    def tasks(self) -> dict[int, TaskHandle]:
         """What runs here, by number."""
         return self.worker._tasks.running if hasattr(self.worker, "_tasks") else {}
 
@@ -141,8 +142,8 @@ class Running:
         return sum(len(p) if entity is None else p.count(entity) for p in parkings)
 
     def blocked_by(self) -> set[Partition]:
-        """The inputs that the oldest barrier of this worker waits for."""
-        return set(self.worker._barriers.blocked_by())
+        """The inputs that the oldest frontier of this worker waits for."""
+        return set(self.worker._frontiers.blocked_by())
 
     def counted(self, name: str, **labels: str) -> float:
         """A metric of this worker."""
@@ -177,7 +178,7 @@ class Running:
         async with asyncio.timeout(PATIENCE):
             await self.run
 
-    def _watch(self, running: dict[int, Owned]) -> set[Partition]:
+    def _watch(self, running: dict[int, TaskHandle]) -> set[Partition]:
         for number, owned in running.items():
             parking = owned.task.parking
             counts = {kind: parking.count(kind) for kind in ("users", "matches")}

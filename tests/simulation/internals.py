@@ -11,8 +11,8 @@ import msgspec
 from tests.simulation.broker.cluster import Cluster
 from tests.simulation.broker.log import Transaction
 from tests.simulation.records import named
-from worker.core.addresses import Claim, Grant, Settled
-from worker.core.barrier import Progress
+from worker.core.addresses import Release, ReservationReply, ReservationRequest
+from worker.core.checkpoint import Checkpoint
 from worker.core.parking import Envelope
 from worker.core.topics import Names
 from worker.stream import Message
@@ -21,9 +21,9 @@ ASKED: Final = ("claims", "grants")
 """Internal topics that a task reads like an input: they may be created anew."""
 
 _read_envelope = msgspec.msgpack.Decoder(Envelope).decode
-_read_progress = msgspec.json.Decoder(Progress).decode
-_read_claim = msgspec.msgpack.Decoder(Claim | Settled).decode
-_read_grant = msgspec.msgpack.Decoder(Grant).decode
+_read_progress = msgspec.json.Decoder(Checkpoint).decode
+_read_claim = msgspec.msgpack.Decoder(ReservationRequest | Release).decode
+_read_grant = msgspec.msgpack.Decoder(ReservationReply).decode
 
 
 class Copy(NamedTuple):
@@ -91,7 +91,7 @@ class Internals:
         for q in range(self._tasks):
             for value in _values(cluster.logs[self._names.claims, q].committed()):
                 claim = _read_claim(value)
-                counts = asked if isinstance(claim, Claim) else settled
+                counts = asked if isinstance(claim, ReservationRequest) else settled
                 counts[claim.task, claim.offset] += 1
             for value in _values(cluster.logs[self._names.grants, q].committed()):
                 grant = _read_grant(value)

@@ -25,7 +25,8 @@ from tests.simulation.planted_owners import OWNERS
 from tests.simulation.schedule import Run
 from worker.clock import Clock
 from worker.core.addresses import Addresses
-from worker.core.barrier import Barrier, Progress, Reached
+from worker.core.checkpoint import Checkpoint, Reached
+from worker.core.frontier import Frontier
 from worker.core.internal import read_reached as real_read_reached
 from worker.core.known import IndexDelta
 from worker.core.moments import Moment
@@ -209,20 +210,20 @@ def restored_stamps_in_the_future() -> Iterator[None]:
 
 
 @_planted
-def barrier_passed_too_early() -> Iterator[None]:
+def frontier_passed_too_early() -> Iterator[None]:
     """As soon as it is noted, whatever is still to be judged."""
-    with patch.object(Barrier, "blocked_by", lambda self, _judged: self._ends.clear() or []):
+    with patch.object(Frontier, "blocked_by", lambda self, _judged: self._ends.clear() or []):
         yield
 
 
 @_planted
-def barrier_without_outcomes() -> Iterator[None]:
+def frontier_without_outcomes() -> Iterator[None]:
     """Once all is judged, whether or not the index shows it."""
 
-    def follow(barrier: Barrier, _followed: object) -> None:
-        barrier.passed = barrier._outcomes is not None
+    def follow(frontier: Frontier, _followed: object) -> None:
+        frontier.passed = frontier._outcomes is not None
 
-    with patch.object(Barrier, "follow", follow):
+    with patch.object(Frontier, "follow", follow):
         yield
 
 
@@ -231,7 +232,7 @@ def held_records_forgotten() -> Iterator[None]:
     """Whoever takes a task over does not read again what was held."""
     real = Reading.restore
 
-    def restore(reading: Reading, progress: Progress, now: Moment) -> None:
+    def restore(reading: Reading, progress: Checkpoint, now: Moment) -> None:
         real(reading, msgspec.structs.replace(progress, held={}), now)
 
     with patch.object(Reading, "restore", restore):
@@ -240,13 +241,13 @@ def held_records_forgotten() -> Iterator[None]:
 
 @_planted
 def judged_of_the_old_topic_believed() -> Iterator[None]:
-    """A barrier counts what was judged of a topic that has been created anew since."""
+    """A frontier counts what was judged of a topic that has been created anew since."""
 
     def read_reached(key: bytes, value: bytes, number: int) -> Reached | None:
         found = real_read_reached(key, value, number)
         return found and msgspec.structs.replace(found, topics={})
 
-    with patch("worker.engine.follower.read_reached", read_reached):
+    with patch("worker.engine.index_updater.read_reached", read_reached):
         yield
 
 

@@ -21,7 +21,7 @@ from worker.engine.session import Session
 from worker.engine.takeover import _fence as real_fence
 from worker.engine.takeover import _unreleased as real_unreleased
 from worker.engine.takeover import fence_earlier as real_fence_earlier
-from worker.engine.tasks import Owned, Tasks
+from worker.engine.tasks import TaskHandle, TaskManager
 from worker.stream import Message, Partition, ProducerRecord
 
 OWNERS: Final[dict[str, Plant]] = {}
@@ -134,7 +134,7 @@ def _late(count: int) -> Iterator[None]:
     """So many of the fences of a take-over come when the state has been read."""
     late: ContextVar[list[str] | None] = ContextVar("late", default=None)
     early: ContextVar[Collection[str]] = ContextVar("early", default=())
-    real = Tasks._restore
+    real = TaskManager._restore
 
     async def unreleased(broker: Any, place: Partition, number: int, own: Any, s: float) -> Any:
         left, gone = await real_unreleased(broker, place, number, own, s)
@@ -155,7 +155,7 @@ def _late(count: int) -> Iterator[None]:
     async def fence_late(broker: Any, names: Any) -> None:
         await asyncio.gather(*(real_fence(broker, names, name) for name in late.get() or ()))
 
-    async def restore(tasks: Tasks, number: int, gone: int) -> Owned:
+    async def restore(tasks: TaskManager, number: int, gone: int) -> TaskHandle:
         owned = await real(tasks, number, gone)
         await fence_late(tasks._broker, tasks._rules.names)
         return owned
@@ -170,7 +170,7 @@ def _late(count: int) -> Iterator[None]:
         patch("worker.engine.takeover._fence", fence),
         patch("worker.engine.tasks.fence_earlier", fence_earlier),
         patch("worker.engine.reprocess.fence_earlier", fence_earlier),
-        patch.object(Tasks, "_restore", restore),
+        patch.object(TaskManager, "_restore", restore),
         patch("worker.engine.reprocess._reset", reset),
     ):
         yield
@@ -212,23 +212,23 @@ def take_over_not_waited_for() -> Iterator[None]:
 @_planted
 def a_release_overtakes_the_round_on_its_way() -> Iterator[None]:
     """The next owner believes it, and reads the state without that round."""
-    real = Tasks._revoke
+    real = TaskManager._revoke
 
-    async def revoke(tasks: Tasks, numbers: Sequence[int]) -> None:
+    async def revoke(tasks: TaskManager, numbers: Sequence[int]) -> None:
         tasks.before_release = _nothing
         await real(tasks, numbers)
 
-    with patch.object(Tasks, "_revoke", revoke):
+    with patch.object(TaskManager, "_revoke", revoke):
         yield
 
 
 @_planted
 def a_release_in_the_round_on_its_way() -> Iterator[None]:
     """One transaction has it and the last of the task's state."""
-    real_revoke, real_commit = Tasks._revoke, Session.commit
+    real_revoke, real_commit = TaskManager._revoke, Session.commit
     released: dict[Session, list[ProducerRecord]] = {}
 
-    async def revoke(tasks: Tasks, numbers: Sequence[int]) -> None:
+    async def revoke(tasks: TaskManager, numbers: Sequence[int]) -> None:
         if tasks.session is not None:
             released[tasks.session] = tasks.release(numbers)
         await real_revoke(tasks, numbers)
@@ -237,7 +237,7 @@ def a_release_in_the_round_on_its_way() -> Iterator[None]:
         return await real_commit(session, [*messages, *released.pop(session, ())], offsets)
 
     with (
-        patch.object(Tasks, "_revoke", revoke),
+        patch.object(TaskManager, "_revoke", revoke),
         patch.object(Session, "commit", commit),
     ):
         yield
@@ -273,7 +273,7 @@ def revoked_tasks_stay_in_the_round_that_waits() -> Iterator[None]:
     """They are decided on though they have been given up."""
     real = Judging.go_on
 
-    async def go_on(judging: Judging, tasks: Tasks) -> None:
+    async def go_on(judging: Judging, tasks: TaskManager) -> None:
         waiting = judging._waiting
         await real(judging, tasks if waiting is None else _All(tasks, waiting.owned))  # type: ignore[arg-type]
 
@@ -282,7 +282,7 @@ def revoked_tasks_stay_in_the_round_that_waits() -> Iterator[None]:
 
 
 class _All:
-    def __init__(self, tasks: Tasks, running: Mapping[int, Owned]) -> None:
+    def __init__(self, tasks: TaskManager, running: Mapping[int, TaskHandle]) -> None:
         self.running = running
         self._tasks = tasks
 
@@ -342,7 +342,7 @@ def rows_of_a_failed_round_kept() -> Iterator[None]:
     """Those of a session outlive it."""
     real = Judging.round
 
-    async def go(judging: Judging, tasks: Tasks, batches: Any, learned: Any) -> None:
+    async def go(judging: Judging, tasks: TaskManager, batches: Any, learned: Any) -> None:
         judging._session = tasks.session
         await real(judging, tasks, batches, learned)
 

@@ -316,7 +316,7 @@ class Promises:
         if sent.source in self._parked or (entity, id_, sent.partition, at[2]) not in self._deleted:
             return
         if entity == "matches" and self._judged[at] > 1:
-            return  # behind one that got its verdict last of all, when its barrier had been passed
+            return  # behind one that got its verdict last of all, when its frontier had been passed
         _, there = max((place, there) for place, there, tick in changes if tick == outcome.tick)
         if not there:
             raise Broken(f"{sent.source}: {outcome}, but {id_} of {entity} was deleted with it")

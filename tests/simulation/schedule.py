@@ -36,7 +36,7 @@ _TURN: Final = 5
 """Steps between two turns of whoever makes things happen."""
 _PULSE_SECONDS: Final = 0.25
 _MOMENT: Final = 5_000
-"""Milliseconds within which a barrier is noted and passed where nobody is hindered, and what
+"""Milliseconds within which a frontier is noted and passed where nobody is hindered, and what
 has failed is tried again."""
 _LONGEST_CHAIN: Final = 30
 """So many records wait for each other's verdicts, one after the other, at most."""

@@ -7,8 +7,8 @@ from typing import Final
 import msgspec
 
 from tests.simulation.dice import Dice
-from worker.core.outbox import Rules
 from worker.core.pressure import Limits
+from worker.core.task_settings import TaskSettings
 from worker.core.topics import Names
 
 PATIENT: Final = 300_000
@@ -31,7 +31,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     seed: int
     dice: Dice
-    rules: Rules
+    rules: TaskSettings
     limits: SmallLimits
     workers: int
     records: int
@@ -90,7 +90,7 @@ def settings(seed: int) -> Settings:
     return Settings(
         seed=seed,
         dice=dice,
-        rules=Rules(
+        rules=TaskSettings(
             names=Names("b"),
             tasks=tasks,
             grace=dice.choice((0, 300, 1_500)) if ordered else PATIENT,

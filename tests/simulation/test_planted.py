@@ -17,7 +17,7 @@ QUICK: Final = (
     "identities_never_change",
     "positions_ahead_of_what_was_given",
     "positions_of_the_index_without_its_rows",
-    "barrier_passed_too_early",
+    "frontier_passed_too_early",
     "held_records_forgotten",
     "accepted_without_a_grant",
     "nothing_is_contested",

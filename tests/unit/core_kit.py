@@ -14,17 +14,19 @@ from zlib import crc32
 import msgspec
 
 from schemas import ENTITIES, Kind
-from worker.core.barrier import Barrier, Progress
+from worker.core.checkpoint import Checkpoint
+from worker.core.frontier import Frontier
 from worker.core.internal import read_granted, read_parked, read_progress
 from worker.core.keys import read_key
 from worker.core.known import IndexDelta
 from worker.core.moments import Moment
-from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Rules, Tally
+from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Tally
 from worker.core.parking import Envelope
 from worker.core.recent import RecentRows
 from worker.core.restoring import Saved
 from worker.core.round import Batch, decide, needs_synchronised
 from worker.core.task import INPUTS, Task
+from worker.core.task_settings import TaskSettings
 from worker.core.topics import Names
 from worker.index.memory import MemoryIndex
 from worker.stream import Headers, Message, Partition, ProducerRecord
@@ -90,7 +92,7 @@ def to_json(record: object) -> bytes:
 
 
 def saved(
-    rules: Rules,
+    rules: TaskSettings,
     number: int,
     progress: Mapping[bytes, bytes],
     parked: Mapping[bytes, bytes],
@@ -131,7 +133,7 @@ class World:
         self.stepped = 0
         """How far the worker's wall clock is ahead of it."""
         self.names = Names()
-        self.rules = Rules(
+        self.rules = TaskSettings(
             names=self.names, tasks=partitions, grace=grace, hold=hold, most_held=most_held
         )
         self.count = partitions
@@ -155,7 +157,7 @@ class World:
         self.first_read: dict[str, int] = {}
         self._followed: dict[Partition, int] = {}
         self._pending: list[tuple[list[bytes], list[bytes]]] = [([], []) for _ in range(partitions)]
-        self._barriers: list[Barrier] = []
+        self._frontiers: list[Frontier] = []
         self._recent: dict[int, tuple[Task, RecentRows]] = {}
         self.tasks = [self.restored(number) for number in range(partitions)]
 
@@ -220,7 +222,7 @@ class World:
         crash: Mapping[int, Crash] | None = None,
         lag: bool = False,
     ) -> dict[int, Decision]:
-        """One round of the worker: follow, tend the barriers, judge, commit.
+        """One round of the worker: follow, tend the frontiers, judge, commit.
 
         `most` records are read of each input. A task that crashes is restored from what was
         committed. With `lag` nothing is followed, but for a task that has to be synchronised.
@@ -259,7 +261,7 @@ class World:
 
     def finish(self) -> None:
         """Let the grace of everything end; whatever is parked then gets its verdict."""
-        for _ in range(4):  # two levels of references, and a crash may have put off a barrier
+        for _ in range(4):  # two levels of references, and a crash may have put off a frontier
             self.settle()
             self.now += self.rules.grace + 1
         self.settle()
@@ -340,7 +342,7 @@ class World:
 
     def judged(self, number: int = 0) -> dict[str, int]:
         """How far a task says it has judged, in records from the start."""
-        progress = msgspec.json.decode(self.progress[number][-1], type=Progress)
+        progress = msgspec.json.decode(self.progress[number][-1], type=Checkpoint)
         return {e: (at - FIRST_OFFSET) // STEP for e, at in progress.judged.items()}
 
     def row(self, entity: str, key: str) -> dict[str, Any] | None:
@@ -406,7 +408,7 @@ class World:
                 assert (message.partition, message.key) == (number, str(number).encode())
                 assert message.value is not None
                 self.progress[number].append(message.value)
-                held = msgspec.json.decode(message.value, type=Progress).held
+                held = msgspec.json.decode(message.value, type=Checkpoint).held
                 for entity, by_time in held.items():
                     for first_read, offsets in by_time.items():
                         for at in offsets:
@@ -443,18 +445,18 @@ class World:
     def _tend(self) -> None:
         overdue = [task for task in self.tasks if task.overdue(self.moment)]
         if overdue:
-            users = Barrier(self.ends(["users"]), covers_matches=False)
-            matches = Barrier(self.ends(INDEXED), covers_matches=True)
+            users = Frontier(self.ends(["users"]), covers_matches=False)
+            matches = Frontier(self.ends(INDEXED), covers_matches=True)
             for task in overdue:
-                task.await_barriers(users, matches)
-            self._barriers += [users, matches]
+                task.await_frontiers(users, matches)
+            self._frontiers += [users, matches]
         judged = self._judged_offsets()
-        for barrier in self._barriers:
-            barrier.blocked_by(judged)
-            if barrier.needs_outcomes:
-                barrier.note_outcomes({p: len(log) for p, log in self._indexed()})
-            barrier.follow(self._followed)
-        self._barriers = [barrier for barrier in self._barriers if not barrier.passed]
+        for frontier in self._frontiers:
+            frontier.blocked_by(judged)
+            if frontier.needs_outcomes:
+                frontier.note_outcomes({p: len(log) for p, log in self._indexed()})
+            frontier.follow(self._followed)
+        self._frontiers = [frontier for frontier in self._frontiers if not frontier.passed]
 
     def _indexed(self) -> Sequence[tuple[Partition, list[ProducerRecord]]]:
         topics = {self.names.accepted(entity) for entity in INDEXED}
@@ -464,7 +466,7 @@ class World:
         found = {}
         for number, progress in enumerate(self.progress):
             if progress:
-                judged = msgspec.json.decode(progress[-1], type=Progress).judged
+                judged = msgspec.json.decode(progress[-1], type=Checkpoint).judged
                 for entity, offset in judged.items():
                     found[Partition(self.names.inputs(entity), number)] = offset
         return found

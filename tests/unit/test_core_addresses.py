@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 
 from tests.unit.core_kit import Crash, World, good, uid
-from worker.core.addresses import Claim, owner_of
+from worker.core.addresses import ReservationRequest, owner_of
 from worker.core.internal import read_claim
 from worker.core.known import address_digest
 from worker.core.round import Batch, needs_synchronised
@@ -64,7 +64,7 @@ def test_of_two_users_with_one_address_in_two_tasks_at_once_one_has_it(owner: in
 
 def claims(world: World, owner: int) -> int:
     log = world.inputs[Partition(world.names.input(CLAIMS), owner)]
-    return sum(isinstance(read_claim(m.value, owner, world.count), Claim) for m in log)
+    return sum(isinstance(read_claim(m.value, owner, world.count), ReservationRequest) for m in log)
 
 
 def test_one_claim_covers_a_run_of_versions_with_the_same_address() -> None:

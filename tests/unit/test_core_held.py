@@ -17,7 +17,7 @@ from tests.unit.core_kit import (
     to_json,
     uid,
 )
-from worker.core.barrier import Progress
+from worker.core.checkpoint import Checkpoint
 from worker.core.known import IndexDelta
 from worker.core.outbox import Tally
 from worker.core.recent import RecentRows
@@ -39,7 +39,7 @@ def kept(world: World) -> list[tuple[bytes | None, bool]]:
 
 
 def held(world: World) -> dict[str, dict[int, list[int]]]:
-    return msgspec.json.decode(world.progress[0][-1], type=Progress).held
+    return msgspec.json.decode(world.progress[0][-1], type=Checkpoint).held
 
 
 def at(place: int) -> int:
@@ -230,9 +230,9 @@ def test_a_farewell_keeps_everything() -> None:
     world = World()
     sent = [milestone(world, 1), world.send("matches", good("matches", 1))]
     world.settle()
-    written = world.tasks[0].farewell(world.moment)
+    written = world.tasks[0].flush_parked(world.moment)
     assert [m.topic for m in written].count(world.names.parked) == 2
-    progress = msgspec.json.decode(written[-1].value or b"", type=Progress)
+    progress = msgspec.json.decode(written[-1].value or b"", type=Checkpoint)
     assert progress.held == {}
     assert progress.judged["milestones"] == at(0)
     world._commit(0, Decision(written, Tally()))
@@ -248,7 +248,7 @@ def test_an_idle_task_has_nothing_to_say_at_the_end() -> None:
     world = World()
     world.send("users", good("users", 1))
     world.settle()
-    assert world.tasks[0].farewell(world.moment) == []
+    assert world.tasks[0].flush_parked(world.moment) == []
 
 
 def test_the_progress_of_any_number_of_held_records_fits_into_its_topic() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from schemas import ENTITIES
 from tests.unit.core_kit import GRACE, World, good, to_json, uid
-from worker.core.barrier import Progress
+from worker.core.checkpoint import Checkpoint
 from worker.core.keys import id_bytes
 from worker.core.known import address_digest
 from worker.index.memory import MemoryIndex
@@ -167,7 +167,7 @@ def test_progress_never_goes_back_and_reaches_the_end(history: list[Step]) -> No
     for number, written in enumerate(world.progress):
         before: dict[str, int] = defaultdict(int)
         for value in written:
-            progress = msgspec.json.decode(value, type=Progress)
+            progress = msgspec.json.decode(value, type=Checkpoint)
             now = {**{f"next {n}": at for n, at in progress.next.items()}, **progress.judged}
             assert all(at >= before[name] for name, at in now.items())
             before.update(now)

@@ -12,8 +12,14 @@ from hypothesis import strategies as st
 
 from schemas import ENTITIES
 from tests.unit.core_kit import FIRST_OFFSET, NOW, World, good, saved, uid
-from worker.core.addresses import Claim, Grant, Granted, Settled, owner_of
-from worker.core.barrier import Counts, Progress
+from worker.core.addresses import (
+    Release,
+    Reservation,
+    ReservationReply,
+    ReservationRequest,
+    owner_of,
+)
+from worker.core.checkpoint import Checkpoint, Counts
 from worker.core.internal import (
     parked_key,
     read_claim,
@@ -34,7 +40,7 @@ NAMES = Names()
 TOPIC = NAMES.inputs("milestones")
 ADDRESS = next(a for n in range(99) if owner_of(a := bytes([0, 0, 0, n] * 4), TASKS) == 1)
 USER = bytes(16)
-PROGRESS = Progress(
+PROGRESS = Checkpoint(
     {"milestones": 9, "claims": 4},
     {"milestones": 3},
     {"milestones": "one"},
@@ -61,10 +67,10 @@ nests = st.sampled_from(
 HONEST = [
     write_progress(PROGRESS),
     pack(ENVELOPE),
-    pack(Granted(ADDRESS, USER, ((0, 5),))),
-    pack(Claim(ADDRESS, USER, 2, 5)),
-    pack(Settled(ADDRESS, 2, 5)),
-    pack(Grant(5, ADDRESS, True)),
+    pack(Reservation(ADDRESS, USER, ((0, 5),))),
+    pack(ReservationRequest(ADDRESS, USER, 2, 5)),
+    pack(Release(ADDRESS, 2, 5)),
+    pack(ReservationReply(5, ADDRESS, True)),
 ]
 
 
@@ -85,13 +91,14 @@ absurd = st.one_of(
     st.builds(Envelope, st.sampled_from([*ENTITIES, "x"]), st.sampled_from([TOPIC, "x"]),
               numbers, numbers, numbers, st.none() | st.binary(), st.none() | st.binary(),
               st.just(()), numbers, numbers).map(pack),
-    st.builds(Claim, st.binary(max_size=17), st.binary(max_size=17), numbers, numbers).map(pack),
-    st.builds(Claim, st.just(ADDRESS), st.just(USER), numbers, numbers).map(pack),
-    st.builds(Settled, st.just(ADDRESS), numbers, numbers).map(pack),
-    st.builds(Grant, numbers, st.binary(max_size=17), st.booleans()).map(pack),
-    st.builds(Granted, st.just(ADDRESS), st.just(USER),
+    st.builds(ReservationRequest, st.binary(max_size=17), st.binary(max_size=17),
+              numbers, numbers).map(pack),
+    st.builds(ReservationRequest, st.just(ADDRESS), st.just(USER), numbers, numbers).map(pack),
+    st.builds(Release, st.just(ADDRESS), numbers, numbers).map(pack),
+    st.builds(ReservationReply, numbers, st.binary(max_size=17), st.booleans()).map(pack),
+    st.builds(Reservation, st.just(ADDRESS), st.just(USER),
               st.lists(st.tuples(numbers, numbers)).map(tuple)).map(pack),
-    st.builds(Progress, names_to(numbers), names_to(numbers), names_to(st.text()),
+    st.builds(Checkpoint, names_to(numbers), names_to(numbers), names_to(st.text()),
               names_to(st.dictionaries(numbers, st.lists(numbers), max_size=3)),
               names_to(numbers), names_to(st.builds(Counts, *[numbers] * 5)),
               names_to(numbers)).map(write_progress),
@@ -149,9 +156,9 @@ def test_what_is_ours_is_read() -> None:
     assert read_reached(b"1", HONEST[0], 1) is not None
     assert read_parked(KEY, HONEST[1], 1, NAMES) == ENVELOPE
     assert read_granted(ADDRESS.hex().encode(), HONEST[2], 1, TASKS) is not None
-    assert isinstance(read_claim(HONEST[3], 1, TASKS), Claim)
-    assert isinstance(read_claim(HONEST[4], 1, TASKS), Settled)
-    assert read_grant(HONEST[5]) == Grant(5, ADDRESS, granted=True)
+    assert isinstance(read_claim(HONEST[3], 1, TASKS), ReservationRequest)
+    assert isinstance(read_claim(HONEST[4], 1, TASKS), Release)
+    assert read_grant(HONEST[5]) == ReservationReply(5, ADDRESS, granted=True)
 
 
 @pytest.mark.parametrize(
@@ -209,17 +216,17 @@ def test_an_envelope_that_is_not_this_tasks_is_none(change: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     "value",
     [
-        Claim(ADDRESS, USER, 3, 5),
-        Claim(ADDRESS, USER, -1, 5),
-        Claim(ADDRESS, USER, 0, -5),
-        Claim(ADDRESS, USER, 0, 2**63),
-        Claim(ADDRESS, USER[1:], 0, 5),
-        Claim(ADDRESS[1:], USER, 0, 5),
-        Settled(ADDRESS, 3, 5),
-        Settled(b"", 0, 5),
+        ReservationRequest(ADDRESS, USER, 3, 5),
+        ReservationRequest(ADDRESS, USER, -1, 5),
+        ReservationRequest(ADDRESS, USER, 0, -5),
+        ReservationRequest(ADDRESS, USER, 0, 2**63),
+        ReservationRequest(ADDRESS, USER[1:], 0, 5),
+        ReservationRequest(ADDRESS[1:], USER, 0, 5),
+        Release(ADDRESS, 3, 5),
+        Release(b"", 0, 5),
     ],
 )
-def test_a_claim_that_cannot_be_answered_is_none(value: Claim | Settled) -> None:
+def test_a_claim_that_cannot_be_answered_is_none(value: ReservationRequest | Release) -> None:
     assert read_claim(pack(value), 1, TASKS) is None
 
 

@@ -92,7 +92,7 @@ def test_a_restored_record_weighs_what_it_did() -> None:
 
 
 @pytest.mark.parametrize("restart", [False, True])
-@pytest.mark.parametrize("settled_by", ["user", "barrier"])
+@pytest.mark.parametrize("settled_by", ["user", "frontier"])
 def test_a_decision_settles_no_more_than_has_room_and_the_next_goes_on(
     settled_by: str, restart: bool
 ) -> None:
@@ -102,7 +102,7 @@ def test_a_decision_settles_no_more_than_has_room_and_the_next_goes_on(
     narrow(world, 60_000)
     if settled_by == "user":
         world.send("users", good("users", 1))
-    world.now += GRACE + 1 if settled_by == "barrier" else 0
+    world.now += GRACE + 1 if settled_by == "frontier" else 0
     rounds = 0
     while any(world.kind(one) == "open" for one in sent):
         decision = world.round()[0]
@@ -144,7 +144,7 @@ def test_a_farewell_is_said_bit_by_bit() -> None:
     world.round()
     task = world.tasks[0]
     times = 0
-    while written := task.farewell(world.moment):
+    while written := task.flush_parked(world.moment):
         assert sum(len(m.value or b"") for m in written) < 60_000 + 25_000
         world._commit(0, Decision(written, Tally()))
         times += 1

@@ -7,8 +7,8 @@ import pytest
 
 from tests.unit import core_kit
 from tests.unit.core_kit import FIRST_OFFSET, GRACE, STEP, World, good, uid
-from worker.core.barrier import Counts, Progress
 from worker.core.books import Books
+from worker.core.checkpoint import Checkpoint, Counts
 from worker.core.known import IndexDelta
 from worker.core.recent import RecentRows
 from worker.core.round import Batch, Decision, decide
@@ -31,8 +31,8 @@ def alone(world: World, task: Task, batch: Batch) -> Decision:
     )
 
 
-def saved(world: World) -> Progress:
-    return msgspec.json.decode(world.progress[0][-1], type=Progress)
+def saved(world: World) -> Checkpoint:
+    return msgspec.json.decode(world.progress[0][-1], type=Checkpoint)
 
 
 @pytest.mark.parametrize("records", [1, 3, 5], ids=["fewer", "as many", "more"])
@@ -175,7 +175,7 @@ def test_a_worker_that_stops_before_it_has_asked_again_leaves_that_to_the_next_o
         world.send("users", good("users", 1 + number), partition=0)
     world.round(only=[0])
     world.create_anew(topic)
-    assert [task.farewell(world.moment) for task in world.tasks] == [[], []]
+    assert [task.flush_parked(world.moment) for task in world.tasks] == [[], []]
     world.tasks = [world.restored(number) for number in range(2)]
     world.finish()
     assert sum(".accepted.users" in m.topic for m in world.committed) == 8

@@ -13,11 +13,12 @@ from tests.unit.test_core_addresses import owned
 from worker.core.internal import read_progress
 from worker.core.known import IndexDelta
 from worker.core.moments import Moment
-from worker.core.outbox import SOURCE_HEADER, Rules
+from worker.core.outbox import SOURCE_HEADER
 from worker.core.recent import RecentRows
 from worker.core.restoring import Saved
 from worker.core.round import Batch, Decision, decide, needs_synchronised
 from worker.core.task import GRANT_PATIENCE_MS, INPUTS, Task
+from worker.core.task_settings import TaskSettings
 from worker.core.topics import Names
 from worker.index.memory import MemoryIndex
 from worker.stream import Message, Partition, ProducerRecord
@@ -32,7 +33,7 @@ class Worker:
     """A worker with every task, unless told. Its index shows nothing until it is told to follow."""
 
     def __init__(self, *numbers: int) -> None:
-        rules = Rules(names=NAMES, tasks=TASKS, grace=GRACE)
+        rules = TaskSettings(names=NAMES, tasks=TASKS, grace=GRACE)
         self.index = MemoryIndex()
         self.recent = RecentRows(self.index)
         self.tasks = {number: Task(number, rules) for number in numbers or range(TASKS)}

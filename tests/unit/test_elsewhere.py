@@ -11,9 +11,9 @@ from tests.clock_kit import SettableClock
 from tests.unit.core_kit import NOW, good, to_json
 from worker.core.decode import Decoded, decoders, latest_moment
 from worker.core.moments import Moment
-from worker.core.outbox import Rules
 from worker.core.parking import Parked
 from worker.core.task import Task
+from worker.core.task_settings import TaskSettings
 from worker.core.topics import Names
 from worker.engine.elsewhere import Elsewhere, Waiting, young_users
 from worker.engine.order import FOREVER
@@ -31,7 +31,7 @@ class Pair:
         self.passed: dict[Partition, tuple[int, int]] = {}
         self.ends = {USERS: 0, MATCHES: 0}
         self.asked: list[set[Partition]] = []
-        self.own = Task(0, Rules(names=NAMES))
+        self.own = Task(0, TaskSettings(names=NAMES))
         broker = cast("Any", SimpleNamespace(spans=self._spans))
         self._elsewhere = Elsewhere(broker, NAMES, 2, self.passed, self.clock.steady)
 

@@ -7,11 +7,11 @@ from itertools import count
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.core.outbox import Rules
 from worker.core.pressure import weight
 from worker.core.task import INPUTS, Task
+from worker.core.task_settings import TaskSettings
 from worker.core.topics import Names
-from worker.engine.tasks import Owned
+from worker.engine.tasks import TaskHandle
 from worker.stream import Message
 
 NAMES = Names()
@@ -20,8 +20,8 @@ names = st.sampled_from(["claims", "users", "matches", "events"])
 moments = st.integers(0, 9)
 
 
-def inbox(messages: list[Message]) -> Owned:
-    owned = Owned(Task(0, Rules(names=NAMES)), dict.fromkeys(INPUTS, 0))
+def inbox(messages: list[Message]) -> TaskHandle:
+    owned = TaskHandle(Task(0, TaskSettings(names=NAMES)), dict.fromkeys(INPUTS, 0))
     for message in messages:
         owned.put([message])
     return owned

@@ -119,7 +119,7 @@ def fed() -> Metrics:
     metrics.parked_lost("users", 3)
     metrics.parked({"matches": 7, "users": 6}, 5_000, 12.5)
     metrics.lag({users: 3, matches: 4})
-    metrics.barrier(6, 2.5, [users])
+    metrics.frontier(6, 2.5, [users])
     metrics.round()
     metrics.batch(0.2, 300)
     metrics.transaction("fenced")
@@ -273,11 +273,11 @@ def test_a_partition_that_moved_away_is_forgotten() -> None:
 
 def test_a_barrier_names_few_partitions_and_counts_all() -> None:
     metrics = Metrics()
-    metrics.barrier(1, 1.0, [Partition("buddy.in.users", number) for number in range(1_000)])
+    metrics.frontier(1, 1.0, [Partition("buddy.in.users", number) for number in range(1_000)])
     blocking = {m.name: m for m in metrics.registry.collect()}["buddy_verdicts_blocking"]
     assert len(blocking.samples) == MOST_BLOCKING
     assert value(metrics, "buddy_verdicts_blocking_partitions") == 1_000
-    metrics.barrier(0, 0.0)
+    metrics.frontier(0, 0.0)
     assert value(metrics, "buddy_verdicts_blocking", topic="buddy.in.users", partition="0") is None
     assert value(metrics, "buddy_verdicts_blocking_partitions") == 0
 

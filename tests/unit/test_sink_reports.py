@@ -12,9 +12,9 @@ from worker.clock import Clock
 from worker.errors import BrokerUnavailable
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
-from worker.sink import active
-from worker.sink.active import Active
+from worker.sink import leader
 from worker.sink.export import ExportSettings
+from worker.sink.leader import Leader
 from worker.sink.reports import Reports
 
 
@@ -67,7 +67,7 @@ def test_what_hinders_the_logs_upkeep_is_told_until_it_is_over() -> None:
 
 
 async def test_a_term_that_failed_is_forgotten_once_the_seat_is_anothers(monkeypatch: Any) -> None:
-    monkeypatch.setattr(active, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(leader, "_FIRST_PAUSE", 0.01)
     elected = asyncio.Event()
     elected.set()
     told, _ = reports()
@@ -82,7 +82,7 @@ async def test_a_term_that_failed_is_forgotten_once_the_seat_is_anothers(monkeyp
     source = SimpleNamespace(names=None, broker=Away())
     election = SimpleNamespace(group="sink", elected=elected)
     place = SimpleNamespace()
-    sink = Active(
+    sink = Leader(
         cast("Any", source),
         ExportSettings(cast("Any", place)),
         cast("Any", election),

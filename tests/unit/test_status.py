@@ -9,7 +9,7 @@ import pytest
 
 from schemas import ENTITIES
 from worker.brokers.contract import GroupMember
-from worker.core.barrier import Counts, Progress
+from worker.core.checkpoint import Checkpoint, Counts
 from worker.core.topics import Names
 from worker.status import (
     STALLED_MS,
@@ -34,8 +34,8 @@ EVENTS = Partition("p.in.events", 1)
 ALL_READ = dict.fromkeys(ENTITIES, 10)
 
 
-def book(**fields: Any) -> Progress:
-    return Progress(**{"next": ALL_READ, "judged": {}, "topics": {"claims": "c"}, **fields})
+def book(**fields: Any) -> Checkpoint:
+    return Checkpoint(**{"next": ALL_READ, "judged": {}, "topics": {"claims": "c"}, **fields})
 
 
 def seen(**changes: Any) -> Seen:
@@ -75,7 +75,7 @@ def progress(**positions: int) -> bytes:
 
 def test_the_newest_progress_counts() -> None:
     found = entry_of([message(progress(users=1)), message(progress(users=2), at=NOW + 1)])
-    assert (found.book, found.committed) == (Progress({"users": 2}, {}), NOW + 1)
+    assert (found.book, found.committed) == (Checkpoint({"users": 2}, {}), NOW + 1)
 
 
 @pytest.mark.parametrize(
@@ -97,14 +97,14 @@ def test_the_newest_progress_counts() -> None:
 )
 def test_garbage_is_passed_over_and_counted(garbage: Message) -> None:
     found = entry_of([garbage, message(progress(users=1)), garbage, garbage])
-    assert (found.book, found.committed) == (Progress({"users": 1}, {}), NOW)
+    assert (found.book, found.committed) == (Checkpoint({"users": 1}, {}), NOW)
     assert found.unreadable == 2
     assert entry_of([garbage]) == Entry(unreadable=1)
 
 
 def test_progress_of_another_release_is_read_as_far_as_it_goes() -> None:
     value = b'{"next":{"users":1,"claims":5},"judged":{"users":-1},"held":{},"news":{"x":[1]}}'
-    assert entry_of([message(value)]).book == Progress({"users": 1, "claims": 5}, {"users": -1})
+    assert entry_of([message(value)]).book == Checkpoint({"users": 1, "claims": 5}, {"users": -1})
 
 
 # --- What is still to be read ---------------------------------------------------------------------
@@ -356,7 +356,7 @@ def test_a_stamp_that_no_clock_ever_said_is_unknown() -> None:
 
 def test_what_no_book_was_kept_of_is_unknown() -> None:
     """After an upgrade, until a worker has committed; a task that never began has done nothing."""
-    old = Entry(Progress(ALL_READ, {}), NOW)
+    old = Entry(Checkpoint(ALL_READ, {}), NOW)
     found = report(seen(entries={0: old, 1: Entry(book(), NOW)}), {})
     users = found.entities["users"]
     assert (users.read, users.parked, users.lag) == (None, None, 0)

@@ -12,8 +12,9 @@ from structlog.testing import capture_logs
 
 from tests.clock_kit import SettableClock
 from worker.brokers.contract import Broker
-from worker.core.outbox import Rules, Tally
+from worker.core.outbox import Tally
 from worker.core.reading import Missed
+from worker.core.task_settings import TaskSettings
 from worker.core.topics import Names
 from worker.engine.backoff import Backoff
 from worker.engine.reports import Reports
@@ -22,7 +23,7 @@ from worker.ops.health import Health
 from worker.ops.metrics import Metrics
 from worker.stream import OffsetRange, Partition
 
-RULES = Rules(names=Names())
+RULES = TaskSettings(names=Names())
 HERE = Partition("buddy.in.users", 0)
 ROWS = Partition("buddy.accepted.users", 0)
 REJECTED = Partition("buddy.rejected.users", 0)

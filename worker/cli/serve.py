@@ -17,8 +17,8 @@ from worker.cli.connect_place import place_of
 from worker.cli.console import Context
 from worker.cli.services import serve, stop_at_eof, together
 from worker.clock import Clock, StepWatch
-from worker.core.outbox import Rules
 from worker.core.pressure import Limits
+from worker.core.task_settings import TaskSettings
 from worker.engine.reports import Reports as WorkerReports
 from worker.engine.startup import check_topics, create_topics
 from worker.engine.worker import Worker
@@ -120,7 +120,7 @@ def _worker(
     context: Context, broker: Broker, stop: asyncio.Event, reports: WorkerReports
 ) -> Coroutine[Any, Any, None]:
     settings = context.settings
-    rules = Rules(
+    rules = TaskSettings(
         names=context.names,
         grace=int(settings.grace_seconds * 1000),
         skew=int(settings.clock_skew_seconds * 1000),

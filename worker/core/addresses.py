@@ -23,7 +23,7 @@ _MOST_UNFOLLOWED: Final = 2_000
 """So many rows that the index may not show are remembered before it is waited for."""
 
 
-class Claim(msgspec.Struct, frozen=True, array_like=True, tag="claim"):
+class ReservationRequest(msgspec.Struct, frozen=True, array_like=True, tag="claim"):
     """A user's record asks for an address. It is of partition `task` of users.
 
     `offset` is its place there (`Reading.place`), in what refers to it as well.
@@ -38,7 +38,7 @@ class Claim(msgspec.Struct, frozen=True, array_like=True, tag="claim"):
     attempt: int = 0
 
 
-class Settled(msgspec.Struct, frozen=True, array_like=True, tag="settled"):
+class Release(msgspec.Struct, frozen=True, array_like=True, tag="settled"):
     """The record that was granted the address has been judged: rows tell who holds it now."""
 
     address: bytes
@@ -46,7 +46,7 @@ class Settled(msgspec.Struct, frozen=True, array_like=True, tag="settled"):
     offset: int
 
 
-class Grant(msgspec.Struct, frozen=True, array_like=True):
+class ReservationReply(msgspec.Struct, frozen=True, array_like=True):
     """The owner's answer to the record at that offset of the task's users."""
 
     offset: int
@@ -56,7 +56,7 @@ class Grant(msgspec.Struct, frozen=True, array_like=True):
     """That of the claim: a refusal of an earlier one says nothing of the latest."""
 
 
-class Granted(msgspec.Struct, frozen=True, array_like=True):
+class Reservation(msgspec.Struct, frozen=True, array_like=True):
     """An address that was granted, and for which records: (task, offset) each."""
 
     address: bytes
@@ -80,7 +80,7 @@ class Addresses:
     """The addresses that one task has granted and whose rows the index may not show yet."""
 
     def __init__(self) -> None:
-        self._granted: dict[bytes, Granted] = {}
+        self._granted: dict[bytes, Reservation] = {}
         self._unfollowed: dict[bytes, bytes] = {}
         """Of grants that another worker has settled: the user whose row the index may not show."""
         self._given: set[bytes] = set()
@@ -91,11 +91,11 @@ class Addresses:
         """How many grants have not been settled."""
         return len(self._granted)
 
-    def __iter__(self) -> Iterator[Granted]:
+    def __iter__(self) -> Iterator[Reservation]:
         """The grants that have not been settled."""
         yield from self._granted.values()
 
-    def restore(self, granted: Iterable[Granted]) -> None:
+    def restore(self, granted: Iterable[Reservation]) -> None:
         """Take up what the log says had been granted."""
         self._granted = {entry.address: entry for entry in granted}
 
@@ -144,7 +144,7 @@ class Addresses:
         self._given.add(address)
         return True
 
-    def claim(self, claim: Claim, holders: Holders) -> Granted | None:
+    def claim(self, claim: ReservationRequest, holders: Holders) -> Reservation | None:
         """What is granted to a claim in the log, to be kept; None if another has the address.
 
         A claim that was `contested` wants a synchronised index.
@@ -157,11 +157,11 @@ class Addresses:
         if holders.taken(claim.address, claim.user):
             return None
         records = {(claim.task, claim.offset), *(() if before is None else before.records)}
-        granted = Granted(claim.address, claim.user, tuple(sorted(records)))
+        granted = Reservation(claim.address, claim.user, tuple(sorted(records)))
         self._granted[claim.address] = granted
         return granted
 
-    def settle(self, settled: Settled) -> Granted | None:
+    def settle(self, settled: Release) -> Reservation | None:
         """The record has been judged. What is left of the grant, maybe for no record any more.
 
         None: there was none, since a record that claims twice is settled twice.
@@ -170,7 +170,7 @@ class Addresses:
         if granted is None:
             return None
         records = tuple(r for r in granted.records if r != (settled.task, settled.offset))
-        left = Granted(granted.address, granted.user, records)
+        left = Reservation(granted.address, granted.user, records)
         if records:
             self._granted[settled.address] = left
         elif not self._synchronised:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from worker.core.barrier import Counts, Progress
+from worker.core.checkpoint import Checkpoint, Counts
 from worker.core.outbox import Tally
 
 
@@ -26,7 +26,7 @@ class Books:
         self.seen: dict[str, int] = {}
         """Of what stays in a topic, and is counted once: how much was there, by kind and topic."""
 
-    def restore(self, progress: Progress) -> None:
+    def restore(self, progress: Checkpoint) -> None:
         """Take up what the log says."""
         self.counts = dict(progress.counts)
         self.incidents = Counter(progress.incidents)

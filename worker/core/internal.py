@@ -13,8 +13,14 @@ from typing import Final, TypeVar
 import msgspec
 
 from schemas import ENTITIES
-from worker.core.addresses import Claim, Grant, Granted, Settled, owner_of
-from worker.core.barrier import Progress, Reached
+from worker.core.addresses import (
+    Release,
+    Reservation,
+    ReservationReply,
+    ReservationRequest,
+    owner_of,
+)
+from worker.core.checkpoint import Checkpoint, Reached
 from worker.core.parking import Envelope
 from worker.core.topics import Names
 
@@ -37,11 +43,13 @@ _ID_BYTES: Final = 16
 _UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _reached = msgspec.json.Decoder(Reached).decode
-_progress = msgspec.json.Decoder(Progress).decode
+_progress = msgspec.json.Decoder(Checkpoint).decode
 _envelope = msgspec.msgpack.Decoder(Envelope).decode
-_claim: Callable[[bytes], Claim | Settled] = msgspec.msgpack.Decoder(Claim | Settled).decode
-_grant = msgspec.msgpack.Decoder(Grant).decode
-_granted = msgspec.msgpack.Decoder(Granted).decode
+_claim: Callable[[bytes], ReservationRequest | Release] = msgspec.msgpack.Decoder(
+    ReservationRequest | Release
+).decode
+_grant = msgspec.msgpack.Decoder(ReservationReply).decode
+_granted = msgspec.msgpack.Decoder(Reservation).decode
 
 
 def read_reached(key: bytes, value: bytes, number: int) -> Reached | None:
@@ -52,7 +60,7 @@ def read_reached(key: bytes, value: bytes, number: int) -> Reached | None:
     return reached if reached is not None and _is_sound(reached) else None
 
 
-def read_progress(key: bytes, value: bytes, number: int) -> Progress | None:
+def read_progress(key: bytes, value: bytes, number: int) -> Checkpoint | None:
     """All that a task has saved of its progress."""
     if key != b"%d" % number:
         return None
@@ -92,7 +100,7 @@ def read_parked(key: bytes, value: bytes, number: int, names: Names) -> Envelope
     return envelope
 
 
-def read_granted(key: bytes, value: bytes, number: int, tasks: int) -> Granted | None:
+def read_granted(key: bytes, value: bytes, number: int, tasks: int) -> Reservation | None:
     """What that task has granted of an address."""
     granted = _decoded(_granted, value)
     if (
@@ -107,20 +115,20 @@ def read_granted(key: bytes, value: bytes, number: int, tasks: int) -> Granted |
     return granted
 
 
-def read_claim(value: bytes | None, number: int, tasks: int) -> Claim | Settled | None:
+def read_claim(value: bytes | None, number: int, tasks: int) -> ReservationRequest | Release | None:
     """What another task, or the same one, asks or tells the owner of an address."""
     asked = _decoded(_claim, value)
     if (
         asked is None
         or not _is_owned(asked.address, number, tasks)
         or not _is_record(asked.task, asked.offset, tasks)
-        or (isinstance(asked, Claim) and not _can_ask(asked))
+        or (isinstance(asked, ReservationRequest) and not _can_ask(asked))
     ):
         return None
     return asked
 
 
-def read_grant(value: bytes | None) -> Grant | None:
+def read_grant(value: bytes | None) -> ReservationReply | None:
     """An owner's answer."""
     answer = _decoded(_grant, value)
     if answer is None or len(answer.address) != _ID_BYTES or not 0 <= answer.offset <= _LAST_PLACE:
@@ -153,7 +161,7 @@ def _is_sound(reached: Reached) -> bool:
     )
 
 
-def _are_sound(progress: Progress) -> bool:
+def _are_sound(progress: Checkpoint) -> bool:
     """Whether its books are: they are counted on."""
     counts = [
         count
@@ -176,7 +184,7 @@ def _is_owned(address: bytes, number: int, tasks: int) -> bool:
     return len(address) == _ID_BYTES and owner_of(address, tasks) == number
 
 
-def _can_ask(claim: Claim) -> bool:
+def _can_ask(claim: ReservationRequest) -> bool:
     return len(claim.user) == _ID_BYTES and 0 <= claim.attempt < _MOST_TIMES
 
 

@@ -10,7 +10,13 @@ from typing import Final
 import msgspec
 
 from schemas import ENTITIES
-from worker.core.addresses import Claim, Grant, Granted, Settled, owner_of
+from worker.core.addresses import (
+    Release,
+    Reservation,
+    ReservationReply,
+    ReservationRequest,
+    owner_of,
+)
 from worker.core.decode import Decoded, Deletion, Invalid
 from worker.core.internal import parked_key
 from worker.core.ownership import given_up, taken_over
@@ -18,7 +24,7 @@ from worker.core.parking import Parked
 from worker.core.possible import column_of
 from worker.core.references import unexpected
 from worker.core.rejection import reject, replays_header, timestamp
-from worker.core.topics import Names
+from worker.core.task_settings import TaskSettings
 from worker.core.unknown import UnknownNames
 from worker.core.violations import Code, Violation
 from worker.stream import Headers, Message, Partition, ProducerRecord
@@ -31,25 +37,6 @@ _MESSAGE_BYTES: Final = 400
 """What a message in memory takes besides its value."""
 
 _pack = msgspec.msgpack.Encoder().encode
-
-
-class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What every task is told. Times in milliseconds, sizes in bytes.
-
-    `tasks` is the number of partitions of the inputs. No more parked records are settled in a
-    decision once it holds `decision_bytes`. A parked record gets a copy in the log after
-    `hold`, or once `most_held` are without one: docs/exactly-once.md, "Parked records".
-    """
-
-    names: Names
-    tasks: int = 1
-    decision_bytes: int = 16 * 1024 * 1024
-    grace: int = 30_000
-    hold: int = 10_000
-    most_held: int = 5_000
-    skew: int = 60_000
-    record_limit: int = 1024 * 1024
-    rejection_limit: int = 1024 * 1024 * 4 // 3 + 60 * 1024
 
 
 class Tally:
@@ -84,7 +71,9 @@ class Outbox:
     They go behind those of the round's other tasks, in the order in which they were decided on.
     """
 
-    def __init__(self, number: int, rules: Rules, now: int, messages: list[ProducerRecord]) -> None:
+    def __init__(
+        self, number: int, rules: TaskSettings, now: int, messages: list[ProducerRecord]
+    ) -> None:
         self.tally = Tally()
         self._messages = messages
         self._number = number
@@ -197,30 +186,32 @@ class Outbox:
 
     def claim(self, address: bytes, user: bytes, parked: Parked) -> None:
         """Ask the address's owner for it."""
-        claim = Claim(address, user, self._number, parked.place, parked.attempt)
+        claim = ReservationRequest(address, user, self._number, parked.place, parked.attempt)
         owner = owner_of(address, self._rules.tasks)
         self._write(self._names.claims, f"{self._number}/{parked.place}", _pack(claim), owner)
 
     def settled(self, address: bytes, offset: int) -> None:
         """Tell the address's owner that the record it was granted to has been judged."""
         owner = owner_of(address, self._rules.tasks)
-        value = _pack(Settled(address, self._number, offset))
+        value = _pack(Release(address, self._number, offset))
         self._write(self._names.claims, f"{self._number}/{offset}", value, owner)
 
-    def answer(self, claim: Claim, granted: Granted | None) -> None:
+    def answer(self, claim: ReservationRequest, granted: Reservation | None) -> None:
         """Answer a claim, and remember what was granted."""
-        answer = _pack(Grant(claim.offset, claim.address, granted is not None, claim.attempt))
+        answer = _pack(
+            ReservationReply(claim.offset, claim.address, granted is not None, claim.attempt)
+        )
         self._write(self._names.grants, str(claim.offset), answer, claim.task)
         if granted is not None:
             self.granted(granted)
 
-    def answer_again(self, granted: Granted) -> None:
+    def answer_again(self, granted: Reservation) -> None:
         """Grant what is granted once more: whoever has judged the record settles it once more."""
         for task, offset in granted.records:
-            answer = _pack(Grant(offset, granted.address, granted=True))
+            answer = _pack(ReservationReply(offset, granted.address, granted=True))
             self._write(self._names.grants, str(offset), answer, task)
 
-    def granted(self, granted: Granted) -> None:
+    def granted(self, granted: Reservation) -> None:
         """Remember what is granted of an address, if for any record."""
         value = _pack(granted) if granted.records else None
         self._write(self._names.granted, granted.address.hex(), value, self._number)

@@ -16,8 +16,8 @@ from typing import Final
 
 import msgspec
 
-from worker.core.barrier import Barrier
 from worker.core.decode import Decoded, Deletion
+from worker.core.frontier import Frontier
 from worker.core.moments import Moment
 from worker.stream import Headers, Message
 
@@ -72,7 +72,7 @@ class Parked(msgspec.Struct, eq=False):
     first_read: Moment
     place: int
     """Its place among all records of its input: the offset, beyond those of an earlier topic."""
-    barrier: Barrier | None = None
+    frontier: Frontier | None = None
     claimed: bool = False
     """Whether its address has been asked for."""
     attempt: int = 0

@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from schemas import ENTITIES
-from worker.core.barrier import Progress
 from worker.core.books import Books
+from worker.core.checkpoint import Checkpoint
 from worker.core.moments import Moment, restored
 from worker.core.outbox import Tally
 from worker.core.parking import Parking
@@ -23,12 +23,12 @@ _NONE: Final[Mapping[int, Moment]] = {}
 _json = msgspec.json.Encoder().encode
 
 
-def write_progress(progress: Progress) -> bytes:
+def write_progress(progress: Checkpoint) -> bytes:
     """Progress as its topic holds it."""
     return _json(progress)
 
 
-def place_of(progress: Progress, name: str, offset: int) -> int:
+def place_of(progress: Checkpoint, name: str, offset: int) -> int:
     """The place of a record among all of its input, as `Reading.place` says."""
     return _place(progress.earlier, name, offset)
 
@@ -80,7 +80,7 @@ class Reading:
         self._again: dict[str, Reread] = {}
         self._saved: object = None
 
-    def restore(self, progress: Progress, now: Moment) -> None:
+    def restore(self, progress: Checkpoint, now: Moment) -> None:
         """Take up where the log says the task stands."""
         self.next = dict(progress.next)
         self.topics = dict(progress.topics)
@@ -191,7 +191,7 @@ class Reading:
         self._saved = saved
         oldest = parking.oldest()
         return write_progress(
-            Progress(
+            Checkpoint(
                 self.reached,
                 judged,
                 self.topics,

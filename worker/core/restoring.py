@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from worker.core.addresses import Granted
-from worker.core.barrier import Progress
+from worker.core.addresses import Reservation
+from worker.core.checkpoint import Checkpoint
 from worker.core.decode import Invalid, Outcome, RecordDecoder, latest_moment
 from worker.core.moments import Moment, restored
 from worker.core.parking import Envelope, Parked
@@ -20,9 +20,9 @@ from worker.core.references import unexpected
 class Saved(msgspec.Struct, frozen=True):
     """What the log says of a task: its progress, parked records and granted addresses."""
 
-    progress: Progress | None = None
+    progress: Checkpoint | None = None
     parked: tuple[Envelope, ...] = ()
-    granted: tuple[Granted, ...] = ()
+    granted: tuple[Reservation, ...] = ()
     doubtful: bool = False
     """Whether some of it is missing: records that have been judged may be among the parked ones."""
 

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from schemas import ENTITIES
-from worker.core.addresses import Addresses, Claim, owner_of
+from worker.core.addresses import Addresses, ReservationRequest, owner_of
 from worker.core.at_once import sorters
-from worker.core.barrier import Barrier
 from worker.core.books import Books
 from worker.core.decode import (
     Decoded,
@@ -25,15 +24,17 @@ from worker.core.decode import (
     decoders,
     latest_moment,
 )
+from worker.core.frontier import Frontier
 from worker.core.internal import read_claim, read_grant
 from worker.core.keys import id_bytes
 from worker.core.moments import Moment
-from worker.core.outbox import Outbox, Rules, Tally, coordinate
+from worker.core.outbox import Outbox, Tally, coordinate
 from worker.core.parking import Parked, Parking
 from worker.core.reading import Missed, Reading
 from worker.core.recent import RecentRows
 from worker.core.references import missing, rejects, unexpected, unknown_attendees, verdict
 from worker.core.restoring import Outdated, Restorer, Saved
+from worker.core.task_settings import TaskSettings
 from worker.errors import BuddyError
 from worker.stream import Message, ProducerRecord
 
@@ -84,7 +85,7 @@ _HELD_BYTES: Final = 40
 class Task:
     """The state of one task: its parked records, its granted addresses and how far it is."""
 
-    def __init__(self, number: int, rules: Rules, books: Books | None = None) -> None:
+    def __init__(self, number: int, rules: TaskSettings, books: Books | None = None) -> None:
         self.number = number
         self.owner = ""
         """Who writes for it, as `ownership` says."""
@@ -118,8 +119,8 @@ class Task:
         self.writes_again = False
         """Whether its state is to be written again: the next round does."""
         self._overdue: list[Parked] = []
-        self._at_barrier: list[Parked] = []
-        self._noted: list[Barrier] = []
+        self._at_frontier: list[Parked] = []
+        self._noted: list[Frontier] = []
         self._struck: list[str] = []
         """Earlier owners that can write nothing any more: to be struck out."""
         # As long as a round lasts.
@@ -173,7 +174,7 @@ class Task:
             self.books.incident(INPUT_RECREATED, len(missed.recreated))
         return missed
 
-    def farewell(self, now: Moment) -> list[ProducerRecord]:
+    def flush_parked(self, now: Moment) -> list[ProducerRecord]:
         """What is to be written when nobody may read on for long: copies of what is held.
 
         As much as one decision holds: call it again, until it says nothing. Only when everything
@@ -256,7 +257,7 @@ class Task:
             name = self.inputs[message.topic]
             if name == CLAIMS:
                 claim = read_claim(message.value, self.number, self._rules.tasks)
-                if isinstance(claim, Claim):
+                if isinstance(claim, ReservationRequest):
                     yield claim.address, claim.user
             elif name == "users":
                 users.append(message)
@@ -319,42 +320,42 @@ class Task:
     def can_give_up(self) -> bool:
         """Whether parked records can go on though nothing new has come: a round settles them.
 
-        A barrier has been passed, or there are more than one decision has room for.
+        A frontier has been passed, or there are more than one decision has room for.
         """
         return bool(
-            self._to_try or self._outdated or any(barrier.passed for barrier in self._noted)
+            self._to_try or self._outdated or any(frontier.passed for frontier in self._noted)
         )
 
     @property
     def waiting(self) -> int:
         """How many records past their grace wait for a definitive verdict."""
-        return len(self._overdue) + len(self._at_barrier)
+        return len(self._overdue) + len(self._at_frontier)
 
     def overdue(self, now: Moment) -> bool:
-        """Whether records past their grace ask for a barrier to be noted."""
+        """Whether records past their grace ask for a frontier to be noted."""
         fresh = self.parking.overdue(now.steady - self._rules.grace)
         self._overdue += [parked for parked in fresh if parked.has_references]
         self._overdue = [parked for parked in self._overdue if self.parking.holds(parked)]
         return bool(self._overdue)
 
-    def await_barriers(self, users: Barrier, matches: Barrier) -> list[Barrier]:
+    def await_frontiers(self, users: Frontier, matches: Frontier) -> list[Frontier]:
         """The overdue records wait for these from now on, each for the one that covers it.
 
         Returns those of the two that anything waits for.
         """
         for parked in self._overdue:
-            parked.barrier = matches if parked.refers_to_matches else users
-        awaited = [b for b in (users, matches) if any(p.barrier is b for p in self._overdue)]
-        self._at_barrier += self._overdue
+            parked.frontier = matches if parked.refers_to_matches else users
+        awaited = [b for b in (users, matches) if any(p.frontier is b for p in self._overdue)]
+        self._at_frontier += self._overdue
         self._overdue = []
         self._noted += awaited
         return awaited
 
-    def awaited(self) -> list[Barrier]:
-        """The barriers that parked records wait for; those that have gone on wait no longer."""
-        self._at_barrier = [parked for parked in self._at_barrier if self.parking.holds(parked)]
-        awaited = {id(parked.barrier) for parked in self._at_barrier}
-        self._noted = [barrier for barrier in self._noted if id(barrier) in awaited]
+    def awaited(self) -> list[Frontier]:
+        """The frontiers that parked records wait for; those that have gone on wait no longer."""
+        self._at_frontier = [parked for parked in self._at_frontier if self.parking.holds(parked)]
+        awaited = {id(parked.frontier) for parked in self._at_frontier}
+        self._noted = [frontier for frontier in self._noted if id(frontier) in awaited]
         return self._noted
 
     # --- one record ---------------------------------------------------------------------------
@@ -528,7 +529,7 @@ class Task:
             self._recent.delete(entity, outcome.key, index)
             return []
         users, matches = missing(outcome, self._recent)
-        if (users or matches) and not _is_definite(parked.barrier, matches):
+        if (users or matches) and not _is_definite(parked.frontier, matches):
             return users + matches
         taken = False
         if outcome.address is not None:
@@ -642,11 +643,11 @@ class Task:
             self._out.progress(progress)
 
     def give_up(self) -> None:
-        """Settle what waited for a barrier that has been passed."""
-        passed = [p for p in self._at_barrier if p.barrier is not None and p.barrier.passed]
-        self._at_barrier = [p for p in self._at_barrier if p.barrier and not p.barrier.passed]
-        self._noted = [barrier for barrier in self._noted if not barrier.passed]
-        # One that queues behind its key keeps its barrier, and is settled in its turn.
+        """Settle what waited for a frontier that has been passed."""
+        passed = [p for p in self._at_frontier if p.frontier is not None and p.frontier.passed]
+        self._at_frontier = [p for p in self._at_frontier if p.frontier and not p.frontier.passed]
+        self._noted = [frontier for frontier in self._noted if not frontier.passed]
+        # One that queues behind its key keeps its frontier, and is settled in its turn.
         self._to_try.extend(passed)
         self._go_on()
 
@@ -674,7 +675,7 @@ class Task:
         asked = read_claim(message.value, self.number, self._rules.tasks)
         if asked is None:
             self._out.unreadable(message)
-        elif isinstance(asked, Claim):
+        elif isinstance(asked, ReservationRequest):
             self._out.answer(asked, self.addresses.claim(asked, self._recent))
         elif (left := self.addresses.settle(asked)) is not None:
             self._out.granted(left)
@@ -703,6 +704,6 @@ def _claim_id(place: int) -> bytes:
     return b"claim" + place.to_bytes(8, "big")
 
 
-def _is_definite(barrier: Barrier | None, matches: list[bytes]) -> bool:
+def _is_definite(frontier: Frontier | None, matches: list[bytes]) -> bool:
     """Whether what is missing, these matches included, can no longer be on its way."""
-    return barrier is not None and barrier.passed and (barrier.covers_matches or not matches)
+    return frontier is not None and frontier.passed and (frontier.covers_matches or not matches)

@@ -14,7 +14,7 @@ from worker.brokers.contract import Broker
 from worker.core.parking import Parked
 from worker.core.task import GRANT_PATIENCE_MS, Task
 from worker.core.topics import Names
-from worker.engine.follower import INDEXED
+from worker.engine.index_updater import INDEXED
 from worker.engine.order import FOREVER
 from worker.stream import Partition
 
@@ -52,7 +52,7 @@ class Waiting(NamedTuple):
 class Elsewhere:
     """How far behind the tasks of other workers are; `tasks` is how many there are in all.
 
-    `passed` says of their inputs what `Follower.passed` does. `clock` is steady.
+    `passed` says of their inputs what `IndexUpdater.passed` does. `clock` is steady.
     """
 
     def __init__(

@@ -14,16 +14,16 @@ from typing import Final
 from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.known import IndexDelta
-from worker.core.outbox import Rules
 from worker.core.recent import RecentRows, Written
 from worker.core.round import Batch, Decision, decide, needs_synchronised
 from worker.core.task import Task
-from worker.engine.follower import INDEXED, Follower
+from worker.core.task_settings import TaskSettings
 from worker.engine.identities import Identities
+from worker.engine.index_updater import INDEXED, IndexUpdater
 from worker.engine.refusals import Refusals
 from worker.engine.reports import Reports
 from worker.engine.session import Session
-from worker.engine.tasks import Owned, Tasks, reached
+from worker.engine.tasks import TaskHandle, TaskManager, reached
 from worker.errors import BrokerUnavailable, BuddyError, Fenced, MessageRefused, MissingTopic
 from worker.stream import Partition
 
@@ -40,7 +40,7 @@ class _Waiting:
     def __init__(
         self,
         session: Session,
-        owned: Mapping[int, Owned],
+        owned: Mapping[int, TaskHandle],
         batches: Mapping[int, Batch],
         learned: IndexDelta,
         began: int,
@@ -63,15 +63,15 @@ class Judging:
     def __init__(
         self,
         broker: Broker,
-        rules: Rules,
-        follower: Follower,
+        rules: TaskSettings,
+        updater: IndexUpdater,
         identities: Identities,
         reports: Reports,
         clock: Clock,
     ) -> None:
         self._broker = broker
         self._rules = rules
-        self._follower = follower
+        self._updater = updater
         self._identities = identities
         self._reports = reports
         self._clock = clock
@@ -83,7 +83,7 @@ class Judging:
         self._waiting: _Waiting | None = None
         self._topics = {entity: rules.names.accepted(entity) for entity in INDEXED}
         self._session: Session | None = None
-        self._recent = RecentRows(follower.index)
+        self._recent = RecentRows(updater.index)
         """The rows of this session."""
         self._touched = 0
         """When the last commit began, on the steady clock."""
@@ -107,7 +107,9 @@ class Judging:
         """Whether a round waits for the index: nothing else is judged until `go_on`."""
         return self._waiting is not None
 
-    async def round(self, tasks: Tasks, batches: Mapping[int, Batch], learned: IndexDelta) -> None:
+    async def round(
+        self, tasks: TaskManager, batches: Mapping[int, Batch], learned: IndexDelta
+    ) -> None:
         """Decide on a round, wait for the commit before it, and begin its own.
 
         Or have it wait until the index shows all that is committed: `go_on` then. Raises
@@ -116,11 +118,11 @@ class Judging:
         if (session := tasks.session) is None or session.is_over:
             return
         if session is not self._session:
-            self._session, self._recent = session, RecentRows(self._follower.index)
+            self._session, self._recent = session, RecentRows(self._updater.index)
         waiting = _Waiting(session, tasks.running.copy(), batches, learned, self._clock.steady())
-        async with self._follower.lock:
+        async with self._updater.lock:
             now = self._clock.now()
-            self._recent.followed(self._follower.followed())
+            self._recent.followed(self._updater.followed())
             if needs_synchronised(waiting.tasks, batches, self._recent, now):
                 # In the background: what it waits for may end only with a take-over of ours.
                 waiting.synchronising = asyncio.create_task(self._synchronise())
@@ -131,7 +133,7 @@ class Judging:
             decision = decide(waiting.tasks, batches, learned, self._recent, now)
         await self._begin_commit(tasks, waiting, decision, check)
 
-    async def go_on(self, tasks: Tasks) -> None:
+    async def go_on(self, tasks: TaskManager) -> None:
         """Decide on the round that waits, if the index shows all by now; raises as `round`."""
         waiting = self._waiting
         if waiting is None or waiting.synchronising is None or not waiting.synchronising.done():
@@ -145,8 +147,8 @@ class Judging:
         waiting.owned = {n: o for n, o in waiting.owned.items() if running.get(n) is o}
         batches = {n: batch for n, batch in waiting.batches.items() if n in waiting.owned}
         check = self._check()
-        async with self._follower.lock:
-            self._recent.followed(self._follower.followed())
+        async with self._updater.lock:
+            self._recent.followed(self._updater.followed())
             decision = decide(
                 waiting.tasks,
                 batches,
@@ -164,7 +166,7 @@ class Judging:
         return check
 
     async def _begin_commit(
-        self, tasks: Tasks, waiting: _Waiting, decision: Decision, check: asyncio.Task[None]
+        self, tasks: TaskManager, waiting: _Waiting, decision: Decision, check: asyncio.Task[None]
     ) -> None:
         if not await self.settled(wait=True):
             return
@@ -192,7 +194,7 @@ class Judging:
         self.commit = None
         return commit.result()
 
-    async def leave(self, tasks: Tasks) -> None:
+    async def leave(self, tasks: TaskManager) -> None:
         """Before all tasks are given up for good: the log keeps what is held, the group is told.
 
         Whoever comes next may come late. Where that fails nothing is lost that has not expired.
@@ -203,7 +205,7 @@ class Judging:
             offsets: dict[Partition, int] = {}
             for owned in tasks.running.values():
                 offsets |= reached(owned.task, self._rules)
-                while outputs := owned.task.farewell(self._clock.now()):
+                while outputs := owned.task.flush_parked(self._clock.now()):
                     await self._identities.check()
                     await session.commit(outputs, {})
             if tasks.held:
@@ -213,7 +215,7 @@ class Judging:
     async def _commit(
         self,
         session: Session,
-        tasks: Mapping[int, Owned],
+        tasks: Mapping[int, TaskHandle],
         decision: Decision,
         written: list[Written],
         check: asyncio.Task[None],
@@ -259,9 +261,9 @@ class Judging:
         """
         if self.commit is not None:
             await asyncio.wait({self.commit})
-        spans = await self._broker.spans(self._follower.accepted, uncommitted=True)
+        spans = await self._broker.spans(self._updater.accepted, uncommitted=True)
         ends = {partition: span.end for partition, span in spans.items()}
-        await self._follower.reach(ends, _SYNC_PATIENCE)
+        await self._updater.reach(ends, _SYNC_PATIENCE)
 
 
 def _looked_at(task: asyncio.Task[None]) -> None:

@@ -12,11 +12,11 @@ import structlog
 
 from schemas import ENTITIES
 from worker.clock import Clock
-from worker.core.outbox import Rules
 from worker.core.reading import Missed
 from worker.core.task import GRANTED, INPUT_EXPIRED, OWNERS, PARKED, PROGRESS, Task
+from worker.core.task_settings import TaskSettings
 from worker.core.topics import Names
-from worker.engine.tasks import Owned, Tasks
+from worker.engine.tasks import TaskHandle, TaskManager
 from worker.ops.health import Part
 from worker.ops.metrics import Metrics
 from worker.stream import Partition
@@ -45,7 +45,7 @@ class Losses:
         self._accepted_gone = 0
         """Offsets of accepted topics that were removed, and that no task's books know of yet."""
 
-    def missed(self, missed: Missed, task: Task, rules: Rules) -> None:
+    def missed(self, missed: Missed, task: Task, rules: TaskSettings) -> None:
         """What had happened to the inputs of a task when it was taken over; its books know."""
         for name in missed.recreated:
             self.metrics.input_recreated()
@@ -63,7 +63,7 @@ class Losses:
             else:
                 self._accepted_recreated(topic)
 
-    def parked_lost(self, owned: Owned, names: Names) -> None:
+    def parked_lost(self, owned: TaskHandle, names: Names) -> None:
         """Tell what a task was found to lack, once it has committed.
 
         Before, another worker may have taken it over while its topics were read, which then do
@@ -133,7 +133,7 @@ class Losses:
         _log.error("accepted_expired", topic=place.topic, partition=place.number, count=count)
         self._accepted_gone += count
 
-    def enter_in_books(self, tasks: Tasks) -> None:
+    def enter_in_books(self, tasks: TaskManager) -> None:
         """Have the books of a task say what happened while none ran: what `status` goes by."""
         for owned in list(tasks.running.values())[:1]:
             if self._accepted_gone:
@@ -169,7 +169,7 @@ class Losses:
         )
         _log.error("accepted_recreated", topic=topic)
 
-    def expired(self, expired: Mapping[Partition, int], tasks: Tasks, names: Names) -> None:
+    def expired(self, expired: Mapping[Partition, int], tasks: TaskManager, names: Names) -> None:
         """These were gone before they were read."""
         for place, count in expired.items():
             entity = names.entity_of(place.topic)
@@ -177,7 +177,7 @@ class Losses:
                 owned.task.books.incident(INPUT_EXPIRED, count)
             self._expired(entity, place, count)
 
-    def skipped(self, skipped: Mapping[Partition, int], tasks: Tasks, names: Names) -> None:
+    def skipped(self, skipped: Mapping[Partition, int], tasks: TaskManager, names: Names) -> None:
         """These were damaged, and somebody said to go on behind them."""
         for place, count in skipped.items():
             entity = names.entity_of(place.topic)

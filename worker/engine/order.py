@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from schemas import ENTITIES
-from worker.engine.follower import INDEXED
+from worker.engine.index_updater import INDEXED
 
 FOREVER: Final = 1 << 62
 """Later than any append time."""

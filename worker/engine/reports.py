@@ -12,16 +12,17 @@ import structlog
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Reader
 from worker.clock import Clock
-from worker.core.outbox import Rules, Tally
+from worker.core.outbox import Tally
 from worker.core.task import (
     CLOCK_STEPPED,
     FOREIGN_ROW,
 )
-from worker.engine.follower import Follower
+from worker.core.task_settings import TaskSettings
+from worker.engine.index_updater import IndexUpdater
 from worker.engine.losses import Losses
-from worker.engine.tasks import Tasks, inputs
+from worker.engine.tasks import TaskManager, inputs
 from worker.engine.transactions import Blocked, OpenTransactions
-from worker.engine.verdicts import Barriers
+from worker.engine.verdicts import Frontiers
 from worker.errors import BuddyError, Fenced
 from worker.ops.health import Health, Part
 from worker.ops.metrics import Metrics
@@ -149,14 +150,14 @@ class Reports(Losses):
         if why is not None:
             _log.error("commit_refused", task=number, error=why)
 
-    def clock_stepped(self, milliseconds: int, tasks: Tasks) -> None:
+    def clock_stepped(self, milliseconds: int, tasks: TaskManager) -> None:
         """The wall clock was set."""
         self.metrics.clock_stepped()
         for owned in list(tasks.running.values())[:1]:  # one step, so in one task's books
             owned.task.books.incident(CLOCK_STEPPED)
         _log.warning("clock_stepped", by_ms=milliseconds)
 
-    def damaged(self, places: AbstractSet[Partition], tasks: Tasks) -> None:
+    def damaged(self, places: AbstractSet[Partition], tasks: TaskManager) -> None:
         """These inputs cannot be read on; the broker has told where."""
         for place in places - self._damaged:
             if (owned := tasks.running.get(place.number)) is not None:
@@ -184,7 +185,7 @@ class Reports(Losses):
         else:
             self.health.free("log upkeep")
 
-    def round(self, tasks: Tasks, *, in_flight: bool) -> None:
+    def round(self, tasks: TaskManager, *, in_flight: bool) -> None:
         """A round is finished. With no commit on its way that is progress by itself."""
         self.metrics.round()
         self.tasks(tasks)
@@ -192,7 +193,7 @@ class Reports(Losses):
         if not in_flight and now - self._failed_at >= _FAILING_MS:
             self.health.alive(now)
 
-    def tasks(self, tasks: Tasks) -> None:
+    def tasks(self, tasks: TaskManager) -> None:
         """Which tasks are assigned and run."""
         self.metrics.tasks(len(tasks.assigned), len(tasks.running))
         self.health.tasks(len(tasks.assigned), len(tasks.running))
@@ -201,7 +202,7 @@ class Reports(Losses):
         if not self._failing and not self._not_started:
             self.free("tasks")
 
-    async def look(self, tasks: Tasks, barriers: Barriers, follower: Follower) -> None:
+    async def look(self, tasks: TaskManager, frontiers: Frontiers, updater: IndexUpdater) -> None:
         """Measure what waits and what is known, once a second."""
         now = self._clock.steady()
         if now - self._looked < _LOOK_EVERY_MS:
@@ -218,17 +219,17 @@ class Reports(Losses):
             if (first := parking.oldest()) is not None:
                 firsts.append(first.steady)
             waiting += owned.task.waiting
-        since = barriers.waiting_since()
+        since = frontiers.waiting_since()
         oldest = min(firsts, default=now)
         self.metrics.parked(parked, memory, max(0, now - oldest) / 1000)
-        self.metrics.barrier(
-            waiting, 0.0 if since is None else max(0, now - since) / 1000, barriers.blocked_by()
+        self.metrics.frontier(
+            waiting, 0.0 if since is None else max(0, now - since) / 1000, frontiers.blocked_by()
         )
-        async with follower.lock:
-            self.metrics.index(**follower.index.counts())
-            foreign = follower.index.foreign - self._foreign
+        async with updater.lock:
+            self.metrics.index(**updater.index.counts())
+            foreign = updater.index.foreign - self._foreign
             self._foreign += foreign
-            rebuilt = follower.index.rebuilt - self._rebuilt
+            rebuilt = updater.index.rebuilt - self._rebuilt
             self._rebuilt += rebuilt
         self.metrics.foreign_rows(foreign)
         self.metrics.state_rebuilt("index", rebuilt)
@@ -251,7 +252,12 @@ class Reports(Losses):
             self.health.free("state of tasks")
 
     async def measure_lag(
-        self, tasks: Tasks, follower: Follower, broker: Broker, reader: Reader, rules: Rules
+        self,
+        tasks: TaskManager,
+        updater: IndexUpdater,
+        broker: Broker,
+        reader: Reader,
+        rules: TaskSettings,
     ) -> None:
         """Measure how far behind the inputs are read, every five seconds.
 
@@ -270,7 +276,7 @@ class Reports(Losses):
             for owned in tasks.running.values()
             for entity in ENTITIES
         ]
-        followed = [*follower.accepted, *follower.progress, *rejected] if places else []
+        followed = [*updater.accepted, *updater.progress, *rejected] if places else []
         asked = [*places, *followed]
         stable = await broker.spans(asked) if asked else {}
         spans = await broker.spans(asked, uncommitted=True) if asked else {}

@@ -10,7 +10,7 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker
-from worker.core.barrier import Counts, Progress
+from worker.core.checkpoint import Checkpoint, Counts
 from worker.core.internal import read_parked
 from worker.core.ownership import given_up, taken_over
 from worker.core.reading import place_of, write_progress
@@ -130,7 +130,7 @@ async def _begin_anew(
     inputs = {name: Partition(names.input(name), number) for name in INPUTS}
     spans = await broker.spans(inputs.values())
     starts = {name: spans[place].start for name, place in inputs.items()}
-    progress = Progress(starts, {entity: starts[entity] for entity in ENTITIES})
+    progress = Checkpoint(starts, {entity: starts[entity] for entity in ENTITIES})
     key = str(number).encode()
     messages = [ProducerRecord(names.progress, key, write_progress(progress), partition=number)]
     messages += [

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from worker.brokers.contract import Broker
-from worker.core.barrier import Progress
+from worker.core.checkpoint import Checkpoint
 from worker.core.internal import read_granted, read_parked, read_progress
-from worker.core.outbox import Rules
 from worker.core.restoring import Saved
 from worker.core.task import INPUTS
+from worker.core.task_settings import TaskSettings
 from worker.core.topics import Names
 from worker.engine.tables import Table, read_checked
 from worker.errors import StateError
@@ -23,7 +23,7 @@ Holes = Callable[[Mapping[Partition, int]], None]
 
 
 async def read_saved(
-    broker: Broker, rules: Rules, number: int, skipped: Skipped, holes: Holes
+    broker: Broker, rules: TaskSettings, number: int, skipped: Skipped, holes: Holes
 ) -> Saved:
     """The state of a task; its committer must have been started.
 
@@ -62,7 +62,7 @@ async def read_saved(
     )
 
 
-async def read_progress_table(broker: Broker, names: Names, number: int) -> Table[Progress]:
+async def read_progress_table(broker: Broker, names: Names, number: int) -> Table[Checkpoint]:
     """The progress of a task, as its topic has it. None that is beyond the end of an input."""
     inputs = {name: Partition(names.input(name), number) for name in INPUTS}
     spans = await broker.spans(inputs.values(), uncommitted=True)
@@ -70,7 +70,7 @@ async def read_progress_table(broker: Broker, names: Names, number: int) -> Tabl
     topics = await broker.identities(place.topic for place in inputs.values())
     identities = {name: topics.get(place.topic, "") for name, place in inputs.items()}
 
-    def read(key: bytes, value: bytes) -> Progress | None:
+    def read(key: bytes, value: bytes) -> Checkpoint | None:
         progress = read_progress(key, value, number)
         if progress is None or _is_beyond(progress, ends, identities):
             return None
@@ -79,7 +79,9 @@ async def read_progress_table(broker: Broker, names: Names, number: int) -> Tabl
     return await read_checked(broker, Partition(names.progress, number), read)
 
 
-def _is_beyond(progress: Progress, ends: Mapping[str, int], identities: Mapping[str, str]) -> bool:
+def _is_beyond(
+    progress: Checkpoint, ends: Mapping[str, int], identities: Mapping[str, str]
+) -> bool:
     """Whether it has read what never was, in topics that are still the same."""
     return any(
         offset > ends[name]

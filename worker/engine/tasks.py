@@ -18,7 +18,6 @@ import structlog
 from worker.brokers.contract import Broker, Member
 from worker.clock import Clock
 from worker.core.books import Books
-from worker.core.outbox import Rules
 from worker.core.ownership import given_up, taken_over
 from worker.core.pressure import weight
 from worker.core.reading import Missed
@@ -33,10 +32,11 @@ from worker.core.task import (
     UNREADABLE_INTERNAL,
     Task,
 )
+from worker.core.task_settings import TaskSettings
 from worker.core.topics import Names
 from worker.engine.backoff import Backoff
-from worker.engine.follower import INDEXED
 from worker.engine.identities import Identities
+from worker.engine.index_updater import INDEXED
 from worker.engine.order import FOREVER
 from worker.engine.saved import read_saved
 from worker.engine.session import Session, group_of
@@ -52,7 +52,7 @@ _STUCK_SECONDS: Final = 60.0
 _log = structlog.get_logger(__name__)
 
 
-class Owned:
+class TaskHandle:
     """One task of this worker, and what it has still to judge."""
 
     def __init__(self, task: Task, ends: Mapping[str, int]) -> None:
@@ -115,15 +115,17 @@ class Owned:
         return sum(map(len, self.inbox.values()))
 
 
-class Tasks:
+class TaskManager:
     """Which tasks run here: those that the group assigns, once they are restored.
 
     A take-over is committed first, then whoever had the task before is fenced; only then is its
     state read, so it is complete (docs/exactly-once.md).
     """
 
-    def __init__(self, broker: Broker, rules: Rules, identities: Identities, clock: Clock) -> None:
-        self.running: dict[int, Owned] = {}
+    def __init__(
+        self, broker: Broker, rules: TaskSettings, identities: Identities, clock: Clock
+    ) -> None:
+        self.running: dict[int, TaskHandle] = {}
         self.assigned: frozenset[int] = frozenset()
         self.session: Session | None = None
         """What the tasks write with; None until it could be begun."""
@@ -136,7 +138,7 @@ class Tasks:
         self._member: Member | None = None
         self._ask_at = 0.0
         """When the group is asked again, by the loop's time."""
-        self._starting: dict[int, asyncio.Task[Owned]] = {}
+        self._starting: dict[int, asyncio.Task[TaskHandle]] = {}
         self.held: set[int] = set()
         """What this session has taken over and not given up, restored or not."""
         self._sessions: set[str] = set()
@@ -297,7 +299,7 @@ class Tasks:
 
     async def _start(
         self, number: int, owner: str, written: asyncio.Task[list[tuple[int, int]]], place: int
-    ) -> Owned:
+    ) -> TaskHandle:
         """Take a task over; `written` says where, as the one at `place`, that stands."""
         began = time.monotonic()
         _, offset = (await asyncio.shield(written))[place]
@@ -312,7 +314,7 @@ class Tasks:
         _log.info("task_started", task=number, parked=len(task.parking), next=task.reading.next)
         return owned
 
-    async def _restore(self, number: int, gone: int) -> Owned:
+    async def _restore(self, number: int, gone: int) -> TaskHandle:
         """A task as the log says it stands; `gone` offsets of its owners are missing."""
         names = self._rules.names
         task = Task(number, self._rules, Books(self._worker, self._clock.wall()))
@@ -341,7 +343,7 @@ class Tasks:
             task.books.incident(PROGRESS_LOST)
             self.on_progress_lost(Partition(names.progress, number))
         spans = await self._broker.spans(inputs.values())
-        owned = Owned(task, {name: spans[place].end for name, place in inputs.items()})
+        owned = TaskHandle(task, {name: spans[place].end for name, place in inputs.items()})
         owned.state = state
         owned.starts = {place: span.start for place, span in kept.items()}
         owned.missed = task.begin(
@@ -373,7 +375,7 @@ def _looked_at(task: asyncio.Task[list[tuple[int, int]]]) -> None:
         task.exception()
 
 
-def reached(task: Task, rules: Rules) -> dict[Partition, int]:
+def reached(task: Task, rules: TaskSettings) -> dict[Partition, int]:
     """How far a task has read every input, as people are told."""
     return {
         Partition(rules.names.input(name), task.number): offset
@@ -381,7 +383,7 @@ def reached(task: Task, rules: Rules) -> dict[Partition, int]:
     }
 
 
-def inputs(task: Task, rules: Rules) -> dict[Partition, int]:
+def inputs(task: Task, rules: TaskSettings) -> dict[Partition, int]:
     """Where every input of a task is to be read next."""
     return {
         Partition(rules.names.input(name), task.number): offset

@@ -1,7 +1,7 @@
 """The worker: it reads, has its tasks judge, commits what they decide, until it is told to stop.
 
-Three things go on side by side: one read of the inputs, the follower, and the commit of one round
-of all tasks (`judging`). What has come meanwhile is the next round.
+Three things run side by side: one read of the inputs, the index updater, and the commit of one
+round of all tasks (`judging`). Records that arrive meanwhile belong to the next round.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ import structlog
 from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.clock import Clock, StepWatch
-from worker.core.outbox import Rules
 from worker.core.pressure import Limits, crowded, overfull
 from worker.core.round import Batch
 from worker.core.task import INTERNAL_RECREATED, INTERNAL_SKIPPED
+from worker.core.task_settings import TaskSettings
 from worker.engine.backoff import Backoff
 from worker.engine.elsewhere import Elsewhere, Waiting
-from worker.engine.follower import INDEXED, Follower
 from worker.engine.identities import Identities
+from worker.engine.index_updater import INDEXED, IndexUpdater
 from worker.engine.judging import Judging
 from worker.engine.order import FOREVER, ReadingOrder
 from worker.engine.reports import Reports, unheard
 from worker.engine.startup import check_topics, message_limit
-from worker.engine.tasks import Owned, Tasks, inputs, of_state
-from worker.engine.verdicts import Barriers
+from worker.engine.tasks import TaskHandle, TaskManager, inputs, of_state
+from worker.engine.verdicts import Frontiers
 from worker.errors import (
     BrokerUnavailable,
     ConfigurationError,
@@ -60,7 +60,7 @@ class Worker:
     def __init__(
         self,
         broker: Broker,
-        rules: Rules,
+        rules: TaskSettings,
         index: IndexStore,
         clock: Clock,
         limits: Limits | None = None,
@@ -115,37 +115,37 @@ class Worker:
         self._ready = False
         self._reports.health.restoring()
         self._reader = self._broker.reader()
-        self._follower = Follower(
+        self._updater = IndexUpdater(
             self._broker, self._rules.names, self._index, self._identities.of_topics(), self._clock
         )
-        self._barriers = Barriers(self._broker, self._rules, self._follower, self._clock)
+        self._frontiers = Frontiers(self._broker, self._rules, self._updater, self._clock)
         self._elsewhere = Elsewhere(
             self._broker,
             self._rules.names,
             self._rules.tasks,
-            self._follower.passed,
+            self._updater.passed,
             self._clock.steady,
         )
-        self._tasks = Tasks(self._broker, self._rules, self._identities, self._clock)
-        self._follower.on_step = self._reports.alive
-        self._follower.on_outage = self._reports.followed
-        self._follower.on_skipped = self._reports.accepted_skipped
-        self._follower.on_expired = self._reports.accepted_expired
+        self._tasks = TaskManager(self._broker, self._rules, self._identities, self._clock)
+        self._updater.on_step = self._reports.alive
+        self._updater.on_outage = self._reports.followed
+        self._updater.on_skipped = self._reports.accepted_skipped
+        self._updater.on_expired = self._reports.accepted_expired
         self._tasks.on_holes = self._reports.holes
         self._tasks.on_progress_lost = self._reports.progress_lost
         self._tasks.on_restored = self._reports.metrics.restored
         self._tasks.on_not_started = self._reports.not_started
-        self._follower.on_unreadable = self._tasks.on_unreadable = self._reports.unreadable
+        self._updater.on_unreadable = self._tasks.on_unreadable = self._reports.unreadable
         self._judging = Judging(
-            self._broker, self._rules, self._follower, self._identities, self._reports, self._clock
+            self._broker, self._rules, self._updater, self._identities, self._reports, self._clock
         )
         self._tasks.refused = self._judging.refusals.of
         self._judging.on_stuck = self._tasks.stuck
         self._tasks.before_release = lambda: self._judging.settled(wait=True)
         ended = asyncio.Event()
-        if not await self._waited_out(self._follower.start, stop):
+        if not await self._waited_out(self._updater.start, stop):
             return
-        following = asyncio.create_task(self._follower.run(ended))
+        following = asyncio.create_task(self._updater.run(ended))
         try:
             # Tasks are taken over before the index is ready: that may depend on it, since taking
             # over from a dead worker ends the transaction that it has left open.
@@ -161,7 +161,7 @@ class Worker:
             ended.set()
             await asyncio.wait({following})
             await self._reader.close()
-            await self._follower.close()
+            await self._updater.close()
 
     async def _waited_out(
         self, attempt: Callable[[], Awaitable[None]], stop: asyncio.Event
@@ -217,18 +217,18 @@ class Worker:
         await self._reports.look_for_damage(self._broker)
         if not self._ready and not await self._becomes_ready():
             return
-        await self._barriers.tend([owned.task for owned in running.values()])
+        await self._frontiers.advance([owned.task for owned in running.values()])
         for owned in running.values():
             self._note_state(owned)
         await self._read(running)
         await self._judge(running)
         self._reports.round(self._tasks, in_flight=self._judging.commit is not None)
-        await self._reports.look(self._tasks, self._barriers, self._follower)
+        await self._reports.look(self._tasks, self._frontiers, self._updater)
         await self._reports.measure_lag(
-            self._tasks, self._follower, self._broker, self._reader, self._rules
+            self._tasks, self._updater, self._broker, self._reader, self._rules
         )
 
-    def _note_state(self, owned: Owned) -> None:
+    def _note_state(self, owned: TaskHandle) -> None:
         """Have a task write its state again where a topic lost it, or was created anew."""
         anew = self._identities.anew(owned.state)
         removed = self._identities.removed(owned.starts)
@@ -247,20 +247,20 @@ class Worker:
 
     async def _becomes_ready(self) -> bool:
         """Wait a little for the index; nothing is read or judged before it is ready."""
-        await _wait(self._follower.ready, _POLL_SECONDS)
-        self._ready = self._follower.ready.is_set()
+        await _wait(self._updater.ready, _POLL_SECONDS)
+        self._ready = self._updater.ready.is_set()
         if self._ready:
             self._reports.health.restored()
             _log.info("worker_ready")
         return self._ready
 
-    async def _read(self, running: dict[int, Owned]) -> None:
+    async def _read(self, running: dict[int, TaskHandle]) -> None:
         """Take what has come; wait a little for messages, finished work or news."""
         if self._reading is None:
             reading = self._reader.read(BATCH, _READ_SECONDS, self._paused(running))
             self._reading = asyncio.create_task(reading)
         commit = self._judging.commit
-        news = asyncio.create_task(self._follower.news.wait())
+        news = asyncio.create_task(self._updater.news.wait())
         try:
             awaited: set[asyncio.Future[Any]] = {self._reading, news}
             if commit is not None:
@@ -268,7 +268,7 @@ class Worker:
             await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
         finally:
             news.cancel()
-        self._follower.news.clear()
+        self._updater.news.clear()
         await self._judging.settled()
         if len(running) < self._rules.tasks:
             await self._take(wait=False)
@@ -276,7 +276,7 @@ class Worker:
         # Last of all: until the batches are made nothing may be read that is not in an inbox.
         await self._take(wait=False)
 
-    async def _judge(self, running: dict[int, Owned]) -> None:
+    async def _judge(self, running: dict[int, TaskHandle]) -> None:
         """Begin a round, if there is work and the one before leaves time for it."""
         if self._judging.is_waiting:
             await self._judging.go_on(self._tasks)
@@ -293,7 +293,7 @@ class Worker:
             if messages or quiet or positions != owned.positions or self._has_work(owned):
                 owned.positions = positions
                 batches[number] = Batch(messages, positions, owned.until())
-        learned = self._follower.learned()
+        learned = self._updater.learned()
         if batches or learned.users or learned.matches:
             await self._judging.round(self._tasks, batches, learned)
 
@@ -326,7 +326,7 @@ class Worker:
             owned.assigned = True
         self._reader.assign(wanted)
 
-    def _has_work(self, owned: Owned) -> bool:
+    def _has_work(self, owned: TaskHandle) -> bool:
         return bool(
             owned.task.restored
             or owned.task.writes_again
@@ -334,7 +334,7 @@ class Worker:
             or owned.task.has_to_keep(self._clock.now())
         )
 
-    def _positions(self, owned: Owned) -> dict[str, int]:
+    def _positions(self, owned: TaskHandle) -> dict[str, int]:
         """What is judged next of each input: the first in the inbox, or what is read next."""
         names, number = self._rules.names, owned.task.number
         return {
@@ -344,7 +344,7 @@ class Worker:
             for name, messages in owned.inbox.items()
         }
 
-    def _waiting(self, running: Mapping[int, Owned]) -> Waiting:
+    def _waiting(self, running: Mapping[int, TaskHandle]) -> Waiting:
         heads: dict[str, int] = {}
         for owned in running.values():
             for entity in ENTITIES:
@@ -355,7 +355,7 @@ class Worker:
         many = sum(owned.waiting() for owned in running.values())
         return Waiting(heads, newest, live=many < _FULL)
 
-    def _limits_of(self, running: Mapping[int, Owned], waiting: Waiting) -> dict[str, int]:
+    def _limits_of(self, running: Mapping[int, TaskHandle], waiting: Waiting) -> dict[str, int]:
         """Up to which append time records of each entity are judged now."""
         until = self._elsewhere.until({n: o.task for n, o in running.items()}, waiting)
         for owned in running.values():
@@ -363,7 +363,7 @@ class Worker:
                 until[entity] = min(until[entity], self._read_until(owned, entity))
         return self._order.limits(until, waiting.heads)
 
-    def _read_until(self, owned: Owned, entity: str) -> int:
+    def _read_until(self, owned: TaskHandle, entity: str) -> int:
         """Up to which append time all of an input has been read."""
         place = Partition(self._rules.names.inputs(entity), owned.task.number)
         if not self._reader.lag(place) and self._reader.position(place) >= owned.ends[entity]:
@@ -372,7 +372,7 @@ class Worker:
 
     # --- back-pressure ------------------------------------------------------------------------
 
-    def _paused(self, running: dict[int, Owned]) -> set[Partition]:
+    def _paused(self, running: dict[int, TaskHandle]) -> set[Partition]:
         """The inputs not to be read now: memory is bounded, and nothing waits for itself.
 
         See `crowded` for what is parked.

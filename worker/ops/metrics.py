@@ -163,7 +163,7 @@ class Metrics:
         """How much is to be read of each input that this worker owns; others are forgotten."""
         self._lag.set(records)
 
-    def barrier(
+    def frontier(
         self, records: int, oldest_seconds: float, blocking: Sequence[Partition] = ()
     ) -> None:
         """How many records wait for a definitive verdict, how long the oldest does, and for whom.
@@ -396,7 +396,7 @@ class Metrics:
             "Records after their grace that wait for a definitive verdict.",
         )
         self._verdicts_oldest = self._gauge(
-            "buddy_verdicts_oldest_wait_seconds", "Time that the oldest barrier has been open."
+            "buddy_verdicts_oldest_wait_seconds", "Time that the oldest frontier has been open."
         )
         self._blocking = self._by_place(
             "buddy_verdicts_blocking",

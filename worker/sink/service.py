@@ -16,9 +16,9 @@ from worker.clock import Clock
 from worker.core.topics import Names
 from worker.errors import MissingTopic, StateError, StateLost
 from worker.exports.places.place import Place
-from worker.sink.active import Active
 from worker.sink.election import Election
 from worker.sink.export import ExportSettings, clear_room, settle_bookmarks
+from worker.sink.leader import Leader
 from worker.sink.reports import Reports, unheard
 from worker.sink.selection.bookmarks import Bookmarks
 from worker.sink.selection.cut import Source
@@ -65,7 +65,7 @@ async def serve(
         consumer = Consumer(broker, store, names, clock, reports)
         source = Source(broker, names, store, consumer, clock.wall, reports.unreadable)
         election = Election(broker, names, reports, clock)
-        active = Active(source, settings, election, reports, clock)
+        active = Leader(source, settings, election, reports, clock)
         await _check_topics(broker, names)
         await consumer.open()
         try:

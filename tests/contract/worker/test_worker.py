@@ -283,7 +283,7 @@ async def test_an_outage_while_the_reader_of_the_inputs_connects_is_waited_out(
         await connecting.wait()
         patch.setattr(worker._broker, "spans", no_spans)
         stage.clock.put_forward(5_001)  # the lag is to be measured
-        worker._follower.news.set()
+        worker._updater.news.set()
         await stage.until(
             lambda: any(entry["event"] == "broker_unavailable" for entry in logs), "it is noticed"
         )

@@ -9,7 +9,7 @@ from tests.contract.conftest import Another
 from tests.contract.worker_kit import Running, Stage, at
 from tests.unit.test_sink_rows import milestone, user
 from worker.brokers.contract import Broker
-from worker.core.barrier import Progress
+from worker.core.checkpoint import Checkpoint
 from worker.core.reading import write_progress
 from worker.engine.reprocess import reprocess
 from worker.stream import Partition, ProducerRecord
@@ -88,7 +88,7 @@ async def test_a_barrier_passes_by_no_progress_but_the_tasks_own(
     running = await stage.started(held={"users"})
     late = await stage.send("users", *(user(n) for n in range(1, 9)))
     (waiting,) = await stage.send("milestones", milestone(1, 1))
-    await stage.until(lambda: bool(running.blocked_by()), "the barrier is noted")
+    await stage.until(lambda: bool(running.blocked_by()), "the frontier is noted")
     seen = skipped(running)
     lies = [
         ProducerRecord(
@@ -113,7 +113,7 @@ async def test_a_lost_progress_stops_one_task_and_reprocess_has_it_judged_anew(
     place = Partition(stage.names.progress, 0)
     users = stage.names.inputs("users")
     topics = {"users": (await broker.identities([users]))[users]}
-    value = write_progress(Progress({"users": 9}, {"users": 9}, topics)) if beyond else b"garbage"
+    value = write_progress(Checkpoint({"users": 9}, {"users": 9}, topics)) if beyond else b"garbage"
     await broker.publish([ProducerRecord(place.topic, b"0", value, partition=0)])
     with capture_logs() as logs:
         running = await stage.start(grace=LONG)

@@ -100,7 +100,7 @@ async def test_what_nobody_has_judged_blocks_and_is_named(stage: Stage) -> None:
         with capture_logs() as logs:
             await stage.until(lambda: running.parked() == 4, "all four are parked")
             await stage.until(
-                lambda: running.worker._tasks.running[ours].task.waiting == 4, "a barrier is open"
+                lambda: running.worker._tasks.running[ours].task.waiting == 4, "a frontier is open"
             )
             stage.clock.put_forward(5_001)
             await stage.until(
@@ -142,15 +142,15 @@ async def test_a_checkin_waits_for_its_match_that_is_parked_itself(
     )
     await stage.until(
         lambda: any(
-            barrier.covers_matches
-            and set(barrier.blocked_by(running.worker._follower.judged))
+            frontier.covers_matches
+            and set(frontier.blocked_by(running.worker._updater.judged))
             == {
                 Partition(stage.names.inputs("users"), 3),
                 Partition(stage.names.inputs("matches"), 1),
             }
-            for _, barrier in running.worker._barriers._open
+            for _, frontier in running.worker._frontiers._open
         ),
-        "the barrier of the check-in holds users and the parked match",
+        "the frontier of the check-in holds users and the parked match",
     )
     await stage.look()
     assert stage.verdicts([meeting, seen]) == {"none": 2}
@@ -215,7 +215,7 @@ async def test_a_barrier_that_no_record_waits_for_is_not_told(stage: Stage) -> N
     assert stage.verdicts([first, second]) == {"rejected orphaned_user_id": 2}
 
 
-async def test_a_record_that_went_on_waits_for_no_barrier(stage: Stage) -> None:
+async def test_a_record_that_went_on_waits_for_no_frontier(stage: Stage) -> None:
     late = await stage.idle_member()
     running = await stage.start()
     async with _beating(late):
@@ -227,7 +227,7 @@ async def test_a_record_that_went_on_waits_for_no_barrier(stage: Stage) -> None:
         await stage.send("users", user(1), partition=theirs)
         (waits,) = await stage.send("milestones", milestone(5, 2), partition=ours)
         task = running.worker._tasks.running[ours].task
-        await stage.until(lambda: task.waiting == 1, "a barrier is open")
+        await stage.until(lambda: task.waiting == 1, "a frontier is open")
         # The idle member answers no claims.
         addresses = (f"u{n}@example.org" for n in count())
         own = next(a for a in addresses if owner_of(address_digest(a), TASKS) in running.tasks)
@@ -238,7 +238,7 @@ async def test_a_record_that_went_on_waits_for_no_barrier(stage: Stage) -> None:
             await stage.until(lambda: task.waiting == 0, "nothing waits any more")
             stage.clock.put_forward(6_000)
             await stage.look()
-        assert running.worker._barriers.waiting_since() is None
+        assert running.worker._frontiers.waiting_since() is None
         assert "verdicts_blocked" not in {entry["event"] for entry in logs}
     await late.close()
     await stage.judged()

@@ -1,4 +1,4 @@
-"""What the follower makes of progress: how far the tasks have judged the topics that it knows."""
+"""What the index updater makes of checkpoints: how far the tasks have judged their inputs."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from worker.clock import Clock
-from worker.core.barrier import Barrier, Progress
+from worker.core.checkpoint import Checkpoint
+from worker.core.frontier import Frontier
 from worker.core.reading import write_progress
 from worker.core.topics import Names
-from worker.engine.follower import Follower
+from worker.engine.index_updater import IndexUpdater
 from worker.stream import Message, Partition
 
 NAMES = Names("b")
 USERS = Partition(NAMES.inputs("users"), 0)
 
 
-def told(*identities: str) -> Follower:
-    """A follower of the topic `new` that has read a progress for each of these identities."""
+def told(*identities: str) -> IndexUpdater:
+    """An index updater of the topic `new` that has read a progress for each of these identities."""
     broker = cast("Any", SimpleNamespace(reader=lambda: None))
     index = cast("Any", None)
-    follower = Follower(broker, NAMES, index, {USERS.topic: "new"}, Clock())
+    updater = IndexUpdater(broker, NAMES, index, {USERS.topic: "new"}, Clock())
     for offset, identity in enumerate(identities):
-        progress = Progress({"users": 8}, {"users": 7}, {"users": identity}, {"users": 123})
+        progress = Checkpoint({"users": 8}, {"users": 7}, {"users": identity}, {"users": 123})
         value = write_progress(progress)
-        follower._note_progress([Message(NAMES.progress, 0, offset, 0, b"0", value)])
-    return follower
+        updater._note_progress([Message(NAMES.progress, 0, offset, 0, b"0", value)])
+    return updater
 
 
 def test_what_was_judged_of_the_topic_counts() -> None:
@@ -36,9 +37,9 @@ def test_what_was_judged_of_the_topic_counts() -> None:
 
 def test_what_was_judged_of_an_earlier_topic_keeps_even_an_empty_one_from_being_judged() -> None:
     """Copies of what was parked may be left: the task has not yet begun with the new topic."""
-    barrier = Barrier({USERS: 0}, covers_matches=False)
-    assert barrier.blocked_by(told("old").judged) == [USERS]
-    assert barrier.blocked_by(told("old", "new").judged) == []
+    frontier = Frontier({USERS: 0}, covers_matches=False)
+    assert frontier.blocked_by(told("old").judged) == [USERS]
+    assert frontier.blocked_by(told("old", "new").judged) == []
 
 
 class Emptied:
@@ -62,8 +63,8 @@ async def test_rows_that_are_removed_under_a_running_worker_are_told() -> None:
     reader = Emptied({place: 3, Partition(NAMES.progress, 0): 2})
     broker = cast("Any", SimpleNamespace(reader=lambda: reader))
     index = cast("Any", SimpleNamespace(stamp=lambda _now: None))
-    follower = Follower(broker, NAMES, index, {}, Clock())
+    updater = IndexUpdater(broker, NAMES, index, {}, Clock())
     told = []
-    follower.on_expired = lambda *gone: told.append(gone)
-    await follower._follow(0)
+    updater.on_expired = lambda *gone: told.append(gone)
+    await updater._follow(0)
     assert told == [(place, 3)], "its progress is the task's to tell"

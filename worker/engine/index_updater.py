@@ -29,7 +29,7 @@ _REPORT_SECONDS: Final = 10.0
 _log = structlog.get_logger(__name__)
 
 
-class Follower:
+class IndexUpdater:
     """Reads what all workers have committed; nobody else writes the index.
 
     `judged` says up to which offset each partition of each input has been judged, by whichever

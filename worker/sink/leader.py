@@ -64,7 +64,7 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
-class Active:
+class Leader:
     """Does the active sink's work whenever this sink is elected."""
 
     def __init__(
@@ -124,7 +124,7 @@ class Active:
             reader.assign(positions)
             agenda = Agenda(self._settings.schedules, names, await self._standings(broker))
             answers = Answers(self._source, self._settings, self._reports)
-            term = _Term(
+            term = LeadershipSession(
                 names, committer, answers, agenda, self._upkeep, self._reports, self._clock
             )
             _log.info("sink_active")
@@ -183,7 +183,7 @@ class Active:
         return topics[name].partitions
 
 
-class _Term:
+class LeadershipSession:
     """One time of being active. Whatever it raises ends it; all but `Fenced` may come again."""
 
     def __init__(

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.core_kit import GRACE, World, good, uid
 from tests.unit.test_core_addresses import owned
-from worker.core.barrier import Barrier
+from worker.core.frontier import Frontier
 from worker.stream import Partition
 
 USERS_0, USERS_1 = Partition("in.users", 0), Partition("in.users", 1)
@@ -26,42 +26,42 @@ def told(world: World, sent: str) -> tuple[str, tuple[str, ...], tuple[str, ...]
     return outcome.kind, outcome.codes, outcome.fields
 
 
-# --- the barrier itself ---------------------------------------------------------------------------
+# --- the frontier itself --------------------------------------------------------------------------
 
 
 def test_a_barrier_passes_once_all_is_judged_and_its_outcomes_are_followed() -> None:
-    barrier = Barrier({USERS_0: 5, USERS_1: 0}, covers_matches=False)
-    assert barrier.blocked_by({USERS_0: 4}) == [USERS_0]
-    assert not barrier.needs_outcomes
-    barrier.follow({ROWS: 100})
-    assert not barrier.passed
-    assert barrier.blocked_by({USERS_0: 5}) == []
-    assert barrier.needs_outcomes
-    barrier.follow({ROWS: 100})
-    assert not barrier.passed
-    barrier.note_outcomes({ROWS: 7})
-    assert not barrier.needs_outcomes
-    barrier.follow({ROWS: 6})
-    assert not barrier.passed
-    barrier.follow({ROWS: 7})
-    assert barrier.passed
+    frontier = Frontier({USERS_0: 5, USERS_1: 0}, covers_matches=False)
+    assert frontier.blocked_by({USERS_0: 4}) == [USERS_0]
+    assert not frontier.needs_outcomes
+    frontier.follow({ROWS: 100})
+    assert not frontier.passed
+    assert frontier.blocked_by({USERS_0: 5}) == []
+    assert frontier.needs_outcomes
+    frontier.follow({ROWS: 100})
+    assert not frontier.passed
+    frontier.note_outcomes({ROWS: 7})
+    assert not frontier.needs_outcomes
+    frontier.follow({ROWS: 6})
+    assert not frontier.passed
+    frontier.follow({ROWS: 7})
+    assert frontier.passed
 
 
 def test_a_barrier_never_goes_back() -> None:
-    barrier = Barrier({USERS_0: 5, USERS_1: 5}, covers_matches=False)
-    assert barrier.blocked_by({USERS_0: 5, USERS_1: 0}) == [USERS_1]
-    assert barrier.blocked_by({USERS_0: 0, USERS_1: 0}) == [USERS_1]
-    assert barrier.blocked_by({USERS_1: 9}) == []
-    barrier.note_outcomes({})
-    barrier.follow({})
-    barrier.follow({ROWS: 0})
-    assert barrier.passed
+    frontier = Frontier({USERS_0: 5, USERS_1: 5}, covers_matches=False)
+    assert frontier.blocked_by({USERS_0: 5, USERS_1: 0}) == [USERS_1]
+    assert frontier.blocked_by({USERS_0: 0, USERS_1: 0}) == [USERS_1]
+    assert frontier.blocked_by({USERS_1: 9}) == []
+    frontier.note_outcomes({})
+    frontier.follow({})
+    frontier.follow({ROWS: 0})
+    assert frontier.passed
 
 
-def test_empty_partitions_do_not_block_a_barrier() -> None:
-    barrier = Barrier({USERS_0: 0, USERS_1: 0}, covers_matches=False)
-    assert barrier.blocked_by({}) == []
-    assert barrier.needs_outcomes
+def test_empty_partitions_do_not_block_a_frontier() -> None:
+    frontier = Frontier({USERS_0: 0, USERS_1: 0}, covers_matches=False)
+    assert frontier.blocked_by({}) == []
+    assert frontier.needs_outcomes
 
 
 # --- verdicts -------------------------------------------------------------------------------------
