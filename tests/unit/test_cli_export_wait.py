@@ -15,7 +15,7 @@ from worker.cli.console import progress_bar
 from worker.cli.export import Signs, _answer
 from worker.core.topics import Names
 from worker.errors import NoAnswer
-from worker.sink.requests import Announcement, ExportProgress, ExportRequest, encode_announcement
+from worker.sink.requests import Announcement, ExportRequest, Progress, encode_announcement
 from worker.stream import Message, OffsetRange, Partition
 
 NAMES = Names("t")
@@ -58,9 +58,7 @@ async def ask(broker: Saying, patience: float = 0.05) -> Announcement:
 
 async def test_a_request_that_is_taken_up_again_and_again_is_silence() -> None:
     """A sink without a right begins every export anew, and each time says so."""
-    standing = Announcement(
-        "id", "mine", "progress", MOMENT, progress=ExportProgress("place", 0, 1)
-    )
+    standing = Announcement("id", "mine", "progress", MOMENT, progress=Progress("place", 0, 1))
     broker = Saying(Announcement("id", "mine", "started", MOMENT), standing)
     with pytest.raises(NoAnswer, match=r"a sink has begun export mine, .* with --id mine"):
         async with asyncio.timeout(10):
@@ -78,9 +76,7 @@ async def test_a_sink_that_is_busy_with_another_has_not_begun_this_one() -> None
 def test_progress_is_a_sign_even_where_it_stands_still() -> None:
     signs = Signs()
     started = Announcement("id", "mine", "started", MOMENT)
-    steps = [
-        replace(started, status="progress", progress=ExportProgress("judge", n, 9)) for n in (1, 2)
-    ]
+    steps = [replace(started, status="progress", progress=Progress("judge", n, 9)) for n in (1, 2)]
     assert signs.is_new(started)
     assert [signs.is_new(steps[0]) for _ in range(3)] == [True] * 3
     assert not signs.is_new(started), "it begins again"

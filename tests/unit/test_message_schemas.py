@@ -42,8 +42,8 @@ from worker.message_schemas import MESSAGES, every_definition, message_schema, w
 from worker.sink.requests import (
     Announcement,
     ExportFile,
-    ExportProgress,
     ExportRequest,
+    Progress,
     encode_announcement,
     encode_request,
     read_request,
@@ -119,7 +119,7 @@ def announcements() -> list[Announcement]:
     return [
         begun,
         finished,
-        msgspec.structs.replace(begun, status="progress", progress=ExportProgress("rows", 1, 2)),
+        msgspec.structs.replace(begun, status="progress", progress=Progress("rows", 1, 2)),
         msgspec.structs.replace(begun, status="failed", error="no"),
     ]
 

@@ -22,8 +22,8 @@ from worker.sink.export import ExportSettings, carry_out, moment_of, published
 from worker.sink.reports import Reports
 from worker.sink.requests import (
     Announcement,
-    ExportProgress,
     ExportRequest,
+    Progress,
     Status,
     encode_announcement,
     export_id_of,
@@ -110,10 +110,10 @@ class Answers:
 
         Its first stage is that the place of exports answers, which may be away.
         """
-        latest = [ExportProgress("place", 0, 1)]
+        latest = [Progress("place", 0, 1)]
 
         def report(stage: str, done: int, total: int) -> None:
-            latest[:] = [ExportProgress(stage, done, total)]
+            latest[:] = [Progress(stage, done, total)]
 
         reporting = asyncio.create_task(self._report(request.id, latest))
         try:
@@ -124,8 +124,8 @@ class Answers:
             reporting.cancel()
             await asyncio.wait({reporting})
 
-    async def _report(self, request_id: str, latest: Sequence[ExportProgress]) -> None:
-        told: ExportProgress | None = None
+    async def _report(self, request_id: str, latest: Sequence[Progress]) -> None:
+        told: Progress | None = None
         spoke = time.monotonic()
         while True:
             await asyncio.sleep(_REPORT_SECONDS)

@@ -68,7 +68,7 @@ class ExportFile(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class ExportProgress(msgspec.Struct, frozen=True):
+class Progress(msgspec.Struct, frozen=True):
     """How far an export is: `done` of `total` in this stage."""
 
     stage: str
@@ -109,7 +109,7 @@ class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of one that was to be incremental and holds all rows: why."""
     deletions: Mapping[str, Mapping[str, int]] = {}
     """Rows in deletions.ndjson: entity → reason → number."""
-    progress: ExportProgress | None = None
+    progress: Progress | None = None
     error: str | None = None
 
 
