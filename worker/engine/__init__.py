@@ -1,4 +1,5 @@
-"""The engine: the shell around the core. It polls, commits and follows; the core decides.
+"""The engine: the shell around the core. It reads, commits and follows; the core decides.
 
-`index updater` keeps the index, `tasks` holds what this worker owns, `worker` runs the rounds.
+`index_updater` fills the index, `tasks` manages the tasks of this worker, `judging` decides on
+rounds, and `worker` runs them.
 """

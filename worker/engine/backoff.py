@@ -1,4 +1,4 @@
-"""Back-off with jitter: how long to wait before something that failed is tried again."""
+"""Exponential backoff with jitter."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 
 class Backoff:
-    """Doubles from `first` to `longest` seconds; each wait is a random half to whole of it.
+    """Doubles the delay from `first` to `longest` seconds; waits a random 50 to 100 % of it.
 
-    `clock` is a steady one, in milliseconds.
+    `clock` is steady, in milliseconds.
     """
 
     def __init__(self, clock: Callable[[], int], first: float = 0.2, longest: float = 5.0) -> None:
@@ -20,20 +20,20 @@ class Backoff:
         self._until = 0
 
     def ready(self) -> bool:
-        """Whether it may be tried now."""
+        """Whether a retry is due."""
         return self._clock() >= self._until
 
     def failed(self) -> float:
-        """Note a failure; the seconds to wait."""
+        """Record a failure; returns the seconds to wait."""
         self._wait = min(self._longest, self._wait * 2 or self._first)
         wait = self._wait * random.uniform(0.5, 1)
         self._until = self._clock() + int(wait * 1000)
         return wait
 
     def succeeded(self) -> None:
-        """Begin anew with short waits, once nothing has failed for as long as the longest.
+        """Reset the delay, once `longest` seconds have passed since the last wait ended.
 
-        What works now and then still fails: without that, its waits would never grow.
+        An operation that alternates between success and failure therefore keeps growing delays.
         """
         if self._clock() >= self._until + int(self._longest * 1000):
             self._wait = 0.0

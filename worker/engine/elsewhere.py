@@ -1,8 +1,8 @@
-"""What other workers have still to judge, by append time: what may refer to it waits.
+"""The backlog of other workers, by append time: records that may refer to it wait.
 
-The progress of a task says up to which append time its users and matches are judged. A task that
-has nothing to judge says nothing: then its inputs are asked where they end. What had been read
-here before was appended before, so where a task has read up to those ends it is not behind.
+The checkpoint of a task has the append time up to which its users and matches are judged. An idle
+task writes no checkpoint, so its inputs are asked for their end offsets. A task that has read up
+to those ends has no backlog older than the records that this worker has already read.
 """
 
 from __future__ import annotations
@@ -19,40 +19,41 @@ from worker.engine.order import FOREVER
 from worker.stream import Partition
 
 _SLACK_MS: Final = 500
-"""In a live stream nothing waits for what is so little behind: it would come later for all."""
+"""A live stream does not wait for a smaller backlog: the wait would delay every record."""
 _ASK_MS: Final = 100
-"""So often the inputs are asked, and only where something waits for them."""
+"""Interval of requests for end offsets, made only while a record waits."""
 _PATIENCE_MS: Final = 2_000
-"""So long an input is waited for that nobody reads: its worker may be dead."""
+"""How long to wait for an input that makes no progress: its worker may be dead."""
 
 _NOWHERE: Final = (0, 0)
 
 
 class Waiting(NamedTuple):
-    """What a worker has read and not judged, by append time."""
+    """The records that a worker has read but not judged, by append time."""
 
     heads: Mapping[str, int]
-    """The first that waits, by entity."""
+    """The append time of the first waiting record, by entity."""
     newest: int
-    """The latest of all that it has read."""
+    """The append time of the latest record read."""
     live: bool
-    """Whether that is not much."""
+    """Whether few records wait, as in a live stream."""
 
     @property
     def first(self) -> int | None:
-        """The first that may refer to something."""
+        """The append time of the first waiting record that may have references."""
         return min((time for e, time in self.heads.items() if e != "users"), default=None)
 
     @property
     def goal(self) -> int:
-        """Nothing waits for what has been judged up to here."""
+        """An input judged up to this append time delays nothing."""
         return self.newest - _SLACK_MS if self.live else self.newest
 
 
 class Elsewhere:
-    """How far behind the tasks of other workers are; `tasks` is how many there are in all.
+    """Tracks the backlog of the tasks of other workers.
 
-    `passed` says of their inputs what `IndexUpdater.passed` does. `clock` is steady.
+    `tasks` is the number of tasks of all workers. `passed` is `IndexUpdater.passed`. `clock` is
+    steady.
     """
 
     def __init__(
@@ -70,14 +71,14 @@ class Elsewhere:
         self._clock = clock
         self._asked = -_ASK_MS
         self._at_end: dict[Partition, int] = {}
-        """Up to which append time inputs had nothing left, when they were asked."""
+        """The append time up to which an input had no backlog at the last request."""
         self._stands: dict[Partition, tuple[int, int]] = {}
-        """Inputs that had something left: how far they were read, and since when no further."""
+        """Inputs with a backlog: the offset reached, and since when it has not moved."""
 
     async def look(self, running: Collection[int], waiting: Waiting) -> None:
-        """Ask the inputs that seem to hold anything up whether they do.
+        """Request the end offsets of the inputs that seem to delay records.
 
-        `running` are the tasks of this worker. Raises BrokerUnavailable.
+        `running` are the tasks of this worker. Raises MissingTopic, BrokerUnavailable.
         """
         now = self._clock()
         if waiting.first is None or now - self._asked < _ASK_MS:
@@ -96,10 +97,10 @@ class Elsewhere:
                 self._stands[place] = (read, now)
 
     def until(self, running: Mapping[int, Task], waiting: Waiting) -> dict[str, int]:
-        """Up to which append time all users, and all matches, are judged that are not here.
+        """The append time up to which other workers have judged all users, and all matches.
 
-        `FOREVER` where nothing is behind that is worth waiting for. A user that is parked here
-        counts as well: the owner of its address is elsewhere.
+        `FOREVER` if no backlog is worth the wait. A user parked here counts too while tasks run
+        elsewhere: the owner of its address may be one of them.
         """
         until = {}
         for entity in INDEXED:
@@ -127,6 +128,6 @@ class Elsewhere:
 
 
 def young_users(tasks: Iterable[Task], now: int) -> list[Parked]:
-    """The first user of each task that waits for its address, unless it has waited for long."""
+    """The first user of each task that waits for its address, unless the wait is too long."""
     since = now - GRANT_PATIENCE_MS
     return [user for task in tasks if (user := task.parking.young("users", since)) is not None]

@@ -1,8 +1,8 @@
-"""Notices that a topic was deleted and created anew while the worker runs.
+"""Detects topics that are deleted and re-created while the worker runs.
 
-Offsets of the old topic mean nothing in the new one. So whatever is read, judged and committed
-is of the topics that were there at the start: that is checked after a batch has been read and
-before it is committed, since an identity never comes back.
+Offsets of the old topic mean nothing in the new topic. So the worker reads, judges and commits
+only for the topics it started with. It checks the identities after it has read a batch and
+before it commits. That suffices because an identity is never used twice.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from worker.index.freshness import is_another
 from worker.stream import Partition
 
 _EVERY_MS: Final = 5_000
-"""So often an idle worker looks."""
+"""Interval of the checks of an idle worker."""
 
 
 class Identities:
-    """The topics that a worker works on: its inputs, and those of outcomes."""
+    """The topics of a worker: inputs, outcomes (accepted, rejected) and the state of tasks.
+
+    `clock` is steady, in milliseconds.
+    """
 
     def __init__(self, broker: Broker, names: Names, clock: Callable[[], int]) -> None:
         self._broker = broker
@@ -37,19 +40,19 @@ class Identities:
         self._known: Mapping[str, str] = {}
         self._now: Mapping[str, str] = {}
         self.missing: Sequence[str] = ()
-        """The topics of tasks' state that were not there at the last `check`."""
+        """The topics of tasks' state that the last `check` did not find."""
         self._starts: Mapping[Partition, int] = {}
         self._checked = 0
         self._counted = 0
 
     async def note(self) -> None:
-        """The worker begins with the topics that are there now.
+        """Record the identities of the current topics as those that the worker works on.
 
-        Raises MissingTopic if only some are there, and BrokerUnavailable.
+        Raises MissingTopic if only some of the topics exist, and BrokerUnavailable.
         """
         known = await self._broker.identities(self._names)
-        # One that is created a moment later would go without an identity, and nobody would notice
-        # when it is another. Where none is there the topics are checked next, or the broker is old.
+        # A topic created later would have no known identity, so its re-creation would go
+        # unnoticed. If no topic is known, `check_topics` reports them, or the broker is old.
         if known and (missing := [name for name in self._names if name not in known]):
             raise MissingTopic(f"topic {missing[0]} is missing: run 'buddy topics create'")
         self._known = known
@@ -60,60 +63,60 @@ class Identities:
         return {name: self._known.get(topic, "") for name, topic in self._inputs.items()}
 
     def of_outcomes(self) -> dict[str, str]:
-        """The identity of each topic of rows or rejections, by its name without the prefix."""
+        """The identity of each accepted and rejected topic, by topic name without the prefix."""
         return {name: self._known.get(topic, "") for name, topic in self._outcomes.items()}
 
     def of_topics(self) -> Mapping[str, str]:
-        """The identity of each topic, by its name."""
+        """The identity of each input, accepted and rejected topic, by topic name."""
         return self._known
 
     async def of_state(self) -> dict[str, str]:
-        """The identities of the topics that hold the state of tasks. Raises BrokerUnavailable."""
+        """The current identities of the topics of tasks' state. Raises BrokerUnavailable."""
         state = await self._broker.identities(self._state)
         self._now = {**self._now, **state}
         return state
 
     def anew(self, state: Mapping[str, str]) -> dict[str, str]:
-        """Which of these topics were others when anybody looked last, and their identities then."""
+        """The topics whose identity in `state` is outdated, each with its last known identity."""
         return {n: self._now[n] for n in state if is_another(state[n], self._now.get(n))}
 
     def removed(self, starts: Mapping[Partition, int]) -> dict[Partition, int]:
-        """Where these partitions began when anybody looked last, if later than here."""
+        """The partitions that last began later than in `starts`, each with that start offset."""
         return {p: self._starts[p] for p, at in starts.items() if self._starts.get(p, at) > at}
 
     @property
     def due(self) -> bool:
-        """Whether nobody has looked for a while."""
+        """Whether the last `check` is at least 5 s old."""
         return self._clock() - self._checked >= _EVERY_MS
 
     async def look_at_partitions(self, tasks: int, state: Collection[Partition]) -> None:
-        """Look now and then whether every input still has a partition for each task, and no more.
+        """Check every 5 s that each input still has exactly one partition per task.
 
-        Partitions may be added to a topic, which stays the same one. And look where the partitions
-        that hold the state of tasks begin: compaction moves no start, whoever removes records does.
-        Raises TopicRecreated, BrokerUnavailable.
+        Adding partitions does not change a topic's identity. Also read the start offsets of the
+        `state` partitions: compaction never moves a start, but removing records does. Raises
+        TopicRecreated, BrokerUnavailable.
         """
         if self._clock() - self._counted < _EVERY_MS:
             return
         for name, topic in (await self._broker.topics(self._inputs.values())).items():
             if topic.partitions != tasks:
                 raise TopicRecreated(f"topic {name} had {tasks} partitions, now {topic.partitions}")
-        with suppress(MissingTopic):  # `missing` tells of it
+        with suppress(MissingTopic):  # `missing` reports it
             self._starts = {p: s.start for p, s in (await self._broker.spans(state)).items()}
         self._counted = self._clock()
 
     async def check(self) -> None:
-        """Raises TopicRecreated if one is another now, or gone; BrokerUnavailable.
+        """Raise TopicRecreated if an input or outcome topic was deleted or re-created.
 
-        Topics of tasks' state that are gone are only noted, as `missing`.
+        Missing topics of tasks' state are only recorded in `missing`. Raises BrokerUnavailable.
         """
         now = await self._broker.identities([*self._names, *self._state])
         for name, identity in self._known.items():
             if now.get(name) != identity:
                 raise TopicRecreated(f"topic {name} was deleted or created anew")
         self._now = now
-        # Tasks keep their state in memory: they write it again once the topic is back. A broker
-        # that knows no identities names no topic at all.
+        # Tasks have their state in memory, and rewrite it once the topic is back. An old broker
+        # returns no identities at all, so nothing counts as missing there.
         self.missing = [name for name in self._state if name not in now] if self._known else []
-        # Only now: whoever asked for a task that is being given up tells nobody what it found.
+        # Set only on success: a round may be dropped together with the error of its check.
         self._checked = self._clock()

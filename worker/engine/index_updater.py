@@ -1,4 +1,4 @@
-"""Follows the accepted topics into the index, and the progress of every task of every worker."""
+"""Feeds the index from the accepted topics; follows the checkpoints of all workers' tasks."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _log = structlog.get_logger(__name__)
 
 
 class IndexUpdater:
-    """Reads what all workers have committed; nobody else writes the index.
+    """Reads the commits of all workers; the only writer of the index.
 
-    `judged` says up to which offset each partition of each input has been judged, by whichever
-    worker, as far as this has been read. Hold `lock` while looking into `index`:
-    another thread applies rows to it. `news` is set when something has been read.
+    `judged` has, by input partition, the offset up to which some worker has judged all records.
+    It is as recent as the checkpoints read so far. Hold `lock` while reading `index`: another
+    thread applies rows to it. `news` is set whenever a position has moved.
     """
 
     def __init__(
@@ -50,26 +50,26 @@ class IndexUpdater:
         self.news = asyncio.Event()
         self.ready = asyncio.Event()
         self.on_step: Callable[[], None] = lambda: None
-        """Called whenever a step of restoring is done."""
+        """Called after each step of restoring."""
         self.on_outage: Callable[[BrokerUnavailable | None], None] = lambda _error: None
-        """Told why it cannot follow, and None whenever it does."""
+        """Called with the reason of an outage, and with None after each successful read."""
         self.on_skipped: Callable[[Partition, int], None] = lambda _place, _count: None
-        """Told of damaged offsets that were skipped, as somebody had said."""
+        """Called with the number of damaged offsets skipped by order of an operator."""
         self.on_expired: Callable[[Partition, int], None] = lambda _place, _count: None
-        """Told of offsets that were removed before the index read them."""
+        """Called with the number of offsets removed before the index read them."""
         self.on_unreadable: Callable[[Partition, Sequence[int]], None] = lambda _place, _at: None
-        """Told the offsets of messages that say nothing of a task's progress."""
+        """Called with the offsets of messages that are not valid checkpoints."""
         self.judged: dict[Partition, int] = {}
         self.passed: dict[Partition, tuple[int, int]] = {}
-        """Of each input of users or matches: up to which offset, and up to which append time, all
-        has been judged or parked, as far as this has been read."""
+        """By input partition of users and matches: the offset, and the append time, up to which all
+        records are judged or parked. As recent as the checkpoints read so far."""
         self.accepted: list[Partition] = []
-        """The partitions that the index is made of."""
+        """The partitions that feed the index."""
         self.progress: list[Partition] = []
         self._followed: dict[Partition, int] = {}
         self._was_away = False
         self._of_progress: Mapping[str, str] = {}
-        """The identity of the topic of progress at the start, by its name."""
+        """The identity of the progress topic at the start, by topic name."""
         self._broker = broker
         self._names = names
         self._identities = identities
@@ -79,9 +79,10 @@ class IndexUpdater:
         self._entities = {names.accepted(entity): entity for entity in INDEXED}
 
     async def start(self) -> None:
-        """Open the index, and empty it where it cannot be trusted.
+        """Open the index, and empty it if it cannot be trusted.
 
-        Raises StateError, and BrokerUnavailable with the index closed again: try again.
+        Raises StateError, MissingTopic and BrokerUnavailable. The index is closed after an
+        exception, so a caller may retry.
         """
         names = [self._names.accepted(entity) for entity in INDEXED]
         topics = await self._broker.topics([*names, self._names.progress])
@@ -92,7 +93,7 @@ class IndexUpdater:
         ]
         spans = await self._broker.spans([*self.accepted, *self.progress])
         self._of_progress = await self._broker.identities([self._names.progress])
-        await asyncio.to_thread(self.index.open)  # its file is read through by a checksum
+        await asyncio.to_thread(self.index.open)  # in a thread: a checksum reads the whole file
         try:
             await self._resume({name: topics[name] for name in names}, spans)
         except BaseException:
@@ -102,7 +103,7 @@ class IndexUpdater:
     async def _resume(
         self, topics: Mapping[str, Topic], spans: Mapping[Partition, OffsetRange]
     ) -> None:
-        """Go on where the index stands, or from the start where it cannot be trusted."""
+        """Resume at the positions of the index, or from the start if it cannot be trusted."""
         saved, now = self.index.saved().now(spans, self._of_progress), self._clock.wall()
         reason = reason_to_rebuild(
             saved, topics, spans, now, version=VERSION, identities=self._identities
@@ -113,18 +114,18 @@ class IndexUpdater:
         if not positions:
             self.index.stamp(self._clock.wall())
             for place in self.accepted:
-                if spans[place].start:  # rows may be among what was removed: `OffsetRange`
+                if spans[place].start:  # rows may be missing: see `OffsetRange`
                     self.on_expired(place, spans[place].start)
         self._followed = {p: positions.get(p, spans[p].start) for p in self.accepted}
         self._followed |= {p: spans[p].start for p in self.progress}
         self._reader.assign(self._followed)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Follow until `stop` is set. Outages are waited out; raises StateError.
+        """Follow the topics until `stop` is set; retry outages with backoff.
 
-        Raises TopicRecreated where the log is not the one any more that the index was read from:
-        it is asked after every outage, and noticed where the log ends before what was read.
-        `ready` is set once everything has been read that there was at the start.
+        Sets `ready` once it has read up to the ends that the topics had at the start. Raises
+        StateError. Raises TopicRecreated if the log is no longer the log that fed the index. It
+        checks this after every outage, and when a log ends before a position.
         """
         backoff = Backoff(self._clock.steady)
         while not stop.is_set():
@@ -146,9 +147,9 @@ class IndexUpdater:
                 await asyncio.sleep(wait)
 
     async def reach(self, until: Mapping[Partition, int], patience: float) -> None:
-        """Wait for `run` to have followed up to these offsets.
+        """Wait until `run` has read up to these offsets.
 
-        Raises BrokerUnavailable if that takes longer than `patience` seconds.
+        Raises BrokerUnavailable after `patience` seconds.
         """
         try:
             async with asyncio.timeout(patience):
@@ -162,11 +163,11 @@ class IndexUpdater:
             ) from None
 
     def followed(self) -> dict[Partition, int]:
-        """How far this has read, in each partition of the accepted topics."""
+        """The next offset to read of each partition of the accepted topics."""
         return {p: self._followed[p] for p in self.accepted}
 
     def learned(self) -> IndexDelta:
-        """The ids that came to be known since the last call."""
+        """The ids that became known since the last call."""
         learned, self._learned = self._learned, IndexDelta([], [])
         return learned
 
@@ -176,10 +177,10 @@ class IndexUpdater:
         await asyncio.to_thread(self.index.close)
 
     async def _compare(self) -> None:
-        """Raise TopicRecreated if the log is another than before the outage."""
+        """Raise TopicRecreated if the log is not the log from before the outage."""
         try:
             now = await self._broker.identities([self._names.progress])
-            # A topic of progress that is another now, or gone, is written again by the tasks.
+            # If the progress topic was re-created or deleted, the tasks write it again.
             same = self.progress if now and now == self._of_progress else []
             spans = await self._broker.spans([*self.accepted, *same])
         except MissingTopic as error:
@@ -191,9 +192,9 @@ class IndexUpdater:
             raise TopicRecreated(reason)
 
     async def _bootstrap(self, stop: asyncio.Event) -> None:
-        """Read up to the ends of now, open transactions included, however long that takes.
+        """Read up to the current ends, open transactions included, without a time limit.
 
-        It may take until somebody takes over from a dead worker and so ends its transaction.
+        A transaction of a dead worker ends only when another worker takes over its tasks.
         """
         spans = await self._broker.spans([*self.accepted, *self.progress], uncommitted=True)
         until = {partition: span.end for partition, span in spans.items()}
@@ -212,7 +213,7 @@ class IndexUpdater:
     async def _follow(self, timeout: float) -> bool:
         messages = await self._reader.read(_BATCH, timeout)
         for place, count in self._reader.skipped().items():
-            if place.topic in self._entities:  # a hole in its progress is its task's to tell, once
+            if place.topic in self._entities:  # the task reports holes in its progress, once
                 self.on_skipped(place, count)
         for place, count in self._reader.expired().items():
             if place.topic in self._entities:
@@ -226,7 +227,7 @@ class IndexUpdater:
             )
         read = {p: self._followed[p] for p in self.progress}
         if went_back(messages, followed, read) is not None:
-            self._was_away = True  # an older log, unless the topic is another one: it is compared
+            self._was_away = True  # an older log or a new topic: the comparison tells which
         rows = [message for message in messages if message.topic in self._entities]
         said = [message for message in messages if message.topic == self._names.progress]
         if said:
@@ -243,7 +244,7 @@ class IndexUpdater:
         elif not messages:
             async with self.lock:
                 self.index.stamp(self._clock.wall())
-        # Rows first: whoever sees that a record has been judged finds its row in the index.
+        # Rows first: a record that `judged` covers must have its row in the index.
         moved = followed != self._followed
         self._followed = followed
         self._note_progress(said)
@@ -265,8 +266,8 @@ class IndexUpdater:
             for entity, offset in reached.judged.items():
                 topic = self._names.inputs(entity)
                 identity = self._identities.get(topic)
-                # What was judged of a topic says nothing of another one of the same name. Until
-                # the task has begun with that, what it had parked may still have to be judged.
+                # Offsets of a deleted topic mean nothing in a new topic of the same name. Until
+                # the task starts on the new topic, its parked records may still be unjudged.
                 same = reached.topics.get(entity, identity) == identity
                 self.judged[Partition(topic, number)] = offset if same else -1
                 if entity in INDEXED and same:

@@ -1,7 +1,7 @@
-"""Rounds: what the tasks have read is decided on together, and committed as one.
+"""Rounds: one decision over the batches of all tasks, and one commit.
 
-One commit is on its way at a time. The next round is decided meanwhile: it relies on the one
-before, so when that fails both are thrown away with the tasks.
+At most one commit is in flight. The next round is decided during that commit and relies on it. If
+the commit fails, both rounds are discarded together with the tasks.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from worker.stream import Partition
 _SYNC_PATIENCE: Final = 30.0
 _QUIET_MS: Final = 5_000
 _TELL_MS: Final = 1_000
-"""So often the group is told where a task reads. People's tools look there; whoever takes a task
-over reads its progress, which is part of every round. It costs a third of a small one."""
+"""Interval of group offset commits, which cost a third of a small round.
+
+Only people's tools read them. A take-over reads the checkpoint, which is part of every round."""
 
 
 class _Waiting:
-    """A round that has begun: what it is to decide on, for which tasks, and since when."""
+    """A round that has started but is not decided: its tasks, batches and start time."""
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class _Waiting:
 
 
 class Judging:
-    """Decides on rounds and commits them."""
+    """Decides rounds and commits them."""
 
     def __init__(
         self,
@@ -77,43 +78,44 @@ class Judging:
         self._clock = clock
         self.refusals = Refusals(rules.names)
         self.on_stuck: Callable[[int], None] = lambda _number: None
-        """Told of a task that cannot commit what it has to: the others go on without it."""
+        """Called with a task that cannot continue after a refusal; the others run without it."""
         self.commit: asyncio.Task[bool] | None = None
-        """The commit on its way, or done and not looked at: `settled` does."""
+        """The commit in flight, or a finished commit that `settled` has not collected yet."""
         self._waiting: _Waiting | None = None
         self._topics = {entity: rules.names.accepted(entity) for entity in INDEXED}
         self._session: Session | None = None
         self._recent = RecentRows(updater.index)
-        """The rows of this session."""
+        """The rows accepted in this session that the index does not show yet."""
         self._touched = 0
         """When the last commit began, on the steady clock."""
         self._told = 0
-        """When the group was last told where the tasks read, on the steady clock."""
+        """When group offsets were last committed, on the steady clock."""
         self._untold = False
-        """Whether they have read on since."""
+        """Whether a round was committed since without group offsets."""
 
     @property
     def is_quiet(self) -> bool:
-        """Whether a worker with nothing to write commits all the same.
+        """Whether an idle worker commits although it has nothing to write.
 
-        Somebody may have taken a task over, to reset it for one (`reprocess`), and an idle worker
-        would never find out. And the group is to know where it reads.
+        Only a commit shows that a task was taken over, for example by `reprocess`. The commit
+        also brings the group offsets up to date.
         """
         now = self._clock.steady()
         return now - self._touched >= _QUIET_MS or (self._untold and now - self._told >= _TELL_MS)
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a round waits for the index: nothing else is judged until `go_on`."""
+        """Whether a round waits for the index; no other round starts before `go_on`."""
         return self._waiting is not None
 
     async def round(
         self, tasks: TaskManager, batches: Mapping[int, Batch], learned: IndexDelta
     ) -> None:
-        """Decide on a round, wait for the commit before it, and begin its own.
+        """Decide a round, wait for the previous commit, and start the commit of this round.
 
-        Or have it wait until the index shows all that is committed: `go_on` then. Raises
-        BrokerUnavailable, TopicRecreated, StateError.
+        If the round needs an index that shows all committed rows, the round waits for the index:
+        call `go_on` until it has been decided. Raises BrokerUnavailable, TopicRecreated,
+        StateError.
         """
         if (session := tasks.session) is None or session.is_over:
             return
@@ -124,7 +126,7 @@ class Judging:
             now = self._clock.now()
             self._recent.followed(self._updater.followed())
             if needs_synchronised(waiting.tasks, batches, self._recent, now):
-                # In the background: what it waits for may end only with a take-over of ours.
+                # In the background: the wait may end only when this worker takes over a task.
                 waiting.synchronising = asyncio.create_task(self._synchronise())
                 waiting.synchronising.add_done_callback(_looked_at)
                 self._waiting = waiting
@@ -134,7 +136,7 @@ class Judging:
         await self._begin_commit(tasks, waiting, decision, check)
 
     async def go_on(self, tasks: TaskManager) -> None:
-        """Decide on the round that waits, if the index shows all by now; raises as `round`."""
+        """Decide the waiting round once the index is up to date. Raises as `round` does."""
         waiting = self._waiting
         if waiting is None or waiting.synchronising is None or not waiting.synchronising.done():
             return
@@ -142,7 +144,8 @@ class Judging:
         waiting.synchronising.result()
         if not await self.settled(wait=True) or waiting.session is not tasks.session:
             return
-        # What was taken over meanwhile, the index may not show; what was given up is another's.
+        # Only tasks that ran throughout. A released task belongs to another worker; the index may
+        # lack rows of a task that was taken over since.
         running = tasks.running
         waiting.owned = {n: o for n, o in waiting.owned.items() if running.get(n) is o}
         batches = {n: batch for n, batch in waiting.batches.items() if n in waiting.owned}
@@ -160,9 +163,9 @@ class Judging:
         await self._begin_commit(tasks, waiting, decision, check)
 
     def _check(self) -> asyncio.Task[None]:
-        """Ask whether the topics are still the same: after what the batches hold was read."""
+        """Start a check of the topic identities; call after the batches have been read."""
         check = asyncio.create_task(self._identities.check())
-        check.add_done_callback(_looked_at)  # nobody may get as far as to wait for it
+        check.add_done_callback(_looked_at)  # a dropped round never awaits it
         return check
 
     async def _begin_commit(
@@ -177,15 +180,15 @@ class Judging:
         )
 
     def rest(self) -> None:
-        """Give up a round that waits."""
+        """Drop the waiting round."""
         if self._waiting is not None and self._waiting.synchronising is not None:
             self._waiting.synchronising.cancel()
         self._waiting = None
 
     async def settled(self, *, wait: bool = False) -> bool:
-        """Whether the last commit has not failed; `wait` for it, if it is on its way.
+        """False if the last commit failed, else True; `wait` for a commit in flight.
 
-        Where it has, its session is over. Raises TopicRecreated and StateError.
+        A failed commit ends its session. Raises TopicRecreated and StateError.
         """
         commit = self.commit
         if commit is None or not (wait or commit.done()):
@@ -195,13 +198,14 @@ class Judging:
         return commit.result()
 
     async def leave(self, tasks: TaskManager) -> None:
-        """Before all tasks are given up for good: the log keeps what is held, the group is told.
+        """Persist the parked records in memory, release all tasks and commit group offsets.
 
-        Whoever comes next may come late. Where that fails nothing is lost that has not expired.
+        Called at shutdown: the inputs may expire before another worker starts. If this fails, a
+        later take-over reads the records again, unless they have expired.
         """
         with suppress(BuddyError):
             if not await self.settled(wait=True) or (session := tasks.session) is None:
-                return  # what was decided on may not stand in the log
+                return  # the last decision may be missing in the log
             offsets: dict[Partition, int] = {}
             for owned in tasks.running.values():
                 offsets |= reached(owned.task, self._rules)
@@ -221,7 +225,7 @@ class Judging:
         check: asyncio.Task[None],
         began: int,
     ) -> bool:
-        """Whether the tasks may go on. Raises TopicRecreated and StateError."""
+        """Whether the tasks may continue. Raises TopicRecreated and StateError."""
         try:
             await asyncio.wait({check})
             check.result()
@@ -255,9 +259,9 @@ class Judging:
         return True
 
     async def _synchronise(self) -> None:
-        """Have the index show every row that is committed by now, ours included.
+        """Wait until the index shows every row committed so far, including this worker's rows.
 
-        That may take as long as a transaction that a dead worker has left open.
+        A transaction left open by a dead worker blocks this. Raises BrokerUnavailable after 30 s.
         """
         if self.commit is not None:
             await asyncio.wait({self.commit})
@@ -267,6 +271,6 @@ class Judging:
 
 
 def _looked_at(task: asyncio.Task[None]) -> None:
-    """Keep asyncio from complaining that nobody looked at an exception."""
+    """Mark the exception as retrieved, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()

@@ -1,4 +1,4 @@
-"""Reads the last messages of partitions whose newest message says all there is to know."""
+"""Reads the last messages of partitions in which the newest message is sufficient."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _PATIENCE: Final = 3.0
 async def read_last(
     broker: Broker, partitions: Collection[Partition], offsets: int
 ) -> tuple[dict[Partition, list[Message]], list[Partition]]:
-    """What stands in the last so many offsets of each partition, in order.
+    """The messages in the last `offsets` offsets of each partition, in offset order.
 
-    Also the partitions that gave nothing for 3 s: they have not been read to their ends.
+    Also the partitions not read to their ends, because no message arrived for 3 s. Raises
+    MissingTopic, BrokerUnavailable.
     """
     spans = await broker.spans(partitions)
     found: dict[Partition, list[Message]] = {partition: [] for partition in partitions}

@@ -1,6 +1,6 @@
-"""What a worker tells of what is lost: topics created anew, messages that were removed or skipped.
+"""Reports of losses: topics that were re-created, messages that were removed or skipped.
 
-All of it is counted, logged in one line, and shown by `/ready` for ten minutes.
+Each loss is counted, logged in one line, and shown by `/ready` for ten minutes.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ _STATE: Final = {
     GRANTED: "an address that was about to be given to one user may be given to another as well",
     OWNERS: "a worker that was frozen before that is not fenced, and may write as well",
 }
-"""What is gone with a topic that a task finds created anew when it is taken over."""
+"""The loss if a take-over finds that this topic was re-created."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Losses:
-    """Tells of what is lost. The books of a task are told where that happens while it runs."""
+    """Reports losses. A loss in a running task also enters the books of that task."""
 
     def __init__(self, metrics: Metrics, health: Part, clock: Clock) -> None:
         self.metrics = metrics
         self.health = health
         self._clock = clock
         self._accepted_gone = 0
-        """Offsets of accepted topics that were removed, and that no task's books know of yet."""
+        """Removed offsets of accepted topics that no task's books contain yet."""
 
     def missed(self, missed: Missed, task: Task, rules: TaskSettings) -> None:
-        """What had happened to the inputs of a task when it was taken over; its books know."""
+        """Report losses found at a take-over; the books of the task already contain them."""
         for name in missed.recreated:
             self.metrics.input_recreated()
             topic = rules.names.input(name)
@@ -64,10 +64,10 @@ class Losses:
                 self._accepted_recreated(topic)
 
     def parked_lost(self, owned: TaskHandle, names: Names) -> None:
-        """Tell what a task was found to lack, once it has committed.
+        """Report the parked records that a task has lost, after its first commit.
 
-        Before, another worker may have taken it over while its topics were read, which then do
-        not fit together.
+        Only the commit proves that no other worker took the task over while its topics were read.
+        Otherwise their contents may be inconsistent.
         """
         lost, owned.missed = owned.missed.parked, owned.missed._replace(parked={})
         for entity, count in lost.items():
@@ -82,7 +82,7 @@ class Losses:
             )
 
     def holes(self, place: Partition, count: int) -> None:
-        """Offsets of an internal topic were removed, or damaged and skipped."""
+        """Report offsets of an internal topic that were removed, or damaged and skipped."""
         lost = (
             _STATE[OWNERS]
             if place.topic.endswith(f".{OWNERS}")
@@ -91,7 +91,7 @@ class Losses:
         self._internal_skipped(place, count, f"removed, or damaged and skipped: {lost}")
 
     def state_removed(self, place: Partition, count: int) -> None:
-        """Offsets that hold the state of a running task were removed: it is written again."""
+        """Report removed offsets of a running task's state: the task writes its state again."""
         self._internal_skipped(
             place, count, "removed: what running tasks know is written there again"
         )
@@ -104,7 +104,7 @@ class Losses:
         _log.error("internal_skipped", topic=place.topic, partition=place.number, count=count)
 
     def progress_lost(self, place: Partition) -> None:
-        """A task that has worked before has no progress: all is judged again."""
+        """Report that a task with earlier work has no checkpoint: it judges all inputs again."""
         self.health.told(
             f"{place.topic}/{place.number} is empty: all that is in the inputs is judged again",
             self._clock.steady(),
@@ -113,7 +113,7 @@ class Losses:
         _log.error("progress_lost", topic=place.topic, partition=place.number)
 
     def accepted_skipped(self, place: Partition, count: int) -> None:
-        """The index goes on behind damage, as somebody had said: what stood there is unknown."""
+        """Report damaged offsets that the index skips by order: their rows are unknown."""
         self.metrics.accepted_skipped(count)
         self.health.told(
             f"{count} damaged offsets of {place.topic}/{place.number} were skipped: what they said"
@@ -123,7 +123,7 @@ class Losses:
         _log.error("accepted_skipped", topic=place.topic, partition=place.number, count=count)
 
     def accepted_expired(self, place: Partition, count: int) -> None:
-        """Offsets were removed before the index read them: rows may be unknown to it."""
+        """Report offsets removed before the index read them: rows may be missing."""
         self.metrics.accepted_expired(count)
         self.health.told(
             f"{count} offsets of {place.topic}/{place.number} were removed before the index read"
@@ -134,14 +134,14 @@ class Losses:
         self._accepted_gone += count
 
     def enter_in_books(self, tasks: TaskManager) -> None:
-        """Have the books of a task say what happened while none ran: what `status` goes by."""
+        """Enter pending losses into the books of one task, which `buddy status` reads."""
         for owned in list(tasks.running.values())[:1]:
             if self._accepted_gone:
                 owned.task.books.incident(ACCEPTED_EXPIRED, self._accepted_gone)
                 self._accepted_gone = 0
 
     def state_recreated(self, place: Partition) -> None:
-        """A topic of a running task's state was created anew: it is written again."""
+        """Report a re-created topic of a running task's state: the task writes it again."""
         self._state_recreated(place, "what running tasks know is written there again")
 
     def _state_recreated(self, place: Partition, lost: str) -> None:
@@ -150,7 +150,7 @@ class Losses:
         _log.error("internal_recreated", topic=place.topic, partition=place.number)
 
     def _rejected_recreated(self, topic: str) -> None:
-        """A topic of rejections was created anew: what it held is gone."""
+        """Report a re-created rejected topic: its rejections are gone."""
         self.metrics.rejected_recreated()
         self.health.told(
             f"topic {topic} was created anew: its rejections are gone; have the records judged"
@@ -160,7 +160,7 @@ class Losses:
         _log.error("rejected_recreated", topic=topic)
 
     def _accepted_recreated(self, topic: str) -> None:
-        """An accepted topic was created anew: what it held is known no more."""
+        """Report a re-created accepted topic: its rows are gone."""
         self.metrics.accepted_recreated()
         self.health.told(
             f"topic {topic} was created anew: its rows are gone; have them judged again with"
@@ -170,7 +170,7 @@ class Losses:
         _log.error("accepted_recreated", topic=topic)
 
     def expired(self, expired: Mapping[Partition, int], tasks: TaskManager, names: Names) -> None:
-        """These were gone before they were read."""
+        """Report offsets that were removed before they were read."""
         for place, count in expired.items():
             entity = names.entity_of(place.topic)
             if entity in ENTITIES and (owned := tasks.running.get(place.number)) is not None:
@@ -178,7 +178,7 @@ class Losses:
             self._expired(entity, place, count)
 
     def skipped(self, skipped: Mapping[Partition, int], tasks: TaskManager, names: Names) -> None:
-        """These were damaged, and somebody said to go on behind them."""
+        """Report damaged offsets that were skipped by order of an operator."""
         for place, count in skipped.items():
             entity = names.entity_of(place.topic)
             if entity in ENTITIES:

@@ -1,9 +1,9 @@
-"""How far a backlog is judged: in the order of arrival, what others refer to first.
+"""How far a backlog is judged: in order of arrival, referenced entities first.
 
-Read side by side, most of a backlog would have to be parked until the users in it have been
-judged. So a record waits in its inbox until all users (and matches) that arrived before it have
-been read. The records' own append times say which these are, so it makes no difference how quickly
-anything is read; a live stream waits for nothing.
+If all inputs of a backlog were judged as they are read, most records would be parked until their
+users are judged. So a record waits in its inbox until all users (and matches) that arrived
+earlier have been read. Append times decide what arrived earlier, so the speed of each read does
+not matter. A live stream waits for nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from worker.engine.index_updater import INDEXED
 FOREVER: Final = 1 << 62
 """Later than any append time."""
 LONGEST_MS: Final = 5_000
-"""So long a record waits in its inbox: an input that is far behind must not hold the others up."""
+"""How long a record waits in its inbox: an input with a large lag must not delay others."""
 
 _WAITS_FOR: Final = {
     entity: INDEXED if entity not in INDEXED else INDEXED[: INDEXED.index(entity)]
@@ -26,20 +26,20 @@ _WAITS_FOR: Final = {
 
 
 class ReadingOrder:
-    """Says up to which append time records of an entity are judged now. `clock` is steady."""
+    """Decides up to which append time records are judged now, by entity. `clock` is steady."""
 
     def __init__(self, clock: Callable[[], int]) -> None:
         self._clock = clock
         self._held: dict[str, tuple[int, int]] = {}
-        """Of each entity that waits: the append time of the first record, and since when."""
+        """By waiting entity: the append time of its first record, and when the wait began."""
         self._open: set[str] = set()
 
     def limits(self, read_until: Mapping[str, int], waiting: Mapping[str, int]) -> dict[str, int]:
-        """The latest append time of a record that is judged now, by entity.
+        """The latest append time that is judged now, by entity.
 
-        `read_until`: up to which append time all users, and all matches, have been read; `FOREVER`
-        if there are no more. `waiting`: the append time of the first record in the inboxes of an
-        entity, if there is one.
+        `read_until` has the append time up to which all users, and all matches, have been read;
+        `FOREVER` if there are no more. `waiting` has, by entity, the append time of the first
+        record in the inboxes.
         """
         now = self._clock()
         limits = {}

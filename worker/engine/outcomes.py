@@ -1,4 +1,4 @@
-"""Waits for the outcomes of records that were sent, as anybody outside can see them."""
+"""Waits for the outcomes of sent records, by reading the public topics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _violations = msgspec.json.Decoder(_Violations)
 
 
 class Outcomes:
-    """Counts what became of records: note what was sent, then wait."""
+    """Counts the outcomes of sent records: `open`, then `note` what was sent, then `wait`."""
 
     def __init__(self, broker: Broker, names: Names) -> None:
         self.sent: Counter[str] = Counter()
@@ -40,7 +40,7 @@ class Outcomes:
         self._open: dict[str, set[int]] = defaultdict(set)
 
     async def open(self) -> None:
-        """From now on outcomes are looked for. Raises MissingTopic."""
+        """Start reading outcomes at the current ends. Raises MissingTopic, BrokerUnavailable."""
         names = [self._names.accepted(e) for e in ENTITIES]
         names += [self._names.rejected(e) for e in ENTITIES]
         topics = await self._broker.topics(names)
@@ -53,7 +53,7 @@ class Outcomes:
         self._reader.assign({partition: span.end for partition, span in spans.items()})
 
     def note(self, messages: Sequence[ProducerRecord], places: Sequence[tuple[int, int]]) -> None:
-        """These were sent, and stand there now."""
+        """Record sent messages, each with its partition and offset in `places`."""
         for message, (number, offset) in zip(messages, places, strict=True):
             self.sent[self._names.entity_of(message.topic)] += 1
             if self._reader is not None:
@@ -61,27 +61,30 @@ class Outcomes:
 
     @property
     def accepted(self) -> int:
-        """How many were accepted, deletions among them."""
+        """Number of accepted records, deletions included."""
         return self.accepted_by.total()
 
     @property
     def rejected(self) -> int:
-        """How many were rejected."""
+        """Number of rejected records."""
         return self.rejected_by.total()
 
     @property
     def judged(self) -> int:
-        """How many have their outcome."""
+        """Number of records with an outcome."""
         return self.accepted + self.rejected
 
     async def look(self, timeout: float = 0.0) -> None:
-        """Count the outcomes that are there; wait for some up to `timeout` seconds."""
+        """Count new outcomes; wait up to `timeout` seconds for the first."""
         assert self._reader is not None
         for message in await self._reader.read(5_000, timeout):
             self._take(message)
 
     async def wait(self, patience: float, progress: Callable[[int], None]) -> None:
-        """Until every record has its outcome. Raises NoAnswer after `patience` quiet seconds."""
+        """Wait for all outcomes. Raises NoAnswer after `patience` seconds without a new one.
+
+        Calls `progress` with the number of outcomes so far.
+        """
         total = sum(self.sent.values())
         quiet = 0.0
         while (done := self.judged) < total:
@@ -96,7 +99,7 @@ class Outcomes:
         progress(total)
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Stop reading."""
         if self._reader is not None:
             await self._reader.close()
 
@@ -104,7 +107,7 @@ class Outcomes:
         try:
             self._count(message)
         except (ValueError, msgspec.MsgspecError, RecursionError):
-            return  # no worker wrote it: whoever else writes there can leave anything
+            return  # not written by a worker: other writers may leave anything
 
     def _count(self, message: Message) -> None:
         headers = dict(message.headers)

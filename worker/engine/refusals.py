@@ -1,4 +1,4 @@
-"""Messages that the broker refuses: the record behind one is rejected, and the task goes on."""
+"""Messages that the broker refuses: the task rejects the record and continues."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from worker.errors import MessageRefused
 from worker.stream import ProducerRecord
 
 MOST = 2
-"""After so many refusals of what is said about one record nothing smaller can be said."""
+"""After more refusals for one record than this, no smaller message is left to try."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Refusal(NamedTuple):
-    """The task whose message was refused, if that is known, and why it cannot go on, if so."""
+    """The task whose message was refused, if known; `why` if the task cannot continue."""
 
     task: int | None
     why: str | None
 
 
 class Refusals:
-    """How often what a task said about a record was refused, for as long as that matters.
+    """Counts the refusals per task and record, until the record has a committed rejection.
 
-    A refused commit throws all tasks away. When one is restored it rejects these records instead
-    (`internal_error`), with fewer words each time: `Task.refused`.
+    A refused commit discards all tasks. A restored task rejects these records (`internal_error`)
+    with a smaller message each time: see `Task.refused`.
     """
 
     def __init__(self, names: Names) -> None:
@@ -37,11 +37,11 @@ class Refusals:
         self._counts: dict[int, dict[Record, int]] = {}
 
     def of(self, number: int) -> dict[Record, int]:
-        """The records of that task, and how often each was refused."""
+        """The refused records of a task, each with its number of refusals."""
         return self._counts.setdefault(number, {})
 
     def note(self, outputs: Sequence[ProducerRecord], error: MessageRefused) -> Refusal:
-        """A commit was refused: of which task, and whether that can go on without the record."""
+        """Record a refused commit; returns the task, and why it cannot continue, if so."""
         refusals: list[Refusal] = []
         noted: set[tuple[int, Record]] = set()
         for index, why in error.refused.items():
@@ -67,6 +67,6 @@ class Refusals:
         return Refusal(number, error if count > MOST else None)
 
     def settled(self, number: int, records: Iterable[Record]) -> None:
-        """Their rejections are committed."""
+        """Forget records whose rejections are committed."""
         for record in records:
             self.of(number).pop(record, None)

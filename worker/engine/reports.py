@@ -1,4 +1,4 @@
-"""What a worker tells of its work: log lines, metrics, health. Nothing it does depends on them."""
+"""Reports of a worker: log lines, metrics, health. The worker never depends on them."""
 
 from __future__ import annotations
 
@@ -31,19 +31,21 @@ from worker.stream import Partition
 
 _LOOK_EVERY_MS: Final = 1_000
 _FAILING_MS: Final = 30_000
-"""So long after a failed commit only a commit that succeeds is progress: what has failed is read
-again first. Less than the limit of `/live`, since it may have been there after all."""
+"""For this long after a failed commit, only a successful commit counts as progress.
+
+The worker first reads the failed round again. If that commit took effect after all, no commit may
+follow, so this is shorter than the limit of `/live`."""
 _LAG_EVERY_MS: Final = 5_000
-"""Lag costs a question to the broker."""
+"""Measuring the lag costs broker requests."""
 
 _STEADY_MS: Final = 5_000
-"""What has failed a moment ago may fail again in the next: it is over when that is over."""
+"""A hindrance ends only after this long without a failure: failures often repeat."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Reports(Losses):
-    """Tells what it is told, and looks around once a second. Times are steady."""
+    """Reports events when they happen, and measures state once a second. Times are steady."""
 
     def __init__(self, metrics: Metrics, health: Part, clock: Clock) -> None:
         super().__init__(metrics, health, clock)
@@ -56,44 +58,44 @@ class Reports(Losses):
         self._missing: Sequence[str] = ()
         self._hindered: dict[str, int] = {}
         self._failing: set[int] = set()
-        """Tasks of a round that could not be committed; none has been since."""
+        """Tasks of rounds whose commit failed; cleared by the next successful commit."""
         self._not_started: set[int] = set()
-        """Tasks that could not be taken over, and have not been since."""
+        """Assigned tasks whose last take-over failed and that do not run yet."""
         self._inputs = OpenTransactions(clock.steady)
         self._followed = OpenTransactions(clock.steady)
 
     def alive(self) -> None:
-        """A step of restoring is done, or the broker is away and will be tried again."""
+        """Report a finished step of restoring, or an outage that will be retried."""
         self.health.alive(self._clock.steady())
 
     def outage(self, what: str, error: BuddyError, wait: float) -> None:
-        """The broker is away, or refuses something; it is tried again after `wait` seconds."""
+        """Report that the broker is unavailable or refuses; the retry is after `wait` seconds."""
         _log.warning("broker_unavailable", error=str(error), retry_in=round(wait, 1))
         self.hindered(what, error)
-        self.alive()  # an outage is waited out: a restart cures none
+        self.alive()  # a restart would not end the outage
 
     def followed(self, error: BuddyError | None) -> None:
-        """The index follows the accepted topics, or cannot."""
+        """Report whether the index can follow the accepted topics (None) or why not."""
         if error is None:
             self.free("index")
         else:
             self.hindered("index", error)
 
     def hindered(self, what: str, error: BuddyError) -> None:
-        """A part of the work cannot be done: not ready until it is free again."""
+        """Report that a part of the work is blocked: not ready until `free`."""
         now = self._clock.steady()
         self._hindered[what] = now
         self.health.hindered(what, str(error), now)
 
     def free(self, what: str, after: int = _STEADY_MS) -> None:
-        """A part of the work was done, and has not failed for so many milliseconds."""
+        """Report success of a part of the work; effective `after` ms without a failure."""
         failed = self._hindered.get(what)
         if failed is not None and self._clock.steady() - failed >= after:
             del self._hindered[what]
             self.health.free(what)
 
     def committed(self, tallies: Mapping[int, Tally], began: int) -> None:
-        """A round is committed that was begun at that time: what each of its tasks has done."""
+        """Report a committed round: its tallies by task, and when it began."""
         now = self._clock.steady()
         self.health.alive(now)
         self._failing.clear()
@@ -119,7 +121,7 @@ class Reports(Losses):
             _log.error("record_omitted", source=source)
 
     def unreadable(self, place: Partition, offsets: Sequence[int]) -> None:
-        """The messages at these offsets of an internal topic are none of ours: skipped."""
+        """Report skipped messages of an internal topic that no worker can have written."""
         self.metrics.unreadable_internal(len(offsets))
         _log.error(
             "unreadable_internal",
@@ -130,42 +132,42 @@ class Reports(Losses):
         )
 
     def not_committed(self, numbers: Iterable[int], error: BuddyError) -> None:
-        """A round of these tasks could not be committed."""
+        """Report that the commit of a round of these tasks failed."""
         self._failed_at = self._clock.steady()
         self.metrics.transaction("fenced" if isinstance(error, Fenced) else "failed")
         tasks = sorted(numbers)
         _log.warning("commit_failed", tasks=tasks, error=str(error))
-        if not isinstance(error, Fenced):  # then another worker does some of the work
+        if not isinstance(error, Fenced):  # when fenced, another worker does some work
             self._failing.update(tasks)
             self.hindered("tasks", error)
 
     def not_started(self, number: int, error: BuddyError) -> None:
-        """A task could not be taken over."""
+        """Report that a take-over failed."""
         _log.warning("task_not_started", task=number, error=str(error))
         self._not_started.add(number)
         self.hindered("tasks", error)
 
     def refused(self, number: int | None, why: str | None) -> None:
-        """The broker has refused a commit. `why` the task cannot go on without it, if it cannot."""
+        """Report a refused commit; `why` is set if the task cannot continue."""
         if why is not None:
             _log.error("commit_refused", task=number, error=why)
 
     def clock_stepped(self, milliseconds: int, tasks: TaskManager) -> None:
-        """The wall clock was set."""
+        """Report that the wall clock was set."""
         self.metrics.clock_stepped()
-        for owned in list(tasks.running.values())[:1]:  # one step, so in one task's books
+        for owned in list(tasks.running.values())[:1]:  # one step counts once
             owned.task.books.incident(CLOCK_STEPPED)
         _log.warning("clock_stepped", by_ms=milliseconds)
 
     def damaged(self, places: AbstractSet[Partition], tasks: TaskManager) -> None:
-        """These inputs cannot be read on; the broker has told where."""
+        """Report inputs that damage blocks; the broker has logged the coordinates."""
         for place in places - self._damaged:
             if (owned := tasks.running.get(place.number)) is not None:
                 owned.task.books.incident("log_damaged")
         self._damaged = set(places)
 
     async def look_for_damage(self, broker: Broker) -> None:
-        """Learn every five seconds what anybody has found damaged, and what hinders upkeep.
+        """Report every 5 s: known damage, skipped offsets of rejected topics, blocked upkeep.
 
         Raises BrokerUnavailable.
         """
@@ -186,7 +188,7 @@ class Reports(Losses):
             self.health.free("log upkeep")
 
     def round(self, tasks: TaskManager, *, in_flight: bool) -> None:
-        """A round is finished. With no commit on its way that is progress by itself."""
+        """Report a finished round, which counts as progress if no commit is in flight."""
         self.metrics.round()
         self.tasks(tasks)
         now = self._clock.steady()
@@ -194,7 +196,7 @@ class Reports(Losses):
             self.health.alive(now)
 
     def tasks(self, tasks: TaskManager) -> None:
-        """Which tasks are assigned and run."""
+        """Report which tasks are assigned and which run."""
         self.metrics.tasks(len(tasks.assigned), len(tasks.running))
         self.health.tasks(len(tasks.assigned), len(tasks.running))
         self._failing &= tasks.assigned
@@ -203,7 +205,7 @@ class Reports(Losses):
             self.free("tasks")
 
     async def look(self, tasks: TaskManager, frontiers: Frontiers, updater: IndexUpdater) -> None:
-        """Measure what waits and what is known, once a second."""
+        """Measure parked records, frontiers and the index, once a second."""
         now = self._clock.steady()
         if now - self._looked < _LOOK_EVERY_MS:
             return
@@ -234,12 +236,12 @@ class Reports(Losses):
         self.metrics.foreign_rows(foreign)
         self.metrics.state_rebuilt("index", rebuilt)
         self.enter_in_books(tasks)
-        # Every worker sees every one of them: the first task's books count them.
+        # Every worker sees every foreign row, so only the books of task 0 count them.
         if foreign and (first_task := tasks.running.get(0)) is not None:
             first_task.task.books.incident(FOREIGN_ROW, foreign)
 
     def _look_for_topics(self, missing: Sequence[str]) -> None:
-        """Topics of tasks' state are missing: told once in the log, and until they are back."""
+        """Report missing topics of tasks' state: once in the log, and as not ready until back."""
         for topic in missing:
             if topic not in self._missing:
                 _log.error("internal_missing", topic=topic)
@@ -259,18 +261,17 @@ class Reports(Losses):
         reader: Reader,
         rules: TaskSettings,
     ) -> None:
-        """Measure how far behind the inputs are read, every five seconds.
+        """Measure the lag of the inputs, in records, every 5 s; detect open transactions.
 
-        Records of open transactions count: nobody else would tell of them. Raises
-        BrokerUnavailable.
+        Records of open transactions count: nothing else reports them. Raises BrokerUnavailable.
         """
         now = self._clock.steady()
         places = [p for o in tasks.running.values() if o.assigned for p in inputs(o.task, rules)]
         if places and now - self._measured < _LAG_EVERY_MS:
             return
-        # The first task is measured at once.
+        # Measure the first task at once.
         self._measured = now if places else now - _LAG_EVERY_MS
-        # Nobody here reads rejections, but whoever does sees nothing behind one either.
+        # Workers do not read rejections, but an open transaction hides them from other readers.
         rejected = [
             Partition(rules.names.rejected(entity), owned.task.number)
             for owned in tasks.running.values()
@@ -294,7 +295,7 @@ class Reports(Losses):
     def _blocked(
         self, what: str, open_: OpenTransactions, ends: Mapping[Partition, tuple[int, int]]
     ) -> Blocked | None:
-        """What stands still because a transaction stays open; the worker is not ready meanwhile."""
+        """The transaction open longest; the worker is not ready until it ends."""
         blocked = open_.look(ends)
         if blocked is None:
             self.health.free(what)
@@ -304,6 +305,6 @@ class Reports(Losses):
 
 
 def unheard(clock: Clock) -> Reports:
-    """Reports that go to the log alone, and to metrics that nobody serves."""
+    """Reports that reach only the log; their metrics are not served."""
     metrics = Metrics()
     return Reports(metrics, Health(metrics, clock.steady).part("worker"), clock)

@@ -1,4 +1,4 @@
-"""A deliberate reset: records that have been judged are read and judged again."""
+"""Deliberate reset: records that are already judged are read and judged again."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _PAUSES: Final = (0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0)
 async def reprocess(
     broker: Broker, names: Names, entity: str, offsets: Mapping[int, int]
 ) -> dict[int, int]:
-    """Have each of these partitions of an entity's input read again from its offset.
+    """Reset partitions of an entity's input to earlier offsets.
 
-    Only backwards: an offset that has not been read yet changes nothing. Records parked from there
-    on are no longer, since they will be read again. Workers may run: the tasks are taken from
-    them for the moment, and taken up again from the new offsets. Returns how many offsets
-    each partition goes back. Everything judged again has a second outcome.
+    Returns how many offsets each partition moves back: 0 if the given offset is not read yet.
+    Records parked at or after the offset are removed, since they are read again. Every record
+    that is judged again gets a second outcome. Workers may run: this call takes the tasks over,
+    and the workers resume them from the new offsets.
 
-    Where nothing readable says how far a task is, all its inputs are read again from their starts:
-    then the offsets of all of them are counted. Raises Fenced if a worker takes the tasks back
-    time and again.
+    If a task has checkpoints but none is readable, all its inputs restart from their start
+    offsets. The result then counts the offsets of all inputs. Raises Fenced if workers keep
+    taking the tasks back, and BrokerUnavailable.
     """
     for pause in _PAUSES:
         try:
@@ -61,7 +61,7 @@ async def _take_and_reset(
         messages: list[ProducerRecord] = []
         back = {}
         for number, offset in offsets.items():
-            # No worker gives up what it still has by right: it is fenced at once.
+            # A worker does not release a task that is assigned to it, so fence it at once.
             _, at = places[number]
             earlier, _ = await fence_earlier(broker, names, number, owner, at, seconds=0)
             back[number], reset = await _reset(broker, names, entity, number, offset)
@@ -69,7 +69,7 @@ async def _take_and_reset(
             messages += [given_up(names, number, one) for one in earlier]
         told = {Partition(names.inputs(entity), q): at for q, at in offsets.items() if back[q]}
         await session.commit(messages, told)
-        # Alone: the next owner believes it even uncommitted.
+        # In a transaction of its own: the next owner trusts a release even when uncommitted.
         await session.commit([given_up(names, number, owner) for number in offsets], {})
     finally:
         await session.close()
@@ -79,7 +79,7 @@ async def _take_and_reset(
 async def _reset(
     broker: Broker, names: Names, entity: str, number: int, offset: int
 ) -> tuple[int, list[ProducerRecord]]:
-    """How far a task goes back, and the messages that say so."""
+    """The number of offsets that a task moves back, and the messages that reset it."""
     key = str(number).encode()
     table = await read_progress_table(broker, names, number)
     if key in table.lost:
@@ -90,7 +90,7 @@ async def _reset(
     topic = names.inputs(entity)
     identity = (await broker.identities([topic])).get(topic)
     read = progress.next.get(entity, 0)
-    # A topic created anew is read from its start in any case; what is parked is of the old one.
+    # A re-created topic is read from its start anyway; parked records belong to the old one.
     if offset >= read or is_another(progress.topics.get(entity), identity):
         return 0, []
     judged = {
@@ -106,7 +106,7 @@ async def _reset(
     again = [p for p in parked if p.place >= first]
     left = len(parked) - len(again) + sum(map(len, held.get(entity, {}).values()))
     booked = progress.counts.get(entity, Counts())
-    # Those have had no outcome yet: they are read for the first time once more.
+    # These have no outcome yet: count their next read as their first.
     unread = max(0, booked.parked - left)
     counted = msgspec.structs.replace(booked, read=max(0, booked.read - unread), parked=left)
     value = write_progress(
@@ -126,7 +126,7 @@ async def _reset(
 async def _begin_anew(
     broker: Broker, names: Names, number: int
 ) -> tuple[int, list[ProducerRecord]]:
-    """As `_reset`, for a task of which nobody can say how far it is."""
+    """As `_reset`, for a task without a readable checkpoint."""
     inputs = {name: Partition(names.input(name), number) for name in INPUTS}
     spans = await broker.spans(inputs.values())
     starts = {name: spans[place].start for name, place in inputs.items()}
@@ -147,7 +147,7 @@ class _Parked(NamedTuple):
 
 
 async def _parked(broker: Broker, names: Names, number: int) -> list[_Parked]:
-    """Where the parked records of a task stand."""
+    """The persisted parked records of a task, with their places."""
 
     def read(key: bytes, value: bytes) -> _Parked | None:
         envelope = read_parked(key, value, number, names)

@@ -1,4 +1,4 @@
-"""What the log says of a task, whatever else somebody has left there."""
+"""Reads the saved state of a task from its topics, skipping messages that are not valid."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from worker.errors import StateError
 from worker.stream import Partition
 
 Skipped = Callable[[Partition, Sequence[int]], None]
-"""Told the offsets of the messages that were left aside."""
+"""Called with the offsets of skipped messages."""
 Holes = Callable[[Mapping[Partition, int]], None]
-"""Told how many damaged offsets were skipped."""
+"""Called with the number of offsets that were removed, or damaged and skipped."""
 
 
 async def read_saved(
     broker: Broker, rules: TaskSettings, number: int, skipped: Skipped, holes: Holes
 ) -> Saved:
-    """The state of a task; its committer must have been started.
+    """The saved state of a task. Fence all earlier owners first.
 
-    Raises StateError where nothing readable says how far the task is, though something did, and
+    Raises StateError if the task has checkpoints but none is readable, DamagedLog, and
     BrokerUnavailable.
     """
     names, tasks = rules.names, rules.tasks
@@ -63,7 +63,7 @@ async def read_saved(
 
 
 async def read_progress_table(broker: Broker, names: Names, number: int) -> Table[Checkpoint]:
-    """The progress of a task, as its topic has it. None that is beyond the end of an input."""
+    """The checkpoints of a task; one beyond the end of an input counts as unreadable."""
     inputs = {name: Partition(names.input(name), number) for name in INPUTS}
     spans = await broker.spans(inputs.values(), uncommitted=True)
     ends = {name: spans[place].end for name, place in inputs.items()}
@@ -82,7 +82,7 @@ async def read_progress_table(broker: Broker, names: Names, number: int) -> Tabl
 def _is_beyond(
     progress: Checkpoint, ends: Mapping[str, int], identities: Mapping[str, str]
 ) -> bool:
-    """Whether it has read what never was, in topics that are still the same."""
+    """Whether a checkpoint lies beyond the end of an input whose topic is unchanged."""
     return any(
         offset > ends[name]
         and bool(identities[name])

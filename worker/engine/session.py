@@ -21,11 +21,11 @@ def group_of(names: Names) -> str:
 
 
 class Session:
-    """Commits one after the other, until the first one that fails.
+    """Serialises commits until the first commit that fails.
 
-    Then it is over, whatever the reason: what its tasks have decided may stand in the log or not.
-    Begin another one, which takes the tasks over from this one. Its name is never used again, so
-    whoever has fenced it once has fenced it for good.
+    Any failure ends the session, because the log may or may not contain the decisions. Then open
+    a new session, which takes the tasks over from this one. A session name is never reused, so
+    one fence is final.
     """
 
     def __init__(self, broker: Broker, names: Names) -> None:
@@ -37,7 +37,7 @@ class Session:
         self._turn = asyncio.Lock()
 
     async def open(self) -> None:
-        """Begin. Raises BrokerUnavailable."""
+        """Start the committer. Raises BrokerUnavailable."""
         self._committer = await self._broker.committer(
             writer_name(self._names, self.owner), group_of(self._names)
         )
@@ -45,7 +45,7 @@ class Session:
     async def commit(
         self, messages: Sequence[ProducerRecord], offsets: Mapping[Partition, int]
     ) -> list[tuple[int, int]]:
-        """As `Committer.commit`, when those before are done."""
+        """As `Committer.commit`, after all earlier commits. Raises BrokerUnavailable once over."""
         async with self._turn:
             if self.is_over or self._committer is None:
                 raise BrokerUnavailable("an earlier commit of this worker has failed")
@@ -56,7 +56,7 @@ class Session:
                 raise
 
     async def close(self) -> None:
-        """Give up the writer."""
+        """Close the committer."""
         self.is_over = True
         if self._committer is not None:
             await self._committer.close()

@@ -1,4 +1,4 @@
-"""What is made and checked before a service starts."""
+"""Creates and checks the topics before a service starts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from worker.stream import Topic
 async def create_topics(
     broker: Broker, names: Names, record_limit: int, default: int, asked: int | None = None
 ) -> tuple[list[str], int]:
-    """Create the topics that are missing: their names, and how many partitions inputs have.
+    """Create the missing topics; returns their names and the partition count of the inputs.
 
-    Where an input exists already, the others get as many; else `asked`, else `default`. Raises
-    ConfigurationError, with nothing created, if `asked` is another number than inputs have.
+    New inputs get the partition count of the existing inputs; without any, `asked`, else
+    `default`. Raises ConfigurationError, and creates nothing, if `asked` differs from the
+    existing count.
     """
     inputs = [names.inputs(entity) for entity in ENTITIES]
     there = await _described(broker, inputs)
@@ -31,7 +32,7 @@ async def create_topics(
 
 
 async def _described(broker: Broker, names: list[str]) -> dict[str, Topic]:
-    """Those that exist, as far as this user may know: creating takes fewer rights than asking."""
+    """The existing topics; empty if refused: describing takes more rights than creating."""
     try:
         return await broker.topics(names)
     except BrokerUnavailable:
@@ -39,10 +40,10 @@ async def _described(broker: Broker, names: list[str]) -> dict[str, Topic]:
 
 
 async def check_topics(broker: Broker, names: Names, record_limit: int) -> int:
-    """The number of partitions of the inputs, and so of tasks.
+    """The partition count of the inputs, which is the number of tasks.
 
-    Raises ConfigurationError if the topics are not as the rest relies on, with one line that says
-    what to change.
+    Raises ConfigurationError if a topic is missing or has wrong settings: one line that says what
+    to change.
     """
     there = await broker.topics(names.every())
     found = list(complaints(names, there, record_limit))
@@ -53,9 +54,9 @@ async def check_topics(broker: Broker, names: Names, record_limit: int) -> int:
 
 
 async def message_limit(broker: Broker, names: Names) -> int:
-    """The size of a value that every topic takes to which a task writes records as they were.
+    """The largest value, in bytes, that fits every topic that receives original records.
 
-    Raises MissingTopic: one may have been deleted since it was checked.
+    Raises MissingTopic if a topic was deleted since the check.
     """
     there = await broker.topics(names.of_originals())
     for name in names.of_originals():

@@ -1,4 +1,4 @@
-"""Reads a compacted partition as the table that it is."""
+"""Reads a compacted partition as a table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PATIENCE: Final = 20.0
 class Table(Generic[_T]):
     """The latest readable value of each key.
 
-    A message that `read` makes nothing of is skipped: it does not replace what its key had before.
+    A message for which `read` returns None is skipped: it does not replace an earlier value.
     """
 
     def __init__(self, read: Callable[[bytes, bytes], _T | None]) -> None:
@@ -27,13 +27,13 @@ class Table(Generic[_T]):
         self.unreadable: list[int] = []
         """The offsets of the messages that were skipped."""
         self.lost: dict[bytes, int] = {}
-        """Keys whose every message was skipped, and the offset of the last one."""
+        """Keys without a readable message, each with the offset of its last message."""
         self.holes = 0
-        """How many offsets are gone, removed or damaged and skipped: rows may be missing."""
+        """Number of offsets removed, or damaged and skipped: rows may be missing."""
         self._read = read
 
     def apply(self, message: Message) -> None:
-        """Take in one message; those of a partition in their order."""
+        """Apply one message; call in offset order."""
         key = message.key or b""
         if message.value is None:
             self.rows.pop(key, None)
@@ -50,22 +50,22 @@ class Table(Generic[_T]):
 
 
 async def read_table(broker: Broker, partition: Partition) -> dict[bytes, bytes]:
-    """The latest value of each key, whatever it is. Raises as `read_checked` does."""
+    """The latest value of each key, unchecked. Raises as `read_checked` does."""
     return (await read_checked(broker, partition, lambda _, value: value)).rows
 
 
 async def read_checked(
     broker: Broker, partition: Partition, read: Callable[[bytes, bytes], _T | None]
 ) -> Table[_T]:
-    """The table as `read` understands it, up to the end of now, open transactions included.
+    """The table decoded by `read`, up to the current end, open transactions included.
 
-    Raises BrokerUnavailable when nothing has come for 20 s, DamagedLog.
+    Raises BrokerUnavailable, also after 20 s without a message, and DamagedLog.
     """
     span = (await broker.spans([partition], uncommitted=True))[partition]
     reader = broker.reader()
     reader.assign({partition: span.start})
     table = Table(read)
-    table.holes = span.start  # compaction moves no start: `OffsetRange`
+    table.holes = span.start  # compaction never moves the start: see `OffsetRange`
     quiet = 0.0
     try:
         while reader.position(partition) < span.end:

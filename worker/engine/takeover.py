@@ -1,4 +1,7 @@
-"""Takes a task over: fences whoever may still write for it, then reads how it stands."""
+"""Takes a task over: fences every earlier owner, so that the saved state is complete.
+
+See docs/exactly-once.md, "Fence, then read".
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from worker.errors import BrokerUnavailable, DamagedLog
 from worker.stream import Message, Partition
 
 RELEASE_SECONDS: Final = 1.0
-"""So long a live owner has to give a task up by itself: a fence would end all of its tasks."""
+"""How long a live owner has to release a task; a fence would end all of its tasks."""
 _PATIENCE: Final = 20.0
 _STEP_SECONDS: Final = 0.05
 
@@ -29,19 +32,19 @@ async def fence_earlier(
     *,
     seconds: float = RELEASE_SECONDS,
 ) -> tuple[list[str], int]:
-    """Fence every other owner of a task that has taken it over before that offset.
+    """Fence every other owner that took the task over before `offset` in the owners topic.
 
-    Returns who that was, and how many offsets are gone, removed or damaged and skipped: an owner
-    among those is not fenced.
+    Live owners have `seconds` to release the task first. Owners in `own` get no time: they are
+    earlier sessions of this process and release nothing. Afterwards the saved state of the task
+    is complete: the open transactions of the fenced owners are aborted.
 
-    They have so many `seconds` to give it up by themselves, but for `own`: earlier ones of this
-    process, which give up nothing any more. Afterwards the state of the task is complete: what its
-    earlier owners had open is aborted. Raises BrokerUnavailable, DamagedLog.
+    Returns the fenced owners, and the number of offsets that were removed, or damaged and
+    skipped. An owner at such an offset is not fenced. Raises BrokerUnavailable, DamagedLog.
     """
     place = Partition(names.owners, number)
     left, holes = await _unreleased(broker, place, offset, {owner, *own}, seconds)
     earlier = [one for one in left if one != owner]
-    # The first owner of its kind may follow one of an earlier release.
+    # Without an earlier owner, a worker of a release before 2 may still write for the task.
     fenced = [writer_name(names, owner) for owner in earlier]
     fenced = fenced or [earlier_writer_name(names, number)]
     await asyncio.gather(*(_fence(broker, names, name) for name in fenced))
@@ -56,22 +59,22 @@ async def _fence(broker: Broker, names: Names, name: str) -> None:
 async def _unreleased(
     broker: Broker, place: Partition, offset: int, own: Collection[str], seconds: float
 ) -> tuple[list[str], int]:
-    """Who has not given the task up, though those that live had time to; and the gaps."""
+    """The owners that have not released the task in time, and the number of missing offsets."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     span = (await broker.spans([place], uncommitted=True))[place]
-    # A dead owner's open transaction hides all that lies behind it from readers of the committed.
+    # The open transaction of a dead owner hides all later messages from a committed read.
     reader = broker.reader(uncommitted=True)
     reader.assign({place: span.start})
     messages: list[Message] = []
-    holes = span.start  # compaction moves no start: `OffsetRange`
+    holes = span.start  # compaction never moves the start: see `OffsetRange`
     try:
         while True:
             messages += await reader.read(5_000, _STEP_SECONDS)
             holes += reader.skipped().get(place, 0)
             if reader.position(place) > offset:
                 earlier = owners_before(messages, offset)
-                # Tombstones that come late lie behind the offset.
+                # A late release is a tombstone at a higher offset.
                 given_up = {m.key for m in messages if m.offset > offset and m.value is None}
                 left = [owner for owner in earlier if owner.encode() not in given_up]
                 late = loop.time() - began >= seconds

@@ -1,4 +1,4 @@
-"""The tasks that this worker owns: taken over, restored, given up."""
+"""The tasks of this worker: take-over, restore, release."""
 
 from __future__ import annotations
 
@@ -45,45 +45,45 @@ from worker.errors import BuddyError
 from worker.stream import Message, Partition, ProducerRecord
 
 _ASK_SECONDS: Final = 0.05
-"""So often the group is asked what is assigned: on the embedded broker that reads files."""
+"""Interval of assignment requests, which read files on the embedded broker."""
 _STUCK_SECONDS: Final = 60.0
-"""Each try of a task that cannot commit costs the others a session."""
+"""The longest backoff of a stuck task: each retry costs the other tasks a session."""
 
 _log = structlog.get_logger(__name__)
 
 
 class TaskHandle:
-    """One task of this worker, and what it has still to judge."""
+    """One task of this worker, with the messages that it has not judged yet."""
 
     def __init__(self, task: Task, ends: Mapping[str, int]) -> None:
         self.task = task
         self.ends = ends
-        """Where each of its inputs ended when it was taken over."""
+        """The end offset of each input at the take-over."""
         self.inbox: dict[str, list[Message]] = {name: [] for name in INPUTS}
-        """What has been read and not judged, by input."""
+        """The messages read but not judged, by input."""
         self.inbox_bytes = Counter[str]()
         self.read_until: dict[str, int] = {}
-        """The append time of the last message that was read of each input."""
+        """The append time of the last message read, by input."""
         self.positions: dict[str, int] = {}
-        """Where what it has judged, or is judging, ends."""
+        """By input: the first offset after the latest batch."""
         self.missed = Missed()
-        """What had happened to its inputs when it was taken over."""
+        """The losses and re-created topics found at the take-over."""
         self.assigned = False
-        """Whether its inputs are being read."""
+        """Whether the reader is assigned its inputs."""
         self.state: dict[str, str] = {}
-        """The identities of the topics that its state was read from, or written to since."""
+        """The identities of the topics that its state was last read from or rewritten to."""
         self.starts: dict[Partition, int] = {}
-        """Where the partitions of its state began then."""
+        """The start offsets of the partitions of these topics at that time."""
 
     def put(self, messages: Sequence[Message]) -> None:
-        """Put messages of one input into the inbox, in their order."""
+        """Append messages of one input to its inbox, in offset order."""
         name = self.task.inputs[messages[0].topic]
         self.inbox[name] += messages
         self.inbox_bytes[name] += sum(map(weight, messages))
         self.read_until[name] = messages[-1].timestamp
 
     def take(self, limits: Mapping[str, int]) -> list[Message]:
-        """Take out of the inbox what arrived up to these moments, by entity, and all else."""
+        """Remove and return the messages up to these append times; inputs without a limit: all."""
         taken: list[Message] = []
         for name, messages in self.inbox.items():
             limit = limits.get(name, FOREVER)
@@ -101,7 +101,7 @@ class TaskHandle:
         return taken
 
     def until(self) -> dict[str, int]:
-        """Up to which append time all users, and all matches, have been taken out."""
+        """The append time up to which all users, and all matches, have left the inbox."""
         return {
             entity: messages[0].timestamp - 1
             if (messages := self.inbox[entity])
@@ -111,15 +111,15 @@ class TaskHandle:
         }
 
     def waiting(self) -> int:
-        """How many messages are in the inbox."""
+        """Number of messages in the inbox."""
         return sum(map(len, self.inbox.values()))
 
 
 class TaskManager:
-    """Which tasks run here: those that the group assigns, once they are restored.
+    """Runs the tasks that the group assigns to this worker, once they are restored.
 
-    A take-over is committed first, then whoever had the task before is fenced; only then is its
-    state read, so it is complete (docs/exactly-once.md).
+    A take-over commits its owner record, then fences the earlier owners, then reads the state.
+    This order makes the state complete: see docs/exactly-once.md, "Fence, then read".
     """
 
     def __init__(
@@ -128,43 +128,43 @@ class TaskManager:
         self.running: dict[int, TaskHandle] = {}
         self.assigned: frozenset[int] = frozenset()
         self.session: Session | None = None
-        """What the tasks write with; None until it could be begun."""
+        """The session that the tasks write with; None while there is none."""
         self._broker = broker
         self._rules = rules
         self._group = group_of(rules.names)
         self._identities = identities
         self._worker = f"{socket.gethostname()}/{os.getpid()}"
-        """How the books name this process."""
+        """The name of this process in the books."""
         self._member: Member | None = None
         self._ask_at = 0.0
-        """When the group is asked again, by the loop's time."""
+        """When to request the assignment again, in the loop's time."""
         self._starting: dict[int, asyncio.Task[TaskHandle]] = {}
         self.held: set[int] = set()
-        """What this session has taken over and not given up, restored or not."""
+        """The tasks this session has taken over and not released, restored or not."""
         self._sessions: set[str] = set()
-        """The owners that this process has been."""
+        """The owner names that this process has used."""
         self._pause = Backoff(clock.steady)
         self._stuck: dict[int, Backoff] = {}
         self._clock = clock
         self._backoffs: dict[int, Backoff] = {}
         self.before_release: Callable[[], Awaitable[object]] = _nothing
-        """Awaited before a task is given up: what was decided for it is committed then, or lost."""
+        """Awaited before a release: decisions for the task are then committed or lost."""
         self.on_restored: Callable[[float], None] = lambda _seconds: None
-        """Told how long each take-over took, in seconds."""
+        """Called with the duration of each take-over, in seconds."""
         self.on_not_started: Callable[[int, BuddyError], None] = lambda _number, _error: None
-        """Told which task could not be taken over, and why."""
+        """Called with a task whose take-over failed, and the error."""
         self.refused: Callable[[int], Mapping[tuple[str, int], int]] = lambda _number: {}
-        """Asked which records of a task the broker has refused an outcome of, and how often."""
+        """Returns the records of a task whose outcome the broker refused, and how often."""
         self.on_unreadable: Callable[[Partition, Sequence[int]], None] = lambda _place, _at: None
-        """Told the offsets of messages of internal topics that were skipped."""
+        """Called with the offsets of skipped messages of an internal topic."""
         self.on_holes: Callable[[Partition, int], None] = lambda _place, _count: None
-        """Told how many damaged offsets of an internal topic were skipped."""
+        """Called with the number of missing offsets of an internal topic: removed or damaged."""
         self.on_progress_lost: Callable[[Partition], None] = lambda _place: None
-        """Told of a task that has no progress, though it has worked before."""
+        """Called for a task that has no checkpoint although it has worked before."""
 
     @property
     def missing_topics(self) -> Sequence[str]:
-        """The topics of the tasks' state that are not there."""
+        """The topics of the tasks' state that are missing."""
         return self._identities.missing
 
     async def join(self) -> None:
@@ -172,7 +172,7 @@ class TaskManager:
         self._member = await self._broker.join(self._group, self._rules.names.inputs("users"))
 
     async def update(self) -> bool:
-        """Take over what has been assigned, give up what has not; whether `running` changed.
+        """Take over newly assigned tasks, release revoked tasks; whether `running` changed.
 
         Raises BrokerUnavailable.
         """
@@ -201,7 +201,7 @@ class TaskManager:
         return changed
 
     def succeeded(self) -> None:
-        """The tasks commit: in a while the next take-over need not wait."""
+        """Record a successful commit, which resets the backoffs of take-overs after a while."""
         self._pause.succeeded()
         for number in self.running:
             self._backoff(number).succeeded()
@@ -209,12 +209,12 @@ class TaskManager:
                 self._stuck[number].succeeded()
 
     def stuck(self, number: int) -> None:
-        """The broker takes nothing that this task has to say: it waits, while the others work."""
+        """Back off a task whose output the broker refuses; the others continue."""
         longest = _STUCK_SECONDS
         self._stuck.setdefault(number, Backoff(self._clock.steady, longest=longest)).failed()
 
     async def end_session(self, why: str) -> None:
-        """Give up every task; what was committed stays, and they can be taken over again."""
+        """Drop every task and end the session; commits stay, and tasks can be taken over again."""
         for number in list(self._starting):
             await self._cancel(number)
         for number in self.running:
@@ -228,12 +228,12 @@ class TaskManager:
             self.session = None
 
     def release(self, numbers: Iterable[int]) -> list[ProducerRecord]:
-        """What says that this worker writes nothing more for these tasks."""
+        """The records that release these tasks: this worker writes nothing more for them."""
         assert self.session is not None
         return [given_up(self._rules.names, number, self.session.owner) for number in numbers]
 
     async def close(self) -> None:
-        """Give up every task and leave the group, so that others take over at once."""
+        """Drop every task and leave the group, so that other workers take over at once."""
         await self.end_session("shutdown")
         if self._member is not None:
             await self._member.close()
@@ -248,10 +248,10 @@ class TaskManager:
     # --- taking over --------------------------------------------------------------------------
 
     async def _revoke(self, numbers: Sequence[int]) -> None:
-        """These are another worker's now: say that nothing more is written for them.
+        """Release tasks that the group has assigned to another worker.
 
-        The next owner believes it as soon as it stands in the log, even uncommitted: it has to be
-        a transaction of its own, after all others.
+        The next owner trusts a release as soon as it is in the log, even uncommitted. So the
+        release is a transaction of its own, after all others.
         """
         await self.before_release()
         for number in numbers:
@@ -261,11 +261,11 @@ class TaskManager:
                 _log.info("task_dropped", task=number, why="revoked")
         self.held.difference_update(numbers)
         if self.session is not None:
-            with suppress(BuddyError):  # then they are fenced, and the others with them
+            with suppress(BuddyError):  # then the next owner fences this session
                 await self.session.commit(self.release(numbers), {})
 
     async def _take_over(self, numbers: Sequence[int]) -> None:
-        """Begin to take these over, all with one commit."""
+        """Start the take-over of these tasks, with one commit for all."""
         session = self.session
         if session is None:
             session = Session(self._broker, self._rules.names)
@@ -300,7 +300,7 @@ class TaskManager:
     async def _start(
         self, number: int, owner: str, written: asyncio.Task[list[tuple[int, int]]], place: int
     ) -> TaskHandle:
-        """Take a task over; `written` says where, as the one at `place`, that stands."""
+        """Take a task over; `written[place]` locates its owner record in the log."""
         began = time.monotonic()
         _, offset = (await asyncio.shield(written))[place]
         others = self._sessions - {owner}
@@ -315,7 +315,7 @@ class TaskManager:
         return owned
 
     async def _restore(self, number: int, gone: int) -> TaskHandle:
-        """A task as the log says it stands; `gone` offsets of its owners are missing."""
+        """Restore a task from the log; `gone` offsets of its owners partition are missing."""
         names = self._rules.names
         task = Task(number, self._rules, Books(self._worker, self._clock.wall()))
         task.refused = self.refused(number)
@@ -326,12 +326,12 @@ class TaskManager:
             unreadable[place] += len(offsets)
             self.on_unreadable(place, offsets)
 
-        # Before it is read: what is anew or removed then is noticed.
+        # Identities and starts before the state, so that a later change is noticed.
         state = await self._identities.of_state()
         kept = await self._broker.spans([Partition(name, number) for name in names.of_state()])
         saved = await read_saved(self._broker, self._rules, number, skipped, holes.update)
         task.restore(saved, self._clock.now())
-        # A hole stays in the log: its loss is told once.
+        # A hole stays in the log, so `books.found` lets each loss be reported only once.
         very = {name: f"{name} {state.get(name, '')}" for name in names.of_state()}
         for place, count in holes.items():
             if fresh := task.books.found(INTERNAL_SKIPPED, very[place.topic], count):
@@ -355,7 +355,7 @@ class TaskManager:
 
 
 def of_state(identities: Mapping[str, str], names: Names) -> dict[str, str]:
-    """The identities of the topics of a task's state, as its progress names them."""
+    """The identities of the topics of a task's state, by their names in its checkpoint."""
     topics = {
         PROGRESS: names.progress,
         PARKED: names.parked,
@@ -366,17 +366,17 @@ def of_state(identities: Mapping[str, str], names: Names) -> dict[str, str]:
 
 
 async def _nothing() -> None:
-    """Nobody has anything to do."""
+    """Do nothing."""
 
 
 def _looked_at(task: asyncio.Task[list[tuple[int, int]]]) -> None:
-    """Keep asyncio from complaining that nobody looked at an exception."""
+    """Mark the exception as retrieved, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()
 
 
 def reached(task: Task, rules: TaskSettings) -> dict[Partition, int]:
-    """How far a task has read every input, as people are told."""
+    """The next unread offset of each input, for group offsets; ignores records read again."""
     return {
         Partition(rules.names.input(name), task.number): offset
         for name, offset in task.reading.reached.items()
@@ -384,7 +384,7 @@ def reached(task: Task, rules: TaskSettings) -> dict[Partition, int]:
 
 
 def inputs(task: Task, rules: TaskSettings) -> dict[Partition, int]:
-    """Where every input of a task is to be read next."""
+    """The next offset to read of each input of a task."""
     return {
         Partition(rules.names.input(name), task.number): offset
         for name, offset in task.reading.next.items()

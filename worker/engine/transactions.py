@@ -1,4 +1,4 @@
-"""Transactions of others that stay open: nobody can read what lies behind them. Pure."""
+"""Detects open transactions of other writers, which hide all later records. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final, NamedTuple
 from worker.stream import Partition
 
 _OPEN_MS: Final = 15_000
-"""A transaction that holds up a partition for so long is told of."""
+"""A transaction is reported once it has blocked a partition for this long."""
 
 
 class Blocked(NamedTuple):
-    """So many records lie behind a transaction that has been open at an offset for so long."""
+    """A transaction open at `offset` for `seconds`, and the records that it hides."""
 
     place: Partition
     offset: int
@@ -20,7 +20,7 @@ class Blocked(NamedTuple):
     seconds: int
 
     def told(self) -> dict[str, object]:
-        """For a log line."""
+        """The fields of a log line."""
         return {
             "topic": self.place.topic,
             "partition": self.place.number,
@@ -38,17 +38,17 @@ class Blocked(NamedTuple):
 
 
 class OpenTransactions:
-    """Notes how far partitions can be read. `clock` is a steady one, in milliseconds."""
+    """Tracks how far partitions are readable. `clock` is steady, in milliseconds."""
 
     def __init__(self, clock: Callable[[], int]) -> None:
         self._clock = clock
         self._open: dict[Partition, tuple[int, int]] = {}
-        """Where a partition goes no further, and since when: more lies behind, not committed."""
+        """Partitions with uncommitted records: the last stable offset, unchanged since when."""
 
     def look(self, ends: Mapping[Partition, tuple[int, int]]) -> Blocked | None:
-        """The one that has stood still longest, if it is worth telling.
+        """The transaction that has been open longest, once it has been open for 15 s.
 
-        `ends`: how far each can be read, and where it really ends.
+        `ends` has the last stable offset and the end offset of each partition.
         """
         now = self._clock()
         before = self._open

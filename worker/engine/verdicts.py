@@ -1,4 +1,7 @@
-"""Frontiers noted and tended: when the tasks of this worker may call a reference orphaned."""
+"""Frontiers: when the tasks of this worker may call a reference orphaned.
+
+See docs/definitive-verdicts.md.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,16 @@ from worker.engine.index_updater import INDEXED, IndexUpdater
 from worker.stream import Partition
 
 _NOTE_EVERY_MS: Final = 200
-"""Frontiers cost a question to the broker: records that are overdue share one."""
+"""A frontier costs a broker request, so all records overdue by then share one."""
 _REPORT_BLOCKED_MS: Final = 5_000
 _FORGET_EVERY_MS: Final = 1_000
-"""So often it is asked which frontiers are waited for: that looks at each record that waits."""
+"""Interval for dropping unused frontiers: the check visits each waiting record."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Frontiers:
-    """The frontiers that the tasks of this worker wait for."""
+    """The open frontiers of the tasks of this worker."""
 
     def __init__(
         self, broker: Broker, rules: TaskSettings, updater: IndexUpdater, clock: Clock
@@ -40,7 +43,7 @@ class Frontiers:
         self._forgot = -_FORGET_EVERY_MS
 
     async def advance(self, tasks: Sequence[Task]) -> None:
-        """Note frontiers for overdue records, and move those that are noted forward."""
+        """Note frontiers for overdue records, and advance the open frontiers."""
         moment = self._clock.now()
         now = moment.steady
         overdue = [task for task in tasks if task.overdue(moment)]
@@ -48,10 +51,10 @@ class Frontiers:
             self._noted = now
             users, matches = await self._note()
             awaited = [b for task in overdue for b in task.await_frontiers(users, matches)]
-            # One that nobody waits for blocks nothing: it would be told all the same.
+            # A frontier without a waiting record blocks nothing, yet it would be reported.
             self._open += [(now, frontier) for frontier in (users, matches) if frontier in awaited]
         if self._open and now - self._forgot >= _FORGET_EVERY_MS:
-            # What a record waited for may have come, or its task have gone to another worker.
+            # The reference may have arrived, or the task may have moved to another worker.
             self._forgot = now
             kept = {id(frontier) for task in tasks for frontier in task.awaited()}
             self._open = [
@@ -67,11 +70,11 @@ class Frontiers:
         self._report_blocked(now)
 
     def waiting_since(self) -> int | None:
-        """When the oldest frontier that has not been passed was noted, on the steady clock."""
+        """When the oldest open frontier was noted, in milliseconds on the steady clock."""
         return self._open[0][0] if self._open else None
 
     def blocked_by(self) -> list[Partition]:
-        """The inputs that the oldest frontier waits for."""
+        """The input partitions that the oldest open frontier waits for."""
         return self._open[0][1].blocked_by(self._updater.judged) if self._open else []
 
     async def _note(self) -> tuple[Frontier, Frontier]:

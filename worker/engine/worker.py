@@ -1,7 +1,7 @@
-"""The worker: it reads, has its tasks judge, commits what they decide, until it is told to stop.
+"""The worker: reads the inputs, lets its tasks judge the records, and commits their decisions.
 
-Three things run side by side: one read of the inputs, the index updater, and the commit of one
-round of all tasks (`judging`). Records that arrive meanwhile belong to the next round.
+Three activities run concurrently: one read of the inputs, the index updater, and the commit of
+one round of all tasks (`judging`). Records that arrive during a commit belong to the next round.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ from worker.index.store import IndexStore
 from worker.stream import Message, Partition
 
 BATCH: Final = 5_000
-"""Messages a read, at most, and of one input in an inbox."""
+"""Messages per read, at most; the inbox limits of `_paused` derive from this number."""
 _POLL_SECONDS: Final = 0.05
 _READ_SECONDS: Final = 0.2
-"""So long an idle worker waits for messages before it looks around."""
+"""How long an idle worker waits for messages before it does its other work."""
 _FULL: Final = 2_000
-"""So many messages are a round of their own while the commit of the one before is on its way."""
+"""With this many messages waiting, a round starts while the previous commit is in flight."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Worker:
-    """Validates what arrives on the inputs. One object a process; `run` until stopped."""
+    """Validates the records of the inputs. One instance per process."""
 
     def __init__(
         self,
@@ -78,12 +78,12 @@ class Worker:
         self._identities = Identities(broker, rules.names, clock.steady)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set; then finish the commits in hand and leave.
+        """Work until `stop` is set, then finish the commits in flight and leave the group.
 
-        Raises ConfigurationError if the topics are not as the rest relies on, StateError, and
-        BrokerUnavailable if the broker cannot be reached at all. Later outages are waited out, and
-        so are topics that are deleted and created anew: then it begins again, with all of it. So it
-        does where the index turns out to be damaged.
+        Raises ConfigurationError or MissingTopic if the topics are wrong at the start,
+        BrokerUnavailable if the broker is unreachable at the start, and StateError. Retries later
+        outages with backoff. When a topic is deleted or re-created, or the index is damaged, the
+        worker starts over with new readers, index and tasks.
         """
         await self._check_topics()
         damage = Backoff(self._clock.steady, longest=60.0)
@@ -93,12 +93,12 @@ class Worker:
             except TopicRecreated as error:
                 _log.warning("topics_changed", reason=str(error))
                 await self._waited_out(self._check_topics, stop)
-            except StateLost:  # the index says why, when it is opened again
+            except StateLost:  # the index logs the reason when it is reopened
                 await _wait(stop, damage.failed())
         _log.info("worker_stopped")
 
     async def _check_topics(self) -> None:
-        """Learn how many tasks there are, what they may write, and which topics these are."""
+        """Read the number of tasks, the message limit and the identities of the topics."""
         await self._identities.note()
         names, limit = self._rules.names, self._rules.record_limit
         tasks = await check_topics(self._broker, names, limit)
@@ -111,7 +111,7 @@ class Worker:
         )
 
     async def _live(self, stop: asyncio.Event) -> None:
-        """Work on the topics as they are. Raises TopicRecreated when they are no longer."""
+        """Work on the current topics. Raises TopicRecreated when one is deleted or re-created."""
         self._ready = False
         self._reports.health.restoring()
         self._reader = self._broker.reader()
@@ -147,8 +147,8 @@ class Worker:
             return
         following = asyncio.create_task(self._updater.run(ended))
         try:
-            # Tasks are taken over before the index is ready: that may depend on it, since taking
-            # over from a dead worker ends the transaction that it has left open.
+            # Tasks are taken over before the index is ready. The index may depend on this: taking
+            # over from a dead worker ends the transaction that the worker left open.
             if await self._waited_out(self._tasks.join, stop):
                 await self._rounds(stop, following)
             await self._judging.leave(self._tasks)
@@ -166,9 +166,9 @@ class Worker:
     async def _waited_out(
         self, attempt: Callable[[], Awaitable[None]], stop: asyncio.Event
     ) -> bool:
-        """Whether it has succeeded; outages are waited out, until told to stop.
+        """Retry `attempt` with backoff until it succeeds; False if stopped first.
 
-        So are topics that are not as they should be: this is asked again only where they were.
+        Retries missing or wrong topics too: they were right when the worker started.
         """
         backoff = Backoff(self._clock.steady)
         while not stop.is_set():
@@ -229,7 +229,7 @@ class Worker:
         )
 
     def _note_state(self, owned: TaskHandle) -> None:
-        """Have a task write its state again where a topic lost it, or was created anew."""
+        """Make a task rewrite its state if a state topic was re-created or lost records."""
         anew = self._identities.anew(owned.state)
         removed = self._identities.removed(owned.starts)
         if not anew and not removed:
@@ -246,7 +246,7 @@ class Worker:
                 self._reports.state_removed(place, gone)
 
     async def _becomes_ready(self) -> bool:
-        """Wait a little for the index; nothing is read or judged before it is ready."""
+        """Wait briefly for the index; the worker reads and judges nothing before it is ready."""
         await _wait(self._updater.ready, _POLL_SECONDS)
         self._ready = self._updater.ready.is_set()
         if self._ready:
@@ -255,7 +255,7 @@ class Worker:
         return self._ready
 
     async def _read(self, running: dict[int, TaskHandle]) -> None:
-        """Take what has come; wait a little for messages, finished work or news."""
+        """Collect messages; wait briefly for a read, a finished commit or index news."""
         if self._reading is None:
             reading = self._reader.read(BATCH, _READ_SECONDS, self._paused(running))
             self._reading = asyncio.create_task(reading)
@@ -273,11 +273,12 @@ class Worker:
         if len(running) < self._rules.tasks:
             await self._take(wait=False)
             await self._elsewhere.look(running, self._waiting(running))
-        # Last of all: until the batches are made nothing may be read that is not in an inbox.
+        # Must come last: when the batches are made, every message that the reader has passed must
+        # be in an inbox.
         await self._take(wait=False)
 
     async def _judge(self, running: dict[int, TaskHandle]) -> None:
-        """Begin a round, if there is work and the one before leaves time for it."""
+        """Start a round if there is work and the commit in flight allows it."""
         if self._judging.is_waiting:
             await self._judging.go_on(self._tasks)
             return
@@ -298,7 +299,7 @@ class Worker:
             await self._judging.round(self._tasks, batches, learned)
 
     async def _take(self, *, wait: bool) -> None:
-        """Sort what the read in hand has brought into the tasks' inboxes, if it is done."""
+        """Move the messages of a finished read into the inboxes; `wait` for a read in progress."""
         reading = self._reading
         if reading is None or not (wait or reading.done()):
             return
@@ -313,8 +314,8 @@ class Worker:
         self._reports.damaged(self._reader.damaged().keys(), self._tasks)
 
     async def _assign(self) -> None:
-        """Read the inputs of the running tasks: each from where it stands, or from where it is."""
-        # What a failed read would have brought is read again: positions have not moved.
+        """Assign the inputs of all running tasks: new ones at the task's offset, others unmoved."""
+        # A failed read loses nothing: positions have not moved, so it is repeated.
         with suppress(BrokerUnavailable):
             await self._take(wait=True)
         wanted: dict[Partition, int] = {}
@@ -335,7 +336,7 @@ class Worker:
         )
 
     def _positions(self, owned: TaskHandle) -> dict[str, int]:
-        """What is judged next of each input: the first in the inbox, or what is read next."""
+        """The next offset to judge of each input: the head of its inbox, else the read position."""
         names, number = self._rules.names, owned.task.number
         return {
             name: messages[0].offset
@@ -356,7 +357,7 @@ class Worker:
         return Waiting(heads, newest, live=many < _FULL)
 
     def _limits_of(self, running: Mapping[int, TaskHandle], waiting: Waiting) -> dict[str, int]:
-        """Up to which append time records of each entity are judged now."""
+        """The append time up to which records are judged now, by entity."""
         until = self._elsewhere.until({n: o.task for n, o in running.items()}, waiting)
         for owned in running.values():
             for entity in INDEXED:
@@ -364,7 +365,7 @@ class Worker:
         return self._order.limits(until, waiting.heads)
 
     def _read_until(self, owned: TaskHandle, entity: str) -> int:
-        """Up to which append time all of an input has been read."""
+        """The append time up to which an input is read; `FOREVER` once its end is reached."""
         place = Partition(self._rules.names.inputs(entity), owned.task.number)
         if not self._reader.lag(place) and self._reader.position(place) >= owned.ends[entity]:
             return FOREVER
@@ -373,9 +374,9 @@ class Worker:
     # --- back-pressure ------------------------------------------------------------------------
 
     def _paused(self, running: dict[int, TaskHandle]) -> set[Partition]:
-        """The inputs not to be read now: memory is bounded, and nothing waits for itself.
+        """The inputs to pause: memory stays bounded, and no input waits for itself.
 
-        See `crowded` for what is parked.
+        `crowded` limits parked records, `overfull` the inboxes, in bytes and in messages.
         """
         paused: set[Partition] = set()
         tasks = self._rules.tasks
