@@ -1,6 +1,6 @@
-"""The index: which users and matches are known, and who holds which address.
+"""The index: which users and matches are known, and which user holds which address.
 
-`contract.py` says what it answers, `memory.py` and `store.py` fulfil it, `rows.py` reads what it
-is made of. `freshness.py` and `tails.py` decide when what is on disk can no longer be trusted, the
-sink's store included; `resuming.py` reads what they compare.
+`worker.core.known` is the contract; `memory.py` and `store.py` implement it. `rows.py` decodes
+the accepted topics. `freshness.py` and `tails.py` decide when state on disk must be rebuilt,
+including the sink's store; `resuming.py` reads the messages that they compare.
 """

@@ -1,11 +1,12 @@
-"""Finds out whether an LMDB file is still what was written; LMDB itself has no checksums.
+"""Detects damage in an LMDB file; LMDB itself has no checksums.
 
-* A file that was closed in order has a checksum beside it (`seal`): any change is found.
-* Else a process of its own walks through the trees, since what a damaged file does to whoever
-  reads it may be the end of that process. Users and addresses hold the same pairs, so a changed
-  byte in either is found too. What cannot be told then: a changed id of a match.
+* A file that was closed in order has a checksum in a file beside it (`seal`). The checksum finds
+  any change.
+* Otherwise a separate process walks through the trees, because a damaged file may kill the process
+  that reads it. Users and addresses contain the same pairs, so a changed byte in either is found.
+  The walk cannot find a changed id of a match.
 
-This file is also the program of that process: it imports nothing of ours.
+This file is also the program of that process, so it imports nothing from this project.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _TREES: Final = ("about", "users", "addresses", "matches", "positions", "topics"
 
 
 def seal(file: Path, length: int, mode: int) -> None:
-    """Leave the checksum of the first `length` bytes beside the file. Raises OSError."""
+    """Write the checksum of the first `length` bytes beside the file. Raises OSError."""
     handle = os.open(file.with_name(_SEAL), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
         os.write(handle, b"%d %08x\n" % (length, _checksum(file, length)))
@@ -39,14 +40,14 @@ def seal(file: Path, length: int, mode: int) -> None:
 
 
 def unseal(file: Path) -> None:
-    """Take the checksum away, before the file is changed. Raises OSError."""
+    """Remove the checksum; call before the file changes. Raises OSError."""
     file.with_name(_SEAL).unlink(missing_ok=True)
 
 
 def damage_of(file: Path, version: int) -> str | None:
-    """What is wrong with the file, if anything can be told. Raises OSError.
+    """The damage found in the file, or None. Raises OSError.
 
-    A file of another version than this is not looked at.
+    Without a checksum, the trees of a file of another version than `version` are not checked.
     """
     try:
         said = file.with_name(_SEAL).read_bytes()
@@ -61,7 +62,7 @@ def damage_of(file: Path, version: int) -> str | None:
 
 
 def _checksum(file: Path, length: int) -> int:
-    """Of so many bytes; of fewer where the file has no more."""
+    """The CRC-32 of the first `length` bytes, or of all bytes if the file is shorter."""
     checksum = 0
     with file.open("rb") as content:
         while length > 0 and (chunk := content.read(min(_CHUNK, length))):
@@ -86,7 +87,7 @@ def _walk_apart(directory: Path, version: int) -> str | None:
 
 
 def walk(directory: str, version: str) -> str | None:
-    """Read everything; what is wrong with it. May end the process. Raises lmdb.Error."""
+    """The damage found by reading everything. May kill the process. Raises lmdb.Error."""
     with (
         lmdb.open(directory, readonly=True, lock=False, max_dbs=len(_TREES)) as env,
         env.begin() as txn,
@@ -94,7 +95,7 @@ def walk(directory: str, version: str) -> str | None:
         size = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
         if size > (Path(directory) / "data.mdb").stat().st_size:
             return "it was cut short"
-        with Path(os.devnull).open("wb") as nowhere:  # looks at the free pages as well
+        with Path(os.devnull).open("wb") as nowhere:  # reads the free pages too
             env.copyfd(nowhere.fileno(), compact=True)
         sums = {}
         for name in _TREES:
@@ -112,7 +113,7 @@ def walk(directory: str, version: str) -> str | None:
                         return f"the keys of {name} are in disorder"
                     before = key
                     entries += 1
-                    # Every leaf has more entries than that, so each way to one is gone.
+                    # Every leaf has more entries, so this follows the path to each leaf.
                     if entries % _LOOK_UP_EVERY == 0 and txn.get(key, db=tree) is None:
                         return f"an entry of {name} is not found by its key"
                     if weigh is not None:

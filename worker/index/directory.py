@@ -1,9 +1,9 @@
-"""A directory of state: one process holds it, and nothing in it is trusted that may be torn.
+"""A state directory: one process holds it, and files that may be torn are not trusted.
 
-The files are not flushed to the disk at every write, which would cost most of the speed. Killing
-a process cannot tear them: the system holds what was written. Only the end of the system itself
-(power, kernel) can. So a mark in the directory names the boot during which the files were last
-open; if it is found again under another boot, they were not closed in order.
+The files are not flushed to the disk at every write, which would cost most of the speed. A killed
+process cannot tear them, because the kernel still has the written pages. Only a failure of the
+system (power, kernel) can. So a mark in the directory names the boot during which the files were
+last open. A mark of another boot means that the files were not closed in order.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _FULL: Final = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 class StateDirectory:
-    """Holds the directory between `take` and `release`.
+    """Locks the directory between `take` and `release`.
 
-    `boot` names the run of this system; None where it has no such name: then the files must be
-    flushed at every write, since nothing could tell afterwards whether they are torn.
+    `boot` is the boot id of the system, or None if there is none. Without a boot id torn files
+    cannot be detected, so the files must be flushed at every write.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,10 +39,10 @@ class StateDirectory:
         self._lock = -1
 
     def take(self) -> None:
-        """Make the directory if need be and become its only holder, also against a thread.
+        """Create the directory if needed, and lock it against other processes and threads.
 
-        Raises StateError if another holds it or it cannot be written. A holder that is killed
-        lets go of it.
+        The kernel releases the lock of a killed holder. Raises StateError if the directory is
+        locked or cannot be written.
         """
         try:
             make_private(self.path)
@@ -63,13 +63,13 @@ class StateDirectory:
         self._lock = lock
 
     def release(self) -> None:
-        """Let go of the directory; a second time does nothing."""
+        """Release the directory; idempotent."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
     def distrust(self) -> str | None:
-        """Why the files may be torn; None if they are as they were last written."""
+        """Why the files may be torn or damaged, or None. Raises StateError."""
         try:
             mark = self._mark.read_text("utf-8", "replace")
         except FileNotFoundError:
@@ -83,20 +83,20 @@ class StateDirectory:
         return None
 
     def mark_unflushed(self) -> None:
-        """Note, on the disk itself, that the files are trustworthy during this boot only."""
+        """Mark the files as trustworthy during this boot only; the mark itself is flushed."""
         if self.boot is not None:
             self._write_mark(self.boot)
 
     def mark_damaged(self, what: str) -> None:
-        """Note that the files must not be used again, and why."""
+        """Mark the files as damaged, with the reason: they must not be used again."""
         self._write_mark(f"{_DAMAGED} ({what})")
 
     def unmark(self) -> None:
-        """Note that the files are flushed. Should this note be lost, they are rebuilt: no harm."""
+        """Remove the mark: the files are flushed. If the removal is lost, they are rebuilt."""
         self._mark.unlink(missing_ok=True)
 
     def failure(self, error: Exception) -> StateError:
-        """The one line for a person about what went wrong here."""
+        """The StateError for this error: one line that says what to do."""
         what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         if any(sign in what for sign in _FULL):
             return StateError(

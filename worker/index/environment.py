@@ -1,12 +1,12 @@
-"""An LMDB environment in a state directory: opened or begun anew, grown, read and written.
+"""An LMDB environment in a state directory: opened or rebuilt, grown, read and written.
 
-How it is written, and why:
+How the file is written, and why:
 
-* Through memory (`writemap`): half the cost of a page. A full disk would then end the process in
-  the middle of a store instruction, so the file's blocks are allocated before they are mapped.
-* Without a flush at each commit: see `directory.py` for what makes that safe. Where the system
-  cannot name its boot, data are flushed at each commit (the root of the tree one commit later: a
-  failure then leaves the state before).
+* Through a writable memory map (`writemap`), which halves the cost of a page. A full disk would
+  then kill the process during a store instruction. So blocks are allocated before they are mapped.
+* Without a flush at each commit: `directory.py` explains why that is safe. If the system has no
+  boot id, each commit flushes its data. The root of the tree follows one commit later, so a system
+  failure leaves the previous state.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from lmdb import _Database
 
 ABOUT: Final = "about"
-"""The tree that every environment has; its `version` belongs to the environment."""
+"""The tree that every environment has; the environment owns its key `version`."""
 
 _VERSION: Final = b"version"
 _MIB: Final = 1024 * 1024
 _LOCK_BYTES: Final = 8192
-"""What LMDB needs for its 126 readers; it enlarges a file that is smaller, without blocks."""
+"""The size that LMDB needs for 126 readers; it extends a smaller file without blocks."""
 
-_WRITEMAP: Final = hasattr(os, "posix_fallocate")  # macOS has none: there it is written by call
+_WRITEMAP: Final = hasattr(os, "posix_fallocate")  # macOS lacks it: LMDB then uses write calls
 
-# Raised for a file that is no longer what LMDB once wrote.
+# LMDB raises these for a file whose content is not what LMDB wrote.
 _DAMAGE: Final = (
     lmdb.CorruptedError,
     lmdb.IncompatibleError,
@@ -53,10 +53,10 @@ _log = structlog.get_logger(__name__)
 class Environment:
     """Named trees in one file, for one process and one thread at a time.
 
-    `trees` names them, each with whether a key may have several values. `map_size` is what the
-    file has at first, in bytes. `reader` is the view as of the last write; it stays open, so that
-    a look-up costs no transaction. File systems that copy on write (btrfs, for one) cannot
-    promise allocated blocks: there a full disk still ends the process.
+    `trees` maps each name to whether a key may have several values. `map_size` is the initial
+    size of the file in bytes. `reader` shows the state after the last write. It stays open, so a
+    look-up needs no new transaction. Copy-on-write file systems such as btrfs cannot guarantee
+    allocated blocks: there a full disk still kills the process.
     """
 
     reader: lmdb.Transaction[bytes]
@@ -65,7 +65,7 @@ class Environment:
         self, directory: Path, trees: Mapping[str, bool], *, version: int, map_size: int
     ) -> None:
         self.cleared = 0
-        """How often everything was thrown away since this was made."""
+        """How often this object has discarded the content."""
         self.trees: dict[str, _Database] = {}
         self._kinds = {ABOUT: False, **trees}
         self._version = version
@@ -76,9 +76,9 @@ class Environment:
         self._damaged = False
 
     def open(self) -> None:
-        """Take the directory; begin anew where its files are unknown, damaged or maybe torn.
+        """Lock the directory; rebuild files that are of another version, damaged or maybe torn.
 
-        Raises StateError when another process holds it, or it cannot be read or written.
+        Raises StateError if another process holds the directory, or on a read or write failure.
         """
         self._directory.take()
         try:
@@ -93,7 +93,7 @@ class Environment:
             raise
 
     def close(self) -> None:
-        """Flush to the disk and let go of the directory; a second time does nothing."""
+        """Flush to the disk and release the directory; idempotent. Raises StateError."""
         try:
             if self._lmdb is not None and not self._damaged:
                 self._lmdb.sync(True)  # noqa: FBT003 -- lmdb's own signature
@@ -108,7 +108,7 @@ class Environment:
             self._directory.release()
 
     def clear(self, reason: str) -> None:
-        """Throw everything away and begin with empty trees; the reason goes to the log."""
+        """Discard the content, start with empty trees, and log the reason. Raises StateError."""
         _log.warning("state_rebuild", directory=self._directory.path.name, reason=reason)
         self._disconnect()
         self.cleared += 1
@@ -125,10 +125,10 @@ class Environment:
         self._begin()
 
     def write(self, work: Callable[[lmdb.Transaction[bytes]], _T]) -> _T:
-        """Do the work in one transaction: all of it, or after an exception nothing.
+        """Run `work` in one transaction, which an exception rolls back completely.
 
-        `work` may be called again, with a larger file, and must give the same then. The `reader`
-        is another one afterwards, whatever the outcome. Raises StateError.
+        `work` must be repeatable: it runs again after the file had to grow. Read `self.reader`
+        again afterwards, whatever the outcome: it may be a new transaction. Raises StateError.
         """
         while True:
             try:
@@ -143,7 +143,7 @@ class Environment:
                 return outcome
 
     def failure(self, error: Exception) -> StateError:
-        """The error for what LMDB or the system reported: `StateLost` for damage, remembered."""
+        """The StateError for an error; damage gives `StateLost` and marks the directory."""
         if isinstance(error, _DAMAGE):
             self._damaged = True
             self._directory.mark_damaged(str(error))
@@ -164,7 +164,7 @@ class Environment:
         return None if found is None else f"it is damaged ({found})"
 
     def _begin(self) -> None:
-        """Note that from now on the file is changed, before it is."""
+        """Mark the file as modified, before the first modification."""
         try:
             self._directory.mark_unflushed()
             unseal(self._file)
@@ -172,9 +172,9 @@ class Environment:
             raise self.failure(error) from error
 
     def _connect(self) -> str | None:
-        """Open file and trees; why the file is of no use, if it is not."""
+        """Open the file and its trees; returns why the file is unusable, else None."""
         try:
-            # Only the holder of the directory uses it, so nothing in it is worth believing.
+            # Only the holder of the directory uses the lock file, so an old one is worthless.
             locks = self._file.with_name("lock.mdb")
             locks.unlink(missing_ok=True)
             _allocate_locks(locks)
@@ -189,7 +189,7 @@ class Environment:
                 sync=self._directory.boot is None,
                 metasync=False,
             )
-            # Before any page is looked at: one beyond the end of the file ends the process.
+            # Before any page access: a page beyond the end of the file kills the process.
             if size and size < _used(env):
                 return "its file was cut short"
             self._allocate(0, env.info()["map_size"])
@@ -217,12 +217,12 @@ class Environment:
 
     def _disconnect(self) -> None:
         if self._lmdb is not None:
-            self._lmdb.close()  # and with it the reader
+            self._lmdb.close()  # also closes the reader
             self._lmdb = None
             self.trees = {}
 
     def _renew(self) -> None:
-        # The old view must go: it would keep the pages of its state from being used again.
+        # An old reader would prevent the reuse of the pages that it sees.
         self.reader.abort()
         self.reader = self._env.begin()
 
@@ -230,7 +230,7 @@ class Environment:
         old = self._env.info()["map_size"]
         new = (old * 3 // 2 + _MIB) // _MIB * _MIB
         self._allocate(old, new - old)
-        self.reader.abort()  # the file may be mapped elsewhere afterwards
+        self.reader.abort()  # the map may move to another address
         try:
             self._env.set_mapsize(new)
         except lmdb.Error as error:
@@ -252,12 +252,12 @@ class Environment:
 
 
 def _used(env: lmdb.Environment) -> int:
-    """How many bytes of the file are in use."""
+    """The number of bytes of the file in use."""
     return (env.info()["last_pgno"] + 1) * env.stat()["psize"]
 
 
 def _allocate_locks(file: Path) -> None:
-    """Make LMDB's file of locks, which it writes through memory as well, with blocks of its own."""
+    """Create LMDB's lock file with allocated blocks: LMDB maps it writable too."""
     if not _WRITEMAP:
         return
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, FILE_MODE)

@@ -1,7 +1,7 @@
-"""When what is on disk can no longer be trusted: docs/contract.md, "State on disk". Pure.
+"""Decides when state on disk must be rebuilt: docs/contract.md, "State on disk". Pure.
 
-What a compacted topic has been read into can go on from its positions only while no deletion can
-have been missed. After a rebuild it is what the topics say, whatever had happened.
+A store that follows compacted topics may resume from its positions only while it cannot have
+missed a deletion. A rebuild restores agreement with the topics, whatever had happened.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from worker.stream import OffsetRange, Partition, Topic
 
 
 class Saved(NamedTuple):
-    """What a store of state says of itself."""
+    """The saved metadata of a store."""
 
     version: int | None
-    """Version of its format; None where it cannot be read."""
+    """The version of its format; None if unreadable."""
     last_current: int | None
-    """When it had last read everything there was, in milliseconds since 1970.
+    """When the store had last read all messages, in milliseconds since 1970.
 
-    A store that is empty counts as current: it holds nothing whose deletion it could miss. So
-    one that is being filled for the first time was last current when that began.
+    An empty store counts as current: it has no row whose deletion it could miss. So during the
+    first fill, the store was last current when the fill began.
     """
     positions: Mapping[Partition, int]
-    """The offset to read next, of every partition of its topics; empty in an empty store."""
+    """The next offset to read of every partition of its topics; empty in an empty store."""
     identities: Mapping[str, str] = {}
-    """Of each topic the identity that the positions belong to."""
+    """By topic: the identity that the positions belong to."""
     tails: Mapping[Partition, Tail] = {}
-    """Of each partition the messages read last, for `resuming.another_log`."""
+    """By partition: the last messages read, for `resuming.another_log`."""
     beside: Mapping[Partition, Beside] = {}
-    """The same of partitions that were read beside those: they have no positions."""
+    """As `tails`, for partitions that do not feed the store and have no positions."""
 
     def now(self, spans: Mapping[Partition, OffsetRange], identities: Mapping[str, str]) -> Saved:
-        """Without what is `beside` of topics that are gone, or others now: that is known."""
+        """Without the `beside` tails of topics that were deleted or re-created."""
         same = {
             partition: one
             for partition, one in self.beside.items()
@@ -52,10 +52,10 @@ def reason_to_rebuild(
     version: int,
     identities: Mapping[str, str] | None = None,
 ) -> str | None:
-    """Why the store must be emptied and filled anew, for the log; None if it can go on.
+    """Why the store must be rebuilt, for the log; None if it can resume.
 
-    `topics` are those that the store is made of, as they are now, with their `identities`, and
-    `spans` has each of their partitions; `version` is the format that this program writes.
+    `topics`, `identities` and `spans` describe the topics that feed the store as they are now;
+    `spans` has every partition. `version` is the format that this program writes.
     """
     if saved.version != version:
         return f"its format has version {saved.version or 'unknown'}, this program's {version}"
@@ -70,7 +70,7 @@ def reason_to_rebuild(
 
 
 def other_topics(saved: Saved, topics: Mapping[str, Topic]) -> str | None:
-    """Which topic is gone or has another number of partitions, for the log; None if none has."""
+    """Which topic is missing or has a new partition count, for the log; None if none."""
     numbers: dict[str, set[int]] = {}
     for partition in saved.positions:
         numbers.setdefault(partition.topic, set()).add(partition.number)
@@ -78,17 +78,17 @@ def other_topics(saved: Saved, topics: Mapping[str, Topic]) -> str | None:
         topic = topics.get(name)
         if topic is None:
             return f"it was made of topic {name}, which is not there or no longer used"
-        # With another number of partitions keys lie elsewhere: the order of a key's messages
-        # is then only known from a reading of the whole.
+        # A new partition count moves keys between partitions. Only a complete read then gives the
+        # order of a key's messages.
         if known != set(range(topic.partitions)):
             return f"topic {name} had {len(known)} partitions and has {topic.partitions} now"
     return None
 
 
 def created_anew(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
-    """Which topic has another identity than before, for the log; None if none has.
+    """Which topic has a new identity, for the log; None if none has.
 
-    Offsets in the topic of before mean nothing in the one of now.
+    Offsets of the old topic mean nothing in the new topic.
     """
     for name in sorted(before):
         if is_another(before[name], now.get(name)):
@@ -97,15 +97,15 @@ def created_anew(before: Mapping[str, str], now: Mapping[str, str]) -> str | Non
 
 
 def is_another(before: str | None, now: str | None) -> bool:
-    """Whether these are identities of two topics. An old broker cannot tell: it gives none."""
+    """Whether the identities differ; False if one is missing, as from an old broker."""
     return bool(before and now) and before != now
 
 
 def _too_old(saved: Saved, topics: Mapping[str, Topic], now_ms: int) -> str | None:
     if saved.last_current is None:
         return "it does not say when it was last current"
-    # Half, so that the other half is left for catching up and for clocks that differ: that is
-    # also why a time in the future is believed within the same bound only.
+    # The other half is a reserve for catching up and for clock differences. For the same reason a
+    # time in the future is accepted only within this limit.
     limit = min(topic.delete_retention_ms for topic in topics.values()) // 2
     age = now_ms - saved.last_current
     if age > limit:
@@ -116,7 +116,7 @@ def _too_old(saved: Saved, topics: Mapping[str, Topic], now_ms: int) -> str | No
 
 
 def outside_the_log(saved: Saved, spans: Mapping[Partition, OffsetRange]) -> str | None:
-    """Which partition ends before its position, or begins after it, for the log; None if none."""
+    """Which position lies outside its partition, for the log; None if none."""
     for partition, position in sorted(saved.positions.items()):
         start, end = spans[partition]
         where = f"partition {partition.number} of topic {partition.topic}"

@@ -9,24 +9,24 @@ from worker.index.rows import Indexed, address_of, id_of
 
 
 class MemoryIndex:
-    """The index in dicts: nothing is kept between runs. Fulfils `Known`.
+    """The index in dicts, lost at the end of the process. Implements `Known`.
 
-    About 300 bytes a user and 120 a match.
+    Takes about 300 bytes per user and 120 bytes per match.
     """
 
     def __init__(self) -> None:
         self._users: dict[bytes, bytes] = {}
         self._matches: set[bytes] = set()
-        # A tuple, since nearly every address has exactly one holder: a set each would cost 200
-        # bytes more.
+        # Tuples, since nearly every address has exactly one holder: a set would cost 200 bytes
+        # more per address.
         self._holders: dict[bytes, tuple[bytes, ...]] = {}
         self.foreign = 0
-        """How many foreign rows were refused (`worker.accepted`)."""
+        """Number of refused foreign rows (`worker.accepted`)."""
 
     def apply_row(self, entity: Indexed, key: bytes | None, row: bytes | None) -> bool:
-        """Take the latest row of a key, None for its deletion; whether its id is newly known.
+        """Apply the latest row of a key, or None for a deletion; whether the id is new.
 
-        A foreign one (`worker.accepted`) is refused and counted.
+        Refuses and counts a foreign row (`worker.accepted`).
         """
         found = rule_of(entity).read(key, row)
         if isinstance(found, Foreign):
@@ -38,7 +38,7 @@ class MemoryIndex:
         return self._match(id_, there=found is not None)
 
     def learn(self, entity: Indexed, id_: bytes, address: bytes | None) -> None:
-        """Take a row that has just been judged: its id and its `address_digest`."""
+        """Add an accepted row, given by its id and, for users, its `address_digest`."""
         if entity == "users":
             self._user(id_, address)
         else:
@@ -69,7 +69,7 @@ class MemoryIndex:
         return self._holders.get(address, ())
 
     def counts(self) -> dict[str, int]:
-        """How many users, matches and different addresses are known."""
+        """The number of known users, matches and distinct addresses."""
         return {
             "users": len(self._users),
             "matches": len(self._matches),

@@ -1,4 +1,4 @@
-"""Whether a store of state can go on from its positions: asked of the broker, judged purely."""
+"""Asks the broker whether a store may resume from its positions; pure code decides."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ async def another_log(
     spans: Mapping[Partition, OffsetRange],
     on_step: Callable[[], None] = lambda: None,
 ) -> str | None:
-    """Why the partitions are not known to be those that were read, for the log; None if they are.
+    """Why the log may differ from the log that was read, for a log line; None if verified.
 
-    Reads the last few messages before each position again; more only of partitions where some of
-    these were compacted away. To be asked once `freshness.reason_to_rebuild` has nothing to say.
-    `on_step` is called now and then. Raises BrokerUnavailable, also when a partition that has to
-    be read gives nothing for 20 s.
+    Reads the last few messages before each position again. Reads more only from partitions where
+    compaction removed some of them. Call after `freshness.reason_to_rebuild` has returned None.
+    Calls `on_step` after each read. Raises BrokerUnavailable, also after 20 s without progress.
     """
     comparison = Comparison(saved.tails, saved.positions, spans, saved.beside)
     if comparison.reason is not None or not comparison.starts:
@@ -64,15 +63,16 @@ def went_back(
     positions: Mapping[Partition, int],
     before: Mapping[Partition, int],
 ) -> Partition | None:
-    """Which of the partitions in `before` a reader has begun anew, since its log ended too early.
+    """A partition that a reader has restarted because its log ended before the position.
 
-    `messages` were read from `before` on, which led to `positions`.
+    None if there is none. `before` and `positions` are the positions before and after the read of
+    `messages`.
     """
     for partition, position in before.items():
         if positions[partition] < position:
             return partition
     last: Message | None = None
-    for message in messages:  # in runs of one partition, each in its order
+    for message in messages:  # in runs of one partition, each in offset order
         if last is None or message.partition != last.partition or message.topic != last.topic:
             partition = Partition(message.topic, message.partition)
             if message.offset < before.get(partition, 0):

@@ -1,7 +1,7 @@
-"""Reads the messages of the accepted topics as far as the index needs them.
+"""Decodes the messages of the accepted topics for the index.
 
-What is a row says `worker.accepted`, for the sink as well. Anything else is skipped as if it were
-not there; the rows around it count as ever.
+`worker.accepted` defines what counts as a row, for the sink too. Other messages are refused and
+leave the state of their key unchanged.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from worker.core.known import address_digest
 from worker.stream import Message
 
 Indexed = Literal["users", "matches"]
-"""The entities that others refer to: those the index is made of."""
+"""The entities that other records refer to: the content of the index."""
 
 _SUFFIXES: Final[dict[str, Indexed]] = {"users": "users", "matches": "matches"}
 
 
 class Latest(NamedTuple):
-    """The outcome of a run of messages: each key's latest row, None = deleted."""
+    """The latest row of each key in a run of messages, and the refused messages."""
 
     users: dict[bytes, bytes | None]
-    """The address, as a digest, by the user's id."""
+    """The `address_digest` by user id; None if the user was deleted."""
     matches: dict[bytes, bool]
-    """Whether it is there, by its id."""
+    """Whether the match exists, by match id; False if it was deleted."""
     refused: list[Refused]
 
 
 def indexed_entity(topic: str) -> Indexed:
     """The entity of `<prefix>.accepted.users` or `<prefix>.accepted.matches`.
 
-    Raises ValueError for any other topic: the index must not be fed with it.
+    Raises ValueError for any other topic, which must not feed the index.
     """
     prefix, _, suffix = topic.rpartition(".accepted.")
     entity = _SUFFIXES.get(suffix)
@@ -43,7 +43,7 @@ def indexed_entity(topic: str) -> Indexed:
 
 
 def id_of(key: bytes) -> bytes:
-    """The 16 bytes of an id, given as a canonical key."""
+    """The 16 bytes of the id in a canonical key."""
     return unhexlify(key.replace(b"-", b""))
 
 
@@ -53,11 +53,11 @@ def address_of(row: Any) -> bytes:
 
 
 def latest_rows(messages: Sequence[Message], partitions: Mapping[str, int]) -> Latest:
-    """What the messages come to, given that those of one partition are in order.
+    """The latest row of each key; the messages of each partition must be in offset order.
 
-    A key lies in one partition, so its last message here is its latest: earlier ones need not
-    be applied. `partitions` is as in `read_rows`. Raises ValueError for a message of a topic that
-    the index is not made of.
+    All messages of a key are in one partition, so its last message here is the latest; earlier
+    messages need not be applied. `partitions` is as in `read_rows`. Raises ValueError for a
+    message of any other topic than accepted users or matches.
     """
     users: dict[bytes, bytes | None] = {}
     matches: dict[bytes, bool] = {}

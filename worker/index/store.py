@@ -1,12 +1,18 @@
-"""The index on disk, in LMDB: a restart reads only what is new in the topics.
+"""The index on disk, in LMDB: a restart reads only new messages.
 
-Trees: `users` id -> address digest; `addresses` digest -> ids (several where users share one),
-the same pairs turned round; `matches` id -> nothing; `positions` topic/number -> offset; `topics`
-topic -> its identity; `about` version, time, number of addresses, number of foreign rows, and by
-partition the messages read last (`tail/` topic/number, `beside/` where no row comes from it).
+The trees, key -> value:
 
-Chosen by measurement (docs/performance.md): it is ready within milliseconds, since nothing is
-loaded; what it holds in memory is the system's page cache.
+* `users`: id -> address digest.
+* `addresses`: address digest -> ids; the pairs of `users` reversed. Users that share an address
+  give one digest several ids.
+* `matches`: id -> empty.
+* `positions`: topic/number -> offset.
+* `topics`: topic -> identity.
+* `about`: version, time, number of addresses, number of foreign rows. Also the last messages read
+  by partition: `tail/` topic/number, or `beside/` topic/number for a partition without rows.
+
+LMDB was chosen by measurement (docs/performance.md). The index is ready within milliseconds, since
+nothing is loaded: its memory is the page cache of the system.
 """
 
 from __future__ import annotations
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
     from lmdb import _Database
 
 VERSION: Final = 2
-"""Of the layout above; another one on disk is wiped and filled anew."""
+"""Version of the layout above; any other version on disk is rebuilt."""
 
 _TREES: Final = {
     "users": False,
@@ -44,42 +50,44 @@ _LAST_CURRENT, _ADDRESSES, _FOREIGN = b"last_current", b"addresses", b"foreign"
 _TAIL, _BESIDE = b"tail/", b"beside/"
 _STAMP_EVERY_MS: Final = 5_000
 _MOST_SEEN: Final = 100_000
-"""So many known ids of each kind are remembered: some 10 MB."""
+"""Maximum number of cached known ids per entity, about 10 MB."""
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 
 class IndexStore:
-    """The index in a directory of its own. Fulfils `Known`; for one thread at a time.
+    """The index in a directory of its own. Implements `Known`; for one thread at a time.
 
-    What `apply` returned from survives a kill -9, rows and positions as one. After a failure of
-    the system itself it is empty, to be filled anew from the topics. Every method may raise
-    StateError with one line for a person; `map_size` is the file's first size in bytes, it grows.
+    After `apply` returns, its rows and positions survive a kill -9 together. After a failure of
+    the system the index is empty, and is rebuilt from the topics. Every method may raise
+    StateError with one line that says what to do. `map_size` is the initial size of the file in
+    bytes; the file grows.
     """
 
     def __init__(self, directory: Path, *, map_size: int = 32 * 1024 * 1024) -> None:
         self.foreign = 0
-        """How many foreign rows were refused (`worker.accepted`) since this was made."""
+        """Number of foreign rows (`worker.accepted`) that this object has refused."""
         self._env = Environment(directory, _TREES, version=VERSION, map_size=map_size)
         self._last_current: int | None = None
         self._last_saved: int | None = None
         self._tails: dict[Partition, Tail] = {}
         self._beside: dict[Partition, Beside] = {}
         self._unsaved: dict[Partition, Beside] = {}
-        """Those of `_beside` that are not on disk yet."""
+        """The changes of `_beside` that are not on disk yet."""
         self._beside_saved: int | None = None
         self._foreign_rows = Sparing(_foreign_row)
         self._seen_users: set[bytes] = set()
-        """Known users, as far as they were asked for lately: records refer to few again and again.
-        A look into the file takes ten times as long."""
+        """Cache of known users: records refer to few users repeatedly.
+
+        A look-up in the file takes ten times as long."""
         self._seen_matches: set[bytes] = set()
 
     def open(self) -> None:
-        """Take the directory; wipe what has another version, is damaged or may be torn.
+        """Lock the directory; empty an index of another version, damaged or maybe torn.
 
-        Raises StateError when another process holds it, or it cannot be read or written. Then
-        `saved` and `freshness.reason_to_rebuild` tell whether the topics have moved on too far.
+        Raises StateError if another process holds the directory, or on a read or write failure.
+        Afterwards pass `saved` to `freshness.reason_to_rebuild`: the index may be too old.
         """
         self._env.open()
         try:
@@ -91,7 +99,7 @@ class IndexStore:
             raise
 
     def close(self) -> None:
-        """Flush everything to the disk and let go of the directory."""
+        """Flush everything to the disk and release the directory."""
         try:
             if self._last_current is not None and self._last_current != self._last_saved:
                 self._save_stamp(self._last_current)
@@ -102,7 +110,7 @@ class IndexStore:
             self._foreign_rows.rest()
 
     def clear(self, reason: str) -> None:
-        """Forget everything, positions included; the reason goes to the log."""
+        """Discard everything, positions included, and log the reason."""
         self._env.clear(reason)
         self._look()
 
@@ -146,7 +154,7 @@ class IndexStore:
     def holders(self, address: bytes) -> tuple[bytes, ...]:
         """The users that hold the address, in no promised order."""
         try:
-            if self._get(address, None, self._addresses) is None:  # most are free
+            if self._get(address, None, self._addresses) is None:  # most addresses are free
                 return ()
             with self._reader.cursor(self._addresses) as cursor:
                 return tuple(cursor.iternext_dup()) if cursor.set_key(address) else ()
@@ -154,9 +162,9 @@ class IndexStore:
             raise self._env.failure(error) from error
 
     def counts(self) -> dict[str, int]:
-        """How many users, matches and different addresses are known.
+        """The number of known users, matches and distinct addresses.
 
-        Fewer addresses than users: some share one (see `contract.py`).
+        Fewer addresses than users means that users share one: see `Known.holders`.
         """
         try:
             return {
@@ -168,7 +176,7 @@ class IndexStore:
             raise self._env.failure(error) from error
 
     def positions(self) -> dict[Partition, int]:
-        """Where each partition is to be read next; empty in an empty index."""
+        """The next offset to read of each partition; empty in an empty index."""
         try:
             with self._reader.cursor(self._positions) as cursor:
                 return {_partition(key): int(offset) for key, offset in cursor}
@@ -176,11 +184,11 @@ class IndexStore:
             raise self._env.failure(error) from error
 
     def last_current(self) -> int | None:
-        """When everything there was had been read, in milliseconds since 1970; None if never."""
+        """When all messages had last been read, in milliseconds since 1970; None if never."""
         return self._last_current
 
     def identities(self) -> dict[str, str]:
-        """Of each topic the identity that the positions belong to."""
+        """By topic: the identity that the positions belong to."""
         try:
             with self._reader.cursor(self._topics) as cursor:
                 return {name.decode(): identity.decode() for name, identity in cursor}
@@ -188,7 +196,7 @@ class IndexStore:
             raise self._env.failure(error) from error
 
     def refused(self) -> int:
-        """How many foreign rows lie before the positions, whoever has read them."""
+        """Number of foreign rows before the positions, those read by earlier processes included."""
         try:
             return int(self._get(_FOREIGN, b"0", self._about))
         except lmdb.Error as error:
@@ -196,11 +204,11 @@ class IndexStore:
 
     @property
     def rebuilt(self) -> int:
-        """How often everything was thrown away since this was made."""
+        """How often this object has discarded the content."""
         return self._env.cleared
 
     def saved(self) -> Saved:
-        """What `freshness.reason_to_rebuild` judges."""
+        """The metadata for `freshness.reason_to_rebuild`."""
         known, tails, beside = self.identities(), dict(self._tails), dict(self._beside)
         return Saved(VERSION, self._last_current, self.positions(), known, tails, beside)
 
@@ -212,14 +220,13 @@ class IndexStore:
         positions: Mapping[Partition, int],
         identities: Mapping[str, str] | None = None,
     ) -> IndexDelta:
-        """Take messages of the accepted topics, those of one partition in their order.
+        """Apply messages of the accepted topics; each partition in offset order.
 
-        `positions`: where every partition of these topics is to be read next, once these
-        messages count as read; `identities`: of each topic the identity that they belong to. Both
-        are written in one transaction with the rows, and so are the last messages themselves
-        (`tails`): no position is ever ahead of its rows, or taken for one in another log. Messages
-        read again from an older position do no harm; once the end is reached again the index is
-        the same. After StateError nothing of the call is applied.
+        `positions` has the next offset to read of every partition of these topics, after these
+        messages. `identities` has the identity of each topic. One transaction writes both with
+        the rows and the `tails`. So no position is ever ahead of its rows, or mistaken for a
+        position in another log. Applying messages again from an older position is harmless: at
+        the same end, the index is the same. After StateError nothing of the call is applied.
         """
         latest = latest_rows(messages, count_partitions(positions))
         self._seen_users -= {id_ for id_, address in latest.users.items() if address is None}
@@ -235,9 +242,9 @@ class IndexStore:
         return learned
 
     def beside(self, messages: Sequence[Message], identity: str, now_ms: int) -> None:
-        """Note messages of a topic of that identity that no row comes from, to tell its log by.
+        """Extend the tails of a topic that has no rows; they help to recognise its log.
 
-        They are saved with the next rows, every few seconds, and at the end.
+        They are saved with the next rows, every 5 s, and at `close`.
         """
         self._unsaved |= (changed := extended_beside(self._beside, messages, identity))
         self._beside |= changed
@@ -246,9 +253,9 @@ class IndexStore:
             self._unsaved, self._beside_saved = {}, now_ms
 
     def stamp(self, now_ms: int) -> None:
-        """Note that all there is has been read, or that an empty index now begins to read.
+        """Record that all messages have been read, or that an empty index starts to read.
 
-        To be called as often as that holds: it is saved every few seconds, and at the end.
+        Call as often as that holds: the time is saved every 5 s, and at `close`.
         """
         self._last_current = now_ms
         if self._last_saved is None or abs(now_ms - self._last_saved) >= _STAMP_EVERY_MS:
@@ -257,7 +264,7 @@ class IndexStore:
     # --- inside -------------------------------------------------------------------------------
 
     def _damage(self) -> str | None:
-        """Take hold of the trees; what about them cannot be, if anything."""
+        """Load the trees; returns a contradiction in their content, or None."""
         try:
             self._look()
             self.positions()
@@ -283,7 +290,7 @@ class IndexStore:
         return unknown
 
     def _look(self) -> None:
-        """Take hold of the trees, which are new ones after the file was opened."""
+        """Load the trees and cached values; needed after each opening of the file."""
         trees = self._env.trees
         self._users, self._addresses = trees["users"], trees["addresses"]
         self._matches, self._positions = trees["matches"], trees["positions"]
@@ -305,7 +312,7 @@ class IndexStore:
                     yield _partition(key.removeprefix(prefix)), value
 
     def _view(self) -> None:
-        """Look at the state that was written last."""
+        """Switch to the state after the last write."""
         self._reader = self._env.reader
         self._get = self._reader.get
 
@@ -318,7 +325,7 @@ class IndexStore:
     def _save_stamp(self, now_ms: int) -> None:
         def work(txn: lmdb.Transaction[bytes]) -> None:
             txn.put(_LAST_CURRENT, b"%d" % now_ms, db=self._about)
-            self._write_beside(txn)  # nothing may come any more that it would be saved with
+            self._write_beside(txn)  # no later row may come to save it with
 
         self._transact(work)
         self._last_saved, self._unsaved = now_ms, {}
@@ -360,12 +367,12 @@ class IndexStore:
         new: list[bytes] = []
         held: list[tuple[bytes, bytes]] = []
         freed: list[tuple[bytes, bytes]] = []
-        # In the order they come: in key order neighbours would share pages, but sorting a batch
-        # costs more than that saves.
+        # In batch order: in key order neighbours would share pages, but sorting costs more than
+        # that saves.
         with txn.cursor(self._users) as cursor:
             put, get = cursor.put, txn.get
             for id_, address in users.items():
-                # Most are new, or known and unchanged; the latter touch no page.
+                # Most users are new, or known and unchanged. The unchanged write no page.
                 if address is not None and put(id_, address, overwrite=False):
                     new.append(id_)
                     held.append((address, id_))
@@ -395,7 +402,7 @@ class IndexStore:
             if txn.get(address, None, self._addresses) is None:
                 change -= 1
         with txn.cursor(self._addresses) as cursor:
-            # Without overwriting only an address's first holder gets in: those are counted.
+            # Without overwriting, only the first holder of each address is added: count those.
             _, first = cursor.putmulti(held, overwrite=False)
             change += first
             if first < len(held):

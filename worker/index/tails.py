@@ -1,19 +1,19 @@
-"""Tells whether a log is still the one that a store of state was made of. Pure.
+"""Detects that a log is not the log from which a store was filled. Pure.
 
-An offset alone cannot tell: a log that was restored from an older copy, or that lost its last
-messages with a broker, grows past it. So a store keeps a `Tail` with each position: offset and
-digests of the last messages that it read of the partition. `Comparison` holds the tails against
-the log. Why this suffices (docs/exactly-once.md, "A log that was put back"):
+An offset alone is no proof. A log that was restored from an older copy, or that lost its last
+messages with a broker, can grow past the offset. So a store saves a `Tail` with each position:
+offset and digests of the last messages read from the partition. `Comparison` compares the tails
+with the log. Why this suffices (docs/exactly-once.md, "A log that was put back"):
 
-* Two such logs agree up to the first offset that holds another message, and nowhere after it: a
-  message bears the times of its verdict and of its append. So they agree up to the newest mark
-  that is still there.
-* A tail has *every* message from its `since` up to the position. Another message between them, or
-  another content, proves that the log is another.
-* Newer marks may have been compacted away. Behind the newest one that agrees only their keys can
-  differ. Each such key must come again at the position or later: then what is read from there
-  replaces the key's row, whichever log this is. A mark that is neither there nor replaced so
-  cannot be explained.
+* Two such logs agree up to the first offset with a different message, and nowhere after it. The
+  reason: each message carries the times of its verdict and its append. So the logs agree up to
+  the newest mark that is still in the log.
+* A tail contains *every* message from `since` up to the position. An additional message in this
+  range, or different content, proves that the log is a different log.
+* Compaction may have removed newer marks. After the newest matching mark, the logs can differ
+  only in the keys of the removed marks. Each such key must occur again at or after the position:
+  reading on then replaces the key's row, whichever log this is. If a mark is neither in the log
+  nor replaced, the log cannot be verified.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ import msgspec
 from worker.stream import Message, OffsetRange, Partition
 
 LENGTH: Final = 4
-"""How many messages a tail has at most: so many of its keys may have been overtaken."""
+"""Maximum number of messages in a tail; later messages may have replaced up to that many."""
 _SINCE: Final = struct.Struct(">Q")
 _MARK: Final = struct.Struct(">Q8s8s")
 
 
 class Mark(NamedTuple):
-    """A message that was read: its offset, and digests of all of it and of its key."""
+    """A message that was read: its offset, and 8-byte digests of the whole and of the key."""
 
     offset: int
     content: bytes
@@ -43,18 +43,18 @@ class Mark(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """The last messages read of a partition: all that there were from `since` on."""
+    """The last messages read from a partition: every message from `since` on."""
 
     since: int
     marks: tuple[Mark, ...] = ()
 
     def encode(self) -> bytes:
-        """The tail as it is kept."""
+        """The tail as stored."""
         return _SINCE.pack(self.since) + b"".join(_MARK.pack(*mark) for mark in self.marks)
 
     @staticmethod
     def decode(data: bytes) -> Tail:
-        """The tail that was kept. Raises ValueError."""
+        """The stored tail. Raises ValueError."""
         head, marks = data[: _SINCE.size], data[_SINCE.size :]
         if len(head) != _SINCE.size or len(marks) % _MARK.size:
             raise ValueError("the length of a tail is wrong")
@@ -68,10 +68,11 @@ def extended(
     messages: Sequence[Message],
     positions: Mapping[Partition, int],
 ) -> dict[Partition, Tail]:
-    """The tails that change once these messages are read, those of one partition in their order.
+    """The tails that change when these messages are read; each partition in offset order.
 
-    `before` are the positions until now and `positions` the new ones. A partition without a tail
-    begins one at its position: what a release without tails has read is not compared.
+    `before` has the old positions, `positions` the new positions. A partition without a tail gets
+    a tail that begins at its old position. Messages that a release without tails has read are
+    therefore not compared.
     """
     new = {p: Tail(before.get(p, 0)) for p in positions if p not in tails}
     read: dict[tuple[str, int], list[Message]] = defaultdict(list)
@@ -90,7 +91,7 @@ def extended(
 
 
 def mark_of(message: Message) -> Mark:
-    """What a tail keeps of a message."""
+    """The mark of a message."""
     whole = (message.offset, message.timestamp, message.key, message.value, message.headers)
     content = blake2b(msgspec.msgpack.encode(whole), digest_size=8).digest()
     return Mark(message.offset, content, _digest_of_key(message))
@@ -101,23 +102,23 @@ def _digest_of_key(message: Message) -> bytes:
 
 
 class Beside(NamedTuple):
-    """The tail of a partition that the store is not made of, and the identity of its topic."""
+    """The tail of a partition that does not feed the store, and the identity of its topic."""
 
     identity: str
     tail: Tail
 
     @property
     def position(self) -> int:
-        """Behind the last message."""
+        """The offset after the last message."""
         return self.tail.marks[-1].offset + 1
 
     def encode(self) -> bytes:
-        """As it is kept."""
+        """The tail and identity as stored."""
         return self.identity.encode() + b"\0" + self.tail.encode()
 
     @staticmethod
     def decode(data: bytes) -> Beside:
-        """What was kept. Raises ValueError."""
+        """The stored tail and identity. Raises ValueError, also for an empty tail."""
         identity, _, tail = data.partition(b"\0")
         beside = Beside(identity.decode(), Tail.decode(tail))
         if not beside.tail.marks:
@@ -128,9 +129,9 @@ class Beside(NamedTuple):
 def extended_beside(
     known: Mapping[Partition, Beside], messages: Sequence[Message], identity: str
 ) -> dict[Partition, Beside]:
-    """Those that change once these messages of a topic are read, in the order of its partitions.
+    """The tails that change when these messages of one topic are read; each partition in order.
 
-    Those of another topic of the same name are begun anew.
+    A known tail with a different identity belongs to an earlier topic, and is replaced.
     """
     tails = {p: one.tail for p, one in known.items() if one.identity == identity}
     first = {Partition(m.topic, m.partition): m.offset for m in reversed(messages)}
@@ -138,10 +139,10 @@ def extended_beside(
 
 
 class Comparison:
-    """The tails of a store held against the log, message by message; `reason` is the outcome.
+    """Compares the tails of a store with the log, message by message; sets `reason`.
 
-    Read the partitions `starts` from there, and report what comes (`take`), then how far each has
-    been read (`moved`). What is `settled` need not be read on; the rest is `open`.
+    Read the partitions in `starts` from these offsets. Report each message (`take`), then the
+    positions (`moved`). Partitions in `settled` need no more reading; the others are `open`.
     """
 
     def __init__(
@@ -151,9 +152,9 @@ class Comparison:
         spans: Mapping[Partition, OffsetRange],
         beside: Mapping[Partition, Beside] | None = None,
     ) -> None:
-        """Tails `beside` prove that a log is another; where they prove nothing, all is well."""
+        """Tails in `beside` can only prove a different log; without proof they are ignored."""
         self.reason: str | None = None
-        """Why the log is not the one that was read, or why that cannot be told; for the log."""
+        """For a log line: why the log is different or cannot be verified; None if neither."""
         self.settled: set[Partition] = set()
         self.starts: dict[Partition, int] = {}
         self._ends: dict[Partition, int] = {}
@@ -178,11 +179,11 @@ class Comparison:
 
     @property
     def open(self) -> list[Partition]:
-        """The partitions that have to be read on."""
+        """The partitions that need more reading."""
         return list(self._open)
 
     def take(self, message: Message) -> None:
-        """A message was read; those of one partition in their order."""
+        """Compare one message; call in offset order of each partition."""
         partition = Partition(message.topic, message.partition)
         one = self._open.get(partition)
         if one is not None and not one.agrees(message):
@@ -193,7 +194,7 @@ class Comparison:
             )
 
     def moved(self, positions: Mapping[Partition, int]) -> None:
-        """The partitions have been read up to there."""
+        """Note the read positions, and settle or fail the partitions that are complete."""
         for partition in self.open:
             one, position = self._open[partition], positions[partition]
             if position < one.position:
@@ -209,7 +210,7 @@ class Comparison:
                 )
 
     def unreadable(self, partition: Partition) -> None:
-        """The partition gives nothing, since it is damaged."""
+        """Note that a partition cannot be read because it is damaged."""
         if partition in self._beside:
             self._open.pop(partition, None)
         if partition in self._open:
@@ -226,18 +227,18 @@ class Comparison:
 
 
 class _One:
-    """A partition's tail, and what is left of it to be seen."""
+    """The tail of a partition, and the part of it that is not confirmed yet."""
 
     def __init__(self, tail: Tail, position: int) -> None:
         self.position = position
         self.seen = not tail.marks
-        """Whether any of its messages is there."""
+        """Whether a message before the position is in the log; True for an empty tail."""
         self.overtaken = {mark.key for mark in tail.marks}
-        """Keys of the marks behind the newest one seen, until a later message has the key."""
+        """Keys of the marks after the newest message seen, until a later message has the key."""
         self._marks = {mark.offset: mark for mark in tail.marks}
 
     def agrees(self, message: Message) -> bool:
-        """Whether the message may be there, as far as the tail can say; it is noted."""
+        """Whether the message is consistent with the tail; records it."""
         if message.offset >= self.position:
             self.overtaken.discard(_digest_of_key(message))
             return True
