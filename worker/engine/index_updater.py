@@ -32,9 +32,9 @@ _log = structlog.get_logger(__name__)
 class IndexUpdater:
     """Reads the commits of all workers; the only writer of the index.
 
-    `judged` has, by input partition, the offset up to which some worker has judged all records.
-    It is as recent as the checkpoints read so far. Hold `lock` while reading `index`: another
-    thread applies rows to it. `news` is set whenever a position has moved.
+    `judged` has, by input partition, the offset below which all records are judged, by any
+    worker. It is as recent as the checkpoints read so far. Hold `lock` while reading `index`:
+    another thread applies rows to it. `news` is set whenever a position has moved.
     """
 
     def __init__(

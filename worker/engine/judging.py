@@ -32,7 +32,7 @@ _QUIET_MS: Final = 5_000
 _TELL_MS: Final = 1_000
 """Interval of group offset commits, which cost a third of a small round.
 
-Only people's tools read them. A take-over reads the checkpoint, which is part of every round."""
+Only external tools read them. A take-over reads the checkpoint, which is part of every round."""
 
 
 class _Waiting:

@@ -83,7 +83,7 @@ class Worker:
         Raises ConfigurationError or MissingTopic if the topics are wrong at the start,
         BrokerUnavailable if the broker is unreachable at the start, and StateError. Retries later
         outages with backoff. When a topic is deleted or re-created, or the index is damaged, the
-        worker starts over with new readers, index and tasks.
+        worker reopens the reader and the index, and restores all tasks.
         """
         await self._check_topics()
         damage = Backoff(self._clock.steady, longest=60.0)
