@@ -5,13 +5,16 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from worker.clock import Clock
 from worker.core.checkpoint import Checkpoint
 from worker.core.frontier import Frontier
 from worker.core.reading import write_progress
 from worker.core.topics import Names
 from worker.engine.index_updater import IndexUpdater
-from worker.stream import Message, Partition
+from worker.errors import MissingTopic
+from worker.stream import Message, Partition, Topic
 
 NAMES = Names("b")
 USERS = Partition(NAMES.inputs("users"), 0)
@@ -68,3 +71,13 @@ async def test_rows_that_are_removed_under_a_running_worker_are_told() -> None:
     updater.on_expired = lambda *gone: told.append(gone)
     await updater._follow(0)
     assert told == [(place, 3)], "its progress is the task's to tell"
+
+
+async def test_a_topic_deleted_before_the_start_is_reported() -> None:
+    async def topics(names: list[str]) -> dict[str, Topic]:
+        return {name: Topic(name, 1) for name in names if name != NAMES.accepted("matches")}
+
+    broker = cast("Any", SimpleNamespace(reader=lambda: None, topics=topics))
+    updater = IndexUpdater(broker, NAMES, cast("Any", None), {}, Clock())
+    with pytest.raises(MissingTopic, match=r"b\.accepted\.matches is missing: run 'buddy topics"):
+        await updater.start()

@@ -85,7 +85,11 @@ class IndexUpdater:
         exception, so a caller may retry.
         """
         names = [self._names.accepted(entity) for entity in INDEXED]
-        topics = await self._broker.topics([*names, self._names.progress])
+        wanted = [*names, self._names.progress]
+        topics = await self._broker.topics(wanted)
+        for name in wanted:
+            if name not in topics:  # deleted since the worker checked them
+                raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
         self.accepted = [Partition(n, q) for n in names for q in range(topics[n].partitions)]
         self.progress = [
             Partition(self._names.progress, q)
