@@ -1,8 +1,7 @@
-"""What a record is: one Struct an entity, and the registry of the eight.
+"""Record schemas: one Struct per entity, and the registry of the eight entities.
 
-This package is the only place that knows columns, their order, types and limits. Decoding, error
-codes, CSV headers, XLSX sheets, canonical rows, JSON Schema and the rules page of the docs are
-derived from it.
+Only this package knows columns, their order, types and limits. Decoding, violation codes, CSV
+headers, XLSX sheets, canonical rows, JSON Schema and the rules page of the docs derive from it.
 """
 
 from schemas.json_schema import json_schema

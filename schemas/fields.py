@@ -1,9 +1,8 @@
 """The field types that the entities share, each with its limits.
 
-A field's type says everything about it: what msgspec decodes, which values are allowed, which
-violation code a wrong one gets (`schemas.rules`), how it is written to CSV and XLSX, and what
-the JSON Schema says. Rules: docs/spec.md, "Field Specifications" and docs/contract.md,
-"Violations".
+A field's type determines decoding, allowed values and the violation code of an invalid value
+(`worker.core.rules`). CSV cells, XLSX cells and the JSON Schema follow from the same type. Rules:
+docs/spec.md, "Field Specifications" and docs/contract.md, "Violations".
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import Meta, Struct
 
 LARGEST_INTEGER: Final = 2**53 - 1
-"""Above it, readers of JSON and XLSX lose digits."""
+"""JSON and XLSX readers lose digits above this value."""
 
-# Text, not uuid.UUID: msgspec would read 32 digits without hyphens as a UUID too. In canonical
-# form, which is lower case; the rules and the JSON Schema accept any case.
+# str, not uuid.UUID: msgspec would also read 32 digits without hyphens as a UUID. The pattern is
+# the canonical form (lower case); the rules and the JSON Schema accept any case.
 _UUID = Annotated[
     str,
     Meta(
@@ -49,7 +48,7 @@ SdgGoal = Annotated[int, Meta(ge=1, le=17, description="UN SDG goal, 1 to 17")]
 Texts = list[str]
 SdgGoals = list[SdgGoal]
 Attendees = Annotated[list[str], Meta(extra={"names": "users"})]
-"""Free text that ought to be ids of users: checked with a warning, never waited for."""
+"""Free text that should hold user ids. An unknown id is a warning; no record waits for it."""
 FreeObject = dict[str, Any]
 
 Role = Literal["participant", "buddy"]
@@ -59,6 +58,6 @@ Format = Literal["in-person", "online", "hybrid"]
 class Row(Struct, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """Base of the eight entities: fields in the column order of the specification.
 
-    Absent optional fields are None and left out when encoded. Unknown fields are forbidden here
+    Absent optional fields are None and are omitted from the encoding. Unknown fields are forbidden
     so that the decoder notices them; `worker.core.decode` then drops and counts them.
     """

@@ -1,8 +1,8 @@
-"""JSON Schema (2020-12) of the entities: records as they may be sent, rows as they are published.
+"""JSON Schema (2020-12) of the entities: input records and published rows.
 
-What a record's schema says agrees with the verdicts, as far as JSON Schema reaches; where it does
-not, docs/schemas.md lists it. Only keywords that mean the same in draft 7 are used, which is what
-AsyncAPI understands; `$ref` stands alone for the same reason.
+A record's schema agrees with the verdicts as far as JSON Schema can express the rules.
+docs/schemas.md lists the differences. The schemas use only keywords with the same meaning in draft
+7, the dialect of AsyncAPI. For the same reason `$ref` has no sibling keywords.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _ABSENT: Final = "Absent"
 
 
 def json_schema(entity: Entity) -> Schema:
-    """The schema of a record of that entity, as a document of its own.
+    """The schema of the entity's input records, as a document of its own.
 
-    Looser than a row where the contract is: UUIDs come in any case, null and the empty string
-    count as absent, unknown fields are dropped.
+    Looser than the schema of a row where the contract is: UUIDs come in any case, null and the
+    empty string count as absent, and unknown fields are allowed (the worker drops them).
     """
     return document(entity.name, definitions()[record_name(entity)], definitions())
 
 
 def document(name: str, root: Schema, known: Mapping[str, Schema]) -> Schema:
-    """A schema with an identity, and with the definitions that it refers to."""
+    """A schema with an `$id`, and all definitions that it refers to, directly or indirectly."""
     used: dict[str, Schema] = {}
     waiting = [*_references(root)]
     while waiting:
@@ -45,7 +45,7 @@ def document(name: str, root: Schema, known: Mapping[str, Schema]) -> Schema:
 
 
 def definitions() -> dict[str, Schema]:
-    """All that the entities need, by name: shared types, records (`User`), rows (`UserRow`)."""
+    """All definitions by name: shared types, records (`User`), rows (`UserRow`)."""
     found = {
         _ABSENT: {
             "description": "null and the empty string count as absent",
@@ -62,22 +62,22 @@ def definitions() -> dict[str, Schema]:
 
 
 def record_name(entity: Entity) -> str:
-    """The name of the definition of what may be sent."""
+    """The name of the definition of the entity's input records."""
     return entity.struct.__name__
 
 
 def row_name(entity: Entity) -> str:
-    """The name of the definition of what is published."""
+    """The name of the definition of the entity's published rows."""
     return f"{entity.struct.__name__}Row"
 
 
 def reference(name: str) -> Schema:
-    """A reference to a definition."""
+    """A `$ref` to a definition."""
     return {"$ref": _HERE + name}
 
 
 def key_schema(entity: Entity, *, canonical: bool) -> Schema:
-    """The schema of a message key, which is text."""
+    """The schema of a message key as text."""
     uuid = patterns.LOWER_UUID if canonical else patterns.UUID
     number = "[1-9][0-9]{0,15}" if canonical else "[0-9]{1,16}"
     parts = [uuid if entity.column(name).kind is Kind.UUID else number for name in entity.key]
@@ -97,7 +97,7 @@ def _references(schema: object) -> Iterator[str]:
 
 
 def _shared(*, canonical: bool) -> dict[str, Schema]:
-    """The types that several columns have; a row's are named `Row…`."""
+    """The types that several columns share; a row's types are named `Row…`."""
     uuid = {
         "type": "string",
         "minLength": 36,
@@ -111,7 +111,7 @@ def _shared(*, canonical: bool) -> dict[str, Schema]:
         for refers_to, name in _IDS.items()
     }
     moment = one_line(patterns.UTC_TIMESTAMP if canonical else patterns.TIMESTAMP)
-    if canonical:  # else validators that check formats refuse what is accepted with a warning
+    if canonical:  # a record's offset may be absent (a warning), but `date-time` requires one
         moment["format"] = "date-time"
     email = one_line(patterns.LOWER_EMAIL if canonical else patterns.EMAIL, longest=254)
     return types | {
@@ -121,7 +121,7 @@ def _shared(*, canonical: bool) -> dict[str, Schema]:
 
 
 def one_line(pattern: str, *, longest: int | None = None) -> Schema:
-    """Text that matches an anchored pattern as a whole, in every dialect."""
+    """Text that matches an anchored pattern as a whole, in every regex dialect."""
     return {
         "type": "string",
         **({} if longest is None else {"maxLength": longest}),
@@ -131,7 +131,7 @@ def one_line(pattern: str, *, longest: int | None = None) -> Schema:
 
 
 def _about(kind: Kind, refers_to: str | None = None) -> str:
-    """What the columns of that kind say about themselves."""
+    """The description that the columns of this kind share."""
     return next(
         column.description
         for entity in ENTITIES.values()
@@ -156,7 +156,7 @@ def _object(entity: Entity, *, canonical: bool) -> Schema:
 def _column(column: Column, *, canonical: bool) -> Schema:
     value = _value(column, canonical=canonical)
     if not column.required and not canonical:
-        if value == {"type": "string"}:  # the empty string is one already
+        if value == {"type": "string"}:  # includes the empty string
             value = {"type": ["string", "null"]}
         else:
             value = {"anyOf": [value, reference(_ABSENT)]}
@@ -166,7 +166,7 @@ def _column(column: Column, *, canonical: bool) -> Schema:
 
 
 def _value(column: Column, *, canonical: bool) -> Schema:
-    """The schema of a value that is there."""
+    """The schema of a present value."""
     prefix = "Row" if canonical else ""
     limits = {"minimum": column.lowest, "maximum": column.highest}
     match column.kind:

@@ -1,10 +1,10 @@
-r"""Patterns for JSON Schema: what the rules of `worker.core.rules` mean, in every dialect alike.
+r"""Patterns for JSON Schema with the meaning of `worker.core.rules` in every regex dialect.
 
-Validators bring their own regular expressions: ECMA-262, Python, Java, RE2 (Go), Rust. So there
-is no look-around, no back-reference and no class such as `\s` or `\d`, whose characters differ;
-characters beyond Latin-1 stand for themselves, since the dialects escape them differently.
-`$` also matches before a line break at the end of the text in Python and Java: schemas with an
-anchored pattern of open length exclude `LINE_BREAK` besides.
+Validators use their own regex engines: ECMA-262, Python, Java, RE2 (Go), Rust. The patterns
+therefore avoid look-around, back-references and classes such as `\s` or `\d`, whose characters
+differ. Characters beyond Latin-1 appear literally, since the dialects escape them differently. In
+Python and Java, `$` also matches before a line break at the end of the text. Schemas with an
+anchored pattern of open length therefore also exclude `LINE_BREAK`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _WIDE_SPACES: Final = (
     "\N{IDEOGRAPHIC SPACE}"
 )
 _SPACES: Final = r"\x09-\x0d\x1c-\x20" + _WIDE_SPACES
-"""What `str.isspace` calls white space."""
+"""The white space of `str.isspace`."""
 
 NOT_BLANK: Final = f"[^{_SPACES}]"
 LINE_BREAK: Final = r"[\n\r\x85" + "\N{LINE SEPARATOR}\N{PARAGRAPH SEPARATOR}]"
@@ -28,7 +28,7 @@ def _uuid(digit: str, variant: str) -> str:
 
 
 UUID: Final = _uuid("[0-9a-fA-F]", "[89abAB]")
-"""A UUID of version 4, in any case; not anchored, since keys consist of several."""
+"""A UUID of version 4, in any case. Not anchored: composite keys join several patterns."""
 LOWER_UUID: Final = _uuid("[0-9a-f]", "[89ab]")
 
 _YEAR: Final = "(?:[0-9]{3}[1-9]|[0-9]{2}[1-9][0-9]|[0-9][1-9][0-9]{2}|[1-9][0-9]{3})"
@@ -46,12 +46,12 @@ TIMESTAMP: Final = (
     rf"^{_DATE}[Tt ]{_TIME}(?:\.[0-9]+)?(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):?[0-5][0-9])?$"
 )
 UTC_TIMESTAMP: Final = rf"^{_DATE}T{_TIME}(?:\.[0-9]{{6}})?Z$"
-"""The canonical form."""
+"""The canonical form of a timestamp."""
 DAY: Final = f"^{_DATE}$"
 
 
 def _email(upper: str, inner: str) -> str:
-    # Of a label: all but ASCII that is no letter or digit, and white space beyond ASCII.
+    # A character of a host label: ASCII letter, ASCII digit, or non-ASCII except white space.
     one = rf"[^\x00-/:-{inner}\x7b-\x7f{_WIDE_SPACES}]"
     label = f"{one}+(?:-+{one}+)*"
     return rf"^[^@{upper}{_SPACES}]{{1,64}}@{label}(?:\.{label})*$"
@@ -59,9 +59,9 @@ def _email(upper: str, inner: str) -> str:
 
 EMAIL: Final = _email("", r"@\[-`")
 LOWER_EMAIL: Final = _email("A-Z", "`")
-"""Without upper-case letters, as far as ASCII goes."""
+"""As `EMAIL`, without ASCII upper-case letters."""
 
 
 def anchored(pattern: str) -> str:
-    """The pattern for the whole of a text."""
+    """The pattern, anchored at both ends of the text."""
     return f"^{pattern}$"

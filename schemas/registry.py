@@ -1,4 +1,4 @@
-"""The registry: each entity with its columns as data, derived from its Struct."""
+"""The registry: each entity and its columns as data, derived from the entity's Struct."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from schemas.users import User
 
 
 class Kind(StrEnum):
-    """What a column holds; rules, CSV and XLSX cells follow from it."""
+    """The kind of a column's values; rules, CSV cells and XLSX cells follow from it."""
 
     UUID = "uuid"
     TIMESTAMP = "timestamp"
@@ -48,13 +48,13 @@ class Column(msgspec.Struct, frozen=True):
     longest: int | None = None
     values: tuple[str, ...] = ()
     refers_to: str | None = None
-    """The entity whose id this must be, known before the record is accepted."""
+    """The entity that the column refers to: a record waits while the reference is unknown."""
     names: str | None = None
-    """The entity whose ids this list ought to hold; a wrong entry is a warning only."""
+    """The entity whose ids this list should hold; an unknown id is only a warning."""
 
 
 class Entity(msgspec.Struct, frozen=True):
-    """One of the eight entities. `key` and `date` name columns; `sheet` is the XLSX sheet's."""
+    """One of the eight entities. `key` and `date` name columns; `sheet` names the XLSX sheet."""
 
     name: str
     struct: type[Row]
@@ -64,7 +64,7 @@ class Entity(msgspec.Struct, frozen=True):
     sheet: str
 
     def column(self, name: str) -> Column:
-        """The column of that name; KeyError if there is none."""
+        """The column with that name. Raises KeyError if there is none."""
         for column in self.columns:
             if column.name == name:
                 return column
@@ -72,7 +72,7 @@ class Entity(msgspec.Struct, frozen=True):
 
 
 def _literals(hint: Any) -> tuple[str, ...]:
-    """The values of a Literal, maybe optional, in the order of its source: msgspec sorts them."""
+    """The values of a Literal, optional or not, in source order: msgspec sorts its own list."""
     if get_origin(hint) is Literal:
         return get_args(hint)
     return next((found for part in get_args(hint) if (found := _literals(part))), ())
@@ -82,7 +82,7 @@ def _column(field: inspect.Field, hint: Any) -> Column:
     extra: dict[str, str] = {}
 
     def bare(kind: inspect.Type) -> inspect.Type:
-        """Strip what wraps the type: optional, and metadata (whose `extra` and words are kept)."""
+        """Strip Optional and Metadata from the type; collect the metadata in `extra`."""
         if isinstance(kind, inspect.Metadata):
             extra.update((kind.extra_json_schema or {}) | (kind.extra or {}))
             return bare(kind.type)
@@ -156,4 +156,4 @@ ENTITIES: Final[Mapping[str, Entity]] = MappingProxyType(
         )
     }
 )
-"""The eight, in the order of the specification: those that are referred to come first."""
+"""The eight entities in the order of the specification: referenced entities come first."""
