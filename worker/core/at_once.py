@@ -1,7 +1,7 @@
-"""Which records of a batch are accepted at once: plainly good, with nothing to wait for.
+"""Selects the records of a batch to accept at once: plainly good, with nothing to wait for.
 
-These may be accepted before the others of their batch. Order within a key holds all the same: of
-a key that is queued, or that one of the others has, every record is one of the others.
+These records may be accepted before the others of their batch. Order within a key still holds: if a
+key is queued, or one of the others has it, all records of the key are among the others.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from worker.stream import Message
 
 
 class Look(Protocol):
-    """What is known at the moment of judging. An id is the 16 bytes of its UUID."""
+    """Look-ups at the moment of judging. An id is the 16 bytes of its UUID."""
 
     def unknown_users(self, ids: Sequence[bytes], /) -> list[bytes]:
-        """The ids among these that no known user has."""
+        """The ids that belong to no known user."""
 
     def unknown_matches(self, ids: Sequence[bytes], /) -> list[bytes]:
-        """The ids among these that no known match has."""
+        """The ids that belong to no known match."""
 
 
 class Sorted(NamedTuple):
-    """A batch sorted out."""
+    """A batch, split into the records to accept at once and the others."""
 
     at_once: Columns
     others: list[tuple[int, Outcome]]
-    """Place in the batch, and the outcome of decoding, of each record to be looked at by itself."""
+    """Place in the batch and decoding outcome of each record to be judged individually."""
 
 
 class Sorter:
-    """Sorts out batches of one entity."""
+    """Splits batches of one entity."""
 
     def __init__(self, decoder: ColumnDecoder) -> None:
         self.decoder = decoder
@@ -57,9 +57,9 @@ class Sorter:
         queued: AbstractSet[bytes],
         known: Look,
     ) -> Sorted:
-        """Sort out messages of one partition, in its order; nothing is changed.
+        """Split the messages of one partition, given in order. Changes no state.
 
-        `queued` are the keys that have a record parked. Raises what `known` raises.
+        `queued` are the keys with a parked record. Raises what `known` raises.
         """
         values = [message.value for message in messages]
         keys = [message.key for message in messages]
@@ -75,9 +75,9 @@ class Sorter:
         return Sorted(columns.without(waiting), sorted(others.items()))
 
     def _waiting(self, rows: Sequence[Row], known: Look) -> set[int]:
-        """Positions of rows with an address, or that refer to what is not known.
+        """Positions of rows with an address, or with an unknown user, match or attendee.
 
-        Attendees count as references here: an unknown one is a warning.
+        Attendees count because an unknown attendee is a warning.
         """
         if self.decoder.single.has_address:
             return set(range(len(rows)))
@@ -99,7 +99,7 @@ class Sorter:
 def _unknown(
     uuids: AbstractSet[str | None], ask: Callable[[Sequence[bytes]], list[bytes]]
 ) -> AbstractSet[str]:
-    """The UUIDs among these whose ids `ask` says are unknown. None stands for no reference."""
+    """The UUIDs whose ids `ask` returns as unknown. None stands for an absent reference."""
     texts = list(filter(None, uuids))
     ids = ids_of(texts)
     unknown = set(ask(ids))
@@ -109,7 +109,7 @@ def _unknown(
 
 
 def _having(columns: Iterable[Sequence[str | None]], some: AbstractSet[str]) -> Iterator[int]:
-    """The positions at which one of the columns has one of these."""
+    """The positions at which one of the columns has a value in `some`."""
     if some:
         for column in columns:
             yield from [at for at, value in enumerate(column) if value in some]
@@ -118,7 +118,7 @@ def _having(columns: Iterable[Sequence[str | None]], some: AbstractSet[str]) -> 
 def _having_one_of(
     columns: Iterable[Sequence[Sequence[str]]], some: AbstractSet[str]
 ) -> Iterator[int]:
-    """The positions at which a list of one of the columns has one of these."""
+    """The positions at which a list of one of the columns has an entry in `some`."""
     if some:
         for column in columns:
             yield from [at for at, values in enumerate(column) if not some.isdisjoint(values)]

@@ -1,6 +1,6 @@
-"""What a task has done, and what went wrong around it: exact, since it is saved with the work.
+"""A task's counts and incidents: exact, since they are committed with the work that they count.
 
-The books are part of the progress, so they are written in the transaction that does the work.
+The books are part of the checkpoint, which the transaction with the work contains.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from worker.core.outbox import Tally
 
 
 class Books:
-    """The counts of each entity's records, and the incidents, since the task's first start.
+    """Record counts by entity, and incidents, since the task's first start.
 
-    `worker` says who works on the task, since the moment `since` (milliseconds since 1970).
+    `worker` has owned the task since `since` (milliseconds since 1970).
     """
 
     def __init__(self, worker: str = "", since: int = 0) -> None:
@@ -24,16 +24,16 @@ class Books:
         self.counts: dict[str, Counts] = {}
         self.incidents: Counter[str] = Counter()
         self.seen: dict[str, int] = {}
-        """Of what stays in a topic, and is counted once: how much was there, by kind and topic."""
+        """By kind and topic: how many of the faults that stay in the topic are counted already."""
 
     def restore(self, progress: Checkpoint) -> None:
-        """Take up what the log says."""
+        """Restore the books from the checkpoint."""
         self.counts = dict(progress.counts)
         self.incidents = Counter(progress.incidents)
         self.seen = dict(progress.seen)
 
     def enter(self, tally: Tally, parked: Mapping[str, int]) -> None:
-        """A decision has been made; `parked` is how many records of each entity wait now."""
+        """Enter a decision; `parked` is how many records of each entity wait now."""
         touched = {*tally.read, *tally.accepted, *tally.deleted, *tally.rejected}
         for entity in touched | parked.keys() | self.counts.keys():
             before = self.counts.get(entity, Counts())
@@ -46,7 +46,7 @@ class Books:
             )
 
     def found(self, kind: str, topic: str, count: int) -> int:
-        """So many of that kind are in that very topic; how many had not been counted before."""
+        """Enter that a topic holds `count` faults of a kind. Returns how many are new."""
         place = f"{kind} {topic}"
         fresh = max(0, count - self.seen.get(place, 0))
         if count or place in self.seen:
@@ -56,5 +56,5 @@ class Books:
         return fresh
 
     def incident(self, kind: str, count: int = 1) -> None:
-        """Something of that kind has happened: it is said with the next progress."""
+        """Count an incident; the next checkpoint includes it."""
         self.incidents[kind] += count

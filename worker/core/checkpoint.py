@@ -1,4 +1,4 @@
-"""How far a task is: what it saves in each commit, and whoever takes it over restores."""
+"""A task's checkpoint: each commit saves it, and a take-over restores it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import msgspec
 
 
 class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How far a task is: what it reads next, and what it has judged, by entity.
+    """The position of a task: the next offset of each input, and the judged offset by entity.
 
-    A parked record is read but not judged; -1 where one of an earlier topic is. `topics` has the
-    identity of each input's topic: in another one of the same name these offsets mean nothing.
-    `until` has the append time up to which all users, and all matches, are judged, or parked for
-    longer than anybody waits for them: workers read a backlog side by side by it.
+    A parked record is read but not judged: `judged` is at most its offset, or -1 if it belongs to
+    an earlier topic. `topics` has the identity of each input's topic: in another topic of the same
+    name these offsets mean nothing. `until` is the append time up to which all users, and all
+    matches, are judged or parked for longer than other records wait for them. It lets workers read
+    a backlog side by side.
     """
 
     next: dict[str, int]
@@ -21,7 +22,7 @@ class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Counts(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of the records of one entity in one task; `parked` is how many wait now."""
+    """The outcomes of one entity's records in one task; `parked` counts those that wait now."""
 
     read: int = 0
     accepted: int = 0
@@ -31,18 +32,19 @@ class Counts(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Checkpoint(Reached, frozen=True, omit_defaults=True):
-    """All that a task saves of it.
+    """The complete saved state of a task's inputs.
 
-    Of the records that lie before `next`, the `held` ones have no copy: whoever takes the task
-    over reads them again, and them alone. By entity: when they were first read, in milliseconds,
-    and the offsets. The rest is told to people: who works on the task since when, what it has
-    done, what went wrong around it (of what stays in a topic, how much was `seen`), when the oldest
-    parked record was first read.
+    `held` lists the records before `next` that have no persisted copy: the next owner reads exactly
+    these again. It has, by entity, the time of first reading in milliseconds and the offsets.
+
+    The other fields are reported to people. `worker` has owned the task since `since`. `counts` has
+    the outcomes; `incidents` counts what went wrong. `seen` has, for lasting faults in a topic, the
+    number already counted. `oldest` is when the oldest parked record was first read.
     """
 
     held: dict[str, dict[int, list[int]]] = {}
     earlier: dict[str, int] = {}
-    """How often the topic of an input was created anew."""
+    """How often the topic of each input was recreated."""
     counts: dict[str, Counts] = {}
     incidents: dict[str, int] = {}
     worker: str = ""
@@ -52,5 +54,5 @@ class Checkpoint(Reached, frozen=True, omit_defaults=True):
 
     @property
     def has_books(self) -> bool:
-        """Whether it says what the task has done: earlier releases did not."""
+        """Whether the checkpoint includes the books; earlier releases wrote none."""
         return bool(self.topics)

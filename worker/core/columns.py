@@ -1,7 +1,7 @@
-"""A batch of one entity decoded column by column: each check runs once for all of its records.
+"""Decodes a batch of one entity column by column: each check runs once for all of its records.
 
-Only what a check finds is looked at by record, and what is not plainly good is left out:
-`worker.core.decode` alone says what is wrong.
+A record is *plainly good* if it passes all checks. Every other record is left to
+`worker.core.decode`, which alone decides what is wrong.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Columns(msgspec.Struct, frozen=True):
-    """The plainly good records of a batch, in its order; all columns have one length."""
+    """The plainly good records of a batch, in batch order; all columns have the same length."""
 
     places: Sequence[int]
-    """Where in the batch each record stands."""
+    """The place of each record in the batch."""
     rows: Sequence[Row]
     keys: Sequence[bytes]
-    """Canonical, as `Decoded.key`."""
+    """Canonical keys, as in `Decoded.key`."""
     encoded: Sequence[bytes]
-    """The rows in canonical form, as `Decoded.row`."""
+    """Rows in canonical form, as in `Decoded.row`."""
 
     def without(self, some: Collection[int]) -> Columns:
-        """The columns without the records at these positions of them."""
+        """The columns without the records at these positions."""
         if not some:
             return self
         stays = _all_but(some, len(self.places))
@@ -50,7 +50,7 @@ class Columns(msgspec.Struct, frozen=True):
 
 
 class ColumnDecoder:
-    """Decodes batches of one entity; `single` judges the records that it leaves out."""
+    """Decodes batches of one entity; `single` judges the records that are not plainly good."""
 
     def __init__(self, single: RecordDecoder) -> None:
         self.single = single
@@ -73,10 +73,11 @@ class ColumnDecoder:
         arrivals: Sequence[int],
         skew_seconds: float,
     ) -> tuple[Columns, dict[int, Outcome]]:
-        """The plainly good ones among these messages; the outcomes of the others, by place.
+        """The plainly good records, and the outcomes of the other records by place.
 
-        Told the `latest_moment` of its arrival, `RecordDecoder.decode` accepts each plainly good
-        record as the same row without a warning. The others are what it says they are.
+        `RecordDecoder.decode` accepts each plainly good record as the same row without a warning,
+        given the `latest_moment` of its arrival. The other outcomes are those of
+        `RecordDecoder.decode`.
         """
         columns, others = self.plainly_good(values, keys, arrivals, skew_seconds)
         decode = self.single.decode
@@ -92,14 +93,14 @@ class ColumnDecoder:
         arrivals: Sequence[int],
         skew_seconds: float,
     ) -> list[Outcome]:
-        """The outcome of each of these messages, as `RecordDecoder.decode` says it."""
+        """The outcome of each message, as `RecordDecoder.decode` returns it."""
         columns, outcomes = self.decode(values, keys, arrivals, skew_seconds)
         for at, place in enumerate(columns.places):
             outcomes[place] = self.outcome(columns, at)
         return [outcomes[place] for place in range(len(values))]
 
     def outcome(self, columns: Columns, at: int) -> Decoded:
-        """The record at that position of the columns by itself."""
+        """The single outcome of the record at that position of the columns."""
         relations = self.single.relations(columns.rows[at])
         return Decoded(columns.keys[at], columns.encoded[at], *relations)
 
@@ -110,7 +111,7 @@ class ColumnDecoder:
         arrivals: Sequence[int],
         skew_seconds: float,
     ) -> tuple[Columns, set[int]]:
-        """The plainly good ones, and the places of the others."""
+        """The plainly good records, and the places of the others."""
         rows, others = self._read(values)
         places: Sequence[int] = range(len(values))
         if others:
@@ -128,7 +129,7 @@ class ColumnDecoder:
             odd.update(at for at, (key, own) in pairs if key != own and key is not None)
         try:
             encoded = list(map(_encode, rows))
-        except RecursionError:  # so rare that the whole batch may be judged by record
+        except RecursionError:  # rare enough to judge the whole batch record by record
             return Columns((), (), (), ()), set(range(len(values)))
         longest = self.single.longest_row
         if max(map(len, encoded), default=0) > longest:
@@ -137,7 +138,7 @@ class ColumnDecoder:
         return Columns(places, rows, canonical, encoded).without(odd), others
 
     def _read(self, values: Sequence[bytes | None]) -> tuple[list[Row], set[int]]:
-        """The messages that are rows by their types; the places of the others."""
+        """The rows of messages that match the Struct's types, and the places of the others."""
         limit, decode = self.single.limit, self._struct
         rows: list[Row] = []
         others: set[int] = set()
@@ -152,7 +153,7 @@ class ColumnDecoder:
         return rows, others
 
     def _tidy(self, rows: Sequence[Row]) -> None:
-        """Write in canonical form what has another one."""
+        """Write other spellings in canonical form: empty optional text, and -0.0."""
         for name, column in self._optional_texts:
             texts = column(rows)
             if "" in texts:  # counts as absent
@@ -176,7 +177,7 @@ class ColumnDecoder:
                 yield from [there[at] for at in odd]
 
     def _odd_texts(self, rows: Sequence[Row]) -> Iterator[int]:
-        """The positions of rows with a blank text, or an address that is not of the common kind."""
+        """The positions of rows with blank required text, or an address of an uncommon kind."""
         for _, column in self._texts:
             texts = column(rows)
             if not all(map(str.strip, texts)):
@@ -193,7 +194,7 @@ class ColumnDecoder:
         arrivals: Sequence[int],
         skew_seconds: float,
     ) -> Iterator[int]:
-        """Write moments in UTC; the positions of rows where that fails, or that are too late."""
+        """Convert times to UTC; the positions of rows where that fails or a time is too late."""
         first = latest_moment(min(arrivals, default=0), skew_seconds)
         for name, column in self._moments:
             moments = column(rows)
@@ -208,7 +209,7 @@ class ColumnDecoder:
 
 
 def _to_utc(row: Row, name: str, moment: datetime, latest: datetime) -> bool:
-    """Write one moment of a row in UTC; False if it cannot be, or is later than `latest`."""
+    """Convert one time of a row to UTC; False if it is naive, out of range or after `latest`."""
     if moment.tzinfo is None or moment > latest:
         return False
     try:
@@ -219,7 +220,7 @@ def _to_utc(row: Row, name: str, moment: datetime, latest: datetime) -> bool:
 
 
 def _all_but(some: Collection[int], length: int) -> bytearray:
-    """For `compress`: selects what is not at these positions."""
+    """A selector for `compress` that excludes these positions."""
     selected = bytearray(b"\1" * length)
     for at in some:
         selected[at] = 0
@@ -229,7 +230,8 @@ def _all_but(some: Collection[int], length: int) -> bytearray:
 def _without_patterns(entity: Entity) -> type[Row]:
     """The entity's Struct, with ids as any text of 36 characters.
 
-    Their patterns take msgspec longer than all the rest: `_odd_ids` looks at whole columns.
+    msgspec spends more time on the id patterns than on all the rest. `_odd_ids` checks whole
+    columns instead.
     """
     hints = get_type_hints(entity.struct, include_extras=True)
     for column in entity.columns:
@@ -245,18 +247,18 @@ def _without_patterns(entity: Entity) -> type[Row]:
 
 
 def _named(entity: Entity, belongs: Callable[[Column], bool]) -> list[tuple[str, _Column]]:
-    """The columns of an entity that belong, each with its name."""
+    """The columns of an entity for which `belongs` is true, each with its name."""
     return [(c.name, column_of(c.name)) for c in entity.columns if belongs(c)]
 
 
 def column_of(name: str) -> _Column:
-    """Reads the named field of rows."""
+    """A function that reads the named field of rows."""
     read = attrgetter(name)
     return lambda rows: list(map(read, rows))
 
 
 def _key(entity: Entity) -> _Column:
-    """Reads the canonical keys of rows."""
+    """A function that reads the canonical keys of rows."""
     fields = [attrgetter(name) for name in entity.key]
     if len(fields) == 1:
         return lambda rows: [text.encode() for text in map(fields[0], rows)]

@@ -1,9 +1,9 @@
-"""When a reference is definitely missing. docs/definitive-verdicts.md has the picture.
+"""When a reference is definitely missing. docs/definitive-verdicts.md has a diagram.
 
-At the deadline of a parked record the ends of `in.users` (and of `in.matches` where it refers to
-a match) are noted. The frontier is passed once every record before those ends has been *judged*,
-by whichever worker, and the outcomes have reached the index. Until then the missing row may still
-be on its way, and nobody is called an orphan.
+At the deadline of a parked record, the worker notes the end offsets of `in.users`. If the record
+refers to a match, it also notes the end offsets of `in.matches`. The frontier is passed once every
+record before those offsets is *judged*, by any worker, and the index shows the outcomes. Until then
+the missing row may still be on its way, and no reference is called orphaned.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from worker.stream import Partition
 
 
 class Frontier:
-    """One noted set of ends. It only ever moves forward: noted, judged, passed."""
+    """One set of noted end offsets. Its state only moves forward: noted, judged, passed."""
 
     def __init__(self, ends: Mapping[Partition, int], *, covers_matches: bool) -> None:
         self.covers_matches = covers_matches
@@ -23,21 +23,21 @@ class Frontier:
         self._outcomes: dict[Partition, int] | None = None
 
     def blocked_by(self, judged: Mapping[Partition, int]) -> list[Partition]:
-        """The input partitions that have not been judged as far as was noted."""
+        """The input partitions that are not judged up to their noted end offsets."""
         self._ends = {p: end for p, end in self._ends.items() if judged.get(p, 0) < end}
         return list(self._ends)
 
     @property
     def needs_outcomes(self) -> bool:
-        """Whether everything is judged, and where the outcomes end is still to be noted."""
+        """Whether everything is judged, but the ends of the accepted topics are not noted yet."""
         return not self._ends and self._outcomes is None
 
     def note_outcomes(self, ends: Mapping[Partition, int]) -> None:
-        """Note where the accepted topics end, open transactions included."""
+        """Note the end offsets of the accepted topics, open transactions included."""
         self._outcomes = dict(ends)
 
     def follow(self, followed: Mapping[Partition, int]) -> None:
-        """Pass if the index has followed the accepted topics as far as was noted."""
+        """Pass the frontier if the index has reached the noted ends of the accepted topics."""
         if self._outcomes is not None and all(
             followed.get(p, 0) >= end for p, end in self._outcomes.items()
         ):

@@ -1,8 +1,8 @@
-"""Reads what internal topics hold. Whoever may write there can leave anything in them.
+"""Validates messages of the internal topics, which may hold foreign or damaged data.
 
-Each function gives the value of one message, or None where the message is none of the project's:
-it does not decode, or it names a task, an entity, an offset or a moment that cannot be. None of
-them raises. Whoever reads skips such a message, counts it and names its place.
+Each function returns the value of one message. It returns None if the message does not decode, or
+if it names an impossible task, entity, offset or time. No function raises. The caller skips such a
+message, counts it and reports its coordinate.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from worker.core.topics import Names
 _T = TypeVar("_T")
 
 _NAMES: Final = frozenset(("claims", "grants", *ENTITIES))
-"""What a task reads."""
+"""The names of a task's inputs."""
 
 _LAST_OFFSET: Final = 2**40 - 1
-"""Of an input: places of records begin anew beyond it (`reading.place_of`)."""
+"""The highest input offset: `reading.place_of` counts recreated topics in the bits above it."""
 _LAST_PLACE: Final = 2**63 - 1
 _LAST_MS: Final = 10**14
-"""A moment of the year 5138: calendars end later, and no record is read then."""
+"""A time in the year 5138: within the range of calendars, and later than any record."""
 _MOST_TIMES: Final = 2**20
-"""So often a topic is not created anew, nor an address asked for again."""
+"""An exclusive bound: no topic is recreated, and no address requested again, this often."""
 _ID_BYTES: Final = 16
-"""Of a user's id, and of the digest of an address."""
+"""The length of a user's id, and of an address digest."""
 
-# What msgspec raises on bytes of another kind: the last two are no MsgspecError.
+# What msgspec raises on foreign bytes: the last two are not MsgspecErrors.
 _UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _reached = msgspec.json.Decoder(Reached).decode
@@ -53,7 +53,7 @@ _granted = msgspec.msgpack.Decoder(Reservation).decode
 
 
 def read_reached(key: bytes, value: bytes, number: int) -> Reached | None:
-    """How far a task says it is, in partition `number` of the progress."""
+    """The position of a task, from partition `number` of `internal.progress`."""
     if key != b"%d" % number:
         return None
     reached = _decoded(_reached, value)
@@ -61,7 +61,7 @@ def read_reached(key: bytes, value: bytes, number: int) -> Reached | None:
 
 
 def read_progress(key: bytes, value: bytes, number: int) -> Checkpoint | None:
-    """All that a task has saved of its progress."""
+    """The complete checkpoint of a task, from partition `number` of `internal.progress`."""
     if key != b"%d" % number:
         return None
     progress = _decoded(_progress, value)
@@ -80,9 +80,9 @@ def read_progress(key: bytes, value: bytes, number: int) -> Checkpoint | None:
 
 
 def read_parked(key: bytes, value: bytes, number: int, names: Names) -> Envelope | None:
-    """A parked record of that task."""
+    """The persisted copy of a parked record of task `number`."""
     envelope = _decoded(_envelope, value)
-    # Before topics could be created anew its place was its offset.
+    # Releases that did not support recreated topics wrote no place: it equals the offset.
     if envelope is not None and envelope.place < 0:
         envelope = msgspec.structs.replace(envelope, place=envelope.offset)
     if (
@@ -101,7 +101,7 @@ def read_parked(key: bytes, value: bytes, number: int, names: Names) -> Envelope
 
 
 def read_granted(key: bytes, value: bytes, number: int, tasks: int) -> Reservation | None:
-    """What that task has granted of an address."""
+    """A reservation of task `number`."""
     granted = _decoded(_granted, value)
     if (
         granted is None
@@ -116,7 +116,7 @@ def read_granted(key: bytes, value: bytes, number: int, tasks: int) -> Reservati
 
 
 def read_claim(value: bytes | None, number: int, tasks: int) -> ReservationRequest | Release | None:
-    """What another task, or the same one, asks or tells the owner of an address."""
+    """A reservation request or a release, sent to task `number`: the owner of the address."""
     asked = _decoded(_claim, value)
     if (
         asked is None
@@ -129,7 +129,7 @@ def read_claim(value: bytes | None, number: int, tasks: int) -> ReservationReque
 
 
 def read_grant(value: bytes | None) -> ReservationReply | None:
-    """An owner's answer."""
+    """The owner's reply to a reservation request."""
     answer = _decoded(_grant, value)
     if answer is None or len(answer.address) != _ID_BYTES or not 0 <= answer.offset <= _LAST_PLACE:
         return None
@@ -137,7 +137,7 @@ def read_grant(value: bytes | None) -> ReservationReply | None:
 
 
 def parked_key(entity: str, number: int, place: int) -> bytes:
-    """Under which key the log keeps a parked record."""
+    """The message key of a parked record's copy in `internal.parked`."""
     return f"{entity}/{number}/{place}".encode()
 
 
@@ -151,7 +151,7 @@ def _decoded(decode: Callable[[bytes], _T], value: bytes | None) -> _T | None:
 
 
 def _is_sound(reached: Reached) -> bool:
-    """A task that has judged nothing of an input may say -1; it judges nothing unread."""
+    """Whether names and offsets are valid. `judged` is at most `next`; -1 is valid (`Reached`)."""
     read = reached.next
     return all(
         name in _NAMES and 0 <= offset <= _LAST_OFFSET for name, offset in read.items()
@@ -162,7 +162,7 @@ def _is_sound(reached: Reached) -> bool:
 
 
 def _are_sound(progress: Checkpoint) -> bool:
-    """Whether its books are: they are counted on."""
+    """Whether the books and `earlier` are in range: the task continues to count from them."""
     counts = [
         count
         for one in progress.counts.values()

@@ -1,4 +1,4 @@
-"""Why bytes are no record, in words for who sent them: where, and what kind of thing stands there.
+"""Why bytes are not a record, in words for their sender: where, and what kind of content is there.
 
 The content itself is never quoted: a message must not hold personal data.
 """
@@ -21,7 +21,7 @@ _WANTED: Final = {
     "Invalid \\escape": "a known escape after the backslash",
     "Invalid \\uXXXX escape": "four hexadecimal digits after \\u",
 }
-"""What Python's json module expected, by its message."""
+"""What Python's json module expects, by its error message."""
 
 _CONSTANT: Final = re.compile("-?Infinity|NaN|None|True|False|undefined")
 _CHARACTERS: Final = {
@@ -50,7 +50,7 @@ _MARKS: Final = (
 
 
 class _ConstantError(ValueError):
-    """NaN or infinity, which are no JSON."""
+    """NaN or infinity, which are not JSON."""
 
 
 def _refuse(constant: str) -> object:
@@ -61,14 +61,14 @@ _decode: Final = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant
 
 
 def not_json(text: str) -> str:
-    """What keeps a text from being JSON. Raises RecursionError where it is nested too deep."""
+    """Why a text is not JSON. Raises RecursionError if it is nested too deeply."""
     try:
         _decode(text)
     except json.JSONDecodeError as error:
         return _not_json(text, error)
     except _ConstantError as error:
         return f"expected JSON, found {error}, which is no JSON number"
-    # The one thing that the json module lets through.
+    # Lone surrogates are the only invalid content that the json module accepts.
     return "expected JSON, found half of a surrogate pair"
 
 
@@ -103,7 +103,7 @@ def _found(text: str, place: int) -> str:
 
 
 def not_utf8(value: bytes, error: UnicodeDecodeError) -> str:
-    """Where bytes stop being UTF-8, and what they look like."""
+    """Where bytes stop being UTF-8, and which encoding they resemble."""
     return f"expected UTF-8, found other bytes at byte offset {error.start}: {_looks(value, error)}"
 
 
@@ -125,7 +125,7 @@ def _looks(value: bytes, error: UnicodeDecodeError) -> str:
 
 
 def json_type(value: object) -> str:
-    """What a JSON value is, in words."""
+    """The type of a JSON value that is not an object, in words."""
     if value is None:
         return "null"
     if isinstance(value, bool):

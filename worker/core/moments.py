@@ -1,4 +1,4 @@
-"""Moments on two clocks, and stamps that are read back. Pure; `worker.clock` tells the time."""
+"""Times on two clocks, and past times restored from stamps. Pure; `worker.clock` tells the time."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ class Moment(NamedTuple):
     """One moment on both clocks, in milliseconds."""
 
     wall: int
-    """Since 1970, as this machine believes: for stamps."""
+    """Since 1970, by this machine's clock: for stamps."""
     steady: int
-    """Since some moment in the past: for waiting. Means nothing to any other process."""
+    """Since an arbitrary moment in the past: for waiting. Meaningless to any other process."""
 
 
 def restored(stamps: Sequence[int], now: Moment) -> list[Moment]:
-    """Moments of the past, of which only stamps are left, on the clocks of now.
+    """Past moments on the current clocks, from the wall-clock stamps that were saved.
 
-    They happened in the order given. So where a stamp is later than one after it, a clock was
-    wrong, and the later one counts: no wait ends later because of it.
+    The stamps are in order of occurrence. A stamp later than its successor comes from a wrong
+    clock: the successor's time replaces it. So no wait ends later because of a wrong clock.
     """
     latest = now
     moments = []

@@ -1,4 +1,4 @@
-"""Which violations each column of an entity can have: for counters that exist from the start."""
+"""The violations that each column can have, so that their counters exist from the start."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _REFERENCES: Final = {"users": Code.ORPHANED_USER_ID, "matches": Code.ORPHANED_M
 
 
 def possible_violations(entity: Entity) -> Iterator[tuple[str, Code]]:
-    """Every (column, code) that a record of the entity can have; column "" for the whole record."""
+    """Every (column, code) pair of an entity's records; column "" is the record as a whole."""
     for code in _OF_THE_RECORD:
         yield "", code
     for column in entity.columns:
@@ -37,7 +37,7 @@ def possible_violations(entity: Entity) -> Iterator[tuple[str, Code]]:
 
 
 def column_of(field: str) -> str:
-    """The column that the path of a violation lies in; "" for the record as a whole."""
+    """The column that a violation's path lies in; "" for the record as a whole."""
     return field.partition("[")[0]
 
 

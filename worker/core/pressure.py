@@ -1,4 +1,4 @@
-"""Back-pressure: what is not read now, so that memory is bounded. docs/operations.md."""
+"""Back-pressure: which inputs pause, to bound memory. docs/operations/running.md."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ _LEVELS: Final = (
     (("matches",), 4),
     (tuple(name for name in ENTITIES if name not in {"users", "matches"}), 2),
 )
-"""Each refers to those before it alone, so each has a part of the room for itself: one that is
-full keeps nothing from being read that it waits for."""
+"""Entities by level, each with its fraction (1/n) of the room. A level refers only to earlier
+levels. With room of its own, a full level never blocks the records that it waits for."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much a worker holds of parked records."""
+    """How much memory the parked records of a worker may take."""
 
     records: int = 200_000
     bytes: int = 256 * _MIB
 
     def room(self, tasks: int) -> int:
-        """The bytes of parked records of one task. The same whoever runs how many of them."""
+        """The bytes for the parked records of one task, however many tasks this worker runs.
+
+        `tasks` is the number of tasks of all workers.
+        """
         return max(1, self.bytes // tasks)
 
     def batch(self, tasks: int) -> int:
@@ -38,30 +41,30 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def crowded(parking: Parking, records: int, room: int) -> set[str]:
-    """The entities of which a task parks so much that no more of them is read."""
+    """The entities that pause because the task has too many of their records parked."""
     found: set[str] = set()
     for level, part in _LEVELS:
         count = sum(map(parking.count, level))
-        # Where nothing is parked nothing will be released: however small a share is, one is read.
+        # Without a parked record, none will be released: however small the share, read one.
         if count and (count >= records or sum(map(parking.weight, level)) >= room // part):
             found.update(level)
     return found
 
 
 def overfull(inbox: Mapping[str, int], room: int) -> set[str]:
-    """The inputs of which so much waits in an inbox that no more is read.
+    """The inputs that pause because too much waits in their inbox.
 
-    What waits, and the `room` for it, is in bytes or in messages.
+    `inbox` and `room` are both in bytes, or both in messages.
     """
     found = {name for name, size in inbox.items() if name not in ENTITIES and size >= room}
     for level, part in _LEVELS:
         size = sum(inbox.get(entity, 0) for entity in level)
-        if size and size >= room // part:  # however small a share is, one is read
+        if size and size >= room // part:  # however small the share, read one
             found.update(level)
     return found
 
 
 def weight(message: Message) -> int:
-    """About how many bytes of memory a message takes, should it have to be parked."""
+    """About how many bytes of memory a message takes if it is parked."""
     size = PARKED_BYTES + len(message.value or b"") + len(message.key or b"")
     return size + headers_weight(message.headers) if message.headers else size

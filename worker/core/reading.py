@@ -1,4 +1,4 @@
-"""How far a task has read its inputs, and what of it is not done: its progress."""
+"""A task's position in its inputs, and the records before it that are not done."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.core.parking import Parking
 from worker.stream import Message
 
 _GENERATION_BITS: Final = 40
-"""A topic would have to hold a million million records before places meet."""
+"""Places of two topics would collide only if a topic held 2^40 records, a million million."""
 
 _NONE: Final[Mapping[int, Moment]] = {}
 
@@ -24,12 +24,12 @@ _json = msgspec.json.Encoder().encode
 
 
 def write_progress(progress: Checkpoint) -> bytes:
-    """Progress as its topic holds it."""
+    """The checkpoint as `internal.progress` holds it."""
     return _json(progress)
 
 
 def place_of(progress: Checkpoint, name: str, offset: int) -> int:
-    """The place of a record among all of its input, as `Reading.place` says."""
+    """The place of a record in its input: see `Reading.place`."""
     return _place(progress.earlier, name, offset)
 
 
@@ -43,45 +43,46 @@ def _place(earlier: Mapping[str, int], name: str, offset: int) -> int:
 
 
 class Reread(msgspec.Struct):
-    """The held records of an earlier run: to be read again among others that are done."""
+    """The held records of an earlier owner: read again, among records that are done."""
 
     first_read: dict[int, Moment]
-    """By offset, in growing order."""
+    """When each record was first read, by ascending offset."""
     until: int
-    """Where those that have not been read at all begin."""
+    """The first offset that has never been read."""
 
 
 class Missed(NamedTuple):
-    """What a task finds out about its inputs when it begins."""
+    """The losses in its inputs that a task finds when it begins."""
 
     recreated: tuple[str, ...] = ()
-    """The inputs whose topics were created anew: they are read from the start."""
+    """The inputs whose topics were recreated: the task reads them from the start."""
     expired: Mapping[str, int] = {}
-    """How many records of an entity were gone before they had been judged."""
+    """By entity, how many records disappeared before they were judged."""
     parked: Mapping[str, int] = {}
-    """How many parked records of an entity were gone, their copies with them."""
+    """By entity, how many parked records disappeared together with their copies."""
     others: tuple[str, ...] = ()
-    """Other topics that were created anew, as in `accepted.users`: what they held is unknown."""
+    """Other recreated topics, as in `accepted.users`: their former content is unknown."""
 
 
 class Reading:
-    """What a task reads next of each input, and which records it reads for the second time."""
+    """The next offset of each input, and the records that a task reads for the second time."""
 
     def __init__(self) -> None:
         self.next: dict[str, int] = {}
         self.reached: dict[str, int] = {}
-        """As `next`, but while held records are read again where what has not been read begins."""
+        """As `next`, but while held records are read again, the first offset that was never
+        read."""
         self.topics: dict[str, str] = {}
-        """The identity of each input's topic."""
+        """The identity of each topic that the checkpoint names: inputs by name, and others."""
         self.earlier: dict[str, int] = {}
-        """How often each was created anew."""
+        """How often the topic of each input was recreated."""
         self.until: dict[str, int] = {}
         """The append time up to which all users, and all matches, are judged."""
         self._again: dict[str, Reread] = {}
         self._saved: object = None
 
     def restore(self, progress: Checkpoint, now: Moment) -> None:
-        """Take up where the log says the task stands."""
+        """Restore the position from the checkpoint."""
         self.next = dict(progress.next)
         self.topics = dict(progress.topics)
         self.earlier = dict(progress.earlier)
@@ -96,11 +97,11 @@ class Reading:
     def begin(
         self, topics: Mapping[str, str], starts: Mapping[str, int], others: Mapping[str, str]
     ) -> Missed:
-        """Compare with the inputs as they are: their topics' identities, and where they start.
+        """Compare with the current inputs: the identities of their topics and their start offsets.
 
-        `others` has the identities of the other topics that this task vouches for. Call once,
-        after `restore` if there is something to restore. A topic created anew is read from its
-        start. Held records that are gone are given up.
+        `others` has the identities of the other topics that the checkpoint of this task names. Call
+        once, after `restore` if there is a checkpoint. A recreated topic is read from its start.
+        Held records that no longer exist are given up.
         """
         recreated: list[str] = []
         expired: dict[str, int] = {}
@@ -130,23 +131,23 @@ class Reading:
         return Missed(tuple(recreated), expired, others=tuple(unknown))
 
     def _is_another(self, name: str, identity: str) -> bool:
-        """Whether a topic is not the one that was read. An old broker cannot tell: no identity."""
+        """Whether the topic is not the one read before. False if the broker has no identities."""
         before = self.topics.get(name)
         return bool(before and identity) and before != identity
 
     def place(self, name: str, offset: int) -> int:
-        """The place of a record among all of its input, those of earlier topics included."""
+        """The place of a record in its input. Unique across recreated topics, in reading order."""
         return _place(self.earlier, name, offset)
 
     def undone(self, entity: str, batch: Sequence[Message]) -> Sequence[Message]:
-        """A batch without the records that are done."""
+        """The batch without the records that are done."""
         reread = self._again.get(entity)
         if reread is None:
             return batch
         return [m for m in batch if m.offset >= reread.until or m.offset in reread.first_read]
 
     def first_read(self, entity: str) -> Mapping[int, Moment]:
-        """When the records that are to be read again were first read, by offset."""
+        """By offset, when the records to be read again were first read."""
         reread = self._again.get(entity)
         return _NONE if reread is None else reread.first_read
 
@@ -156,12 +157,12 @@ class Reading:
         return sum(len(reread.first_read) for reread in self._again.values())
 
     def save(self, parking: Parking, books: Books, tally: Tally, *, anyhow: bool) -> bytes | None:
-        """The progress, to be written; None where it has not changed, unless `anyhow`.
+        """The checkpoint to write; None if it is unchanged, unless `anyhow`.
 
-        `tally` is what the decision has done: it is entered into the books.
+        Enters `tally`, the outcomes of the decision, into the books.
 
-        Passing a transaction marker in claims or grants alone is not saved: saving it would
-        create another transaction.
+        Passing a transaction marker in claims or grants alone is not saved: saving it would create
+        another transaction.
         """
         self.reached = dict(self.next)
         judged = {entity: self.next.get(entity, 0) for entity in ENTITIES}

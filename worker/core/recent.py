@@ -1,8 +1,8 @@
-"""Rows that a worker has accepted and that its index does not show yet.
+"""Accepted rows of a worker that its index does not show yet.
 
-The index follows the accepted topics and nothing else. Between a verdict and its return through
-the log lies a commit. Meanwhile the tasks of one worker see each other's rows here: whatever
-relies on a row is committed together with it, or after it.
+The index follows the accepted topics and nothing else, so a row reaches it only after a commit.
+Until then the tasks of one worker see each other's rows here. A decision that relies on such a row
+is committed together with the row, or after it.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from worker.stream import Partition
 
 
 class Row(NamedTuple):
-    """The latest row, or deletion, of a user or a match. Each is an object of its own."""
+    """The latest row, or deletion, of a user or a match. Instances are compared by identity."""
 
     known: bool
     address: bytes | None = None
 
 
 class Written(NamedTuple):
-    """A row that a round has accepted, or a deletion."""
+    """A row or a deletion that a round has written."""
 
     entity: str
     id: bytes
     row: Row
     message: int
-    """Which message of the round says so."""
+    """The index of its message in the round."""
 
 
 class RecentRows:
     """The index as the tasks of one worker see it: with the rows that it does not show yet.
 
-    A row counts from its acceptance until the index has followed the log past it. One object lives
-    as long as its worker commits without a failure: throw it away with the tasks.
+    A row counts from its acceptance until the index has read past its offset. An instance is valid
+    until a commit of its worker fails: discard it together with the tasks.
     """
 
     def __init__(self, known: Known) -> None:
@@ -46,7 +46,7 @@ class RecentRows:
         self._users: dict[bytes, Row] = {}
         self._matches: dict[bytes, Row] = {}
         self._holders: dict[bytes, dict[bytes, None]] = {}
-        """By address: the users whose recent row holds it."""
+        """By address: the users whose recent row holds the address."""
         self._round: list[Written] = []
         self._placed: dict[Partition, deque[tuple[int, Written]]] = {}
         self._fresh: list[bytes] = []
@@ -64,21 +64,21 @@ class RecentRows:
         return self._known.match(match) if row is None else row.known
 
     def unknown_users(self, ids: Sequence[bytes]) -> list[bytes]:
-        """The ids among these that no known user has."""
+        """The ids that belong to no known user."""
         return _unknown(ids, self._users, self._known.unknown_users)
 
     def unknown_matches(self, ids: Sequence[bytes]) -> list[bytes]:
-        """The ids among these that no known match has."""
+        """The ids that belong to no known match."""
         return _unknown(ids, self._matches, self._known.unknown_matches)
 
     def taken(self, address: bytes, user: bytes) -> bool:
-        """Whether another than `user` holds the address, as far as rows tell."""
+        """Whether a user other than `user` holds the address, according to rows."""
         recent = self._holders.get(address)
         if recent and (len(recent) > 1 or user not in recent):
             return True
         if not self._known.taken(address, user):
             return False
-        # Whoever has a recent row holds what that says.
+        # A recent row overrides what the index shows of its user.
         return any(
             holder != user and holder not in self._users for holder in self._known.holders(address)
         )
@@ -86,7 +86,7 @@ class RecentRows:
     # --- the round that is being decided on ---------------------------------------------------
 
     def accept(self, entity: str, row: Decoded, message: int) -> None:
-        """From now on the row is known; `message` is its place in the round."""
+        """Make the row known; `message` is the index of its message in the round."""
         if entity == "users":
             self._write_user(
                 id_bytes(row.key.decode()), Row(known=True, address=row.address), message
@@ -95,24 +95,24 @@ class RecentRows:
             self._write(entity, self._matches, id_bytes(row.key.decode()), Row(known=True), message)
 
     def accept_matches(self, keys: Iterable[bytes], first: int) -> None:
-        """As `accept` for each of these matches, whose messages follow each other from `first`."""
+        """As `accept` for each match; their messages are consecutive, from index `first`."""
         for message, id_ in enumerate(ids_of([key.decode() for key in keys]), first):
             self._write("matches", self._matches, id_, Row(known=True), message)
 
     def delete(self, entity: str, key: bytes, message: int) -> None:
-        """From now on the row is gone; `message` is its place in the round."""
+        """Make the row unknown; `message` is the index of its message in the round."""
         if entity == "users":
             self._write_user(id_bytes(key.decode()), Row(known=False), message)
         elif entity == "matches":
             self._write(entity, self._matches, id_bytes(key.decode()), Row(known=False), message)
 
     def take_fresh(self) -> list[bytes]:
-        """The ids of rows that were accepted since the last call."""
+        """The ids of rows accepted since the last call."""
         fresh, self._fresh = self._fresh, []
         return fresh
 
     def take_round(self) -> list[Written]:
-        """What the round has accepted and deleted: pass it to `place` once it is committed."""
+        """The rows and deletions of the round: pass them to `place` once it is committed."""
         written, self._round = self._round, []
         return written
 
@@ -124,9 +124,10 @@ class RecentRows:
         places: Sequence[tuple[int, int]],
         topics: Mapping[str, str],
     ) -> None:
-        """A round is committed: partition and offset of each of its messages.
+        """Note where the messages of a committed round are stored.
 
-        `topics` has the accepted topic of users and of matches.
+        `places` has the partition and offset of each message of the round. `topics` has the
+        accepted topics of users and of matches.
         """
         for each in written:
             number, offset = places[each.message]
@@ -134,7 +135,7 @@ class RecentRows:
             self._placed.setdefault(partition, deque()).append((offset, each))
 
     def followed(self, positions: Mapping[Partition, int]) -> None:
-        """The index has followed the log so far: it shows what lies before."""
+        """Forget the rows below these positions: the index shows them now."""
         for partition, placed in self._placed.items():
             end = positions[partition]
             while placed and placed[0][0] < end:
@@ -159,13 +160,13 @@ class RecentRows:
     def _forget(self, written: Written) -> None:
         rows = self._users if written.entity == "users" else self._matches
         if rows.get(written.id) is not written.row:
-            return  # there is a later one
+            return  # a later row has replaced it
         if written.entity == "users":
             self._let_go(written.id)
         del rows[written.id]
 
     def _let_go(self, user: bytes) -> None:
-        """Its recent row does not count any more."""
+        """Free the address of the user's recent row."""
         before = self._users.get(user)
         if before is None or before.address is None:
             return
@@ -180,7 +181,7 @@ def _unknown(
     recent: Mapping[bytes, Row],
     ask: Callable[[Iterable[bytes]], list[bytes]],
 ) -> list[bytes]:
-    """The unknown ids: `recent` says what has changed, `ask` what the index knows."""
+    """The unknown ids: `recent` overrides the index, which `ask` queries."""
     if not recent:
         return ask(ids)
     deleted = [id_ for id_ in ids if (row := recent.get(id_)) is not None and not row.known]

@@ -1,4 +1,4 @@
-"""A record against what is known: references, attendees, and whether its address is free."""
+"""Judges a row against known rows: references, attendees, and whether its address is free."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.core.violations import Code, Findings, Violation, violation
 
 
 class Look(Protocol):
-    """What is known at the moment of judging."""
+    """Look-ups at the moment of judging."""
 
     def user(self, user: bytes, /) -> bool:
         """Whether the user is known."""
@@ -23,7 +23,7 @@ class Look(Protocol):
 
 
 def missing(row: Decoded, known: Look) -> tuple[list[bytes], list[bytes]]:
-    """The users and the matches that the row refers to and that are not known."""
+    """The unknown users and the unknown matches that the row refers to."""
     return (
         [user for user in row.users if user and not known.user(user)],
         [match for match in row.matches if match and not known.match(match)],
@@ -31,7 +31,7 @@ def missing(row: Decoded, known: Look) -> tuple[list[bytes], list[bytes]]:
 
 
 def unknown_attendees(row: Decoded, known: Look) -> Iterator[bool]:
-    """Of each attendee in turn whether it is the id of no known user."""
+    """For each attendee in turn, whether it is not the id of a known user."""
     for attendee in row.attendees:
         uuid = read_uuid(attendee)
         yield uuid is None or not known.user(id_bytes(uuid))
@@ -46,10 +46,10 @@ def verdict(
     *,
     taken: bool,
 ) -> tuple[Violation, ...]:
-    """All violations of a row whose missing references are definitely missing.
+    """All violations of a row whose missing references are definitely missing, in column order.
 
-    `taken` says whether another holds its address. An error among them means that it is
-    rejected. In column order, warnings of its own included.
+    The row's own warnings are included. `taken` says whether another user holds its address. An
+    error among the violations means that the row is rejected.
     """
     if not (users or matches or taken or row.attendees):
         return row.warnings
@@ -71,17 +71,17 @@ def verdict(
 
 
 def rejects(violations: tuple[Violation, ...]) -> bool:
-    """Whether one of them is an error."""
+    """Whether one of the violations is an error."""
     return any(found.severity == "error" for found in violations)
 
 
 def unexpected() -> Violation:
-    """What a record gets whose judging failed."""
+    """The violation of a record whose judging failed."""
     return violation(Code.INTERNAL_ERROR, "", "this record could not be judged; see the log")
 
 
 def in_column_order(entity: str, violations: tuple[Violation, ...]) -> tuple[Violation, ...]:
-    """Violations as they are reported: the record as a whole first, then by column."""
+    """Violations in reporting order: the record as a whole first, then by column."""
     if len(violations) < 2:
         return violations
     order = {column.name: place for place, column in enumerate(ENTITIES[entity].columns)}

@@ -1,4 +1,4 @@
-"""Which record a message that the broker refuses is about."""
+"""Finds the record behind a message that the broker refuses."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ Record = tuple[str, int]
 
 
 def record_of(message: ProducerRecord, names: Names) -> tuple[int, Record] | None:
-    """The task and the record that led to this message; None where it was none by itself.
+    """The task and the record behind this message; None if no single record is behind it.
 
-    Rows, deletions and rejections name it in a header, copies of parked records and claims in
-    their key. Progress, grants and answers are about no record.
+    Rows, deletions and rejections name their record in a header. Copies of parked records,
+    reservation requests and releases name it in their key. Checkpoints, replies and reservations
+    have no record.
     """
     key = (message.key or b"").decode("ascii", "replace").split("/")
     if message.topic == names.parked:

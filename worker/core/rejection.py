@@ -1,4 +1,4 @@
-"""How a rejection is worded. docs/contract.md, "A rejection"."""
+"""The JSON form of a rejection. docs/contract.md, "A rejection"."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class OmittedRecord(msgspec.Struct, frozen=True):
 
 
 class Rejection(msgspec.Struct, frozen=True, kw_only=True):
-    """A record with at least one error. Fields that are msgspec.UNSET are left out.
+    """A record with at least one error. Fields that are msgspec.UNSET are omitted.
 
-    `record` is the original JSON, byte for byte; `record_base64` the original bytes wherever
-    `record` alone does not give them back.
+    `record` is the original JSON, byte for byte. `record_base64` holds the original bytes where
+    `record` alone cannot restore them.
     """
 
     entity: str
@@ -63,15 +63,15 @@ _encode = msgspec.json.Encoder().encode
 
 
 def timestamp(milliseconds: int) -> str:
-    """A moment in the canonical form of timestamps."""
-    # A producer's clock may say anything.
+    """A time in the canonical form of timestamps."""
+    # A producer's clock may be arbitrarily wrong: clamp to the years 1 to 9999.
     moment = datetime.fromtimestamp(min(max(milliseconds, _FIRST_MS), _LAST_MS) / 1000, UTC)
     text = moment.isoformat(timespec="microseconds" if moment.microsecond else "seconds")
     return text.replace("+00:00", "Z")
 
 
 def original(rejection: Rejection) -> bytes | None:
-    """The record exactly as it was sent; None for a deletion, or where it was left out."""
+    """The record exactly as it was sent; None for a deletion, or if the record was omitted."""
     if isinstance(rejection.record_base64, str):
         return b64decode(rejection.record_base64)
     record = bytes(rejection.record)
@@ -79,7 +79,7 @@ def original(rejection: Rejection) -> bytes | None:
 
 
 def replays_of(headers: Headers) -> int:
-    """How often a record has been replayed, from its headers."""
+    """How often a record has been replayed, according to its headers."""
     for name, value in headers:
         if name == REPLAYS_HEADER and value.isdigit() and len(value) < 6:
             return int(value)
@@ -87,7 +87,7 @@ def replays_of(headers: Headers) -> int:
 
 
 def replays_header(headers: Headers) -> Headers:
-    """The one header that means something here, in a few bytes; empty where there is none."""
+    """The only header that the worker interprets, in a few bytes; empty if absent."""
     replays = replays_of(headers)
     return ((REPLAYS_HEADER, b"%d" % replays),) if replays else ()
 
@@ -101,12 +101,18 @@ def reject(
     source: object = None,
     omitted: OmittedRecord | None = None,
 ) -> tuple[bytes, bool]:
-    """The rejection of one message as JSON, and whether its record had to be left out.
+    """The rejection of one message as JSON, and whether its record was omitted.
 
-    The JSON is at most `limit` bytes. What does not fit goes in this order: the JSON of a record
-    whose bytes are there as well, the headers, the record (its size and SHA-256 stand for it), the
-    message key, all violations but the first. `source` replaces the message's
-    coordinates where it comes from no broker; `omitted` says that the value is only the start.
+    The JSON has at most `limit` bytes, unless even its smallest form is larger. Content that does
+    not fit is dropped in this order:
+
+    1. The JSON of a record whose bytes are included as well.
+    2. The headers.
+    3. The record: its size and SHA-256 replace it. The headers return if they fit.
+    4. The headers, then the message key, then all violations but the first.
+
+    `source` replaces the message's coordinates if the message comes from no broker. `omitted` means
+    that the message's value is only the start of the record.
     """
     rejection = Rejection(
         entity=entity,
@@ -131,7 +137,7 @@ def reject(
 def _ever_smaller(
     rejection: Rejection, value: bytes | None, omitted: OmittedRecord | None, *, is_json: bool
 ) -> Iterator[Rejection]:
-    """The rejection with all there is to say, then with less and less."""
+    """The complete rejection, then smaller and smaller forms."""
     replace = msgspec.structs.replace
     if omitted is None:
         if value is None:

@@ -1,4 +1,4 @@
-"""The parked records of a task that is taken over, as their copies in the log say."""
+"""Restores the parked records of a task at its take-over, from their copies in the log."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from worker.core.references import unexpected
 
 
 class Saved(msgspec.Struct, frozen=True):
-    """What the log says of a task: its progress, parked records and granted addresses."""
+    """The state of a task in the log: checkpoint, parked records and reservations."""
 
     progress: Checkpoint | None = None
     parked: tuple[Envelope, ...] = ()
     granted: tuple[Reservation, ...] = ()
     doubtful: bool = False
-    """Whether some of it is missing: records that have been judged may be among the parked ones."""
+    """Whether some of the state is missing: `parked` may contain records that are judged."""
 
     def kept(self) -> Counter[str]:
-        """How many parked records of each entity had a copy when the progress was saved.
+        """By entity, how many parked records had a copy when the checkpoint was saved.
 
-        A release that kept no books tells no more than that the first one before `next` was there.
+        A checkpoint without books proves one copy at most: that of the first parked record before
+        `next`.
         """
         if self.progress is None:
             return Counter()
@@ -48,14 +49,18 @@ class Saved(msgspec.Struct, frozen=True):
 
 
 class Outdated(NamedTuple):
-    """A parked record that is rejected by rules which are newer than its parking."""
+    """A parked record that is rejected when its copy is decoded again.
+
+    Either the rules are newer than its parking, or the broker refuses its outcome, or decoding
+    fails.
+    """
 
     envelope: Envelope
     invalid: Invalid
 
 
 class Restorer:
-    """Decodes copies of parked records again. `skew` is in seconds."""
+    """Decodes the copies of parked records again. `skew` is in seconds."""
 
     def __init__(
         self,
@@ -68,9 +73,9 @@ class Restorer:
         self._refused = refused
 
     def records(self, saved: Saved, reading: Reading, now: Moment) -> Iterator[Parked | Outdated]:
-        """Every record that the task has read and will not read again, as they were parked.
+        """Every record that the task has read and will not read again, in parking order.
 
-        That is by place within an entity, else by when they were first read. `reading` has been
+        Order is by place within an entity, and otherwise by first reading. `reading` must be
         restored already.
         """
         by_entity: dict[str, list[Envelope]] = {}

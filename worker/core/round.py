@@ -1,8 +1,8 @@
 """A round: one decision over all tasks of a worker, written in one commit.
 
-Its tasks see each other's rows, and an address whose owner is among them is granted at once: what
-is decided on together needs no message. State changes as the round is decided: when its commit
-fails, throw all tasks away and restore them from their topics.
+The tasks see each other's rows. If the owner of an address is among them, it grants the address at
+once, without a message. State changes while the round is decided. If the commit fails, discard all
+tasks and restore them from their topics.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from worker.stream import Message, ProducerRecord
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """What has been read for a task: the messages, and what is read next of each input.
+    """The messages read for a task, and the next offset of each input.
 
-    The messages of one input are in order; `positions` names every input (`INPUTS`). `until` has
-    the append time up to which all users, and all matches, are in this batch or an earlier one.
+    The messages of one input are in order; `positions` has every input (`INPUTS`). `until` is the
+    append time up to which all users, and all matches, are in this batch or an earlier one.
     """
 
     messages: Sequence[Message]
@@ -33,7 +33,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct):
-    """What a round leads to: messages to be written together, and what they are by task."""
+    """The result of a round: the messages to write together, and a tally for each task."""
 
     outputs: list[ProducerRecord]
     tallies: dict[int, Tally]
@@ -42,7 +42,7 @@ class Decision(msgspec.Struct):
 def needs_synchronised(
     tasks: Mapping[int, Task], batches: Mapping[int, Batch], recent: RecentRows, now: Moment
 ) -> bool:
-    """Whether this round can only be decided on once the index shows all that is committed."""
+    """Whether this round needs an index that shows every committed row."""
     return any(
         tasks[number].needs_synchronised(batch.messages, tasks, recent, now)
         for number, batch in batches.items()
@@ -60,10 +60,10 @@ def decide(
 ) -> Decision:
     """Decide on the batches, and on parked records whose wait has ended.
 
-    `tasks` are all that the worker has; those that have work have a batch, if an empty one.
-    `learned` are the ids that the index has come to know. `synchronised`: it has followed every
-    row that was committed when the batches had been read. It must where `needs_synchronised` says
-    so.
+    `tasks` are all tasks of the worker. Every task with work has a batch, possibly an empty one.
+    `learned` are the ids that are newly known to the index. `synchronised` means that the index
+    shows every row that was committed when the batches had been read. It must be true where
+    `needs_synchronised` says so.
     """
     return _Round(tasks, recent, now, synchronised=synchronised).decide(batches, learned)
 
@@ -86,8 +86,8 @@ class _Round:
             self._join(number)
         self._wake({*learned.users, *learned.matches})
         inputs = {number: _by_input(self._tasks[number], b) for number, b in batches.items()}
-        # What other tasks wait for comes first, then users before matches before the rest:
-        # references are then known more often.
+        # The order of `INPUTS`. Records that other tasks wait for come first. Users and matches
+        # come before the rest, so that more references are known.
         for number, by_input in inputs.items():
             for message in by_input[GRANTS]:
                 self._tasks[number].take_grant(message)
@@ -112,7 +112,7 @@ class _Round:
         return Decision(self._messages, tallies)
 
     def _join(self, number: int) -> Task:
-        """Have a task take part."""
+        """Make a task take part in the round."""
         task = self._active.get(number)
         if task is None:
             task = self._active[number] = self._tasks[number]
@@ -120,7 +120,7 @@ class _Round:
         return task
 
     def _wake_fresh(self) -> None:
-        """Try what waited for rows that were accepted just now, until nothing more comes of it."""
+        """Evaluate what waits for newly accepted rows, until no more rows are accepted."""
         while fresh := self._recent.take_fresh():
             self._wake(set(fresh))
 

@@ -1,7 +1,8 @@
-"""The rule of each kind of column: a JSON value in, the canonical value out, faults noted.
+"""The rule of each kind of column: a JSON value in, the canonical value out, violations noted.
 
-Only records that the fast decoder refuses come here (`worker.core.decode`), so this is written
-to be read and to report everything. Rules: docs/contract.md, "Violations" and "Canonical row".
+Only records that the fast decoder does not accept come here (`worker.core.decode`). The code
+therefore favours readability and complete reports over speed. Rules: docs/contract.md, "Violations"
+and "Canonical row".
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _TIMESTAMP = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?"
     r"(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):?[0-5][0-9])?"
 )
-# One character of a host's label: ASCII letters and digits, anything beyond ASCII but white space.
+# A host label: ASCII letters and digits, non-ASCII except white space, and hyphens inside.
 _LABEL = r"(?:[a-z0-9]|[^\x00-\x7f\s])(?:(?:[a-z0-9-]|[^\x00-\x7f\s])*(?:[a-z0-9]|[^\x00-\x7f\s]))?"
 _EMAIL = re.compile(rf"[^\s@]{{1,64}}@{_LABEL}(?:\.{_LABEL})*")
 _LONGEST_EMAIL: Final = 254
@@ -33,26 +34,26 @@ Rule = Callable[[Column, object, datetime, Findings], object]
 
 
 def is_email(address: str) -> bool:
-    """Whether a lower-cased address is one: `local@host` as docs/contract.md words it."""
+    """Whether a lower-cased text is an address: `local@host` as docs/contract.md defines it."""
     return len(address) <= _LONGEST_EMAIL and _EMAIL.fullmatch(address) is not None
 
 
 plain_email = re.compile(r"[a-z0-9._+-]{1,64}@[a-z0-9]+(?:[.-][a-z0-9]+)+").fullmatch
-"""Matches addresses of the common kind, in lower case: a cheap look before `is_email`. It knows
-nothing of the 254 characters, which the Struct's field bounds."""
+"""Matches addresses of the common kind, in lower case: a cheap test before `is_email`. It does not
+check the limit of 254 characters, which the Struct's field enforces."""
 
 
 def read_uuid(text: str) -> str | None:
-    """The UUID v4 that a text of 36 characters spells, in lower case; None if it spells none."""
+    """The UUID v4 in a text of 36 characters, in lower case; None if the text is not one."""
     lower = text.lower()
-    # Some characters beyond ASCII become ASCII letters in lower case.
+    # `lower` turns some non-ASCII characters into ASCII letters.
     return lower if text.isascii() and _UUID.fullmatch(lower) else None
 
 
 def odd_uuids(texts: Sequence[str], first: int = 0) -> Iterator[int]:
-    """The positions of the texts that `read_uuid` does not leave as they are; few, as a rule.
+    """The positions of the texts that `read_uuid` changes or refuses; usually few.
 
-    They count from `first`.
+    Positions count from `first`.
     """
     if are_uuids(texts):
         return
@@ -65,7 +66,7 @@ def odd_uuids(texts: Sequence[str], first: int = 0) -> Iterator[int]:
 
 
 def are_uuids(texts: Collection[str]) -> bool:
-    """Whether `read_uuid` leaves all of these as they are: looked at as one text, not each."""
+    """Whether `read_uuid` leaves all texts unchanged. Checks them as one joined text, for speed."""
     count = len(texts)
     joined = "".join(texts).encode()
     return (
@@ -79,7 +80,7 @@ def are_uuids(texts: Collection[str]) -> bool:
 
 
 def _expected(column: Column) -> str:
-    """What a value of the column must be, for who left it out or got it wrong."""
+    """What a column accepts, in words for the sender of a missing or wrong value."""
     match column.kind:
         case Kind.UUID:
             return "expected a UUID of version 4, 36 characters long"
@@ -129,7 +130,7 @@ def _timestamp(column: Column, value: object, latest: datetime, found: Findings)
 
 
 def _read_timestamp(text: str) -> datetime | None:
-    """The moment that a text spells: in UTC, or without an offset if it has none."""
+    """The time that a text spells: in UTC, or naive if the text has no UTC offset."""
     if _TIMESTAMP.fullmatch(text) is None:
         return None
     try:
@@ -171,7 +172,7 @@ def _range(column: Column) -> str:
 
 
 def _is_integer(value: object) -> bool:
-    """Whether the JSON literal was an integer; `Raw` is one of thousands of digits."""
+    """Whether the JSON literal was an integer; `Raw` is one with thousands of digits."""
     return isinstance(value, int | msgspec.Raw) and not isinstance(value, bool)
 
 
@@ -236,7 +237,7 @@ def _object(column: Column, value: object, _latest: datetime, found: Findings) -
 
 
 def _overflows(value: object) -> bool:
-    """Whether a decimal number somewhere inside was beyond a double (read as infinity)."""
+    """Whether any nested decimal number is beyond a double's range (it decodes as infinity)."""
     waiting = [value]
     while waiting:
         item = waiting.pop()
@@ -267,10 +268,11 @@ RULES: Final[Mapping[Kind, Rule]] = MappingProxyType(
 
 
 def check(column: Column, value: object, latest: datetime, found: Findings) -> object:
-    """The canonical value of a column, or None where it is absent or wrong.
+    """The canonical value of a column; None if the value is absent or wrong.
 
-    Null and the empty string count as absent whatever the kind; blank text does so in a required
-    column. `latest` is the latest moment that is not in the future.
+    Null and the empty string count as absent for every kind. Blank text counts as absent in a
+    required column. `latest` is the latest time that is not in the future. Violations are added to
+    `found`.
     """
     absent = value is None or value == ""
     if column.required and (absent or (isinstance(value, str) and value.isspace())):

@@ -1,4 +1,4 @@
-"""The message key under which a record is sent, where it can be read."""
+"""The message key for sending a record, where the record contains a readable one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worker.core.keys import read_key
 
 
 class KeyReader:
-    """Reads the key of one entity's records without judging them."""
+    """Reads the key from one entity's records without judging them."""
 
     def __init__(self, entity: Entity) -> None:
         self._entity = entity
@@ -19,7 +19,7 @@ class KeyReader:
         self._decode = msgspec.json.Decoder(msgspec.defstruct("Key", fields)).decode
 
     def read(self, value: bytes | None) -> bytes | None:
-        """The canonical key, or None where the record does not tell it: send it without."""
+        """The canonical key; None if the record has no readable key: send it without one."""
         try:
             record = self._decode(value or b"")
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -1,13 +1,13 @@
-"""Foreign text as it can be shown: on a terminal, in a log line, in a message."""
+"""Makes foreign text safe for a terminal, a log line or a message."""
 
 from __future__ import annotations
 
 
 def shown(text: str, longest: int | None = None) -> str:
-    r"""The text with everything that does not print escaped: `\x1b`, `\n`, `\u202e`, `\udc80`.
+    r"""The text with every non-printable character escaped: `\x1b`, `\n`, `\u202e`, `\udc80`.
 
-    So a name can neither move a cursor nor pretend to be another line. Of a text over `longest`
-    characters the start, ending in "…".
+    A name can then neither move the cursor nor imitate another line. The result has at most
+    `longest` characters; truncated text ends in "…".
     """
     if longest is not None:
         text = text[: longest + 1]

@@ -1,4 +1,4 @@
-"""What every task of a worker is told."""
+"""The settings that all tasks share."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from worker.core.topics import Names
 
 
 class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What every task is told. Times in milliseconds, sizes in bytes.
+    """The settings of every task. Times are in milliseconds, sizes in bytes.
 
-    `tasks` is the number of partitions of the inputs. No more parked records are settled in a
-    decision once it holds `decision_bytes`. A parked record gets a copy in the log after
-    `hold`, or once `most_held` are without one: docs/exactly-once.md, "Parked records".
+    `tasks` is the number of input partitions. A decision that holds `decision_bytes` settles no
+    more parked records. A parked record is persisted after `hold`, or earlier if more than
+    `most_held` are not persisted: docs/exactly-once.md, "Parked records".
     """
 
     names: Names

@@ -1,4 +1,4 @@
-"""The topics: their names, and the settings that the rest relies on. docs/contract.md, "Topics"."""
+"""Topic names, and the topic settings that the program relies on. docs/contract.md, "Topics"."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from worker.stream import Topic
 _DAY_MS: Final = 24 * 3600 * 1000
 _REJECTIONS_MS: Final = 30 * _DAY_MS
 _ENVELOPE: Final = 64 * 1024
-"""Room beside a record for what a rejection or a parked record says about it."""
+"""Bytes beside a record for the metadata of its rejection or parked copy."""
 _FRAMING: Final = 4 * 1024
-"""Room beside a value for its key, our headers and what a broker adds."""
+"""Bytes beside a value for its key, the project's headers and the broker's overhead."""
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -24,34 +24,34 @@ class Names(msgspec.Struct, frozen=True):
     prefix: str = "buddy"
 
     def inputs(self, entity: str) -> str:
-        """Where upstream systems send records of that entity."""
+        """The topic to which upstream systems send records of the entity."""
         return f"{self.prefix}.in.{entity}"
 
     def accepted(self, entity: str) -> str:
-        """Where its rows are published."""
+        """The topic of the entity's accepted rows."""
         return f"{self.prefix}.accepted.{entity}"
 
     def rejected(self, entity: str) -> str:
-        """Where its rejections are published."""
+        """The topic of the entity's rejections."""
         return f"{self.prefix}.rejected.{entity}"
 
     def input(self, name: str) -> str:
-        """What a task reads under that name: an entity's input, or claims, or grants."""
+        """The topic of a task's input, by name: an entity, `claims` or `grants`."""
         return self.inputs(name) if name in ENTITIES else f"{self.prefix}.internal.{name}"
 
     @property
     def claims(self) -> str:
-        """Users' records asking for an address, in the partition of the address's owner."""
+        """Reservation requests and releases, in the partition of the address's owner."""
         return self.input("claims")
 
     @property
     def grants(self) -> str:
-        """The owners' answers, in the partition of the record."""
+        """The owners' replies, in the partition of the requesting record."""
         return self.input("grants")
 
     @property
     def granted(self) -> str:
-        """What each owner has granted and whose rows are on their way, by address."""
+        """Each owner's reservations, whose rows may still be on their way, by address."""
         return f"{self.prefix}.internal.granted"
 
     @property
@@ -66,26 +66,26 @@ class Names(msgspec.Struct, frozen=True):
 
     @property
     def parked(self) -> str:
-        """The parked records of each task, by coordinate."""
+        """Copies of each task's parked records, by coordinate."""
         return f"{self.prefix}.internal.parked"
 
     @property
     def progress(self) -> str:
-        """How far each task has read and judged."""
+        """The checkpoint of each task."""
         return f"{self.prefix}.internal.progress"
 
     @property
     def owners(self) -> str:
-        """Who has taken over each task, by owner."""
+        """The owners that have taken over each task, by owner."""
         return f"{self.prefix}.internal.owners"
 
     @property
     def schedules(self) -> str:
-        """How far each schedule is: one partition, by the schedule's name."""
+        """The position of each schedule, by its name; one partition."""
         return f"{self.prefix}.internal.schedules"
 
     def entity_of(self, topic: str) -> str:
-        """The entity whose topic it is: the last part of its name."""
+        """The entity of an entity's topic: the last part of the topic's name."""
         return topic.rsplit(".", 1)[1]
 
     def of_state(self) -> tuple[str, ...]:
@@ -93,13 +93,13 @@ class Names(msgspec.Struct, frozen=True):
         return (self.progress, self.parked, self.granted, self.owners)
 
     def of_originals(self) -> Iterator[str]:
-        """The topics that hold records as they were sent, and those beside them."""
+        """Topics that hold original records, and the internal topics with the same size limit."""
         for entity in ENTITIES:
             yield self.rejected(entity)
         yield from (self.parked, self.progress, self.claims, self.grants, self.granted)
 
     def every(self) -> Iterator[str]:
-        """All names, inputs first."""
+        """All topic names, inputs first."""
         for entity in ENTITIES:
             yield self.inputs(entity)
         for entity in ENTITIES:
@@ -109,10 +109,11 @@ class Names(msgspec.Struct, frozen=True):
 
 
 def wanted(names: Names, partitions: int, record_limit: int) -> dict[str, Topic]:
-    """Every topic as `buddy topics create` makes it.
+    """Every topic with the settings that `buddy topics create` applies.
 
-    Rejections and parked records hold the original bytes as base64, so their limit is 4/3 of the
-    record's and an envelope. Only inputs rely on the broker's append time; the rest has it too.
+    Rejections and parked records hold the original bytes as base64. Their limit is therefore 4/3 of
+    the record limit, plus an envelope. Only inputs rely on the broker's append time; the other
+    topics have it too.
     """
     enlarged = _enlarged(record_limit)
     topics = []
@@ -151,7 +152,7 @@ def wanted(names: Names, partitions: int, record_limit: int) -> dict[str, Topic]
 
 
 def largest_value(names: Names, there: Mapping[str, Topic]) -> int:
-    """The size of a value that each topic takes which holds records as they were sent."""
+    """The largest value, in bytes, that all topics of original records accept."""
     return min(there[name].max_message_bytes for name in names.of_originals()) - _FRAMING
 
 
@@ -160,14 +161,14 @@ def _enlarged(record_limit: int) -> int:
 
 
 def _inputs_of(names: Names, there: Mapping[str, Topic]) -> dict[str, str]:
-    """By topic that holds records as they were sent: the widest input that they come from."""
+    """By topic of `of_originals`: the input with the largest messages that reach the topic."""
     widest = max(map(names.inputs, ENTITIES), key=lambda name: there[name].max_message_bytes)
     own = {names.rejected(entity): names.inputs(entity) for entity in ENTITIES}
     return {name: own.get(name, widest) for name in names.of_originals()}
 
 
 def complaints(names: Names, there: Mapping[str, Topic], record_limit: int) -> Iterator[str]:
-    """What must be changed before the rest can rely on the topics, a line each."""
+    """What must be changed before the program can rely on the topics, one line per problem."""
     missing = [name for name in names.every() if name not in there]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -206,7 +207,8 @@ def complaints(names: Names, there: Mapping[str, Topic], record_limit: int) -> I
         needed, why = topic.max_message_bytes, ""
         if name in inputs:
             taken = there[inputs[name]].max_message_bytes
-            if (larger := _enlarged(taken - _ENVELOPE)) > needed:  # headers are large, or malformed
+            # Records with large headers, and malformed ones, must fit as well.
+            if (larger := _enlarged(taken - _ENVELOPE)) > needed:
                 needed, why = larger, f", but {inputs[name]} takes {taken}"
         if is_now.max_message_bytes < needed:
             yield (

@@ -1,4 +1,4 @@
-"""Violations: what can be wrong with a record. Rules: docs/contract.md, "Violations"."""
+"""Violations: the possible faults of a record. Rules: docs/contract.md, "Violations"."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import msgspec
 Severity = Literal["error", "warning"]
 
 MOST_REPORTED: Final = 100
-"""A rejection lists this many violations and the number of those left out."""
+"""A rejection lists at most this many violations, and the number of omitted ones."""
 
 
 class Code(StrEnum):
-    """Stable: ops and upstream teams match on them."""
+    """Stable codes: ops and upstream teams match on them."""
 
     MALFORMED_RECORD = "malformed_record"
     MISSING_REQUIRED_FIELD = "missing_required_field"
@@ -86,7 +86,7 @@ def violation(code: Code, field: str, message: str) -> Violation:
 
 
 class Findings:
-    """Collects the violations of one record: the first 100, and how many more there were."""
+    """Collects the violations of one record: the first 100, and the number of the others."""
 
     __slots__ = ("errors", "omitted", "violations")
 
@@ -96,7 +96,7 @@ class Findings:
         self.errors = 0
 
     def add_first(self, code: Code, field: str, message: str) -> None:
-        """Note one of the record as a whole: it goes before those of its fields."""
+        """Add a violation of the record as a whole, before those of its fields."""
         self.errors += code not in WARNINGS
         self.violations.insert(0, violation(code, field, message))
         if len(self.violations) > MOST_REPORTED:
@@ -104,7 +104,7 @@ class Findings:
             self.omitted += 1
 
     def add(self, code: Code, field: str, message: str) -> None:
-        """Note one violation."""
+        """Add one violation."""
         if code not in WARNINGS:
             self.errors += 1
         if len(self.violations) < MOST_REPORTED:
