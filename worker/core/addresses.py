@@ -1,15 +1,18 @@
-"""Addresses: who may have one. docs/exactly-once.md, "Unique addresses".
+"""Reservations: which user may have an address. docs/exactly-once.md, "Unique addresses".
 
-Every address has one task that owns it, by its digest. A user's record is accepted only when the
-owner has granted it the address: the owner sees the claims of all partitions in one order, its
-own log, and answers each once. It grants what no other user's latest row holds (the index says
-so) and what it has not granted to another whose row is still on its way. Nothing is released by
-message: an update or a deletion frees an address by itself, since the index follows the rows.
+The digest of an address determines the one task that owns it. A user's record is accepted only when
+the owner has granted the address. The owner sees the requests of all partitions in one order, that
+of its own log, and answers each once. It grants an address under two conditions:
 
-That the index is behind does no harm where it names nobody: whoever holds an address has been
-granted it here, and that is remembered until the index is known to show the row. Where it names
-another, the row may have been followed by one that frees the address: only then has the owner to
-wait until the index shows every row that is committed (`contested`).
+- No other user's latest row holds the address, according to the index.
+- It has not granted the address to another user whose row is still on its way.
+
+A `Release` ends a reservation, but no message frees an address that a row holds. The index follows
+the rows, so an update or a deletion of the row frees the address.
+
+A stale index that shows no holder is safe: the owner remembers its grants until the index is known
+to show the row. If the index shows another holder, a later row may have freed the address already.
+Only then must the owner wait until the index shows every committed row (`contested`).
 """
 
 from __future__ import annotations
@@ -20,15 +23,16 @@ from typing import Final, Protocol
 import msgspec
 
 _MOST_UNFOLLOWED: Final = 2_000
-"""So many rows that the index may not show are remembered before it is waited for."""
+"""With this many remembered rows that the index may not show, a round must be synchronised."""
 
 
 class ReservationRequest(msgspec.Struct, frozen=True, array_like=True, tag="claim"):
-    """A user's record asks for an address. It is of partition `task` of users.
+    """A user's record requests an address. The record is in partition `task` of users.
 
-    `offset` is its place there (`Reading.place`), in what refers to it as well.
+    `offset` is its place there (`Reading.place`), also in the messages that refer to the request.
 
-    It may ask again after a long time, when the first question or its answer may have expired.
+    A record may repeat its request after a long time, when the request or its reply may have
+    expired.
     """
 
     address: bytes
@@ -39,7 +43,7 @@ class ReservationRequest(msgspec.Struct, frozen=True, array_like=True, tag="clai
 
 
 class Release(msgspec.Struct, frozen=True, array_like=True, tag="settled"):
-    """The record that was granted the address has been judged: rows tell who holds it now."""
+    """The record that was granted the address is judged: rows now show the holder."""
 
     address: bytes
     task: int
@@ -47,17 +51,17 @@ class Release(msgspec.Struct, frozen=True, array_like=True, tag="settled"):
 
 
 class ReservationReply(msgspec.Struct, frozen=True, array_like=True):
-    """The owner's answer to the record at that offset of the task's users."""
+    """The owner's reply to the record at place `offset` of the requesting task's users."""
 
     offset: int
     address: bytes
     granted: bool
     attempt: int = 0
-    """That of the claim: a refusal of an earlier one says nothing of the latest."""
+    """The attempt of the request: a refusal of an earlier one says nothing about the latest."""
 
 
 class Reservation(msgspec.Struct, frozen=True, array_like=True):
-    """An address that was granted, and for which records: (task, offset) each."""
+    """A granted address, and the records that it is granted to: (task, offset) each."""
 
     address: bytes
     user: bytes
@@ -65,44 +69,45 @@ class Reservation(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Holders(Protocol):
-    """Who holds an address as far as accepted rows tell."""
+    """Who holds an address, according to accepted rows."""
 
     def taken(self, address: bytes, user: bytes, /) -> bool:
-        """Whether another than `user` holds the address."""
+        """Whether a user other than `user` holds the address."""
 
 
 def owner_of(address: bytes, tasks: int) -> int:
-    """The task that decides on an address, given as its digest."""
+    """The task that owns an address, given as its digest."""
     return int.from_bytes(address[:4], "big") % tasks
 
 
 class Addresses:
-    """The addresses that one task has granted and whose rows the index may not show yet."""
+    """The reservations of one task, whose rows the index may not show yet."""
 
     def __init__(self) -> None:
         self._granted: dict[bytes, Reservation] = {}
         self._unfollowed: dict[bytes, bytes] = {}
-        """Of grants that another worker has settled: the user whose row the index may not show."""
+        """By address of a released reservation: the user whose row the index may not show yet."""
         self._given: set[bytes] = set()
-        """Which addresses this very round has given."""
+        """The addresses granted in this round."""
         self._synchronised = False
 
     def __len__(self) -> int:
-        """How many grants have not been settled."""
+        """How many reservations are not released."""
         return len(self._granted)
 
     def __iter__(self) -> Iterator[Reservation]:
-        """The grants that have not been settled."""
+        """The reservations that are not released."""
         yield from self._granted.values()
 
     def restore(self, granted: Iterable[Reservation]) -> None:
-        """Take up what the log says had been granted."""
+        """Restore the reservations that the log holds."""
         self._granted = {entry.address: entry for entry in granted}
 
     def begin(self, *, synchronised: bool) -> None:
-        """A round begins.
+        """Begin a round.
 
-        `synchronised`: the index shows every row that was committed when its batch had been read.
+        `synchronised`: the index shows every row that was committed when the round's batch had been
+        read.
         """
         self._given.clear()
         self._synchronised = synchronised
@@ -111,7 +116,7 @@ class Addresses:
 
     @property
     def crowded(self) -> bool:
-        """Whether so much is remembered that the next decision has to be synchronised."""
+        """Whether so many rows are remembered that the next round must be synchronised."""
         return len(self._unfollowed) >= _MOST_UNFOLLOWED
 
     def contested(self, address: bytes, user: bytes, holders: Holders) -> bool:
@@ -127,12 +132,12 @@ class Addresses:
         )
 
     def at_once(self, address: bytes, user: bytes, holders: Holders) -> bool | None:
-        """Whether a record of a task of this very worker, which is being decided on, gets it.
+        """Whether a record in one of this worker's tasks gets the address in this decision.
 
-        None: it has to be claimed by way of the log, since another may have it. If it has been
-        granted there, that may have been settled meanwhile, further down; otherwise it takes a
-        synchronised index to tell. What is granted here need not be kept: the row is committed in
-        the same round, and tells whoever comes after us.
+        None: unknown here; ask through the claims topic, since another user may have the address.
+        Its reservation may already be released further down the log. Without one, only a
+        synchronised index can tell. A grant made here need not be persisted: the row is committed
+        in the same round, and shows the holder to every later owner.
         """
         granted = self._granted.get(address)
         if granted is not None and granted.user != user:
@@ -145,9 +150,9 @@ class Addresses:
         return True
 
     def claim(self, claim: ReservationRequest, holders: Holders) -> Reservation | None:
-        """What is granted to a claim in the log, to be kept; None if another has the address.
+        """The reservation to persist for a request in the log; None if another has the address.
 
-        A claim that was `contested` wants a synchronised index.
+        A request that was `contested` needs a synchronised index.
         """
         before = self._granted.get(claim.address)
         if before is not None and before.user != claim.user:
@@ -162,9 +167,9 @@ class Addresses:
         return granted
 
     def settle(self, settled: Release) -> Reservation | None:
-        """The record has been judged. What is left of the grant, maybe for no record any more.
+        """Apply a release. Returns the rest of the reservation, which may have no record left.
 
-        None: there was none, since a record that claims twice is settled twice.
+        None: there was no reservation. A record that requests twice is released twice.
         """
         granted = self._granted.pop(settled.address, None)
         if granted is None:

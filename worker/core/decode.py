@@ -1,8 +1,8 @@
-"""One record judged by itself: bytes in, a canonical row or all its violations out.
+"""Judges one record alone: bytes in, a canonical row or all its violations out.
 
-The fast path is one msgspec decode into the entity's Struct and a few checks that the type cannot
-say. Whatever it does not wave through is looked at field by field (`worker.core.rules`), so the
-two need not agree on details: the slow path alone decides what is wrong.
+The fast path is one msgspec decode into the entity's Struct, and a few checks that types cannot
+express. A record that fails one of them is judged field by field (`worker.core.rules`). This slow
+path alone decides what is wrong, so the two paths need not agree on details.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _LONGEST_PYTHON_INTEGER = 4000  # digits; int() refuses more than 4300
 
 
 class Decoded(msgspec.Struct, frozen=True, gc=False):
-    """A record without an error in its own fields; its references are still to be judged.
+    """A record without errors in its own fields; its references are not judged yet.
 
-    `users` and `matches` are the ids that it refers to, in the order of `user_fields` and
-    `match_fields` of its decoder; empty bytes where an optional one is absent.
+    `users` and `matches` are the ids that the record refers to, in the order of its decoder's
+    `user_fields` and `match_fields`. An absent optional reference is empty bytes.
     """
 
     key: bytes
@@ -45,7 +45,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     warnings: tuple[Violation, ...] = ()
     unknown_fields: int = 0
     unknown_names: tuple[str, ...] = ()
-    """Of the first unknown fields, as they can be shown."""
+    """The names of the first unknown fields, safe to show."""
 
 
 class Deletion(msgspec.Struct, frozen=True):
@@ -55,7 +55,7 @@ class Deletion(msgspec.Struct, frozen=True):
 
 
 class Invalid(msgspec.Struct, frozen=True):
-    """A record with errors of its own; `key` is None where neither record nor message tells it."""
+    """A record with at least one error; `key` is None if neither record nor message tells it."""
 
     key: bytes | None
     violations: tuple[Violation, ...]
@@ -68,7 +68,7 @@ Outcome = Decoded | Deletion | Invalid
 
 
 class MalformedError(ValueError):
-    """Not a JSON object that can be read. Stays within this module."""
+    """Not a readable JSON object. Never leaves this module."""
 
 
 _END_OF_TIME: Final = datetime.max.replace(tzinfo=UTC)
@@ -84,7 +84,7 @@ class RecordDecoder:
         """Records of more than `limit` bytes are malformed."""
         self.entity = entity
         self.limit = limit
-        # Numbers such as 1E15 grow when they are written out: rows are bounded too.
+        # Numbers such as 1E15 are longer in canonical form, so rows have a limit as well.
         self.longest_row = limit * 4 // 3
         self._too_long = f"expected at most {self.longest_row} bytes in canonical form"
         self._struct = msgspec.json.Decoder(entity.struct).decode
@@ -98,16 +98,16 @@ class RecordDecoder:
         self._optional_texts = [c.name for c in columns if c.kind is Kind.TEXT and not c.required]
         self._ratings = _some_of(c.name for c in columns if c.kind is Kind.RATING)
         self.key_of: Callable[[Any], bytes] = _key(entity)
-        """The canonical key of a row."""
+        """Reads the canonical key of a row."""
         self.user_fields = tuple(c.name for c in columns if c.refers_to == "users")
         self.match_fields = tuple(c.name for c in columns if c.refers_to == "matches")
         self.relations = _relations(entity, self.user_fields, self.match_fields)
         self.has_address = any(column.kind is Kind.EMAIL for column in columns)
 
     def decode(self, value: bytes | None, key: bytes | None, latest: datetime) -> Outcome:
-        """Judge one message by itself. `latest` is the latest moment that is not in the future.
+        """Judge one message alone. `latest` is the latest time that is not in the future.
 
-        Never raises for what a record holds.
+        Never raises because of a record's content.
         """
         if value is None:
             return self._deletion(key)
@@ -133,9 +133,9 @@ class RecordDecoder:
         return Decoded(canonical, encoded, users, matches, address, attendees, warnings)
 
     def _fast(self, value: bytes, latest: datetime, naive: list[str]) -> Row | None:
-        """The record as a Struct in canonical form if it is plainly good, else None.
+        """The record as a Struct in canonical form if it passes the fast checks, else None.
 
-        Fields without an offset, which are read as UTC, are added to `naive`.
+        Adds the names of fields without an offset to `naive`: they are read as UTC.
         """
         try:
             row: Row = self._struct(value)
@@ -159,9 +159,9 @@ class RecordDecoder:
         return row
 
     def canonical(self, value: bytes) -> Row | None:
-        """The row whose canonical form these bytes are, None if they are none.
+        """The row with these bytes as its canonical form; None if there is no such row.
 
-        They are one if judging leaves them as they are; the time of arrival is not looked at.
+        Bytes are canonical if judging leaves them unchanged. The arrival time plays no role.
         """
         try:
             row = self._fast(value, _END_OF_TIME, [])
@@ -180,7 +180,7 @@ class RecordDecoder:
                 setattr(row, name, None)
 
     def _to_utc(self, row: Row, latest: datetime, naive: list[str]) -> bool:
-        """Write the row's moments in UTC; False if that cannot be said of one, or it is later."""
+        """Convert the row's times to UTC; False if one of them is out of range or too late."""
         for name in self._moments:
             moment = getattr(row, name)
             if moment is None:
@@ -197,7 +197,7 @@ class RecordDecoder:
         return True
 
     def _slow(self, value: bytes, key: bytes | None, latest: datetime) -> Decoded | Invalid:
-        """Field by field: every violation, or the row after all."""
+        """Judge field by field: every violation, or the row if none is an error."""
         judged = self._by_field(value, key, latest)
         if isinstance(judged, Invalid):
             return judged
@@ -211,7 +211,7 @@ class RecordDecoder:
     def _by_field(
         self, value: bytes, key: bytes | None, latest: datetime
     ) -> Invalid | tuple[Row, tuple[Violation, ...], int, tuple[str, ...]]:
-        """All violations, or the row with its warnings, and its unknown fields: number, names."""
+        """All violations; or the row, its warnings, and number and names of unknown fields."""
         record = parse(value)
         found = Findings()
         values: dict[str, Any] = {}
@@ -236,7 +236,7 @@ class RecordDecoder:
         return self.entity.struct(**values), violations, unknown, names
 
     def _checked_key(self, values: dict[str, Any], found: Findings) -> bytes | None:
-        """The record's own key, None if one of its parts has an error."""
+        """The record's own key; None if a part of the key is missing or has an error."""
         wrong = {v.field for v in found.violations if v.severity == "error"}
         return None if wrong & set(self.entity.key) else key_of(self.entity, values)
 
@@ -260,16 +260,16 @@ class RecordDecoder:
 def decoders(limit: int = DEFAULT_LIMIT) -> Mapping[str, RecordDecoder]:
     """A decoder for each entity, by name, in the order of the specification.
 
-    They hold nothing of what they decode, so all tasks share them.
+    Decoders keep nothing of the records, so all tasks share them.
     """
     return {name: RecordDecoder(entity, limit) for name, entity in ENTITIES.items()}
 
 
 def parse(value: bytes) -> dict[str, Any]:
-    """The JSON object that the bytes spell, of duplicate keys the last.
+    """The JSON object in the bytes; the last of duplicate keys counts.
 
-    Decimal numbers beyond a double's range are infinite, integers of thousands of digits are
-    `msgspec.Raw`. Raises MalformedError, and RecursionError where it is nested too deep.
+    Decimal numbers beyond a double's range become infinite. Integers of thousands of digits become
+    `msgspec.Raw`. Raises MalformedError, and RecursionError if nested too deeply.
     """
     if not value:
         raise MalformedError("expected a JSON object, found nothing")
@@ -279,7 +279,7 @@ def parse(value: bytes) -> dict[str, Any]:
         raise MalformedError(not_utf8(value, error)) from None
     try:
         record = _anything.decode(value)
-    except msgspec.ValidationError:  # well-formed so far, but a number that msgspec refuses
+    except msgspec.ValidationError:  # well-formed so far, but msgspec refuses a number
         record = _parse_extreme(text)
     except msgspec.MsgspecError:
         raise MalformedError(not_json(text)) from None
@@ -291,7 +291,7 @@ def parse(value: bytes) -> dict[str, Any]:
 def _parse_extreme(text: str) -> object:
     try:
         if "\\u" in text:  # the json module lets lone surrogates through; the encoder does not
-            # As pairs: those in an earlier duplicate count too.
+            # Parse objects as pairs, to check the values of earlier duplicate keys too.
             pairs: Any = list
             hooks: Any = {"parse_int": str, "parse_float": str, "object_pairs_hook": pairs}
             _encode(json.loads(text, parse_constant=_refuse, **hooks))
@@ -309,7 +309,7 @@ def _refuse(constant: str) -> object:
 
 
 def _all_of(names: Iterable[str]) -> Callable[[Any], tuple[Any, ...]]:
-    """Reads the named attributes as a tuple, whatever their number."""
+    """A function that reads the named attributes as a tuple, for any number of names."""
     match tuple(names):
         case ():
             return lambda _row: ()
@@ -321,13 +321,13 @@ def _all_of(names: Iterable[str]) -> Callable[[Any], tuple[Any, ...]]:
 
 
 def _some_of(names: Iterable[str]) -> Callable[[Any], tuple[Any, ...]] | None:
-    """As `_all_of`; None where there is nothing to read: a call saved for every record."""
+    """As `_all_of`; None if there are no names, which saves a call per record."""
     known = tuple(names)
     return _all_of(known) if known else None
 
 
 def _key(entity: Entity) -> Callable[[Any], bytes]:
-    """Reads the canonical key of a row."""
+    """A function that reads the canonical key of a row."""
     if len(entity.key) == 1:
         one: Callable[[Any], str] = attrgetter(entity.key[0])
         return lambda row: one(row).encode()
@@ -341,9 +341,9 @@ _Relations = tuple[tuple[bytes, ...], tuple[bytes, ...], bytes | None, tuple[str
 def _relations(
     entity: Entity, user_fields: tuple[str, ...], match_fields: tuple[str, ...]
 ) -> Callable[[Any], _Relations]:
-    """Reads what ties a row to others: users, matches, its address, its attendees.
+    """A function that reads a row's relations: users, matches, its address, its attendees.
 
-    One function for each shape that occurs, so that no row pays for what its entity has not.
+    One function per shape, so that no row pays for relations that its entity lacks.
     """
     if any(column.kind is Kind.EMAIL for column in entity.columns):
         return lambda row: ((), (), address_digest(row.email), ())
@@ -360,7 +360,7 @@ def _relations(
 
 
 def _ids(names: tuple[str, ...]) -> Callable[[Any], tuple[bytes, ...]]:
-    """Reads the named references as the ids that the index knows, empty where absent."""
+    """A function that reads the named references as index ids, empty where absent."""
     fromhex = bytes.fromhex
     if len(names) == 1:
         one = attrgetter(*names)
@@ -375,5 +375,5 @@ def _ids(names: tuple[str, ...]) -> Callable[[Any], tuple[bytes, ...]]:
 
 
 def latest_moment(arrival_ms: int, skew_seconds: float) -> datetime:
-    """The latest moment that is not in the future for a record that arrived then."""
+    """The latest time that is not in the future for a record with this arrival time."""
     return datetime.fromtimestamp(max(arrival_ms, 0) / 1000 + skew_seconds, UTC)

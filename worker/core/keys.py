@@ -1,4 +1,7 @@
-"""Keys: how a record's key is written, and what a message key says. docs/contract.md, "Keys"."""
+"""Keys of records: their canonical form, and how message keys are read.
+
+Rules: docs/contract.md, "Entities and keys".
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ _LONGEST_INTEGER = 16  # digits of 2^53 - 1
 
 
 def form_of(entity: Entity) -> str:
-    """How a key is written, in the names of its columns: `milestone_id:user_id`."""
+    """The form of an entity's key, in column names: `milestone_id:user_id`."""
     return ":".join(entity.key)
 
 
 def read_key(entity: Entity, key: bytes) -> bytes | None:
-    """The canonical form of a message key, None if it is no key of that entity.
+    """The canonical form of a message key; None if it is not a key of the entity.
 
-    UUIDs may be in any case, integers in decimal; a composite key is written `a:b`.
+    UUIDs may be in any case, integers are decimal. A composite key is written `a:b`.
     """
     try:
         parts = key.decode().split(":")
@@ -49,17 +52,17 @@ def _read_integer(text: str, highest: int) -> str | None:
 
 
 def key_of(entity: Entity, values: dict[str, object]) -> bytes | None:
-    """The canonical key of a record from its checked values, None where one is missing."""
+    """The canonical key of a record from its checked values; None if a part is missing."""
     parts = [values.get(name) for name in entity.key]
     return None if None in parts else ":".join(map(str, parts)).encode()
 
 
 def id_bytes(uuid: str) -> bytes:
-    """The 16 bytes of a UUID in canonical form, as the index knows it."""
+    """The 16 bytes of a UUID in canonical form: its id in the index."""
     return bytes.fromhex(uuid.replace("-", ""))
 
 
 def ids_of(uuids: Collection[str]) -> list[bytes]:
-    """`id_bytes` of each, for less than one by one."""
+    """`id_bytes` of each UUID, cheaper than one call each."""
     joined = unhexlify("".join(uuids).encode().translate(None, b"-"))
     return [id_ for (id_,) in iter_unpack("16s", joined)]

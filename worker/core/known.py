@@ -1,9 +1,9 @@
-"""What the index answers; `MemoryIndex` and `IndexStore` fulfil it alike.
+"""The interface of the index; `MemoryIndex` and `IndexStore` implement it.
 
-The index is a pure function of the accepted topics of users and matches: of each key's latest
-message, the last one in its partition. In which order partitions are read makes no difference
-(docs/contract.md, "References"): an address therefore keeps *all* users whose latest row holds
-it, and is given up by one only through that user's own update or deletion.
+The index is a pure function of the accepted topics of users and matches: of the last message of
+each key in its partition. The order in which partitions are read makes no difference
+(docs/contract.md, "References"). An address therefore keeps *all* users whose latest row holds it.
+Only a user's own update or deletion removes the user.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ class Known(Protocol):
     """Look-ups. An id is the 16 bytes of its UUID."""
 
     def user(self, id: bytes) -> bool:  # noqa: A002 -- the field's own name
-        """Whether a user of that id is known."""
+        """Whether a user with that id is known."""
 
     def match(self, id: bytes) -> bool:  # noqa: A002 -- the field's own name
-        """Whether a match of that id is known."""
+        """Whether a match with that id is known."""
 
     def unknown_users(self, ids: Iterable[bytes]) -> list[bytes]:
-        """The ids among these that no known user has."""
+        """The ids that belong to no known user."""
 
     def unknown_matches(self, ids: Iterable[bytes]) -> list[bytes]:
-        """The ids among these that no known match has."""
+        """The ids that belong to no known match."""
 
     def taken(self, address: bytes, user: bytes) -> bool:
         """Whether a user other than `user` holds the address, given as `address_digest`."""
 
     def holders(self, address: bytes) -> tuple[bytes, ...]:
-        """The users that hold the address: one at most, save while the index catches up.
+        """The users that hold the address: at most one, except while the index catches up.
 
         In no promised order.
         """
@@ -46,9 +46,9 @@ class IndexDelta(NamedTuple):
 
 
 def address_digest(email: str) -> bytes:
-    """The 16 bytes that stand for an address, as it is in a canonical row (lower case).
+    """The 16-byte digest of an address in canonical form (lower case).
 
-    Two addresses share a digest with a chance of 2^-128; nobody can make such a pair on purpose
-    with less than 2^64 attempts. The address itself is never kept.
+    Two addresses share a digest with a probability of 2^-128. Making such a pair on purpose takes
+    at least 2^64 attempts. The address itself is never stored.
     """
     return blake2b(email.encode(), digest_size=16).digest()

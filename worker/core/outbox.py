@@ -1,4 +1,4 @@
-"""What a task writes: every message of a decision, worded and counted."""
+"""The messages that a task writes: encodes and counts every message of a decision."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ ACCEPTED_AT_HEADER: Final = "buddy-accepted-at"
 WARNINGS_HEADER: Final = "buddy-warnings"
 
 _MESSAGE_BYTES: Final = 400
-"""What a message in memory takes besides its value."""
+"""The memory of a message besides its value."""
 
 _pack = msgspec.msgpack.Encoder().encode
 
 
 class Tally:
-    """What a decision holds, counted; for logs, metrics and people."""
+    """Counts of a decision, for logs, metrics and people."""
 
     def __init__(self) -> None:
         self.read: Counter[str] = Counter()
@@ -50,25 +50,25 @@ class Tally:
         self.violations: Counter[tuple[str, str, Code]] = Counter()
         """By entity, column and code."""
         self.arrivals: Counter[int] = Counter()
-        """How many of the records that got a verdict arrived at that moment (milliseconds)."""
+        """By arrival time in milliseconds: how many records got a verdict."""
         self.unknown_fields: Counter[str] = Counter()
         self.unknown_names = UnknownNames()
-        """Of rejected records too: a field that is missing may be there under another name."""
+        """Includes those of rejected records: a missing field may be there under another name."""
         self.parked: Counter[str] = Counter()
         self.records_omitted: list[str] = []
-        """Coordinates of rejected records that even the enlarged limit refuses."""
+        """Coordinates of rejected records that exceed even the enlarged limit."""
         self.failures: list[tuple[str, str]] = []
-        """Coordinates and exception type of records that could not be judged."""
+        """Coordinate and exception type of each record whose judging failed."""
         self.isolated: list[tuple[str, int]] = []
-        """Entity and offset of records rejected since the broker refused what was said of them."""
+        """Entity and offset of each record rejected because the broker refused its outcome."""
         self.unreadable: dict[Partition, list[int]] = {}
-        """The offsets of claims and grants that are none of the project's, by partition."""
+        """By partition: the offsets of invalid messages in claims and grants."""
 
 
 class Outbox:
     """Collects the messages of one task in one round. `now` is in milliseconds.
 
-    They go behind those of the round's other tasks, in the order in which they were decided on.
+    The messages follow those of the round's other tasks, in decision order.
     """
 
     def __init__(
@@ -92,18 +92,18 @@ class Outbox:
 
     @property
     def next_index(self) -> int:
-        """Which message of the round the next one will be."""
+        """The index that the next message will have in the round."""
         return len(self._messages)
 
     @property
     def is_full(self) -> bool:
-        """Whether it holds as much as a task should decide on: what can wait waits for the next."""
+        """Whether the decision has reached its size limit: what can wait is for the next one."""
         return self._bytes >= self._rules.decision_bytes
 
     def accept(
         self, entity: str, message: Message, row: Decoded, warnings: tuple[Violation, ...]
     ) -> int:
-        """Publish a row; the index of its message in the round."""
+        """Publish a row. Returns the index of its message in the round."""
         tally = self.tally
         tally.accepted[entity] += 1
         tally.arrivals[message.timestamp] += 1
@@ -125,9 +125,9 @@ class Outbox:
         keys: Iterable[bytes],
         rows: Sequence[bytes],
     ) -> int:
-        """Publish rows without warnings: as `accept` for each, column by column.
+        """Publish rows without warnings: as `accept` for each, but column by column.
 
-        The messages are of one partition. The index of the first one in the round.
+        All messages are of one partition. Returns the index of the first message in the round.
         """
         tally, at = self.tally, self._accepted_at
         tally.accepted[entity] += len(messages)
@@ -140,7 +140,7 @@ class Outbox:
         return first
 
     def delete(self, entity: str, message: Message, deletion: Deletion) -> int:
-        """Publish the deletion of a row; the index of its message in the round."""
+        """Publish the deletion of a row. Returns the index of its message in the round."""
         self.tally.deleted[entity] += 1
         self.tally.arrivals[message.timestamp] += 1
         headers = ((SOURCE_HEADER, self._source(message)), self._accepted_at)
@@ -151,7 +151,10 @@ class Outbox:
         self._reject(entity, message, invalid, self._rules.rejection_limit)
 
     def isolate(self, entity: str, message: Message, refusals: int) -> None:
-        """Publish a rejection of which the broker refused the outcome so often: ever smaller."""
+        """Publish a rejection of a record whose outcome the broker has refused.
+
+        From the second refusal on, the rejection has its smallest form.
+        """
         self.tally.isolated.append((entity, message.offset))
         self.tally.failures.append((coordinate(message), "MessageRefused"))
         invalid = Invalid(None, (unexpected(),), malformed=True)
@@ -172,32 +175,32 @@ class Outbox:
         self._append(ProducerRecord(self._names.rejected(entity), key, value, headers))
 
     def keep(self, parked: Parked) -> None:
-        """Give a parked record its copy in the log."""
+        """Write the copy of a parked record."""
         envelope = _pack(parked.envelope())
         if len(envelope) > self._rules.rejection_limit:
-            # Headers can be of any size. A rejection would have no room for them either.
+            # Headers may have any size. A rejection would omit them as well.
             ours = replays_header(parked.message.headers)
             envelope = _pack(msgspec.structs.replace(parked.envelope(), headers=ours))
         self._write_parked(parked.entity, parked.place, envelope)
 
     def drop(self, entity: str, place: int) -> None:
-        """Strike out the copy of a parked record."""
+        """Write the tombstone of a parked record's copy."""
         self._write_parked(entity, place, None)
 
     def claim(self, address: bytes, user: bytes, parked: Parked) -> None:
-        """Ask the address's owner for it."""
+        """Request an address from its owner."""
         claim = ReservationRequest(address, user, self._number, parked.place, parked.attempt)
         owner = owner_of(address, self._rules.tasks)
         self._write(self._names.claims, f"{self._number}/{parked.place}", _pack(claim), owner)
 
     def settled(self, address: bytes, offset: int) -> None:
-        """Tell the address's owner that the record it was granted to has been judged."""
+        """Send a release: the record that was granted the address has been judged."""
         owner = owner_of(address, self._rules.tasks)
         value = _pack(Release(address, self._number, offset))
         self._write(self._names.claims, f"{self._number}/{offset}", value, owner)
 
     def answer(self, claim: ReservationRequest, granted: Reservation | None) -> None:
-        """Answer a claim, and remember what was granted."""
+        """Reply to a request, and persist the reservation if it is granted."""
         answer = _pack(
             ReservationReply(claim.offset, claim.address, granted is not None, claim.attempt)
         )
@@ -206,31 +209,31 @@ class Outbox:
             self.granted(granted)
 
     def answer_again(self, granted: Reservation) -> None:
-        """Grant what is granted once more: whoever has judged the record settles it once more."""
+        """Repeat the replies that grant a reservation: judged records are then released again."""
         for task, offset in granted.records:
             answer = _pack(ReservationReply(offset, granted.address, granted=True))
             self._write(self._names.grants, str(offset), answer, task)
 
     def granted(self, granted: Reservation) -> None:
-        """Remember what is granted of an address, if for any record."""
+        """Persist a reservation, or write its tombstone if it has no record any more."""
         value = _pack(granted) if granted.records else None
         self._write(self._names.granted, granted.address.hex(), value, self._number)
 
     def unreadable(self, message: Message) -> None:
-        """Note a claim or a grant that is none: it is skipped."""
+        """Note an invalid message in claims or grants: it is skipped."""
         place = Partition(message.topic, message.partition)
         self.tally.unreadable.setdefault(place, []).append(message.offset)
 
     def progress(self, value: bytes) -> None:
-        """Say how far the task is."""
+        """Write the checkpoint."""
         self._write(self._names.progress, str(self._number), value, self._number)
 
     def strike_out(self, owner: str) -> None:
-        """Nobody need fence this earlier owner again."""
+        """Write the tombstone of an earlier owner: nobody need fence it again."""
         self._append(given_up(self._names, self._number, owner))
 
     def take_over(self, owner: str) -> None:
-        """Say once more who the owner is."""
+        """Write the record of the current owner again."""
         self._append(taken_over(self._names, self._number, owner))
 
     def _write_parked(self, entity: str, place: int, envelope: bytes | None) -> None:
@@ -247,11 +250,11 @@ class Outbox:
         return len(self._messages) - 1
 
     def _source(self, message: Message) -> bytes:
-        """`coordinate` as a header says it; all that a task reads is of its own partition."""
+        """The coordinate for a header. Everything that a task reads is in its own partition."""
         return self._template(message) % message.offset
 
     def _template(self, message: Message) -> bytes:
-        """The coordinate with `%d` for the offset; a topic's name holds no percent sign."""
+        """The coordinate with `%d` for the offset; topic names contain no percent sign."""
         source = self._sources.get(message.topic)
         if source is None:
             source = self._sources[message.topic] = f"{message.topic}/{self._number}/%d".encode()
@@ -259,5 +262,5 @@ class Outbox:
 
 
 def coordinate(message: Message) -> str:
-    """Where a message stands: topic/partition/offset."""
+    """The coordinate of a message: topic/partition/offset."""
     return f"{message.topic}/{message.partition}/{message.offset}"

@@ -1,9 +1,9 @@
-"""Records that wait: for their references, and behind an earlier record of their key.
+"""Records that wait: for references, for an address, or behind an earlier record of their key.
 
-Most of them wait for a moment only, until what was sent beside them has been committed. So a
-record is *held* first: all that is written down is that its offset is not done, and whoever takes
-the task over reads it from its input again. One that waits for longer is *kept*: the log gets a
-copy, which does not expire with the input.
+Most records wait only for a moment, until related records are committed. A record is therefore
+*held* in memory first. The checkpoint lists its offset as not done, and the next owner reads it
+from its input again. A record that waits longer is *kept* (persisted): the log gets a copy, which
+does not expire with the input.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ PARKED_BYTES: Final = 2_500
 _NO_QUEUES: Final[Mapping[bytes, Sequence[Parked]]] = {}
 _HEADER_BYTES: Final = 200
 _ATTENDEE_BYTES: Final = 96
-"""Measured: what a parked record takes besides its bytes, and a header or an attendee of it."""
+"""Measured memory overhead of a parked record, and of each of its headers and attendees."""
 
 
 def headers_weight(headers: Headers) -> int:
-    """About how many bytes of memory headers take."""
+    """About how many bytes of memory the headers take."""
     return sum(_HEADER_BYTES + len(name) + len(value) for name, value in headers)
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):
-    """A parked record as `internal.parked` keeps it: enough to judge it as if just read."""
+    """A parked record as `internal.parked` stores it: enough to judge it as if newly read."""
 
     entity: str
     topic: str
@@ -71,25 +71,25 @@ class Parked(msgspec.Struct, eq=False):
     arrival: int
     first_read: Moment
     place: int
-    """Its place among all records of its input: the offset, beyond those of an earlier topic."""
+    """Its place in its input: the offset, after those of all earlier topics (`Reading.place`)."""
     frontier: Frontier | None = None
     claimed: bool = False
-    """Whether its address has been asked for."""
+    """Whether its address has been requested."""
     attempt: int = 0
-    """How often it has been asked for again."""
+    """How often the request has been repeated."""
     granted: bool | None = None
-    """What the address's owner answered."""
+    """The reply of the address's owner."""
     kept: bool = False
     """Whether the log has a copy of it."""
     wanted: frozenset[bytes] = frozenset()
-    """The ids that it waits for; empty while it only queues behind its key."""
+    """The ids that the record waits for; empty while it only queues behind its key."""
     size: int = 0
-    """About how many bytes of memory it takes, while it is parked."""
+    """About how many bytes of memory it takes while it is parked."""
 
     def weigh(self) -> None:
-        """Note its size; where row and message are equal, as most are, keep only one of them.
+        """Set `size`. Keep one object for row and message if they are equal, as most are.
 
-        When it is parked: most records never are.
+        Runs when the record is parked: most records never are.
         """
         message, outcome = self.message, self.outcome
         size = PARKED_BYTES + len(message.value or b"") + len(message.key or b"")
@@ -104,17 +104,17 @@ class Parked(msgspec.Struct, eq=False):
 
     @property
     def has_references(self) -> bool:
-        """Whether it refers to anything at all."""
+        """Whether the record refers to any user or match."""
         outcome = self.outcome
         return isinstance(outcome, Decoded) and bool(outcome.users or outcome.matches)
 
     @property
     def refers_to_matches(self) -> bool:
-        """Whether its orphan verdict depends on matches too."""
+        """Whether its orphan verdict depends on matches as well."""
         return isinstance(self.outcome, Decoded) and bool(self.outcome.matches)
 
     def envelope(self) -> Envelope:
-        """What is kept of it."""
+        """The copy to persist."""
         m = self.message
         return Envelope(
             self.entity,
@@ -133,15 +133,15 @@ class Parked(msgspec.Struct, eq=False):
 
 
 class Parking:
-    """The parked records of one task, by what each waits for."""
+    """The parked records of one task, indexed by what they wait for."""
 
     def __init__(self) -> None:
         self._by_place: dict[str, dict[int, Parked]] = {}
         self._queues: dict[str, dict[bytes, deque[Parked]]] = {}
         """By entity and key."""
-        # Dicts without values are sets that keep their order and forget in constant time.
+        # Dicts without values are sets that keep insertion order and remove in constant time.
         self._waiting: dict[bytes, dict[Parked, None]] = {}
-        # By entity: within one they are first read in the order of their offsets, also again.
+        # By entity: within one, offset order is the order of first reading, even on rereading.
         self._in_grace: dict[str, dict[Parked, None]] = {}
         self._held: dict[str, dict[Parked, None]] = {}
         self._bytes: Counter[str] = Counter()
@@ -162,22 +162,22 @@ class Parking:
         return self._bytes[entity]
 
     def lowest(self, entity: str) -> int | None:
-        """The lowest place of a parked record of that entity."""
+        """The lowest place of a parked record of the entity; None if nothing is parked."""
         return next(iter(self._by_place.get(entity, ())), None)
 
     def young(self, entity: str, since: int) -> Parked | None:
-        """The first parked record of an entity, if it was first read after that (steady clock)."""
+        """The entity's first parked record, if it was first read after `since` (steady clock)."""
         first = next(iter(self._by_place.get(entity, {}).values()), None)
         return first if first is not None and first.first_read.steady > since else None
 
     def oldest(self) -> Moment | None:
-        """When the one that waits longest was first read."""
+        """When the longest-waiting record was first read; None if nothing is parked."""
         firsts = (next(iter(parked.values()), None) for parked in self._by_place.values())
         moments = [first.first_read for first in firsts if first is not None]
         return min(moments, key=attrgetter("steady"), default=None)
 
     def queued(self, entity: str, key: bytes) -> bool:
-        """Whether a record of that key is parked: later ones go behind it."""
+        """Whether a record of that key is parked: later ones queue behind it."""
         return key in self.queues(entity)
 
     def queues(self, entity: str) -> Mapping[bytes, Sequence[Parked]]:
@@ -185,7 +185,7 @@ class Parking:
         return self._queues.get(entity, _NO_QUEUES)
 
     def add(self, parked: Parked) -> None:
-        """Park a record behind those of its key. Places of an entity come in growing order."""
+        """Park a record behind those of its key. Places of an entity must be in ascending order."""
         parked.weigh()
         self._by_place.setdefault(parked.entity, {})[parked.place] = parked
         self._bytes[parked.entity] += parked.size
@@ -196,16 +196,16 @@ class Parking:
             self._held.setdefault(parked.entity, {})[parked] = None
 
     def holds(self, parked: Parked) -> bool:
-        """Whether it is still parked."""
+        """Whether the record is still parked."""
         return self._by_place.get(parked.entity, {}).get(parked.place) is parked
 
     def is_head(self, parked: Parked) -> bool:
-        """Whether nothing of its key waits before it."""
+        """Whether the record is the first parked one of its key."""
         queue = self.queues(parked.entity).get(parked.outcome.key)
         return queue is not None and queue[0] is parked
 
     def want(self, parked: Parked, ids: Iterable[bytes]) -> None:
-        """Have it found by `waiting_for` these ids, and no others."""
+        """Make `waiting_for` find the record by these ids, and by no others."""
         fresh = frozenset(ids)
         for wanted in parked.wanted - fresh:
             self._forget(parked, wanted)
@@ -214,15 +214,15 @@ class Parking:
         parked.wanted = fresh
 
     def waiting_for(self, wanted: bytes) -> list[Parked]:
-        """Those that wait for this id."""
+        """The records that wait for this id."""
         return list(self._waiting.get(wanted, ()))
 
     def awaited(self, ids: AbstractSet[bytes]) -> list[bytes]:
-        """Which of these ids somebody waits for, in a fixed order."""
+        """The ids among `ids` that records wait for, sorted."""
         return sorted(self._waiting.keys() & ids) if self._waiting else []
 
     def release(self, parked: Parked) -> Parked | None:
-        """Take the head of a queue out; the next of its key, if any."""
+        """Remove the head of a queue. Returns the next record of its key, if any."""
         self.want(parked, ())
         self._in_grace[parked.entity].pop(parked, None)
         if not parked.kept:
@@ -238,7 +238,10 @@ class Parking:
         return None
 
     def held(self) -> Iterator[tuple[str, int, int]]:
-        """Entity, offset and stamp of the first reading of each that is held, oldest first."""
+        """Entity, offset and wall time of first reading of each held record.
+
+        Oldest first within an entity.
+        """
         for entity, held in self._held.items():
             for parked in held:
                 yield entity, parked.message.offset, parked.first_read.wall
@@ -246,8 +249,8 @@ class Parking:
     def to_keep(self, latest: int, most: int) -> list[Parked]:
         """Held records first read at `latest` or before (steady clock), and those beyond `most`.
 
-        Of each entity the oldest, so that nothing of it is held before what is kept; each may
-        hold the same share of `most`.
+        All entities have an equal share of `most`. Within an entity the oldest records come first:
+        no record stays held before a persisted one.
         """
         share = most // max(1, sum(map(bool, self._held.values())))
         due: list[Parked] = []
@@ -260,12 +263,12 @@ class Parking:
         return due
 
     def keep(self, parked: Parked) -> None:
-        """The log gets a copy of one that has been held."""
+        """Mark a held record as persisted."""
         parked.kept = True
         del self._held[parked.entity][parked]
 
     def overdue(self, latest: int) -> list[Parked]:
-        """Those first read at `latest` or before (steady clock); each is given once."""
+        """Records first read at `latest` or before (steady clock); each is returned only once."""
         due = []
         for waiting in self._in_grace.values():
             for parked in waiting:

@@ -1,8 +1,11 @@
-"""A task: partition q of all inputs. Its part of a round (`round`): a batch in, messages out.
+"""A task: partition q of all inputs. In a round (`round`) it turns a batch into messages.
 
-The way of a record: decode it (`decode`), reject it for its own errors, queue it behind an earlier
-record of its key, park it while a reference is unknown or its address has not been granted, and
-at last accept it, or reject it for what is definitely missing or taken.
+What happens to a record:
+
+1. It is decoded (`decode`), and rejected if its own fields have errors.
+2. It queues behind an earlier parked record of its key.
+3. It is parked while a reference is unknown, or while its address is not granted.
+4. It is accepted, or rejected because a user is definitely missing or its address is taken.
 """
 
 from __future__ import annotations
@@ -41,16 +44,17 @@ from worker.stream import Message, ProducerRecord
 CLAIMS: Final = "claims"
 GRANTS: Final = "grants"
 INPUTS: Final = (GRANTS, CLAIMS, *ENTITIES)
-"""What a task reads, in the order in which a batch is judged. What other tasks wait for comes
-first, then users before matches before the rest: references are then known more often."""
+"""The inputs of a task, in the order in which a batch is judged. Records that other tasks wait for
+come first. Users come before matches, and matches before the rest, so that more references are
+known."""
 
 _ASKED: Final = frozenset({CLAIMS, GRANTS})
 PROGRESS: Final = "internal.progress"
 PARKED: Final = "internal.parked"
 GRANTED: Final = "internal.granted"
 OWNERS: Final = "internal.owners"
-"""The topics of a task's state, as its progress names them. It names its own, too: the owner of a
-task that notices late that it was frozen writes its last progress to a topic created anew."""
+"""The topics of a task's state, as its checkpoint names them. `internal.progress` is among them: an
+owner that notices late that it was frozen may write its last checkpoint to a recreated topic."""
 
 INPUT_EXPIRED: Final = "input_expired"
 INPUT_RECREATED: Final = "input_recreated"
@@ -63,7 +67,7 @@ PROGRESS_LOST: Final = "progress_lost"
 INTERNAL_SKIPPED: Final = "internal_skipped"
 FOREIGN_ROW: Final = "foreign_row"
 CLOCK_STEPPED: Final = "clock_stepped"
-"""Incidents, as the books name them: the log events have the same names."""
+"""Incidents as the books name them; the log events have the same names."""
 
 _RECREATED: Final = {
     "accepted": ACCEPTED_RECREATED,
@@ -72,23 +76,23 @@ _RECREATED: Final = {
 }
 
 GRANT_PATIENCE_MS: Final = 2_000
-"""So long others wait in their inboxes for a user that waits for its address."""
+"""How long other records wait in their inboxes for a user whose address is not granted yet."""
 _CLAIM_AGAIN_MS: Final = 24 * 3600 * 1000
-"""Claims and answers are kept for seven days."""
+"""A take-over repeats older reservation requests. Requests and replies expire after seven days."""
 
 _NONE: Final[Mapping[str, str]] = {}
 _NEVER: Final = -(2**62)
 _HELD_BYTES: Final = 40
-"""A held record takes less of the message that saves the progress."""
+"""Upper bound of the bytes that one held record takes in the checkpoint."""
 
 
 class Task:
-    """The state of one task: its parked records, its granted addresses and how far it is."""
+    """The state of one task: its parked records, its reservations and its position."""
 
     def __init__(self, number: int, rules: TaskSettings, books: Books | None = None) -> None:
         self.number = number
         self.owner = ""
-        """Who writes for it, as `ownership` says."""
+        """The id of the owner that writes for the task: see `ownership`."""
         self.books = books or Books()
         self.parking = Parking()
         self.addresses = Addresses()
@@ -97,33 +101,34 @@ class Task:
         self._decoders: Mapping[str, RecordDecoder] = decoders(rules.record_limit)
         self._sorters = sorters(rules.record_limit)
         self.inputs = {rules.names.input(name): name for name in INPUTS}
-        """The name of each of its inputs, by topic."""
+        """The name of each input, by topic."""
         self._most_held = min(rules.most_held, rules.rejection_limit // _HELD_BYTES)
         self._decoded: dict[int, Outcome] = {}
-        """The users of the next batch, by offset, as far as they have been looked at already."""
+        """By offset: outcomes of users in the next batch that are decoded ahead, for their
+        addresses."""
         self._outdated: deque[Outdated] = deque()
         self._to_try: deque[Parked] = deque()
-        """Parked records that may go on now, when a decision has room for them."""
+        """Parked records that may proceed as soon as a decision has room for them."""
         self.refused: Mapping[tuple[str, int], int] = {}
-        """Records, by entity and offset, of which the broker has refused the outcome so often."""
+        """By entity and offset: how often the broker has refused the outcome of a record."""
         self.restored = False
-        """Whether restored records have still to be looked at: the next round does."""
+        """Whether restored records still await evaluation: the next round evaluates them."""
         self._lost: Mapping[str, int] = {}
-        """How many parked records had no copy any more when it was restored."""
+        """By entity: how many parked records had lost their copy when the task was restored."""
         self._takes_over = False
-        """Whether this is its first round here: who works on it is to be said."""
+        """Whether this is the first round here: its checkpoint must name this worker."""
         self._unasked = False
-        """Whether claims, or the answers to them, may have gone: with a topic, or by damage."""
+        """Whether requests or replies may be lost: with a recreated topic, or by damage."""
         self._copies: deque[Parked] = deque()
-        """Parked records whose copies are to be written again."""
+        """Parked records whose copies must be written again."""
         self.writes_again = False
-        """Whether its state is to be written again: the next round does."""
+        """Whether the next round must write the task's state again."""
         self._overdue: list[Parked] = []
         self._at_frontier: list[Parked] = []
         self._noted: list[Frontier] = []
         self._struck: list[str] = []
-        """Earlier owners that can write nothing any more: to be struck out."""
-        # As long as a round lasts.
+        """Earlier owners that are fenced and still need a tombstone."""
+        # Valid during a round only.
         self._peers: Mapping[int, Task] = {}
         self._recent: RecentRows
         self._out: Outbox
@@ -132,7 +137,7 @@ class Task:
     # --- restore ------------------------------------------------------------------------------
 
     def restore(self, saved: Saved, now: Moment) -> None:
-        """Take up where the log says the task stands. Call once, before its first round."""
+        """Restore the state that the log holds. Call once, before the first round."""
         if saved.progress is not None:
             self.reading.restore(saved.progress, now)
             self.books.restore(saved.progress)
@@ -156,9 +161,10 @@ class Task:
         starts: Mapping[str, int],
         others: Mapping[str, str] = _NONE,
     ) -> Missed:
-        """Take up the inputs (`INPUTS`) as they are; call once, after `restore`.
+        """Begin with the inputs (`INPUTS`) as they are now. Call once, after `restore`.
 
-        See `Reading.begin`. What was missed goes into the books.
+        Returns what `Reading.begin` finds missing, and the lost parked records. Enters both in the
+        books.
         """
         missed = self.reading.begin(topics, starts, others)._replace(parked=self._lost)
         self._unasked = (
@@ -175,12 +181,13 @@ class Task:
         return missed
 
     def flush_parked(self, now: Moment) -> list[ProducerRecord]:
-        """What is to be written when nobody may read on for long: copies of what is held.
+        """Copies of held records: write them before the task may be without an owner for long.
 
-        As much as one decision holds: call it again, until it says nothing. Only when everything
-        that this task has decided is committed; decide on nothing after it.
+        One call returns one decision's worth, with the checkpoint: call again until the list is
+        empty. Call only when everything that this task has decided is committed. Decide nothing
+        afterwards.
         """
-        if self.restored:  # the log says it all, and what is to be asked again has not been
+        if self.restored:  # the log is complete, and requests are not repeated yet
             return []
         messages: list[ProducerRecord] = []
         self._out = Outbox(self.number, self._rules, now.wall, messages)
@@ -189,22 +196,23 @@ class Task:
         return messages
 
     def strike_out(self, owners: Iterable[str]) -> None:
-        """These earlier owners can write nothing any more: the next round says so."""
+        """These earlier owners are fenced: the next round writes their tombstones."""
         self._struck += owners
 
     def write_again(self, identities: Mapping[str, str]) -> None:
-        """A topic of this task's state was created anew under it, or emptied: write all again.
+        """A topic of this running task's state was recreated or emptied: write all state again.
 
-        `identities` are those of all topics of its state now, by their names in its progress.
+        `identities` has the current identities of all state topics, by their names in the
+        checkpoint.
         """
         self._copies = deque(parked for parked in self.parking if parked.kept)
         self.reading.topics |= identities
         self.writes_again = True
 
     def _take_up(self) -> None:
-        """Look at every restored record again, since nobody tells what has come meanwhile."""
-        # Outdated users go in this decision, full or not: they are few. Whoever takes over next may
-        # take one for good, at the head of its queue, and wait for an answer that has been read.
+        """Re-evaluate restored records: notifications were missed while the task was down."""
+        # Reject outdated users in this decision, full or not: they are few. A later owner may
+        # accept one by other rules, at the head of its queue, and wait for a reply already read.
         outdated = list(self._outdated)
         self._outdated.clear()
         for record in outdated:
@@ -217,14 +225,14 @@ class Task:
             if parked.entity != "users":
                 self._to_try.append(parked)
                 continue
-            # Whoever waits at the head of its queue had claimed its address when it came there.
-            # Old claims are made anew, and so are those of records that stood behind one that is
-            # outdated: the question or its answer may have expired, or never have been asked.
+            # A user requests its address on reaching the head of its queue. Repeat old requests:
+            # they or their replies may have expired. Behind an outdated record, a user may never
+            # have sent its request.
             old = self._now.steady - parked.first_read.steady >= _CLAIM_AGAIN_MS
             parked.claimed = not (old or outdated or self._unasked)
             parked.attempt += not parked.claimed
             self._try(parked)
-        if self._unasked:  # what settles our grants may have gone as well
+        if self._unasked:  # releases of our reservations may be lost as well
             for granted in self.addresses:
                 self._out.answer_again(granted)
         self._unasked = self.restored = False
@@ -238,9 +246,9 @@ class Task:
         recent: RecentRows,
         now: Moment,
     ) -> bool:
-        """Whether this batch can only be decided on once the index shows all that is committed.
+        """Whether this batch needs an index that shows every committed row.
 
-        `peers` are the tasks of the worker, this one among them.
+        `peers` are the tasks of the worker, this task included.
         """
         if self.restored or self.addresses.crowded:
             return True
@@ -251,7 +259,7 @@ class Task:
         return False
 
     def _asked(self, messages: Sequence[Message], now: int) -> Iterator[tuple[bytes, bytes]]:
-        """The addresses that a batch asks for, each with the user that asks."""
+        """The addresses that a batch requests, each with the requesting user."""
         users = []
         for message in messages:
             name = self.inputs[message.topic]
@@ -280,9 +288,9 @@ class Task:
         now: Moment,
         messages: list[ProducerRecord],
     ) -> None:
-        """A round begins that has this task decide; its messages go behind these.
+        """Begin a round in which this task decides. Its messages are appended to `messages`.
 
-        `peers` are the tasks that are decided on together, this one among them.
+        `peers` are the tasks that decide together, this task included.
         """
         self._peers = peers
         self._recent = recent
@@ -294,13 +302,13 @@ class Task:
         self._go_on()
 
     def wake(self, known: Iterable[bytes]) -> None:
-        """These ids have come to be known: try what waits for them."""
+        """Evaluate the records that wait for these newly known ids."""
         for id_ in known:
             self._to_try.extend(self.parking.waiting_for(id_))
         self._go_on()
 
     def end_round(self) -> Tally:
-        """Write what is left to say; what was done."""
+        """Write the remaining messages of the round. Returns the tally of the decision."""
         self._keep_waiting(self._now.steady - self._rules.hold)
         if self.writes_again:
             self._write_again()
@@ -313,14 +321,14 @@ class Task:
         return self._out.tally
 
     def has_to_keep(self, now: Moment) -> bool:
-        """Whether records have been held for long enough: a round has the log keep them."""
+        """Whether held records are due to be persisted: a round writes their copies."""
         return bool(self.parking.to_keep(now.steady - self._rules.hold, self._may_hold()))
 
     @property
     def can_give_up(self) -> bool:
-        """Whether parked records can go on though nothing new has come: a round settles them.
+        """Whether parked records can proceed without new input: a round settles them.
 
-        A frontier has been passed, or there are more than one decision has room for.
+        Either a frontier has been passed, or a decision had no room for all of them.
         """
         return bool(
             self._to_try or self._outdated or any(frontier.passed for frontier in self._noted)
@@ -328,20 +336,20 @@ class Task:
 
     @property
     def waiting(self) -> int:
-        """How many records past their grace wait for a definitive verdict."""
+        """How many records past their grace period wait for a definitive verdict."""
         return len(self._overdue) + len(self._at_frontier)
 
     def overdue(self, now: Moment) -> bool:
-        """Whether records past their grace ask for a frontier to be noted."""
+        """Whether records past their grace period need a frontier."""
         fresh = self.parking.overdue(now.steady - self._rules.grace)
         self._overdue += [parked for parked in fresh if parked.has_references]
         self._overdue = [parked for parked in self._overdue if self.parking.holds(parked)]
         return bool(self._overdue)
 
     def await_frontiers(self, users: Frontier, matches: Frontier) -> list[Frontier]:
-        """The overdue records wait for these from now on, each for the one that covers it.
+        """Make each overdue record wait for the frontier that covers its references.
 
-        Returns those of the two that anything waits for.
+        Returns those of the two frontiers that records wait for.
         """
         for parked in self._overdue:
             parked.frontier = matches if parked.refers_to_matches else users
@@ -352,7 +360,7 @@ class Task:
         return awaited
 
     def awaited(self) -> list[Frontier]:
-        """The frontiers that parked records wait for; those that have gone on wait no longer."""
+        """The frontiers that parked records still wait for."""
         self._at_frontier = [parked for parked in self._at_frontier if self.parking.holds(parked)]
         awaited = {id(parked.frontier) for parked in self._at_frontier}
         self._noted = [frontier for frontier in self._noted if id(frontier) in awaited]
@@ -361,7 +369,7 @@ class Task:
     # --- one record ---------------------------------------------------------------------------
 
     def read(self, entity: str, batch: Sequence[Message]) -> None:
-        """Judge what has been read of an entity."""
+        """Judge a batch of one entity's records."""
         if not batch:
             return
         again = self.reading.first_read(entity)
@@ -403,16 +411,16 @@ class Task:
     def _sort_out(
         self, entity: str, batch: Sequence[Message], arrivals: Sequence[int]
     ) -> list[tuple[int, Outcome | None]]:
-        """Accept what is plainly good and waits for nothing; the others, by place, in order.
+        """Accept plainly good records that wait for nothing. Returns the others by place, in order.
 
-        With the outcome of decoding, where it is known.
+        Each of them comes with its decoding outcome, if known.
         """
         queued, skew = self.parking.queues(entity).keys(), self._rules.skew / 1000
         try:
             found = self._sorters[entity].sort_out(batch, arrivals, skew, queued, self._recent)
         except BuddyError:
             raise
-        except Exception:  # noqa: BLE001 -- each by itself then, so that the one at fault is isolated
+        except Exception:  # noqa: BLE001 -- judge each record alone, to isolate the faulty one
             return [(place, None) for place in range(len(batch))]
         good = found.at_once
         if good.keys:
@@ -423,10 +431,10 @@ class Task:
         return [*found.others]
 
     def _accept_users(self, batch: Sequence[Message]) -> Iterator[tuple[int, Outcome | None]]:
-        """As `_sort_out`, for those whose address a task of this worker grants at once.
+        """As `_sort_out`, for users whose address a task of this worker grants at once.
 
-        Each of the others comes when all before it are accepted, and is to be settled before the
-        next one is asked for: addresses go from hand to hand in the order of the records.
+        Settle each yielded record before the next one is requested. All records before a yielded
+        record are accepted already. So an address changes hands in the order of the records.
         """
         run: list[Message] = []
         rows: list[Decoded] = []
@@ -456,7 +464,7 @@ class Task:
             publish()
 
     def _grant(self, row: Decoded) -> bool:
-        """Whether a user about which there is nothing to say gets its address at once."""
+        """Whether a user without warnings and unknown fields gets its address at once."""
         if row.address is None or row.warnings or row.unknown_fields:
             return False
         owner = self._peers.get(owner_of(row.address, self._rules.tasks))
@@ -464,7 +472,7 @@ class Task:
         return owner is not None and bool(owner.addresses.at_once(row.address, user, self._recent))
 
     def _isolate(self, entity: str, batch: Sequence[Message]) -> list[Message]:
-        """Reject the records of which the broker takes no other outcome; the others."""
+        """Reject the records whose outcome the broker refuses. Returns the others."""
         others = []
         for message in batch:
             refusals = self.refused.get((entity, message.offset))
@@ -475,7 +483,7 @@ class Task:
         return others
 
     def _accept_at_once(self, entity: str, message: Message, outcome: Decoded | Deletion) -> bool:
-        """The short way of most records: nothing to wait for and nothing to say about them."""
+        """The fast path of most records: no address, and nothing unknown to wait for or warn of."""
         if isinstance(outcome, Deletion) or outcome.address is not None:
             return False
         recent = self._recent
@@ -493,11 +501,11 @@ class Task:
         return True
 
     def _begin(self, parked: Parked) -> None:
-        """Settle a record that has just been read, or park it."""
+        """Settle a newly read record, or park it."""
         behind = self.parking.queued(parked.entity, parked.outcome.key)
         wanted = [] if behind else self._settle(parked, again=False)
         if behind or wanted:
-            # A user waits for an answer that comes once: whoever takes over has to know of it.
+            # Persist a user at once: its reply comes once, so the next owner must know the record.
             parked.kept = parked.entity == "users"
             if parked.kept:
                 self._out.keep(parked)
@@ -507,9 +515,9 @@ class Task:
                 self._out.tally.parked[parked.entity] += 1
 
     def _settle(self, parked: Parked, *, again: bool) -> list[bytes]:
-        """Accept, delete or reject; or what the record waits for, and nothing is decided yet.
+        """Accept, delete or reject a record. Returns the ids it waits for: if any, it is undecided.
 
-        `again`: something has changed since it was looked at.
+        `again` means that something has changed since the last evaluation.
         """
         try:
             if again and self._accept_at_once(parked.entity, parked.message, parked.outcome):
@@ -547,14 +555,14 @@ class Task:
         return []
 
     def _fail(self, entity: str, message: Message, error: Exception) -> None:
-        """Judging this record failed: reject it, so that it stops nothing else."""
+        """Reject a record whose judging failed, so that it blocks nothing else."""
         self._out.tally.failures.append((coordinate(message), type(error).__name__))
         self._out.reject(entity, message, Invalid(None, (unexpected(),), malformed=True))
 
     # --- parked records -----------------------------------------------------------------------
 
     def _go_on(self) -> None:
-        """Settle what can be, as far as there is room; what is left is for the next decision."""
+        """Settle what is ready while the decision has room; the next decision settles the rest."""
         while self._outdated and not self._out.is_full:
             self._reject_outdated(self._outdated.popleft())
         while self._to_try and not self._out.is_full:
@@ -570,11 +578,11 @@ class Task:
         self._out.drop(envelope.entity, envelope.place)
 
     def _try(self, first: Parked) -> None:
-        """Settle a parked record if it can be, and then those behind it."""
+        """Settle a parked record if possible, and then the records behind it."""
         parked: Parked | None = first
         while parked is not None and self.parking.is_head(parked):
-            # A user that comes to the head of its queue claims its address there and then: whoever
-            # takes over relies on it.
+            # A user requests its address as soon as it heads its queue, even if the decision is
+            # full: the next owner relies on the request.
             if parked is not first and parked.entity != "users" and self._out.is_full:
                 self._to_try.appendleft(parked)
                 return
@@ -589,9 +597,9 @@ class Task:
                 self._pass_on(settled, parked)
 
     def _pass_on(self, settled: Parked, following: Parked) -> None:
-        """What an owner elsewhere granted to a user covers its next version with the same address.
+        """Let a remote owner's grant cover the user's next version with the same address.
 
-        The grant ends with its settlement, which is part of this decision: so both are settled.
+        This decision releases the reservation, so it must settle both versions.
         """
         if not settled.granted or self._out.is_full:
             return
@@ -602,7 +610,8 @@ class Task:
     def _keep_waiting(self, latest: int) -> None:
         """Persist records first read at `latest` or before (steady clock), oldest first."""
         most = self._may_hold()
-        for parked in self.parking.to_keep(_NEVER, most):  # else progress grows beyond its topic
+        # Too many held records would make the checkpoint larger than its topic accepts.
+        for parked in self.parking.to_keep(_NEVER, most):
             self._keep(parked)
         for parked in self.parking.to_keep(latest, most):
             if self._out.is_full:
@@ -614,7 +623,7 @@ class Task:
         self.parking.keep(parked)
 
     def _write_again(self) -> None:
-        """Write what a topic that was created anew lacks, as much as there is room for."""
+        """Write what a recreated topic lacks, as far as the decision has room."""
         while self._copies and not self._out.is_full:
             parked = self._copies.popleft()
             if self.parking.holds(parked):
@@ -627,11 +636,14 @@ class Task:
             self.writes_again = False
 
     def _may_hold(self) -> int:
-        """How many records may be held, beside those that are still to be read again."""
+        """How many records may be held, besides those still to be read again."""
         return self._most_held - self.reading.left
 
     def _save(self, *, anyhow: bool = False) -> None:
-        """Write how far the task is, where that has changed, and who works on it: `anyhow`."""
+        """Write the checkpoint if it has changed, or if the decision writes anything else.
+
+        `anyhow` writes it always, to name the worker.
+        """
         anyhow = anyhow or not self._out.is_empty
         for offsets in self._out.tally.unreadable.values():
             self.books.incident(UNREADABLE_INTERNAL, len(offsets))
@@ -643,18 +655,18 @@ class Task:
             self._out.progress(progress)
 
     def give_up(self) -> None:
-        """Settle what waited for a frontier that has been passed."""
+        """Settle the records whose frontier has been passed."""
         passed = [p for p in self._at_frontier if p.frontier is not None and p.frontier.passed]
         self._at_frontier = [p for p in self._at_frontier if p.frontier and not p.frontier.passed]
         self._noted = [frontier for frontier in self._noted if not frontier.passed]
-        # One that queues behind its key keeps its frontier, and is settled in its turn.
+        # A record that queues behind its key keeps its frontier, and is settled in its turn.
         self._to_try.extend(passed)
         self._go_on()
 
     # --- addresses ----------------------------------------------------------------------------
 
     def _ask(self, parked: Parked, address: bytes, user: bytes) -> bool | None:
-        """Whether the address is granted; None while its owner has not said."""
+        """Whether the address is granted; None until the owner replies."""
         if parked.granted is not None:
             return parked.granted
         if parked.claimed:
@@ -667,11 +679,11 @@ class Task:
         parked.claimed = True
         self._out.claim(address, user, parked)
         if parked.attempt:
-            self._out.keep(parked)  # the next restart has to know which answer counts
+            self._out.keep(parked)  # the next owner must know which reply counts
         return None
 
     def answer(self, message: Message) -> None:
-        """Decide on a claim of another task, or note that it has judged what it was granted."""
+        """Reply to a reservation request, or apply a release."""
         asked = read_claim(message.value, self.number, self._rules.tasks)
         if asked is None:
             self._out.unreadable(message)
@@ -681,7 +693,7 @@ class Task:
             self._out.granted(left)
 
     def take_grant(self, message: Message) -> None:
-        """Take the answer to a claim of ours; it may come twice, and late."""
+        """Apply the reply to a request of this task. A reply may come late, and twice."""
         answer = read_grant(message.value)
         if answer is None:
             self._out.unreadable(message)
@@ -690,20 +702,20 @@ class Task:
             if answer.granted or answer.attempt == parked.attempt:
                 parked.granted = answer.granted
                 self._try(parked)
-        if answer.granted:  # also where nobody waits for it any more
+        if answer.granted:  # even if no record waits for the reply
             self._out.settled(answer.address, answer.offset)
 
 
 def _arrival(message: Message, now: int) -> int:
-    """When a message came: as the broker says, whatever our own clock does; else now."""
+    """The broker's append time, whatever the local clock says; `now` if there is none."""
     return message.timestamp if message.appended else now
 
 
 def _claim_id(place: int) -> bytes:
-    """What a record waits for that has claimed an address; no id has this length."""
+    """The pseudo-id that a user waits for after a request; no id has this length."""
     return b"claim" + place.to_bytes(8, "big")
 
 
 def _is_definite(frontier: Frontier | None, matches: list[bytes]) -> bool:
-    """Whether what is missing, these matches included, can no longer be on its way."""
+    """Whether the missing references, `matches` included, can no longer be on their way."""
     return frontier is not None and frontier.passed and (frontier.covers_matches or not matches)
