@@ -1,6 +1,6 @@
 """A task's counts and incidents: exact, since they are committed with the work that they count.
 
-The books are part of the checkpoint, which the transaction with the work contains.
+The books are part of the checkpoint, so the transaction that does the work writes them.
 """
 
 from __future__ import annotations

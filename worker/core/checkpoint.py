@@ -10,9 +10,9 @@ class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
 
     A parked record is read but not judged: `judged` is at most its offset, or -1 if it belongs to
     an earlier topic. `topics` has the identity of each input's topic: in another topic of the same
-    name these offsets mean nothing. `until` is the append time up to which all users, and all
-    matches, are judged or parked for longer than other records wait for them. It lets workers read
-    a backlog side by side.
+    name these offsets mean nothing. `until` has an append time for users and for matches. Records
+    up to that time are judged, or parked for longer than other records wait for them. Workers use
+    it to read a backlog side by side.
     """
 
     next: dict[str, int]
@@ -32,7 +32,7 @@ class Counts(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Checkpoint(Reached, frozen=True, omit_defaults=True):
-    """The complete saved state of a task's inputs.
+    """The complete checkpoint of a task: its position, its held records and its books.
 
     `held` lists the records before `next` that have no persisted copy: the next owner reads exactly
     these again. It has, by entity, the time of first reading in milliseconds and the offsets.

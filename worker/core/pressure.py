@@ -23,7 +23,7 @@ levels. With room of its own, a full level never blocks the records that it wait
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much memory the parked records of a worker may take."""
+    """How many parked records a worker may hold, and how many bytes of them."""
 
     records: int = 200_000
     bytes: int = 256 * _MIB

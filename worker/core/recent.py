@@ -83,7 +83,7 @@ class RecentRows:
             holder != user and holder not in self._users for holder in self._known.holders(address)
         )
 
-    # --- the round that is being decided on ---------------------------------------------------
+    # --- the current round --------------------------------------------------------------------
 
     def accept(self, entity: str, row: Decoded, message: int) -> None:
         """Make the row known; `message` is the index of its message in the round."""
