@@ -25,8 +25,8 @@ _ABSENT: Final = "Absent"
 def json_schema(entity: Entity) -> Schema:
     """The schema of the entity's input records, as a document of its own.
 
-    Looser than the schema of a row where the contract is: UUIDs come in any case, null and the
-    empty string count as absent, and unknown fields are allowed (the worker drops them).
+    It is looser than the schema of a row where the contract is looser. UUIDs come in any case, and
+    null and the empty string count as absent. Unknown fields are allowed: the worker drops them.
     """
     return document(entity.name, definitions()[record_name(entity)], definitions())
 

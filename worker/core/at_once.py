@@ -1,8 +1,8 @@
 """Selects the records of a batch to accept at once: plainly good, with nothing to wait for.
 
 `columns` defines plainly good. These records may be accepted before the others of their batch.
-Order within a key still holds: if a key is queued, or one of the others has it, all records of the
-key are among the others.
+Order within a key still holds. If a key is queued, or one of the others has it, every record of the
+key is among the others.
 """
 
 from __future__ import annotations
