@@ -1,4 +1,4 @@
-"""A batch of accepted messages being read: what it comes to, before anything is written. Pure."""
+"""The effect of a batch of accepted messages, worked out before anything is written. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.stream import Message, Partition
 
 
 class SetAside(msgspec.Struct, frozen=True):
-    """A message that is no canonical row, as it stood in the topic."""
+    """A foreign message (`worker.accepted`), exactly as it stood in the topic."""
 
     topic: str
     partition: int
@@ -25,7 +25,7 @@ class SetAside(msgspec.Struct, frozen=True):
 
 
 class Batch:
-    """Of each key the latest message, of each partition the next offset and the tail."""
+    """The latest message of each key; the next offset and the tail of each partition."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Batch:
         self._positions = positions
 
     def read(self, messages: Sequence[Message], partitions: Mapping[str, int]) -> None:
-        """Read the messages, without those that were applied before.
+        """Read the messages; skip those that were applied before.
 
         `partitions` is as in `read_rows`.
         """
@@ -58,28 +58,28 @@ class Batch:
                 key = prefix + (message.key or b"")
                 overtaken = self.latest.pop(key, None)
                 if overtaken is not None:
-                    self.repeats += 1  # overtaken within the batch: it never shows
+                    self.repeats += 1  # overwritten within the batch: never visible
                     if overtaken[0].value != message.value:
                         self.compare(source_partition(overtaken[0]), message)
                 users = b"" if row is None else kind.users(row)
                 self.latest[key] = (message, users, kind)
 
     def compare(self, before: int, message: Message) -> None:
-        """Note whether a version of a key is from another partition than the one before it."""
+        """Note a version of a key from another input partition than the version before it."""
         now = source_partition(message)
         if now != before:
             place = (message.topic, message.partition, message.offset)
             self.split.setdefault(place, Split(message, before, now))
 
     def aside(self) -> list[SetAside]:
-        """The foreign messages, as they are kept."""
+        """The foreign messages, in the form that the store persists."""
         return [
             SetAside(m.topic, m.partition, m.offset, reason.value, m.key, m.value)
             for m, reason in self.refused
         ]
 
     def _new(self, messages: Sequence[Message]) -> list[Message]:
-        """Those that were not applied before; with them the next offsets move on."""
+        """The messages that were not applied before; advances the next offsets past them."""
         new = []
         place = Partition("", 0)
         following = 0

@@ -1,11 +1,15 @@
-"""Reading the accepted topics into the store: the one place that polls them.
+"""Reads the accepted topics into the store. No other part of the sink polls them.
 
-Promises: what is applied is read again at most, never lost; the event loop is never held for long
-(a batch is applied in a thread); an outage of the broker is waited out; a store that is damaged, or
-was made of another log than there is now, is wiped and filled again; one that cannot be
-written ends it (`StateError`). For a cut, partitions are held: the store is brought to exactly the
-offset where each was to stop, and what has been read beyond waits in memory (a batch of each
-partition at most).
+Promises:
+
+* A message may be read twice, but is never lost.
+* The event loop is never blocked for long: batches are applied in a thread.
+* An outage of the broker is waited out.
+* A store that is damaged, or was made from another log than the present one, is wiped and refilled.
+* A store that cannot be written ends the consumer (`StateError`).
+
+For a cut, the consumer holds partitions: it brings the store to the exact offset where each is to
+stop. Messages read beyond that offset wait in memory, at most one batch of each partition.
 """
 
 from __future__ import annotations
@@ -36,25 +40,25 @@ from worker.sink.store.row_store import FORMAT, RowStore
 from worker.stream import Message, Partition
 
 Advance = Callable[[int, int], None]
-"""Told of progress: done, of total."""
+"""Called with progress: done, total."""
 
-_BATCH: Final = 2000  # RocksDB holds the interpreter while it writes: a few milliseconds
+_BATCH: Final = 2000  # RocksDB holds the GIL for each write: a few milliseconds
 _POLL_SECONDS: Final = 0.2
 _NONE: Final = 1 << 63
 """A limit that no offset reaches."""
 _CURRENT_EVERY_MS: Final = 30_000
 _LOOK_EVERY_MS: Final = 5_000
-"""Whether the topics are still those that the store was made of."""
+"""How often to check that the topics are still those that the store was made from."""
 _SILENT_MS: Final = 20_000
-"""So long nothing may come while there is something to be read."""
+"""How long no message may arrive while there are messages to read."""
 _BROKER, _ACCEPTED, _STORE = "broker", "accepted topics", "store"
-"""What the consumer can be hindered in."""
+"""The parts of its work in which the consumer can be hindered."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Counts(msgspec.Struct):
-    """What was consumed since the start. `expired` messages were gone before they were read."""
+    """Messages consumed since the start. `expired` ones were gone before they were read."""
 
     read: int = 0
     changed: int = 0
@@ -65,7 +69,7 @@ class Counts(msgspec.Struct):
 
 
 class Consumer:
-    """Consumes the accepted topics of one prefix; `open`, then `run` in a task of its own."""
+    """Consumes the accepted topics of one prefix. Call `open`, then `run` in a task of its own."""
 
     def __init__(
         self,
@@ -96,11 +100,11 @@ class Consumer:
         self._holding = False
         self._was_away = False
         self._wiped: str | None = None
-        """Why the store was wiped while it was held."""
+        """Why the store was wiped during a hold."""
         self._reports = reports or unheard(steady)
 
     async def open(self) -> None:
-        """Begin where the store stands, or at the start where it cannot be trusted any more.
+        """Begin at the store's positions, or at the start if the store can no longer be trusted.
 
         Raises `MissingTopic`, `BrokerUnavailable`, `StateError`.
         """
@@ -135,20 +139,20 @@ class Consumer:
                 self._reports.hindered(_BROKER, str(error))
                 _log.warning("sink_waits_for_broker", error=str(error), seconds=round(seconds, 1))
                 await sleep(stop, seconds)
-            except StateLost:  # the store says so from now on
+            except StateLost:  # from now on `damaged` says so
                 await sleep(stop, damage.failed())
             self._reports.look_at_clock()
-            self._reports.alive()  # also in an outage: a restart cures none
+            self._reports.alive()  # also in an outage: a restart does not cure it
 
     async def hold(
         self, entities: Iterable[str], patience: float = 60.0, advance: Advance | None = None
     ) -> dict[Partition, int]:
-        """Bring these entities to their ends of now and stop there; the offsets, once reached.
+        """Bring these entities to their present ends and stop there; return the offsets reached.
 
-        Open transactions count: their rows are waited for. `run` does the work, and goes on with
-        other entities; `release` lets go. Raises `NoAnswer` after `patience` seconds without
-        progress, `StateLost` where the store is wiped, and `BrokerUnavailable`; then release as
-        well.
+        The ends include open transactions: `hold` waits for their rows. `run` does the work, and
+        goes on with the other entities. `release` ends the hold; call it after an exception too.
+        Raises `NoAnswer` after `patience` seconds without progress, `StateLost` if the store is
+        wiped, and `BrokerUnavailable`.
         """
         self._holding = True
         self.check_held()
@@ -157,7 +161,7 @@ class Consumer:
         spans = await self._broker.spans(places, uncommitted=True)
         self.check_held()
         reader = self._opened()
-        # What has been read meanwhile was committed, and may be in the store already.
+        # Messages read in the meantime were committed, and may be in the store already.
         ends = {place: max(spans[place].end, reader.position(place)) for place in places}
         self._limits |= ends
         total = left = self._behind(ends)
@@ -175,13 +179,13 @@ class Consumer:
         return ends
 
     def check_held(self) -> None:
-        """Raise `StateLost` if the store has been wiped since the first `hold`, or is to be."""
+        """Raise `StateLost` if the store was wiped since the first `hold`, or must be wiped."""
         lost = self._wiped or self._store.damaged
         if lost is not None:
             raise StateLost(f"the store is read again, begin anew: {lost}")
 
     def release(self) -> None:
-        """Go on with everything that is held."""
+        """End all holds and go on."""
         self._limits = {}
         self._holding = False
         self._wiped = None
@@ -193,8 +197,8 @@ class Consumer:
             await self._reader.close()
 
     async def _begin(self, lost: str | None) -> None:
-        """Assign the positions where the store stands; wipe it first where it is `lost`, or old."""
-        # First of all: a topic that is created anew from now on has another identity than these.
+        """Assign the store's positions; first wipe a store that is `lost` or must be rebuilt."""
+        # Identities come first: a topic that is recreated after this has another one.
         identities = await self._look_at_topics()
         topics = await self._broker.topics(self._topics)
         for name in self._topics:
@@ -223,7 +227,7 @@ class Consumer:
             await asyncio.to_thread(self._store.apply, [], held, identities)
             await asyncio.to_thread(self._store.stamp_current, now)
             for place, start in held.items():
-                if start:  # rows may be among what was removed: `OffsetRange`
+                if start:  # the removed messages may include rows: see `OffsetRange`
                     self._expired(place, start)
         async with self._moved:
             if self._holding:
@@ -235,7 +239,7 @@ class Consumer:
         self._opened().assign(held)
 
     async def _look_at_topics(self) -> dict[str, str]:
-        """The identities of the accepted topics; tells which others were created anew."""
+        """The identities of the accepted topics; reports which other topics were recreated."""
         identities = await self._broker.identities([*self._topics, *self._others])
         others = {name: identities.pop(name) for name in self._others if name in identities}
         for name, identity in others.items():
@@ -245,10 +249,10 @@ class Consumer:
         return identities
 
     async def _is_another(self) -> str | None:
-        """Why what is read is not what the store was made of, if that is so.
+        """Why the log is no longer the one that the store was made from; None if it is.
 
-        Messages before the position are compared after every outage, and where the log has ended
-        before it.
+        Messages before the position are compared after every outage, and after the log ended
+        before the position.
         """
         lost = await self._made_of_others()
         if lost is not None or not self._was_away:
@@ -262,7 +266,7 @@ class Consumer:
         return lost
 
     async def _made_of_others(self) -> str | None:
-        """Which topic is no longer the one that the store was made of; looked at now and then."""
+        """Why a topic is no longer the one that the store was made from; checked every 5 s."""
         if self._steady() - self._looked_at < _LOOK_EVERY_MS:
             return None
         identities = await self._look_at_topics()
@@ -288,7 +292,7 @@ class Consumer:
             self._was_away = True
             reader.assign(self._positions)
             return
-        # Of each partition what was kept comes first. Limits may have come or gone meanwhile.
+        # Retained messages come first in each partition. Limits may have changed during the read.
         messages, self._beyond = _parted(self._beyond + read, self._limits)
         limits = self._limits
         positions = {p: min(offset, limits.get(p, _NONE)) for p, offset in reached.items()}
@@ -323,7 +327,7 @@ class Consumer:
         _log.error("accepted_expired", topic=place.topic, partition=place.number, count=count)
 
     async def _keep_current(self) -> bool:
-        """Stamp the store when it has reached the ends of a moment ago; whether it was stamped."""
+        """Stamp the store as current once it reaches the ends noted before; True if stamped."""
         if self._awaited is None and self._steady() - self._current_at >= _CURRENT_EVERY_MS:
             self._current_at = self._steady()
             self._awaited = self._clock.wall(), await self._ends()
@@ -334,10 +338,10 @@ class Consumer:
         return True
 
     async def _measure_lag(self) -> None:
-        """Tell how far the store is behind, and whether nothing comes of what there is."""
+        """Report the store's lag, and whether there are messages to read but none arrive."""
         ends = await self._ends()
         self._reports.lag(ends, self._positions)
-        # A request or an answer behind an open transaction reaches nobody either.
+        # Requests and answers behind an open transaction reach nobody either.
         others = await self._broker.topics((self._names.export_requests, self._names.exports))
         watched = [*ends]
         watched += [Partition(t.name, n) for t in others.values() for n in range(t.partitions)]
@@ -376,7 +380,7 @@ class Consumer:
 def _parted(
     messages: list[Message], limits: Mapping[Partition, int]
 ) -> tuple[list[Message], list[Message]]:
-    """Those before the limits, and the rest; each in the order in which they came."""
+    """Split messages into those before the limits and the rest; both keep their order."""
     if not limits:
         return messages, []
     before: list[Message] = []
@@ -388,7 +392,7 @@ def _parted(
 
 
 async def sleep(stop: asyncio.Event, seconds: float) -> None:
-    """Sleep, but no longer than until `stop`."""
+    """Sleep for `seconds`, or until `stop`."""
     try:
         async with asyncio.timeout(seconds):
             await stop.wait()

@@ -1,4 +1,4 @@
-"""How far each partition was read, and what was read last, as the store's database has it."""
+"""The position and the tail of each partition, as the store's database holds them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NUMBER: Final = struct.Struct(">I")
 
 
 def load(db: Rdict) -> tuple[dict[Partition, int], dict[Partition, Tail]]:
-    """The position and the tail of each partition. Raises ValueError for a tail that is none."""
+    """The position and the tail of each partition. Raises ValueError for an invalid tail."""
     positions = {place: OFFSET.unpack(value)[0] for place, value in _items(db, _POSITION)}
     return positions, {place: Tail.decode(value) for place, value in _items(db, _TAIL)}
 
@@ -27,7 +27,7 @@ def load(db: Rdict) -> tuple[dict[Partition, int], dict[Partition, Tail]]:
 def stage(
     batch: WriteBatch, positions: Mapping[Partition, int], tails: Mapping[Partition, Tail]
 ) -> None:
-    """Put these into the batch."""
+    """Add the positions and tails to the batch."""
     for place, offset in positions.items():
         batch[_POSITION + place_key(place)] = OFFSET.pack(offset)
     for place, tail in tails.items():

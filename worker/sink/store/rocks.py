@@ -1,6 +1,6 @@
-"""RocksDB as the sink uses it: its options, and its errors in one line for a person.
+"""RocksDB as the sink uses it: its options, and its errors as one line for a person.
 
-rocksdict raises plain `Exception` with RocksDB's text, so this is the one place that reads texts.
+rocksdict raises plain `Exception` with RocksDB's text. No other module parses that text.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _REFUSED: Final = ("permission denied", "read-only file system", "operation not 
 _NO_DIRECTORY: Final = ("file exists", "not a directory", "no such file")
 _DAMAGED: Final = ("corruption", "no such file")
 _UNREADABLE: Final = (*_DAMAGED, "invalid argument", "while opening a file", "does not exist")
-"""Signs of damage while a database is opened."""
+"""Signs of damage when a database is opened."""
 
 
 def open_database(directory: Path) -> Rdict:
-    """Open or make the database. Raises `StateError`, `StateLost` where it is damaged."""
+    """Open or create the database. Raises `StateError`, or `StateLost` if it is damaged."""
     if not (directory / "CURRENT").exists() and any(directory.glob("*.sst")):
-        # RocksDB would begin anew beside what is there, and not say so.
+        # RocksDB would silently create an empty database beside the old files.
         raise StateLost(damage(directory, "its file CURRENT is missing"))
     try:
         return Rdict(str(directory), _options())
@@ -48,29 +48,30 @@ def open_database(directory: Path) -> Rdict:
 
 
 def freeze(db: Rdict, room: Path) -> Rdict:
-    """The database as it is now, opened a second time to be read: hard links in `room`.
+    """The present database, opened a second time, read-only, from hard links in `room`.
 
-    A checkpoint, since rocksdict's own `Snapshot` scans what has been written since (0.3.29: only
-    its look-ups keep to the snapshot). Raises whatever RocksDB raises; see `guard`.
+    A RocksDB checkpoint provides the view. rocksdict's own `Snapshot` does not: its scans show
+    later writes (0.3.29), and only its look-ups respect the snapshot. Raises whatever RocksDB
+    raises; see `guard`.
     """
     Checkpoint(db).create_checkpoint(str(room))
     return Rdict(str(room), _options(), access_type=AccessType.read_only())
 
 
 def close(db: Rdict) -> None:
-    """Close; what cannot be written any more stands in the topics."""
+    """Close the database and ignore errors: the topics hold all that could not be written."""
     with suppress(Exception):
         db.close()
 
 
 def destroy(directory: Path) -> None:
-    """Remove the database's files; RocksDB's own `destroy` gives up on a damaged one."""
+    """Remove the database's files. RocksDB's own `destroy` fails on a damaged database."""
     try:
         for path in directory.iterdir():
             if path.is_file():
                 path.unlink()
     except FileNotFoundError:
-        return  # somebody has removed it
+        return  # already removed
     except OSError as error:
         raise StateError(in_one_line(directory, error)) from None
 
@@ -85,9 +86,9 @@ def make_directory(directory: Path) -> None:
 
 @contextmanager
 def guard(directory: Path) -> Iterator[None]:
-    """Turn whatever RocksDB raises into `StateError`, `StateLost` where it means damage.
+    """Turn any RocksDB error into `StateError`, or `StateLost` if the error means damage.
 
-    RocksDB checks each block that it reads by a checksum.
+    RocksDB verifies the checksum of each block that it reads.
     """
     try:
         yield
@@ -100,12 +101,12 @@ def guard(directory: Path) -> Iterator[None]:
 
 
 def damage(directory: Path, what: str) -> str:
-    """The line for a person about a damaged database."""
+    """One line for a person about a damaged database."""
     return f"{directory} is damaged ({' '.join(what.split())[:200]}): it is rebuilt"
 
 
 def in_one_line(directory: Path, error: Exception) -> str:
-    """What went wrong with the directory, and what to do."""
+    """One line for a person: what is wrong with the directory, and what to do."""
     text = str(error).replace("\n", " ")
     small = text.lower()
     if "lock hold by" in small or "while lock file" in small:
@@ -123,7 +124,7 @@ def in_one_line(directory: Path, error: Exception) -> str:
 
 
 def until(end: bytes) -> ReadOptions:
-    """Options of a scan that ends before `end` and leaves the cache to look-ups."""
+    """Options of a scan that ends before `end` and does not fill the cache, which look-ups need."""
     options = ReadOptions()
     options.set_iterate_upper_bound(end)
     options.set_readahead_size(2 * _MIB)
@@ -132,14 +133,14 @@ def until(end: bytes) -> ReadOptions:
 
 
 def flushed() -> WriteOptions:
-    """Options of a write that is on the disk when it returns, with all that was written before."""
+    """Options of a write that returns once it and all earlier writes are on disk."""
     options = WriteOptions()
     options.sync = True
     return options
 
 
 def after(prefix: bytes) -> bytes:
-    """The first key after all that begin with `prefix` (which must not end in 0xff)."""
+    """The first key after all keys that begin with `prefix`, which must not end in 0xff."""
     return prefix[:-1] + bytes([prefix[-1] + 1])
 
 
@@ -149,10 +150,10 @@ def _has(text: str, signs: tuple[str, ...]) -> bool:
 
 
 def _options() -> Options:
-    """Memory is bounded whatever the store's size: three write buffers, and the block cache.
+    """Options that bound memory at any store size, to three write buffers and the block cache.
 
-    Bloom filters pay: most rows of a store that is being filled are new. 16 KiB blocks scan well
-    and still serve single look-ups out of the cache.
+    Bloom filters pay off: most rows are new while a store is being filled. Blocks of 16 KiB scan
+    well and still serve single look-ups from the cache.
     """
     table = BlockBasedOptions()
     table.set_bloom_filter(10, block_based=False)

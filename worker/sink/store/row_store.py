@@ -1,17 +1,18 @@
-"""The sink's store: the latest row of every key, and how far the accepted topics were read.
+"""The sink's store: the latest row of each key, and the positions in the accepted topics.
 
-RocksDB, by measurement: its cost stays flat as it grows (docs/performance.md). Promises:
+It uses RocksDB, whose measured cost stays flat as the store grows (docs/performance.md). Promises:
 
-* Rows, positions and the messages read last (`Tail`) change together in one atomic batch. After a
-  kill -9 the store is as it was after some batch; what is read again leads to the same rows.
-* A message counts once, in the order of its partition: below the stored position it is skipped.
-* An identical repeat changes nothing, the coordinates of the first acceptance included.
+* Rows, positions and the last messages read (`Tail`) change together in one atomic batch. After a
+  kill -9 the store is as it was after some batch. Reading on from there gives the same rows.
+* A message counts once, in the order of its partition. Messages below the stored position are
+  skipped.
+* An identical repeat changes nothing: the row keeps the coordinates of its first acceptance.
 * A foreign message (`worker.accepted`) is set aside under its coordinates and counted.
 * One process at a time; a second one gets `StateError`.
 
-Batches are not flushed to disk one by one: what a power cut takes is read again. Everything here
-can be rebuilt from the topics, so a store that is damaged or of another format is wiped, with one
-line in the log (`sink_store_rebuilt`).
+Batches are not flushed to disk individually: the sink reads again what a power cut takes. The
+topics can rebuild everything here. So a store that is damaged or has another format is wiped, with
+one log line (`sink_store_rebuilt`).
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Applied(msgspec.Struct, frozen=True):
-    """What a batch did. `repeats` changed nothing, `skipped` had been applied before."""
+    """The effect of a batch. `repeats` changed nothing; `skipped` had been applied before."""
 
     changed: int = 0
     deleted: int = 0
@@ -63,11 +64,11 @@ class Applied(msgspec.Struct, frozen=True):
     refused: tuple[Refused, ...] = ()
     """The foreign messages, which were set aside."""
     split: tuple[Split, ...] = ()
-    """The versions of a key that are from another input partition than the one before."""
+    """The versions of a key from another input partition than the version before."""
 
 
 class _Stamp(msgspec.Struct, frozen=True):
-    """What the store was made for. `columns` tells whether rows set aside may be readable now."""
+    """What the store was made for. With other `columns`, rows set aside may be readable now."""
 
     format: int
     prefix: str
@@ -76,7 +77,7 @@ class _Stamp(msgspec.Struct, frozen=True):
 
 
 class _State(msgspec.Struct, frozen=True):
-    """What is counted, and until when the store is known to hold everything (ms).
+    """Counts of rows, and the time (ms) until which the store is known to be complete.
 
     `identities` are those of the topics that the positions belong to.
     """
@@ -88,9 +89,9 @@ class _State(msgspec.Struct, frozen=True):
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """What the last rebuilding of the store took away besides rows: bookmarks, and why.
+    """The bookmarks that rebuilds of the store took away, and the reason for the last rebuild.
 
-    `names` is None where they could not be read.
+    `names` is None if they could not be read.
     """
 
     reason: str
@@ -101,16 +102,16 @@ class RowStore:
     """The rows of all entities in one directory. Thread-safe; its calls block."""
 
     def __init__(self, directory: Path, names: Names) -> None:
-        """Open the store, or make it. Raises `StateError`."""
+        """Open or create the store. Raises `StateError`."""
         self.directory = directory
         self.rebuilt: str | None = None
-        """Why the store was made anew at this opening; None if it was not."""
+        """Why this process last rebuilt the store; None if it never did."""
         self.lost: Lost | None = None
-        """What rebuilding took away, at this opening or any before."""
+        """The bookmarks that rebuilds took away, in this process or before."""
         self.wiped = 0
-        """How often everything was thrown away since the opening; by the opening itself as well."""
+        """How often the store was wiped since the opening, the opening itself included."""
         self.damaged: str | None = None
-        """In one line what is wrong with the store; then it must be wiped."""
+        """One line about damage that was found; the store must then be wiped."""
         self._kinds = {names.accepted(e.name): Referring(e) for e in ENTITIES.values()}
         self._tags = {names.accepted(name): i.to_bytes() for i, name in enumerate(ENTITIES)}
         self._stamp = _Stamp(
@@ -125,25 +126,25 @@ class RowStore:
         self._tails: dict[Partition, Tail] = {}
         self._state = _State({}, {})
         self.topics: Mapping[str, str] = {}
-        """The identities of the other topics that the sink works on, as they were seen last."""
+        """The last seen identities of the sink's topics other than the accepted ones."""
         self._db: Rdict | None = self._open()
 
     # --- What it holds ------------------------------------------------------------------------
 
     @property
     def last_current(self) -> int | None:
-        """Until when (ms) the store is known to hold everything accepted; None if never."""
+        """Until when (ms) the store is known to hold all accepted rows; None if never."""
         return self._state.last_current
 
     def saved(self) -> Saved:
-        """What `freshness.reason_to_rebuild` judges."""
+        """The saved state that `freshness.reason_to_rebuild` judges."""
         with self._lock:
             held = {p: o for p, o in self._positions.items() if p.topic in self._kinds}
             tails = {place: tail for place, tail in self._tails.items() if place in held}
             return Saved(FORMAT, self._state.last_current, held, self._state.identities, tails)
 
     def positions(self) -> dict[Partition, int]:
-        """The offset that comes next in each partition."""
+        """The next offset of each partition."""
         with self._lock:
             return dict(self._positions)
 
@@ -153,12 +154,12 @@ class RowStore:
             return {name: self._state.rows.get(name, 0) for name in ENTITIES}
 
     def foreign(self) -> dict[str, int]:
-        """The number of messages set aside, by entity; without those that have none."""
+        """The number of messages set aside, by entity; entities without any are omitted."""
         with self._lock:
             return dict(self._state.foreign)
 
     def set_aside(self, limit: int = 100) -> list[SetAside]:
-        """The first messages set aside, by topic, partition and offset."""
+        """The first `limit` messages set aside, in order of topic, partition and offset."""
         found: list[SetAside] = []
         with self._lock, self._guard():
             for value in self._opened().values(
@@ -170,7 +171,7 @@ class RowStore:
         return found
 
     def snapshot(self) -> Snapshot:
-        """The store as it is between two batches; close it after use. Later batches do not show."""
+        """The store as it is between two batches, without later ones; close it after use."""
         room = self.directory / SNAPSHOTS / uuid4().hex
         rocks.make_directory(room.parent)
         with self._lock, self._guard():
@@ -183,9 +184,9 @@ class RowStore:
 
     @contextmanager
     def database(self) -> Iterator[Rdict]:
-        """The database itself, for what else is kept in it (`bookmarks`); nobody writes meanwhile.
+        """The database itself, for the other data in it (`bookmarks`); locked within the block.
 
-        Raises `StateError`, also for whatever RocksDB raises within the block.
+        Raises `StateError`, also for any RocksDB error within the block.
         """
         with self._lock, self._guard():
             yield self._opened()
@@ -198,10 +199,10 @@ class RowStore:
         positions: Mapping[Partition, int],
         identities: Mapping[str, str] | None = None,
     ) -> Applied:
-        """Apply accepted messages and move on to `positions`, all or nothing.
+        """Apply accepted messages and advance to `positions`, all or nothing.
 
-        `positions` are the reader's, of all partitions, past gaps; a partition never moves back.
-        `identities` are those of their topics. Raises `StateError` and has then changed nothing.
+        `positions` are the reader's, of all partitions, past gaps; no partition ever moves back.
+        `identities` are those of their topics. Raises `StateError`, and has then changed nothing.
         """
         with self._lock:
             work = Batch(self._kinds, self._tags, self._positions)
@@ -214,7 +215,7 @@ class RowStore:
             return self._write(batch, work, rows, dict(identities or self._state.identities))
 
     def stamp_current(self, moment: int) -> None:
-        """Everything that had been accepted at `moment` (ms) is in the store."""
+        """Record that the store holds every row that was accepted by `moment` (ms)."""
         with self._lock:
             state = msgspec.structs.replace(self._state, last_current=moment)
             with self._guard():
@@ -222,7 +223,7 @@ class RowStore:
             self._state = state
 
     def note_topics(self, identities: Mapping[str, str]) -> None:
-        """These are the other topics that the sink works on from now on. Raises `StateError`."""
+        """Save the identities of the sink's other topics. Raises `StateError`."""
         with self._lock:
             topics = {**self.topics, **identities}
             if topics != self.topics:
@@ -231,14 +232,14 @@ class RowStore:
                 self.topics = topics
 
     def wipe(self, reason: str) -> None:
-        """Throw everything away, to be read again from the topics. Snapshots stay as they are."""
+        """Empty the store, to be filled again from the topics. Open snapshots stay valid."""
         with self._lock:
             db, self._db = self._opened(), None
             self._db = self._open_anew(db, reason)
             self.damaged = None
 
     def close(self) -> None:
-        """Release the directory. Snapshots still open are closed; closing twice is harmless."""
+        """Release the directory and close open snapshots; closing twice is harmless."""
         with self._lock:
             self._close_snapshots()
             if self._db is not None:
@@ -285,7 +286,7 @@ class RowStore:
         return db if reason is None else self._open_anew(db, reason)
 
     def _restore(self, db: Rdict, *, is_new: bool) -> str | None:
-        """Take up what the database holds; why it cannot be used, if it cannot."""
+        """Load the state of the database; return why it cannot be used, or None."""
         if is_new:
             self._begin(db)
             return None
@@ -324,7 +325,7 @@ class RowStore:
         db.write(first)
 
     def _open_anew(self, db: Rdict | None, reason: str) -> Rdict:
-        """Throw away what is there, and remember which bookmarks went with it."""
+        """Replace the database with an empty one, and remember the bookmarks that it had."""
         names = None if db is None else _bookmarks(db, self.lost)
         if db is not None:
             rocks.close(db)
@@ -336,7 +337,7 @@ class RowStore:
         return self._open(emptied=True)
 
     def _stage(self, batch: WriteBatch, work: Batch) -> dict[str, int]:
-        """Put what really changes into the batch; the change in the number of rows by entity."""
+        """Add the real changes to the batch; return by entity the change in the number of rows."""
         rows: dict[str, int] = {}
         if not work.latest:
             return rows
@@ -401,7 +402,7 @@ class RowStore:
 
 
 def _bookmarks(db: Rdict, lost: Lost | None) -> tuple[str, ...] | None:
-    """The names of the bookmarks in a database, and of those lost before; None if unreadable."""
+    """Names of the bookmarks in a database, and of those lost before; None if unreadable."""
     if lost is not None and lost.names is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What the store keeps of a row besides its bytes: the users that it refers to. Pure."""
+"""What the store keeps beside the bytes of a row: the users that the row refers to. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Referring:
     def users(self, row: Any) -> bytes:
         """The 16-byte ids of the users that a row refers to, joined.
 
-        Gathered only for entities that are themselves referred to, since only there they are kept.
+        Empty for entities that no other entity refers to: the store keeps no ids for them.
         """
         if self.referred and self._users:
             return b"".join([id_bytes(column(row)) for column in self._users])

@@ -1,4 +1,4 @@
-"""The store at one moment: what an export is cut from while consumption goes on."""
+"""The store frozen at one moment: an export reads it while consumption goes on."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from worker.sink.store import rocks
 from worker.stream import Partition
 
 ROW: Final = b"r"
-"""First byte of a row's key; then the entity's number and the canonical key."""
+"""First byte of a row's key; the entity's number and the canonical key follow."""
 ID: Final = b"i"
-"""First byte of an id that others refer to; its value is the ids of users that row refers to.
+"""First byte of the key of a user's or match's id; the value holds the ids of users it refers to.
 
-Users and matches stand here a second time without their rows: look-ups are three times as fast
+Users and matches stand here a second time, without their rows. Look-ups are three times as fast
 as in the rows (400k against 140k a second with 1M ids), and take no memory of their own.
 """
 BOOKMARK: Final = b"h"
-"""First byte of a bookmark's head; then its name."""
+"""First byte of the key of a bookmark's head; the bookmark's name follows."""
 DELIVERED: Final = b"k"
-"""First byte of a delivered row: then the generation, the entity's number and the key."""
+"""First byte of the key of a delivered row; generation, entity's number and row's key follow."""
 STAMP: Final = struct.Struct(">IQq")
-"""What stands before a row: the input partition that its record came from, offset and time (ms) of
-the message that brought it."""
+"""The header of a stored row: the record's input partition, then offset and time (ms) of the
+accepted message."""
 
 SNAPSHOTS: Final = "snapshots"
-"""Where open snapshots lie below the store's directory."""
+"""The directory of open snapshots, below the store's directory."""
 
 
 class Snapshot:
     """A consistent view. Any thread may use it, one at a time; close it after use.
 
-    Its methods raise `StateError`, which is `StateLost` where the store turns out to be damaged.
+    Its methods raise `StateError`, or `StateLost` if the store turns out to be damaged.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Snapshot:
         on_damage: Callable[[str], None],
     ) -> None:
         self.positions = positions
-        """The next offset of each accepted partition: everything before it is in here."""
+        """The next offset of each accepted partition: the snapshot holds everything before it."""
         self.counts = counts
         """The number of rows of each entity."""
         self._directory = directory
@@ -62,9 +62,10 @@ class Snapshot:
         self._tags = {name: number.to_bytes() for number, name in enumerate(ENTITIES)}
 
     def blocks(self, entity: str, size: int = 1024 * 1024) -> Iterator[list[bytes]]:
-        """All rows of an entity in the byte order of their canonical keys, about `size` at a time.
+        """All rows of an entity in byte order of their canonical keys, in blocks of `size` bytes.
 
-        Fewer rows than are counted mean damage.
+        A block ends with the row that reaches `size`. Raises `StateLost` if the number of rows is
+        not that in `counts`, since this means damage.
         """
         start = ROW + self._tags[entity]
         block: list[bytes] = []
@@ -86,7 +87,7 @@ class Snapshot:
     def keyed_blocks(
         self, entity: str, size: int = 1024 * 1024
     ) -> Iterator[tuple[list[bytes], list[bytes]]]:
-        """As `blocks`, each with the canonical keys of its rows before them."""
+        """As `blocks`, but each block is a pair: the canonical keys, and their rows."""
         start = ROW + self._tags[entity]
         keys: list[bytes] = []
         rows: list[bytes] = []
@@ -107,7 +108,7 @@ class Snapshot:
             yield keys, rows
 
     def delivered(self, generation: int, entity: str) -> Iterator[tuple[bytes, bytes]]:
-        """Keys and digests of the rows that a bookmark has of an entity, by their keys."""
+        """Key and digest of each row of an entity that a generation holds, in key order."""
         start = delivered_prefix(generation) + self._tags[entity]
         with self._guard():
             options = rocks.until(rocks.after(start))
@@ -115,15 +116,15 @@ class Snapshot:
                 yield cast("bytes", key)[len(start) :], value
 
     def users_of(self, entity: str, id_: bytes) -> bytes | None:
-        """The joined 16-byte ids of users that the user or match refers to; None if there is none.
+        """The joined 16-byte ids of users that a user or match refers to; None for an unknown id.
 
-        For users that is the empty string.
+        A user refers to no other user, so the result for a known user is empty.
         """
         with self._guard():
             return cast("bytes | None", self._open().get(ID + self._tags[entity] + id_))
 
     def close(self) -> None:
-        """Let go of it; closing twice is harmless."""
+        """Release the snapshot; closing twice is harmless."""
         if self._frozen is not None:
             rocks.close(self._frozen)
             self._frozen = None
@@ -151,5 +152,5 @@ class Snapshot:
 
 
 def delivered_prefix(generation: int) -> bytes:
-    """What the keys of all rows that a bookmark has begin with."""
+    """The common prefix of the keys of all rows that a generation holds."""
     return DELIVERED + generation.to_bytes(8, "big")
