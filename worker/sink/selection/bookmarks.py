@@ -1,17 +1,17 @@
-"""Bookmarks: what was delivered under a name, for the incremental export that comes next.
+"""Bookmarks: the rows that were delivered under a name, for the name's next incremental export.
 
-They live in the store's database, so they go when the store is rebuilt. A bookmark holds key and
-digest of each delivered row under a generation of its own, and a head that says which generation
-counts. Promises:
+Bookmarks live in the store's database, so they are lost when the store is rebuilt. Each export
+under a bookmark writes a generation: key and digest of every delivered row. The bookmark's head
+names the generation that counts. Promises:
 
-* A new generation counts only once its export is finished, and then from one moment to the next.
-* Whether it is finished is asked of the place, so a kill at any moment leaves bookmark and exports
-  in agreement after `settle`: at the start, and around every incremental export.
-* A schedule's bookmark has a name that no request can have (`SCHEDULED`). Stores of a release that
-  did not tell them apart have it under the schedule's plain name, where requests may have moved it:
-  it stays theirs, and the schedule begins its own with a full export, which says why.
-* Before an export can be published its generation is flushed to disk, with the hash of its
-  manifest: what another sink has published under its id is none of ours.
+* A new generation counts only once its export is finished; the switch is one atomic write.
+* The place decides whether an export is finished. So `settle` brings bookmarks and exports into
+  agreement after a kill at any moment. It runs at the start, and around every incremental export.
+* A schedule's bookmark has a name that no request can have (`SCHEDULED`). Older releases kept it
+  under the schedule's plain name, where requests may have moved it. Such a bookmark stays with the
+  requests. The schedule starts its own with a full export, which says why it is full.
+* A generation is flushed to disk with its manifest's hash before its export can be published. So
+  an export that another sink published under the same id is recognised as not this sink's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from worker.sink.store.row_store import RowStore
 from worker.sink.store.snapshot import BOOKMARK, delivered_prefix
 
 Published = Callable[[str], Finished | None]
-"""Of an export's id the finished export; None if there is none."""
+"""Looks up a finished export by its id; None if there is none."""
 
 _TAGS: Final = {name: number.to_bytes() for number, name in enumerate(ENTITIES)}
 
@@ -45,21 +45,21 @@ class FullBecause(StrEnum):
     NO_BASE = "no_base"
     """No export of that name has been finished."""
     STORE_REBUILT = "store_rebuilt"
-    """The store was rebuilt since: what had been delivered is no longer known."""
+    """The store was rebuilt since: the delivered rows are no longer known."""
     OTHER_OPTIONS = "other_options"
-    """The last one had other entities or another date range."""
+    """The last export of that name had other entities or another date range."""
     BASE_DAMAGED = "base_damaged"
-    """What is known of the last one is not complete."""
+    """The rows that the bookmark holds for the last export are incomplete."""
     BASE_GONE = "base_gone"
-    """The last one is not at the place any more: it was removed, or an older copy was put back."""
+    """The last export is no longer at the place: removed, or an older copy was put back."""
     OWN_BOOKMARK = "own_bookmark"
-    """The first under the schedule's own bookmark; that of its plain name is one of requests."""
+    """The first export under the schedule's own bookmark; the plain name belongs to requests."""
     OTHER_SINK = "other_sink"
-    """The last one was made by another sink, or from another store than this."""
+    """The last export was made by another sink, or from another store than this one."""
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """One generation. The hash is known once all is written, the directory once it is finished."""
+    """One generation. The hash is set once all files are written, `directory` once it counts."""
 
     generation: int
     export_id: str
@@ -67,12 +67,12 @@ class Mark(msgspec.Struct, frozen=True):
     days: Days
     cut: Cut
     rows: dict[str, int] = {}
-    """How many rows of each entity were delivered."""
+    """The number of delivered rows of each entity."""
     directory: str = ""
     manifest_sha256: str = ""
 
     def base(self) -> Base:
-        """How a manifest names the export."""
+        """The export as a manifest names its base."""
         return Base(self.export_id, self.directory, self.manifest_sha256, self.cut)
 
 
@@ -88,16 +88,16 @@ class Bookmarks:
         self._store = store
 
     def names(self) -> list[str]:
-        """Those that there are."""
+        """The names of all bookmarks."""
         return list(self._heads())
 
     def find(
         self, name: str, selection: Selection, finished: Iterable[Finished]
     ) -> Mark | FullBecause:
-        """The base of an incremental export, or why it has none. Settle before you ask.
+        """The base of an incremental export, or why it has none. Call `settle` first.
 
-        `finished` are the exports at the place, the newest first; none is looked at that
-        comes after the bookmark's own.
+        `finished` are the exports at the place, newest first. They are read no further than the
+        bookmark's own export.
         """
         heads = self._heads()
         mark = heads.get(name, _Head()).current
@@ -118,7 +118,7 @@ class Bookmarks:
         return mark
 
     def begin(self, name: str, export_id: str, selection: Selection, cut: Cut) -> Draft:
-        """A new generation, to be filled; it counts when `settle` finds its export finished."""
+        """Start a generation, to be filled. It counts once `settle` finds its export finished."""
         heads = self._heads()
         marks = [m for head in heads.values() for m in (head.current, head.pending) if m]
         number = 1 + max((mark.generation for mark in marks), default=0)
@@ -128,16 +128,16 @@ class Bookmarks:
         return Draft(self._store, number, lambda rows: self._seal(name, rows))
 
     def expect(self, name: str, manifest_sha256: str) -> None:
-        """The manifest that the pending export will have; flushed to disk when this returns."""
+        """Save the hash of the pending export's manifest; flushed to disk when this returns."""
         head = self._heads().get(name, _Head())
         pending = msgspec.structs.replace(_still(head), manifest_sha256=manifest_sha256)
         self._write(name, _Head(head.current, pending), flush=True)
 
     def settle(self, published: Published) -> None:
-        """Let those generations count whose export is finished; drop the others.
+        """Make each pending generation count if its export is finished; otherwise drop it.
 
-        Dropped are the unfinished ones, and those whose export is another sink's.
-        Nobody may be filling one. Raises `StateError`.
+        A generation is also dropped if the export under its id is another sink's. Nobody may be
+        filling a generation meanwhile. Raises `StateError`.
         """
         for name, head in self._heads().items():
             mark = head.pending
@@ -151,7 +151,7 @@ class Bookmarks:
                 self._write(name, _Head(mark), flush=True, drop=head.current)
 
     def forget(self, name: str) -> None:
-        """Remove a bookmark that has turned out to be damaged."""
+        """Remove the damaged generation that counts under this name; a pending one stays."""
         head = self._heads().get(name, _Head())
         self._write(name, _Head(None, head.pending), flush=True, drop=head.current)
 
@@ -169,7 +169,7 @@ class Bookmarks:
             }
 
     def _write(self, name: str, head: _Head, *, flush: bool, drop: Mark | None = None) -> None:
-        """Change a head, and with it drop a generation, in one step."""
+        """Change a head and drop a generation, in one atomic write."""
         batch = WriteBatch(raw_mode=True)
         key = BOOKMARK + name.encode()
         if head == _Head():
@@ -187,7 +187,7 @@ class Bookmarks:
 
 
 def _still(head: _Head) -> Mark:
-    """The pending generation. Raises `StateLost` where it went with the store."""
+    """The pending generation. Raises `StateLost` if it was lost with the store."""
     if head.pending is None:
         raise StateLost("the store was rebuilt while an incremental export was made: begin anew")
     return head.pending
@@ -196,7 +196,7 @@ def _still(head: _Head) -> Mark:
 class Draft:
     """A generation that is being filled. Its calls block, and raise `StateError`.
 
-    `StateLost` where the store was wiped meanwhile: then the generation is another's.
+    They raise `StateLost` if the store was wiped meanwhile: the number may be another generation's.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class Draft:
         self._seal = seal
 
     def note(self, entity: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
-        """These rows (key and digest) will have been delivered."""
+        """Add rows (key and digest) that this generation delivers."""
         start = self._prefix + _TAGS[entity]
         batch = WriteBatch(raw_mode=True)
         for key, digest in rows:
@@ -219,7 +219,7 @@ class Draft:
             db.write(batch)
 
     def seal(self, rows: Mapping[str, int]) -> None:
-        """All are noted, so many of each entity; flushed to disk when this returns."""
+        """Complete the generation with its row counts; flushed to disk when this returns."""
         self._seal(rows)
 
 
@@ -236,7 +236,7 @@ def _overtaken(mark: Mark | None, name: str, finished: Iterable[Finished]) -> Fu
                 return FullBecause.OTHER_SINK
     if mark is None:
         return None
-    # Retention removes it only once another sink has made a newer one.
+    # Retention removes the bookmark's export only once another sink has made a newer one.
     is_newest = first is None or _time(first.name) <= _time(mark.directory)
     return FullBecause.BASE_GONE if is_newest else FullBecause.OTHER_SINK
 

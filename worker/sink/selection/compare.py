@@ -1,7 +1,7 @@
-"""What has changed since an export: the rows of now beside what was delivered then. Pure.
+"""What changed since an export: compares the present rows with the delivered ones. Pure.
 
-Both come in the order of their keys, so one pass over both is enough, in constant memory. What was
-delivered is known by key and digest: to tell whether a row changed takes no more.
+Both arrive in key order, so one pass in constant memory is enough. A bookmark holds key and digest
+of each delivered row, which is enough to detect a change.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DIGEST_SIZE: Final = 16
 
 
 class Row(NamedTuple):
-    """A row that belongs into the export, and whether it must be delivered: new, or changed."""
+    """A row that belongs in the export; `changed` if it is new or changed, so must be delivered."""
 
     key: bytes
     digest: bytes
@@ -25,24 +25,24 @@ class Row(NamedTuple):
 
 
 class Gone(NamedTuple):
-    """A row that was delivered and no longer belongs."""
+    """A delivered row that no longer belongs in the export."""
 
     key: bytes
     reason: Reason
 
 
 def digest_of(row: bytes) -> bytes:
-    """What a bookmark remembers of a canonical row."""
+    """The digest of a canonical row, as a bookmark holds it."""
     return hashlib.blake2b(row, digest_size=DIGEST_SIZE).digest()
 
 
 def compare(
     current: Iterable[tuple[bytes, bytes, Reason | None]], base: Iterator[tuple[bytes, bytes]]
 ) -> Iterator[Row | Gone]:
-    """Of all rows in the store (key, row, why it does not belong) what becomes of each.
+    """Compare all rows in the store (key, row, why it does not belong) with the base.
 
-    `base` has key and digest of what was delivered. Whoever holds the base, puts the changed rows
-    in and takes out those that are gone has exactly the rows that belong.
+    `base` has key and digest of each delivered row. A reader who takes the gone rows out of the
+    base and puts the changed rows in has exactly the rows that belong.
     """
     held = next(base, None)
     for key, row, reason in current:

@@ -1,14 +1,14 @@
-"""Taking a consistent cut: everything asked for is judged, and the store at exactly its offsets.
+"""Takes a consistent cut: every record asked for is judged, and the store is at exact offsets.
 
-1. The ends of all inputs are noted, and what lies before them must be judged, by whichever worker.
-2. The accepted topics are held at their ends: first those that refer, then matches, users last.
-   Each stage is reached before the next one's ends are noted. So what a row in the cut refers to
-   is in the cut: it was accepted before the row or with it, and a transaction that has been read
-   is complete, whatever else it wrote.
-3. With all partitions held a snapshot is taken, and consumption goes on.
+1. Note the ends of all inputs, and wait until all records before them are judged, by any worker.
+2. Hold the accepted topics at their ends: referring entities first, then matches, then users.
+   Each stage is reached before the next stage's ends are noted. So the cut contains each row that
+   its rows refer to. The referenced row was accepted earlier, or in the same transaction. A reader
+   sees a transaction whole, whatever else the transaction wrote.
+3. Take a snapshot while all partitions are held; then consumption goes on.
 
-The rows in the snapshot follow from the accepted offsets alone: not from when, or in which batches,
-they were read.
+The rows in the snapshot depend on the accepted offsets alone, not on when or in which batches they
+were read.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from worker.sink.verdicts import wait_for_verdicts
 from worker.stream import Partition
 
 Report = Callable[[str, int, int], None]
-"""Told of progress: stage ("judge", "read", "collect" or "write"), done, total. From any thread."""
+"""Called with progress: stage ("judge", "read", "collect", "write"), done, total. In any thread."""
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Where exports are cut from."""
+    """Everything that a cut is taken from."""
 
     broker: Broker
     names: Names
     store: RowStore
     consumer: Consumer
     clock: Callable[[], int]
-    """Milliseconds since 1970, for stamps: nothing waits by it."""
+    """Wall clock in milliseconds since 1970, for stamps only: no wait uses it."""
     unreadable: Callable[[Partition, int], None] = lambda _place, _offset: None
-    """Told of garbage in topics of the project's own."""
+    """Called for each garbage message in the project's own topics."""
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """A cut. `moment` is its time in milliseconds; close the snapshot after use.
+    """A cut, taken at `moment` (milliseconds since 1970); close the snapshot after use.
 
-    `pending` counts by entity and input partition the offsets that were not judged in time.
+    `pending` counts the offsets not judged in time, by entity and input partition.
     """
 
     snapshot: Snapshot
@@ -59,11 +59,11 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 async def take_cut(source: Source, patience: float, report: Report) -> Taken:
-    """Take a cut of all that is in the inputs now.
+    """Take a cut of all records that are in the inputs now.
 
-    After `patience` seconds without progress on the verdicts it does without the pending ones;
-    without progress on the accepted topics it raises `NoAnswer`. Raises `StateError`, `StateLost`
-    where the store is read again, `MissingTopic`, `BrokerUnavailable`.
+    After `patience` seconds without progress on the verdicts, the cut goes without the pending
+    ones. Without progress on the accepted topics for as long, it raises `NoAnswer`. Also raises
+    `StateError`, `StateLost` if the store is being refilled, `MissingTopic`, `BrokerUnavailable`.
     """
     asked = source.clock()
     verdicts = await wait_for_verdicts(
@@ -95,7 +95,7 @@ async def take_cut(source: Source, patience: float, report: Report) -> Taken:
 
 
 def _by_entity(names: Names, offsets: Mapping[Partition, int]) -> dict[str, dict[int, int]]:
-    """The same, as entity → partition → offset."""
+    """The offsets as entity → partition → offset."""
     found: dict[str, dict[int, int]] = {}
     for place, offset in sorted(offsets.items()):
         found.setdefault(names.entity_of(place.topic), {})[place.number] = offset

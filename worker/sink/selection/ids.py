@@ -1,7 +1,7 @@
-"""Many ids, given in any order, taken in ascending order, in little memory.
+"""A set of many ids: added in any order, read in ascending order, in little memory.
 
-What an export refers to can be as many ids as there are users. They are sorted in runs, which lie
-in files; taking them merges the runs. UUIDs in canonical form sort as text like the rows do.
+An export can refer to as many ids as there are users. The ids are sorted in runs, one file each,
+and reading merges the runs. As text, canonical UUIDs sort in the same order as the rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _READ: Final = 1_000 * _LENGTH
 
 
 class Ids:
-    """A set of UUIDs in canonical form. Blocking; its files lie in a directory of the caller's."""
+    """A set of UUIDs in canonical form. Blocking; its files lie in the caller's directory."""
 
     def __init__(self, directory: Path, name: str, run: int = _RUN) -> None:
         self._directory = directory
@@ -31,13 +31,13 @@ class Ids:
         self._runs: list[Path] = []
 
     def add(self, id_: str) -> None:
-        """One more, or one that is there already. Raises `StateError`."""
+        """Add an id; adding it again is harmless. Raises `StateError`."""
         self._held.add(id_)
         if len(self._held) >= self._most:
             self._spill()
 
     def ascending(self) -> Iterator[str]:
-        """All ids; one may come more than once. Add none meanwhile. Raises `StateError`."""
+        """All ids in order; an id may repeat. Add none meanwhile. Raises `StateError`."""
         yield from heapq.merge(*map(self._read, self._runs), sorted(self._held))
 
     def _spill(self) -> None:

@@ -1,7 +1,7 @@
-"""The rows of an incremental export: the pass of `spool`, with a look at what was delivered.
+"""Writes the rows of an incremental export: as `spool`, but compared with the delivered rows.
 
-Blocking: meant for a thread. Memory is bounded as there. Deletions are listed in the order of
-`STAGES`, those that refer first, so whoever applies them line by line breaks no reference.
+Blocking: call it in a thread. Memory is bounded as in `spool`. Deletions are in the order of
+`STAGES`, referring entities first, so a reader that applies them line by line breaks no reference.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from worker.sink.store.rows import REFERRED
 from worker.sink.store.snapshot import Snapshot
 
 _BATCH: Final = 2_000
-"""Rows noted at once: the store is held up for a few milliseconds."""
+"""Rows noted at once: each write locks the store for a few milliseconds."""
 
 
 class Increment(msgspec.Struct, frozen=True):
-    """What an incremental export will be made of; counts by entity."""
+    """The rows and deletions of an incremental export; all counts are by entity."""
 
     spooled: Spooled
     deletions: Path | None
-    """As deletions.ndjson will hold them; None without a base."""
+    """The deletions, in the format of deletions.ndjson; None without a base."""
     deleted: Mapping[str, Mapping[Reason, int]]
     into_base: Mapping[str, int]
     totals: Mapping[str, int]
 
 
 class BaseDamagedError(Exception):
-    """The bookmark has not the rows that it should have. Stays within the sink."""
+    """The bookmark does not hold the rows that it should. Never leaves the sink."""
 
 
 class Deletion(msgspec.Struct, frozen=True):
@@ -58,10 +58,10 @@ def spool_increment(
     draft: Draft,
     base: Mark | None,
 ) -> Increment:
-    """As `spool`, but of the rows only those that are new or changed since `base`, all without one.
+    """As `spool`, but only the rows that are new or changed since `base`; without a base, all.
 
-    Notes in `draft` what will then have been delivered, and seals it. Raises `BaseDamagedError`
-    besides.
+    Notes in `draft` every row that counts as delivered after this export, and seals it. Also
+    raises `BaseDamagedError`.
     """
     writing = _Writing(snapshot, selection, directory, watch, draft, base)
     found = {entity: writing.entity(entity) for entity in selection.in_stages()}
@@ -85,7 +85,7 @@ def spool_increment(
 
 
 class _Writing:
-    """The pass, entity after entity, and what it comes to."""
+    """The pass over the entities, one after the other, and its results."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class _Writing:
         self._done = 0
 
     def entity(self, entity: str) -> Picked:
-        """Write the rows of one entity; those that refer first."""
+        """Write the rows of one entity; call it for referring entities first."""
         picker = self._pass.picker(entity)
         self.deleted[entity] = Counter()
         self.earliest[entity] = None
@@ -152,7 +152,7 @@ class _Writing:
             raise BaseDamagedError
 
     def _noted(self, entity: str, compared: Iterator[Row | Gone]) -> Iterator[Row | Gone]:
-        """Note every row that belongs; pass on those that have to be delivered or deleted."""
+        """Note every row that belongs; pass on the rows to deliver and the rows to delete."""
         batch: list[tuple[bytes, bytes]] = []
         for one in compared:
             if isinstance(one, Row):
@@ -167,7 +167,7 @@ class _Writing:
             self._draft.note(entity, batch)
 
     def _counted(self, entity: str, compared: Iterator[Row | Gone]) -> Iterator[Row | Gone]:
-        """Count the rows of the base that rows in here refer to, and find the earliest in here."""
+        """Count the base rows that exported rows refer to, and find the earliest exported row."""
         reader = Reader(ENTITIES[entity], self._referred)
         own = self._referred.get(entity)
         referred = Ascending(own.ascending()) if own is not None else None

@@ -1,12 +1,13 @@
-"""Which rows an export holds, and what is said about those it does not hold. Pure.
+"""Which rows an export holds, and the reasons for the rows that it does not hold. Pure.
 
-docs/contract.md, "Exports": a row whose user is gone, judged against the whole store, is left out
-and counted; one whose match is gone stays and is counted. A match can also be in the store and yet
-in no export, because one of its own users is gone: rows that refer to it stay as well, counted by
-a reason of their own, so that a reader of the manifest can account for every match_id.
+The rules are those of docs/contract.md, "Exports", judged against the whole store. A row whose
+user is gone is left out and counted. A row whose match is gone stays and is counted. A match can
+also be in the store but in no export, because one of its own users is gone. Rows that refer to such
+a match stay as well, counted under their own reason. So a reader of the manifest can account for
+every match_id.
 
-With a date range, what a row in it refers to comes along. So entities are looked at in `STAGES`,
-those that refer first: whatever is pulled in is known by the time its own entity has its turn.
+With a date range, a row in the range pulls in the rows that it refers to. So entities are processed
+in `STAGES`, referring entities first: all ids pulled into an entity are known before its turn.
 """
 
 from __future__ import annotations
@@ -40,17 +41,17 @@ def _stages() -> tuple[tuple[str, ...], ...]:
 
 
 STAGES: Final = _stages()
-"""The entities, each before those that it refers to: the rest, then matches, users last."""
+"""The entities, each before those that it refers to: all others, then matches, then users."""
 
 
 class Reason(StrEnum):
-    """Why a row is not in the export, or what it lacks although it is."""
+    """Why a row is not in the export, or why a match that an exported row refers to is not."""
 
     USER_GONE = "user_gone"
     MATCH_GONE = "match_gone"
     MATCH_LEFT_OUT = "match_left_out"
     OUT_OF_RANGE = "out_of_range"
-    """Neither is its date in the range, nor does a row in the range refer to it."""
+    """Its date is outside the range, and no exported row refers to it."""
     DELETED = "deleted"
     """It is no longer in the store."""
 
@@ -63,61 +64,61 @@ class Days(msgspec.Struct, frozen=True):
 
     @property
     def limited(self) -> bool:
-        """Whether there is anything that does not lie in it."""
+        """Whether the range excludes any day."""
         return self.start is not None or self.end is not None
 
     def bounds(self) -> tuple[str, str]:
         """A moment in canonical form lies in the range if lowest <= moment < highest."""
-        return self.start or "", (self.end or "9999-12-31") + "U"  # a moment goes on with T
+        return self.start or "", (self.end or "9999-12-31") + "U"  # T follows the day in a moment
 
 
 class Selection(msgspec.Struct, frozen=True):
-    """Which rows are asked for: of these entities, dated on these days, and what they refer to."""
+    """The requested rows: of these entities, dated on these days, and the rows they refer to."""
 
     entities: tuple[str, ...]
     days: Days = Days()
 
     def in_stages(self) -> list[str]:
-        """The selected entities in the order in which they are looked at."""
+        """The selected entities in the order of processing."""
         return [name for stage in STAGES for name in stage if name in self.entities]
 
 
 class Picked(msgspec.Struct, frozen=True):
-    """What became of the rows of one entity. Only reasons that occurred are listed.
+    """The outcome for the rows of one entity. Only reasons that occurred are listed.
 
-    Rows outside of the range that nothing refers to were not asked for: they are not counted.
+    Rows outside the range that no exported row refers to were not requested, so are not counted.
     """
 
     rows: int
     left_out: Mapping[Reason, int]
     kept_without: Mapping[Reason, int]
     earliest: str | None
-    """The date (YYYY-MM-DD) of the earliest row in the export; None without rows."""
+    """The date (YYYY-MM-DD) of the earliest exported row; None without rows."""
 
 
 class Pulls(msgspec.Struct, frozen=True):
-    """The two ends of what a date range pulls in, for one entity."""
+    """The ids that a date range pulls in: into one entity, and from that entity into others."""
 
     wanted: Iterator[str] = iter(())
-    """The ids of this entity that are referred to, ascending; each may come more than once."""
+    """The pulled-in ids of this entity, ascending; an id may repeat."""
     refer: Mapping[str, Callable[[str], None]] = {}
-    """Where to say, by entity, which ids the rows in the range refer to."""
+    """By entity, the callback for each id that an exported row refers to."""
 
 
 UsersOf = Callable[[str, bytes], bytes | None]
-"""Of an entity's 16-byte id the joined ids of users its row refers to; None if it is unknown."""
+"""For an entity and a 16-byte id: joined ids of the users its row refers to; None if unknown."""
 
-_MOST_REMEMBERED: Final = 200_000  # of each kind, 35 MB
+_MOST_REMEMBERED: Final = 200_000  # of each kind; 35 MB a kind
 _ALL_DAYS: Final = Days()
 _NO_PULLS: Final = Pulls()
 _LAST: Final = "~"
-"""Comes after every id."""
+"""Sorts after every id."""
 
 
 class Known:
-    """What the store knows of users and matches. Remembers the latest answers, in bounded memory.
+    """The users and matches that the store knows. It caches recent answers in bounded memory.
 
-    Good for one snapshot only.
+    Valid for one snapshot only.
     """
 
     def __init__(self, users_of: UsersOf, remembered: int = _MOST_REMEMBERED) -> None:
@@ -127,7 +128,7 @@ class Known:
         self._matches: dict[str, Reason | None] = {}
 
     def has_user(self, id_: str) -> bool:
-        """Whether that user is in the store."""
+        """Whether the user is in the store."""
         known = self._users.get(id_)
         if known is None:
             known = self._users_of("users", id_bytes(id_)) is not None
@@ -135,7 +136,7 @@ class Known:
         return known
 
     def lacks_match(self, id_: str) -> Reason | None:
-        """Why that match is in no export; None if it is in."""
+        """Why the match is in no export; None if it can be in one."""
         try:
             return self._matches[id_]
         except KeyError:
@@ -154,21 +155,21 @@ class Known:
 
 
 class Ascending:
-    """Answers which ids are among many; both must come in ascending order."""
+    """Tests which ids are in a stream of ids; both must come in ascending order."""
 
     def __init__(self, ids: Iterator[str]) -> None:
         self._ids = ids
         self._at = next(ids, _LAST)
 
     def has(self, id_: str) -> bool:
-        """Whether it is among them; never ask for a lower one afterwards."""
+        """Whether the id is in the stream; never ask for a lower id afterwards."""
         while self._at < id_:
             self._at = next(self._ids, _LAST)
         return self._at == id_
 
 
 class Picker:
-    """Decides which rows of one entity belong into the export, block after block.
+    """Decides which rows of one entity belong in the export, block by block.
 
     The blocks must come in the order of the store, which is the order of the export.
     """
@@ -194,7 +195,7 @@ class Picker:
         self._earliest = "9999-12-31T24"
 
     def judge(self, rows: Iterable[bytes]) -> list[Reason | None]:
-        """Of each canonical row why it does not belong into the export, None if it does."""
+        """For each canonical row, why it does not belong in the export; None if it does."""
         fates: list[Reason | None] = []
         decode, date_of = self._decode, self._date
         limited, earliest = self._limited, self._earliest
@@ -229,7 +230,7 @@ class Picker:
         return Picked(self._rows, dict(self._left_out), dict(self._kept_without), earliest)
 
     def _in_range(self, date: str, read: Any) -> bool:
-        """Whether it lies in the range, or what does refers to it."""
+        """Whether the row lies in the range, or an exported row refers to it."""
         if self._lowest <= date < self._highest:
             return True
         return self._referred and self._wanted.has(self._id(read))
@@ -243,7 +244,7 @@ class Picker:
 
 
 class Reader:
-    """Reads of a row of one entity its day and what it refers to among some entities."""
+    """Reads the day of a row of one entity, and its references to the `targets` entities."""
 
     def __init__(self, entity: Entity, targets: Iterable[str]) -> None:
         self._decode = _reference_decoder(entity)
@@ -251,17 +252,18 @@ class Reader:
         self._columns = [(name, column) for name in targets for column in _columns(entity, name)]
 
     def read(self, row: bytes) -> tuple[str, list[tuple[str, str]]]:
-        """The row's day (YYYY-MM-DD), and entity and id of each reference."""
+        """The row's day (YYYY-MM-DD), and the entity and id of each reference."""
         read = self._decode(row)
         found = [(name, id_) for name, c in self._columns if (id_ := c(read)) is not None]
         return self._date(read)[:10], found
 
 
 def date_range(earliest: Iterable[str | None], days: Days, export_day: str) -> tuple[str, str]:
-    """First and last day for the metadata, both YYYY-MM-DD: those asked for.
+    """First and last day for the metadata, both YYYY-MM-DD: the requested days.
 
-    Where none was asked for: the day of the earliest row (without a row the export's day), and the
-    export's day. The last is never before the first.
+    Without a requested end, the last day is the export's day. Without a requested start, the first
+    day is that of the earliest row, or the last day without rows. The last day is never before the
+    first.
     """
     last = days.end or max(export_day, days.start or "")
     first = days.start or min([*(day for day in earliest if day is not None), last])
@@ -274,9 +276,9 @@ def day_of(moment_ms: int) -> str:
 
 
 def _reference_decoder(entity: Entity, *, with_id: bool = False) -> Callable[[bytes], Any]:
-    """Decodes of a row only its date and its references, as text: a third of a full decode.
+    """A decoder of only a row's date and references, as text; it costs a third of a full decode.
 
-    `with_id` adds the first column of its key.
+    `with_id` adds the first column of the key.
     """
     names = [c.name for c in entity.columns if c.refers_to is not None]
     fields: list[tuple[str, Any, Any]] = [(name, str | None, None) for name in names]

@@ -1,7 +1,7 @@
-"""The rows of an export on their way from the snapshot to the writers: one file an entity.
+"""Writes the rows of an export from the snapshot to files for the writers, one file per entity.
 
-Blocking: meant for a thread. Memory stays bounded by a block of rows, what `Known` remembers and
-the runs of `Ids`.
+Blocking: call it in a thread. Memory is bounded by a block of rows, the cache of `Known` and the
+runs of `Ids`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _CHUNK: Final = 1024 * 1024
 
 
 class Spooled(msgspec.Struct, frozen=True):
-    """What an export will be made of, by entity.
+    """The rows that an export will be made of, by entity.
 
-    `files` hold one canonical row a line, `rows` are their numbers, `earliest` the days of their
-    earliest rows. `picked` says what became of the rows of the selection.
+    `files` hold one canonical row per line, `rows` counts them, `earliest` is the day of the
+    earliest row. `picked` says what became of all rows of the selected entities.
     """
 
     files: Mapping[str, Path]
@@ -39,26 +39,26 @@ class Spooled(msgspec.Struct, frozen=True):
 
 
 class AbandonedError(Exception):
-    """Nobody waits for the export any more. Stays within the sink."""
+    """Nobody waits for the export any more. Never leaves the sink."""
 
 
 class Watch(msgspec.Struct, frozen=True):
-    """Who waits: `advance` is told how many of the rows were looked at."""
+    """The waiting caller: `advance` gets (rows done, in total); `abandoned`: it has given up."""
 
     advance: Callable[[int, int], None]
     abandoned: Callable[[], bool]
 
     def look(self, done: int, total: int) -> None:
-        """So many were looked at. Raises `AbandonedError` where nobody waits any more."""
+        """Report `done` of `total` rows. Raises `AbandonedError` if nobody waits any more."""
         if self.abandoned():
             raise AbandonedError
         self.advance(done, total)
 
 
 def spool(snapshot: Snapshot, selection: Selection, directory: Path, watch: Watch) -> Spooled:
-    """Write the rows that belong into an export to files in `directory`, in the store's order.
+    """Write the rows that belong in an export to files in `directory`, in the store's order.
 
-    Raises `AbandonedError` soon after nobody waits for them any more, and `StateError`.
+    Raises `StateError`, and `AbandonedError` soon after nobody waits for the export any more.
     """
     passes = Pass(snapshot, selection, directory)
     total = sum(snapshot.counts[entity] for entity in selection.entities)
@@ -84,7 +84,7 @@ def spool(snapshot: Snapshot, selection: Selection, directory: Path, watch: Watc
 
 
 class Pass:
-    """What the entities of one pass share: who is known, and what a date range pulls in."""
+    """State shared by the entities of one pass: known ids, and ids that a date range pulls in."""
 
     def __init__(self, snapshot: Snapshot, selection: Selection, directory: Path) -> None:
         self._known = Known(snapshot.users_of)
@@ -95,9 +95,9 @@ class Pass:
         }
 
     def picker(self, entity: str) -> Picker:
-        """The picker of an entity; ask in the order of `Selection.in_stages`, one after the other.
+        """The picker of an entity. Ask in the order of `Selection.in_stages`, one at a time.
 
-        The one before must have judged all its rows.
+        The picker of the previous entity must have judged all its rows.
         """
         pulled = self._pulled.get(entity)
         wanted = pulled.ascending() if pulled is not None else iter(())
@@ -106,16 +106,17 @@ class Pass:
 
 
 def kept(rows: list[bytes], fates: list[Reason | None]) -> list[bytes]:
-    """Those of the rows that belong into the export."""
+    """The rows that belong in the export: those whose fate is None."""
     if not any(fates):
         return rows
     return [row for row, fate in zip(rows, fates, strict=True) if fate is None]
 
 
 class LineFile:
-    """A file of lines, readable by the owner only, written in chunks of 1 MiB or more.
+    """A file of lines that only its owner can read, written in chunks of 1 MiB or more.
 
-    It must be new, but with `more`, which adds to what is there. Raises `StateError`.
+    The file must be new; with `more`, lines are appended to an existing file, if there is one.
+    Raises `StateError`.
     """
 
     def __init__(self, path: Path, *, more: bool = False) -> None:
@@ -145,7 +146,7 @@ class LineFile:
             os.close(self._descriptor)
 
     def write(self, lines: Sequence[bytes]) -> None:
-        """More lines, without their ends."""
+        """Add lines, given without their line ends."""
         for line in lines:
             self._size += len(line) + 1
         self._held += lines
