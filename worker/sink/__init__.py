@@ -1,9 +1,17 @@
-"""The sink: keeps the accepted rows in a store of its own and cuts exports from it.
+"""The sink: stores the accepted rows and cuts exports from its store.
 
-`store` is that store, `consume` fills it, `requests` words what is asked and answered, `cut` brings
-the store to a cut once `verdicts` says that all is judged, `plan` says which rows belong into an
-export, `spool` and `increment` collect them, `bookmarks` knows what was delivered, `export` carries
-a request out, `answers` says how it goes. `election` tells which sink of a pair is the active one,
-`active` is its work, `schedule` and `agenda` say when an export is due of itself, `retention` which
-ones go; `service` runs it all. The files of an export are written by `worker.exports`.
+* `service` runs all parts of the sink.
+* `store` holds the rows; `store.consume` reads them from the accepted topics.
+* `requests` defines requests and announcements.
+* `answers` announces how a request goes; `export` carries the request out.
+* `verdicts` waits until the inputs are judged; `awaited` tells how far they are.
+* `selection.cut` brings the store to a cut, and `selection.plan` picks the rows of an export.
+  `selection.spool` and `selection.increment` write them to files. `selection.bookmarks` knows the
+  delivered rows.
+* `election` tells which sink of a pair is active; `leader` does the active sink's work.
+* `schedule` and `agenda` tell when a scheduled export is due.
+* `retention` picks the exports to remove; `upkeep` removes them, and sweeps leftovers.
+* `reports` feeds metrics and health.
+
+`worker.exports` writes the files of an export.
 """

@@ -1,12 +1,12 @@
-"""What the active sink has to do by its schedules: which slots are settled, and which is due.
+"""The active sink's schedules: which slots are settled, and which slot is due.
 
-Pure: the time is handed in. Slots are moments of the wall clock, waits are measured by the steady
-one. What is settled stands in a compacted topic, one message a schedule, so it survives a rebuilt
-store and a lost sink; the messages are made here and written by the caller.
+Pure: the caller passes in the time. Slots are moments of the wall clock; waits use the steady
+clock. A compacted topic holds the standing of each schedule in one message. So the standing
+survives a rebuilt store and a lost sink. This module makes the messages; the caller writes them.
 
-A wall clock may be set, both ways. A slot is made once, whatever the clock says afterwards: one
-that was made by a clock that ran ahead is passed over when its time comes. And what comes next
-follows from the present clock: no slot is skipped because a clock ran ahead for a moment.
+The wall clock can be set, forward and back. A slot is made once, whatever the clock says later. A
+slot that was made while the clock ran ahead is passed over when its time comes. The next slot
+follows from the present clock, so a clock that runs ahead for a moment skips no slot.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from worker.sink.schedule import Schedule, following, latest, request_of
 from worker.stream import ProducerRecord
 
 RETRY_MS: Final = 600_000
-"""A slot whose export failed is tried again after so long, until it is done or the next is due."""
+"""The interval at which a failed slot is retried, until it is made or the next slot is due."""
 _SECOND: Final = timedelta(seconds=1)
 
 _MOST_RUNS: Final = 4
@@ -38,14 +38,13 @@ Time = Annotated[datetime, Meta(tz=True)]
 
 
 class Standing(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How far a schedule is: all its slots up to `until` are settled.
+    """The state of a schedule: all its slots up to `until` are settled.
 
-    `export` is the id of the export that was made last, for the slot `made`; None as long as there
-    is none. That slot may lie after `until`, where the clock has gone back since.
+    `export` is the id of the last export, and `made` its slot; both are None before the first
+    export. `made` may lie after `until` if the clock has gone back since.
 
-    `runs` are the last spans of time in which no slot was skipped, each from the slot (or moment)
-    that it began with to the last slot in it: those slots stay made where the clock goes back
-    behind them.
+    `runs` are the latest periods in which no slot was skipped. Each reaches from its first slot (or
+    moment) to its last slot. Slots in a run stay made if the clock goes back before them.
     """
 
     until: Time
@@ -54,12 +53,12 @@ class Standing(msgspec.Struct, frozen=True, omit_defaults=True):
     made: Time | None = None
 
     def run_of(self, moment: datetime) -> tuple[datetime, datetime] | None:
-        """The run that the moment lies in; None if it lies in none."""
+        """The run that contains the moment; None if there is none."""
         return next(((a, b) for a, b in self.runs if a <= moment <= b), None)
 
 
 class Due(msgspec.Struct, frozen=True):
-    """A slot that is to be exported now."""
+    """A slot to export now."""
 
     schedule: Schedule
     slot: datetime
@@ -76,18 +75,18 @@ class Agenda:
         self._topic = names.schedules
         self._standings = read_standings(table)
         self._failed: dict[str, tuple[datetime, int]] = {}
-        """By schedule the slot that failed last, and from when on it may be tried again."""
+        """By schedule: the slot that failed last, and the steady time from which to retry it."""
 
     def begin(self, now: Moment) -> list[ProducerRecord]:
-        """What to write down before the first slot: new schedules count from now on."""
+        """The messages to write before the first slot: new schedules count from now on."""
         moment = _moment(now)
         new = [s.name for s in self._schedules if s.name not in self._standings]
         return [self._stand(name, _standing(moment)) for name in new]
 
     def correct(self, now: Moment) -> list[ProducerRecord]:
-        """What to write down where the clock has gone back behind slots that are settled.
+        """The messages to write after the clock went back before settled slots.
 
-        Those that were skipped are not settled any more.
+        Slots that were skipped, not made, are then no longer settled.
         """
         moment = _moment(now)
         return [
@@ -97,9 +96,9 @@ class Agenda:
         ]
 
     def due(self, now: Moment) -> Due | None:
-        """The slot to export now, the one that has waited longest; None if none is due.
+        """The due slot of the schedule that has waited longest; None if no slot is due.
 
-        Of several that were missed the latest stands for all.
+        If a schedule missed several slots, the latest stands for all of them.
         """
         moment = _moment(now)
         overdue = sorted(
@@ -113,20 +112,20 @@ class Agenda:
         return None
 
     def settled(self, due: Due, export: str) -> ProducerRecord:
-        """The message that says so; `settle` once it is written."""
+        """The message that settles the slot; call `settle` once it is written."""
         return self._message(due.schedule.name, self._after(due, export))
 
     def settle(self, due: Due, export: str) -> None:
-        """The slot is done, and all before it."""
+        """Mark the slot and all earlier slots of the schedule as settled."""
         self._standings[due.schedule.name] = self._after(due, export)
         self._failed.pop(due.schedule.name, None)
 
     def postpone(self, due: Due, now: Moment) -> None:
-        """The slot's export failed now. The next slot of the schedule does not wait for it."""
+        """Note that the slot's export failed now. The schedule's next slot does not wait for it."""
         self._failed[due.schedule.name] = due.slot, now.steady + RETRY_MS
 
     def next(self) -> dict[str, datetime]:
-        """By schedule the first slot that is not settled; in the past where it is overdue."""
+        """By schedule: the first slot that is not settled; in the past if overdue."""
         return {s.name: upcoming(s, self._standings[s.name]) for s in self._schedules}
 
     def _has_to_wait(self, name: str, slot: datetime, steady: int) -> bool:
@@ -134,7 +133,7 @@ class Agenda:
         return failed == slot and steady < until
 
     def _after(self, due: Due, export: str) -> Standing:
-        """Once the slot is made: it goes on with a run, or begins one."""
+        """The standing once the slot is made: the slot extends a run, or begins one."""
         slot, runs = due.slot, self._standings[due.schedule.name].runs
         start = next((a for a, b in runs if following(due.schedule, b) == slot), slot)
         others = [run for run in runs if run[0] != start]
@@ -159,31 +158,31 @@ def upcoming(schedule: Schedule, standing: Standing) -> datetime:
 
 
 def read_standing(key: bytes, value: bytes) -> Standing | None:
-    """How far that schedule is; None where no sink can have written it. Never raises."""
+    """Decode a schedule's standing; None if no sink can have written it. Never raises."""
     try:
         standing = msgspec.json.decode(value, type=Standing)
         key.decode()
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    # Beyond these years calendars end while slots are looked for, and an offset would move them.
+    # Beyond these years a search for slots leaves the calendar. A UTC offset would move slots.
     until = standing.until
     made = standing.made or until
     moments = (until, made, *(moment for run in standing.runs for moment in run))
     if not all(m.tzinfo is UTC and _FIRST <= m <= _LAST for m in moments):
         return None
-    # Earlier releases wrote down no runs, and not which slot was made.
+    # Earlier releases saved neither runs nor the slot that was made.
     runs = standing.runs or ((until, until),)
     return replace(standing, runs=runs, made=None if standing.export is None else made)
 
 
 def read_standings(table: Mapping[bytes, bytes]) -> dict[str, Standing]:
-    """By schedule how far it is; what cannot be read counts as absent."""
+    """The standing of each schedule, by name; an unreadable one counts as absent."""
     found = {key: read_standing(key, value) for key, value in table.items()}
     return {key.decode(): standing for key, standing in found.items() if standing is not None}
 
 
 def _latest(schedule: Schedule, standing: Standing, now: datetime) -> datetime | None:
-    """The last slot up to now that is not settled; None if there is none."""
+    """The last slot up to `now` that is not settled; None if there is none."""
     slot = latest(schedule, standing.until, now)
     while slot is not None and (run := standing.run_of(slot)) is not None:
         slot = latest(schedule, standing.until, run[0] - _SECOND)
@@ -195,7 +194,7 @@ def _standing(until: datetime) -> Standing:
 
 
 def _gone_back(standing: Standing, now: datetime) -> Standing:
-    """As far as the schedule was before it skipped what lies after `now`."""
+    """The standing before the schedule skipped slots after `now`."""
     if standing.run_of(now) is not None:
         return replace(standing, until=now)
     before = max((b for _, b in standing.runs if b <= now), default=None)

@@ -1,4 +1,4 @@
-"""One request at a time is carried out, and what is said of it meanwhile and at its end."""
+"""Carries out one request at a time, announces its progress, and words its last answer."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ from worker.stream import ProducerRecord
 
 _REPORT_SECONDS: Final = 1.0
 _ALIVE_SECONDS: Final = 10.0
-"""Whoever waits must see that a sink is there, also while it waits itself."""
+"""How often unchanged progress is repeated: a client must see a live sink even while it waits."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Answer(NamedTuple):
-    """The last answer to a request; `decided` if trying again would give no other."""
+    """The last answer to a request; `decided` if a retry would give the same answer."""
 
     said: Announcement
     decided: bool
 
 
 class Answers:
-    """Makes exports, and words the answers. It announces all but the last one of a request.
+    """Makes exports, and words the answers. It publishes every answer but the last of a request.
 
-    The last one goes out with what says that the request is done, which is the caller's.
+    The caller publishes the last one, in one transaction with the mark that the request is done.
     """
 
     def __init__(self, source: Source, settings: ExportSettings, reports: Reports) -> None:
@@ -57,10 +57,10 @@ class Answers:
         self._reports = reports
 
     async def answer(self, request: ExportRequest, *, scheduled: bool = False) -> Answer:
-        """Carry out a request, or a slot's: "finished" or "failed".
+        """Carry out a request, or that of a slot; return its last answer: "finished" or "failed".
 
-        Raises `BrokerUnavailable`, `ConfigurationError` where a login is refused meanwhile, and
-        `StateLost` where the store is rebuilt: then nothing is known, and the request is to be
+        Raises `BrokerUnavailable`, `ConfigurationError` if a login is refused meanwhile, and
+        `StateLost` if the store is rebuilt. The outcome is then unknown, and the request must be
         taken up again.
         """
         _log.info("export_started", request=request.id, entities=len(request.entities))
@@ -87,15 +87,15 @@ class Answers:
         return Answer(said, decided)
 
     async def expired(self, request: ExportRequest) -> Announcement:
-        """The answer to one that is too old to be carried out: what it had led to, if anything."""
+        """The answer to a request that is too old: the export if it was made, else a failure."""
         error = "the request was more than an hour old when a sink came to it: ask again"
         return await self._published(request) or self.failure(request.id, error)
 
     async def _published(self, request: ExportRequest) -> Announcement | None:
-        """What an attempt has published that failed behind its seal: only its end was not seen."""
+        """The export if a failed attempt published it: after the seal, only the outcome is lost."""
         try:
             return await published(request, self._source, self._settings)
-        except BuddyError:  # the place cannot be reached: the next attempt will find it
+        except BuddyError:  # the place is unreachable: the next attempt finds the export
             return None
 
     def failure(self, request_id: str, error: str) -> Announcement:
@@ -104,11 +104,10 @@ class Answers:
         return msgspec.structs.replace(self._words(request_id, "failed"), error=error)
 
     async def _carry_out(self, request: ExportRequest, *, scheduled: bool) -> Announcement:
-        """With an announcement of progress once a second, or of its absence every ten.
+        """Make the export; announce new progress once a second, unchanged progress every ten.
 
-        Of its absence nothing is said while the place's disk hangs.
-
-        Its first stage is that the place of exports answers, which may be away.
+        While the disk of the export place hangs, unchanged progress is not announced. The first
+        stage, "place", is a wait for the export place to answer, since it may be unreachable.
         """
         latest = [Progress("place", 0, 1)]
 
@@ -129,7 +128,7 @@ class Answers:
         spoke = time.monotonic()
         while True:
             await asyncio.sleep(_REPORT_SECONDS)
-            # A thread that hangs is no sign of life: whoever waits runs into the time-out.
+            # A hung thread is no sign of life: let the waiting client run into its time-out.
             alive = self._settings.place.hang() is None
             if latest[0] != told or (alive and time.monotonic() - spoke >= _ALIVE_SECONDS):
                 told = latest[0]
@@ -137,7 +136,7 @@ class Answers:
                 words = self._words(request_id, "progress")
                 try:
                     await self._announce(msgspec.structs.replace(words, progress=told))
-                except BuddyError as error:  # the export itself is what matters
+                except BuddyError as error:  # only the export itself matters
                     _log.warning("export_progress_not_announced", error=str(error))
 
     def _words(self, request_id: str, status: Status) -> Announcement:
@@ -162,6 +161,6 @@ def _report(request: ExportRequest, said: Announcement) -> None:
 
 
 def message_of(names: Names, announcement: Announcement) -> ProducerRecord:
-    """The message that announces it: in one partition, however many the topic was given."""
+    """The announcement's message, always in partition 0, however many the topic has."""
     key, value = encode_announcement(announcement)
     return ProducerRecord(names.exports, key, value, partition=0)

@@ -1,9 +1,10 @@
-"""Which inputs an export waits for until they are judged. Pure.
+"""Which inputs an export still has to wait for. Pure.
 
-An offset counts as judged when no record before it is without its verdict. A task says so in its
-progress, which it saves with its work. What it has not saved anything of begins where its input
-does: so an empty partition, or one whose messages have all expired, is not waited for. Offsets in
-an input that has been created anew since say nothing of the input of now.
+An offset counts as judged once every record before it has a verdict. Each task saves the judged
+offsets of its inputs in its checkpoint, in one commit with its work. An input without a saved
+offset counts as judged up to its start. So an export never waits for an empty partition, or for one
+whose messages have all expired. Offsets in a topic that was recreated since do not apply to the new
+topic.
 """
 
 from __future__ import annotations
@@ -19,26 +20,27 @@ from worker.core.topics import Names
 from worker.index.freshness import is_another
 from worker.stream import Message, OffsetRange, Partition
 
-_LARGEST: Final = 2**63 - 1  # of any offset
+_LARGEST: Final = 2**63 - 1  # the largest possible offset
 
 
 class Saved(msgspec.Struct, frozen=True):
-    """What an export needs of a task's progress; other fields are passed over.
+    """The part of a task's checkpoint that an export needs; other fields are ignored.
 
-    `judged` is -1 where not even an empty input is judged: of the one before it records are parked.
+    `judged` is -1 while records of the input's earlier topic are parked. The input then counts as
+    not judged even if it is empty.
     """
 
     next: dict[str, Annotated[int, Meta(ge=0, le=_LARGEST)]]
     judged: dict[str, Annotated[int, Meta(ge=-1, le=_LARGEST)]]
     topics: dict[str, str] = {}
-    """The identities of the inputs; earlier versions of the program do not say them."""
+    """The identities of the inputs; checkpoints of earlier releases lack them."""
 
 
 _decode: Final = msgspec.json.Decoder(Saved).decode
 
 
 def read_saved(message: Message) -> Saved | None:
-    """What a message of `internal.progress` says of its partition's task; None if it is garbage."""
+    """The task's checkpoint in a message of `internal.progress`; None for garbage or tombstone."""
     if message.key != b"%d" % message.partition or message.value is None:
         return None
     try:
@@ -48,12 +50,12 @@ def read_saved(message: Message) -> Saved | None:
 
 
 class Awaited:
-    """The ends that are waited for, and how far the inputs have come."""
+    """The ends that an export waits for, and how far the inputs are judged."""
 
     def __init__(
         self, spans: Mapping[Partition, OffsetRange], names: Names, identities: Mapping[str, str]
     ) -> None:
-        """`spans` and `identities` are those of all inputs, at the moment of the request."""
+        """`spans` and `identities` are those of all inputs at the moment of the request."""
         self._identities = identities
         self._ends = {place: span.end for place, span in spans.items()}
         self._starts = {place: span.start for place, span in spans.items()}
@@ -62,7 +64,7 @@ class Awaited:
         self._read = dict(self._starts)
 
     def note(self, task: int, progress: Saved) -> None:
-        """What a task has saved, later than anything that was noted of it before."""
+        """Take in a task's checkpoint; note a task's checkpoints in the order they were saved."""
         for entity in ENTITIES:
             place = Partition(self._names.inputs(entity), task)
             if place not in self._ends:
@@ -72,13 +74,13 @@ class Awaited:
             start = self._starts[place]
             read = progress.next.get(entity, 0)
             judged = progress.judged.get(entity, 0)
-            # What is parked is not gone with its input: the log keeps a copy, or else the next
-            # worker finds out. What has not been read is.
+            # Expired records need no verdict if unread. Parked ones still do: the log has a
+            # copy of them, or else the task's next owner finds out.
             self._judged[place] = judged if judged < read else max(judged, start)
             self._read[place] = max(read, start)
 
     def is_beyond(self, task: int, progress: Saved, ends: Mapping[Partition, int]) -> bool:
-        """Whether a task claims to have read what is not there: then it is none of ours."""
+        """Whether a checkpoint claims reads beyond an input's end; then it is not of this log."""
         places = {e: Partition(self._names.inputs(e), task) for e in progress.next}
         return any(
             progress.next[entity] > ends.get(place, _LARGEST)
@@ -90,11 +92,11 @@ class Awaited:
         return is_another(progress.topics.get(entity), self._identities.get(topic))
 
     def judged(self) -> dict[Partition, int]:
-        """Of every input the offset up to which all is judged."""
+        """For each input, the offset up to which all records are judged."""
         return {place: max(0, judged) for place, judged in self._judged.items()}
 
     def pending(self) -> dict[Partition, int]:
-        """How many offsets before the end are not judged, of those inputs where there are any."""
+        """For each input that is not judged to its noted end, the number of offsets left."""
         return {
             place: end - self._judged[place]
             for place, end in self._ends.items()
@@ -102,9 +104,9 @@ class Awaited:
         }
 
     def steps(self) -> tuple[int, int]:
-        """What has been done, and is to be done in all: reading counts as a step, too.
+        """Steps done, and steps in total: for each offset, reading is one and judging another.
 
-        As long as the first grows somebody makes progress on what is waited for.
+        While the first number grows, somebody makes progress on the awaited records.
         """
         done = sum(
             min(self._judged[place], end) + min(self._read[place], end)

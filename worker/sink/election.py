@@ -1,8 +1,9 @@
-"""Which sink of a prefix is the active one: it alone answers requests and runs schedules.
+"""Elects the active sink of a prefix, which alone answers requests and runs schedules.
 
-The sinks share one seat as workers share tasks: whoever the group `<prefix>-sink` assigns
-partition 0 of export-requests. A frozen or dead one loses it when its session is over. For the
-moments in which two believe that they have it, there is the fence of the `Committer`.
+Sinks share one seat as workers share tasks. The active sink is the one to which the group
+`<prefix>-sink` assigns partition 0 of export-requests. A frozen or dead sink loses the seat when
+its session expires. Two sinks may believe for a moment that they have the seat; the fence of the
+`Committer` makes that harmless.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ SEAT: Final = 0
 """The partition whose owner is active."""
 _ASK_SECONDS: Final = 0.2
 _HINDERED_MS: Final = 30_000
-"""So long after a failure a sink that has not got the seat may still be kept from standing for it:
-what is wrong is told once for each attempt to join, and a passive sink is told nothing at all."""
+"""How long after a failure a sink without the seat still counts as hindered. The broker reports a
+failure once per attempt to join, and tells a passive sink nothing when an attempt succeeds."""
 _ELECTION: Final = "election"
 
 _log = structlog.get_logger(__name__)
 
 
 class Election:
-    """This sink's membership; `join`, then `run` in a task of its own."""
+    """This sink's membership. Call `join`, then `run` in a task of its own."""
 
     def __init__(
         self,
@@ -41,9 +42,9 @@ class Election:
         clock: Clock,
     ) -> None:
         self.group = f"{names.prefix}-sink"
-        """Also the name under which the active one writes."""
+        """The consumer group; also the name under which the active sink writes."""
         self.elected = asyncio.Event()
-        """Set for as long as this sink has the seat, as far as it knows."""
+        """Set while this sink has the seat, as far as it knows."""
         self._broker = broker
         self._topic = names.export_requests
         self._reports = reports
@@ -56,7 +57,7 @@ class Election:
         self._member = await self._broker.join(self.group, self._topic)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Stay a member until `stop`, also while exports are made; outages are waited out."""
+        """Stay a member until `stop`, even while exports are made; outages are waited out."""
         if self._member is None:
             raise RuntimeError("join before you run")
         while not stop.is_set():
@@ -83,7 +84,7 @@ class Election:
         self._reports.hindered(_ELECTION, reason)
 
     async def close(self) -> None:
-        """Leave at once, so that the other one takes over without waiting."""
+        """Leave at once, so that another sink takes over without waiting."""
         self.elected.clear()
         if self._member is not None:
             await self._member.close()

@@ -1,6 +1,6 @@
-"""Carrying out one request: take a cut, collect the rows, write the files, move the bookmark.
+"""Carries out one request: takes a cut, collects the rows, writes the files, moves the bookmark.
 
-Consumption goes on meanwhile; no export is ever held in memory.
+Consumption goes on meanwhile. No export is ever held in memory.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ _log = structlog.get_logger(__name__)
 
 
 class ExportSettings(msgspec.Struct, frozen=True):
-    """Where exports go, what they call the programme, how long to wait for progress.
+    """Where exports go, the programme's name in them, the schedules, and the retention.
 
-    And which ones are made of themselves, and for how long they are kept.
+    `patience` is how long to wait for progress, in seconds.
     """
 
     place: Place
@@ -67,12 +67,12 @@ async def carry_out(
     *,
     scheduled: bool,
 ) -> Announcement:
-    """Make the export and say what it is; one that exists already under its id is only announced.
+    """Make the export and return its announcement; an existing export is only announced.
 
-    The request is as `read_request` gives it, or `scheduled`: that of a slot. Cancelling it leaves
-    nothing behind, unless the export was finished at that moment. Raises `UsageError` (the id
-    stands for an export with other options, or for a slot's), `StateError`, `NoAnswer`,
-    `MissingTopic`, `BrokerUnavailable`.
+    The request comes from `read_request`, or from a slot if `scheduled`. Cancellation leaves
+    nothing behind, unless the export was finished at that moment. Raises `UsageError` if the id
+    stands for an export with other options, for a removed one, or for a slot that was not made.
+    Raises `StateError`, `NoAnswer`, `MissingTopic`, `BrokerUnavailable`.
     """
     there = await published(request, source, settings)
     if there is not None:
@@ -101,18 +101,18 @@ async def carry_out(
 async def published(
     request: ExportRequest, source: Source, settings: ExportSettings
 ) -> Announcement | None:
-    """What there is to say of an export that is finished already. Raises as `carry_out` does."""
+    """The announcement of a finished export; None without one. Raises as `carry_out` does."""
     there = await asyncio.to_thread(settings.place.find, export_id_of(request.id))
     return None if there is None else _answer(request, there, source)
 
 
 def settle_bookmarks(bookmarks: Bookmarks, place: Place) -> None:
-    """Bring the bookmarks into agreement with the finished exports. Blocking."""
+    """Make the bookmarks agree with the finished exports. Blocking."""
     bookmarks.settle(place.find)
 
 
 def _settle_if_possible(bookmarks: Bookmarks, place: Place) -> None:
-    """Else it is done before the next one is looked at: no failure of its own. Blocking."""
+    """Settle, or leave it to the next use of a bookmark: the export does not fail. Blocking."""
     try:
         settle_bookmarks(bookmarks, place)
     except StateError as error:
@@ -120,19 +120,19 @@ def _settle_if_possible(bookmarks: Bookmarks, place: Place) -> None:
 
 
 def clear_room(store_directory: Path) -> None:
-    """Remove what a crash left of spooled rows and snapshots; nobody else may be using the store.
+    """Remove spooled rows and snapshots that a crash left. Blocking.
 
-    Blocking.
+    Nobody else may be using the store.
     """
     for name in ("spool", SNAPSHOTS):
         shutil.rmtree(store_directory / name, ignore_errors=True)
 
 
 def _make_room(store_directory: Path) -> Path:
-    """A directory for spooled rows, beside the store.
+    """Make a directory for spooled rows, beside the store.
 
-    Not in the system's temporary directory: that is often memory, and rows are personal data that
-    a crash must not leave lying about.
+    The system's temporary directory is unsuitable: it is often in memory. Rows are also personal
+    data, which a crash must not leave there.
     """
     parent = store_directory / "spool"
     rocks.make_directory(parent)
@@ -164,7 +164,7 @@ class _Making:
         self._export_id = export_id_of(request.id)
 
     async def make(self) -> Finished:
-        """Make it; with a bookmark's name around it what moves the bookmark, or leaves it."""
+        """Make the export; with a bookmark, settle the bookmarks before and after."""
         name = self._request.incremental
         if name is None:
             spooled = await self._collect(
@@ -201,8 +201,8 @@ class _Making:
                 lambda sha256: bookmarks.expect(name, sha256),
             )
         finally:
-            # Whether the bookmark moves is asked of the place alone, so whatever was raised, and
-            # whenever: bookmark and exports agree.
+            # The place alone decides whether the bookmark moves. So bookmark and exports agree
+            # after any exception, whenever it was raised.
             await asyncio.shield(asyncio.to_thread(_settle_if_possible, bookmarks, place))
 
     async def _increment(
@@ -226,7 +226,7 @@ class _Making:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             abandoned.set()
-            await asyncio.wait({task})  # it uses the snapshot and the directory
+            await asyncio.wait({task})  # the thread still uses the snapshot and the directory
             task.exception()
             raise
 
@@ -278,10 +278,10 @@ class _Making:
 
 
 def _answer(request: ExportRequest, finished: Finished, source: Source) -> Announcement:
-    """Announce an export, made for this request or before; UsageError if it is another one."""
+    """The announcement of an export, new or old; UsageError if it has other options."""
     manifest = finished.manifest
     asked = options_of(request)
-    if not asked.scheduled:  # whoever names a run's id may have that one
+    if not asked.scheduled:  # a request that names a slot's id may have its export
         asked = msgspec.structs.replace(asked, scheduled=manifest.options.scheduled)
     if asked != manifest.options:
         raise UsageError(
@@ -310,7 +310,7 @@ def _answer(request: ExportRequest, finished: Finished, source: Source) -> Annou
 
 
 def _reasons(spooled: Spooled, which: str) -> dict[str, dict[str, int]]:
-    """Entity → reason → rows; entities without any are not listed."""
+    """Entity → reason → rows; entities without any are omitted."""
     found = {entity: getattr(picked, which) for entity, picked in spooled.picked.items()}
     return {entity: _texts(reasons) for entity, reasons in found.items() if reasons}
 
@@ -329,5 +329,5 @@ def _empty(directory: Path) -> None:
 
 
 def moment_of(milliseconds: int) -> datetime:
-    """That moment in UTC, in whole seconds as all of the export's times are."""
+    """The moment in UTC, in whole seconds like all times in an export."""
     return datetime.fromtimestamp(milliseconds // 1000, UTC)

@@ -1,9 +1,9 @@
 """The work of the active sink: it answers requests one after the other, and runs the schedules.
 
-Its last answer and what says that a request (or a slot of a schedule) is done are one transaction
-of one writer, so only the active sink's count: one that froze and thaws is fenced, drops what it
-has in hand and stands for election again. A crash before the transaction means that the request is
-taken up again, and an export that was finished is only announced.
+The last answer is one transaction with the mark that the request, or the schedule's slot, is done.
+Only one writer can commit such a transaction: that of the active sink. A sink that froze and thaws
+is fenced: it drops its work in hand and stands for election again. After a crash before the
+transaction, the request is taken up again; an export that was finished is only announced.
 """
 
 from __future__ import annotations
@@ -47,16 +47,17 @@ from worker.sink.upkeep import Upkeep
 from worker.stream import Message, Partition, ProducerRecord
 
 EXPIRY_MS: Final = 3_600_000
-"""Whoever asked longer ago has given up; a group without positions finds old requests, too. They
-are answered all the same: a clock that was set makes requests old, and somebody may be waiting."""
+"""The age at which a request expires: its sender has given up. A group without positions finds such
+old requests too. They still get an answer: a clock that was set makes requests look old, and
+somebody may be waiting."""
 
 _POLL_SECONDS: Final = 0.2
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 20.0
 _SETTLED_MS: Final = 10_000
+"""A session this long without a failure is a success too: there was nothing to answer."""
 _LOOK_MS: Final = 5_000
-"""So often it is asked whether the topic of requests was given more partitions."""
-"""So long in office without a failure is a success, too: there was nothing to answer."""
+"""How often to check whether the topic of requests has more partitions."""
 _OFFICE: Final = "requests and schedules"
 
 T = TypeVar("T")
@@ -65,7 +66,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Leader:
-    """Does the active sink's work whenever this sink is elected."""
+    """Does the active sink's work while this sink is elected."""
 
     def __init__(
         self,
@@ -84,18 +85,18 @@ class Leader:
         self._backoff = Backoff(clock.steady, _FIRST_PAUSE, _LONGEST_PAUSE)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Be active whenever elected, until `stop`; an export in hand is given up then.
+        """Be active whenever elected, until `stop`; then abandon an export in hand.
 
-        What keeps it from its work is waited out, with a pause that grows until some of that work
-        is done. Raises `StateError`.
+        Outages (`WAITED_OUT`) and a rebuilt store are waited out with backoff. The backoff starts
+        anew once some work is done. Raises `StateError`.
         """
         while not stop.is_set():
             try:
                 if not self._election.elected.is_set():
-                    self._reports.free(_OFFICE)  # it may be another's by now
+                    self._reports.free(_OFFICE)  # another sink may do the work by now
                 await unless(stop, self._election.elected.wait())
                 await self._serve_a_term(stop)
-                self._reports.free(_OFFICE)  # it is not ours any more
+                self._reports.free(_OFFICE)  # the work is no longer this sink's
             except Fenced:
                 _log.warning("sink_fenced")
                 await sleep(stop, self._backoff.failed())
@@ -107,10 +108,10 @@ class Leader:
         await self._upkeep.close()
 
     async def _serve_a_term(self, stop: asyncio.Event) -> None:
-        """From taking over until the seat is lost; what is in hand then is finished.
+        """Work from the take-over until the seat is lost; then finish the work in hand.
 
-        Giving it up would gain nothing: the other one has begun it by then, and whoever is later
-        of the two finds the finished export, and the fence.
+        Abandoning the work would gain nothing: the other sink has begun the same work by then.
+        The slower of the two finds the finished export, and the fence lets only the new one commit.
         """
         if stop.is_set():
             return
@@ -137,7 +138,7 @@ class Leader:
                     if self._clock.steady() - looked >= _LOOK_MS:
                         looked = self._clock.steady()
                         if await self._partitions(broker) != len(positions):
-                            break  # requests in those that were added are read in the next term
+                            break  # the next session reads the added partitions
                     if term.answered or self._clock.steady() - began >= _SETTLED_MS:
                         self._backoff.succeeded()
                         self._reports.free(_OFFICE)
@@ -146,13 +147,13 @@ class Leader:
                 _log.info("sink_passive")
 
     async def _standings(self, broker: Broker) -> dict[bytes, bytes]:
-        """How far the schedules are, whichever sink wrote it down."""
+        """The standing of each schedule, whichever sink wrote it."""
         place = Partition(self._source.names.schedules, 0)
         try:
             table = await read_checked(
                 broker, place, lambda k, v: v if read_standing(k, v) else None
             )
-        except DamagedLog as error:  # the rest of the sink, and the worker beside it, go on
+        except DamagedLog as error:  # the rest of the sink, and a worker in this process, go on
             raise BrokerUnavailable(str(error)) from error
         for offset in table.unreadable:
             self._reports.unreadable(place, offset)
@@ -161,7 +162,7 @@ class Leader:
         return table.rows
 
     async def _positions(self, broker: Broker) -> tuple[dict[Partition, int], dict[Partition, int]]:
-        """After the last request that was answered, by whichever sink; and where they end now."""
+        """By partition: the offset after the last request any sink answered; the present end."""
         name, count = self._source.names.export_requests, await self._partitions(broker)
         spans = await broker.spans(Partition(name, n) for n in range(count))
         held = await broker.committed(self._election.group, spans)
@@ -170,12 +171,12 @@ class Leader:
             position = held.get(place, span.start)
             if position < span.start:
                 self._reports.skipped(place, span.start - position)
-            # Outside of the log: the topic was created anew, or the rest has expired.
+            # Outside the log: the topic was recreated, or the remaining messages have expired.
             positions[place] = position if span.start <= position <= span.end else span.start
         return positions, {place: span.end for place, span in spans.items()}
 
     async def _partitions(self, broker: Broker) -> int:
-        """How many the topic of requests has. It is made with one; somebody may add others."""
+        """Partitions of the topic of requests. It is created with one; somebody may add more."""
         name = self._source.names.export_requests
         topics = await broker.topics([name])
         if name not in topics:
@@ -184,7 +185,10 @@ class Leader:
 
 
 class LeadershipSession:
-    """One time of being active. Whatever it raises ends it; all but `Fenced` may come again."""
+    """One period as the active sink. Any exception ends the period.
+
+    All exceptions but `Fenced` may come again in the next period.
+    """
 
     def __init__(
         self,
@@ -197,7 +201,7 @@ class LeadershipSession:
         clock: Clock,
     ) -> None:
         self.answered = 0
-        """How many requests and slots have got their last answer."""
+        """The number of requests and slots that got their last answer."""
         self._ends: Mapping[Partition, int] = {}
         self._names = names
         self._answers = answers
@@ -208,9 +212,9 @@ class LeadershipSession:
         self._clock = clock
 
     async def begin(self, ends: Mapping[Partition, int]) -> None:
-        """Note the schedules that are new: they run from now on, and catch nothing up.
+        """Save the standing of new schedules: they run from now on, and make up for no slot.
 
-        Requests before `ends` were there when this term began.
+        Requests before `ends` were in the topic when this session began.
         """
         self._ends = ends
         await self._committer.commit(self._agenda.begin(self._clock.now()), {})
@@ -218,7 +222,7 @@ class LeadershipSession:
         self._upkeep.sweep_soon()
 
     async def round(self, reader: Reader, stop: asyncio.Event) -> None:
-        """One slot that is due and one request, whatever is there; so neither starves."""
+        """Handle at most one due slot and one request, so that neither starves the other."""
         self._upkeep.look()
         await self._correct()
         due = self._agenda.due(self._clock.now())
@@ -230,7 +234,7 @@ class LeadershipSession:
             self._reports.skipped(place, count)
 
     async def _correct(self) -> None:
-        """Follow a clock that was set back."""
+        """Correct the schedules after the wall clock was set back."""
         corrected = self._agenda.correct(self._clock.now())
         if not corrected:
             return
@@ -265,7 +269,7 @@ class LeadershipSession:
             await self._say(said, [], offsets)
             return
         age = self._clock.wall() - message.timestamp
-        # One that came in this term is young, whatever the clock says.
+        # A request that came during this session is young, whatever the wall clock says.
         if message.offset < self._ends.get(place, 0) and age > EXPIRY_MS:
             _log.warning("export_request_expired", request=request.id, seconds=age // 1000)
             await self._say(await self._answers.expired(request), [], offsets)
@@ -290,13 +294,13 @@ class LeadershipSession:
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """What `work` returns; None if `stop` came first: then it was cancelled, and has ended."""
+    """The result of `work`; None if `stop` cancelled it first. `work` has ended in either case."""
     task = asyncio.create_task(work)
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopping.cancel()
-        task.cancel()  # nothing happens if it is done
+        task.cancel()  # no effect on a finished task
         await asyncio.wait({task})
     return None if task.cancelled() else task.result()

@@ -1,4 +1,4 @@
-"""What a sink tells of its work: metrics and health. Nothing it does depends on them."""
+"""The metrics and health of a sink. Nothing that the sink does depends on them."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ _GONE: Final = {
     "exports": "earlier announcements are gone; 'buddy exports list' names what is finished",
     "internal.schedules": "slots that were due before may have been left out",
 }
-"""What is gone with a topic, or with offsets of it, by its name without the prefix."""
+"""What is lost if a topic, or offsets of it, are gone; by topic name without the prefix."""
 
 _LAG_EVERY_MS: Final = 5_000
-"""Lag costs a question to the broker."""
+"""Measuring the lag costs a request to the broker."""
 _PLACE, _TRANSACTIONS = "exports", "transactions"
-"""What a sink can be hindered in."""
+"""Parts of its work in which a sink can be hindered."""
 _MOST_GARBAGE: Final = 10_000
-"""Of so many garbled messages it is known that they have been counted."""
+"""How many garbage messages are remembered, so that each is counted once."""
 
 
 class Reports:
-    """Tells what it is told. `clock` is a steady one, in milliseconds.
+    """Turns events of the sink into metrics, health and logs.
 
-    `steps` watches the wall clock, where no worker of this process does.
+    `clock` is steady, in milliseconds. `steps` watches the wall clock; None if a worker of this
+    process does.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Reports:
         self._hangs: str | None = None
         self._hung_since = 0
         self._was_active = False
-        """It was the active sink, and is not now: the place is another sink's business."""
+        """This sink was active and no longer is: the export place is now another sink's concern."""
         self._skips = Skips(metrics, health, ".exports")
         self._transactions = OpenTransactions(clock)
         self._foreign_rows = Sparing(_foreign_row)
@@ -67,15 +68,15 @@ class Reports:
         self._known_garbage: set[tuple[Partition, int]] = set()
 
     def alive(self) -> None:
-        """Something was read, or nothing was there; or the broker is away and tried again."""
+        """The sink is alive: it read, found nothing to read, or retries an unreachable broker."""
         self.health.alive(self._clock())
 
     def hindered(self, what: str, reason: str) -> None:
-        """The sink is kept from a part of its work until `free`: not ready meanwhile."""
+        """A part of the sink's work is blocked until `free`; the sink is not ready meanwhile."""
         self.health.hindered(what, reason, self._clock())
 
     def free(self, what: str) -> None:
-        """That part of its work goes on, or is not its own any more."""
+        """That part of the work goes on, or is no longer this sink's."""
         self.health.free(what)
 
     def applied(self, applied: Applied) -> None:
@@ -91,7 +92,7 @@ class Reports:
         self._foreign_rows.tell([refused.told("sink") for refused in applied.refused])
 
     def unreadable(self, place: Partition, offset: int) -> None:
-        """A message of a topic of the project's own is garbage; it was skipped, maybe again."""
+        """A garbage message in one of the project's own topics was skipped; repeats are ignored."""
         if (place, offset) in self._known_garbage:
             return
         if len(self._known_garbage) >= _MOST_GARBAGE:
@@ -102,23 +103,23 @@ class Reports:
         self._garbage.tell([where])
 
     def rest(self) -> None:
-        """Log what has been counted and not logged yet."""
+        """Log the events that were counted but not logged yet."""
         self._foreign_rows.rest()
         self._split_keys.rest()
         self._garbage.rest()
 
     def rebuilt(self, times: int) -> None:
-        """The store was thrown away so often since the start."""
+        """The store was wiped this many times since the start."""
         self._metrics.state_rebuilt("store", times - self._wiped)
         self._wiped = times
 
     def expired(self, messages: int) -> None:
-        """Messages were gone before they were read."""
+        """This many messages expired before they were read."""
         self._metrics.sink_expired(messages)
         self.health.expired(messages, self._clock())
 
     def damage(self, damage: Sequence[str]) -> None:
-        """What anybody has found damaged in the broker's log."""
+        """The damage known in the broker's log, whoever found it; one line each."""
         self._metrics.log_damaged(len(damage))
         if damage:
             self.health.hindered("log", damage[0], self._clock())
@@ -126,14 +127,14 @@ class Reports:
             self.health.free("log")
 
     def log_upkeep(self, hindrance: str | None) -> None:
-        """What keeps the broker from expiring and compacting."""
+        """What keeps the broker from expiring and compacting; None if nothing does."""
         if hindrance is not None:
             self.health.hindered("log upkeep", hindrance, self._clock())
         else:
             self.health.free("log upkeep")
 
     def skips(self, skipped: Mapping[Partition, int]) -> None:
-        """What anybody has skipped in the broker's log."""
+        """The damaged offsets skipped in the broker's log, whoever skipped them."""
         self._skips.look(skipped, self._clock())
 
     def lag_is_due(self) -> bool:
@@ -151,9 +152,9 @@ class Reports:
         self.health.lag(sum(lag.values()))
 
     def open_transactions(self, ends: Mapping[Partition, tuple[int, int]]) -> None:
-        """Tell of topics that stand still because a transaction there stays open.
+        """Report partitions that are blocked by a transaction that stays open.
 
-        `ends`: how far each can be read, and where it really ends.
+        `ends`: for each partition, how far it can be read, and its real end.
         """
         blocked = self._transactions.look(ends)
         if blocked is None:
@@ -163,19 +164,20 @@ class Reports:
         self.hindered(_TRANSACTIONS, str(blocked))
 
     def export(self, seconds: float, *, finished: bool) -> None:
-        """An export was finished, or has failed."""
+        """An export finished or failed."""
         self._metrics.export(seconds, finished=finished)
 
     def place(self, away: str | None) -> None:
-        """The place of exports cannot be used, in one line why; None: it can.
+        """Why the export place cannot be used, in one line; None if it can be used.
 
-        What a term began and ends behind it is told by whoever has the next one.
+        A call that outlives this sink's time as the active one counts for nothing: the next
+        active sink reports.
         """
         self._away = None if self._was_active else away
         self._tell_place()
 
     def place_hangs(self, hangs: str | None) -> None:
-        """A call to the place hangs, in one line which; None: none does. For every look."""
+        """The call to the place that hangs, in one line; None if none does. Call this regularly."""
         if hangs is None and self._hangs is None:
             return
         if self._hangs is None:
@@ -195,24 +197,24 @@ class Reports:
         if away is None:
             self.free(_PLACE)
         else:
-            self.alive()  # it is tried again, also at the start: a restart cures no outage
+            self.alive()  # it retries, even during start-up: a restart does not cure an outage
             self.hindered(_PLACE, away)
 
     def active(self, *, is_active: bool) -> None:
-        """This sink has become the active one, or is it no longer."""
+        """This sink became active, or stopped being active."""
         self._metrics.sink_active(is_active=is_active)
         self._was_active = not is_active
         if not is_active:
             self.place(None)
 
     def look_at_clock(self) -> None:
-        """Tell if the wall clock was set."""
+        """Report a step of the wall clock."""
         if self._steps is not None and (step := self._steps.step()):
             self._metrics.clock_stepped()
             _log.warning("clock_stepped", by_ms=step)
 
     def skipped(self, place: Partition, count: int) -> None:
-        """Offsets of another topic than the accepted ones were removed, or damaged and skipped."""
+        """Offsets of a topic other than the accepted ones were removed, or skipped as damaged."""
         self._metrics.unreadable_internal(count)
         self.health.told(
             f"{count} offsets of {place.topic}/{place.number} were removed, or damaged and skipped:"
@@ -222,13 +224,13 @@ class Reports:
         _log.error("internal_skipped", topic=place.topic, partition=place.number, count=count)
 
     def recreated(self, topic: str) -> None:
-        """Another topic than the accepted ones was created anew."""
+        """A topic other than the accepted ones was recreated."""
         self._metrics.internal_recreated()
         self.health.told(f"topic {topic} was created anew: {_lost(topic)}", self._clock())
         _log.error("internal_recreated", topic=topic, partition=0)
 
     def schedules(self, following: Mapping[str, datetime]) -> None:
-        """By schedule its first slot that is not done; told by the active sink alone."""
+        """By schedule: its first slot that is not settled. Only the active sink calls this."""
         self._metrics.schedules({name: at.timestamp() for name, at in following.items()})
 
 
@@ -249,6 +251,6 @@ def _unreadable_internal(**fields: object) -> None:
 
 
 def unheard(clock: Callable[[], int]) -> Reports:
-    """Reports that go to metrics that nobody serves."""
+    """Reports whose metrics nobody serves."""
     metrics = Metrics()
     return Reports(metrics, Health(metrics, clock).part("sink"), clock)

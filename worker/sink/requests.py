@@ -1,10 +1,11 @@
-"""What is asked of the sink on `export-requests`, and what it answers on `exports`.
+"""Requests on `export-requests`, and the sink's answers on `exports`.
 
-A request is carried out once for each id: the export's id follows from it, so the same request
-always means the same directory. Answers are published at least once; readers go by id and status.
+Each request id is carried out once. The export's id follows from the request's id, so the same
+request always names the same directory. Answers are published at least once; readers go by id and
+status.
 
-Bookmarks of schedules live in a namespace (`SCHEDULED`) that no message can name: it is added to
-the requests that the sink makes of its schedules itself.
+Bookmarks of schedules live in a namespace (`SCHEDULED`) that no message can name. The sink adds the
+namespace to the requests that it makes for its own schedules.
 """
 
 from __future__ import annotations
@@ -30,22 +31,21 @@ Status = Literal["started", "progress", "finished", "failed"]
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 SCHEDULED: Final = "schedule:"
-"""What the name of a schedule's bookmark begins with, within the sink."""
+"""The prefix of a schedule's bookmark name, within the sink."""
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _UUID_V4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 class UnreadableRequest(UsageError):
-    """What stands in the topic is no request."""
+    """The message is not a request."""
 
 
 class ExportRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A request for an export, as JSON under its id as the key.
 
-    No entities means all, no formats likewise. `start` and `end` are inclusive days in UTC,
-    YYYY-MM-DD, each of which may be open; `incremental` is the name of a bookmark. A field that
-    the sink does not know is refused: leaving it unheeded would give another export than was asked
-    for.
+    Empty `entities` means all entities; empty `formats` means all formats. `start` and `end` are
+    inclusive days in UTC, YYYY-MM-DD; None leaves that end open. `incremental` is the name of a
+    bookmark. Unknown fields are refused: ignoring one would give another export than requested.
     """
 
     id: str
@@ -56,7 +56,7 @@ class ExportRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkn
     end: str | None = None
     incremental: str | None = None
     guard_formulas: bool = False
-    """Whether a CSV cell that a spreadsheet would run gets an apostrophe before it."""
+    """Whether to put an apostrophe before CSV cells that a spreadsheet would run as formulas."""
 
 
 class ExportFile(msgspec.Struct, frozen=True):
@@ -79,8 +79,8 @@ class Progress(msgspec.Struct, frozen=True):
 class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):
     """An answer to a request, as JSON under the export's id as the key.
 
-    "started" comes as soon as a sink has taken the request up, "progress" at most once a second,
-    and last "finished" or "failed" (`error` says why in one line).
+    "started" comes as soon as a sink has taken the request up, "progress" at most once a second.
+    The last answer is "finished" or "failed"; `error` then gives the reason in one line.
     """
 
     id: str
@@ -90,23 +90,23 @@ class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):
     directory: str | None = None
     """The directory's name below the exports directory."""
     location: str | None = None
-    """Where the sink wrote it: the directory with its path on the sink's machine."""
+    """The directory with its path on the sink's machine, or its URL in a bucket."""
     options: Options | None = None
-    """What was asked for, as the manifest says it."""
+    """The requested options, as in the manifest."""
     counts: Mapping[str, int] | None = None
     """Rows by entity."""
     files: tuple[ExportFile, ...] = ()
     left_out: Mapping[str, Mapping[str, int]] = {}
-    """Rows that are not in the export: entity → reason → number."""
+    """Rows left out of the export: entity → reason → number."""
     kept_without: Mapping[str, Mapping[str, int]] = {}
-    """Rows that are in it although what they refer to is not: entity → reason → number."""
+    """Exported rows that refer to a row outside the export: entity → reason → number."""
     complete: bool | None = None
     pending: Mapping[str, Mapping[int, int]] = {}
-    """Where not complete: entity → input partition → offsets that were not judged in time."""
+    """If incomplete: entity → input partition → number of offsets not judged in time."""
     base: str | None = None
-    """Of an incremental export the id of the one that it goes on from."""
+    """The id of the base of an incremental export."""
     full_because: str | None = None
-    """Of one that was to be incremental and holds all rows: why."""
+    """Why an export that was requested as incremental holds all rows."""
     deletions: Mapping[str, Mapping[str, int]] = {}
     """Rows in deletions.ndjson: entity → reason → number."""
     progress: Progress | None = None
@@ -114,17 +114,17 @@ class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def encode_request(request: ExportRequest) -> tuple[bytes, bytes]:
-    """Key and value of the message that asks for it."""
+    """Key and value of the request's message."""
     return request.id.encode(), msgspec.json.encode(request)
 
 
 def encode_announcement(announcement: Announcement) -> tuple[bytes, bytes]:
-    """Key and value of the message that announces it."""
+    """Key and value of the announcement's message."""
     return announcement.id.encode(), msgspec.json.encode(announcement)
 
 
 def decode_announcement(value: bytes | None) -> Announcement | None:
-    """An announcement from the topic, None if it is none (another version's, for example)."""
+    """Decode an announcement; None if the value is not one, for example from another version."""
     try:
         return msgspec.json.decode(value or b"", type=Announcement)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -137,9 +137,9 @@ def is_request_id(text: str) -> bool:
 
 
 def read_request(message: Message) -> ExportRequest:
-    """The request that a message holds, as `fill_in` gives it.
+    """Decode and check the request in a message; fill it in with `fill_in`.
 
-    Raises `UsageError` with one line that says what is wrong, `UnreadableRequest` for garbage.
+    Raises `UsageError`, with one line that says what is wrong; `UnreadableRequest` for garbage.
     """
     try:
         request = msgspec.json.decode(message.value or b"", type=ExportRequest)
@@ -154,7 +154,7 @@ def read_request(message: Message) -> ExportRequest:
 
 
 def fill_in(request: ExportRequest) -> ExportRequest:
-    """The same request, its entities and formats spelled out and in order."""
+    """The same request, with all its entities and formats named, in their fixed order."""
     return msgspec.structs.replace(
         request,
         entities=_chosen(request.entities),
@@ -163,7 +163,7 @@ def fill_in(request: ExportRequest) -> ExportRequest:
 
 
 def check_request(request: ExportRequest) -> None:
-    """Raises `UsageError`, one line that says what is allowed, unless the request makes sense."""
+    """Raise `UsageError` for an invalid request, with one line that says what is allowed."""
     if not _ID.fullmatch(request.id):
         raise UsageError("the request's id must be 1 to 100 of A-Z a-z 0-9 . _ : -")
     for name in request.entities:
@@ -185,12 +185,12 @@ def check_request(request: ExportRequest) -> None:
 
 
 def selection_of(request: ExportRequest) -> Selection:
-    """Which rows a request asks for that `read_request` has given."""
+    """The rows that a filled-in request (`fill_in`) asks for."""
     return Selection(request.entities, Days(request.start, request.end))
 
 
 def options_of(request: ExportRequest) -> Options:
-    """The options of the export that a request asks for that `read_request` has given."""
+    """The export options of a filled-in request (`fill_in`)."""
     name = request.incremental
     return Options(
         entities=request.entities,
@@ -204,13 +204,13 @@ def options_of(request: ExportRequest) -> Options:
 
 
 def feed_of(manifest: Manifest) -> str | None:
-    """The bookmark of an export, in its namespace; None if it has none."""
+    """The bookmark name of an export, with its namespace; None without a bookmark."""
     name = manifest.options.incremental
     return name if name is None or not manifest.options.scheduled else SCHEDULED + name
 
 
 def request_id_of(message: Message) -> str:
-    """An id to answer a request under that cannot be read: its key, else its coordinates."""
+    """The id under which an unreadable request is answered: its key, else its coordinates."""
     try:
         key = (message.key or b"").decode("ascii")
     except UnicodeDecodeError:
@@ -221,7 +221,7 @@ def request_id_of(message: Message) -> str:
 
 
 def export_id_of(request_id: str) -> str:
-    """The export's id, a UUID v4: the request's own if it is one, else derived from it."""
+    """The export's id, a UUID v4: the request's id if that is one, else derived from that id."""
     if _UUID_V4.fullmatch(request_id):
         return request_id
     digest = hashlib.sha256(b"buddy-export:" + request_id.encode()).digest()

@@ -1,8 +1,8 @@
-"""Which finished exports are removed. Pure: what there is comes in, names come out.
+"""Which finished exports to remove. Pure: finished exports come in, names come out.
 
-Exports are counted feed by feed: those under one bookmark are a feed, and so are all those without
-one. In a feed a full export and the incremental ones that go on from it are a chain, which is kept
-or removed as a whole: its parts are of no use without the first.
+Retention counts exports per feed. The exports under one bookmark are a feed; all exports without a
+bookmark are another. In a feed, a full export and the incremental exports based on it are a chain.
+A chain is kept or removed as a whole: its other exports are useless without the first.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from worker.exports.places.place import Finished
 from worker.sink.requests import feed_of
 
 GRACE_MS: Final = 900_000
-"""What has been beyond the limits for so long is removed: whoever began to fetch it has it."""
+"""How long an export stays after passing a limit, so that a fetch that has begun can finish."""
 
 
 class Keep(msgspec.Struct, frozen=True):
-    """How many exports of a feed are kept, and for how many days; 0: all of them, for ever."""
+    """How many exports of a feed are kept, and for how many days; 0 sets no limit."""
 
     exports: int = 0
     days: int = 0
 
 
 class Old(msgspec.Struct, frozen=True):
-    """A finished export, as far as it matters here."""
+    """The facts about a finished export that retention needs."""
 
     name: str
     export_id: str
     at: datetime
     feed: str | None = None
     base: str | None = None
-    """The id of the export that it goes on from."""
+    """The id of its base export."""
     order: Order = ()
-    """By this they sort, before the time: a clock may have been wrong."""
+    """The first sort key, before the time: a clock may have been wrong."""
 
 
 def old_of(found: Finished, now: datetime) -> Old | None:
-    """What matters of a finished export; None where its time is none of ours.
+    """The facts about a finished export; None if one of its times cannot be read.
 
-    Of its own time and those of the exports that it was marked with the latest counts that is not
-    to come: one that was stamped ahead is as old as one that came after it, and a clock that was
-    behind for a later one makes none older.
+    An export has its own time, and the times of later exports in its marks. The latest of them
+    that is not in the future counts; if all are, the earliest. So an export with a time too far
+    ahead is as old as the one after it. A slow clock of a later export makes none older.
     """
     manifest = found.manifest
     try:
@@ -63,15 +63,15 @@ def old_of(found: Finished, now: datetime) -> Old | None:
 
 
 def to_remove(there: Iterable[Old], keep: Keep, now: datetime) -> list[str]:
-    """The names of the exports that are beyond either limit, the oldest first.
+    """The names of the exports beyond either limit, oldest first.
 
-    A chain goes when its newest export is beyond. The newest export of each feed never does, with
-    its chain.
+    A chain goes when its newest export is beyond a limit. The chain with a feed's newest export
+    always stays.
     """
     feeds: dict[str | None, list[Old]] = {}
     latest = datetime.min.replace(tzinfo=UTC)
     for export in sorted(there, key=_age):
-        # None is older than what came before it, though its clock may have been behind.
+        # No export is older than those before it, even if its clock was slow.
         latest = max(latest, export.at) if export.at <= now else latest
         aged = msgspec.structs.replace(export, at=max(latest, export.at))
         feeds.setdefault(export.feed, []).append(aged)
@@ -84,9 +84,9 @@ def _age(export: Old) -> tuple[Order, datetime, str]:
 
 
 class Retiring:
-    """When exports that are beyond the limits go: a quarter of an hour after they got there.
+    """Delays removal until a quarter of an hour after an export got beyond the limits.
 
-    By a steady clock, so that somebody who has just been told of an export can fetch it, and a wall
+    So a client that was just told of an export can still fetch it. The clock is steady, so a wall
     clock that is wrong for a moment removes nothing.
     """
 
@@ -94,18 +94,21 @@ class Retiring:
         self._since: dict[str, int] = {}
 
     def announced(self, name: str, now: int) -> None:
-        """An export was announced (again): it is spared, and with it all, for it may be a base."""
+        """An export was announced (again). If it is waiting to be removed, all delays restart.
+
+        All of them, because the export may be the base of another, or have one.
+        """
         if name in self._since:
             self._since = dict.fromkeys(self._since, now)
 
     def due(self, beyond: Sequence[str], now: int) -> list[str]:
-        """Those of the exports found beyond the limits that are to be removed, in their order."""
+        """The exports among those beyond the limits that must go now, in the given order."""
         self._since = {name: self._since.get(name, now) for name in beyond}
         return [name for name in beyond if now - self._since[name] >= GRACE_MS]
 
 
 def _beyond(feed: list[Old], keep: Keep, now: datetime) -> list[Old]:
-    """Of one feed, oldest first."""
+    """The exports of one feed that are beyond the limits; oldest first, as `feed` must be."""
     first = _firsts(feed)
     newest: dict[str, int] = {}
     for place, export in enumerate(feed):
@@ -123,9 +126,9 @@ def _beyond(feed: list[Old], keep: Keep, now: datetime) -> list[Old]:
 
 
 def _firsts(feed: list[Old]) -> Mapping[str, str]:
-    """By export the one that its chain begins with; a base that has gone begins none.
+    """By export: the first one of its chain that is still there.
 
-    By their ids alone: a clock that was set back puts an export before its base.
+    The ids alone decide: a clock that was set back puts an export before its base.
     """
     base = {export.export_id: export.base for export in feed}
     first = {}

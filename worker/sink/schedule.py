@@ -1,7 +1,7 @@
-"""Schedules: when an export is due of itself. Pure: no clock, no I/O; all times are in UTC.
+"""Schedules: when scheduled exports are due. Pure: no clock, no I/O; all times are in UTC.
 
-A schedule is a cron expression and what to export. Each moment at which it is due is a slot. A
-slot's request has an id of its own, so it stands for one export, whoever asks and how often.
+A schedule is a cron expression and the options of an export. Each moment at which it is due is a
+slot. Each slot has its own request id, so it gives one export, however often it is requested.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from worker.sink.requests import SCHEDULED, ExportRequest, check_request
 
 _NAME_LIMIT: Final = 64
 _FIELDS: Final = 5
-"""No seconds: no export is wanted so often."""
+"""No field for seconds: nobody needs exports that often."""
 _SECOND: Final = timedelta(seconds=1)
 _STAMP: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 
@@ -27,9 +27,9 @@ _STAMP: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A `[[schedules]]` table of the configuration.
 
-    `cron` has the five fields of Debian's cron. An incremental one keeps a bookmark of its own.
-    No entities means all, no formats likewise. Raises ValueError, in one line, where it makes no
-    sense.
+    `cron` has the five fields of Debian's cron. An incremental schedule has its own bookmark.
+    Empty `entities` means all entities; empty `formats` means all formats. Raises ValueError, in
+    one line, if the schedule is invalid.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if len(self.name) > _NAME_LIMIT:
             raise ValueError(f"the name of a schedule has at most {_NAME_LIMIT} characters")
         try:
-            # Its name is a bookmark's, too, or may become one.
+            # The schedule's name is also that of its bookmark, or may become so.
             slot = request_of(self, datetime(2000, 1, 1, tzinfo=UTC))
             check_request(msgspec.structs.replace(slot, incremental=self.name))
         except UsageError as error:
@@ -53,21 +53,21 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def following(schedule: Schedule, moment: datetime) -> datetime:
-    """The first slot after that moment."""
+    """The first slot after the moment."""
     return next(CronSim(schedule.cron, moment))
 
 
 def latest(schedule: Schedule, after: datetime, now: datetime) -> datetime | None:
-    """The last slot after the one moment, up to now; None if there was none.
+    """The last slot after `after`, up to `now`; None if there was none.
 
-    It alone is caught up, however many were missed: an export holds all that there is.
+    Only this slot is made up for, however many were missed: its export holds everything there is.
     """
     found = next(CronSim(schedule.cron, now.replace(microsecond=0) + _SECOND, reverse=True))
     return found if found > after else None
 
 
 def request_of(schedule: Schedule, slot: datetime) -> ExportRequest:
-    """What a slot asks for."""
+    """The request of a slot."""
     return ExportRequest(
         id=f"{schedule.name}:{slot:%Y%m%dT%H%M%SZ}",
         entities=schedule.entities,
@@ -79,7 +79,7 @@ def request_of(schedule: Schedule, slot: datetime) -> ExportRequest:
 
 
 def is_slot_of(schedule: Schedule, request_id: str) -> bool:
-    """Whether that is the id of a slot's request, as `request_of` gives it."""
+    """Whether `request_of` gives such an id to slots of this schedule."""
     name, _, stamp = request_id.partition(":")
     return name == schedule.name and _STAMP.fullmatch(stamp) is not None
 
@@ -100,4 +100,4 @@ DEFAULTS: Final = (
     Schedule("monthly", "0 2 1 * *"),
     Schedule("weekly", "0 3 * * 1", incremental=True),
 )
-"""A full export on the first of each month, what has changed each Monday, at night in UTC."""
+"""A full export on the first of each month, an incremental one each Monday; at night in UTC."""

@@ -1,4 +1,4 @@
-"""The sink as a service: it consumes, stands for election, and is active whenever it is elected."""
+"""The sink as a service: it consumes, stands for election, and is active while elected."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ async def serve(
 ) -> None:
     """Run a sink on an open broker until `stop` is set.
 
-    Then the batch in hand is finished and an export in hand given up: the next start takes it up
-    again. Raises `errors.WAITED_OUT` at the start only, and `StateError` when the store is taken or
-    cannot be written.
+    On `stop`, the sink finishes the batch in hand and abandons an export in hand; the next start
+    makes that export. Raises `errors.WAITED_OUT` during start-up only. Raises `StateError` if the
+    store is in use or cannot be written.
     """
     clock = clock or Clock()
     names = Names(prefix)
@@ -56,10 +56,10 @@ async def serve(
         try:
             for leftover in await asyncio.to_thread(settings.place.sweep):
                 _log.warning("export_leftover_removed", name=leftover)
-            with suppress(StateLost):  # the store remembers, and is wiped by the consumer
+            with suppress(StateLost):  # the store notes the damage; the consumer wipes it
                 await asyncio.to_thread(settle_bookmarks, Bookmarks(store), settings.place)
         except StateError:
-            if stop.is_set():  # it was waiting for the place
+            if stop.is_set():  # `stop` ended the wait for an unreachable place
                 return
             raise
         consumer = Consumer(broker, store, names, clock, reports)
@@ -82,9 +82,9 @@ async def serve(
 
 
 async def _watch(place: Place, reports: Reports, stop: asyncio.Event) -> None:
-    """Tell when the place is away, or hangs.
+    """Report when the export place is unreachable or hangs, until `stop`.
 
-    Once the sink is to stop, nothing waits any more for a place that is away.
+    Then close the place, so that no call waits any longer for an unreachable one.
     """
     loop = asyncio.get_running_loop()
     place.tell(lambda away: loop.call_soon_threadsafe(reports.place, away))
@@ -105,7 +105,7 @@ async def _check_topics(broker: Broker, names: Names) -> None:
 async def _together(
     stop: asyncio.Event, *parts: Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 ) -> None:
-    """All run until `stop`; when one fails, the others are stopped and the failure raised."""
+    """Run all parts until `stop`. If one fails, stop the others and raise its failure."""
     ended = asyncio.Event()
     tasks = [asyncio.create_task(part(ended)) for part in parts]
     waiting = asyncio.create_task(stop.wait())

@@ -1,10 +1,10 @@
-"""Keeping the place of exports tidy: leftovers are swept, exports beyond the limits removed.
+"""Keeps the export place tidy: sweeps leftovers, and removes exports beyond the retention limits.
 
-That it cannot be written is told before the next export is due.
+It also probes the place, so that an unwritable place is reported before the next export is due.
 
-At the start of a term as the active sink, after each export and once an hour; after a failure
-every minute, until the place is back. By a steady clock, and in a task of its own: a place that is
-away holds up no request.
+Upkeep runs when this sink becomes active, after each export, and once an hour. After a failure it
+runs every minute, until the place is back. It uses the steady clock, and runs in a task of its own,
+so that an unreachable place delays no request.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from worker.sink.retention import Keep, Retiring, old_of, to_remove
 
 EVERY_MS: Final = 3_600_000
 AGAIN_MS: Final = 60_000
-"""After a failure, and while something beyond the limits is spared a little longer."""
+"""The interval after a failure, and while exports beyond the limits are still in their grace."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Upkeep:
-    """The upkeep of one sink. The active one has a `look` often; `close` waits for the end."""
+    """The upkeep of one sink. The active sink calls `look` often; `close` waits for the end."""
 
     def __init__(
         self, place: Place, keep: Keep, clock: Clock, tell: Callable[[str | None], object]
     ) -> None:
-        """`tell` is told in one line that the place cannot be used, and None when it can."""
+        """`tell` gets one line when the place cannot be used, and None when it can."""
         self._place = place
         self._keep = keep
         self._clock = clock
@@ -46,23 +46,23 @@ class Upkeep:
         self._task: asyncio.Task[None] | None = None
 
     def sweep_soon(self) -> None:
-        """Something may have been left behind: at the next look all is done."""
+        """Make the next `look` sweep and probe as well: something may have been left behind."""
         self._next = self._swept = None
 
     def announced(self, name: str) -> None:
-        """That export has just been announced, which may put another one beyond the limits."""
+        """Note that the export was just announced; it may put another one beyond the limits."""
         self._retiring.announced(name, self._clock.steady())
         self._next = None
 
     def look(self) -> None:
-        """Begin if it is time to, unless the last time has not ended."""
+        """Begin a round of upkeep if it is due and none is running."""
         running = self._task is not None and not self._task.done()
         if not running and (self._next is None or self._clock.steady() >= self._next):
             self._next = self._clock.steady() + EVERY_MS
             self._task = asyncio.create_task(self._tidy())
 
     async def close(self) -> None:
-        """Wait for what is being done; close the place before, or it may be waiting for that."""
+        """Wait for the round in hand. Close the place first, since the round may wait for it."""
         if self._task is not None:
             await asyncio.wait({self._task})
 
@@ -90,7 +90,7 @@ class Upkeep:
             self._swept = now
 
     async def _retire(self) -> bool:
-        """Remove what has been beyond the limits for long enough; whether there is more."""
+        """Remove the exports that were beyond the limits long enough; True if others remain."""
         now = moment_of(self._clock.wall())
         beyond = await asyncio.to_thread(_beyond, self._place, self._keep, now)
         due = self._retiring.due(beyond, self._clock.steady())
@@ -101,6 +101,6 @@ class Upkeep:
 
 
 def _beyond(place: Place, keep: Keep, now: datetime) -> list[str]:
-    """What is beyond the limits. Blocking."""
+    """The names of the exports beyond the limits. Blocking."""
     there = (old_of(found, now) for found in place.finished())
     return to_remove([old for old in there if old is not None], keep, now)

@@ -1,4 +1,4 @@
-"""Waiting until everything that had entered the inputs is judged, by whichever worker."""
+"""Waits until all records that are in the inputs at the start are judged, by any worker."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from worker.sink.awaited import Awaited, Saved, read_saved
 from worker.stream import Message, OffsetRange, Partition
 
 Advance = Callable[[int, int], None]
-"""Told of progress: done, of total."""
+"""Called with progress: done, total."""
 Unreadable = Callable[[Partition, int], None]
-"""Told of a message that is garbage, and skipped."""
+"""Called for each garbage message, which is skipped."""
 
 _BATCH: Final = 1_000
 _POLL_SECONDS: Final = 0.25
 _PATIENCE: Final = 20.0
 _TAIL: Final = 200
-"""Offsets before the end in which a task's latest progress is looked for first."""
+"""How many offsets before the end to search first for a task's latest checkpoint."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """How far the inputs were judged when the waiting ended; `pending` is empty if far enough."""
+    """How far the inputs were judged when the wait ended; `pending` is empty if far enough."""
 
     judged: Mapping[Partition, int]
     pending: Mapping[Partition, int]
-    """How many offsets are not judged, of those inputs that are not judged to the noted ends."""
+    """For each input not judged to its noted end, the number of offsets left."""
 
 
 async def wait_for_verdicts(
     broker: Broker, names: Names, patience: float, unreadable: Unreadable, advance: Advance
 ) -> Judged:
-    """Wait until all is judged that is in the inputs now, open transactions included.
+    """Wait until all records now in the inputs are judged, open transactions included.
 
-    Gives up after `patience` seconds in which nobody has made progress on it. Raises
-    `MissingTopic`, `BrokerUnavailable`.
+    Gives up after `patience` seconds in which no worker makes progress on them; `pending` then
+    tells what is left. Raises `MissingTopic`, `BrokerUnavailable`.
     """
     inputs = [names.inputs(entity) for entity in ENTITIES]
-    # First of all: progress in a topic that is created anew from now on is not taken for its own.
+    # Identities come first: a checkpoint for a topic recreated after this must not count.
     identities = await broker.identities(inputs)
     topics = await broker.topics([*inputs, names.progress])
     for name in (*inputs, names.progress):
@@ -68,7 +68,7 @@ async def wait_for_verdicts(
 
 
 class _Latest:
-    """Reads what tasks save, and notes it."""
+    """Reads the tasks' checkpoints, and notes them in `Awaited`."""
 
     def __init__(
         self,
@@ -85,11 +85,11 @@ class _Latest:
         self._unreadable = unreadable
 
     async def take(self) -> set[int]:
-        """Note what has been saved meanwhile; the tasks that did."""
+        """Note the new checkpoints; return the tasks that saved them."""
         messages = await self.reader.read(_BATCH, _POLL_SECONDS)
         read = [(message, read_saved(message)) for message in messages if message.value is not None]
         if any(saved is not None and self._is_beyond(m, saved) for m, saved in read):
-            spans = await self._broker.spans(self._ends, uncommitted=True)  # there may be more now
+            spans = await self._broker.spans(self._ends, uncommitted=True)  # they may have grown
             self._ends = {place: span.end for place, span in spans.items()}
         found = set()
         for message, saved in read:
@@ -106,9 +106,9 @@ class _Latest:
     async def take_all(
         self, positions: Mapping[Partition, int], spans: Mapping[Partition, OffsetRange]
     ) -> set[int]:
-        """Read from there to the ends; the tasks of which anything was found.
+        """Read from `positions` to the ends; return the tasks with a checkpoint in between.
 
-        Raises BrokerUnavailable when nothing has come for 20 s.
+        Raises BrokerUnavailable after 20 s without progress.
         """
         clock = asyncio.get_running_loop().time
         self.reader.assign(positions)
@@ -128,7 +128,7 @@ class _Latest:
 
 
 async def _read_latest(broker: Broker, latest: _Latest, tasks: list[Partition]) -> None:
-    """Read what each task saved last, from near the end: the topic may be long, its rest is old."""
+    """Read each task's latest checkpoint: near the end first, since the topic may be long."""
     spans = await broker.spans(tasks)
     near = {task: max(span.start, span.end - _TAIL) for task, span in spans.items()}
     found = await latest.take_all(near, spans)
