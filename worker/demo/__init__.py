@@ -1,5 +1,5 @@
-"""The demo's data: a made-up programme, and everything that can be wrong with a record.
+"""The demo's data: a made-up programme, and every kind of faulty record.
 
-`programme` writes records that are accepted, `faults` spoils some of them. Both take and return
-values only: no I/O, no clock, the same seed gives the same bytes.
+`programme` makes records that are accepted; `faults` spoils some of them. Both take and return
+values only: no I/O, no clock. The same seed gives the same bytes.
 """

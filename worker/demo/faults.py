@@ -1,11 +1,12 @@
-"""Records that are wrong, each in one known way, and what the worker is to say about them.
+"""Faulty records, each wrong in one known way, and the codes that the worker must report for them.
 
 Rules:
-- One function a kind. It takes a good record, gives it a primary key and an address of its own,
-  spoils it, and names the codes it is to be given. The good record stays as it is.
-- References of a spoiled record are those of the good one, so nothing but the fault is wrong.
-- Not made here, as they would cost the demo more than they show: a record over the size limit or
-  nested 100,000 levels deep. `internal_error` has no input that causes it.
+- Each kind of fault has one function. The function copies a good record, gives the copy its own
+  primary key and address, and spoils it. It also names the expected codes. The good record stays
+  unchanged.
+- A spoiled record has the references of the good record, so nothing but the fault is wrong.
+- Two faults are left out: a record over the size limit, and one nested 100,000 levels deep. They
+  cost the demo more than they show. No input causes `internal_error`.
 """
 
 import uuid
@@ -28,7 +29,7 @@ from worker.demo.record import (
 
 Fault = Callable[[Random, str, Row, datetime], Record]
 
-_TEXT_FIELD: Final = {  # where the faults of encoding go; a match has no free text
+_TEXT_FIELD: Final = {  # the fields for encoding faults; a match has no free text
     "users": "first_name",
     "events": "description",
     "event_attendance": "event_title",
@@ -58,7 +59,7 @@ _INVALID_TIMES: Final = (
     "2024-01-15", "2024-01-15T10:00Z", "yesterday", "1705312800", "2024-01-15T10:00:00+24:00",
     "0001-01-01T00:00:00+01:00", "2023-02-29T08:00:00Z", "20240115T100000Z", "0000-01-01T00:00:00Z",
 )  # fmt: skip
-# Not one of them is a value of any enum of the specification.
+# None of these is a value of any enum in the specification.
 _INVALID_ENUMS: Final = (
     "unknown", "n/a", "Participant", "BUDDY", "ACTIVE", "in_person", "Other", "paused", "buddy ",
 )  # fmt: skip
@@ -77,7 +78,7 @@ _RAW: Final = "@raw@"
 
 
 def _fresh(rng: Random, entity: str, good: Row) -> Row:
-    """Copy a good record under a primary key (and address) that no other record has."""
+    """Copy a good record, with a primary key (and address) that no other record has."""
     row = dict(good)
     if entity == "milestones":  # above every id of the programme's catalogue
         row["milestone_id"] = rng.randrange(1_000_000, 1_000_000_000)
@@ -101,14 +102,14 @@ def _having(*types: str) -> tuple[str, ...]:
 
 
 def _spoiled(entity: str, row: Row, field: str, value: object, *expect: str) -> Record:
-    """Set one field. Where it is part of the key, the record has no readable key."""
+    """Set one field. If the field is part of the key, the record has no readable key."""
     row[field] = value
     key = None if field in KEY_FIELDS[entity] else key_of(entity, row)
     return Record(entity, key, encode(row), expect)
 
 
 def _with_raw(row: Row, field: str, raw: bytes, *, inside: bool = False) -> bytes:
-    """Encode a row with `raw` in the place of one field's value, or inside an object there."""
+    """Encode a row with `raw` as the value of one field, or inside an object as that value."""
     row[field] = {"answer": _RAW} if inside else _RAW
     return encode(row).replace(f'"{_RAW}"'.encode(), raw)
 
@@ -117,7 +118,7 @@ def _malformed(entity: str, value: bytes) -> Record:
     return Record(entity, None, value, ("malformed_record",))
 
 
-# Malformed: there is no record to speak of, only bytes.
+# Malformed: the bytes are not a record.
 
 
 def truncated(rng: Random, entity: str, good: Row, now: datetime) -> Record:
@@ -267,7 +268,7 @@ def several_violations(rng: Random, entity: str, good: Row, now: datetime) -> Re
     return Record(entity, key_of(entity, row), encode(row), expect)
 
 
-# The key, the address or a reference is wrong: seen only beside other messages.
+# The key, the address or a reference is wrong: the value alone does not show the fault.
 
 
 def contradicting_key(rng: Random, entity: str, good: Row, now: datetime) -> Record:
@@ -289,7 +290,7 @@ def deletion_of_unreadable_key(rng: Random, entity: str, good: Row, now: datetim
 
 
 def duplicate_email(rng: Random, entity: str, good: Row, now: datetime) -> Record:
-    """Let a new user claim the address of `good`: to be sent long after it."""
+    """Let a new user claim the address of `good`; send the claim long after `good`."""
     row = _fresh(rng, entity, good)
     return _spoiled(entity, row, "email", good["email"], "duplicate_email")
 
@@ -300,12 +301,12 @@ def orphaned_user_id(rng: Random, entity: str, good: Row, now: datetime) -> Reco
     return Record(entity, key_of(entity, row), encode(row), ("orphaned_user_id",))
 
 
-# Accepted, with a warning or with none.
+# Accepted, with or without a warning.
 
 
 def orphaned_match_id(rng: Random, entity: str, good: Row, now: datetime) -> Record:
     row = _fresh(rng, entity, good)
-    # Attendees never wait for their users. It is the match that does, and here there is none.
+    # Attendees never wait for their users; the match does, and here there is no match.
     row.pop("attendees", None)
     return _spoiled(entity, row, "match_id", uuid4(rng), "orphaned_match_id")
 
@@ -393,8 +394,8 @@ def entities_of(kind: str) -> tuple[str, ...]:
 
 
 def make(kind: str, rng: Random, entity: str, good: Row, now: datetime) -> Record:
-    """Spoil a copy of the good record `good`, which is left unchanged.
+    """Spoil a copy of the good record `good`, which stays unchanged.
 
-    `entity` is one of `entities_of(kind)`, `now` the time the demo runs at.
+    `entity` is one of `entities_of(kind)`; `now` is the time at which the demo runs.
     """
     return _TABLE[kind][0](rng, entity, good, now)

@@ -1,14 +1,15 @@
 """A made-up programme of all eight entities, in causal order.
 
 Rules:
-- The programme is written in cohorts: some forty people who join at about the same time, and
-  what they do in the months after. Nothing refers to another cohort, so a programme of any length
-  needs the memory of one.
-- A record never comes before what it refers to; `worker.demo.stream` then moves each one by less
-  than `WINDOW` places. Records of one key keep their order.
-- Attendees of an event are people of its match: the event waits for the match, the match for
-  its people, so they are known by then, however late they come.
-- Only feedback and milestones are deleted, as nothing refers to them. A user keeps the address.
+- The programme consists of cohorts. A cohort is about forty people who join at about the same
+  time, and their records of the following months. No record refers to another cohort, so a
+  programme of any length needs the memory of one cohort.
+- A record never comes before the records that it refers to. `worker.demo.stream` then moves each
+  record by less than `WINDOW` places. Records of one key keep their order.
+- Attendees of an event are people of its match. The event waits for the match, and the match for
+  its people. So the attendees are known when the event is judged, however late they come.
+- Only feedback and milestones are deleted, since nothing refers to them. A user's email address
+  never changes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,7 +44,7 @@ _T = TypeVar("_T")
 _COHORT: Final = 40
 _DAY: Final = 86_400
 _SPAN: Final = 730 * _DAY
-# Records a user, in the proportions of the specification's `record_counts`.
+# Records per user, in the proportions of the specification's `record_counts`.
 PER_USER: Final = {
     "matches": 0.75, "events": 2.5, "event_attendance": 1.5, "skill_sessions": 0.5,
     "checkins": 2.0, "feedback": 1.0, "milestones": 0.25,
@@ -67,7 +68,7 @@ class _Pair:
 
 
 class _Cohort:
-    """One cohort being written: `records` gathers (Unix seconds, record)."""
+    """One cohort in the making: `records` collects (Unix seconds, record)."""
 
     def __init__(self, rng: Random, start: int, now: int) -> None:
         self._rng = rng
@@ -77,7 +78,7 @@ class _Cohort:
         self.records: list[tuple[int, Record]] = []
 
     def write(self, first: int, size: int) -> None:
-        """Write the users `first`, `first + 1` … and everything that belongs to them."""
+        """Write `size` users, numbered from `first`, and all records that belong to them."""
         counts = {entity: ceil(each * size) for entity, each in PER_USER.items()}
         people = [self._user(first + i, ("participant", "buddy")[i % 2]) for i in range(size)]
         pairs = [
@@ -109,7 +110,7 @@ class _Cohort:
         return low + int(self._random() * (high - low + 1))
 
     def _rating(self) -> float:
-        """Return two decimals, more often high than low."""
+        """Return a rating with two decimals, more often high than low."""
         return self._number(20, 100) / 100 if self._chance(0.3) else self._number(70, 100) / 100
 
     def _within(self, start: int, end: int) -> int:
@@ -120,7 +121,7 @@ class _Cohort:
         return " ".join([self._pick(SENTENCES) for _ in range(self._number(1, longest))])
 
     def _stamp(self, at: int) -> str:
-        """Write a time as one of the ways in which upstream systems do."""
+        """Format a time in one of the ways that upstream systems use."""
         dice = self._random()
         if dice < 0.94:
             return f"{datetime.fromtimestamp(at, UTC).isoformat()[:19]}Z"
@@ -175,7 +176,7 @@ class _Cohort:
             "matched_at": self._stamp(start),
             "status": "inactive" if self._chance(0.12) else "active",
         }
-        # One that ended is told in one record, or as an active one and its update.
+        # A match that ended is sent as one record, or as an active match and its update.
         announced = not ended or self._chance(0.3)
         if announced:
             self._add(start, "matches", row)
@@ -210,7 +211,7 @@ class _Cohort:
         self._add(at, "events", row)
 
     def _gatherings(self, people: list[_Person], pairs: list[_Pair], count: int) -> None:
-        """Write `count` attendances at a few formal events, nobody twice at the same one."""
+        """Write `count` attendances at a few formal events; nobody attends one event twice."""
         number = ceil(count / min(10, len(people)))
         for i in range(number):
             guests = self._rng.sample(people, len(range(i, count, number)))
@@ -352,18 +353,18 @@ def cohorts(users: int, seed: int, now: datetime) -> Iterator[list[Record]]:
         start = end - _SPAN + int((_SPAN - 60 * _DAY) * first / max(1, users - size))
         cohort = _Cohort(rng, start, end)
         cohort.write(first, size)
-        # Stable: what happens in the same second stays in the order in which it was written.
+        # The sort is stable: records of the same second stay in the order of writing.
         cohort.records.sort(key=lambda entry: entry[0])
         yield [record for _, record in cohort.records]
         first += size
 
 
 def programme(users: int, seed: int, now: datetime) -> Iterator[Record]:
-    """Yield a programme of `users` users, at least 2, all of it to be accepted without a remark.
+    """Yield a programme of `users` users, all of whose records are accepted without a warning.
 
-    Every record comes after what it refers to. All eight entities occur, in about the proportions
-    of the specification, at least 9.5 records a user; some come again with news, some are deleted.
-    Times reach over two years up to `now`, which needs a time zone. The same arguments give the
-    same records. Raises ValueError.
+    Every record comes after the records that it refers to. All eight entities occur, in about the
+    proportions of the specification, with at least 9.5 records per user. Some records are updated
+    later, some are deleted. Times cover two years up to `now`. The same arguments give the same
+    records. Raises ValueError for fewer than 2 users, or if `now` has no time zone.
     """
     return chain.from_iterable(cohorts(users, seed, now))

@@ -1,6 +1,7 @@
-"""One made-up record, and what the specification says of its fields, written by hand.
+"""One made-up record, and the specification of the fields, written by hand.
 
-On purpose not taken from `schemas`: what the demo expects is independent of what it tests.
+The fields are deliberately not taken from `schemas`, so that the demo's expectations do not depend
+on the code under test.
 """
 
 from collections.abc import Mapping
@@ -17,10 +18,10 @@ Row = dict[str, object]
 class Record:
     """One message of the demo.
 
-    `key` is the message key: canonical, except where the fault is in the key itself; None where
-    the record has none that can be read. `value` is the JSON exactly as sent, None a deletion.
-    `expect` holds the distinct codes of all violations, in column order; empty: accepted
-    without a remark.
+    `key` is the message key, canonical unless the key itself is the fault. It is None if the
+    record has no readable key. `value` is the JSON exactly as sent; None is a deletion. `expect`
+    holds the distinct codes of all violations, in column order. An empty `expect` means that the
+    record is accepted without a warning.
     """
 
     entity: str
@@ -41,7 +42,7 @@ KEY_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 ENTITIES: Final = tuple(KEY_FIELDS)
 
-# Every column and its type; `!` marks the required ones.
+# Every column and its type; `!` marks a required column.
 FIELDS: Final[Mapping[str, Mapping[str, str]]] = {
     "users": {
         "id": "uuid!", "email": "email!", "first_name": "name!", "last_name": "name!",

@@ -1,4 +1,4 @@
-"""The stream that the demo makes of the programme: shuffled, with faults among it."""
+"""The demo's stream of records: the programme, shuffled, with faulty records mixed in."""
 
 import heapq
 import zlib
@@ -19,15 +19,16 @@ from worker.demo.record import ENTITIES, Record
 WINDOW: Final = 1_000
 """A record moves by fewer places than this."""
 DUPLICATE_GAP: Final = 10_000
-"""Records between an address and a second claim to it."""
+"""The number of records between an address and a second claim to it."""
 
 
 def stream(records: int, seed: int, now: datetime, bad_share: float = 0.03) -> Iterator[Record]:
-    """Yield at least `records` records: a programme, shuffled, with `bad_share` of them spoiled.
+    """Yield at least `records` records: a shuffled programme, with `bad_share` of them spoiled.
 
-    All kinds of faults take turns. A reference may come up to `WINDOW` records late: whoever sends
-    slowly needs a grace of that many. A second claim to an address comes `DUPLICATE_GAP` records
-    after the first, or at the end. Memory does not grow with `records`. Raises ValueError.
+    All kinds of faults take turns. A referenced record may come up to `WINDOW` records late, so a
+    slow sender needs a grace long enough for that many. A second claim to an address comes
+    `DUPLICATE_GAP` records after the first, or at the end. Memory does not grow with `records`.
+    Raises ValueError if `bad_share` is out of range.
     """
     if not 0 <= bad_share < 1:
         raise ValueError("bad_share must be at least 0 and less than 1")
@@ -38,7 +39,7 @@ def stream(records: int, seed: int, now: datetime, bad_share: float = 0.03) -> I
 
 
 class _Spoiler:
-    """Adds faults to cohorts, so that they are `share` of all that comes out."""
+    """Adds faulty records to cohorts, so that they make up `share` of the output."""
 
     def __init__(self, rng: Random, now: datetime, share: float) -> None:
         self._rng = rng
@@ -47,7 +48,7 @@ class _Spoiler:
         self._kinds = cycle(faults.KINDS)
         self._due = 0.0
         self._position = 0
-        # Addresses that can be claimed again, oldest first, and how many claims are due.
+        # Addresses that can be claimed again, oldest first, and the number of claims that are due.
         self._holders: deque[tuple[int, bytes]] = deque(maxlen=4_000)
         self._claims = 0
 
@@ -65,7 +66,7 @@ class _Spoiler:
             yield from mixed
 
     def claims(self, gap: int) -> list[Record]:
-        """Make the claims that are due to addresses first used at least `gap` records ago."""
+        """Make the due claims to addresses that were first used at least `gap` records ago."""
         made: list[Record] = []
         while self._claims and self._holders and self._position - self._holders[0][0] >= gap:
             made.append(self._make("duplicate_email", "users", self._holders.popleft()[1]))
@@ -93,7 +94,7 @@ class _Spoiler:
 
 
 def _shuffled(records: Iterator[Record], rng: Random) -> Iterator[Record]:
-    """Move each record back by less than `WINDOW` places, all of one key by the same number."""
+    """Move each record back by less than `WINDOW` places; records of one key move equally far."""
     waiting: list[tuple[float, int, Record]] = []
     for position, record in enumerate(records):
         if record.key is None:

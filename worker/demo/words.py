@@ -6,7 +6,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Tongue:
-    """Names that go together, each as (as written, as in an address)."""
+    """Names that go together, each as a pair: as written, and as in an email address."""
 
     preferences: tuple[str, ...]
     first: tuple[tuple[str, str], ...]
