@@ -28,7 +28,7 @@ def stream(records: int, seed: int, now: datetime, bad_share: float = 0.03) -> I
     All kinds of faults take turns. A referenced record may come up to `WINDOW` records late, so a
     slow sender needs a grace long enough for that many. A second claim to an address comes
     `DUPLICATE_GAP` records after the first, or at the end. Memory does not grow with `records`.
-    Raises ValueError if `bad_share` is out of range.
+    Raises ValueError if `bad_share` is out of range, or if `now` has no time zone.
     """
     if not 0 <= bad_share < 1:
         raise ValueError("bad_share must be at least 0 and less than 1")

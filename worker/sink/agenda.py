@@ -6,7 +6,7 @@ survives a rebuilt store and a lost sink. This module makes the messages; the ca
 
 The wall clock can be set, forward and back. A slot is made once, whatever the clock says later. A
 slot that was made while the clock ran ahead is passed over when its time comes. The next slot
-follows from the present clock, so a clock that runs ahead for a moment skips no slot.
+follows from the current clock, so a clock that runs ahead for a moment skips no slot.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def read_standing(key: bytes, value: bytes) -> Standing | None:
         key.decode()
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    # Beyond these years a search for slots leaves the calendar. A UTC offset would move slots.
+    # Beyond these years a search for slots leaves the calendar. Other zones would shift slots.
     until = standing.until
     made = standing.made or until
     moments = (until, made, *(moment for run in standing.runs for moment in run))

@@ -104,7 +104,7 @@ class Answers:
         return msgspec.structs.replace(self._words(request_id, "failed"), error=error)
 
     async def _carry_out(self, request: ExportRequest, *, scheduled: bool) -> Announcement:
-        """Make the export; announce new progress once a second, unchanged progress every ten.
+        """Make the export; announce new progress once a second, unchanged every ten seconds.
 
         While the disk of the export place hangs, unchanged progress is not announced. The first
         stage, "place", is a wait for the export place to answer, since it may be unreachable.

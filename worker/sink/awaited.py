@@ -80,7 +80,7 @@ class Awaited:
             self._read[place] = max(read, start)
 
     def is_beyond(self, task: int, progress: Saved, ends: Mapping[Partition, int]) -> bool:
-        """Whether a checkpoint claims reads beyond an input's end; then it is not of this log."""
+        """Whether a checkpoint claims reads beyond an input's end, and so must be foreign."""
         places = {e: Partition(self._names.inputs(e), task) for e in progress.next}
         return any(
             progress.next[entity] > ends.get(place, _LARGEST)

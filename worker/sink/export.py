@@ -112,7 +112,10 @@ def settle_bookmarks(bookmarks: Bookmarks, place: Place) -> None:
 
 
 def _settle_if_possible(bookmarks: Bookmarks, place: Place) -> None:
-    """Settle, or leave it to the next use of a bookmark: the export does not fail. Blocking."""
+    """Settle the bookmarks; only log a failure. Blocking.
+
+    The next incremental export settles them before it looks at its bookmark.
+    """
     try:
         settle_bookmarks(bookmarks, place)
     except StateError as error:

@@ -111,7 +111,8 @@ class Leader:
         """Work from the take-over until the seat is lost; then finish the work in hand.
 
         Abandoning the work would gain nothing: the other sink has begun the same work by then.
-        The slower of the two finds the finished export, and the fence lets only the new one commit.
+        The slower of the two finds the finished export. The fence lets only the new active sink
+        commit.
         """
         if stop.is_set():
             return
@@ -162,7 +163,7 @@ class Leader:
         return table.rows
 
     async def _positions(self, broker: Broker) -> tuple[dict[Partition, int], dict[Partition, int]]:
-        """By partition: the offset after the last request any sink answered; the present end."""
+        """By partition: the offset after the last request any sink answered; the current end."""
         name, count = self._source.names.export_requests, await self._partitions(broker)
         spans = await broker.spans(Partition(name, n) for n in range(count))
         held = await broker.committed(self._election.group, spans)

@@ -94,9 +94,9 @@ class Retiring:
         self._since: dict[str, int] = {}
 
     def announced(self, name: str, now: int) -> None:
-        """An export was announced (again). If it is waiting to be removed, all delays restart.
+        """An export was announced (again). If it is waiting for removal, all delays restart.
 
-        All of them, because the export may be the base of another, or have one.
+        The export may be the base of another waiting export, or be based on one.
         """
         if name in self._since:
             self._since = dict.fromkeys(self._since, now)
@@ -108,7 +108,7 @@ class Retiring:
 
 
 def _beyond(feed: list[Old], keep: Keep, now: datetime) -> list[Old]:
-    """The exports of one feed that are beyond the limits; oldest first, as `feed` must be."""
+    """The exports of one feed that are beyond the limits. Feed and result are oldest first."""
     first = _firsts(feed)
     newest: dict[str, int] = {}
     for place, export in enumerate(feed):

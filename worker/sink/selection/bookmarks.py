@@ -208,7 +208,7 @@ class Draft:
         self._seal = seal
 
     def note(self, entity: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
-        """Add rows (key and digest) that this generation delivers."""
+        """Add rows (key and digest) that count as delivered under this generation."""
         start = self._prefix + _TAGS[entity]
         batch = WriteBatch(raw_mode=True)
         for key, digest in rows:

@@ -1,4 +1,4 @@
-"""What changed since an export: compares the present rows with the delivered ones. Pure.
+"""What changed since an export: compares the current rows with the delivered ones. Pure.
 
 Both arrive in key order, so one pass in constant memory is enough. A bookmark holds key and digest
 of each delivered row, which is enough to detect a change.

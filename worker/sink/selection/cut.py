@@ -61,8 +61,8 @@ class Taken(msgspec.Struct, frozen=True):
 async def take_cut(source: Source, patience: float, report: Report) -> Taken:
     """Take a cut of all records that are in the inputs now.
 
-    After `patience` seconds without progress on the verdicts, the cut goes without the pending
-    ones. Without progress on the accepted topics for as long, it raises `NoAnswer`. Also raises
+    After `patience` seconds without progress on the verdicts, the cut is taken without the pending
+    verdicts. Without progress on the accepted topics for as long, it raises `NoAnswer`. Also raises
     `StateError`, `StateLost` if the store is being refilled, `MissingTopic`, `BrokerUnavailable`.
     """
     asked = source.clock()

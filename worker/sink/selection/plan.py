@@ -69,7 +69,8 @@ class Days(msgspec.Struct, frozen=True):
 
     def bounds(self) -> tuple[str, str]:
         """A moment in canonical form lies in the range if lowest <= moment < highest."""
-        return self.start or "", (self.end or "9999-12-31") + "U"  # T follows the day in a moment
+        # In a moment, "T" follows the day; "U" sorts after "T", so the last day is included.
+        return self.start or "", (self.end or "9999-12-31") + "U"
 
 
 class Selection(msgspec.Struct, frozen=True):

@@ -2,10 +2,10 @@
 
 Promises:
 
-* A message may be read twice, but is never lost.
+* A message may be read again, but is never lost.
 * The event loop is never blocked for long: batches are applied in a thread.
 * An outage of the broker is waited out.
-* A store that is damaged, or was made from another log than the present one, is wiped and refilled.
+* A store that is damaged, or was made from another log than the current one, is wiped and refilled.
 * A store that cannot be written ends the consumer (`StateError`).
 
 For a cut, the consumer holds partitions: it brings the store to the exact offset where each is to
@@ -147,7 +147,7 @@ class Consumer:
     async def hold(
         self, entities: Iterable[str], patience: float = 60.0, advance: Advance | None = None
     ) -> dict[Partition, int]:
-        """Bring these entities to their present ends and stop there; return the offsets reached.
+        """Bring these entities to their current ends and stop there; return the offsets reached.
 
         The ends include open transactions: `hold` waits for their rows. `run` does the work, and
         goes on with the other entities. `release` ends the hold; call it after an exception too.

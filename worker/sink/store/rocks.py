@@ -48,7 +48,7 @@ def open_database(directory: Path) -> Rdict:
 
 
 def freeze(db: Rdict, room: Path) -> Rdict:
-    """The present database, opened a second time, read-only, from hard links in `room`.
+    """The current database, opened a second time, read-only, from hard links in `room`.
 
     A RocksDB checkpoint provides the view. rocksdict's own `Snapshot` does not: its scans show
     later writes (0.3.29), and only its look-ups respect the snapshot. Raises whatever RocksDB
