@@ -122,7 +122,7 @@ MILESTONES: Final = (
     (11, "Photo of the month", "other", 5, None, None),
 )
 SENTENCES: Final = (
-    "Great session!", "IndexDelta a lot.", "Veldig hyggelig!", "We talked about work and snow.",
+    "Great session!", "Learned a lot.", "Veldig hyggelig!", "We talked about work and snow.",
     "شكرا جزيلا على المساعدة.", "Дуже дякую за підтримку!", "Cảm ơn bạn!", "¡Qué buena charla!",
     'He said "come again", so I will.', "Could be better prepared; we lost half an hour.",
     "Next time: bring the forms, the laptop and a charger.", "Bardzo pomocne.", "👍", "OK",
