@@ -1,4 +1,4 @@
-"""What goes through a broker: partitions, messages, topics, ranges of offsets. Values alone."""
+"""Values that all packages share: partitions, messages, producer records, topics, offset ranges."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     value: bytes | None
     headers: Headers = ()
     appended: bool = True
-    """Whether `timestamp` is the broker's append time (else the producer's own clock)."""
+    """True if `timestamp` is the broker's append time, false if the producer's create time."""
 
 
 class ProducerRecord(msgspec.Struct, frozen=True, gc=False):
-    """One message to be written.
+    """One message to write.
 
-    Without a `partition` Kafka's default partitioner places it: by murmur2 of the key; messages
-    without a key are spread over the partitions.
+    If `partition` is None, Kafka's default partitioner places the message by murmur2 of its key.
+    Messages without a key are spread over the partitions.
     """
 
     topic: str
@@ -45,11 +45,11 @@ class ProducerRecord(msgspec.Struct, frozen=True, gc=False):
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """A topic and the settings that the rest relies on.
+    """A topic and the settings that the program relies on.
 
-    `retention_ms` None keeps messages for ever. In a `compacted` topic the latest message of each
-    key stays, and a tombstone stays at least `delete_retention_ms`. With `append_time` the broker
-    stamps each message; else the producer does.
+    If `retention_ms` is None, messages never expire. A `compacted` topic keeps the latest message
+    of each key, and keeps a tombstone for at least `delete_retention_ms`. With `append_time`, the
+    broker stamps each message; otherwise the producer does.
     """
 
     name: str
@@ -62,10 +62,10 @@ class Topic(msgspec.Struct, frozen=True):
 
 
 class OffsetRange(NamedTuple):
-    """The offsets that a partition holds: from `start` up to, not including, `end`.
+    """The offsets that a partition holds: `start` is inclusive, `end` is exclusive.
 
-    Compaction never moves `start`: what lies before it was removed, by retention or by somebody.
-    So a compacted partition that starts above 0 may lack the latest message of a key.
+    Compaction never moves `start`; only retention or a manual deletion does. So a compacted
+    partition that starts above 0 may lack the latest message of a key.
     """
 
     start: int

@@ -1,1 +1,1 @@
-"""Brokers: one contract (`contract.py`), fulfilled by `embedded.py` and `kafka.py`."""
+"""Brokers: one contract (`contract.py`) and its implementations, `embedded/` and `kafka/`."""

@@ -1,13 +1,13 @@
-"""What a broker is to the rest of the program; `embedded` and `kafka` fulfil it alike.
+"""The broker contract: the protocols that the `embedded` and `kafka` brokers implement.
 
-One contract suite (`tests/contract/`) runs over every broker. Promises that hold for all:
+One contract suite (`tests/contract/`) runs against every broker. Every broker promises:
 
-* A topic is a number of partitions; a partition is an ordered log whose offsets grow and are
-  never used twice. Offsets may have gaps (compaction, transaction markers).
-* What `publish` or `commit` returned from is durable: it survives a kill -9.
-* A reader sees committed messages only, those of one partition in their order.
-* Unreachable, refused and fenced are told apart by the exceptions of `worker.errors`; a call
-  never waits for ever.
+* A topic consists of numbered partitions. A partition is an ordered log; its offsets grow and are
+  never reused. Offsets may have gaps (compaction, transaction markers).
+* Writes are durable once `publish` or `commit` returns: they survive kill -9.
+* A reader returns committed messages only, and those of one partition in offset order.
+* The exceptions of `worker.errors` distinguish unreachable, refused and fenced. Every call has a
+  time limit.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from worker.stream import Message, OffsetRange, Partition, ProducerRecord, Topic
 
 
 class Reader(Protocol):
-    """Reads partitions that the caller names, from positions that the caller keeps."""
+    """Reads the partitions that the caller assigns, from positions that the caller keeps."""
 
     def assign(self, positions: Mapping[Partition, int]) -> None:
-        """Read exactly these partitions from now on, each from its offset."""
+        """Replace the assignment: read exactly these partitions, each from its given offset."""
 
     async def read(
         self,
@@ -30,125 +30,126 @@ class Reader(Protocol):
         timeout: float,
         paused: Collection[Partition] = (),
     ) -> list[Message]:
-        """Up to `limit` messages, at once if there are any, after `timeout` seconds if none.
+        """Return up to `limit` messages; wait up to `timeout` seconds for the first.
 
-        Messages of one partition come in order, each once. `paused` partitions give none this
-        time and lose nothing. Raises `BrokerUnavailable`.
+        Messages of one partition arrive in offset order, each once. `paused` partitions return no
+        messages in this call and lose none. Raises `BrokerUnavailable`.
         """
 
     def position(self, partition: Partition) -> int:
-        """The offset that is read next; past gaps, so it reaches the end of the partition."""
+        """The next offset to read. It moves past gaps, so it reaches the partition's end."""
 
     def lag(self, partition: Partition) -> int:
-        """How many offsets are known to lie ahead, by the broker's last answer; 0 before one."""
+        """The number of unread offsets as of the broker's last response; 0 before the first."""
 
     def expired(self) -> dict[Partition, int]:
-        """Offsets skipped since the last call because they had expired before they were read."""
+        """Per partition, the number of offsets that expired unread, since the last call."""
 
     def skipped(self) -> dict[Partition, int]:
-        """Damaged offsets passed over since the last call, because somebody said to skip them."""
+        """Per partition, the number of damaged offsets skipped as ordered, since the last call."""
 
     def damaged(self) -> dict[Partition, str]:
-        """Partitions that give nothing now because their next messages are damaged: a line each."""
+        """Partitions blocked now because their next messages are damaged, with one line each."""
 
     async def close(self) -> None:
         """Stop reading."""
 
 
 class Member(Protocol):
-    """Membership of a group whose members share the partition numbers of a topic."""
+    """Membership of a group; the members share the partition numbers of one topic."""
 
     async def assignment(self) -> frozenset[int]:
-        """The partition numbers that are this member's now; call it at least once a second.
+        """The partition numbers that this member owns now; call this at least once a second.
 
-        Each number belongs to one live member, save for moments in which an earlier owner does
-        not know yet: the fence of `Committer` makes that harmless.
+        Each number belongs to one live member. An earlier owner may notice its loss a moment
+        late; the fence of `Committer` makes this overlap harmless.
         """
 
     async def close(self) -> None:
-        """Leave at once, so that others take over without waiting."""
+        """Leave at once, so that others take over without waiting for the session timeout."""
 
 
 class GroupMember(NamedTuple):
     """A live member of a group, as others see it."""
 
     name: str
-    """What the broker calls it; another one after it has joined anew."""
+    """The broker's name for the member; a member that joins again gets a new name."""
     numbers: frozenset[int]
-    """The partition numbers that are its own; none in a rebalance, or where it stands by."""
+    """The partition numbers that the member owns; empty during a rebalance or on standby."""
 
 
 class Committer(Protocol):
-    """The one writer of a task. Starting another of the same name fences this one."""
+    """The only writer of its name. Starting another committer of that name fences this one."""
 
     async def commit(
         self, messages: Sequence[ProducerRecord], offsets: Mapping[Partition, int]
     ) -> list[tuple[int, int]]:
-        """Write all messages and the group's offsets, all or nothing; (partition, offset) each.
+        """Write the messages and the group's offsets atomically; return (partition, offset) each.
 
-        Raises `Fenced` when another has taken over, `MessageRefused` when the broker will never
-        take one of the messages, `BrokerUnavailable` when it is not known whether the
-        transaction took place: then start a new committer and read what stands in the log.
+        Raises `Fenced` if another committer has taken over, and `MessageRefused` if the broker
+        will never accept one of the messages. Raises `BrokerUnavailable` if the outcome of the
+        transaction is unknown: then start a new committer and read the log.
         """
 
     async def close(self) -> None:
-        """Give up the writer; what was committed stays."""
+        """Release the writer; committed transactions stay."""
 
 
 class Broker(Protocol):
     """A connection to a broker; `open` before use, `close` after."""
 
     async def open(self) -> None:
-        """Connect. Raises `BrokerUnavailable`, with one line that says what to do."""
+        """Connect. Raises `BrokerUnavailable`; its one-line message says what to do."""
 
     async def close(self) -> None:
         """Release everything that this object opened."""
 
     async def create(self, topics: Iterable[Topic]) -> list[str]:
-        """Create those that are missing; the names of the created ones. Others stay as they are."""
+        """Create the missing topics and return their names; leave existing topics unchanged."""
 
     async def topics(self, names: Iterable[str]) -> dict[str, Topic]:
-        """Those of the named topics that exist, with their settings."""
+        """The named topics with their settings; topics that do not exist are left out."""
 
     async def identities(self, names: Iterable[str]) -> dict[str, str]:
-        """The identity of each named topic that exists: short ASCII text, never used twice.
+        """The identity of each named topic that exists: a short ASCII string, never reused.
 
-        A topic deleted and created anew has another one though the name is the same. One cheap
-        question. Raises `BrokerUnavailable`.
+        A topic that is deleted and created again gets a new identity under the same name. Costs
+        one cheap request. Raises `BrokerUnavailable`.
         """
 
     async def damage(self) -> list[str]:
-        """What is known to be damaged and not skipped, a line each. Nothing is looked through."""
+        """Known damage that is not skipped, one line each. Does not scan the log."""
 
     def hindrance(self) -> str | None:
-        """What has kept the broker from expiring and compacting for a minute, in one line.
+        """What has blocked retention and compaction for at least a minute, in one line, or None.
 
-        It is as the last round of that left it. Whoever asks every few seconds also starts such
-        rounds while nobody writes, so that what is over is known to be.
+        The answer dates from the last round of upkeep. Calling this every few seconds also starts
+        rounds while nobody writes, so that the end of a hindrance is noticed.
         """
 
     async def skipped(self) -> dict[Partition, int]:
-        """How many damaged offsets of each partition were skipped, as somebody had said.
+        """Per partition, the number of damaged offsets that are skipped as ordered.
 
-        Those that retention has removed meanwhile are no longer among them.
+        Offsets that retention has removed since are not counted.
         """
 
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False
     ) -> dict[Partition, OffsetRange]:
-        """Start and end of each partition; the end includes open transactions if `uncommitted`.
+        """The offset range of each partition; `uncommitted` ends include open transactions.
 
         Raises `MissingTopic`.
         """
 
     async def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        """The group's committed offsets; absent where none.
+        """The group's committed offsets; partitions without one are absent.
 
-        They may be a moment behind the last commit: whoever goes on from them may read again.
+        They may lag the last commit by a moment: a caller that resumes from them may read
+        messages again.
         """
 
     async def publish(self, messages: Sequence[ProducerRecord]) -> list[tuple[int, int]]:
-        """Write the messages, at least once and in order per partition; (partition, offset) each.
+        """Write messages at least once, in order per partition; return (partition, offset) each.
 
         Raises `MissingTopic`, `MessageRefused` (too large), `BrokerUnavailable`.
         """
@@ -156,21 +157,22 @@ class Broker(Protocol):
     def reader(self, *, uncommitted: bool = False) -> Reader:
         """A reader of committed messages; it reads nothing until partitions are assigned.
 
-        With `uncommitted` of all messages, those of open and of aborted transactions among them.
+        With `uncommitted`, it also returns messages of open and aborted transactions.
         """
 
     async def join(self, group: str, topic: str) -> Member:
         """Join the group whose members share the partition numbers of `topic`."""
 
     async def members(self, group: str) -> list[GroupMember]:
-        """Who is in the group now; one that died until its session is over. Joins nothing.
+        """The current members of the group, without joining it.
 
-        A group that nobody ever joined has none. Raises `BrokerUnavailable`.
+        A dead member may be listed until its session times out. A group that nobody ever joined
+        has no members. Raises `BrokerUnavailable`.
         """
 
     async def committer(self, name: str, group: str) -> Committer:
-        """Become the only writer called `name`: whoever was it before is fenced from now on.
+        """Become the only writer called `name`, and fence every earlier writer of that name.
 
-        When this returns, nothing of the earlier writer is still open: what is read from now on
-        is complete. Offsets are committed for `group`.
+        When this returns, no earlier writer has an open transaction, so later reads are complete.
+        The committer commits offsets for `group`.
         """

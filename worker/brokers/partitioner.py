@@ -1,9 +1,11 @@
-"""Which partition a message goes to: the rule of Kafka's default partitioner, for every broker.
+"""Assigns messages to partitions by the rule of Kafka's default partitioner, for every broker.
 
-Accepted rows lie where Kafka's own clients would put them (docs/contract.md, "Topics"), so the
-hash is Kafka's murmur2, bit for bit. aiokafka ships one that takes 5.6 µs for a key of 36 bytes.
-Here one key takes 2.5 µs, and 0.2 µs in a batch of keys of one length, which ids are: there the
-hash runs over all keys at once, as arithmetic on one large integer with a lane of 64 bits a key.
+Accepted rows go to the partition that Kafka's Java client chooses (docs/contract.md, "Topics"),
+so the hash is Kafka's murmur2, bit for bit.
+
+aiokafka's murmur2 takes 5.6 µs for a key of 36 bytes; `murmur2` takes 2.5 µs. In a batch of keys
+of equal length, as ids are, a key takes 0.2 µs. There the hash runs over all keys at once, as
+arithmetic on one large integer with a 64-bit lane per key.
 """
 
 from __future__ import annotations
@@ -20,14 +22,14 @@ _FACTOR = 0x5BD1E995
 _LOW = 0xFFFFFFFF
 
 _FEW = 8
-"""Up to so many keys of one length are hashed one by one: that is faster then."""
+"""Up to this many keys of one length are hashed one by one, which is faster for so few."""
 
 _MANY = 4096
-"""So many are hashed at once: more lanes would no longer fit the processor's cache."""
+"""The most keys hashed at once: more lanes would not fit the processor's cache."""
 
 
 def murmur2(data: bytes) -> int:
-    """Murmur2 as Kafka's Java client computes it, as an unsigned number of 32 bits."""
+    """Murmur2 as Kafka's Java client computes it, as an unsigned 32-bit integer."""
     size = len(data)
     digest = _SEED ^ size
     for word in struct.unpack_from(f"<{size >> 2}I", data):
@@ -41,13 +43,13 @@ def murmur2(data: bytes) -> int:
 
 
 def murmur2_lanes(keys: Sequence[bytes], size: int) -> tuple[int, ...]:
-    """Murmur2 of many keys that are all `size` bytes long, in their order."""
+    """Murmur2 of each key, in order; every key is `size` bytes long."""
     count = len(keys)
     words, rest = divmod(size, 4)
     low = _repeat(_LOW, count)
     joined = b"".join(keys)
-    # A product of two numbers of 32 bits fits its lane; a shift brings bits of the lane above
-    # into the upper end of a lane, and the mask after it takes them away again.
+    # The product of two 32-bit integers fits its lane. A right shift moves bits of the next
+    # lane into the top of a lane, and the mask after the shift clears them.
     digest = _repeat(_SEED ^ size, count)
     for number in range(words):
         mixed = _lanes(joined, size, 4 * number, 4) * _FACTOR & low
@@ -60,7 +62,7 @@ def murmur2_lanes(keys: Sequence[bytes], size: int) -> tuple[int, ...]:
 
 
 def _lanes(joined: bytes, size: int, first: int, length: int) -> int:
-    """Of each key its `length` bytes from `first` on, in a lane of its own."""
+    """The `length` bytes from `first` on of each key, each key in a lane of its own."""
     lanes = bytearray(8 * (len(joined) // size))
     for at in range(length):
         lanes[at::8] = joined[first + at :: size]
@@ -72,12 +74,12 @@ def _repeat(number: int, count: int) -> int:
 
 
 def partition_for(key: bytes, partitions: int) -> int:
-    """The partition of a key among so many; the same as any Kafka client's default."""
+    """The partition that Kafka's Java client chooses by default for this key."""
     return (murmur2(key) & 0x7FFFFFFF) % partitions
 
 
 def partitions_for(keys: Sequence[bytes], partitions: int) -> list[int]:
-    """`partition_for` of each key, in their order; for a batch ten times as fast."""
+    """`partition_for` of each key, in order; ten times as fast for a batch."""
     if partitions == 1:
         return [0] * len(keys)
     sizes = set(map(len, keys))
@@ -106,7 +108,7 @@ def _alike(keys: Sequence[bytes], size: int, partitions: int) -> list[int]:
 
 
 def by_topic(messages: Sequence[ProducerRecord]) -> dict[str, list[int]]:
-    """The messages of each topic, in their order, as indices into `messages`."""
+    """The messages of each topic, in order, as indices into `messages`."""
     found: dict[str, list[int]] = {}
     for index, message in enumerate(messages):
         indices = found.get(message.topic)
@@ -120,9 +122,9 @@ def by_topic(messages: Sequence[ProducerRecord]) -> dict[str, list[int]]:
 def by_partition(
     messages: Sequence[ProducerRecord], indices: Sequence[int], topic: Topic, rotation: Rotation
 ) -> dict[int, list[int]]:
-    """Of messages of one topic those of each partition: the one they name, else by their key.
+    """Group messages of one topic by partition: the partition they name, else that of their key.
 
-    Those without a key go to one partition together, another at the next call. Raises
+    Messages without a key all go to one partition; the next call uses the next partition. Raises
     `MissingTopic` for a partition that the topic does not have.
     """
     count = topic.partitions
@@ -148,7 +150,7 @@ def by_partition(
 def _choose(
     numbers: list[int | None], keys: Sequence[bytes | None], count: int, rotation: Rotation
 ) -> None:
-    """Fill in those that are None."""
+    """Replace each None in `numbers` with a partition."""
     given = [key for key in keys if key is not None]
     if len(given) == len(numbers) == numbers.count(None):  # as in nearly every call
         numbers[:] = partitions_for(given, count)
@@ -165,10 +167,10 @@ def _choose(
 
 
 class Rotation:
-    """Spreads messages without a key: one partition for each call of `next`, in turn.
+    """Spreads messages without a key: each call of `next` returns the next partition in turn.
 
-    One partition for a whole publish keeps its messages in one batch, as Kafka's sticky
-    partitioner does. It starts anywhere, so that short-lived producers do not all fill the first.
+    One partition per publish keeps its messages in one batch, as Kafka's sticky partitioner does.
+    The rotation starts at random, so that short-lived producers do not all fill one partition.
     """
 
     def __init__(self) -> None:
