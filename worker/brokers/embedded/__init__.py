@@ -1,1 +1,1 @@
-"""The embedded broker: a log on SQLite that the processes of one machine share."""
+"""The embedded broker: a log in SQLite that the processes of one machine share."""

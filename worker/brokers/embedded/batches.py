@@ -1,7 +1,7 @@
-"""Batches of one partition in order, each checked by its seal, and the holes that damage leaves.
+"""Reads the batches of a partition in order, checks their seals, and finds holes left by damage.
 
-Batches cover a partition's offsets without a gap: what compaction takes away leaves an empty one.
-So a batch that has vanished is found like one that was changed.
+Batches cover a partition's offsets without gaps: compaction leaves an empty batch where it drops
+every message. So a vanished batch is detected as reliably as a changed one.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Final, NamedTuple
 from worker.brokers.embedded.seal import is_damage, reason_of, seal_batch
 
 NOTHING: Final = b"\x90"
-"""The entries of an empty batch, as msgpack has them."""
+"""The entries of an empty batch, in msgpack."""
 
 UNSOUND: Final = "the checksum does not fit"
 _MISSING: Final = "the batch is missing"
 
 
 class Batch(NamedTuple):
-    """The messages of the offsets from `base` up to `next`."""
+    """The messages at the offsets from `base` up to, not including, `next`."""
 
     base: int
     next: int
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
 
 class Hole(NamedTuple):
-    """Offsets from `base` up to `next` that cannot be read, and why."""
+    """Unreadable offsets from `base` up to, not including, `next`, and the reason."""
 
     base: int
     next: int
@@ -57,7 +57,7 @@ def walk(
             if not is_damage(error):
                 raise
             fault = f"the database file is damaged: {reason_of(error)}"
-        # A fault further on may be the index's: asked anew, it may have the right row.
+        # A fault further on may come from the index: a new query may return the right row.
         if position == began:
             after = _next_base(connection, partition, position, end)
             yield Hole(position, after, fault or _MISSING)
@@ -83,7 +83,7 @@ def below(connection: sqlite3.Connection, partition: int, end: int, limit: int) 
 
 
 def is_sound(partition: int, batch: Batch, crc: object) -> bool:
-    """Whether a batch is as it was written."""
+    """Whether a batch matches its checksum."""
     return seal_batch((partition, *batch[:4]), batch.entries) == crc
 
 

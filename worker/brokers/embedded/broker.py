@@ -1,14 +1,15 @@
-"""The embedded broker: a durable log in one directory of this machine's disk.
+"""The embedded broker: a durable log in one directory on a local disk.
 
-Any number of processes use the directory at once, no server runs. What a call returned from is on
-the disk: it survives kill -9 and, as far as the disk keeps its word, loss of power. The limits:
-the directory lies on a local disk (file locks over a network are not to be trusted), and one
-process writes at a time. What outgrows that runs on Kafka.
+Any number of processes use the directory at once, without a server. A write is on disk once its
+call returns: it survives kill -9 and, if the disk honours flushes, a loss of power.
+
+There are two limits. The directory must be on a local disk, because file locks over a network are
+unreliable. One process writes at a time. Larger installations use Kafka.
 
 `store` opens the database file, `format` defines its tables, `topics` and `log` read and write
-them. `seal`, `batches`, `damage` and `inspection` find damage. `clock` keeps the log's time.
-`upkeep` compacts and removes, `hindrance` tells what blocks it. `group` shares partitions among
-processes, `reader` reads.
+them. `seal`, `batches`, `damage` and `inspection` find damage. `clock` computes log time.
+`upkeep` does retention and compaction, `hindrance` reports what blocks upkeep. `group` assigns
+partitions to processes, `reader` reads.
 """
 
 from __future__ import annotations
@@ -41,18 +42,18 @@ from worker.errors import BrokerUnavailable, BuddyError, ConfigurationError, Mis
 from worker.stream import OffsetRange, Partition, ProducerRecord, Topic
 
 UPKEEP_SECONDS = 5.0
-"""A process that writes, or asks for hindrances, does a round of upkeep at most this often."""
+"""A process that writes or calls `hindrance` starts a round of upkeep at most this often."""
 
-_TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")  # what Kafka takes
+_TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")  # the names that Kafka accepts
 
 _log = structlog.get_logger(__name__)
 
 
 class EmbeddedBroker:
-    """See `contract.Broker`. One that only looks leaves nothing on the disk: it asks and reads.
+    """Implements `contract.Broker`. With `looks`, it only reads and leaves nothing on the disk.
 
-    `clock` is for append times, retention and sessions; its steady one has to be shared by all
-    processes that use the directory since `boot`, the start of the machine. Tests give both.
+    `clock` determines append times, retention and sessions. All processes that use the directory
+    must share its steady clock during one `boot` of the machine. Tests pass both.
     """
 
     def __init__(
@@ -74,12 +75,12 @@ class EmbeddedBroker:
             self._writing, self._reading, directory, clock.steady, int(session_seconds * 1000)
         )
         self._catalogue = Catalogue()
-        """As the reading connection sees it; the writing one may be ahead."""
+        """The topics as the reading connection sees them; the writing connection may be ahead."""
         self._to_write = Catalogue()
         self.inspection = Inspection(
             self._writing, self._reading, self._catalogue, self._to_write, looks=looks
         )
-        """What is damaged, and what to do about it."""
+        """Finds, records and skips damage."""
         self._rotation = Rotation()
         self._watch = Watch(self._version)
         self._readers: set[EmbeddedReader] = set()
@@ -88,9 +89,9 @@ class EmbeddedBroker:
         self._upkeep_due = time.monotonic() + UPKEEP_SECONDS
 
     async def open(self) -> None:
-        """Open the log, and make its directory if the parent exists. Raises `StateError`.
+        """Open the log; create its directory if the parent exists. Raises `StateError`.
 
-        One that only looks makes nothing: `BrokerUnavailable` where there is no log.
+        With `looks`, create nothing and raise `BrokerUnavailable` if there is no log.
         """
         try:
             if not self._looks:
@@ -101,7 +102,7 @@ class EmbeddedBroker:
             raise
 
     async def close(self) -> None:
-        """Leave the groups, end the waits, release the files; calling it again does nothing."""
+        """Leave the groups, end pending reads and release the files. Idempotent."""
         await self._groups.close()
         if self._upkeep is not None:
             self._upkeep.cancel()
@@ -113,7 +114,7 @@ class EmbeddedBroker:
         await self._writing.close()
 
     async def create(self, topics: Iterable[Topic]) -> list[str]:
-        """See `contract.Broker.create`. Raises `ConfigurationError` for what Kafka refuses too."""
+        """See `contract.Broker.create`. Raises `ConfigurationError` for topics Kafka refuses."""
         wanted = list(topics)
         for topic in wanted:
             if not _TOPIC_NAME.fullmatch(topic.name) or topic.partitions < 1:
@@ -153,9 +154,9 @@ class EmbeddedBroker:
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False
     ) -> dict[Partition, OffsetRange]:
-        """See `contract.Broker.spans`; nothing here is ever in the log uncommitted.
+        """See `contract.Broker.spans`; this log never holds uncommitted messages.
 
-        Retention alone moves a start: in a compacted topic it can be a gap, as in Kafka.
+        Only retention moves a start. In a compacted topic, the start may be a gap, as in Kafka.
         """
         del uncommitted
         return await self._reading.run(log.spans, self._catalogue, list(partitions))
@@ -165,17 +166,17 @@ class EmbeddedBroker:
         return await self._reading.run(log.committed, self._catalogue, group, list(partitions))
 
     async def publish(self, messages: Sequence[ProducerRecord]) -> list[tuple[int, int]]:
-        """See `contract.Broker.publish`; here all of them are written, or none.
+        """See `contract.Broker.publish`; one call writes all of its messages or none.
 
-        Raises `ClockRefused` when the clock has been ahead of the log's time ever since this was
-        opened, unless it has joined a group: a service must not stop for a clock.
+        Raises `ClockRefused` if the wall clock has been ahead of log time ever since the broker
+        was opened. A broker that has joined a group is exempt: a clock must not stop a service.
         """
         written = await self._writing.run(self._write, messages)
         self._wrote()
         return written
 
     def reader(self, *, uncommitted: bool = False) -> EmbeddedReader:
-        """See `contract.Broker.reader`; nothing here is ever in the log uncommitted."""
+        """See `contract.Broker.reader`; this log never holds uncommitted messages."""
         del uncommitted
 
         async def fetch(
@@ -183,7 +184,7 @@ class EmbeddedBroker:
         ) -> list[log.Chunk]:
             try:
                 chunks = await self._reading.run(log.fetch, self._catalogue, wanted, limit, share)
-            except MissingTopic as error:  # deleted under the reader: it may come back
+            except MissingTopic as error:  # deleted while in use: the topic may come back
                 raise BrokerUnavailable(str(error)) from error
             await self.inspection.note(chunk.damage for chunk in chunks if chunk.damage is not None)
             return chunks
@@ -221,13 +222,13 @@ class EmbeddedBroker:
         return EmbeddedCommitter(commit)
 
     async def maintain(self) -> None:
-        """Expire and compact all that can be, now; nothing if another process is at it."""
+        """Run retention and compaction now, in full; do nothing if another process runs them."""
         if self._upkeep is not None:
             await asyncio.wait({self._upkeep})
         await self._do(Upkeep(self._directory, self._time, self._hindrances, force=True))
 
     async def accept_clock(self) -> LogTime:
-        """Believe the wall clock of this machine from now on; what was the time in the log."""
+        """Trust this machine's wall clock from now on; return the previous log time."""
 
         def work(connection: sqlite3.Connection) -> LogTime:
             with transaction(connection):
@@ -262,10 +263,10 @@ class EmbeddedBroker:
                 raise
             with transaction(connection):
                 if self._to_write.refresh(connection):
-                    continue  # a topic was made anew: the messages have other places now
+                    continue  # the topics changed: place the messages again
                 time = self._time.read(connection)
                 if right is None and not self._groups.joined:
-                    self._time.check(time)  # a service goes on; who only sends can wait
+                    self._time.check(time)  # a service continues; a mere sender can wait
                 if right is not None:
                     log.check_fence(connection, right.name, right.epoch)
                 self._time.tell(time)
@@ -287,11 +288,11 @@ class EmbeddedBroker:
     async def _keep_up(self) -> None:
         try:
             await self._do(Upkeep(self._directory, self._time, self._hindrances))
-        except BuddyError as error:  # what was written stands; the next round tries again
+        except BuddyError as error:  # the finished steps stand; the next round tries again
             _log.warning("upkeep_failed", error=str(error))
 
     async def _do(self, upkeep: Upkeep) -> None:
-        """All steps; between two of them, writes of this process that wait go first."""
+        """Run all steps; this process's waiting writes run between two steps."""
         try:
             while await self._writing.run(upkeep.step):
                 pass
@@ -305,7 +306,7 @@ class EmbeddedBroker:
 
 
 class _Right(NamedTuple):
-    """In whose name, by which take-over, and for which group a committer writes."""
+    """The name and epoch of a committer, and the group whose offsets it commits."""
 
     name: str
     epoch: int
@@ -313,7 +314,7 @@ class _Right(NamedTuple):
 
 
 class EmbeddedCommitter:
-    """See `contract.Committer`."""
+    """Implements `contract.Committer`."""
 
     def __init__(
         self,
@@ -327,7 +328,7 @@ class EmbeddedCommitter:
     async def commit(
         self, messages: Sequence[ProducerRecord], offsets: Mapping[Partition, int]
     ) -> list[tuple[int, int]]:
-        """See `contract.Committer.commit`. Raises `MissingTopic` and `StateError` as well."""
+        """See `contract.Committer.commit`. Also raises `MissingTopic` and `StateError`."""
         if self._closed:
             raise BrokerUnavailable("The committer is closed: start a new one.")
         return await self._write(messages, offsets)

@@ -1,12 +1,13 @@
-"""The log's own time: what append times and retention go by, whoever's clock is wrong.
+"""Log time: the time that append times and retention use, even if a wall clock is wrong.
 
-The log keeps an *anchor*: what the wall clock said at the first write since the machine started,
-and how long the machine had been up. From then on the log's time follows the uptime, which nobody
-can set, and all processes of the machine share. A wall clock that contradicts it by more than
-`TOLERANCE_MS` is not believed, until `accept` says that it is right.
+The log stores an *anchor*: the wall clock and the uptime at the first write since the machine
+started. From then on, log time follows the uptime: nobody can set the uptime, and all processes
+of the machine share it. A wall clock that differs from log time by more than `TOLERANCE_MS` is
+not trusted, until `accept` confirms the wall clock.
 
-After a restart of the machine nothing tells how long it was off. Then any clock is believed that
-is not behind the last append; a clock that is behind waits for it.
+After a restart of the machine, nothing tells how long the machine was off. Any wall clock that is
+not behind the last append is then trusted. While the wall clock is behind, log time stands still
+at the last append.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from worker.clock import Clock
 from worker.errors import ClockRefused
 
 TOLERANCE_MS = 60_000
-"""A clock this far from the log's time is still believed; a record may lie as far in the future."""
+"""How far a trusted wall clock may differ from log time: as far as records may lie ahead."""
 
 _SETTLED_MS = 24 * 3600 * 1000
 
@@ -38,43 +39,43 @@ _log = structlog.get_logger(__name__)
 
 
 class Anchor(NamedTuple):
-    """A moment on the wall clock and since the start of the machine, in milliseconds."""
+    """One moment as wall-clock time and as uptime, both in milliseconds."""
 
     boot: str
-    """Which start of which machine."""
+    """Identifies the boot of the machine."""
     uptime: int
     wall: int
 
 
 class LogTime(NamedTuple):
-    """What time it is in the log."""
+    """The log time, in milliseconds."""
 
     now: int
     ahead: int
-    """By how much this process's wall clock is ahead of it, or behind (< 0). 0: it agrees."""
+    """How far this process's wall clock is ahead of `now`; negative if behind, 0 if they agree."""
     settled: bool
-    """Whether the anchor is a day old: a wrong clock would have been seen by now."""
+    """Whether the anchor is a day old: a wrong clock would have been noticed by now."""
 
 
 def machine_clock() -> Clock:
-    """The wall clock, and the uptime in the place of the steady one.
+    """The machine's wall clock, with the uptime as the steady clock.
 
-    The uptime is the kernel's: it is the same in all processes, it goes on while the machine
-    sleeps, and no library in between (libfaketime) bends it.
+    The uptime comes from the kernel. All processes share it, it advances while the machine
+    sleeps, and libraries such as libfaketime cannot change it.
     """
     return Clock(steady=_uptime)
 
 
 def boot_id() -> str:
-    """Which start of the machine this is."""
+    """An identifier of the machine's current boot."""
     try:
         return _BOOT_ID.read_text().strip()
-    except OSError:  # not Linux: what is not known to be shared counts as a start of its own
+    except OSError:  # not Linux: no shared identifier is known, so each process has its own
         return uuid.uuid4().hex
 
 
 class LogClock:
-    """Tells the log's time to one process. `clock.steady` must be what all processes share."""
+    """Computes log time for one process. All processes must share the clock `clock.steady`."""
 
     def __init__(self, clock: Clock, boot: str) -> None:
         self.steady = clock.steady
@@ -84,7 +85,7 @@ class LogClock:
         self._told = False
 
     def read(self, connection: sqlite3.Connection) -> LogTime:
-        """The time of the log, within a write transaction: the first one keeps the anchor."""
+        """The log time, within a write transaction; the first call of a boot stores the anchor."""
         wall, uptime = self._clock.wall(), self._clock.steady()
         anchor = _load(connection)
         if anchor is not None and anchor.boot == self._boot:
@@ -100,10 +101,10 @@ class LogClock:
         return LogTime(expected, wall - expected, settled)
 
     def check(self, time: LogTime) -> None:
-        """Refuse to send by a clock that has been ahead ever since this process began.
+        """Refuse to send if the wall clock has been ahead ever since this process started.
 
-        One that was right before has been set while the process runs: it goes on by the log's
-        time. So does one that is behind, because that changes nothing. Raises `ClockRefused`.
+        Raises `ClockRefused`. If the clock agreed earlier, somebody set it since: sending
+        continues by log time. A clock that is behind is harmless, so sending continues too.
         """
         if time.ahead > 0 and not self._agreed:
             raise ClockRefused(
@@ -113,14 +114,14 @@ class LogClock:
             )
 
     def accept(self, connection: sqlite3.Connection) -> LogTime:
-        """Believe the wall clock from now on, within a transaction; what was the time until now."""
+        """Trust the wall clock from now on, within a transaction; return the previous log time."""
         before = self.read(connection)
         wall, uptime = self._clock.wall(), self._clock.steady()
         _store(connection, Anchor(self._boot, uptime, wall))
         return before
 
     def tell(self, time: LogTime) -> None:
-        """Say once that the wall clock is not believed."""
+        """Log once that the wall clock is not trusted."""
         if time.ahead and not self._told:
             self._told = True
             clock = _text(time.now + time.ahead)
@@ -129,7 +130,7 @@ class LogClock:
 
 def _uptime() -> int:
     try:
-        # Ten milliseconds exact, which is enough for what is measured by it here.
+        # The resolution of 10 ms is enough for append times, retention and sessions.
         descriptor = os.open(_UPTIME, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # not Linux
         return time.monotonic_ns() // 1_000_000

@@ -1,7 +1,7 @@
-"""What is damaged in the embedded broker's log: who found it where, and what was skipped.
+"""Records of damage in the embedded broker's log: what is damaged, and what is skipped.
 
-Damaged rows stay where they are: removing them could spread the damage, and somebody may want to
-save what is left of them. Skipping is a note that readers, retention and compaction go by.
+Damaged rows stay where they are: removing them could spread the damage, and a user may want to
+recover data from them. A skip is a record that readers, retention and compaction honour.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ from worker.errors import DamagedLog, UsageError
 from worker.stream import Partition
 
 LOOK_BYTES: Final = 32 * 1024 * 1024
-"""What is looked through in one go: less than a second."""
+"""The bytes scanned in one call, which takes less than a second."""
 
 
 class Damage(NamedTuple):
-    """Offsets from `base` up to `next` of a partition that cannot be read."""
+    """Unreadable offsets of a partition, from `base` up to, not including, `next`.
+
+    If `base` equals `next`, the row of the partition itself is damaged.
+    """
 
     partition: Partition
     base: int
@@ -41,9 +44,9 @@ class Damage(NamedTuple):
     skipped: bool = False
 
     def line(self) -> str:
-        """It in one line, with what can be done."""
+        """The damage and its remedy in one line."""
         if self.base == self.next:
-            return self.reason  # of the partition's entry, not of messages
+            return self.reason
         name = f"{self.partition.topic}/{self.partition.number}"
         lost = f"{name} is damaged from offset {self.base} up to {self.next} ({self.reason})"
         if self.skipped:
@@ -52,7 +55,7 @@ class Damage(NamedTuple):
 
 
 class Looked(msgspec.Struct):
-    """What was found in a piece of the log, or in all of it."""
+    """The result of scanning a piece of the log, or all of it."""
 
     batches: int = 0
     size: int = 0
@@ -60,18 +63,18 @@ class Looked(msgspec.Struct):
     file: list[str] = msgspec.field(default_factory=list)
     """What SQLite finds wrong with the file."""
     position: int | None = None
-    """Where the next piece begins."""
+    """The offset at which the next piece begins; None at the end of a partition."""
 
 
 def note(connection: sqlite3.Connection, catalogue: Catalogue, damage: Damage) -> None:
-    """Remember what was found, within a transaction, unless it is known."""
+    """Record damage, within a transaction, unless it is skipped already."""
     number = catalogue.partition(damage.partition)
     if skipped_at(connection, number, damage.base) is None:
         _put(connection, number, damage)
 
 
 def known(connection: sqlite3.Connection, catalogue: Catalogue) -> list[Damage]:
-    """All that was found so far, within a snapshot; cheap, since nothing is looked through."""
+    """All damage found so far, within a snapshot. Cheap: does not scan the log."""
     names = _names(catalogue)
     found = [
         Damage(names[number], base, after, reason, bool(skipped))
@@ -82,7 +85,7 @@ def known(connection: sqlite3.Connection, catalogue: Catalogue) -> list[Damage]:
 
 
 def skipped(connection: sqlite3.Connection, catalogue: Catalogue) -> dict[Partition, int]:
-    """How many offsets of each partition were skipped and not expired since; within a snapshot."""
+    """Per partition, the number of skipped offsets that have not expired; within a snapshot."""
     found: Counter[Partition] = Counter()
     for damage in known(connection, catalogue):
         if damage.skipped:
@@ -92,7 +95,7 @@ def skipped(connection: sqlite3.Connection, catalogue: Catalogue) -> dict[Partit
 
 
 def skipped_at(connection: sqlite3.Connection, partition: int, offset: int) -> Hole | None:
-    """The skipped damage that an offset lies in."""
+    """The skipped hole that contains `offset`, or None."""
     for number, base, after, reason, skipped in _rows(connection):
         if number == partition and skipped and base <= offset < after:
             return Hole(base, after, reason)
@@ -102,7 +105,7 @@ def skipped_at(connection: sqlite3.Connection, partition: int, offset: int) -> H
 def look_for(
     connection: sqlite3.Connection, catalogue: Catalogue, partition: Partition, offset: int | None
 ) -> Damage:
-    """The damage at an offset, or the first known one that is not skipped; within a snapshot.
+    """The damage at `offset`, or the first known damage not skipped; within a snapshot.
 
     Raises `UsageError` if there is none, `MissingTopic`.
     """
@@ -126,7 +129,7 @@ def look_for(
 
 
 def mend_index(connection: sqlite3.Connection, catalogue: Catalogue, damage: Damage) -> bool:
-    """Whether the batches are there once their index is made again; else nothing is changed."""
+    """Rebuild the batches' index if this repairs the damage; return whether it does."""
     if damage.base == damage.next or damage.reason == UNSOUND:
         return False
     try:
@@ -155,17 +158,20 @@ def _make_index_again(connection: sqlite3.Connection, number: int, damage: Damag
 
 
 class _NotMended(Exception):
-    """It was not the index."""
+    """Rebuilding the index does not repair the damage."""
 
 
 def skip(connection: sqlite3.Connection, catalogue: Catalogue, damage: Damage) -> None:
-    """Have everybody go on behind it, within a transaction."""
+    """Make all readers skip the damage, within a transaction.
+
+    A damaged row of a partition is rebuilt instead.
+    """
     number = catalogue.partition(damage.partition)
     if damage.base == damage.next:
         _restore_row(connection, number, damage.partition)
     else:
         _put(connection, number, damage._replace(skipped=True))
-        # Whoever began to read within it has found a part of it.
+        # A reader that began inside this damage has recorded a part of it.
         connection.execute(
             "DELETE FROM damage WHERE partition = ? AND base > ? AND base < ?",
             (number, damage.base, damage.next),
@@ -175,7 +181,7 @@ def skip(connection: sqlite3.Connection, catalogue: Catalogue, damage: Damage) -
 def look_through(
     connection: sqlite3.Connection, catalogue: Catalogue, partition: Partition, position: int
 ) -> Looked:
-    """Look through a piece of a partition, from that position on. Raises `MissingTopic`."""
+    """Scan a piece of a partition, from `position` on. Raises `MissingTopic`."""
     looked = Looked(position=None)
     with snapshot(connection):
         catalogue.refresh(connection)
@@ -199,7 +205,7 @@ def look_through(
 
 
 def look_at_file(connection: sqlite3.Connection) -> list[str]:
-    """What SQLite itself finds wrong, a line each; it takes as long as reading the whole file."""
+    """SQLite's own findings, one line each; this takes as long as reading the whole file."""
     try:
         lines = [str(text) for (text,) in connection.execute("PRAGMA integrity_check(20)")]
     except sqlite3.DatabaseError as error:
@@ -210,7 +216,7 @@ def look_at_file(connection: sqlite3.Connection) -> list[str]:
 
 
 def _restore_row(connection: sqlite3.Connection, number: int, partition: Partition) -> None:
-    """Make the row of a partition again from its batches."""
+    """Rebuild the row of a partition from its batches."""
     start, after = connection.execute(
         "SELECT coalesce(min(base), 0), coalesce(max(next), 0) FROM batches WHERE partition = ?",
         (number,),

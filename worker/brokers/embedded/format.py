@@ -1,4 +1,4 @@
-"""The format of the embedded broker's database: its tables, its version, how an old one is read."""
+"""The format of the embedded broker's database: tables, version, migration of an old format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.brokers.embedded.batches import NOTHING, Batch, insert
 from worker.brokers.embedded.seal import seal, seal_batch
 from worker.errors import StateError
 
-APPLICATION_ID = 0x42756479  # "Budy", so that `file` and this program know whose database it is
+APPLICATION_ID = 0x42756479  # "Budy": `file` and this program recognise the database by it
 FORMAT = 2
 
 _SCHEMA = """
@@ -95,13 +95,13 @@ CREATE TABLE IF NOT EXISTS members (
 
 
 def is_new(connection: sqlite3.Connection) -> bool:
-    """Whether it is empty, so that `make` can give it its tables."""
+    """Whether the database is empty, so that `make` may create its tables."""
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     return _marks(connection) == (0, 0) and tables == 0
 
 
 def make(connection: sqlite3.Connection) -> None:
-    """Make what is missing of the tables, within a transaction."""
+    """Create the missing tables, within a transaction."""
     for statement in _SCHEMA.split(";"):
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
@@ -109,9 +109,9 @@ def make(connection: sqlite3.Connection) -> None:
 
 
 def is_current(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether the database has today's format, else `migrate` brings it there.
+    """Whether the database has the current format; if not, `migrate` upgrades it.
 
-    Raises `StateError` for what is not ours or not known.
+    Raises `StateError` if the database is not ours or its format is unknown.
     """
     owner, version = _marks(connection)
     if owner != APPLICATION_ID:
@@ -125,13 +125,14 @@ def is_current(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Turn a log of format 1 into today's, within a transaction: a crash leaves it as it was.
+    """Upgrade a log of format 1, within a transaction: a crash leaves the log unchanged.
 
-    What was written without a checksum gets one now, unless it cannot be decoded.
+    Rows of format 1 have no checksum. Each gets one now, except batches that cannot be decoded.
     """
     for table in _COPIED:
         connection.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
-    # The large table is not copied. An old release that still runs cannot write to it any more.
+    # The large table is altered, not copied. After that, an old release that still runs cannot
+    # write to it.
     connection.execute("ALTER TABLE batches RENAME COLUMN entries TO content")
     connection.execute("ALTER TABLE batches ADD COLUMN crc INTEGER NOT NULL DEFAULT -1")
     make(connection)
@@ -160,7 +161,7 @@ UPDATE batches SET crc = seal_old(partition, base, next, time, last_time, conten
 
 
 def _fill_gaps(connection: sqlite3.Connection) -> None:
-    """Put empty batches where compaction left nothing, which later formats do not allow."""
+    """Insert empty batches where compaction left gaps, which format 2 does not allow."""
     partitions = connection.execute(
         "SELECT partitions.id, start, next FROM partitions"
         " JOIN topics ON topics.id = topic WHERE compacted"

@@ -1,10 +1,12 @@
-"""Membership of the embedded broker's groups: who is alive, and who has which partitions.
+"""Membership of the embedded broker's groups: live members, and the partitions of each.
 
-A member is a row of the database (its place in the order of joining) and a file of its own in
-`members/`: it keeps the file locked, so a killed process is seen dead at once, and writes its
-steady clock into it, so a frozen one is seen dead after the session's time. A heartbeat so costs no
-transaction. All who look agree, because the shares follow from the live rows alone; for the
-moments in which they do not, there is the fence of the committers.
+A member is a database row, which fixes its place in join order, and a file of its own in
+`members/`. The member keeps the file locked, so others see at once that its process was killed.
+It writes its steady clock into the file, so a frozen member counts as dead after the session
+timeout. A heartbeat therefore costs no transaction.
+
+Shares follow from the live rows alone, so all processes agree on them. For moments in which they
+disagree, the fence of the committers protects the log.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ _NAME = re.compile(r"[0-9a-f]{32}")
 
 
 class Groups:
-    """The groups that this process takes part in."""
+    """The groups that this process is a member of."""
 
     def __init__(
         self,
@@ -52,7 +54,7 @@ class Groups:
         return bool(self._members)
 
     async def join(self, group: str, topic: str) -> EmbeddedMember:
-        """A new member at the end of the group. Raises `MissingTopic`."""
+        """Add a new member at the end of the group. Raises `MissingTopic`."""
         await self._reading.run(_partitions, self._catalogue, topic)
         member = EmbeddedMember(self, group, topic)
         self._members.add(member)
@@ -64,9 +66,9 @@ class Groups:
         await self._writing.run(_register, self._directory, member, self._steady())
 
     async def look(self, member: EmbeddedMember) -> tuple[list[str], int]:
-        """The live members in order of joining, and how many partitions they share.
+        """The live members in join order, and the number of partitions that they share.
 
-        Beats for the member, and removes the dead. Raises `MissingTopic`.
+        Sends the heartbeat of `member` and removes dead members. Raises `MissingTopic`.
         """
         now = self._steady()
         live, dead = await self._reading.run(
@@ -77,7 +79,7 @@ class Groups:
         return live, await self._reading.run(_partitions, self._catalogue, member.topic)
 
     async def members(self, group: str) -> list[GroupMember]:
-        """The live members, and what is theirs; the dead stay where they are."""
+        """The live members and their partitions; removes no dead member."""
         oldest = self._steady() - self._session_ms
         return await self._reading.run(_members, self._directory, self._catalogue, group, oldest)
 
@@ -92,12 +94,12 @@ class Groups:
         for member in tuple(self._members):
             with contextlib.suppress(BuddyError):
                 await self.leave(member)
-            if member.seat is not None:  # nobody sees the row any more: the lock has gone
+            if member.seat is not None:  # without the lock, a row that is left counts as dead
                 member.seat.release()
 
 
 class EmbeddedMember:
-    """See `contract.Member`."""
+    """Implements `contract.Member`."""
 
     def __init__(self, groups: Groups, group: str, topic: str) -> None:
         self.group = group
@@ -106,22 +108,22 @@ class EmbeddedMember:
         self._groups = groups
 
     async def assignment(self) -> frozenset[int]:
-        """See `contract.Member.assignment`; a member taken for dead joins again at the end."""
+        """See `contract.Member.assignment`; a member that counts as dead joins again at the end."""
         live, partitions = await self._groups.look(self)
         if self.seat is None or self.seat.name not in live:
             await self._groups.register(self)
             live, partitions = await self._groups.look(self)
         if self.seat is None or self.seat.name not in live:
-            return frozenset()  # frozen once more in between
+            return frozenset()  # it froze again in between
         return share(partitions, live.index(self.seat.name), len(live))
 
     async def close(self) -> None:
-        """See `contract.Member.close`; calling it again does nothing."""
+        """See `contract.Member.close`. Idempotent."""
         await self._groups.leave(self)
 
 
 class Seat:
-    """A member's file: locked while the process lives, holding the time of its last heartbeat."""
+    """A member's file: locked while its process lives; it holds the time of the last heartbeat."""
 
     def __init__(self, path: Path, now: int) -> None:
         self.name = path.name
@@ -135,11 +137,11 @@ class Seat:
             raise
 
     def beat(self, now: int) -> None:
-        """Write the time down for the others."""
+        """Write a heartbeat at `now` for other processes to read."""
         os.pwrite(self._descriptor, b"%0*d" % (_DIGITS, now), 0)
 
     def release(self) -> None:
-        """Let go of the file and remove it; doing it again does nothing."""
+        """Unlock and remove the file. Idempotent."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -147,7 +149,7 @@ class Seat:
 
 
 def share(partitions: int, place: int, members: int) -> frozenset[int]:
-    """The contiguous share of the member at `place`; the first ones get one more, if need be."""
+    """The contiguous share of the member at `place`; a remainder goes to the first members."""
     size, spare = divmod(partitions, members)
     first = place * size + min(place, spare)
     return frozenset(range(first, first + size + (place < spare)))
@@ -162,7 +164,7 @@ def _register(
     with transaction(connection):
         _sweep(connection, directory)
         seat = Seat(directory / uuid.uuid4().hex, now)
-        # Kept here, not by the caller: a cancelled caller would never learn of the open file.
+        # Set here, not by the caller: a cancelled caller would never learn of the open file.
         member.seat = seat
         connection.execute(
             "INSERT INTO members (consumer_group, topic, name) VALUES (?, ?, ?)",
@@ -173,7 +175,7 @@ def _register(
 def _look(
     connection: sqlite3.Connection, directory: Path, member: EmbeddedMember, now: int, oldest: int
 ) -> tuple[list[str], list[str]]:
-    """Those who are alive, and those who have died or were not heard of since `oldest`."""
+    """The live members, and those that have died or sent no heartbeat since `oldest`."""
     if member.seat is not None:
         member.seat.beat(now)
     live: list[str] = []
@@ -217,7 +219,7 @@ def _partitions(connection: sqlite3.Connection, catalogue: Catalogue, topic: str
 
 
 def _remove(connection: sqlite3.Connection, directory: Path, names: list[str]) -> None:
-    """Forget members, so that their shares go to the others; a thawed one will notice."""
+    """Remove members, so that others get their shares; a thawed member notices and rejoins."""
     with transaction(connection):
         connection.executemany("DELETE FROM members WHERE name = ?", [(name,) for name in names])
     for name in filter(_NAME.fullmatch, map(str, names)):
@@ -231,18 +233,18 @@ def _leave(connection: sqlite3.Connection, directory: Path, member: EmbeddedMemb
 
 
 def _beat_of(directory: Path, name: object) -> int | None:
-    """The time in a member's file; a name that is damaged names no file."""
+    """The last heartbeat of a member; None if it is dead or its name is damaged."""
     return _last_beat(directory / name) if isinstance(name, str) and _NAME.fullmatch(name) else None
 
 
 def _last_beat(path: Path) -> int | None:
-    """The time in a member's file, or None if its process has gone."""
+    """The time in a member's file, or None if its process is gone."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
-        # Shared, so that two who look at once do not take each other for the member.
+        # A shared lock: two processes that check at once do not take each other for the member.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         beat = os.pread(descriptor, _DIGITS, 0)
@@ -254,7 +256,7 @@ def _last_beat(path: Path) -> int | None:
 
 
 def _sweep(connection: sqlite3.Connection, directory: Path) -> None:
-    """Remove files that no member stands for: their processes died between two steps."""
+    """Remove files without a row: their processes died between two steps."""
     known = {name for (name,) in connection.execute("SELECT name FROM members")}
     for path in directory.iterdir():
         if path.name not in known and _last_beat(path) is None:

@@ -1,8 +1,8 @@
-"""What keeps the embedded log from upkeep for long: a frozen process, whichever it is.
+"""Detects frozen processes that block the upkeep of the embedded log.
 
-A process that is stopped (SIGSTOP, Ctrl-Z) keeps its file locks and its snapshot. With the lock of
-upkeep it stops retention and compaction for all. With a snapshot it keeps SQLite from emptying
-the write-ahead log, which then grows until the disk is full.
+A stopped process (SIGSTOP, Ctrl-Z) keeps its file locks and its snapshot. If it holds the upkeep
+lock, retention and compaction stop for all processes. If it holds a snapshot, SQLite cannot
+truncate the write-ahead log, which then grows until the disk is full.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections.abc import Callable
 import structlog
 
 LASTING_MS = 60_000
-"""A hindrance is told once nothing has moved for so long …"""
+"""A hindrance is reported once nothing has moved for this long."""
 
 AGAIN_MS = 300_000
-"""… and logged at most this often."""
+"""A hindrance is logged at most this often."""
 
 MOST_WAL_BYTES = 256 * 1024 * 1024
-"""Four times the size from which upkeep empties it."""
+"""A larger write-ahead log is a hindrance: four times the size at which upkeep truncates it."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Hindrances:
-    """What has hindered the rounds of upkeep of this process. `steady` is in milliseconds."""
+    """The hindrances that this process's rounds of upkeep met. `steady` is in milliseconds."""
 
     def __init__(self, steady: Callable[[], int]) -> None:
         self._lock = _Hindrance(steady)
@@ -35,7 +35,7 @@ class Hindrances:
         return self._lock.line or self._wal.line
 
     def locked(self, path: str, touched: int) -> None:
-        """Another process has the lock, and showed at `touched` that it goes on."""
+        """Another process holds the lock; it last touched the lock file at `touched`."""
         self._lock.met(
             f"a process that hangs holds {path}: nothing expires and nothing is compacted until "
             f"it goes on or ends",
@@ -47,7 +47,7 @@ class Hindrances:
         self._lock.over()
 
     def wal(self, path: str, size: int) -> None:
-        """The write-ahead log has this size, though rounds of upkeep empty it."""
+        """The write-ahead log has this size in bytes after a step of upkeep."""
         if size > MOST_WAL_BYTES:
             self._wal.met(
                 f"a process that hangs while it reads keeps {path} from being emptied: "
@@ -58,13 +58,13 @@ class Hindrances:
 
 
 class _Hindrance:
-    """One kind. It counts once it was met for `LASTING_MS` with the same mark."""
+    """One kind of hindrance; it counts once it is met with the same mark for `LASTING_MS`."""
 
     def __init__(self, steady: Callable[[], int]) -> None:
         self.line: str | None = None
         self._steady = steady
         self._since: tuple[int, int] | None = None
-        """The mark, and when it was first met."""
+        """The mark, and the time at which it was first met."""
         self._logged: int | None = None
 
     def met(self, line: str, mark: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Finding, remembering and skipping damage of an embedded log that is open."""
+"""Finds, records and skips damage of an open embedded log."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ _log = structlog.get_logger(__name__)
 
 
 class Inspection:
-    """What is damaged in a log, by whichever process it was found.
+    """The damage of a log, whichever process found it.
 
-    One that only `looks` writes nothing, neither into the log nor into log lines: whoever looks
-    says what is `known`.
+    With `looks`, it writes neither to the database nor log lines; the caller reports `known`.
     """
 
     def __init__(
@@ -52,7 +51,10 @@ class Inspection:
         self._noted: dict[tuple[Partition, int], Damage] = {}
 
     async def known(self) -> list[Damage]:
-        """All that was found so far, in the order of the log. Cheap: nothing is looked through."""
+        """All damage found so far, by partition and offset. Cheap: does not scan the log.
+
+        With `looks`, damage that only this process has found comes last.
+        """
 
         def work(connection: sqlite3.Connection) -> list[Damage]:
             with snapshot(connection):
@@ -66,7 +68,7 @@ class Inspection:
         return found
 
     async def skipped(self) -> dict[Partition, int]:
-        """How many offsets of each partition were skipped, and are still in the log. Cheap."""
+        """Per partition, the number of skipped offsets that have not expired. Cheap."""
 
         def work(connection: sqlite3.Connection) -> dict[Partition, int]:
             with snapshot(connection):
@@ -76,7 +78,7 @@ class Inspection:
         return await self._reading.run(work)
 
     async def note(self, found: Iterable[Damage], *, tell: bool = True) -> None:
-        """Remember it for all processes, and tell it in one log line; each once."""
+        """Record new damage for all processes; with `tell`, also log each finding once."""
         for each in found:
             if (each.partition, each.base) in self._noted:
                 continue
@@ -92,13 +94,13 @@ class Inspection:
                     next=each.next,
                     reason=each.reason,
                 )
-            with contextlib.suppress(BuddyError):  # a disk that is full: it has been told at least
+            with contextlib.suppress(BuddyError):  # a full disk, say: at least the log line is out
                 await self._writing.run(self._remember, each)
 
     async def verify(self, progress: Callable[[int], None]) -> Looked:
-        """Look through the whole log while others go on; what is damaged is remembered.
+        """Scan the whole log while other processes continue, and record the damage.
 
-        `progress` is told of the bytes that were looked through, piece by piece.
+        `progress` is called after each piece with the number of bytes scanned in it.
         """
         found = Looked()
         for partition in await self._reading.run(self._partitions, found):
@@ -115,7 +117,10 @@ class Inspection:
         return found
 
     async def find(self, partition: Partition, offset: int | None) -> Damage:
-        """The damage at that offset, or the first known. Raises `UsageError`, `MissingTopic`."""
+        """The damage at `offset`, or the first known damage. See `damage.look_for`.
+
+        Raises `UsageError`, `MissingTopic`.
+        """
 
         def work(connection: sqlite3.Connection) -> Damage:
             with snapshot(connection):
@@ -125,9 +130,9 @@ class Inspection:
         return await self._reading.run(work)
 
     async def skip(self, found: Damage) -> bool:
-        """Have every reader of every process go on behind it; whether anything is lost.
+        """Make every reader of every process skip the damage; return whether messages are lost.
 
-        Nothing is if the index alone was damaged, which is made again then.
+        If only the index is damaged, rebuild the index; then no message is lost.
         """
         if await self._writing.run_long(mend_index, self._to_write, found):
             return False

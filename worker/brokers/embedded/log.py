@@ -1,10 +1,11 @@
-"""Messages and the groups' offsets in the embedded broker's database.
+"""Messages and group offsets in the embedded broker's database.
 
-A partition's log is a row of *batches*, as in Kafka: what one write put into one partition is one
-database row, whose `entries` are msgpack of [(offset - base, time - batch time, key, value,
-headers) …]. A message so costs about a microsecond, where a database row of its own costs ten.
+A partition's log is a sequence of *batches*, as in Kafka. A batch is one database row: the
+messages that one write appends to one partition, up to `BATCH_BYTES`. Its `entries` are msgpack
+of [(offset - base, time - batch time, key, value, headers) …]. A message in a batch costs about
+1 µs; a database row per message would cost 10 µs.
 
-All functions run in the thread of the connection that they are given.
+Every function runs in the thread of the connection that is passed to it.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from worker.errors import DamagedLog, Fenced, MessageRefused
 from worker.stream import Headers, Message, OffsetRange, Partition, ProducerRecord, Topic
 
 BATCH_BYTES = 1024 * 1024
-"""A larger write is split: a reader decodes a batch as a whole."""
+"""Larger writes are split into batches, because a reader decodes a whole batch at once."""
 
 FETCH_BYTES = 8 * 1024 * 1024
-"""A fetch stops after so many bytes, however few messages that is."""
+"""A fetch stops after this many bytes, however few messages they hold."""
 
 Entry = tuple[int, int, bytes | None, bytes | None, Headers]
 
@@ -40,7 +41,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Load(NamedTuple):
-    """What one write brings for one partition: encoded batches, and whose messages they are."""
+    """The encoded batches of one write for one partition, and the indices of their messages."""
 
     partition: int
     place: Partition
@@ -49,24 +50,24 @@ class Load(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What a fetch found in one partition."""
+    """The result of a fetch from one partition."""
 
     messages: list[Message]
     position: int
-    """Where to go on when these messages have been read."""
+    """The offset to fetch after these messages."""
     end: int
-    """Where the partition ended."""
+    """The end offset of the partition at the time of the fetch."""
     expired: int = 0
     skipped: int = 0
-    """Offsets that were passed over because they are damaged and somebody said to skip them."""
+    """The number of damaged offsets passed over because they are marked as skipped."""
     damage: Damage | None = None
-    """Why nothing comes after these messages."""
+    """The damage that blocks the partition after these messages, if any."""
 
 
 def arrange(
     catalogue: Catalogue, rotation: Rotation, messages: Sequence[ProducerRecord]
 ) -> list[Load]:
-    """Check, place and encode messages; no transaction needed, so others are not held up.
+    """Check, place and encode messages. Needs no transaction, so it blocks no other writer.
 
     Raises `MissingTopic` and `MessageRefused`.
     """
@@ -81,9 +82,9 @@ def arrange(
 
 
 def append(connection: sqlite3.Connection, load: Load, now: int) -> int:
-    """Add a load to its partition, within a transaction; the offset of its first message.
+    """Append a load to its partition, within a transaction; return its first message's offset.
 
-    The append time never goes back within a partition, whatever the clock does.
+    Append times never decrease within a partition, whatever the clock does.
     """
     row = partition_row(connection, load.partition, load.place)
     time = max(now, row.last_time)
@@ -99,7 +100,7 @@ def append(connection: sqlite3.Connection, load: Load, now: int) -> int:
 def append_all(
     connection: sqlite3.Connection, loads: Iterable[Load], now: int, count: int
 ) -> list[tuple[int, int]]:
-    """Add all loads, within a transaction; (partition, offset) of each of `count` messages."""
+    """Append the loads of `count` messages, in a transaction; return (partition, offset) each."""
     written = [(0, 0)] * count
     for load in loads:
         first = append(connection, load, now)
@@ -109,7 +110,7 @@ def append_all(
 
 
 def take_over(connection: sqlite3.Connection, name: str) -> int:
-    """Fence the earlier committers of that name, within a transaction; the new epoch."""
+    """Fence the earlier committers of that name, within a transaction; return the new epoch."""
     connection.execute(
         "INSERT INTO committers (name, epoch) VALUES (?, 1)"
         " ON CONFLICT (name) DO UPDATE SET epoch = epoch + 1",
@@ -119,7 +120,7 @@ def take_over(connection: sqlite3.Connection, name: str) -> int:
 
 
 def check_fence(connection: sqlite3.Connection, name: str, epoch: int) -> None:
-    """Raise `Fenced` unless this is the newest committer of that name; within a transaction."""
+    """Raise `Fenced` unless `epoch` is the newest of that name; call within a transaction."""
     if _epoch(connection, name) != epoch:
         raise Fenced(f"Another worker has taken over {name}: this one gives it up.")
 
@@ -146,7 +147,7 @@ def committed(
     group: str,
     partitions: Iterable[Partition],
 ) -> dict[Partition, int]:
-    """The group's offsets of those partitions that have one; a damaged one counts as none."""
+    """The group's committed offsets; partitions with no offset or a damaged one are absent."""
     found = {}
     with snapshot(connection):
         catalogue.refresh(connection)
@@ -174,7 +175,7 @@ def committed(
 def spans(
     connection: sqlite3.Connection, catalogue: Catalogue, partitions: Iterable[Partition]
 ) -> dict[Partition, OffsetRange]:
-    """Start and end of each partition, all at one moment. Raises `MissingTopic`."""
+    """The offset range of each partition, all from one snapshot. Raises `MissingTopic`."""
     with snapshot(connection):
         catalogue.refresh(connection)
         return {
@@ -190,10 +191,10 @@ def fetch(
     limit: int,
     share: int,
 ) -> list[Chunk]:
-    """Whole batches from these positions on, until there are `limit` messages or more.
+    """Fetch whole batches from these positions, until there are at least `limit` messages.
 
-    Of one partition no more than `share` bytes, but one batch in any case. A chunk for each
-    partition that was looked at; those that come after may be missing.
+    A partition gives at most `share` bytes, but always one batch. Returns one chunk per visited
+    partition, in the order of `wanted`; unvisited partitions at the end have no chunk.
     """
     chunks = []
     room = FETCH_BYTES
@@ -224,7 +225,8 @@ def _fetch_one(
         start, end = _span(connection, number, partition)
     except DamagedLog as error:
         return Chunk([], position, position, damage=Damage(partition, 0, 0, str(error))), 0
-    # Beyond the end (a topic made anew) nothing was missed, and the start is right: as on Kafka.
+    # A position beyond the end belongs to an earlier topic of this name: nothing was missed, so read
+    # from the start, as on Kafka.
     expired = max(0, start - position)
     position = max(position, start) if position <= end else start
     messages: list[Message] = []
@@ -279,7 +281,7 @@ def _batches(
             most = topic.max_message_bytes
             why = f"A message of {size} bytes is larger than topic {topic.name} takes ({most})."
             raise MessageRefused.of({index: why})
-        size += 16  # about what msgpack adds
+        size += 16  # msgpack's overhead, roughly
         if entries and total + size > BATCH_BYTES:
             batches.append((len(entries), _encode(entries)))
             entries, total = [], 0

@@ -1,4 +1,4 @@
-"""Reading from the embedded broker's log, and waiting for it to grow."""
+"""Reads from the embedded broker's log, and waits for the log to grow."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Fetch = Callable[[Sequence[tuple[Partition, int]], int, int], Awaitable[list[Chu
 
 FIRST_PAUSE = 0.002
 LAST_PAUSE = 0.02
-"""Seconds between two looks at the log while others wait for it; they grow from first to last."""
+"""Seconds between two polls of the log while readers wait; the pause grows from first to last."""
 
 
 class Watch:
-    """Tells those who wait that the log has grown, whichever process wrote.
+    """Wakes waiting readers when the log grows, whichever process wrote.
 
-    What this process writes it is told of. For the rest it looks at a number that SQLite raises
-    with every commit, and only while somebody waits.
+    This process reports its own writes by `grown`. For other processes, `Watch` polls a number
+    that SQLite changes with every commit, and polls only while a reader waits.
     """
 
     def __init__(self, version: Callable[[], Awaitable[int]]) -> None:
@@ -33,16 +33,16 @@ class Watch:
         self._closed = False
 
     def grown(self) -> None:
-        """The log has grown: wake everybody."""
+        """The log has grown: wake all waiting readers."""
         self.generation += 1
         for future in self._waiting:
             if not future.done():
                 future.set_result(None)
 
     async def wait(self, seen: int, seconds: float) -> bool:
-        """Whether there is something newer than generation `seen` within so many seconds.
+        """Wait up to `seconds` for a generation newer than `seen`; return whether there is one.
 
-        Raises `BrokerUnavailable` when the broker is closed meanwhile.
+        Raises `BrokerUnavailable` if the broker is closed meanwhile, or the error of a poll.
         """
         if self._closed:
             raise BrokerUnavailable("The broker was closed while a reader waited.")
@@ -61,7 +61,7 @@ class Watch:
             self._waiting.discard(future)
 
     async def close(self) -> None:
-        """Stop looking, and let nobody wait any longer."""
+        """Stop polling, and fail all waits with `BrokerUnavailable`."""
         self._closed = True
         if self._looking is not None:
             self._looking.cancel()
@@ -90,7 +90,7 @@ class Watch:
 
 
 class _Course:
-    """Where a reader stands in one partition, and what it has fetched but not yet handed out."""
+    """A reader's position in one partition, and the messages fetched but not yet returned."""
 
     def __init__(self, position: int) -> None:
         self.messages: list[Message] = []
@@ -122,7 +122,7 @@ class _Course:
 
 
 class EmbeddedReader:
-    """See `contract.Reader`. `closed` is called once, when the reader is closed."""
+    """Implements `contract.Reader`. `closed` is called once, when the reader is closed."""
 
     def __init__(
         self, fetch: Fetch, watch: Watch, closed: Callable[[EmbeddedReader], None]
@@ -134,7 +134,7 @@ class EmbeddedReader:
         self._turn = 0
 
     def assign(self, positions: Mapping[Partition, int]) -> None:
-        """Read exactly these from now on; what was fetched of unmoved ones is not lost."""
+        """See `contract.Reader.assign`; unmoved partitions keep their fetched messages."""
         courses = {}
         for partition, position in positions.items():
             course = self._courses.get(partition)
@@ -149,7 +149,7 @@ class EmbeddedReader:
     async def read(
         self, limit: int, timeout: float, paused: Collection[Partition] = ()
     ) -> list[Message]:
-        """See `contract.Reader.read`; partitions take turns in being first."""
+        """See `contract.Reader.read`; the partition that is read first rotates."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         self._turn += 1
@@ -161,7 +161,7 @@ class EmbeddedReader:
             active = self._in_turn(paused)
             await self._fill(active, limit)
             if self._courses is not assigned:
-                continue  # assigned anew meanwhile: look again, nothing was handed out yet
+                continue  # reassigned meanwhile: start over, since nothing was returned yet
             if messages := _take(active, limit):
                 return messages
             if not await self._watch.wait(generation, deadline - loop.time()):
@@ -203,7 +203,7 @@ class EmbeddedReader:
         }
 
     async def close(self) -> None:
-        """Forget everything; a later read raises `BrokerUnavailable`."""
+        """Drop the assignment and fetched messages; a later read raises `BrokerUnavailable`."""
         self._courses = {}
         if self._closed is not None:
             self._closed(self)
@@ -221,12 +221,12 @@ class EmbeddedReader:
             return
         before = [course.after for _, course in empty]
         wanted = [(partition, course.after) for partition, course in empty]
-        # What comes of one partition goes to one task, which has its share of the memory: it is
-        # asked to pause that only after it has it.
+        # A partition's messages go to one task, which has a share of the memory. Back-pressure
+        # pauses the partition only after the task has the messages, so each fetch is limited.
         share = max(BATCH_BYTES, FETCH_BYTES // len(self._courses))
         chunks = await self._fetch(wanted, lacking, share)
         for (_, course), position, chunk in zip(empty, before, chunks, strict=False):
-            # Two reads at once may have fetched the same: only one of them counts.
+            # Two concurrent reads may fetch the same messages: accept them only once.
             if course.after == position and not course.left():
                 course.accept(chunk)
 

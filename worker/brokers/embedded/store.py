@@ -1,8 +1,8 @@
 """The database file of the embedded broker: its directory, format, connections and failures.
 
-One SQLite database in WAL mode holds everything; `synchronous=FULL`, so what a transaction
-returned from is on the disk. Each connection lives in a thread of its own, because SQLite waits
-for the disk and the event loop must not. Every failure leaves here as one line for a person.
+One SQLite database in WAL mode holds all data. With `synchronous=FULL`, a transaction is on disk
+once it returns. Each connection has a thread of its own, because SQLite waits for the disk and
+the event loop must not. Every failure is raised with a one-line message for a person.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ BUSY_SECONDS = 10.0
 """How long a write waits for other processes before it gives up."""
 
 CALL_SECONDS = 30.0
-"""How long a call waits for its thread: a disk that hangs must not hang the caller for ever."""
+"""How long a call waits for its thread: a disk that hangs must not block the caller for ever."""
 
 WHOLE_LOG_SECONDS = 12 * 3600.0
-"""The same, for what goes through the whole log."""
+"""The same for a call that goes through the whole log."""
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _NO_FILES = {errno.EMFILE, errno.ENFILE}
@@ -47,12 +47,12 @@ _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 _creating = threading.Lock()
-# Closing a file drops every POSIX lock that this process holds on it, SQLite's too. So nobody in
-# this process may create (and close) the file while somebody else has it open already.
+# Closing a file drops every POSIX lock that this process holds on it, SQLite's included. So no
+# thread may create (and close) the file while another thread of this process has it open.
 
 
 class Connection:
-    """A SQLite connection and the one thread that uses it; calls run in the order they came."""
+    """A SQLite connection and the one thread that uses it; calls run in order of arrival."""
 
     def __init__(self, directory: Path, *, writes: bool) -> None:
         self._directory = directory
@@ -61,10 +61,13 @@ class Connection:
         self._thread = ThreadPoolExecutor(1, f"embedded-{'write' if writes else 'read'}")
         self._connection: sqlite3.Connection | None = None
         self._places: dict[str, tuple[int, int]] = {}
-        """Which files these are, as long as the connection has them open."""
+        """Device and inode of each file that the connection has open, by path."""
 
     async def open(self) -> None:
-        """Open the database, and make it if it is missing. Raises `StateError`."""
+        """Open the database. A connection that writes also creates or migrates it.
+
+        Raises `StateError`, or `BrokerUnavailable` if there is no log to read.
+        """
         await self._submit(self._open)
         if not await self.run(_is_current, self._path):
             if not self._writes:
@@ -82,9 +85,9 @@ class Connection:
         *args: _P.args,
         **kwargs: _P.kwargs,
     ) -> _T:
-        """Do `work` in the thread. If the caller is cancelled, work that had begun still ends.
+        """Run `work` in the thread. Work that has begun completes even if the caller is cancelled.
 
-        Raises `StateError`, or `BrokerUnavailable` when it is not known what took place.
+        Raises `StateError`, or `BrokerUnavailable`, after which the outcome may be unknown.
         """
         return await self._submit(lambda: work(self._ready(), *args, **kwargs))
 
@@ -94,11 +97,11 @@ class Connection:
         *args: _P.args,
         **kwargs: _P.kwargs,
     ) -> _T:
-        """As `run`, for work that goes through the whole log."""
+        """Like `run`, for work that goes through the whole log."""
         return await self._submit(lambda: work(self._ready(), *args, **kwargs), WHOLE_LOG_SECONDS)
 
     async def close(self) -> None:
-        """Close after the calls that wait already; calling it again does nothing."""
+        """Close after the calls that are already queued. Idempotent."""
         with contextlib.suppress(BuddyError, RuntimeError):
             await self._submit(self._close)
         self._thread.shutdown(wait=False)
@@ -114,7 +117,7 @@ class Connection:
                 f"The disk of {self._directory} did not answer in {limit:.0f} s: "
                 f"check it, then try again."
             ) from None
-        except RuntimeError as error:  # the executor after its shutdown
+        except RuntimeError as error:  # the executor has shut down
             raise BrokerUnavailable(f"The log in {self._directory} is closed.") from error
 
     def _guarded(self, work: Callable[[], _T]) -> _T:
@@ -122,7 +125,7 @@ class Connection:
             return work()
         except sqlite3.Error as error:
             raise _explain(error, self._directory) from error
-        except UnicodeDecodeError as error:  # of SQLite's own message, which quotes what is damaged
+        except UnicodeDecodeError as error:  # in SQLite's message, which quotes damaged text
             raise _damaged("its tables cannot be told", self._directory) from error
         except OSError as error:
             raise _explain_system(error, self._directory) from error
@@ -130,7 +133,7 @@ class Connection:
     def _ready(self) -> sqlite3.Connection:
         if self._connection is None:
             raise BrokerUnavailable(f"The log in {self._directory} is not open.")
-        # A deleted file can still be written to, but nobody would ever read it.
+        # A write to a deleted file succeeds, but nobody would ever read it.
         if not self._is_in_place():
             raise StateError(
                 f"The log in {self._directory} was removed or replaced while in use: "
@@ -139,7 +142,7 @@ class Connection:
         return self._connection
 
     def _is_in_place(self) -> bool:
-        """Whether other processes use the same files, those beside the database included."""
+        """Whether the open files, -wal and -shm included, are the ones that the paths name now."""
         return all(_place(path) == place for path, place in self._places.items())
 
     def _open(self) -> None:
@@ -147,7 +150,8 @@ class Connection:
             _prepare(self._directory, self._path)
         else:
             _find(self._directory, self._path)
-        # rw: SQLite makes no database. What it makes beside one, the last to close it removes.
+        # mode=rw: SQLite creates no database. It creates -wal and -shm beside an existing one, and
+        # the last connection to close removes them.
         connection = sqlite3.connect(
             f"{self._path.absolute().as_uri()}?mode=rw",
             isolation_level=None,
@@ -156,29 +160,29 @@ class Connection:
         )
         try:
             if self._writes:
-                # It does not wait for others that do the same, whatever the time-out.
+                # This pragma ignores the busy timeout when another connection runs it too.
                 _patiently(lambda: connection.execute("PRAGMA journal_mode=WAL").fetchone())
             for pragma in (
                 "synchronous=FULL",
                 "cache_size=-8192",
                 "wal_autocheckpoint=4000",
                 "journal_size_limit=67108864",
-                # Zeroing what is deleted would write every expired message once more.
+                # Zeroing deleted content would write every expired message once more.
                 "secure_delete=FAST",
             ):
                 connection.execute(f"PRAGMA {pragma}").fetchone()
             if self._writes:
                 _make_tables(connection)
-                # `transaction` waits in short turns: SQLite's own grow up to 100 ms.
+                # `transaction` retries with short pauses: SQLite's own pauses grow to 100 ms.
                 connection.execute("PRAGMA busy_timeout=0").fetchone()
             else:
                 connection.execute("PRAGMA query_only=ON")
-                connection.execute("PRAGMA schema_version").fetchone()  # opens what lies beside
+                connection.execute("PRAGMA schema_version").fetchone()  # opens -wal and -shm
         except BaseException:
             connection.close()
             raise
         self._connection = connection
-        # Those beside exist while one that reads the log has them open, and are the same ones.
+        # -wal and -shm exist, and stay the same files, while a connection has them open.
         paths = [f"{self._path}{end}" for end in ("", "-wal", "-shm")]
         self._places = {path: place for path in paths if (place := _place(path)) is not None}
 
@@ -193,10 +197,11 @@ class Connection:
 
 
 def _keep_open(connection: sqlite3.Connection) -> None:
-    """Have it end with the process: closing writes what its files hold into those there now.
+    """Keep the connection open until the process ends.
 
-    A thread holds it, since Python closes what modules hold when it ends. From 3.12 on a setting of
-    SQLite's would do (`SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE`).
+    Closing it would write the content of its replaced files into the files that are there now. A
+    daemon thread holds the connection, because Python closes what modules hold when it exits.
+    From Python 3.12 on, SQLite's `SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE` would do instead.
     """
 
     def hold(_connection: sqlite3.Connection) -> None:
@@ -207,7 +212,11 @@ def _keep_open(connection: sqlite3.Connection) -> None:
 
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing, alone among all processes. Raises `BrokerUnavailable` if others hold on."""
+    """Run the block atomically, as the only writer among all processes.
+
+    Within `Connection.run`, it raises `BrokerUnavailable` if others hold the write lock for
+    `BUSY_SECONDS`.
+    """
     _patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
     try:
         yield
@@ -219,7 +228,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 @contextlib.contextmanager
 def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    """Reads within see one state of the database; writers go on."""
+    """Reads in the block see one state of the database; writers continue."""
     connection.execute("BEGIN")
     try:
         yield
@@ -234,7 +243,7 @@ def _make_tables(connection: sqlite3.Connection) -> None:
 
 
 def _is_current(connection: sqlite3.Connection, path: Path) -> bool:
-    if is_new(connection):  # another process is about to make its tables
+    if is_new(connection):  # another process is about to create its tables
         raise _missing(path.parent)
     return is_current(connection, path)
 
@@ -275,7 +284,7 @@ def _prepare(directory: Path, path: Path) -> None:
         _sync(directory.parent)
     with _creating:
         try:
-            # SQLite gives its other files the mode of this one.
+            # SQLite gives -wal and -shm the mode of this file.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o640))
         except FileExistsError:
             return
@@ -311,7 +320,7 @@ def _code(error: sqlite3.Error) -> int:
 
 
 def _has_room(directory: Path) -> bool:
-    """Whether a little can still be written: SQLite calls some full disks an I/O error."""
+    """Whether a small write still succeeds: SQLite reports some full disks as an I/O error."""
     try:
         with tempfile.TemporaryFile(dir=directory, buffering=0) as probe:
             probe.write(b"x" * _PROBE_BYTES)
@@ -322,7 +331,7 @@ def _has_room(directory: Path) -> bool:
 
 
 def _explain(error: sqlite3.Error, directory: Path) -> BuddyError:
-    """The one line for a failure of SQLite. Only an I/O error leaves open what took place."""
+    """The exception for a failure of SQLite. Only after an I/O error is the outcome unknown."""
     match _code(error):
         case sqlite3.SQLITE_FULL:
             return _full(directory)

@@ -1,6 +1,6 @@
-"""The embedded broker's topics and partitions: what rows say of them, and which of these are sound.
+"""The embedded broker's topics and partitions: their database rows, and whether those are sound.
 
-All functions run in the thread of the connection that they are given.
+Every function runs in the thread of the connection that is passed to it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from worker.stream import Partition, Topic
 
 
 class Stored(NamedTuple):
-    """A topic, its identity, and the database's numbers of its partitions."""
+    """A topic, its identity, and the database ids of its partitions."""
 
     topic: Topic
     identity: str
     partitions: tuple[int, ...]
 
     def partition(self, number: int) -> int:
-        """The database's number of a partition. Raises `MissingTopic`."""
+        """The database id of a partition. Raises `MissingTopic`."""
         if not 0 <= number < len(self.partitions):
             raise MissingTopic(
                 f"Topic {self.topic.name} has no partition {number}, only {len(self.partitions)}: "
@@ -36,7 +36,7 @@ class Stored(NamedTuple):
 
 
 class PartitionRow(NamedTuple):
-    """What the database says of a partition, under its seal."""
+    """The sealed columns of a partition's row."""
 
     id: int
     topic: int
@@ -54,16 +54,16 @@ class _Known(NamedTuple):
 
 
 class Catalogue:
-    """The topics as one connection sees them; read again only after one was made or removed.
+    """The topics as one connection sees them; reloaded only after one is created or removed.
 
-    `refresh` before use, in the same transaction or snapshot as what is asked then.
+    Call `refresh` before use, in the same transaction or snapshot as the use.
     """
 
     def __init__(self) -> None:
         self._known = _Known(-1, {}, [])
 
     def refresh(self, connection: sqlite3.Connection) -> bool:
-        """Learn of topics that were made, removed or made anew; whether there were any.
+        """Reload the topics if any was created or removed; return whether they changed.
 
         Raises `DamagedLog`.
         """
@@ -77,7 +77,7 @@ class Catalogue:
         yield from self._known.topics.values()
 
     def find(self, name: str) -> Stored | None:
-        """The topic of that name, if it exists. Raises `DamagedLog` if that cannot be told."""
+        """The topic of that name, or None. Raises `DamagedLog` if damage hides the answer."""
         stored = self._known.topics.get(name)
         if stored is None and self._known.damaged:
             raise DamagedLog(
@@ -93,18 +93,18 @@ class Catalogue:
         return stored
 
     def partition(self, partition: Partition) -> int:
-        """The database's number of a partition. Raises `MissingTopic`."""
+        """The database id of a partition. Raises `MissingTopic`."""
         return self.need(partition.topic).partition(partition.number)
 
     def damaged(self) -> list[str]:
-        """The names, as far as they can be read, of topics whose entries are damaged."""
+        """The names of topics whose rows are damaged, as far as the names are readable."""
         return self._known.damaged
 
 
 def create(
     connection: sqlite3.Connection, catalogue: Catalogue, topics: Iterable[Topic], now: int
 ) -> list[str]:
-    """Create those that are missing, within a transaction; the names of the created ones."""
+    """Create the missing topics, within a transaction; return their names."""
     catalogue.refresh(connection)
     created: list[str] = []
     for topic in topics:
@@ -147,7 +147,7 @@ def partition_row(connection: sqlite3.Connection, number: int, name: Partition) 
 
 
 def store(connection: sqlite3.Connection, row: PartitionRow, grown: int = 0) -> None:
-    """Replace the row of a partition, within a transaction."""
+    """Replace the row of a partition, and add `grown` to its growth, within a transaction."""
     connection.execute(
         "UPDATE partitions SET start = ?, next = ?, last_time = ?, cleaned = ?, crc = ?,"
         " grown = grown + ? WHERE id = ?",
@@ -156,7 +156,7 @@ def store(connection: sqlite3.Connection, row: PartitionRow, grown: int = 0) -> 
 
 
 def last_append(connection: sqlite3.Connection) -> int:
-    """The latest append time of all partitions."""
+    """The latest append time of all partitions whose rows are sound; 0 if there are none."""
     rows = connection.execute(
         "SELECT id, topic, number, start, next, last_time, cleaned, crc FROM partitions NOT INDEXED"
     )
@@ -165,12 +165,12 @@ def last_append(connection: sqlite3.Connection) -> int:
 
 def topic_seal(row: tuple[object, ...]) -> int:
     """The seal of a topic's row: its id, its settings, its identity."""
-    # The database has no booleans.
+    # SQLite returns booleans as integers.
     return seal(*(int(value) if isinstance(value, bool) else value for value in row))
 
 
 def _load(connection: sqlite3.Connection) -> _Known:
-    # Not by an index, which may be damaged without the rows being so.
+    # NOT INDEXED: an index may be damaged while the rows are sound.
     version = _version(connection)
     numbers: defaultdict[object, dict[int, int]] = defaultdict(dict)
     for row in connection.execute("SELECT id, topic, number FROM partitions NOT INDEXED"):

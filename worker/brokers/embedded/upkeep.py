@@ -1,22 +1,24 @@
 """Compaction and retention of the embedded broker's log, in small steps.
 
-* Retention: batches older than the topic's `retention_ms` go, and the partition's start moves up.
-  What a group has yet to read stays until the log's clock is a day old: the machine may have been
-  off for long, or have started with a wrong clock.
-* Compaction: of each key the latest message stays, at its offset, with its time. A partition is
-  compacted once it has doubled, so each message is rewritten a few times in its life, however
-  large the log grows.
+* Retention removes batches older than the topic's `retention_ms` and moves the partition's start
+  up. Until the anchor of log time is a day old, batches that a group has yet to read stay: the
+  machine may have been off for long, or may have started with a wrong clock.
+* Compaction keeps the latest message of each key, at its offset and with its time. A partition is
+  compacted once it has doubled, so each message is rewritten only a few times, however large the
+  log grows.
 
 Compaction walks from the newest batch to the oldest, remembers the keys it has seen, and drops
-older messages of those keys. At every moment the log is right: a message goes only while a newer
-one of its key stands. A tombstone goes only when it lies below the point up to which an *earlier*
-compaction was finished, where nothing older of its key is left that could come back to life.
+older messages of those keys. The log is correct at every moment: a message is dropped only while
+a newer message of its key exists. A tombstone is dropped only below the offset up to which an
+*earlier* compaction finished. No older message of its key is left there to reappear.
 
-One process at a time does upkeep, by a file lock that dies with it; so batches change only under
-that lock, and appends only add to the end. Its holder touches the file at each step, so that the
-others can tell when it hangs. Readers see the batches before or after a step, and find the same
-messages by offset in both. Damaged batches are neither rewritten nor removed: their partition
-waits until somebody skips them.
+One process at a time does upkeep, under a file lock that ends with the process. Batches change
+only under that lock; appends only add to the end. The holder touches the lock file at each step,
+so that other processes notice when it hangs. Readers see the batches before or after a step, and
+find the same messages by offset in both.
+
+Damaged batches are neither rewritten nor removed: upkeep of their partition waits until a user
+skips them.
 """
 
 from __future__ import annotations
@@ -43,25 +45,25 @@ from worker.errors import DamagedLog, StateError
 from worker.stream import Partition, Topic
 
 GROWN_BYTES = 1024 * 1024
-"""A partition that has grown by less is not worth a compaction yet …"""
+"""A partition that has grown by less is not compacted until `COMPACT_MS` have passed."""
 
 COMPACT_MS = 24 * 3600 * 1000
-"""… unless it was last compacted so long ago: what was deleted must go in the end."""
+"""A partition with new messages is compacted this often: deleted data must go in the end."""
 
 STEP_ROWS = 1000
 STEP_BYTES = 1024 * 1024
-"""What a step may hold the write lock for: a few milliseconds."""
+"""The work of one step, which holds the write lock for a few milliseconds."""
 
 EXPIRE_BYTES = 8 * 1024 * 1024
 
 REMEMBERED_KEYS = 250_000
-"""Bounds the memory of a compaction (about 100 bytes a key); more keys take further passes."""
+"""Bounds the memory of a compaction (about 100 bytes a key); more keys need further passes."""
 
 WAL_BYTES = 64 * 1024 * 1024
 
 _encode = msgspec.msgpack.Encoder().encode
 _Lazy = tuple[int, int, bytes | None, msgspec.Raw, msgspec.Raw]
-_decode = msgspec.msgpack.Decoder(list[_Lazy]).decode  # values and headers stay as they are
+_decode = msgspec.msgpack.Decoder(list[_Lazy]).decode  # values and headers stay encoded
 
 
 class _Kept(NamedTuple):
@@ -79,7 +81,7 @@ class Upkeep:
         self, directory: Path, clock: LogClock, hindrances: Hindrances, *, force: bool = False
     ) -> None:
         self.damaged: list[Damage] = []
-        """What was found to be damaged."""
+        """The damage found in this round."""
         self._directory = directory
         self._wal = directory / f"{FILE_NAME}-wal"
         self._clock = clock
@@ -88,7 +90,7 @@ class Upkeep:
         self._steps: Generator[None, None, None] | None = None
 
     def step(self, connection: sqlite3.Connection) -> bool:
-        """Do a bounded piece of the work, complete in itself; whether there is more."""
+        """Do one bounded, self-contained step; return whether there is more work."""
         if self._steps is None:
             self._steps = self._round(connection)
         there_is_more = next(self._steps, _DONE) is not _DONE
@@ -96,8 +98,8 @@ class Upkeep:
         return there_is_more
 
     def stop(self, connection: sqlite3.Connection) -> None:
-        """Leave the rest to another round, and let others have it."""
-        del connection  # what a step does, it also ends
+        """End the round and release the lock; another round does the rest."""
+        del connection  # a step leaves no transaction open
         if self._steps is not None:
             self._steps.close()
 
@@ -128,8 +130,8 @@ class Upkeep:
                     except _Damaged as error:
                         self.damaged.append(Damage(place, *error.args[0]))
             if self._force or _size(self._wal) > WAL_BYTES:
-                # Does nothing while others read; the next round tries again. Its answer tells less
-                # than the size: another reader is in the way at any moment.
+                # Truncates nothing while others read; the next round tries again. The result is
+                # ignored, since some reader is nearly always in the way: the file's size counts.
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def _keep_up(
@@ -168,7 +170,7 @@ def _expire(
                 break
             if isinstance(piece, Hole):
                 _pass(connection, partition, piece)
-                # Nobody knows how old it is: it goes with what comes after it.
+                # A hole has no known age: it expires with the batches after it.
                 if piece.next == row.next and row.last_time < cutoff:
                     start = piece.next
                 continue
@@ -181,13 +183,13 @@ def _expire(
             return
         with transaction(connection):
             connection.executemany("DELETE FROM batches WHERE partition = ? AND base = ?", gone)
-            now = partition_row(connection, partition, place)  # appended to meanwhile
+            now = partition_row(connection, partition, place)  # appends may have changed it
             store(connection, now._replace(start=start))
         yield
 
 
 def _pass(connection: sqlite3.Connection, partition: int, hole: Hole) -> None:
-    """Go past a hole that somebody has skipped. Raises `_Damaged` for another."""
+    """Accept a hole that is marked as skipped. Raises `_Damaged` for any other hole."""
     skipped = skipped_at(connection, partition, hole.base)
     if skipped is None or skipped.next < hole.next:
         raise _Damaged(hole)
@@ -203,7 +205,7 @@ def _is_grown(connection: sqlite3.Connection, partition: int, now: int) -> bool:
 
 
 def _first_unread(connection: sqlite3.Connection, partition: int) -> int | None:
-    """The first offset that some group has yet to read, None if no group reads the partition."""
+    """The lowest offset that a group has yet to read; None if no group reads the partition."""
     first: int | None = connection.execute(
         "SELECT min(position) FROM group_offsets WHERE partition = ?", (partition,)
     ).fetchone()[0]
@@ -247,10 +249,10 @@ def _compact(
 
 
 class _Sieve:
-    """One pass from the newest message below `ceiling` to the oldest of the partition.
+    """One pass, from the newest message below `ceiling` down to the oldest of the partition.
 
-    Drops what a newer message from `floor` up to `ceiling` supersedes. `floor` is `cleaned`,
-    unless there were more keys than it can remember: then another pass goes on at `floor`.
+    It drops each message that a newer message between `floor` and `ceiling` supersedes. `floor`
+    is `cleaned`, unless there are more than `REMEMBERED_KEYS`: then another pass starts at `floor`.
     """
 
     def __init__(self, ceiling: int, cleaned: int, horizon: int) -> None:
@@ -261,7 +263,10 @@ class _Sieve:
         self._seen: set[bytes | None] = set()
 
     def sift(self, batches: list[Batch]) -> tuple[list[_Kept], int]:
-        """What stays of the next older batches (newest first), oldest first; how many went."""
+        """Sift the next older batches, newest first.
+
+        Returns the messages that stay, oldest first, and the number of dropped messages.
+        """
         kept: list[_Kept] = []
         dropped = 0
         for batch in batches:
@@ -276,7 +281,7 @@ class _Sieve:
 
     def _stays(self, entry: _Kept) -> bool:
         if entry.offset >= self._ceiling:
-            return True  # an earlier pass has judged it
+            return True  # an earlier pass has decided on it
         if entry.key in self._seen:
             return False
         if entry.offset >= self.floor:
@@ -285,13 +290,13 @@ class _Sieve:
             else:
                 self.floor = entry.offset + 1
             return True
-        # Nil is the only value that takes one byte in msgpack's bytes-or-nil.
+        # A value is bytes or nil: in msgpack, only nil takes a single byte.
         tombstone = entry.offset < self._cleaned and len(memoryview(entry.value)) == 1
         return not (tombstone and entry.time < self._horizon)
 
 
 def _end_of_batch(connection: sqlite3.Connection, partition: int, ceiling: int) -> int:
-    """Where the batch ends that holds the offset before `ceiling`."""
+    """The end of the batch that holds the offset before `ceiling`."""
     (end,) = connection.execute(
         "SELECT next FROM batches WHERE partition = ? AND base < ? ORDER BY base DESC LIMIT 1",
         (partition, ceiling),
@@ -321,7 +326,7 @@ def _window(connection: sqlite3.Connection, partition: int, end: int) -> list[Ba
 
 
 def _below_hole(connection: sqlite3.Connection, partition: int, start: int, end: int) -> int:
-    """Where the hole begins that ends at `end`. Raises `_Damaged` unless it was skipped."""
+    """The start of the hole that ends at `end`. Raises `_Damaged` unless it is skipped."""
     skipped = skipped_at(connection, partition, end - 1)
     if skipped is not None:
         return skipped.base
@@ -342,7 +347,7 @@ def _rewrite(
     base, after = batches[-1].base, batches[0].next
     packed = _pack(kept, base, after) or [Batch(base, after, 0, batches[0].last_time, NOTHING)]
     if not dropped and len(packed) == len(batches):
-        return  # as small as it gets
+        return  # a rewrite would gain nothing
     with transaction(connection):
         cursor = connection.execute(
             "DELETE FROM batches WHERE partition = ? AND base >= ? AND base < ?",
@@ -355,7 +360,7 @@ def _rewrite(
 
 
 def _pack(kept: list[_Kept], base: int, after: int) -> list[Batch]:
-    """Batches of full size out of these messages; together they cover `base` up to `after`."""
+    """Pack these messages into full batches, which together cover `base` up to `after`."""
     groups: list[list[_Kept]] = []
     size = BATCH_BYTES
     for entry in kept:
@@ -383,7 +388,10 @@ def _batch(group: list[_Kept], base: int, after: int) -> Batch:
 
 @contextlib.contextmanager
 def _exclusive(path: Path) -> Iterator[int | None]:
-    """The file if its lock is ours, without waiting; it ends with the block or the process."""
+    """Lock the file without waiting: its descriptor, or None if another process has the lock.
+
+    The lock ends with the block or the process.
+    """
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
