@@ -1,1 +1,1 @@
-"""Apache Kafka by way of aiokafka."""
+"""The Kafka broker: Apache Kafka through aiokafka."""

@@ -1,7 +1,7 @@
-"""Messages into batches for Kafka, and batches into the log: shared by `publish` and `commit`.
+"""Packs messages into batches, and delivers batches to Kafka; `publish` and `commit` share it.
 
-aiokafka's `send` costs three times as much a message as a batch built here, and its batches are
-cut to one size for all topics, while Kafka refuses a batch above the limit of its topic.
+Per message, aiokafka's `send` costs three times as much as a batch built here. Its batches also
+have one size limit for all topics, while Kafka refuses a batch above the limit of its topic.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from worker.errors import MessageRefused
 from worker.stream import Partition, ProducerRecord, Topic
 
 BATCH_BYTES = 256 * 1024
-"""A batch is cut here, if its topic allows so much: a request carries one of each partition, and
-the broker takes 100 MB a request. A single larger message makes a batch of its own."""
+"""The largest batch, if its topic allows as much. A request carries one batch per partition, and
+the broker accepts 100 MB per request. A larger message gets a batch of its own."""
 
 BATCH_MESSAGES = 5_000
-"""More in a batch gains nothing (measured)."""
+"""The most messages in a batch; more gain nothing (measured)."""
 
 REQUEST_BYTES = 48 * 1024 * 1024
-"""So much is under way at once, half of what a broker takes in one request by default."""
+"""The most bytes in flight at once: half of what a broker accepts in one request by default."""
 
 _BATCH_OVERHEAD = 61
 _MESSAGE_OVERHEAD = 31
-"""At most, besides key, value and headers: lengths, timestamp, offset, attributes."""
+"""An upper bound besides key, value and headers: lengths, timestamp, offset, attributes."""
 _HEADER_OVERHEAD = 10
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """A batch for one partition, and which messages of the call it holds."""
+    """A batch for one partition, and the indices of its messages in the call."""
 
     builder: Any
     indices: list[int]
@@ -46,10 +46,10 @@ class Batch(msgspec.Struct, frozen=True):
 def place(
     messages: Sequence[ProducerRecord], topics: Mapping[str, Topic], rotation: Rotation
 ) -> dict[Partition, list[int]]:
-    """Which messages go to which partition, in their order, as indices into `messages`.
+    """The messages of each partition, in order, as indices into `messages`.
 
-    Keyless ones of a topic go to one partition together, another at the next call. Raises
-    `MissingTopic` for a partition that the topic does not have.
+    Messages of a topic without a key all go to one partition; the next call uses the next one.
+    Raises `MissingTopic` for a partition that the topic does not have.
     """
     return {
         Partition(name, number): chosen
@@ -61,9 +61,10 @@ def place(
 def check(
     messages: Sequence[ProducerRecord], topics: Mapping[str, Topic], producer: Any
 ) -> list[int]:
-    """The size of each message inside a batch, rounded up.
+    """An upper bound in bytes of the size of each message inside a batch.
 
-    Raises `MessageRefused` for those that their topics will never take; it speaks of the first.
+    Raises `MessageRefused` with all messages that their topics will never accept; its text is
+    about the first of them.
     """
     sizes = []
     refused: dict[int, str] = {}
@@ -95,7 +96,7 @@ def check(
 
 
 def _exact_bytes(message: ProducerRecord, producer: Any) -> int:
-    """The size of a batch with nothing but this message: what Kafka compares with its limit."""
+    """The size of a batch with this message alone, which Kafka compares with its limit."""
     builder = producer.create_batch()
     _append(builder, message, milliseconds_now())
     size: int = builder.size()
@@ -148,11 +149,11 @@ def _append(builder: Any, message: ProducerRecord, now: int) -> None:
 async def deliver(
     batches: Mapping[Partition, Sequence[Batch]], producer: Any
 ) -> dict[int, tuple[int, int]]:
-    """Hand over every batch and wait for each; (partition, offset) by index.
+    """Send every batch and wait for each; return (partition, offset) by message index.
 
-    Raises `MessageRefused`, TimeoutError when a batch takes longer than `CALL_SECONDS`, or what
-    aiokafka raises. Something may still be under way then, and the producer's sequence numbers
-    have a gap: it must be discarded.
+    Raises `MessageRefused`, TimeoutError if a batch takes longer than `CALL_SECONDS`, or errors of
+    aiokafka. Then batches may still be in flight, and the producer's sequence numbers have a gap:
+    discard the producer.
     """
     written: dict[int, tuple[int, int]] = {}
     for wave in _waves(batches):
@@ -168,7 +169,7 @@ async def deliver(
 
 
 def _waves(batches: Mapping[Partition, Sequence[Batch]]) -> Iterable[list[Partition]]:
-    """Partitions whose largest batches fit into one request together."""
+    """Groups of partitions whose largest batches fit into one request together."""
     wave: list[Partition] = []
     total = 0
     for partition, some in batches.items():
@@ -187,7 +188,7 @@ async def _deliver(
 ) -> dict[int, tuple[int, int]]:
     futures = []
     for batch in batches:
-        # Waits while the one before is still queued: order is kept, memory bounded.
+        # Waits while the previous batch is queued: this keeps the order and bounds memory.
         async with asyncio.timeout(CALL_SECONDS):
             future = await producer.send_batch(
                 batch.builder, partition.topic, partition=partition.number

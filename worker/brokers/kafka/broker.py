@@ -1,8 +1,8 @@
 """The Kafka broker: the contract of `worker.brokers.contract` on aiokafka.
 
 The parts: `wire` (clients and limits), `errors`, `metadata` and `topics` (which topics exist),
-`batches` and `committer` (writing), `reader`, `member` and `groups`. A comment marks each trap of
-aiokafka where the code avoids it.
+`batches` and `committer` (writing), `reader`, `member` and `groups`. Comments mark the pitfalls of
+aiokafka where the code avoids them.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ class _Closable(Protocol):
 
 
 class KafkaBroker:
-    """Implements `contract.Broker` on an Apache Kafka, 2.4 or newer.
+    """Implements `contract.Broker` on Apache Kafka 2.4 or newer.
 
-    `bootstrap` is `host:port`, several with commas. Questions (`topics`, `spans`, `committed`) and
-    `create` are repeated for up to `CALL_SECONDS` while the broker is away. What is known of topics
-    is kept: partitions that are added to one get keyed messages after a restart.
+    `bootstrap` is `host:port`, or several with commas. Queries (`topics`, `spans`, `committed`)
+    and `create` are retried for up to `CALL_SECONDS` while the broker is away. Topic settings are
+    cached, so partitions that are added to a topic may get keyed messages only after a restart.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class KafkaBroker:
         self._opened: list[_Closable] = []
 
     async def open(self) -> None:
-        """See `contract.Broker`; `ConfigurationError` when the broker refuses the login."""
+        """See `contract.Broker.open`. A refused login or certificate is `ConfigurationError`."""
         await self._wire.probe()
 
     async def close(self) -> None:
-        """See `contract.Broker`."""
+        """See `contract.Broker.close`."""
         opened, self._opened = self._opened, []
         await asyncio.gather(*(thing.close() for thing in opened))
         producer, self._producer = self._producer, None
@@ -109,9 +109,9 @@ class KafkaBroker:
         await self._chores.finish()
 
     async def create(self, topics: Iterable[Topic]) -> list[str]:
-        """See `contract.Broker`. Replicated as the broker does by default.
+        """See `contract.Broker.create`. Topics get the broker's default replication factor.
 
-        Returns once the topics can be used; at once where this user may not describe them.
+        Returns once the topics are usable, or at once if this user may not describe them.
         """
         wanted = {topic.name: topic for topic in topics}
 
@@ -137,7 +137,7 @@ class KafkaBroker:
                 elif error is TopicAuthorizationFailedError:
                     forbidden.append(name)
                 elif error is not TopicAlreadyExistsError:
-                    # Somebody else may have made it meanwhile, or our first try went through.
+                    # An existing topic is fine: another client created it, or our first try did.
                     raise error(f"{name}: {next(iter(reason), None) or error.description}")
             if forbidden:
                 raise TopicAuthorizationFailedError(*forbidden)
@@ -148,7 +148,7 @@ class KafkaBroker:
         return created
 
     async def topics(self, names: Iterable[str]) -> dict[str, Topic]:
-        """See `contract.Broker`."""
+        """See `contract.Broker.topics`."""
         wanted = set(names)
         there = await self._look(wanted)
 
@@ -178,16 +178,16 @@ class KafkaBroker:
         return found
 
     async def identities(self, names: Iterable[str]) -> dict[str, str]:
-        """See `contract.Broker`. A Kafka older than 2.8 has no topic ids: all are empty there."""
+        """See `contract.Broker.identities`. Empty before Kafka 2.8, which has no topic ids."""
         return {name: topic.identity for name, topic in (await self._look(set(names))).items()}
 
     async def damage(self) -> list[str]:
-        """See `contract.Broker.damage`: what readers of this object cannot read at the moment."""
+        """See `contract.Broker.damage`: what the readers of this object cannot read now."""
         readers = [thing for thing in self._opened if isinstance(thing, KafkaReader)]
         return sorted({line for reader in readers for line in reader.damaged().values()})
 
     def hindrance(self) -> None:
-        """See `contract.Broker.hindrance`: the brokers look after that."""
+        """See `contract.Broker.hindrance`. Always None: Kafka's brokers do the upkeep."""
 
     async def skipped(self) -> dict[Partition, int]:
         """See `contract.Broker.skipped`; Kafka has no command that skips."""
@@ -196,7 +196,7 @@ class KafkaBroker:
     async def spans(
         self, partitions: Iterable[Partition], *, uncommitted: bool = False
     ) -> dict[Partition, OffsetRange]:
-        """See `contract.Broker`."""
+        """See `contract.Broker.spans`."""
         asked = list(partitions)
         topics = await self._describe({partition.topic for partition in asked})
         for partition in asked:
@@ -205,7 +205,7 @@ class KafkaBroker:
         numbers = [topic_partition(partition) for partition in asked]
 
         async def ask(consumer: Any) -> dict[Partition, OffsetRange]:
-            # By itself aiokafka learns of one unknown topic at a time, each with a pause of 0.1 s.
+            # Otherwise aiokafka learns of unknown topics one at a time, with a pause of 0.1 s each.
             for name in {partition.topic for partition in asked}:
                 consumer._client.add_topic(name)  # noqa: SLF001 -- there is no public way
             starts, ends = await asyncio.gather(
@@ -221,13 +221,13 @@ class KafkaBroker:
             raise await self._diagnose(attempt, error.__cause__ or error) from error
 
     async def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        """See `contract.Broker`."""
+        """See `contract.Broker.committed`."""
         numbers = [topic_partition(partition) for partition in partitions]
 
         async def ask(admin: Any) -> dict[Partition, int]:
             answers = await admin.list_consumer_group_offsets(group, partitions=numbers)
             if len(answers) < len(set(numbers)):
-                # So it reads while the coordinator loads: aiokafka overlooks the error on top.
+                # The coordinator is loading: aiokafka ignores the response's top-level error.
                 raise GroupLoadInProgressError("the group's coordinator is still loading")
             return {Partition(*n): a.offset for n, a in answers.items() if a.offset >= 0}
 
@@ -240,7 +240,7 @@ class KafkaBroker:
             raise await self._diagnose(attempt, error.__cause__ or error) from error
 
     async def publish(self, messages: Sequence[ProducerRecord]) -> list[tuple[int, int]]:
-        """See `contract.Broker`. What is too large is refused before anything is sent."""
+        """See `contract.Broker.publish`. Refuses oversized messages before it sends any."""
         if not messages:
             return []
         attempt = writing({message.topic for message in messages})
@@ -258,14 +258,14 @@ class KafkaBroker:
         return [written[index] for index in range(len(messages))]
 
     def reader(self, *, uncommitted: bool = False) -> KafkaReader:
-        """See `contract.Broker`."""
+        """See `contract.Broker.reader`."""
         level = "read_uncommitted" if uncommitted else "read_committed"
         reader = KafkaReader(self._wire, self._chores, self._diagnose, level)
         self._keep(reader)
         return reader
 
     async def join(self, group: str, topic: str) -> KafkaMember:
-        """See `contract.Broker`. Raises `MissingTopic`, `BrokerUnavailable`."""
+        """See `contract.Broker.join`. Raises `MissingTopic`, `BrokerUnavailable`."""
         await self._describe({topic})
         member = KafkaMember(self._wire, group, topic)
         await member.start()
@@ -273,7 +273,7 @@ class KafkaBroker:
         return member
 
     async def members(self, group: str) -> list[GroupMember]:
-        """See `contract.Broker`."""
+        """See `contract.Broker.members`."""
 
         async def ask(admin: Any) -> list[GroupMember]:
             answers = await admin.describe_consumer_groups([group])
@@ -282,7 +282,7 @@ class KafkaBroker:
         return await self._admin.ask(describing_group(group), ask)
 
     async def committer(self, name: str, group: str) -> KafkaCommitter:
-        """See `contract.Broker`. Raises `BrokerUnavailable`."""
+        """See `contract.Broker.committer`. Raises `BrokerUnavailable`."""
         committer = await KafkaCommitter.start(
             self._wire, name, group, self, self._chores, self._diagnose
         )
@@ -293,11 +293,11 @@ class KafkaBroker:
         self._opened = [kept for kept in self._opened if not kept.closed] + [thing]
 
     async def _describe(self, names: Iterable[str]) -> Mapping[str, Topic]:
-        """The topics of these names, from memory where possible. Raises `MissingTopic`."""
+        """The named topics, from the cache where possible. Raises `MissingTopic`."""
         wanted = set(names)
         if not wanted <= self._known.keys():
-            # One after the other: whoever waits here finds what it wants to know in memory, and
-            # many who write to a topic for the first time are one question to the broker.
+            # Callers take turns: one that waits here then finds its topics in the cache. So many
+            # concurrent first writes to a topic cost one request to the broker.
             async with self._describing:
                 unknown = wanted - self._known.keys()
                 found = await self.topics(unknown) if unknown else {}
@@ -308,7 +308,7 @@ class KafkaBroker:
     async def pack(
         self, messages: Sequence[ProducerRecord], producer: Any
     ) -> dict[Partition, list[Batch]]:
-        """Batches for this producer; a topic is looked at anew before it refuses a message."""
+        """Pack messages for this producer; reload the topics before a message is refused."""
         names = {message.topic for message in messages}
         topics = await self._describe(names)
         try:
@@ -319,7 +319,7 @@ class KafkaBroker:
             return pack(messages, topics, self._rotation, producer)
 
     def forget(self, messages: Sequence[ProducerRecord]) -> None:
-        """Look at these messages' topics anew before the next batch."""
+        """Drop the topics of these messages from the cache; the next batch reloads them."""
         for topic in {message.topic for message in messages}:
             self._known.pop(topic, None)
 
@@ -332,13 +332,13 @@ class KafkaBroker:
             return self._producer
 
     def _discard(self, producer: Any) -> None:
-        # After a failed batch its sequence numbers have a gap, which the broker would refuse.
+        # After a failed batch, its sequence numbers have a gap, which the broker would refuse.
         if self._producer is producer:
             self._producer = None
             self._chores.add(abandon(producer))
 
     async def _look(self, names: Collection[str], *, rights: bool = False) -> dict[str, Described]:
-        """Those of these topics that exist. Raises `BrokerUnavailable`."""
+        """Describe the named topics that exist. Raises `BrokerUnavailable`."""
         if not names:
             return {}
         found = await self._admin.ask(
@@ -349,10 +349,10 @@ class KafkaBroker:
         return found
 
     async def _diagnose(self, attempt: Attempt, error: BaseException) -> BuddyError:
-        """What a failure means.
+        """The exception for a failure; asks the broker where aiokafka's error says too little.
 
-        aiokafka does not always say which topic it may not use, and one that has gone is to it a
-        reason to try for ever: so the broker is asked.
+        aiokafka does not always name the topic that it may not use, and it retries for ever if a
+        topic is deleted.
         """
         failure = await self._wire.failure(attempt, error)
         names = {*attempt.topics, *attempt.read}
@@ -375,7 +375,7 @@ class KafkaBroker:
         return failure
 
     async def _await_leaders(self, topics: Collection[str]) -> None:
-        """Until every partition has a leader: before, a producer would wait with long pauses."""
+        """Wait until every partition has a leader: a producer would wait with long pauses."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + CALL_SECONDS
         while waiting := await self._leaderless(topics):

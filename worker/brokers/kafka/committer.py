@@ -1,7 +1,8 @@
-"""The one writer of a task on Kafka: a transactional producer, its name the `transactional_id`.
+"""The committer on Kafka: a transactional producer with the name as its `transactional_id`.
 
-Starting a producer with the same id aborts what the earlier one had open and fences it: that is
-the only fence aiokafka has (it sends no group generation with the offsets), and it is enough.
+Starting a producer with the same id aborts the earlier producer's open transaction and fences that
+producer. aiokafka has no other fence: it sends no group generation with the offsets. This fence is
+sufficient.
 """
 
 from __future__ import annotations
@@ -26,32 +27,32 @@ from worker.errors import BrokerUnavailable, BuddyError, Fenced, MessageRefused
 from worker.stream import Partition, ProducerRecord
 
 TRANSACTION_MILLISECONDS = 15_000
-"""A worker that froze in a transaction holds up readers of its partitions for at most so long."""
+"""The longest time that a worker frozen in a transaction blocks readers of its partitions."""
 
 
 class Topics(Protocol):
-    """What is known of the topics that are written to."""
+    """The cached settings of the topics that a committer writes to."""
 
     async def pack(
         self, messages: Sequence[ProducerRecord], producer: Any
     ) -> Mapping[Partition, Sequence[Batch]]:
-        """Batches for this producer, or one of the refusals of `worker.errors`."""
+        """Pack batches for this producer. Raises a refusal of `worker.errors`."""
 
     def forget(self, messages: Sequence[ProducerRecord]) -> None:
-        """Look at these messages' topics anew before the next batch: a limit was lowered."""
+        """Reload the topics of these messages before the next batch: a limit was lowered."""
 
 
 class KafkaCommitter:
     """Implements `contract.Committer`.
 
-    It lives as long as its transactions succeed. After the first that did not, every call raises
-    `Fenced` if somebody else has taken over, else `BrokerUnavailable`: start a new committer,
-    which aborts what this one may have left open, and read what stands in the log. A message that
-    is refused beforehand does it no harm.
+    A committer is usable until a transaction fails. After that, every call raises `Fenced` if
+    another committer has taken over, otherwise `BrokerUnavailable`. Then start a new committer,
+    which aborts any transaction that this one left open, and read the log. A message that is
+    refused before the transaction does not end the committer.
 
-    One reservation to `Fenced`: when the answer to a commit was lost and the next owner started
-    before it could be asked for again, the transaction did take place. So whoever gets a task
-    back reads the log, whatever became of the last commit.
+    `Fenced` does not prove that the last transaction failed. If the response to a commit is lost
+    and the next owner starts before a retry, the transaction did take place. So a worker that gets
+    a task back reads the log, whatever the result of the last commit.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class KafkaCommitter:
     async def start(
         cls, wire: Wire, name: str, group: str, topics: Topics, chores: Chores, diagnose: Diagnose
     ) -> KafkaCommitter:
-        """Fence whoever has this name. Raises `BrokerUnavailable`."""
+        """Fence every earlier committer of this name. Raises `BrokerUnavailable`."""
         producer = wire.producer(
             transactional_id=name, transaction_timeout_ms=TRANSACTION_MILLISECONDS
         )
@@ -86,7 +87,7 @@ class KafkaCommitter:
     async def commit(
         self, messages: Sequence[ProducerRecord], offsets: Mapping[Partition, int]
     ) -> list[tuple[int, int]]:
-        """See `contract.Committer`; raises `MissingTopic` as well, before anything is sent."""
+        """See `contract.Committer.commit`. Also raises `MissingTopic`, before anything is sent."""
         self._check_alive()
         batches = await self._topics.pack(messages, self._producer)
         if not batches and not offsets:
@@ -99,12 +100,12 @@ class KafkaCommitter:
             self._give_up(self._lost("a message was refused in the middle of a transaction"))
             raise error from error.__cause__
         except FAILURES as error:
-            # Given up before anything is awaited: nobody may commit with it meanwhile.
+            # Give up before the next await: no other call may commit with it meanwhile.
             self._give_up(self._lost("the last commit failed"))
             self._end = await self._meaning(error, messages, offsets)
             raise self._end from error
         except BaseException:
-            # Cancelled in the middle: nobody knows how it ended.
+            # Cancelled in the middle of the transaction: its outcome is unknown.
             self._give_up(self._lost("the last commit was interrupted"))
             raise
         return [written[index] for index in range(len(messages))]
@@ -126,9 +127,9 @@ class KafkaCommitter:
         producer = self._producer
         async with asyncio.timeout(CALL_SECONDS):
             await producer.begin_transaction()
-        # Where a batch fails nobody waits for the end of the transaction, whose future fails too.
+        # If a batch fails, this future fails too and nobody awaits it: retrieve its exception.
         producer._txn_manager.wait_for_transaction_end().add_done_callback(retrieve)  # noqa: SLF001
-        # Every batch is awaited: aiokafka would commit without the failed ones.
+        # Await every batch: aiokafka would commit without the failed ones.
         written = await deliver(batches, producer)
         if offsets:
             moved = {topic_partition(partition): offset for partition, offset in offsets.items()}
@@ -139,7 +140,7 @@ class KafkaCommitter:
         return written
 
     async def _abort(self) -> None:
-        # Not needed for safety, the next committer would do it; readers wait less this way.
+        # Not needed for safety, since the next committer would abort. It ends the wait of readers.
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 await self._producer.abort_transaction()
@@ -158,8 +159,8 @@ class KafkaCommitter:
         messages: Sequence[ProducerRecord],
         offsets: Mapping[Partition, int],
     ) -> BuddyError:
-        # Once the sender has failed for good, calls fail on assertions about the state it left:
-        # why it failed says more than they do.
+        # Once the sender has failed for good, calls fail on assertions about the state it left.
+        # The sender's own exception says more.
         sender = self._producer._sender.sender_task  # noqa: SLF001
         fatal = sender.exception() if sender.done() and not sender.cancelled() else None
         if is_fence(error) or (fatal is not None and is_fence(fatal)):

@@ -1,6 +1,6 @@
-"""aiokafka's errors, sorted by what they mean to this project, and told in one line.
+"""Classifies aiokafka's errors, and explains each of them in one line.
 
-A line names what was attempted and on what (`Attempt`), why it failed, and what to do.
+A line names the operation and its target (`Attempt`), the cause, and the remedy.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FAILURES: Final = (
     IllegalOperation,
     OSError,  # includes TimeoutError and ssl.SSLError
     asyncio.IncompleteReadError,
-    # A client whose metadata or state is gone trips over its own assumptions.
+    # A client that has lost its metadata or state fails on its own assumptions.
     AssertionError,
     AttributeError,
 )
@@ -65,10 +65,10 @@ LOGIN_ADVICE: Final = "check sasl_mechanism, username, password or token_file"
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """Something that Kafka is asked to do: in words, and the rights that it takes.
+    """An operation on Kafka: its description, and the rights that it needs.
 
-    `words` continue "cannot …". `topic_right` is what each of `topics` needs; an error that names
-    topics itself is believed.
+    `words` continue "cannot …". `topic_right` is the right needed on each of `topics`. If an error
+    names some of the topics itself, the message names only those.
     """
 
     words: str
@@ -79,7 +79,7 @@ class Attempt(msgspec.Struct, frozen=True):
     writer: str = ""
     """The transactional id."""
     read: tuple[str, ...] = ()
-    """Topics whose offsets are committed: an error about them names none."""
+    """Topics whose offsets are committed; an error about one of these names no topic."""
 
 
 def reading(topics: Collection[str]) -> Attempt:
@@ -104,7 +104,7 @@ def describing_settings(topics: Collection[str]) -> Attempt:
 
 
 def measuring(topics: Collection[str]) -> Attempt:
-    """Ask for the first and last offsets."""
+    """Find out the first and last offsets."""
     return Attempt(f"find the offsets of {some_topics(topics)}", tuple(topics))
 
 
@@ -119,7 +119,7 @@ def joining(group: str, topic: str) -> Attempt:
 
 
 def asking_group(group: str, topics: Collection[str]) -> Attempt:
-    """Read what a group has committed."""
+    """Read the committed offsets of a group."""
     words = f"read the committed offsets of group {group}"
     return Attempt(words, tuple(topics), group=group, group_right="DESCRIBE")
 
@@ -147,7 +147,7 @@ def committing(writer: str, group: str, written: Collection[str], read: Collecti
 
 
 def some_topics(topics: Collection[str]) -> str:
-    """`topic a`, `topics a, b`, or the first few and how many more."""
+    """`topic a`, `topics a, b`, or the first few and the number of the others."""
     names = sorted(set(topics))
     shown = ", ".join(names[:_MOST_NAMED])
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
@@ -155,10 +155,11 @@ def some_topics(topics: Collection[str]) -> str:
 
 
 def translate(attempt: Attempt, error: BaseException, address: str) -> BuddyError:
-    """The exception of this project for a failure of aiokafka in that attempt.
+    """The exception of `worker.errors` for a failure of aiokafka in this attempt.
 
-    Never a ConfigurationError: a service that runs waits until the right is granted, the login
-    accepted, the certificate renewed.
+    A `BuddyError` among the causes is returned as it is. Any other failure is `BrokerUnavailable`,
+    never `ConfigurationError`: a running service waits until the right is granted, the login
+    accepted or the certificate renewed.
     """
     chain = causes(error)
     for cause in chain:
@@ -188,12 +189,12 @@ def _right(attempt: Attempt, error: BaseException) -> str:
     named = _named(attempt, error)
     topics = named or attempt.topics
     if isinstance(error, TopicAuthorizationFailedError) and attempt.read:
-        # A topic that is written to would have been named.
+        # An error about a topic that is written to names the topic.
         topics = named or attempt.read
     if topics and set(topics) <= set(attempt.read) - set(attempt.topics):
         return f"READ on {some_topics(topics)}"
-    # What `words` say already is not said again. (Cluster: an idempotent producer asks first
-    # whether it may write anywhere.)
+    # Do not repeat topics that `words` already name. (A cluster error ends up here as well: an
+    # idempotent producer first asks whether it may write at all.)
     same = len(topics) > 1 and some_topics(topics) in attempt.words
     return f"{attempt.topic_right} on {'these topics' if same else some_topics(topics)}"
 
@@ -203,7 +204,7 @@ def _named(attempt: Attempt, error: BaseException) -> list[str]:
 
 
 def _names(values: object) -> Iterator[str]:
-    """Every text in nested collections: aiokafka puts names into its errors in many ways."""
+    """Every string in nested collections: aiokafka puts names into its errors in many ways."""
     if isinstance(values, str):
         yield values
     elif isinstance(values, tuple | list | set | frozenset | dict):
@@ -212,7 +213,7 @@ def _names(values: object) -> Iterator[str]:
 
 
 def refused(error: BaseException) -> str | None:
-    """Why a broker that is there lets nobody in (login, certificates), and what to do; or None."""
+    """Why a reachable broker rejects this client (login, certificates), and the remedy; or None."""
     if isinstance(error, REFUSED_LOGIN):
         return f"refuses the login: {explain(error)}; {LOGIN_ADVICE}"
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -233,7 +234,7 @@ def refused(error: BaseException) -> str | None:
 
 
 def explain(error: BaseException) -> str:
-    """What went wrong in one line, without the class names and objects of a library."""
+    """The cause in one line, without the class names and objects of a library."""
     if isinstance(error, TimeoutError | RequestTimedOutError) and not _texts(error):
         text = "no answer in time"
     elif isinstance(error, KafkaConnectionError | NodeNotReadyError | asyncio.IncompleteReadError):
@@ -253,22 +254,22 @@ def explain(error: BaseException) -> str:
 
 
 def _texts(error: BaseException) -> str:
-    """What an error says, without the objects that come with it."""
+    """The string arguments of an error, without other objects."""
     return " ".join(argument for argument in error.args if isinstance(argument, str))
 
 
 def _words(name: str) -> str:
-    """`NotEnoughReplicasError` as words: many errors carry nothing but their name."""
+    """`NotEnoughReplicasError` as words: many errors carry only their name."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.removesuffix("Error")).lower()
 
 
 def _most_telling(chain: list[BaseException]) -> BaseException:
-    """What aiokafka did not expect, it wraps into a bare KafkaError with a text of its own."""
+    """The first specific error: aiokafka wraps unexpected errors in a bare KafkaError."""
     return next((error for error in chain if type(error) is not KafkaError), chain[0])
 
 
 def is_permanent(error: BaseException) -> bool:
-    """Whether asking again at once cannot help."""
+    """Whether an immediate retry cannot help."""
     return any(
         isinstance(cause, (BuddyError, *REFUSED_LOGIN, *_FORBIDDEN, ssl.SSLError))
         for cause in causes(error)
@@ -276,7 +277,7 @@ def is_permanent(error: BaseException) -> bool:
 
 
 def names_itself(attempt: Attempt, error: BaseException) -> bool:
-    """Whether it is clear what is refused: else the broker can be asked about the topics."""
+    """Whether the error tells what is refused; if not, the broker can be asked about topics."""
     return is_permanent(error) and not any(
         isinstance(cause, TopicAuthorizationFailedError) and not _named(attempt, cause)
         for cause in causes(error)
@@ -284,7 +285,7 @@ def names_itself(attempt: Attempt, error: BaseException) -> bool:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether the broker gave no answer at all, rather than one that says what is wrong."""
+    """Whether the broker is away: it gave no answer, or only a retriable error."""
     if is_permanent(error):
         return False
     told = _most_telling(causes(error))
@@ -297,7 +298,7 @@ def is_fence(error: BaseException) -> bool:
 
 
 def causes(error: BaseException) -> list[BaseException]:
-    """The error and what it was raised from, outermost first."""
+    """The error and its chain of causes, outermost first."""
     chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in chain:

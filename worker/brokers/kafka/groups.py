@@ -1,4 +1,4 @@
-"""Who is in a Kafka group: the answer to DescribeGroups, decoded."""
+"""The members of a Kafka group, decoded from a DescribeGroups response."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from aiokafka.errors import for_code
 from worker.brokers.contract import GroupMember
 
 _NO_SUCH_GROUP: Final = 69
-"""GROUP_ID_NOT_FOUND, of newer brokers; older ones call such a group dead, without members."""
+"""GROUP_ID_NOT_FOUND of newer brokers; older brokers report such a group as dead and empty."""
 
 
 def members_of(groups: list[Any]) -> list[GroupMember]:
-    """The members of the groups of one answer. Raises the error that stands in it."""
+    """The members of the groups in one response. Raises the error that the response contains."""
     found = []
     for code, group, _state, _kind, _protocol, members, *_ in groups:
         if code not in (0, _NO_SUCH_GROUP):
@@ -27,7 +27,7 @@ def members_of(groups: list[Any]) -> list[GroupMember]:
 
 
 def _numbers(assignment: bytes) -> frozenset[int]:
-    if not assignment:  # the group is sharing out
+    if not assignment:  # the group is rebalancing
         return frozenset()
     decoded = ConsumerProtocolMemberAssignment.decode(assignment)
     return frozenset(number for _, numbers in decoded.assignment for number in numbers)

@@ -1,4 +1,4 @@
-"""Membership of a Kafka group, and nothing else: no message is ever read through it."""
+"""Membership of a Kafka group, and nothing else: no message is read through the group."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from worker.brokers.kafka.wire import Wire, stop
 from worker.errors import BuddyError
 
 SESSION_MILLISECONDS = 6_000
-"""How long a dead member keeps its partitions. A false eviction is harmless, a long wait is not."""
+"""How long a dead member keeps its partitions. A false eviction is harmless; a long wait is not."""
 
 HEARTBEAT_MILLISECONDS = 1_500
 REBALANCE_MILLISECONDS = 20_000
 POLL_MILLISECONDS = 60_000
 REQUEST_MILLISECONDS = 25_000
-"""Above the rebalance time-out: joining is one request that may take all of it."""
+"""Longer than the rebalance timeout: joining is one request that may take all of that time."""
 
 _BACK_OFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 _OUTSIDE_SECONDS = 25.0
-"""Longer than any rebalance: whoever is no member by then is kept from it."""
+"""Longer than any rebalance: after this long outside the group, something prevents joining."""
 
 
 class KafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
     """Implements `contract.Member`.
 
-    Whatever happens to the consumer behind it, a task makes a new one and joins again; until then
-    the assignment is empty.
+    If the underlying consumer fails, a background task creates a new one and joins again. Until
+    then, the assignment is empty.
     """
 
     def __init__(self, wire: Wire, group: str, topic: str) -> None:
@@ -43,20 +43,20 @@ class KafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._numbers: frozenset[int] = frozenset()
         self._problem: BuddyError | None = None
         self._outside: float | None = None
-        """Since when it has been no member of the group."""
+        """The loop time at which membership ended; None while it is a member."""
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to join. Raises `BrokerUnavailable`; the assignment itself comes later."""
+        """Start to join; the assignment follows later. Raises `BrokerUnavailable`."""
         self._outside = asyncio.get_running_loop().time()
         await self._connect()
         self._task = asyncio.create_task(self._stay())
 
     async def assignment(self) -> frozenset[int]:
-        """See `contract.Member`: empty in a rebalance.
+        """See `contract.Member.assignment`; empty during a rebalance.
 
-        Raises `BrokerUnavailable` from when joining has failed, or takes longer than any rebalance
-        does, until the group has taken this member in; the attempts go on by themselves.
+        Raises `BrokerUnavailable` once joining has failed or takes longer than any rebalance,
+        until the group accepts this member. Meanwhile the background task keeps retrying.
         """
         if self._problem is not None:
             raise type(self._problem)(str(self._problem))
@@ -73,7 +73,7 @@ class KafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         return self._task is None
 
     async def close(self) -> None:
-        """See `contract.Member`."""
+        """See `contract.Member.close`."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -81,17 +81,17 @@ class KafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         await self._disconnect()
 
     def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:  # noqa: ARG002
-        """Called by aiokafka before it joins again."""
+        """End the membership: aiokafka calls this before it joins again."""
         self._leave()
 
     def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
-        """Called by aiokafka when the group has shared out the partitions."""
-        if self._consumer is None:  # on its way out
+        """Take the assignment: aiokafka calls this when the group has rebalanced."""
+        if self._consumer is None:  # disconnecting
             return
-        # First of all, else messages are fetched.
+        # Pause first: otherwise aiokafka fetches messages.
         self._consumer.pause(*assigned)
         for partition in assigned:
-            # Anywhere will do: without a position the group's offset would be asked for.
+            # Any position will do: without one, aiokafka requests the group's offset.
             self._consumer.seek(partition, 0)
         self._numbers = frozenset(p.partition for p in assigned)
         self._problem = self._outside = None
@@ -107,7 +107,8 @@ class KafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             request_timeout_ms=REQUEST_MILLISECONDS,
         )
         await self._wire.start(self._consumer, joining(self._group, self._topic))
-        # Subscribed only now: `start` would wait for the assignment, and so for other members.
+        # Subscribe after `start`, which would otherwise wait for the assignment, and thus for
+        # other members.
         self._consumer.subscribe([self._topic], listener=self)
 
     def _leave(self) -> None:
@@ -127,7 +128,8 @@ class KafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             try:
                 if self._consumer is None:
                     await self._connect()
-                # Never cancelled but to close: aiokafka then forgets to check the poll interval.
+                # Cancel this call only to close: once cancelled, aiokafka no longer checks the
+                # poll interval.
                 await self._consumer.getmany(timeout_ms=1000)
                 if self._outside is None:
                     failures = 0

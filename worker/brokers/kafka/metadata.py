@@ -1,7 +1,7 @@
-"""Which of some topics exist, and which ones they are: Kafka's Metadata request with topic ids.
+"""Existence and identity of topics: Kafka's Metadata request with topic ids.
 
-aiokafka speaks version 5 at most, which knows no ids. Topics are asked for by name, and never
-created by that: a list of all topics leaves out those that the user may not describe, so a missing
+aiokafka supports version 5 at most, which has no topic ids. The request names its topics and never
+creates them. A list of all topics would omit those that the user may not describe, so a missing
 right would look like a missing topic.
 """
 
@@ -37,7 +37,7 @@ from aiokafka.protocol.types import (
 
 _API_KEY: Final = 3
 _NO_ID: Final = bytes(16)
-"""In a request: look for the name. In an answer: the cluster keeps no ids."""
+"""In a request: look up by name. In a response: the cluster has no topic ids."""
 
 _OPERATIONS: Final = {"READ": 3, "WRITE": 4, "CREATE": 5, "DESCRIBE": 8, "DESCRIBE_CONFIGS": 10}
 _NOT_TOLD: Final = -(2**31)
@@ -45,15 +45,15 @@ _PRESENT: Final = (NoError, LeaderNotAvailableError)
 
 
 class Described(msgspec.Struct, frozen=True):
-    """What a broker says of one topic. `identity` is empty on a cluster without topic ids."""
+    """A broker's description of one topic. `identity` is empty if the cluster has no topic ids."""
 
     identity: str
     partitions: int
     led: bool
     """Whether every partition has a leader."""
     operations: int = -1
-    """What this user may do with it: bits by Kafka's numbers. All, where the broker was not asked
-    or is too old to tell."""
+    """The operations that this user may perform, as bits by Kafka's numbers. All bits are set if
+    the broker was not asked or is too old to tell."""
 
     def allows(self, right: str) -> bool:
         """Whether this user has that right."""
@@ -71,7 +71,7 @@ class _Uuid(AbstractType):  # type: ignore[misc]  # aiokafka has no types
 
 
 class _Leader(AbstractType):  # type: ignore[misc]  # aiokafka has no types
-    """A partition, of which only the leader is wanted: field by field it costs three times more."""
+    """Decodes only the leader of a partition: decoding every field costs three times more."""
 
     _HEAD = struct.Struct(">hiii")  # error, number, leader, epoch of the leader
 
@@ -122,7 +122,7 @@ class _MetadataResponse(Response):  # type: ignore[misc]  # aiokafka has no type
 
 
 class _MetadataRequest(RequestStruct):  # type: ignore[misc]  # aiokafka has no types
-    """Version 11, of Kafka 2.8: the first with topic ids that can be relied on."""
+    """Version 11, of Kafka 2.8: the first with reliable topic ids."""
 
     FLEXIBLE_VERSION = True
     API_KEY = _API_KEY
@@ -158,15 +158,15 @@ class _TopicsRequest(Request[MetadataRequest_v5 | _MetadataRequest]):  # type: i
 
 
 async def look(admin: Any, names: Collection[str], *, rights: bool = False) -> dict[str, Described]:
-    """Those of these topics that exist; one request. `rights` asks what this user may do as well.
+    """Describe the named topics that exist, in one request; with `rights`, also the user's rights.
 
-    Raises what aiokafka raises; `TopicAuthorizationFailedError` with the topics that this user may
+    Raises aiokafka's errors. `TopicAuthorizationFailedError` names the topics that this user may
     not describe.
     """
     if not names:
         return {}
     client = admin._client  # noqa: SLF001 -- the admin's own methods ask for no ids
-    # Always the same broker: another one may lag behind, and still name a topic's earlier identity.
+    # Always ask the same broker: another may lag behind and report a topic's earlier identity.
     node = min((broker.nodeId for broker in client.cluster.brokers()), default=None)
     response = await client.send(node, _TopicsRequest(names, rights=rights))
     found = {}
@@ -191,7 +191,7 @@ def _described(topic: dict[str, Any]) -> Described:
     identity = topic.get("topic_id", _NO_ID)
     operations = topic.get("authorized_operations", _NOT_TOLD)
     return Described(
-        # As Kafka's own tools print it.
+        # The form in which Kafka's own tools print a topic id.
         identity=""
         if identity == _NO_ID
         else base64.urlsafe_b64encode(identity).decode().rstrip("="),

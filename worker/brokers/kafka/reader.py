@@ -1,4 +1,4 @@
-"""Reading Kafka partitions from positions that the caller keeps: a consumer without a group."""
+"""Reads Kafka partitions from positions that the caller keeps: a consumer without a group."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ from worker.errors import BrokerUnavailable
 from worker.stream import Message, Partition
 
 FETCH_WAIT_MILLISECONDS = 500
-"""How long the broker holds a fetch when there is nothing. Each costs both sides as much as there
-are partitions."""
+"""How long the broker holds a fetch that finds nothing. The cost of a fetch, on both sides, grows
+with the number of partitions."""
 
 PAUSED_WAIT_MILLISECONDS = 100
-"""The same while partitions are paused: one that is read again waits for the fetch under way."""
+"""The same while partitions are paused: a resumed partition waits for the fetch in flight."""
 
 SILENCE_SECONDS = 10.0
-"""When nothing was read and the broker answered no fetch for so long, it is unavailable."""
+"""The broker counts as unavailable after this long without messages and fetch responses."""
 
 _TRY_AGAIN_SECONDS = 10.0
-"""So often a damaged partition is tried: a broker may have fetched it anew from another one."""
+"""The interval of retries on a damaged partition: its broker may repair it from a replica."""
 
 _MOST_AT_ONCE = 100
 _ENOUGH_BYTES = 8 * 1024 * 1024
-"""Fetches are bounded as they are sent, maybe compressed: what a read gives is bounded here."""
+"""Bounds the unpacked size of a read: Kafka's own limits apply to compressed batches."""
 
 _HEADER_BYTES = 200
-"""What a header takes besides its bytes."""
+"""The memory of a header, without its name and value."""
 
 _APPEND_TIME = 1
 
 _log = structlog.get_logger(__name__)
 
 OnDamage = Callable[[Any, int, BaseException], None]
-"""Told of which partition nothing can be read from which offset on, and why."""
+"""Called with a partition, its first unreadable offset, and the cause."""
 
 
 class KafkaReader:
     """Implements `contract.Reader`.
 
-    The positions here are the authority, aiokafka's only follow: a read that was interrupted
-    between the two costs a seek, never a message. The consumer is made by the first read and made
-    anew after a failure, so reading goes on by itself once the broker is back.
+    The positions here are authoritative, and aiokafka's positions follow them: an interrupted read
+    costs a seek, never a message. The first read creates the consumer, and the first read after a
+    failure creates a new one. So reading resumes once the broker is back.
     """
 
     def __init__(self, wire: Wire, chores: Chores, diagnose: Diagnose, level: str) -> None:
@@ -63,16 +63,16 @@ class KafkaReader:
         self._closed = False
         self._turn = asyncio.Lock()
         self._positions: dict[Partition, int] = {}
-        self._settled: dict[Partition, int] = {}  # where the consumer stands
+        self._settled: dict[Partition, int] = {}  # the positions of the consumer
         self._generation = 0
         self._expired: dict[Partition, int] = {}
         self._damaged: dict[Partition, _Damage] = {}
         self._silence: tuple[float, dict[Partition, object]] | None = None
         self._largest = _ENOUGH_BYTES // 8
-        """The largest of the messages that came last, in bytes."""
+        """The size of the largest message of the last step, in bytes."""
 
     def assign(self, positions: Mapping[Partition, int]) -> None:
-        """See `contract.Reader`."""
+        """See `contract.Reader.assign`."""
         self._positions = dict(positions)
         self._generation += 1
         self._silence = None
@@ -81,9 +81,9 @@ class KafkaReader:
     async def read(
         self, limit: int, timeout: float, paused: Collection[Partition] = ()
     ) -> list[Message]:
-        """See `contract.Reader`. Raises `BrokerUnavailable` after `SILENCE_SECONDS` of outage.
+        """See `contract.Reader.read`. Raises `BrokerUnavailable` after `SILENCE_SECONDS` of outage.
 
-        Reads of one reader take turns: one that gets none within its `timeout` returns nothing.
+        Concurrent reads take turns: a read without a turn within its `timeout` returns nothing.
         """
         deadline = asyncio.get_running_loop().time() + timeout
         try:
@@ -115,7 +115,7 @@ class KafkaReader:
                 await self._skip(generation, error.args[0])
                 continue
             if generation != self._generation:
-                # Assigned anew while waiting: these may be nobody's any more.
+                # Reassigned while waiting: the messages may be of unassigned partitions.
                 return []
             await self._advance()
             if found or loop.time() >= deadline:
@@ -125,30 +125,30 @@ class KafkaReader:
         return []
 
     def position(self, partition: Partition) -> int:
-        """See `contract.Reader`. KeyError when the partition is not assigned."""
+        """See `contract.Reader.position`. KeyError when the partition is not assigned."""
         return self._positions[partition]
 
     def lag(self, partition: Partition) -> int:
-        """See `contract.Reader`."""
+        """See `contract.Reader.lag`."""
         if self._consumer is None or partition not in self._settled:
             return 0
         number = topic_partition(partition)
         end: int | None = self._consumer.last_stable_offset(number)
-        if end is None or end < 0:  # not known to one that reads open transactions as well
+        if end is None or end < 0:  # unknown when uncommitted messages are read
             end = int(self._consumer.highwater(number) or 0)
         return max(0, end - self._positions[partition])
 
     def expired(self) -> dict[Partition, int]:
-        """See `contract.Reader`."""
+        """See `contract.Reader.expired`."""
         expired, self._expired = self._expired, {}
         return expired
 
     def skipped(self) -> dict[Partition, int]:
-        """See `contract.Reader`: nothing here is ever skipped."""
+        """See `contract.Reader.skipped`. Always empty: Kafka has no command that skips."""
         return {}
 
     def damaged(self) -> dict[Partition, str]:
-        """See `contract.Reader`: a batch whose checksum is wrong, or that cannot be unpacked."""
+        """See `contract.Reader.damaged`: batches with a wrong checksum or that do not unpack."""
         return {partition: damage.line for partition, damage in self._damaged.items()}
 
     @property
@@ -172,13 +172,13 @@ class KafkaReader:
         if self._closed:
             await stop(consumer)
             return
-        consumer._fetcher._records = _Fetched(self._is_damaged)  # noqa: SLF001 -- as it says
+        consumer._fetcher._records = _Fetched(self._is_damaged)  # noqa: SLF001 -- see `_Fetched`
         self._consumer = consumer
         self._settled = {}
         self._silence = None
 
     def _settle(self, paused: Collection[Partition]) -> None:
-        """Bring the consumer where the caller wants it, with as few changes as possible."""
+        """Give the consumer the caller's assignment, positions and pauses, with few changes."""
         consumer = self._consumer
         if self._settled.keys() != self._positions.keys() and (
             consumer.assignment() != self._positions.keys()
@@ -187,7 +187,7 @@ class KafkaReader:
             self._settled = {}
         for partition, offset in self._positions.items():
             if self._settled.get(partition) != offset:
-                # Drops what is buffered of this partition, so only where it differs.
+                # A seek drops the partition's buffered messages, so seek only if needed.
                 consumer.seek(topic_partition(partition), offset)
         self._settled = dict(self._positions)
         wanted = self._positions.keys() & set(paused)
@@ -195,13 +195,16 @@ class KafkaReader:
         if wanted != now:
             consumer.pause(*map(topic_partition, wanted - now))
             consumer.resume(*map(topic_partition, now - wanted))
-            # There is no public way to change it.
+            # aiokafka has no public way to change the wait.
             wait = PAUSED_WAIT_MILLISECONDS if wanted else FETCH_WAIT_MILLISECONDS
             consumer._fetcher._fetch_max_wait_ms = wait  # noqa: SLF001
 
     async def _poll(self, limit: int, seconds: float) -> list[Message]:
-        """At most `limit`, and about `_ENOUGH_BYTES`: in steps, by the sizes of the last step."""
-        settled, self._settled = self._settled, {}  # until it is known how far this went
+        """Read up to `limit` messages and about `_ENOUGH_BYTES`, in steps.
+
+        The largest message of a step determines the size of the next step.
+        """
+        settled, self._settled = self._settled, {}  # unknown until this poll succeeds
         found: list[Message] = []
         left = _ENOUGH_BYTES
         try:
@@ -229,21 +232,21 @@ class KafkaReader:
         return found
 
     async def _advance(self) -> None:
-        # Also where no message came: transaction markers and compaction move positions too.
-        # `position` waits only for a partition without one, and all have been sought.
+        # Also without messages: transaction markers and compaction move positions too.
+        # `position` waits only for a partition without a position, and `_settle` set them all.
         for partition in self._positions:
             offset = await self._consumer.position(topic_partition(partition))
             self._settled[partition] = offset
             damage = self._damaged.get(partition)
             if damage is not None and offset > damage.offset:
                 if damage.passed_over:
-                    offset = damage.offset  # where the next read seeks to
+                    offset = damage.offset  # the next read seeks back to it
                 else:
                     del self._damaged[partition]
             self._positions[partition] = offset
 
     async def _skip(self, generation: int, lost: Mapping[Any, int]) -> None:
-        """Go on at the earliest message where the position is outside the log."""
+        """Continue at the earliest offset of the partitions whose position is outside the log."""
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 earliest = await self._consumer.beginning_offsets(list(lost))
@@ -255,14 +258,15 @@ class KafkaReader:
         for number in lost:
             partition = Partition(*number)
             self._damaged.pop(partition, None)
-            # Beyond the end (a topic made anew) nothing was missed, and the start is right.
+            # A position beyond the end belongs to an earlier topic of this name: nothing was
+            # missed, so read from the start.
             skipped = earliest[number] - self._positions[partition]
             if skipped > 0:
                 self._expired[partition] = self._expired.get(partition, 0) + skipped
             self._positions[partition] = earliest[number]
 
     def _is_damaged(self, number: Any, offset: int, why: BaseException) -> None:
-        """Nothing can be read of a partition from this offset on."""
+        """Record and log that a partition is unreadable from `offset` on."""
         partition = Partition(*number)
         if partition not in self._positions:
             return
@@ -285,7 +289,7 @@ class KafkaReader:
         self._damaged[partition] = _Damage(offset, line, again, passed_over)
 
     async def _listen(self, *, silent: bool, paused: Collection[Partition]) -> None:
-        """Notice an outage: aiokafka goes on trying, and reports no messages meanwhile."""
+        """Detect an outage: aiokafka keeps retrying, and reports only that it has no messages."""
         listened = self._positions.keys() - set(paused)
         if not silent or not listened:
             self._silence = None
@@ -306,7 +310,7 @@ class KafkaReader:
             raise await self._failure(silence, unheard)
 
     async def _failure(self, error: BaseException, topics: Collection[str]) -> BrokerUnavailable:
-        # Never MissingTopic: a topic that is made anew is read again.
+        # Never MissingTopic: a topic that is created again is read again.
         return BrokerUnavailable(str(await self._diagnose(reading(topics), error)))
 
     def _topics(self) -> set[str]:
@@ -320,17 +324,17 @@ class KafkaReader:
 
 
 class _Damage(NamedTuple):
-    """From which offset on a partition cannot be read, and when that is tried again."""
+    """The first unreadable offset of a partition, and the time of the next attempt."""
 
     offset: int
     line: str
     again: float
     passed_over: bool
-    """Whether aiokafka has gone on, one offset further."""
+    """Whether aiokafka has moved past the damage, by one offset."""
 
 
 class _Fetched(OrderedDict[Any, Any]):
-    """What aiokafka has fetched, by partition, as `_Readable`. There is no public way."""
+    """aiokafka's fetched records by partition, as `_Readable`; there is no public way."""
 
     def __init__(self, on_damage: OnDamage) -> None:
         super().__init__()
@@ -338,7 +342,7 @@ class _Fetched(OrderedDict[Any, Any]):
 
     def __setitem__(self, number: Any, result: Any) -> None:
         if isinstance(result, FetchError) and isinstance(result._error, RecordTooLargeError):  # noqa: SLF001
-            # Its length is damaged: nothing is larger than what a broker sends in full.
+            # The batch's length is damaged: a broker sends even its largest batch in full.
             self._on_damage(number, result._error.args[2], result._error)  # noqa: SLF001
             return
         if isinstance(result, FetchResult):
@@ -348,10 +352,11 @@ class _Fetched(OrderedDict[Any, Any]):
 
 
 class _Readable:
-    """Records of a partition, made messages as they are unpacked, up to a batch that is damaged.
+    """The records of a partition, unpacked directly into messages, up to a damaged batch.
 
-    Objects of aiokafka's own, made only to be copied, would cost as much again. And it raises what
-    a damaged batch makes it raise, for all partitions, again and again.
+    aiokafka's own record objects would be created only to be copied, at twice the cost. On a
+    damaged batch, aiokafka raises the same error again and again, in reads of all partitions. This
+    class reports the damage instead.
     """
 
     def __init__(self, number: Any, records: Any, on_damage: OnDamage) -> None:
@@ -366,17 +371,17 @@ class _Readable:
         return offset
 
     def __iter__(self) -> Iterator[Message]:
-        """Each call goes on where the last one was left."""
+        """Each iteration continues where the previous one stopped."""
         try:
             yield from self._records
         except (MemoryError, UnsupportedCodecError):
             raise
-        except Exception as error:  # noqa: BLE001 -- whatever the bytes make it raise
+        except Exception as error:  # noqa: BLE001 -- damaged bytes may raise anything
             self._on_damage(self._number, self.next_fetch_offset, error)
 
 
 def _size(message: Message) -> int:
-    """About its memory, unpacked: keys and headers may be as large as values are."""
+    """The approximate memory of a message: keys and headers may be as large as values."""
     size = 1 + len(message.key or b"") + len(message.value or b"")
     if message.headers:
         size += sum(_HEADER_BYTES + len(name) + len(value) for name, value in message.headers)
@@ -391,7 +396,7 @@ def _message(number: Any, record: Any) -> Message:
         record.timestamp,
         record.key,
         record.value,
-        # A header may have no value at all, which is none to us.
+        # Kafka allows a header without a value; here it has an empty value.
         tuple([(name, value or b"") for name, value in record.headers]),
         record.timestamp_type == _APPEND_TIME,
     )

@@ -1,4 +1,4 @@
-"""How a connection to Kafka is secured: TLS, and SASL with PLAIN, SCRAM or OAUTHBEARER."""
+"""Security of a connection to Kafka: TLS, and SASL with PLAIN, SCRAM or OAUTHBEARER."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _SASL_FIELDS = ("sasl_mechanism", "username", "password", "token_file")
 
 
 class KafkaSecurity(msgspec.Struct, frozen=True, kw_only=True):
-    """The security settings of a connection; a combination that cannot work is refused at once.
+    """The security settings of a connection. An invalid combination raises `ConfigurationError`.
 
-    Files are PEM. `ca_file` None trusts what the system trusts. `token_file` holds the token for
-    OAUTHBEARER and is read again for each new connection, so whoever renews tokens only has to
-    replace the file. Secrets are masked wherever this object is printed.
+    Files are PEM. If `ca_file` is None, the system's certificate authorities are trusted.
+    `token_file` holds the OAUTHBEARER token and is read again for each new connection: to renew
+    the token, replace the file. Secrets are masked wherever this object is printed.
     """
 
     security_protocol: Protocol = "PLAINTEXT"
@@ -49,13 +49,13 @@ class KafkaSecurity(msgspec.Struct, frozen=True, kw_only=True):
         return f"KafkaSecurity({', '.join(f'{k}={v!r}' for k, v in self._shown())})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        # rich (tracebacks with locals, for one) does not ask __repr__.
+        # rich does not use __repr__, for example in tracebacks with locals.
         return list(self._shown())
 
     def client_arguments(self) -> dict[str, Any]:
         """The keyword arguments that every aiokafka client takes.
 
-        Reads the certificates. Raises `ConfigurationError` when one cannot be used.
+        Reads the certificates. Raises `ConfigurationError` if a file cannot be used.
         """
         arguments: dict[str, Any] = {"security_protocol": self.security_protocol}
         if self.security_protocol.endswith("SSL"):
@@ -112,7 +112,7 @@ class KafkaSecurity(msgspec.Struct, frozen=True, kw_only=True):
             ) from None
         if self.cert_file:
             try:
-                # Never None: OpenSSL would then ask on the terminal for a password it lacks.
+                # Never None: OpenSSL would then prompt on the terminal for a missing password.
                 context.load_cert_chain(self.cert_file, self.key_file, self.key_password or "")
             except OSError as error:
                 raise ConfigurationError(
@@ -123,13 +123,13 @@ class KafkaSecurity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TokenFile(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
-    """Hands out the token that a file holds at that moment."""
+    """Provides the token that a file holds at the time of the call."""
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
 
     async def token(self) -> str:
-        """The token. Without one the login fails, in the way that aiokafka can deal with."""
+        """The token. If there is none, raises an `AuthenticationFailedError` for aiokafka."""
         try:
             token = (await asyncio.to_thread(self._path.read_text, "ascii")).strip()
         except (OSError, UnicodeDecodeError) as error:

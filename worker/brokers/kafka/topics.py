@@ -1,4 +1,4 @@
-"""A topic's settings as Kafka has them, and back."""
+"""Converts a `Topic` to Kafka's topic settings, and back."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from aiokafka.admin import NewTopic
 from worker.stream import Topic
 
 COMPACTED_SEGMENT_BYTES = 128 * 1024 * 1024
-"""The newest segment is never compacted. Kafka's default of 1 GiB would have to be read at each
-restore of a changelog whose live content is a few kilobytes."""
+"""Kafka never compacts the newest segment. With its default of 1 GiB, each restore of a changelog
+with a few kilobytes of live content would read up to 1 GiB."""
 
 COMPACTED_DIRTY_RATIO = "0.2"
-"""Compact when a fifth is stale (Kafka's default: half)."""
+"""Compact when a fifth of the log is dirty (Kafka's default: half)."""
 
 
 def new_topic(topic: Topic) -> Any:
-    """The topic as aiokafka wants it, to be created."""
+    """The request of aiokafka that creates this topic."""
     policy = "delete"
     if topic.compacted:
         policy = "compact" if topic.retention_ms is None else "compact,delete"
@@ -32,14 +32,15 @@ def new_topic(topic: Topic) -> Any:
     if topic.compacted:
         settings["segment.bytes"] = str(COMPACTED_SEGMENT_BYTES)
         settings["min.cleanable.dirty.ratio"] = COMPACTED_DIRTY_RATIO
-    # -1: as many replicas as the broker makes by default; the empty assignments let it pass.
+    # -1: the broker's default replication factor. aiokafka accepts -1 only with assignments, which
+    # may be empty.
     return NewTopic(
         topic.name, topic.partitions, -1, replica_assignments={}, topic_configs=settings
     )
 
 
 def topic_from(name: str, partitions: int, settings: Mapping[str, str]) -> Topic:
-    """The topic that has these settings of Kafka's."""
+    """The `Topic` that has these Kafka settings."""
     policy = settings["cleanup.policy"].split(",")
     retention = int(settings["retention.ms"])
     return Topic(

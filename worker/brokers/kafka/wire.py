@@ -1,7 +1,7 @@
-"""The ground under the Kafka broker: aiokafka's clients made, bounded and discarded.
+"""Creates, bounds and discards the aiokafka clients of the Kafka broker.
 
-aiokafka has no types (hence `Any`) and leaves two things to its users that stand here: it does not
-say why it cannot connect, and what it was doing when given up goes on unless told to stop.
+aiokafka has no types, hence `Any`. This module fills two of its gaps. aiokafka does not say why it
+cannot connect, and an abandoned client continues its work until it is stopped.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from worker.stream import Partition
 T = TypeVar("T")
 
 Diagnose = Callable[[Attempt, BaseException], Awaitable[BuddyError]]
-"""What a failure means; asks the broker where the failure itself does not say."""
+"""Returns the exception for a failure; asks the broker where the failure says too little."""
 
 CALL_SECONDS = 10.0
 """The longest that one call may take."""
@@ -46,20 +46,20 @@ STOP_SECONDS = 5.0
 """The longest that a client may take to stop: after an outage `stop()` would hang."""
 
 DIAGNOSIS_SECONDS = 2.0
-"""How long to find out why something failed: whoever is told has waited long enough already."""
+"""The longest that a diagnosis may take: the caller has waited long enough for the failure."""
 
 REQUEST_MILLISECONDS = 5_000
 RETRY_SECONDS = 0.2
 
 COMPRESSION: str | None = None
-"""What producers compress batches with: nothing, until a measurement says otherwise."""
+"""The compression of batches: none, until a measurement justifies one."""
 
 BATCH_CEILING = 64 * 1024 * 1024
-"""Above any batch that is built here: batches are cut to their topic's limit, not by aiokafka."""
+"""Larger than any batch: `batches` limits a batch by its topic's limit, so aiokafka need not."""
 
 
 class Wire:
-    """Makes the clients of one broker: the address, the security and the common settings."""
+    """Creates the clients of one cluster, with its address, security and common settings."""
 
     def __init__(self, bootstrap: str, security: KafkaSecurity, client_id: str) -> None:
         self.bootstrap = bootstrap
@@ -70,10 +70,10 @@ class Wire:
         self._refusal: str | None = None
 
     async def probe(self) -> None:
-        """Connect and log in once, to learn what aiokafka does not tell: why it fails.
+        """Connect and log in once, to learn why a connection fails: aiokafka does not tell.
 
-        Raises `BrokerUnavailable` or, when the broker refuses the login or its certificate is not
-        accepted, `ConfigurationError`.
+        Raises `BrokerUnavailable`. Raises `ConfigurationError` if the broker refuses the login or
+        its certificate is not accepted.
         """
         last: BaseException = TimeoutError()
         for host, port in self._hosts():
@@ -93,7 +93,10 @@ class Wire:
         ) from last
 
     async def failure(self, attempt: Attempt, error: BaseException) -> BuddyError:
-        """What a failure means, in one line. Why there is no connection, aiokafka does not say."""
+        """The exception for a failure, with a one-line message.
+
+        In an outage, it connects once itself: aiokafka does not say why it cannot connect.
+        """
         if is_outage(error):
             refusal = await self._refused()
             if refusal is not None:
@@ -101,7 +104,7 @@ class Wire:
         return translate(attempt, error, self.bootstrap)
 
     async def start(self, client: Any, attempt: Attempt) -> None:
-        """Start a client within bounds; one that does not start is stopped again."""
+        """Start a client within `START_SECONDS`; stop it if it does not start."""
         try:
             async with asyncio.timeout(START_SECONDS):
                 await client.start()
@@ -113,7 +116,7 @@ class Wire:
             raise
 
     async def _refused(self) -> str | None:
-        """Whether the broker is there but lets nobody in, and why; many who ask are one login."""
+        """Why a reachable broker rejects this client, or None; many callers share one login."""
         async with self._knocking:
             now = asyncio.get_running_loop().time()
             if not self._knocked or now - self._knocked > RETRY_SECONDS:
@@ -153,13 +156,13 @@ class Wire:
             **arguments,
         )
         try:
-            # A broker that wants a login takes the connection, then closes it here.
+            # A broker that requires a login accepts the connection, then closes it here.
             await connection.send(MetadataRequest([]))
         finally:
             await connection.close()
 
     def _guess(self, error: BaseException) -> BaseException:
-        """What a broken connection may mean, where nothing says so."""
+        """A likely cause of a broken connection, where the error names none."""
         if isinstance(error, KafkaConnectionError):
             text = "it closes the connection, so it may want TLS or a login (security_protocol)"
         elif isinstance(error, ConnectionResetError | ConnectionAbortedError):
@@ -180,7 +183,7 @@ class Wire:
         )
 
     def producer(self, **settings: Any) -> Any:
-        """An idempotent producer; with `transactional_id` a transactional one; not started."""
+        """An idempotent producer, transactional if `transactional_id` is given; not started."""
         return AIOKafkaProducer(
             bootstrap_servers=self.bootstrap,
             client_id=self._client_id,
@@ -208,10 +211,10 @@ class Wire:
 
 
 class Lasting:
-    """A client for questions: made when first needed, and made anew after a failure.
+    """A client for requests, created on first use and created again after a failure.
 
-    A question is asked again until it is answered or `CALL_SECONDS` have passed, so a broker that
-    restarts in the meantime is not noticed by the caller.
+    A request is retried until it succeeds, fails for good, or `CALL_SECONDS` have passed. So the
+    caller does not notice a short restart of the broker.
     """
 
     def __init__(self, wire: Wire, make: Callable[[], Any]) -> None:
@@ -221,7 +224,7 @@ class Lasting:
         self._lock = asyncio.Lock()
 
     async def ask(self, attempt: Attempt, question: Callable[[Any], Awaitable[T]]) -> T:
-        """The answer. Raises `BrokerUnavailable` naming the attempt."""
+        """The answer to `question`. Raises `BrokerUnavailable`, which names the attempt."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + CALL_SECONDS
         while True:
@@ -264,15 +267,18 @@ def _refusal(error: BaseException) -> str | None:
 
 
 async def stop(client: Any) -> None:
-    """Stop a client of any kind, whatever state it is in, within bounds."""
+    """Stop a client of any kind and in any state, in limited time."""
     if not await _ended(client.stop() if hasattr(client, "stop") else client.close()):
-        # Cut short before it came to the connections.
+        # The stop ended before it closed the connections.
         connections = client.client if hasattr(client, "client") else client._client  # noqa: SLF001
         await _ended(connections.close())
 
 
 async def _ended(work: Coroutine[Any, Any, None]) -> bool:
-    """Whether `work` ended well in time. A task of its own: aiokafka cancels what it awaits."""
+    """Run `work` for up to `STOP_SECONDS`; return whether it succeeded.
+
+    `work` has a task of its own, because aiokafka cancels what it awaits.
+    """
     task = asyncio.create_task(work)
     done, _ = await asyncio.wait({task}, timeout=STOP_SECONDS)
     if not done:
@@ -283,14 +289,14 @@ async def _ended(work: Coroutine[Any, Any, None]) -> bool:
 
 
 async def abandon(producer: Any) -> None:
-    """Stop a producer without sending what it still holds.
+    """Stop a producer without sending the batches that it still holds.
 
-    `stop()` alone would flush first: a batch given up long ago could then reach the log after
-    newer ones. There is no public way, hence the private names.
+    `stop()` alone would flush them first, so a batch given up long ago could reach the log after
+    newer ones. aiokafka has no public way to drop them, hence the private names.
     """
     sender = producer._sender  # noqa: SLF001
     if sender.sender_task is not None:
-        # It would fail what has failed already, and trip over it.
+        # This callback would fail batches that have failed already, and raise.
         sender.sender_task.remove_done_callback(sender._fail_all)  # noqa: SLF001
         sender.sender_task.add_done_callback(retrieve)
     accumulator = producer._message_accumulator  # noqa: SLF001
@@ -305,34 +311,34 @@ async def abandon(producer: Any) -> None:
 
 
 def retrieve(future: asyncio.Future[Any]) -> None:
-    """Look at a future's exception, so that asyncio does not complain that nobody did."""
+    """Retrieve a future's exception, so that asyncio does not warn about it."""
     if future.done() and not future.cancelled():
         future.exception()
 
 
 class Chores:
-    """Work that goes on behind a caller's back, and is waited for at the end."""
+    """Background work, which `finish` waits for at the end."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, work: Coroutine[Any, Any, None]) -> None:
-        """Start `work`, which must be bounded by itself."""
+        """Start `work`, which must limit its own duration."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def finish(self) -> None:
-        """Wait until all of it is done."""
+        """Wait until all work is done."""
         if self._tasks:
             await asyncio.wait(set(self._tasks))
 
 
 def topic_partition(partition: Partition) -> Any:
-    """The kind of partition that aiokafka insists upon; as a key it equals ours."""
+    """The partition as aiokafka's type, which as a dictionary key equals a `Partition`."""
     return TopicPartition(*partition)
 
 
 def milliseconds_now() -> int:
-    """The time that producers put on their messages."""
+    """The create time of messages sent now, in milliseconds."""
     return time.time_ns() // 1_000_000
