@@ -5,7 +5,8 @@ One contract suite (`tests/contract/`) runs against every broker. Every broker p
 * A topic consists of numbered partitions. A partition is an ordered log; its offsets grow and are
   never reused. Offsets may have gaps (compaction, transaction markers).
 * Writes are durable once `publish` or `commit` returns: they survive kill -9.
-* A reader returns committed messages only, and those of one partition in offset order.
+* A reader returns committed messages only, unless it is `uncommitted`, in offset order per
+  partition.
 * The exceptions of `worker.errors` distinguish unreachable, refused and fenced. Every call has a
   time limit.
 """
@@ -46,7 +47,7 @@ class Reader(Protocol):
         """Per partition, the number of offsets that expired unread, since the last call."""
 
     def skipped(self) -> dict[Partition, int]:
-        """Per partition, the number of damaged offsets skipped as ordered, since the last call."""
+        """Per partition, the number of damaged offsets skipped by command, since the last call."""
 
     def damaged(self) -> dict[Partition, str]:
         """Partitions blocked now because their next messages are damaged, with one line each."""
@@ -121,14 +122,14 @@ class Broker(Protocol):
         """Known damage that is not skipped, one line each. Does not scan the log."""
 
     def hindrance(self) -> str | None:
-        """What has blocked retention and compaction for at least a minute, in one line, or None.
+        """The reason why retention and compaction have been blocked for a minute, or None.
 
-        The answer dates from the last round of upkeep. Calling this every few seconds also starts
-        rounds while nobody writes, so that the end of a hindrance is noticed.
+        The reason is one line and dates from the last round of upkeep. Calling this every few
+        seconds also starts rounds while nobody writes, so that the end of a hindrance is noticed.
         """
 
     async def skipped(self) -> dict[Partition, int]:
-        """Per partition, the number of damaged offsets that are skipped as ordered.
+        """Per partition, the number of damaged offsets that are skipped by command.
 
         Offsets that retention has removed since are not counted.
         """

@@ -28,7 +28,7 @@ from worker.clock import Clock
 from worker.errors import ClockRefused
 
 TOLERANCE_MS = 60_000
-"""How far a trusted wall clock may differ from log time: as far as records may lie ahead."""
+"""How far a trusted wall clock may differ from log time: the default skew allowed to records."""
 
 _SETTLED_MS = 24 * 3600 * 1000
 

@@ -225,8 +225,8 @@ def _fetch_one(
         start, end = _span(connection, number, partition)
     except DamagedLog as error:
         return Chunk([], position, position, damage=Damage(partition, 0, 0, str(error))), 0
-    # A position beyond the end belongs to an earlier topic of this name: nothing was missed, so read
-    # from the start, as on Kafka.
+    # A position beyond the end belongs to an earlier topic of this name: nothing was missed, so
+    # read from the start, as on Kafka.
     expired = max(0, start - position)
     position = max(position, start) if position <= end else start
     messages: list[Message] = []

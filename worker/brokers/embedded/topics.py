@@ -1,4 +1,4 @@
-"""The embedded broker's topics and partitions: their database rows, and whether those are sound.
+"""The embedded broker's topics and partitions: their rows, and whether the rows are sound.
 
 Every function runs in the thread of the connection that is passed to it.
 """

@@ -1,7 +1,7 @@
 """Compaction and retention of the embedded broker's log, in small steps.
 
 * Retention removes batches older than the topic's `retention_ms` and moves the partition's start
-  up. Until the anchor of log time is a day old, batches that a group has yet to read stay: the
+  up. Until the anchor of log time is a day old, batches that a group has yet to read stay. The
   machine may have been off for long, or may have started with a wrong clock.
 * Compaction keeps the latest message of each key, at its offset and with its time. A partition is
   compacted once it has doubled, so each message is rewritten only a few times, however large the
