@@ -1,0 +1,115 @@
+"""The glossary and the code use the same names."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from schemas import ENTITIES
+from worker.core.topics import Names
+
+ROOT = Path(__file__).parents[2]
+GLOSSARY = ROOT / "docs" / "glossary.md"
+
+MOST_TERMS = 30
+ROW = re.compile(r"^\| (?P<term>[^|]+) \| (?P<meaning>[^|]+) \| (?P<where>[^|]+) \|$", re.MULTILINE)
+QUOTED = re.compile(r"`([^`]+)`")
+CLASS = re.compile(r"[A-Z][A-Za-z]+")
+TOPIC = re.compile(r"\b(?:in|accepted|rejected|internal)\.(?:<entity>|\*|[a-z]+)")
+
+RETIRED = {
+    "Active": "Leader",
+    "Ahead": "RecentRows",
+    "Barrier": "Frontier",
+    "Claim": "ReservationRequest",
+    "Follower": "IndexUpdater",
+    "Grant": "ReservationReply",
+    "Granted": "Reservation",
+    "Learned": "IndexDelta",
+    "Outgoing": "ProducerRecord",
+    "Owned": "TaskHandle",
+    "Rules": "TaskSettings",
+    "Settled": "Release",
+    "Span": "OffsetRange",
+    "Tasks": "TaskManager",
+    "Term": "LeadershipSession",
+}
+"""Class names of earlier releases, and the term that replaced each."""
+
+
+def terms() -> dict[str, tuple[str, str]]:
+    """Meaning and place of each term."""
+    rows = ROW.findall(GLOSSARY.read_text("utf-8"))
+    return {term: (meaning, where) for term, meaning, where in rows if term not in ("term", "---")}
+
+
+def classes_of(path: Path) -> set[str]:
+    return {
+        node.name
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+def topics() -> set[str]:
+    """Every topic without its prefix, also with what stands for the eight entities."""
+    names = {name.partition(".")[2] for name in Names("p").every()}
+    for kind in ("in", "accepted", "rejected"):
+        assert {f"{kind}.{entity}" for entity in ENTITIES} <= names
+        names |= {f"{kind}.<entity>", f"{kind}.*"}
+    return names | {"internal.*"}
+
+
+# --- the glossary ---
+
+
+def test_each_term_stands_there_once_and_there_are_few() -> None:
+    named = [row[0] for row in ROW.findall(GLOSSARY.read_text("utf-8"))]
+    named = [name for name in named if name not in ("term", "---")]
+    assert len(named) == len(set(named))
+    assert 20 <= len(named) <= MOST_TERMS
+
+
+@pytest.mark.parametrize("term", terms())
+def test_each_term_lives_where_the_glossary_says(term: str) -> None:
+    _, where = terms()[term]
+    paths = []
+    for part in where.split("; "):
+        topic = re.match(r"topics? ", part)
+        for number, quoted in enumerate(QUOTED.findall(part)):
+            if topic:
+                assert quoted in topics(), quoted
+            elif number == 0:
+                paths.append(ROOT / quoted)
+                assert paths[-1].is_file(), quoted
+            else:
+                assert quoted in classes_of(paths[-1]), f"{quoted} is not in {paths[-1].name}"
+    assert paths, "the term lives nowhere"
+
+
+@pytest.mark.parametrize("term", terms())
+def test_a_meaning_names_no_class_and_only_topics_that_exist(term: str) -> None:
+    meaning, _ = terms()[term]
+    for quoted in QUOTED.findall(meaning):
+        assert not CLASS.fullmatch(quoted), f"{quoted} belongs into the third column"
+        if TOPIC.fullmatch(quoted):
+            assert quoted in topics(), quoted
+
+
+def test_retired_words_are_no_class_names() -> None:
+    found = {
+        f"{name} in {path.relative_to(ROOT)}, rather {RETIRED[name.lstrip('_')]}"
+        for folder in ("schemas", "worker")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for name in classes_of(path)
+        if name.lstrip("_") in RETIRED
+    }
+    assert not found
+
+
+def test_the_words_that_replaced_them_are_class_names() -> None:
+    known = {name for path in (ROOT / "worker").rglob("*.py") for name in classes_of(path)}
+    assert set(RETIRED.values()) <= known
