@@ -1,4 +1,4 @@
-"""The glossary and the code use the same names."""
+"""The glossary, the code and the diagrams of the docs use the same names."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from worker.core.topics import Names
 
 ROOT = Path(__file__).parents[2]
 GLOSSARY = ROOT / "docs" / "glossary.md"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 
 MOST_TERMS = 30
 ROW = re.compile(r"^\| (?P<term>[^|]+) \| (?P<meaning>[^|]+) \| (?P<where>[^|]+) \|$", re.MULTILINE)
 QUOTED = re.compile(r"`([^`]+)`")
 CLASS = re.compile(r"[A-Z][A-Za-z]+")
+PATH = re.compile(r"(?:worker|schemas)/[\w/]*(?:\.py)?")
 TOPIC = re.compile(r"\b(?:in|accepted|rejected|internal)\.(?:<entity>|\*|[a-z]+)")
+
+DIAGRAM = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+KINDS = ("stateDiagram-v2", "flowchart", "sequenceDiagram")
 
 RETIRED = {
     "Active": "Leader",
@@ -61,6 +66,14 @@ def topics() -> set[str]:
         assert {f"{kind}.{entity}" for entity in ENTITIES} <= names
         names |= {f"{kind}.<entity>", f"{kind}.*"}
     return names | {"internal.*"}
+
+
+def diagrams() -> list[object]:
+    return [
+        pytest.param(text, id=f"{page.relative_to(ROOT)}-{number}")
+        for page in PAGES
+        for number, text in enumerate(DIAGRAM.findall(page.read_text("utf-8")), 1)
+    ]
 
 
 # --- the glossary ---
@@ -113,3 +126,35 @@ def test_retired_words_are_no_class_names() -> None:
 def test_the_words_that_replaced_them_are_class_names() -> None:
     known = {name for path in (ROOT / "worker").rglob("*.py") for name in classes_of(path)}
     assert set(RETIRED.values()) <= known
+
+
+# --- diagrams ---
+
+
+def test_the_pages_have_diagrams() -> None:
+    assert len(diagrams()) >= 4
+
+
+@pytest.mark.parametrize("text", diagrams())
+def test_a_diagram_names_files_and_topics_that_exist(text: str) -> None:
+    assert text.startswith(KINDS)
+    paths = [path for path in PATH.findall(text) if path not in ("worker/", "schemas/")]
+    for path in paths:
+        assert (ROOT / path).exists(), path
+    named = TOPIC.findall(text)
+    assert set(named) <= topics(), set(named) - topics()
+    assert paths or named, "the diagram names nothing that is real"
+
+
+@pytest.mark.parametrize("text", diagrams())
+def test_a_diagram_names_classes_that_exist(text: str) -> None:
+    known = {name for path in (ROOT / "worker").rglob("*.py") for name in classes_of(path)}
+    named = re.findall(r"\b(?:[A-Z][a-z]+){2,}\b", text)
+    assert set(named) <= known, set(named) - known
+
+
+def test_names_that_do_not_exist_would_be_noticed() -> None:
+    bad = "worker/core/nothing.py reads internal.nothing and in.nobody"
+    assert PATH.findall(bad) == ["worker/core/nothing.py"]
+    assert not (ROOT / "worker/core/nothing.py").exists()
+    assert not set(TOPIC.findall(bad)) & topics()
