@@ -1,12 +1,12 @@
 """Exports in an S3-compatible bucket, which several sinks may share.
 
-A bucket knows no rename, so the files are uploaded under their final names first; they mean nothing
-without a manifest. The seal `.seals/<export_id>.json` is the next object, put on condition that
-there is none. It holds the manifest, so whoever finds it can finish the export: by putting
-`<name>/manifest.json`, which is the last object.
+A bucket has no rename, so the files are uploaded under their final names. They mean nothing until
+the manifest exists. The next object is the seal `.seals/<export_id>.json`, put only if absent. The
+seal contains the manifest, so any sink that finds it can finish the export. The last object is
+`<name>/manifest.json`.
 
-Two attempts at one export within the same second would have the same name: whoever finds an object
-of the other one in the way goes on under the name of the next second.
+Two attempts at one export within the same second would share a name. An attempt that finds an
+object of another attempt in its way continues under the name of the next second.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ Clock = Callable[[], datetime]
 _SEALS: Final = ".seals"
 _PROBE: Final = f"{_SEALS}/conditional-writes"
 _ABANDONED: Final = timedelta(days=1)
-"""What has not been touched for so long, nobody is uploading any more."""
+"""Age at which an unfinished upload counts as abandoned."""
 _MOST_NAMES: Final = 100
-"""Attempts at one export that can have begun within about a second."""
+"""Names to try: more than the attempts at one export that can begin within about a second."""
 _STAMP: Final = "%Y%m%dT%H%M%SZ"
 
 
 class _Seal(msgspec.Struct, frozen=True):
-    """Which attempt an export is, under which name; `removed` once it is no longer kept."""
+    """The attempt that won an export, and its name; `removed` once the export was removed."""
 
     name: str
     attempt: str
@@ -60,23 +60,23 @@ class _Seal(msgspec.Struct, frozen=True):
 
 
 class BucketPlace:
-    """A `Place` that is a bucket; exports are built in `room`, a directory of this sink's own."""
+    """A `Place` in a bucket. Exports are built in `room`, a local directory of this sink alone."""
 
     def __init__(self, bucket: Bucket, room: Path, clock: Clock | None = None) -> None:
-        """By default the server's clock says how old objects are."""
+        """`clock` gives the age of objects; by default it is the server's."""
         self._bucket = bucket
         self._room = room
         self._calls = Calls(room)
         self._clock = clock or bucket.now
         self._left: dict[str, str] = {}
-        """Objects that could not be removed, and whose attempt they are."""
+        """Objects that could not be removed, each with the attempt that wrote it."""
 
     def tell(self, tell: Callable[[str | None], object]) -> None:
         """See `Place`."""
         self._bucket.tell(tell)
 
     def hang(self) -> str | None:
-        """See `Place`: the disk that exports are built on; a call to the bucket has a time-out."""
+        """See `Place`: watches the disk of `room`. Calls to the bucket have time-outs."""
         return self._calls.hang()
 
     def close(self) -> None:
@@ -138,7 +138,7 @@ class BucketPlace:
             raise
 
     def remove(self, name: str) -> None:
-        """See `Place`: the seal says so first, then the manifest goes, then the rest."""
+        """See `Place`: marks the seal as removed, deletes the manifest, then the other objects."""
         export_id = id_in(name)
         if export_id is None:
             raise ValueError(f"{name} is no export's name")
@@ -151,10 +151,10 @@ class BucketPlace:
             self._bucket.delete(held.name)
 
     def probe(self) -> None:
-        """See `Place`: each sweep has tried it already, since it relies on more."""
+        """See `Place`: nothing to do, since each sweep already writes, and tests more."""
 
     def sweep(self) -> list[str]:
-        """See `Place`. Raises `StateError` as well if the bucket ignores conditions."""
+        """See `Place`. Also raises `StateError` if the server ignores conditional writes."""
         self._probe()
         removed = [path.name for path in sweep(self._room)]
         for name, attempt in list(self._left.items()):
@@ -183,7 +183,7 @@ class BucketPlace:
         return removed
 
     def _publish(self, staging: Staging, export_id: str, abandoned: Callable[[], bool]) -> None:
-        """Upload and seal; nothing is left of an attempt that fails or comes second."""
+        """Upload and seal. An attempt that fails or loses is discarded."""
         content = (staging.directory / MANIFEST).read_bytes()
         manifest = decode(content, staging.name)
         attempt = secrets.token_hex(8)
@@ -196,7 +196,7 @@ class BucketPlace:
                 uploaded = self._upload(staging.directory, name, manifest, attempt, abandoned)
             except TakenError:
                 continue
-            # From here on a failure may be one of the answer alone: what is sealed must stay whole.
+            # From here on a failure may be just a lost answer: files of a sealed export must stay.
             if not self._seal(export_id, _Seal(name, attempt, content.decode())):
                 self._discard(uploaded, attempt)
             return
@@ -206,7 +206,7 @@ class BucketPlace:
         )
 
     def _orders(self) -> dict[str, Order]:
-        """The exports by their names, the newest first; attempts at some may be among them."""
+        """The exports by name, newest first. Unfinished attempts may be among them."""
         folders = self._bucket.folders()
         held = self._bucket.objects(f"{AHEAD}/") if AHEAD in folders else []
         return orders(filter(id_in, folders), (each.name.partition("/")[2] for each in held))
@@ -219,7 +219,7 @@ class BucketPlace:
         attempt: str,
         abandoned: Callable[[], bool],
     ) -> list[str]:
-        """The names of what has been uploaded, all or nothing. `TakenError` as `upload_new`."""
+        """Upload all files or none; returns their names. Raises `TakenError` as `upload_new`."""
         uploaded: list[str] = []
         try:
             for file in manifest.files:
@@ -233,7 +233,7 @@ class BucketPlace:
         return uploaded
 
     def _seal(self, export_id: str, seal: _Seal) -> bool:
-        """Decide the export; whether it is this attempt."""
+        """Decide the export; returns whether this attempt won."""
         for _ in range(5):
             if self._bucket.put_new(_seal_name(export_id), msgspec.json.encode(seal)):
                 return True
@@ -243,14 +243,14 @@ class BucketPlace:
         raise StateError(f"{self._bucket.url(_seal_name(export_id))} cannot be written")
 
     def _finish(self, export_id: str, seal: _Seal) -> bytes | None:
-        """Put the manifest of a sealed export; None if its files have been removed since."""
+        """Write the manifest of a sealed export. None if its files have been removed since."""
         content = seal.manifest.encode()
         held = {found.name: found.bytes for found in self._bucket.objects(f"{seal.name}/")}
         for file in decode(content, self._bucket.url(seal.name)).files:
             if held.get(f"{seal.name}/{file.path}") != file.bytes:
                 return None
         self._bucket.put_new(f"{seal.name}/{MANIFEST}", content)
-        # Whoever was frozen before the put may come after the removal.
+        # A sink that froze before the put may thaw after another sink has removed the export.
         again = self._seal_of(export_id)
         if again is None or again.removed:
             self._bucket.delete(f"{seal.name}/{MANIFEST}")
@@ -258,7 +258,10 @@ class BucketPlace:
         return content
 
     def _finish_or_remove(self, name: str, objects: list[Held], limit: datetime) -> list[str]:
-        """What has no manifest: the files of a sealed export, of a live attempt, or leftovers."""
+        """Without a manifest: finish a sealed export, keep a live attempt, remove leftovers.
+
+        Returns the names of what was removed.
+        """
         export_id = id_in(name)
         assert export_id is not None
         seal = self._seal_of(export_id)
@@ -279,7 +282,10 @@ class BucketPlace:
                 self._bucket.delete(held.name)
 
     def _probe(self) -> None:
-        """Without conditional writes two sinks could both publish, and neither would notice."""
+        """Raise StateError unless the server honours conditional writes.
+
+        Without them two sinks could both publish, and neither would notice.
+        """
         if self._bucket.put_new(_PROBE, b"") and self._bucket.put_new(_PROBE, b""):
             raise StateError(
                 f"the server of {self._bucket.url()} ignores If-None-Match, so exports could be "
@@ -287,7 +293,7 @@ class BucketPlace:
             )
 
     def _discard(self, names: list[str], attempt: str) -> None:
-        """Remove what nobody can see; what stays is removed by the next sweep."""
+        """Remove objects that nobody can see. The next sweep retries those that remain."""
         self._left |= dict.fromkeys(names, attempt)
         try:
             for name in names:
@@ -323,7 +329,7 @@ def _seal_name(export_id: str) -> str:
 
 
 def _names(name: str) -> Iterator[str]:
-    """That name, then those of the seconds after it."""
+    """The name, then the same name for each following second."""
     stamp, _, export_id = name.partition("_")
     moment = datetime.strptime(stamp, _STAMP)  # noqa: DTZ007 -- a name has no other zone
     while True:

@@ -1,11 +1,11 @@
 """Exports in a directory, which several sinks may share.
 
-The seal of an export is its staging directory, renamed to `.seals/<export_id>`: a rename onto a
-directory that is not empty fails, and a seal never is, since the lock file stays in it. The export
-itself is then renamed out of the seal to its final name, by whoever comes first.
+The seal of an export is its staging directory, renamed to `.seals/<export_id>`. A rename onto a
+non-empty directory fails, and a seal is never empty: the lock file stays in it. The first sink that
+comes across the seal renames the export out of it to its final name.
 
-Symbolic links in it are never followed (`links`): one that is called like an export, a seal or a
-leftover is named in the log, once a sweep, and left alone.
+Symbolic links in the directory are never followed (`links`). A link named like an export, a seal or
+a leftover is logged once a sweep and left alone.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ from worker.private import DIRECTORY_MODE
 _SEALS: Final = ".seals"
 _READ: Final = 1 << 20
 _PROBE: Final = 1 << 20
-"""So many bytes must fit."""
+"""Bytes that `probe` must be able to write."""
 _TAKEN: Final = (errno.ENOTEMPTY, errno.EEXIST)
 _IN_THE_WAY: Final = (*_TAKEN, errno.ENOTDIR)
-"""Of a rename of a directory: ENOTDIR where a file or a link has the name."""
+"""Errors of renaming a directory onto a taken name; ENOTDIR: by a file or a link."""
 
 _log = structlog.get_logger(__name__)
 
 
 class DirectoryPlace:
-    """A `Place` that is a directory; it is made when something is published.
+    """A `Place` in a directory, which is created for the first export.
 
-    Once it was seen it has to stay that very directory: below a volume that was unmounted there is
-    another one, without the seals. Every method but `fetch` raises `StateError` for another one.
+    It must remain the directory first seen: an unmounted volume uncovers another one, without the
+    seals. Methods that use the directory, except `fetch`, raise `StateError` if it was replaced.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class DirectoryPlace:
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Both clocks are in seconds; by the steady one a call hangs."""
+        """Both clocks are in seconds; `steady` measures how long a call hangs."""
         self._root = root
         self._seals = root / _SEALS
         self._ahead = root / AHEAD
@@ -83,7 +83,7 @@ class DirectoryPlace:
         """Device and inode of the root."""
 
     def tell(self, tell: Callable[[str | None], object]) -> None:
-        """See `Place`: a disk that refuses is not waited for."""
+        """See `Place`: never told, since a failing disk is not waited for."""
 
     def hang(self) -> str | None:
         """See `Place`."""
@@ -118,7 +118,7 @@ class DirectoryPlace:
                 yield found
 
     def staging(self, name: str) -> Staging:
-        """See `Place`: on the same disk as the exports, since it is renamed."""
+        """See `Place`: on the disk of the exports, since publishing renames it."""
         return Staging(self._root, name, self._calls)
 
     def publish(self, staging: Staging, abandoned: Callable[[], bool]) -> Finished:
@@ -180,7 +180,7 @@ class DirectoryPlace:
                 _log.warning("export_link_ignored", path=str(link))
             seals = [s for s in self._entries(self._seals) if self._is_sealed(s.name)]
             sealed = {seal.name: seal.stat().st_mtime for seal in seals}
-            # A clock that is wrong for a moment forgets nothing: the newest seal must agree.
+            # A clock that runs ahead must not expire seals: the newest seal bounds the time.
             now = min(self._clock(), max(sealed.values(), default=0.0))
             for seal in seals:
                 self._finish(seal.name)
@@ -200,7 +200,7 @@ class DirectoryPlace:
             with self._guard():
                 trial.open()
                 with (trial.directory / "probe").open("xb") as file:
-                    file.write(bytes(_PROBE))  # a full disk may well take empty directories
+                    file.write(bytes(_PROBE))  # a full disk may still accept empty directories
                     file.flush()
                     os.fsync(file.fileno())
                 if is_directory(self._seals):
@@ -209,7 +209,7 @@ class DirectoryPlace:
             trial.discard()
 
     def _links(self) -> Iterator[Path]:
-        """Links that stand where an export, a seal or a leftover would."""
+        """Links in the place of an export, its manifest, a seal or a leftover."""
         for path in self._entries(self._root):
             own = path in (self._seals, self._ahead)
             if own or id_in(path.name) is not None or is_hidden(path.name):
@@ -219,7 +219,7 @@ class DirectoryPlace:
         yield from (path for path in self._entries(self._seals) if path.is_symlink())
 
     def _seal(self, staging: Staging, export_id: str) -> None:
-        """Decide the export: what is staged is it, unless another one is sealed already."""
+        """Decide the export: the staged one wins unless another is sealed already."""
         self._seals.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
         seal = self._seals / export_id
         for path in (self._seals, seal):
@@ -238,7 +238,7 @@ class DirectoryPlace:
         return [path.name for path in self._entries(self._ahead)]
 
     def _mark(self, marks: Sequence[str], name: str) -> None:
-        """Note that these came before the export of that name."""
+        """Write the marks: these exports are older than the export of that name."""
         if not marks:
             return
         if self._ahead.is_symlink():
@@ -254,7 +254,7 @@ class DirectoryPlace:
         tell_overtaken(name, marks)
 
     def _finish(self, export_id: str) -> None:
-        """Give a sealed export its final name, unless it has it, or had it."""
+        """Rename a sealed export to its final name, unless that happened already."""
         if not self._is_sealed(export_id):
             return
         for staged in self._entries(self._seals / export_id):
@@ -263,7 +263,7 @@ class DirectoryPlace:
             try:
                 staged.rename(self._root / staged.name)
             except FileNotFoundError:
-                continue  # another one was quicker
+                continue  # another sink was faster
             except OSError as error:
                 if error.errno in _IN_THE_WAY:
                     raise StateError(
@@ -276,7 +276,7 @@ class DirectoryPlace:
         return is_directory(self._seals) and is_directory(self._seals / export_id)
 
     def _names(self, export_id: str | None = None) -> list[str]:
-        """The directories that are called like an export (with that id), the latest time first."""
+        """The directories named like an export (with that id), latest time first."""
         ids = ((path, id_in(path.name)) for path in self._entries(self._root))
         found = (path for path, there in ids if there is not None and export_id in (None, there))
         return sorted((path.name for path in found if is_directory(path)), reverse=True)
@@ -295,7 +295,7 @@ class DirectoryPlace:
         return None
 
     def _manifest(self, name: str) -> bytes:
-        """OSError if it cannot be read, has just been removed, or is no export."""
+        """The content of a manifest. OSError if unreadable, just removed, or no export's."""
         with os.fdopen(open_below(self._root / name, MANIFEST), "rb") as file:
             return file.read()
 
@@ -319,7 +319,7 @@ class DirectoryPlace:
             ) from error
 
     def _check_root(self) -> None:
-        """Raises StateError unless the root is the directory that was seen first."""
+        """Raise StateError unless the root is the directory first seen."""
         try:
             root = self._root.stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -336,7 +336,7 @@ class DirectoryPlace:
 
 
 def _check_writable(directory: Path) -> None:
-    """Raises OSError unless entries can be made in it."""
+    """Raise OSError unless entries can be created in the directory."""
     trial = directory / hidden_name("probe")
     trial.mkdir(mode=DIRECTORY_MODE)
     trial.rmdir()
@@ -348,7 +348,7 @@ def _check_no_link(path: Path) -> None:
 
 
 def _copy(finished: Path, path: str, target: Path) -> str:
-    """Copy one file of a finished export; the SHA-256 of what was copied."""
+    """Copy one file of a finished export; returns the SHA-256 of the copy."""
     try:
         source = open_below(finished, path)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Calls to a disk that hang: frozen, or on a server that is away.
+"""Detects calls to a disk that hang: the disk is frozen, or its server is away.
 
-No time-out ends such a call, and nothing can cancel the thread that makes it. So it is noticed.
+No time-out ends such a call, and its thread cannot be cancelled. So the hang is reported.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Final
 
 HANG_SECONDS: Final = 20.0
-"""A call that has not moved for so long hangs."""
+"""A call without progress for this long counts as hanging."""
 
 
 class Calls:
-    """The calls to the disk of one directory that have not returned. Any thread may use it."""
+    """The pending calls to the disk of one directory. Thread-safe."""
 
     def __init__(self, root: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` is a steady one, in seconds."""
+        """`clock` is monotonic, in seconds."""
         self._root = root
         self._clock = clock
         self._moved: dict[object, float] = {}
-        """By call the moment at which it began, or moved last."""
+        """By call, when it began or last made progress."""
 
     @contextmanager
     def running(self) -> Iterator[Callable[[], None]]:
-        """Watch the calls made in the block; what it gives says that they get on."""
+        """Watch the calls made in the block. Yields a function that reports their progress."""
         call = object()
 
         def moved() -> None:
@@ -40,7 +40,7 @@ class Calls:
             del self._moved[call]
 
     def hang(self) -> str | None:
-        """In one line that a call hangs, and for how long; None where none does."""
+        """One line that says that a call hangs, and for how long; None if none does."""
         now = self._clock()
         seconds = max((now - moved for moved in list(self._moved.values())), default=0.0)
         if seconds < HANG_SECONDS:

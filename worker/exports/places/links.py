@@ -1,7 +1,7 @@
-"""Below an exports directory no symbolic link is followed.
+"""No symbolic link below an exports directory is followed.
 
-Whoever can put a link there must not choose what is read, written or removed elsewhere. The
-exports directory itself may be one: that is its owner's choice.
+Whoever can create a link there must not choose what is read, written or removed elsewhere. The
+exports directory itself may be a link: that is its owner's choice.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Final
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-"""Not blocking, or opening a pipe would wait for somebody who writes to it."""
+"""Non-blocking: opening a pipe would otherwise wait for a writer."""
 
 
 def is_directory(path: Path) -> bool:
-    """Whether a directory is there, and no link to one."""
+    """Whether `path` is a directory, and not a link to one."""
     try:
         return stat.S_ISDIR(path.lstat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -32,8 +32,8 @@ def open_directory(path: Path) -> int:
 def open_below(directory: Path, path: str) -> int:
     """A descriptor for reading the file at `path` below `directory`.
 
-    OSError if the directory, the file or a directory between them is a link, or if it is no
-    regular file. What is opened is what was looked at: nobody can swap it in between.
+    Raises OSError if `directory`, the file or a directory between them is a link, or if the file
+    is not a regular one. The checks are made on open descriptors, so nothing can be swapped in.
     """
     *folders, name = path.split("/")
     here = open_directory(directory)
@@ -52,6 +52,6 @@ def open_below(directory: Path, path: str) -> int:
 
 
 def link_on_the_way(directory: Path, path: str) -> bool:
-    """Whether `directory`, or anything below it on the way to `path`, is a link."""
+    """Whether `directory`, or any part of `path` below it, is a link."""
     at = directory
     return at.is_symlink() or any((at := at / part).is_symlink() for part in path.split("/"))

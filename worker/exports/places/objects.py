@@ -1,10 +1,9 @@
-"""The objects below a prefix of an S3-compatible bucket, as far as exports need them.
+"""The objects below a prefix of an S3-compatible bucket, as exports use them.
 
-What matters is written on condition that it is not there yet (`If-None-Match: *`), which the
-server decides; a client that asks again because an answer was lost must not take itself for
-another one, so each object says whose attempt it is. Memory is bounded: a file is sent as it is
-read, or in parts of which one is held at a time. A server that is away is waited for (`outages`),
-but not in order to clean up: that is for later.
+Objects that must not be overwritten are put only if absent (`If-None-Match: *`), as the server
+decides. A client that retries after a lost answer must recognise its own object, so each uploaded
+file carries its attempt. Memory is bounded: a file is streamed, or sent in parts, one part in
+memory. Calls are retried while the server is away (`outages`). Clean-up is not: it can wait.
 """
 
 from __future__ import annotations
@@ -39,16 +38,16 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef, MultipartUploadTypeDef
 
 PART: Final = 16 * 1024 * 1024
-"""Larger files are sent in parts of this size or, where that is not enough, larger ones."""
+"""Bytes. Larger files are sent in parts of this size, or of more if the parts were too many."""
 _MOST_PARTS: Final = 10_000
 
 
 class TakenError(Exception):
-    """Another attempt holds an object of that name."""
+    """Another attempt wrote an object of that name."""
 
 
 class Held(msgspec.Struct, frozen=True):
-    """An object that is there: its name below the prefix, its size, when it was written."""
+    """An existing object: its name below the prefix, its size in bytes, when it was written."""
 
     name: str
     bytes: int
@@ -56,7 +55,7 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class Bucket:
-    """Objects by their names below the prefix. Every method blocks and raises `StateError`."""
+    """Objects by name below the prefix. Every method blocks, and raises `StateError` on failure."""
 
     def __init__(
         self,
@@ -67,7 +66,7 @@ class Bucket:
         part: int = PART,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
-        """`connect` gives a client that tries once. Raises what that raises."""
+        """`connect` returns a client that tries each call once. Raises what `connect` raises."""
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._part = part
@@ -76,19 +75,19 @@ class Bucket:
         """Uploads that could not be aborted."""
 
     def tell(self, tell: Tell) -> None:
-        """Whom to tell that the server is away, or back."""
+        """Set the callback that is told when the server is away, or back."""
         self._server.tell = tell
 
     def close(self) -> None:
-        """Nothing is waited for any more."""
+        """Stop waiting for a server that is away."""
         self._server.close()
 
     def url(self, name: str = "") -> str:
-        """Where an object is, for a person."""
+        """The URL of an object, for people."""
         return f"s3://{self._bucket}/{self._prefix}{name}".rstrip("/")
 
     def now(self) -> datetime:
-        """The time by the server's clock, which also says when objects were written."""
+        """The time by the server's clock, which also dates objects; else by the local clock."""
         with self._guard():
             answer = self._server.call(
                 lambda s3: s3.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
@@ -97,7 +96,7 @@ class Bucket:
         return datetime.now(UTC) if date is None else parsedate_to_datetime(date)
 
     def read(self, name: str) -> bytes | None:
-        """The content of a small object; None if it is not there."""
+        """The content of a small object; None if it does not exist."""
         with self._guard():
             try:
                 return self._server.call(lambda s3: self._read(s3, name))
@@ -112,15 +111,15 @@ class Bucket:
             return self._server.call(lambda s3: self._download(s3, name, path))
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a small object, whether it is there or not."""
+        """Write a small object, replacing any existing one."""
         key = self._prefix + name
         with self._guard():
             self._server.call(lambda s3: s3.put_object(Bucket=self._bucket, Key=key, Body=content))
 
     def put_new(self, name: str, content: bytes) -> bool:
-        """Write a small object unless there is one; whether this call (or its repeat) did.
+        """Write a small object unless one exists; returns whether this call did.
 
-        False may also mean that an earlier try of this very call did, whose answer was lost.
+        False may also mean that an earlier try of this call wrote it, and its answer was lost.
         """
         key = self._prefix + name
         with self._guard():
@@ -139,9 +138,9 @@ class Bucket:
     def upload_new(
         self, name: str, path: Path, attempt: str, abandoned: Callable[[], bool]
     ) -> None:
-        """Write a file as a new object. `TakenError` if another attempt has one of that name.
+        """Upload a file as a new object. `TakenError` if another attempt has one of that name.
 
-        When `abandoned` turns true between two parts, it gives up with `StateError`.
+        Raises `StateError` if `abandoned` turns true between two parts.
         """
         key = self._prefix + name
         with self._guard():
@@ -159,23 +158,23 @@ class Bucket:
                     raise TakenError from None
 
     def objects(self, below: str = "") -> list[Held]:
-        """All objects whose names begin so."""
+        """All objects whose names begin with `below`."""
         with self._guard():
             return self._server.call(lambda s3: self._objects(s3, below))
 
     def folders(self) -> list[str]:
-        """The first parts of names that have a `/`."""
+        """The first segments of all names that contain a `/`."""
         with self._guard():
             return self._server.call(self._folders)
 
     def delete(self, name: str) -> None:
-        """Remove an object; none is fine as well."""
+        """Remove an object. A missing object is fine."""
         key = self._prefix + name
         with self._guard():
             self._server.call(lambda s3: s3.delete_object(Bucket=self._bucket, Key=key))
 
     def discard(self, name: str, attempt: str) -> None:
-        """Remove an object if it is of that attempt. Tried once."""
+        """Remove an object if that attempt wrote it. Not retried."""
 
         def remove(s3: S3Client) -> None:
             if self._attempt_of(s3, name) == attempt:
@@ -185,9 +184,9 @@ class Bucket:
             self._server.call_once(remove)
 
     def abort_uploads(self, ours: Callable[[str], bool], before: datetime) -> None:
-        """End what was uploaded in parts, begun before that moment and never completed.
+        """Abort incomplete uploads in parts that began before that moment and that `ours` accepts.
 
-        And whatever this one could not end when it was to be.
+        Also aborts all uploads that this object failed to abort earlier.
         """
         with self._guard():
             for upload in self._server.call(self._uploads):
@@ -197,7 +196,7 @@ class Bucket:
                     self._end_upload(key, number)
             self._left.clear()
 
-    # --- One request after the other, of one try --------------------------------------------------
+    # --- Single requests --------------------------------------------------------------------------
 
     def _read(self, s3: S3Client, name: str) -> bytes:
         answer = s3.get_object(Bucket=self._bucket, Key=self._prefix + name)
@@ -207,7 +206,7 @@ class Bucket:
     def _download(self, s3: S3Client, name: str, path: Path) -> str:
         digest = hashlib.sha256()
         answer = s3.get_object(Bucket=self._bucket, Key=self._prefix + name)
-        path.unlink(missing_ok=True)  # what an earlier try has left
+        path.unlink(missing_ok=True)  # left by an earlier try
         descriptor = create_private(str(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         with os.fdopen(descriptor, "wb") as file, closing(answer["Body"]) as body:
             for chunk in body.iter_chunks(1 << 20):
@@ -254,7 +253,7 @@ class Bucket:
     def _upload_parts(
         self, key: str, path: Path, attempt: str, part: int, abandoned: Callable[[], bool]
     ) -> None:
-        """Each request may be tried again by itself: the same part twice is one part."""
+        """Upload in parts. Each request is retried by itself: sending a part is idempotent."""
         upload = self._server.call(lambda s3: self._begin_upload(s3, key, attempt))
         parts: list[CompletedPartTypeDef] = []
         try:
@@ -279,14 +278,17 @@ class Bucket:
             raise
 
     def _begin_upload(self, s3: S3Client, key: str, attempt: str) -> str:
-        """Its id. The server checks each part, and the whole, where checksums are in use."""
-        config: Any = s3.meta.config  # its stubs lack what is new
+        """Begin an upload in parts; returns its id.
+
+        If checksums are in use, the server checks each part and the whole.
+        """
+        config: Any = s3.meta.config  # the stubs lack this setting
         checked = config.request_checksum_calculation == "when_supported"
         return s3.create_multipart_upload(
             Bucket=self._bucket,
             Key=key,
             Metadata={"attempt": attempt},
-            # The stubs cannot say that a keyword may be missing.
+            # The stubs cannot express an optional keyword.
             **({"ChecksumAlgorithm": "CRC32"} if checked else {}),  # type: ignore[arg-type]
         )["UploadId"]
 
@@ -323,7 +325,7 @@ class Bucket:
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
-        """One line for whatever goes wrong; the server's own text may hold what it must not."""
+        """Turn any failure into one line, without the server's own text: it may hold secrets."""
         try:
             yield
         except (BotoCoreError, ClientError) as error:

@@ -1,8 +1,8 @@
-"""A server that is away for a while: its calls are tried again for minutes, and it is told.
+"""Retries calls for minutes while a server is away, and reports the outage.
 
-botocore's own modes do not fit: five tries take half a second, and a client that has seen an
-outage has no more tries left (its quota of them fills up with successes only). So its clients try
-once, and whoever calls tries again, with a fresh client each time. By a steady clock.
+botocore's own retry modes do not fit. Five tries take half a second, and after an outage a client
+has no retries left: only successes refill its quota. So a client tries each call once, and
+`Persistent` retries with a fresh client each time. Time is measured on a monotonic clock.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tenacity import (
 )
 
 PATIENCE_SECONDS: Final = 300.0
-"""For so long a call is tried again."""
+"""How long a call is retried."""
 FIRST_PAUSE: Final = 0.25
 LAST_PAUSE: Final = 15.0
 
@@ -36,17 +36,17 @@ class _Closing(Protocol):
 Client = TypeVar("Client", bound=_Closing)
 T = TypeVar("T")
 Tell = Callable[[str | None], object]
-"""Told in one line that the place is away, and None when it is back; from any thread."""
+"""Told one line when the place is away, and None when it is back. Called from any thread."""
 
 _log = structlog.get_logger(__name__)
 
 
 def ignore_outages(_: str | None) -> None:
-    """Nobody is to be told."""
+    """Tell nobody."""
 
 
 class Persistent(Generic[Client]):
-    """A client that is made anew for each further try. Any thread may use it."""
+    """A client that is replaced before each retry. Thread-safe."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Persistent(Generic[Client]):
         words: Callable[[Any], str],
         patience: float = PATIENCE_SECONDS,
     ) -> None:
-        """`words` is one line for a person about an error that `is_outage`."""
+        """`words` describes an error that `is_outage`, in one line for people."""
         self.tell: Tell = ignore_outages
         self._connect = connect
         self._client: Client | None = connect()
@@ -66,10 +66,10 @@ class Persistent(Generic[Client]):
         self._away_since: float | None = None
 
     def call(self, function: Callable[[Client], T]) -> T:
-        """What `function` returns, which may be called several times.
+        """Call `function`, with retries during an outage, and return its result.
 
-        Raises what it raised last: an outage after `patience` seconds of it, or once `close` was
-        called; anything else at once.
+        Raises the last error: an outage after `patience` seconds or once `close` was called, any
+        other error at once.
         """
         tries = Retrying(
             retry=retry_if_exception(self._is_outage),
@@ -86,25 +86,25 @@ class Persistent(Generic[Client]):
         return result
 
     def call_once(self, function: Callable[[Client], T]) -> T:
-        """The same, tried once: for cleaning up, which can be done later."""
+        """As `call`, without retries: for clean-up, which can be done later."""
         client = self._client = self._client or self._connect()
         try:
             result = function(client)
         except Exception as error:
             if not self._is_outage(error):
-                self._back()  # whatever it has answered
+                self._back()  # any answer ends the outage
             raise
         self._back()
         return result
 
     def renew(self) -> None:
-        """Have the next call use a fresh client, with the credentials of then."""
+        """Make the next call use a fresh client, with the credentials current by then."""
         client, self._client = self._client, None
         if client is not None:
-            client.close()  # its idle connections: another thread may be using it
+            client.close()  # only idle connections: another thread may be using it
 
     def close(self) -> None:
-        """From now on nothing is tried again; whoever waits for a next try gives up."""
+        """Stop retrying: a call that waits for its next try gives up."""
         self._closed.set()
         self.renew()
 

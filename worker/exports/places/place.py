@@ -1,10 +1,10 @@
 """Where exports are published: what a directory and a bucket have in common.
 
-Several sinks may publish to one place. Each builds an export in a staging directory of its own and
-publishes it under a name in which the time of its own cut stands; so for one export id there can
-be several attempts. The *seal* decides between them: it is created exclusively, once for each id,
-and from then on the export is what the winner has staged. Whoever comes across a seal whose export
-is not there yet finishes it, and whoever fails at the seal discards what he has.
+Several sinks may publish to one place. Each builds an export in its own staging directory, and
+publishes it under a name that contains the time of its own cut. So one export id can have several
+attempts. The *seal* decides between them: it is created exclusively, once for each id. The export
+is what the winner has staged. A sink that finds a seal without its export finishes the export. A
+sink that loses the race for the seal discards its attempt.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _log = structlog.get_logger(__name__)
 
 
 class GoneError(StateError):
-    """The export is not at the place: it has been removed, or never was there."""
+    """The export is not at the place: it was removed, or never existed."""
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """A finished export: its name at the place, where that is for a person, and its manifest.
+    """A finished export: its name at the place, its location for people, and its manifest.
 
-    By `order` those that `Place.finished` gives sort, the oldest first.
+    `order` sorts the exports that `Place.finished` yields, oldest first.
     """
 
     name: str
@@ -45,89 +45,89 @@ class Finished(msgspec.Struct, frozen=True):
 
 
 Skipped = Callable[[str], object]
-"""Told in one line what is called like an export and cannot be read as one, and why."""
+"""Told, in one line, what is named like an export but cannot be read as one, and why."""
 
 
 def ignore_skipped(_: str) -> None:
-    """Nobody is to be told."""
+    """Tell nobody."""
 
 
 class Place(Protocol):
     """Where finished exports are.
 
-    Every method but `hang` blocks and is to be run in a thread. Each raises `StateError`, one line,
-    where the place refuses or cannot be reached.
+    Every method but `hang` blocks: run it in a thread. Each raises `StateError`, with one line, if
+    the place refuses or cannot be reached.
     """
 
     def tell(self, tell: Callable[[str | None], object]) -> None:
-        """Whom to tell, in one line, that the place is away and waited for; None: it is back.
+        """Set the callback for outages: told one line if the place is away, None if it is back.
 
-        From any thread.
+        It is called from any thread. The place is waited for meanwhile.
         """
 
     def hang(self) -> str | None:
-        """In one line that a call to a disk hangs, which no time-out ends; None: none does."""
+        """One line if a call to a disk hangs, which no time-out ends; None if none does."""
 
     def close(self) -> None:
-        """From now on nothing that is away is waited for: calls that wait give up."""
+        """Stop waiting for a place that is away: calls that wait give up."""
 
     def find(self, export_id: str) -> Finished | None:
-        """The export with that id; one that is sealed and not there yet is finished first."""
+        """The export with that id, or None. A sealed export is finished first."""
 
     def sealed(self, export_id: str) -> bool:
-        """Whether that id has been decided: its export is there, will be, or has been removed."""
+        """Whether that id is decided: its export is there, will be, or has been removed."""
 
     def finished(self, skipped: Skipped = ignore_skipped) -> Iterator[Finished]:
-        """All finished exports, the newest first: by the time of its cut, if no clock was wrong.
+        """All finished exports, newest first: by the time of the cut, unless a clock was wrong.
 
-        Each is read when it is asked for. What is no export is passed over, and `skipped` is told.
+        Each is read on demand. An unreadable one is passed over, and `skipped` is told.
         """
 
     def staging(self, name: str) -> Staging:
-        """A local directory, not open yet, in which the export of that name can be built."""
+        """A local directory, not yet open, in which to build the export of that name."""
 
     def publish(self, staging: Staging, abandoned: Callable[[], bool]) -> Finished:
-        """Publish what has been staged, flushed and complete; the seal is the last step but one.
+        """Publish a staged export that is complete and flushed. The seal is the last step but one.
 
-        Returns the export with that id, which is another's if that one was sealed first; then
-        nothing of this one is left at the place. Nothing finished is ever overwritten. When
-        `abandoned` turns true before the seal, it gives up and raises `StateError`. The caller
-        discards the staging afterwards, whatever has happened.
+        Returns the export with that id. If another attempt was sealed first, that one is returned,
+        and nothing of this one remains at the place. A finished export is never overwritten. Raises
+        `StateError` if `abandoned` turns true before the seal. The caller discards the staging
+        afterwards, whatever happened.
 
-        What is there under a later time was made by a clock that was wrong, or this one is: it is
-        marked as older, and that is logged (`worker.exports.order`).
+        An export that is already there under a later time proves a wrong clock, its own or this
+        one's. It is marked as older, and that is logged (`worker.exports.order`).
         """
 
     def fetch(self, name: str, directory: Path) -> None:
         """Copy a finished export into an empty local directory, the manifest last.
 
-        Each file is compared with the manifest. `GoneError` if the export is not there, or is
-        removed meanwhile.
+        Each file is compared with the manifest. Raises `GoneError` if the export is not there, or
+        is removed meanwhile.
         """
 
     def remove(self, name: str) -> None:
-        """Remove a finished export so that nobody ever sees half of it. None is fine as well.
+        """Remove a finished export; nobody ever sees half of it. A missing export is fine.
 
-        Its seal stays for `SEAL_DAYS`, so that neither a request that comes again nor a thawed
-        sink publishes the id once more.
+        Its seal stays for `SEAL_DAYS`, so that neither a repeated request nor a thawed sink
+        publishes the id again.
         """
 
     def sweep(self) -> list[str]:
-        """Finish what is sealed, remove what died before; the names of what was removed.
+        """Finish sealed exports and remove leftovers; returns the names of what was removed.
 
-        What a live sink is writing is left alone. So is what is no export's.
+        The files of live sinks are left alone, and so are files of no export.
         """
 
     def probe(self) -> None:
-        """Raises `StateError` if nothing could be written now; leaves nothing behind."""
+        """Raise `StateError` if nothing could be written now. Leaves nothing behind."""
 
 
 SEAL_DAYS = 400
-"""The id of a schedule's slot comes again until the next slot, and a schedule may be yearly."""
+"""A slot's export id may be requested again until the next slot. A schedule may be yearly."""
 
 
 def stop_if(abandoned: Callable[[], bool]) -> None:
-    """Raises `StateError` when nobody waits for the export any more."""
+    """Raise `StateError` if nobody waits for the export any more."""
     if abandoned():
         raise StateError("the export was given up")
 
@@ -137,7 +137,8 @@ def copy_out(
 ) -> None:
     """Copy the export with that manifest into an empty local directory, the manifest last.
 
-    `write(path, target)` copies one of its files and returns the SHA-256. Raises `StateError`.
+    `write(path, target)` copies one file and returns its SHA-256. Raises `StateError` if a file is
+    damaged or `directory` cannot be written.
     """
     try:
         for file in decode(content, where).files:
@@ -151,13 +152,13 @@ def copy_out(
 
 
 def finished_from(name: str, location: str, content: bytes, order: Order | None = None) -> Finished:
-    """The finished export with that manifest; UsageError if it is none that we know."""
+    """The finished export with that manifest. Raises UsageError if the manifest is unknown."""
     manifest = decode(content, f"{location}: manifest.json")
     digest = hashlib.sha256(content).hexdigest()
     return Finished(name, location, manifest, digest, order or order_of(name))
 
 
 def tell_overtaken(name: str, marks: Sequence[str]) -> None:
-    """Log that an export's time lies before those of exports that are there already."""
+    """Log that an export's time precedes that of exports already at the place."""
     if marks:
         _log.warning("export_out_of_order", name=name, count=len(marks))

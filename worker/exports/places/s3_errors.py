@@ -1,6 +1,6 @@
-"""What an S3 server, or the way to it, has answered: what it means, in one line for a person.
+"""Errors of an S3 server, or of the connection to it: their meaning, in one line for people.
 
-The server's own text may hold what a line must not (keys, signatures): its code alone is used.
+The server's own text may hold secrets (keys, signatures), so only its code is used.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether the same call may succeed later, with nothing changed here."""
+    """Whether the same call may succeed later without any change on our side."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status >= _SERVER_ERROR or status == _TOO_MANY or code_of(error) in _BUSY

@@ -1,8 +1,8 @@
-"""A directory under construction, which a crash cannot leave lying about for long.
+"""A directory under construction, whose leftovers after a crash are found and removed.
 
 It is built as `<root>/.<name>.<random>.partial/<name>`, beside a lock file that the writer holds
-for as long as it lives. What a crash leaves behind has a lock that nobody holds: `sweep` removes
-it, and leaves those of live writers (of this or another process) alone.
+while it lives. After a crash nobody holds the lock, so `sweep` removes the leftovers. It leaves
+the directories of live writers, in this or another process, alone.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ _LOCK: Final = "lock"
 
 
 class Staging:
-    """One directory under construction, to be filled at `directory` once it is open.
+    """One directory under construction. Once it is open, fill `directory`.
 
-    Every method blocks. OSError where the disk refuses.
+    Every method blocks, and raises OSError if the disk refuses.
     """
 
     def __init__(self, root: Path, name: str, calls: Calls) -> None:
         self.name = name
         self.calls = calls
-        """Where whoever fills it says that it waits for the disk."""
+        """Where a writer registers its calls to the disk."""
         self.outer = root
-        """What holds the directory and its lock; a place may move it to where it keeps seals."""
+        """The parent of the directory and its lock. A place may move it to its seals."""
         self._root = root
         self._lock = -1
 
     @property
     def directory(self) -> Path:
-        """What will be published."""
+        """The directory that will be published."""
         return self.outer / self.name
 
     def open(self) -> None:
-        """Create the directory, and hold its lock until it is discarded."""
+        """Create the directory, and hold its lock until it is discarded or released."""
         with self.calls.running():
             make_private(self._root)
             self.outer, self._lock = _create(self._root, self.name)
@@ -60,13 +60,13 @@ class Staging:
                 sync_directory(path)
 
     def release(self) -> None:
-        """Let go of what has been moved elsewhere: it is no longer this one's to remove."""
+        """Release the lock of a directory that was moved elsewhere: `discard` leaves it alone."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
     def discard(self) -> None:
-        """Remove what has not been released. Never raises OSError."""
+        """Remove the directory unless it was released. Never raises OSError."""
         if self._lock >= 0:
             with self.calls.running():
                 shutil.rmtree(self.outer, ignore_errors=True)
@@ -74,9 +74,9 @@ class Staging:
 
 
 def sweep(root: Path) -> list[Path]:
-    """Remove the leftovers of writers that died; returns what was removed. Blocking.
+    """Remove the leftovers of dead writers; returns what was removed. Blocking.
 
-    A link is left alone, whatever it is called.
+    Symbolic links are left alone, whatever their names.
     """
     found = []
     for outer in filter(is_directory, sorted(root.glob(f".*{_SUFFIX}"))):
@@ -94,17 +94,17 @@ def sweep(root: Path) -> list[Path]:
 
 
 def create_private(path: str, flags: int) -> int:
-    """An `opener`: new files are for owner and group only."""
+    """An `opener` that creates files for owner and group only."""
     return os.open(path, flags, FILE_MODE)
 
 
 def is_hidden(name: str) -> bool:
-    """Whether `hidden_name` gives such names."""
+    """Whether the name has the form that `hidden_name` gives."""
     return name.startswith(".") and name.endswith(_SUFFIX)
 
 
 def hidden_name(name: str) -> str:
-    """A name below which `sweep` removes whatever nobody has locked."""
+    """A name for a directory that `sweep` removes if nobody holds its lock."""
     return f".{name}.{secrets.token_hex(4)}{_SUFFIX}"
 
 
@@ -118,7 +118,7 @@ def sync_directory(path: Path) -> None:
 
 
 def _create(root: Path, name: str) -> tuple[Path, int]:
-    # A sweep may take a directory away before it is locked: then there is another name.
+    # A sweep may remove the directory before it is locked: then try another name.
     for _ in range(100):
         outer = root / hidden_name(name)
         outer.mkdir(mode=DIRECTORY_MODE)
@@ -129,7 +129,7 @@ def _create(root: Path, name: str) -> tuple[Path, int]:
 
 
 def _try_lock(outer: Path) -> int | None:
-    """The open lock of a directory that is still there, or None: it is gone, or another's."""
+    """The open lock of an existing directory. None if it is gone, or another writer has it."""
     path = outer / _LOCK
     try:
         folder = open_directory(outer)
