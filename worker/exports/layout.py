@@ -1,4 +1,4 @@
-"""Where the files of an export lie and what they are called: docs/contract.md, "Exports"."""
+"""Paths and names of the files of an export: docs/contract.md, "Exports"."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METADATA: Final = "metadata.json"
 SUMS: Final = "SHA256SUMS"
 """The SHA-256 of each data file, as `sha256sum -c` reads it. Older exports have none."""
 DELETIONS: Final = "deletions.ndjson"
-"""In incremental exports: what was delivered before and no longer belongs, one row a line."""
+"""In incremental exports: rows delivered before that no longer belong, one a line."""
 
 
 _UUID_V4: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
@@ -23,7 +23,7 @@ _NAME: Final = re.compile(rf"[0-9]{{8}}T[0-9]{{6}}Z_({_UUID_V4})")
 
 
 def id_in(name: str) -> str | None:
-    """The export's id in the name of a directory; None if it is not called like an export."""
+    """The export id in a directory's name; None if it is not named like an export."""
     found = _NAME.fullmatch(name)
     return None if found is None else found[1]
 
@@ -60,5 +60,5 @@ def workbook_path(metadata: Metadata) -> str:
 
 
 def download_name(metadata: Metadata, entity: str) -> str:
-    """What a CSV file that is downloaded alone is called: `buddy_users_YYYY-MM-DD.csv`."""
+    """The name of a CSV file that is downloaded alone: `buddy_users_YYYY-MM-DD.csv`."""
     return f"buddy_{entity}_{metadata.exported_at[:10]}.csv"

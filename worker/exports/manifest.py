@@ -1,4 +1,7 @@
-"""manifest.json: what an export consists of, and how it came about. Written last."""
+"""manifest.json: what an export consists of, and how it was made. Written last.
+
+The JSON Schema of the manifest quotes the first sentence of each Struct's docstring.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,14 @@ from worker.exports.layout import MANIFEST, SUMS, Format
 from worker.exports.metadata import Metadata
 
 MANIFEST_FORMAT: Final = 1
-"""Raised when a reader of the manifest would misunderstand it."""
+"""Increased whenever an older reader would misunderstand the manifest."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for: entities in the registry's order, formats, and how to write them.
 
-    `start` and `end` are inclusive days in UTC, each may be open. `incremental` names a bookmark:
-    a schedule's own where `scheduled`, else one of requests, which is another feed.
+    `start` and `end` are inclusive days in UTC; None leaves the range open. `incremental` names a
+    bookmark: a schedule's if `scheduled`, else a request's. The two are different feeds.
     """
 
     entities: tuple[str, ...]
@@ -39,7 +42,7 @@ class Cut(msgspec.Struct, frozen=True):
 
     accepted: dict[str, dict[int, int]] = {}
     judged: dict[str, dict[int, int]] = {}
-    """The input offsets that were fully judged by then."""
+    """The input offsets that were fully judged by the time of the cut."""
 
 
 class Base(msgspec.Struct, frozen=True):
@@ -54,9 +57,9 @@ class Base(msgspec.Struct, frozen=True):
 class Incremental(msgspec.Struct, frozen=True, kw_only=True):
     """How an export that was asked for under a bookmark's name is to be read.
 
-    With a base it holds the rows that are new or changed, and deletions.ndjson lists those that no
-    longer belong: applied to the base they give exactly the full export of the same cut, which has
-    `totals` rows by entity. Without one it holds all rows, and `full_because` says why.
+    With a base, the export holds the new and changed rows, and deletions.ndjson lists the rows that
+    no longer belong. Applied to the base, they give exactly the full export of the same cut, which
+    has `totals` rows by entity. Without a base it holds all rows, and `full_because` says why.
     """
 
     name: str
@@ -65,17 +68,17 @@ class Incremental(msgspec.Struct, frozen=True, kw_only=True):
     deletions: dict[str, dict[str, int]] = {}
     """Entity → reason → rows in deletions.ndjson."""
     references_into_base: dict[str, int] = {}
-    """Rows, by entity, that rows in here refer to and that are not in here but in the base."""
+    """By entity, rows that this export refers to and that only the base holds."""
     totals: dict[str, int] = {}
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the rows come from, as the caller knows it.
+    """What the caller knows about the origin of the rows.
 
-    `left_out` counts what was not exported, `kept_without` what was although something that it
-    refers to was not: entity → reason → rows. In an incremental export they speak of the base with
-    the export applied. `pending` counts, by entity and input partition, the offsets that the cut
-    waited for in vain; it is empty where the export is complete.
+    `left_out` counts rows that were not exported. `kept_without` counts rows that were exported
+    without a row they refer to. Both map entity → reason → rows; in an incremental export they
+    describe the base with the export applied. `pending` counts, by entity and input partition, the
+    offsets that the cut waited for in vain. It is empty if the export is complete.
     """
 
     cut: Cut = Cut()
@@ -112,7 +115,7 @@ class DateRange(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole manifest. `formula_cells` counts by entity, in the CSV files."""
+    """The whole manifest. `formula_cells` counts, by entity, cells of the CSV files."""
 
     format: int = MANIFEST_FORMAT
     program: str = f"buddy-stream {__version__}"
@@ -162,9 +165,9 @@ def build(
 
 
 def sums(files: Iterable[ExportedFile]) -> bytes:
-    """The content of SHA256SUMS: a line for each of the files but itself.
+    """The content of SHA256SUMS: a line for each file but itself.
 
-    The manifest has no line: it is written later, and names SHA256SUMS as it names every file.
+    The manifest has no line: it is written later, and lists SHA256SUMS like every other file.
     """
     return "".join(f"{f.sha256}  {f.path}\n" for f in files if f.path != SUMS).encode()
 
@@ -175,7 +178,7 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a finished export; UsageError if there is none, or none that we know."""
+    """The manifest of a finished export. UsageError if it is missing or of an unknown form."""
     path = directory / MANIFEST
     try:
         content = path.read_bytes()
@@ -185,7 +188,10 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def decode(content: bytes, where: str) -> Manifest:
-    """The manifest with that content; UsageError, which says `where`, if it is none we know."""
+    """Decode a manifest. UsageError, which names `where`, if it is of an unknown form.
+
+    Also if it names a file outside the export.
+    """
     try:
         manifest = msgspec.json.decode(content, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

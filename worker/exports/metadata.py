@@ -1,4 +1,4 @@
-"""What an export says about itself: docs/spec.md, "Export Metadata", in each of its three forms."""
+"""The metadata of an export: docs/spec.md, "Export Metadata", in each of its three forms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
 
     `export_date` is the time of the cut, in UTC; fractions of a second are not shown. `start` and
     `end` are inclusive days. `counts` has the selected entities only, in the registry's order.
-    ValueError if a value breaks one of these promises.
+    Raises ValueError if `export_date` is not in UTC, or `counts` is out of order.
     """
 
     export_id: str

@@ -1,9 +1,9 @@
-"""In which order the exports at a place were published. Pure.
+"""The order in which the exports at a place were published. Pure.
 
 A name begins with the time of the export's cut, by the clock of its sink. An export whose clock ran
-ahead would count as the newest until that time. So whoever publishes an export first leaves a
-*mark* `<time>_<name>` for each one that is there under a later time than its own: that one came
-before. Where clocks are right there are no marks.
+ahead would count as the newest until that time. So before a sink publishes an export, it looks for
+exports with a later time. For each it leaves a *mark* `<time>_<name>`: its own time, the other's
+name. The mark says that the other export is older. Correct clocks need no marks.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import Final
 from worker.exports.layout import id_in
 
 AHEAD: Final = ".ahead"
-"""Where a place keeps its marks."""
+"""The folder of a place that holds its marks."""
 
 Order = tuple[str, ...]
-"""By this, exports sort, the oldest first: the times of those that came after, then its own."""
+"""The sort key of exports, oldest first: the times of the marks, then the export's own time."""
 
 _LAST: Final = "~"
-"""After any time: what was marked with a time came before the export of that time."""
+"""Sorts after any time: an export marked with a time precedes the export of that time."""
 
 
 def order_of(name: str, marked: Iterable[str] = ()) -> Order:
-    """The order of an export that was marked with these times."""
+    """The order of an export that has marks with these times."""
     return (*sorted({name.partition("_")[0], *marked}), _LAST)
 
 
 def orders(names: Iterable[str], marks: Iterable[str]) -> dict[str, Order]:
-    """The order of each of these exports, the newest first; what is no mark is passed over."""
+    """The order of each of these exports, newest first. Entries that are no marks are ignored."""
     marked: dict[str, set[str]] = {name: set() for name in names}
     for mark in marks:
         time, name = _parts(mark)
@@ -45,12 +45,12 @@ def overtaken(there: Mapping[str, Order], name: str) -> list[str]:
     return [
         f"{order[0]}_{other}"
         for other, known in there.items()
-        if known > order and id_in(other) != id_in(name)  # that is another attempt at it
+        if known > order and id_in(other) != id_in(name)  # same id: another attempt
     ]
 
 
 def is_of(mark: str, names: Iterable[str]) -> bool:
-    """Whether the export that a mark is of is among these."""
+    """Whether a mark names one of these exports."""
     return _parts(mark)[1] in names
 
 

@@ -1,7 +1,7 @@
-"""Spool files: the rows that an export is made of, canonical, filtered and in order.
+"""Spool files: the rows of an export, canonical, filtered and in order.
 
-One file an entity, one row a line; a canonical row holds no raw newline. With an incremental export
-a file of deletions.
+One file an entity, one row a line; a canonical row holds no raw newline. An incremental export
+has a file of deletions as well.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Final
 import msgspec
 
 BLOCK: Final = 1 << 18
-"""About a thousand rows: a step of a writer then holds the interpreter for few milliseconds."""
+"""Bytes, about a thousand rows: a writer's step then holds the interpreter for milliseconds."""
 
 
 class Spool(msgspec.Struct, frozen=True):
-    """The files of one export: rows by entity, and deletions as deletions.ndjson will hold them."""
+    """The files of one export: rows by entity, and deletions in the form of deletions.ndjson."""
 
     rows: Mapping[str, Path]
     deletions: Path | None = None
 
 
 def read_blocks(path: Path, size: int = BLOCK) -> Iterator[list[bytes]]:
-    """The lines of a spool file in blocks of about `size` bytes, none of them empty.
+    """The lines of a spool file in non-empty blocks of about `size` bytes.
 
-    Blocking: call it from a thread. Memory is bounded by the block and the longest row.
+    Blocking: iterate in a thread. Memory is bounded by the block and the longest row.
     """
     rest = b""
     with path.open("rb", buffering=0) as file:

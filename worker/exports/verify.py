@@ -1,9 +1,8 @@
-"""Reading a finished export back, by other means than it was written with.
+"""Verifies a finished export with other parsers than the code that wrote it.
 
-Every file of the manifest: there, of the right size and SHA-256, and with the right rows when it
-is really parsed by the csv module, the json module or openpyxl. SHA256SUMS, where the manifest has
-it, says the same as the manifest. Memory stays small, except for
-what openpyxl takes for itself.
+Each file of the manifest must exist with the right size and SHA-256. The csv module, the json
+module or openpyxl must find the right number of rows in it. SHA256SUMS, if the manifest lists it,
+must agree with the manifest. Memory stays small, apart from what openpyxl uses.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _LONGEST_VALUE: Final = 1 << 26
 
 
 class Verification(msgspec.Struct, frozen=True):
-    """What was found: rows by file and entity, and one line for each thing that is wrong."""
+    """The result: rows by file and entity, and one line for each problem."""
 
     manifest: Manifest
     rows: dict[str, dict[str, int]]
@@ -47,7 +46,7 @@ class Verification(msgspec.Struct, frozen=True):
 def verify(directory: Path) -> Verification:
     """Check a finished export, following no symbolic link in it. Blocking.
 
-    UsageError if it has no manifest that can be read.
+    Raises UsageError if it has no readable manifest, or if `directory` itself is a link.
     """
     if link_on_the_way(directory, MANIFEST):
         raise UsageError(f"{directory}: a symbolic link is no export: name the directory itself")
@@ -172,7 +171,7 @@ def _count_xlsx(path: Path) -> Mapping[str, int]:
 
 
 def _count_json(path: Path, export_id: str) -> Mapping[str, int]:
-    """Parses the document value by value, so that it is never held as a whole."""
+    """Parse the document value by value, so that it is never in memory as a whole."""
     text = _Text(path)
     counts: dict[str, int] = {}
     text.expect("{")
@@ -201,11 +200,11 @@ def _count_json(path: Path, export_id: str) -> Mapping[str, int]:
 
 
 class _Text:
-    """A JSON text that is decoded from a file as far as it is needed."""
+    """Decodes the JSON text of a file on demand."""
 
     def __init__(self, path: Path) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")()
-        # Numbers are left alone: Python refuses to convert those of thousands of digits.
+        # Numbers stay text: Python refuses to convert numbers of thousands of digits.
         self._decoder = json.JSONDecoder(parse_int=str, parse_float=str)
         self._chunks = chain(
             (decoder.decode(data) for data in _chunks(path)),
@@ -221,7 +220,7 @@ class _Text:
         return chunk is not None
 
     def peek(self) -> str:
-        """The next character that is no white space; empty at the end."""
+        """The next character that is not white space; empty at the end."""
         while True:
             while self._at < len(self._buffer):
                 if self._buffer[self._at] not in " \t\r\n":
@@ -231,7 +230,7 @@ class _Text:
                 return ""
 
     def expect(self, allowed: str) -> str:
-        """The next character, which must be one of these; ValueError if it is not."""
+        """The next character. Raises ValueError if it is not one of `allowed`."""
         character = self.peek()
         if not character or character not in allowed:
             raise ValueError("not the JSON document of an export")
@@ -239,7 +238,7 @@ class _Text:
         return character
 
     def row(self) -> None:
-        """Pass over the next value, which must be an object."""
+        """Skip the next value. Raises ValueError if it is not an object."""
         if self.peek() != "{":
             raise ValueError("a row that is no object")
         self.value()

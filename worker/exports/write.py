@@ -1,8 +1,8 @@
-"""From spool files to a finished export on disk: the shell around the writers.
+"""From spool files to a finished export at a place: the shell around the writers.
 
-The writers give chunks and touch nothing; here they are stepped in a thread, a block of rows at a
-time, hashed there, and written through aiofiles in pieces of 1 MiB or more. The event loop waits
-for none of it, and memory does not grow with the rows.
+The writers yield chunks and write nothing themselves. A thread steps them, a block of rows at a
+time, and hashes the chunks. aiofiles writes the chunks in pieces of 1 MiB or more. The event loop
+never blocks, and memory does not grow with the rows.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ from worker.private import DIRECTORY_MODE
 
 T = TypeVar("T")
 Progress = Callable[[int], None]
-"""Told how many more rows have been written; called on the event loop."""
+"""Told how many more rows have been written. Called on the event loop."""
 OnWritten = Callable[[str], None]
-"""Told the SHA-256 of the manifest when all is written, before any of it can be seen.
+"""Told the SHA-256 of the manifest when all files are written, before the export is visible.
 
 Called in a thread.
 """
 
 _WRITE: Final = 1 << 20
 _CHUNKS: Final = 8
-"""Taken in one go of the thread: what a cancelled export waits for, and progress is told."""
+"""Chunks in one step of the thread. A cancelled export waits for a step; progress follows each."""
 _UNKNOWN: Final = Origin()
 
 
 def ignore_progress(_: int) -> None:
-    """Nobody watches."""
+    """Report nothing."""
 
 
 def ignore_written(_: str) -> None:
-    """Nobody needs to know beforehand."""
+    """Report nothing."""
 
 
 def total_steps(metadata: Metadata, options: Options) -> int:
-    """What the calls of `progress` add up to: each row counts once a format."""
+    """The sum over all calls of `progress`: each row counts once for each format."""
     return sum(metadata.counts.values()) * len(options.formats)
 
 
@@ -72,10 +72,12 @@ async def write_export(  # noqa: PLR0913 -- four have a default that suits most 
 ) -> Finished:
     """Write an export of the spooled rows, publish it, and return it.
 
-    It appears at the place in one step, or not at all: whatever is raised, cancellation too,
-    nothing of it remains, unless it had been sealed. When another one was published under its id
-    first, that one is returned. StateError if the disk or the place refuses, or a spool does not
-    hold the rows that the metadata counts; ValueError if spool, metadata and options disagree on
+    The export appears at the place in one step, or not at all. After any exception, cancellation
+    included, nothing of it remains, unless it was sealed already. If another export was published
+    first under its id, that one is returned.
+
+    Raises StateError if the disk or the place refuses, or if a spool does not hold the canonical
+    rows that the metadata counts. Raises ValueError if spool, metadata and options disagree on
     entities.
     """
     if list(metadata.counts) != list(options.entities) or set(spool.rows) != set(options.entities):
@@ -102,7 +104,7 @@ async def write_export(  # noqa: PLR0913 -- four have a default that suits most 
 
 
 class _Writer:
-    """Writes the files of one export into a directory, manifest last."""
+    """Writes the files of one export into a directory, the manifest last."""
 
     def __init__(
         self,
@@ -124,7 +126,7 @@ class _Writer:
         self._cut_cells: tuple[CutCell, ...] = ()
 
     async def write(self, origin: Origin, max_sheet_rows: int) -> str:
-        """Write all of them; returns the SHA-256 of the manifest."""
+        """Write all files; returns the SHA-256 of the manifest."""
         metadata, formats = self._metadata, self._options.formats
         if "csv" in formats:
             await self._write_csv()
@@ -188,7 +190,7 @@ class _Writer:
     ) -> T:
         """Write one file, flush it to disk and list it; returns what the generator returns.
 
-        Tells of progress unless `silent`.
+        Reports progress unless `silent`.
         """
         steps = _Steps(chunks)
         size = reported = 0
@@ -214,7 +216,7 @@ class _Writer:
 
 
 class _Steps(Generic[T]):
-    """Steps a generator of chunks, in a thread; holds small chunks back until there is 1 MiB."""
+    """Steps a generator of chunks, in a thread; buffers small chunks until they make 1 MiB."""
 
     def __init__(self, chunks: Generator[bytes, None, T]) -> None:
         self._chunks = chunks
@@ -225,7 +227,7 @@ class _Steps(Generic[T]):
 
     @property
     def done(self) -> bool:
-        """Whether the generator has ended and nothing is held back."""
+        """Whether the generator has ended and the buffer is empty."""
         return bool(self._outcome) and not self._held
 
     @property
@@ -235,11 +237,11 @@ class _Steps(Generic[T]):
 
     @property
     def sha256(self) -> str:
-        """Of all that was given out."""
+        """The SHA-256 of all data returned so far."""
         return self._hash.hexdigest()
 
     def next(self) -> bytes:
-        """The next piece, of 1 MiB or more but for the last; empty if more steps are needed."""
+        """The next piece: 1 MiB or more, except for the last. Empty if more steps are needed."""
         for _ in range(_CHUNKS):
             try:
                 chunk = next(self._chunks)
@@ -262,7 +264,7 @@ class _Steps(Generic[T]):
 
 
 class _Count:
-    """Counts the rows that a writer has taken from the spool."""
+    """Counts the rows that a writer has read from the spool."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -283,21 +285,21 @@ def _single(data: bytes) -> Generator[bytes, None, None]:
 
 
 async def _write_all(file: aiofiles.threadpool.binary.AsyncFileIO, data: bytes) -> None:
-    """A raw file may take less than it is offered."""
+    """Write all of `data`: a raw file may accept less than it is offered."""
     rest = memoryview(data)
     while rest:
         rest = rest[await file.write(rest) :]
 
 
 def _nothing() -> None:
-    """A step that is soon over is not told to hurry."""
+    """Do nothing: a short step ends by itself."""
 
 
 async def _in_thread(function: Callable[[], T], on_cancel: Callable[[], None] = _nothing) -> T:
     """Like asyncio.to_thread, but a cancelled caller still waits for the thread.
 
-    So that nothing is cleaned up under a step that is running. A step takes a tenth of a second,
-    or has a way to be told (`on_cancel`).
+    So clean-up never runs under a running step. A step takes about a tenth of a second, or
+    `on_cancel` tells it to stop.
     """
     task = asyncio.ensure_future(asyncio.to_thread(function))
     try:
@@ -306,5 +308,5 @@ async def _in_thread(function: Callable[[], T], on_cancel: Callable[[], None] = 
         on_cancel()
         await asyncio.wait([task])
         if not task.cancelled():
-            task.exception()  # nobody else will ask for it
+            task.exception()  # retrieved here, since nobody else does
         raise

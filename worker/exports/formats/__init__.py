@@ -1,1 +1,1 @@
-"""What a file of an export looks like: CSV, JSON, XLSX."""
+"""The formats of an export: CSV, JSON, XLSX."""

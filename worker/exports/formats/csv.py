@@ -1,8 +1,8 @@
 """The CSV file of one entity: UTF-8, RFC 4180 quoting, LF at the end of a line.
 
-Rules: docs/contract.md, "Exports". Cells are what the row holds; absent is empty; arrays and
-objects are their JSON text; ratings have at least two decimals and no exponent. A cell that holds
-`#` is quoted: a reader that skips the comment header must not take the cell for a comment.
+Rules: docs/contract.md, "Exports". A cell holds the value of the row; an absent value is empty.
+Arrays and objects are JSON text. Ratings have at least two decimals and no exponent. A cell that
+contains `#` is quoted, so that readers that skip comments do not take it for one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from worker.exports.metadata import Metadata, csv_comment
 
 
 class CsvOutcome(msgspec.Struct, frozen=True):
-    """What was written. `formula_cells`: cells that a spreadsheet would run as a formula."""
+    """What was written. `formula_cells` counts cells that a spreadsheet would run as a formula."""
 
     rows: int
     formula_cells: int
@@ -33,8 +33,8 @@ def csv_chunks(
 ) -> Generator[bytes, None, CsvOutcome]:
     """The file in chunks, one for the header and one for each block of canonical rows.
 
-    The same rows give the same bytes under every Python. `guard_formulas` puts an apostrophe
-    before each cell that a spreadsheet would run: safer to open, no longer faithful.
+    The same rows give the same bytes on every Python version. `guard_formulas` puts an apostrophe
+    before each cell that a spreadsheet would run: safer to open, but no longer faithful.
     """
     table = TableReader(entity)
     kinds = [column.kind for column in entity.columns]
@@ -66,10 +66,10 @@ def _texts(kind: Kind, cells: Sequence[Any]) -> list[str]:
 
 
 def _quoted(texts: list[str]) -> list[str]:
-    """RFC 4180: in quotes what holds a comma, a quote, CR or LF; and what holds `#`.
+    """Quote cells with a comma, a quote, CR or LF, as RFC 4180 says, and cells with `#`.
 
-    By hand, since csv.writer takes three times as long, and leaves a lone CR bare before Python
-    3.13. Most columns need no quotes at all, which one look at the whole column shows.
+    csv.writer takes three times as long, and before Python 3.13 does not quote a lone CR. Most
+    columns need no quotes at all, which one check of the joined column shows.
     """
     if not _needs_quotes("".join(texts)):
         return texts

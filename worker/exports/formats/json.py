@@ -1,6 +1,6 @@
 """The JSON document: one object, metadata first, then an array an entity, one row a line.
 
-Rows are passed on as they are: a canonical row is JSON already.
+Rows are copied unchanged: a canonical row is JSON already.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Canonical rows as columns of cells: what the CSV and the XLSX writer share.
+"""Canonical rows as columns of cells, for the CSV and the XLSX writer.
 
-A block of rows is decoded at once into a Struct that is derived from the entity's columns, and
-turned by 90 degrees: both writers then work a column at a time, which is where their speed is.
+A block of rows is decoded at once into a Struct derived from the entity's columns, then
+transposed. Both writers work a column at a time, which makes them fast.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class TableReader:
     def columns(self, block: list[bytes]) -> list[Sequence[Any]]:
         """The cells of a block: one sequence a column, in column order.
 
-        A cell is None (absent), an int, a float (ratings) or a str; arrays and objects are their
-        JSON text as it stands in the row. msgspec.MsgspecError if a line is no canonical row.
+        A cell is None (absent), an int, a float (ratings) or a str. Arrays and objects are their
+        JSON text, unchanged. Raises msgspec.MsgspecError if a line is not a canonical row.
         """
         if not block:
             return [()] * len(self.entity.columns)
@@ -65,7 +65,7 @@ class TableReader:
 
 
 def formula_cells(cells: Sequence[str]) -> list[int]:
-    """The places of the cells that a spreadsheet would run as a formula."""
+    """The indexes of the cells that a spreadsheet would run as a formula."""
     return [n for n, cell in enumerate(cells) if cell and cell[0] in _FORMULA_STARTS]
 
 

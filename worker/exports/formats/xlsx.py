@@ -1,10 +1,11 @@
 """The XLSX workbook: "Export Metadata", then a sheet an entity, streamed into a zip archive.
 
-Rules: docs/contract.md, "Exports". Integers and ratings are numbers; everything else is text in
-canonical form, as an inline string, so that nothing is ever a formula. Written by hand because it
-is several times faster than the libraries that keep text exact. Zip members stay below the size
-from which zip64 is needed, of which Excel warns: a sheet that grows too large continues on the
-next, as one with too many rows does.
+Rules: docs/contract.md, "Exports". Integers and ratings are numbers. Everything else is text in
+canonical form, as an inline string, so that nothing is ever a formula. The XML is written by hand:
+that is several times faster than the libraries that keep text exact.
+
+Zip members stay below the size that requires zip64, since Excel warns of zip64. A sheet that grows
+too large continues on the next one, as does a sheet with too many rows.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _WIDTHS: Final = {
 
 
 class XlsxOutcome(msgspec.Struct, frozen=True):
-    """What was written: rows by entity, and the cells that were too long for Excel."""
+    """What was written: rows by entity, and the truncated cells, too long for Excel."""
 
     rows: dict[str, int]
     cut_cells: tuple[CutCell, ...]
@@ -51,10 +52,10 @@ def xlsx_chunks(
     max_rows: int = MAX_ROWS,
     max_sheet_bytes: int = _MAX_SHEET_BYTES,
 ) -> Generator[bytes, None, XlsxOutcome]:
-    """The workbook in chunks, one for each block of rows (some are empty: zlib holds on to them).
+    """The workbook in chunks, one for each block of rows; some are empty, as zlib buffers.
 
-    Memory does not grow with the rows, apart from the list of cut cells. The same rows and
-    metadata give the same bytes under the same zlib. `max_rows` counts the header row.
+    Memory does not grow with the rows, apart from the list of truncated cells. The same rows and
+    metadata give the same bytes with the same zlib. `max_rows` counts the header row.
     """
     if max_rows < 2:
         raise ValueError("a sheet needs room for a header and a row")
@@ -100,7 +101,7 @@ def xlsx_chunks(
 
 
 class _Sink:
-    """What the archive is written to: it cannot seek, so nothing written is ever changed."""
+    """The output of the archive. It cannot seek, so bytes once written never change."""
 
     def __init__(self) -> None:
         self._data: list[bytes] = []
@@ -110,19 +111,19 @@ class _Sink:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing to do; zipfile asks for it."""
+        """Do nothing; zipfile calls it."""
 
     def close(self) -> None:
-        """Nothing to do; zipfile may ask for it."""
+        """Do nothing; zipfile may call it."""
 
     def take(self) -> bytes:
-        """What has been written since the last call."""
+        """The bytes written since the last call."""
         self._data, data = [], self._data
         return b"".join(data)
 
 
 class _Pieces:
-    """Blocks of rows, given out in pieces of a bounded number of rows."""
+    """Splits blocks of rows into pieces of a bounded number of rows."""
 
     def __init__(self, blocks: Iterable[list[bytes]]) -> None:
         self._blocks: Iterator[list[bytes]] = iter(blocks)
@@ -139,7 +140,7 @@ class _Pieces:
         return True
 
     def take(self, most: int) -> list[bytes]:
-        """At least one row, at most `most`; none only at the end."""
+        """The next rows, at least one and at most `most`; empty only at the end."""
         if not self.waiting:
             return []
         piece, self._rest = self._rest[:most], self._rest[most:]
@@ -157,7 +158,7 @@ class _EntityWriter:
         self.written = 0
 
     def start(self, max_rows: int) -> str:
-        """A sheet up to its first row of data."""
+        """The XML of a sheet before its first row of data."""
         columns = self._entity.columns
         left = max(self._expected - self.written, 0)
         widths = [_WIDTHS.get(column.kind, 24) for column in columns]
@@ -166,7 +167,7 @@ class _EntityWriter:
         )
 
     def rows(self, piece: list[bytes], first: int) -> str:
-        """The XML of some rows, the first of which has the row number `first`."""
+        """The XML of some rows. `first` is the number of the first row."""
         columns = self._table.columns(piece)
         numbers = [str(n) for n in range(first, first + len(piece))]
         cells: list[Sequence[str]] = [[f'<row r="{n}">' for n in numbers]]
@@ -184,7 +185,7 @@ class _EntityWriter:
 
 
 def _add(archive: zipfile.ZipFile, path: str, text: str) -> None:
-    # Not writestr: it would stamp the present time on the member.
+    # Not writestr, which stamps the current time on the member.
     with archive.open(path, "w") as member:
         member.write(text.encode())
 

@@ -11,15 +11,15 @@ from worker.exports.formats.xlsx_parts import RATING
 from worker.exports.formats.xlsx_text import LONGEST_CELL, is_plain, shorten, to_xml, units
 
 TooLong = list[tuple[int, int]]
-"""Places in the column, and full lengths, of the cells that had to be cut."""
+"""The index in the column, and the full length, of each truncated cell."""
 
 
 def column_xml(
     kind: Kind, letters: str, numbers: Sequence[str], cells: Sequence[Any], too_long: TooLong
 ) -> list[str]:
-    """The XML of a column's cells in the rows of these numbers; absent cells are empty.
+    """The XML of a column's cells in the rows with these numbers; absent cells are empty.
 
-    What is longer than Excel allows is cut and added to `too_long`.
+    A cell longer than Excel allows is truncated and added to `too_long`.
     """
     if kind is Kind.INTEGER:
         return [
@@ -27,7 +27,7 @@ def column_xml(
             for n, cell in zip(numbers, cells, strict=True)
         ]
     if kind is Kind.RATING:
-        return [  # + 0.0 makes 0.0 of -0.0
+        return [  # adding 0.0 turns -0.0 into 0.0
             "" if cell is None else f'<c r="{letters}{n}" s="{RATING}"><v>{cell + 0.0!r}</v></c>'
             for n, cell in zip(numbers, cells, strict=True)
         ]
@@ -47,7 +47,7 @@ def column_xml(
 
 
 def text_cell(reference: str, text: str) -> str:
-    """One cell of any text that is not too long."""
+    """One cell with any text that Excel's limit allows."""
     return (
         f'<c r="{reference}" t="inlineStr"><is><t xml:space="preserve">{to_xml(text)}</t></is></c>'
     )
@@ -59,9 +59,9 @@ def number_cell(reference: str, number: int) -> str:
 
 
 def _all_plain(cells: Sequence[str | None]) -> bool:
-    """One look at a whole column: ids, timestamps and enums hold nothing to escape.
+    """Check a whole column at once: ids, timestamps and enums hold nothing to escape.
 
-    Spaces and length need no look there; a stray row that breaks its schema only costs them.
+    Spaces and length are not checked: only in a row that breaks its schema could they matter.
     """
     text = "-".join(filter(None, cells))
     return (

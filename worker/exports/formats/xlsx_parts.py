@@ -1,4 +1,4 @@
-"""The parts of a workbook besides its rows: constant or short XML, after ECMA-376."""
+"""The parts of a workbook apart from its rows: constant or short XML, as in ECMA-376."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def column_letters(number: int) -> str:
 
 
 def sheet_start(widths: Sequence[int], rows: int) -> str:
-    """A sheet up to its first row; the first row is frozen. `rows` with the header row."""
+    """The XML of a sheet before its first row, which is frozen. `rows` counts the header row."""
     columns = "".join(
         f'<col min="{n}" max="{n}" width="{width}" customWidth="1"/>'
         for n, width in enumerate(widths, 1)
@@ -77,14 +77,14 @@ def sheet_start(widths: Sequence[int], rows: int) -> str:
 
 
 def sheet_end(sheet: Sheet) -> str:
-    """The sheet after its last row."""
+    """The XML of a sheet after its last row."""
     reference = f"A1:{column_letters(sheet.columns)}{sheet.rows}"
     filtered = f'<autoFilter ref="{reference}"/>' if sheet.filtered else ""
     return f"</sheetData>{filtered}</worksheet>"
 
 
 def header_row(titles: Sequence[str]) -> str:
-    """The first row, bold."""
+    """The XML of the first row, bold."""
     cells = "".join(
         f'<c r="{column_letters(n)}1" s="{BOLD}" t="inlineStr"><is><t>{title}</t></is></c>'
         for n, title in enumerate(titles, 1)
@@ -93,7 +93,7 @@ def header_row(titles: Sequence[str]) -> str:
 
 
 def sheet_path(number: int) -> str:
-    """Where the sheet of that number (from 1) lies in the archive."""
+    """The path in the archive of the sheet with that number (from 1)."""
     return f"xl/worksheets/sheet{number}.xml"
 
 

@@ -1,7 +1,8 @@
-"""Text in XLSX cells: the escapes that Excel uses, and the length that it allows.
+"""Text in XLSX cells: Excel's escapes and Excel's length limit.
 
-XML cannot hold most control characters, U+FFFE and U+FFFF, and turns CR into LF. Excel writes
-such a character as `_xHHHH_`, and a literal text of that form with its first `_` as `_x005F_`.
+XML cannot hold most control characters, nor U+FFFE and U+FFFF, and it turns CR into LF. Excel
+writes such a character as `_xHHHH_`. If a text contains that form literally, Excel writes its first
+`_` as `_x005F_`.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ import re
 from typing import Final
 
 LONGEST_CELL: Final = 32_767
-"""In UTF-16 code units, which is what Excel counts."""
+"""In UTF-16 code units, as Excel counts."""
 
 _UNHOLDABLE: Final = "[\x00-\x08\x0b-\x1f\ufffe\uffff]"
-# A `_` opens a false escape also where the closing `_` comes from escaping the next character.
+# A `_` also opens a false escape if escaping the next character supplies the closing `_`.
 _TO_ESCAPE: Final = re.compile(f"{_UNHOLDABLE}|_(?=x[0-9A-Fa-f]{{4}}(?:_|{_UNHOLDABLE}))")
 _ESCAPE: Final = re.compile("_x([0-9A-Fa-f]{4})_")
 _SURROGATES: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text, not empty, can stand in the XML as it is and is surely not too long."""
+    """Whether a non-empty text needs no escaping in XML and certainly is not too long."""
     return (
         text.isprintable()
         and "&" not in text
@@ -45,14 +46,14 @@ def units(text: str) -> int:
 
 
 def shorten(text: str, longest: int = LONGEST_CELL) -> str:
-    """The text cut to `longest` units; a surrogate pair is never cut in two."""
+    """The text truncated to `longest` units, never inside a surrogate pair."""
     return text.encode("utf-16-le")[: 2 * longest].decode("utf-16-le", "ignore")
 
 
 def from_excel(text: str) -> str:
-    """A cell's text with Excel's escapes undone; the inverse of what `to_xml` does for Excel.
+    """A cell's text with Excel's escapes decoded: the inverse of the first step of `to_xml`.
 
-    A half surrogate pair, which only a foreign program writes, stays one.
+    A lone surrogate, which only foreign programs write, is left alone.
     """
     if "_x" not in text:
         return text
