@@ -1,1 +1,1 @@
-"""What people who run this look at: metrics, and whether the process is alive and ready."""
+"""What operators watch: metrics, and whether the process is alive and ready."""

@@ -1,8 +1,8 @@
 """Health over HTTP: `/live`, `/ready` and `/metrics`, in threads beside the event loop.
 
-They show what the services last said about themselves, so they answer also while a service hangs;
-that is what `/live` is for. What a client may cost is bounded: connections at a time, time and
-size of a request. Nothing that is served tells of persons.
+The answers show the last reports of the services, so they come even while a service hangs: that is
+the purpose of `/live`. The cost of clients is bounded: concurrent connections, time and size of a
+request. No answer contains personal data.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from worker.ops.metrics import Metrics
 
 _MOST_CONNECTIONS: Final = 16
 _DEADLINE_SECONDS: Final = 10.0
-"""For one connection from accepting to closing, however the client dawdles."""
+"""Longest life of a connection, from accept to close, however slow the client is."""
 _POLL_SECONDS: Final = 0.1
 _SHOWN_MS: Final = 600_000
 
@@ -42,14 +42,14 @@ _log = structlog.get_logger(__name__)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """From where on a process is not alive, or not ready. `ready_lag` is in records."""
+    """The limits beyond which a process is not alive or not ready. `ready_lag` is in records."""
 
     stall_seconds: float = 60.0
     ready_lag: int = 100_000
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """The answer of `/ready`. Every reason begins with the service that gives it."""
+    """The answer of `/ready`. Each reason begins with the name of its service."""
 
     ready: bool
     reasons: list[str]
@@ -58,7 +58,7 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 class Part:
-    """One service of the process, by what it last said about itself. Its clock is steady."""
+    """The health of one service, by its own last reports. Times are monotonic milliseconds."""
 
     def __init__(self, name: str, limits: Limits, now: int) -> None:
         self.lost = 0
@@ -73,62 +73,65 @@ class Part:
         self._hindrances: dict[str, tuple[str, int]] = {}
 
     def alive(self, now: int) -> None:
-        """Progress was seen: a commit, a round with nothing to commit, a step of restoring."""
+        """Report progress: a commit, a round with nothing to commit, a step of restoring."""
         self._seen = now
 
     def restoring(self) -> None:
-        """It begins, or begins again: not ready until it is `restored`."""
+        """Report that restoring begins, or begins again: not ready until `restored`."""
         self._restored = False
 
     def restored(self) -> None:
-        """What it needs in order to begin is there: the index, the store."""
+        """Report that the state the service needs is there: the index, the store."""
         self._restored = True
 
     def tasks(self, assigned: int, running: int) -> None:
-        """How many tasks it should run, and how many of them it does."""
+        """Report how many tasks the service should run, and how many of them run."""
         self._assigned, self._running = assigned, running
 
     def lag(self, records: int) -> None:
-        """How many records it has still to read."""
+        """Report how many records are still to be read."""
         self._lag = records
 
     def expired(self, records: int, now: int) -> None:
-        """So many were gone before they were read. Not ready for ten minutes: it must be seen."""
+        """Report records that were gone before they were read.
+
+        Not ready for ten minutes, so that somebody notices.
+        """
         self.lost += records
         self._lost_at = now
 
     def recreated(self, topic: str, now: int) -> None:
-        """A topic was created anew."""
+        """Report that a topic was created anew."""
         self.told(f"topic {topic} was created anew: read from its start", now)
 
     def told(self, reason: str, now: int) -> None:
-        """Something has happened. Not ready for ten minutes: it must be seen."""
-        # Replaced, not changed: another thread may be looking.
+        """Report an event. Not ready for ten minutes, so that somebody notices."""
+        # Replaced, not mutated: another thread may be reading.
         self._told = {**self._told, reason: now}
 
     def hindered(self, what: str, reason: str, now: int) -> None:
-        """It is kept from a part of its work (`what`) until `free`: not ready meanwhile.
+        """Report that a part of the work (`what`) is blocked: not ready until `free`.
 
         `reason` is one line that names the operation and the resource.
         """
         _, since = self._hindrances.get(what, (reason, now))
-        # Replaced, not changed: another thread may be looking.
+        # Replaced, not mutated: another thread may be reading.
         self._hindrances = {**self._hindrances, what: (reason, since)}
 
     def free(self, what: str) -> None:
-        """That part of its work goes on, or is not its own any more."""
+        """Report that this part of the work goes on, or is no longer this service's."""
         if what in self._hindrances:
             self._hindrances = {w: r for w, r in self._hindrances.items() if w != what}
 
     def stalled(self, now: int) -> str | None:
-        """Why it is not alive, in one line, or None."""
+        """Why the service is not alive, in one line; None if it is."""
         seconds = (now - self._seen) / 1000
         if seconds < self._limits.stall_seconds:
             return None
         return f"{self._name}: nothing was finished for {seconds:.0f} s"
 
     def reasons(self, now: int) -> list[str]:
-        """Why it is not ready, a line each; empty if it is."""
+        """Why the service is not ready, a line each; empty if it is."""
         found = []
         stalled = self.stalled(now)
         if stalled is not None:
@@ -157,7 +160,7 @@ class Part:
 class Health:
     """Serves the health of a process and its metrics, from `start` to `close`.
 
-    `clock` is steady, in milliseconds. Port 0 takes a free one; `port` says which.
+    `clock` is monotonic, in milliseconds. Port 0 takes a free port; `port` tells which.
     """
 
     def __init__(
@@ -179,19 +182,19 @@ class Health:
         self._thread: threading.Thread | None = None
 
     def part(self, name: str) -> Part:
-        """A service that is to be alive and ready as well, from now on."""
+        """Add a service. From now on it, too, must be alive and ready."""
         part = Part(name, self._limits, self._clock())
         self._parts.append(part)
         return part
 
     @property
     def port(self) -> int:
-        """The port that is listened on, once started."""
+        """The port of the server, once started."""
         assert self._server is not None
         return self._server.server_port
 
     def start(self) -> None:
-        """Listen. Raises ConfigurationError if that cannot be done here."""
+        """Listen. Raises ConfigurationError if host or port cannot be used."""
         self._server = _listen(self._host, self._port, self._serve)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_POLL_SECONDS,), name="health", daemon=True
@@ -200,7 +203,7 @@ class Health:
         _log.info("health_started", host=self._host, port=self.port)
 
     def close(self) -> None:
-        """Stop listening and end what is being answered; also if never started."""
+        """Stop listening and close all connections. Does nothing if never started."""
         if self._server is not None and self._thread is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -255,20 +258,20 @@ def _answer(
 
 
 class _Handler(WSGIRequestHandler):
-    """Logs nothing, and waits for nobody for long."""
+    """Logs nothing, and limits each wait for a client."""
 
     timeout = 5.0
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- as in the base class
-        """Say nothing: a probe comes every few seconds."""
+        """Do nothing: a probe comes every few seconds."""
 
     def get_stderr(self) -> ErrorStream:
-        """Tracebacks of clients that went away are nobody's business."""
+        """Discard the tracebacks of clients that disconnected."""
         return io.StringIO()
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread for each connection; so many at a time, and each for so long."""
+    """One thread for each connection; their number and their duration are bounded."""
 
     daemon_threads = True
 
@@ -278,13 +281,13 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        """Bind, without asking the name service what this machine is called."""
+        """Bind without a DNS lookup of this machine's name."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread, or hang up if too many are being answered."""
+        """Answer in a thread, or close the connection if too many are open."""
         if len(self._open) >= _MOST_CONNECTIONS:
             self.shutdown_request(request)
             return
@@ -292,24 +295,24 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """The connection is done with."""
+        """Close a connection and forget it."""
         self._open.pop(request, None)
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Hang up on those who dawdle."""
+        """Close connections that exceed the deadline."""
         self.cut_off(older_than=_DEADLINE_SECONDS)
 
     def cut_off(self, *, older_than: float) -> None:
-        """Hang up on connections that have been open for so many seconds."""
+        """Close connections that have been open for `older_than` seconds or longer."""
         now = time.monotonic()
         for connection, since in list(self._open.items()):
             if now - since >= older_than:
-                with contextlib.suppress(OSError):  # it has gone by itself
+                with contextlib.suppress(OSError):  # already closed
                     connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, *_connection: Any) -> None:
-        """A client that went away, or sent what is no HTTP."""
+        """Log a client that disconnected, or sent something other than HTTP."""
         kind = sys.exc_info()[0]
         _log.debug("health_connection_failed", error=kind.__name__ if kind else "")
 

@@ -1,6 +1,6 @@
-"""A histogram that takes many equal observations at once, as a batch of records gives them.
+"""A histogram that takes many equal observations in one call, as a batch of records yields them.
 
-The client's own counts one at a time, for some 1.5 µs each: half of what a record may cost.
+The client's own histogram takes one at a time, at about 1.5 µs: half of what a record may cost.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 
 class BulkHistogram(Collector):
-    """One histogram without labels. One thread observes, any may collect."""
+    """A histogram without labels. One thread observes; any thread may collect."""
 
     def __init__(
         self, name: str, text: str, bounds: Sequence[float], registry: CollectorRegistry
     ) -> None:
-        """`bounds` are the upper ends of the buckets, growing; one to infinity is added."""
+        """`bounds` are the upper bounds of the buckets, ascending; infinity is added."""
         self._name = name
         self._text = text
         self._bounds = tuple(bounds)
@@ -27,12 +27,12 @@ class BulkHistogram(Collector):
         registry.register(self)
 
     def observe(self, value: float, times: int) -> None:
-        """Observe the same value so often."""
+        """Observe the same value `times` times."""
         self._counts[bisect_left(self._bounds, value)] += times
         self._sum += value * times
 
     def collect(self) -> Iterator[Metric]:
-        """The buckets as they are shown: each counts those before it as well."""
+        """The cumulative buckets: each includes the counts of those before it."""
         total = 0
         buckets: list[tuple[str, float]] = []
         for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):

@@ -1,9 +1,9 @@
 """Metrics for Prometheus. docs/metrics.md lists them, and a test holds the two together.
 
-Rules: ids, addresses and texts of records are never a label; every label has few values. Counters
-exist from the start with every value their labels can have, since Prometheus takes no notice of an
-increase that comes with the series itself. Methods take plain values and cost a few microseconds;
-any thread may read meanwhile.
+Rules: ids, addresses and texts of records are never labels; every label has few values. Counters
+exist from the start with every value of their labels, since Prometheus does not notice an increase
+that comes with a new series. Methods take plain values and cost a few microseconds. Any thread may
+read meanwhile.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from worker.core.outbox import Tally
 
 MOST_BLOCKING: Final = 20
-"""So many partitions are named that block verdicts; how many there are is a metric of its own."""
+"""Partitions that block verdicts and are named at most. Their number is a metric of its own."""
 
 Outcome = Literal["committed", "failed", "fenced"]
 
@@ -40,7 +40,7 @@ _EXPORT_SECONDS: Final = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3_600)
 
 
 class _Registry(CollectorRegistry):
-    """Without the `_created` series, which would double the number of all series."""
+    """Omits the `_created` series, which would double the number of series."""
 
     def collect(self) -> Iterator[Metric]:
         for metric in super().collect():
@@ -49,7 +49,7 @@ class _Registry(CollectorRegistry):
 
 
 class Metrics:
-    """Everything one process counts and measures. It shares nothing with another one."""
+    """All metrics of one process. Instances share nothing."""
 
     def __init__(self) -> None:
         self.registry: Final = _Registry()
@@ -65,7 +65,7 @@ class Metrics:
     # --- what became of records ---------------------------------------------------------------
 
     def tally(self, tally: Tally, now: int) -> None:
-        """Count a decision. To be called once it is committed, and only then: `now` (ms)."""
+        """Count a decision at `now` (ms). Call this only once the decision is committed."""
         for children, counts in (
             (self._read, tally.read),
             (self._accepted, tally.accepted),
@@ -88,71 +88,74 @@ class Metrics:
             self._failures.inc(len(tally.failures))
 
     def input_expired(self, entity: str, records: int) -> None:
-        """Records of an input were gone before they were read."""
+        """Count records of an input that were gone before they were read."""
         self._expired[entity].inc(records)
 
     def input_recreated(self) -> None:
-        """One partition of an input is of a topic that was created anew."""
+        """Count a partition of an input whose topic was created anew."""
         self._recreated.inc()
 
     def accepted_recreated(self) -> None:
-        """An accepted topic that the index is made of was created anew."""
+        """Count an accepted topic of the index that was created anew."""
         self._accepted_recreated.inc()
 
     def rejected_recreated(self) -> None:
-        """A topic of rejections was created anew."""
+        """Count a topic of rejections that was created anew."""
         self._rejected_recreated.inc()
 
     def internal_recreated(self) -> None:
-        """A topic that keeps the state of a task was created anew."""
+        """Count a topic with state of a task that was created anew."""
         self._internal_recreated.inc()
 
     def accepted_skipped(self, messages: int) -> None:
-        """Damaged offsets of a topic that the index follows were skipped as somebody had said."""
+        """Count damaged offsets of a topic of the index, skipped on an operator's command."""
         self._accepted_skipped.inc(messages)
 
     def accepted_expired(self, messages: int) -> None:
-        """Messages of a topic that the index follows were removed before it read them."""
+        """Count messages of a topic of the index that were removed before it read them."""
         self._accepted_expired.inc(messages)
 
     def progress_lost(self) -> None:
-        """A task that has worked before had no progress."""
+        """Count a task that has worked before and has no checkpoint."""
         self._progress_lost.inc()
 
     def parked_lost(self, entity: str, records: int) -> None:
-        """Parked records were gone when their task was taken over."""
+        """Count parked records that were gone when their task was taken over."""
         self._parked_lost[entity].inc(records)
 
     def clock_stepped(self) -> None:
-        """The wall clock was set."""
+        """Count a step of the wall clock."""
         self._clock_steps.inc()
 
     def input_skipped(self, entity: str, records: int) -> None:
-        """Records of an input were damaged and skipped."""
+        """Count damaged records of an input that were skipped."""
         self._skipped[entity].inc(records)
 
     def log_damaged(self, places: int) -> None:
-        """In how many places the embedded log is damaged, as far as is known, and not skipped."""
+        """Set the number of known damages of the embedded log that were not skipped.
+
+        On Kafka: the partitions that this process cannot read.
+        """
         self._log_damaged.set(places)
 
     # --- what should not be in the topics -----------------------------------------------------
 
     def log_skipped(self, offsets: int) -> None:
-        """Damaged offsets were skipped in a topic that no service reads."""
+        """Count damaged offsets that were skipped in a topic that no service reads."""
         self._log_skipped.inc(offsets)
 
     def foreign_rows(self, rows: int) -> None:
-        """So many foreign rows the index has refused; the sink's are told by `sink_applied`."""
+        """Count foreign rows that the index refused; `sink_applied` counts the sink's."""
         self._foreign["index"].inc(rows)
 
     def state_rebuilt(self, state: str, times: int) -> None:
-        """The index, or the sink's store, was thrown away so often, to be read anew."""
+        """Count rebuilds of the index, or of the sink's store, from the topics."""
         self._rebuilt[state].inc(times)
 
     # --- what waits ---------------------------------------------------------------------------
 
     def parked(self, records: Mapping[str, int], memory: int, oldest_seconds: float) -> None:
-        """How many are parked now, by entity (absent: none), their bytes and the oldest's age."""
+        """Set the parked records by entity (absent: none), their bytes, and the oldest's age."""
         for entity, gauge in self._parked.items():
             gauge.set(records.get(entity, 0))
         self._users_waiting.set(records.get("users", 0))
@@ -160,13 +163,13 @@ class Metrics:
         self._parked_oldest.set(oldest_seconds)
 
     def lag(self, records: Mapping[Partition, int]) -> None:
-        """How much is to be read of each input that this worker owns; others are forgotten."""
+        """Set the lag of each input partition that this worker owns; forget all others."""
         self._lag.set(records)
 
     def frontier(
         self, records: int, oldest_seconds: float, blocking: Sequence[Partition] = ()
     ) -> None:
-        """How many records wait for a definitive verdict, how long the oldest does, and for whom.
+        """Set how many records wait for a definitive verdict, and how long the oldest has waited.
 
         `blocking` are the inputs not judged far enough; the first `MOST_BLOCKING` are named.
         """
@@ -176,79 +179,79 @@ class Metrics:
         self._blocking.set(dict.fromkeys(blocking[:MOST_BLOCKING], 1))
 
     def unreadable_internal(self, messages: int) -> None:
-        """Messages of internal topics were skipped."""
+        """Count unreadable messages of internal topics that were skipped."""
         self._unreadable.inc(messages)
 
     # --- what the worker does -----------------------------------------------------------------
 
     def round(self) -> None:
-        """The worker has gone round once: what it had to look at, it has looked at."""
+        """Count a finished round of the worker, and note its time."""
         self._rounds.inc()
         self._round_finished.set_to_current_time()
 
     def batch(self, seconds: float, records: int) -> None:
-        """A batch of one task is committed: how long after judging began, how many were read."""
+        """Observe a committed batch of one task: seconds since judging began, records read."""
         self._batch_seconds.observe(seconds)
         self._batch_records.observe(records)
 
     def transaction(self, outcome: Outcome) -> None:
-        """A transaction of a task ended so."""
+        """Count a transaction of a task by its outcome."""
         self._transactions[outcome].inc()
 
     def index(self, users: int, matches: int, addresses: int) -> None:
-        """How many entries the index has."""
+        """Set the number of entries of the index."""
         self._index["users"].set(users)
         self._index["matches"].set(matches)
         self._index["addresses"].set(addresses)
 
     def tasks(self, assigned: int, running: int) -> None:
-        """How many tasks the group gives this worker, and how many of them run."""
+        """Set how many tasks the group assigns to this worker, and how many of them run."""
         self._tasks["assigned"].set(assigned)
         self._tasks["running"].set(running)
 
     def restored(self, seconds: float) -> None:
-        """A task was taken over and restored."""
+        """Observe the time to take over and restore a task."""
         self._restore_seconds.observe(seconds)
 
     # --- what the sink does -------------------------------------------------------------------
 
     def split_keys(self, versions: int) -> None:
-        """So many versions of a key came from another input partition than the one before."""
+        """Count versions of a key from another input partition than the version before."""
         self._split_keys.inc(versions)
 
     def sink_applied(self, *, changed: int, deleted: int, repeats: int, foreign: int) -> None:
-        """A batch of accepted messages is in the store."""
+        """Count a batch of accepted messages that was applied to the store."""
         self._applied["changed"].inc(changed)
         self._applied["deleted"].inc(deleted)
         self._applied["repeat"].inc(repeats)
         self._foreign["sink"].inc(foreign)
 
     def sink_expired(self, messages: int) -> None:
-        """Accepted messages were gone before the sink had read them."""
+        """Count accepted messages that were gone before the sink read them."""
         self._sink_expired.inc(messages)
 
     def sink_lag(self, messages: Mapping[Partition, int]) -> None:
-        """How much is to be read of each partition of the accepted topics."""
+        """Set the lag of each partition of the accepted topics."""
         self._sink_lag.set(messages)
 
     def export(self, seconds: float, *, finished: bool) -> None:
-        """An export was finished, or has failed, after so long."""
+        """Count an export that finished or failed, and observe its duration."""
         self._exports["finished" if finished else "failed"].inc()
         self._export_seconds.observe(seconds)
 
     def export_place(self, *, away: bool, outages: int) -> None:
-        """Whether the place of exports cannot be used, and how often more it has gone."""
+        """Set whether the place of exports is away, and count further outages."""
         self._place_away.set(away)
         self._place_outages.inc(outages)
 
     def sink_active(self, *, is_active: bool) -> None:
-        """Whether this sink answers requests; a passive one knows nothing of schedules."""
+        """Set whether this sink answers requests; a passive sink shows no schedules."""
         self._sink_active.set(is_active)
         if not is_active:
             self.schedules({})
 
     def schedules(self, following: Mapping[str, float]) -> None:
-        """By schedule its first slot that is not done, in seconds since 1970."""
+        """Set each schedule's first slot that is not done, in seconds since 1970."""
         self._schedules.clear()
         for name, moment in following.items():
             self._schedules.labels(name).set(moment)
@@ -513,7 +516,7 @@ class Metrics:
 
 
 class _ByPlace:
-    """A gauge by partition. One that is not named any more is forgotten: another has it now."""
+    """A gauge by partition. A partition that is no longer named is removed: another owns it."""
 
     def __init__(self, gauge: Gauge) -> None:
         self._gauge = gauge

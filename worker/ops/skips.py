@@ -1,7 +1,8 @@
-"""Tells of offsets that somebody had skipped in topics that no service reads.
+"""Reports offsets that an operator had skipped in topics that no service reads.
 
-Whoever reads a topic tells of a hole when coming to it. Rejections and announcements are read by
-others, who would never learn of one. So the service that writes such a topic tells of it.
+The reader of a topic reports a skipped hole when it gets there. Rejections and announcements have
+only outside readers, who would never learn of a hole. So the service that writes such a topic
+reports its holes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Skips:
-    """Tells of the skips of one service's topics, each once. `part` of the name is in theirs."""
+    """Reports the skips of one service's topics, each once: topics with `part` in their names."""
 
     def __init__(self, metrics: Metrics, health: Part, part: str) -> None:
         self._metrics = metrics
@@ -27,7 +28,7 @@ class Skips:
         self._known: Mapping[Partition, int] | None = None
 
     def look(self, skipped: Mapping[Partition, int], now: int) -> None:
-        """Compare with what was known. A skip from before the start takes no readiness."""
+        """Compare with the last call. Skips from before the start do not affect readiness."""
         known = self._known or {}
         for place, count in skipped.items():
             fresh = count - known.get(place, 0)
