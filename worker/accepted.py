@@ -1,8 +1,8 @@
-"""What counts as a row in the accepted topics: the one rule, for the index and for the sink. Pure.
+"""What counts as a row in the accepted topics: one rule for the index and the sink. Pure.
 
-Only the worker is to write there, and still nothing is believed: a message that the worker cannot
-have written is *foreign*. Both readers set it aside and count it, and the earlier row of its key
-stays in force in both.
+Only the worker should write there, but nothing is trusted: a message that the worker cannot have
+written is *foreign*. Both readers set a foreign message aside and count it. The earlier row of its
+key stays in force in both.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from worker.core.outbox import SOURCE_HEADER
 from worker.stream import Message, Partition
 
 _ANY_SIZE: Final = 1 << 60
-"""Only records are limited in size: a lower limit must not turn the rows of earlier ones away."""
+"""No limit: the size limit is for records. Lowering it must not refuse rows accepted before."""
 
 _LAST_MS: Final = 253_402_300_000_000
-"""In the year 9999: a row's times are not held against any clock."""
+"""In the year 9999: the times of a row are compared with no clock."""
 
 _DIGITS: Final = 10
-"""No partition has a number of so many."""
+"""A partition number has fewer digits than this."""
 
 _topic = attrgetter("topic")
 
 
 class Foreign(StrEnum):
-    """Why a message is no row. It names no content."""
+    """Why a message is not a row. It quotes no content."""
 
     NO_KEY = "it has no key"
     KEY = "its key is not canonical"
@@ -47,7 +47,7 @@ class Foreign(StrEnum):
 
 
 Read = Row | Foreign | None
-"""A row, why it is none, or None: the deletion of the key's row."""
+"""A row, the reason why it is not a row, or None: the deletion of the key's row."""
 
 
 class Refused(NamedTuple):
@@ -57,7 +57,7 @@ class Refused(NamedTuple):
     reason: Foreign
 
     def told(self, reader: str) -> dict[str, object]:
-        """What a log line says of it."""
+        """The fields of its log line."""
         message = self.message
         return {
             "reader": reader,
@@ -69,14 +69,14 @@ class Refused(NamedTuple):
 
 
 class Split(NamedTuple):
-    """A version of a key whose record came from another input partition than the one before."""
+    """A version of a key from another input partition than the version before."""
 
     message: Message
     before: int
     now: int
 
     def told(self) -> dict[str, object]:
-        """What a log line says of it."""
+        """The fields of its log line."""
         message = self.message
         return {
             "topic": message.topic,
@@ -87,9 +87,9 @@ class Split(NamedTuple):
 
 
 def source_partition(message: Message) -> int:
-    """The input partition of the record that a row or deletion was made of.
+    """The input partition of the record behind a row or deletion.
 
-    Where the message does not name it: the partition that the key belongs into.
+    If the message does not name it: the partition of the message itself.
     """
     for name, value in message.headers:
         if name == SOURCE_HEADER:
@@ -100,7 +100,7 @@ def source_partition(message: Message) -> int:
 
 
 class RowRule:
-    """Says of messages of one entity's accepted topic what they are."""
+    """Classifies the messages of one entity's accepted topic."""
 
     def __init__(self, entity: str) -> None:
         self.entity = ENTITIES[entity]
@@ -108,9 +108,9 @@ class RowRule:
         self._columns = ColumnDecoder(self._decoder)
 
     def read(self, key: bytes | None, value: bytes | None) -> Read:
-        """A row, or a deletion, of exactly that key, both in canonical form; or why it is neither.
+        """The row or deletion of exactly that key, both in canonical form; else the reason.
 
-        A row is canonical if judging it again would leave it as it is.
+        A row is canonical if judging it again would not change it.
         """
         if key is None:
             return Foreign.NO_KEY
@@ -122,7 +122,7 @@ class RowRule:
         return row if self._decoder.key_of(row) == key else Foreign.OTHER_KEY
 
     def read_all(self, messages: Sequence[Message]) -> list[Read]:
-        """As `read` says of each message, decoded column by column."""
+        """As `read` for each message, decoded column by column."""
         keys = [message.key for message in messages]
         values = [message.value for message in messages]
         good, _ = self._columns.plainly_good(values, keys, [_LAST_MS] * len(messages), 0)
@@ -141,19 +141,19 @@ class RowRule:
 
 @cache
 def rule_of(entity: str) -> RowRule:
-    """The rule for that entity. It holds nothing of what it reads, so all share it."""
+    """The rule for that entity. It keeps no state, so all callers share it."""
     return RowRule(entity)
 
 
 def read_rows(
     messages: Sequence[Message], partitions: Mapping[str, int]
 ) -> Iterator[tuple[RowRule, list[tuple[Message, Read]]]]:
-    """What each message is, in their order: run by run of one topic, with that topic's rule.
+    """Classify messages in their order: each run of one topic, with that topic's rule.
 
-    Accepted messages lie where the default partitioner puts their key (docs/contract.md, "Topics"),
-    so that a key's latest row is the last one in one partition. `partitions` has the number of
-    partitions of each topic; in a topic that it does not name they may lie anywhere. A message
-    that names its source may as well: the topic may have had fewer partitions when it was written.
+    Accepted messages lie where the default partitioner puts their key (docs/contract.md, "Topics").
+    So a key's latest row is the last one in its partition. `partitions` gives the number of
+    partitions by topic; messages of a topic that it does not name may lie anywhere. So may a
+    message that names its source: its topic may have had fewer partitions then.
     """
     for topic, grouped in groupby(messages, _topic):
         run = list(grouped)
@@ -171,12 +171,12 @@ def read_rows(
 
 
 def count_partitions(every: Iterable[Partition]) -> dict[str, int]:
-    """How many partitions each topic has, given all of them."""
+    """The number of partitions of each topic, given all partitions."""
     return Counter(place.topic for place in every)
 
 
 def _misplaced(message: Message, read: Read) -> Read:
-    """What a message is that lies in another partition than its key's."""
+    """Classify a message that lies outside the partition of its key."""
     if isinstance(read, Foreign) or any(name == SOURCE_HEADER for name, _ in message.headers):
         return read
     return Foreign.PARTITION

@@ -39,7 +39,7 @@ _ROW_HEADERS: Final[Schema] = {
 
 
 def asyncapi(names: Names, record_limit: int) -> dict[str, Any]:
-    """The document for the topics of these names, which a record limit in bytes goes with."""
+    """The document for the topics with these names. `record_limit` is in bytes."""
     topics = wanted(names, 1, record_limit)
     messages: dict[str, Schema] = {}
     channels: dict[str, Schema] = {}
@@ -136,7 +136,7 @@ def _of_entity(entity: Entity) -> dict[str, Schema]:
 def _message(
     payload: str | None, summary: str, headers: Schema | None = None, key: Schema | None = None
 ) -> Schema:
-    """A message that holds that definition, or null."""
+    """A message whose payload is that definition, or null."""
     message: Schema = {
         "summary": summary,
         "payload": {"type": "null"} if payload is None else reference(payload),
@@ -149,7 +149,7 @@ def _message(
 
 
 def _binding(topic: Topic) -> Schema:
-    """How `buddy topics create` sets the topic up."""
+    """The settings with which `buddy topics create` creates the topic."""
     configuration: Schema = {"cleanup.policy": ["compact" if topic.compacted else "delete"]}
     if topic.retention_ms is not None:
         configuration["retention.ms"] = topic.retention_ms
@@ -166,7 +166,7 @@ def _at(*path: str) -> Schema:
 
 
 def _moved(value: object) -> object:
-    """The same with its definitions where AsyncAPI keeps them."""
+    """The same, with references to definitions where AsyncAPI keeps them."""
     if isinstance(value, dict):
         return {
             key: inner.replace("#/$defs/", "#/components/schemas/")

@@ -1,7 +1,7 @@
 """`buddy check`: the verdicts of the contract on files, without a broker.
 
-Entities come in the order of the specification, so every user is known before the first match is
-judged, and every match before the rest: all references are judged as if at the end.
+Entities come in the order of the specification: every user is known before the first match is
+judged, and every match before the rest. So all references are judged as if at the end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from worker.index.memory import MemoryIndex
 from worker.stream import Message
 
 _REFERRED: Final = frozenset({"users", "matches"})
-"""Other entities refer to these."""
+"""The entities that others refer to."""
 
 
 class Place(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -46,7 +46,7 @@ class Checked(msgspec.Struct, frozen=True, gc=False):
 
 
 class Warned(msgspec.Struct, frozen=True):
-    """What `--warnings` says of an accepted record."""
+    """A line of `--warnings`: an accepted record with its warnings."""
 
     entity: str
     key: str | None
@@ -55,7 +55,7 @@ class Warned(msgspec.Struct, frozen=True):
 
 
 class Checker:
-    """Judges records one after the other; what was accepted is known to those that follow."""
+    """Judges records one after the other. Later records may refer to rows accepted before."""
 
     def __init__(self, clock: Callable[[], int], skew_seconds: float, limit: int) -> None:
         self.accepted: Counter[str] = Counter()
@@ -71,7 +71,7 @@ class Checker:
         self._now, self._latest = 0, latest_moment(0, skew_seconds)
 
     def check(self, records: Iterable[FileRecord]) -> Iterator[Checked]:
-        """The verdict of each record, in their order. Entities must come in their own order."""
+        """The verdict of each record, in their order. Records must be in the order of entities."""
         for record in records:
             yield self._check(record)
 

@@ -1,8 +1,8 @@
-"""Two clocks: a steady one that measures waiting, and the wall clock for stamps.
+"""Two clocks: a steady (monotonic) one to measure waiting, and the wall clock for timestamps.
 
-The wall clock can be set: it jumps, both ways, while a process runs. So nothing waits by it. What
-leaves the process (append times, `first_read`, `accepted_at`) is stamped with it, and a stamp that
-is read back is an age of at least nothing (`restored`), never a wait that has yet to begin.
+The wall clock can be set while a process runs: it jumps both ways. So nothing waits by it. It only
+gives the timestamps that leave the process (append times, `first_read`, `accepted_at`). A timestamp
+that is read back is clamped to now (`worker.core.moments.restored`): it never lies in the future.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from worker.core.moments import Moment
 __all__ = ["STEP_MS", "Clock", "Moment", "StepWatch"]
 
 STEP_MS: Final = 2_000
-"""The wall clock has been set, and not just drifted, where it moved by so much more or less than
-the steady one between two looks."""
+"""The wall clock was set, and has not just drifted, if it moved by this much more or less than the
+steady clock between two checks."""
 
 
 class Clock:
-    """The clocks of a process, in milliseconds. Tests give their own."""
+    """The clocks of a process, in milliseconds. Tests pass their own."""
 
     def __init__(
         self, wall: Callable[[], int] | None = None, steady: Callable[[], int] | None = None
@@ -30,19 +30,19 @@ class Clock:
         self.steady: Callable[[], int] = steady or _steady
 
     def now(self) -> Moment:
-        """Both at once."""
+        """The time on both clocks."""
         return Moment(self.wall(), self.steady())
 
 
 class StepWatch:
-    """Finds out that the wall clock has been set. Look at it more often than once a minute."""
+    """Detects that the wall clock was set. Call `step` more often than once a minute."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._offset = self._now()
 
     def step(self) -> int:
-        """By how many milliseconds the wall clock was set since the last call; 0 if it was not."""
+        """By how many milliseconds the wall clock was set since the last call; else 0."""
         offset = self._now()
         moved, self._offset = offset - self._offset, offset
         return moved if abs(moved) >= STEP_MS else 0

@@ -1,7 +1,7 @@
-"""Every exception of the project, by whose fault it is, and the exit code each leads to.
+"""Every exception of the project, by whose fault it is, and the exit code of each.
 
-A rejection is data, never an exception. The text of an exception is one line for a person and
-says what to do next; it never quotes a record.
+A rejection is data, never an exception. The text of an exception is one line for people that says
+what to do next. It never quotes a record.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 
 class BuddyError(Exception):
-    """Something that a person can mend; the command line prints its text and exits."""
+    """An error that a person can fix. The command line prints its text and exits."""
 
     exit_code = 1
 
@@ -23,7 +23,7 @@ class UsageError(BuddyError):
 
 
 class ConfigurationError(BuddyError):
-    """A setting or a topic is not as the rest relies on."""
+    """A setting or a topic does not meet the program's requirements."""
 
     exit_code = 3
 
@@ -35,7 +35,7 @@ class BrokerUnavailable(BuddyError):
 
 
 class MissingTopic(BuddyError):
-    """A topic does not exist; `buddy topics create` makes it."""
+    """A topic does not exist; `buddy topics create` creates it."""
 
     exit_code = 3
 
@@ -47,21 +47,21 @@ class TopicRecreated(BuddyError):
 
 
 class MessageRefused(BuddyError):
-    """The broker will never take this message (too large, not allowed)."""
+    """The broker will never accept this message (too large, not allowed)."""
 
     exit_code = 1
 
     def __init__(self, text: str, refused: Mapping[int, str] | None = None) -> None:
-        """`refused` are the messages by their place in the call, each with what is wrong with it.
+        """`refused` maps the index of a refused message in the call to the reason.
 
-        As far as they are known; there may be more.
+        It holds the known ones; there may be more.
         """
         super().__init__(text)
         self.refused = refused or {}
 
     @classmethod
     def of(cls, refused: Mapping[int, str]) -> MessageRefused:
-        """These were refused, at least one; the error speaks of the first."""
+        """The error for at least one refused message. Its text is the reason of the first."""
         return cls(next(iter(refused.values())), refused)
 
 
@@ -84,14 +84,14 @@ class StateError(BuddyError):
 
 
 class StateLost(StateError):
-    """A directory of state is damaged, or was emptied meanwhile: it is rebuilt from the topics.
+    """A directory of state is damaged, or was emptied in use: it is rebuilt from the topics.
 
-    Whoever has something in hand that relies on it begins anew.
+    An operation in progress that relies on it starts over.
     """
 
 
 class DamagedLog(StateError):
-    """The embedded log is not what was written: `buddy log verify` shows where."""
+    """The embedded log does not hold what was written: `buddy log verify` shows where."""
 
 
 class ClockRefused(StateError):
@@ -105,9 +105,9 @@ class OutputError(BuddyError):
 
 
 class ReaderGoneError(OutputError):
-    """Whoever read standard output has gone, as `head` does: there is nothing to be said."""
+    """The reader of standard output has closed it, as `head` does: nothing to report."""
 
-    exit_code = 141  # as a shell reports a process that SIGPIPE has ended
+    exit_code = 141  # as a shell reports a process killed by SIGPIPE
 
 
 class Incomplete(BuddyError):
@@ -117,11 +117,11 @@ class Incomplete(BuddyError):
 
 
 class NobodyWorks(BuddyError):
-    """The service is not running, or records wait that nobody reads."""
+    """The service is not running, or nobody reads records that wait."""
 
     exit_code = 8
 
 
 WAITED_OUT: Final = (BrokerUnavailable, ConfigurationError, MissingTopic)
-"""What a running service waits out, with a growing pause, and tells: an outage, a right or a login
-that is refused, a topic that is gone. At its start the last two end it."""
+"""The errors that a running service waits out with backoff, and reports: an outage, refused rights
+or logins, a missing topic. At start-up, ConfigurationError and MissingTopic end the service."""

@@ -1,6 +1,7 @@
-"""Logs: structlog, for people on a terminal and as JSON elsewhere.
+"""Logs with structlog: for people on a terminal, as JSON elsewhere.
 
-Every line has an action for its event. Ids, codes and coordinates only, never personal data.
+The event of every line is the name of an action. Ids, codes and coordinates only, never personal
+data.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ _SUM_SECONDS: Final = 60.0
 
 
 def configure(level: str, stream: TextIO | None = None) -> None:
-    """Write log lines of that level and above to the stream (standard error)."""
+    """Write log lines of that level and above to `stream`, by default standard error."""
     to_stderr(level, stream)
     logging.basicConfig(stream=stream or sys.stderr, force=True)
     silence_libraries()
 
 
 def to_stderr(level: str, stream: TextIO | None = None) -> None:
-    """The same for our own lines alone: standard output is for what a command prints."""
+    """As `configure`, for our own lines alone. Standard output is for the results of commands."""
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     people = (stream or sys.stderr).isatty()
     structlog.configure(
@@ -46,33 +47,33 @@ def to_stderr(level: str, stream: TextIO | None = None) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        # Whatever standard error is when a line is written.
+        # Looked up for each line, since standard error may have been replaced.
         logger_factory=lambda *_: structlog.PrintLogger(stream or sys.stderr),
         cache_logger_on_first_use=False,
     )
 
 
 def _without_escapes(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """No text of a broker or of a file's name does anything to the terminal but stand there."""
+    """Escape texts, so that those from brokers and file names cannot control the terminal."""
     return {name: shown(v) if isinstance(v, str) else v for name, v in event.items()}
 
 
 def silence_libraries() -> None:
-    """Let nothing through that libraries log: their errors are ours to word, in one line.
+    """Suppress the logs of libraries: we report their errors ourselves, in one line.
 
     aiokafka logs each attempt of each connection, asyncio every future of an abandoned client.
-    Without this they would print to standard error, before our own line.
+    Otherwise they would print to standard error before our own line.
     """
     logging.getLogger().setLevel(logging.CRITICAL)
 
 
 class Sparing:
-    """Tells of what may happen very often: each of the first ten, then a sum once a minute."""
+    """Logs a frequent event: each of the first ten times, then a sum once a minute."""
 
     def __init__(
         self, say: Callable[..., object], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`say` logs the event, with the fields that it is given."""
+        """`say` logs the event with the fields passed to it."""
         self._say = say
         self._clock = clock
         self._named = 0
@@ -81,7 +82,7 @@ class Sparing:
         self._told_at = clock()
 
     def tell(self, happened: Sequence[Mapping[str, object]]) -> None:
-        """It happened so often, each time with these fields: coordinates and reasons, no data."""
+        """Log occurrences, each by its fields: coordinates and reasons, no data."""
         for fields in happened:
             if self._named < _NAMED:
                 self._named += 1
@@ -94,7 +95,7 @@ class Sparing:
             self.rest()
 
     def rest(self) -> None:
-        """Tell how often it happened since the last line, with the fields of the last time."""
+        """Log the number of occurrences not logged yet, with the fields of the last one."""
         if self._untold:
             self._say(count=self._untold, **self._latest)
             self._untold = 0

@@ -1,8 +1,8 @@
-"""JSON Schema of what the program says and is told besides records. Pure.
+"""JSON Schema of the messages that are not records: rejections, announcements, requests … Pure.
 
-Derived from the Structs that are written and read. What a Struct leaves open (a text that is a
-SHA-256, a number that is never negative) is said here by the field's name: one name has one
-meaning in all messages.
+Derived from the Structs that are written and read; the first sentence of a Struct's docstring is
+its description. Where a Struct is loose (a text that is a SHA-256, a number that is never
+negative), the field's name decides here: one name has one meaning in all messages.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ _FIELDS: Final[dict[str, Schema]] = {
     "ExportRequest.id": one_line("^[A-Za-z0-9][A-Za-z0-9._:-]*$", longest=100),
     "ExportRequest.incremental": one_line("^[A-Za-z0-9][A-Za-z0-9._-]*$", longest=100),
 }
-"""What a field holds, by its name, or by its Struct's and its own."""
+"""The schema of a field, by its name, or by its Struct's name and its own."""
 
 
 def every_definition() -> dict[str, Schema]:
@@ -107,7 +107,7 @@ def every_definition() -> dict[str, Schema]:
 
 
 def message_schema(name: str) -> Schema:
-    """The schema of a kind of message, as a document of its own. KeyError for an unknown one."""
+    """The schema of a kind of message, as a document of its own. KeyError for an unknown name."""
     known = every_definition()
     return document(name, known[MESSAGES[name].__name__], known)
 
@@ -135,7 +135,7 @@ def whole_schema() -> Schema:
 
 
 def _object(struct: type[msgspec.Struct], waiting: list[type[msgspec.Struct]]) -> Schema:
-    """The schema of a Struct; those within it are added to what waits for a definition."""
+    """The schema of a Struct. Nested Structs are added to `waiting`, to be defined as well."""
     info = inspect.type_info(struct)
     assert isinstance(info, inspect.StructType)
     omits = struct.__struct_config__.omit_defaults
@@ -151,7 +151,7 @@ def _object(struct: type[msgspec.Struct], waiting: list[type[msgspec.Struct]]) -
         if any(map(_is_none, kinds)):
             found.append({"type": "null"})
         properties[field.name] = found[0] if len(found) == 1 else {"anyOf": found}
-        # msgspec.UNSET, which is left out, counts as no default here.
+        # msgspec reports a default of UNSET, which is never written, as no default.
         defaults = (field.default, field.default_factory)
         written = defaults != (msgspec.NODEFAULT, msgspec.NODEFAULT) and not omits
         if field.required or written:
@@ -199,7 +199,7 @@ def _value(  # noqa: C901 -- one case a type
             return {"type": "array", "items": _value(item, waiting)}
         case inspect.DictType(key_type=key, value_type=value):
             names: Schema = {"pattern": "^[0-9]+$"} if isinstance(key, inspect.IntType) else {}
-            if by_entity:  # the outer key of every mapping
+            if by_entity:  # the outer key of every mapping is an entity
                 names = {"enum": list(ENTITIES)}
             return {
                 "type": "object",

@@ -9,21 +9,21 @@ from typing import Final
 DIRECTORY_MODE: Final = 0o750
 
 _OURS: Final = {"broker", "index", "sink"}
-"""What the data directory holds."""
+"""The entries of a data directory."""
 
 
 def make_private(path: Path) -> None:
-    """Make a directory if it is missing, and what is missing above it. Raises OSError."""
-    # `mkdir` gives its mode to the last one alone.
+    """Create a directory and its missing parents. Raises OSError."""
+    # `mkdir` with `parents` applies its mode to the last directory only.
     missing = [each for each in (path, *path.parents) if not each.exists()]
     for each in reversed(missing):
         each.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
 
 
 def tighten(data: Path) -> None:
-    """Close a data directory to others that an earlier release left open to them.
+    """Remove the access of others from a data directory, which earlier releases left open.
 
-    Only one that is this user's and holds nothing but our state: anything else is not ours.
+    Only if it belongs to this user and holds nothing but our state: any other is not ours.
     """
     try:
         state = data.stat()
@@ -31,4 +31,4 @@ def tighten(data: Path) -> None:
         if state.st_mode & 0o007 and state.st_uid == os.geteuid() and names and names <= _OURS:
             data.chmod(state.st_mode & 0o770)
     except OSError:
-        return  # missing, or not ours to change: whoever needs it will say so
+        return  # missing, or not ours to change: its first use reports the problem

@@ -1,4 +1,4 @@
-"""docs/rules.md as derived from the schemas and the violation codes. Pure.
+"""docs/rules.md, derived from the schemas and the violation codes. Pure.
 
 `python -m worker.rules_page > docs/rules.md` writes it anew; tests/unit/test_docs.py compares.
 """
@@ -58,7 +58,7 @@ def _entity(entity: Entity) -> str:
 
 
 def _allowed(column: Column) -> str:
-    """The limits of a column in words, empty where its kind says everything."""
+    """The limits of a column in words; empty if its kind says everything."""
     if column.values:
         return ", ".join(map(_code, column.values))
     if column.kind is Kind.UUID:

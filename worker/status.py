@@ -1,9 +1,9 @@
-"""What `buddy status` says: the tasks' own books, and who is there to work, made into figures.
+"""The report of `buddy status`, computed from the tasks' checkpoints and the group members.
 
-Pure: the shell (`worker.cli.status`) asks the broker. What a task has read, accepted, deleted,
-rejected and parked stands in its progress, written in the same transaction as the outcomes, so the
-counts are exact on every broker. What is still to be read is a difference of offsets: on Kafka
-transaction markers count as well, so there it is an upper bound.
+Pure: the shell (`worker.cli.status`) asks the broker. A checkpoint holds the task's counts of
+records read, accepted, deleted, rejected and parked. It is written in the same transaction as the
+outcomes, so the counts are exact on every broker. The lag is a difference of offsets: on Kafka it
+includes transaction markers, so there it is an upper bound.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from worker.core.topics import Names
 from worker.stream import Message, OffsetRange, Partition
 
 STALLED_MS: Final = 30_000
-"""An input is stalled when its position has not moved for so long, while a record has waited there
-for as long. That its task commits does not count: it may judge what is parked, or other inputs."""
+"""An input is stalled if its position has not moved for this long, while a record has waited there
+as long. Commits of its task do not count: it may judge parked records, or other inputs."""
 
 _OLD_MS: Final = 10_000
-"""Unread users or matches that have waited for so long are a backlog, and are read first."""
+"""Unread users or matches that have waited this long are a backlog, and are read first."""
 
 _FIRST: Final = ("users", "matches")
-"""What is read before the others, in this order, and has room of its own for parked records."""
+"""Entities read before the others, in this order. Each has its own room for parked records."""
 
 _MOST_NAMED: Final = 8
 
@@ -39,29 +39,29 @@ _NOTHING: Final = Checkpoint({}, {})
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """The newest readable progress of a task, and when it was committed.
+    """The newest readable checkpoint of a task, and when it was committed.
 
-    `still` says by entity since when its position is known not to have moved, by earlier progress:
-    the earliest that was looked at is of `first`.
+    `still` tells, by entity, since when earlier checkpoints show the same position. `first` is the
+    time of the earliest checkpoint read.
     """
 
     book: Checkpoint = _NOTHING
     committed: int | None = None
     unreadable: int = 0
-    """How many messages behind it are no progress of this task."""
+    """Messages after it that are no checkpoint of this task."""
     complete: bool = True
-    """Whether there is nothing newer that could not be read."""
+    """Whether all that is newer could be read."""
     still: Mapping[str, int] = {}
     first: int | None = None
 
     @property
     def counted(self) -> bool:
-        """Whether it says what the task has done. One that has saved nothing has done nothing."""
+        """Whether the counts are known. A task that never committed has done nothing."""
         return self.book.has_books or self.committed is None
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the broker was asked for."""
+    """All answers of the broker."""
 
     names: Names
     at: int
@@ -69,27 +69,27 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     entries: Mapping[int, Entry]
     """By task."""
     spans: Mapping[Partition, OffsetRange]
-    """Of the inputs, as far as they are committed."""
+    """The offset ranges of the inputs, committed messages only."""
     ends: Mapping[Partition, int]
-    """Their ends with open transactions."""
+    """The ends of the inputs, open transactions included."""
     told: Mapping[Partition, int]
     """The offsets that the workers' group has committed."""
     identities: Mapping[str, str]
     workers: Sequence[GroupMember]
     sinks: Sequence[GroupMember] | None
-    """None if this user may not know."""
+    """None if this user lacks the right to ask."""
     exact: bool
-    """Whether offsets count records alone."""
+    """Whether offsets count nothing but records."""
     skipped: Mapping[Partition, int] = {}
-    """Damaged offsets that somebody had skipped."""
+    """Damaged offsets that an operator had skipped."""
     grace_ms: int = 0
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """Of one entity. `lag` is what is still to be read.
+    """The figures of one entity. `lag` is what is still to be read.
 
-    `blocked` is what nobody can read yet: it lies in or behind a transaction that is still open.
-    What has been counted is None where a task has kept no books: an earlier release saved it.
+    `blocked` is what nobody can read yet: offsets in or after an open transaction. The counts are
+    None if the checkpoint of a task has none, because an earlier release wrote it.
     """
 
     read: int | None
@@ -102,9 +102,9 @@ class Figures(msgspec.Struct, frozen=True):
 
 
 class TaskState(msgspec.Struct, frozen=True):
-    """Of one task. `owner` is a member of the group, `worker` is who committed last.
+    """The state of one task. `owner` is a member of the group; `worker` committed last.
 
-    Unless `complete`, its progress could not be read to the end: there may be a newer one.
+    Unless `complete`, its checkpoints could not be read to the end: a newer one may exist.
     """
 
     task: int
@@ -118,21 +118,21 @@ class TaskState(msgspec.Struct, frozen=True):
 
 
 class Working(msgspec.Struct, frozen=True):
-    """A live worker, and the tasks that the group has given it."""
+    """A live worker, and the tasks that the group assigns to it."""
 
     name: str
     tasks: list[int]
 
 
 class Sink(msgspec.Struct, frozen=True):
-    """A live sink. Of a pair the active one answers requests."""
+    """A live sink. Of a pair, the active one answers requests."""
 
     name: str
     active: bool
 
 
 class Report(msgspec.Struct, frozen=True):
-    """All of it, as `--json` prints it."""
+    """The whole report, as `--json` prints it."""
 
     entities: dict[str, Figures]
     tasks: list[TaskState]
@@ -141,16 +141,16 @@ class Report(msgspec.Struct, frozen=True):
     oldest_parked: str | None
     incidents: dict[str, int]
     skipped: dict[str, int]
-    """By topic the damaged offsets that somebody had skipped, and that have not expired since."""
+    """By topic, damaged offsets that an operator had skipped and that have not expired since."""
     unreadable_progress: int
     lag_is_exact: bool
 
 
 def entry_of(messages: Iterable[Message]) -> Entry:
-    """The newest readable progress among the messages of one task, oldest first."""
+    """The newest readable checkpoint in the messages of one task, which come oldest first."""
     entry = Entry()
     for message in reversed(list(messages)):
-        # By the rule of the workers, so that nobody is told what no worker believes.
+        # The rule of the workers: the report must show nothing that a worker would not accept.
         book = read_progress(message.key or b"", message.value or b"", message.partition)
         if entry.committed is not None:
             entry = earlier(entry, message)
@@ -163,9 +163,9 @@ def entry_of(messages: Iterable[Message]) -> Entry:
 
 
 def earlier(entry: Entry, message: Message) -> Entry:
-    """The same, with what an earlier message of the task says of its positions.
+    """The entry, extended by an earlier message of the same task.
 
-    A position only grows: where it is the same, it has not moved in between.
+    Positions only grow: if an earlier position is the same, it has not moved in between.
     """
     book = read_progress(message.key or b"", message.value or b"", message.partition)
     if book is None:
@@ -176,7 +176,7 @@ def earlier(entry: Entry, message: Message) -> Entry:
 
 
 def unread(seen: Seen) -> dict[Partition, int]:
-    """The inputs that are not read to their end: what of each is read next."""
+    """The inputs that are not read to their end, each with the next offset to read."""
     found = {}
     for number, entry in seen.entries.items():
         for entity in ENTITIES:
@@ -188,14 +188,14 @@ def unread(seen: Seen) -> dict[Partition, int]:
 
 
 def may_be_still(seen: Seen, place: Partition) -> bool:
-    """Whether nothing that was looked at shows that the position of an input has moved lately."""
+    """Whether an input may stand still: no checkpoint read so far shows a recent move."""
     entry = seen.entries[place.number]
     since = _still_since(seen, place)
     return entry.first is None or since == entry.first or seen.at - since >= _patience(seen, place)
 
 
 def undecided(seen: Seen, waiting: Mapping[Partition, int | None]) -> set[int]:
-    """The tasks of which earlier progress is needed to tell whether an input of theirs moves."""
+    """The tasks whose earlier checkpoints are needed to tell whether an input stands still."""
     return {
         place.number
         for place, since in waiting.items()
@@ -206,17 +206,17 @@ def undecided(seen: Seen, waiting: Mapping[Partition, int | None]) -> set[int]:
 
 
 def stalled(seen: Seen, waiting: Mapping[Partition, int | None]) -> dict[Partition, int]:
-    """The inputs that nobody reads though records wait: for how many milliseconds.
+    """The inputs that nobody reads although records wait, each with the wait in milliseconds.
 
-    `waiting` says since when the first unread record of an input has been there, None if that is
-    not known. What waits for its turn, behind users or matches that are being read, is not stalled.
+    `waiting` tells since when the first unread record of an input has been there; None if unknown.
+    An input that waits its turn, behind users or matches that are being read, is not stalled.
     """
     still = {
         place for place in waiting if seen.at - _still_since(seen, place) >= _patience(seen, place)
     }
     owners = _owners(seen)
     turns: dict[str | None, int] = {}
-    """By worker the first kind of inputs that has a backlog and is being read."""
+    """By worker, the first level of inputs that has a backlog and is being read."""
     for place, since in waiting.items():
         if place not in still and (since is None or seen.at - since >= _OLD_MS):
             owner = owners.get(place.number)
@@ -247,7 +247,7 @@ def trouble(
 
 
 def report(seen: Seen, lags: Mapping[Partition, int]) -> Report:
-    """What is told. `lags` is how much of each input is still to be read."""
+    """The report. `lags` is how much of each input is still to be read."""
     owners = _owners(seen)
     books = [entry.book for entry in seen.entries.values()]
     stamps = [book.oldest for book in books if book.oldest]
@@ -284,7 +284,7 @@ def report(seen: Seen, lags: Mapping[Partition, int]) -> Report:
 
 
 def _not_reduced(seen: Seen, stalled: Mapping[Partition, int]) -> str:
-    """Which tasks have a lag that nobody reduces, and what is known of the reason."""
+    """Which tasks have a lag that nobody reduces, and the reason as far as known."""
     numbers = sorted({place.number for place in stalled})
     tasks = ", ".join(map(str, numbers[:_MOST_NAMED]))
     more = f" and {len(numbers) - _MOST_NAMED} more" if len(numbers) > _MOST_NAMED else ""
@@ -306,7 +306,7 @@ def _not_reduced(seen: Seen, stalled: Mapping[Partition, int]) -> str:
 
 
 def _owners(seen: Seen) -> dict[int, str]:
-    """By task the worker that the group has given it."""
+    """By task, the worker to which the group assigns it."""
     return {number: member.name for member in seen.workers for number in member.numbers}
 
 
@@ -318,23 +318,23 @@ def _skipped(seen: Seen) -> dict[str, int]:
 
 
 def _waited(seen: Seen, place: Partition, since: int | None) -> int:
-    """How long the first unread record has waited; where nobody knows, long enough."""
+    """How long the first unread record has waited; if unknown, long enough to be stalled."""
     return _patience(seen, place) if since is None else seen.at - since
 
 
 def _patience(seen: Seen, place: Partition) -> int:
-    """How long an input may stand still. Where it may be paused, until a grace is over, too."""
+    """How long an input may stand still; plus the grace if parked records may pause it."""
     return STALLED_MS + (seen.grace_ms if _parked_beside(seen, place) else 0)
 
 
 def _still_since(seen: Seen, place: Partition) -> int:
-    """Since when at least the position has not moved; since ever where nothing was committed."""
+    """Since when at least the position has not moved; 0 if nothing was ever committed."""
     entry = seen.entries[place.number]
     return entry.still.get(seen.names.entity_of(place.topic), entry.committed or 0)
 
 
 def _parked_beside(seen: Seen, place: Partition) -> int:
-    """How many records are parked that take the room of this input's."""
+    """How many parked records share the room for parked records of this input."""
     counts = seen.entries[place.number].book.counts
     inputs = {entity: Partition(seen.names.inputs(entity), place.number) for entity in counts}
     level = _level(seen, place)
@@ -342,29 +342,29 @@ def _parked_beside(seen: Seen, place: Partition) -> int:
 
 
 def _level(seen: Seen, place: Partition) -> int:
-    """Which of the kinds of inputs it is of that are read one after the other."""
+    """The level of an input: 0 for users, 1 for matches, 2 for the rest, which are read last."""
     entity = seen.names.entity_of(place.topic)
     return _FIRST.index(entity) if entity in _FIRST else len(_FIRST)
 
 
 def _place(book: Checkpoint, entity: str) -> tuple[int, str]:
-    """Where an input is read next, and in which topic."""
+    """The next offset of an input, and the identity of its topic."""
     return book.next.get(entity, 0), book.topics.get(entity, "")
 
 
 def _by_name(members: Iterable[GroupMember]) -> list[GroupMember]:
-    """A broker lists members in any order: what is told must not depend on it."""
+    """Sort members by name: brokers list them in any order, the report must be stable."""
     return sorted(members, key=lambda member: member.name)
 
 
 def time_of(milliseconds: int | None) -> str | None:
-    """A moment as people and programs are told, in UTC."""
+    """A time in UTC for people and programs; None if it is unknown or out of range."""
     if milliseconds is None:
         return None
     try:
         return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
     except (ValueError, OverflowError, OSError):
-        return None  # no clock ever said so
+        return None  # no clock can have told this
 
 
 def _figures(seen: Seen, entity: str, lags: Mapping[Partition, int]) -> Figures:
@@ -385,11 +385,11 @@ def _figures(seen: Seen, entity: str, lags: Mapping[Partition, int]) -> Figures:
 
 
 def _position(seen: Seen, place: Partition, entity: str, book: Checkpoint) -> int:
-    """What of an input is read next. Of a topic that was made anew, nothing has been read."""
+    """The next offset to read of an input. Of a topic created anew, nothing has been read."""
     span = seen.spans.get(place, OffsetRange(0, 0))
     known = book.topics.get(entity)
     position = book.next.get(entity, 0)
     if (known and known != seen.identities.get(place.topic)) or position > span.end:
         return span.start
-    told = seen.told.get(place, 0)  # also past a transaction marker that is not worth a commit
+    told = seen.told.get(place, 0)  # may have passed a marker, which no task commits alone
     return max(span.start, position, told if told <= span.end else 0)

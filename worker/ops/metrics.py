@@ -132,7 +132,7 @@ class Metrics:
         self._skipped[entity].inc(records)
 
     def log_damaged(self, places: int) -> None:
-        """Set the number of known damages of the embedded log that were not skipped.
+        """Set the number of known damaged places of the embedded log that were not skipped.
 
         On Kafka: the partitions that this process cannot read.
         """
