@@ -1,7 +1,7 @@
-"""Records out of files: NDJSON, and the three formats in which we export.
+"""Reads records from files: NDJSON, and the three formats of exports.
 
-A reader cuts a file into records and names the place of each; whether a record is good is judged
-elsewhere. What a file's frame gets wrong is a UsageError.
+A reader splits a file into records and names the place of each. Other code validates the records.
+A fault in a file's frame is a UsageError.
 """
 
 from worker.files.directory import expand

@@ -1,7 +1,7 @@
-"""From cells to JSON: what a CSV or XLSX cell means is settled by its column's kind.
+"""From cells to JSON: the kind of its column decides what a CSV or XLSX cell means.
 
-Nothing is guessed. A cell that is no number, array or object where its column wants one becomes
-a JSON string, so that validation says what is wrong with it.
+Nothing is guessed. If a column requires a number, array or object and the cell holds none, the
+cell becomes a JSON string, and validation reports it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from schemas import Kind
 
 Filled = str | bool
 Cell = Filled | None
-"""What a cell holds; None or the empty text is an empty cell."""
+"""The content of a cell. None or an empty text is an empty cell."""
 
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?\Z")
 _NUMBERS: Final = frozenset({Kind.INTEGER, Kind.RATING})
@@ -25,7 +25,7 @@ _RAW: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
 def json_value(kind: Kind, cell: Filled) -> bytes:
-    """A cell that is not empty, as the JSON that its column's kind asks for, or else a string."""
+    """A non-empty cell as the JSON that its column's kind requires, else as a string."""
     if isinstance(cell, bool):
         return b"true" if cell else b"false"
     if kind in _NUMBERS and _NUMBER.match(cell):
@@ -41,8 +41,8 @@ def json_value(kind: Kind, cell: Filled) -> bytes:
 def json_string(text: str) -> bytes:
     """A JSON string.
 
-    Bytes that were no UTF-8 (decoded with surrogateescape) come out as they were, and other half
-    surrogate pairs as escapes: validation then finds the record malformed.
+    Bytes that were not UTF-8 (decoded with surrogateescape) are restored. Other lone surrogates
+    become escapes. Validation then finds the record malformed.
     """
     try:
         return msgspec.json.encode(text)

@@ -1,8 +1,8 @@
-"""The header of a CSV file: which line it is, and what separates its cells.
+"""Finds the header of a CSV file, and the separator of its cells.
 
-Comments, a line `sep=;` and titles may stand above it. The header is the first line that names two
-columns of any entity, or else one; the separator is what makes most column names of it. What rows
-hold is never looked at.
+Comments, a line `sep=;` and titles may precede the header. The header is the first line that names
+two columns of any entity; failing that, one column. The separator is the one that yields the most
+column names. The content of rows plays no role.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from worker.files.table import COLUMNS, column_names
 _SEPARATORS: Final = ",;\t|"
 _BLANK: Final = f"{_SEPARATORS} \r\n\ufeff"
 _COMMENT: Final = ("#", '"#')
-"""A spreadsheet quotes a comment line that holds a separator."""
+"""Spreadsheets quote a comment line that contains a separator."""
 _DECLARATION: Final = "sep="
 _MOST_ABOVE: Final = 20
-"""Lines that may stand above a header, comments and blank lines apart."""
+"""Lines allowed above a header, not counting comments and blank lines."""
 _LONGEST_LOOKED_AT: Final = 64 * 1024
 
 NumberedText = tuple[int, str]
 
 
 class NoSeparator(Exception):
-    """A line `sep=…` declares what cannot separate cells."""
+    """A line `sep=…` declares something that cannot separate cells."""
 
 
 class Header(msgspec.Struct, frozen=True):
-    """The header of a file. `lines` are its lines from the header on."""
+    """The header of a file. `lines` are the lines of the file from the header on."""
 
     number: int
     separator: str
     lines: Iterator[NumberedText]
     above: tuple[int, ...] = ()
-    """The numbers of the lines above it that are neither blank nor comments."""
+    """The numbers of the lines above the header, without blank lines and comments."""
 
 
 def find_header(lines: Iterator[NumberedText]) -> Header | None:
-    """The header of a file; None where none of the first lines names a column.
+    """The header of a file; None if none of the first lines names a column.
 
-    A line that starts with `#` may be the header as well (`#,id,email` or `#id,email`), if it
-    names more columns than the line that follows the comments. Raises NoSeparator.
+    A line that starts with `#` may also be the header (`#,id,email` or `#id,email`): if it names
+    more columns than the line that follows the comments. Raises NoSeparator.
     """
     declared = ""
     marked: tuple[int, NumberedText, str] | None = None
@@ -83,7 +83,7 @@ def _or_further_on(
     declared: str,
     above: Sequence[int],
 ) -> Header:
-    """The header where the first line with a name has one alone: it may be a title (`Role,all`)."""
+    """The header if `line`, the first with a name, has one only: it may be a title (`Role,all`)."""
     behind = list(islice(lines, _MOST_ABOVE))
     titles = [*above, line[0]]
     for place, (number, text) in enumerate(behind):
@@ -96,7 +96,7 @@ def _or_further_on(
 
 
 def header_names(cells: Sequence[Cell]) -> list[str]:
-    """The names in the cells of a header; a `#` before the first one is no part of it."""
+    """The names in the cells of a header, without a `#` before the first one."""
     names = column_names(cells)
     if names and names[0].startswith("#"):
         first, *_ = column_names([names[0].lstrip("#")]) or [""]
@@ -106,12 +106,12 @@ def header_names(cells: Sequence[Cell]) -> list[str]:
 
 
 def _declared(text: str) -> str:
-    """The separator that a line `sep=;` declares, which Excel heeds; else none."""
+    """The separator that a line `sep=;` declares, as in Excel; empty if the line is another."""
     text = text.strip('"\r\n \ufeff')
     if not text.lower().startswith(_DECLARATION):
         return ""
     declared = text[len(_DECLARATION) :].replace('"', "")
-    # Excel saves the line with separators at its end.
+    # Excel appends separators when it saves the line.
     separator = declared[:1]
     if not separator or declared.strip(separator) or separator.isalnum() or separator > "~":
         raise NoSeparator
@@ -119,13 +119,13 @@ def _declared(text: str) -> str:
 
 
 def _most_names(text: str, declared: str) -> tuple[int, str]:
-    """How many columns a line names, and by which separator; `declared` is the only one, if any."""
+    """The number of columns a line names, and the best separator: `declared`, if there is one."""
     found = ((_count(text, separator), separator) for separator in declared or _SEPARATORS)
     return max(found, key=itemgetter(0))
 
 
 def _count(text: str, separator: str) -> int:
-    """How many columns of any entity a line names."""
+    """The number of columns of any entity that a line names."""
     try:
         cells = next(csv.reader([text], delimiter=separator), [])
     except csv.Error:

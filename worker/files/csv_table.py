@@ -1,7 +1,7 @@
-"""CSV files: those that we export, those that Excel saves, and those made by hand.
+"""Reads CSV files: our exports, files saved by Excel, and files made by hand.
 
-A header line of column names, then rows. The csv module parses; lines are cut here, so that a line
-number is what an editor shows: LF, CRLF and CR alone end a line, in one file too.
+A header line of column names, then rows. The csv module parses; the lines are split here, so that
+line numbers agree with an editor. LF, CRLF and CR alone end a line, even within one file.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from worker.files.records import READ_LIMIT, FileRecord, Notice
 from worker.files.table import Table, is_empty, recognise
 
 _LINES_IN_A_ROW: Final = 8
-"""A row over many lines may be so many times as long as one line at most."""
+"""A row over several lines may be this many times as long as the limit of one line."""
 _MOST_COLUMNS: Final = 200_000
 _END_OF_FILE: Final = "\x1a"
-"""Ctrl-Z, with which DOS ended a text."""
+"""Ctrl-Z, which ended texts under DOS."""
 _NO_NAME: Final = re.compile("[\x0b\x0c\x1c-\x1f\x85\u2028\u2029]")
-"""What some programs end a line with, and no column name holds."""
+"""Characters that end a line in some programs, and that no column name contains."""
 _FAULTS: Final = {
     "unexpected end": "the quote that opens here is never closed",
     "expected after": "text follows a closing quote; a quote inside a cell is written twice",
     "field larger": "a cell is too long",
 }
-"""What the csv module says, and what we say."""
+"""By a part of the csv module's message, our own message."""
 
 
 def read_csv(
@@ -43,11 +43,11 @@ def read_csv(
     limit: int = READ_LIMIT,
     notice: Notice = lambda _: None,
 ) -> Iterator[FileRecord]:
-    """The records of a CSV stream of UTF-8; without an entity it is recognised by the header.
+    """The records of a CSV stream in UTF-8. Without `entity` the header tells the entity.
 
-    A row with a value beyond the header is a record with a fault; one of bytes that are no UTF-8
-    a malformed record. Empty rows are left out. `notice` gets what the header lacks. UsageError,
-    naming file and line, where the file is no CSV.
+    A row with a value beyond the header is a record with a fault. A row with bytes that are not
+    UTF-8 is a malformed record. Empty rows are skipped. `notice` is told what the header lacks and
+    what is left out. Raises UsageError, naming file and line, if the file is not CSV.
     """
     file = _Rows(stream, name, limit)
     header, names = file.header()
@@ -66,12 +66,12 @@ def read_csv(
 
 
 def csv_header(stream: Readable, name: str, limit: int = READ_LIMIT) -> list[str]:
-    """The column names of a CSV stream, none if it has no header. UsageError as `read_csv`."""
+    """The column names of a CSV stream; none if it has no header. UsageError as in `read_csv`."""
     return _Rows(stream, name, limit).header()[1]
 
 
 class _Rows:
-    """The rows that hold something, each with the number of its first line."""
+    """The rows that are not empty, each with the number of its first line."""
 
     def __init__(self, stream: Readable, name: str, limit: int) -> None:
         self._first = b""
@@ -81,11 +81,11 @@ class _Rows:
         self._start = 0
         self._size = 0
         self._reader: Iterator[list[str]] = iter(())
-        # The module's limit is the process's: it is only ever raised.
+        # The csv module has one limit for the whole process: only raise it.
         csv.field_size_limit(max(csv.field_size_limit(), limit))
 
     def header(self) -> tuple[Header | None, list[str]]:
-        """The header, and its names."""
+        """The header and its column names."""
         try:
             header = find_header(self._lines)
         except NoSeparator:
@@ -109,7 +109,7 @@ class _Rows:
         return header, names
 
     def without_header(self, entity: Entity | None) -> str:
-        """Why there is no header, and what to do."""
+        """Why no header was found, and what to do."""
         if why := markup(self._first):
             return why
         names = "" if entity is None else f" of {entity.name}"
@@ -133,7 +133,7 @@ class _Rows:
                 return self._start, cells
 
     def _started(self, lines: Iterator[NumberedText]) -> Iterator[str]:
-        """The lines for the parser, which takes them row by row."""
+        """The lines for the parser; also tracks where the current row starts, and its size."""
         for number, text in lines:
             self._start = self._start or number
             self._size += len(text)
@@ -150,5 +150,5 @@ class _Rows:
             text = line.data.decode("utf-8", "surrogateescape")
             if line.number == 1:
                 self._first = line.data
-                text = text.lstrip("\ufeff")  # a program may add a mark to a file that has one
+                text = text.lstrip("\ufeff")  # some programs add a second BOM
             yield line.number, text.rstrip(_END_OF_FILE)

@@ -1,7 +1,7 @@
-"""Which files paths mean, and in which order they are read.
+"""Expands paths to files, in the order in which they are read.
 
-A directory means every file in it that can be read, whatever the formats; the rest is named: other
-files, hidden ones, directories in it. A finished export is read in one of its formats.
+A directory stands for every readable file in it, in any of the formats. All else in it is named in
+notices: other files, hidden files, directories. A finished export is read in one of its formats.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from worker.files.records import Notice, printable
 from worker.files.sources import ORDER, Source, name_tells, source, unreadable
 
 _EXPORTED: Final = ("json", "csv", "xlsx")
-"""Which format of a finished export is read: exact first; a workbook may hold cut cells."""
+"""The formats of a finished export in order of preference: a workbook may hold truncated cells."""
 _HIDDEN: Final = (".", "~$")
-"""Also what a spreadsheet puts beside a workbook that is open."""
+"""Prefixes of hidden files; `~$` is what Excel puts beside an open workbook."""
 _MOST_NAMED: Final = 100
 _LONGEST_METADATA: Final = 1 << 20
 
@@ -29,10 +29,10 @@ _LONGEST_METADATA: Final = 1 << 20
 def expand(
     paths: Iterable[Path], entity: str | None, notice: Notice = lambda _: None
 ) -> list[Source]:
-    """The files that paths mean: those of many entities first, then by entity, then by name.
+    """The files of these paths: files of many entities first, then by entity, then by name.
 
-    `notice` gets one line about each file of a directory that is left out, 100 of them at most
-    and then their number. UsageError for a path that is not there, or means nothing.
+    `notice` is told, in one line each, which files of a directory are left out: 100 at most, then
+    how many more. Raises UsageError for a path that does not exist or has nothing to read.
     """
     sources = [
         one
@@ -64,7 +64,7 @@ def _directory(path: Path, entity: str | None, notice: Notice) -> list[Source]:
 
 
 def _sorted_out(entries: list[Path], entity: str | None) -> tuple[list[Source], list[str]]:
-    """What can be read of a directory, and a line about each of the rest."""
+    """The readable files of a directory, and a line about each other entry."""
     found, left_out = [], []
     for entry in entries:
         if entry.name == METADATA and entry.is_file() and _is_metadata(entry):
@@ -78,7 +78,7 @@ def _sorted_out(entries: list[Path], entity: str | None) -> tuple[list[Source], 
 
 
 def _is_metadata(path: Path) -> bool:
-    """Whether it is that of an export, beside its CSV files, and so holds no records."""
+    """Whether a file is the metadata beside an export's CSV files, and so holds no records."""
     try:
         with path.open("rb") as file:
             return {*msgspec.json.decode(file.read(_LONGEST_METADATA))} == {"export_metadata"}
@@ -87,9 +87,9 @@ def _is_metadata(path: Path) -> bool:
 
 
 def _member(path: Path, entity: str | None) -> Source | str:
-    """A file of a directory, or why it is left out. `entity` counts where no name tells one.
+    """A file of a directory, or why it is left out. `entity` applies if the name tells none.
 
-    UsageError for a file that is named for an entity and cannot be read.
+    Raises UsageError for a file that is named for an entity but cannot be read.
     """
     if path.is_dir():
         return f"{path}: a directory in a directory; name it as well to read it"

@@ -1,7 +1,7 @@
-"""What stands between a file and its text: gzip, UTF-16, and what is no text at all.
+"""Decodes a file to text: gzip, UTF-16; refuses files that are not text.
 
-Told by the first bytes, never by a name or by what the text looks like. What comes out is UTF-8,
-or what was meant to be: bytes that are no UTF-8 are passed on, so that their record is malformed.
+The first bytes decide, never the name or the look of the text. The output is meant to be UTF-8:
+bytes that are not are passed on, so that their record is malformed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _UNMARKED: Final = {
     b"\1\0\0\0": "utf-32-le",
     b"\0\0\0\1": "utf-32-be",
 }
-"""By the first four bytes, where 1 stands for any byte but NUL: what is ASCII looks like this."""
+"""Encodings of ASCII text by its first four bytes, where 1 stands for any byte but NUL."""
 _FREELY_UNPACKED: Final = 256 << 20
 _HIGHEST_RATIO: Final = 200
-"""Records shrink to a tenth; even their ids alone do not let them shrink to less than a 50th."""
+"""Records compress to a tenth. Their ids alone keep them from shrinking below a fiftieth."""
 
 
 class Readable(Protocol):
-    """As much of a binary stream as is needed here."""
+    """The part of a binary stream's interface that is used here."""
 
     def read(self, size: int = ..., /) -> bytes:
         """Up to `size` bytes, none at the end."""
@@ -43,7 +43,7 @@ class Readable(Protocol):
 
 
 class ChunkStream:
-    """A stream over an iterator of chunks. What is there is given at once, as from a pipe."""
+    """A stream over an iterator of chunks. `read` returns available data at once, like a pipe."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
@@ -51,7 +51,7 @@ class ChunkStream:
         self.taken = 0
 
     def read(self, size: int = _READ, /) -> bytes:
-        """Up to `size` bytes of the next chunk, none at the end."""
+        """Up to `size` bytes of the next chunk; empty at the end."""
         data = self._rest or next((chunk for chunk in self._chunks if chunk), b"")
         if size >= 0:
             data, self._rest = data[:size], data[size:]
@@ -61,20 +61,20 @@ class ChunkStream:
         return data
 
     def seekable(self) -> bool:
-        """Never; GzipFile asks."""
+        """Always False; GzipFile asks."""
         return False
 
     def seek(self, _offset: int, _whence: int = 0, /) -> int:
-        """Not possible: OSError."""
+        """Raise OSError: not supported."""
         raise OSError("not seekable")
 
 
 def as_utf8(stream: Readable, name: str) -> ChunkStream:
-    """The text of a stream: unpacked if it is gzip, UTF-16 as UTF-8 with a BOM.
+    """The text of a stream: gzip is unpacked; UTF-16 becomes UTF-8 with a BOM.
 
-    UTF-16 without a BOM is told by its first two characters, if they are ASCII. Memory stays
-    bounded whatever comes in. UsageError, now or while reading: the stream is no text, its gzip
-    is broken, or it unpacks to over 200 times its size (and 256 MiB).
+    UTF-16 without a BOM is recognised if its first two characters are ASCII. Memory is bounded for
+    any input. Raises UsageError, now or while reading, if the stream is not text, if its gzip is
+    broken, or if it unpacks to more than 200 times its size (and more than 256 MiB).
     """
     start, chunks = _started(_chunks_of(stream))
     if start.startswith(_GZIP):
@@ -96,14 +96,14 @@ def as_utf8(stream: Readable, name: str) -> ChunkStream:
 
 
 def _chunks_of(stream: Readable) -> Iterator[bytes]:
-    # read1 returns what a pipe has; read would wait until its buffer is full.
+    # read1 returns what a pipe has; read would wait for a full buffer.
     read = getattr(stream, "read1", stream.read)
     while data := read(_READ):
         yield data
 
 
 def _started(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """The first bytes, enough to tell what they are, and all chunks. A pipe is not waited for."""
+    """The first bytes, enough to recognise them, and all chunks. Waits for no more of a pipe."""
     start = b""
     while (
         not start
@@ -138,7 +138,7 @@ def _gunzip(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
 
 
 def _recoded(chunks: Iterator[bytes], codec: str, skip: int) -> Iterator[bytes]:
-    """UTF-8 with a BOM. Half surrogate pairs and half characters come out as what is no UTF-8."""
+    """Recode to UTF-8 with a BOM. Lone surrogates and half characters become invalid UTF-8."""
     decoder = codecs.getincrementaldecoder(codec)("surrogatepass")
     yield BOM
     for chunk in chunks:

@@ -1,4 +1,4 @@
-"""What a file is that holds no records, told by its first bytes."""
+"""Recognises files without records by their first bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NO_TEXT: Final = {
     b"7z\xbc\xaf\x27\x1c": f"is a 7-Zip archive: {_UNPACK}",
     b"Rar!\x1a\x07": f"is a RAR archive: {_UNPACK}",
 }
-"""First bytes that no text has, and what has them."""
+"""First bytes that no text has, and the kind of file that begins with them."""
 
 _MARKUP: Final = (
     (re.compile(rb"<\?mso-|<Workbook\b"), "a spreadsheet in XML"),
@@ -41,7 +41,7 @@ _LOOKED_AT: Final = 2_000
 
 
 def markup(start: bytes) -> str | None:
-    """What a text is that is neither CSV nor JSON but markup; None if it is not."""
+    """The kind of markup if a text is markup instead of CSV or JSON; else None."""
     text = start[:_LOOKED_AT].removeprefix(BOM).lstrip()
     if not text.startswith((b"<", b"{\\rtf")):
         return None

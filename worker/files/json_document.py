@@ -1,10 +1,9 @@
-"""JSON documents: as we export them, one object that holds an array an entity, or plain ones.
+"""Reads JSON documents: those of exports, one object with an array an entity, and plain ones.
 
-Plain is an array of records (`[{…}, …]`), or one record after the other (`{…} {…}`), however
-they are indented; of which entity they are must be known then. The document is never held as a
-whole: it is cut into its rows by counting brackets outside strings, and a row is handed on byte
-for byte, whatever it holds. Only the frame (names, commas, brackets around the rows) is judged
-here.
+A plain document is an array of records (`[{…}, …]`), or one record after the other (`{…} {…}`),
+with any indentation. Its entity must be known. A document is never in memory as a whole: it is
+split into rows by counting brackets outside strings. A row is passed on byte for byte, whatever it
+holds. Only the frame (names, commas, brackets around the rows) is checked here.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _PLAIN: Final = re.compile(
     rb"""[^"{}\[\]]*+ (?: " [^"\\]*+ (?: \\. [^"\\]*+ )*+ " [^"{}\[\]]*+ )*+""",
     re.DOTALL | re.VERBOSE,
 )
-"""Outside strings: up to the next bracket, over all strings that are complete in the chunk."""
+"""From outside a string to the next bracket, past all strings that end within the chunk."""
 _STRING: Final = re.compile(rb'[^"\\]*+')
 _SCALAR_END: Final = re.compile(rb"[,\]} \t\r\n]")
 _LONGEST_NAME: Final = 1000
@@ -49,11 +48,11 @@ def read_document(
     limit: int = READ_LIMIT,
     notice: Notice = lambda _: None,
 ) -> Iterator[FileRecord]:
-    """The rows of a document, in its order; only those of one entity if one is given.
+    """The rows of a document in its order; if `entity` is given, its rows only.
 
-    `notice` then gets one line about the others. UsageError, naming file and line, where the frame
-    is broken, an array is of no entity, an export has none of the given one, or the document is
-    plain and no entity is given.
+    `notice` is then told, in one line, which others were left out. Raises UsageError, naming file
+    and line: the frame is broken, an array is of no entity, an export has no array of `entity`, or
+    the document is plain and no entity is given.
     """
     text = _Scanner(stream, name)
     first = text.peek()
@@ -75,9 +74,9 @@ def read_document(
 
 
 def tells_entities(stream: Readable, name: str) -> bool:
-    """Whether this is the document of an export, which says of each array what it holds.
+    """Whether this is the document of an export, which names the entity of each array.
 
-    Where it is broken, that is for `read_document` to say.
+    False for a broken document: `read_document` reports that.
     """
     text = _Scanner(stream, name)
     try:
@@ -90,10 +89,10 @@ def tells_entities(stream: Readable, name: str) -> bool:
 def wrapped_in(stream: Readable, entity: str | None, name: str) -> str | None:
     """The field that holds the records of a wrapper such as `{"data": [{…}, …]}`.
 
-    Empty where they stand deeper, under names that may be anybody's. None where this is none: no
-    object, or its first object has nothing nested, or a field that is a column of some entity and
-    no array of objects, or some of the entity's key. A wrapper may have a `status`, which is a
-    column too.
+    Empty if the records are nested deeper, under any names. None if this is no wrapper: it is not
+    an object, or its first object has nothing nested. Nor is it one if a field is a column of some
+    entity, unless it has an array of objects and no field of the entity's key: a wrapper may have a
+    `status`, which is a column too.
     """
     text = _Scanner(stream, name)
     fields: dict[bytes, str] = {}
@@ -115,21 +114,21 @@ def wrapped_in(stream: Readable, entity: str | None, name: str) -> str | None:
             if text.expect(b",}") == b"}":
                 break
     except UsageError:
-        pass  # for `read_document` to say, if this is no wrapper
+        pass  # if this is no wrapper, `read_document` reports it
     if not keys & COLUMNS:
         return fields.get(b"[", "" if b"{" in fields else None)
     return next(iter(lists), None) if _is_no_record(keys, entity) else None
 
 
 def _is_no_record(keys: set[str], entity: str | None) -> bool:
-    """Whether nothing of the entity's key is there; without one, single records are not read."""
+    """Whether no field of the entity's key is there. Without an entity, records are not read."""
     return entity is None or keys.isdisjoint(ENTITIES[entity].key)
 
 
 def _fields(
     text: _Scanner, entity: str | None, name: str, limit: int, notice: Notice
 ) -> Iterator[FileRecord]:
-    """The rows of an export's document, or else records one after the other."""
+    """The rows of an export's document; or of records one after the other."""
     line = text.line
     text.expect(b"{")
     at_start = True
@@ -170,7 +169,7 @@ def _fields(
 def _records(
     text: _Scanner, start: bytes, line: int, entity: str, name: str, limit: int
 ) -> Iterator[FileRecord]:
-    """Records one after the other; of the first, `start` has been read (without its blanks)."""
+    """Records one after the other. `start` was read of the first already (without its blanks)."""
     row = Collector(limit)
     row.add(start)
     text.nested(row, 1)
@@ -202,7 +201,7 @@ def _rows(text: _Scanner, entity: str, name: str, limit: int) -> Iterator[FileRe
 
 
 class _Scanner:
-    """Moves through a document, a chunk of it at a time; `line` is where it stands."""
+    """Moves through a document, one chunk in memory; `line` is the current line."""
 
     def __init__(self, stream: Readable, name: str) -> None:
         self._chunks = read_chunks(stream)
@@ -212,11 +211,11 @@ class _Scanner:
         self.line = 1
 
     def rest(self) -> bytes:
-        """What of the present chunk has not been read."""
+        """The unread part of the current chunk."""
         return self._data[self._at :]
 
     def peek(self) -> bytes:
-        """The next byte that is no white space; empty at the end."""
+        """The next byte that is not white space; empty at the end."""
         while True:
             match = _SPACE.match(self._data, self._at)
             self._advance(match.end() if match else self._at)
@@ -226,7 +225,7 @@ class _Scanner:
                 return b""
 
     def expect(self, allowed: bytes) -> bytes:
-        """The next byte, which must be one of these."""
+        """The next byte. Raises UsageError if it is not one of `allowed`."""
         byte = self.peek()
         if not byte or byte not in allowed:
             raise self.broken(" or ".join(chr(one) for one in allowed))
@@ -234,7 +233,7 @@ class _Scanner:
         return byte
 
     def name(self, raw: Collector) -> str:
-        """The name of a field, which is collected as it stands, too."""
+        """The name of a field. Its bytes are collected in `raw`."""
         if self.peek() != b'"':
             raise self.broken('"')
         self.value(raw)
@@ -244,7 +243,7 @@ class _Scanner:
             raise self.broken("the name of a field") from error
 
     def value(self, into: Collector) -> None:
-        """Any value, byte for byte."""
+        """Collect any value, byte for byte."""
         first = self.peek()
         if first == b'"':
             self._take(1, into)
@@ -261,7 +260,7 @@ class _Scanner:
                     return
 
     def nested(self, into: Collector, depth: int = 0) -> None:
-        """An object or array, byte for byte; the rest of one if it is `depth` brackets open."""
+        """Collect an object or array, byte for byte; or its rest, if `depth` brackets are open."""
         while self._at < len(self._data) or self._more():
             match = _PLAIN.match(self._data, self._at)
             end = match.end() if match else self._at
@@ -276,7 +275,7 @@ class _Scanner:
         raise self.broken("the end of a row")
 
     def _string(self, into: Collector) -> None:
-        """The rest of a string, whose opening quote has been taken."""
+        """Collect the rest of a string, after its opening quote."""
         while self._at < len(self._data) or self._more():
             match = _STRING.match(self._data, self._at)
             end = match.end() if match else self._at
@@ -285,7 +284,7 @@ class _Scanner:
             if byte == b'"':
                 return
             if byte and (self._at < len(self._data) or self._more()):
-                self._take(1, into)  # what a backslash escapes
+                self._take(1, into)  # the escaped character
         raise self.broken("the end of a string")
 
     def _take(self, count: int, into: Collector) -> None:
@@ -298,12 +297,12 @@ class _Scanner:
         self._at = to
 
     def _more(self) -> bool:
-        """The next chunk; only where the present one is used up."""
+        """Go to the next chunk. Call this only when the current one is used up."""
         self._data, self._at = next(self._chunks, b""), 0
         return bool(self._data)
 
     def broken(self, expected: str) -> UsageError:
-        """What was found instead is told if it is structure, never if it may be somebody's data."""
+        """The error for a broken frame. It quotes structure that was found, but never data."""
         found = self.peek()
         told = _STRUCTURE.get(found, "something else")
         return UsageError(

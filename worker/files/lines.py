@@ -25,11 +25,10 @@ class Line(msgspec.Struct, frozen=True, gc=False):
 
 
 def read_lines(stream: Readable, limit: int) -> Iterator[Line]:
-    """The lines of a stream without their ends: they end at LF alone.
+    """The lines of a stream without their ends. Only LF ends a line.
 
-    A BOM at the start of the stream is skipped; nothing after the last LF is no line.
-
-    Lines are given as soon as they are there, also where the stream is a pipe.
+    A BOM at the start of the stream is skipped. An empty rest after the last LF is not a line.
+    Lines are yielded as soon as they arrive, even from a pipe.
     """
     number = 1
     collector = Collector(limit)
@@ -56,10 +55,10 @@ def read_lines(stream: Readable, limit: int) -> Iterator[Line]:
 
 
 def read_any_lines(stream: Readable, limit: int) -> Iterator[Line]:
-    """The lines of a stream with their ends: LF, CRLF or CR, in one file too.
+    """The lines of a stream with their ends: LF, CRLF or CR, even mixed.
 
-    A BOM at the start of the stream is skipped. A line that ends at CR is given when more has
-    come, since an LF may follow.
+    A BOM at the start of the stream is skipped. A line that ends in CR is yielded only when more
+    has arrived, since an LF may follow.
     """
     number = 1
     collector = Collector(limit)
@@ -83,8 +82,8 @@ def read_any_lines(stream: Readable, limit: int) -> Iterator[Line]:
 
 
 def read_chunks(stream: Readable) -> Iterator[bytes]:
-    """The bytes of a stream as they come, none of them empty, without a BOM at the start."""
-    # read1 returns what a pipe has; read would wait until its buffer is full.
+    """The non-empty chunks of a stream as they arrive, without a BOM at the start."""
+    # read1 returns what a pipe has; read would wait for a full buffer.
     read = getattr(stream, "read1", stream.read)
     start = b""
     while len(start) < len(BOM) and BOM.startswith(start):

@@ -1,4 +1,4 @@
-"""NDJSON: one record a line, handed on untouched. Rules: docs/contract.md, "Command line"."""
+"""NDJSON: one record a line, passed on unchanged. Rules: docs/contract.md, "Command line"."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from worker.files.records import READ_LIMIT, FileRecord
 def read_ndjson(
     stream: Readable, entity: str, name: str, *, limit: int = READ_LIMIT
 ) -> Iterator[FileRecord]:
-    """The records of a stream (`name` is its path, or `-`): blank lines are skipped but numbered.
+    """The records of a stream (`name` is its path, or `-`). Blank lines are skipped but numbered.
 
-    Whatever a line holds is a record, to be judged by others; this raises nothing of its own.
+    Any line is a record, which other code validates. Raises nothing of its own.
     """
     for line in read_lines(stream, limit):
         if line.oversize or line.data.strip(b" \t\r"):

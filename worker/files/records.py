@@ -1,4 +1,4 @@
-"""What readers of files give: one record after the other, with the place where it stands."""
+"""What the readers of files yield: one record after the other, each with its place."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import msgspec
 
 BOM: Final = b"\xef\xbb\xbf"
 READ_LIMIT: Final = 8 << 20
-"""Bytes of one record that are held in memory; far above what a broker takes."""
+"""Bytes of one record that are kept in memory: far more than a broker accepts."""
 
 Notice = Callable[[str], None]
-"""Takes one line about what is passed over: a sheet, a column."""
+"""Told one line about anything that is left out: a sheet, a column."""
 
 
 def printable(path: Path) -> str:
-    """The name of a file; bytes of it that are no UTF-8 are shown as such."""
+    """The name of a file; bytes that are not UTF-8 show as the replacement character."""
     return os.fsencode(path).decode(errors="replace")
 
 
 class FileRecord(msgspec.Struct, frozen=True, gc=False):
     """One record of a file.
 
-    `value` is the JSON object to be validated; of an NDJSON file or a JSON document it is the
-    original, byte for byte. `line` is the line (CSV, NDJSON, JSON: ending at LF alone) or row
-    (XLSX) where the record starts, from 1.
+    `value` is the JSON object to validate: from an NDJSON file or a JSON document the original,
+    byte for byte. `line` is the line (in NDJSON and JSON ended by LF alone) or the row (XLSX) where
+    the record starts, from 1.
     """
 
     entity: str
@@ -37,13 +37,13 @@ class FileRecord(msgspec.Struct, frozen=True, gc=False):
     value: bytes
     sheet: str | None = None
     oversize: int = 0
-    """The true size in bytes of a record over the reader's limit, of which `value` has only the
-    start: to be rejected as `malformed_record` without looking at it. Else 0."""
+    """The true size in bytes of a record over the reader's limit, else 0. Then `value` has only
+    the start, and the record must be rejected as `malformed_record` unseen."""
     sha256: str | None = None
-    """Of the whole record, where `oversize` is set."""
+    """The SHA-256 of the whole record, if `oversize` is set."""
     fault: str | None = None
-    """What is wrong with the row as such: `value` is then no record but the row's cells as a JSON
-    array, and the record is to be rejected as `malformed_record` with these words."""
+    """What is wrong with the row as such. Then `value` is not a record but the row's cells as a
+    JSON array, and the record must be rejected as `malformed_record` with this text."""
 
     @property
     def where(self) -> str:
@@ -53,7 +53,7 @@ class FileRecord(msgspec.Struct, frozen=True, gc=False):
 
 
 class Collector:
-    """Collects the bytes of one record: up to a limit in memory, beyond it only size and hash."""
+    """Collects the bytes of one record: in memory up to a limit, beyond it only size and hash."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -62,7 +62,7 @@ class Collector:
         self.size = 0
 
     def add(self, piece: bytes) -> None:
-        """The next bytes of the record."""
+        """Add the next bytes of the record."""
         if self.size <= self._limit < self.size + len(piece):
             for earlier in self._pieces:
                 self._hash.update(earlier)
@@ -74,7 +74,7 @@ class Collector:
 
     @property
     def value(self) -> bytes:
-        """The record, or its start."""
+        """The record, or its start if it is over the limit."""
         return b"".join(self._pieces)
 
     @property
@@ -84,5 +84,5 @@ class Collector:
 
     @property
     def sha256(self) -> str | None:
-        """Of the whole record if it is over the limit."""
+        """The SHA-256 of the whole record if it is over the limit, else None."""
         return self._hash.hexdigest() if self.oversize else None

@@ -1,9 +1,9 @@
-"""How one file is read, told by its name and, where that is not enough, by its first bytes.
+"""Decides how to read a file: by its name, and where that is not enough by its first bytes.
 
-`<entity>.ndjson` or `.jsonl`, `<entity>.csv` or `.tsv`, `*.json` (the document of an export, or
-`<entity>.json`), `*.xlsx`; `buddy_<entity>_YYYY-MM-DD` names an entity as well. With an entity
-given the ending alone tells, and anything else is NDJSON. `.gz` may follow, whether the file is
-gzip shows in its first bytes. A text file (`.txt`) with a header line of column names is CSV.
+Names: `<entity>.ndjson` or `.jsonl`, `<entity>.csv` or `.tsv`, `*.json` (the document of an export,
+or `<entity>.json`), `*.xlsx`. `buddy_<entity>_YYYY-MM-DD` names an entity, too. If an entity is
+given, the ending alone decides, and any other file is NDJSON. `.gz` may follow, but the first bytes
+tell whether the file is gzip. A text file (`.txt`) with a header line of column names is CSV.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _START: Final = 2_000
 
 
 class Source(msgspec.Struct, frozen=True):
-    """One file to be read. `entity` is None where the file itself tells, row by row."""
+    """One file to read. `entity` is None if the file itself names its entities."""
 
     path: Path
     entity: str | None
@@ -56,10 +56,10 @@ class Source(msgspec.Struct, frozen=True):
     def read(
         self, *, limit: int = READ_LIMIT, notice: Notice = lambda _: None
     ) -> Iterator[FileRecord]:
-        """The records of the file; of one over `limit` bytes only the start.
+        """The records of the file; of a record over `limit` bytes only the start.
 
-        `notice` gets one line about each sheet or column that is left out. UsageError, one line
-        that names file and place, where the file cannot be read on.
+        `notice` is told one line about each sheet or column that is left out. Raises UsageError,
+        one line that names file and place, where reading cannot continue.
         """
         chosen = None if self.entity is None else ENTITIES[self.entity]
         try:
@@ -78,7 +78,7 @@ class Source(msgspec.Struct, frozen=True):
 
 
 def read(path: Path, entity: str | None, *, limit: int = READ_LIMIT) -> Iterator[FileRecord]:
-    """The records of one file. UsageError as `Source.read` and `source` raise it."""
+    """The records of one file. Raises UsageError as `Source.read` and `source` do."""
     return source(path, entity).read(limit=limit)
 
 
@@ -88,11 +88,10 @@ def in_entity_order(
     limit: int = READ_LIMIT,
     notice: Notice = lambda _: None,
 ) -> Iterator[FileRecord]:
-    """The records of several files, all of one entity before the first of the next.
+    """The records of several files: all records of one entity, then those of the next.
 
-    A file of many entities is read once for each of them, unless it is the only one and has them
-    in order already; then a `notice` may come more than once. Raises UsageError as `Source.read`
-    does.
+    A file of many entities is read once for each entity, so a `notice` may repeat; not so if it is
+    the only file and in order already. Raises UsageError as `Source.read` does.
     """
     mixed = [source for source in sources if source.entity is None]
     if not mixed or (len(sources) == 1 and _is_ordered(sources[0])):
@@ -122,14 +121,14 @@ def _is_ordered(source: Source) -> bool:
 
 @contextmanager
 def _text(path: Path) -> Iterator[tuple[ChunkStream, str]]:
-    """A file as UTF-8, and its name."""
+    """The text of a file in UTF-8, and the file's name."""
     with path.open("rb") as file:
         name = printable(path)
         yield as_utf8(file, name), name
 
 
 def source(path: Path, entity: str | None) -> Source:
-    """How one file is read. UsageError if neither its name nor its header tells what it holds."""
+    """How to read a file. UsageError if neither its name nor its header tells what it holds."""
     if entity is not None and entity not in ENTITIES:
         raise UsageError(f"{entity} is no entity; there are {', '.join(ENTITIES)}")
     if not path.exists():
@@ -164,7 +163,7 @@ def _told(path: Path, entity: str | None) -> Source:
 
 
 def _table(path: Path, entity: str | None, named: str | None) -> Source:
-    """A file whose header must tell what it is: CSV of unknown name, or any text."""
+    """A file whose header must identify it: CSV with an unknown name, or any text."""
     header = _header(path)
     found = recognise(header)
     if found is not None and entity in (None, found.name):
@@ -186,7 +185,7 @@ def _workbook(path: Path, entity: str | None) -> Source:
 
 
 def _document(path: Path, entity: str | None, named: str | None) -> Source:
-    """A JSON document: of an export, or of records of one entity. UsageError for a wrapper."""
+    """A JSON document of an export, or of records of one entity. UsageError for a wrapper."""
     with _text(path) as (stream, name):
         if tells_entities(stream, name):
             return Source(path, entity, "json")
@@ -207,7 +206,7 @@ def _document(path: Path, entity: str | None, named: str | None) -> Source:
 
 
 def name_tells(path: Path) -> tuple[FileFormat | None, str | None]:
-    """The format and the entity that the name tells, in any case."""
+    """The format and the entity in a file's name, in upper or lower case; None if absent."""
     name = path.name.lower()
     inner = Path(name.removesuffix(_PACKED))
     kind = _FORMATS.get(inner.suffix)
@@ -227,20 +226,20 @@ def _is_json(path: Path) -> bool:
 
 
 def _start(path: Path) -> bytes:
-    """The start of a text. UsageError if the file is none, and says what it is."""
+    """The start of a text file. Raises UsageError, which names the kind, for another file."""
     with _text(path) as (stream, _):
         return stream.read(_START)
 
 
 def _header(path: Path) -> list[str]:
-    """The column names in the header line of a file, none if it has no such line."""
+    """The column names in the header line of a file; none if it has no header."""
     try:
         with _text(path) as (stream, name):
             return csv_header(stream, name)
     except UsageError:
-        return []  # whoever reads the file says what is wrong with it
+        return []  # reading the file reports what is wrong
 
 
 def unreadable(path: Path, error: OSError) -> UsageError:
-    """The error to raise for a path that the system does not let us read."""
+    """The error for a path that the system cannot read."""
     return UsageError(f"{path}: cannot be read: {error.strerror or type(error).__name__}")

@@ -1,8 +1,8 @@
-"""Tables: what CSV files and sheets have in common, a header of column names and rows below it.
+"""Tables, common to CSV files and sheets: a header of column names, and rows below it.
 
-A header made by hand has blanks around its names, or capitals; so names are compared without
-them. Cells that a row lacks at its end are empty: Excel leaves them out now and then. A value
-under no name is the row's fault, since it may be one that has moved.
+A header made by hand may have blanks around its names, or capitals, so names are compared without
+them. Cells missing at the end of a row are empty: Excel sometimes omits them. A value under no name
+is a fault of the row, since it may belong to another column.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ COLUMNS: Final = frozenset(column.name for entity in ENTITIES.values() for colum
 _DECIMAL_COMMA: Final = re.compile(r"\A(-?[0-9]+),([0-9]+)\Z")
 _WHOLE: Final = re.compile(r"\A(-?(?:0|[1-9][0-9]*))\.0+\Z")
 _WHOLE_COMMA: Final = re.compile(r"\A(-?(?:0|[1-9][0-9]*))[.,](?!000\Z)0+\Z")
-"""Where a comma may be the decimal sign, a point or a comma before three zeros may be thousands."""
+"""If a comma may be the decimal sign, a point or comma before three zeros may mean thousands."""
 _MOST_UNKNOWN: Final = 1_000
-"""Unknown columns that become unknown fields of the records; a notice names what is left out."""
+"""At most this many unknown columns become unknown fields of the records."""
 _WIDEST_GAP: Final = 100
-"""Empty cells beyond the header that the array of a misplaced row shows; a sheet has 16,384."""
+"""Empty cells beyond the header in the array of a faulty row; a sheet has 16,384 columns."""
 _MOST_NAMED: Final = 5
 _LONGEST_NAMED: Final = 60
 _AROUND: Final = (
@@ -35,16 +35,16 @@ _AROUND: Final = (
     "\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\0\xad\u180e\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 )
-"""What does not show around a name: white space, and characters without a width."""
+"""Invisible characters around a name: white space, and characters without a width."""
 _LOOKED_AT: Final = frozenset({Kind.INTEGER, Kind.RATING, Kind.TEXTS, Kind.INTEGERS, Kind.OBJECT})
-"""Kinds that a cell may be something else for than its text (`worker.files.cells`)."""
+"""Kinds for which a cell may mean something other than its text (`worker.files.cells`)."""
 _encode: Final = msgspec.json.Encoder().encode
 
 
 def column_names(cells: Sequence[Cell]) -> list[str]:
-    """The names in a header; those of columns as the specification spells them.
+    """The names in a header. Names of columns are spelled as in the specification.
 
-    A cell without a name gives an empty one, those at the end give none.
+    A cell without a name gives an empty name; such cells at the end are dropped.
     """
     names = [cell.strip(_AROUND) if isinstance(cell, str) else "" for cell in cells]
     while names and not names[-1]:
@@ -53,7 +53,7 @@ def column_names(cells: Sequence[Cell]) -> list[str]:
 
 
 def recognise(names: Sequence[str]) -> Entity | None:
-    """The one entity that a header can belong to: all required columns, and most others too."""
+    """The one entity whose required columns are all there, with the most columns; else None."""
     known = COLUMNS.intersection(names)
     fitting = [
         (sum(column.name in known for column in entity.columns), entity.name)
@@ -67,7 +67,7 @@ def recognise(names: Sequence[str]) -> Entity | None:
 
 
 def has_column(entity: Entity, names: Sequence[str]) -> bool:
-    """Whether at least one of these is a column of the entity."""
+    """Whether at least one of these names is a column of the entity."""
     known = COLUMNS.intersection(names)
     return any(column.name in known for column in entity.columns)
 
@@ -83,8 +83,8 @@ def is_empty(cells: Iterable[Cell]) -> bool:
 class Table:
     """Turns rows of cells, in the order of a header, into records in the entity's order.
 
-    `source` is (path, sheet). `decimal_comma`: a number may be written `0,85`. A whole number may
-    have decimals that are zero, as programs write it that know of no absent integer.
+    `source` is (path, sheet). With `decimal_comma`, a number may be written `0,85`. An integer may
+    have zero decimals, as written by programs that cannot represent a missing integer.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Table:
         self._whole = _WHOLE_COMMA if decimal_comma else _WHOLE
 
     def check_header(self, where: str, notice: Notice) -> None:
-        """Say what the header lacks and what of it is left out. UsageError if it is unusable."""
+        """Report missing and unknown columns of the header. UsageError if it is unusable."""
         names, columns = self._names, self._entity.columns
         for column in columns:
             if names.count(column.name) > 1:
@@ -135,16 +135,16 @@ class Table:
             notice(f"{where}: no column of {self._entity.name}, left out: {_listed(unknown)}")
 
     def record(self, line: int, cells: Sequence[Cell], limit: int) -> FileRecord:
-        """The record of a row: one JSON object without the empty cells, or the row's fault."""
+        """The record of a row: a JSON object without the empty cells, or the fault of the row."""
         fault = self._fault(cells)
         value = self._object(cells) if fault is None else _array(cells)
         return self._record(line, value, fault, limit)
 
     def sparse(self, line: int, cells: Mapping[int, Cell], limit: int) -> FileRecord:
-        """As `record`, of a row by the columns of its cells, one at least.
+        """As `record`, for a row as a mapping from column index to cell, with one cell at least.
 
-        A cell far to the right costs no more than others: of what is beyond the header by over
-        100 columns, only cells that hold something are in the array of a row with a fault.
+        A cell far to the right costs no more than others. More than 100 columns beyond the header,
+        the array of a faulty row contains only the cells that are not empty.
         """
         last, width = max(cells), len(self._names) + _WIDEST_GAP
         if last < width:
@@ -193,7 +193,7 @@ class Table:
                     if n < there and (cell := cells[n]) is not None and cell != ""
                 }
             )
-        except UnicodeEncodeError:  # bytes that were no UTF-8, or half a surrogate pair
+        except UnicodeEncodeError:  # bytes that were not UTF-8, or a lone surrogate
             pairs = [
                 json_string(name) + b":" + self._value(kind, cell)
                 for n, name, kind, _ in self._columns
@@ -214,7 +214,7 @@ def _misplaced(index: int) -> str:
 
 
 def column_letters(index: int) -> str:
-    """What a spreadsheet calls a column: A for 0, AA for 26."""
+    """The name of a column in a spreadsheet: A for 0, AA for 26."""
     letters = ""
     index += 1
     while index:
@@ -238,7 +238,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def shown(name: str) -> str:
-    """A name with what cannot be seen of it written as its escape, bytes that are no UTF-8 too."""
+    """A name with invisible characters, and bytes that are not UTF-8, as escapes."""
     return "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode().replace("udc", "x")
         for one in name[:_LONGEST_NAMED]
@@ -246,5 +246,5 @@ def shown(name: str) -> str:
 
 
 def _field(name: str) -> str:
-    """The name of a field. One that is no UTF-8 is of no column: it spoils no row."""
+    """The name of a field in valid UTF-8: a name that is not must not spoil the row."""
     return name.encode(errors="backslashreplace").decode()

@@ -1,7 +1,7 @@
-"""XLSX workbooks: those that we export, those that Excel saves, and those made by hand.
+"""Reads XLSX workbooks: our exports, files saved by Excel, and files made by hand.
 
-Of a formula its saved result counts; nothing is evaluated. How the parts of a workbook are read,
-and what bounds them: `worker.files.xlsx`.
+A formula counts by its saved result; nothing is evaluated. `worker.files.xlsx` reads the parts of a
+workbook, and bounds them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ORDER: Final = {name: n for n, name in enumerate(ENTITIES)}
 
 
 class _Table(msgspec.Struct, frozen=True):
-    """A sheet of an entity: the number of its header row, and the names in it."""
+    """A sheet with rows of an entity: the number of its header row, and the names in it."""
 
     sheet: Sheet
     entity: Entity
@@ -49,12 +49,11 @@ def read_workbook(
     limit: int = READ_LIMIT,
     notice: Notice = lambda _: None,
 ) -> Iterator[FileRecord]:
-    """The rows of all sheets, in the order of entities; only those of one entity if one is given.
+    """The rows of all sheets, in the order of entities; if `entity` is given, its rows only.
 
-    A sheet is of the entity that its name or else its header tells, or of the one given. `notice`
-    gets one line of each other sheet, and why it is left out. UsageError, naming file and sheet,
-    where no sheet is read, where a header makes no sense, or where the workbook is broken or
-    unpacks beyond bounds.
+    A sheet's name tells its entity, else its header, else `entity`. `notice` is told one line about
+    each other sheet, and why it is left out. Raises UsageError, naming file and sheet: no sheet can
+    be read, a header is unusable, or the workbook is broken or unpacks beyond the bounds.
     """
     name = printable(path)
     with path.open("rb") as file:
@@ -87,7 +86,7 @@ def _open(path: Path, file: BinaryIO) -> Book:
 
 
 def _instead(start: bytes) -> str:
-    """What a file is that is no ZIP archive."""
+    """What a file is if it is not a ZIP archive."""
     text = start[:1000].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not start:
         return "it is empty"
@@ -107,7 +106,7 @@ def _instead(start: bytes) -> str:
 
 
 def _tables(book: Book, name: str, entity: Entity | None, notice: Notice) -> list[_Table]:
-    """The sheets to be read. UsageError where there is none."""
+    """The sheets to read. Raises UsageError if there is none."""
     tables: list[_Table] = []
     others: list[str] = []
     for sheet in book.sheets:
@@ -128,7 +127,7 @@ def _tables(book: Book, name: str, entity: Entity | None, notice: Notice) -> lis
 
 
 def _look(book: Book, sheet: Sheet, where: str, entity: Entity | None) -> _Table | str:
-    """The table in a sheet; or why there is none, in no words for what we export ourselves."""
+    """The table in a sheet, or why there is none: empty for the metadata sheet of our exports."""
     if sheet.fault is not None:
         return sheet.fault
     with closing(_rows(book, sheet, where)) as rows:
@@ -156,7 +155,7 @@ def _most(lines: list[str]) -> str:
 
 
 def _rows(book: Book, sheet: Sheet, where: str) -> Generator[Row, None, None]:
-    """The rows that hold something, with their numbers."""
+    """The rows that are not empty, with their numbers."""
     number = 0
     try:
         for number, found in book.rows(sheet):
