@@ -1,5 +1,5 @@
-"""The parts of an XLSX workbook, as far as rows need them: package, book, strings, rows, cells.
+"""Reads the parts of an XLSX workbook that rows need: package, book, strings, rows, cells.
 
-Everything is read in pieces by expat. No part is held as a whole, and nothing of a workbook is
-looked at that holds no rows: styling, views, charts and calculation settings may be anything.
+expat reads everything in pieces, so no part is in memory as a whole. Content that rows do not need
+is ignored: styling, views, charts and calculation settings may be anything.
 """

@@ -1,4 +1,4 @@
-"""A workbook as a whole: its sheets, its epoch, its shared strings, and its styles of dates."""
+"""A workbook as a whole: its sheets, its epoch, its shared strings, and its date styles."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from worker.files.xlsx.strings import SharedStrings
 from worker.files.xlsx.xml import BrokenPart, Handler, OtherFormat, read_whole
 
 _LONGEST_PART: Final = 64 << 20
-"""Bytes of the list of sheets, or of all styles; some workbooks have 65,490 of them."""
+"""Bytes of the list of sheets, or of all styles; some workbooks have 65,490 styles."""
 _MOST_SHARED_TEXT: Final = 256 << 20
 """Unpacked bytes of the table of shared strings, which is held in memory."""
 _MOST_SHEETS: Final = 10_000
 _MOST_STYLES: Final = 1_000_000
 _LONGEST_CODE: Final = 255
-"""Characters of a format code, as Excel has it: the time to read one grows with their square."""
+"""Characters of a format code, as in Excel: the time to parse one is quadratic in its length."""
 _HIDDEN: Final = frozenset({"hidden", "veryhidden"})
 _TRUE: Final = frozenset({"1", "true", "on"})
 _OTHER_KINDS: Final = {
@@ -35,7 +35,7 @@ _OTHER_KINDS: Final = {
 
 
 class Sheet(msgspec.Struct, frozen=True):
-    """A sheet that the workbook lists. `fault` says why it has no rows to read, if it has none."""
+    """A sheet that the workbook lists. `fault` says why it has no rows to read; None if it has."""
 
     title: str
     hidden: bool
@@ -44,7 +44,7 @@ class Sheet(msgspec.Struct, frozen=True):
 
 
 class Book:
-    """An open workbook. Raises what is in `worker.files.xlsx.package.BROKEN`."""
+    """An open workbook. Its methods raise the exceptions in `worker.files.xlsx.package.BROKEN`."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._package = Package(file)
@@ -59,7 +59,7 @@ class Book:
         self._meaning = CellReader(self._shared(), self._styles(), found.epoch)
 
     def rows(self, sheet: Sheet) -> Generator[Row, None, None]:
-        """The rows of a sheet without a fault, in its order, those before a fault too."""
+        """The rows of a sheet that has no `fault`, in order. Rows before a damage are yielded."""
         with self._package.open(sheet.part) as member:
             yield from read_rows(member, self._meaning)
 
@@ -88,7 +88,7 @@ class Book:
         return Sheet(shown(title), state.lower() in _HIDDEN, part or "", fault)
 
     def _find(self, relation: Relation) -> str | None:
-        """Some programs write targets as if they began at the root."""
+        """Find a part by its target, which some programs write relative to the root."""
         folder = self._part.rpartition("/")[0] + "/"
         return self._package.find(relation.target, relation.target.removeprefix(folder))
 
@@ -115,7 +115,7 @@ class Book:
 
 
 class _Workbook(Handler):
-    """Title, state and relation of each sheet; and the epoch."""
+    """Collects title, state and relation of each sheet, and the epoch."""
 
     def __init__(self) -> None:
         self.sheets: list[tuple[str, str, str]] = []
@@ -133,7 +133,7 @@ class _Workbook(Handler):
 
 
 class _Styles(Handler):
-    """The number formats of the styles that cells have."""
+    """Collects the number formats of the styles of cells."""
 
     def __init__(self) -> None:
         self._codes: dict[str, str] = {}
@@ -156,7 +156,7 @@ class _Styles(Handler):
             self._cells = False
 
     def by_style(self) -> dict[str, Shown]:
-        """By the number of the style, as a cell spells it."""
+        """How numbers show, by the number of the style as a cell spells it."""
         used = self._codes.keys() & set(self._formats)
         own = {id_: shown_as(self._codes[id_]) for id_ in used}
         built_in = {str(id_): what for id_, what in BUILT_IN.items()}

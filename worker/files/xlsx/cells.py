@@ -1,6 +1,6 @@
 """What the cells of a sheet mean: numbers, dates, booleans, errors, formulas, text.
 
-A cell is what it holds, not how it is shown: a percentage is its fraction. Decisions:
+The value of a cell counts, not its display: a percentage is its fraction. Decisions:
 docs/decisions.md, "Files".
 """
 
@@ -27,7 +27,7 @@ _BOOLEANS: Final = {"0": False, "1": True, "false": False, "true": True}
 _SHORT_DATE: Final = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:T([0-9]{2}:[0-9]{2})(Z|[+-][0-9]{2}:?[0-9]{2})?)?\Z"
 )
-"""A day, or a moment without seconds: a date cell may leave out what is zero."""
+"""A day, or a time without seconds: a date cell may omit what is zero."""
 _MIDNIGHT: Final = "T00:00:00"
 _WRITTEN_OUT: Final = 1e21
 """Whole numbers below this are written without an exponent."""
@@ -35,7 +35,7 @@ _MILLISECONDS_A_DAY: Final = 86_400_000
 
 
 class CellReader(msgspec.Struct, frozen=True):
-    """Reads the cells of one workbook: by its shared strings, styles that show dates, and epoch."""
+    """Reads the cells of one workbook, by its shared strings, date styles and epoch."""
 
     shared: SharedStrings
     styles: Mapping[str, Shown]
@@ -50,15 +50,15 @@ class CellReader(msgspec.Struct, frozen=True):
         formula: str | None = None,
         inline: str | None = None,
     ) -> Cell:
-        """What a cell of that type holds, by the texts of its elements; an inline string is one.
+        """The content of a cell of type `kind`, given the texts of its elements.
 
-        Raises BrokenPart where it refers to a shared string that is none.
+        Raises BrokenPart if it refers to a shared string that does not exist.
         """
         if not value or (kind == "inlineStr" and inline is not None):
             if inline is not None:
                 return from_excel(inline) or None
             if formula is not None and not (kind == "str" and value == ""):
-                return f"={formula}"  # its result was never saved
+                return f"={formula}"  # the result was never saved
             return None
         match kind:
             case "s":
@@ -69,7 +69,7 @@ class CellReader(msgspec.Struct, frozen=True):
                 return _BOOLEANS.get(value.lower(), value)
             case "d":
                 return _in_full(value.strip())
-            case _:  # the text of a formula, an error, or inline
+            case _:  # text of a formula, an error, inline text
                 return from_excel(value)
 
     def _number(self, text: str, style: str) -> str:
@@ -79,10 +79,10 @@ class CellReader(msgspec.Struct, frozen=True):
         return number_text(text)
 
     def _moment(self, serial: float, shown: Shown) -> str | None:
-        """A timestamp without an offset; None if the number is no date at all."""
+        """A timestamp without an offset, a time or a duration; None if the number is no date."""
         first_days = self.epoch == EPOCH_1900 and 0 <= serial < 61
         if first_days and serial >= 60:
-            return f"1900-02-29{_MIDNIGHT}"  # a day that only Excel knows
+            return f"1900-02-29{_MIDNIGHT}"  # a day that exists in Excel only
         try:
             since = timedelta(milliseconds=round(serial * _MILLISECONDS_A_DAY))
             if shown is Shown.DURATION:
@@ -97,7 +97,7 @@ class CellReader(msgspec.Struct, frozen=True):
 
 
 def _in_full(moment: str) -> str:
-    """The text of a date cell with its time and seconds; what is no date stays as it is."""
+    """The text of a date cell completed by time and seconds; any other text unchanged."""
     found = _SHORT_DATE.match(moment)
     if found is None:
         return moment
@@ -108,7 +108,7 @@ def _in_full(moment: str) -> str:
 def number_text(text: str) -> str:
     """A number as Excel shows it with all its digits: `120.0` is 120, `0.28999999999999998` 0.29.
 
-    What is no number stays as it is.
+    Any other text stays unchanged.
     """
     whole = _WHOLE.match(text)
     if whole is not None:
@@ -117,5 +117,5 @@ def number_text(text: str) -> str:
         return text
     number = float(text)
     if abs(number) < _WRITTEN_OUT and number.is_integer():
-        return f"{int(Decimal(repr(number)))}"  # int(number) has digits that nobody wrote
+        return f"{int(Decimal(repr(number)))}"  # int(number) may have digits that nobody wrote
     return repr(number) if abs(number) != float("inf") else text

@@ -1,4 +1,4 @@
-"""Number formats: which of them show a number as a date or a duration (ECMA-376, 18.8.30)."""
+"""Number formats that show a number as a date or a duration (ECMA-376, 18.8.30)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Final
 
 
 class Shown(Enum):
-    """As what a number is shown that is not shown as a number."""
+    """How a format shows a number, if not as a number."""
 
     DATE = "date"
     DURATION = "duration"
 
 
 _DATES: Final = (*range(14, 23), *range(27, 37), 45, 47, *range(50, 59), *range(71, 82))
-"""Built-in formats; from 27 those of East Asia, from 71 those of Thailand."""
+"""Built-in date formats; from 27 those of East Asia, from 71 those of Thailand."""
 _DURATIONS: Final = (46, 79)
 BUILT_IN: Final = dict.fromkeys(_DATES, Shown.DATE) | dict.fromkeys(_DURATIONS, Shown.DURATION)
 
@@ -27,11 +27,11 @@ _LITERAL: Final = re.compile(
 )
 _DURATION: Final = re.compile(r"\[(?:h+|m+|s+)\]", re.IGNORECASE)
 _DATE: Final = re.compile(r"[dmyhsgeb]", re.IGNORECASE)
-"""Days, months, years, hours, seconds; eras and years of Japan and Taiwan; years of Thailand."""
+"""Days, months, years, hours, seconds; Japanese and Taiwanese eras and years; Thai years."""
 
 
 def shown_as(code: str) -> Shown | None:
-    """What a format code makes of a positive number."""
+    """How a format code shows a positive number; None if as a number."""
     first = _LITERAL.sub("", code).split(";", 1)[0]
     if _DURATION.search(first):
         return Shown.DURATION

@@ -1,7 +1,7 @@
 """The parts of a workbook in its ZIP archive, and how they refer to each other (ECMA-376, part 2).
 
-Names of parts are compared without case, as the standard says, and without what programs get
-wrong: backslashes, a slash in front, percent signs. How much a part unpacks to is bounded.
+Part names are compared without case, as the standard says, and without the usual mistakes of
+programs: backslashes, a leading slash, percent-encoding. The unpacked size of a part is bounded.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from worker.files.xlsx.xml import BrokenPart, Handler, read_whole
 _MOST_PARTS: Final = 10_000
 _MOST_RELATIONS: Final = 65_536
 _ALWAYS: Final = 256 << 20
-"""Bytes that a part may unpack to, whatever its size in the file."""
+"""Bytes to which any part may unpack."""
 _RATIO: Final = 200
-"""How many times its size a larger one may unpack to."""
+"""A larger part may unpack to this many times its packed size."""
 _LONGEST_RELATIONS: Final = 16 << 20
 
 _NO_ENCODING: Final = "XML in an unknown encoding"
@@ -36,23 +36,23 @@ BROKEN: Final = (
     struct.error,
     ExpatError,
     EOFError,
-    LookupError,  # an encoding that nobody knows
-    NotImplementedError,  # a way of packing
-    RuntimeError,  # a password
+    LookupError,  # an unknown encoding
+    NotImplementedError,  # an unknown compression method
+    RuntimeError,  # a password is needed
     ValueError,  # BrokenPart among them
 )
-"""What zipfile and expat raise on files that are not what they claim to be."""
+"""Exceptions of zipfile and expat for files that are not what they claim to be."""
 
 
 class Relation(msgspec.Struct, frozen=True):
-    """What one part says of another: its type without the namespace, and where it should be."""
+    """A reference from one part to another: its type without namespace, and the target's name."""
 
     kind: str
     target: str
 
 
 class Package:
-    """An open workbook. Its methods raise what is in `BROKEN`."""
+    """The ZIP archive of an open workbook. Its methods raise the exceptions in `BROKEN`."""
 
     def __init__(self, file: BinaryIO) -> None:
         with _damage():
@@ -66,7 +66,7 @@ class Package:
             self._parts[part.filename] = part
 
     def find(self, target: str, *others: str) -> str | None:
-        """The name of the first of these parts that is there."""
+        """The name of the first of these parts that exists, or None."""
         for name in (target, *others):
             if name in self._parts:
                 return name
@@ -75,11 +75,11 @@ class Package:
         return None
 
     def size(self, name: str) -> int:
-        """How many bytes a part says that it unpacks to; zipfile gives no more."""
+        """The declared unpacked size of a part in bytes; zipfile yields no more."""
         return self._parts[name].file_size
 
     def open(self, name: str) -> IO[bytes]:
-        """A part that is there, for reading in pieces."""
+        """Open an existing part, for reading in pieces."""
         part = self._parts[name]
         if part.file_size > max(_ALWAYS, _RATIO * part.compress_size):
             raise BrokenPart(f"unpacks to {part.file_size} bytes, from {part.compress_size}")
@@ -87,7 +87,7 @@ class Package:
             return self._archive.open(part)
 
     def relations(self, part: str) -> dict[str, Relation]:
-        """What a part refers to within the file, by the ids that it uses; "" is the whole file."""
+        """The references of a part within the file, by id; the part "" is the whole file."""
         folder, name = posixpath.split(part)
         found = self.find(posixpath.join(folder, "_rels", f"{name}.rels"))
         handler = _Relations(folder)
@@ -98,7 +98,7 @@ class Package:
 
 
 def cause(error: Exception) -> str:
-    """What is wrong with a file that raised one of `BROKEN`, in words."""
+    """A text for people that says what is wrong with a file that raised one of `BROKEN`."""
     match error:
         case BrokenPart():
             return str(error)
@@ -118,7 +118,7 @@ def cause(error: Exception) -> str:
 
 @contextmanager
 def _damage() -> Iterator[None]:
-    """A place in front of the file's start is the archive's fault, not the disk's."""
+    """Raise BadZipFile for a seek before the start of the file: the archive is at fault."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The rows of a sheet, one piece of XML in memory at a time."""
+"""Reads the rows of a sheet, with one piece of XML in memory at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_ROWS: Final = 1_048_576
 MAX_COLUMNS: Final = 16_384
 _REFERENCE: Final = re.compile(r"\$?([A-Z]{1,3})\$?[0-9]*\Z", re.ASCII | re.IGNORECASE)
 _TEXTS: Final = frozenset({"t", "v", "f"})
-"""The elements whose text counts: of a string, a value, a formula."""
+"""The elements whose text counts: a string, a value, a formula."""
 _PLAIN_ROW: Final = re.compile(r'\s*<row r="([1-9][0-9]{0,6})"(?: [\w:]{1,40}="[\w:. ]{0,80}")*>')
 _PLAIN_CELL: Final = re.compile(
     r'<c(?: r="([A-Z]{1,3})[1-9][0-9]{0,6}")?(?: s="([0-9]{1,9})")?(?: t="(\w{1,20})")?'
@@ -25,21 +25,21 @@ _PLAIN_CELL: Final = re.compile(
     r"|(\S.*)",
     re.DOTALL,
 )
-"""Column, style, type, value and inline text; or all from what is none on."""
+"""Column, style, type, value and inline text; or all text from the first other cell on."""
 _LONGEST_PLAIN: Final = 1 << 20
-"""Characters of a row that are taken at once: each of its cells is a tuple in memory."""
+"""Characters of a row parsed at once at most: each of its cells is a tuple in memory."""
 
 Row = tuple[int, dict[int, Cell]]
-"""The number of a row, from 1, and its cells by their columns, from 0. Empty ones are left out.
+"""The number of a row, from 1, and its cells by column, from 0. Empty cells are left out.
 
-Not a list: thousands of rows with one cell at XFD each would fill the memory.
+A dict, not a list: thousands of rows with one cell each at XFD would exhaust the memory.
 """
 
 
 def read_rows(part: Part, meaning: CellReader) -> Iterator[Row]:
     """The rows of a sheet, in its order.
 
-    Raises BrokenPart, and ExpatError for what is no XML, after the rows before.
+    Raises BrokenPart, or ExpatError for invalid XML, after yielding the rows before the fault.
     """
     handler = _Rows(meaning)
     try:
@@ -52,7 +52,7 @@ def read_rows(part: Part, meaning: CellReader) -> Iterator[Row]:
 
 
 class _Columns(dict[str, int]):
-    """The numbers of columns, from 0, by their letters."""
+    """A cache of column numbers, from 0, by their letters."""
 
     def __missing__(self, letters: str) -> int:
         place = -1
@@ -63,7 +63,7 @@ class _Columns(dict[str, int]):
 
 
 class _Rows(ItemHandler):
-    """Takes what the parser finds; whole rows lie in `rows`."""
+    """Builds rows from the parser's events; complete rows are in `rows`."""
 
     container = "sheetData"
     item = "row"
@@ -76,14 +76,14 @@ class _Rows(ItemHandler):
         self._column = -1
         self._cells: dict[int, Cell] = {}
         self._kind: str | None = None
-        """Of the cell that is open."""
+        """The type of the open cell; None outside a cell."""
         self._style = ""
         self._texts: dict[str, list[str]] = {}
         self._pieces: list[str] | None = None
         self._phonetic = False
 
     def plain(self, text: str) -> bool:
-        """One row without its end tag, if each cell is written as nearly all programs do it."""
+        """Take one row without its end tag, if each cell has the form that most programs write."""
         head = _PLAIN_ROW.match(text)
         if head is None or len(text) > _LONGEST_PLAIN:
             return False
@@ -162,7 +162,7 @@ class _Rows(ItemHandler):
             self.rows.append((self._row, cells))
 
     def _place(self, reference: str | None) -> int:
-        """The column of a cell; without a reference the next one."""
+        """The column of a cell; without a reference, the next column."""
         if not reference:
             return self._column + 1
         match = _REFERENCE.match(reference.strip())

@@ -1,4 +1,4 @@
-"""The table of shared strings, in one block of bytes: a workbook may have millions of them."""
+"""The table of shared strings, in one block of bytes: a workbook may have millions of strings."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _PLAIN: Final = re.compile(rf'\s*<si><t(?: xml:space="preserve")?>({TEXT})</t>\Z
 
 
 class SharedStrings(ItemHandler):
-    """The strings by their numbers."""
+    """The shared strings by number."""
 
     container = "sst"
     item = "si"
 
     def __init__(self, part: Part | None = None) -> None:
-        """Read the table. Raises BrokenPart, and ExpatError for what is no XML."""
+        """Read the table. Raises BrokenPart, or ExpatError for invalid XML."""
         self._data = bytearray()
         self._ends = array("L", [0])
         self._collecting = self._phonetic = False
@@ -29,7 +29,7 @@ class SharedStrings(ItemHandler):
                 pass
 
     def __getitem__(self, index: str) -> str:
-        """By the number as a cell spells it. Raises BrokenPart where there is no such string."""
+        """The string with that number, as a cell spells it. BrokenPart if it does not exist."""
         try:
             number = int(index)
         except ValueError:
@@ -40,7 +40,7 @@ class SharedStrings(ItemHandler):
         return from_excel(text) if "_x" in text else text
 
     def plain(self, text: str) -> bool:
-        """One string without its end tag, if it is nothing but text."""
+        """Take one string without its end tag, if it is nothing but text."""
         found = _PLAIN.match(text)
         if found is not None:
             self._data += found[1].encode()
@@ -48,7 +48,7 @@ class SharedStrings(ItemHandler):
         return found is not None
 
     def start(self, tag: str, _: dict[str, str]) -> None:
-        """As Handler; the phonetic reading of a string is none of its text."""
+        """As Handler. The phonetic reading of a string is not part of its text."""
         if tag == self.container and not self.inside:
             self.inside = self.depth
         elif tag == "t":

@@ -1,8 +1,8 @@
-"""XML in pieces, by expat: names without prefixes, no document types, nothing without bounds.
+"""Parses XML in pieces with expat: names without prefixes, no document types, everything bounded.
 
-Rows and shared strings come by the million and mostly look alike. Those that are plain are taken
-by a regular expression at five times expat's speed, and cut out of what expat sees; whatever is
-not plain in every byte goes to expat.
+Rows and shared strings come by the million and mostly look alike. A regular expression parses the
+plain ones five times as fast as expat, and expat never sees them. Anything that is not plain in
+every byte goes to expat.
 """
 
 from __future__ import annotations
@@ -13,37 +13,37 @@ from typing import Final, Protocol
 from xml.parsers import expat
 
 LONGEST: Final = 16 << 20
-"""Bytes of XML of one row or shared string."""
+"""Bytes of XML of one row or shared string at most."""
 TEXT: Final = "[^<>&\x00-\x08\x0b-\x1f\ufffe\uffff]*"
-"""What a regular expression may take for text: what expat would hand over as it is."""
+"""Text that a regular expression may take, since expat would pass it on unchanged."""
 _READ: Final = 1 << 18
 _DEEPEST: Final = 50
 
 
 class BrokenPart(ValueError):
-    """The content of a part is not what a spreadsheet writes; the message says what it is."""
+    """The content of a part is not what a spreadsheet writes; the message says what is wrong."""
 
 
 class OtherFormat(BrokenPart):
-    """A file of another kind; the message says of which, and what to do."""
+    """The file is of another kind; the message says which, and what to do."""
 
 
 class Part(Protocol):
-    """As much of an open part as is needed here."""
+    """The part of an open file's interface that is used here."""
 
     def read(self, size: int, /) -> bytes:
-        """Up to `size` bytes, none at the end."""
+        """Up to `size` bytes; empty at the end."""
         ...
 
 
 class Handler:
-    """Takes the elements of a part. `depth` counts those that are open; `done` ends the reading."""
+    """Takes the elements of a part. `depth` counts open elements; `done` ends the parsing."""
 
     depth = 0
     done = False
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
-        """An element begins; its name is without a prefix."""
+        """An element begins; `tag` has no prefix."""
 
     def end(self, tag: str) -> None:
         """An element ends."""
@@ -53,7 +53,7 @@ class Handler:
 
 
 class ItemHandler(Handler):
-    """Takes the items of a part that are many of a kind, directly inside of one container."""
+    """Takes the items of a part: many elements of one kind, directly inside one container."""
 
     container = ""
     item = ""
@@ -63,12 +63,15 @@ class ItemHandler(Handler):
     """The depth at which the container is open, else 0."""
 
     def plain(self, text: str) -> bool:
-        """Take one item but for its end tag, if it is plain; else leave all as it is."""
+        """Take one item without its end tag if it is plain; returns whether it was.
+
+        Else no item is taken: expat parses it afterwards.
+        """
         raise NotImplementedError
 
 
 def read_whole(part: Part, handler: Handler, longest: int) -> None:
-    """A part of at most `longest` bytes. Raises BrokenPart, and ExpatError for what is no XML."""
+    """Parse a part of at most `longest` bytes. Raises BrokenPart, or ExpatError for invalid XML."""
     parser = _parser(handler)
     size = 0
     while data := part.read(_READ):
@@ -80,14 +83,14 @@ def read_whole(part: Part, handler: Handler, longest: int) -> None:
 
 
 def read_items(part: Part, handler: ItemHandler) -> Iterator[None]:
-    """Have the handler take the items of a part; yields now and then, so that they can be used.
+    """Let the handler take the items of a part; yields now and then, so that they can be used.
 
-    What follows when the handler is done may be anything. Raises as `read_whole`, where an item is
-    longer than `LONGEST` too.
+    Once the handler is done, the rest of the part may be anything. Raises as `read_whole`, also if
+    an item is longer than `LONGEST`.
     """
     feed = _Feed(handler)
     while data := part.read(_READ):
-        if not handler.done:  # else on to the end, where the checksum is compared
+        if not handler.done:  # read on to the end, where zipfile checks the CRC
             feed.add(data)
             yield
     feed.close()
@@ -95,10 +98,10 @@ def read_items(part: Part, handler: ItemHandler) -> Iterator[None]:
 
 
 class _Feed:
-    """Cuts the bytes of a part into items, and has each taken in the fastest way that is safe.
+    """Splits the bytes of a part into items, and has each taken in the fastest safe way.
 
-    To look for end tags in raw bytes is safe from where expat has seen the container open, as
-    long as nothing begins that may hide them: a comment, CDATA or a processing instruction.
+    Searching raw bytes for end tags is safe once expat has seen the container open, until something
+    begins that may hide them: a comment, CDATA or a processing instruction.
     """
 
     def __init__(self, handler: ItemHandler) -> None:
@@ -113,7 +116,7 @@ class _Feed:
         """Bytes since the last item."""
 
     def add(self, data: bytes) -> None:
-        """The next bytes of the part."""
+        """Add the next bytes of the part."""
         handler = self._handler
         before = handler.taken
         self._since += len(data)
@@ -130,7 +133,7 @@ class _Feed:
             raise BrokenPart(f"more than {LONGEST >> 20} MiB without the end of a {handler.item}")
 
     def close(self) -> None:
-        """The part is at its end."""
+        """End the part: parse what is left."""
         self._parse(self._held, last=True)
 
     def _parse(self, data: bytes, *, last: bool = False) -> None:
@@ -141,7 +144,7 @@ class _Feed:
                 raise
 
     def _open(self, data: bytes) -> bytes:
-        """Hand what stands before the first item to expat; the rest."""
+        """Pass the bytes before the first item to expat; returns the rest."""
         found = self._opening.search(data)
         head = b"<!" if found is None else data[: found.end()]
         if b"<!" in head or head.count(b"<?") > 1:
@@ -156,7 +159,7 @@ class _Feed:
         return bool(self._handler.inside) and self._handler.depth == self._handler.inside
 
     def _cut(self, data: bytes) -> None:
-        """Take whole items; what is left over is held."""
+        """Take complete items; hold the rest."""
         last = data.rfind(self._end.encode())
         if last < 0:
             self._held = data
@@ -165,7 +168,7 @@ class _Feed:
         try:
             text = whole.decode()
         except UnicodeDecodeError:
-            text = ""  # expat says what is wrong
+            text = ""  # expat reports what is wrong
         items = text.split(self._end)
         for n, item in enumerate(items[:-1]):
             if self._handler.plain(item):
