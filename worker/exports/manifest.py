@@ -178,7 +178,7 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a finished export. UsageError if it is missing or of an unknown form."""
+    """The manifest of a finished export. UsageError if it is missing, or not a known manifest."""
     path = directory / MANIFEST
     try:
         content = path.read_bytes()
@@ -188,9 +188,9 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def decode(content: bytes, where: str) -> Manifest:
-    """Decode a manifest. UsageError, which names `where`, if it is of an unknown form.
+    """Decode a manifest. Raises UsageError, which names `where`, if it is not a known manifest.
 
-    Also if it names a file outside the export.
+    Also raises UsageError if it names a file outside the export.
     """
     try:
         manifest = msgspec.json.decode(content, type=Manifest)

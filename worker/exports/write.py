@@ -33,9 +33,9 @@ from worker.private import DIRECTORY_MODE
 
 T = TypeVar("T")
 Progress = Callable[[int], None]
-"""Told how many more rows have been written. Called on the event loop."""
+"""Called with the number of further rows written, on the event loop."""
 OnWritten = Callable[[str], None]
-"""Told the SHA-256 of the manifest when all files are written, before the export is visible.
+"""Called with the SHA-256 of the manifest once all files are written, before they are visible.
 
 Called in a thread.
 """

@@ -63,7 +63,7 @@ class BucketPlace:
     """A `Place` in a bucket. Exports are built in `room`, a local directory of this sink alone."""
 
     def __init__(self, bucket: Bucket, room: Path, clock: Clock | None = None) -> None:
-        """`clock` gives the age of objects; by default it is the server's."""
+        """`clock` dates objects; by default it is the server's clock."""
         self._bucket = bucket
         self._room = room
         self._calls = Calls(room)
@@ -293,7 +293,7 @@ class BucketPlace:
             )
 
     def _discard(self, names: list[str], attempt: str) -> None:
-        """Remove objects that nobody can see. The next sweep retries those that remain."""
+        """Remove the objects of a failed or lost attempt. The next sweep retries the rest."""
         self._left |= dict.fromkeys(names, attempt)
         try:
             for name in names:

@@ -75,7 +75,7 @@ class Bucket:
         """Uploads that could not be aborted."""
 
     def tell(self, tell: Tell) -> None:
-        """Set the callback that is told when the server is away, or back."""
+        """Set the callback for outages of the server."""
         self._server.tell = tell
 
     def close(self) -> None:
@@ -321,7 +321,7 @@ class Bucket:
             raise
         return head["Metadata"].get("attempt")
 
-    # --- What went wrong --------------------------------------------------------------------------
+    # --- Failures ---------------------------------------------------------------------------------
 
     @contextmanager
     def _guard(self) -> Iterator[None]:

@@ -36,7 +36,7 @@ class _Closing(Protocol):
 Client = TypeVar("Client", bound=_Closing)
 T = TypeVar("T")
 Tell = Callable[[str | None], object]
-"""Told one line when the place is away, and None when it is back. Called from any thread."""
+"""Called with one line when the place is away, and with None when it is back; from any thread."""
 
 _log = structlog.get_logger(__name__)
 

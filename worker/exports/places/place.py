@@ -45,7 +45,7 @@ class Finished(msgspec.Struct, frozen=True):
 
 
 Skipped = Callable[[str], object]
-"""Told, in one line, what is named like an export but cannot be read as one, and why."""
+"""Called with one line for each entry that is named like an export but cannot be read as one."""
 
 
 def ignore_skipped(_: str) -> None:
@@ -60,9 +60,9 @@ class Place(Protocol):
     """
 
     def tell(self, tell: Callable[[str | None], object]) -> None:
-        """Set the callback for outages: told one line if the place is away, None if it is back.
+        """Set the callback for outages: called with one line, or with None at the end.
 
-        It is called from any thread. The place is waited for meanwhile.
+        Meanwhile calls wait for the place. The callback may run in any thread.
         """
 
     def hang(self) -> str | None:
@@ -106,7 +106,7 @@ class Place(Protocol):
         """
 
     def remove(self, name: str) -> None:
-        """Remove a finished export; nobody ever sees half of it. A missing export is fine.
+        """Remove a finished export; no reader ever sees half of it. A missing export is fine.
 
         Its seal stays for `SEAL_DAYS`, so that neither a repeated request nor a thawed sink
         publishes the id again.
@@ -127,7 +127,7 @@ SEAL_DAYS = 400
 
 
 def stop_if(abandoned: Callable[[], bool]) -> None:
-    """Raise `StateError` if nobody waits for the export any more."""
+    """Raise `StateError` if the caller has abandoned the export."""
     if abandoned():
         raise StateError("the export was given up")
 

@@ -35,7 +35,7 @@ _RIGHTS: Final = (
 
 
 def code_of(error: ClientError) -> str:
-    """The server's code for what is wrong."""
+    """The server's error code."""
     return error.response.get("Error", {}).get("Code", "unknown")
 
 
@@ -55,7 +55,7 @@ def is_outage(error: BaseException) -> bool:
 
 
 def problem_of(error: BotoCoreError | ClientError, bucket: str) -> str:
-    """What is wrong, and what to do."""
+    """What is wrong and what to do, in one line for people."""
     if isinstance(error, ClientError):
         code = code_of(error)
         if code == "NoSuchBucket":
