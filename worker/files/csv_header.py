@@ -47,7 +47,7 @@ class Header(msgspec.Struct, frozen=True):
 def find_header(lines: Iterator[NumberedText]) -> Header | None:
     """The header of a file; None if none of the first lines names a column.
 
-    A line that starts with `#` may also be the header (`#,id,email` or `#id,email`): if it names
+    A line that starts with `#` can be the header, too (`#,id,email` or `#id,email`). It must name
     more columns than the line that follows the comments. Raises NoSeparator.
     """
     declared = ""

@@ -73,8 +73,10 @@ def as_utf8(stream: Readable, name: str) -> ChunkStream:
     """The text of a stream: gzip is unpacked; UTF-16 becomes UTF-8 with a BOM.
 
     UTF-16 without a BOM is recognised if its first two characters are ASCII. Memory is bounded for
-    any input. Raises UsageError, now or while reading, if the stream is not text, if its gzip is
-    broken, or if it unpacks to more than 200 times its size (and more than 256 MiB).
+    any input.
+
+    Raises UsageError, now or while reading, if the stream is not text or its gzip is broken. Also
+    if it unpacks to more than 200 times its size, and to more than 256 MiB.
     """
     start, chunks = _started(_chunks_of(stream))
     if start.startswith(_GZIP):

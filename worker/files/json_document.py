@@ -51,8 +51,8 @@ def read_document(
     """The rows of a document in its order; if `entity` is given, its rows only.
 
     `notice` is then told, in one line, which others were left out. Raises UsageError, naming file
-    and line: the frame is broken, an array is of no entity, an export has no array of `entity`, or
-    the document is plain and no entity is given.
+    and line, if the frame is broken or an array is of no entity. Also if an export has no array of
+    `entity`, or if the document is plain and `entity` is None.
     """
     text = _Scanner(stream, name)
     first = text.peek()
@@ -89,10 +89,11 @@ def tells_entities(stream: Readable, name: str) -> bool:
 def wrapped_in(stream: Readable, entity: str | None, name: str) -> str | None:
     """The field that holds the records of a wrapper such as `{"data": [{…}, …]}`.
 
-    Empty if the records are nested deeper, under any names. None if this is no wrapper: it is not
-    an object, or its first object has nothing nested. Nor is it one if a field is a column of some
-    entity, unless it has an array of objects and no field of the entity's key: a wrapper may have a
-    `status`, which is a column too.
+    Empty if the records are nested deeper, under any names. None if this is not a wrapper: it is
+    not an object, or its first object has nothing nested.
+
+    A wrapper may have a field like `status`, which is also a column of some entity. Then it must
+    have an array of objects, and no field of the key of `entity`.
     """
     text = _Scanner(stream, name)
     fields: dict[bytes, str] = {}

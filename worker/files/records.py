@@ -15,7 +15,7 @@ READ_LIMIT: Final = 8 << 20
 """Bytes of one record that are kept in memory: far more than a broker accepts."""
 
 Notice = Callable[[str], None]
-"""Told one line about anything that is left out: a sheet, a column."""
+"""Called with one line about anything that is left out: a sheet, a column."""
 
 
 def printable(path: Path) -> str:

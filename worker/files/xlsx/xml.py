@@ -63,9 +63,9 @@ class ItemHandler(Handler):
     """The depth at which the container is open, else 0."""
 
     def plain(self, text: str) -> bool:
-        """Take one item without its end tag if it is plain; returns whether it was.
+        """Take one item, given without its end tag, if it is plain; returns whether it was.
 
-        Else no item is taken: expat parses it afterwards.
+        expat parses an item that is not plain.
         """
         raise NotImplementedError
 
@@ -100,8 +100,8 @@ def read_items(part: Part, handler: ItemHandler) -> Iterator[None]:
 class _Feed:
     """Splits the bytes of a part into items, and has each taken in the fastest safe way.
 
-    Searching raw bytes for end tags is safe once expat has seen the container open, until something
-    begins that may hide them: a comment, CDATA or a processing instruction.
+    Searching raw bytes for end tags is safe once expat has seen the container open. It stops being
+    safe where a comment, CDATA or a processing instruction begins: these may contain end tags.
     """
 
     def __init__(self, handler: ItemHandler) -> None:
