@@ -2,7 +2,7 @@
 
 The wall clock can be set while a process runs: it jumps both ways. So nothing waits by it. It only
 gives the timestamps that leave the process (append times, `first_read`, `accepted_at`). A timestamp
-that is read back is clamped to now (`worker.core.moments.restored`): it never lies in the future.
+that is read back is clamped to now (`worker.core.moments.restored`), so it is never in the future.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from worker.core.moments import Moment
 __all__ = ["STEP_MS", "Clock", "Moment", "StepWatch"]
 
 STEP_MS: Final = 2_000
-"""The wall clock was set, and has not just drifted, if it moved by this much more or less than the
-steady clock between two checks."""
+"""The wall clock counts as set if, between two checks, it moved by this much more or less than the
+steady clock. Less is drift."""
 
 
 class Clock:

@@ -72,7 +72,7 @@ class Fenced(BuddyError):
 
 
 class NoAnswer(BuddyError):
-    """Nobody answered a request in time, or a verdict did not come within the limit."""
+    """No sink answered a request in time, or a verdict did not come within the limit."""
 
     exit_code = 5
 
@@ -107,7 +107,7 @@ class OutputError(BuddyError):
 class ReaderGoneError(OutputError):
     """The reader of standard output has closed it, as `head` does: nothing to report."""
 
-    exit_code = 141  # as a shell reports a process killed by SIGPIPE
+    exit_code = 141  # the exit code that shells report for SIGPIPE
 
 
 class Incomplete(BuddyError):
@@ -117,7 +117,7 @@ class Incomplete(BuddyError):
 
 
 class NobodyWorks(BuddyError):
-    """The service is not running, or nobody reads records that wait."""
+    """The service is not running, or records wait that no worker reads."""
 
     exit_code = 8
 

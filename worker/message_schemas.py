@@ -1,8 +1,8 @@
 """JSON Schema of the messages that are not records: rejections, announcements, requests … Pure.
 
-Derived from the Structs that are written and read; the first sentence of a Struct's docstring is
-its description. Where a Struct is loose (a text that is a SHA-256, a number that is never
-negative), the field's name decides here: one name has one meaning in all messages.
+Derived from the Structs that are written and read. The first sentence of a Struct's docstring is
+its description. Some types say too little: a text may be a SHA-256. There the name of the field
+gives the schema: a name has one meaning in all messages. No number is ever negative.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ def message_schema(name: str) -> Schema:
 def whole_schema() -> Schema:
     """One document of all definitions.
 
-    As a schema it describes the JSON document of records that `buddy send` and `buddy check`
-    read: an array for each entity, beside the metadata of an export.
+    As a schema it describes the JSON document that `buddy send` and `buddy check` read. The
+    document has an array of records for each entity, beside the metadata of an export.
     """
     arrays = {
         entity.name: {"type": "array", "items": reference(record_name(entity))}

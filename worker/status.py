@@ -48,9 +48,9 @@ class Entry(msgspec.Struct, frozen=True):
     book: Checkpoint = _NOTHING
     committed: int | None = None
     unreadable: int = 0
-    """Messages after it that are no checkpoint of this task."""
+    """How many newer messages are not a checkpoint of this task."""
     complete: bool = True
-    """Whether all that is newer could be read."""
+    """Whether every newer message could be read."""
     still: Mapping[str, int] = {}
     first: int | None = None
 
@@ -86,10 +86,10 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """The figures of one entity. `lag` is what is still to be read.
+    """The figures of one entity. `lag` counts records still to be read.
 
-    `blocked` is what nobody can read yet: offsets in or after an open transaction. The counts are
-    None if the checkpoint of a task has none, because an earlier release wrote it.
+    `blocked` counts offsets that cannot be read yet: they are in or after an open transaction. The
+    counts of outcomes are None if the checkpoint of a task has none: an earlier release wrote it.
     """
 
     read: int | None
@@ -206,7 +206,7 @@ def undecided(seen: Seen, waiting: Mapping[Partition, int | None]) -> set[int]:
 
 
 def stalled(seen: Seen, waiting: Mapping[Partition, int | None]) -> dict[Partition, int]:
-    """The inputs that nobody reads although records wait, each with the wait in milliseconds.
+    """The inputs that no worker reads although records wait, each with the wait in milliseconds.
 
     `waiting` tells since when the first unread record of an input has been there; None if unknown.
     An input that waits its turn, behind users or matches that are being read, is not stalled.
@@ -284,7 +284,7 @@ def report(seen: Seen, lags: Mapping[Partition, int]) -> Report:
 
 
 def _not_reduced(seen: Seen, stalled: Mapping[Partition, int]) -> str:
-    """Which tasks have a lag that nobody reduces, and the reason as far as known."""
+    """One line: the tasks whose lag no worker reduces, and the likely reason."""
     numbers = sorted({place.number for place in stalled})
     tasks = ", ".join(map(str, numbers[:_MOST_NAMED]))
     more = f" and {len(numbers) - _MOST_NAMED} more" if len(numbers) > _MOST_NAMED else ""
@@ -364,7 +364,7 @@ def time_of(milliseconds: int | None) -> str | None:
     try:
         return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
     except (ValueError, OverflowError, OSError):
-        return None  # no clock can have told this
+        return None  # out of range: no clock gave this time
 
 
 def _figures(seen: Seen, entity: str, lags: Mapping[Partition, int]) -> Figures:

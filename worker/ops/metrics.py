@@ -62,7 +62,7 @@ class Metrics:
         self._work()
         self._sink()
 
-    # --- what became of records ---------------------------------------------------------------
+    # --- outcomes of records ------------------------------------------------------------------
 
     def tally(self, tally: Tally, now: int) -> None:
         """Count a decision at `now` (ms). Call this only once the decision is committed."""
@@ -138,7 +138,7 @@ class Metrics:
         """
         self._log_damaged.set(places)
 
-    # --- what should not be in the topics -----------------------------------------------------
+    # --- anomalies in topics ------------------------------------------------------------------
 
     def log_skipped(self, offsets: int) -> None:
         """Count damaged offsets that were skipped in a topic that no service reads."""
@@ -152,7 +152,7 @@ class Metrics:
         """Count rebuilds of the index, or of the sink's store, from the topics."""
         self._rebuilt[state].inc(times)
 
-    # --- what waits ---------------------------------------------------------------------------
+    # --- parked records, lag, frontiers -------------------------------------------------------
 
     def parked(self, records: Mapping[str, int], memory: int, oldest_seconds: float) -> None:
         """Set the parked records by entity (absent: none), their bytes, and the oldest's age."""
@@ -182,7 +182,7 @@ class Metrics:
         """Count unreadable messages of internal topics that were skipped."""
         self._unreadable.inc(messages)
 
-    # --- what the worker does -----------------------------------------------------------------
+    # --- the worker ---------------------------------------------------------------------------
 
     def round(self) -> None:
         """Count a finished round of the worker, and note its time."""
@@ -213,7 +213,7 @@ class Metrics:
         """Observe the time to take over and restore a task."""
         self._restore_seconds.observe(seconds)
 
-    # --- what the sink does -------------------------------------------------------------------
+    # --- the sink -----------------------------------------------------------------------------
 
     def split_keys(self, versions: int) -> None:
         """Count versions of a key from another input partition than the version before."""
