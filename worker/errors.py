@@ -72,7 +72,7 @@ class Fenced(BuddyError):
 
 
 class NoAnswer(BuddyError):
-    """No sink answered a request in time, or a verdict did not come within the limit."""
+    """An answer, a verdict or an expected message did not arrive within the time limit."""
 
     exit_code = 5
 

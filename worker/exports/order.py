@@ -40,7 +40,7 @@ def orders(names: Iterable[str], marks: Iterable[str]) -> dict[str, Order]:
 
 
 def overtaken(there: Mapping[str, Order], name: str) -> list[str]:
-    """The marks to leave before an export of that name is published."""
+    """The marks to write before an export of that name is published."""
     order = order_of(name)
     return [
         f"{order[0]}_{other}"

@@ -38,7 +38,7 @@ class Readable(Protocol):
     """The part of a binary stream's interface that is used here."""
 
     def read(self, size: int = ..., /) -> bytes:
-        """Up to `size` bytes, none at the end."""
+        """Up to `size` bytes; empty at the end."""
         ...
 
 

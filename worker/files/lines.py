@@ -1,4 +1,4 @@
-"""Lines of a byte stream: numbered, never held in memory beyond a limit."""
+"""Lines of a byte stream: numbered, and in memory only up to a limit."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class FileRecord(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def where(self) -> str:
-        """The place in words."""
+        """The place of the record, in words."""
         sheet = "" if self.sheet is None else f", sheet {self.sheet}"
         return f"{self.path}{sheet}, line {self.line}"
 

@@ -25,7 +25,7 @@ _TYPES: Final[dict[Kind, Any]] = {
 }
 NESTED: Final = frozenset({Kind.TEXTS, Kind.INTEGERS, Kind.OBJECT})
 FREE_TEXT: Final = frozenset({Kind.TEXT, Kind.EMAIL})
-"""Columns that hold whatever a sender wrote."""
+"""Kinds of columns that hold any text the sender wrote."""
 
 _FORMULA_STARTS: Final = "=+-@\t\r"
 
