@@ -344,6 +344,7 @@ class Promises:
                 other.moment < deadline
                 and other.entity in entities
                 and source in self.outcomes  # else it is gone with its topic
+                and not other.ambiguous  # of two deletions, this one may have gone (seed 1126503)
             ):
                 tick = self.outcomes[source].tick
                 if tick >= outcome.tick:

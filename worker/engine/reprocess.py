@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import msgspec
@@ -20,7 +21,7 @@ from worker.engine.saved import read_progress_table
 from worker.engine.session import Session
 from worker.engine.tables import read_checked
 from worker.engine.takeover import fence_earlier
-from worker.errors import Fenced
+from worker.errors import BuddyError, Fenced
 from worker.index.freshness import is_another
 from worker.stream import Partition, ProducerRecord
 
@@ -69,8 +70,11 @@ async def _take_and_reset(
             messages += [given_up(names, number, one) for one in earlier]
         told = {Partition(names.inputs(entity), q): at for q, at in offsets.items() if back[q]}
         await session.commit(messages, told)
-        # In a transaction of its own: the next owner trusts a release even when uncommitted.
-        await session.commit([given_up(names, number, owner) for number in offsets], {})
+        # In a transaction of its own: the next owner trusts a release even when uncommitted. The
+        # reset is committed: if a worker has fenced this session already, nothing is left to
+        # release, and another attempt would reset the tasks a second time.
+        with suppress(BuddyError):
+            await session.commit([given_up(names, number, owner) for number in offsets], {})
     finally:
         await session.close()
     return back

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import pytest
 
@@ -13,6 +13,9 @@ from tests.unit.test_sink_rows import match, milestone, user
 from worker.core.checkpoint import Counts
 from worker.engine.reprocess import reprocess
 from worker.engine.saved import read_progress_table
+from worker.engine.session import Session
+from worker.errors import Fenced
+from worker.stream import Partition, ProducerRecord
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -159,3 +162,36 @@ async def test_reprocess_of_what_has_not_been_read_changes_nothing(
     running.held.clear()
     await stage.judged()
     await stage.books_balance()
+
+
+async def test_a_reset_whose_release_is_fenced_is_not_repeated(
+    stage: Stage, another: Another, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker may take the tasks back as soon as the reset is committed (seed 1106521)."""
+    await stage.started()
+    sent = await stage.send("users", *(user(n) for n in range(1, 9)))
+    await stage.judged()
+    commit, resets = Session.commit, 0
+
+    async def fenced(
+        session: Session, messages: Sequence[ProducerRecord], offsets: Mapping[Partition, int]
+    ) -> list[tuple[int, int]]:
+        nonlocal resets
+        if all(message.value is None for message in messages):
+            raise Fenced("a worker has taken the tasks back")
+        resets += any(message.topic == stage.names.progress for message in messages)
+        return await commit(session, messages, offsets)
+
+    admin = await another()
+    await stage.end(stage.workers[0])
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "commit", fenced)
+        back = await reprocess(admin, stage.names, "users", dict.fromkeys(range(TASKS), 0))
+    assert (sum(back.values()) >= len(sent), resets) == (True, 1)
+    await stage.started("two")
+
+    async def twice() -> bool:
+        await stage.look()
+        return all(len(stage.outcomes[place]) == 2 for place in sent)
+
+    await stage.until_asked(twice, lambda: "a second outcome")

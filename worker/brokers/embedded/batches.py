@@ -83,8 +83,8 @@ def below(connection: sqlite3.Connection, partition: int, end: int, limit: int) 
 
 
 def is_sound(partition: int, batch: Batch, crc: object) -> bool:
-    """Whether a batch matches its checksum."""
-    return seal_batch((partition, *batch[:4]), batch.entries) == crc
+    """Whether a batch matches its checksum; -1 stands for content that is not bytes."""
+    return crc != -1 and seal_batch((partition, *batch[:4]), batch.entries) == crc
 
 
 def _rows(connection: sqlite3.Connection, partition: int, position: int) -> sqlite3.Cursor:
