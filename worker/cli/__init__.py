@@ -1,1 +1,1 @@
-"""The command line: `buddy`. Each command is a thin shell; what it does lives elsewhere."""
+"""The command line, `buddy`. Each command is a thin shell; other packages do the work."""

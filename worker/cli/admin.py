@@ -34,10 +34,10 @@ def topics_command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the names as JSON.")
 @click.pass_obj
 def create(context: Context, partitions: int | None, as_json: bool) -> int:
-    """Create the topics that are missing; those that exist stay as they are.
+    """Create the missing topics. Existing topics stay unchanged.
 
-    Partitions are for ever: another number than the inputs have is exit code 3, and nothing is
-    changed.
+    The partition count of the inputs is final. If --partitions differs from the existing count,
+    nothing is changed and the exit code is 3.
     """
     settings, names, limit = context.settings, context.names, context.settings.max_record_bytes
 
@@ -46,7 +46,7 @@ def create(context: Context, partitions: int | None, as_json: bool) -> int:
             created, count = await create_topics(
                 broker, names, limit, settings.partitions, partitions
             )
-            # Told before the rest is looked at, which takes rights of its own.
+            # Print first: the check below needs further rights, so it may fail.
             if as_json:
                 print_json({"created": created, "partitions": count})
             else:
@@ -73,10 +73,10 @@ def create(context: Context, partitions: int | None, as_json: bool) -> int:
 def reprocess_command(
     context: Context, entity: str, from_start: bool, places: tuple[str, ...], yes: bool
 ) -> int:
-    """Have records of ENTITY judged again that have been judged already.
+    """Judge records of ENTITY again.
 
-    Each of them gets a second outcome: rows are published again, rejections too. For a fault in
-    the rules that has been mended; single rejections are better replayed.
+    Each record gets a second outcome: rows are published again, rejections too. Use this command
+    after a fault in the rules is fixed. For a few rejections, send the records again instead.
     """
     if from_start == bool(places):
         raise click.UsageError("Say either --from-start or --offset PARTITION:OFFSET.")

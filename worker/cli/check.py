@@ -46,10 +46,11 @@ def check_command(
     as_json: bool,
     github: bool,
 ) -> int:
-    """Validate files without a broker: NDJSON, CSV, JSON or XLSX, or directories of them.
+    """Validate NDJSON, CSV, JSON or XLSX files, or directories of them, without a broker.
 
-    Files may be our exports, saved by Excel or made by hand, and packed with gzip; - is NDJSON on
-    standard input. Exit code 1 if anything is rejected.
+    Files may be Buddy exports, saved by Excel or written by hand. All but XLSX may be compressed
+    with gzip. If PATH is -, the command reads NDJSON from standard input. The exit code is 1 if any
+    record is rejected.
     """
     if as_json and github:
         raise click.UsageError("Say either --json or --github.")
@@ -85,7 +86,7 @@ def check_command(
 
 
 def _refuse_overwriting(sources: list[Source], outputs: list[Path]) -> None:
-    """Raises UsageError where an output is one of the files that are checked, or both are one."""
+    """Raises UsageError if an output is one of the checked files, or both outputs are one file."""
     real = [path.resolve() for path in outputs]
     read = {source.path.resolve() for source in sources}
     for path in outputs:
@@ -96,7 +97,7 @@ def _refuse_overwriting(sources: list[Source], outputs: list[Path]) -> None:
 
 
 class _Outputs:
-    """The files that were asked for. Raises UsageError and StateError with one line."""
+    """The requested output files. Raises UsageError and StateError with one line."""
 
     def __init__(self, accepted: Path | None, rejected: Path | None, warnings: Path | None) -> None:
         self._files: list[BinaryIO] = []
@@ -115,10 +116,10 @@ class _Outputs:
         self._warnings = None if warnings is None else self._open(warnings)
 
     def write(self, checked: Checked) -> None:
-        """Write what one record gives."""
+        """Write the row, the warnings or the rejection of one record."""
         if checked.rejection is not None:
             if self._rejected is not None:
-                # Line ends stand only between the tokens of an indented record.
+                # No data changes: an indented record has line ends between its tokens only.
                 self._line(self._rejected, checked.rejection.translate(_ONE_LINE))
             return
         if self._accepted is not None and checked.row is not None:
@@ -131,7 +132,7 @@ class _Outputs:
             self._line(self._warnings, self._encode(warned))
 
     def close(self) -> None:
-        """Write what is left and close; the first error is raised when all are closed."""
+        """Flush and close all files. Raises the first error after all are closed."""
         failed: StateError | None = None
         for file in self._files:
             try:

@@ -1,4 +1,4 @@
-"""Which broker a setting names, made ready to be opened."""
+"""Makes the broker that the settings name, ready to open."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 
 def connect(settings: Settings, environment: Mapping[str, str], *, looks: bool = False) -> Broker:
-    """The broker of `settings.broker`, not opened yet. If it only `looks`, it makes no log.
+    """The broker of `settings.broker`, not opened yet. With `looks`, it creates no log.
 
-    `embedded:DIRECTORY` or `kafka://host:port,…`; raises ConfigurationError for anything else.
+    The setting is `embedded:DIRECTORY` or `kafka://host:port,…`. Raises ConfigurationError for
+    anything else, and StateError if the directory's parent cannot be created.
     """
     scheme, _, rest = settings.broker.partition(":")
     if scheme == "embedded" and rest:
@@ -39,8 +40,8 @@ def connect(settings: Settings, environment: Mapping[str, str], *, looks: bool =
 
 
 def _make_parent(directory: Path) -> None:
-    # The broker makes its own directory only, so that a typo makes no log elsewhere. By default it
-    # lies in the data directory, which is ours.
+    # The broker creates only its own directory, so that a typo creates no log elsewhere. The parent
+    # is by default the data directory, which is ours, so it is created here.
     try:
         directory.parent.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Which place of exports a setting names."""
+"""Makes the place of exports that the settings name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _BUCKET = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
 _READ_SECONDS = 20
-"""A server that says nothing for so long is away. boto's own 60 s would be silence."""
+"""Seconds of silence after which a server is unavailable. boto's default of 60 s is too long."""
 
 
 def place_of(
@@ -26,8 +26,8 @@ def place_of(
 ) -> Place:
     """The place of `settings.exports`: a directory, or `s3://bucket/prefix`.
 
-    A server that is away is waited for `patience` seconds, by default for minutes. Nothing is asked
-    of it yet. Raises ConfigurationError.
+    Each call to an unavailable server is retried for `patience` seconds, by default for minutes.
+    This function sends no request. Raises ConfigurationError.
     """
     if not settings.exports.startswith("s3:"):
         return DirectoryPlace(Path(settings.exports))
@@ -58,9 +58,9 @@ def _client(settings: S3Settings, environment: Mapping[str, str]) -> S3Client:
             "[s3]: access_key_id and the secret access key go together: set both, or neither to "
             "use what the environment gives (AWS_ACCESS_KEY_ID, a profile, a role)"
         )
-    # A server of one's own rarely has a name in DNS for each bucket.
+    # A self-hosted server rarely has a DNS name for each bucket.
     style: Any = {"addressing_style": "path"} if settings.endpoint else None
-    # Trying again is up to `outages`, and so is telling: of a server that hangs, within 30 s.
+    # `outages` retries and reports, so boto tries once. A hanging server is reported within 30 s.
     config = Config(
         s3=style,
         connect_timeout=10,
@@ -74,7 +74,7 @@ def _client(settings: S3Settings, environment: Mapping[str, str]) -> S3Client:
             region_name=settings.region or environment.get("AWS_REGION") or None,
         )
         return session.client("s3", endpoint_url=settings.endpoint, config=config)
-    except ValueError:  # its text repeats the URL, which may hold what nobody may see
+    except ValueError:  # its text repeats the URL, which may hold a secret
         raise ConfigurationError(
             "[s3]: the endpoint (or AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL) is no URL of a server"
         ) from None

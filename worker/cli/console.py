@@ -1,8 +1,9 @@
 """What the commands share: settings, a broker, tables and JSON on standard output.
 
-What comes from outside (names of files, fields and columns, words of a broker) is printed through
-`say`, `complain` and `print_table` alone: they let no control character through to a terminal.
-Streams are named to click, which would else write UTF-8 to one that is ASCII.
+Text from outside (names of files, fields and columns, a broker's messages) is printed only through
+the `say` functions, `complain`, `confirm` and `print_table`. They let no control character through
+to a terminal. Each call names its stream to click, since click's default stream would write UTF-8
+to an ASCII terminal.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from worker.core.topics import Names
 
 _NARROWEST: Final = 60
-"""Columns of a table at least, whatever the terminal has: a code takes 22."""
+"""Minimum width of a table in columns, even on a narrower terminal: a code takes 22."""
 _WITHOUT_TERMINAL: Final = 160
 _LONG_WORD: Final = 22
 _ENDLESS: Final = re.compile(r"\S{300,}")
@@ -40,7 +41,7 @@ _STYLES: Final = {"error": "red", "warning": "yellow"}
 
 
 class Context:
-    """What the options before the command say. Settings are read when first needed."""
+    """The options before the command. Settings are read on first use."""
 
     def __init__(
         self, config: str | None, options: Mapping[str, Any], environment: Mapping[str, str]
@@ -51,9 +52,9 @@ class Context:
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings in force. Variables that are none are named on standard error.
+        """The settings in force. Names `BUDDY_…` variables that are no setting on standard error.
 
-        From here on there may be something to be logged. Raises ConfigurationError.
+        From here on, warnings and errors are logged there too. Raises ConfigurationError.
         """
         from worker import log
         from worker.cli.settings import load, unknown_variables
@@ -73,9 +74,9 @@ class Context:
 
     @asynccontextmanager
     async def broker(self, *, looks: bool = False) -> AsyncIterator[Broker]:
-        """The broker, open; one that only `looks` makes no log where there is none.
+        """An open broker, closed at the end. With `looks`, it creates no log if there is none.
 
-        Raises BrokerUnavailable and ConfigurationError.
+        Raises BrokerUnavailable, ConfigurationError and StateError.
         """
         from worker import log
         from worker.cli.connect_broker import connect
@@ -90,7 +91,7 @@ class Context:
 
 
 class Seconds(click.FloatRange):
-    """A positive number of seconds for an option."""
+    """An option's type: a positive number of seconds, at most 365 days."""
 
     name = "seconds"
 
@@ -98,27 +99,27 @@ class Seconds(click.FloatRange):
         super().__init__(min=0, min_open=True, max=365 * 24 * 3600.0)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number; NaN, which is in every range, is none."""
+        """The number. Refuses NaN, which passes every range check."""
         seconds = super().convert(value, param, ctx)
-        if seconds != seconds:  # noqa: PLR0124 -- what NaN is known by
+        if seconds != seconds:  # noqa: PLR0124 -- true for NaN only
             self.fail("expected a number of seconds", param, ctx)
         return seconds
 
 
 class OneOf(click.Choice[str]):
-    """One of the values; the nearest one is named where it is none of them."""
+    """An option's type: one of the values. The error for another value suggests the nearest one."""
 
     def __init__(self, what: str, values: Iterable[str]) -> None:
-        """`what` an unknown value is not: "an entity"."""
+        """`what` is the expected kind of value, for the error: "an entity"."""
         super().__init__(list(values))
         self._what = what
 
     def get_invalid_choice_message(
         self,
         value: Any,
-        ctx: click.Context | None,  # noqa: ARG002 -- click hands it over
+        ctx: click.Context | None,  # noqa: ARG002 -- click passes it
     ) -> str:
-        """The line for a value that is none of them."""
+        """The error line for an unknown value."""
         from difflib import get_close_matches
 
         near = get_close_matches(str(value).lower(), self.choices, 1, 0.7)
@@ -127,17 +128,17 @@ class OneOf(click.Choice[str]):
 
 
 def now_ms() -> int:
-    """The clock of the program, in milliseconds since 1970."""
+    """The time by the wall clock, in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
 
 
 def say(line: str, severity: str | None = None) -> None:
-    """A line on standard output, on a terminal in the colour of the severity."""
+    """Print a line on standard output; on a terminal, in the colour of the severity."""
     click.echo(_coloured(shown(line), severity), file=sys.stdout)
 
 
 def say_found(code: str, text: str, severity: str) -> None:
-    """A violation; on a terminal, its text goes on below itself, broken between words."""
+    """Print a violation; on a terminal, its text wraps between words and stays aligned."""
     lead = f"  {code}  "
     for line in _broken(text, len(lead)):
         click.echo(_coloured(lead, severity) + line, file=sys.stdout)
@@ -145,7 +146,7 @@ def say_found(code: str, text: str, severity: str) -> None:
 
 
 def say_more(text: str) -> None:
-    """What goes with the violations of a record; on a terminal, broken between words."""
+    """Print a further line on a record; on a terminal, it wraps between words."""
     lead = "  "
     for line in _broken(text, 4):
         click.echo(lead + line, file=sys.stdout)
@@ -169,20 +170,20 @@ def _coloured(text: str, severity: str | None) -> str:
 
 
 def _width() -> int | None:
-    """Columns of the terminal; None where standard output is none, and nobody has said COLUMNS."""
+    """The terminal's width. None if standard output is no terminal and COLUMNS is not set."""
     if not (sys.stdout.isatty() or os.environ.get("COLUMNS")):
         return None
     return get_terminal_size().columns
 
 
 def complain(line: str) -> None:
-    """A line on standard error. Of a path of thousands of characters its ends are enough."""
+    """Print a line on standard error. A word of 300 characters or more keeps only its ends."""
     line = _ENDLESS.sub(lambda word: f"{word[0][:100]}…{word[0][-100:]}", shown(line))
     click.echo(f"buddy: {line}", file=sys.stderr)
 
 
 def confirm(question: str) -> None:
-    """Go on if a person says yes. UsageError where nobody can be asked."""
+    """Return if a person says yes. Raises click.Abort on no, UsageError if nobody can be asked."""
     try:
         click.confirm(shown(question), abort=True)
     except OSError:
@@ -190,18 +191,18 @@ def confirm(question: str) -> None:
 
 
 def count_of(number: int, singular: str, plural: str = "") -> str:
-    """So many of them: "1 record", "2 records"."""
+    """A number with its noun: "1 record", "2 records"."""
     return f"{number} {singular}" if number == 1 else f"{number} {plural or f'{singular}s'}"
 
 
 def short_time(moment: datetime, now: datetime) -> str:
-    """A moment in UTC as people read it: the time, before it the day if it is not today's."""
+    """A moment in UTC for people: the time, preceded by the date unless it is today's."""
     utc = moment.astimezone(UTC)
     return f"{utc:%H:%M:%S}" if utc.date() == now.astimezone(UTC).date() else f"{utc:%F %H:%M:%S}"
 
 
 def print_json(value: Any, *, indented: bool = False) -> None:
-    """One JSON document on standard output, for programs: UTF-8 whatever the terminal takes."""
+    """Print a JSON document on standard output, for programs: UTF-8 in any locale."""
     import msgspec
 
     encoded = msgspec.json.encode(value)
@@ -217,10 +218,10 @@ def print_table(
     whole: Container[str] = (),
     styles: Sequence[str] = (),
 ) -> None:
-    """A table on standard output; numbers to the right.
+    """Print a table on standard output, with numbers aligned right.
 
-    Cells are broken between words; those of `whole` columns, and numbers, never. `styles` has a
-    severity for each row, whose cells get its colour.
+    Cells wrap between words. Numbers and the cells of `whole` columns never wrap. `styles` has a
+    severity for each row; the row's cells get its colour.
     """
     from rich.console import Console
     from rich.table import Table
@@ -248,8 +249,8 @@ def print_table(
         style = _STYLES.get(styles[place], "") if styles else ""
         table.add_row(*(Text(text, style) for text in row_cells))
     console = Console(width=width)
-    # A title may hold a path, which nobody could copy if it were broken. A terminal breaks what is
-    # wider than itself.
+    # A title may hold a path, and nobody can copy a path that has line breaks. The terminal itself
+    # wraps lines that are too wide.
     console.print(Text(shown(title), "italic"), crop=False, soft_wrap=True)
     console.print(table, crop=False)
 
@@ -259,9 +260,9 @@ def _cell(value: object) -> str:
 
 
 def notices(kept: list[str] | None = None) -> Callable[[str], None]:
-    """What takes the notices of a file's readers: each line once, on standard error.
+    """A function that prints notices of file readers on standard error, each line once.
 
-    The lines are `kept` as well, if a list is given.
+    It also appends these lines to `kept`, if given.
     """
     told: set[str] = set()
 

@@ -1,4 +1,4 @@
-"""`buddy demo`: the whole way of a made-up programme, from records to a verified export."""
+"""`buddy demo`: a made-up programme end to end, from records to a verified export."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _BATCH = 500
 
 
 class DemoFailedError(BuddyError):
-    """The demo did not come out as it should."""
+    """The demo failed, or its outcome is not the expected one."""
 
 
 class Expected:
-    """What the records that are sent ought to lead to."""
+    """The expected outcomes of the sent records."""
 
     def __init__(self) -> None:
         self.accepted: Counter[str] = Counter()
@@ -50,7 +50,7 @@ class Expected:
         self.codes: Counter[tuple[str, str]] = Counter()
 
     def note(self, record: Record) -> None:
-        """One more record."""
+        """Add the expected outcome of one record."""
         bad = any(code not in WARNINGS for code in record.expect)
         (self.rejected if bad else self.accepted)[record.entity] += 1
         for code in set(record.expect):
@@ -87,7 +87,7 @@ def demo_command(records: int, seed: int, directory: Path) -> int:
 
 
 def _make_room(directory: Path) -> None:
-    """Remove what an earlier demo left, and nothing else."""
+    """Create the directory empty. Removes an earlier demo's files only. Raises StateError."""
     try:
         if directory.exists() and not (directory / _MARK).exists() and any(directory.iterdir()):
             raise StateError(f"{directory} was not made by a demo: name another with --directory")
@@ -108,7 +108,7 @@ async def _create_topics(context: Context) -> None:
 def _services(
     options: dict[str, str], environment: dict[str, str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Worker and sink in a process of their own, ended in order at the end."""
+    """Worker and sink in a separate process, stopped by SIGTERM at the end."""
     given = [part for name, value in options.items() for part in (f"--{name}", value)]
     command = [sys.executable, "-m", "worker.cli.main", "--config", os.devnull, *given]
     command += ["run", "--until-eof"]
@@ -176,8 +176,8 @@ async def _send(
         second += [record for record in batch if Code.DUPLICATE_EMAIL in record.expect]
         await send([record for record in batch if Code.DUPLICATE_EMAIL not in record.expect])
     await outcomes.wait(60.0, lambda done: bar.update(judged, completed=done))
-    # Whoever comes first gets an address, and partitions have no order between them: the second
-    # claims are sent when the first ones have been judged.
+    # The first claim of an address wins, and partitions have no order between them. So the second
+    # claims are sent after the verdicts on the first ones.
     await send(second)
     total = sum(outcomes.sent.values())
     bar.update(sent, total=total)

@@ -1,4 +1,4 @@
-"""`buddy export`: a request that the sink carries out."""
+"""`buddy export`: publishes a request, which the sink carries out."""
 
 from __future__ import annotations
 
@@ -106,10 +106,10 @@ def export_command(
     timeout: float,
     as_json: bool,
 ) -> int:
-    """Ask the sink for an export: all entities and formats, or those named.
+    """Ask the sink for an export of all entities and formats, or of those named.
 
-    With a range of days, what its rows refer to comes along. Exit code 5 if no sink answers, 7 if
-    not everything was judged in time.
+    An export of a range of days also holds the rows that its rows refer to. The exit code is 5 if
+    no sink answers, 7 if some records were not judged in time.
     """
     if request_id is not None and not is_request_id(request_id):
         raise click.UsageError("--id must be 1 to 100 of A-Z a-z 0-9 . _ : -")
@@ -134,7 +134,7 @@ def export_command(
         if answer.status == "failed":
             raise ExportFailedError(f"the export failed: {answer.error}")
         if out is not None and room is not None:
-            log.configure("error")  # that a place is away is told in one line, not in the log's
+            log.configure("error")  # one notice line, not the log, reports an unavailable place
             places = places_of(answer, context.settings, context.environment, timeout)
             copy(room, out, answer, places)
     if as_json:
@@ -166,7 +166,7 @@ def _print(answer: Announcement, out: Path | None) -> None:
 
 
 def _pending(answer: Announcement) -> str:
-    """One line: how much was not judged, and in which inputs."""
+    """One line: how many records were not judged, and in which inputs."""
     places = [(f"{entity}/{q}", n) for entity, by in answer.pending.items() for q, n in by.items()]
     total = sum(count for _, count in places)
     named = ", ".join(place for place, _ in places[:5])
@@ -183,8 +183,8 @@ async def ask(
 ) -> Announcement:
     """Publish the request and return the sink's answer: its last one with `wait`, else its first.
 
-    Raises NoAnswer after `patience` seconds of silence. A sink that takes a request up again and
-    again is silent.
+    Raises NoAnswer after `patience` seconds of silence. A sink that restarts a request again and
+    again, and gets no further, counts as silent. Raises MissingTopic and BrokerUnavailable.
     """
     names = context.names
     async with context.broker() as broker:
@@ -197,20 +197,20 @@ async def ask(
 
 
 class Signs:
-    """Tells signs that a sink gets on from those of one that begins again and again."""
+    """Distinguishes a sink that makes progress from a sink that restarts again and again."""
 
     def __init__(self) -> None:
         self._attempt: dict[str, set[object]] = {}
         self._earlier: dict[str, set[object]] = {}
 
     def begun(self, request: str) -> bool:
-        """Whether a sink has said anything of that request."""
+        """Whether a sink has announced anything for the request."""
         return request in self._attempt
 
     def is_new(self, answer: Announcement) -> bool:
-        """Whether this was not said in an earlier attempt at the same request.
+        """Whether no earlier attempt at the same request made this announcement.
 
-        In one attempt it may be said twice: that says that the sink is still there.
+        A repetition within one attempt counts as new: it shows that the sink is alive.
         """
         request = answer.request_id
         if answer.status == "started" and request in self._attempt:
@@ -245,7 +245,7 @@ async def _answer(
                 answer = decode_announcement(message.value)
                 if answer is None:
                     continue
-                if signs.is_new(answer):  # also where the sink is still busy with another's
+                if signs.is_new(answer):  # also if the sink is busy with another request
                     heard = clock()
                 if answer.request_id != request.id:
                     continue

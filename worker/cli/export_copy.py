@@ -1,4 +1,4 @@
-"""`buddy export --out`: a copy of a finished export, from where the sink says that it is."""
+"""`buddy export --out`: copies a finished export from the place where the sink published it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def room_for(out: Path) -> Iterator[Path]:
-    """An empty directory beside `out`, to be renamed to it; whatever happens, it is gone then.
+    """An empty directory beside `out`, for `copy` to rename to `out`; else removed at the end.
 
-    It is made before anybody is asked for an export, so `out` can be made. SIGTERM and SIGHUP end
-    the program meanwhile with exit code 128 + n, a second one without removing it. Raises
-    UsageError and StateError.
+    Created before the request for an export, the directory proves that `out` can be created. Until
+    the end, SIGTERM and SIGHUP remove it and end the program with exit code 128 + n. A second
+    signal ends the program without removing it. Raises UsageError and StateError.
     """
     if os.path.lexists(out):
         raise UsageError(f"{out} exists: name a directory that does not")
@@ -49,8 +49,8 @@ def room_for(out: Path) -> Iterator[Path]:
 def copy(room: Path, out: Path, answer: Announcement, places: Iterator[Place]) -> None:
     """Copy a finished export through `room`, from the first of `places` that has it.
 
-    It appears at `out` in one step, as the export itself did. Raises StateError, which says how to
-    get the same export again: none of its failures needs another one.
+    The copy appears at `out` in one step, as the export itself did. Raises StateError and
+    ConfigurationError, which say how to copy the same export again: no failure needs another one.
     """
     again = f"repeat with --id {answer.request_id} to copy it, which makes no other export"
     try:
@@ -72,10 +72,11 @@ def copy(room: Path, out: Path, answer: Announcement, places: Iterator[Place]) -
 def places_of(
     answer: Announcement, settings: Settings, environment: Mapping[str, str], patience: float
 ) -> Iterator[Place]:
-    """Where to look for the export: where the sink made it, then where the settings say.
+    """The places to look for the export: the announced place, then the place of the settings.
 
-    The settings are asked since a sink in a container, or on another machine, names its directory
-    as it sees it. Raises StateError if the announcement names no place, and ConfigurationError.
+    A sink in a container or on another machine announces its own path of the directory. The
+    settings may name the path from here. Raises ConfigurationError, and StateError if the
+    announcement names no place.
     """
     name = answer.directory or ""
     location = answer.location or ""
@@ -104,7 +105,7 @@ def _fetch(places: Iterator[Place], answer: Announcement, room: Path, out: Path)
 
 
 def _make(room: Path, out: Path) -> None:
-    """Make an empty one, without what an earlier copy left that was killed."""
+    """Create the directory empty, without remains of an earlier copy that was killed."""
     try:
         with suppress(FileNotFoundError):
             shutil.rmtree(room)
@@ -119,10 +120,10 @@ def _unwritable(out: Path, error: OSError) -> StateError:
 
 @contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """The signals that end a program raise SystemExit here, unless they are ignored."""
+    """SIGTERM and SIGHUP raise SystemExit within this context, unless they are ignored."""
 
     def end(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)  # the second one ends at once
+        signal.signal(number, signal.SIG_DFL)  # a second signal ends at once
         sys.exit(128 + number)
 
     taken = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]

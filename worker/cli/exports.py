@@ -1,4 +1,4 @@
-"""`buddy exports list` and `latest`: which finished exports there are, and where each lies."""
+"""`buddy exports list` and `latest`: the finished exports, and the location of each."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from worker.sink.requests import feed_of
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _PATIENCE: Final = 60.0
-"""Seconds for which a bucket that is away is waited for."""
+"""Seconds to wait for an unavailable bucket."""
 _SHORT: Final = 8
-"""Characters of an id in the table: enough to tell one from another."""
+"""Characters of an id in the table: enough to tell ids apart."""
 
 
 class NoSuchExportError(BuddyError):
-    """No finished export is of the kind that was asked for."""
+    """No finished export matches the options."""
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished export, for programs. Fields that an announcement has are called as there.
+    """A finished export, for programs. Fields shared with an announcement have the same names.
 
-    `full` says that it holds all rows of its options, and not only those that are new or changed
-    since `base`, the id of another export.
+    `full` means that the export holds all rows of its options. Otherwise, it holds only the rows
+    that are new or changed since `base`, the id of another export.
     """
 
     id: str
@@ -63,7 +63,7 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def listed(found: Finished) -> Listed:
-    """What is told of an export."""
+    """The entry of one export in the list."""
     manifest = found.manifest
     base = _base(manifest)
     return Listed(
@@ -86,7 +86,7 @@ def listed(found: Finished) -> Listed:
 def chosen(
     found: Iterable[Finished], bookmark: str | None, formats: Iterable[Format]
 ) -> Iterator[Finished]:
-    """The exports of that bookmark, or of any, that hold all of these formats."""
+    """The exports that hold all of these formats; only those of `bookmark`, unless it is None."""
     wanted = frozenset(formats)
     for export in found:
         manifest = export.manifest
@@ -95,15 +95,16 @@ def chosen(
 
 
 def is_whole(manifest: Manifest) -> bool:
-    """Whether it holds all rows of its entities: it is no increment, and has no range of days."""
+    """Whether the export holds all rows of its entities: no increment, and no range of days."""
     options = manifest.options
     return _base(manifest) is None and options.start is None and options.end is None
 
 
 def age(found: Finished) -> tuple[Order, int, bool]:
-    """By this, exports can be sorted, the oldest first: the order knows no part of a second.
+    """A sort key for exports, the oldest first. `order` alone is exact to the second only.
 
-    Within a second, the later cut holds more offsets; an increment without news follows its base.
+    Within a second, the later cut holds more offsets. An increment without new rows has the offsets
+    of its base, and follows the base.
     """
     manifest = found.manifest
     offsets = (*manifest.cut.accepted.values(), *manifest.cut.judged.values())
@@ -112,7 +113,7 @@ def age(found: Finished) -> tuple[Order, int, bool]:
 
 
 def newest(found: Iterable[Finished]) -> Finished | None:
-    """The newest of exports that come as a place gives them; no more is read than it takes."""
+    """The newest export, or None. `found` comes newest first, and is read only as far as needed."""
     for _, same_second in groupby(found, key=lambda export: export.order):
         return max(same_second, key=age)
     return None
@@ -148,7 +149,8 @@ def list_command(
 ) -> int:
     """List finished exports, the newest first.
 
-    An export is full, or an increment: only what is new or changed since another one, its base.
+    An export is full or an increment. An increment holds only the rows that are new or changed
+    since another export, its base.
     """
     there = _place(context).finished(notices())
     found = [listed(e) for e in sorted(chosen(there, bookmark, formats), key=age, reverse=True)]
@@ -169,8 +171,8 @@ def latest_command(
 ) -> int:
     """Print the path or URL of the latest export, and nothing else.
 
-    Without --bookmark it is one that holds all rows: no increment, and no range of days. Exit code
-    1 if there is none.
+    Without --bookmark, only exports that hold all rows count: no increments, no ranges of days. The
+    exit code is 1 if there is no such export.
     """
     there = chosen(_place(context).finished(notices()), bookmark, formats)
     found = newest(e for e in there if bookmark is not None or is_whole(e.manifest))
@@ -193,7 +195,7 @@ def latest_command(
 
 def _place(context: Context) -> Place:
     settings = context.settings
-    log.configure("error")  # that the place is away is told in one line, not in the log's
+    log.configure("error")  # one notice line, not the log, reports an unavailable place
     notice = notices()
     place = place_of(settings, context.environment, _PATIENCE)
     place.tell(lambda away: None if away is None else notice(f"{away} Trying again ..."))

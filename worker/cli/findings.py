@@ -1,4 +1,4 @@
-"""What `buddy check` has found, told three ways: for people, for programs, for a code host."""
+"""Prints the findings of `buddy check` in three forms: for people, programs and a code host."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from worker.core.shown import shown
 from worker.core.violations import Code, Severity
 
 _SHOWN: Final = 20
-"""Records that people are shown."""
+"""Number of records shown to people."""
 _SHOWN_OF_A_RECORD: Final = 5
 _LISTED: Final = 10_000
-"""Findings that programs are given; --rejected and --warnings have no end."""
+"""Number of findings listed for programs; --rejected and --warnings have no limit."""
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -37,19 +37,19 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Findings:
-    """Collects what is to be told of the records, within bounds."""
+    """Collects the findings to print, up to the limits above."""
 
     def __init__(self) -> None:
         self.listed: list[Finding] = []
         self.omitted = 0
-        """How many findings are not listed."""
+        """Number of findings that are not listed."""
         self.shown: list[Checked] = []
         """The first rejected records."""
         self.warned: Counter[str] = Counter()
-        """Accepted records by the codes of their warnings."""
+        """Number of accepted records by warning code."""
 
     def note(self, checked: Checked) -> None:
-        """One record more."""
+        """Add one checked record."""
         if checked.rejection is None and not checked.violations:
             return
         if checked.rejection is None:
@@ -69,7 +69,7 @@ class Findings:
 
 
 def print_for_programs(checker: Checker, found: Findings, notices: Sequence[str]) -> None:
-    """One JSON document: counts, the first 10,000 findings, what was said on standard error."""
+    """Print one JSON document: counts, the first 10,000 findings, the notices of standard error."""
     print_json(
         {
             "accepted": dict(checker.accepted),
@@ -85,7 +85,7 @@ def print_for_programs(checker: Checker, found: Findings, notices: Sequence[str]
 
 
 def print_annotations(found: Findings) -> None:
-    """The first 10,000 findings as workflow commands, which GitHub shows beside the line."""
+    """Print the first 10,000 findings as workflow commands. GitHub shows each beside its line."""
     for one in found.listed:
         sheet = f"sheet {one.sheet}: " if one.sheet else ""
         field = f"{one.field}: " if one.field else ""
@@ -104,7 +104,7 @@ def _property(text: str) -> str:
 
 
 def print_for_people(checker: Checker, found: Findings) -> None:
-    """Tables: what is wrong where, and the verdicts."""
+    """Print tables: the faults in each file, and the verdicts."""
     accepted, rejected = checker.accepted.total(), checker.rejected.total()
     for place, group in groupby(found.shown, lambda checked: _file(checked.place)):
         _print_faults(place, list(group))

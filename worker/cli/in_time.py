@@ -1,4 +1,4 @@
-"""What several partitions hold, in the order of its time, without holding all of it."""
+"""Merges partitions into order of time, without all of their history in memory."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from worker.stream import Partition
 Item = TypeVar("Item")
 
 _ENOUGH: Final = 1_000
-"""Items of one partition that wait for those of others: more are not asked for."""
+"""Number of waiting items at which a partition needs no further reading."""
 
 
 class InTime(Generic[Item]):
-    """Merges partitions that are each in order, while more is still to come of some.
+    """Merges partitions that are each in order of time, while they are still being read.
 
-    What comes after the end of a partition's history is passed on as it comes.
+    Once the history of all partitions has been read, items pass through as they arrive.
     """
 
     def __init__(self, partitions: Iterable[Partition]) -> None:
-        """These have a history; of each, `ended` says when it has been read."""
+        """`partitions` have a history, until `ended` says that it has been read."""
         self._waiting: dict[Partition, deque[tuple[datetime, Item]]] = {
             partition: deque() for partition in partitions
         }
         self._open = set(self._waiting)
 
     def full(self) -> set[Partition]:
-        """Those that need not be read now. Never all that still have a history to be read."""
+        """The partitions that need no reading now: never all of those with unread history."""
         return {place for place, waiting in self._waiting.items() if len(waiting) >= _ENOUGH}
 
     def add(self, partition: Partition, at: datetime, item: Item) -> None:
-        """The next item of a partition."""
+        """Add the next item of a partition."""
         self._waiting[partition].append((at, item))
 
     def ended(self, partitions: Iterable[Partition]) -> None:
-        """The history of these has been read, or cannot be read on."""
+        """Note that the history of these partitions has been read, or cannot be read further."""
         self._open -= set(partitions)
 
     def due(self) -> Iterator[Item]:
-        """Everything before which nothing can come any more. Read all of it before going on."""
+        """The items that no unread item can precede, in order. Exhaust it before the next call."""
         while all(self._waiting[partition] for partition in self._open):
             begun = [waiting for waiting in self._waiting.values() if waiting]
             if not begun:

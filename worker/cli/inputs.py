@@ -1,4 +1,4 @@
-"""What `check` and `send` read besides files: standard input; and what they do not read."""
+"""Inputs of `check` and `send`: reads standard input, and refuses special files."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _DESCRIPTORS: Final = (Path("/dev/fd"), Path("/proc/self/fd"))
 
 
 def standard_input() -> ChunkStream:
-    """What comes in by standard input, as it comes. Reading raises UsageError where it cannot."""
+    """Standard input in chunks, as they arrive. Reading raises UsageError if it fails."""
     return ChunkStream(_input_chunks())
 
 
 def _input_chunks() -> Iterator[bytes]:
-    # read1 gives what a pipe has; read would wait until its buffer is full.
+    # read1 returns the bytes that a pipe holds; read would wait for a full buffer.
     read = getattr(sys.stdin.buffer, "read1", sys.stdin.buffer.read)
     try:
         while data := read(1 << 20):
@@ -37,10 +37,10 @@ def _input_chunks() -> Iterator[bytes]:
 
 
 def refuse_special(name: str) -> None:
-    """Raises UsageError for a path that cannot be looked at, and for one that never ends.
+    """Raises UsageError for a pipe, a socket or a device, and for a path that cannot be inspected.
 
-    A file is opened more than once. A pipe that the shell has made for `<(command)` is read once
-    where --entity says what it holds.
+    Files are opened more than once, and special files may never end. A pipe that the shell makes
+    for `<(command)` is accepted: with --entity, it is read only once.
     """
     if not name:
         raise UsageError("'' is no path")
@@ -48,7 +48,7 @@ def refuse_special(name: str) -> None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        return  # whoever reads it says so
+        return  # the reader reports it
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):

@@ -1,7 +1,7 @@
-"""What a setting may say about where something is: an address, a bucket, a directory.
+"""Checks settings that name a location: an address, a bucket, an endpoint or a directory.
 
-None of them has room for a login. A login in a URL is printed by whoever names the URL: error
-lines, logs, manifests, `ps`. So a text that may hold one is refused, and never repeated.
+No location may hold a login, since error lines, logs, manifests and `ps` print URLs. A text that
+may hold a login is refused, and the error never repeats the text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _KAFKA: Final = re.compile(rf"kafka://{_HOST}(?:\s*,\s*{_HOST})*/*")
 _BUCKET: Final = re.compile(r"s3://[^\s/:@?#]+(?:/[^?#]*)?")
 _ENDPOINT: Final = re.compile(rf"https?://{_HOST}(?:/[^\s@?#]*)?")
 _NO_DIRECTORY: Final = re.compile(r"://|:[^@]*@|^//[^/@][^@]*@")
-"""Another scheme, or something that looks like `user:password@host`."""
+"""Matches a URL, and a text that looks like `user:password@host`."""
 
 _KAFKA_LOGIN: Final = (
     "put user and password into `username` and `password_file` of [kafka] (or into "
@@ -27,7 +27,7 @@ _S3_LOGIN: Final = (
 
 
 def check_broker(text: str) -> None:
-    """Raises ValueError unless it is `embedded:DIRECTORY` or `kafka://host:port,…`."""
+    """Raises ValueError unless the text is `embedded:DIRECTORY` or `kafka://host:port,…`."""
     scheme, _, directory = text.partition(":")
     is_directory = scheme == "embedded" and directory and not _NO_DIRECTORY.search(directory)
     if not is_directory and not _KAFKA.fullmatch(text):
@@ -36,7 +36,7 @@ def check_broker(text: str) -> None:
 
 
 def check_exports(text: str) -> None:
-    """Raises ValueError unless it is a directory or `s3://bucket/prefix`."""
+    """Raises ValueError unless the text is a directory or `s3://bucket/prefix`."""
     is_bucket = text.startswith("s3:")
     if not _BUCKET.fullmatch(text) if is_bucket else _NO_DIRECTORY.search(text):
         form = "`exports` must be a directory or s3://bucket/prefix"
@@ -44,14 +44,14 @@ def check_exports(text: str) -> None:
 
 
 def check_endpoint(text: str) -> None:
-    """Raises ValueError unless it is the URL of a server, such as `https://host:port`."""
+    """Raises ValueError unless the text is the URL of a server, such as `https://host:port`."""
     if not _ENDPOINT.fullmatch(text):
         form = "`endpoint` must be http://host:port or https://host"
         raise ValueError(_refusal(form, text, _S3_LOGIN))
 
 
 def check_directory(name: str, text: str) -> None:
-    """Raises ValueError if it looks like a URL."""
+    """Raises ValueError, which names the setting, if the text looks like a URL or holds a login."""
     if _NO_DIRECTORY.search(text):
         raise ValueError(f"`{name}` must be a directory of this machine, not a URL")
 

@@ -1,4 +1,4 @@
-"""`buddy log verify`, `skip` and `accept-clock`: what is wrong with the embedded broker's log."""
+"""`buddy log verify`, `skip` and `accept-clock`: faults of the embedded broker's log."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from worker.stream import Partition
 
 @click.group("log")
 def log_command() -> None:
-    """Look after the log of the embedded broker. Others may use it meanwhile."""
+    """Look after the log of the embedded broker. Other processes may keep using it."""
 
 
 @log_command.command("verify")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 @click.pass_obj
 def verify(context: Context, as_json: bool) -> int:
-    """Look through the whole log for damage.
+    """Search the whole log for damage.
 
-    Exit code 0 if it is whole, or all damage was skipped; 6 if not.
+    The exit code is 0 if the log is intact or all damage was skipped, else 6.
     """
     size = _file(context).stat().st_size
 
@@ -78,9 +78,10 @@ def verify(context: Context, as_json: bool) -> int:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def skip(context: Context, place: str, yes: bool) -> int:
-    """Go on behind a damaged batch: its messages are lost, and are counted as that.
+    """Skip a damaged batch. Its messages are lost, and are counted as lost.
 
-    Without OFFSET it is the first one that is known of that partition.
+    If only an index is damaged, it is rebuilt instead and nothing is lost. Without OFFSET, the
+    command skips the first known damage of the partition.
     """
     partition, offset = _place(place)
 
@@ -107,7 +108,7 @@ def skip(context: Context, place: str, yes: bool) -> int:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def accept_clock(context: Context, yes: bool) -> int:
-    """Say that this machine's clock is right, though it contradicts the log's own time."""
+    """Accept this machine's clock as right, although it contradicts the log's own time."""
     now = datetime.now(UTC)
     if not yes:
         confirm(f"Is it {now:%Y-%m-%dT%H:%M:%SZ}? What is kept for a time may go")
@@ -122,7 +123,7 @@ def accept_clock(context: Context, yes: bool) -> int:
 
 
 def _file(context: Context) -> Path:
-    """The file of the log, which must be there already: none of the commands makes one."""
+    """The log's file. Raises StateError if it is missing, since no command here creates a log."""
     scheme, _, rest = context.settings.broker.partition(":")
     if scheme != "embedded":
         raise UsageError(

@@ -1,7 +1,7 @@
-"""`buddy`: the group of all commands, and how errors reach a person.
+"""`buddy`: the group of all commands, and the reporting of errors.
 
-A command raises `worker.errors.BuddyError` with one line; here it goes to standard error and its
-exit code to the caller. Exit codes: docs/operations/running.md.
+A command raises `worker.errors.BuddyError` with one line. This module prints the line on standard
+error and returns the exit code to the caller. Exit codes: docs/operations/running.md.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _COMMANDS: Final = {
     "config": ("admin", "Print the settings in force; secrets are masked."),
     "demo": ("demo", "Stream a made-up programme through all of it."),
 }
-"""Each command's module, and what `buddy --help` says about it."""
+"""Each command's module, and its line in `buddy --help`."""
 
 
 class Commands(click.Group):
-    """Imports the module of a command when it is asked for: `buddy --help` imports none."""
+    """Imports a command's module when the command is used: `buddy --help` imports none."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
         """All commands, in the order in which a user meets them."""
         return list(_COMMANDS)
 
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
-        """The command of that name, None if there is none."""
+        """The command of that name, or None."""
         if name not in _COMMANDS:
             return None
         from importlib import import_module
@@ -61,7 +61,7 @@ class Commands(click.Group):
     def resolve_command(
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that the first argument names; else the nearest ones are named."""
+        """The command that the first argument names. An unknown name's error suggests near ones."""
         try:
             return super().resolve_command(context, args)
         except click.NoSuchCommand as error:
@@ -70,7 +70,7 @@ class Commands(click.Group):
             ) from None
 
     def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands in `buddy --help`."""
+        """Write the list of commands of `buddy --help`."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
@@ -94,12 +94,12 @@ and then:         buddy export --wait
 @click.option("--log-level", type=OneOf("a level", ["debug", "info", "warning", "error"]))
 @click.pass_context
 def cli(context: click.Context, /, config: str | None, **options: Any) -> None:
-    """All commands; settings are read when a command needs them."""
+    """The group of all commands. A command reads the settings when it needs them."""
     context.obj = Context(config, options, os.environ)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; its exit code. Errors are one line on standard error."""
+    """Run one command and return its exit code. Prints an error as one line on standard error."""
     try:
         result = _invoke(arguments)
         if sys.stdout is not None:

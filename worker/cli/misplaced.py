@@ -1,4 +1,4 @@
-"""Where an option goes that stands in the wrong place: before the command, or after it."""
+"""Tells where a misplaced option belongs: before or after the command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 
 def where_it_goes(error: click.NoSuchOption, arguments: Sequence[str]) -> str | None:
-    """A sentence that says where the option goes; None if it goes nowhere near."""
+    """A sentence that says where the option belongs; None if no command of the line takes it."""
     here, option = error.ctx, error.option_name
     if here is None:
         return None

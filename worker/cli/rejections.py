@@ -42,11 +42,11 @@ _COLUMNS = {
     name: frozenset(column.name for column in entity.columns) for name, entity in ENTITIES.items()
 }
 _SHOWN = 5
-"""Violations of a rejection that people are shown."""
+"""Number of violations of a rejection shown to people."""
 
 
 class Seen(msgspec.Struct):
-    """What is read of a rejection; `buddy rejections` never prints the record itself."""
+    """The parts of a rejection that are read; `buddy rejections` never prints the record itself."""
 
     entity: str
     key: str | None
@@ -55,7 +55,7 @@ class Seen(msgspec.Struct):
     violations: list[Violation]
     violations_omitted: int = 0
     unknown_names: tuple[str, ...] = ()
-    """Fields of the record that no column is for."""
+    """Fields of the record that have no column."""
 
 
 class _Record(msgspec.Struct):
@@ -67,7 +67,7 @@ _record = msgspec.json.Decoder(_Record)
 
 
 class Kind(msgspec.Struct, frozen=True, order=True):
-    """What a summary counts rejections by; no place inside a list is told apart."""
+    """The key of a count in a summary. `field` has no list indexes."""
 
     entity: str
     code: str
@@ -75,7 +75,7 @@ class Kind(msgspec.Struct, frozen=True, order=True):
 
 
 class Counted(msgspec.Struct):
-    """How many rejections of a kind there are, the earliest and the latest of them."""
+    """Number of rejections of a kind, with the times of the earliest and the latest."""
 
     records: int
     first: datetime
@@ -83,7 +83,7 @@ class Counted(msgspec.Struct):
 
 
 class Tally:
-    """Rejections by kind. What it says does not depend on the order in which they were added."""
+    """Counts rejections by kind. The order in which they are added does not matter."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -91,7 +91,7 @@ class Tally:
         self._kinds: dict[Kind, Counted] = {}
 
     def add(self, seen: Seen) -> None:
-        """Count one rejection, once for each kind of violation in it."""
+        """Count one rejection: once for each kind of violation that it has."""
         self.total += 1
         self.unknown.note(seen.entity, seen.unknown_names)
         at = seen.rejected_at
@@ -102,7 +102,7 @@ class Tally:
             counted.last = max(counted.last, at)
 
     def kinds(self) -> list[tuple[Kind, Counted]]:
-        """The most frequent kind first, equal ones by their names."""
+        """All kinds, the most frequent first; kinds with equal counts sort by name."""
         return sorted(self._kinds.items(), key=lambda item: (-item[1].records, item[0]))
 
 
@@ -126,9 +126,9 @@ def watch(
     limit: int | None,
     as_json: bool,
 ) -> int:
-    """Print rejections as they come, until Ctrl-C. Those that are there already come by time.
+    """Print rejections as they arrive, until Ctrl-C. Times are in UTC.
 
-    Times are in UTC.
+    With --from-start, print the existing rejections as well, in order of time.
     """
 
     async def run() -> None:
@@ -154,7 +154,7 @@ def watch(
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_obj
 def summary(context: Context, entity: str | None, code: str | None, as_json: bool) -> int:
-    """Count the rejections that are there, by entity, code and field."""
+    """Count the existing rejections by entity, code and field."""
 
     async def run() -> Tally:
         tally = Tally()
@@ -208,11 +208,11 @@ async def _rejections(
                 for message in await reader.read(5_000, 0.5, in_time.full()):
                     place = Partition(message.topic, message.partition)
                     if not follow and message.offset >= spans[place].end:
-                        continue  # how many came meanwhile depends on the order of reading
+                        continue  # newer than this command: how many are read would vary
                     if (seen := _read(message)) is not None:
                         in_time.add(place, seen.rejected_at, seen)
                 damaged, told = reader.damaged(), damaged
-                if follow:  # else it ends with that
+                if follow:  # otherwise the command ends with DamagedLog
                     for _, line in sorted(damaged.items() - told.items()):
                         complain(f"{line}; nothing behind it is shown until then")
                 in_time.ended(p for p, s in spans.items() if reader.position(p) >= s.end)
@@ -238,7 +238,7 @@ def _read(message: Message) -> Seen | None:
 
 
 def _print(seen: Seen) -> None:
-    """A rejection for people: when and where, then each violation."""
+    """Print a rejection for people: time and place, then the first violations."""
     at = short_time(seen.rejected_at, datetime.now(UTC))
     where = f"{seen.source.topic}/{seen.source.partition}/{seen.source.offset}"
     say(f"{at}  {where}  key {seen.key or '-'}")

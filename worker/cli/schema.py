@@ -27,10 +27,13 @@ _NAMES = (*ENTITIES, *MESSAGES)
 )
 @click.pass_obj
 def schema_command(context: Context, name: str | None, kind: str) -> int:
-    """Print the schema of NAME: an entity or a kind of message; without it, all in one document."""
+    """Print the schema of NAME, an entity or a kind of message.
+
+    Without NAME, print all schemas in one document.
+    """
     if kind == "asyncapi" and name is not None:
         raise UsageError("AsyncAPI describes all topics in one document: leave the name out")
-    # Escaped, so that patterns show which characters they hold, on any terminal.
+    # ASCII only, so that any terminal shows which characters a pattern holds.
     click.echo(json.dumps(_document(context, name, kind), indent=2))
     return 0
 

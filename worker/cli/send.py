@@ -1,4 +1,4 @@
-"""`buddy send` and `buddy delete`: records onto the inputs."""
+"""`buddy send` and `buddy delete`: publish records to the input topics."""
 
 from __future__ import annotations
 
@@ -63,10 +63,11 @@ def send_command(
     timeout: float,
     as_json: bool,
 ) -> int:
-    """Send records: NDJSON, CSV, JSON or XLSX files, directories of them, or - for standard input.
+    """Send the records of NDJSON, CSV, JSON or XLSX files, or of directories of them.
 
-    Files may be our exports, saved by Excel or made by hand, and packed with gzip.
-    With --wait the exit code is 1 if any record was rejected.
+    Files may be Buddy exports, saved by Excel or written by hand. All but XLSX may be compressed
+    with gzip. If PATH is -, the command reads NDJSON from standard input. With --wait, the exit
+    code is 1 if any record is rejected.
     """
     told: list[str] = []
     notice = notices(told)
@@ -103,7 +104,7 @@ def _print_outcomes(outcomes: Outcomes) -> None:
 
 
 def sources_of(paths: tuple[str, ...], entity: str | None, notice: Notice) -> list[Source] | None:
-    """The files that the paths mean, None for standard input ("-"). Raises UsageError."""
+    """The files that the paths name; None for standard input ("-"). Raises UsageError."""
     if "-" not in paths:
         for path in paths:
             refuse_special(path)
@@ -116,7 +117,7 @@ def sources_of(paths: tuple[str, ...], entity: str | None, notice: Notice) -> li
 
 
 def read_limit(settings: Settings) -> int:
-    """Up to which size a record is read whole from a file."""
+    """The size in bytes up to which a record of a file is read whole."""
     return max(READ_LIMIT, settings.max_record_bytes + 1)
 
 
@@ -132,7 +133,7 @@ def _records(
 
 
 class _Sending:
-    """Sends records in batches, in their order. Those that no broker would take are `refused`."""
+    """Sends records in batches, in their order. `refused` holds those too large for the broker."""
 
     def __init__(self, context: Context, bar: Progress) -> None:
         self.refused: list[tuple[FileRecord, int]] = []
@@ -142,7 +143,11 @@ class _Sending:
         self._limits: dict[str, int] = {}
 
     async def run(self, records: Iterator[FileRecord], patience: float | None) -> Outcomes:
-        """Send them all; with `patience` wait until all are judged. What became of them."""
+        """Send all records and return their outcomes.
+
+        With `patience`, wait until all are judged. Raises NoAnswer after `patience` seconds without
+        a new outcome.
+        """
         names = self._context.names
         sending = self._bar.add_task("sending", total=None)
         async with self._context.broker() as broker:

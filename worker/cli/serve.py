@@ -1,4 +1,4 @@
-"""`buddy run`, `worker` and `sink`: the services, each until a signal."""
+"""`buddy run`, `worker` and `sink`: each runs its services until a signal."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _log = structlog.get_logger(__name__)
 def run_command(context: Context, until_eof: bool) -> int:
     """Run worker and sink in one process, until SIGTERM or Ctrl-C.
 
-    On the embedded broker missing topics are created first.
+    On the embedded broker, missing topics are created first.
     """
     _prepare(context)
 
@@ -64,7 +64,7 @@ def run_command(context: Context, until_eof: bool) -> int:
 @click.command("worker")
 @click.pass_obj
 def worker_command(context: Context) -> int:
-    """Validate what arrives, until SIGTERM or Ctrl-C."""
+    """Validate incoming records until SIGTERM or Ctrl-C."""
     _prepare(context)
 
     async def main(stop: asyncio.Event) -> None:
@@ -100,9 +100,9 @@ def _prepare(context: Context) -> None:
 
 @contextmanager
 def _watched(context: Context, *services: str) -> Iterator[tuple[Any, ...]]:
-    """Metrics, and the health of each service; served over HTTP where a port is set."""
+    """Metrics, and the health of each service. Both are served over HTTP if a port is set."""
     settings = context.settings
-    # Not before the broker could be opened: where it cannot, one line says so.
+    # Logged only once the broker is open: otherwise its error is the only line.
     where = {"broker": settings.broker, "prefix": settings.prefix}
     _log.info("starting", services=services, version=__version__, **where)
     metrics = Metrics()
@@ -148,7 +148,7 @@ async def _sink(
 
 
 async def _create_if_embedded(context: Context, broker: Broker) -> None:
-    """Nobody runs the embedded broker but its users: they need not create topics by hand."""
+    """Create missing topics on the embedded broker: it has no administrator to create them."""
     settings = context.settings
     if settings.broker.startswith("embedded:"):
         await create_topics(broker, context.names, settings.max_record_bytes, settings.partitions)

@@ -1,6 +1,7 @@
-"""Running services until a signal: the first lets them finish, the second ends at once.
+"""Runs services until a signal: the first lets them finish, the second ends the process at once.
 
-SIGHUP says that the terminal has gone. Where it is ignored from the start (nohup), it stays so.
+SIGHUP means that the terminal is gone. If SIGHUP is ignored from the start (nohup), it stays
+ignored.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any, Final
 import structlog
 
 _COLLECT_AFTER: Final = 100_000
-"""So many containers more, and the garbage collector looks for cycles. A round makes some ten
-thousand that live until it is committed: at Python's 700 the search took a sixth of all time."""
+"""Number of new containers after which the garbage collector searches for cycles. A round creates
+some ten thousand, which live until its commit. At Python's 700, the search took a sixth of all
+time."""
 
 _log = structlog.get_logger(__name__)
 
@@ -42,20 +44,20 @@ def serve(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
             loop.add_signal_handler(number, on_signal, number)
         await main(stop)
 
-    gc.freeze()  # what was imported stays for good
+    gc.freeze()  # imported objects live until the end
     gc.set_threshold(_COLLECT_AFTER)
     asyncio.run(run())
     return 0
 
 
 def _unheard(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Exceptions of abandoned futures: aiokafka leaves some behind in an outage."""
+    """Log exceptions of abandoned futures at debug level: aiokafka abandons some in an outage."""
     error = context.get("exception")
     _log.debug("unheard_exception", error=type(error).__name__ if error else "")
 
 
 def stop_at_eof(stop: asyncio.Event) -> None:
-    """Set `stop` when standard input ends: when whoever started us has gone, however that was."""
+    """Set `stop` when standard input ends: then the parent process is gone, for any reason."""
     loop = asyncio.get_running_loop()
 
     def on_input() -> None:
@@ -65,14 +67,14 @@ def stop_at_eof(stop: asyncio.Event) -> None:
 
     try:
         loop.add_reader(0, on_input)
-    except PermissionError:  # no pipe and no terminal: nobody is behind it
+    except PermissionError:  # neither pipe nor terminal: no process is behind it
         stop.set()
 
 
 async def together(stop: asyncio.Event, *services: Coroutine[Any, Any, None]) -> None:
-    """Run services side by side; when one ends or fails, the others are told to stop.
+    """Run services side by side. When one ends or fails, set `stop` and wait for the others.
 
-    Raises what the first one raised.
+    If several fail, raises the exception of the first in the order of `services`.
     """
     tasks = [asyncio.ensure_future(service) for service in services]
     try:

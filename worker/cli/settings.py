@@ -1,9 +1,9 @@
 """Settings: one TOML file, environment variables over it, command-line options over both.
 
-Every setting is a field below; its environment variable is `BUDDY_` and the field's name in
-capitals (`BUDDY_GRACE_SECONDS`), for a table the table's name between (`BUDDY_KAFKA_USERNAME`).
-That of the `[[schedules]]` holds all of them as a JSON array. Secrets come from files or from the
-environment, never from the TOML file, an option or a URL.
+Every setting is a field below. Its environment variable is `BUDDY_` and the field's name in
+capitals (`BUDDY_GRACE_SECONDS`). For a field of a table, the table's name stands between
+(`BUDDY_KAFKA_USERNAME`). `BUDDY_SCHEDULES` holds all `[[schedules]]` as a JSON array. Secrets come
+from files or from the environment, never from the TOML file, an option or a URL.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Seconds = Annotated[float, Meta(ge=0, le=365 * 24 * 3600)]
 
 
 class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The `[kafka]` table: how a Kafka cluster is reached. Secrets are named by file."""
+    """The `[kafka]` table: the connection to a Kafka cluster. For a secret, it names a file."""
 
     security_protocol: str = "PLAINTEXT"
     sasl_mechanism: str | None = None
@@ -45,10 +45,9 @@ class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class S3Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The `[s3]` table: how the server of an exports bucket is reached.
+    """The `[s3]` table: the connection to the server of an exports bucket.
 
-    What is not set here is looked for where every AWS client looks: AWS_* variables, profiles,
-    roles.
+    Values that are not set here come from the usual AWS sources: AWS_* variables, profiles, roles.
     """
 
     endpoint: str | None = None
@@ -62,7 +61,7 @@ class S3Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is in force. Times in seconds, sizes in bytes."""
+    """The settings in force. Times in seconds, sizes in bytes, unless the name says otherwise."""
 
     broker: str = "embedded:buddy-data/broker"
     prefix: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,100}$")] = "buddy"
@@ -98,7 +97,7 @@ TABLES: Final[Mapping[str, type[msgspec.Struct]]] = {"kafka": KafkaSettings, "s3
 SECRETS: Final = frozenset(
     {"BUDDY_KAFKA_PASSWORD", "BUDDY_KAFKA_KEY_PASSWORD", "BUDDY_S3_SECRET_ACCESS_KEY"}
 )
-"""Variables that hold a secret themselves, for those who do not keep secrets in files."""
+"""Variables that hold a secret itself, as an alternative to a secret file."""
 
 _LINK_NAME: Final = re.compile(
     r"BUDDY_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_[A-Z]+(_[A-Z]+)?)"
@@ -107,7 +106,7 @@ _LINK_VALUE: Final = re.compile(r"(tcp|udp|sctp)://\S+")
 
 
 def environment_names() -> frozenset[str]:
-    """Every environment variable that is read."""
+    """Every environment variable that `load` and `secret` read."""
     names = {_variable(f.name) for f in msgspec.structs.fields(Settings) if f.name not in TABLES}
     for table, kind in TABLES.items():
         names |= {_variable(table, f.name) for f in msgspec.structs.fields(kind)}
@@ -115,9 +114,9 @@ def environment_names() -> frozenset[str]:
 
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
-    """Variables named `BUDDY_…` that are no setting, each with the nearest one that is.
+    """Variables named `BUDDY_…` that are no setting, each with the nearest setting or None.
 
-    Not an error: other programs share the name (a pipeline of Buddy CI sets forty of them).
+    They are no error: other programs share the prefix (a Buddy CI pipeline sets forty of them).
     """
     known = environment_names()
     found: dict[str, str | None] = {}
@@ -129,9 +128,9 @@ def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
 
 
 def _is_service_link(name: str, value: str) -> bool:
-    """Whether Kubernetes set it, for a service called `buddy` or `buddy-…`.
+    """Whether Kubernetes set the variable, for a service called `buddy` or `buddy-…`.
 
-    The one of `buddy-metrics` would even be taken for the setting `metrics_port`.
+    The port variable of the service `buddy-metrics` has the name of the setting `metrics_port`.
     """
     return bool(
         _LINK_NAME.fullmatch(name) or (name.endswith("_PORT") and _LINK_VALUE.fullmatch(value))
@@ -141,7 +140,7 @@ def _is_service_link(name: str, value: str) -> bool:
 def load(file: str | None, environment: Mapping[str, str], options: Mapping[str, Any]) -> Settings:
     """The settings in force. Options that are None were not given.
 
-    Raises ConfigurationError with one line that names the setting and where it came from.
+    Raises ConfigurationError with one line that names the setting and its source.
     """
     environment = {n: v for n, v in environment.items() if not _is_service_link(n, v)}
     named = file or environment.get("BUDDY_CONFIG")
@@ -163,9 +162,9 @@ def load(file: str | None, environment: Mapping[str, str], options: Mapping[str,
 
 
 def secret(file: str | None, environment: Mapping[str, str], variable: str) -> str | None:
-    """A secret: what the file holds that is named, else what the variable does, if it is set.
+    """A secret: the content of the file, or of the variable if no file is named; None if neither.
 
-    Raises ConfigurationError.
+    Raises ConfigurationError if the file cannot be read.
     """
     if file is None:
         return environment.get(variable) or None
@@ -181,7 +180,7 @@ def _variable(*names: str) -> str:
 
 
 def _value(name: str, text: str, variable: str) -> Any:
-    """What a variable says: its text, for the schedules JSON."""
+    """The value of a variable: its text; for the schedules, parsed JSON."""
     if name != "schedules":
         return text
     try:
@@ -206,7 +205,7 @@ def _from_file(named: str | None) -> dict[str, Any]:
 
 
 def _text_of(path: Path) -> str:
-    """The text of a small file. Raises OSError, and ValueError for what is none: /dev/zero."""
+    """The text of a small file. Raises OSError, or ValueError if large (/dev/zero) or not UTF-8."""
     with path.open("rb") as file:
         data = file.read(_LARGEST_FILE + 1)
     if len(data) > _LARGEST_FILE:
@@ -223,7 +222,7 @@ def _check(merged: dict[str, Any], source: str) -> Settings:
 
 
 def shown(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]:
-    """The settings as `buddy config` prints them. Secrets are never among them."""
+    """The settings as `buddy config` prints them. Secrets are masked."""
     plain: dict[str, Any] = msgspec.to_builtins(settings)
     set_here = [name for name in sorted(SECRETS) if environment.get(name)]
     return {**plain, "secrets": dict.fromkeys(set_here, _MASK)}

@@ -1,4 +1,4 @@
-"""`buddy status`: who works, how far, what was counted, and when the schedules run."""
+"""`buddy status`: shows workers, sinks, positions, counts and schedules."""
 
 from __future__ import annotations
 
@@ -37,17 +37,18 @@ from worker.status import (
 from worker.stream import Message, OffsetRange, Partition
 
 _NEAR: Final = 20
-"""Offsets before the end of a task's progress: the newest lies there, unless others write to it."""
+"""Offsets to read at the end of a task's checkpoint partition. The newest checkpoint is there,
+unless other programs write to the topic."""
 
 _FAR: Final = 20_000
-"""So far back earlier progress is looked for, in offsets."""
+"""Offsets up to which earlier checkpoints are searched, back from the end."""
 
 _LOOK_SECONDS: Final = 2.0
-"""How long to look for the first unread records, where tasks may be stalled."""
+"""Seconds to look for the next messages, if tasks may be stalled."""
 
 
 class Run(msgspec.Struct, frozen=True):
-    """When a schedule ran last, and when it runs next. Slots: an export may begin later."""
+    """The last and the next slot of a schedule. An export may begin later than its slot."""
 
     cron: str
     last: str | None
@@ -68,10 +69,11 @@ class Run(msgspec.Struct, frozen=True):
 )
 @click.pass_obj
 def status_command(context: Context, as_json: bool, quiet: bool, services: tuple[str, ...]) -> int:
-    """Show who works, how far, and what was counted; and when the schedules run.
+    """Show workers, sinks, positions, counts, and the last and next run of each schedule.
 
-    Exit code 0 if somebody works, 8 if nobody does: no worker, or records that have waited for
-    30 s in an input whose position does not move. Makes nothing, neither topics nor files.
+    The exit code is 0 if the services of --service work. It is 8 if one is not running, or if
+    records have waited for 30 s in an input whose position does not move. The command creates no
+    topics and no files.
     """
     found, runs, wrong, damage = asyncio.run(_look(context, services))
     if as_json:
@@ -152,7 +154,7 @@ async def _see(broker: Broker, settings: Settings, tasks: int) -> Seen:
 
 
 async def _entries(broker: Broker, names: Names, tasks: int) -> dict[int, Entry]:
-    """The newest progress of each task; the whole topic is read only where the end holds none."""
+    """The newest checkpoint of each task. A whole partition is read only if its end holds none."""
     places = [Partition(names.progress, number) for number in range(tasks)]
     found, stuck = await read_last(broker, places, _NEAR)
     entries = {place.number: entry_of(messages) for place, messages in found.items()}
@@ -167,7 +169,7 @@ async def _entries(broker: Broker, names: Names, tasks: int) -> dict[int, Entry]
 
 
 async def _look_back(broker: Broker, seen: Seen, waiting: Mapping[Partition, int | None]) -> Seen:
-    """Look at earlier progress, ever farther back, until it shows whether positions move."""
+    """Read earlier checkpoints, up to `_FAR`, until they show whether positions move."""
     back = _NEAR
     spans: Mapping[Partition, OffsetRange] = {}
     while (tasks := undecided(seen, waiting)) and back < _FAR:
@@ -184,7 +186,7 @@ async def _look_back(broker: Broker, seen: Seen, waiting: Mapping[Partition, int
 
 
 async def _members_if_allowed(broker: Broker, group: str) -> list[GroupMember] | None:
-    """None where it cannot be found out: whoever watches workers needs no right on the sinks."""
+    """The members, or None if refused: watching workers needs no right on the sinks' group."""
     try:
         return await broker.members(group)
     except BrokerUnavailable:
@@ -194,9 +196,9 @@ async def _members_if_allowed(broker: Broker, group: str) -> list[GroupMember] |
 async def _first_unread(
     broker: Broker, positions: Mapping[Partition, int], spans: Mapping[Partition, OffsetRange]
 ) -> dict[Partition, int | None]:
-    """Since when the first unread record of each input has been there; None if it is not known.
+    """The append time of the first unread record of each input; None if the time is unknown.
 
-    Where nothing but transaction markers is left, it is not among them.
+    An input with only transaction markers left is not in the result.
     """
     found, left = await _next(broker, positions, spans)
     since = {place: m.timestamp if m.appended else None for place, m in found.items()}
@@ -206,7 +208,7 @@ async def _first_unread(
 async def _next(
     broker: Broker, positions: Mapping[Partition, int], spans: Mapping[Partition, OffsetRange]
 ) -> tuple[dict[Partition, Message], set[Partition]]:
-    """The message of each partition that is next at its position; who gave none for 2 s."""
+    """The next message of each partition, and the unread partitions that gave none for 2 s."""
     found: dict[Partition, Message] = {}
     left = set(positions)
     if not left:
@@ -230,7 +232,7 @@ async def _runs(broker: Broker, names: Names, settings: Settings) -> dict[str, R
         return {}
     try:
         table = await read_checked(broker, Partition(names.schedules, 0), read_standing)
-    except DamagedLog:  # it is told beside all the rest
+    except DamagedLog:  # reported with the other damage
         return {}
     now = datetime.now(UTC)
     runs = {}

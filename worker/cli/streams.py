@@ -1,8 +1,8 @@
-"""The three standard streams, whatever a shell has made of them: closed, full, gone, not UTF-8.
+"""The three standard streams, as any shell may leave them: closed, full, gone, not UTF-8.
 
-Standard output is what was asked for: that it cannot be written is an error with a line and an
-exit code of its own. Standard error is for people and logs: a service must not end because nobody
-can read its log, so what cannot be written there is dropped.
+Standard output is a command's result: a failed write is an error with its own line and exit code.
+Standard error is for people and logs. A service must not end because nobody can read its log, so
+failed writes to standard error are dropped.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from worker.errors import OutputError, ReaderGoneError
 
 
 class _Output(io.FileIO):
-    """Raises OutputError once; after it nobody is interested in what is still in a buffer."""
+    """Raises OutputError at the first failed write. Output that is still buffered is dropped."""
 
     _failed = False
 
     def write(self, data: object) -> int:
-        """Write as much as goes."""
+        """Write as many bytes as possible, and return how many; dropped bytes count as written."""
         if self._failed:
             return memoryview(data).nbytes  # type: ignore[arg-type]
         try:
@@ -34,10 +34,10 @@ class _Output(io.FileIO):
 
 
 class _Complaints(io.FileIO):
-    """Drops what cannot be written."""
+    """Drops output that cannot be written."""
 
     def write(self, data: object) -> int:
-        """Write as much as goes."""
+        """Write as many bytes as possible, and return how many; dropped bytes count as written."""
         try:
             return super().write(data) or 0  # type: ignore[arg-type]
         except OSError:
@@ -45,13 +45,13 @@ class _Complaints(io.FileIO):
 
 
 def prepare() -> None:
-    """Make the streams of this process behave as the module says. Once, before anything else."""
+    """Make this process's streams behave as described above. Call once, before anything else."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            # Else the next file that is opened, a database perhaps, would be written to as if it
-            # were the stream. Opened the wrong way round, so that a use fails as on a closed one.
+            # Otherwise the next opened file, such as a database, would get this number and the
+            # stream's output. The wrong access mode makes any use fail, as on a closed stream.
             wrong = os.O_RDONLY if number else os.O_WRONLY
             os.open(os.devnull, wrong)
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -60,7 +60,7 @@ def prepare() -> None:
 
 
 def _text(raw: io.FileIO, before: object) -> io.TextIOWrapper:
-    """Text over a descriptor, in the encoding that was chosen; what it cannot say is escaped."""
+    """Text over a descriptor, in the encoding of `before`. Characters it lacks are escaped."""
     encoding = getattr(before, "encoding", None) or "utf-8"
     return io.TextIOWrapper(
         io.BufferedWriter(raw), encoding, errors="backslashreplace", line_buffering=True
@@ -68,7 +68,7 @@ def _text(raw: io.FileIO, before: object) -> io.TextIOWrapper:
 
 
 def why(error: OSError, done: str) -> str:
-    """What keeps a stream from being used, after its name."""
+    """Why a stream cannot be used, as words that follow the stream's name."""
     if error.errno == errno.EBADF:
         return "is closed"
     return f"cannot be {done}: {error.strerror}"

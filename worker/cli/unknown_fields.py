@@ -1,4 +1,4 @@
-"""The table of fields that no column is for, and of the columns that may have been meant."""
+"""The table of fields that have no column, each with the column that may have been meant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from worker.core.unknown import UnknownNames
 
 
 def print_unknown(unknown: UnknownNames) -> None:
-    """Nothing where there are none."""
+    """Print the table, or nothing if there are no such fields."""
     rows = []
     for entity, names in unknown.by_entity.items():
         columns = [column.name for column in ENTITIES[entity].columns]
