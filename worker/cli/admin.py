@@ -30,7 +30,9 @@ def topics_command() -> None:
 
 
 @topics_command.command("create")
-@click.option("--partitions", type=click.IntRange(1, 1000), help="Of each input (default: 4).")
+@click.option(
+    "--partitions", type=click.IntRange(1, 1000), help="Partitions of each input (default: 4)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the names as JSON.")
 @click.pass_obj
 def create(context: Context, partitions: int | None, as_json: bool) -> int:
@@ -66,9 +68,11 @@ def create(context: Context, partitions: int | None, as_json: bool) -> int:
 
 @click.command("reprocess")
 @click.argument("entity", type=OneOf("an entity", ENTITIES), metavar="ENTITY")
-@click.option("--from-start", is_flag=True, help="All that the input still holds.")
-@click.option("--offset", "places", multiple=True, metavar="PARTITION:OFFSET", help="Repeatable.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--from-start", is_flag=True, help="Judge everything that the input still holds.")
+@click.option(
+    "--offset", "places", multiple=True, metavar="PARTITION:OFFSET", help="Start here. Repeatable."
+)
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_obj
 def reprocess_command(
     context: Context, entity: str, from_start: bool, places: tuple[str, ...], yes: bool

@@ -73,22 +73,24 @@ class ExportFailedError(BuddyError):
 )
 @click.option("--entity", "entities", type=OneOf("an entity", ENTITIES), multiple=True)
 @click.option("--from", "start", metavar="DAY", help="First day, YYYY-MM-DD in UTC.")
-@click.option("--to", "end", metavar="DAY", help="Last day, which belongs to the range.")
+@click.option("--to", "end", metavar="DAY", help="Last day, included.")
 @click.option(
     "--incremental", metavar="NAME", help="Only what is new or changed since the last of that name."
 )
 @click.option(
     "--guard-formulas", is_flag=True, help="Put ' before CSV cells that a spreadsheet would run."
 )
-@click.option("--id", "request_id", help="The same id asks for the same export.")
-@click.option("--out", type=click.Path(path_type=Path), help="Copy the finished export to here.")
+@click.option("--id", "request_id", help="Request id: the same id means the same export.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Copy the finished export to this directory."
+)
 @click.option("--wait", is_flag=True, help="Wait until it is finished (--out implies it).")
 @click.option(
     "--timeout",
     type=Seconds(),
     default=60.0,
     show_default=True,
-    help="Give up after so many seconds of silence.",
+    help="Give up after this many seconds without news.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the announcement as JSON.")
 @click.pass_obj

@@ -128,9 +128,9 @@ def _options(command: Command) -> Command:
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print as JSON, with every file."),
         click.option("--format", "formats", type=OneOf("a format", FORMATS), multiple=True,
-                     help="Only what holds this format. Repeatable."),
+                     help="Only exports with this format. Repeatable."),
         click.option("--bookmark", metavar="NAME",
-                     help="Only this feed; that of a schedule is called schedule:NAME."),
+                     help="Only this feed; a schedule's feed is schedule:NAME."),
     ):  # fmt: skip
         command = option(command)
     return command

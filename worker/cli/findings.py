@@ -118,7 +118,7 @@ def print_for_people(checker: Checker, found: Findings) -> None:
         print_table("Verdicts", ("entity", "accepted", "rejected"), used)
     for code, count in sorted(found.warned.items()):
         verb = "lists it" if count == 1 else "lists them"
-        say(f"{count} accepted with the warning {code}: --warnings FILE {verb}.", "yellow")
+        say(f"{count} accepted with the warning {code}: --warnings FILE {verb}.", "warning")
     say(f"{accepted} accepted, {rejected} rejected.")
 
 

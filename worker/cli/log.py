@@ -24,7 +24,7 @@ def log_command() -> None:
 
 
 @log_command.command("verify")
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_obj
 def verify(context: Context, as_json: bool) -> int:
     """Search the whole log for damage.
@@ -75,7 +75,7 @@ def verify(context: Context, as_json: bool) -> int:
 
 @log_command.command("skip")
 @click.argument("place", metavar="TOPIC/PARTITION[@OFFSET]")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_obj
 def skip(context: Context, place: str, yes: bool) -> int:
     """Skip a damaged batch. Its messages are lost, and are counted as lost.
@@ -105,7 +105,7 @@ def skip(context: Context, place: str, yes: bool) -> int:
 
 
 @log_command.command("accept-clock")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_obj
 def accept_clock(context: Context, yes: bool) -> int:
     """Accept this machine's clock as right, although it contradicts the log's own time."""

@@ -20,22 +20,22 @@ from worker.errors import BuddyError, ReaderGoneError
 
 _INTERRUPTED = 130
 _COMMANDS: Final = {
-    "run": ("serve", "Run worker and sink in one process, until Ctrl-C."),
-    "worker": ("serve", "Validate what arrives, until SIGTERM or Ctrl-C."),
-    "sink": ("serve", "Collect accepted rows and carry out export requests."),
+    "run": ("serve", "Run a worker and a sink in one process."),
+    "worker": ("serve", "Run a worker: validate records as they arrive."),
+    "sink": ("serve", "Run a sink: store accepted rows and make exports."),
     "send": ("send", "Send records from files, directories or standard input."),
     "delete": ("send", "Delete rows of an entity by their keys."),
     "check": ("check", "Validate files without a broker."),
-    "export": ("export", "Ask the sink for an export."),
+    "export": ("export", "Request an export from the sink."),
     "exports": ("exports", "List finished exports, or find the latest one."),
-    "rejections": ("rejections", "Look at what was rejected, and why."),
-    "topics": ("admin", "Create the topics that everything else relies on."),
-    "status": ("status", "Show who works, how far, and what was counted."),
-    "reprocess": ("admin", "Have records of an entity judged again."),
-    "log": ("log", "Look after the log of the embedded broker."),
-    "schema": ("schema", "Print JSON Schema of records and messages, or AsyncAPI of the topics."),
-    "config": ("admin", "Print the settings in force; secrets are masked."),
-    "demo": ("demo", "Stream a made-up programme through all of it."),
+    "rejections": ("rejections", "Show what was rejected, and why."),
+    "topics": ("admin", "Create the topics."),
+    "status": ("status", "Show workers, progress, counts and incidents."),
+    "reprocess": ("admin", "Judge records of an entity again."),
+    "log": ("log", "Check and repair the embedded broker's log."),
+    "schema": ("schema", "Print JSON Schemas, or AsyncAPI of the topics."),
+    "config": ("admin", "Print the effective settings; secrets are masked."),
+    "demo": ("demo", "Stream made-up records through the whole program."),
 }
 """Each command's module, and its line in `buddy --help`."""
 
@@ -89,8 +89,8 @@ and then:         buddy export --wait
 @click.option("--config", metavar="FILE", help="TOML file of settings (default: buddy.toml).")
 @click.option("--broker", metavar="URL", help="embedded:DIRECTORY or kafka://host:port,…")
 @click.option("--prefix", help="First part of every topic name.")
-@click.option("--data", metavar="DIR", help="Directory of state that can be rebuilt.")
-@click.option("--exports", metavar="PLACE", help="Finished exports: a directory or s3://…")
+@click.option("--data", metavar="DIR", help="Directory of rebuildable state.")
+@click.option("--exports", metavar="PLACE", help="Place of finished exports: a directory or s3://…")
 @click.option("--log-level", type=OneOf("a level", ["debug", "info", "warning", "error"]))
 @click.pass_context
 def cli(context: click.Context, /, config: str | None, **options: Any) -> None:

@@ -31,12 +31,12 @@ from worker.core.violations import Code, Violation
 from worker.errors import DamagedLog, MissingTopic
 from worker.stream import Message, Partition
 
-_ENTITY = click.option("--entity", type=OneOf("an entity", ENTITIES), help="Of this entity only.")
+_ENTITY = click.option("--entity", type=OneOf("an entity", ENTITIES), help="Only this entity.")
 _CODE = click.option(
     "--code",
     type=OneOf("a violation code", [code.value for code in Code]),
     metavar="CODE",
-    help="With this violation code only.",
+    help="Only this violation code.",
 )
 _COLUMNS = {
     name: frozenset(column.name for column in entity.columns) for name, entity in ENTITIES.items()
@@ -114,8 +114,8 @@ def rejections_command() -> None:
 @rejections_command.command("watch")
 @_ENTITY
 @_CODE
-@click.option("--from-start", is_flag=True, help="Begin with those that are there already.")
-@click.option("--limit", type=click.IntRange(1), help="Stop after so many.")
+@click.option("--from-start", is_flag=True, help="Start with the existing rejections.")
+@click.option("--limit", type=click.IntRange(1), help="Stop after this many.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document a line.")
 @click.pass_obj
 def watch(

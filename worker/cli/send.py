@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 
 _BATCH = 2_000
 ENTITY = click.option(
-    "--entity", type=OneOf("an entity", ENTITIES), help="What the records are, where no name tells."
+    "--entity",
+    type=OneOf("an entity", ENTITIES),
+    help="Entity of the records, if no file name tells.",
 )
 
 
@@ -51,7 +53,7 @@ ENTITY = click.option(
     type=Seconds(),
     default=120.0,
     show_default=True,
-    help="Give up after so many seconds of nothing.",
+    help="Give up after this many seconds without an outcome.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 @click.pass_obj

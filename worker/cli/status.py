@@ -57,15 +57,15 @@ class Run(msgspec.Struct, frozen=True):
 
 
 @click.command("status")
-@click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
-@click.option("--quiet", is_flag=True, help="Print nothing but what is wrong.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.option("--quiet", is_flag=True, help="Print only problems.")
 @click.option(
     "--service",
     "services",
     multiple=True,
     type=click.Choice(["worker", "sink"]),
     default=["worker"],
-    help="Who must be at work (default: a worker). Repeatable.",
+    help="Service that must be running (default: worker). Repeatable.",
 )
 @click.pass_obj
 def status_command(context: Context, as_json: bool, quiet: bool, services: tuple[str, ...]) -> int:
