@@ -41,7 +41,7 @@ class Identities:
         self._now: Mapping[str, str] = {}
         self.missing: Sequence[str] = ()
         """The topics of tasks' state that the last `check` did not find."""
-        self._starts: Mapping[Partition, int] = {}
+        self._gone: Mapping[Partition, int] = {}
         self._checked = 0
         self._counted = 0
 
@@ -80,9 +80,19 @@ class Identities:
         """The topics whose identity in `state` is outdated, each with its last known identity."""
         return {n: self._now[n] for n in state if is_another(state[n], self._now.get(n))}
 
-    def removed(self, starts: Mapping[Partition, int]) -> dict[Partition, int]:
-        """The partitions that last began later than in `starts`, each with that start offset."""
-        return {p: self._starts[p] for p, at in starts.items() if self._starts.get(p, at) > at}
+    async def gone(self, state: Collection[Partition]) -> dict[Partition, int]:
+        """How many offsets each partition has lost: removed, or damaged and skipped.
+
+        Compaction never moves a start, but removing records does. Raises BrokerUnavailable,
+        MissingTopic.
+        """
+        skipped = await self._broker.skipped()
+        spans = await self._broker.spans(state)
+        return {place: span.start + skipped.get(place, 0) for place, span in spans.items()}
+
+    def lost(self, gone: Mapping[Partition, int]) -> dict[Partition, int]:
+        """The partitions that have lost more offsets than in `gone`, each with the new count."""
+        return {p: self._gone[p] for p, count in gone.items() if self._gone.get(p, count) > count}
 
     @property
     def due(self) -> bool:
@@ -92,9 +102,8 @@ class Identities:
     async def look_at_partitions(self, tasks: int, state: Collection[Partition]) -> None:
         """Check every 5 s that each input still has exactly one partition per task.
 
-        Adding partitions does not change a topic's identity. Also read the start offsets of the
-        `state` partitions: compaction never moves a start, but removing records does. Raises
-        TopicRecreated, BrokerUnavailable.
+        Adding partitions does not change a topic's identity. Also count the lost offsets of the
+        `state` partitions. Raises TopicRecreated, BrokerUnavailable.
         """
         if self._clock() - self._counted < _EVERY_MS:
             return
@@ -102,7 +111,7 @@ class Identities:
             if topic.partitions != tasks:
                 raise TopicRecreated(f"topic {name} had {tasks} partitions, now {topic.partitions}")
         with suppress(MissingTopic):  # `missing` reports it
-            self._starts = {p: s.start for p, s in (await self._broker.spans(state)).items()}
+            self._gone = await self.gone(state)
         self._counted = self._clock()
 
     async def check(self) -> None:

@@ -90,11 +90,10 @@ class Losses:
         )
         self._internal_skipped(place, count, f"removed, or damaged and skipped: {lost}")
 
-    def state_removed(self, place: Partition, count: int) -> None:
-        """Report removed offsets of a running task's state: the task writes its state again."""
-        self._internal_skipped(
-            place, count, "removed: what running tasks know is written there again"
-        )
+    def state_lost(self, place: Partition, count: int) -> None:
+        """Report lost offsets of a running task's state: the task writes its state again."""
+        what = "removed, or damaged and skipped: what running tasks know is written there again"
+        self._internal_skipped(place, count, what)
 
     def _internal_skipped(self, place: Partition, count: int, what: str) -> None:
         self.metrics.unreadable_internal(count)

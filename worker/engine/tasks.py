@@ -72,8 +72,8 @@ class TaskHandle:
         """Whether the reader is assigned its inputs."""
         self.state: dict[str, str] = {}
         """The identities of the topics that its state was last read from or rewritten to."""
-        self.starts: dict[Partition, int] = {}
-        """The start offsets of the partitions of these topics at that time."""
+        self.gone: dict[Partition, int] = {}
+        """The number of lost offsets in the partitions of these topics at that time."""
 
     def put(self, messages: Sequence[Message]) -> None:
         """Append messages of one input to its inbox, in offset order."""
@@ -326,9 +326,9 @@ class TaskManager:
             unreadable[place] += len(offsets)
             self.on_unreadable(place, offsets)
 
-        # Identities and starts before the state, so that a later change is noticed.
+        # Identities and lost offsets before the state, so that a later change is noticed.
         state = await self._identities.of_state()
-        kept = await self._broker.spans([Partition(name, number) for name in names.of_state()])
+        kept = await self._identities.gone([Partition(name, number) for name in names.of_state()])
         saved = await read_saved(self._broker, self._rules, number, skipped, holes.update)
         task.restore(saved, self._clock.now())
         # A hole stays in the log, so `books.found` lets each loss be reported only once.
@@ -345,7 +345,7 @@ class TaskManager:
         spans = await self._broker.spans(inputs.values())
         owned = TaskHandle(task, {name: spans[place].end for name, place in inputs.items()})
         owned.state = state
-        owned.starts = {place: span.start for place, span in kept.items()}
+        owned.gone = kept
         owned.missed = task.begin(
             self._identities.of_inputs(),
             {name: spans[place].start for name, place in inputs.items()},

@@ -209,7 +209,7 @@ class Worker:
             self._reports.clock_stepped(step, self._tasks)
         if self._identities.due:
             await self._identities.check()
-        state = [place for owned in self._tasks.running.values() for place in owned.starts]
+        state = [place for owned in self._tasks.running.values() for place in owned.gone]
         await self._identities.look_at_partitions(self._rules.tasks, state)
         if await self._tasks.update():
             await self._assign()
@@ -231,19 +231,19 @@ class Worker:
     def _note_state(self, owned: TaskHandle) -> None:
         """Make a task rewrite its state if a state topic was re-created or lost records."""
         anew = self._identities.anew(owned.state)
-        removed = self._identities.removed(owned.starts)
-        if not anew and not removed:
+        lost = self._identities.lost(owned.gone)
+        if not anew and not lost:
             return
         owned.state |= anew
-        owned.starts |= removed
+        owned.gone |= lost
         owned.task.write_again(of_state(owned.state, self._rules.names))
         for topic in anew:
             owned.task.books.incident(INTERNAL_RECREATED)
             self._reports.state_recreated(Partition(topic, owned.task.number))
-        for place, start in removed.items():
+        for place, gone in lost.items():
             very = f"{place.topic} {owned.state.get(place.topic, '')}"
-            if gone := owned.task.books.found(INTERNAL_SKIPPED, very, start):
-                self._reports.state_removed(place, gone)
+            if fresh := owned.task.books.found(INTERNAL_SKIPPED, very, gone):
+                self._reports.state_lost(place, fresh)
 
     async def _becomes_ready(self) -> bool:
         """Wait briefly for the index; the worker reads and judges nothing before it is ready."""

@@ -111,6 +111,35 @@ async def test_a_hole_in_an_internal_topic_is_told_once(
     assert await _told_by_the_next(stage) == set()
 
 
+@pytest.mark.parametrize("topic", ["parked", "progress"])
+async def test_what_is_skipped_under_running_tasks_is_written_again(
+    stage: Stage, broker: Broker, topic: str
+) -> None:
+    assert isinstance(broker, EmbeddedBroker)
+    running = await stage.started(grace=3_600_000, hold=0)
+    parked = await stage.send("milestones", milestone(1, 1), milestone(2, 2), partition=0)
+    await stage.until(lambda: running.parked() == 2, "both are parked")
+    place = Partition(f"{stage.names.prefix}.internal.{topic}", 0)
+    with capture_logs() as logs:
+        await damage_embedded(broker, place)
+        await broker.inspection.skip(await broker.inspection.find(place, 0))
+        stage.clock.put_forward(5_001)
+        await stage.until(
+            lambda: any(e["event"] == "internal_skipped" for e in logs), "it has noticed"
+        )
+        (reason,) = running.health.reasons(stage.clock.steady())
+        assert "what running tasks know is written there again" in reason
+        await stage.end(running)
+        running = await stage.started("two", grace=3_600_000)
+        await stage.until(lambda: running.parked() == 2, "nothing is lost")
+        await stage.send("users", user(1), user(2))
+        await stage.judged()
+    assert stage.verdicts(parked) == {"accepted": 2}
+    told = [(e["event"], e.get("topic")) for e in logs if e["event"] in _LOSSES]
+    assert told == [("internal_skipped", place.topic)], "once"
+    await stage.books_balance()
+
+
 async def test_a_hole_among_the_owners_is_told_once(stage: Stage, broker: Broker) -> None:
     """Whoever was named there is not fenced."""
     assert isinstance(broker, EmbeddedBroker)
