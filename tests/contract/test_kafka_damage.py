@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from structlog.testing import capture_logs
 from tests.contract.helpers import numbered, take
 from tests.kafka_server import KafkaServer
 from worker.brokers.kafka import reader as kafka_reader
+from worker.brokers.kafka import stalls as kafka_stalls
 from worker.cli.connect_broker import connect
 from worker.cli.settings import Settings
 from worker.stream import Partition, Topic
@@ -62,3 +64,49 @@ async def test_a_damaged_batch_holds_up_its_partition_alone(
         assert (reader.damaged(), await broker.damage()) == ({}, [])
     finally:
         await broker.close()
+
+
+@pytest.mark.parametrize("length", [5, 1 << 30])  # an error of the broker, and no error at all
+async def test_a_partition_of_which_a_broker_gives_nothing_is_told(
+    kafka_server: KafkaServer, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    monkeypatch.setattr(kafka_stalls, "STALL_SECONDS", 1.0)
+    name = f"stalls{length}"
+    here = Partition(name, 0)
+    broker = connect(Settings(broker=f"kafka://{kafka_server.address}"), {})
+    await broker.open()
+    try:
+        await broker.create([Topic(name, 2, retention_ms=86_400_000)])
+        for first in range(1_000, 1_000 + 2 * BATCH, BATCH):
+            await broker.publish(numbered(name, range(first, first + BATCH), 0))
+        (log,) = kafka_server.logs(name, 0)
+        second = 12 + int.from_bytes(log.read_bytes()[8:12])
+        right = _set_length(log, second, length)
+        reader = broker.reader()
+        reader.assign({here: BATCH, Partition(name, 1): 0})
+        with capture_logs() as logs:
+            for number in range(30):  # others go on
+                await broker.publish(numbered(name, range(number, number + 1), 1))
+                assert [m.partition for m in await take(reader, 1)] == [1]
+                await asyncio.sleep(0.1)
+        assert [(e["topic"], e["offset"]) for e in logs if e["event"] == "log_damaged"] == [
+            (name, BATCH)
+        ]
+        (line,) = await broker.damage()
+        assert line.startswith(f"{name}/0 cannot be read from offset {BATCH} on")
+        _set_length(log, second, right)
+        assert [m.offset for m in await take(reader, BATCH)] == [*range(BATCH, 2 * BATCH)]
+        await reader.read(1, 0.1)
+        assert (reader.damaged(), await broker.damage()) == ({}, [])
+    finally:
+        await broker.close()
+
+
+def _set_length(log: Path, at: int, length: int) -> int:
+    """Have the batch that begins there say that it is so long; what it said."""
+    with log.open("r+b") as file:
+        file.seek(at + 8)
+        before = int.from_bytes(file.read(4))
+        file.seek(at + 8)
+        file.write(length.to_bytes(4))
+    return before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import chain
@@ -13,6 +14,7 @@ from aiokafka.consumer.fetcher import FetchError, FetchResult
 from aiokafka.errors import OffsetOutOfRangeError, RecordTooLargeError, UnsupportedCodecError
 
 from worker.brokers.kafka.errors import FAILURES, measuring, reading
+from worker.brokers.kafka.stalls import STALL_SECONDS, Stalls
 from worker.brokers.kafka.wire import CALL_SECONDS, Chores, Diagnose, Wire, stop, topic_partition
 from worker.errors import BrokerUnavailable
 from worker.stream import Message, Partition
@@ -67,6 +69,7 @@ class KafkaReader:
         self._generation = 0
         self._expired: dict[Partition, int] = {}
         self._damaged: dict[Partition, _Damage] = {}
+        self._stalls = Stalls(time.monotonic)
         self._silence: tuple[float, dict[Partition, object]] | None = None
         self._largest = _ENOUGH_BYTES // 8
         """The size of the largest message of the last step, in bytes."""
@@ -77,6 +80,7 @@ class KafkaReader:
         self._generation += 1
         self._silence = None
         self._damaged = {p: damage for p, damage in self._damaged.items() if p in positions}
+        self._stalls.keep(positions)
 
     async def read(
         self, limit: int, timeout: float, paused: Collection[Partition] = ()
@@ -119,6 +123,7 @@ class KafkaReader:
                 return []
             await self._advance()
             if found or loop.time() >= deadline:
+                self._look_for_stalls({*paused, *self._damaged})
                 await self._listen(silent=not found, paused={*paused, *self._damaged})
                 return found
         await asyncio.sleep(max(0.0, deadline - loop.time()))
@@ -148,8 +153,12 @@ class KafkaReader:
         return {}
 
     def damaged(self) -> dict[Partition, str]:
-        """See `contract.Reader.damaged`: batches with a wrong checksum or that do not unpack."""
-        return {partition: damage.line for partition, damage in self._damaged.items()}
+        """See `contract.Reader.damaged`: batches with a wrong checksum or that do not unpack.
+
+        Also partitions of which the broker delivers nothing although the reader asks.
+        """
+        stalled = {p: self._stall_line(p) for p in self._stalls.stalled()}
+        return stalled | {partition: damage.line for partition, damage in self._damaged.items()}
 
     @property
     def closed(self) -> bool:
@@ -288,6 +297,36 @@ class KafkaReader:
         passed_over = isinstance(why, RecordTooLargeError)
         self._damaged[partition] = _Damage(offset, line, again, passed_over)
 
+    def _look_for_stalls(self, paused: Collection[Partition]) -> None:
+        """Report partitions of which nothing comes while the broker answers for others."""
+        if not self._stalls.due:
+            return
+        listened = self._positions.keys() - set(paused)
+        for partition in self._stalls.look((p, self._mark(p)) for p in listened):
+            _log.error(
+                "log_damaged",
+                topic=partition.topic,
+                partition=partition.number,
+                offset=self._positions[partition],
+                reason=f"the broker has delivered nothing for {STALL_SECONDS:.0f} s",
+            )
+
+    def _mark(self, partition: Partition) -> object:
+        """A value that changes with each delivery; None if fetched records are at hand."""
+        number = topic_partition(partition)
+        if number in self._consumer._fetcher._records:  # noqa: SLF001 -- there is no public way
+            return None
+        # At the end of a partition, only a response without an error shows that it is readable.
+        heard = None if self.lag(partition) else self._consumer.last_poll_timestamp(number)
+        return self._positions[partition], heard
+
+    def _stall_line(self, partition: Partition) -> str:
+        return (
+            f"{partition.topic}/{partition.number} cannot be read from offset"
+            f" {self._positions[partition]} on: Kafka delivers nothing; see 'A log on Kafka is"
+            " damaged' in docs/operations/troubleshooting.md"
+        )
+
     async def _listen(self, *, silent: bool, paused: Collection[Partition]) -> None:
         """Detect an outage: aiokafka keeps retrying, and reports only that it has no messages."""
         listened = self._positions.keys() - set(paused)
@@ -319,6 +358,7 @@ class KafkaReader:
     def _discard(self) -> None:
         consumer, self._consumer = self._consumer, None
         self._settled = {}
+        self._stalls.keep(())
         if consumer is not None:
             self._chores.add(stop(consumer))
 
