@@ -145,6 +145,10 @@ def test_missing_topics_are_one_line_with_their_number() -> None:
         ({"in__users": {"append_time": False}}, "message.timestamp.type=LogAppendTime"),
         ({"in__milestones": {"append_time": False}}, "message.timestamp.type=LogAppendTime"),
         ({"accepted__users": {"compacted": False}}, "cleanup.policy=compact"),
+        ({"in__users": {"compacted": True}}, "cleanup.policy=delete"),
+        ({"rejected__events": {"compacted": True}}, "cleanup.policy=delete"),
+        ({"internal__claims": {"compacted": True}}, "cleanup.policy=delete"),
+        ({"internal__grants": {"compacted": True}}, "cleanup.policy=delete"),
         ({"internal__parked": {"compacted": False}}, "cleanup.policy=compact"),
         ({"internal__progress": {"compacted": False}}, "cleanup.policy=compact"),
         (

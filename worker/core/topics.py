@@ -167,6 +167,31 @@ def _inputs_of(names: Names, there: Mapping[str, Topic]) -> dict[str, str]:
     return {name: own.get(name, widest) for name in names.of_originals()}
 
 
+def _policy(names: Names, topic: Topic, is_now: Topic) -> Iterator[str]:
+    """What is wrong with what a topic removes."""
+    name = topic.name
+    read_whole = {
+        *map(names.inputs, ENTITIES),
+        *map(names.rejected, ENTITIES),
+        names.claims,
+        names.grants,
+    }
+    if is_now.compacted and name in read_whole:
+        yield (
+            f"topic {name} is compacted, which removes messages that nobody has read: set"
+            " cleanup.policy=delete on it"
+        )
+    if topic.compacted and not is_now.compacted:
+        yield f"topic {name} is not compacted: set cleanup.policy=compact on it"
+    if topic.compacted and is_now.compacted and is_now.retention_ms is not None:
+        yield f"topic {name} removes what is needed: set cleanup.policy=compact alone on it"
+    if topic.compacted and is_now.delete_retention_ms < topic.delete_retention_ms:
+        yield (
+            f"topic {name} keeps tombstones too short a time: set delete.retention.ms="
+            f"{topic.delete_retention_ms} or more on it"
+        )
+
+
 def complaints(names: Names, there: Mapping[str, Topic], record_limit: int) -> Iterator[str]:
     """What must be changed before the program can rely on the topics, one line per problem."""
     missing = [name for name in names.every() if name not in there]
@@ -187,15 +212,7 @@ def complaints(names: Names, there: Mapping[str, Topic], record_limit: int) -> I
                 f"topic {name} has {is_now.partitions} partitions, but {names.inputs('users')} "
                 f"has {partitions}: create it anew with as many"
             )
-        if topic.compacted and not is_now.compacted:
-            yield f"topic {name} is not compacted: set cleanup.policy=compact on it"
-        if topic.compacted and is_now.compacted and is_now.retention_ms is not None:
-            yield f"topic {name} removes what is needed: set cleanup.policy=compact alone on it"
-        if topic.compacted and is_now.delete_retention_ms < topic.delete_retention_ms:
-            yield (
-                f"topic {name} keeps tombstones too short a time: set delete.retention.ms="
-                f"{topic.delete_retention_ms} or more on it"
-            )
+        yield from _policy(names, topic, is_now)
         if name in map(names.inputs, ENTITIES) and not is_now.append_time:
             yield f"topic {name} has no append time: set message.timestamp.type=LogAppendTime on it"
         kept = is_now.retention_ms
