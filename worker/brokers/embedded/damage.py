@@ -169,6 +169,7 @@ def skip(connection: sqlite3.Connection, catalogue: Catalogue, damage: Damage) -
     number = catalogue.partition(damage.partition)
     if damage.base == damage.next:
         _restore_row(connection, number, damage.partition)
+        connection.execute("DELETE FROM damage WHERE partition = ? AND base = next", (number,))
     else:
         _put(connection, number, damage._replace(skipped=True))
         # A reader that began inside this damage has recorded a part of it.
