@@ -169,6 +169,18 @@ async def empty_embedded(broker: EmbeddedBroker, place: Partition) -> None:
     await broker._writing.run(work)
 
 
+async def damage_embedded_entry(broker: EmbeddedBroker, place: Partition) -> None:
+    """Damage the entry of a partition of an embedded broker, its start and end."""
+
+    def work(connection: sqlite3.Connection) -> None:
+        broker._to_write.refresh(connection)
+        number = broker._to_write.partition(place)
+        with transaction(connection):
+            connection.execute("UPDATE partitions SET crc = crc + 1 WHERE id = ?", (number,))
+
+    await broker._writing.run(work)
+
+
 async def damage_embedded(broker: EmbeddedBroker, place: Partition) -> None:
     """Damage the first batch of a partition of an embedded broker."""
 

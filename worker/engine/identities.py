@@ -13,6 +13,7 @@ from typing import Final
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker
+from worker.brokers.sound import sound_spans
 from worker.core.task import INPUTS
 from worker.core.topics import Names
 from worker.errors import MissingTopic, TopicRecreated
@@ -87,7 +88,7 @@ class Identities:
         MissingTopic.
         """
         skipped = await self._broker.skipped()
-        spans = await self._broker.spans(state)
+        spans = await sound_spans(self._broker, state)
         return {place: span.start + skipped.get(place, 0) for place, span in spans.items()}
 
     def lost(self, gone: Mapping[Partition, int]) -> dict[Partition, int]:

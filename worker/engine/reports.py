@@ -11,6 +11,7 @@ import structlog
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Reader
+from worker.brokers.sound import sound_spans
 from worker.clock import Clock
 from worker.core.outbox import Tally
 from worker.core.task import (
@@ -279,14 +280,16 @@ class Reports(Losses):
         ]
         followed = [*updater.accepted, *updater.progress, *rejected] if places else []
         asked = [*places, *followed]
-        stable = await broker.spans(asked) if asked else {}
-        spans = await broker.spans(asked, uncommitted=True) if asked else {}
-        lag = {p: max(0, spans[p].end - reader.position(p)) for p in places}
-        ends = {p: (stable[p].end, span.end) for p, span in spans.items()}
-        if blocked := self._blocked("inputs", self._inputs, {p: ends[p] for p in places}):
+        stable = await sound_spans(broker, asked) if asked else {}
+        spans = await sound_spans(broker, asked, uncommitted=True) if asked else {}
+        lag = {p: max(0, spans[p].end - reader.position(p)) for p in places if p in spans}
+        ends = {p: (stable[p].end, span.end) for p, span in spans.items() if p in stable}
+        if blocked := self._blocked(
+            "inputs", self._inputs, {p: ends[p] for p in places if p in ends}
+        ):
             _log.warning("input_blocked", **blocked.told())
         if blocked := self._blocked(
-            "followed topics", self._followed, {p: ends[p] for p in followed}
+            "followed topics", self._followed, {p: ends[p] for p in followed if p in ends}
         ):
             _log.warning("accepted_blocked", **blocked.told())
         self.metrics.lag(lag)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.helpers import damage_embedded, delete_embedded_topic
+from tests.contract.helpers import (
+    damage_embedded,
+    damage_embedded_entry,
+    delete_embedded_topic,
+)
 from tests.contract.worker_kit import Stage
 from tests.unit.test_sink_rows import milestone, user
 from worker.brokers.contract import Broker
@@ -53,6 +57,31 @@ async def test_a_damaged_input_is_told_and_skipped_when_somebody_says_so(
     assert running.counted("buddy_input_skipped_records_total", entity="milestones") == 2
     for gone in lost:
         del stage.outcomes[gone]
+    await stage.books_balance()
+
+
+@pytest.mark.parametrize("topic", ["in.feedback", "rejected.feedback", "internal.granted"])
+async def test_a_damaged_entry_of_a_partition_holds_up_that_alone(
+    stage: Stage, broker: Broker, topic: str
+) -> None:
+    assert isinstance(broker, EmbeddedBroker)
+    running = await stage.started()
+    await stage.judged(await stage.send("users", user(1), user(2)))
+    place = Partition(f"{stage.names.prefix}.{topic}", 0)
+    await damage_embedded_entry(broker, place)
+    damage = await broker.inspection.find(place, None)
+    await broker.inspection.note([damage])
+    for number in range(3):
+        stage.clock.put_forward(5_001)
+        await stage.judged(await stage.send("milestones", milestone(1 + number, 1)))
+    await stage.until(
+        lambda: running.counted("buddy_log_damaged_places") == 1, "the damage is told"
+    )
+    await broker.inspection.skip(damage)
+    stage.clock.put_forward(5_001)
+    await stage.until(lambda: running.counted("buddy_log_damaged_places") == 0, "it is over")
+    assert not await broker.damage()
+    await stage.judged(await stage.send("users", user(3)))
     await stage.books_balance()
 
 

@@ -23,6 +23,7 @@ import structlog
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Reader
+from worker.brokers.sound import sound_spans
 from worker.clock import Clock
 from worker.core.topics import Names
 from worker.engine.backoff import Backoff
@@ -333,6 +334,9 @@ class Consumer:
             self._awaited = self._clock.wall(), await self._ends()
         if self._awaited is None or self._behind(self._awaited[1]):
             return False
+        if self._awaited[1].keys() != self._positions.keys():  # one cannot be read
+            self._awaited = None
+            return False
         await asyncio.to_thread(self._store.stamp_current, self._awaited[0])
         self._awaited = None
         return True
@@ -345,9 +349,11 @@ class Consumer:
         others = await self._broker.topics((self._names.export_requests, self._names.exports))
         watched = [*ends]
         watched += [Partition(t.name, n) for t in others.values() for n in range(t.partitions)]
-        stable = await self._broker.spans(watched)
-        spans = await self._broker.spans(watched, uncommitted=True)
-        self._reports.open_transactions({p: (stable[p].end, spans[p].end) for p in watched})
+        stable = await sound_spans(self._broker, watched)
+        spans = await sound_spans(self._broker, watched, uncommitted=True)
+        self._reports.open_transactions(
+            {p: (stable[p].end, span.end) for p, span in spans.items() if p in stable}
+        )
         silent = (self._steady() - self._came_at) // 1000
         if self._limits or not (behind := self._behind(ends)):
             self._came_at = self._steady()
@@ -359,7 +365,8 @@ class Consumer:
             self._reports.free(_ACCEPTED)
 
     async def _ends(self) -> dict[Partition, int]:
-        spans = await self._broker.spans(self._positions)
+        """Without a partition whose entry is damaged."""
+        spans = await sound_spans(self._broker, self._positions)
         return {place: span.end for place, span in spans.items()}
 
     def _behind(self, ends: Mapping[Partition, int]) -> int:
