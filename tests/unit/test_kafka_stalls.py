@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from worker.stream import Partition
 from worker.brokers.kafka.stalls import STALL_SECONDS, Stalls
+from worker.stream import Partition
 
 HERE, THERE = Partition("t", 0), Partition("t", 1)
 LOOKS = int(STALL_SECONDS) + 2
