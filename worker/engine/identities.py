@@ -91,6 +91,10 @@ class Identities:
         spans = await sound_spans(self._broker, state)
         return {place: span.start + skipped.get(place, 0) for place, span in spans.items()}
 
+    def forget(self, place: Partition) -> None:
+        """Drop the count of a partition whose topic was re-created, until the next look."""
+        self._gone = {p: count for p, count in self._gone.items() if p != place}
+
     def lost(self, gone: Mapping[Partition, int]) -> dict[Partition, int]:
         """The partitions that have lost more offsets than in `gone`, each with the new count."""
         return {p: self._gone[p] for p, count in gone.items() if self._gone.get(p, count) > count}

@@ -24,7 +24,14 @@ from worker.engine.refusals import Refusals
 from worker.engine.reports import Reports
 from worker.engine.session import Session
 from worker.engine.tasks import TaskHandle, TaskManager, reached
-from worker.errors import BrokerUnavailable, BuddyError, Fenced, MessageRefused, MissingTopic
+from worker.errors import (
+    BrokerUnavailable,
+    BuddyError,
+    DamagedLog,
+    Fenced,
+    MessageRefused,
+    MissingTopic,
+)
 from worker.stream import Partition
 
 _SYNC_PATIENCE: Final = 30.0
@@ -247,7 +254,7 @@ class Judging:
             if refusal.task is not None and refusal.why is not None:
                 self.on_stuck(refusal.task)
             return False
-        except (Fenced, BrokerUnavailable, MissingTopic) as error:
+        except (Fenced, BrokerUnavailable, MissingTopic, DamagedLog) as error:
             self._reports.not_committed(tasks, error)
             session.is_over = True
             return False

@@ -238,8 +238,11 @@ class Worker:
         owned.gone |= lost
         owned.task.write_again(of_state(owned.state, self._rules.names))
         for topic in anew:
+            place = Partition(topic, owned.task.number)
+            owned.gone[place] = 0
+            self._identities.forget(place)
             owned.task.books.incident(INTERNAL_RECREATED)
-            self._reports.state_recreated(Partition(topic, owned.task.number))
+            self._reports.state_recreated(place)
         for place, gone in lost.items():
             very = f"{place.topic} {owned.state.get(place.topic, '')}"
             if fresh := owned.task.books.found(INTERNAL_SKIPPED, very, gone):
