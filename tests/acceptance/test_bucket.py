@@ -9,7 +9,7 @@ import pytest
 
 from tests.acceptance.kit import Buddy
 from tests.s3_server import KEY, SECRET, S3Server
-from tests.unit.test_sink_rows import user
+from tests.unit.sink.test_rows import user
 from worker.exports.verify import verify
 
 pytestmark = pytest.mark.acceptance

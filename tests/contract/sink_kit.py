@@ -14,7 +14,7 @@ import msgspec
 from schemas import ENTITIES
 from tests.contract import conftest
 from tests.contract.helpers import PATIENCE
-from tests.unit.test_sink_rows import event, match, milestone, user
+from tests.unit.sink.test_rows import event, match, milestone, user
 from worker.brokers.contract import Broker
 from worker.clock import Clock, StepWatch
 from worker.core.checkpoint import Checkpoint

@@ -18,7 +18,7 @@ from tests.contract.helpers import eventually
 from tests.contract.sink_kit import Sink, a_sink, csv_rows, fill
 from tests.contract.test_sink import consuming
 from tests.contract.worker_kit import Stage
-from tests.unit.test_sink_rows import match, user, uuid
+from tests.unit.sink.test_rows import match, user, uuid
 from worker.brokers.contract import Broker
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.core.topics import Names

@@ -16,7 +16,7 @@ from schemas import ENTITIES
 from tests.contract.conftest import Clock, Expire, unique
 from tests.contract.helpers import eventually
 from tests.contract.sink_kit import Sink, a_sink, csv_rows, fill
-from tests.unit.test_sink_rows import match, user, uuid
+from tests.unit.sink.test_rows import match, user, uuid
 from worker.brokers.contract import Broker, Reader
 from worker.core.topics import Names
 from worker.errors import BrokerUnavailable, MissingTopic, NoAnswer, StateError

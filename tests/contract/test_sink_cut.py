@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 from schemas import ENTITIES
 from tests.contract.conftest import Another, Clock, unique
 from tests.contract.sink_kit import PARTITIONS, Sink, a_sink, fill
+from tests.unit.sink.test_rows import match, user, uuid
 from tests.unit.sink_kit import checkin
-from tests.unit.test_sink_rows import match, user, uuid
 from worker.brokers.contract import Broker
 from worker.core.topics import Names
 from worker.exports.manifest import read_manifest

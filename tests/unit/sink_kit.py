@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from schemas import ENTITIES
-from tests.unit.test_sink_rows import canonical, match, message, user, uuid
+from tests.unit.sink.test_rows import canonical, match, message, user, uuid
 from worker.sink.selection.plan import STAGES, Selection
 from worker.sink.selection.spool import Spooled, Watch, spool
 from worker.sink.store.row_store import RowStore

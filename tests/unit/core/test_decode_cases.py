@@ -1,0 +1,82 @@
+"""The corpus in tests/cases/records, written from the contract alone, against the decoder."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.accepted import Foreign, rule_of
+from worker.core.decode import Decoded, Deletion, Invalid, decoders
+
+CASES = Path(__file__).parents[2] / "cases" / "records"
+ARRIVAL = "2026-01-01T00:00:00Z"
+DECODERS = decoders()
+
+
+def load() -> list[Any]:
+    cases = []
+    for path in sorted(CASES.glob("*.json")):
+        cases += [
+            pytest.param(case, id=f"{path.stem}: {case['name']}")
+            for case in json.loads(path.read_bytes())
+        ]
+    return cases
+
+
+def value_of(case: dict[str, Any]) -> bytes | None:
+    if case.get("deletion"):
+        return None
+    if "text" in case:
+        return str(case["text"]).encode()
+    if "base64" in case:
+        return b64decode(case["base64"])
+    if "parts" in case:
+        return b"".join(str(part).encode() * times for part, times in case["parts"])
+    return json.dumps(case["record"], ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def key_of(case: dict[str, Any]) -> bytes | None:
+    if case.get("key_base64") is not None:
+        return b64decode(case["key_base64"])
+    return None if case.get("key") is None else str(case["key"]).encode()
+
+
+@pytest.mark.parametrize("case", load())
+def test_case(case: dict[str, Any]) -> None:
+    arrival = datetime.fromisoformat(case.get("arrival", ARRIVAL)).astimezone(UTC)
+    outcome = DECODERS[case["entity"]].decode(
+        value_of(case), key_of(case), arrival + timedelta(seconds=60)
+    )
+    found: list[dict[str, str]] = []
+    if isinstance(outcome, Invalid):
+        verdict = "rejected"
+        found = [violation_of(v) for v in outcome.violations]
+        assert outcome.omitted == case.get("violations_omitted", 0)
+    else:
+        verdict = "accepted"
+        published = outcome.row if isinstance(outcome, Decoded) else None
+        assert not isinstance(rule_of(case["entity"]).read(outcome.key, published), Foreign)
+        if isinstance(outcome, Decoded):
+            found = [violation_of(v) for v in outcome.warnings]
+            if "row" in case:
+                assert outcome.row.decode() == case["row"]
+    expected = case["violations"]
+    if "violations_count" in case:
+        assert len(found) == case["violations_count"]
+        found = found[: len(expected)]
+    assert (verdict, found) == (case["verdict"], expected)
+    if "canonical_key" in case:
+        key = outcome.key
+        assert (None if key is None else key.decode()) == case["canonical_key"]
+    assert isinstance(outcome, Deletion) == (
+        bool(case.get("deletion")) and case["verdict"] == "accepted"
+    )
+
+
+def violation_of(v: Any) -> dict[str, str]:
+    return {"code": v.code.value, "field": v.field, "severity": v.severity}
