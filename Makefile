@@ -47,13 +47,13 @@ fuzz: $(DEV) ## the property-based tests with many more examples
 	@BUDDY_HYPOTHESIS=long $(BIN)/pytest --timeout=3600 tests/unit tests/contract
 
 chaos: $(DEV) ## processes and broker killed under a stream, then an independent checker: make chaos ROUNDS=200 SEED=1
-	@$(BIN)/python -m tests.chaos --rounds $(or $(ROUNDS),10) --seed $(or $(SEED),1) $(CHAOS)
+	@$(BIN)/python -m tests.proofs.chaos --rounds $(or $(ROUNDS),10) --seed $(or $(SEED),1) $(CHAOS)
 
 kill-exports: $(DEV) ## a sink killed at every stage of an export: make kill-exports ROUNDS=100 SEED=1
-	@$(BIN)/python -m tests.kill_exports --rounds $(or $(ROUNDS),100) --seed $(or $(SEED),1)
+	@$(BIN)/python -m tests.proofs.kill_exports --rounds $(or $(ROUNDS),100) --seed $(or $(SEED),1)
 
 simulate: $(DEV) ## real workers in virtual time, on a broker in memory: make simulate SEEDS=0:10000
-	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),0:10000)
+	@$(BIN)/python -m tests.proofs.simulation --seeds $(or $(SEEDS),0:10000)
 
 format: $(DEV) ## format the code and mend what lint can mend
 	$(BIN)/ruff check --fix .

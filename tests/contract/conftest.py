@@ -19,9 +19,9 @@ from tests.contract.helpers import (
     empty_embedded,
     empty_kafka,
 )
+from tests.proofs.simulation.broker.cluster import Cluster
+from tests.proofs.simulation.broker.connection import MemoryBroker
 from tests.s3_server import S3Server
-from tests.simulation.broker.cluster import Cluster
-from tests.simulation.broker.connection import MemoryBroker
 from worker.brokers.contract import Broker
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.brokers.kafka.broker import KafkaBroker

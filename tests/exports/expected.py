@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from tests.chaos.entities import key_of
 from tests.exports.spec import FREE, NESTED, NUMBERS, TABLES
+from tests.proofs.chaos.entities import key_of
 
 LONGEST: Final = 32_767
 """UTF-16 code units that a cell of Excel holds."""

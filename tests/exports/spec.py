@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.chaos.entities import SHAPES
+from tests.proofs.chaos.entities import SHAPES
 
 _PAGE: Final = (Path(__file__).parents[2] / "docs" / "spec.md").read_text("utf-8")
 _SECTION: Final = re.compile(

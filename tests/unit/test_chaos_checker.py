@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.books import digest
-from tests.chaos.checker import LONG_GONE, read_export
-from tests.chaos.entities import SHAPES, key_of
-from tests.chaos.made_up import MAKE, TOPICS, Source, World
-from tests.chaos.recording import Entry, Recording
-from tests.chaos.records import OWN_ERRORS
-from tests.chaos.stream import EXPECTED, Sent, Stream
+from tests.proofs.chaos.books import digest
+from tests.proofs.chaos.checker import LONG_GONE, read_export
+from tests.proofs.chaos.entities import SHAPES, key_of
+from tests.proofs.chaos.made_up import MAKE, TOPICS, Source, World
+from tests.proofs.chaos.recording import Entry, Recording
+from tests.proofs.chaos.records import OWN_ERRORS
+from tests.proofs.chaos.stream import EXPECTED, Sent, Stream
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation.broker.cluster import Cluster
-from tests.simulation.broker.connection import MemoryBroker
+from tests.proofs.simulation.broker.cluster import Cluster
+from tests.proofs.simulation.broker.connection import MemoryBroker
 from worker.core.topics import Names, wanted
 from worker.engine.identities import Identities
 from worker.errors import MissingTopic, TopicRecreated

@@ -1,0 +1,1 @@
+"""Long proofs, each with a sample among the tests: docs/proofs.md has what they showed."""
