@@ -9,7 +9,7 @@ import pytest
 
 from tests.acceptance.kit import Buddy
 from tests.s3_server import KEY, SECRET, S3Server
-from tests.unit.sink.test_rows import user
+from tests.unit.rows_kit import user
 from worker.exports.verify import verify
 
 pytestmark = pytest.mark.acceptance

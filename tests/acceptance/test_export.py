@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.kit import Buddy
-from tests.unit.sink.test_rows import user, uuid
+from tests.unit.rows_kit import user, uuid
 
 pytestmark = pytest.mark.acceptance
 

@@ -15,7 +15,7 @@ import pytest
 from tests.acceptance.accounts import broker_of, everything
 from tests.acceptance.conftest import Another
 from tests.acceptance.kit import Buddy, Service, eventually
-from tests.unit.sink.test_rows import user
+from tests.unit.rows_kit import user
 from worker.exports.verify import verify
 from worker.sink.agenda import Standing
 from worker.sink.requests import Announcement, decode_announcement, export_id_of

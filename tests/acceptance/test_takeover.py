@@ -23,7 +23,7 @@ from tests.acceptance.accounts import Books, everything
 from tests.acceptance.kit import Buddy, Service
 from tests.contract.helpers import configure
 from tests.kafka_server import KafkaServer, running
-from tests.unit.sink.test_rows import encode, milestone, user
+from tests.unit.rows_kit import encode, milestone, user
 from worker.brokers.kafka.broker import KafkaBroker
 from worker.core.outbox import SOURCE_HEADER
 from worker.errors import BuddyError

@@ -14,7 +14,7 @@ import msgspec
 from schemas import ENTITIES
 from tests.contract import conftest
 from tests.contract.helpers import PATIENCE
-from tests.unit.sink.test_rows import event, match, milestone, user
+from tests.unit.rows_kit import event, match, milestone, user
 from worker.brokers.contract import Broker
 from worker.clock import Clock, StepWatch
 from worker.core.checkpoint import Checkpoint
@@ -29,6 +29,8 @@ from worker.sink.requests import Announcement, ExportRequest, decode_announcemen
 from worker.sink.retention import Keep
 from worker.sink.schedule import Schedule
 from worker.sink.service import serve
+from worker.sink.store.consume import Consumer
+from worker.sink.store.row_store import RowStore
 from worker.stream import Partition, ProducerRecord
 
 PARTITIONS = 2
@@ -181,3 +183,19 @@ def csv_rows(directory: Path, entity: str) -> list[dict[str, str]]:
     (path,) = directory.glob(f"buddy_export_*/{entity}.csv")
     lines = [x for x in path.read_text().splitlines() if not x.startswith("#")]
     return list(csv.DictReader(lines))
+
+
+@asynccontextmanager
+async def consuming(sink: Sink) -> AsyncIterator[tuple[Consumer, RowStore]]:
+    store = RowStore(sink.store, sink.names)
+    consumer = Consumer(sink.broker, store, sink.names, sink.clocks)
+    await consumer.open()
+    stop = asyncio.Event()
+    running = asyncio.create_task(consumer.run(stop))
+    try:
+        yield consumer, store
+    finally:
+        stop.set()
+        await running
+        await consumer.close()
+        store.close()

@@ -15,10 +15,9 @@ from structlog.testing import capture_logs
 from schemas import ENTITIES
 from tests.contract.conftest import Another, Clock, MakeTopic
 from tests.contract.helpers import eventually
-from tests.contract.sink_kit import Sink, a_sink, csv_rows, fill
-from tests.contract.test_sink import consuming
+from tests.contract.sink_kit import Sink, a_sink, consuming, csv_rows, fill
 from tests.contract.worker_kit import Stage
-from tests.unit.sink.test_rows import match, user, uuid
+from tests.unit.rows_kit import match, user, uuid
 from worker.brokers.contract import Broker
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.core.topics import Names

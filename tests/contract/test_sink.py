@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from structlog.testing import capture_logs
 from schemas import ENTITIES
 from tests.contract.conftest import Clock, Expire, unique
 from tests.contract.helpers import eventually
-from tests.contract.sink_kit import Sink, a_sink, csv_rows, fill
-from tests.unit.sink.test_rows import match, user, uuid
+from tests.contract.sink_kit import Sink, a_sink, consuming, csv_rows, fill
+from tests.unit.rows_kit import match, user, uuid
 from worker.brokers.contract import Broker, Reader
 from worker.core.topics import Names
 from worker.errors import BrokerUnavailable, MissingTopic, NoAnswer, StateError
@@ -24,10 +23,7 @@ from worker.exports.manifest import read_manifest
 from worker.exports.places.directory import DirectoryPlace
 from worker.sink import answers, export, leader
 from worker.sink.reports import unheard
-from worker.sink.requests import (
-    ExportRequest,
-    export_id_of,
-)
+from worker.sink.requests import ExportRequest, export_id_of
 from worker.sink.store.consume import Consumer
 from worker.sink.store.row_store import RowStore
 from worker.stream import Message, Partition, ProducerRecord
@@ -395,22 +391,6 @@ async def test_a_store_beyond_the_log_is_rebuilt(sink: Sink) -> None:
 
 
 # --- Consuming ------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def consuming(sink: Sink) -> AsyncIterator[tuple[Consumer, RowStore]]:
-    store = RowStore(sink.store, sink.names)
-    consumer = Consumer(sink.broker, store, sink.names, sink.clocks)
-    await consumer.open()
-    stop = asyncio.Event()
-    running = asyncio.create_task(consumer.run(stop))
-    try:
-        yield consumer, store
-    finally:
-        stop.set()
-        await running
-        await consumer.close()
-        store.close()
 
 
 async def test_holding_brings_all_that_was_accepted(sink: Sink) -> None:

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from schemas import ENTITIES
 from tests.contract.conftest import Another, Clock, unique
 from tests.contract.sink_kit import PARTITIONS, Sink, a_sink, fill
-from tests.unit.sink.test_rows import match, user, uuid
+from tests.unit.rows_kit import match, user, uuid
 from tests.unit.sink_kit import checkin
 from worker.brokers.contract import Broker
 from worker.core.topics import Names

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from tests.contract.conftest import Clock, unique
 from tests.contract.helpers import eventually
 from tests.contract.sink_kit import Sink, a_sink
-from tests.unit.sink.test_rows import user
+from tests.unit.rows_kit import user
 from worker.brokers.contract import Broker
 from worker.core.topics import Names
 from worker.exports.places.directory import DirectoryPlace

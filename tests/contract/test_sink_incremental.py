@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from tests.contract.conftest import Clock, unique
 from tests.contract.sink_kit import Sink, a_sink, csv_rows, fill
-from tests.unit.sink.test_rows import milestone, user, uuid
+from tests.unit.rows_kit import milestone, user, uuid
 from worker.brokers.contract import Broker
 from worker.core.topics import Names
 from worker.errors import StateError

@@ -13,7 +13,7 @@ from tests.contract.bucket_kit import Gate, World
 from tests.contract.conftest import Clock, unique
 from tests.contract.helpers import eventually
 from tests.contract.sink_kit import Sink, a_sink
-from tests.unit.sink.test_rows import user
+from tests.unit.rows_kit import user
 from worker.brokers.contract import Broker
 from worker.core.topics import Names
 from worker.errors import StateError

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from tests.contract.conftest import Clock, DeleteTopic, unique
 from tests.contract.helpers import eventually
 from tests.contract.sink_kit import PARTITIONS, Sink, a_sink
-from tests.unit.sink.test_rows import user
+from tests.unit.rows_kit import user
 from worker.brokers.contract import Broker
 from worker.core.topics import Names, wanted
 from worker.errors import StateError

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from tests.contract.conftest import Another, Clock, DeleteTopic, unique
 from tests.contract.helpers import PATIENCE, add_partitions, eventually
 from tests.contract.sink_kit import PARTITIONS, Sink, a_sink, csv_rows, fill
-from tests.unit.sink.test_rows import user, uuid
+from tests.unit.rows_kit import user, uuid
 from worker.brokers.contract import Broker, Committer, Reader
 from worker.core.topics import Names, wanted
 from worker.errors import BrokerUnavailable, ConfigurationError, StateLost

@@ -12,7 +12,7 @@ from typing import Any
 
 from schemas import ENTITIES
 from tests.contract.conftest import Another, unique
-from tests.unit.sink.test_rows import encode, user, uuid
+from tests.unit.rows_kit import encode, user, uuid
 from worker.brokers.contract import Broker, Committer, Member
 from worker.clock import Clock
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER

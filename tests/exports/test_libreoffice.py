@@ -21,7 +21,7 @@ import pytest
 
 from tests.exports import expected, hostile, reading
 from tests.exports.spec import TABLES
-from tests.unit.exports.test_samples import export_to
+from tests.unit.export_kit import export_to
 
 ROWS = 4_000
 SEED = 6

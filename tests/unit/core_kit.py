@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from typing import Any, Literal, NamedTuple
 from zlib import crc32
 
 import msgspec
 
 from schemas import ENTITIES, Kind
+from worker.core.addresses import owner_of
 from worker.core.checkpoint import Checkpoint
 from worker.core.frontier import Frontier
 from worker.core.internal import read_granted, read_parked, read_progress
 from worker.core.keys import read_key
-from worker.core.known import IndexDelta
+from worker.core.known import IndexDelta, address_digest
 from worker.core.moments import Moment
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Tally
 from worker.core.parking import Envelope
@@ -495,3 +497,10 @@ def outcome_of(message: ProducerRecord) -> Outcome:
         return Outcome("deleted", (), (), message)
     warnings = dict(message.headers).get(WARNINGS_HEADER, b"").decode()
     return Outcome("accepted", tuple(filter(None, warnings.split(","))), (), message)
+
+
+def owned(task: int, tasks: int, which: int = 0) -> str:
+    """An address that this task owns; a different one for each `which`."""
+    found = (f"a{n}@example.org" for n in count())
+    own = (e for e in found if owner_of(address_digest(e), tasks) == task)
+    return [next(own) for _ in range(which + 1)][-1]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.unit.exports.test_samples import metadata_of
+from tests.unit.export_kit import metadata_of
 from worker.exports.layout import MANIFEST
 from worker.exports.manifest import ExportedFile, Options, Origin, build, encode
 from worker.exports.places.place import Place

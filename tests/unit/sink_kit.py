@@ -10,7 +10,11 @@ from typing import Any
 from hypothesis import strategies as st
 
 from schemas import ENTITIES
-from tests.unit.sink.test_rows import canonical, match, message, user, uuid
+from tests.unit.export_kit import metadata_of
+from tests.unit.rows_kit import canonical, match, message, user, uuid
+from worker.exports.manifest import Incremental, Options, Origin, build
+from worker.exports.order import order_of
+from worker.exports.places.place import Finished
 from worker.sink.selection.plan import STAGES, Selection
 from worker.sink.selection.spool import Spooled, Watch, spool
 from worker.sink.store.row_store import RowStore
@@ -138,3 +142,14 @@ UNWATCHED = Watch(lambda _done, _total: None, lambda: False)
 
 def read_spooled(found: Spooled) -> dict[str, list[bytes]]:
     return {entity: path.read_bytes().splitlines() for entity, path in found.files.items()}
+
+
+def finished(
+    export_id: str, bookmark: str, second: int = 0, *, scheduled: bool = False
+) -> Finished:
+    """An export at the place, as far as bookmarks look at it."""
+    origin = Origin(incremental=Incremental(name=bookmark))
+    options = Options(entities=(), formats=(), incremental=bookmark, scheduled=scheduled)
+    manifest = build(metadata_of({}), options, origin, (), {}, ())
+    name = f"20251122T1030{second:02}Z_{export_id}"
+    return Finished(name, f"/exports/{name}", manifest, f"hash of {export_id}", order_of(name))

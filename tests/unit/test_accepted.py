@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import ENTITIES
-from tests.unit.sink.test_rows import NAMES, encode, event, match, message, milestone, user, uuid
+from tests.unit.rows_kit import NAMES, encode, event, match, message, milestone, user, uuid
 from worker.accepted import Foreign, Read, read_rows, rule_of
 from worker.brokers.partitioner import partition_for
 from worker.core.decode import Decoded, decoders, latest_moment

@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 
 from schemas import ENTITIES, Entity, Kind, json_schema, patterns
 from schemas.json_schema import definitions, record_name, row_name
-from tests.unit.core.test_decode_cases import load, value_of
+from tests.unit.cases_kit import load, value_of
 from tests.unit.schema_kit import JSON, TEXT, drawn_from
 from worker.checking import Checked, Checker
 from worker.core.decode import DEFAULT_LIMIT, Decoded, decoders

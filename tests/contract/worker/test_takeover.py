@@ -13,7 +13,7 @@ import pytest
 from tests.contract.conftest import Another
 from tests.contract.helpers import eventually
 from tests.contract.worker_kit import Stage
-from tests.unit.sink.test_rows import milestone, user
+from tests.unit.rows_kit import milestone, user
 from worker.brokers.contract import Broker
 from worker.brokers.kafka.committer import KafkaCommitter
 from worker.core.ownership import owners_before, taken_over, writer_name

@@ -13,7 +13,7 @@ from schemas import ENTITIES
 from tests.contract.conftest import Another, Expire
 from tests.contract.helpers import delete_all
 from tests.contract.worker_kit import MovingClock, Stage, at, checkin, holders, two
-from tests.unit.sink.test_rows import match, milestone, user, uuid
+from tests.unit.rows_kit import match, milestone, user, uuid
 from worker.brokers.contract import Broker
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.errors import BrokerUnavailable

@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.contract.worker_kit import Stage
-from tests.unit.sink.test_rows import milestone, user
+from tests.unit.rows_kit import milestone, user
 
 pytestmark = pytest.mark.timeout(400)
 

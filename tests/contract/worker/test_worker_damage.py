@@ -11,7 +11,7 @@ from tests.contract.helpers import (
     delete_embedded_topic,
 )
 from tests.contract.worker_kit import Stage
-from tests.unit.sink.test_rows import milestone, user
+from tests.unit.rows_kit import milestone, user
 from worker.brokers.contract import Broker
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.core.topics import wanted

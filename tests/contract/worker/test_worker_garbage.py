@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from tests.contract.conftest import Another
 from tests.contract.worker_kit import Running, Stage, at
-from tests.unit.sink.test_rows import milestone, user
+from tests.unit.rows_kit import milestone, user
 from worker.brokers.contract import Broker
 from worker.core.checkpoint import Checkpoint
 from worker.core.reading import write_progress

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from tests.contract.conftest import Expire
 from tests.contract.worker_kit import Stage
-from tests.unit.sink.test_rows import match, user
+from tests.unit.rows_kit import match, user
 from worker.brokers.contract import Broker
 from worker.core.outbox import SOURCE_HEADER
 from worker.stream import Partition, ProducerRecord

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.contract.worker_kit import Running, Stage, checkin, event, feedback
-from tests.unit.sink.test_rows import match, milestone, user
+from tests.unit.rows_kit import match, milestone, user
 from worker.engine import worker
 from worker.stream import Partition
 

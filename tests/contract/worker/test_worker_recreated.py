@@ -9,7 +9,7 @@ from schemas import ENTITIES
 from tests.contract.conftest import DeleteTopic, Expire
 from tests.contract.helpers import add_partitions
 from tests.contract.worker_kit import Row, Stage, checkin, event
-from tests.unit.sink.test_rows import match, milestone, user
+from tests.unit.rows_kit import match, milestone, user
 from worker.brokers.contract import Broker
 from worker.core.topics import wanted
 from worker.stream import Partition

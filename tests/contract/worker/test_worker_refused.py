@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from tests.contract.conftest import Another
 from tests.contract.worker_kit import Stage
-from tests.unit.sink.test_rows import encode, milestone, user, uuid
+from tests.unit.rows_kit import encode, milestone, user, uuid
 from worker.brokers.contract import Broker
 from worker.core.topics import wanted
 from worker.engine import worker

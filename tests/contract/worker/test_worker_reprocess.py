@@ -9,7 +9,7 @@ import pytest
 
 from tests.contract.conftest import Another
 from tests.contract.worker_kit import Stage, at, holders, two
-from tests.unit.sink.test_rows import match, milestone, user
+from tests.unit.rows_kit import match, milestone, user
 from worker.core.checkpoint import Counts
 from worker.engine.reprocess import reprocess
 from worker.engine.saved import read_progress_table

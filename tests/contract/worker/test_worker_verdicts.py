@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.contract.worker_kit import Row, Stage, checkin
-from tests.unit.sink.test_rows import match, milestone, user
+from tests.unit.rows_kit import match, milestone, user
 from worker.brokers.contract import Member
 from worker.core.addresses import owner_of
 from worker.core.known import address_digest

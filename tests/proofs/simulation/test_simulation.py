@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from hashlib import sha256
 from io import StringIO
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from tests.proofs.simulation.index import Disk
 from tests.proofs.simulation.many import play, play_all
 from tests.proofs.simulation.promises import Broken, Promises
 from tests.proofs.simulation.schedule import Run
+from tests.proofs.simulation.trace_kit import trace
 from worker.index.store import IndexStore
 
 SEEDS = int(os.environ.get("BUDDY_SIMULATION_SEEDS", "200"))
@@ -56,15 +56,8 @@ def test_many_seeds_end_with_a_sum() -> None:
     assert " takeovers, " in line
 
 
-def trace(seed: int) -> str:
-    lines: list[str] = []
-    run = Run(seed, lines.append)
-    run.play()
-    return sha256("\n".join(lines).encode()).hexdigest()
-
-
 def test_a_seed_is_the_same_run_in_every_process() -> None:
-    module = "tests.proofs.simulation.test_simulation"
+    module = "tests.proofs.simulation.trace_kit"
     code = f"from {module} import trace; print(trace(1), trace(2), trace(5))"
     for hashes in ("1", "2"):
         there = subprocess.run(

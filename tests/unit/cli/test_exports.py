@@ -14,8 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.unit.exports.test_csv import user
-from tests.unit.exports.test_samples import export_to, metadata_of
+from tests.unit.export_kit import export_to, metadata_of, user
 from worker.cli.main import run
 from worker.exports.layout import MANIFEST, Format
 from worker.exports.manifest import Base, Cut, Incremental, Manifest, Options, Origin, build, encode

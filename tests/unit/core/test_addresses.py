@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import count
-
 import pytest
 
-from tests.unit.core_kit import Crash, World, good, uid
-from worker.core.addresses import ReservationRequest, owner_of
+from tests.unit.core_kit import Crash, World, good, owned, uid
+from worker.core.addresses import ReservationRequest
 from worker.core.internal import read_claim
 from worker.core.known import address_digest
 from worker.core.round import Batch, needs_synchronised
 from worker.core.task import CLAIMS
 from worker.stream import Partition
-
-
-def owned(task: int, tasks: int, which: int = 0) -> str:
-    """An address that this task owns; a different one for each `which`."""
-    found = (f"a{n}@example.org" for n in count())
-    own = (e for e in found if owner_of(address_digest(e), tasks) == task)
-    return [next(own) for _ in range(which + 1)][-1]
 
 
 def user(world: World, number: int, email: str, partition: int = 0) -> str:

@@ -13,15 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import ENTITIES
-from tests.unit.core.test_decode_cases import key_of, load, value_of
-from tests.unit.core.test_histories import Step, histories, run
-from tests.unit.core.test_records import (
-    DECODERS,
-    LATEST,
-    Drawn,
-    any_values,
-    good_records,
-)
+from tests.unit.cases_kit import key_of, load, value_of
+from tests.unit.core.histories_kit import Step, histories, run
+from tests.unit.core.records_kit import DECODERS, LATEST, Drawn, any_values, good_records
 from tests.unit.core_kit import World, good, to_json, uid
 from worker.core.columns import ColumnDecoder
 from worker.core.decode import Decoded, Invalid, Outcome, RecordDecoder, latest_moment

@@ -2,48 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from base64 import b64decode
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit.cases_kit import key_of, load, value_of
 from worker.accepted import Foreign, rule_of
 from worker.core.decode import Decoded, Deletion, Invalid, decoders
 
-CASES = Path(__file__).parents[2] / "cases" / "records"
 ARRIVAL = "2026-01-01T00:00:00Z"
 DECODERS = decoders()
-
-
-def load() -> list[Any]:
-    cases = []
-    for path in sorted(CASES.glob("*.json")):
-        cases += [
-            pytest.param(case, id=f"{path.stem}: {case['name']}")
-            for case in json.loads(path.read_bytes())
-        ]
-    return cases
-
-
-def value_of(case: dict[str, Any]) -> bytes | None:
-    if case.get("deletion"):
-        return None
-    if "text" in case:
-        return str(case["text"]).encode()
-    if "base64" in case:
-        return b64decode(case["base64"])
-    if "parts" in case:
-        return b"".join(str(part).encode() * times for part, times in case["parts"])
-    return json.dumps(case["record"], ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def key_of(case: dict[str, Any]) -> bytes | None:
-    if case.get("key_base64") is not None:
-        return b64decode(case["key_base64"])
-    return None if case.get("key") is None else str(case["key"]).encode()
 
 
 @pytest.mark.parametrize("case", load())

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.unit.core.test_addresses import owned
-from tests.unit.core_kit import GRACE, World, good, uid
+from tests.unit.core_kit import GRACE, World, good, owned, uid
 from worker.core.frontier import Frontier
 from worker.stream import Partition
 

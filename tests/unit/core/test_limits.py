@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from schemas import ENTITIES
-from tests.unit.core.test_records import DECODERS, LATEST
+from tests.unit.core.records_kit import DECODERS, LATEST
 from tests.unit.core_kit import good, to_json
 from worker.core.decode import DEFAULT_LIMIT, Decoded, Invalid, RecordDecoder
 from worker.core.violations import MOST_REPORTED

@@ -6,8 +6,7 @@ import msgspec
 import pytest
 
 from schemas import ENTITIES
-from tests.unit.core.test_addresses import owned
-from tests.unit.core_kit import GRACE, Decision, World, good, to_json, uid
+from tests.unit.core_kit import GRACE, Decision, World, good, owned, to_json, uid
 from worker.core.outbox import Tally
 from worker.core.parking import PARKED_BYTES
 from worker.core.pressure import Limits, crowded, overfull, weight

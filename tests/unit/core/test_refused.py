@@ -6,8 +6,7 @@ import json
 
 import msgspec
 
-from tests.unit.core.test_addresses import owned
-from tests.unit.core_kit import World, good, uid
+from tests.unit.core_kit import World, good, owned, uid
 from worker.core.decode import Invalid
 from worker.core.refused import record_of
 from worker.core.rejection import reject

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import ENTITIES, Entity
-from tests.unit.core.test_records import (
+from tests.unit.core.records_kit import (
     DECODERS,
     LATEST,
     Drawn,

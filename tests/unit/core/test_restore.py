@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.core.test_addresses import owned
-from tests.unit.core_kit import GRACE, Crash, World, good, uid
+from tests.unit.core_kit import GRACE, Crash, World, good, owned, uid
 from worker.core.internal import read_parked
 from worker.stream import Headers
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from schemas import ENTITIES
-from tests.unit.core.test_addresses import owned
-from tests.unit.core_kit import GRACE, NOW, Outcome, good, outcome_of, to_json, uid
+from tests.unit.core_kit import GRACE, NOW, Outcome, good, outcome_of, owned, to_json, uid
 from worker.core.internal import read_progress
 from worker.core.known import IndexDelta
 from worker.core.moments import Moment

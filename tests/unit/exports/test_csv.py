@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import ENTITIES, Kind
-from tests.unit.exports.test_samples import FEWER, HOSTILE, metadata_of, rows_of
+from tests.unit.export_kit import FEWER, HOSTILE, metadata_of, rows_of, user
 from worker.exports.formats.csv import CsvOutcome, csv_chunks
 from worker.exports.formats.table import rating_text
 
@@ -34,20 +34,6 @@ def written(
             parts.append(next(chunks))
         except StopIteration as end:
             return b"".join(parts).decode(), end.value
-
-
-def user(**fields: Any) -> bytes:
-    return msgspec.json.encode(
-        {
-            "id": "550e8400-e29b-41d4-a716-446655440000",
-            "email": "alice@example.com",
-            "first_name": "Alice",
-            "last_name": "Smith",
-            "role": "participant",
-            "joined_at": "2024-01-15T10:00:00Z",
-        }
-        | fields
-    )
 
 
 def test_the_example_of_the_specification() -> None:

@@ -8,37 +8,19 @@ import zipfile
 from pathlib import Path
 
 from schemas import ENTITIES
-from tests.unit.exports.test_samples import export_to, same
+from tests.unit.export_kit import export_to, same
+from tests.unit.exports.golden_kit import GOLDEN, golden_rows, short
 from worker import __version__
 from worker.exports.manifest import Cut, Origin
 from worker.exports.verify import verify
 from worker.files import expand, read
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "export"
 ORIGIN = Origin(
     cut=Cut(accepted={"users": {0: 5, 1: 4}}, judged={"users": {0: 7, 1: 5}}),
     left_out={"feedback": {"user_gone": 2}},
 )
-LENGTHS = (16_384, 16_383)
 RENEW = bool(os.environ.get("BUDDY_RENEW_GOLDEN"))
 """Asked here, since tests themselves see no variable of ours."""
-
-
-def full(text: str) -> str:
-    for length in LENGTHS:
-        text = text.replace(f"{{{length} × 😀}}", "😀" * length)
-    return text
-
-
-def short(text: str) -> str:
-    for length in LENGTHS:
-        text = text.replace("😀" * length, f"{{{length} × 😀}}")
-    return text
-
-
-def golden_rows() -> dict[str, list[bytes]]:
-    rows = {name: (GOLDEN / "rows" / f"{name}.ndjson").read_text("utf-8") for name in ENTITIES}
-    return {name: full(text).encode().split(b"\n")[:-1] for name, text in rows.items()}
 
 
 def texts_of(directory: Path) -> dict[str, str]:

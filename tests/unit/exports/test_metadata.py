@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
 
-from tests.unit.exports.test_samples import metadata_of
+from tests.unit.export_kit import metadata_of
 from worker.exports import layout
 from worker.exports.metadata import csv_comment, json_file, json_object, sheet_rows
 

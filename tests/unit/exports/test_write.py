@@ -13,9 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.unit.exports.test_csv import user
-from tests.unit.exports.test_samples import export_to, metadata_of, spool_of
-from tests.unit.exports.test_xlsx import feedback
+from tests.unit.export_kit import export_to, feedback, metadata_of, spool_of, user
 from worker.errors import StateError, UsageError
 from worker.exports.layout import Format
 from worker.exports.manifest import ExportedFile, Options, Origin, encode, read_manifest

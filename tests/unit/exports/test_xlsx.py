@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import ENTITIES, Kind
-from tests.unit.exports.test_csv import user
-from tests.unit.exports.test_samples import FEWER, HOSTILE, exports, metadata_of
+from tests.unit.export_kit import FEWER, HOSTILE, exports, feedback, metadata_of, user
 from worker.exports.formats.xlsx import XlsxOutcome, xlsx_chunks
 from worker.exports.formats.xlsx_parts import column_letters
 from worker.exports.formats.xlsx_text import from_excel, shorten, to_xml, units
@@ -46,18 +45,6 @@ def written(
 def cells_of(data: bytes) -> dict[str, list[tuple[Any, ...]]]:
     workbook = openpyxl.load_workbook(io.BytesIO(data))
     return {sheet.title: list(sheet.values) for sheet in workbook.worksheets}
-
-
-def feedback(**fields: Any) -> bytes:
-    return msgspec.json.encode(
-        {
-            "feedback_id": "550e8400-e29b-41d4-a716-446655440000",
-            "match_id": "660e8400-e29b-41d4-a716-446655440000",
-            "from_role": "buddy",
-            "rating": 0.5,
-        }
-        | fields
-    )
 
 
 def test_the_sheet_of_metadata_comes_first() -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import ENTITIES, Kind
-from tests.unit.files.test_ndjson import Trickle
+from tests.unit.files.stream_kit import Trickle
 from worker.errors import UsageError
 from worker.files import FileRecord
 from worker.files.cells import json_string, json_value

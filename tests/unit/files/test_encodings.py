@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.files.test_ndjson import BOM, Trickle
+from tests.unit.files.stream_kit import BOM, Trickle
 from worker.errors import UsageError
 from worker.files import encodings, expand
 from worker.files.encodings import as_utf8

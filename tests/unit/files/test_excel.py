@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import ENTITIES
-from tests.unit.excel_kit import DATE, DURATION, OWN_DATE, PERCENT, TEXT, excel, row, strings
-from tests.unit.exports.test_samples import HOSTILE
+from tests.unit.export_kit import HOSTILE
+from tests.unit.files.excel_kit import DATE, DURATION, OWN_DATE, PERCENT, TEXT, excel, row, strings
 from worker.errors import UsageError
 from worker.exports.formats.xlsx_text import to_xml
 from worker.files import FileRecord, in_entity_order, source

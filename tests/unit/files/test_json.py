@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.files.test_ndjson import BOM, Trickle
+from tests.unit.files.stream_kit import BOM, Trickle
 from worker.errors import UsageError
 from worker.files import FileRecord
 from worker.files.json_document import read_document, tells_entities, wrapped_in

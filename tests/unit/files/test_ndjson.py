@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.files.stream_kit import BOM, Trickle
 from worker.files import FileRecord, read_ndjson
 from worker.files.lines import read_lines
-
-BOM = b"\xef\xbb\xbf"
-
-
-class Trickle(io.BytesIO):
-    """A stream that gives a few bytes at a time."""
-
-    def __init__(self, data: bytes, size: int) -> None:
-        super().__init__(data)
-        self._size = size
-
-    def read1(self, size: int | None = -1, /) -> bytes:
-        return super().read(self._size)
 
 
 def records(data: bytes, size: int = 1 << 20, limit: int = 1000) -> list[FileRecord]:

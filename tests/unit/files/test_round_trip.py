@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from schemas import ENTITIES
-from tests.unit.exports.test_samples import FEWER, export_to, exports, same
+from tests.unit.export_kit import FEWER, export_to, exports, same
 from worker.exports.layout import FORMATS, Format
 from worker.exports.verify import verify
 from worker.files import expand

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from schemas import ENTITIES
-from tests.unit.exports.test_csv import user
-from tests.unit.exports.test_samples import export_to
-from tests.unit.exports.test_xlsx import feedback
+from tests.unit.export_kit import export_to, feedback, user
 from worker.errors import UsageError
 from worker.exports.layout import Format
 from worker.files import Source, expand, in_entity_order, read, source

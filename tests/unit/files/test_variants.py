@@ -18,8 +18,8 @@ from openpyxl.utils import get_column_letter
 
 from schemas import ENTITIES, Kind
 from tests.unit.core_kit import NOW, good, to_json
-from tests.unit.excel_kit import excel, strings
-from tests.unit.exports.test_samples import FEWER, rows_of, same
+from tests.unit.export_kit import FEWER, rows_of, same
+from tests.unit.files.excel_kit import excel, strings
 from worker.core.decode import DEFAULT_LIMIT, Decoded, decoders, latest_moment
 from worker.exports.formats.table import rating_text
 from worker.exports.formats.xlsx_text import to_xml

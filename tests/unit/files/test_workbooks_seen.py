@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from python_calamine import CalamineWorkbook
 
 from schemas import ENTITIES
-from tests.unit.excel_kit import (
+from tests.unit.files.excel_kit import (
     DECLARATION,
     MAIN,
     OFFICE,

@@ -12,8 +12,7 @@ import openpyxl
 import pytest
 
 from schemas import ENTITIES
-from tests.unit.exports.test_csv import user
-from tests.unit.exports.test_samples import export_to
+from tests.unit.export_kit import export_to, user
 from worker.errors import UsageError
 from worker.files import FileRecord
 from worker.files.workbook import read_workbook

@@ -7,42 +7,17 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 import worker
-from tests.unit.index.test_store import FIRST, filled, row, user
-from worker.index.store import IndexStore
+from tests.unit.index.store_kit import filled, reopened
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     return tmp_path / "deep" / "index"
-
-
-def reopened(directory: Path) -> list[str]:
-    """The reasons for which it was rebuilt at an opening; whatever it holds, it can be used."""
-    store = IndexStore(directory, map_size=256 * 1024)
-    with capture_logs() as logs:
-        store.open()
-    try:
-        return _used(store, logs)
-    finally:
-        store.close()
-
-
-def _used(store: IndexStore, logs: Sequence[Mapping[str, object]]) -> list[str]:
-    expected = {FIRST: 300} if not logs else {}
-    assert store.positions() == expected
-    assert store.counts()["users"] == (0 if logs else 300)
-    known = [store.user(user(n).bytes) for n in range(300)]
-    assert all(known) if not logs else not any(known)
-    store.apply([row(301)], {FIRST: 302})
-    assert {log["event"] for log in logs} <= {"state_rebuild"}
-    return [str(log["reason"]) for log in logs]
 
 
 def test_any_changed_byte_of_a_file_that_was_closed_in_order_is_found(directory: Path) -> None:
@@ -79,7 +54,7 @@ DAMAGER = """
 import sys, random, shutil
 from pathlib import Path
 from worker.errors import StateLost
-from tests.unit.index.test_damage import reopened
+from tests.unit.index.store_kit import reopened
 directory, whole = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes()
 chance = random.Random(int(sys.argv[3]))
 for _ in range(6):

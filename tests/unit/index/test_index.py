@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.sink.test_rows import canonical, match, user, uuid
+from tests.unit.rows_kit import canonical, match, user, uuid
 from worker.brokers.partitioner import partition_for
 from worker.core.known import IndexDelta, Known, address_digest
 from worker.index import store as index_store

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from tests.unit.index.test_tails import LOG, PLACE, read
+from tests.unit.index.tails_kit import LOG, PLACE, read
 from worker.brokers.contract import Broker
 from worker.errors import BrokerUnavailable
 from worker.index import resuming

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import lmdb
 import msgspec
@@ -18,6 +17,7 @@ import pytest
 from structlog.testing import capture_logs
 
 import worker
+from tests.unit.index.store_kit import FIRST, TOPIC, filled, row, user
 from worker.accepted import Foreign
 from worker.core.known import address_digest
 from worker.errors import StateError, StateLost
@@ -25,22 +25,6 @@ from worker.index import environment
 from worker.index.store import IndexStore
 from worker.index.tails import Tail, mark_of
 from worker.stream import Message, Partition
-
-TOPIC = "p.accepted.users"
-FIRST = Partition(TOPIC, 0)
-
-
-def user(number: int) -> UUID:
-    return UUID(bytes=address_digest(str(number)), version=4)
-
-
-def row(number: int) -> Message:
-    key = str(user(number)).encode()
-    value = (
-        b'{"id":"%b","email":"%d@x.org","first_name":"A","last_name":"B","role":"buddy",'
-        b'"joined_at":"2024-01-15T10:00:00Z"}'
-    ) % (key, number)
-    return Message(TOPIC, 0, number, 0, key, value)
 
 
 @pytest.fixture
@@ -56,42 +40,31 @@ def store(directory: Path) -> Iterator[IndexStore]:
     store.close()
 
 
-def filled(directory: Path, users: int = 1_000) -> None:
-    store = IndexStore(directory, map_size=256 * 1024)
-    store.open()
-    store.apply([row(n) for n in range(users)], {FIRST: users})
-    store.stamp(1_000)
-    store.close()
-
-
 # --- killed ---------------------------------------------------------------------------------------
 
 # State at position p = 50 n: the users 50 (n - 3) to 50 n, so rows and position can be compared.
 WRITER = """
 import sys
 from pathlib import Path
-from tests_row import row, TOPIC
+from tests.unit.index.store_kit import FIRST, row
 import msgspec
-from worker.stream import Partition
 from worker.index.store import IndexStore
 store = IndexStore(Path(sys.argv[1]), map_size=64 * 1024)
 store.open()
 for n in range(1_000_000):
     new = [row(k) for k in range(50 * n, 50 * n + 50)]
     gone = [msgspec.structs.replace(row(k), value=None) for k in range(50 * n - 150, 50 * n - 100)]
-    store.apply(new + gone, {Partition(TOPIC, 0): 50 * n + 50})
+    store.apply(new + gone, {FIRST: 50 * n + 50})
     print(n, flush=True)
 """
 
 
 @pytest.mark.parametrize("applied", [1, 20, 21, 22, 300])
 def test_killed_at_any_moment_rows_and_position_agree(directory: Path, applied: int) -> None:
-    script = WRITER.replace("tests_row", Path(__file__).stem)
-    paths = os.pathsep.join([str(Path(worker.__file__).parents[1]), str(Path(__file__).parent)])
     with subprocess.Popen(
-        [sys.executable, "-c", script, str(directory)],
+        [sys.executable, "-c", WRITER, str(directory)],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": paths},
+        cwd=Path(worker.__file__).parents[1],
         text=True,
     ) as process:
         assert process.stdout is not None

@@ -8,30 +8,10 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import pytest
 
+from tests.unit.index.tails_kit import LOG, PLACE, message, read
 from worker.index.freshness import Saved
 from worker.index.tails import LENGTH, Beside, Comparison, Tail, extended, extended_beside
 from worker.stream import Message, OffsetRange, Partition
-
-PLACE = Partition("b.accepted.users", 0)
-
-
-def message(offset: int, key: str = "", value: str | None = "v", time: int = 0) -> Message:
-    name = (key or f"k{offset}").encode()
-    content = None if value is None else value.encode()
-    return Message(PLACE.topic, 0, offset, time, name, content, (("h", b"x"),))
-
-
-def read(log: Sequence[Message], position: int, *, at_once: int = 3) -> dict[Partition, Tail]:
-    """The tails of whoever has read the log up to there."""
-    tails: dict[Partition, Tail] = {}
-    messages = [m for m in log if m.offset < position]
-    before = 0
-    for first in range(0, max(1, len(messages)), at_once):
-        some = messages[first : first + at_once]
-        now = position if first + at_once >= len(messages) else some[-1].offset + 1
-        tails |= extended(tails, {PLACE: before}, some, {PLACE: now})
-        before = now
-    return tails
 
 
 def compared(
@@ -48,9 +28,6 @@ def compared(
             comparison.take(one)
         comparison.moved({PLACE: there[0].offset if there else end})
     return comparison.reason
-
-
-LOG = [message(n) for n in range(20)]
 
 
 @pytest.mark.parametrize("at_once", [1, 3, LENGTH, LENGTH + 1, 20])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import ENTITIES
-from tests.unit.sink.test_rows import NAMES
+from tests.unit.rows_kit import NAMES
 from worker.sink.awaited import Awaited, Saved, read_saved
 from worker.stream import Message, OffsetRange, Partition
 

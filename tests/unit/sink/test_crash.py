@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.sink.test_rows import NAMES, message, user
+from tests.unit.rows_kit import NAMES, message, user
 from worker.sink.store.row_store import RowStore
 from worker.stream import Message, Partition
 

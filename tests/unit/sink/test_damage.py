@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from tests.unit.sink.test_rows import NAMES, message, user
+from tests.unit.rows_kit import NAMES, message, user
 from worker.errors import StateError, StateLost
 from worker.exports.manifest import Cut
 from worker.index.tails import Tail, mark_of

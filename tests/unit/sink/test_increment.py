@@ -15,8 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.exports.test_samples import metadata_of
-from tests.unit.sink.test_rows import NAMES, match, user, uuid
+from tests.unit.rows_kit import NAMES, match, user, uuid
 from tests.unit.sink_kit import (
     KINDS,
     UNWATCHED,
@@ -24,11 +23,12 @@ from tests.unit.sink_kit import (
     World,
     changes,
     checkin,
+    finished,
     read_spooled,
     references,
     selections,
 )
-from worker.exports.manifest import Cut, Incremental, Options, Origin, build
+from worker.exports.manifest import Cut
 from worker.exports.order import order_of
 from worker.exports.places.place import Finished
 from worker.sink.selection.bookmarks import Bookmarks, FullBecause, Mark
@@ -88,17 +88,6 @@ class Feed:
         for entity, some in rows.items():
             for row in some:
                 self.held[entity][key_of(entity, row)] = row
-
-
-def finished(
-    export_id: str, bookmark: str, second: int = 0, *, scheduled: bool = False
-) -> Finished:
-    """An export at the place, as far as bookmarks look at it."""
-    origin = Origin(incremental=Incremental(name=bookmark))
-    options = Options(entities=(), formats=(), incremental=bookmark, scheduled=scheduled)
-    manifest = build(metadata_of({}), options, origin, (), {}, ())
-    name = f"20251122T1030{second:02}Z_{export_id}"
-    return Finished(name, f"/exports/{name}", manifest, f"hash of {export_id}", order_of(name))
 
 
 def key_of(entity: str, row: bytes) -> bytes:

@@ -9,17 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import ENTITIES
-from tests.unit.sink.test_rows import encode, event, match, milestone, user, uuid
+from tests.unit.rows_kit import encode, event, match, milestone, user, uuid
 from worker.core.keys import id_bytes
-from worker.sink.selection.plan import (
-    Days,
-    Known,
-    Picked,
-    Picker,
-    Reason,
-    date_range,
-    day_of,
-)
+from worker.sink.selection.plan import Days, Known, Picked, Picker, Reason, date_range, day_of
 from worker.sink.selection.spool import kept
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.sink.test_increment import finished
+from tests.unit.sink_kit import finished
 from worker.exports.order import order_of, orders, overtaken
 from worker.sink.retention import GRACE_MS, Keep, Old, Retiring, old_of, to_remove
 

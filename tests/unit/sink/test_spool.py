@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.sink.test_rows import NAMES, match, user, uuid
+from tests.unit.rows_kit import NAMES, match, user, uuid
 from tests.unit.sink_kit import (
     KINDS,
     UNWATCHED,

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import ENTITIES
-from tests.unit.sink.test_rows import NAMES, event, match, message, milestone, user, uuid
+from tests.unit.rows_kit import NAMES, event, match, message, milestone, user, uuid
 from worker.core.topics import Names
 from worker.errors import StateError
 from worker.sink.store import rocks

@@ -1,0 +1,48 @@
+"""No module imports a test module: what several tests share stands in a kit."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+
+
+def imported(source: str) -> Iterator[str]:
+    """The modules that a source imports; a name that it imports from one may be a module too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None, "a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def of_tests(source: str) -> list[str]:
+    """The test modules that a source imports."""
+    names = [name for name in imported(source) if name.startswith("tests.")]
+    return [name for name in names if any(p.startswith("test_") for p in name.split("."))]
+
+
+def test_no_module_imports_a_test_module() -> None:
+    found = {
+        str(path.relative_to(TESTS)): of_tests(path.read_text("utf-8"))
+        for path in sorted(TESTS.rglob("*.py"))
+    }
+    assert {"conftest.py", "unit/test_kits.py", "unit/core_kit.py"} <= found.keys()
+    assert not {path: names for path, names in found.items() if names}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from tests.unit.test_log import wait",
+        "from tests.unit import kit, test_log",
+        "import tests.unit.test_log",
+    ],
+)
+def test_such_an_import_would_be_noticed(line: str) -> None:
+    assert of_tests(f"def inner():\n    {line}\n")
