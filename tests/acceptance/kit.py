@@ -277,3 +277,6 @@ def eventually(is_so: Callable[[], bool], what: str, deadline: float = DEADLINE)
     while not is_so():
         assert time.monotonic() < end, f"never happened: {what}"
         time.sleep(0.02)
+
+
+Another = Callable[..., Buddy]

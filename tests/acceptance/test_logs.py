@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Another
-from tests.acceptance.kit import Buddy
+from tests.acceptance.kit import Another, Buddy
 from tests.acceptance.material import sendable, split, user, write, write_rows
 
 pytestmark = pytest.mark.acceptance

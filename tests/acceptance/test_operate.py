@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.accounts import json_rows
-from tests.acceptance.conftest import Another
-from tests.acceptance.kit import Buddy
+from tests.acceptance.kit import Another, Buddy
 from tests.acceptance.material import user, write_rows
 from worker import __version__
 

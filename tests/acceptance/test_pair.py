@@ -13,8 +13,7 @@ import msgspec
 import pytest
 
 from tests.acceptance.accounts import broker_of, everything
-from tests.acceptance.conftest import Another
-from tests.acceptance.kit import Buddy, Service, eventually
+from tests.acceptance.kit import Another, Buddy, Service, eventually
 from tests.unit.rows_kit import user
 from worker.exports.verify import verify
 from worker.sink.agenda import Standing

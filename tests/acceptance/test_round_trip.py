@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.accounts import json_rows
-from tests.acceptance.conftest import Another
+from tests.acceptance.kit import Another
 from tests.acceptance.material import sendable, split, user, write, write_rows
 from worker.exports.verify import verify
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.accounts import Outcomes, books_of, broker_of
-from tests.acceptance.conftest import Another
-from tests.acceptance.kit import Buddy, Service, eventually
+from tests.acceptance.kit import Another, Buddy, Service, eventually
 from tests.acceptance.material import user, write_rows
 
 pytestmark = pytest.mark.acceptance

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from schemas import ENTITIES
-from tests.acceptance.conftest import Another
-from tests.acceptance.kit import Buddy, Result, Service, eventually
+from tests.acceptance.kit import Another, Buddy, Result, Service, eventually
 from tests.acceptance.material import sendable, split, user, write, write_rows
 from worker.core.violations import WARNINGS
 from worker.demo.record import Record

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.accounts import Outcomes, books_of, broker_of
-from tests.acceptance.conftest import Another
+from tests.acceptance.kit import Another
 from tests.acceptance.material import expected, sendable, split, timeless, write
 
 pytestmark = pytest.mark.acceptance

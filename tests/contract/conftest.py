@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import worker.clock
+from tests.contract.broker_kit import (
+    RETENTION_MS,
+    Another,
+    Clock,
+    Connect,
+    DeleteTopic,
+    Expire,
+    MakeTopic,
+    unique,
+)
 from tests.contract.bucket_kit import World
 from tests.contract.helpers import (
     delete_all,
@@ -19,47 +27,15 @@ from tests.contract.helpers import (
     empty_embedded,
     empty_kafka,
 )
+from tests.contract.sink_kit import Sink, a_sink
 from tests.proofs.simulation.broker.cluster import Cluster
 from tests.proofs.simulation.broker.connection import MemoryBroker
 from tests.s3_server import S3Server
 from worker.brokers.contract import Broker
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.brokers.kafka.broker import KafkaBroker
+from worker.core.topics import Names
 from worker.stream import Partition, Topic
-
-RETENTION_MS = 3_600_000
-
-Connect = Callable[[], Broker]
-Another = Callable[[], Awaitable[Broker]]
-MakeTopic = Callable[..., Awaitable[str]]
-DeleteTopic = Callable[[str], Awaitable[None]]
-Expire = Callable[[Partition], Awaitable[None]]
-
-
-class Clock:
-    """Milliseconds: `now` put forward is time that passes, put back somebody set the clock."""
-
-    def __init__(self) -> None:
-        self._wall = time.time_ns() // 1_000_000
-        self._steady = time.monotonic_ns() // 1_000_000
-
-    @property
-    def now(self) -> int:
-        return self._wall
-
-    @now.setter
-    def now(self, wall: int) -> None:
-        self._steady += max(0, wall - self._wall)
-        self._wall = wall
-
-    def __call__(self) -> int:
-        return self._wall
-
-    def wall(self) -> int:
-        return self._wall
-
-    def steady(self) -> int:
-        return self._steady
 
 
 @pytest.fixture
@@ -173,16 +149,17 @@ def remove(kind: str, broker: Broker, request: pytest.FixtureRequest) -> DeleteT
 
 
 @pytest.fixture
+async def sink(broker: Broker, clock: Clock, tmp_path: Path) -> Sink:
+    """A sink whose topics are made; its clock stands."""
+    return await a_sink(broker, Names(unique("sink")), tmp_path / "sink", clock)
+
+
+@pytest.fixture
 def world(s3: S3Server, tmp_path: Path) -> Iterator[World]:
     """A bucket of this test's own."""
     made = World(s3, tmp_path)
     yield made
     made.close()
-
-
-def unique(what: str) -> str:
-    """A name that no other test has."""
-    return f"{what}-{uuid.uuid4().hex}"
 
 
 async def in_memory(broker: Broker, partition: Partition) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from schemas import ENTITIES
-from tests.contract import conftest
-from tests.contract.helpers import PATIENCE
+from tests.contract import broker_kit
+from tests.contract.helpers import PATIENCE, eventually
 from tests.unit.rows_kit import event, match, milestone, user
 from worker.brokers.contract import Broker
 from worker.clock import Clock, StepWatch
@@ -40,7 +40,7 @@ class Sink:
     """A sink with directories of its own on a broker whose topics are made for it."""
 
     def __init__(
-        self, broker: Broker, names: Names, directory: Path, clock: conftest.Clock
+        self, broker: Broker, names: Names, directory: Path, clock: broker_kit.Clock
     ) -> None:
         self.broker, self.names, self.clock = broker, names, clock
         self.clocks = Clock(lambda: self.clock.now + self.stepped, self.clock)
@@ -164,7 +164,7 @@ class Sink:
         return [path.name for path in self.exports.glob("[!.]*")]
 
 
-async def a_sink(broker: Broker, names: Names, directory: Path, clock: conftest.Clock) -> Sink:
+async def a_sink(broker: Broker, names: Names, directory: Path, clock: broker_kit.Clock) -> Sink:
     """A sink whose topics have been made."""
     await broker.create(wanted(names, PARTITIONS, 1024 * 1024).values())
     return Sink(broker, names, directory, clock)
@@ -199,3 +199,13 @@ async def consuming(sink: Sink) -> AsyncIterator[tuple[Consumer, RowStore]]:
         await running
         await consumer.close()
         store.close()
+
+
+async def begun(sink: Sink) -> None:
+    """Wait until a sink is active: it has noted its schedules."""
+    place = Partition(sink.names.schedules, 0)
+
+    async def ask() -> int:
+        return (await sink.broker.spans([place]))[place].end
+
+    await eventually(ask, bool)

@@ -13,7 +13,7 @@ import msgspec
 from structlog.testing import capture_logs
 
 from schemas import ENTITIES
-from tests.contract.conftest import Another, Clock, MakeTopic
+from tests.contract.broker_kit import Another, Clock, MakeTopic
 from tests.contract.helpers import eventually
 from tests.contract.sink_kit import Sink, a_sink, consuming, csv_rows, fill
 from tests.contract.worker_kit import Stage

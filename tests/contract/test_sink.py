@@ -12,9 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from schemas import ENTITIES
-from tests.contract.conftest import Clock, Expire, unique
+from tests.contract.broker_kit import Clock, Expire, unique
 from tests.contract.helpers import eventually
-from tests.contract.sink_kit import Sink, a_sink, consuming, csv_rows, fill
+from tests.contract.sink_kit import Sink, consuming, csv_rows, fill
 from tests.unit.rows_kit import match, user, uuid
 from worker.brokers.contract import Broker, Reader
 from worker.core.topics import Names
@@ -27,11 +27,6 @@ from worker.sink.requests import ExportRequest, export_id_of
 from worker.sink.store.consume import Consumer
 from worker.sink.store.row_store import RowStore
 from worker.stream import Message, Partition, ProducerRecord
-
-
-@pytest.fixture
-async def sink(broker: Broker, clock: Clock, tmp_path: Path) -> Sink:
-    return await a_sink(broker, Names(unique("sink")), tmp_path / "sink", clock)
 
 
 async def test_from_accepted_rows_to_a_finished_export(sink: Sink) -> None:

@@ -13,21 +13,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from schemas import ENTITIES
-from tests.contract.conftest import Another, Clock, unique
-from tests.contract.sink_kit import PARTITIONS, Sink, a_sink, fill
+from tests.contract.broker_kit import Another, Clock, unique
+from tests.contract.sink_kit import PARTITIONS, Sink, fill
 from tests.unit.rows_kit import match, user, uuid
 from tests.unit.sink_kit import checkin
 from worker.brokers.contract import Broker
-from worker.core.topics import Names
 from worker.exports.manifest import read_manifest
 from worker.sink import answers, verdicts
 from worker.stream import Partition, ProducerRecord
-
-
-@pytest.fixture
-async def sink(broker: Broker, clock: Clock, tmp_path: Path) -> Sink:
-    return await a_sink(broker, Names(unique("cut")), tmp_path / "sink", clock)
-
 
 # --- Judged ---------------------------------------------------------------------------------------
 

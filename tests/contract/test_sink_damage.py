@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.conftest import Clock, unique
 from tests.contract.helpers import damage_embedded
-from tests.contract.sink_kit import Sink, a_sink
+from tests.contract.sink_kit import Sink
 from worker.brokers.contract import Broker
 from worker.brokers.embedded.broker import EmbeddedBroker
-from worker.core.topics import Names
 from worker.stream import Partition, ProducerRecord
 
 
@@ -23,10 +20,9 @@ def kind() -> str:
 
 
 @pytest.fixture
-async def sink(broker: Broker, clock: Clock, tmp_path: Path) -> Sink:
-    made = await a_sink(broker, Names(unique("sink")), tmp_path / "sink", clock)
-    made.let_time_pass()
-    return made
+def sink(sink: Sink) -> Sink:
+    sink.let_time_pass()
+    return sink
 
 
 @pytest.mark.parametrize("name", ["export_requests", "schedules"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.conftest import Clock, unique
+from tests.contract.broker_kit import Clock, unique
 from tests.contract.helpers import eventually
 from tests.contract.sink_kit import Sink, a_sink
 from tests.unit.rows_kit import user

@@ -10,11 +10,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.conftest import Clock, unique
-from tests.contract.sink_kit import Sink, a_sink, csv_rows, fill
+from tests.contract.sink_kit import Sink, csv_rows, fill
 from tests.unit.rows_kit import milestone, user, uuid
-from worker.brokers.contract import Broker
-from worker.core.topics import Names
 from worker.errors import StateError
 from worker.exports.manifest import Manifest, read_manifest
 from worker.exports.verify import verify
@@ -23,11 +20,6 @@ from worker.sink.requests import Announcement
 from worker.sink.selection.bookmarks import Bookmarks
 from worker.sink.store.row_store import RowStore
 from worker.sink.store.snapshot import DELIVERED
-
-
-@pytest.fixture
-async def sink(broker: Broker, clock: Clock, tmp_path: Path) -> Sink:
-    return await a_sink(broker, Names(unique("inc")), tmp_path / "sink", clock)
 
 
 async def export(sink: Sink, request_id: str, **options: Any) -> tuple[Announcement, Manifest]:

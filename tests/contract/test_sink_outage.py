@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from tests.contract.broker_kit import Clock, unique
 from tests.contract.bucket_kit import Gate, World
-from tests.contract.conftest import Clock, unique
 from tests.contract.helpers import eventually
-from tests.contract.sink_kit import Sink, a_sink
+from tests.contract.sink_kit import Sink, a_sink, begun
 from tests.unit.rows_kit import user
 from worker.brokers.contract import Broker
 from worker.core.topics import Names
@@ -23,7 +23,6 @@ from worker.sink.export import ExportSettings
 from worker.sink.schedule import Schedule
 from worker.sink.service import serve
 from worker.sink.upkeep import AGAIN_MS
-from worker.stream import Partition
 
 HOUR_MS = 3_600_000
 OFTEN = Schedule("often", "*/5 * * * *", formats=("csv",))
@@ -52,16 +51,6 @@ async def sink(
     sink.schedules = (OFTEN,)
     await sink.accept("users", user(1))
     return sink
-
-
-async def begun(sink: Sink) -> None:
-    """It is active, and has noted its schedules."""
-    place = Partition(sink.names.schedules, 0)
-
-    async def ask() -> int:
-        return (await sink.broker.spans([place]))[place].end
-
-    await eventually(ask, bool)
 
 
 def ready(sink: Sink) -> list[str]:

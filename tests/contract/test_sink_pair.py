@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.conftest import Another, Clock, unique
+from tests.contract.broker_kit import Another, Clock, unique
 from tests.contract.frozen_kit import STAGES, Freezer
 from tests.contract.helpers import PATIENCE, eventually
-from tests.contract.sink_kit import Sink, a_sink, fill
+from tests.contract.sink_kit import Sink, a_sink, begun, fill
 from worker.brokers.contract import Broker
 from worker.core.topics import Names
 from worker.exports.verify import verify
 from worker.sink.requests import ExportRequest, export_id_of
 from worker.sink.schedule import Schedule
-from worker.stream import Partition
 
 HOUR_MS = 3_600_000
 HOURLY = (Schedule("hourly", "0 * * * *", formats=("csv",)),)
@@ -70,19 +69,9 @@ def finished(sink: Sink) -> list[str]:
 async def both(first: Sink, second: Sink) -> AsyncIterator[list[asyncio.Event]]:
     """Both run, and the first is active; gives what stops each."""
     async with first.running() as one:
-        await is_active(first)
+        await begun(first)
         async with second.running() as other:
             yield [one, other]
-
-
-async def is_active(sink: Sink) -> None:
-    """Some sink has taken the prefix over: it has noted its schedules."""
-    place = Partition(sink.names.schedules, 0)
-
-    async def ask() -> int:
-        return (await sink.broker.spans([place]))[place].end
-
-    await eventually(ask, bool)
 
 
 async def test_one_of_two_answers_and_the_other_takes_over(pair: Pair) -> None:
@@ -110,7 +99,7 @@ async def test_a_slot_is_published_once_though_the_active_sink_freezes(
     first.place = freezer.place(first.place)
     with capture_logs() as logs:
         async with first.running(freezer.broker(first.broker)):
-            await is_active(first)
+            await begun(first)
             async with second.running(), freezer.thawed_at_last():
                 clock.now += 3_000
                 slot = slot_id(clock.now)
@@ -146,7 +135,7 @@ async def test_a_slot_is_published_once_though_the_active_sink_stops(
     first, second = pair
     first.place = freezer.place(first.place)
     async with first.running(freezer.broker(first.broker)) as stop:
-        await is_active(first)
+        await begun(first)
         async with second.running(), freezer.thawed_at_last():
             clock.now += 3_000
             await asyncio.wait_for(freezer.frozen.wait(), PATIENCE)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.conftest import Clock, DeleteTopic, unique
+from tests.contract.broker_kit import Clock, DeleteTopic, unique
 from tests.contract.helpers import eventually
-from tests.contract.sink_kit import PARTITIONS, Sink, a_sink
+from tests.contract.sink_kit import PARTITIONS, Sink, a_sink, begun
 from tests.unit.rows_kit import user
 from worker.brokers.contract import Broker
 from worker.core.topics import Names, wanted
@@ -25,7 +25,6 @@ from worker.sink.agenda import RETRY_MS
 from worker.sink.retention import Keep
 from worker.sink.schedule import Schedule, request_of
 from worker.sink.upkeep import AGAIN_MS
-from worker.stream import Partition
 
 HOUR_MS = 3_600_000
 FULL = Schedule("full", "0 * * * *", entities=("users",), formats=("json",))
@@ -38,16 +37,6 @@ async def sink(broker: Broker, clock: Clock, tmp_path: Path) -> Sink:
     sink = await a_sink(broker, Names(unique("schedule")), tmp_path / "sink", clock)
     sink.schedules = (FULL,)
     return sink
-
-
-async def begun(sink: Sink) -> None:
-    """A sink is active, and has noted its schedules."""
-    place = Partition(sink.names.schedules, 0)
-
-    async def ask() -> int:
-        return (await sink.broker.spans([place]))[place].end
-
-    await eventually(ask, bool)
 
 
 async def test_a_slot_becomes_an_export_with_the_options_of_its_schedule(sink: Sink) -> None:

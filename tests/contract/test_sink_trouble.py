@@ -6,18 +6,17 @@ import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.conftest import Another, Clock, DeleteTopic, unique
+from tests.contract.broker_kit import Another, DeleteTopic
 from tests.contract.helpers import PATIENCE, add_partitions, eventually
-from tests.contract.sink_kit import PARTITIONS, Sink, a_sink, csv_rows, fill
+from tests.contract.sink_kit import PARTITIONS, Sink, csv_rows, fill
 from tests.unit.rows_kit import user, uuid
 from worker.brokers.contract import Broker, Committer, Reader
-from worker.core.topics import Names, wanted
+from worker.core.topics import wanted
 from worker.errors import BrokerUnavailable, ConfigurationError, StateLost
 from worker.sink import leader, upkeep
 from worker.sink.requests import ExportRequest, encode_request
@@ -26,10 +25,9 @@ from worker.stream import Message, OffsetRange, Partition, ProducerRecord
 
 
 @pytest.fixture
-async def sink(broker: Broker, clock: Clock, tmp_path: Path) -> Sink:
-    made = await a_sink(broker, Names(unique("sink")), tmp_path / "sink", clock)
-    made.let_time_pass()
-    return made
+def sink(sink: Sink) -> Sink:
+    sink.let_time_pass()
+    return sink
 
 
 # --- garbage --------------------------------------------------------------------------------------

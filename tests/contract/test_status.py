@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.contract.conftest import Clock, MakeTopic, unique
+from tests.contract.broker_kit import Clock, MakeTopic, unique
 from tests.contract.helpers import all_of
 from worker.brokers.contract import Broker
 from worker.cli.status import _entries, _first_unread, _look_back

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas import ENTITIES
-from tests.contract.conftest import Another, unique
+from tests.contract.broker_kit import Another, unique
 from tests.unit.rows_kit import encode, user, uuid
 from worker.brokers.contract import Broker, Committer, Member
 from worker.clock import Clock

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
+from tests.exports.reading import Cells
 from tests.exports.spec import FREE, NESTED, NUMBERS, TABLES
 from tests.proofs.chaos.entities import key_of
 
@@ -134,3 +136,11 @@ def text_of(type_: str, value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     assert type(value) is str, (type_, value)
     return value
+
+
+def compare(rows: Rows, cells: Cells, same: Same) -> None:
+    """Every cell of every entity."""
+    wrong: list[str] = []
+    for entity, content in rows.items():
+        wrong += islice(differences(entity, content, cells[entity], same), 5)
+    assert not wrong, "\n".join(wrong)

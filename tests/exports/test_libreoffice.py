@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +82,6 @@ def sheet_cell(type_: str, value: Any, found: Any) -> bool:
     return type(found) is str and ("_x" in text or as_kept(found) == as_kept(text))
 
 
-def compare(rows: expected.Rows, cells: reading.Cells, same: expected.Same) -> None:
-    wrong: list[str] = []
-    for entity, content in rows.items():
-        wrong += islice(expected.differences(entity, content, cells[entity], same), 5)
-    assert not wrong, "\n".join(wrong)
-
-
 def test_texts_are_what_they_were(rows: expected.Rows, workbook: Path, tmp_path: Path) -> None:
     folder = converted(workbook, EVERY_SHEET, tmp_path)
 
@@ -98,11 +90,13 @@ def test_texts_are_what_they_were(rows: expected.Rows, workbook: Path, tmp_path:
             yield from csv.reader(file, strict=True)
 
     csv.field_size_limit(1 << 27)
-    compare(rows, {entity: cells(table.sheet) for entity, table in TABLES.items()}, csv_cell)
+    expected.compare(
+        rows, {entity: cells(table.sheet) for entity, table in TABLES.items()}, csv_cell
+    )
 
 
 def test_numbers_are_numbers_and_texts_texts(
     rows: expected.Rows, workbook: Path, tmp_path: Path
 ) -> None:
     folder = converted(workbook, "xlsx", tmp_path)
-    compare(rows, reading.calamine_cells(folder / workbook.name), sheet_cell)
+    expected.compare(rows, reading.calamine_cells(folder / workbook.name), sheet_cell)

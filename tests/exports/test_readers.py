@@ -19,8 +19,7 @@ import pytest
 
 from schemas import ENTITIES
 from tests.exports import expected, hostile, reading
-from tests.exports.expected import Rows, Same
-from tests.exports.reading import Cells
+from tests.exports.expected import Rows
 from tests.exports.spec import TABLES
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.core.decode import Decoded, RecordDecoder, latest_moment
@@ -118,14 +117,6 @@ async def _finished(broker: EmbeddedBroker, names: Names) -> str:
         await reader.close()
 
 
-def compare(rows: Rows, cells: Cells, same: Same) -> None:
-    """Every cell of every entity."""
-    wrong: list[str] = []
-    for entity, content in rows.items():
-        wrong += islice(expected.differences(entity, content, cells[entity], same), 5)
-    assert not wrong, "\n".join(wrong)
-
-
 def test_the_rows_are_hostile(made: Made) -> None:
     text = "".join(
         value
@@ -139,7 +130,7 @@ def test_the_rows_are_hostile(made: Made) -> None:
 
 
 def test_csv(made: Made) -> None:
-    compare(made.rows, reading.csv_cells(made.directory), expected.csv_cell)
+    expected.compare(made.rows, reading.csv_cells(made.directory), expected.csv_cell)
 
 
 def test_json(made: Made) -> None:
@@ -155,12 +146,12 @@ def test_json(made: Made) -> None:
 
 def test_calamine(made: Made) -> None:
     cells = reading.calamine_cells(reading.workbook(made.directory))
-    compare(made.rows, cells, expected.sheet_cell)
+    expected.compare(made.rows, cells, expected.sheet_cell)
 
 
 def test_openpyxl(made: Made) -> None:
     cells = reading.openpyxl_cells(reading.workbook(made.directory))
-    compare(made.rows, cells, expected.sheet_cell)
+    expected.compare(made.rows, cells, expected.sheet_cell)
 
 
 def test_no_cell_of_the_workbook_is_a_formula(made: Made) -> None:

@@ -1,4 +1,4 @@
-"""Unit tests see no settings of whoever runs them, nor what CI sets for other suites."""
+"""Unit tests have a clock to set. They see no settings of whoever runs them, nor those of CI."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import os
 
 import pytest
 
+from tests.clock_kit import SettableClock
+
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable of ours is set."""
     for name in [name for name in os.environ if name.startswith("BUDDY_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def clock() -> SettableClock:
+    """Stands still until the test moves it."""
+    return SettableClock()

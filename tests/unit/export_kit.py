@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from hypothesis import settings
@@ -22,6 +22,8 @@ from worker.exports.write import write_export
 
 FEWER = settings(max_examples=max(settings().max_examples // 4, 1), deadline=None)
 """For tests that write whole exports."""
+
+_T = TypeVar("_T")
 
 EXPORT_ID = "550e8400-e29b-41d4-a716-446655440000"
 
@@ -222,3 +224,13 @@ def feedback(**fields: Any) -> bytes:
         }
         | fields
     )
+
+
+def drained(chunks: Generator[bytes, None, _T]) -> tuple[bytes, _T]:
+    """What a writer yields, and what it returns at its end."""
+    parts = []
+    while True:
+        try:
+            parts.append(next(chunks))
+        except StopIteration as end:
+            return b"".join(parts), end.value

@@ -1,8 +1,9 @@
-"""No module imports a test module: what several tests share stands in a kit."""
+"""No module imports a test module or a conftest: what several tests share stands in a kit."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,12 +23,12 @@ def imported(source: str) -> Iterator[str]:
 
 
 def of_tests(source: str) -> list[str]:
-    """The test modules that a source imports."""
+    """The test modules, and modules of fixtures, that a source imports."""
     names = [name for name in imported(source) if name.startswith("tests.")]
-    return [name for name in names if any(p.startswith("test_") for p in name.split("."))]
+    return [name for name in names if re.search(r"\.(test_|conftest\b)", name)]
 
 
-def test_no_module_imports_a_test_module() -> None:
+def test_no_module_imports_a_test_module_or_a_conftest() -> None:
     found = {
         str(path.relative_to(TESTS)): of_tests(path.read_text("utf-8"))
         for path in sorted(TESTS.rglob("*.py"))
@@ -42,6 +43,7 @@ def test_no_module_imports_a_test_module() -> None:
         "from tests.unit.test_log import wait",
         "from tests.unit import kit, test_log",
         "import tests.unit.test_log",
+        "from tests.unit import conftest",
     ],
 )
 def test_such_an_import_would_be_noticed(line: str) -> None:

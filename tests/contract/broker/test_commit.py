@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.contract.conftest import Another, MakeTopic, unique
+from tests.contract.broker_kit import Another, MakeTopic, unique
 from tests.contract.helpers import all_of, by_partition, configure, eventually, numbered, values
 from worker.brokers.contract import Broker, Committer
 from worker.errors import Fenced, MessageRefused, MissingTopic

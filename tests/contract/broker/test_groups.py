@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.contract.conftest import Another, MakeTopic, unique
+from tests.contract.broker_kit import Another, MakeTopic, unique
 from tests.contract.helpers import eventually
 from worker.brokers.contract import Broker, Member
 from worker.errors import MissingTopic

@@ -10,7 +10,7 @@ from aiokafka.partitioner import murmur2 as murmur2_of_aiokafka
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.contract.conftest import Another, MakeTopic, unique
+from tests.contract.broker_kit import Another, MakeTopic, unique
 from tests.contract.helpers import all_of, ascending, by_partition, numbered, values
 from worker.brokers.contract import Broker
 from worker.brokers.partitioner import murmur2, murmur2_lanes, partition_for, partitions_for

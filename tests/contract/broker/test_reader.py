@@ -8,14 +8,7 @@ import time
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from tests.contract.conftest import (
-    RETENTION_MS,
-    Another,
-    DeleteTopic,
-    Expire,
-    MakeTopic,
-    unique,
-)
+from tests.contract.broker_kit import RETENTION_MS, Another, DeleteTopic, Expire, MakeTopic, unique
 from tests.contract.helpers import (
     PATIENCE,
     ascending,

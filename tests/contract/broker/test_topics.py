@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.conftest import Another, DeleteTopic, MakeTopic, unique
+from tests.contract.broker_kit import Another, DeleteTopic, MakeTopic, unique
 from tests.contract.helpers import eventually, numbered
 from worker.brokers.contract import Broker
 from worker.core.topics import Names, wanted

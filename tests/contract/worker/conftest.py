@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.conftest import Another
+from tests.contract.broker_kit import Another
 from tests.contract.worker_kit import MovingClock, Stage
 from worker.brokers.contract import Broker
 

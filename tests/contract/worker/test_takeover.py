@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.conftest import Another
+from tests.contract.broker_kit import Another
 from tests.contract.helpers import eventually
 from tests.contract.worker_kit import Stage
 from tests.unit.rows_kit import milestone, user

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from schemas import ENTITIES
-from tests.contract.conftest import Another, Expire
+from tests.contract.broker_kit import Another, Expire
 from tests.contract.helpers import delete_all
 from tests.contract.worker_kit import MovingClock, Stage, at, checkin, holders, two
 from tests.unit.rows_kit import match, milestone, user, uuid

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.conftest import Another
+from tests.contract.broker_kit import Another
 from tests.contract.worker_kit import Running, Stage, at
 from tests.unit.rows_kit import milestone, user
 from worker.brokers.contract import Broker

@@ -8,7 +8,7 @@ import lmdb
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.conftest import Expire
+from tests.contract.broker_kit import Expire
 from tests.contract.worker_kit import Stage
 from tests.unit.rows_kit import match, user
 from worker.brokers.contract import Broker

@@ -6,9 +6,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from schemas import ENTITIES
-from tests.contract.conftest import DeleteTopic, Expire
+from tests.contract.broker_kit import DeleteTopic, Expire
 from tests.contract.helpers import add_partitions
-from tests.contract.worker_kit import Row, Stage, checkin, event
+from tests.contract.worker_kit import Row, Running, Stage, checkin, event
 from tests.unit.rows_kit import match, milestone, user
 from worker.brokers.contract import Broker
 from worker.core.topics import wanted
@@ -37,6 +37,25 @@ async def send_anew(stage: Stage, entity: str, *rows: Row) -> list[str]:
     for place in places:
         stage.outcomes[place] = []
     return places
+
+
+async def with_parked(stage: Stage) -> tuple[Running, list[str]]:
+    """A worker that has accepted a user and has parked eight matches of other users."""
+    worker = await stage.started(grace=3_600_000, hold=0)
+    await stage.judged(await stage.send("users", user(500)))
+    parked = await stage.send("matches", *(match(10 + n, n, n) for n in range(8)))
+    await stage.until(lambda: worker.parked() == 8, "all are parked")
+    return worker, parked
+
+
+async def another_accepts(stage: Stage, worker: Running, parked: list[str]) -> None:
+    """After this worker another one still has the eight matches, and accepts them."""
+    await stage.end(worker)
+    other = await stage.started("two", grace=3_600_000)
+    await stage.until(lambda: other.parked() == 8, "nothing is lost")
+    await stage.send("users", *(user(n) for n in range(8)))
+    await stage.judged()
+    assert stage.verdicts(parked) == {"accepted": 8}
 
 
 @pytest.mark.parametrize("records", [8, 60], ids=["fewer", "more"])
@@ -151,10 +170,7 @@ async def test_a_topic_that_no_worker_reads_is_told_too(
 async def test_what_running_tasks_know_is_written_again(
     stage: Stage, broker: Broker, remove: DeleteTopic
 ) -> None:
-    worker = await stage.started(grace=3_600_000, hold=0)
-    await stage.judged(await stage.send("users", user(500)))
-    parked = await stage.send("matches", *(match(10 + n, n, n) for n in range(8)))
-    await stage.until(lambda: worker.parked() == 8, "all are parked")
+    worker, parked = await with_parked(stage)
     names = stage.names
     with capture_logs() as logs:
         await create_anew(
@@ -164,12 +180,7 @@ async def test_what_running_tasks_know_is_written_again(
         await stage.until(
             lambda: worker.counted("buddy_internal_recreated_total") == 4 * TASKS, "it has noticed"
         )
-        await stage.end(worker)
-        worker = await stage.started("two", grace=3_600_000)
-        await stage.until(lambda: worker.parked() == 8, "nothing is lost")
-        await stage.send("users", *(user(n) for n in range(8)))
-        await stage.judged()
-    assert stage.verdicts(parked) == {"accepted": 8}
+        await another_accepts(stage, worker, parked)
     losses = {"parked_lost", "progress_lost", "input_expired", "task_not_started"}
     assert not losses & {entry["event"] for entry in logs}
     assert sum(e["event"] == "internal_recreated" for e in logs) == 4 * TASKS
@@ -179,10 +190,7 @@ async def test_what_running_tasks_know_is_written_again(
 async def test_what_is_removed_under_running_tasks_is_written_again(
     stage: Stage, empty: Expire
 ) -> None:
-    worker = await stage.started(grace=3_600_000, hold=0)
-    await stage.judged(await stage.send("users", user(500)))
-    parked = await stage.send("matches", *(match(10 + n, n, n) for n in range(8)))
-    await stage.until(lambda: worker.parked() == 8, "all are parked")
+    worker, parked = await with_parked(stage)
     place = Partition(stage.names.progress, 0)
     with capture_logs() as logs:
         await empty(place)
@@ -190,12 +198,7 @@ async def test_what_is_removed_under_running_tasks_is_written_again(
         await stage.until(
             lambda: any(e["event"] == "internal_skipped" for e in logs), "it has noticed"
         )
-        await stage.end(worker)
-        worker = await stage.started("two", grace=3_600_000)
-        await stage.until(lambda: worker.parked() == 8, "nothing is lost")
-        await stage.send("users", *(user(n) for n in range(8)))
-        await stage.judged()
-    assert stage.verdicts(parked) == {"accepted": 8}
+        await another_accepts(stage, worker, parked)
     said = [(e["topic"], e["partition"]) for e in logs if e["event"] == "internal_skipped"]
     assert said == [place], "once"
     assert not {"parked_lost", "progress_lost"} & {entry["event"] for entry in logs}

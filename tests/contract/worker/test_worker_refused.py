@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.conftest import Another
+from tests.contract.broker_kit import Another
 from tests.contract.worker_kit import Stage
 from tests.unit.rows_kit import encode, milestone, user, uuid
 from worker.brokers.contract import Broker

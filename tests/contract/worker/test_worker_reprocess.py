@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pytest
 
-from tests.contract.conftest import Another
+from tests.contract.broker_kit import Another
 from tests.contract.worker_kit import Stage, at, holders, two
 from tests.unit.rows_kit import match, milestone, user
 from worker.core.checkpoint import Counts

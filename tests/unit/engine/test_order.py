@@ -20,11 +20,6 @@ def until(users: int = FOREVER, matches: int = FOREVER) -> dict[str, int]:
 
 
 @pytest.fixture
-def clock() -> SettableClock:
-    return SettableClock()
-
-
-@pytest.fixture
 def order(clock: SettableClock) -> ReadingOrder:
     return ReadingOrder(clock.steady)
 

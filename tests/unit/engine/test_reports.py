@@ -32,11 +32,6 @@ REFUSED = BrokerUnavailable("cannot commit as buddy-task-0: Kafka refuses it")
 
 
 @pytest.fixture
-def clock() -> SettableClock:
-    return SettableClock()
-
-
-@pytest.fixture
 def reports(clock: SettableClock) -> Reports:
     metrics = Metrics()
     part = Health(metrics, clock.steady).part("worker")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import ENTITIES, Kind
-from tests.unit.export_kit import FEWER, HOSTILE, metadata_of, rows_of, user
+from tests.unit.export_kit import FEWER, HOSTILE, drained, metadata_of, rows_of, user
 from worker.exports.formats.csv import CsvOutcome, csv_chunks
 from worker.exports.formats.table import rating_text
 
@@ -28,12 +28,8 @@ def written(
         [rows[n : n + block] for n in range(0, len(rows), block)],
         **options,
     )
-    parts = []
-    while True:
-        try:
-            parts.append(next(chunks))
-        except StopIteration as end:
-            return b"".join(parts).decode(), end.value
+    data, outcome = drained(chunks)
+    return data.decode(), outcome
 
 
 def test_the_example_of_the_specification() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import ENTITIES, Kind
-from tests.unit.export_kit import FEWER, HOSTILE, exports, feedback, metadata_of, user
+from tests.unit.export_kit import FEWER, HOSTILE, drained, exports, feedback, metadata_of, user
 from worker.exports.formats.xlsx import XlsxOutcome, xlsx_chunks
 from worker.exports.formats.xlsx_parts import column_letters
 from worker.exports.formats.xlsx_text import from_excel, shorten, to_xml, units
@@ -34,12 +34,7 @@ def written(
         ],
         **options,
     )
-    parts = []
-    while True:
-        try:
-            parts.append(next(chunks))
-        except StopIteration as end:
-            return b"".join(parts), end.value
+    return drained(chunks)
 
 
 def cells_of(data: bytes) -> dict[str, list[tuple[Any, ...]]]:

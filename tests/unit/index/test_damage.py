@@ -15,11 +15,6 @@ import worker
 from tests.unit.index.store_kit import filled, reopened
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "deep" / "index"
-
-
 def test_any_changed_byte_of_a_file_that_was_closed_in_order_is_found(directory: Path) -> None:
     filled(directory, 300)
     whole = {p.name: p.read_bytes() for p in directory.iterdir()}

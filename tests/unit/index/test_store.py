@@ -28,11 +28,6 @@ from worker.stream import Message, Partition
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "deep" / "index"
-
-
-@pytest.fixture
 def store(directory: Path) -> Iterator[IndexStore]:
     store = IndexStore(directory, map_size=256 * 1024)
     store.open()

@@ -7,7 +7,7 @@ import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,6 @@ from worker.brokers.embedded.group import share
 from worker.brokers.embedded.topics import Catalogue, create
 from worker.errors import ConfigurationError, MissingTopic
 from worker.stream import Message, Partition, ProducerRecord, Topic
-
-
-@pytest.fixture
-def clock() -> SettableClock:
-    return SettableClock()
-
-
-@pytest.fixture
-async def broker(tmp_path: Path, clock: SettableClock) -> AsyncIterator[EmbeddedBroker]:
-    async with opened(tmp_path / "broker", clock) as broker:
-        yield broker
-
 
 # --- Several processes, and their end ---------------------------------------------------------
 

@@ -21,11 +21,6 @@ ONE = [ProducerRecord("log", b"k", b"v")]
 
 
 @pytest.fixture
-def clock() -> SettableClock:
-    return SettableClock()
-
-
-@pytest.fixture
 async def broker(tmp_path: Path, clock: SettableClock) -> AsyncIterator[EmbeddedBroker]:
     """Believes its clock: it has written a record by it."""
     async with opened(tmp_path / "broker", clock, "boot") as broker:

@@ -110,11 +110,6 @@ DAMAGED = (
 
 
 @pytest.fixture
-def clock() -> SettableClock:
-    return SettableClock()
-
-
-@pytest.fixture
 async def broker(tmp_path: Path, clock: SettableClock) -> AsyncIterator[EmbeddedBroker]:
     """Of the eight messages of log/0, in batches of two, the third and fourth are damaged."""
     async with opened(tmp_path / "broker", clock) as broker:

@@ -12,29 +12,16 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.clock_kit import SettableClock
 from tests.unit.embedded_kit import ROOT, opened, read_all
 from worker.brokers.embedded import store as embedded_store
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.errors import BrokerUnavailable, BuddyError, StateError
 from worker.stream import OffsetRange, Partition, ProducerRecord, Topic
-
-
-@pytest.fixture
-def clock() -> SettableClock:
-    return SettableClock()
-
-
-@pytest.fixture
-async def broker(tmp_path: Path, clock: SettableClock) -> AsyncIterator[EmbeddedBroker]:
-    async with opened(tmp_path / "broker", clock) as broker:
-        yield broker
-
 
 # --- What can be wrong with the directory -----------------------------------------------------
 

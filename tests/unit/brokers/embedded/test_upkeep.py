@@ -8,7 +8,7 @@ import fcntl
 import os
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,6 @@ from worker.brokers.embedded.hindrance import AGAIN_MS, LASTING_MS
 from worker.brokers.embedded.reader import EmbeddedReader
 from worker.brokers.embedded.upkeep import Upkeep
 from worker.stream import Message, OffsetRange, Partition, ProducerRecord, Topic
-
-
-@pytest.fixture
-def clock() -> SettableClock:
-    return SettableClock()
-
-
-@pytest.fixture
-async def broker(tmp_path: Path, clock: SettableClock) -> AsyncIterator[EmbeddedBroker]:
-    async with opened(tmp_path / "broker", clock) as broker:
-        yield broker
-
 
 # --- Retention --------------------------------------------------------------------------------
 
