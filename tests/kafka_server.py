@@ -28,8 +28,9 @@ from aiokafka.errors import KafkaError
 
 from tests import maven
 from tests.maven import free_ports, started_or_skipped
+from tests.paths import ROOT
 
-_HERE = Path(__file__).resolve().parent
+_HERE = ROOT / "tests"
 _POM = _HERE / "kafka" / "pom.xml"
 
 _TEST_JVM = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")

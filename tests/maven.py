@@ -18,7 +18,9 @@ from typing import Protocol
 
 import pytest
 
-_CACHE = Path(__file__).resolve().parents[1] / ".cache"
+from tests.paths import ROOT
+
+_CACHE = ROOT / ".cache"
 
 
 class NotFetched(Exception):

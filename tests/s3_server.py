@@ -22,13 +22,14 @@ from botocore.config import Config
 
 from tests import maven
 from tests.maven import started_or_skipped
+from tests.paths import ROOT
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 KEY, SECRET = "buddy", "the-secret-of-the-tests"
 
-_POM = Path(__file__).resolve().parent / "s3" / "pom.xml"
+_POM = ROOT / "tests" / "s3" / "pom.xml"
 _JVM = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 _START_SECONDS = 60.0
 _POLL_SECONDS = 0.05

@@ -12,10 +12,11 @@ import pytest
 from schemas import ENTITIES
 from tests.acceptance.kit import Buddy
 from tests.acceptance.material import expected, sendable, split, write
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.acceptance
 
-CASES = Path(__file__).parent.parent / "cases" / "files"
+CASES = ROOT / "tests" / "cases" / "files"
 FOLDERS = sorted(path.name for path in CASES.iterdir() if (path / "expected.json").exists())
 
 

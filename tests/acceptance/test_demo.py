@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.kit import Buddy, Service, eventually
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.acceptance
 
-MAKEFILE = Path(__file__).parents[2] / "Makefile"
+MAKEFILE = ROOT / "Makefile"
 FEW = ("demo", "--records", "500")
 STATE, INTERRUPTED = 6, 130
 

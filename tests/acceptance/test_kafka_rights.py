@@ -28,6 +28,7 @@ from tests.acceptance.kit import Buddy, Service
 from tests.kafka_rights import Right, Rights, rights_of
 from tests.kafka_server import KafkaServer, running
 from tests.maven import free_ports
+from tests.paths import ROOT
 from worker.brokers.kafka.broker import KafkaBroker
 from worker.brokers.kafka.security import KafkaSecurity
 from worker.errors import BrokerUnavailable, ConfigurationError
@@ -38,7 +39,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.acceptance, pytest.mark.timeout(600
 NOT_READY_WITHIN = READY_WITHIN = 30.0
 UNREACHABLE = 4
 
-_CONFIGURING = Path(__file__).resolve().parents[2] / "docs" / "operations" / "configuring.md"
+_CONFIGURING = ROOT / "docs" / "operations" / "configuring.md"
 _SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required"
 _USERS = ("worker", "sink", "client", "watch", "maker")
 

@@ -26,11 +26,11 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.acceptance.kit import Result
+from tests.paths import ROOT
 from worker import __version__
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.slow]
 
-ROOT = Path(__file__).parents[2]
 NAME = f"buddy_stream-{__version__}"
 PACKAGES = ("schemas", "worker")
 IMPORT_ALL = f"""

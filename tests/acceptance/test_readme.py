@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.kit import eventually
+from tests.paths import ROOT
 
-README = Path(__file__).parents[2] / "README.md"
+README = ROOT / "README.md"
 BUDDY = ".venv/bin/buddy"
 DEADLINE = 60.0
 

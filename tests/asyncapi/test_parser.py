@@ -12,8 +12,9 @@ from typing import Final
 
 import pytest
 
-HERE: Final = Path(__file__).parent
-ROOT: Final = HERE.parents[1]
+from tests.paths import ROOT
+
+HERE: Final = ROOT / "tests" / "asyncapi"
 VERSION: Final = "3.6.6"
 SHA512: Final = (
     "0e9a44dce4ad6a3b7a80773e46c55ff55c51c16f560026a01e716f90e30be6b6"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Final, NamedTuple
 
+from tests.paths import ROOT
 from tests.proofs.chaos.entities import SHAPES
 
-_PAGE: Final = (Path(__file__).parents[2] / "docs" / "spec.md").read_text("utf-8")
+_PAGE: Final = (ROOT / "docs" / "spec.md").read_text("utf-8")
 _SECTION: Final = re.compile(
     r"^### CSV Schema \(`(\w+)\.csv`\)$.*?^```csv\n([\w,]+)\n```$(.*?)(?=^## )",
     re.MULTILINE | re.DOTALL,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-CASES = Path(__file__).parents[1] / "cases" / "records"
+from tests.paths import ROOT
+
+CASES = ROOT / "tests" / "cases" / "records"
 
 
 def load() -> list[Any]:

@@ -14,7 +14,6 @@ from worker.brokers.embedded.store import FILE_NAME
 from worker.clock import Clock
 from worker.stream import Message, Partition
 
-ROOT = Path(__file__).parents[2]
 HOUR = 3_600_000
 SCHEMA_1 = Path(__file__).with_name("embedded_format_1.sql")
 

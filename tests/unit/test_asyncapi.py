@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from jsonschema import Draft7Validator
 
 from schemas import ENTITIES
+from tests.paths import ROOT
 from worker.asyncapi import asyncapi
 from worker.core.outbox import WARNINGS_HEADER
 from worker.core.topics import Names, wanted
 from worker.core.violations import WARNINGS
 
-OFFICIAL: Final = Path(__file__).parents[1] / "asyncapi" / "asyncapi-3.0.0.json.gz"
+OFFICIAL: Final = ROOT / "tests" / "asyncapi" / "asyncapi-3.0.0.json.gz"
 LIMIT: Final = 1024 * 1024
 NAMES: Final = Names("mine")
 DOCUMENT: Final = asyncapi(NAMES, LIMIT)

@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
+from tests.paths import ROOT
 from tests.unit.core_kit import NOW, good, to_json
 from worker.checking import Checked, Checker
 from worker.core.decode import DEFAULT_LIMIT, RecordDecoder
 from worker.files import FileRecord, expand
 
-FOLDERS = sorted(
-    path for path in (Path(__file__).parent.parent / "cases" / "files").iterdir() if path.is_dir()
-)
+FOLDERS = sorted(path for path in (ROOT / "tests" / "cases" / "files").iterdir() if path.is_dir())
 
 
 def checker(limit: int = DEFAULT_LIMIT) -> Checker:

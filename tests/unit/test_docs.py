@@ -18,13 +18,13 @@ import click
 import msgspec
 import pytest
 
+from tests.paths import ROOT
 from worker import errors
 from worker.cli.main import cli
 from worker.cli.settings import SECRETS, TABLES, Settings, environment_names
 from worker.core.violations import MEANINGS, WARNINGS, Code
 from worker.rules_page import rules_page
 
-ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 OPERATIONS = ROOT / "docs" / "operations"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from schemas import ENTITIES
+from tests.paths import ROOT
 from worker.core.topics import Names
 
-ROOT = Path(__file__).parents[2]
 GLOSSARY = ROOT / "docs" / "glossary.md"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +15,7 @@ from jsonschema import Draft202012Validator
 
 from schemas import ENTITIES, Entity, Kind, json_schema, patterns
 from schemas.json_schema import definitions, record_name, row_name
+from tests.paths import ROOT
 from tests.unit.cases_kit import load, value_of
 from tests.unit.schema_kit import JSON, TEXT, drawn_from
 from worker.checking import Checked, Checker
@@ -24,7 +24,7 @@ from worker.core.rules import is_email
 from worker.core.violations import Code
 from worker.files.records import FileRecord
 
-PAGE = (Path(__file__).parents[2] / "docs" / "schemas.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "schemas.md").read_text("utf-8")
 DEFINITIONS: Final = definitions()
 DECODERS: Final = decoders()
 END_OF_TIME: Final = datetime.max.replace(tzinfo=UTC)

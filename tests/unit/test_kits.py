@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parents[1]
+from tests.paths import ROOT
+
+TESTS = ROOT / "tests"
 
 
 def imported(source: str) -> Iterator[str]:

@@ -14,7 +14,8 @@ from typing import Final
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 ROW = re.compile(r"^\| `([\w.]+)`[^|]* \| (.*) \|$", re.MULTILINE)
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from schemas import ENTITIES
+from tests.paths import ROOT
 from tests.unit.schema_kit import JSON
 from worker.checking import Checker, Place
 from worker.cli.main import cli
@@ -50,7 +51,6 @@ from worker.sink.requests import (
 )
 from worker.stream import Message
 
-ROOT: Final = Path(__file__).parents[2]
 VALIDATORS: Final = {name: Draft202012Validator(message_schema(name)) for name in MESSAGES}
 PAGE: Final = (ROOT / "docs" / "schemas.md").read_text("utf-8")
 EXPORT_ID: Final = "550e8400-e29b-41d4-a716-446655440000"

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from tests.paths import ROOT
 from tests.proofs.chaos.wall_clock import WallClock
 
 END_SECONDS: Final = 40.0
@@ -246,7 +247,7 @@ class Fleet:
 def environment(broker: str, directory: Path, grace: float, prefix: str) -> dict[str, str]:
     """What every process of the program finds in its environment."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("BUDDY_")}
-    checkout = str(Path(__file__).resolve().parents[3])
+    checkout = str(ROOT)
     path = os.pathsep.join(filter(None, (checkout, clean.get("PYTHONPATH"))))
     return clean | {
         "PYTHONPATH": path,

@@ -12,11 +12,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.kafka_server import KafkaUnavailable, jars
+from tests.paths import ROOT
 
 SECONDS = float(os.environ.get("BUDDY_CHAOS_SECONDS", "25"))
 WAITS = 300.0
@@ -48,7 +48,7 @@ def test_every_promise_holds_whatever_dies(broker: str) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.proofs.chaos", "--broker", broker, "--rounds", "100000",
          "--seconds", str(SECONDS), "--seed", seed, "--rate", "1000"],
-        cwd=Path(__file__).resolve().parents[3], stdin=subprocess.DEVNULL,
+        cwd=ROOT, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:

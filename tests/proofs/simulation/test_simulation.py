@@ -7,11 +7,11 @@ import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from io import StringIO
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from tests.paths import ROOT
 from tests.proofs.simulation.index import Disk
 from tests.proofs.simulation.many import play, play_all
 from tests.proofs.simulation.promises import Broken, Promises
@@ -21,7 +21,6 @@ from worker.index.store import IndexStore
 
 SEEDS = int(os.environ.get("BUDDY_SIMULATION_SEEDS", "200"))
 _CHUNK = 20
-_ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.slow
@@ -62,7 +61,7 @@ def test_a_seed_is_the_same_run_in_every_process() -> None:
     for hashes in ("1", "2"):
         there = subprocess.run(
             [sys.executable, "-c", code],
-            cwd=_ROOT,
+            cwd=ROOT,
             env={**os.environ, "PYTHONHASHSEED": hashes},
             capture_output=True,
             text=True,

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.paths import ROOT
 from tests.unit.export_kit import export_to, metadata_of, user
 from worker.cli.main import run
 from worker.exports.layout import MANIFEST, Format
@@ -22,7 +23,7 @@ from worker.exports.order import AHEAD
 from worker.exports.places.directory import DirectoryPlace
 
 NONE, STATE = 1, 6
-EXPORTING = Path(__file__).parents[3] / "docs" / "operations" / "exporting.md"
+EXPORTING = ROOT / "docs" / "operations" / "exporting.md"
 Captured = pytest.CaptureFixture[str]
 
 

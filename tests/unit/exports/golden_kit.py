@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from schemas import ENTITIES
+from tests.paths import ROOT
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "export"
+GOLDEN = ROOT / "tests" / "golden" / "export"
 
 LENGTHS = (16_384, 16_383)
 

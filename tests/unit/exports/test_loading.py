@@ -16,10 +16,11 @@ import pytest
 
 from tests.exports.expected import Row, csv_cell, cut, differences, text_of
 from tests.exports.spec import NUMBERS, TABLES
+from tests.paths import ROOT
 from tests.unit.export_kit import export_to
 from tests.unit.exports.golden_kit import golden_rows
 
-PAGE = (Path(__file__).parents[3] / "docs" / "loading.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "loading.md").read_text("utf-8")
 SECTION = re.compile(r"^## (\w+)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import worker
+from tests.paths import ROOT
 from tests.unit.index.store_kit import filled, reopened
 
 
@@ -80,7 +80,7 @@ def test_no_damage_ends_the_process_even_after_a_kill(directory: Path, seed: int
     done = subprocess.run(
         [sys.executable, "-c", DAMAGER, str(directory), str(whole), str(seed)],
         capture_output=True,
-        cwd=Path(worker.__file__).parents[1],
+        cwd=ROOT,
         text=True,
         check=False,
     )

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-import worker
+from tests.paths import ROOT
 from tests.unit.index.store_kit import FIRST, TOPIC, filled, row, user
 from worker.accepted import Foreign
 from worker.core.known import address_digest
@@ -59,7 +59,7 @@ def test_killed_at_any_moment_rows_and_position_agree(directory: Path, applied: 
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, str(directory)],
         stdout=subprocess.PIPE,
-        cwd=Path(worker.__file__).parents[1],
+        cwd=ROOT,
         text=True,
     ) as process:
         assert process.stdout is not None

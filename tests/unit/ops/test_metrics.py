@@ -10,13 +10,13 @@ import time
 import timeit
 from collections.abc import Iterator
 from http.client import HTTPConnection
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from schemas import ENTITIES
+from tests.paths import ROOT
 from worker.core.outbox import Tally
 from worker.core.violations import Code
 from worker.errors import ConfigurationError
@@ -26,7 +26,7 @@ from worker.ops.metrics import MOST_BLOCKING, Metrics
 from worker.stream import Partition
 
 NOW = 1_700_000_000_000
-PAGE = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "metrics.md").read_text("utf-8")
 
 
 class Clock:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from tests.clock_kit import SettableClock
 from tests.contract.helpers import delete_embedded_topic
-from tests.unit.embedded_kit import ROOT, opened, read_all
+from tests.paths import ROOT
+from tests.unit.embedded_kit import opened, read_all
 from worker.brokers.embedded import log as embedded_log
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.brokers.embedded.group import share

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.embedded_kit import ROOT, opened, read_all
+from tests.paths import ROOT
+from tests.unit.embedded_kit import opened, read_all
 from worker.brokers.embedded import store as embedded_store
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.errors import BrokerUnavailable, BuddyError, StateError
