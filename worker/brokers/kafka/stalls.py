@@ -41,7 +41,7 @@ class Stalls:
         self._looked = now
         fresh = []
         for partition, mark in marks:
-            before, seconds = self._seen.get(partition, (mark, 0.0))
+            before, seconds = self._seen.get(partition, (None, 0.0))
             after = seconds + passed if mark is not None and mark == before else 0.0
             self._seen[partition] = (mark, after)
             if seconds < STALL_SECONDS <= after:
