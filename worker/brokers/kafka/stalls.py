@@ -28,8 +28,11 @@ class Stalls:
 
     @property
     def due(self) -> bool:
-        """Whether the last look is long enough ago: a look visits every partition."""
-        return self._clock() - self._looked >= _LOOK_SECONDS
+        """Whether to look now. A look visits every partition, so looks are a second apart.
+
+        While a partition stalls, every read looks: a delivery ends the stall at once.
+        """
+        return bool(self.stalled()) or self._clock() - self._looked >= _LOOK_SECONDS
 
     def look(self, marks: Iterable[tuple[Partition, object]]) -> list[Partition]:
         """Record a mark for each partition being read; returns the newly stalled partitions.
