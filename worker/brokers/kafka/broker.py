@@ -1,8 +1,8 @@
 """The Kafka broker: the contract of `worker.brokers.contract` on aiokafka.
 
 The parts: `wire` (clients and limits), `errors`, `metadata` and `topics` (which topics exist),
-`batches` and `committer` (writing), `reader`, `member` and `groups`. Comments mark the pitfalls of
-aiokafka where the code avoids them.
+`batches` and `committer` (writing), `reader`, `fetched` and `stalls` (reading), `member` and
+`groups`. Comments mark the pitfalls of aiokafka where the code avoids them.
 """
 
 from __future__ import annotations

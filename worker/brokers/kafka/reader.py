@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from itertools import chain
 from typing import Any, NamedTuple
 
 import structlog
-from aiokafka.consumer.fetcher import FetchError, FetchResult
-from aiokafka.errors import OffsetOutOfRangeError, RecordTooLargeError, UnsupportedCodecError
+from aiokafka.errors import OffsetOutOfRangeError, RecordTooLargeError
 
 from worker.brokers.kafka.errors import FAILURES, measuring, reading
+from worker.brokers.kafka.fetched import Fetched
 from worker.brokers.kafka.stalls import STALL_SECONDS, Stalls
 from worker.brokers.kafka.wire import CALL_SECONDS, Chores, Diagnose, Wire, stop, topic_partition
 from worker.errors import BrokerUnavailable
@@ -39,12 +38,7 @@ _ENOUGH_BYTES = 8 * 1024 * 1024
 _HEADER_BYTES = 200
 """The memory of a header, without its name and value."""
 
-_APPEND_TIME = 1
-
 _log = structlog.get_logger(__name__)
-
-OnDamage = Callable[[Any, int, BaseException], None]
-"""Called with a partition, its first unreadable offset, and the cause."""
 
 
 class KafkaReader:
@@ -181,7 +175,7 @@ class KafkaReader:
         if self._closed:
             await stop(consumer)
             return
-        consumer._fetcher._records = _Fetched(self._is_damaged)  # noqa: SLF001 -- see `_Fetched`
+        consumer._fetcher._records = Fetched(self._is_damaged)  # noqa: SLF001 -- see `Fetched`
         self._consumer = consumer
         self._settled = {}
         self._silence = None
@@ -206,7 +200,7 @@ class KafkaReader:
             consumer.resume(*map(topic_partition, now - wanted))
             # aiokafka has no public way to change the wait.
             wait = PAUSED_WAIT_MILLISECONDS if wanted else FETCH_WAIT_MILLISECONDS
-            consumer._fetcher._fetch_max_wait_ms = wait  # noqa: SLF001
+            consumer._fetcher._fetch_max_wait_ms = wait  # noqa: SLF001 -- as above
 
     async def _poll(self, limit: int, seconds: float) -> list[Message]:
         """Read up to `limit` messages and about `_ENOUGH_BYTES`, in steps.
@@ -373,70 +367,9 @@ class _Damage(NamedTuple):
     """Whether aiokafka has moved past the damage, by one offset."""
 
 
-class _Fetched(OrderedDict[Any, Any]):
-    """aiokafka's fetched records by partition, as `_Readable`; there is no public way."""
-
-    def __init__(self, on_damage: OnDamage) -> None:
-        super().__init__()
-        self._on_damage = on_damage
-
-    def __setitem__(self, number: Any, result: Any) -> None:
-        if isinstance(result, FetchError) and isinstance(result._error, RecordTooLargeError):  # noqa: SLF001
-            # The batch's length is damaged: a broker sends even its largest batch in full.
-            self._on_damage(number, result._error.args[2], result._error)  # noqa: SLF001
-            return
-        if isinstance(result, FetchResult):
-            records = result._partition_records  # noqa: SLF001 -- as above
-            result._partition_records = _Readable(number, records, self._on_damage)  # noqa: SLF001
-        super().__setitem__(number, result)
-
-
-class _Readable:
-    """The records of a partition, unpacked directly into messages, up to a damaged batch.
-
-    aiokafka's own record objects would be created only to be copied, at twice the cost. On a
-    damaged batch, aiokafka raises the same error again and again, in reads of all partitions. This
-    class reports the damage instead.
-    """
-
-    def __init__(self, number: Any, records: Any, on_damage: OnDamage) -> None:
-        records._consumer_record = _message  # noqa: SLF001 -- as above
-        self._number = number
-        self._records = records
-        self._on_damage = on_damage
-
-    @property
-    def next_fetch_offset(self) -> int:
-        offset: int = self._records.next_fetch_offset
-        return offset
-
-    def __iter__(self) -> Iterator[Message]:
-        """Each iteration continues where the previous one stopped."""
-        try:
-            yield from self._records
-        except (MemoryError, UnsupportedCodecError):
-            raise
-        except Exception as error:  # noqa: BLE001 -- damaged bytes may raise anything
-            self._on_damage(self._number, self.next_fetch_offset, error)
-
-
 def _size(message: Message) -> int:
     """The approximate memory of a message: keys and headers may be as large as values."""
     size = 1 + len(message.key or b"") + len(message.value or b"")
     if message.headers:
         size += sum(_HEADER_BYTES + len(name) + len(value) for name, value in message.headers)
     return size
-
-
-def _message(number: Any, record: Any) -> Message:
-    return Message(
-        number.topic,
-        number.partition,
-        record.offset,
-        record.timestamp,
-        record.key,
-        record.value,
-        # Kafka allows a header without a value; here it has an empty value.
-        tuple([(name, value or b"") for name, value in record.headers]),
-        record.timestamp_type == _APPEND_TIME,
-    )
