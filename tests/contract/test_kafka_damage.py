@@ -102,6 +102,32 @@ async def test_a_partition_of_which_a_broker_gives_nothing_is_told(
         await broker.close()
 
 
+async def test_such_a_partition_is_told_while_all_others_are_idle(
+    kafka_server: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker answers for the others, so it is not unavailable."""
+    monkeypatch.setattr(kafka_reader, "SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(kafka_stalls, "STALL_SECONDS", 4.0)
+    here = Partition("idle", 0)
+    broker = connect(Settings(broker=f"kafka://{kafka_server.address}"), {})
+    await broker.open()
+    try:
+        await broker.create([Topic("idle", 2, retention_ms=86_400_000)])
+        await broker.publish(numbered("idle", range(BATCH), 0))
+        (log,) = kafka_server.logs("idle", 0)
+        _set_length(log, 0, 5)  # each fetch is answered with an error
+        reader = broker.reader()
+        reader.assign({here: 0, Partition("idle", 1): 0})
+        with capture_logs() as logs:
+            async with asyncio.timeout(30):
+                while not reader.damaged():
+                    assert await reader.read(1, 0.5) == []
+        assert [e["topic"] for e in logs if e["event"] == "log_damaged"] == ["idle"]
+        assert list(reader.damaged()) == [here]
+    finally:
+        await broker.close()
+
+
 def _set_length(log: Path, at: int, length: int) -> int:
     """Have the batch that begins there say that it is so long; what it said."""
     with log.open("r+b") as file:

@@ -49,12 +49,16 @@ class Inspection:
         self._to_write = to_write
         self._looks = looks
         self._noted: dict[tuple[Partition, int], Damage] = {}
+        self._recorded: set[tuple[Partition, int]] = set()
+        """The damage in `_noted` that the log itself lists."""
 
     async def known(self) -> list[Damage]:
         """All damage found so far, by partition and offset. Cheap: does not scan the log.
 
-        With `looks`, damage that only this process has found comes last.
+        With `looks`, damage that only this process has found comes last. Damage that the log no
+        longer lists is repaired: `note` records it afresh if it comes back.
         """
+        recorded = frozenset(self._recorded)
 
         def work(connection: sqlite3.Connection) -> list[Damage]:
             with snapshot(connection):
@@ -62,8 +66,11 @@ class Inspection:
                 return known(connection, self._catalogue)
 
         found = await self._reading.run(work)
+        there = {(each.partition, each.base) for each in found}
+        for repaired in recorded - there:
+            self._recorded.discard(repaired)
+            self._noted.pop(repaired, None)
         if self._looks:
-            there = {(each.partition, each.base) for each in found}
             found += [each for place, each in self._noted.items() if place not in there]
         return found
 
@@ -96,6 +103,7 @@ class Inspection:
                 )
             with contextlib.suppress(BuddyError):  # a full disk, say: at least the log line is out
                 await self._writing.run(self._remember, each)
+                self._recorded.add((each.partition, each.base))
 
     async def verify(self, progress: Callable[[int], None]) -> Looked:
         """Scan the whole log while other processes continue, and record the damage.

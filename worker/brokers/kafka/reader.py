@@ -336,11 +336,20 @@ class KafkaReader:
         if now - since < SILENCE_SECONDS:
             return
         self._silence = None
-        unheard = {p.topic for p in listened & before.keys() if heard[p] == before[p]}
-        if unheard:
+        unheard = {p for p in listened & before.keys() if heard[p] == before[p]}
+        # A leader that answers for other partitions is there: `Stalls` reports this partition.
+        answering = {self._leader(p) for p in listened - unheard} - {None, -1}
+        unanswered = {p.topic for p in unheard if self._leader(p) not in answering}
+        if unanswered:
             self._discard()
             silence = TimeoutError(f"no answer for {now - since:.0f} s")
-            raise await self._failure(silence, unheard)
+            raise await self._failure(silence, unanswered)
+
+    def _leader(self, partition: Partition) -> int | None:
+        """The broker that leads the partition; None or -1 if there is none."""
+        cluster = self._consumer._client.cluster  # noqa: SLF001 -- there is no public way
+        leader: int | None = cluster.leader_for_partition(topic_partition(partition))
+        return leader
 
     async def _failure(self, error: BaseException, topics: Collection[str]) -> BrokerUnavailable:
         # Never MissingTopic: a topic that is created again is read again.

@@ -287,6 +287,18 @@ async def test_the_entry_of_a_partition_can_be_made_again(
     assert (await drain(broker, 4))[0] == [4, 5, 6, 7, 8]
 
 
+async def test_damage_that_comes_back_after_a_repair_is_told_again(broker: EmbeddedBroker) -> None:
+    for _ in range(2):
+        await run(broker, "UPDATE partitions SET next = next + 9 WHERE id = 1")
+        with capture_logs() as logs:
+            await drain(broker)
+            await drain(broker)
+        assert [e["topic"] for e in logs if e["event"] == "log_damaged"] == ["log"]
+        assert len(await broker.damage()) == 1
+        await broker.inspection.skip(await broker.inspection.find(LOG, None))
+        assert await broker.damage() == []
+
+
 async def test_the_entry_of_a_topic_is_never_made_again(
     tmp_path: Path, broker: EmbeddedBroker
 ) -> None:
