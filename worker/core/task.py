@@ -672,7 +672,9 @@ class Task:
         if parked.claimed:
             return None
         owner = self._peers.get(owner_of(address, self._rules.tasks))
-        if owner is not None:
+        # An earlier request may be in the log still: a grant for a judged record would keep the
+        # address from others. Behind it, the next request is answered before it is released.
+        if owner is not None and not parked.attempt:
             decided = owner.addresses.at_once(address, user, self._recent)
             if decided is not None:
                 return decided

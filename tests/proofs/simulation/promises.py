@@ -294,13 +294,11 @@ class Promises:
             if tenure.user != sent.key and tenure.since < outcome.tick and tenure.until > sent.tick:
                 return
         # A settlement may have gone with the claims: until the grant has been settled once more,
-        # its address is refused (docs/exactly-once.md, "Topics created anew"; seed 1074768). So it
-        # is where an old claim is granted though its record has asked again (seed 602287).
+        # its address is refused (docs/exactly-once.md, "Topics created anew"; seed 1074768).
         # And a user whose row the broker does not take had the address until that was known.
         refused = self.records.is_refused
         lost = any(s.address == sent.address and refused(s) for s in self.sent.values())
-        anew = [self._cluster.generations[t] for t in (self._names.claims, self._names.grants)]
-        if not lost and not any(anew):
+        if not lost and not self._cluster.generations[self._names.claims]:
             raise Broken(f"{sent.source} sent at {sent.tick}: {outcome}, {sent.address} was free")
 
     def _check_known(self, sent: Sent, outcome: Outcome, entity: str, id_: str) -> None:

@@ -225,7 +225,8 @@ class Run:
             raise Broken(f"after {patience:.0f} s without faults there is left: {self._left()}")
         tick = self._cluster.tick
         self._loop.run(lambda: False, _REST_SECONDS)
-        if tick != self._cluster.tick and not self._loop.run(self._is_done, patience):
+        moved = tick != self._cluster.tick or self._left()  # a worker may have begun anew meanwhile
+        if moved and not self._loop.run(self._is_done, patience):
             raise Broken(f"it never comes to rest: {self._left()}")
 
     def _is_done(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from schemas import ENTITIES
+from tests.unit import core_kit
 from tests.unit.core_kit import GRACE, NOW, Outcome, good, outcome_of, owned, to_json, uid
 from worker.core.internal import read_progress
 from worker.core.known import IndexDelta
@@ -70,6 +71,15 @@ class Worker:
         self._batches = {number: [] for number in self.tasks}
         self.said += decision.outputs
         return decision
+
+    def deliver(self, task: int, name: str, *messages: ProducerRecord) -> Counter[str]:
+        """Decide on what was written to an internal input; what is written, by topic."""
+        place = Partition(NAMES.input(name), task)
+        for message in messages:
+            offset, self._ends[place] = self._ends[place], self._ends[place] + 1
+            read = Message(*place, offset, NOW, message.key, message.value)
+            self._batches[task].append(read)
+        return topics(self.round())
 
     def outcomes(self, *coordinates: str) -> list[str]:
         """The one outcome of each: accepted, deleted, the codes of its rejection, or open."""
@@ -235,6 +245,38 @@ def test_a_task_takes_part_only_where_it_has_something_to_do() -> None:
     decision = decide(worker.tasks, batches, IndexDelta([], []), worker.recent, worker.now)
     assert decision.tallies.keys() == {0}
     assert set(ENTITIES) > set(decision.tallies[0].accepted) == {"users"}
+
+
+def test_a_record_that_has_asked_before_waits_for_its_reply_though_the_owner_runs_here() -> None:
+    """Its earlier request may be in the log still: granted to a judged record, it would keep the
+    address from others (simulation seeds 602287 and 2016781)."""
+    asks, worker = Worker(0), Worker()
+    asks.user(0, 1, owned(1, TASKS))
+    first = asks.round().outputs
+    (copy,) = [m for m in first if m.topic == NAMES.parked]
+    (progress,) = [m for m in first if m.topic == NAMES.progress]
+    (request,) = [m for m in first if m.topic == NAMES.claims]
+    day = 24 * 3600 * 1000
+    worker.now = Moment(NOW + day, NOW + day)
+    worker.tasks[0] = Task(0, TaskSettings(names=NAMES, tasks=TASKS, grace=GRACE))
+    saved = core_kit.saved(
+        TaskSettings(names=NAMES, tasks=TASKS), 0, _row(progress), _row(copy), {}
+    )
+    worker.tasks[0].restore(saved, worker.now)
+    worker.tasks[0].begin(dict.fromkeys(INPUTS, "one"), dict.fromkeys(INPUTS, 0))
+    second = worker.round().outputs
+    assert not [m for m in second if ".accepted." in m.topic]
+    (again,) = [m for m in second if m.topic == NAMES.claims]
+    assert worker.deliver(1, "claims", request, again)["internal.grants"] == 2
+    replies = [m for m in worker.said if m.topic == NAMES.grants]
+    assert worker.deliver(0, "grants", *replies)["accepted"] == 1
+    releases = [m for m in worker.said if m.topic == NAMES.claims][-2:]
+    worker.deliver(1, "claims", *releases)
+    assert len(worker.tasks[1].addresses) == 0
+
+
+def _row(message: ProducerRecord) -> dict[bytes, bytes]:
+    return {message.key or b"": message.value or b""}
 
 
 # --- what other workers wait for ------------------------------------------------------------------
