@@ -19,7 +19,7 @@ from tests.bench.figures import Figure, alternate
 from tests.bench.index import fill, made_id, messages
 from tests.bench.judging import batches_of, judge_all
 from tests.bench.setting import Bench
-from worker.core.round import Batch
+from worker.core.round import TaskBatch
 from worker.demo.record import USER_REFERENCES, Record, Row, encode, key_of, uuid4
 from worker.index.store import IndexStore
 
@@ -79,7 +79,7 @@ def _measure(store: IndexStore, size: int, records: int) -> tuple[float, float]:
     before = time.process_time()
     _look(store.user, ids)
     look = (time.process_time() - before) / len(ids)
-    batches: list[Batch] = batches_of(referring(records, size, rng))
+    batches: list[TaskBatch] = batches_of(referring(records, size, rng))
     (judged,) = alternate([partial(judge_all, batches, store)])
     return look * 1e6, judged.cpu / records * 1e6
 

@@ -18,10 +18,10 @@ from worker.core.at_once import sorters
 from worker.core.columns import ColumnDecoder
 from worker.core.known import IndexDelta, Known
 from worker.core.recent import RecentRows
-from worker.core.round import Batch, decide
-from worker.core.task import INPUTS, Task
+from worker.core.round import Round, TaskBatch
+from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
-from worker.core.topics import Names
+from worker.core.topics import INPUTS, Names
 from worker.demo.record import Record
 from worker.stream import Message
 
@@ -106,7 +106,7 @@ def _cpu(timing: Timing, records: int) -> str:
     return f"{timing.cpu / records * 1e6:.2f} µs of CPU a record"
 
 
-def by_entity(batches: Sequence[Batch]) -> list[tuple[ColumnDecoder, list[Message]]]:
+def by_entity(batches: Sequence[TaskBatch]) -> list[tuple[ColumnDecoder, list[Message]]]:
     """The messages of each batch by entity, each with its decoder."""
     names, known = Names(), sorters()
     found = []
@@ -134,12 +134,12 @@ def _msgspec_alone(items: validation.Bare) -> None:
             continue
 
 
-def prepared(count: int, bad_share: float) -> list[Batch]:
+def prepared(count: int, bad_share: float) -> list[TaskBatch]:
     """The demo's mix in batches of 5,000, as one task alone would read it."""
     return batches_of(mix.mixed(count, bad_share))
 
 
-def batches_of(records: Iterable[Record]) -> list[Batch]:
+def batches_of(records: Iterable[Record]) -> list[TaskBatch]:
     """Records as one task alone would read them."""
     names = Names()
     now = time.time_ns() // 1_000_000
@@ -154,12 +154,12 @@ def batches_of(records: Iterable[Record]) -> list[Batch]:
             topic = names.inputs(record.entity)
             messages.append(Message(topic, 0, offset, now, key, record.value))
             following[record.entity] = offset + 1
-        batches.append(Batch(messages, dict(following)))
+        batches.append(TaskBatch(messages, dict(following)))
     assert set(ENTITIES) <= set(following)
     return batches
 
 
-def judge_all(batches: Sequence[Batch], known: Known = EVERYTHING) -> int:
+def judge_all(batches: Sequence[TaskBatch], known: Known = EVERYTHING) -> int:
     """Have a new task judge them all; how many messages it writes."""
     tasks = {0: Task(0, TaskSettings(names=Names()))}
     nothing = IndexDelta([], [])
@@ -167,6 +167,6 @@ def judge_all(batches: Sequence[Batch], known: Known = EVERYTHING) -> int:
     written = 0
     for batch in batches:
         recent = RecentRows(known)
-        decision = decide(tasks, {0: batch}, nothing, recent, now, synchronised=True)
+        decision = Round(tasks, {0: batch}, recent).decide(nothing, now, synchronised=True)
         written += len(decision.outputs)
     return written

@@ -126,7 +126,7 @@ async def _parked(
             parked.add((entity, message.partition, int(place)))
             kept += message.value is None
             continue
-        held = msgspec.json.decode(message.value or b"{}", type=Checkpoint).held
+        held = msgspec.json.decode(message.value or b"{}", type=Checkpoint).in_memory
         for entity, moments in held.items():
             for offsets in moments.values():
                 parked.update((entity, message.partition, at) for at in offsets)

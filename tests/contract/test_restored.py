@@ -22,6 +22,7 @@ from worker.brokers.contract import Broker
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.core.topics import Names
 from worker.engine.index_updater import IndexUpdater
+from worker.engine.worker import Worker
 from worker.index.freshness import Saved
 from worker.index.resuming import another_log
 from worker.index.tails import Tail, extended
@@ -212,12 +213,12 @@ async def test_a_worker_looks_after_an_outage_and_where_the_log_ended_before(
             await stage.send("users", *(user(n) for n in range(1, 5)))
             await stage.judged()
             worker = stage.workers[0].worker
-            index, first = worker._index, worker._updater
+            index, first = worker._index, _updater(worker)
             await stage.until(lambda: index.counts()["users"] == 4, "the index has followed")
             first._reader.assign(dict.fromkeys(first._followed, 0))  # as Kafka's reader does
             await _begun_again(stage, first)
             assert index.counts()["users"] == 4
-            second = worker._updater
+            second = _updater(worker)
             index._tails |= {place: Tail(0) for place in second.accepted}
             second._was_away = True
             await _begun_again(stage, second)
@@ -234,7 +235,7 @@ async def test_a_worker_looks_where_its_progress_ended_before(tmp_path: Path, cl
         async with site.working() as stage:
             await stage.judged(await stage.send("users", (b"x", b"{}"), (b"y", b"{}")))
             worker = stage.workers[0].worker
-            index, first = worker._index, worker._updater
+            index, first = worker._index, _updater(worker)
             await stage.until(lambda: bool(index.saved().beside), "the index has followed")
             # Of a log that went on and was restored since: Kafka's reader begins at its start.
             ahead = {
@@ -251,10 +252,15 @@ async def test_a_worker_looks_where_its_progress_ended_before(tmp_path: Path, cl
     assert "before position 100" in reasons[0]
 
 
+def _updater(worker: Worker) -> IndexUpdater:
+    assert worker.loop is not None
+    return worker.loop._updater
+
+
 async def _begun_again(stage: Stage, before: IndexUpdater) -> None:
     worker = stage.workers[0].worker
     await stage.until(
-        lambda: worker._updater is not before and worker._updater.ready.is_set(),
+        lambda: _updater(worker) is not before and _updater(worker).ready.is_set(),
         "the worker has begun again, and its index is ready",
     )
 

@@ -19,6 +19,7 @@ from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
 from worker.core.pressure import Limits
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import Names, wanted
+from worker.engine.loop import WorkLoop
 from worker.engine.reports import Reports
 from worker.engine.session import GROUP, Session
 from worker.engine.tables import read_table
@@ -103,7 +104,8 @@ class Running:
         self._gate.set()
         self._names = names
         limits = Limits(**options.pop("limits", {}))
-        self.worker = Worker(
+        self.worker = _Watched(
+            self._watch,
             broker,
             TaskSettings(names=names, **options),
             IndexStore(directory / "index"),
@@ -111,19 +113,23 @@ class Running:
             limits,
             Reports(self.metrics, self.health, clock),
         )
-        self._pauses = self.worker._paused
-        self.worker._paused = self._watch  # type: ignore[method-assign]
         self.run = asyncio.create_task(self.worker.run(self.stop))
+
+    @property
+    def loop(self) -> WorkLoop:
+        """The loop on the current topics."""
+        assert self.worker.loop is not None
+        return self.worker.loop
 
     @property
     def tasks(self) -> dict[int, TaskHandle]:
         """What runs here, by number."""
-        return self.worker._tasks.running if hasattr(self.worker, "_tasks") else {}
+        return {} if self.worker.loop is None else self.loop._tasks.running
 
     @property
     def session(self) -> Session | None:
         """What it writes with now."""
-        return self.worker._tasks.session
+        return self.loop._tasks.session
 
     @property
     def owner(self) -> str:
@@ -143,7 +149,7 @@ class Running:
 
     def blocked_by(self) -> set[Partition]:
         """The inputs that the oldest frontier of this worker waits for."""
-        return set(self.worker._frontiers.blocked_by())
+        return set(self.loop._frontiers.blocked_by())
 
     def counted(self, name: str, **labels: str) -> float:
         """A metric of this worker."""
@@ -154,7 +160,7 @@ class Running:
 
         It goes on to judge, and every commit waits for `thaw`.
         """
-        tasks = self.worker._tasks
+        tasks = self.loop._tasks
         self.hold_commits()
         member, tasks._member = tasks._member, _Unaware(tasks.assigned, self._gate)
         assert member is not None
@@ -178,17 +184,39 @@ class Running:
         async with asyncio.timeout(PATIENCE):
             await self.run
 
-    def _watch(self, running: dict[int, TaskHandle]) -> set[Partition]:
+    def _watch(self, running: dict[int, TaskHandle], paused: set[Partition]) -> set[Partition]:
         for number, owned in running.items():
             parking = owned.task.parking
             counts = {kind: parking.count(kind) for kind in ("users", "matches")}
             counts["others"] = len(parking) - sum(counts.values())
             for kind, count in counts.items():
                 self.most[number, kind] = max(self.most[number, kind], count)
-        self.paused = self._pauses(running)
-        return self.paused | {
+        self.paused = paused
+        return paused | {
             Partition(self._names.input(name), number) for name in self.held for number in running
         }
+
+
+class _Watched(Worker):
+    """A worker whose pauses are seen, and set, by `watch`."""
+
+    def __init__(
+        self,
+        watch: Callable[[dict[int, TaskHandle], set[Partition]], set[Partition]],
+        *args: Any,
+    ) -> None:
+        super().__init__(*args)
+        self._watch = watch
+
+    def _new_loop(self) -> WorkLoop:
+        loop = super()._new_loop()
+        pauses = loop._paused
+
+        def paused(running: dict[int, TaskHandle]) -> set[Partition]:
+            return self._watch(running, pauses(running))
+
+        loop._paused = paused  # type: ignore[method-assign]
+        return loop
 
 
 class _Gated:

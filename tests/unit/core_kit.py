@@ -23,13 +23,13 @@ from worker.core.keys import read_key
 from worker.core.known import IndexDelta, address_digest
 from worker.core.moments import Moment
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Tally
-from worker.core.parking import Envelope
+from worker.core.parked import Envelope
 from worker.core.recent import RecentRows
 from worker.core.restoring import Saved
-from worker.core.round import Batch, decide, needs_synchronised
-from worker.core.task import INPUTS, Task
+from worker.core.round import Round, TaskBatch
+from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
-from worker.core.topics import Names
+from worker.core.topics import INPUTS, Names
 from worker.index.memory import MemoryIndex
 from worker.stream import Headers, Message, Partition, ProducerRecord
 
@@ -128,7 +128,7 @@ class World:
         now: int = NOW,
         grace: int = GRACE,
         hold: int = HOLD,
-        most_held: int = 5_000,
+        most_in_memory: int = 5_000,
     ) -> None:
         self.now = now
         """The steady clock; the broker's too."""
@@ -136,7 +136,11 @@ class World:
         """How far the worker's wall clock is ahead of it."""
         self.names = Names()
         self.rules = TaskSettings(
-            names=self.names, tasks=partitions, grace=grace, hold=hold, most_held=most_held
+            names=self.names,
+            tasks=partitions,
+            grace=grace,
+            hold=hold,
+            most_in_memory=most_in_memory,
         )
         self.count = partitions
         self.inputs: dict[Partition, list[Message]] = {
@@ -237,14 +241,14 @@ class World:
             task = self.tasks[number]
             messages, positions = self._read(task, most)
             # Each is a worker of its own.
-            own, batches = {number: task}, {number: Batch(messages, positions)}
-            recent = self.recent(number)
-            synchronised = needs_synchronised(own, batches, recent, self.moment)
+            own, batches = {number: task}, {number: TaskBatch(messages, positions)}
+            one = Round(own, batches, self.recent(number))
+            synchronised = one.needs_synchronised(self.moment)
             if synchronised:
                 self.follow()
-                recent = self.recent(number)
-            learned, self._pending[number] = IndexDelta(*self._pending[number]), ([], [])
-            decided = decide(own, batches, learned, recent, self.moment, synchronised=synchronised)
+                self.recent(number)
+            delta, self._pending[number] = IndexDelta(*self._pending[number]), ([], [])
+            decided = one.decide(delta, self.moment, synchronised=synchronised)
             decisions[number] = Decision(decided.outputs, decided.tallies[number])
         for number, decision in decisions.items():
             how = (crash or {}).get(number)
@@ -410,7 +414,7 @@ class World:
                 assert (message.partition, message.key) == (number, str(number).encode())
                 assert message.value is not None
                 self.progress[number].append(message.value)
-                held = msgspec.json.decode(message.value, type=Checkpoint).held
+                held = msgspec.json.decode(message.value, type=Checkpoint).in_memory
                 for entity, by_time in held.items():
                     for first_read, offsets in by_time.items():
                         for at in offsets:
@@ -450,7 +454,7 @@ class World:
             users = Frontier(self.ends(["users"]), covers_matches=False)
             matches = Frontier(self.ends(INDEXED), covers_matches=True)
             for task in overdue:
-                task.await_frontiers(users, matches)
+                task.parking.await_frontiers(users, matches)
             self._frontiers += [users, matches]
         judged = self._judged_offsets()
         for frontier in self._frontiers:

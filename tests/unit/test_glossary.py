@@ -10,6 +10,7 @@ import pytest
 
 from schemas import ENTITIES
 from tests.paths import ROOT
+from worker.core.parked import TRANSITIONS, State
 from worker.core.topics import Names
 
 GLOSSARY = ROOT / "docs" / "glossary.md"
@@ -23,6 +24,8 @@ PATH = re.compile(r"(?:worker|schemas)/[\w/]*(?:\.py)?")
 TOPIC = re.compile(r"\b(?:in|accepted|rejected|internal)\.(?:<entity>|\*|[a-z]+)")
 
 DIAGRAM = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+STATE = re.compile(r'state "([A-Z_]+): [^"]+" as (\w+)')
+STEP = re.compile(r"^ *(\w+) --> (\w+)", re.MULTILINE)
 KINDS = ("stateDiagram-v2", "flowchart", "sequenceDiagram")
 
 RETIRED = {
@@ -68,12 +71,13 @@ def topics() -> set[str]:
     return names | {"internal.*"}
 
 
-def diagrams() -> list[object]:
-    return [
-        pytest.param(text, id=f"{page.relative_to(ROOT)}-{number}")
+def diagrams() -> dict[str, str]:
+    """The text of each diagram, by page and number."""
+    return {
+        f"{page.relative_to(ROOT)}-{number}": text
         for page in PAGES
         for number, text in enumerate(DIAGRAM.findall(page.read_text("utf-8")), 1)
-    ]
+    }
 
 
 # --- the glossary ---
@@ -135,7 +139,7 @@ def test_the_pages_have_diagrams() -> None:
     assert len(diagrams()) >= 4
 
 
-@pytest.mark.parametrize("text", diagrams())
+@pytest.mark.parametrize("text", diagrams().values(), ids=diagrams())
 def test_a_diagram_names_files_and_topics_that_exist(text: str) -> None:
     assert text.startswith(KINDS)
     paths = [path for path in PATH.findall(text) if path not in ("worker/", "schemas/")]
@@ -146,7 +150,7 @@ def test_a_diagram_names_files_and_topics_that_exist(text: str) -> None:
     assert paths or named, "the diagram names nothing that is real"
 
 
-@pytest.mark.parametrize("text", diagrams())
+@pytest.mark.parametrize("text", diagrams().values(), ids=diagrams())
 def test_a_diagram_names_classes_that_exist(text: str) -> None:
     known = {name for path in (ROOT / "worker").rglob("*.py") for name in classes_of(path)}
     named = re.findall(r"\b(?:[A-Z][a-z]+){2,}\b", text)
@@ -158,3 +162,11 @@ def test_names_that_do_not_exist_would_be_noticed() -> None:
     assert PATH.findall(bad) == ["worker/core/nothing.py"]
     assert not (ROOT / "worker/core/nothing.py").exists()
     assert not set(TOPIC.findall(bad)) & topics()
+
+
+def test_the_states_of_a_record_are_drawn_as_the_code_has_them() -> None:
+    (drawn,) = (text for text in diagrams().values() if "GRACE" in text)
+    names = {alias: State[name] for name, alias in STATE.findall(drawn)}
+    assert {*names.values(), State.TURN} == {*State}, "a record in TURN is only queued"
+    steps = {(names[a], names[b]) for a, b in STEP.findall(drawn) if {a, b} <= names.keys()}
+    assert steps == {(a, b) for a, after in TRANSITIONS.items() for b in after}

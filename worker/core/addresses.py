@@ -22,14 +22,14 @@ from typing import Final, Protocol
 
 import msgspec
 
-_MOST_UNFOLLOWED: Final = 2_000
+_MOST_RELEASED: Final = 2_000
 """With this many remembered rows that the index may not show, a round must be synchronised."""
 
 
 class ReservationRequest(msgspec.Struct, frozen=True, array_like=True, tag="claim"):
     """A user's record requests an address. The record is in partition `task` of users.
 
-    `offset` is its place there (`Reading.place`), also in the messages that refer to the request.
+    `ordinal` is its number there (`Reading.ordinal`), also in messages that refer to the request.
 
     A record may repeat its request after a long time, when the request or its reply may have
     expired.
@@ -38,7 +38,7 @@ class ReservationRequest(msgspec.Struct, frozen=True, array_like=True, tag="clai
     address: bytes
     user: bytes
     task: int
-    offset: int
+    ordinal: int
     attempt: int = 0
 
 
@@ -47,13 +47,13 @@ class Release(msgspec.Struct, frozen=True, array_like=True, tag="settled"):
 
     address: bytes
     task: int
-    offset: int
+    ordinal: int
 
 
 class ReservationReply(msgspec.Struct, frozen=True, array_like=True):
-    """The owner's reply to the record at place `offset` of the requesting task's users."""
+    """The owner's reply to the record `ordinal` of the requesting task's users."""
 
-    offset: int
+    ordinal: int
     address: bytes
     granted: bool
     attempt: int = 0
@@ -61,7 +61,7 @@ class ReservationReply(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Reservation(msgspec.Struct, frozen=True, array_like=True):
-    """A granted address, and the records that it is granted to: (task, offset) each."""
+    """A granted address, and the records that it is granted to: (task, ordinal) each."""
 
     address: bytes
     user: bytes
@@ -81,27 +81,32 @@ def owner_of(address: bytes, tasks: int) -> int:
 
 
 class Addresses:
-    """The reservations of one task, whose rows the index may not show yet."""
+    """The reservations of one task whose rows the index may not show yet.
+
+    A reservation that is released has no records. It stays until the index is known to show its
+    row.
+    """
 
     def __init__(self) -> None:
-        self._granted: dict[bytes, Reservation] = {}
-        self._unfollowed: dict[bytes, bytes] = {}
-        """By address of a released reservation: the user whose row the index may not show yet."""
+        self._reserved: dict[bytes, Reservation] = {}
+        """By address."""
+        self._released = 0
+        """How many of them have no records."""
         self._given: set[bytes] = set()
-        """The addresses granted in this round."""
+        """The addresses granted in this round to records of this worker's tasks."""
         self._synchronised = False
 
     def __len__(self) -> int:
         """How many reservations are not released."""
-        return len(self._granted)
+        return len(self._reserved) - self._released
 
     def __iter__(self) -> Iterator[Reservation]:
         """The reservations that are not released."""
-        yield from self._granted.values()
+        return (reservation for reservation in self._reserved.values() if reservation.records)
 
-    def restore(self, granted: Iterable[Reservation]) -> None:
+    def restore(self, reservations: Iterable[Reservation]) -> None:
         """Restore the reservations that the log holds."""
-        self._granted = {entry.address: entry for entry in granted}
+        self._reserved = {entry.address: entry for entry in reservations}
 
     def begin(self, *, synchronised: bool) -> None:
         """Begin a round.
@@ -111,25 +116,21 @@ class Addresses:
         """
         self._given.clear()
         self._synchronised = synchronised
-        if synchronised:
-            self._unfollowed.clear()
+        if synchronised and self._released:
+            self._reserved = {entry.address: entry for entry in self}
+            self._released = 0
 
     @property
     def crowded(self) -> bool:
         """Whether so many rows are remembered that the next round must be synchronised."""
-        return len(self._unfollowed) >= _MOST_UNFOLLOWED
+        return self._released >= _MOST_RELEASED
 
     def contested(self, address: bytes, user: bytes, holders: Holders) -> bool:
         """Whether only a synchronised index can tell if the user may have the address.
 
         Ask before the round begins.
         """
-        granted = self._granted.get(address)
-        return (
-            (granted is not None and granted.user != user)
-            or self._unfollowed.get(address, user) != user
-            or holders.taken(address, user)
-        )
+        return self._is_anothers(address, user) or holders.taken(address, user)
 
     def at_once(self, address: bytes, user: bytes, holders: Holders) -> bool | None:
         """Whether a record in one of this worker's tasks gets the address in this decision.
@@ -139,45 +140,45 @@ class Addresses:
         synchronised index can tell. A grant made here need not be persisted: the row is committed
         in the same round, and shows the holder to every later owner.
         """
-        granted = self._granted.get(address)
-        if granted is not None and granted.user != user:
-            return None
-        if self._unfollowed.get(address, user) != user:
+        if self._is_anothers(address, user):
             return None
         if holders.taken(address, user):
             return False if self._synchronised or address in self._given else None
         self._given.add(address)
         return True
 
-    def claim(self, claim: ReservationRequest, holders: Holders) -> Reservation | None:
+    def reserve(self, request: ReservationRequest, holders: Holders) -> Reservation | None:
         """The reservation to persist for a request in the log; None if another has the address.
 
         A request that was `contested` needs a synchronised index.
         """
-        before = self._granted.get(claim.address)
-        if before is not None and before.user != claim.user:
+        address, user = request.address, request.user
+        if self._is_anothers(address, user) or holders.taken(address, user):
             return None
-        if self._unfollowed.get(claim.address, claim.user) != claim.user:
-            return None
-        if holders.taken(claim.address, claim.user):
-            return None
-        records = {(claim.task, claim.offset), *(() if before is None else before.records)}
-        granted = Reservation(claim.address, claim.user, tuple(sorted(records)))
-        self._granted[claim.address] = granted
-        return granted
+        before = self._reserved.get(address)
+        records = {(request.task, request.ordinal), *(() if before is None else before.records)}
+        return self._put(Reservation(address, user, tuple(sorted(records))))
 
-    def settle(self, settled: Release) -> Reservation | None:
+    def release(self, release: Release) -> Reservation | None:
         """Apply a release. Returns the rest of the reservation, which may have no record left.
 
         None: there was no reservation. A record that requests twice is released twice.
         """
-        granted = self._granted.pop(settled.address, None)
-        if granted is None:
+        before = self._reserved.get(release.address)
+        if before is None or not before.records:
             return None
-        records = tuple(r for r in granted.records if r != (settled.task, settled.offset))
-        left = Reservation(granted.address, granted.user, records)
-        if records:
-            self._granted[settled.address] = left
-        elif not self._synchronised:
-            self._unfollowed[settled.address] = granted.user
-        return left
+        records = tuple(r for r in before.records if r != (release.task, release.ordinal))
+        return self._put(Reservation(before.address, before.user, records))
+
+    def _is_anothers(self, address: bytes, user: bytes) -> bool:
+        """Whether the address is reserved for another user, or was until a moment ago."""
+        reservation = self._reserved.get(address)
+        return reservation is not None and reservation.user != user
+
+    def _put(self, reservation: Reservation) -> Reservation:
+        before = self._reserved.pop(reservation.address, None)
+        self._released -= before is not None and not before.records
+        if reservation.records or not self._synchronised:
+            self._reserved[reservation.address] = reservation
+            self._released += not reservation.records
+        return reservation

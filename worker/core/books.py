@@ -26,16 +26,16 @@ class Books:
         self.seen: dict[str, int] = {}
         """By kind and topic: how many of the faults that stay in the topic are counted already."""
 
-    def restore(self, progress: Checkpoint) -> None:
+    def restore(self, checkpoint: Checkpoint) -> None:
         """Restore the books from the checkpoint."""
-        self.counts = dict(progress.counts)
-        self.incidents = Counter(progress.incidents)
-        self.seen = dict(progress.seen)
+        self.counts = dict(checkpoint.counts)
+        self.incidents = Counter(checkpoint.incidents)
+        self.seen = dict(checkpoint.seen)
 
     def enter(self, tally: Tally, parked: Mapping[str, int]) -> None:
         """Enter a decision; `parked` is how many records of each entity wait now."""
-        touched = {*tally.read, *tally.accepted, *tally.deleted, *tally.rejected}
-        for entity in touched | parked.keys() | self.counts.keys():
+        changed = {*tally.read, *tally.accepted, *tally.deleted, *tally.rejected}
+        for entity in changed | parked.keys() | self.counts.keys():
             before = self.counts.get(entity, Counts())
             self.counts[entity] = Counts(
                 before.read + tally.read[entity],
@@ -47,10 +47,10 @@ class Books:
 
     def found(self, kind: str, topic: str, count: int) -> int:
         """Enter that a topic holds `count` faults of a kind. Returns how many are new."""
-        place = f"{kind} {topic}"
-        fresh = max(0, count - self.seen.get(place, 0))
-        if count or place in self.seen:
-            self.seen[place] = count
+        what = f"{kind} {topic}"
+        fresh = max(0, count - self.seen.get(what, 0))
+        if count or what in self.seen:
+            self.seen[what] = count
         if fresh:
             self.incident(kind, fresh)
         return fresh

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+_json = msgspec.json.Encoder().encode
+
 
 class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
     """The position of a task: the next offset of each input, and the judged offset by entity.
@@ -32,17 +34,18 @@ class Counts(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Checkpoint(Reached, frozen=True, omit_defaults=True):
-    """The complete checkpoint of a task: its position, its held records and its books.
+    """The complete checkpoint of a task: its position, its records in memory and its books.
 
-    `held` lists the records before `next` that have no persisted copy: the next owner reads exactly
-    these again. It has, by entity, the time of first reading in milliseconds and the offsets.
+    `in_memory` lists the records before `next` that have no persisted copy: the next owner reads
+    exactly these again. It has, by entity, the time of first reading in milliseconds and the
+    offsets.
 
     The other fields are reported to people. `worker` has owned the task since `since`. `counts` has
     the outcomes; `incidents` counts what went wrong. `seen` has, for lasting faults in a topic, the
     number already counted. `oldest` is when the oldest parked record was first read.
     """
 
-    held: dict[str, dict[int, list[int]]] = {}
+    in_memory: dict[str, dict[int, list[int]]] = msgspec.field(default_factory=dict, name="held")
     earlier: dict[str, int] = {}
     """How often the topic of each input was recreated."""
     counts: dict[str, Counts] = {}
@@ -56,3 +59,8 @@ class Checkpoint(Reached, frozen=True, omit_defaults=True):
     def has_books(self) -> bool:
         """Whether the checkpoint includes the books; earlier releases wrote none."""
         return bool(self.topics)
+
+
+def write_checkpoint(checkpoint: Checkpoint) -> bytes:
+    """The checkpoint as `internal.progress` holds it."""
+    return _json(checkpoint)

@@ -21,7 +21,7 @@ from worker.core.addresses import (
     owner_of,
 )
 from worker.core.checkpoint import Checkpoint, Reached
-from worker.core.parking import Envelope
+from worker.core.parked import Envelope
 from worker.core.topics import Names
 
 _T = TypeVar("_T")
@@ -30,8 +30,8 @@ _NAMES: Final = frozenset(("claims", "grants", *ENTITIES))
 """The names of a task's inputs."""
 
 _LAST_OFFSET: Final = 2**40 - 1
-"""The highest input offset: `reading.place_of` counts recreated topics in the bits above it."""
-_LAST_PLACE: Final = 2**63 - 1
+"""The highest input offset: `reading.ordinal_of` counts recreated topics in the bits above it."""
+_LAST_ORDINAL: Final = 2**63 - 1
 _LAST_MS: Final = 10**14
 """A time in the year 5138: within the range of calendars, and later than any record."""
 _MOST_TIMES: Final = 2**20
@@ -64,34 +64,34 @@ def read_progress(key: bytes, value: bytes, number: int) -> Checkpoint | None:
     """The complete checkpoint of a task, from partition `number` of `internal.progress`."""
     if key != b"%d" % number:
         return None
-    progress = _decoded(_progress, value)
-    if progress is None or not _is_sound(progress):
+    checkpoint = _decoded(_progress, value)
+    if checkpoint is None or not _is_sound(checkpoint):
         return None
-    if not _are_sound(progress):
+    if not _are_sound(checkpoint):
         return None
-    for entity, by_time in progress.held.items():
-        end = progress.next.get(entity, 0)
+    for entity, by_time in checkpoint.in_memory.items():
+        end = checkpoint.next.get(entity, 0)
         if not by_time or entity not in ENTITIES:
             return None
         for moment, offsets in by_time.items():
             if not (offsets and _is_moment(moment) and all(0 <= at < end for at in offsets)):
                 return None
-    return progress
+    return checkpoint
 
 
 def read_parked(key: bytes, value: bytes, number: int, names: Names) -> Envelope | None:
     """The persisted copy of a parked record of task `number`."""
     envelope = _decoded(_envelope, value)
-    # Releases that did not support recreated topics wrote no place: it equals the offset.
-    if envelope is not None and envelope.place < 0:
-        envelope = msgspec.structs.replace(envelope, place=envelope.offset)
+    # Releases that did not support recreated topics wrote no ordinal: it equals the offset.
+    if envelope is not None and envelope.ordinal < 0:
+        envelope = msgspec.structs.replace(envelope, ordinal=envelope.offset)
     if (
         envelope is None
         or envelope.entity not in ENTITIES
         or envelope.topic != names.inputs(envelope.entity)
         or envelope.partition != number
-        or key != parked_key(envelope.entity, number, envelope.place)
-        or not 0 <= envelope.offset <= envelope.place <= _LAST_PLACE
+        or key != parked_key(envelope.entity, number, envelope.ordinal)
+        or not 0 <= envelope.offset <= envelope.ordinal <= _LAST_ORDINAL
         or not _is_moment(envelope.arrival)
         or not _is_moment(envelope.first_read)
         or not 0 <= envelope.attempt < _MOST_TIMES
@@ -121,7 +121,7 @@ def read_claim(value: bytes | None, number: int, tasks: int) -> ReservationReque
     if (
         asked is None
         or not _is_owned(asked.address, number, tasks)
-        or not _is_record(asked.task, asked.offset, tasks)
+        or not _is_record(asked.task, asked.ordinal, tasks)
         or (isinstance(asked, ReservationRequest) and not _can_ask(asked))
     ):
         return None
@@ -130,15 +130,15 @@ def read_claim(value: bytes | None, number: int, tasks: int) -> ReservationReque
 
 def read_grant(value: bytes | None) -> ReservationReply | None:
     """The owner's reply to a reservation request."""
-    answer = _decoded(_grant, value)
-    if answer is None or len(answer.address) != _ID_BYTES or not 0 <= answer.offset <= _LAST_PLACE:
+    reply = _decoded(_grant, value)
+    if reply is None or len(reply.address) != _ID_BYTES or not 0 <= reply.ordinal <= _LAST_ORDINAL:
         return None
-    return answer
+    return reply
 
 
-def parked_key(entity: str, number: int, place: int) -> bytes:
+def parked_key(entity: str, number: int, ordinal: int) -> bytes:
     """The message key of a parked record's copy in `internal.parked`."""
-    return f"{entity}/{number}/{place}".encode()
+    return f"{entity}/{number}/{ordinal}".encode()
 
 
 def _decoded(decode: Callable[[bytes], _T], value: bytes | None) -> _T | None:
@@ -161,18 +161,18 @@ def _is_sound(reached: Reached) -> bool:
     )
 
 
-def _are_sound(progress: Checkpoint) -> bool:
+def _are_sound(checkpoint: Checkpoint) -> bool:
     """Whether the books and `earlier` are in range: the task continues to count from them."""
     counts = [
         count
-        for one in progress.counts.values()
+        for one in checkpoint.counts.values()
         for count in (one.read, one.accepted, one.deleted, one.rejected, one.parked)
     ]
     return (
-        progress.counts.keys() <= ENTITIES.keys()
-        and progress.earlier.keys() <= _NAMES
-        and all(0 <= times < _MOST_TIMES for times in progress.earlier.values())
-        and all(0 <= count <= _LAST_PLACE for count in (*counts, *progress.incidents.values()))
+        checkpoint.counts.keys() <= ENTITIES.keys()
+        and checkpoint.earlier.keys() <= _NAMES
+        and all(0 <= times < _MOST_TIMES for times in checkpoint.earlier.values())
+        and all(0 <= count <= _LAST_ORDINAL for count in (*counts, *checkpoint.incidents.values()))
     )
 
 
@@ -188,5 +188,5 @@ def _can_ask(claim: ReservationRequest) -> bool:
     return len(claim.user) == _ID_BYTES and 0 <= claim.attempt < _MOST_TIMES
 
 
-def _is_record(task: int, place: int, tasks: int) -> bool:
-    return 0 <= task < tasks and 0 <= place <= _LAST_PLACE
+def _is_record(task: int, ordinal: int, tasks: int) -> bool:
+    return 0 <= task < tasks and 0 <= ordinal <= _LAST_ORDINAL

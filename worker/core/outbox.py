@@ -17,10 +17,11 @@ from worker.core.addresses import (
     ReservationRequest,
     owner_of,
 )
+from worker.core.checkpoint import Checkpoint, write_checkpoint
 from worker.core.decode import Decoded, Deletion, Invalid
 from worker.core.internal import parked_key
 from worker.core.ownership import given_up, taken_over
-from worker.core.parking import Parked
+from worker.core.parked import Parked
 from worker.core.possible import column_of
 from worker.core.references import unexpected
 from worker.core.rejection import reject, replays_header, timestamp
@@ -72,17 +73,17 @@ class Outbox:
     """
 
     def __init__(
-        self, number: int, rules: TaskSettings, now: int, messages: list[ProducerRecord]
+        self, number: int, settings: TaskSettings, now: int, messages: list[ProducerRecord]
     ) -> None:
         self.tally = Tally()
         self._messages = messages
         self._number = number
-        self._rules = rules
-        self._names = rules.names
+        self._settings = settings
+        self._names = settings.names
         self._now = now
         self._accepted_at = (ACCEPTED_AT_HEADER, timestamp(now).encode())
         self._sources: dict[str, bytes] = {}
-        self._accepted = {entity: rules.names.accepted(entity) for entity in ENTITIES}
+        self._accepted = {entity: settings.names.accepted(entity) for entity in ENTITIES}
         self._bytes = 0
 
     @property
@@ -98,7 +99,7 @@ class Outbox:
     @property
     def is_full(self) -> bool:
         """Whether the decision has reached its size limit: what can wait is for the next one."""
-        return self._bytes >= self._rules.decision_bytes
+        return self._bytes >= self._settings.decision_bytes
 
     def accept(
         self, entity: str, message: Message, row: Decoded, warnings: tuple[Violation, ...]
@@ -148,7 +149,7 @@ class Outbox:
 
     def reject(self, entity: str, message: Message, invalid: Invalid) -> None:
         """Publish a rejection."""
-        self._reject(entity, message, invalid, self._rules.rejection_limit)
+        self._reject(entity, message, invalid, self._settings.rejection_limit)
 
     def isolate(self, entity: str, message: Message, refusals: int) -> None:
         """Publish a rejection of a record whose outcome the broker has refused.
@@ -158,7 +159,7 @@ class Outbox:
         self.tally.isolated.append((entity, message.offset))
         self.tally.failures.append((coordinate(message), "MessageRefused"))
         invalid = Invalid(None, (unexpected(),), malformed=True)
-        limit = self._rules.rejection_limit if refusals < 2 else 0
+        limit = self._settings.rejection_limit if refusals < 2 else 0
         self._reject(entity, message, invalid, limit)
 
     def _reject(self, entity: str, message: Message, invalid: Invalid, limit: int) -> None:
@@ -174,58 +175,55 @@ class Outbox:
         headers = ((SOURCE_HEADER, self._source(message)),)
         self._append(ProducerRecord(self._names.rejected(entity), key, value, headers))
 
-    def keep(self, parked: Parked) -> None:
+    def persist(self, parked: Parked) -> None:
         """Write the copy of a parked record."""
         envelope = _pack(parked.envelope())
-        if len(envelope) > self._rules.rejection_limit:
+        if len(envelope) > self._settings.rejection_limit:
             # Headers may have any size. A rejection would omit them as well.
             ours = replays_header(parked.message.headers)
             envelope = _pack(msgspec.structs.replace(parked.envelope(), headers=ours))
-        self._write_parked(parked.entity, parked.place, envelope)
+        self._write_parked(parked.entity, parked.ordinal, envelope)
 
-    def drop(self, entity: str, place: int) -> None:
+    def drop(self, entity: str, ordinal: int) -> None:
         """Write the tombstone of a parked record's copy."""
-        self._write_parked(entity, place, None)
+        self._write_parked(entity, ordinal, None)
 
-    def claim(self, address: bytes, user: bytes, parked: Parked) -> None:
+    def request(self, address: bytes, user: bytes, parked: Parked) -> None:
         """Request an address from its owner."""
-        claim = ReservationRequest(address, user, self._number, parked.place, parked.attempt)
-        owner = owner_of(address, self._rules.tasks)
-        self._write(self._names.claims, f"{self._number}/{parked.place}", _pack(claim), owner)
+        request = ReservationRequest(address, user, self._number, parked.ordinal, parked.attempt)
+        self._write_claim(address, parked.ordinal, request)
 
-    def settled(self, address: bytes, offset: int) -> None:
-        """Send a release: the record that was granted the address has been judged."""
-        owner = owner_of(address, self._rules.tasks)
-        value = _pack(Release(address, self._number, offset))
-        self._write(self._names.claims, f"{self._number}/{offset}", value, owner)
+    def release(self, address: bytes, ordinal: int) -> None:
+        """Tell the owner of an address that the record that was granted it has been judged."""
+        self._write_claim(address, ordinal, Release(address, self._number, ordinal))
 
-    def answer(self, claim: ReservationRequest, granted: Reservation | None) -> None:
+    def reply(self, request: ReservationRequest, granted: Reservation | None) -> None:
         """Reply to a request, and persist the reservation if it is granted."""
-        answer = _pack(
-            ReservationReply(claim.offset, claim.address, granted is not None, claim.attempt)
+        reply = ReservationReply(
+            request.ordinal, request.address, granted is not None, request.attempt
         )
-        self._write(self._names.grants, str(claim.offset), answer, claim.task)
+        self._write_grant(request.task, reply)
         if granted is not None:
-            self.granted(granted)
+            self.reserve(granted)
 
-    def answer_again(self, granted: Reservation) -> None:
+    def reply_again(self, reservation: Reservation) -> None:
         """Repeat the replies that grant a reservation: judged records are then released again."""
-        for task, offset in granted.records:
-            answer = _pack(ReservationReply(offset, granted.address, granted=True))
-            self._write(self._names.grants, str(offset), answer, task)
+        for task, ordinal in reservation.records:
+            self._write_grant(task, ReservationReply(ordinal, reservation.address, granted=True))
 
-    def granted(self, granted: Reservation) -> None:
+    def reserve(self, reservation: Reservation) -> None:
         """Persist a reservation, or write its tombstone if it has no record any more."""
-        value = _pack(granted) if granted.records else None
-        self._write(self._names.granted, granted.address.hex(), value, self._number)
+        value = _pack(reservation) if reservation.records else None
+        self._write(self._names.granted, reservation.address.hex(), value, self._number)
 
     def unreadable(self, message: Message) -> None:
         """Note an invalid message in claims or grants: it is skipped."""
         place = Partition(message.topic, message.partition)
         self.tally.unreadable.setdefault(place, []).append(message.offset)
 
-    def progress(self, value: bytes) -> None:
+    def save(self, checkpoint: Checkpoint) -> None:
         """Write the checkpoint."""
+        value = write_checkpoint(checkpoint)
         self._write(self._names.progress, str(self._number), value, self._number)
 
     def strike_out(self, owner: str) -> None:
@@ -236,8 +234,17 @@ class Outbox:
         """Write the record of the current owner again."""
         self._append(taken_over(self._names, self._number, owner))
 
-    def _write_parked(self, entity: str, place: int, envelope: bytes | None) -> None:
-        key = parked_key(entity, self._number, place)
+    def _write_claim(
+        self, address: bytes, ordinal: int, claim: ReservationRequest | Release
+    ) -> None:
+        owner = owner_of(address, self._settings.tasks)
+        self._write(self._names.claims, f"{self._number}/{ordinal}", _pack(claim), owner)
+
+    def _write_grant(self, task: int, reply: ReservationReply) -> None:
+        self._write(self._names.grants, str(reply.ordinal), _pack(reply), task)
+
+    def _write_parked(self, entity: str, ordinal: int, envelope: bytes | None) -> None:
+        key = parked_key(entity, self._number, ordinal)
         self._append(ProducerRecord(self._names.parked, key, envelope, partition=self._number))
 
     def _write(self, topic: str, key: str, value: bytes | None, partition: int) -> None:

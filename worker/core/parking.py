@@ -1,208 +1,131 @@
 """Records that wait: for references, for an address, or behind an earlier record of their key.
 
-Most records wait only for a moment, until related records are committed. A record is therefore
-*held* in memory first. The checkpoint lists its offset as not done, and the next owner reads it
-from its input again. A record that waits longer is *kept* (persisted): the log gets a copy, which
-does not expire with the input.
+Most records wait only for a moment, until related records are committed. A record therefore stays
+*in memory* first. The checkpoint lists its offset as not done, and the next owner reads it from its
+input again. A record that waits longer is *persisted*: the log gets a copy, which does not expire
+with the input.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from operator import attrgetter
-from typing import Final
 
-import msgspec
-
-from worker.core.decode import Decoded, Deletion
+from schemas import ENTITIES
 from worker.core.frontier import Frontier
 from worker.core.moments import Moment
-from worker.stream import Headers, Message
-
-PARKED_BYTES: Final = 2_500
-_NO_QUEUES: Final[Mapping[bytes, Sequence[Parked]]] = {}
-_HEADER_BYTES: Final = 200
-_ATTENDEE_BYTES: Final = 96
-"""Measured memory overhead of a parked record, and of each of its headers and attendees."""
+from worker.core.parked import Parked, State
 
 
-def headers_weight(headers: Headers) -> int:
-    """About how many bytes of memory the headers take."""
-    return sum(_HEADER_BYTES + len(name) + len(value) for name, value in headers)
+class _Entity:
+    """The parked records of one entity."""
 
-
-class Envelope(msgspec.Struct, frozen=True, array_like=True):
-    """A parked record as `internal.parked` stores it: enough to judge it as if newly read."""
-
-    entity: str
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    arrival: int
-    first_read: int
-    attempt: int = 0
-    place: int = -1
-
-    def message(self) -> Message:
-        """The message as it was read."""
-        return Message(
-            self.topic,
-            self.partition,
-            self.offset,
-            self.timestamp,
-            self.key,
-            self.value,
-            self.headers,
-        )
-
-
-class Parked(msgspec.Struct, eq=False):
-    """One parked record or deletion. `arrival` is in milliseconds since 1970."""
-
-    entity: str
-    message: Message
-    outcome: Decoded | Deletion
-    arrival: int
-    first_read: Moment
-    place: int
-    """Its place in its input: the offset, after those of all earlier topics (`Reading.place`)."""
-    frontier: Frontier | None = None
-    claimed: bool = False
-    """Whether its address has been requested."""
-    attempt: int = 0
-    """How often the request has been repeated."""
-    granted: bool | None = None
-    """The reply of the address's owner."""
-    kept: bool = False
-    """Whether the log has a copy of it."""
-    wanted: frozenset[bytes] = frozenset()
-    """The ids that the record waits for; empty while it only queues behind its key."""
-    size: int = 0
-    """About how many bytes of memory it takes while it is parked."""
-
-    def weigh(self) -> None:
-        """Set `size`. Keep one object for row and message if they are equal, as most are.
-
-        Runs when the record is parked: most records never are.
-        """
-        message, outcome = self.message, self.outcome
-        size = PARKED_BYTES + len(message.value or b"") + len(message.key or b"")
-        size += headers_weight(message.headers)
-        if isinstance(outcome, Decoded):
-            if outcome.row == message.value:
-                self.outcome = msgspec.structs.replace(outcome, row=message.value)
-            else:
-                size += len(outcome.row)
-            size += _ATTENDEE_BYTES * len(outcome.attendees)
-        self.size = size
-
-    @property
-    def has_references(self) -> bool:
-        """Whether the record refers to any user or match."""
-        outcome = self.outcome
-        return isinstance(outcome, Decoded) and bool(outcome.users or outcome.matches)
-
-    @property
-    def refers_to_matches(self) -> bool:
-        """Whether its orphan verdict depends on matches as well."""
-        return isinstance(self.outcome, Decoded) and bool(self.outcome.matches)
-
-    def envelope(self) -> Envelope:
-        """The copy to persist."""
-        m = self.message
-        return Envelope(
-            self.entity,
-            m.topic,
-            m.partition,
-            m.offset,
-            m.timestamp,
-            m.key,
-            m.value,
-            m.headers,
-            self.arrival,
-            self.first_read.wall,
-            self.attempt,
-            self.place,
-        )
+    # Dicts without values are sets that keep insertion order and remove in constant time. The order
+    # of ordinals is the order of first reading, even on rereading.
+    def __init__(self) -> None:
+        self.records: dict[int, Parked] = {}
+        """By ordinal, ascending."""
+        self.queues: dict[bytes, deque[Parked]] = {}
+        """By key."""
+        self.in_grace: dict[Parked, None] = {}
+        self.in_memory: dict[Parked, None] = {}
+        self.bytes = 0
 
 
 class Parking:
     """The parked records of one task, indexed by what they wait for."""
 
     def __init__(self) -> None:
-        self._by_place: dict[str, dict[int, Parked]] = {}
-        self._queues: dict[str, dict[bytes, deque[Parked]]] = {}
-        """By entity and key."""
-        # Dicts without values are sets that keep insertion order and remove in constant time.
+        self._entities = {entity: _Entity() for entity in ENTITIES}
         self._waiting: dict[bytes, dict[Parked, None]] = {}
-        # By entity: within one, offset order is the order of first reading, even on rereading.
-        self._in_grace: dict[str, dict[Parked, None]] = {}
-        self._held: dict[str, dict[Parked, None]] = {}
-        self._bytes: Counter[str] = Counter()
+        """By id that is waited for."""
+        self._overdue: dict[Parked, None] = {}
+        self._at_frontier: dict[Frontier, dict[Parked, None]] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._by_place.values()))
+        return sum(len(each.records) for each in self._entities.values())
 
     def __iter__(self) -> Iterator[Parked]:
-        for parked in self._by_place.values():
-            yield from parked.values()
+        for each in self._entities.values():
+            yield from each.records.values()
+
+    # --- counts -------------------------------------------------------------------------------
 
     def count(self, entity: str) -> int:
         """How many records of an entity are parked."""
-        return len(self._by_place.get(entity, ()))
+        return len(self._entities[entity].records)
 
     def weight(self, entity: str) -> int:
         """About how many bytes of memory the parked records of an entity take."""
-        return self._bytes[entity]
+        return self._entities[entity].bytes
 
     def lowest(self, entity: str) -> int | None:
-        """The lowest place of a parked record of the entity; None if nothing is parked."""
-        return next(iter(self._by_place.get(entity, ())), None)
+        """The lowest ordinal of a parked record of the entity; None if nothing is parked."""
+        return next(iter(self._entities[entity].records), None)
 
     def young(self, entity: str, since: int) -> Parked | None:
         """The entity's first parked record, if it was first read after `since` (steady clock)."""
-        first = next(iter(self._by_place.get(entity, {}).values()), None)
+        first = self._first(entity)
         return first if first is not None and first.first_read.steady > since else None
 
     def oldest(self) -> Moment | None:
         """When the longest-waiting record was first read; None if nothing is parked."""
-        firsts = (next(iter(parked.values()), None) for parked in self._by_place.values())
+        firsts = map(self._first, self._entities)
         moments = [first.first_read for first in firsts if first is not None]
         return min(moments, key=attrgetter("steady"), default=None)
 
+    # --- queues -------------------------------------------------------------------------------
+
     def queued(self, entity: str, key: bytes) -> bool:
         """Whether a record of that key is parked: later ones queue behind it."""
-        return key in self.queues(entity)
+        return key in self._entities[entity].queues
 
     def queues(self, entity: str) -> Mapping[bytes, Sequence[Parked]]:
         """The parked records of an entity by key, each queue in order."""
-        return self._queues.get(entity, _NO_QUEUES)
+        return self._entities[entity].queues
 
     def add(self, parked: Parked) -> None:
-        """Park a record behind those of its key. Places of an entity must be in ascending order."""
+        """Park a record behind those of its key. Ordinals of an entity must be ascending."""
         parked.weigh()
-        self._by_place.setdefault(parked.entity, {})[parked.place] = parked
-        self._bytes[parked.entity] += parked.size
-        queues = self._queues.setdefault(parked.entity, {})
-        queues.setdefault(parked.outcome.key, deque()).append(parked)
-        self._in_grace.setdefault(parked.entity, {})[parked] = None
-        if not parked.kept:
-            self._held.setdefault(parked.entity, {})[parked] = None
+        entity = self._entities[parked.entity]
+        entity.records[parked.ordinal] = parked
+        entity.bytes += parked.size
+        entity.queues.setdefault(parked.outcome.key, deque()).append(parked)
+        if parked.state is State.GRACE:
+            entity.in_grace[parked] = None
+        if not parked.persisted:
+            entity.in_memory[parked] = None
 
     def holds(self, parked: Parked) -> bool:
         """Whether the record is still parked."""
-        return self._by_place.get(parked.entity, {}).get(parked.place) is parked
+        return self._entities[parked.entity].records.get(parked.ordinal) is parked
 
     def is_head(self, parked: Parked) -> bool:
         """Whether the record is the first parked one of its key."""
-        queue = self.queues(parked.entity).get(parked.outcome.key)
+        queue = self._entities[parked.entity].queues.get(parked.outcome.key)
         return queue is not None and queue[0] is parked
+
+    def release(self, parked: Parked) -> Parked | None:
+        """Remove the head of a queue. Returns the next record of its key, if any."""
+        self.want(parked, ())
+        entity = self._entities[parked.entity]
+        entity.in_grace.pop(parked, None)
+        self._overdue.pop(parked, None)
+        if parked.frontier is not None:
+            self._leave(parked.frontier, parked)
+        entity.in_memory.pop(parked, None)
+        del entity.records[parked.ordinal]
+        entity.bytes -= parked.size
+        queue = entity.queues[parked.outcome.key]
+        queue.popleft()
+        if queue:
+            return queue[0]
+        del entity.queues[parked.outcome.key]
+        return None
+
+    # --- ids ----------------------------------------------------------------------------------
 
     def want(self, parked: Parked, ids: Iterable[bytes]) -> None:
         """Make `waiting_for` find the record by these ids, and by no others."""
@@ -221,66 +144,90 @@ class Parking:
         """The ids among `ids` that records wait for, sorted."""
         return sorted(self._waiting.keys() & ids) if self._waiting else []
 
-    def release(self, parked: Parked) -> Parked | None:
-        """Remove the head of a queue. Returns the next record of its key, if any."""
-        self.want(parked, ())
-        self._in_grace[parked.entity].pop(parked, None)
-        if not parked.kept:
-            del self._held[parked.entity][parked]
-        del self._by_place[parked.entity][parked.place]
-        self._bytes[parked.entity] -= parked.size
-        queues = self._queues[parked.entity]
-        queue = queues[parked.outcome.key]
-        queue.popleft()
-        if queue:
-            return queue[0]
-        del queues[parked.outcome.key]
-        return None
+    # --- frontiers ----------------------------------------------------------------------------
 
-    def held(self) -> Iterator[tuple[str, int, int]]:
-        """Entity, offset and wall time of first reading of each held record.
+    @property
+    def past_grace(self) -> int:
+        """How many records past their grace period wait for a definitive verdict."""
+        return len(self._overdue) + sum(map(len, self._at_frontier.values()))
 
-        Oldest first within an entity.
+    def overdue(self, latest: int) -> bool:
+        """Whether records need a frontier: with references, first read at `latest` or before.
+
+        `latest` is a time of the steady clock.
         """
-        for entity, held in self._held.items():
-            for parked in held:
-                yield entity, parked.message.offset, parked.first_read.wall
+        for entity in self._entities.values():
+            due = []
+            for parked in entity.in_grace:
+                if parked.first_read.steady > latest:
+                    break
+                due.append(parked)
+            for parked in due:
+                del entity.in_grace[parked]
+                parked.move(State.OVERDUE)
+                self._overdue[parked] = None
+        return bool(self._overdue)
 
-    def to_keep(self, latest: int, most: int) -> list[Parked]:
-        """Held records first read at `latest` or before (steady clock), and those beyond `most`.
+    def await_frontiers(self, users: Frontier, matches: Frontier) -> None:
+        """Make each overdue record wait for the frontier that covers its references."""
+        for parked in self._overdue:
+            parked.move(State.AT_FRONTIER)
+            parked.frontier = matches if parked.refers_to_matches else users
+            self._at_frontier.setdefault(parked.frontier, {})[parked] = None
+        self._overdue = {}
+
+    def frontiers(self) -> Collection[Frontier]:
+        """The frontiers that records wait for."""
+        return self._at_frontier.keys()
+
+    def take_passed(self) -> list[Parked]:
+        """The records whose frontier has been passed; each is returned only once."""
+        passed = [frontier for frontier in self._at_frontier if frontier.passed]
+        return [parked for frontier in passed for parked in self._at_frontier.pop(frontier)]
+
+    # --- copies -------------------------------------------------------------------------------
+
+    def in_memory(self) -> Iterator[Parked]:
+        """The records without a copy in the log, oldest first within an entity."""
+        for each in self._entities.values():
+            yield from each.in_memory
+
+    def to_persist(self, latest: int, most: int) -> list[Parked]:
+        """Records in memory first read at `latest` or before (steady clock), or beyond `most`.
 
         All entities have an equal share of `most`. Within an entity the oldest records come first:
-        no record stays held before a persisted one.
+        no record stays in memory before a persisted one.
         """
-        share = most // max(1, sum(map(bool, self._held.values())))
+        waiting = [each.in_memory for each in self._entities.values() if each.in_memory]
+        share = most // max(1, len(waiting))
         due: list[Parked] = []
-        for held in self._held.values():
-            many = len(held) - share
-            for place, parked in enumerate(held):
+        for records in waiting:
+            many = len(records) - share
+            for place, parked in enumerate(records):
                 if place >= many and parked.first_read.steady > latest:
                     break
                 due.append(parked)
         return due
 
-    def keep(self, parked: Parked) -> None:
-        """Mark a held record as persisted."""
-        parked.kept = True
-        del self._held[parked.entity][parked]
+    def persist(self, parked: Parked) -> None:
+        """Mark a record as persisted."""
+        parked.persisted = True
+        del self._entities[parked.entity].in_memory[parked]
 
-    def overdue(self, latest: int) -> list[Parked]:
-        """Records first read at `latest` or before (steady clock); each is returned only once."""
-        due = []
-        for waiting in self._in_grace.values():
-            for parked in waiting:
-                if parked.first_read.steady > latest:
-                    break
-                due.append(parked)
-        for parked in due:
-            del self._in_grace[parked.entity][parked]
-        return due
+    # --- inside -------------------------------------------------------------------------------
+
+    def _first(self, entity: str) -> Parked | None:
+        return next(iter(self._entities[entity].records.values()), None)
 
     def _forget(self, parked: Parked, wanted: bytes) -> None:
         waiting = self._waiting[wanted]
         del waiting[parked]
         if not waiting:
             del self._waiting[wanted]
+
+    def _leave(self, frontier: Frontier, parked: Parked) -> None:
+        waiting = self._at_frontier.get(frontier)
+        if waiting is not None:
+            waiting.pop(parked, None)
+            if not waiting:
+                del self._at_frontier[frontier]

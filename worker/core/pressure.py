@@ -8,7 +8,8 @@ from typing import Final
 import msgspec
 
 from schemas import ENTITIES
-from worker.core.parking import PARKED_BYTES, Parking, headers_weight
+from worker.core.parked import PARKED_BYTES, headers_weight
+from worker.core.parking import Parking
 from worker.stream import Message
 
 _MIB: Final = 1024 * 1024
@@ -23,7 +24,7 @@ levels. With room of its own, a full level never blocks the records that it wait
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """How many parked records a worker may hold, and how many bytes of them."""
+    """How many parked records a worker may have, and how many bytes of them."""
 
     records: int = 200_000
     bytes: int = 256 * _MIB

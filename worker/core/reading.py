@@ -8,42 +8,32 @@ from typing import Final, NamedTuple
 import msgspec
 
 from schemas import ENTITIES
-from worker.core.books import Books
 from worker.core.checkpoint import Checkpoint
 from worker.core.moments import Moment, restored
-from worker.core.outbox import Tally
-from worker.core.parking import Parking
 from worker.stream import Message
 
 _GENERATION_BITS: Final = 40
-"""Places of two topics would collide only if a topic held 2^40 records, a million million."""
+"""Ordinals of two topics would collide only if a topic held 2^40 records, a million million."""
 
 _NONE: Final[Mapping[int, Moment]] = {}
 
-_json = msgspec.json.Encoder().encode
+
+def ordinal_of(checkpoint: Checkpoint, name: str, offset: int) -> int:
+    """The ordinal of a record in its input: see `Reading.ordinal`."""
+    return _ordinal(checkpoint.earlier, name, offset)
 
 
-def write_progress(progress: Checkpoint) -> bytes:
-    """The checkpoint as `internal.progress` holds it."""
-    return _json(progress)
+def offset_of(ordinal: int) -> int:
+    """The offset of the record with that ordinal."""
+    return ordinal & ((1 << _GENERATION_BITS) - 1)
 
 
-def place_of(progress: Checkpoint, name: str, offset: int) -> int:
-    """The place of a record in its input: see `Reading.place`."""
-    return _place(progress.earlier, name, offset)
-
-
-def offset_of(place: int) -> int:
-    """The offset of the record at that place."""
-    return place & ((1 << _GENERATION_BITS) - 1)
-
-
-def _place(earlier: Mapping[str, int], name: str, offset: int) -> int:
+def _ordinal(earlier: Mapping[str, int], name: str, offset: int) -> int:
     return (earlier.get(name, 0) << _GENERATION_BITS) + offset
 
 
 class Reread(msgspec.Struct):
-    """The held records of an earlier owner: read again, among records that are done."""
+    """The records that an earlier owner had in memory: read again, among records that are done."""
 
     first_read: dict[int, Moment]
     """When each record was first read, by ascending offset."""
@@ -70,8 +60,7 @@ class Reading:
     def __init__(self) -> None:
         self.next: dict[str, int] = {}
         self.reached: dict[str, int] = {}
-        """As `next`, but while held records are read again, the first offset that was never
-        read."""
+        """As `next`, but while records are read again, the first offset that was never read."""
         self.topics: dict[str, str] = {}
         """The identity of each topic that the checkpoint names: inputs by name, and others."""
         self.earlier: dict[str, int] = {}
@@ -79,18 +68,17 @@ class Reading:
         self.until: dict[str, int] = {}
         """The append time up to which all users, and all matches, are judged."""
         self._again: dict[str, Reread] = {}
-        self._saved: object = None
 
-    def restore(self, progress: Checkpoint, now: Moment) -> None:
+    def restore(self, checkpoint: Checkpoint, now: Moment) -> None:
         """Restore the position from the checkpoint."""
-        self.next = dict(progress.next)
-        self.topics = dict(progress.topics)
-        self.earlier = dict(progress.earlier)
-        for entity, held in progress.held.items():
-            stamps = {at: when for when, offsets in held.items() for at in offsets}
-            places = sorted(stamps)
-            moments = restored([stamps[at] for at in places], now)
-            again = dict(zip(places, moments, strict=True))
+        self.next = dict(checkpoint.next)
+        self.topics = dict(checkpoint.topics)
+        self.earlier = dict(checkpoint.earlier)
+        for entity, records in checkpoint.in_memory.items():
+            stamps = {at: when for when, some in records.items() for at in some}
+            offsets = sorted(stamps)
+            moments = restored([stamps[at] for at in offsets], now)
+            again = dict(zip(offsets, moments, strict=True))
             self._again[entity] = Reread(again, self.next[entity])
             self.next[entity] = min(again)
 
@@ -101,7 +89,7 @@ class Reading:
 
         `others` has the identities of the other topics that the checkpoint of this task names. Call
         once, after `restore` if there is a checkpoint. A recreated topic is read from its start.
-        Held records that no longer exist are given up.
+        Records to be read again that no longer exist are given up.
         """
         recreated: list[str] = []
         expired: dict[str, int] = {}
@@ -135,9 +123,9 @@ class Reading:
         before = self.topics.get(name)
         return bool(before and identity) and before != identity
 
-    def place(self, name: str, offset: int) -> int:
-        """The place of a record in its input. Unique across recreated topics, in reading order."""
-        return _place(self.earlier, name, offset)
+    def ordinal(self, name: str, offset: int) -> int:
+        """The number of a record in its input: unique over recreated topics, in reading order."""
+        return _ordinal(self.earlier, name, offset)
 
     def undone(self, entity: str, batch: Sequence[Message]) -> Sequence[Message]:
         """The batch without the records that are done."""
@@ -156,54 +144,13 @@ class Reading:
         """How many records are still to be read again."""
         return sum(len(reread.first_read) for reread in self._again.values())
 
-    def save(self, parking: Parking, books: Books, tally: Tally, *, anyhow: bool) -> bytes | None:
-        """The checkpoint to write; None if it is unchanged, unless `anyhow`.
-
-        Enters `tally`, the outcomes of the decision, into the books.
-
-        Passing a transaction marker in claims or grants alone is not saved: saving it would create
-        another transaction.
-        """
+    def advance(self) -> None:
+        """Forget the records to be read again that the position has passed: a round read them."""
         self.reached = dict(self.next)
-        judged = {entity: self.next.get(entity, 0) for entity in ENTITIES}
-        held: dict[str, dict[int, list[int]]] = {}
-        for entity, offset, first_read in parking.held():
-            held.setdefault(entity, {}).setdefault(first_read, []).append(offset)
         for entity, reread in list(self._again.items()):
-            place = self.next[entity]
-            if place >= reread.until:
+            position = self.next[entity]
+            if position >= reread.until:
                 del self._again[entity]
                 continue
-            judged[entity] = self.reached[entity] = reread.until
-            reread.first_read = {at: t for at, t in reread.first_read.items() if at >= place}
-            for offset, moment in reread.first_read.items():
-                held.setdefault(entity, {}).setdefault(moment.wall, []).append(offset)
-                judged[entity] = min(judged[entity], offset)
-        for entity in ENTITIES:
-            lowest = parking.lowest(entity)
-            if lowest is not None:
-                judged[entity] = min(judged[entity], max(-1, lowest - self.place(entity, 0)))
-        waiting = {e: parking.count(e) + len(self.first_read(e)) for e in ENTITIES}
-        books.enter(tally, {entity: count for entity, count in waiting.items() if count})
-        read = {entity: self.reached.get(entity, 0) for entity in ENTITIES}
-        saved = (read, judged, held, dict(books.incidents))
-        if not anyhow and self._saved == saved:
-            return None
-        self._saved = saved
-        oldest = parking.oldest()
-        return write_progress(
-            Checkpoint(
-                self.reached,
-                judged,
-                self.topics,
-                self.until,
-                held,
-                self.earlier,
-                books.counts,
-                books.incidents,
-                books.worker,
-                books.since,
-                0 if oldest is None else oldest.wall,
-                books.seen,
-            )
-        )
+            self.reached[entity] = reread.until
+            reread.first_read = {at: t for at, t in reread.first_read.items() if at >= position}

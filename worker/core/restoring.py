@@ -12,7 +12,7 @@ from worker.core.addresses import Reservation
 from worker.core.checkpoint import Checkpoint
 from worker.core.decode import Invalid, Outcome, RecordDecoder, latest_moment
 from worker.core.moments import Moment, restored
-from worker.core.parking import Envelope, Parked
+from worker.core.parked import Envelope, Parked
 from worker.core.reading import Reading
 from worker.core.references import unexpected
 
@@ -20,32 +20,34 @@ from worker.core.references import unexpected
 class Saved(msgspec.Struct, frozen=True):
     """The state of a task in the log: checkpoint, parked records and reservations."""
 
-    progress: Checkpoint | None = None
+    checkpoint: Checkpoint | None = None
     parked: tuple[Envelope, ...] = ()
-    granted: tuple[Reservation, ...] = ()
+    reservations: tuple[Reservation, ...] = ()
     doubtful: bool = False
     """Whether some of the state is missing: `parked` may contain records that are judged."""
 
-    def kept(self) -> Counter[str]:
+    def persisted(self) -> Counter[str]:
         """By entity, how many parked records had a copy when the checkpoint was saved.
 
         A checkpoint without books proves one copy at most: that of the first parked record before
         `next`.
         """
-        if self.progress is None:
+        if self.checkpoint is None:
             return Counter()
-        if not self.progress.has_books:
-            return Counter({e: 1 for e, at in self.progress.judged.items() if self._is_kept(e, at)})
-        kept = Counter({e: count.parked for e, count in self.progress.counts.items()})
-        for entity, held in self.progress.held.items():
-            kept[entity] -= sum(map(len, held.values()))
-        return kept
+        if not self.checkpoint.has_books:
+            return Counter(
+                {e: 1 for e, at in self.checkpoint.judged.items() if self._is_persisted(e, at)}
+            )
+        persisted = Counter({e: count.parked for e, count in self.checkpoint.counts.items()})
+        for entity, in_memory in self.checkpoint.in_memory.items():
+            persisted[entity] -= sum(map(len, in_memory.values()))
+        return persisted
 
-    def _is_kept(self, entity: str, offset: int) -> bool:
-        assert self.progress is not None
-        held = self.progress.held.get(entity, {}).values()
-        is_read = 0 <= offset < self.progress.next.get(entity, 0)
-        return is_read and not any(offset in offsets for offsets in held)
+    def _is_persisted(self, entity: str, offset: int) -> bool:
+        assert self.checkpoint is not None
+        in_memory = self.checkpoint.in_memory.get(entity, {}).values()
+        is_read = 0 <= offset < self.checkpoint.next.get(entity, 0)
+        return is_read and not any(offset in offsets for offsets in in_memory)
 
 
 class Outdated(NamedTuple):
@@ -75,11 +77,11 @@ class Restorer:
     def records(self, saved: Saved, reading: Reading, now: Moment) -> Iterator[Parked | Outdated]:
         """Every record that the task has read and will not read again, in parking order.
 
-        Order is by place within an entity, and otherwise by first reading. `reading` must be
+        Order is by ordinal within an entity, and otherwise by first reading. `reading` must be
         restored already.
         """
         by_entity: dict[str, list[Envelope]] = {}
-        for envelope in sorted(_read_before(saved, reading), key=lambda e: e.place):
+        for envelope in sorted(_read_before(saved, reading), key=lambda e: e.ordinal):
             by_entity.setdefault(envelope.entity, []).append(envelope)
         pairs = [
             pair
@@ -101,18 +103,18 @@ class Restorer:
             outcome = _unexpected()
         if isinstance(outcome, Invalid):
             return Outdated(envelope, outcome)
-        parked = Parked(entity, message, outcome, envelope.arrival, first_read, envelope.place)
-        parked.kept = True
+        parked = Parked(entity, message, outcome, envelope.arrival, first_read, envelope.ordinal)
+        parked.persisted = True
         parked.attempt = envelope.attempt
         return parked
 
 
 def _read_before(saved: Saved, reading: Reading) -> Iterator[Envelope]:
-    ends = {} if saved.progress is None else saved.progress.next
+    ends = {} if saved.checkpoint is None else saved.checkpoint.next
     for envelope in saved.parked:
-        entity, place = envelope.entity, envelope.place
-        again = place - reading.place(entity, 0) in reading.first_read(entity)
-        if place < reading.place(entity, ends.get(entity, 0)) and not again:
+        entity, ordinal = envelope.entity, envelope.ordinal
+        again = ordinal - reading.ordinal(entity, 0) in reading.first_read(entity)
+        if ordinal < reading.ordinal(entity, ends.get(entity, 0)) and not again:
             yield envelope
 
 

@@ -7,20 +7,26 @@ tasks and restore them from their topics.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import msgspec
 
 from schemas import ENTITIES
+from worker.core.addresses import ReservationRequest, owner_of
+from worker.core.decode import Decoded, Outcome
+from worker.core.internal import read_claim
+from worker.core.keys import id_bytes
 from worker.core.known import IndexDelta
 from worker.core.moments import Moment
 from worker.core.outbox import Tally
 from worker.core.recent import RecentRows
-from worker.core.task import CLAIMS, GRANTS, INPUTS, Task
+from worker.core.task import Task
+from worker.core.task_round import TaskRound
+from worker.core.topics import CLAIMS, GRANTS, INPUTS
 from worker.stream import Message, ProducerRecord
 
 
-class Batch(msgspec.Struct, frozen=True):
+class TaskBatch(msgspec.Struct, frozen=True):
     """The messages read for a task, and the next offset of each input.
 
     The messages of one input are in order; `positions` has every input (`INPUTS`). `until` is the
@@ -39,85 +45,104 @@ class Decision(msgspec.Struct):
     tallies: dict[int, Tally]
 
 
-def needs_synchronised(
-    tasks: Mapping[int, Task], batches: Mapping[int, Batch], recent: RecentRows, now: Moment
-) -> bool:
-    """Whether this round needs an index that shows every committed row."""
-    return any(
-        tasks[number].needs_synchronised(batch.messages, tasks, recent, now)
-        for number, batch in batches.items()
-    )
-
-
-def decide(
-    tasks: Mapping[int, Task],
-    batches: Mapping[int, Batch],
-    learned: IndexDelta,
-    recent: RecentRows,
-    now: Moment,
-    *,
-    synchronised: bool = False,
-) -> Decision:
-    """Decide on the batches, and on parked records whose wait has ended.
+class Round:
+    """Decides on the batches, and on parked records whose wait has ended.
 
     `tasks` are all tasks of the worker. Every task with work has a batch, possibly an empty one.
-    `learned` are the ids that are newly known to the index. `synchronised` means that the index
-    shows every row that was committed when the batches had been read. It must be true where
-    `needs_synchronised` says so.
+    Call `decide` once.
     """
-    return _Round(tasks, recent, now, synchronised=synchronised).decide(batches, learned)
 
-
-class _Round:
     def __init__(
-        self, tasks: Mapping[int, Task], recent: RecentRows, now: Moment, *, synchronised: bool
+        self, tasks: Mapping[int, Task], batches: Mapping[int, TaskBatch], recent: RecentRows
     ) -> None:
         self._tasks = tasks
+        self._batches = batches
         self._recent = recent
-        self._now = now
-        self._synchronised = synchronised
+        self._decoded: dict[int, dict[int, Outcome]] = {}
+        """By task: outcomes of the users in its batch, by offset."""
         self._messages: list[ProducerRecord] = []
-        self._active: dict[int, Task] = {}
+        self._active: dict[int, TaskRound] = {}
 
-    def decide(self, batches: Mapping[int, Batch], learned: IndexDelta) -> Decision:
-        for task in self._tasks.values():
-            task.addresses.begin(synchronised=self._synchronised)
-        for number in batches:
+    def restrict(self, numbers: Container[int]) -> None:
+        """Decide for these tasks alone: the others have been released meanwhile."""
+        self._tasks = {n: task for n, task in self._tasks.items() if n in numbers}
+        self._batches = {n: batch for n, batch in self._batches.items() if n in numbers}
+
+    def needs_synchronised(self, now: Moment) -> bool:
+        """Whether this round needs an index that shows every committed row."""
+        return any(self._is_contested(number, now) for number in self._batches)
+
+    def decide(self, delta: IndexDelta, now: Moment, *, synchronised: bool = False) -> Decision:
+        """Decide, and advance the state of the tasks.
+
+        `delta` are the ids that are newly known to the index. `synchronised` means that the index
+        shows every row that was committed when the batches had been read. It must be true where
+        `needs_synchronised` says so.
+        """
+        self._now = now
+        self._owners = {number: task.addresses for number, task in self._tasks.items()}
+        for addresses in self._owners.values():
+            addresses.begin(synchronised=synchronised)
+        for number in self._batches:
             self._join(number)
-        self._wake({*learned.users, *learned.matches})
-        inputs = {number: _by_input(self._tasks[number], b) for number, b in batches.items()}
+        self._wake({*delta.users, *delta.matches})
+        inputs = {number: _by_input(self._tasks[number], b) for number, b in self._batches.items()}
         # The order of `INPUTS`. Records that other tasks wait for come first. Users and matches
         # come before the rest, so that more references are known.
         for number, by_input in inputs.items():
             for message in by_input[GRANTS]:
-                self._tasks[number].take_grant(message)
+                self._active[number].take_grant(message)
         for number, by_input in inputs.items():
             for message in by_input[CLAIMS]:
-                self._tasks[number].answer(message)
+                self._active[number].answer(message)
         self._wake_fresh()
         for entity in ENTITIES:
             for number, by_input in inputs.items():
-                self._tasks[number].read(entity, by_input[entity])
+                self._active[number].read(entity, by_input[entity])
             self._wake_fresh()
-        for task in list(self._active.values()):
-            task.give_up()
+        for part in list(self._active.values()):
+            part.give_up()
         self._wake_fresh()
-        tallies = {}
-        for number, task in self._active.items():
-            batch = batches.get(number)
-            if batch is not None:
-                task.reading.next.update(batch.positions)
-                task.reading.until.update(batch.until)
-            tallies[number] = task.end_round()
-        return Decision(self._messages, tallies)
+        for number, batch in self._batches.items():
+            self._tasks[number].reading.next.update(batch.positions)
+            self._tasks[number].reading.until.update(batch.until)
+        return Decision(self._messages, {n: part.end() for n, part in self._active.items()})
 
-    def _join(self, number: int) -> Task:
+    def _is_contested(self, number: int, now: Moment) -> bool:
+        """Whether a task cannot decide on its batch by an index that may be behind."""
+        task, messages = self._tasks[number], self._batches[number].messages
+        if task.restored or task.addresses.crowded:
+            return True
+        decoded = self._decoded[number] = task.decode_users(messages, now.wall)
+        requested = [
+            (outcome.address, id_bytes(outcome.key.decode()))
+            for outcome in decoded.values()
+            if isinstance(outcome, Decoded) and outcome.address is not None
+        ]
+        for message in messages:
+            if task.inputs[message.topic] == CLAIMS:
+                claim = read_claim(message.value, number, task.settings.tasks)
+                if isinstance(claim, ReservationRequest):
+                    requested.append((claim.address, claim.user))
+        for address, user in requested:
+            owner = self._tasks.get(owner_of(address, task.settings.tasks))
+            if owner is not None and owner.addresses.contested(address, user, self._recent):
+                return True
+        return False
+
+    def _join(self, number: int) -> TaskRound:
         """Make a task take part in the round."""
-        task = self._active.get(number)
-        if task is None:
-            task = self._active[number] = self._tasks[number]
-            task.begin_round(self._tasks, self._recent, self._now, self._messages)
-        return task
+        part = self._active.get(number)
+        if part is None:
+            part = self._active[number] = TaskRound(
+                self._tasks[number],
+                self._owners,
+                self._recent,
+                self._now,
+                self._messages,
+                self._decoded.get(number, {}),
+            )
+        return part
 
     def _wake_fresh(self) -> None:
         """Evaluate what waits for newly accepted rows, until no more rows are accepted."""
@@ -130,7 +155,7 @@ class _Round:
                 self._join(number).wake(found)
 
 
-def _by_input(task: Task, batch: Batch) -> dict[str, list[Message]]:
+def _by_input(task: Task, batch: TaskBatch) -> dict[str, list[Message]]:
     sorted_: dict[str, list[Message]] = {name: [] for name in INPUTS}
     for message in batch.messages:
         sorted_[task.inputs[message.topic]].append(message)

@@ -12,7 +12,7 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     `tasks` is the number of input partitions. A decision that holds `decision_bytes` settles no
     more parked records. A parked record is persisted after `hold`, or earlier if more than
-    `most_held` are not persisted: docs/exactly-once.md, "Parked records".
+    `most_in_memory` are not persisted: docs/exactly-once.md, "Parked records".
     """
 
     names: Names
@@ -20,7 +20,7 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
     decision_bytes: int = 16 * 1024 * 1024
     grace: int = 30_000
     hold: int = 10_000
-    most_held: int = 5_000
+    most_in_memory: int = 5_000
     skew: int = 60_000
     record_limit: int = 1024 * 1024
     rejection_limit: int = 1024 * 1024 * 4 // 3 + 60 * 1024

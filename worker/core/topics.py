@@ -18,6 +18,21 @@ _FRAMING: Final = 4 * 1024
 """Bytes beside a value for its key, the project's headers and the broker's overhead."""
 
 
+CLAIMS: Final = "claims"
+GRANTS: Final = "grants"
+INPUTS: Final = (GRANTS, CLAIMS, *ENTITIES)
+"""The inputs of a task, in the order in which a batch is judged. Records that other tasks wait for
+come first. Users come before matches, and matches before the rest, so that more references are
+known."""
+
+PROGRESS: Final = "internal.progress"
+PARKED: Final = "internal.parked"
+GRANTED: Final = "internal.granted"
+OWNERS: Final = "internal.owners"
+"""The topics of a task's state, as its checkpoint names them. `internal.progress` is among them: an
+owner that notices late that it was frozen may write its last checkpoint to a recreated topic."""
+
+
 class Names(msgspec.Struct, frozen=True):
     """The names of all topics under one prefix."""
 

@@ -1,7 +1,8 @@
-"""Exponential backoff with jitter."""
+"""Waits: exponential backoff with jitter, and a wait that an event ends."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 
@@ -37,3 +38,12 @@ class Backoff:
         """
         if self._clock() >= self._until + int(self._longest * 1000):
             self._wait = 0.0
+
+
+async def wait(event: asyncio.Event, seconds: float) -> None:
+    """Wait for the event, but at most so long."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from worker.brokers.contract import Broker
-from worker.core.parking import Parked
+from worker.core.parked import Parked
 from worker.core.task import GRANT_PATIENCE_MS, Task
 from worker.core.topics import Names
 from worker.engine.index_updater import INDEXED
@@ -75,7 +75,7 @@ class Elsewhere:
         self._stands: dict[Partition, tuple[int, int]] = {}
         """Inputs with a backlog: the offset reached, and since when it has not moved."""
 
-    async def look(self, running: Collection[int], waiting: Waiting) -> None:
+    async def refresh(self, running: Collection[int], waiting: Waiting) -> None:
         """Request the end offsets of the inputs that seem to delay records.
 
         `running` are the tasks of this worker. Raises MissingTopic, BrokerUnavailable.

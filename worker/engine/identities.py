@@ -14,8 +14,7 @@ from typing import Final
 from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.brokers.sound import sound_spans
-from worker.core.task import INPUTS
-from worker.core.topics import Names
+from worker.core.topics import INPUTS, Names
 from worker.errors import MissingTopic, TopicRecreated
 from worker.index.freshness import is_another
 from worker.stream import Partition
@@ -46,7 +45,7 @@ class Identities:
         self._checked = 0
         self._counted = 0
 
-    async def note(self) -> None:
+    async def capture(self) -> None:
         """Record the identities of the current topics as those that the worker works on.
 
         Raises MissingTopic if only some of the topics exist, and BrokerUnavailable.
@@ -92,7 +91,7 @@ class Identities:
         return {place: span.start + skipped.get(place, 0) for place, span in spans.items()}
 
     def forget(self, place: Partition) -> None:
-        """Drop the count of a partition whose topic was re-created, until the next look."""
+        """Drop the count of a partition whose topic was re-created, until the next count."""
         self._gone = {p: count for p, count in self._gone.items() if p != place}
 
     def lost(self, gone: Mapping[Partition, int]) -> dict[Partition, int]:
@@ -104,7 +103,7 @@ class Identities:
         """Whether the last `check` is at least 5 s old."""
         return self._clock() - self._checked >= _EVERY_MS
 
-    async def look_at_partitions(self, tasks: int, state: Collection[Partition]) -> None:
+    async def check_partitions(self, tasks: int, state: Collection[Partition]) -> None:
         """Check every 5 s that each input still has exactly one partition per task.
 
         Adding partitions does not change a topic's identity. Also count the lost offsets of the

@@ -68,14 +68,14 @@ class IndexUpdater:
         self.progress: list[Partition] = []
         self._followed: dict[Partition, int] = {}
         self._was_away = False
-        self._of_progress: Mapping[str, str] = {}
+        self._progress_identity: Mapping[str, str] = {}
         """The identity of the progress topic at the start, by topic name."""
         self._broker = broker
         self._names = names
         self._identities = identities
         self._clock = clock
         self._reader = broker.reader()
-        self._learned = IndexDelta([], [])
+        self._delta = IndexDelta([], [])
         self._entities = {names.accepted(entity): entity for entity in INDEXED}
 
     async def start(self) -> None:
@@ -96,7 +96,7 @@ class IndexUpdater:
             for q in range(topics[self._names.progress].partitions)
         ]
         spans = await self._broker.spans([*self.accepted, *self.progress])
-        self._of_progress = await self._broker.identities([self._names.progress])
+        self._progress_identity = await self._broker.identities([self._names.progress])
         await asyncio.to_thread(self.index.open)  # in a thread: a checksum reads the whole file
         try:
             await self._resume({name: topics[name] for name in names}, spans)
@@ -108,7 +108,7 @@ class IndexUpdater:
         self, topics: Mapping[str, Topic], spans: Mapping[Partition, OffsetRange]
     ) -> None:
         """Resume at the positions of the index, or from the start if it cannot be trusted."""
-        saved, now = self.index.saved().now(spans, self._of_progress), self._clock.wall()
+        saved, now = self.index.saved().now(spans, self._progress_identity), self._clock.wall()
         reason = reason_to_rebuild(
             saved, topics, spans, now, version=VERSION, identities=self._identities
         ) or await another_log(self._broker, saved, spans, self.on_step)
@@ -170,10 +170,10 @@ class IndexUpdater:
         """The next offset to read of each partition of the accepted topics."""
         return {p: self._followed[p] for p in self.accepted}
 
-    def learned(self) -> IndexDelta:
+    def take_delta(self) -> IndexDelta:
         """The ids that became known since the last call."""
-        learned, self._learned = self._learned, IndexDelta([], [])
-        return learned
+        delta, self._delta = self._delta, IndexDelta([], [])
+        return delta
 
     async def close(self) -> None:
         """Close the index; `run` must have ended."""
@@ -185,7 +185,7 @@ class IndexUpdater:
         try:
             now = await self._broker.identities([self._names.progress])
             # If the progress topic was re-created or deleted, the tasks write it again.
-            same = self.progress if now and now == self._of_progress else []
+            same = self.progress if now and now == self._progress_identity else []
             spans = await self._broker.spans([*self.accepted, *same])
         except MissingTopic as error:
             raise TopicRecreated(str(error)) from None
@@ -233,30 +233,30 @@ class IndexUpdater:
         if went_back(messages, followed, read) is not None:
             self._was_away = True  # an older log or a new topic: the comparison tells which
         rows = [message for message in messages if message.topic in self._entities]
-        said = [message for message in messages if message.topic == self._names.progress]
-        if said:
-            identity = self._of_progress.get(self._names.progress, "")
+        checkpoints = [message for message in messages if message.topic == self._names.progress]
+        if checkpoints:
+            identity = self._progress_identity.get(self._names.progress, "")
             async with self.lock:
-                self.index.beside(said, identity, self._clock.wall())
+                self.index.beside(checkpoints, identity, self._clock.wall())
         if rows:
             positions = {p: followed[p] for p in self.accepted}
             identities = {n: self._identities[n] for n in self._entities if n in self._identities}
             async with self.lock:
-                learned = await asyncio.to_thread(self.index.apply, rows, positions, identities)
-            self._learned.users.extend(learned.users)
-            self._learned.matches.extend(learned.matches)
+                delta = await asyncio.to_thread(self.index.apply, rows, positions, identities)
+            self._delta.users.extend(delta.users)
+            self._delta.matches.extend(delta.matches)
         elif not messages:
             async with self.lock:
                 self.index.stamp(self._clock.wall())
         # Rows first: a record that `judged` covers must have its row in the index.
         moved = followed != self._followed
         self._followed = followed
-        self._note_progress(said)
+        self._take_checkpoints(checkpoints)
         if moved:
             self.news.set()
         return bool(messages)
 
-    def _note_progress(self, messages: Sequence[Message]) -> None:
+    def _take_checkpoints(self, messages: Sequence[Message]) -> None:
         unreadable: dict[Partition, list[int]] = {}
         for message in messages:
             if message.value is None:

@@ -12,10 +12,11 @@ import structlog
 
 from schemas import ENTITIES
 from worker.clock import Clock
+from worker.core.incidents import INPUT_EXPIRED
 from worker.core.reading import Missed
-from worker.core.task import GRANTED, INPUT_EXPIRED, OWNERS, PARKED, PROGRESS, Task
+from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
-from worker.core.topics import Names
+from worker.core.topics import GRANTED, OWNERS, PARKED, PROGRESS, Names
 from worker.engine.tasks import TaskHandle, TaskManager
 from worker.ops.health import Part
 from worker.ops.metrics import Metrics
@@ -45,17 +46,17 @@ class Losses:
         self._accepted_gone = 0
         """Removed offsets of accepted topics that no task's books contain yet."""
 
-    def missed(self, missed: Missed, task: Task, rules: TaskSettings) -> None:
+    def missed(self, missed: Missed, task: Task, settings: TaskSettings) -> None:
         """Report losses found at a take-over; the books of the task already contain them."""
         for name in missed.recreated:
             self.metrics.input_recreated()
-            topic = rules.names.input(name)
+            topic = settings.names.input(name)
             self.health.recreated(topic, self._clock.steady())
             _log.error("input_recreated", topic=topic, partition=task.number)
         for entity, count in missed.expired.items():
-            self._expired(entity, Partition(rules.names.inputs(entity), task.number), count)
+            self._expired(entity, Partition(settings.names.inputs(entity), task.number), count)
         for name in missed.others:
-            topic = f"{rules.names.prefix}.{name}"
+            topic = f"{settings.names.prefix}.{name}"
             if name in _STATE:
                 self._state_recreated(Partition(topic, task.number), _STATE[name])
             elif name.startswith("rejected."):
@@ -63,20 +64,20 @@ class Losses:
             else:
                 self._accepted_recreated(topic)
 
-    def parked_lost(self, owned: TaskHandle, names: Names) -> None:
+    def parked_lost(self, handle: TaskHandle, names: Names) -> None:
         """Report the parked records that a task has lost, after its first commit.
 
         Only the commit proves that no other worker took the task over while its topics were read.
         Otherwise their contents may be inconsistent.
         """
-        lost, owned.missed = owned.missed.parked, owned.missed._replace(parked={})
+        lost, handle.missed = handle.missed.parked, handle.missed._replace(parked={})
         for entity, count in lost.items():
             self.metrics.parked_lost(entity, count)
             self.health.expired(count, self._clock.steady())
             _log.error(
                 "parked_lost",
                 topic=names.parked,
-                partition=owned.task.number,
+                partition=handle.task.number,
                 entity=entity,
                 count=count,
             )
@@ -134,9 +135,9 @@ class Losses:
 
     def enter_in_books(self, tasks: TaskManager) -> None:
         """Enter pending losses into the books of one task, which `buddy status` reads."""
-        for owned in list(tasks.running.values())[:1]:
+        for handle in list(tasks.running.values())[:1]:
             if self._accepted_gone:
-                owned.task.books.incident(ACCEPTED_EXPIRED, self._accepted_gone)
+                handle.task.books.incident(ACCEPTED_EXPIRED, self._accepted_gone)
                 self._accepted_gone = 0
 
     def state_recreated(self, place: Partition) -> None:
@@ -172,8 +173,8 @@ class Losses:
         """Report offsets that were removed before they were read."""
         for place, count in expired.items():
             entity = names.entity_of(place.topic)
-            if entity in ENTITIES and (owned := tasks.running.get(place.number)) is not None:
-                owned.task.books.incident(INPUT_EXPIRED, count)
+            if entity in ENTITIES and (handle := tasks.running.get(place.number)) is not None:
+                handle.task.books.incident(INPUT_EXPIRED, count)
             self._expired(entity, place, count)
 
     def skipped(self, skipped: Mapping[Partition, int], tasks: TaskManager, names: Names) -> None:
@@ -183,8 +184,8 @@ class Losses:
             if entity in ENTITIES:
                 self.metrics.input_skipped(entity, count)
                 self.health.expired(count, self._clock.steady())
-                if (owned := tasks.running.get(place.number)) is not None:
-                    owned.task.books.incident("input_skipped", count)
+                if (handle := tasks.running.get(place.number)) is not None:
+                    handle.task.books.incident("input_skipped", count)
             _log.error("input_skipped", topic=place.topic, partition=place.number, count=count)
 
     def _expired(self, entity: str, place: Partition, count: int) -> None:

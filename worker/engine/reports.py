@@ -12,12 +12,9 @@ import structlog
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Reader
 from worker.brokers.sound import sound_spans
-from worker.clock import Clock
+from worker.clock import Clock, StepWatch
+from worker.core.incidents import CLOCK_STEPPED, FOREIGN_ROW
 from worker.core.outbox import Tally
-from worker.core.task import (
-    CLOCK_STEPPED,
-    FOREIGN_ROW,
-)
 from worker.core.task_settings import TaskSettings
 from worker.engine.index_updater import IndexUpdater
 from worker.engine.losses import Losses
@@ -30,7 +27,7 @@ from worker.ops.metrics import Metrics
 from worker.ops.skips import Skips
 from worker.stream import Partition
 
-_LOOK_EVERY_MS: Final = 1_000
+_MEASURE_EVERY_MS: Final = 1_000
 _FAILING_MS: Final = 30_000
 """For this long after a failed commit, only a successful commit counts as progress.
 
@@ -52,8 +49,8 @@ class Reports(Losses):
         super().__init__(metrics, health, clock)
         self._failed_at = clock.steady() - _FAILING_MS
         self._foreign = self._rebuilt = 0
-        self._looked = -_LOOK_EVERY_MS
-        self._measured = self._asked = -_LAG_EVERY_MS
+        self._last_measured = -_MEASURE_EVERY_MS
+        self._lag_measured = self._damage_looked_for = -_LAG_EVERY_MS
         self._damaged: set[Partition] = set()
         self._skips = Skips(metrics, health, ".rejected.")
         self._missing: Sequence[str] = ()
@@ -62,6 +59,7 @@ class Reports(Losses):
         """Tasks of rounds whose commit failed; cleared by the next successful commit."""
         self._not_started: set[int] = set()
         """Assigned tasks whose last take-over failed and that do not run yet."""
+        self._steps = StepWatch(clock)
         self._inputs = OpenTransactions(clock.steady)
         self._followed = OpenTransactions(clock.steady)
 
@@ -153,18 +151,21 @@ class Reports(Losses):
         if why is not None:
             _log.error("commit_refused", task=number, error=why)
 
-    def clock_stepped(self, milliseconds: int, tasks: TaskManager) -> None:
-        """Report that the wall clock was set."""
+    def watch_clock(self, tasks: TaskManager) -> None:
+        """Report if the wall clock was set."""
+        step = self._steps.step()
+        if not step:
+            return
         self.metrics.clock_stepped()
-        for owned in list(tasks.running.values())[:1]:  # one step counts once
-            owned.task.books.incident(CLOCK_STEPPED)
-        _log.warning("clock_stepped", by_ms=milliseconds)
+        for handle in list(tasks.running.values())[:1]:  # one step counts once
+            handle.task.books.incident(CLOCK_STEPPED)
+        _log.warning("clock_stepped", by_ms=step)
 
     def damaged(self, places: AbstractSet[Partition], tasks: TaskManager) -> None:
         """Report inputs that damage blocks; the broker has logged the coordinates."""
         for place in places - self._damaged:
-            if (owned := tasks.running.get(place.number)) is not None:
-                owned.task.books.incident("log_damaged")
+            if (handle := tasks.running.get(place.number)) is not None:
+                handle.task.books.incident("log_damaged")
         self._damaged = set(places)
 
     async def look_for_damage(self, broker: Broker) -> None:
@@ -173,9 +174,9 @@ class Reports(Losses):
         Raises BrokerUnavailable.
         """
         now = self._clock.steady()
-        if now - self._asked < _LAG_EVERY_MS:
+        if now - self._damage_looked_for < _LAG_EVERY_MS:
             return
-        self._asked = now
+        self._damage_looked_for = now
         self._skips.look(await broker.skipped(), now)
         damage = await broker.damage()
         self.metrics.log_damaged(len(damage))
@@ -205,23 +206,25 @@ class Reports(Losses):
         if not self._failing and not self._not_started:
             self.free("tasks")
 
-    async def look(self, tasks: TaskManager, frontiers: Frontiers, updater: IndexUpdater) -> None:
+    async def measure(
+        self, tasks: TaskManager, frontiers: Frontiers, updater: IndexUpdater
+    ) -> None:
         """Measure parked records, frontiers and the index, once a second."""
         now = self._clock.steady()
-        if now - self._looked < _LOOK_EVERY_MS:
+        if now - self._last_measured < _MEASURE_EVERY_MS:
             return
-        self._looked = now
+        self._last_measured = now
         self._look_for_topics(tasks.missing_topics)
         parked: Counter[str] = Counter()
         firsts = []
         waiting = memory = 0
-        for owned in tasks.running.values():
-            parking = owned.task.parking
+        for handle in tasks.running.values():
+            parking = handle.task.parking
             parked.update({entity: parking.count(entity) for entity in ENTITIES})
             memory += sum(map(parking.weight, ENTITIES))
             if (first := parking.oldest()) is not None:
                 firsts.append(first.steady)
-            waiting += owned.task.waiting
+            waiting += handle.task.parking.past_grace
         since = frontiers.waiting_since()
         oldest = min(firsts, default=now)
         self.metrics.parked(parked, memory, max(0, now - oldest) / 1000)
@@ -260,22 +263,22 @@ class Reports(Losses):
         updater: IndexUpdater,
         broker: Broker,
         reader: Reader,
-        rules: TaskSettings,
+        settings: TaskSettings,
     ) -> None:
         """Measure the lag of the inputs, in records, every 5 s; detect open transactions.
 
         Records of open transactions count: nothing else reports them. Raises BrokerUnavailable.
         """
         now = self._clock.steady()
-        places = [p for o in tasks.running.values() if o.assigned for p in inputs(o.task, rules)]
-        if places and now - self._measured < _LAG_EVERY_MS:
+        places = [p for o in tasks.running.values() if o.assigned for p in inputs(o.task, settings)]
+        if places and now - self._lag_measured < _LAG_EVERY_MS:
             return
         # Measure the first task at once.
-        self._measured = now if places else now - _LAG_EVERY_MS
+        self._lag_measured = now if places else now - _LAG_EVERY_MS
         # Workers do not read rejections, but an open transaction hides them from other readers.
         rejected = [
-            Partition(rules.names.rejected(entity), owned.task.number)
-            for owned in tasks.running.values()
+            Partition(settings.names.rejected(entity), handle.task.number)
+            for handle in tasks.running.values()
             for entity in ENTITIES
         ]
         followed = [*updater.accepted, *updater.progress, *rejected] if places else []

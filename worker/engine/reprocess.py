@@ -11,12 +11,11 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker
-from worker.core.checkpoint import Checkpoint, Counts
+from worker.core.checkpoint import Checkpoint, Counts, write_checkpoint
 from worker.core.internal import read_parked
 from worker.core.ownership import given_up, taken_over
-from worker.core.reading import place_of, write_progress
-from worker.core.task import INPUTS
-from worker.core.topics import Names
+from worker.core.reading import ordinal_of
+from worker.core.topics import INPUTS, Names
 from worker.engine.saved import read_progress_table
 from worker.engine.session import Session
 from worker.engine.tables import read_checked
@@ -68,8 +67,8 @@ async def _take_and_reset(
             back[number], reset = await _reset(broker, names, entity, number, offset)
             messages += reset
             messages += [given_up(names, number, one) for one in earlier]
-        told = {Partition(names.inputs(entity), q): at for q, at in offsets.items() if back[q]}
-        await session.commit(messages, told)
+        reset_to = {Partition(names.inputs(entity), q): at for q, at in offsets.items() if back[q]}
+        await session.commit(messages, reset_to)
         # In a transaction of its own: the next owner trusts a release even when uncommitted. The
         # reset is committed: if a worker has fenced this session already, nothing is left to
         # release, and another attempt would reset the tasks a second time.
@@ -88,38 +87,38 @@ async def _reset(
     table = await read_progress_table(broker, names, number)
     if key in table.lost:
         return await _begin_anew(broker, names, number)
-    progress = table.rows.get(key)
-    if progress is None:
+    checkpoint = table.rows.get(key)
+    if checkpoint is None:
         return 0, []
     topic = names.inputs(entity)
     identity = (await broker.identities([topic])).get(topic)
-    read = progress.next.get(entity, 0)
+    read = checkpoint.next.get(entity, 0)
     # A re-created topic is read from its start anyway; parked records belong to the old one.
-    if offset >= read or is_another(progress.topics.get(entity), identity):
+    if offset >= read or is_another(checkpoint.topics.get(entity), identity):
         return 0, []
     judged = {
         name: min(value, offset) if name == entity else value
-        for name, value in progress.judged.items()
+        for name, value in checkpoint.judged.items()
     }
-    held = dict(progress.held)
-    for first_read, offsets in held.pop(entity, {}).items():
-        if before := [place for place in offsets if place < offset]:
-            held.setdefault(entity, {})[first_read] = before
-    first = place_of(progress, entity, offset)
+    in_memory = dict(checkpoint.in_memory)
+    for first_read, offsets in in_memory.pop(entity, {}).items():
+        if before := [at for at in offsets if at < offset]:
+            in_memory.setdefault(entity, {})[first_read] = before
+    first = ordinal_of(checkpoint, entity, offset)
     parked = [p for p in await _parked(broker, names, number) if p.entity == entity]
-    again = [p for p in parked if p.place >= first]
-    left = len(parked) - len(again) + sum(map(len, held.get(entity, {}).values()))
-    booked = progress.counts.get(entity, Counts())
+    again = [p for p in parked if p.ordinal >= first]
+    left = len(parked) - len(again) + sum(map(len, in_memory.get(entity, {}).values()))
+    booked = checkpoint.counts.get(entity, Counts())
     # These have no outcome yet: count their next read as their first.
     unread = max(0, booked.parked - left)
     counted = msgspec.structs.replace(booked, read=max(0, booked.read - unread), parked=left)
-    value = write_progress(
+    value = write_checkpoint(
         msgspec.structs.replace(
-            progress,
-            next=progress.next | {entity: offset},
+            checkpoint,
+            next=checkpoint.next | {entity: offset},
             judged=judged,
-            held=held,
-            counts=progress.counts | {entity: counted},
+            in_memory=in_memory,
+            counts=checkpoint.counts | {entity: counted},
         )
     )
     messages = [ProducerRecord(names.progress, key, value, partition=number)]
@@ -134,9 +133,9 @@ async def _begin_anew(
     inputs = {name: Partition(names.input(name), number) for name in INPUTS}
     spans = await broker.spans(inputs.values())
     starts = {name: spans[place].start for name, place in inputs.items()}
-    progress = Checkpoint(starts, {entity: starts[entity] for entity in ENTITIES})
+    checkpoint = Checkpoint(starts, {entity: starts[entity] for entity in ENTITIES})
     key = str(number).encode()
-    messages = [ProducerRecord(names.progress, key, write_progress(progress), partition=number)]
+    messages = [ProducerRecord(names.progress, key, write_checkpoint(checkpoint), partition=number)]
     messages += [
         ProducerRecord(names.parked, parked.key, None, partition=number)
         for parked in await _parked(broker, names, number)
@@ -147,14 +146,14 @@ async def _begin_anew(
 class _Parked(NamedTuple):
     key: bytes
     entity: str
-    place: int
+    ordinal: int
 
 
 async def _parked(broker: Broker, names: Names, number: int) -> list[_Parked]:
-    """The persisted parked records of a task, with their places."""
+    """The persisted parked records of a task, with their ordinals."""
 
     def read(key: bytes, value: bytes) -> _Parked | None:
         envelope = read_parked(key, value, number, names)
-        return None if envelope is None else _Parked(key, envelope.entity, envelope.place)
+        return None if envelope is None else _Parked(key, envelope.entity, envelope.ordinal)
 
     return list((await read_checked(broker, Partition(names.parked, number), read)).rows.values())

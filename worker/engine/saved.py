@@ -9,9 +9,8 @@ from worker.brokers.contract import Broker
 from worker.core.checkpoint import Checkpoint
 from worker.core.internal import read_granted, read_parked, read_progress
 from worker.core.restoring import Saved
-from worker.core.task import INPUTS
 from worker.core.task_settings import TaskSettings
-from worker.core.topics import Names
+from worker.core.topics import INPUTS, Names
 from worker.engine.tables import Table, read_checked
 from worker.errors import StateError
 from worker.stream import Partition
@@ -23,14 +22,14 @@ Holes = Callable[[Mapping[Partition, int]], None]
 
 
 async def read_saved(
-    broker: Broker, rules: TaskSettings, number: int, skipped: Skipped, holes: Holes
+    broker: Broker, settings: TaskSettings, number: int, skipped: Skipped, holes: Holes
 ) -> Saved:
     """The saved state of a task. Fence all earlier owners first.
 
     Raises StateError if the task has checkpoints but none is readable, DamagedLog, and
     BrokerUnavailable.
     """
-    names, tasks = rules.names, rules.tasks
+    names, tasks = settings.names, settings.tasks
 
     def tell(place: Partition, table: Table[Any]) -> None:
         if table.unreadable:
@@ -71,21 +70,21 @@ async def read_progress_table(broker: Broker, names: Names, number: int) -> Tabl
     identities = {name: topics.get(place.topic, "") for name, place in inputs.items()}
 
     def read(key: bytes, value: bytes) -> Checkpoint | None:
-        progress = read_progress(key, value, number)
-        if progress is None or _is_beyond(progress, ends, identities):
+        checkpoint = read_progress(key, value, number)
+        if checkpoint is None or _is_beyond(checkpoint, ends, identities):
             return None
-        return progress
+        return checkpoint
 
     return await read_checked(broker, Partition(names.progress, number), read)
 
 
 def _is_beyond(
-    progress: Checkpoint, ends: Mapping[str, int], identities: Mapping[str, str]
+    checkpoint: Checkpoint, ends: Mapping[str, int], identities: Mapping[str, str]
 ) -> bool:
     """Whether a checkpoint lies beyond the end of an input whose topic is unchanged."""
     return any(
         offset > ends[name]
         and bool(identities[name])
-        and progress.topics.get(name) == identities[name]
-        for name, offset in progress.next.items()
+        and checkpoint.topics.get(name) == identities[name]
+        for name, offset in checkpoint.next.items()
     )

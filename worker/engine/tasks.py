@@ -18,22 +18,13 @@ import structlog
 from worker.brokers.contract import Broker, Member
 from worker.clock import Clock
 from worker.core.books import Books
+from worker.core.incidents import INTERNAL_SKIPPED, PROGRESS_LOST, UNREADABLE_INTERNAL
 from worker.core.ownership import given_up, taken_over
 from worker.core.pressure import weight
 from worker.core.reading import Missed
-from worker.core.task import (
-    GRANTED,
-    INPUTS,
-    INTERNAL_SKIPPED,
-    OWNERS,
-    PARKED,
-    PROGRESS,
-    PROGRESS_LOST,
-    UNREADABLE_INTERNAL,
-    Task,
-)
+from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
-from worker.core.topics import Names
+from worker.core.topics import GRANTED, INPUTS, OWNERS, PARKED, PROGRESS, Names
 from worker.engine.backoff import Backoff
 from worker.engine.identities import Identities
 from worker.engine.index_updater import INDEXED
@@ -123,15 +114,15 @@ class TaskManager:
     """
 
     def __init__(
-        self, broker: Broker, rules: TaskSettings, identities: Identities, clock: Clock
+        self, broker: Broker, settings: TaskSettings, identities: Identities, clock: Clock
     ) -> None:
         self.running: dict[int, TaskHandle] = {}
         self.assigned: frozenset[int] = frozenset()
         self.session: Session | None = None
         """The session that the tasks write with; None while there is none."""
         self._broker = broker
-        self._rules = rules
-        self._group = group_of(rules.names)
+        self._settings = settings
+        self._group = group_of(settings.names)
         self._identities = identities
         self._worker = f"{socket.gethostname()}/{os.getpid()}"
         """The name of this process in the books."""
@@ -139,7 +130,7 @@ class TaskManager:
         self._ask_at = 0.0
         """When to request the assignment again, in the loop's time."""
         self._starting: dict[int, asyncio.Task[TaskHandle]] = {}
-        self.held: set[int] = set()
+        self.taken: set[int] = set()
         """The tasks this session has taken over and not released, restored or not."""
         self._sessions: set[str] = set()
         """The owner names that this process has used."""
@@ -169,7 +160,7 @@ class TaskManager:
 
     async def join(self) -> None:
         """Become a member of the group."""
-        self._member = await self._broker.join(self._group, self._rules.names.inputs("users"))
+        self._member = await self._broker.join(self._group, self._settings.names.inputs("users"))
 
     async def update(self) -> bool:
         """Take over newly assigned tasks, release revoked tasks; whether `running` changed.
@@ -185,7 +176,7 @@ class TaskManager:
         if self.session is not None and self.session.is_over:
             changed = bool(self.running)
             await self.end_session("a commit failed")
-        gone = self.held - self.assigned
+        gone = self.taken - self.assigned
         if gone:
             changed |= not gone.isdisjoint(self.running)
             await self._revoke(sorted(gone))
@@ -220,7 +211,7 @@ class TaskManager:
         for number in self.running:
             _log.info("task_dropped", task=number, why=why)
         self.running.clear()
-        self.held.clear()
+        self.taken.clear()
         if self.session is not None:
             if self.session.is_over:
                 self._pause.failed()
@@ -230,7 +221,7 @@ class TaskManager:
     def release(self, numbers: Iterable[int]) -> list[ProducerRecord]:
         """The records that release these tasks: this worker writes nothing more for them."""
         assert self.session is not None
-        return [given_up(self._rules.names, number, self.session.owner) for number in numbers]
+        return [given_up(self._settings.names, number, self.session.owner) for number in numbers]
 
     async def close(self) -> None:
         """Drop every task and leave the group, so that other workers take over at once."""
@@ -259,7 +250,7 @@ class TaskManager:
                 await self._cancel(number)
             elif self.running.pop(number, None) is not None:
                 _log.info("task_dropped", task=number, why="revoked")
-        self.held.difference_update(numbers)
+        self.taken.difference_update(numbers)
         if self.session is not None:
             with suppress(BuddyError):  # then the next owner fences this session
                 await self.session.commit(self.release(numbers), {})
@@ -268,15 +259,15 @@ class TaskManager:
         """Start the take-over of these tasks, with one commit for all."""
         session = self.session
         if session is None:
-            session = Session(self._broker, self._rules.names)
+            session = Session(self._broker, self._settings.names)
             await session.open()
             self._sessions.add(session.owner)
             self.session = session
-        names, owner = self._rules.names, session.owner
+        names, owner = self._settings.names, session.owner
         said = session.commit([taken_over(names, number, owner) for number in numbers], {})
         written = asyncio.create_task(said)
-        written.add_done_callback(_looked_at)
-        self.held.update(numbers)
+        written.add_done_callback(_retrieved)
+        self.taken.update(numbers)
         for place, number in enumerate(numbers):
             start = self._start(number, owner, written, place)
             self._starting[number] = asyncio.create_task(start)
@@ -304,20 +295,20 @@ class TaskManager:
         began = time.monotonic()
         _, offset = (await asyncio.shield(written))[place]
         others = self._sessions - {owner}
-        names = self._rules.names
+        names = self._settings.names
         earlier, gone = await fence_earlier(self._broker, names, number, owner, offset, others)
-        owned = await self._restore(number, gone)
-        owned.task.owner = owner
-        owned.task.strike_out(earlier)
+        handle = await self._restore(number, gone)
+        handle.task.owner = owner
+        handle.task.strike_out(earlier)
         self.on_restored(time.monotonic() - began)
-        task = owned.task
+        task = handle.task
         _log.info("task_started", task=number, parked=len(task.parking), next=task.reading.next)
-        return owned
+        return handle
 
     async def _restore(self, number: int, gone: int) -> TaskHandle:
         """Restore a task from the log; `gone` offsets of its owners partition are missing."""
-        names = self._rules.names
-        task = Task(number, self._rules, Books(self._worker, self._clock.wall()))
+        names = self._settings.names
+        task = Task(number, self._settings, Books(self._worker, self._clock.wall()))
         task.refused = self.refused(number)
         unreadable: Counter[Partition] = Counter()
         holes = Counter({Partition(names.owners, number): gone})
@@ -329,7 +320,7 @@ class TaskManager:
         # Identities and lost offsets before the state, so that a later change is noticed.
         state = await self._identities.of_state()
         kept = await self._identities.gone([Partition(name, number) for name in names.of_state()])
-        saved = await read_saved(self._broker, self._rules, number, skipped, holes.update)
+        saved = await read_saved(self._broker, self._settings, number, skipped, holes.update)
         task.restore(saved, self._clock.now())
         # A hole stays in the log, so `books.found` lets each loss be reported only once.
         very = {name: f"{name} {state.get(name, '')}" for name in names.of_state()}
@@ -339,19 +330,19 @@ class TaskManager:
         for place, count in unreadable.items():
             task.books.found(UNREADABLE_INTERNAL, very[place.topic], count)
         inputs = {name: Partition(names.input(name), number) for name in INPUTS}
-        if saved.progress is None and await self._broker.committed(self._group, inputs.values()):
+        if saved.checkpoint is None and await self._broker.committed(self._group, inputs.values()):
             task.books.incident(PROGRESS_LOST)
             self.on_progress_lost(Partition(names.progress, number))
         spans = await self._broker.spans(inputs.values())
-        owned = TaskHandle(task, {name: spans[place].end for name, place in inputs.items()})
-        owned.state = state
-        owned.gone = kept
-        owned.missed = task.begin(
+        handle = TaskHandle(task, {name: spans[place].end for name, place in inputs.items()})
+        handle.state = state
+        handle.gone = kept
+        handle.missed = task.begin(
             self._identities.of_inputs(),
             {name: spans[place].start for name, place in inputs.items()},
             of_state(state, names) | (self._identities.of_outcomes() if number == 0 else {}),
         )
-        return owned
+        return handle
 
 
 def of_state(identities: Mapping[str, str], names: Names) -> dict[str, str]:
@@ -369,23 +360,23 @@ async def _nothing() -> None:
     """Do nothing."""
 
 
-def _looked_at(task: asyncio.Task[list[tuple[int, int]]]) -> None:
+def _retrieved(task: asyncio.Task[list[tuple[int, int]]]) -> None:
     """Mark the exception as retrieved, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()
 
 
-def reached(task: Task, rules: TaskSettings) -> dict[Partition, int]:
+def reached(task: Task, settings: TaskSettings) -> dict[Partition, int]:
     """The next unread offset of each input, for group offsets; ignores records read again."""
     return {
-        Partition(rules.names.input(name), task.number): offset
+        Partition(settings.names.input(name), task.number): offset
         for name, offset in task.reading.reached.items()
     }
 
 
-def inputs(task: Task, rules: TaskSettings) -> dict[Partition, int]:
+def inputs(task: Task, settings: TaskSettings) -> dict[Partition, int]:
     """The next offset to read of each input of a task."""
     return {
-        Partition(rules.names.input(name), task.number): offset
+        Partition(settings.names.input(name), task.number): offset
         for name, offset in task.reading.next.items()
     }

@@ -18,11 +18,9 @@ from worker.core.task_settings import TaskSettings
 from worker.engine.index_updater import INDEXED, IndexUpdater
 from worker.stream import Partition
 
-_NOTE_EVERY_MS: Final = 200
+_CAPTURE_EVERY_MS: Final = 200
 """A frontier costs a broker request, so all records overdue by then share one."""
 _REPORT_BLOCKED_MS: Final = 5_000
-_FORGET_EVERY_MS: Final = 1_000
-"""Interval for dropping unused frontiers: the check visits each waiting record."""
 
 _log = structlog.get_logger(__name__)
 
@@ -31,35 +29,32 @@ class Frontiers:
     """The open frontiers of the tasks of this worker."""
 
     def __init__(
-        self, broker: Broker, rules: TaskSettings, updater: IndexUpdater, clock: Clock
+        self, broker: Broker, settings: TaskSettings, updater: IndexUpdater, clock: Clock
     ) -> None:
         self._broker = broker
-        self._rules = rules
+        self._settings = settings
         self._updater = updater
         self._clock = clock
         self._open: list[tuple[int, Frontier]] = []
-        self._noted = -_NOTE_EVERY_MS
+        self._captured = -_CAPTURE_EVERY_MS
         self._reported = -_REPORT_BLOCKED_MS
-        self._forgot = -_FORGET_EVERY_MS
 
     async def advance(self, tasks: Sequence[Task]) -> None:
         """Note frontiers for overdue records, and advance the open frontiers."""
         moment = self._clock.now()
         now = moment.steady
         overdue = [task for task in tasks if task.overdue(moment)]
-        if overdue and now - self._noted >= _NOTE_EVERY_MS:
-            self._noted = now
-            users, matches = await self._note()
-            awaited = [b for task in overdue for b in task.await_frontiers(users, matches)]
-            # A frontier without a waiting record blocks nothing, yet it would be reported.
-            self._open += [(now, frontier) for frontier in (users, matches) if frontier in awaited]
-        if self._open and now - self._forgot >= _FORGET_EVERY_MS:
-            # The reference may have arrived, or the task may have moved to another worker.
-            self._forgot = now
-            kept = {id(frontier) for task in tasks for frontier in task.awaited()}
-            self._open = [
-                (noted, frontier) for noted, frontier in self._open if id(frontier) in kept
-            ]
+        if overdue and now - self._captured >= _CAPTURE_EVERY_MS:
+            self._captured = now
+            users, matches = await self._capture()
+            for task in overdue:
+                task.parking.await_frontiers(users, matches)
+            self._open += [(now, users), (now, matches)]
+        if self._open:
+            # A frontier that no record waits for blocks nothing, yet it would be reported. The
+            # reference may have arrived, or the task may have moved to another worker.
+            awaited = {frontier for task in tasks for frontier in task.parking.frontiers()}
+            self._open = [(noted, one) for noted, one in self._open if one in awaited]
         for _, frontier in self._open:
             frontier.blocked_by(self._updater.judged)
             if frontier.needs_outcomes:
@@ -77,9 +72,9 @@ class Frontiers:
         """The input partitions that the oldest open frontier waits for."""
         return self._open[0][1].blocked_by(self._updater.judged) if self._open else []
 
-    async def _note(self) -> tuple[Frontier, Frontier]:
-        names = [self._rules.names.inputs(entity) for entity in INDEXED]
-        partitions = [Partition(n, q) for n in names for q in range(self._rules.tasks)]
+    async def _capture(self) -> tuple[Frontier, Frontier]:
+        names = [self._settings.names.inputs(entity) for entity in INDEXED]
+        partitions = [Partition(n, q) for n in names for q in range(self._settings.tasks)]
         spans = await self._broker.spans(partitions)
         ends = {partition: span.end for partition, span in spans.items()}
         users = {partition: end for partition, end in ends.items() if partition.topic == names[0]}

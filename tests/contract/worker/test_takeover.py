@@ -59,7 +59,7 @@ async def test_a_worker_that_is_fenced_for_one_task_takes_all_up_again_in_anothe
         await stage.send(
             "milestones", *(milestone(10 * q + n, n) for n in range(1, 9)), partition=q
         )
-    await stage.until(lambda: worker.worker._judging.commit is not None, "a commit is on its way")
+    await stage.until(lambda: worker.loop._rounds.commit is not None, "a commit is on its way")
     # Somebody else takes one task over for a moment, and changes nothing.
     assert await reprocess(await another(), stage.names, "feedback", {2: LONG}) == {2: 0}
     worker.thaw()
@@ -122,12 +122,12 @@ async def test_a_task_is_not_handed_over_before_the_round_on_its_way_is_committe
             await checked.wait()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(one.worker._judging, "_identities", Slow())
+        patch.setattr(one.loop._rounds, "_identities", Slow())
         for q in range(TASKS):
             await stage.send(
                 "milestones", *(milestone(10 * q + n, n) for n in range(1, 9)), partition=q
             )
-        await stage.until(lambda: one.worker._judging.commit is not None, "a commit is on its way")
+        await stage.until(lambda: one.loop._rounds.commit is not None, "a commit is on its way")
         other = await stage.start("two", grace=LONG)
         await stage.until(
             lambda: len(other.tasks) == 2 and other.runs(other.tasks.keys()), "two has its share"

@@ -221,7 +221,7 @@ async def test_a_worker_left_for_dead_is_fenced_and_nothing_is_doubled(stage: St
     # It goes on to judge these, and means to commit.
     await stage.send("users", *(user(1 + n) for n in range(20)))
     more = await parked_everywhere(stage, 101)
-    await stage.until(lambda: frozen.worker._judging.commit is not None, "a commit is under way")
+    await stage.until(lambda: frozen.loop._rounds.commit is not None, "a commit is under way")
     other = await stage.started("other", grace=LONG)
     await stage.send("users", *(user(1 + n) for n in range(20, 40)))
     await stage.send("users", *(user(101 + n) for n in range(40)))
@@ -266,7 +266,7 @@ async def test_an_outage_while_the_reader_of_the_inputs_connects_is_waited_out(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = await stage.started()
-    worker = running.worker
+    worker = running.loop
     connecting, away = asyncio.Event(), asyncio.Event()
 
     async def no_read(*_: Any) -> Any:

@@ -9,8 +9,7 @@ from tests.contract.broker_kit import Another
 from tests.contract.worker_kit import Running, Stage, at
 from tests.unit.rows_kit import milestone, user
 from worker.brokers.contract import Broker
-from worker.core.checkpoint import Checkpoint
-from worker.core.reading import write_progress
+from worker.core.checkpoint import Checkpoint, write_checkpoint
 from worker.engine.reprocess import reprocess
 from worker.stream import Partition, ProducerRecord
 
@@ -113,7 +112,9 @@ async def test_a_lost_progress_stops_one_task_and_reprocess_has_it_judged_anew(
     place = Partition(stage.names.progress, 0)
     users = stage.names.inputs("users")
     topics = {"users": (await broker.identities([users]))[users]}
-    value = write_progress(Checkpoint({"users": 9}, {"users": 9}, topics)) if beyond else b"garbage"
+    value = (
+        write_checkpoint(Checkpoint({"users": 9}, {"users": 9}, topics)) if beyond else b"garbage"
+    )
     await broker.publish([ProducerRecord(place.topic, b"0", value, partition=0)])
     with capture_logs() as logs:
         running = await stage.start(grace=LONG)

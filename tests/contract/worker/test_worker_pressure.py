@@ -6,7 +6,7 @@ import pytest
 
 from tests.contract.worker_kit import Running, Stage, checkin, event, feedback
 from tests.unit.rows_kit import match, milestone, user
-from worker.engine import worker
+from worker.engine import loop
 from worker.stream import Partition
 
 pytestmark = pytest.mark.timeout(400)
@@ -29,7 +29,7 @@ which is read on until it holds a batch or more."""
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else all of it would be one batch."""
-    monkeypatch.setattr(worker, "BATCH", BATCH)
+    monkeypatch.setattr(loop, "BATCH", BATCH)
 
 
 async def send_users_last(stage: Stage) -> None:
@@ -94,7 +94,7 @@ async def test_what_is_paused_at_the_limit_and_what_is_not(stage: Stage) -> None
 
     await stage.until(all_but_users_paused, "everything is paused but the users")
     lag = sum(
-        end - running.worker._reader.position(place)
+        end - running.loop._reader.position(place)
         for place, (_, end) in (await stage.broker.spans(running.paused)).items()
     )
     assert lag > 4_000, "most of it is left on the broker"

@@ -100,7 +100,8 @@ async def test_what_nobody_has_judged_blocks_and_is_named(stage: Stage) -> None:
         with capture_logs() as logs:
             await stage.until(lambda: running.parked() == 4, "all four are parked")
             await stage.until(
-                lambda: running.worker._tasks.running[ours].task.waiting == 4, "a frontier is open"
+                lambda: running.loop._tasks.running[ours].task.parking.past_grace == 4,
+                "a frontier is open",
             )
             stage.clock.put_forward(5_001)
             await stage.until(
@@ -138,17 +139,18 @@ async def test_a_checkin_waits_for_its_match_that_is_parked_itself(
     (seen,) = await stage.send("checkins", checkin(20, 10), partition=2)
     await stage.until(lambda: running.parked() == 2, "both are parked")
     await stage.until(
-        lambda: sum(owned.task.waiting for owned in running.tasks.values()) == 2, "both wait"
+        lambda: sum(owned.task.parking.past_grace for owned in running.tasks.values()) == 2,
+        "both wait",
     )
     await stage.until(
         lambda: any(
             frontier.covers_matches
-            and set(frontier.blocked_by(running.worker._updater.judged))
+            and set(frontier.blocked_by(running.loop._updater.judged))
             == {
                 Partition(stage.names.inputs("users"), 3),
                 Partition(stage.names.inputs("matches"), 1),
             }
-            for _, frontier in running.worker._frontiers._open
+            for _, frontier in running.loop._frontiers._open
         ),
         "the frontier of the check-in holds users and the parked match",
     )
@@ -226,8 +228,8 @@ async def test_a_record_that_went_on_waits_for_no_frontier(stage: Stage) -> None
         ours, theirs = min(running.tasks), min(set(range(TASKS)) - running.tasks.keys())
         await stage.send("users", user(1), partition=theirs)
         (waits,) = await stage.send("milestones", milestone(5, 2), partition=ours)
-        task = running.worker._tasks.running[ours].task
-        await stage.until(lambda: task.waiting == 1, "a frontier is open")
+        task = running.loop._tasks.running[ours].task
+        await stage.until(lambda: task.parking.past_grace == 1, "a frontier is open")
         # The idle member answers no claims.
         addresses = (f"u{n}@example.org" for n in count())
         own = next(a for a in addresses if owner_of(address_digest(a), TASKS) in running.tasks)
@@ -235,10 +237,10 @@ async def test_a_record_that_went_on_waits_for_no_frontier(stage: Stage) -> None
         await stage.until(lambda: running.parked() == 0, "what it waited for has come")
         with capture_logs() as logs:
             stage.clock.put_forward(6_000)
-            await stage.until(lambda: task.waiting == 0, "nothing waits any more")
+            await stage.until(lambda: task.parking.past_grace == 0, "nothing waits any more")
             stage.clock.put_forward(6_000)
             await stage.look()
-        assert running.worker._frontiers.waiting_since() is None
+        assert running.loop._frontiers.waiting_since() is None
         assert "verdicts_blocked" not in {entry["event"] for entry in logs}
     await late.close()
     await stage.judged()

@@ -13,7 +13,7 @@ from tests.proofs.simulation.broker.log import Transaction
 from tests.proofs.simulation.records import named
 from worker.core.addresses import Release, ReservationReply, ReservationRequest
 from worker.core.checkpoint import Checkpoint
-from worker.core.parking import Envelope
+from worker.core.parked import Envelope
 from worker.core.topics import Names
 from worker.stream import Message
 
@@ -62,7 +62,7 @@ class Internals:
         for message in transaction.messages:
             if message.topic == self._names.progress and message.value is not None:
                 progress = _read_progress(message.value)
-                for entity, held in progress.held.items():
+                for entity, held in progress.in_memory.items():
                     generation = self._generations[progress.topics[entity]]
                     start = f"{self._names.inputs(entity)}/{message.partition}"
                     for offsets in held.values():
@@ -76,7 +76,7 @@ class Internals:
                 if table := cluster.logs[topic, number].table():
                     return f"{topic}/{number} keeps {list(table)}"
             for value in cluster.logs[names.progress, number].table().values():
-                if held := {e: h for e, h in _read_progress(value).held.items() if h}:
+                if held := {e: h for e, h in _read_progress(value).in_memory.items() if h}:
                     return f"task {number} holds {held}"
         return None
 
@@ -92,11 +92,11 @@ class Internals:
             for value in _values(cluster.logs[self._names.claims, q].committed()):
                 claim = _read_claim(value)
                 counts = asked if isinstance(claim, ReservationRequest) else settled
-                counts[claim.task, claim.offset] += 1
+                counts[claim.task, claim.ordinal] += 1
             for value in _values(cluster.logs[self._names.grants, q].committed()):
                 grant = _read_grant(value)
-                answered[q, grant.offset] += 1
-                granted[q, grant.offset] += grant.granted
+                answered[q, grant.ordinal] += 1
+                granted[q, grant.ordinal] += grant.granted
         if asked != answered:
             return f"claims {asked - answered} unanswered, answers {answered - asked} unasked"
         if +granted != settled:

@@ -30,9 +30,8 @@ from worker.core.frontier import Frontier
 from worker.core.internal import read_reached as real_read_reached
 from worker.core.known import IndexDelta
 from worker.core.moments import Moment
-from worker.core.parking import Parked
+from worker.core.parked import Parked, State
 from worker.core.reading import Reading
-from worker.core.task import Task
 from worker.errors import BrokerUnavailable
 from worker.stream import Message, OffsetRange, Partition, ProducerRecord
 
@@ -233,7 +232,7 @@ def held_records_forgotten() -> Iterator[None]:
     real = Reading.restore
 
     def restore(reading: Reading, progress: Checkpoint, now: Moment) -> None:
-        real(reading, msgspec.structs.replace(progress, held={}), now)
+        real(reading, msgspec.structs.replace(progress, in_memory={}), now)
 
     with patch.object(Reading, "restore", restore):
         yield
@@ -254,7 +253,7 @@ def judged_of_the_old_topic_believed() -> Iterator[None]:
 @_planted
 def places_begin_anew_with_a_topic() -> Iterator[None]:
     """Copies of the old topic's records are taken for those of the new one."""
-    with patch.object(Reading, "place", lambda _self, _name, offset: offset):
+    with patch.object(Reading, "ordinal", lambda _self, _name, offset: offset):
         yield
 
 
@@ -268,14 +267,13 @@ def done_records_judged_again() -> Iterator[None]:
 @_planted
 def accepted_without_a_grant() -> Iterator[None]:
     """The owner of an address grants it to whoever asks."""
-    real = Addresses.claim
+    real = Addresses.reserve
 
-    def claim(addresses: Addresses, asked: Any, holders: Any) -> Any:
-        addresses._granted.pop(asked.address, None)
-        addresses._unfollowed.pop(asked.address, None)
+    def reserve(addresses: Addresses, asked: Any, holders: Any) -> Any:
+        addresses._reserved.pop(asked.address, None)
         return real(addresses, asked, _Nobody())
 
-    with patch.object(Addresses, "claim", claim):
+    with patch.object(Addresses, "reserve", reserve):
         yield
 
 
@@ -287,14 +285,15 @@ class _Nobody:
 @_planted
 def settled_grant_forgotten_at_once() -> Iterator[None]:
     """Though the index may not show the row yet."""
-    real = Addresses.settle
+    real = Addresses.release
 
-    def settle(addresses: Addresses, settled: Any) -> Any:
-        left = real(addresses, settled)
-        addresses._unfollowed.clear()
+    def release(addresses: Addresses, asked: Any) -> Any:
+        left = real(addresses, asked)
+        addresses._reserved = {a: r for a, r in addresses._reserved.items() if r.records}
+        addresses._released = 0
         return left
 
-    with patch.object(Addresses, "settle", settle):
+    with patch.object(Addresses, "release", release):
         yield
 
 
@@ -316,11 +315,10 @@ def grants_not_restored() -> Iterator[None]:
 def a_grant_covers_other_addresses() -> Iterator[None]:
     """Whatever address the next version of a user has, it takes the grant of the one before."""
 
-    def pass_on(_task: Task, settled: Parked, following: Parked) -> None:
-        if settled.granted:
-            following.granted = True
+    def covers(settled: Parked, following: Parked) -> bool:
+        return settled.state is State.GRANTED and following.state is State.UNREQUESTED
 
-    with patch.object(Task, "_pass_on", pass_on):
+    with patch("worker.core.task_round._covers", covers):
         yield
 
 

@@ -15,8 +15,9 @@ from worker.core.ownership import given_up, writer_name
 from worker.core.ownership import owners_before as real_owners_before
 from worker.core.recent import RecentRows
 from worker.core.task import Task
-from worker.engine.judging import Judging
+from worker.core.task_round import TaskRound
 from worker.engine.reprocess import _reset as real_reset
+from worker.engine.rounds import Rounds
 from worker.engine.session import Session
 from worker.engine.takeover import _fence as real_fence
 from worker.engine.takeover import _unreleased as real_unreleased
@@ -157,7 +158,7 @@ def _late(count: int) -> Iterator[None]:
 
     async def restore(tasks: TaskManager, number: int, gone: int) -> TaskHandle:
         owned = await real(tasks, number, gone)
-        await fence_late(tasks._broker, tasks._rules.names)
+        await fence_late(tasks._broker, tasks._settings.names)
         return owned
 
     async def reset(broker: Any, names: Any, *args: Any) -> Any:
@@ -271,13 +272,13 @@ def a_release_with_a_reset() -> Iterator[None]:
 @_planted
 def revoked_tasks_stay_in_the_round_that_waits() -> Iterator[None]:
     """They are decided on though they have been given up."""
-    real = Judging.go_on
+    real = Rounds.go_on
 
-    async def go_on(judging: Judging, tasks: TaskManager) -> None:
-        waiting = judging._waiting
-        await real(judging, tasks if waiting is None else _All(tasks, waiting.owned))  # type: ignore[arg-type]
+    async def go_on(rounds: Rounds, tasks: TaskManager) -> None:
+        waiting = rounds._waiting
+        await real(rounds, tasks if waiting is None else _All(tasks, waiting.tasks))  # type: ignore[arg-type]
 
-    with patch.object(Judging, "go_on", go_on):
+    with patch.object(Rounds, "go_on", go_on):
         yield
 
 
@@ -340,33 +341,28 @@ def recent_rows_never_forgotten() -> Iterator[None]:
 @_planted
 def rows_of_a_failed_round_kept() -> Iterator[None]:
     """Those of a session outlive it."""
-    real = Judging.round
+    real = Rounds.round
 
-    async def go(judging: Judging, tasks: TaskManager, batches: Any, learned: Any) -> None:
-        judging._session = tasks.session
-        await real(judging, tasks, batches, learned)
+    async def go(rounds: Rounds, tasks: TaskManager, batches: Any, learned: Any) -> None:
+        rounds._session = tasks.session
+        await real(rounds, tasks, batches, learned)
 
-    with patch.object(Judging, "round", go):
+    with patch.object(Rounds, "round", go):
         yield
 
 
 @_planted
 def tasks_that_run_elsewhere_grant_addresses() -> Iterator[None]:
     """A worker grants for an owner whose state it has not read."""
-    real = Task.begin_round
+    real = TaskRound.__init__
 
-    def begin_round(task: Task, peers: Mapping[int, Task], *args: Any) -> None:
-        real(task, _Peers(peers), *args)
+    def begin(part: TaskRound, task: Task, owners: Mapping[int, Addresses], *args: Any) -> None:
+        real(part, task, _Owners(owners), *args)
 
-    with patch.object(Task, "begin_round", begin_round):
+    with patch.object(TaskRound, "__init__", begin):
         yield
 
 
-class _Peers(dict[int, Task]):
+class _Owners(dict[int, Addresses]):
     def get(self, number: int, default: Any = None) -> Any:
-        return super().get(number, _Blank())
-
-
-class _Blank:
-    def __init__(self) -> None:
-        self.addresses = Addresses()
+        return super().get(number, Addresses())

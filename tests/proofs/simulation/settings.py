@@ -95,7 +95,7 @@ def settings(seed: int) -> Settings:
             tasks=tasks,
             grace=dice.choice((0, 300, 1_500)) if ordered else PATIENT,
             hold=dice.choice((0, 100, 1_000)),
-            most_held=dice.choice((0, 2, 1_000)),
+            most_in_memory=dice.choice((0, 2, 1_000)),
         ),
         limits=SmallLimits(
             # Where one waits for the whole of a patient grace others would wait behind it.

@@ -8,8 +8,8 @@ from tests.unit.core_kit import Crash, World, good, owned, uid
 from worker.core.addresses import ReservationRequest
 from worker.core.internal import read_claim
 from worker.core.known import address_digest
-from worker.core.round import Batch, needs_synchronised
-from worker.core.task import CLAIMS
+from worker.core.round import Round, TaskBatch
+from worker.core.topics import CLAIMS
 from worker.stream import Partition
 
 
@@ -295,8 +295,10 @@ def test_what_queued_behind_a_claim_asks_for_its_own_address_after_a_restart() -
 def sync_of(world: World, number: int = 0) -> bool:
     """Whether the next batch of a task has to be synchronised."""
     task = world.tasks[number]
-    batch = Batch(*world._read(task, None))
-    return needs_synchronised({number: task}, {number: batch}, world.recent(number), world.moment)
+    batch = TaskBatch(*world._read(task, None))
+    return Round({number: task}, {number: batch}, world.recent(number)).needs_synchronised(
+        world.moment
+    )
 
 
 def test_an_address_that_nobody_else_is_known_to_hold_waits_for_no_index() -> None:
@@ -380,7 +382,7 @@ def test_what_the_index_may_not_show_is_not_remembered_without_end() -> None:
         user(world, number, f"a{number}@example.org")
         if number % 500 == 0:
             world.round(lag=True)
-            assert len(world.tasks[0].addresses._unfollowed) <= 2_500
+            assert len(world.tasks[0].addresses._reserved) <= 2_500
     user(world, 5_000, "a1@example.org")
     world.settle()
     assert len(world.index.holders(address_digest("a1@example.org"))) == 1

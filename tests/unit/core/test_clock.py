@@ -60,7 +60,7 @@ def test_what_is_held_gets_its_copy_in_time_whatever_the_clock_says(step: int) -
     world.settle()
     world.stepped = step
     world.now += world.rules.hold
-    assert world.tasks[0].has_to_keep(world.moment)
+    assert world.tasks[0].has_to_persist(world.moment)
     world.settle()
     assert len(world.parked[0]) == 1
 

@@ -21,7 +21,7 @@ from worker.core.columns import ColumnDecoder
 from worker.core.decode import Decoded, Invalid, Outcome, RecordDecoder, latest_moment
 from worker.core.keys import id_bytes, ids_of
 from worker.core.rules import are_uuids, odd_uuids, read_uuid
-from worker.core.task import Task
+from worker.core.task_round import TaskRound
 from worker.demo.stream import stream
 from worker.stream import Message
 
@@ -146,9 +146,9 @@ def test_a_uuid_is_judged_alike_alone_and_among_many(text: str) -> None:
 
 
 def one_by_one(
-    task: Task, entity: str, batch: Sequence[Message], arrivals: Sequence[int]
+    part: TaskRound, entity: str, batch: Sequence[Message], arrivals: Sequence[int]
 ) -> list[tuple[int, None]]:
-    """`Task._sort_out` that accepts nothing at once."""
+    """`TaskRound._sort_out` that accepts nothing at once."""
     return [(place, None) for place in range(len(batch))]
 
 
@@ -166,7 +166,7 @@ def by_key(world: World) -> dict[tuple[str, bytes | None], list[Any]]:
 def test_tasks_write_the_same_with_and_without_batches(history: list[Step]) -> None:
     batches = run(history)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Task, "_sort_out", one_by_one)
+        patch.setattr(TaskRound, "_sort_out", one_by_one)
         alone = run(history)
     assert by_key(batches) == by_key(alone)
 

@@ -19,7 +19,7 @@ from worker.core.addresses import (
     ReservationRequest,
     owner_of,
 )
-from worker.core.checkpoint import Checkpoint, Counts
+from worker.core.checkpoint import Checkpoint, Counts, write_checkpoint
 from worker.core.internal import (
     parked_key,
     read_claim,
@@ -29,10 +29,9 @@ from worker.core.internal import (
     read_progress,
     read_reached,
 )
-from worker.core.parking import Envelope
-from worker.core.reading import write_progress
-from worker.core.task import INPUTS, Task
-from worker.core.topics import Names
+from worker.core.parked import Envelope
+from worker.core.task import Task
+from worker.core.topics import INPUTS, Names
 from worker.stream import Partition
 
 TASKS = 3
@@ -65,7 +64,7 @@ nests = st.sampled_from(
     [b"[" * 100_000, b'{"next":' * 50_000, b'{"x":' + b"[" * 9_999, b"\x91" * 100_000, b"\x81" * 9]
 )
 HONEST = [
-    write_progress(PROGRESS),
+    write_checkpoint(PROGRESS),
     pack(ENVELOPE),
     pack(Reservation(ADDRESS, USER, ((0, 5),))),
     pack(ReservationRequest(ADDRESS, USER, 2, 5)),
@@ -101,7 +100,7 @@ absurd = st.one_of(
     st.builds(Checkpoint, names_to(numbers), names_to(numbers), names_to(st.text()),
               names_to(st.dictionaries(numbers, st.lists(numbers), max_size=3)),
               names_to(numbers), names_to(st.builds(Counts, *[numbers] * 5)),
-              names_to(numbers)).map(write_progress),
+              names_to(numbers)).map(write_checkpoint),
 )  # fmt: skip
 garbage = (
     st.binary() | scraps.map(pack) | scraps.map(msgspec.json.encode) | nests | damaged() | absurd
@@ -171,11 +170,11 @@ def test_what_is_ours_is_read() -> None:
         {"judged": {"users": 1}},
         {"judged": {"milestones": -2}},
         {"judged": {"claims": 1}},
-        {"held": {"nobody": {NOW: [1]}}},
-        {"held": {"milestones": {}}},
-        {"held": {"milestones": {NOW: []}}},
-        {"held": {"milestones": {NOW: [9]}}},
-        {"held": {"milestones": {10**15: [1]}}},
+        {"in_memory": {"nobody": {NOW: [1]}}},
+        {"in_memory": {"milestones": {}}},
+        {"in_memory": {"milestones": {NOW: []}}},
+        {"in_memory": {"milestones": {NOW: [9]}}},
+        {"in_memory": {"milestones": {10**15: [1]}}},
         {"earlier": {"milestones": -1}},
         {"earlier": {"milestones": 2**40}},
         {"counts": {"nobody": Counts()}},
@@ -184,7 +183,7 @@ def test_what_is_ours_is_read() -> None:
     ],
 )
 def test_a_progress_that_cannot_be_is_none(progress: dict[str, Any]) -> None:
-    value = write_progress(msgspec.structs.replace(PROGRESS, **progress))
+    value = write_checkpoint(msgspec.structs.replace(PROGRESS, **progress))
     assert read_progress(b"1", value, 1) is None
     if not progress.keys().isdisjoint({"next", "judged"}):
         assert read_reached(b"1", value, 1) is None

@@ -8,7 +8,7 @@ import pytest
 from schemas import ENTITIES
 from tests.unit.core_kit import GRACE, Decision, World, good, owned, to_json, uid
 from worker.core.outbox import Tally
-from worker.core.parking import PARKED_BYTES
+from worker.core.parked import PARKED_BYTES
 from worker.core.pressure import Limits, crowded, overfull, weight
 from worker.stream import Message
 
@@ -111,7 +111,7 @@ def test_a_decision_settles_no_more_than_has_room_and_the_next_goes_on(
         task = world.tasks[0]
         left = any(world.kind(one) == "open" for one in sent)
         if rounds > 4 and left:
-            assert task.can_give_up, "the worker has it go on though nothing new comes"
+            assert task.can_proceed, "the worker has it go on though nothing new comes"
         if restart and rounds == 5:
             world.tasks[0] = world.restored(0)
             world.now += GRACE + 1
@@ -127,7 +127,7 @@ def test_copies_in_the_log_are_made_bit_by_bit_and_the_oldest_first() -> None:
         world.send("milestones", bulky(number))
     world.round()
     kept = []
-    while world.tasks[0].has_to_keep(world.moment):
+    while world.tasks[0].has_to_persist(world.moment):
         kept.append(len(world.parked[0]))
         world.round()
     assert kept == sorted(set(kept))

@@ -11,24 +11,19 @@ from worker.core.books import Books
 from worker.core.checkpoint import Checkpoint, Counts
 from worker.core.known import IndexDelta
 from worker.core.recent import RecentRows
-from worker.core.round import Batch, Decision, decide
-from worker.core.task import INPUTS, Task
+from worker.core.round import Decision, Round, TaskBatch
+from worker.core.task import Task
+from worker.core.topics import INPUTS
 
 
 def kinds(world: World, source: str) -> list[str]:
     return [outcome.kind for outcome in world.outcomes()[source]]
 
 
-def alone(world: World, task: Task, batch: Batch) -> Decision:
+def alone(world: World, task: Task, batch: TaskBatch) -> Decision:
     """What a worker decides whose only task this is; its index is synchronised."""
-    return decide(
-        {task.number: task},
-        {task.number: batch},
-        IndexDelta([], []),
-        RecentRows(world.index),
-        world.moment,
-        synchronised=True,
-    )
+    one = Round({task.number: task}, {task.number: batch}, RecentRows(world.index))
+    return one.decide(IndexDelta([], []), world.moment, synchronised=True)
 
 
 def saved(world: World) -> Checkpoint:
@@ -135,7 +130,7 @@ def test_held_records_are_lost_with_the_topic_and_counted() -> None:
     world.create_anew("milestones")
     assert world.missed.expired["milestones"] == 1 + FIRST_OFFSET
     world.settle()
-    assert saved(world).held == {}
+    assert saved(world).in_memory == {}
 
 
 @pytest.mark.parametrize("topic", ["claims", "grants"])
@@ -224,7 +219,7 @@ def test_what_a_release_without_books_held_was_not_parked() -> None:
     world.send("milestones", good("milestones", 1, user_id=uid(7)))
     world.settle()
     old = saved(world)
-    fields = {"next": old.next, "judged": old.judged, "held": old.held}
+    fields = {"next": old.next, "judged": old.judged, "held": old.in_memory}
     world.progress[0] = [msgspec.json.encode(fields)]
     world.tasks = [world.restored(0)]
     assert not world.missed.parked
@@ -252,7 +247,7 @@ def test_where_the_log_has_a_hole_addresses_are_asked_for_again() -> None:
     kept = core_kit.saved(world.rules, 0, progress, world.parked[0], {})
     task.restore(msgspec.structs.replace(kept, doubtful=True), world.moment)
     task.begin(world.identities, dict.fromkeys(INPUTS, FIRST_OFFSET))
-    decision = alone(world, task, Batch([], {}))
+    decision = alone(world, task, TaskBatch([], {}))
     asked = [m for m in decision.outputs if m.topic == world.names.claims]
     assert len(asked) == len(world.parked[0]) > 0
 
@@ -271,7 +266,7 @@ def test_other_topics_that_were_created_anew_are_noticed_by_the_progress_alone()
     starts = dict.fromkeys(INPUTS, 0)
     assert task.begin(world.identities, starts, first).others == ()
     world.send("users", good("users", 1))
-    decision = alone(world, task, Batch(*world._read(world.tasks[0], None)))
+    decision = alone(world, task, TaskBatch(*world._read(world.tasks[0], None)))
     value = next(m.value for m in decision.outputs if m.topic == world.names.progress)
     again = Task(0, world.rules)
     again.restore(core_kit.saved(world.rules, 0, {b"0": value or b""}, {}, {}), world.moment)

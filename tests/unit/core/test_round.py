@@ -16,10 +16,10 @@ from worker.core.moments import Moment
 from worker.core.outbox import SOURCE_HEADER
 from worker.core.recent import RecentRows
 from worker.core.restoring import Saved
-from worker.core.round import Batch, Decision, decide, needs_synchronised
-from worker.core.task import GRANT_PATIENCE_MS, INPUTS, Task
+from worker.core.round import Decision, Round, TaskBatch
+from worker.core.task import GRANT_PATIENCE_MS, Task
 from worker.core.task_settings import TaskSettings
-from worker.core.topics import Names
+from worker.core.topics import INPUTS, Names
 from worker.index.memory import MemoryIndex
 from worker.stream import Message, Partition, ProducerRecord
 
@@ -61,13 +61,12 @@ class Worker:
     def round(self) -> Decision:
         """Decide on what was sent."""
         batches = {
-            number: Batch(messages, self._positions(number))
+            number: TaskBatch(messages, self._positions(number))
             for number, messages in self._batches.items()
         }
-        sync = needs_synchronised(self.tasks, batches, self.recent, self.now)
-        decision = decide(
-            self.tasks, batches, IndexDelta([], []), self.recent, self.now, synchronised=sync
-        )
+        one = Round(self.tasks, batches, self.recent)
+        synchronised = one.needs_synchronised(self.now)
+        decision = one.decide(IndexDelta([], []), self.now, synchronised=synchronised)
         self._batches = {number: [] for number in self.tasks}
         self.said += decision.outputs
         return decision
@@ -241,8 +240,8 @@ def test_a_row_that_is_deleted_in_a_round_is_no_reference_from_then_on() -> None
 def test_a_task_takes_part_only_where_it_has_something_to_do() -> None:
     worker = Worker()
     worker.user(0, 1, owned(1, TASKS))
-    batches = {0: Batch(worker._batches[0], worker._positions(0))}
-    decision = decide(worker.tasks, batches, IndexDelta([], []), worker.recent, worker.now)
+    batches = {0: TaskBatch(worker._batches[0], worker._positions(0))}
+    decision = Round(worker.tasks, batches, worker.recent).decide(IndexDelta([], []), worker.now)
     assert decision.tallies.keys() == {0}
     assert set(ENTITIES) > set(decision.tallies[0].accepted) == {"users"}
 
@@ -297,9 +296,9 @@ def test_progress_says_up_to_when_all_users_are_judged_but_for_those_that_wait_f
 def _until(worker: Worker, until: int) -> int:
     """What the next round has the task say of users."""
     task = worker.tasks[0]
-    batch = Batch(worker._batches[0], worker._positions(0), {"users": until})
+    batch = TaskBatch(worker._batches[0], worker._positions(0), {"users": until})
     worker._batches = {0: []}
-    decision = decide(worker.tasks, {0: batch}, IndexDelta([], []), worker.recent, worker.now)
+    decision = Round(worker.tasks, {0: batch}, worker.recent).decide(IndexDelta([], []), worker.now)
     worker.said += decision.outputs
     said = [m for m in decision.outputs if m.topic == NAMES.progress]
     progress = read_progress(said[0].key or b"", said[0].value or b"", task.number)

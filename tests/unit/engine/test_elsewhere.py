@@ -11,7 +11,7 @@ from tests.clock_kit import SettableClock
 from tests.unit.core_kit import NOW, good, to_json
 from worker.core.decode import Decoded, decoders, latest_moment
 from worker.core.moments import Moment
-from worker.core.parking import Parked
+from worker.core.parked import Parked
 from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import Names
@@ -46,7 +46,7 @@ class Pair:
         running = {0: self.own, 1: self.own} if alone else {0: self.own}
         heads = {"users": 1, "events": newest if first is None else first}
         waiting = Waiting(heads, newest, live=live)
-        await self._elsewhere.look(running, waiting)
+        await self._elsewhere.refresh(running, waiting)
         found = self._elsewhere.until(running, waiting)
         return found["users"], found["matches"]
 

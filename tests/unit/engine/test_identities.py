@@ -25,9 +25,9 @@ async def test_an_input_that_is_gone_for_a_moment_is_no_topic_without_an_identit
     made = topics()
     await broker.create(topic for topic in made if topic.name != NAMES.inputs("users"))
     with pytest.raises(MissingTopic, match=r"topic b\.in\.users is missing"):
-        await identities.note()
+        await identities.capture()
     await broker.create(made)
-    await identities.note()
+    await identities.capture()
     assert all(identities.of_inputs().values())
     broker.cluster.delete(NAMES.inputs("users"))
     await broker.create(made)
@@ -37,5 +37,5 @@ async def test_an_input_that_is_gone_for_a_moment_is_no_topic_without_an_identit
 
 async def test_a_broker_without_identities_is_taken_as_it_is() -> None:
     identities = Identities(MemoryBroker(Cluster(lambda: 0)), NAMES, lambda: 0)
-    await identities.note()
+    await identities.capture()
     assert set(identities.of_inputs().values()) == {""}

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.core.pressure import weight
-from worker.core.task import INPUTS, Task
+from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
-from worker.core.topics import Names
+from worker.core.topics import INPUTS, Names
 from worker.engine.tasks import TaskHandle
 from worker.stream import Message
 

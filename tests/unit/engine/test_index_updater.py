@@ -8,9 +8,8 @@ from typing import Any, cast
 import pytest
 
 from worker.clock import Clock
-from worker.core.checkpoint import Checkpoint
+from worker.core.checkpoint import Checkpoint, write_checkpoint
 from worker.core.frontier import Frontier
-from worker.core.reading import write_progress
 from worker.core.topics import Names
 from worker.engine.index_updater import IndexUpdater
 from worker.errors import MissingTopic
@@ -27,8 +26,8 @@ def told(*identities: str) -> IndexUpdater:
     updater = IndexUpdater(broker, NAMES, index, {USERS.topic: "new"}, Clock())
     for offset, identity in enumerate(identities):
         progress = Checkpoint({"users": 8}, {"users": 7}, {"users": identity}, {"users": 123})
-        value = write_progress(progress)
-        updater._note_progress([Message(NAMES.progress, 0, offset, 0, b"0", value)])
+        value = write_checkpoint(progress)
+        updater._take_checkpoints([Message(NAMES.progress, 0, offset, 0, b"0", value)])
     return updater
 
 

@@ -21,8 +21,9 @@ from worker.core.checkpoint import Checkpoint
 from worker.core.known import IndexDelta
 from worker.core.outbox import Tally
 from worker.core.recent import RecentRows
-from worker.core.round import Batch, decide
-from worker.core.task import INPUTS, Task
+from worker.core.round import Round, TaskBatch
+from worker.core.task import Task
+from worker.core.topics import INPUTS
 from worker.stream import Message
 
 CRASHES: list[Crash] = ["before commit", "after commit"]
@@ -39,7 +40,7 @@ def kept(world: World) -> list[tuple[bytes | None, bool]]:
 
 
 def held(world: World) -> dict[str, dict[int, list[int]]]:
-    return msgspec.json.decode(world.progress[0][-1], type=Checkpoint).held
+    return msgspec.json.decode(world.progress[0][-1], type=Checkpoint).in_memory
 
 
 def at(place: int) -> int:
@@ -64,12 +65,12 @@ def test_what_waits_for_longer_is_kept_and_struck_out_once_released() -> None:
     sent = milestone(world, 5)
     world.round()
     world.now += HOLD - 1
-    assert not world.tasks[0].has_to_keep(world.moment)
+    assert not world.tasks[0].has_to_persist(world.moment)
     assert not world.round()[0].outputs
     world.now += 1
-    assert world.tasks[0].has_to_keep(world.moment)
+    assert world.tasks[0].has_to_persist(world.moment)
     world.round()
-    assert not world.tasks[0].has_to_keep(world.moment)
+    assert not world.tasks[0].has_to_persist(world.moment)
     assert kept(world) == [(b"milestones/0/3", True)]
     assert held(world) == {}
     world.send("users", good("users", 1))
@@ -79,7 +80,7 @@ def test_what_waits_for_longer_is_kept_and_struck_out_once_released() -> None:
 
 
 def test_of_too_many_the_oldest_are_kept() -> None:
-    world = World(most_held=2)
+    world = World(most_in_memory=2)
     for number in range(1, 4):
         milestone(world, number)
     world.round()
@@ -233,7 +234,7 @@ def test_a_farewell_keeps_everything() -> None:
     written = world.tasks[0].flush_parked(world.moment)
     assert [m.topic for m in written].count(world.names.parked) == 2
     progress = msgspec.json.decode(written[-1].value or b"", type=Checkpoint)
-    assert progress.held == {}
+    assert progress.in_memory == {}
     assert progress.judged["milestones"] == at(0)
     world._commit(0, Decision(written, Tally()))
     world.tasks[0] = world.restored(0)
@@ -263,8 +264,8 @@ def test_the_progress_of_any_number_of_held_records_fits_into_its_topic() -> Non
         value = to_json(good("milestones", 1 + offset - first))
         message = Message(topic, 0, offset, world.now, None, value, (), True)
         world.now += 1
-        batches = {0: Batch([message], {"milestones": offset + 1})}
-        decision = decide({0: task}, batches, nothing, recent, world.moment)
+        batches = {0: TaskBatch([message], {"milestones": offset + 1})}
+        decision = Round({0: task}, batches, recent).decide(nothing, world.moment)
     assert limit // 2 < len(decision.outputs[-1].value or b"") < limit
 
 

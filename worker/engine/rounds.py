@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.known import IndexDelta
 from worker.core.recent import RecentRows, Written
-from worker.core.round import Batch, Decision, decide, needs_synchronised
-from worker.core.task import Task
+from worker.core.round import Decision, Round, TaskBatch
 from worker.core.task_settings import TaskSettings
 from worker.engine.identities import Identities
 from worker.engine.index_updater import INDEXED, IndexUpdater
@@ -36,68 +35,57 @@ from worker.stream import Partition
 
 _SYNC_PATIENCE: Final = 30.0
 _QUIET_MS: Final = 5_000
-_TELL_MS: Final = 1_000
+_OFFSETS_MS: Final = 1_000
 """Interval of group offset commits, which cost a third of a small round.
 
 Only external tools read them. A take-over reads the checkpoint, which is part of every round."""
 
 
-class _Waiting:
-    """A round that has started but is not decided: its tasks, batches and start time."""
+class _Started(NamedTuple):
+    """A round that has started: its session, its tasks and its start time."""
 
-    def __init__(
-        self,
-        session: Session,
-        owned: Mapping[int, TaskHandle],
-        batches: Mapping[int, Batch],
-        learned: IndexDelta,
-        began: int,
-    ) -> None:
-        self.session = session
-        self.owned = owned
-        self.batches = batches
-        self.learned = learned
-        self.began = began
-        self.synchronising: asyncio.Task[None] | None = None
-
-    @property
-    def tasks(self) -> dict[int, Task]:
-        return {number: owned.task for number, owned in self.owned.items()}
+    round: Round
+    session: Session
+    tasks: Mapping[int, TaskHandle]
+    delta: IndexDelta
+    began: int
 
 
-class Judging:
+class Rounds:
     """Decides rounds and commits them."""
 
     def __init__(
         self,
         broker: Broker,
-        rules: TaskSettings,
+        settings: TaskSettings,
         updater: IndexUpdater,
         identities: Identities,
         reports: Reports,
         clock: Clock,
     ) -> None:
         self._broker = broker
-        self._rules = rules
+        self._settings = settings
         self._updater = updater
         self._identities = identities
         self._reports = reports
         self._clock = clock
-        self.refusals = Refusals(rules.names)
+        self.refusals = Refusals(settings.names)
         self.on_stuck: Callable[[int], None] = lambda _number: None
         """Called with a task that cannot continue after a refusal; the others run without it."""
         self.commit: asyncio.Task[bool] | None = None
         """The commit in flight, or a finished commit that `settled` has not collected yet."""
-        self._waiting: _Waiting | None = None
-        self._topics = {entity: rules.names.accepted(entity) for entity in INDEXED}
+        self._waiting: _Started | None = None
+        """The round that waits until the index shows every committed row."""
+        self._synchronising: asyncio.Task[None] | None = None
+        self._topics = {entity: settings.names.accepted(entity) for entity in INDEXED}
         self._session: Session | None = None
         self._recent = RecentRows(updater.index)
         """The rows accepted in this session that the index does not show yet."""
-        self._touched = 0
+        self._last_commit = 0
         """When the last commit began, on the steady clock."""
-        self._told = 0
+        self._last_offset_commit = 0
         """When group offsets were last committed, on the steady clock."""
-        self._untold = False
+        self._offsets_dirty = False
         """Whether a round was committed since without group offsets."""
 
     @property
@@ -108,7 +96,8 @@ class Judging:
         also brings the group offsets up to date.
         """
         now = self._clock.steady()
-        return now - self._touched >= _QUIET_MS or (self._untold and now - self._told >= _TELL_MS)
+        dirty = self._offsets_dirty and now - self._last_offset_commit >= _OFFSETS_MS
+        return dirty or now - self._last_commit >= _QUIET_MS
 
     @property
     def is_waiting(self) -> bool:
@@ -116,7 +105,7 @@ class Judging:
         return self._waiting is not None
 
     async def round(
-        self, tasks: TaskManager, batches: Mapping[int, Batch], learned: IndexDelta
+        self, tasks: TaskManager, batches: Mapping[int, TaskBatch], delta: IndexDelta
     ) -> None:
         """Decide a round, wait for the previous commit, and start the commit of this round.
 
@@ -128,69 +117,63 @@ class Judging:
             return
         if session is not self._session:
             self._session, self._recent = session, RecentRows(self._updater.index)
-        waiting = _Waiting(session, tasks.running.copy(), batches, learned, self._clock.steady())
+        running = tasks.running.copy()
+        core = Round({n: handle.task for n, handle in running.items()}, batches, self._recent)
+        started = _Started(core, session, running, delta, self._clock.steady())
         async with self._updater.lock:
             now = self._clock.now()
             self._recent.followed(self._updater.followed())
-            if needs_synchronised(waiting.tasks, batches, self._recent, now):
+            if core.needs_synchronised(now):
                 # In the background: the wait may end only when this worker takes over a task.
-                waiting.synchronising = asyncio.create_task(self._synchronise())
-                waiting.synchronising.add_done_callback(_looked_at)
-                self._waiting = waiting
+                self._synchronising = asyncio.create_task(self._synchronise())
+                self._synchronising.add_done_callback(_retrieved)
+                self._waiting = started
                 return
             check = self._check()
-            decision = decide(waiting.tasks, batches, learned, self._recent, now)
-        await self._begin_commit(tasks, waiting, decision, check)
+            decision = core.decide(delta, now)
+        await self._begin_commit(tasks, started, decision, check)
 
     async def go_on(self, tasks: TaskManager) -> None:
         """Decide the waiting round once the index is up to date. Raises as `round` does."""
-        waiting = self._waiting
-        if waiting is None or waiting.synchronising is None or not waiting.synchronising.done():
+        started, synchronising = self._waiting, self._synchronising
+        if started is None or synchronising is None or not synchronising.done():
             return
-        self._waiting = None
-        waiting.synchronising.result()
-        if not await self.settled(wait=True) or waiting.session is not tasks.session:
+        self._waiting = self._synchronising = None
+        synchronising.result()
+        if not await self.settled(wait=True) or started.session is not tasks.session:
             return
         # Only tasks that ran throughout. A released task belongs to another worker; the index may
         # lack rows of a task that was taken over since.
         running = tasks.running
-        waiting.owned = {n: o for n, o in waiting.owned.items() if running.get(n) is o}
-        batches = {n: batch for n, batch in waiting.batches.items() if n in waiting.owned}
+        still = {n: handle for n, handle in started.tasks.items() if running.get(n) is handle}
+        started.round.restrict(still.keys())
         check = self._check()
         async with self._updater.lock:
             self._recent.followed(self._updater.followed())
-            decision = decide(
-                waiting.tasks,
-                batches,
-                waiting.learned,
-                self._recent,
-                self._clock.now(),
-                synchronised=True,
-            )
-        await self._begin_commit(tasks, waiting, decision, check)
+            now = self._clock.now()
+            decision = started.round.decide(started.delta, now, synchronised=True)
+        await self._begin_commit(tasks, started._replace(tasks=still), decision, check)
 
     def _check(self) -> asyncio.Task[None]:
         """Start a check of the topic identities; call after the batches have been read."""
         check = asyncio.create_task(self._identities.check())
-        check.add_done_callback(_looked_at)  # a dropped round never awaits it
+        check.add_done_callback(_retrieved)  # a dropped round never awaits it
         return check
 
     async def _begin_commit(
-        self, tasks: TaskManager, waiting: _Waiting, decision: Decision, check: asyncio.Task[None]
+        self, tasks: TaskManager, started: _Started, decision: Decision, check: asyncio.Task[None]
     ) -> None:
         if not await self.settled(wait=True):
             return
         tasks.succeeded()
         written = self._recent.take_round()
-        self.commit = asyncio.create_task(
-            self._commit(waiting.session, waiting.owned, decision, written, check, waiting.began)
-        )
+        self.commit = asyncio.create_task(self._commit(started, decision, written, check))
 
-    def rest(self) -> None:
+    def drop_waiting(self) -> None:
         """Drop the waiting round."""
-        if self._waiting is not None and self._waiting.synchronising is not None:
-            self._waiting.synchronising.cancel()
-        self._waiting = None
+        if self._synchronising is not None:
+            self._synchronising.cancel()
+        self._waiting = self._synchronising = None
 
     async def settled(self, *, wait: bool = False) -> bool:
         """False if the last commit failed, else True; `wait` for a commit in flight.
@@ -214,23 +197,21 @@ class Judging:
             if not await self.settled(wait=True) or (session := tasks.session) is None:
                 return  # the last decision may be missing in the log
             offsets: dict[Partition, int] = {}
-            for owned in tasks.running.values():
-                offsets |= reached(owned.task, self._rules)
-                while outputs := owned.task.flush_parked(self._clock.now()):
+            for handle in tasks.running.values():
+                offsets |= reached(handle.task, self._settings)
+                while outputs := handle.task.flush_parked(self._clock.now()):
                     await self._identities.check()
                     await session.commit(outputs, {})
-            if tasks.held:
+            if tasks.taken:
                 await self._identities.check()
-                await session.commit(tasks.release(tasks.held), offsets)
+                await session.commit(tasks.release(tasks.taken), offsets)
 
     async def _commit(
         self,
-        session: Session,
-        tasks: Mapping[int, TaskHandle],
+        started: _Started,
         decision: Decision,
         written: list[Written],
         check: asyncio.Task[None],
-        began: int,
     ) -> bool:
         """Whether the tasks may continue. Raises TopicRecreated and StateError."""
         try:
@@ -238,31 +219,31 @@ class Judging:
             check.result()
             if not decision.outputs and not self.is_quiet:
                 return True
-            self._touched = now = self._clock.steady()
-            tells = not decision.outputs or now - self._told >= _TELL_MS
-            self._untold = not tells
+            self._last_commit = now = self._clock.steady()
+            due = now - self._last_offset_commit >= _OFFSETS_MS or not decision.outputs
+            self._offsets_dirty = not due
             offsets: dict[Partition, int] = {}
-            if tells:
-                self._told = now
-                for owned in tasks.values():
-                    offsets |= reached(owned.task, self._rules)
-            places = await session.commit(decision.outputs, offsets)
+            if due:
+                self._last_offset_commit = now
+                for handle in started.tasks.values():
+                    offsets |= reached(handle.task, self._settings)
+            places = await started.session.commit(decision.outputs, offsets)
         except MessageRefused as error:
-            self._reports.not_committed(tasks, error)
+            self._reports.not_committed(started.tasks, error)
             refusal = self.refusals.note(decision.outputs, error)
             self._reports.refused(refusal.task, refusal.why)
             if refusal.task is not None and refusal.why is not None:
                 self.on_stuck(refusal.task)
             return False
         except (Fenced, BrokerUnavailable, MissingTopic, DamagedLog) as error:
-            self._reports.not_committed(tasks, error)
-            session.is_over = True
+            self._reports.not_committed(started.tasks, error)
+            started.session.is_over = True
             return False
         self._recent.place(written, places, self._topics)
-        self._reports.committed(decision.tallies, began)
+        self._reports.committed(decision.tallies, started.began)
         for number, tally in decision.tallies.items():
             self.refusals.settled(number, tally.isolated)
-            self._reports.parked_lost(tasks[number], self._rules.names)
+            self._reports.parked_lost(started.tasks[number], self._settings.names)
         return True
 
     async def _synchronise(self) -> None:
@@ -277,7 +258,7 @@ class Judging:
         await self._updater.reach(ends, _SYNC_PATIENCE)
 
 
-def _looked_at(task: asyncio.Task[None]) -> None:
+def _retrieved(task: asyncio.Task[None]) -> None:
     """Mark the exception as retrieved, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()

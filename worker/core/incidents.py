@@ -1,0 +1,24 @@
+"""Incidents as the books name them; the log events have the same names."""
+
+from __future__ import annotations
+
+from typing import Final
+
+INPUT_EXPIRED: Final = "input_expired"
+INPUT_RECREATED: Final = "input_recreated"
+UNREADABLE_INTERNAL: Final = "unreadable_internal"
+ACCEPTED_RECREATED: Final = "accepted_recreated"
+INTERNAL_RECREATED: Final = "internal_recreated"
+REJECTED_RECREATED: Final = "rejected_recreated"
+PARKED_LOST: Final = "parked_lost"
+PROGRESS_LOST: Final = "progress_lost"
+INTERNAL_SKIPPED: Final = "internal_skipped"
+FOREIGN_ROW: Final = "foreign_row"
+CLOCK_STEPPED: Final = "clock_stepped"
+
+RECREATED: Final = {
+    "accepted": ACCEPTED_RECREATED,
+    "rejected": REJECTED_RECREATED,
+    "internal": INTERNAL_RECREATED,
+}
+"""By the first part of a recreated topic's name."""

@@ -1,0 +1,356 @@
+"""The loop of a worker: read the inputs, let the tasks judge the records, commit their decisions.
+
+Three activities run concurrently: one read of the inputs, the index updater, and the commit of
+one round of all tasks (`rounds`). Records that arrive during a commit belong to the next round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Final
+
+import structlog
+
+from schemas import ENTITIES
+from worker.brokers.contract import Broker
+from worker.clock import Clock
+from worker.core.incidents import INTERNAL_RECREATED, INTERNAL_SKIPPED
+from worker.core.pressure import Limits, crowded, overfull
+from worker.core.round import TaskBatch
+from worker.core.task_settings import TaskSettings
+from worker.engine.backoff import Backoff, wait
+from worker.engine.elsewhere import Elsewhere, Waiting
+from worker.engine.identities import Identities
+from worker.engine.index_updater import INDEXED, IndexUpdater
+from worker.engine.order import FOREVER, ReadingOrder
+from worker.engine.reports import Reports
+from worker.engine.rounds import Rounds
+from worker.engine.tasks import TaskHandle, TaskManager, inputs, of_state
+from worker.engine.verdicts import Frontiers
+from worker.errors import BrokerUnavailable, ConfigurationError, MissingTopic
+from worker.index.store import IndexStore
+from worker.stream import Message, Partition
+
+BATCH: Final = 5_000
+"""Messages per read, at most; the inbox limits of `_paused` derive from this number."""
+_POLL_SECONDS: Final = 0.05
+_READ_SECONDS: Final = 0.2
+"""How long an idle worker waits for messages before it does its other work."""
+_FULL: Final = 2_000
+"""With this many messages waiting, a round starts while the previous commit is in flight."""
+
+_log = structlog.get_logger(__name__)
+
+
+class WorkLoop:
+    """Works on topics with these identities, until one of them is deleted or recreated.
+
+    Creates its collaborators, and connects their reports.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        settings: TaskSettings,
+        index: IndexStore,
+        identities: Identities,
+        limits: Limits,
+        reports: Reports,
+        clock: Clock,
+    ) -> None:
+        names = settings.names
+        self._broker = broker
+        self._settings = settings
+        self._identities = identities
+        self._limits = limits
+        self._reports = reports
+        self._clock = clock
+        self._ready = False
+        self._reading: asyncio.Task[list[Message]] | None = None
+        self._order = ReadingOrder(clock.steady)
+        self._reader = broker.reader()
+        self._updater = IndexUpdater(broker, names, index, identities.of_topics(), clock)
+        self._frontiers = Frontiers(broker, settings, self._updater, clock)
+        self._elsewhere = Elsewhere(
+            broker, names, settings.tasks, self._updater.passed, clock.steady
+        )
+        self._tasks = TaskManager(broker, settings, identities, clock)
+        self._rounds = Rounds(broker, settings, self._updater, identities, reports, clock)
+        _connect(self._updater, self._tasks, self._rounds, reports)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set. Then release the tasks, and leave the group.
+
+        Raises TopicRecreated when a topic is deleted or recreated, and StateError. Retries outages
+        with backoff.
+        """
+        ended = asyncio.Event()
+        if not await retried(self._updater.start, stop, self._reports, self._clock):
+            return
+        following = asyncio.create_task(self._updater.run(ended))
+        try:
+            # Tasks are taken over before the index is ready. The index may depend on this: taking
+            # over from a dead worker ends the transaction that the worker left open.
+            if await retried(self._tasks.join, stop, self._reports, self._clock):
+                await self._work(stop, following)
+            await self._rounds.leave(self._tasks)
+        finally:
+            if self._reading is not None:
+                await asyncio.wait({self._reading})
+                self._reading = None
+            self._rounds.drop_waiting()
+            await self._tasks.close()
+            ended.set()
+            await asyncio.wait({following})
+            await self._reader.close()
+            await self._updater.close()
+
+    async def _work(self, stop: asyncio.Event, following: asyncio.Task[None]) -> None:
+        backoff = Backoff(self._clock.steady)
+        while not stop.is_set():
+            if following.done():
+                following.result()
+            try:
+                await self._round()
+                backoff.succeeded()
+                self._reports.free("broker")
+            except (BrokerUnavailable, MissingTopic) as error:
+                pause = backoff.failed()
+                self._reports.outage("broker", error, pause)
+                self._rounds.drop_waiting()
+                await self._rounds.settled(wait=True)  # bounded by the committer's time limits
+                await self._tasks.end_session("broker unavailable")
+                await self._assign()
+                self._reports.tasks(self._tasks)
+                await wait(stop, pause)
+
+    # --- one round ----------------------------------------------------------------------------
+
+    async def _round(self) -> None:
+        self._reports.watch_clock(self._tasks)
+        if self._identities.due:
+            await self._identities.check()
+        state = [place for handle in self._tasks.running.values() for place in handle.gone]
+        await self._identities.check_partitions(self._settings.tasks, state)
+        if await self._tasks.update():
+            await self._assign()
+        running = self._tasks.running
+        await self._reports.look_for_damage(self._broker)
+        if not self._ready and not await self._becomes_ready():
+            return
+        await self._frontiers.advance([handle.task for handle in running.values()])
+        for handle in running.values():
+            self._check_state(handle)
+        await self._read(running)
+        await self._judge(running)
+        self._reports.round(self._tasks, in_flight=self._rounds.commit is not None)
+        await self._reports.measure(self._tasks, self._frontiers, self._updater)
+        await self._reports.measure_lag(
+            self._tasks, self._updater, self._broker, self._reader, self._settings
+        )
+
+    def _check_state(self, handle: TaskHandle) -> None:
+        """Make a task rewrite its state if a state topic was re-created or lost records."""
+        anew = self._identities.anew(handle.state)
+        lost = self._identities.lost(handle.gone)
+        if not anew and not lost:
+            return
+        handle.state |= anew
+        handle.gone |= lost
+        handle.task.write_again(of_state(handle.state, self._settings.names))
+        for topic in anew:
+            place = Partition(topic, handle.task.number)
+            handle.gone[place] = 0
+            self._identities.forget(place)
+            handle.task.books.incident(INTERNAL_RECREATED)
+            self._reports.state_recreated(place)
+        for place, gone in lost.items():
+            very = f"{place.topic} {handle.state.get(place.topic, '')}"
+            if fresh := handle.task.books.found(INTERNAL_SKIPPED, very, gone):
+                self._reports.state_lost(place, fresh)
+
+    async def _becomes_ready(self) -> bool:
+        """Wait briefly for the index; the worker reads and judges nothing before it is ready."""
+        await wait(self._updater.ready, _POLL_SECONDS)
+        self._ready = self._updater.ready.is_set()
+        if self._ready:
+            self._reports.health.restored()
+            _log.info("worker_ready")
+        return self._ready
+
+    async def _read(self, running: dict[int, TaskHandle]) -> None:
+        """Collect messages; wait briefly for a read, a finished commit or index news."""
+        if self._reading is None:
+            reading = self._reader.read(BATCH, _READ_SECONDS, self._paused(running))
+            self._reading = asyncio.create_task(reading)
+        commit = self._rounds.commit
+        news = asyncio.create_task(self._updater.news.wait())
+        try:
+            awaited: set[asyncio.Future[Any]] = {self._reading, news}
+            if commit is not None:
+                awaited.add(commit)
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            news.cancel()
+        self._updater.news.clear()
+        await self._rounds.settled()
+        if len(running) < self._settings.tasks:
+            await self._take(wait=False)
+            await self._elsewhere.refresh(running, self._waiting(running))
+        # Must come last: when the batches are made, every message that the reader has passed must
+        # be in an inbox.
+        await self._take(wait=False)
+
+    async def _judge(self, running: dict[int, TaskHandle]) -> None:
+        """Start a round if there is work and the commit in flight allows it."""
+        if self._rounds.is_waiting:
+            await self._rounds.go_on(self._tasks)
+            return
+        waiting = self._waiting(running)
+        if self._rounds.commit and waiting.live:
+            return
+        quiet = self._rounds.is_quiet
+        limits = self._limits_of(running, waiting)
+        batches = {}
+        for number, handle in running.items():
+            messages = handle.take(limits)
+            positions = self._positions(handle)
+            if messages or quiet or positions != handle.positions or self._has_work(handle):
+                handle.positions = positions
+                batches[number] = TaskBatch(messages, positions, handle.until())
+        delta = self._updater.take_delta()
+        if batches or delta.users or delta.matches:
+            await self._rounds.round(self._tasks, batches, delta)
+
+    async def _take(self, *, wait: bool) -> None:
+        """Move the messages of a finished read into the inboxes; `wait` for a read in progress."""
+        reading = self._reading
+        if reading is None or not (wait or reading.done()):
+            return
+        self._reading = None
+        messages = await reading
+        for (_, number), some in groupby(messages, attrgetter("topic", "partition")):
+            handle = self._tasks.running.get(number)
+            if handle is not None:
+                handle.put(list(some))
+        self._reports.expired(self._reader.expired(), self._tasks, self._settings.names)
+        self._reports.skipped(self._reader.skipped(), self._tasks, self._settings.names)
+        self._reports.damaged(self._reader.damaged().keys(), self._tasks)
+
+    async def _assign(self) -> None:
+        """Assign the inputs of all running tasks: new ones at the task's offset, others unmoved."""
+        # A failed read loses nothing: positions have not moved, so it is repeated.
+        with suppress(BrokerUnavailable):
+            await self._take(wait=True)
+        wanted: dict[Partition, int] = {}
+        for handle in self._tasks.running.values():
+            if not handle.assigned:
+                self._reports.missed(handle.missed, handle.task, self._settings)
+            for partition, offset in inputs(handle.task, self._settings).items():
+                wanted[partition] = self._reader.position(partition) if handle.assigned else offset
+            handle.assigned = True
+        self._reader.assign(wanted)
+
+    def _has_work(self, handle: TaskHandle) -> bool:
+        return bool(
+            handle.task.restored
+            or handle.task.writes_again
+            or handle.task.can_proceed
+            or handle.task.has_to_persist(self._clock.now())
+        )
+
+    def _positions(self, handle: TaskHandle) -> dict[str, int]:
+        """The next offset to judge of each input: the head of its inbox, else the read position."""
+        names, number = self._settings.names, handle.task.number
+        return {
+            name: messages[0].offset
+            if messages
+            else self._reader.position(Partition(names.input(name), number))
+            for name, messages in handle.inbox.items()
+        }
+
+    def _waiting(self, running: Mapping[int, TaskHandle]) -> Waiting:
+        heads: dict[str, int] = {}
+        for handle in running.values():
+            for entity in ENTITIES:
+                if messages := handle.inbox[entity]:
+                    first = messages[0].timestamp
+                    heads[entity] = min(first, heads.get(entity, first))
+        newest = max(
+            (t for handle in running.values() for t in handle.read_until.values()), default=0
+        )
+        many = sum(handle.waiting() for handle in running.values())
+        return Waiting(heads, newest, live=many < _FULL)
+
+    def _limits_of(self, running: Mapping[int, TaskHandle], waiting: Waiting) -> dict[str, int]:
+        """The append time up to which records are judged now, by entity."""
+        until = self._elsewhere.until({n: handle.task for n, handle in running.items()}, waiting)
+        for handle in running.values():
+            for entity in INDEXED:
+                until[entity] = min(until[entity], self._read_until(handle, entity))
+        return self._order.limits(until, waiting.heads)
+
+    def _read_until(self, handle: TaskHandle, entity: str) -> int:
+        """The append time up to which an input is read; `FOREVER` once its end is reached."""
+        place = Partition(self._settings.names.inputs(entity), handle.task.number)
+        if not self._reader.lag(place) and self._reader.position(place) >= handle.ends[entity]:
+            return FOREVER
+        return handle.read_until.get(entity, 0)
+
+    # --- back-pressure ------------------------------------------------------------------------
+
+    def _paused(self, running: dict[int, TaskHandle]) -> set[Partition]:
+        """The inputs to pause: memory stays bounded, and no input waits for itself.
+
+        `crowded` limits parked records, `overfull` the inboxes, in bytes and in messages.
+        """
+        paused: set[Partition] = set()
+        tasks = self._settings.tasks
+        records, room = self._limits.records // max(1, len(running)), self._limits.room(tasks)
+        for number, handle in running.items():
+            names = crowded(handle.task.parking, records, room)
+            names |= overfull(handle.inbox_bytes, self._limits.batch(tasks))
+            names |= overfull({n: len(messages) for n, messages in handle.inbox.items()}, 2 * BATCH)
+            paused |= {Partition(self._settings.names.input(name), number) for name in names}
+        return paused
+
+
+async def retried(
+    attempt: Callable[[], Awaitable[None]], stop: asyncio.Event, reports: Reports, clock: Clock
+) -> bool:
+    """Retry `attempt` with backoff until it succeeds; False if stopped first.
+
+    Retries missing or wrong topics too: they were right when the worker started.
+    """
+    backoff = Backoff(clock.steady)
+    while not stop.is_set():
+        try:
+            await attempt()
+        except (BrokerUnavailable, ConfigurationError, MissingTopic) as error:
+            pause = backoff.failed()
+            reports.outage("start", error, pause)
+            await wait(stop, pause)
+        else:
+            reports.free("start", after=0)
+            return True
+    return False
+
+
+def _connect(updater: IndexUpdater, tasks: TaskManager, rounds: Rounds, reports: Reports) -> None:
+    """Have the collaborators tell the reports, and each other, what happens."""
+    updater.on_step = reports.alive
+    updater.on_outage = reports.followed
+    updater.on_skipped = reports.accepted_skipped
+    updater.on_expired = reports.accepted_expired
+    updater.on_unreadable = tasks.on_unreadable = reports.unreadable
+    tasks.on_holes = reports.holes
+    tasks.on_progress_lost = reports.progress_lost
+    tasks.on_restored = reports.metrics.restored
+    tasks.on_not_started = reports.not_started
+    tasks.refused = rounds.refusals.of
+    tasks.before_release = lambda: rounds.settled(wait=True)
+    rounds.on_stuck = tasks.stuck
