@@ -18,8 +18,7 @@ from schemas import ENTITIES
 from tests.unit.rows_kit import NAMES, event, match, message, milestone, user, uuid
 from worker.core.topics import Names
 from worker.errors import StateError
-from worker.sink.store import rocks
-from worker.sink.store import row_store as store
+from worker.sink.store import opening, rocks
 from worker.sink.store.row_store import RowStore
 from worker.sink.store.snapshot import STAMP
 from worker.stream import Message, Partition
@@ -243,7 +242,7 @@ def test_a_store_of_another_format_is_wiped(
     held = RowStore(tmp_path, NAMES)
     held.apply([message("users", 0, *user(1))], {})
     held.close()
-    monkeypatch.setattr(store, "FORMAT", store.FORMAT + 1)
+    monkeypatch.setattr(opening, "FORMAT", opening.FORMAT + 1)
     with monkeypatch.context():
         again = RowStore(tmp_path, NAMES)
     assert again.rebuilt is not None

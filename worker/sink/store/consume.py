@@ -37,7 +37,8 @@ from worker.index.freshness import (
 )
 from worker.index.resuming import another_log, went_back
 from worker.sink.reports import Reports, unheard
-from worker.sink.store.row_store import FORMAT, RowStore
+from worker.sink.store.opening import FORMAT
+from worker.sink.store.row_store import RowStore
 from worker.stream import Message, Partition
 
 Advance = Callable[[int, int], None]
