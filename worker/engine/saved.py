@@ -63,11 +63,17 @@ async def read_saved(
 
 async def read_progress_table(broker: Broker, names: Names, number: int) -> Table[Checkpoint]:
     """The checkpoints of a task; one beyond the end of an input counts as unreadable."""
+    place = Partition(names.progress, number)
+    table = await read_checked(broker, place, lambda key, value: read_progress(key, value, number))
+    # Measured after the read: if another worker overtakes this take-over, its checkpoints are
+    # beyond ends that were measured before.
     inputs = {name: Partition(names.input(name), number) for name in INPUTS}
     spans = await broker.spans(inputs.values(), uncommitted=True)
     ends = {name: spans[place].end for name, place in inputs.items()}
     topics = await broker.identities(place.topic for place in inputs.values())
     identities = {name: topics.get(place.topic, "") for name, place in inputs.items()}
+    if not any(_is_beyond(checkpoint, ends, identities) for checkpoint in table.rows.values()):
+        return table
 
     def read(key: bytes, value: bytes) -> Checkpoint | None:
         checkpoint = read_progress(key, value, number)
@@ -75,7 +81,7 @@ async def read_progress_table(broker: Broker, names: Names, number: int) -> Tabl
             return None
         return checkpoint
 
-    return await read_checked(broker, Partition(names.progress, number), read)
+    return await read_checked(broker, place, read)
 
 
 def _is_beyond(
