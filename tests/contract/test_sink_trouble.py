@@ -354,7 +354,7 @@ async def test_without_the_right_to_read_progress_it_tries_ever_more_seldom(
         waits.append(seconds)
         await asyncio.sleep(0)
 
-    monkeypatch.setattr("worker.sink.leader.sleep", soon)
+    monkeypatch.setattr("worker.sink.leader.wait", soon)
     async with sink.running(broker):
         await sink.ask(ExportRequest("a", formats=("csv",)))
         await eventually(lambda: asyncio.sleep(0, len(waits)), lambda count: count >= 8)

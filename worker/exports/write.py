@@ -12,6 +12,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
@@ -84,7 +85,8 @@ async def write_export(  # noqa: PLR0913 -- four have a default that suits most 
         raise ValueError("spool, metadata and options must name the same entities")
     staging = place.staging(layout.directory_name(metadata))
     try:
-        try:
+        async with AsyncExitStack() as used:
+            used.push_async_callback(_in_thread, staging.discard)
             await _in_thread(staging.open)
             writer = _Writer(staging, spool, metadata, options, progress)
             sha256 = await writer.write(origin, max_sheet_rows)
@@ -93,8 +95,6 @@ async def write_export(  # noqa: PLR0913 -- four have a default that suits most 
             return await _in_thread(
                 lambda: place.publish(staging, abandoned.is_set), on_cancel=abandoned.set
             )
-        finally:
-            await _in_thread(staging.discard)
     except OSError as error:
         raise StateError(
             f"cannot write an export to {staging.outer}: {error.strerror or error}"
@@ -194,23 +194,20 @@ class _Writer:
         """
         steps = _Steps(chunks)
         size = reported = 0
-        try:
-            with self._calls.running() as moved:
-                async with aiofiles.open(
-                    self._directory / path, "xb", buffering=0, opener=create_private
-                ) as file:
-                    while (data := await _in_thread(steps.next)) or not steps.done:
-                        moved()
-                        if data:
-                            await _write_all(file, data)
-                            size += len(data)
-                        if count.rows > reported and not silent:
-                            self._progress(count.rows - reported)
-                            reported = count.rows
+        with closing(chunks), self._calls.running() as moved:
+            async with aiofiles.open(
+                self._directory / path, "xb", buffering=0, opener=create_private
+            ) as file:
+                while (data := await _in_thread(steps.next)) or not steps.done:
                     moved()
-                    await _in_thread(lambda: os.fsync(file.fileno()))
-        finally:
-            chunks.close()
+                    if data:
+                        await _write_all(file, data)
+                        size += len(data)
+                    if count.rows > reported and not silent:
+                        self._progress(count.rows - reported)
+                        reported = count.rows
+                moved()
+                await _in_thread(lambda: os.fsync(file.fileno()))
         self._files.append(ExportedFile(path, size, count.rows, steps.sha256))
         return steps.outcome
 

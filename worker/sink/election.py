@@ -16,9 +16,9 @@ import structlog
 from worker.brokers.contract import Broker, Member
 from worker.clock import Clock
 from worker.core.topics import Names
+from worker.engine.backoff import wait
 from worker.errors import WAITED_OUT
 from worker.sink.reports import Reports
-from worker.sink.store.consume import sleep
 
 SEAT: Final = 0
 """The partition whose owner is active."""
@@ -75,7 +75,7 @@ class Election:
             ):
                 self._failed_at = None
                 self._reports.free(_ELECTION)
-            await sleep(stop, _ASK_SECONDS)
+            await wait(stop, _ASK_SECONDS)
 
     def _hindered(self, reason: str) -> None:
         if self._failed_at is None:

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -87,14 +88,11 @@ async def carry_out(
             "id"
         )
     taken = await take_cut(source, settings.patience, report)
-    room = None
-    try:
+    async with AsyncExitStack() as used:
+        used.callback(taken.snapshot.close)
         room = await asyncio.to_thread(_make_room, source.store.directory)
+        used.push_async_callback(asyncio.to_thread, shutil.rmtree, room, ignore_errors=True)
         finished = await _Making(request, source, settings, report, taken, room).make()
-    finally:
-        taken.snapshot.close()
-        if room is not None:
-            await asyncio.to_thread(shutil.rmtree, room, ignore_errors=True)
     return _answer(request, finished, source)
 
 
@@ -109,6 +107,15 @@ async def published(
 def settle_bookmarks(bookmarks: Bookmarks, place: Place) -> None:
     """Make the bookmarks agree with the finished exports. Blocking."""
     bookmarks.settle(place.find)
+
+
+async def _settle_again(bookmarks: Bookmarks, place: Place) -> None:
+    """Settle the bookmarks, whatever became of the export, and cancelled or not.
+
+    The place alone decides whether a bookmark moves. So bookmarks and exports agree after any
+    exception, whenever it was raised.
+    """
+    await asyncio.shield(asyncio.to_thread(_settle_if_possible, bookmarks, place))
 
 
 def _settle_if_possible(bookmarks: Bookmarks, place: Place) -> None:
@@ -174,39 +181,47 @@ class _Making:
                 lambda watch: spool(self._taken.snapshot, self._selection, self._room, watch)
             )
             return await self._write(spooled)
-        bookmarks = Bookmarks(self._source.store)
-        place = self._settings.place
+        bookmarks, place = Bookmarks(self._source.store), self._settings.place
         await asyncio.to_thread(settle_bookmarks, bookmarks, place)
+        async with AsyncExitStack() as after:
+            after.push_async_callback(_settle_again, bookmarks, place)
+            base, increment = await self._collect_increment(bookmarks, name)
+            return await self._write_increment(bookmarks, name, base, increment)
+
+    async def _collect_increment(
+        self, bookmarks: Bookmarks, name: str
+    ) -> tuple[Mark | FullBecause, Increment]:
+        """The rows since the base of the bookmark; all rows if there is none that can be read."""
+        place = self._settings.place
+        base = await asyncio.to_thread(
+            lambda: bookmarks.find(name, self._selection, place.finished())
+        )
         try:
-            base = await asyncio.to_thread(
-                lambda: bookmarks.find(name, self._selection, place.finished())
-            )
-            try:
-                increment = await self._increment(bookmarks, name, base)
-            except BaseDamagedError:
-                await asyncio.to_thread(bookmarks.forget, name)
-                await asyncio.to_thread(settle_bookmarks, bookmarks, place)
-                await asyncio.to_thread(_empty, self._room)
-                base = FullBecause.BASE_DAMAGED
-                increment = await self._increment(bookmarks, name, base)
-            incremental = Incremental(
-                name=options_of(self._request).incremental or name,
-                base=base.base() if isinstance(base, Mark) else None,
-                full_because=None if isinstance(base, Mark) else base.value,
-                deletions={e: _texts(reasons) for e, reasons in increment.deleted.items()},
-                references_into_base=dict(increment.into_base),
-                totals=dict(increment.totals),
-            )
-            return await self._write(
-                increment.spooled,
-                incremental,
-                increment.deletions,
-                lambda sha256: bookmarks.expect(name, sha256),
-            )
-        finally:
-            # The place alone decides whether the bookmark moves. So bookmark and exports agree
-            # after any exception, whenever it was raised.
-            await asyncio.shield(asyncio.to_thread(_settle_if_possible, bookmarks, place))
+            return base, await self._increment(bookmarks, name, base)
+        except BaseDamagedError:
+            await asyncio.to_thread(bookmarks.forget, name)
+            await asyncio.to_thread(settle_bookmarks, bookmarks, place)
+            await asyncio.to_thread(_empty, self._room)
+        base = FullBecause.BASE_DAMAGED
+        return base, await self._increment(bookmarks, name, base)
+
+    async def _write_increment(
+        self, bookmarks: Bookmarks, name: str, base: Mark | FullBecause, increment: Increment
+    ) -> Finished:
+        incremental = Incremental(
+            name=options_of(self._request).incremental or name,
+            base=base.base() if isinstance(base, Mark) else None,
+            full_because=None if isinstance(base, Mark) else base.value,
+            deletions={e: _texts(reasons) for e, reasons in increment.deleted.items()},
+            references_into_base=dict(increment.into_base),
+            totals=dict(increment.totals),
+        )
+        return await self._write(
+            increment.spooled,
+            incremental,
+            increment.deletions,
+            lambda sha256: bookmarks.expect(name, sha256),
+        )
 
     async def _increment(
         self, bookmarks: Bookmarks, name: str, base: Mark | FullBecause

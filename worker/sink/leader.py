@@ -18,7 +18,7 @@ import structlog
 from worker.brokers.contract import Broker, Committer, Reader
 from worker.clock import Clock
 from worker.core.topics import Names
-from worker.engine.backoff import Backoff
+from worker.engine.backoff import Backoff, wait
 from worker.engine.tables import read_checked
 from worker.errors import (
     WAITED_OUT,
@@ -42,7 +42,6 @@ from worker.sink.requests import (
     request_id_of,
 )
 from worker.sink.selection.cut import Source
-from worker.sink.store.consume import sleep
 from worker.sink.upkeep import Upkeep
 from worker.stream import Message, Partition, ProducerRecord
 
@@ -99,12 +98,12 @@ class Leader:
                 self._reports.free(_OFFICE)  # the work is no longer this sink's
             except Fenced:
                 _log.warning("sink_fenced")
-                await sleep(stop, self._backoff.failed())
+                await wait(stop, self._backoff.failed())
             except (*WAITED_OUT, StateLost) as error:
                 seconds = self._backoff.failed()
                 self._reports.hindered(_OFFICE, str(error))
                 _log.warning("export_waits", error=str(error), seconds=round(seconds, 1))
-                await sleep(stop, seconds)
+                await wait(stop, seconds)
         await self._upkeep.close()
 
     async def _serve_a_term(self, stop: asyncio.Event) -> None:

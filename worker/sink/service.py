@@ -14,6 +14,7 @@ import structlog
 from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.topics import Names
+from worker.engine.backoff import wait
 from worker.errors import MissingTopic, StateError, StateLost
 from worker.exports.places.place import Place
 from worker.sink.election import Election
@@ -22,7 +23,7 @@ from worker.sink.leader import Leader
 from worker.sink.reports import Reports, unheard
 from worker.sink.selection.bookmarks import Bookmarks
 from worker.sink.selection.cut import Source
-from worker.sink.store.consume import Consumer, sleep
+from worker.sink.store.consume import Consumer
 from worker.sink.store.row_store import RowStore
 
 _LOOK_SECONDS: Final = 1.0
@@ -90,7 +91,7 @@ async def _watch(place: Place, reports: Reports, stop: asyncio.Event) -> None:
     place.tell(lambda away: loop.call_soon_threadsafe(reports.place, away))
     while not stop.is_set():
         reports.place_hangs(place.hang())
-        await sleep(stop, _LOOK_SECONDS)
+        await wait(stop, _LOOK_SECONDS)
     place.close()
 
 

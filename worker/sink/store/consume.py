@@ -26,7 +26,7 @@ from worker.brokers.contract import Broker, Reader
 from worker.brokers.sound import sound_spans
 from worker.clock import Clock
 from worker.core.topics import Names
-from worker.engine.backoff import Backoff
+from worker.engine.backoff import Backoff, wait
 from worker.errors import WAITED_OUT, MissingTopic, NoAnswer, StateLost
 from worker.index.freshness import (
     created_anew,
@@ -140,9 +140,9 @@ class Consumer:
                 seconds = outage.failed()
                 self._reports.hindered(_BROKER, str(error))
                 _log.warning("sink_waits_for_broker", error=str(error), seconds=round(seconds, 1))
-                await sleep(stop, seconds)
+                await wait(stop, seconds)
             except StateLost:  # from now on `damaged` says so
-                await sleep(stop, damage.failed())
+                await wait(stop, damage.failed())
             self._reports.look_at_clock()
             self._reports.alive()  # also in an outage: a restart does not cure it
 
@@ -397,12 +397,3 @@ def _parted(
         limit = limits.get(Partition(message.topic, message.partition), _NONE)
         (before if message.offset < limit else beyond).append(message)
     return before, beyond
-
-
-async def sleep(stop: asyncio.Event, seconds: float) -> None:
-    """Sleep for `seconds`, or until `stop`."""
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return
