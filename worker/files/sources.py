@@ -134,32 +134,42 @@ def source(path: Path, entity: str | None) -> Source:
     if not path.exists():
         raise UsageError(f"{path}: no such file or directory")
     try:
-        return _told(path, entity)
+        return _recognised(path, entity)
     except OSError as error:
         raise unreadable(path, error) from error
 
 
-def _told(path: Path, entity: str | None) -> Source:
+def _recognised(path: Path, entity: str | None) -> Source:
+    """By the format that the name tells; without one, text by its header, the rest as NDJSON."""
     kind, named = name_tells(path)
-    if kind == "xlsx":
-        return _workbook(path, entity)
-    if kind == "json":
-        return _document(path, entity, named)
-    if kind is not None and (chosen := entity or named):
-        return Source(path, chosen, kind)
-    if kind == "csv" or _is_text(path):
+    chosen = entity or named
+    match kind:
+        case "xlsx":
+            return _workbook(path, entity)
+        case "json":
+            return _document(path, entity, named)
+        case "ndjson" | "csv" if chosen is not None:
+            return Source(path, chosen, kind)
+        case "csv":
+            return _table(path, entity, named)
+    if _is_text(path):
         return _table(path, entity, named)
-    if path.suffix.lower() == ".xls":
-        why = markup(_start(path)) or "is no workbook: save it as .xlsx, or name a text *.csv"
+    if (why := _why_unreadable(path)) is not None:
         raise UsageError(f"{path}: {why}")
-    if path.suffix.lower() in _SPREADSHEETS:
-        raise UsageError(f"{path}: save it as .xlsx, which can be read")
     if entity is not None:
         return Source(path, entity, "ndjson")
     raise UsageError(
         f"{path}: its name does not tell what it holds: say --entity, or name it "
         "<entity>.ndjson, <entity>.csv, *.json or *.xlsx"
     )
+
+
+def _why_unreadable(path: Path) -> str | None:
+    """What to do with a spreadsheet of a format that is not read; None for any other file."""
+    ending = path.suffix.lower()
+    if ending == ".xls":
+        return markup(_start(path)) or "is no workbook: save it as .xlsx, or name a text *.csv"
+    return "save it as .xlsx, which can be read" if ending in _SPREADSHEETS else None
 
 
 def _table(path: Path, entity: str | None, named: str | None) -> Source:
