@@ -60,7 +60,7 @@ class Entry(msgspec.Struct, frozen=True):
         return self.book.has_books or self.committed is None
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
+class BrokerAnswers(msgspec.Struct, frozen=True, kw_only=True):
     """All answers of the broker."""
 
     names: Names
@@ -175,7 +175,7 @@ def earlier(entry: Entry, message: Message) -> Entry:
     return msgspec.structs.replace(entry, still=still, first=message.timestamp)
 
 
-def unread(seen: Seen) -> dict[Partition, int]:
+def unread(seen: BrokerAnswers) -> dict[Partition, int]:
     """The inputs that are not read to their end, each with the next offset to read."""
     found = {}
     for number, entry in seen.entries.items():
@@ -187,14 +187,14 @@ def unread(seen: Seen) -> dict[Partition, int]:
     return found
 
 
-def may_be_still(seen: Seen, place: Partition) -> bool:
+def may_be_still(seen: BrokerAnswers, place: Partition) -> bool:
     """Whether an input may stand still: no checkpoint read so far shows a recent move."""
     entry = seen.entries[place.number]
     since = _still_since(seen, place)
     return entry.first is None or since == entry.first or seen.at - since >= _patience(seen, place)
 
 
-def undecided(seen: Seen, waiting: Mapping[Partition, int | None]) -> set[int]:
+def undecided(seen: BrokerAnswers, waiting: Mapping[Partition, int | None]) -> set[int]:
     """The tasks whose earlier checkpoints are needed to tell whether an input stands still."""
     return {
         place.number
@@ -205,7 +205,7 @@ def undecided(seen: Seen, waiting: Mapping[Partition, int | None]) -> set[int]:
     }
 
 
-def stalled(seen: Seen, waiting: Mapping[Partition, int | None]) -> dict[Partition, int]:
+def stalled(seen: BrokerAnswers, waiting: Mapping[Partition, int | None]) -> dict[Partition, int]:
     """The inputs that no worker reads although records wait, each with the wait in milliseconds.
 
     `waiting` tells since when the first unread record of an input has been there; None if unknown.
@@ -230,7 +230,7 @@ def stalled(seen: Seen, waiting: Mapping[Partition, int | None]) -> dict[Partiti
 
 
 def trouble(
-    seen: Seen, lag: int, stalled: Mapping[Partition, int], services: Iterable[str]
+    seen: BrokerAnswers, lag: int, stalled: Mapping[Partition, int], services: Iterable[str]
 ) -> str | None:
     """Why one of the services does not work, in one line; None if all is well."""
     for service in services:
@@ -246,7 +246,7 @@ def trouble(
     return None
 
 
-def report(seen: Seen, lags: Mapping[Partition, int]) -> Report:
+def report(seen: BrokerAnswers, lags: Mapping[Partition, int]) -> Report:
     """The report. `lags` is how much of each input is still to be read."""
     owners = _owners(seen)
     books = [entry.book for entry in seen.entries.values()]
@@ -283,7 +283,7 @@ def report(seen: Seen, lags: Mapping[Partition, int]) -> Report:
     )
 
 
-def _not_reduced(seen: Seen, stalled: Mapping[Partition, int]) -> str:
+def _not_reduced(seen: BrokerAnswers, stalled: Mapping[Partition, int]) -> str:
     """One line: the tasks whose lag no worker reduces, and the likely reason."""
     numbers = sorted({place.number for place in stalled})
     tasks = ", ".join(map(str, numbers[:_MOST_NAMED]))
@@ -305,35 +305,35 @@ def _not_reduced(seen: Seen, stalled: Mapping[Partition, int]) -> str:
     )
 
 
-def _owners(seen: Seen) -> dict[int, str]:
+def _owners(seen: BrokerAnswers) -> dict[int, str]:
     """By task, the worker to which the group assigns it."""
     return {number: member.name for member in seen.workers for number in member.numbers}
 
 
-def _skipped(seen: Seen) -> dict[str, int]:
+def _skipped(seen: BrokerAnswers) -> dict[str, int]:
     found: Counter[str] = Counter()
     for place, count in seen.skipped.items():
         found[place.topic] += count
     return {name: found[name] for name in seen.names.every() if found[name]}
 
 
-def _waited(seen: Seen, place: Partition, since: int | None) -> int:
+def _waited(seen: BrokerAnswers, place: Partition, since: int | None) -> int:
     """How long the first unread record has waited; if unknown, long enough to be stalled."""
     return _patience(seen, place) if since is None else seen.at - since
 
 
-def _patience(seen: Seen, place: Partition) -> int:
+def _patience(seen: BrokerAnswers, place: Partition) -> int:
     """How long an input may stand still; plus the grace if parked records may pause it."""
     return STALLED_MS + (seen.grace_ms if _parked_beside(seen, place) else 0)
 
 
-def _still_since(seen: Seen, place: Partition) -> int:
+def _still_since(seen: BrokerAnswers, place: Partition) -> int:
     """Since when at least the position has not moved; 0 if nothing was ever committed."""
     entry = seen.entries[place.number]
     return entry.still.get(seen.names.entity_of(place.topic), entry.committed or 0)
 
 
-def _parked_beside(seen: Seen, place: Partition) -> int:
+def _parked_beside(seen: BrokerAnswers, place: Partition) -> int:
     """How many parked records share the room for parked records of this input."""
     counts = seen.entries[place.number].book.counts
     inputs = {entity: Partition(seen.names.inputs(entity), place.number) for entity in counts}
@@ -341,7 +341,7 @@ def _parked_beside(seen: Seen, place: Partition) -> int:
     return sum(c.parked for e, c in counts.items() if _level(seen, inputs[e]) == level)
 
 
-def _level(seen: Seen, place: Partition) -> int:
+def _level(seen: BrokerAnswers, place: Partition) -> int:
     """The level of an input: 0 for users, 1 for matches, 2 for the rest, which are read last."""
     entity = seen.names.entity_of(place.topic)
     return _FIRST.index(entity) if entity in _FIRST else len(_FIRST)
@@ -367,7 +367,7 @@ def time_of(milliseconds: int | None) -> str | None:
         return None  # out of range: no clock gave this time
 
 
-def _figures(seen: Seen, entity: str, lags: Mapping[Partition, int]) -> Figures:
+def _figures(seen: BrokerAnswers, entity: str, lags: Mapping[Partition, int]) -> Figures:
     counts: Counter[str] = Counter()
     for entry in seen.entries.values():
         counts.update(asdict(entry.book.counts.get(entity, Counts())))
@@ -384,7 +384,7 @@ def _figures(seen: Seen, entity: str, lags: Mapping[Partition, int]) -> Figures:
     )
 
 
-def _position(seen: Seen, place: Partition, entity: str, book: Checkpoint) -> int:
+def _position(seen: BrokerAnswers, place: Partition, entity: str, book: Checkpoint) -> int:
     """The next offset to read of an input. Of a topic created anew, nothing has been read."""
     span = seen.spans.get(place, OffsetRange(0, 0))
     known = book.topics.get(entity)

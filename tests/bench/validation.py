@@ -16,7 +16,7 @@ from tests.bench import mix
 from tests.bench.figures import Figure, Timing, alternate
 from tests.bench.setting import Bench
 from worker.core.decode import Decoded, Outcome, decoders
-from worker.core.references import Look, missing
+from worker.core.references import Lookup, missing
 from worker.index.store import IndexStore
 from worker.stream import Message, Partition
 
@@ -63,7 +63,7 @@ def decode_all(items: Items) -> None:
         decode(value, key, latest)
 
 
-def decode_and_look(items: Items, known: Look) -> None:
+def decode_and_look(items: Items, known: Lookup) -> None:
     """Judge each record by itself, and look up what it refers to."""
     latest = mix.latest()
     for decode, value, key in items:
@@ -98,7 +98,7 @@ def filled_index(directory: Path, items: Items) -> IndexStore:
 class _Counting:
     """Counts what is asked, and how much of it is known."""
 
-    def __init__(self, known: Look) -> None:
+    def __init__(self, known: Lookup) -> None:
         self._known = known
         self.asked = self.hits = 0
 

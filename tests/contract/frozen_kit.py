@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 from worker.brokers.contract import Broker
-from worker.exports.places.place import Finished, Place
+from worker.exports.places.place import ExportPlace, Finished
 from worker.exports.places.staging import Staging
 
 Stage = Literal["taken up", "written", "published", "announcing"]
@@ -69,7 +69,7 @@ class Freezer:
         """The same broker, as the frozen sink sees it."""
         return _Gate(broker, self)
 
-    def place(self, place: Place) -> Any:
+    def place(self, place: ExportPlace) -> Any:
         """The same place, as the frozen sink sees it."""
         return _Place(place, self)
 
@@ -100,7 +100,7 @@ class _Gate:
 
 
 class _Place:
-    def __init__(self, inner: Place, freezer: Freezer) -> None:
+    def __init__(self, inner: ExportPlace, freezer: Freezer) -> None:
         self._inner = inner
         self._freezer = freezer
 

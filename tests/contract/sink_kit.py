@@ -20,11 +20,11 @@ from worker.clock import Clock, StepWatch
 from worker.core.checkpoint import Checkpoint
 from worker.core.topics import Names, wanted
 from worker.exports.places.directory import DirectoryPlace
-from worker.exports.places.place import Place
+from worker.exports.places.place import ExportPlace
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
 from worker.sink.export import ExportSettings
-from worker.sink.reports import Reports
+from worker.sink.reports import SinkReports
 from worker.sink.requests import Announcement, ExportRequest, decode_announcement, encode_request
 from worker.sink.retention import Keep
 from worker.sink.schedule import Schedule
@@ -55,7 +55,7 @@ class Sink:
         self.keep = Keep()
         self.metrics = Metrics()
         self.health = Health(self.metrics, self.clocks.steady).part("sink")
-        self.place: Place = DirectoryPlace(self.exports)
+        self.place: ExportPlace = DirectoryPlace(self.exports)
 
     def reasons(self) -> list[str]:
         """Why it is not ready."""
@@ -81,7 +81,7 @@ class Sink:
                 settings,
                 stop,
                 clock=self.clocks,
-                reports=Reports(
+                reports=SinkReports(
                     self.metrics, self.health, self.clocks.steady, StepWatch(self.clocks)
                 ),
             )

@@ -16,10 +16,10 @@ from worker.errors import StateError
 from worker.exports.places.bucket import BucketPlace
 from worker.exports.places.directory import DirectoryPlace
 from worker.exports.places.objects import Bucket
-from worker.exports.places.place import Place
+from worker.exports.places.place import ExportPlace
 from worker.exports.places.staging import Staging
 
-Sink = Callable[[], Place]
+Sink = Callable[[], ExportPlace]
 """Another sink on the same place, with a room of its own."""
 
 
@@ -37,15 +37,15 @@ def sink(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sink]:
 
 
 @pytest.fixture
-def place(sink: Sink) -> Place:
+def place(sink: Sink) -> ExportPlace:
     return sink()
 
 
-def names(place: Place) -> list[str]:
+def names(place: ExportPlace) -> list[str]:
     return [found.name for found in place.finished()]
 
 
-def test_an_empty_place(place: Place) -> None:
+def test_an_empty_place(place: ExportPlace) -> None:
     assert place.find(ID) is None
     assert not place.sealed(ID)
     assert names(place) == []
@@ -82,7 +82,7 @@ def test_of_many_that_publish_at_once_one_counts(sink: Sink, tmp_path: Path) -> 
     attempts = [staged(s, f"20251122T10300{n}Z_{ID}", str(n)) for n, s in enumerate(sinks)]
     together = threading.Barrier(len(sinks))
 
-    def publish(place: Place, attempt: Staging) -> str:
+    def publish(place: ExportPlace, attempt: Staging) -> str:
         together.wait()
         return place.publish(attempt, never).name
 
@@ -106,7 +106,7 @@ def test_an_export_that_is_given_up_is_not_sealed(sink: Sink) -> None:
     assert published(place, SECOND) == SECOND
 
 
-def test_the_newest_comes_first(place: Place) -> None:
+def test_the_newest_comes_first(place: ExportPlace) -> None:
     ids = [f"550e8400-e29b-41d4-a716-44665544000{n}" for n in range(3)]
     for hour, export_id in zip((11, 12, 13), ids, strict=True):
         published(place, f"20251122T{hour}0000Z_{export_id}")
@@ -141,18 +141,18 @@ def test_what_was_removed_is_gone_and_does_not_come_again(sink: Sink) -> None:
     assert place.sweep() == []
 
 
-def test_a_removal_of_what_is_not_there(place: Place) -> None:
+def test_a_removal_of_what_is_not_there(place: ExportPlace) -> None:
     place.remove(FIRST)
     assert not place.sealed(ID)
 
 
 @pytest.mark.parametrize("name", ["", "..", "notes", ".seals"])
-def test_only_exports_are_removed(place: Place, name: str) -> None:
+def test_only_exports_are_removed(place: ExportPlace, name: str) -> None:
     with pytest.raises(ValueError, match="no export's name"):
         place.remove(name)
 
 
-def test_what_is_staged_and_dead_is_swept_and_what_is_alive_is_not(place: Place) -> None:
+def test_what_is_staged_and_dead_is_swept_and_what_is_alive_is_not(place: ExportPlace) -> None:
     alive = staged(place, FIRST, "alive")
     dead = staged(place, SECOND, "dead")
     die(dead)
@@ -161,6 +161,6 @@ def test_what_is_staged_and_dead_is_swept_and_what_is_alive_is_not(place: Place)
     alive.discard()
 
 
-def test_fetching_what_is_not_there_is_one_line(place: Place, tmp_path: Path) -> None:
+def test_fetching_what_is_not_there_is_one_line(place: ExportPlace, tmp_path: Path) -> None:
     with pytest.raises(StateError, match=FIRST):
         place.fetch(FIRST, tmp_path)

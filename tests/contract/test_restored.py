@@ -23,7 +23,7 @@ from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.core.topics import Names
 from worker.engine.index_updater import IndexUpdater
 from worker.engine.worker import Worker
-from worker.index.freshness import Saved
+from worker.index.freshness import SavedIndex
 from worker.index.resuming import another_log
 from worker.index.tails import Tail, extended
 from worker.stream import Message, Partition, ProducerRecord
@@ -32,7 +32,7 @@ TASKS = 2
 REBUILT = "buddy_state_rebuilt_total"
 
 
-async def _saved(broker: Broker, topic: str, *, change: bool = False) -> Saved:
+async def _saved(broker: Broker, topic: str, *, change: bool = False) -> SavedIndex:
     """What is kept of the topic once it is read to its end; with other content in it on demand."""
     places = [Partition(topic, number) for number in range(TASKS)]
     spans = await broker.spans(places, uncommitted=True)
@@ -45,7 +45,7 @@ async def _saved(broker: Broker, topic: str, *, change: bool = False) -> Saved:
     if change:
         messages[-1] = msgspec.structs.replace(messages[-1], value=b"other")
     positions = {place: spans[place].end for place in places}
-    return Saved(1, 0, positions, {}, extended({}, {}, messages, positions))
+    return SavedIndex(1, 0, positions, {}, extended({}, {}, messages, positions))
 
 
 async def test_the_messages_read_last_are_compared(

@@ -10,7 +10,7 @@ from worker.brokers.contract import Broker
 from worker.cli.status import _entries, _first_unread, _look_back
 from worker.core.topics import Names, wanted
 from worker.engine import latest
-from worker.status import STALLED_MS, Seen, stalled
+from worker.status import STALLED_MS, BrokerAnswers, stalled
 from worker.stream import OffsetRange, Partition, ProducerRecord
 
 LIMIT = 1024 * 1024
@@ -92,7 +92,7 @@ async def test_earlier_progress_is_looked_for_until_it_shows_that_a_position_sta
         await broker.publish(written)
     progress = await all_of(broker, names.progress, 100)
     place = Partition(names.inputs("events"), 0)
-    seen = Seen(
+    seen = BrokerAnswers(
         names=names,
         at=progress[0].timestamp + STALLED_MS,
         entries=await _entries(broker, names, 1),

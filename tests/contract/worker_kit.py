@@ -20,7 +20,7 @@ from worker.core.pressure import Limits
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import Names, wanted
 from worker.engine.loop import WorkLoop
-from worker.engine.reports import Reports
+from worker.engine.reports import WorkerReports
 from worker.engine.session import GROUP, Session
 from worker.engine.tables import read_table
 from worker.engine.tasks import TaskHandle
@@ -111,7 +111,7 @@ class Running:
             IndexStore(directory / "index"),
             clock,
             limits,
-            Reports(self.metrics, self.health, clock),
+            WorkerReports(self.metrics, self.health, clock),
         )
         self.run = asyncio.create_task(self.worker.run(self.stop))
 

@@ -25,7 +25,7 @@ from worker.core.moments import Moment
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER, Tally
 from worker.core.parked import Envelope
 from worker.core.recent import RecentRows
-from worker.core.restoring import Saved
+from worker.core.restoring import SavedState
 from worker.core.round import Round, TaskBatch
 from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
@@ -99,10 +99,10 @@ def saved(
     progress: Mapping[bytes, bytes],
     parked: Mapping[bytes, bytes],
     granted: Mapping[bytes, bytes],
-) -> Saved:
+) -> SavedState:
     """What a task is restored from, as its three tables hold it: what is unreadable is skipped."""
     names, tasks = rules.names, rules.tasks
-    return Saved(
+    return SavedState(
         next((read_progress(*row, number) for row in progress.items()), None),
         tuple(filter(None, (read_parked(*row, number, names) for row in parked.items()))),
         tuple(filter(None, (read_granted(*row, number, tasks) for row in granted.items()))),

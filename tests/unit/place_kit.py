@@ -11,7 +11,7 @@ import msgspec
 from tests.unit.export_kit import metadata_of
 from worker.exports.layout import MANIFEST
 from worker.exports.manifest import ExportedFile, Options, Origin, build, encode
-from worker.exports.places.place import Place
+from worker.exports.places.place import ExportPlace
 from worker.exports.places.staging import Staging
 from worker.private import DIRECTORY_MODE
 
@@ -30,7 +30,7 @@ def never() -> bool:
 
 
 def staged(
-    place: Place, name: str, text: str = "1", more: Mapping[str, bytes] | None = None
+    place: ExportPlace, name: str, text: str = "1", more: Mapping[str, bytes] | None = None
 ) -> Staging:
     """An attempt up to its publication, told from others by its `text`."""
     made = place.staging(name)
@@ -54,7 +54,7 @@ def staged(
     return made
 
 
-def published(place: Place, name: str, text: str = "1") -> str:
+def published(place: ExportPlace, name: str, text: str = "1") -> str:
     """Publish an attempt as `write_export` does; the name of the export that counts."""
     made = staged(place, name, text)
     try:
@@ -68,7 +68,7 @@ def die(attempt: Staging) -> None:
     attempt.release()
 
 
-def whole(place: Place, name: str, room: Path) -> str:
+def whole(place: ExportPlace, name: str, room: Path) -> str:
     """The text of a finished export, which is read back and compared with its manifest."""
     room.mkdir(parents=True)
     place.fetch(name, room)

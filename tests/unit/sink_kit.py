@@ -16,7 +16,7 @@ from worker.exports.manifest import Incremental, Options, Origin, build
 from worker.exports.order import order_of
 from worker.exports.places.place import Finished
 from worker.sink.selection.plan import STAGES, Selection
-from worker.sink.selection.spool import Spooled, Watch, spool
+from worker.sink.selection.spool import Caller, Spooled, spool
 from worker.sink.store.row_store import RowStore
 from worker.sink.store.snapshot import Snapshot
 
@@ -137,7 +137,7 @@ def spooled(snapshot: Snapshot, selection: Selection, directory: Path) -> Spoole
     return spool(snapshot, selection, directory, UNWATCHED)
 
 
-UNWATCHED = Watch(lambda _done, _total: None, lambda: False)
+UNWATCHED = Caller(lambda _done, _total: None, lambda: False)
 
 
 def read_spooled(found: Spooled) -> dict[str, list[bytes]]:

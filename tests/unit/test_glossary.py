@@ -116,6 +116,17 @@ def test_a_meaning_names_no_class_and_only_topics_that_exist(term: str) -> None:
             assert quoted in topics(), quoted
 
 
+def test_a_class_name_stands_for_one_thing() -> None:
+    named: dict[str, list[str]] = {}
+    for folder in ("schemas", "worker"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for name in classes_of(path):
+                if not name.startswith("_"):
+                    named.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    twice = {name: paths for name, paths in named.items() if len(paths) > 1}
+    assert not twice
+
+
 def test_retired_words_are_no_class_names() -> None:
     found = {
         f"{name} in {path.relative_to(ROOT)}, rather {RETIRED[name.lstrip('_')]}"

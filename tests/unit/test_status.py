@@ -13,8 +13,8 @@ from worker.core.checkpoint import Checkpoint, Counts
 from worker.core.topics import Names
 from worker.status import (
     STALLED_MS,
+    BrokerAnswers,
     Entry,
-    Seen,
     earlier,
     entry_of,
     may_be_still,
@@ -38,7 +38,7 @@ def book(**fields: Any) -> Checkpoint:
     return Checkpoint(**{"next": ALL_READ, "judged": {}, "topics": {"claims": "c"}, **fields})
 
 
-def seen(**changes: Any) -> Seen:
+def seen(**changes: Any) -> BrokerAnswers:
     """Two tasks of one worker, all read, a minute ago; except for the changes."""
     places = [Partition(NAMES.inputs(e), number) for e in ENTITIES for number in (0, 1)]
     usual: dict[str, Any] = {
@@ -53,10 +53,10 @@ def seen(**changes: Any) -> Seen:
         "sinks": [],
         "exact": True,
     }
-    return Seen(**(usual | changes))
+    return BrokerAnswers(**(usual | changes))
 
 
-def behind(**changes: Any) -> Seen:
+def behind(**changes: Any) -> BrokerAnswers:
     """As `seen`, but 3 users of task 0 are still to be read."""
     base = seen()
     return seen(spans={**base.spans, USERS: OffsetRange(0, 13)}, **changes)
@@ -152,7 +152,9 @@ def test_a_task_that_never_committed_has_read_nothing_and_what_expired_is_no_lag
 # --- Whether somebody works -----------------------------------------------------------------------
 
 
-def told(found: Seen, waiting: dict[Partition, int | None], services: Any = ("worker",)) -> Any:
+def told(
+    found: BrokerAnswers, waiting: dict[Partition, int | None], services: Any = ("worker",)
+) -> Any:
     return trouble(found, 3, stalled(found, waiting), services)
 
 
@@ -206,7 +208,7 @@ def history(*positions: tuple[int, dict[str, int]]) -> Entry:
     )
 
 
-def of_task_0(entry: Entry, **changes: Any) -> Seen:
+def of_task_0(entry: Entry, **changes: Any) -> BrokerAnswers:
     """Users and events of task 0 are still to be read."""
     base = seen()
     spans = {**base.spans, USERS: OffsetRange(0, 13), LATE: OffsetRange(0, 13)}

@@ -12,7 +12,7 @@ import msgspec
 from worker.checking import Checked, Checker, Warned
 from worker.cli.console import Context, notices, now_ms, progress_bar
 from worker.cli.findings import (
-    Findings,
+    FindingsList,
     print_annotations,
     print_for_people,
     print_for_programs,
@@ -20,7 +20,7 @@ from worker.cli.findings import (
 from worker.cli.inputs import standard_input
 from worker.cli.send import ENTITY, read_limit, sources_of
 from worker.errors import StateError, UsageError
-from worker.files import Source, as_utf8, in_entity_order, read_ndjson
+from worker.files import InputFile, as_utf8, in_entity_order, read_ndjson
 
 _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 
@@ -64,7 +64,7 @@ def check_command(
         records = read_ndjson(stdin, str(entity), "-", limit=read_limit(settings))
     else:
         records = in_entity_order(sources, limit=read_limit(settings), notice=notice)
-    found = Findings()
+    found = FindingsList()
     _refuse_overwriting(sources or [], [path for path in (rejected, warnings) if path is not None])
     with ExitStack() as stack:
         outputs = _Outputs(accepted, rejected, warnings)
@@ -85,7 +85,7 @@ def check_command(
     return 1 if checker.rejected.total() else 0
 
 
-def _refuse_overwriting(sources: list[Source], outputs: list[Path]) -> None:
+def _refuse_overwriting(sources: list[InputFile], outputs: list[Path]) -> None:
     """Raises UsageError if an output is one of the checked files, or both outputs are one file."""
     real = [path.resolve() for path in outputs]
     read = {source.path.resolve() for source in sources}

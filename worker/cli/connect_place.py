@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from worker.cli.settings import S3Settings, Settings, secret
 from worker.errors import ConfigurationError
 from worker.exports.places.directory import DirectoryPlace
-from worker.exports.places.place import Place
+from worker.exports.places.place import ExportPlace
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -23,7 +23,7 @@ _READ_SECONDS = 20
 
 def place_of(
     settings: Settings, environment: Mapping[str, str], patience: float | None = None
-) -> Place:
+) -> ExportPlace:
     """The place of `settings.exports`: a directory, or `s3://bucket/prefix`.
 
     Each call to an unavailable server is retried for `patience` seconds, by default for minutes.

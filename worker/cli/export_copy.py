@@ -19,7 +19,7 @@ from worker.cli.console import notices
 from worker.cli.settings import Settings
 from worker.errors import BuddyError, StateError, UsageError
 from worker.exports.layout import id_in
-from worker.exports.places.place import GoneError, Place
+from worker.exports.places.place import ExportPlace, GoneError
 from worker.sink.requests import Announcement
 
 _ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
@@ -46,7 +46,7 @@ def room_for(out: Path) -> Iterator[Path]:
             shutil.rmtree(room, ignore_errors=True)
 
 
-def copy(room: Path, out: Path, answer: Announcement, places: Iterator[Place]) -> None:
+def copy(room: Path, out: Path, answer: Announcement, places: Iterator[ExportPlace]) -> None:
     """Copy a finished export through `room`, from the first of `places` that has it.
 
     The copy appears at `out` in one step, as the export itself did. Raises StateError and
@@ -71,7 +71,7 @@ def copy(room: Path, out: Path, answer: Announcement, places: Iterator[Place]) -
 
 def places_of(
     answer: Announcement, settings: Settings, environment: Mapping[str, str], patience: float
-) -> Iterator[Place]:
+) -> Iterator[ExportPlace]:
     """The places to look for the export: the announced place, then the place of the settings.
 
     A sink in a container or on another machine announces its own path of the directory. The
@@ -91,7 +91,7 @@ def places_of(
         yield place
 
 
-def _fetch(places: Iterator[Place], answer: Announcement, room: Path, out: Path) -> None:
+def _fetch(places: Iterator[ExportPlace], answer: Announcement, room: Path, out: Path) -> None:
     missing: list[GoneError] = []
     for place in places:
         try:

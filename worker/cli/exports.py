@@ -25,7 +25,7 @@ from worker.errors import BuddyError
 from worker.exports.layout import FORMATS, Format
 from worker.exports.manifest import ExportedFile, Manifest, Options
 from worker.exports.order import Order, order_of
-from worker.exports.places.place import Finished, Place
+from worker.exports.places.place import ExportPlace, Finished
 from worker.sink.requests import feed_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -193,7 +193,7 @@ def latest_command(
     return 0
 
 
-def _place(context: Context) -> Place:
+def _place(context: Context) -> ExportPlace:
     settings = context.settings
     log.configure("error")  # one notice line, not the log, reports an unavailable place
     notice = notices()

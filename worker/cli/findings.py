@@ -36,7 +36,7 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
     sheet: str | None = None
 
 
-class Findings:
+class FindingsList:
     """Collects the findings to print, up to the limits above."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Findings:
         ]  # fmt: skip
 
 
-def print_for_programs(checker: Checker, found: Findings, notices: Sequence[str]) -> None:
+def print_for_programs(checker: Checker, found: FindingsList, notices: Sequence[str]) -> None:
     """Print one JSON document: counts, the first 10,000 findings, the notices of standard error."""
     print_json(
         {
@@ -84,7 +84,7 @@ def print_for_programs(checker: Checker, found: Findings, notices: Sequence[str]
     )
 
 
-def print_annotations(found: Findings) -> None:
+def print_annotations(found: FindingsList) -> None:
     """Print the first 10,000 findings as workflow commands. GitHub shows each beside its line."""
     for one in found.listed:
         sheet = f"sheet {one.sheet}: " if one.sheet else ""
@@ -103,7 +103,7 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def print_for_people(checker: Checker, found: Findings) -> None:
+def print_for_people(checker: Checker, found: FindingsList) -> None:
     """Print tables: the faults in each file, and the verdicts."""
     accepted, rejected = checker.accepted.total(), checker.rejected.total()
     for place, group in groupby(found.shown, lambda checked: _file(checked.place)):

@@ -45,7 +45,7 @@ _SHOWN = 5
 """Number of violations of a rejection shown to people."""
 
 
-class Seen(msgspec.Struct):
+class RejectionSeen(msgspec.Struct):
     """The parts of a rejection that are read; `buddy rejections` never prints the record itself."""
 
     entity: str
@@ -62,11 +62,11 @@ class _Record(msgspec.Struct):
     record: dict[str, msgspec.Raw] | None = None
 
 
-_seen = msgspec.json.Decoder(Seen)
+_seen = msgspec.json.Decoder(RejectionSeen)
 _record = msgspec.json.Decoder(_Record)
 
 
-class Kind(msgspec.Struct, frozen=True, order=True):
+class RejectionKind(msgspec.Struct, frozen=True, order=True):
     """The key of a count in a summary. `field` has no list indexes."""
 
     entity: str
@@ -82,26 +82,28 @@ class Counted(msgspec.Struct):
     last: datetime
 
 
-class Tally:
+class RejectionTally:
     """Counts rejections by kind. The order in which they are added does not matter."""
 
     def __init__(self) -> None:
         self.total = 0
         self.unknown = UnknownNames()
-        self._kinds: dict[Kind, Counted] = {}
+        self._kinds: dict[RejectionKind, Counted] = {}
 
-    def add(self, seen: Seen) -> None:
+    def add(self, seen: RejectionSeen) -> None:
         """Count one rejection: once for each kind of violation that it has."""
         self.total += 1
         self.unknown.note(seen.entity, seen.unknown_names)
         at = seen.rejected_at
-        for kind in {Kind(seen.entity, v.code.value, _no_index(v.field)) for v in seen.violations}:
+        for kind in {
+            RejectionKind(seen.entity, v.code.value, _no_index(v.field)) for v in seen.violations
+        }:
             counted = self._kinds.setdefault(kind, Counted(0, at, at))
             counted.records += 1
             counted.first = min(counted.first, at)
             counted.last = max(counted.last, at)
 
-    def kinds(self) -> list[tuple[Kind, Counted]]:
+    def kinds(self) -> list[tuple[RejectionKind, Counted]]:
         """All kinds, the most frequent first; kinds with equal counts sort by name."""
         return sorted(self._kinds.items(), key=lambda item: (-item[1].records, item[0]))
 
@@ -156,8 +158,8 @@ def watch(
 def summary(context: Context, entity: str | None, code: str | None, as_json: bool) -> int:
     """Count the existing rejections by entity, code and field."""
 
-    async def run() -> Tally:
-        tally = Tally()
+    async def run() -> RejectionTally:
+        tally = RejectionTally()
         async for seen in _rejections(context, entity, follow=False, from_start=True):
             if code is None or code in {v.code.value for v in seen.violations}:
                 tally.add(seen)
@@ -172,7 +174,7 @@ def summary(context: Context, entity: str | None, code: str | None, as_json: boo
         names = tally.unknown.by_entity
         print_json({"rejections": tally.total, "violations": found, "unknown_names": names})
     else:
-        columns = (*Kind.__struct_fields__, *Counted.__struct_fields__)
+        columns = (*RejectionKind.__struct_fields__, *Counted.__struct_fields__)
         now = datetime.now(UTC)
         rows = [
             [short_time(cell, now) if isinstance(cell, datetime) else cell for cell in row.values()]
@@ -186,7 +188,7 @@ def summary(context: Context, entity: str | None, code: str | None, as_json: boo
 
 async def _rejections(
     context: Context, entity: str | None, *, follow: bool, from_start: bool
-) -> AsyncIterator[Seen]:
+) -> AsyncIterator[RejectionSeen]:
     names = context.names
     chosen = [names.rejected(e) for e in ([entity] if entity else ENTITIES)]
     async with context.broker(looks=True) as broker:
@@ -199,7 +201,7 @@ async def _rejections(
         reader.assign({p: s.start if from_start else s.end for p, s in spans.items()})
         try:
             damaged: dict[Partition, str] = {}
-            in_time = InTime[Seen](places)
+            in_time = InTime[RejectionSeen](places)
             if not from_start:
                 in_time.ended(places)
             while follow or any(
@@ -225,7 +227,7 @@ async def _rejections(
             await reader.close()
 
 
-def _read(message: Message) -> Seen | None:
+def _read(message: Message) -> RejectionSeen | None:
     value = message.value or b""
     try:
         seen = _seen.decode(value)
@@ -237,7 +239,7 @@ def _read(message: Message) -> Seen | None:
     return seen
 
 
-def _print(seen: Seen) -> None:
+def _print(seen: RejectionSeen) -> None:
     """Print a rejection for people: time and place, then the first violations."""
     at = short_time(seen.rejected_at, datetime.now(UTC))
     where = f"{seen.source.topic}/{seen.source.partition}/{seen.source.offset}"

@@ -30,7 +30,7 @@ from worker.core.keys import form_of, read_key
 from worker.core.sending import KeyReader
 from worker.engine.outcomes import Outcomes
 from worker.errors import MessageRefused, UsageError
-from worker.files import READ_LIMIT, FileRecord, Notice, Source, as_utf8, expand, read_ndjson
+from worker.files import READ_LIMIT, FileRecord, InputFile, Notice, as_utf8, expand, read_ndjson
 from worker.stream import ProducerRecord
 
 if TYPE_CHECKING:
@@ -105,7 +105,9 @@ def _print_outcomes(outcomes: Outcomes) -> None:
     say(f"{outcomes.accepted} accepted, {outcomes.rejected} rejected.")
 
 
-def sources_of(paths: tuple[str, ...], entity: str | None, notice: Notice) -> list[Source] | None:
+def sources_of(
+    paths: tuple[str, ...], entity: str | None, notice: Notice
+) -> list[InputFile] | None:
     """The files that the paths name; None for standard input ("-"). Raises UsageError."""
     if "-" not in paths:
         for path in paths:
@@ -124,7 +126,7 @@ def read_limit(settings: Settings) -> int:
 
 
 def _records(
-    settings: Settings, sources: list[Source] | None, entity: str | None, notice: Notice
+    settings: Settings, sources: list[InputFile] | None, entity: str | None, notice: Notice
 ) -> Iterator[FileRecord]:
     limit = read_limit(settings)
     if sources is None:

@@ -19,7 +19,7 @@ from worker.cli.services import serve, stop_at_eof, together
 from worker.clock import Clock, StepWatch
 from worker.core.pressure import Limits
 from worker.core.task_settings import TaskSettings
-from worker.engine.reports import Reports as WorkerReports
+from worker.engine.reports import WorkerReports
 from worker.engine.startup import check_topics, create_topics
 from worker.engine.worker import Worker
 from worker.index.store import IndexStore
@@ -27,7 +27,7 @@ from worker.ops.health import Health
 from worker.ops.metrics import Metrics
 from worker.private import tighten
 from worker.sink.export import ExportSettings
-from worker.sink.reports import Reports as SinkReports
+from worker.sink.reports import SinkReports
 from worker.sink.retention import Keep
 from worker.sink.service import serve as serve_sink
 

@@ -22,9 +22,9 @@ from worker.engine.tables import read_checked
 from worker.errors import BrokerUnavailable, DamagedLog, NobodyWorks
 from worker.sink.agenda import Standing, read_standing, upcoming
 from worker.status import (
+    BrokerAnswers,
     Entry,
     Report,
-    Seen,
     earlier,
     entry_of,
     may_be_still,
@@ -118,7 +118,7 @@ async def _look(
     return report(seen, lags), runs, trouble(seen, sum(lags.values()), late, services), damage
 
 
-async def _see(broker: Broker, settings: Settings, tasks: int) -> Seen:
+async def _see(broker: Broker, settings: Settings, tasks: int) -> BrokerAnswers:
     names = Names(settings.prefix)
     topics = [names.inputs(entity) for entity in ENTITIES]
     inputs = [Partition(topic, number) for topic in topics for number in range(tasks)]
@@ -137,7 +137,7 @@ async def _see(broker: Broker, settings: Settings, tasks: int) -> Seen:
             broker.skipped(),
         ),
     )
-    return Seen(
+    return BrokerAnswers(
         names=names,
         at=time.time_ns() // 1_000_000,
         entries=entries,
@@ -168,7 +168,9 @@ async def _entries(broker: Broker, names: Names, tasks: int) -> dict[int, Entry]
     return entries
 
 
-async def _look_back(broker: Broker, seen: Seen, waiting: Mapping[Partition, int | None]) -> Seen:
+async def _look_back(
+    broker: Broker, seen: BrokerAnswers, waiting: Mapping[Partition, int | None]
+) -> BrokerAnswers:
     """Read earlier checkpoints, up to `_FAR`, until they show whether positions move."""
     back = _NEAR
     spans: Mapping[Partition, OffsetRange] = {}

@@ -21,7 +21,7 @@ from worker.core.rules import odd_uuids
 from worker.stream import Message
 
 
-class Look(Protocol):
+class BatchLookup(Protocol):
     """Look-ups at the moment of judging. An id is the 16 bytes of its UUID."""
 
     def unknown_users(self, ids: Sequence[bytes], /) -> list[bytes]:
@@ -56,7 +56,7 @@ class Sorter:
         arrivals: Sequence[int],
         skew_seconds: float,
         queued: AbstractSet[bytes],
-        known: Look,
+        known: BatchLookup,
     ) -> Sorted:
         """Split the messages of one partition, given in order. Changes no state.
 
@@ -75,7 +75,7 @@ class Sorter:
             others[columns.places[at]] = self.decoder.outcome(columns, at)
         return Sorted(columns.without(waiting), sorted(others.items()))
 
-    def _waiting(self, rows: Sequence[Row], known: Look) -> set[int]:
+    def _waiting(self, rows: Sequence[Row], known: BatchLookup) -> set[int]:
         """Positions of rows with an address, or with an unknown user, match or attendee.
 
         Attendees count because an unknown attendee is a warning.

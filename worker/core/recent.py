@@ -17,7 +17,7 @@ from worker.core.known import Known
 from worker.stream import Partition
 
 
-class Row(NamedTuple):
+class RecentRow(NamedTuple):
     """The latest row, or deletion, of a user or a match. Instances are compared by identity."""
 
     known: bool
@@ -29,7 +29,7 @@ class Written(NamedTuple):
 
     entity: str
     id: bytes
-    row: Row
+    row: RecentRow
     message: int
     """The index of its message in the round."""
 
@@ -43,8 +43,8 @@ class RecentRows:
 
     def __init__(self, known: Known) -> None:
         self._known = known
-        self._users: dict[bytes, Row] = {}
-        self._matches: dict[bytes, Row] = {}
+        self._users: dict[bytes, RecentRow] = {}
+        self._matches: dict[bytes, RecentRow] = {}
         self._holders: dict[bytes, dict[bytes, None]] = {}
         """By address: the users whose recent row holds the address."""
         self._round: list[Written] = []
@@ -89,22 +89,26 @@ class RecentRows:
         """Make the row known; `message` is the index of its message in the round."""
         if entity == "users":
             self._write_user(
-                id_bytes(row.key.decode()), Row(known=True, address=row.address), message
+                id_bytes(row.key.decode()), RecentRow(known=True, address=row.address), message
             )
         elif entity == "matches":
-            self._write(entity, self._matches, id_bytes(row.key.decode()), Row(known=True), message)
+            self._write(
+                entity, self._matches, id_bytes(row.key.decode()), RecentRow(known=True), message
+            )
 
     def accept_matches(self, keys: Iterable[bytes], first: int) -> None:
         """As `accept` for each match; their messages are consecutive, from index `first`."""
         for message, id_ in enumerate(ids_of([key.decode() for key in keys]), first):
-            self._write("matches", self._matches, id_, Row(known=True), message)
+            self._write("matches", self._matches, id_, RecentRow(known=True), message)
 
     def delete(self, entity: str, key: bytes, message: int) -> None:
         """Make the row unknown; `message` is the index of its message in the round."""
         if entity == "users":
-            self._write_user(id_bytes(key.decode()), Row(known=False), message)
+            self._write_user(id_bytes(key.decode()), RecentRow(known=False), message)
         elif entity == "matches":
-            self._write(entity, self._matches, id_bytes(key.decode()), Row(known=False), message)
+            self._write(
+                entity, self._matches, id_bytes(key.decode()), RecentRow(known=False), message
+            )
 
     def take_fresh(self) -> list[bytes]:
         """The ids of rows accepted since the last call."""
@@ -143,14 +147,14 @@ class RecentRows:
 
     # --- inside -------------------------------------------------------------------------------
 
-    def _write_user(self, user: bytes, row: Row, message: int) -> None:
+    def _write_user(self, user: bytes, row: RecentRow, message: int) -> None:
         self._let_go(user)
         self._write("users", self._users, user, row, message)
         if row.address is not None:
             self._holders.setdefault(row.address, {})[user] = None
 
     def _write(
-        self, entity: str, rows: dict[bytes, Row], id_: bytes, row: Row, message: int
+        self, entity: str, rows: dict[bytes, RecentRow], id_: bytes, row: RecentRow, message: int
     ) -> None:
         rows[id_] = row
         self._round.append(Written(entity, id_, row, message))
@@ -178,7 +182,7 @@ class RecentRows:
 
 def _unknown(
     ids: Sequence[bytes],
-    recent: Mapping[bytes, Row],
+    recent: Mapping[bytes, RecentRow],
     ask: Callable[[Iterable[bytes]], list[bytes]],
 ) -> list[bytes]:
     """The unknown ids: `recent` overrides the index, which `ask` queries."""

@@ -12,7 +12,7 @@ from worker.core.rules import read_uuid
 from worker.core.violations import Code, Findings, Violation, violation
 
 
-class Look(Protocol):
+class Lookup(Protocol):
     """Look-ups at the moment of judging."""
 
     def user(self, user: bytes, /) -> bool:
@@ -22,7 +22,7 @@ class Look(Protocol):
         """Whether the match is known."""
 
 
-def missing(row: Decoded, known: Look) -> tuple[list[bytes], list[bytes]]:
+def missing(row: Decoded, known: Lookup) -> tuple[list[bytes], list[bytes]]:
     """The unknown users and the unknown matches that the row refers to."""
     return (
         [user for user in row.users if user and not known.user(user)],
@@ -30,7 +30,7 @@ def missing(row: Decoded, known: Look) -> tuple[list[bytes], list[bytes]]:
     )
 
 
-def unknown_attendees(row: Decoded, known: Look) -> Iterator[bool]:
+def unknown_attendees(row: Decoded, known: Lookup) -> Iterator[bool]:
     """For each attendee in turn, whether it is not the id of a known user."""
     for attendee in row.attendees:
         uuid = read_uuid(attendee)
@@ -40,7 +40,7 @@ def unknown_attendees(row: Decoded, known: Look) -> Iterator[bool]:
 def verdict(
     decoder: RecordDecoder,
     row: Decoded,
-    known: Look,
+    known: Lookup,
     users: list[bytes],
     matches: list[bytes],
     *,

@@ -17,7 +17,7 @@ from worker.core.reading import Reading
 from worker.core.references import unexpected
 
 
-class Saved(msgspec.Struct, frozen=True):
+class SavedState(msgspec.Struct, frozen=True):
     """The state of a task in the log: checkpoint, parked records and reservations."""
 
     checkpoint: Checkpoint | None = None
@@ -74,7 +74,9 @@ class Restorer:
         self._skew = skew
         self._refused = refused
 
-    def records(self, saved: Saved, reading: Reading, now: Moment) -> Iterator[Parked | Outdated]:
+    def records(
+        self, saved: SavedState, reading: Reading, now: Moment
+    ) -> Iterator[Parked | Outdated]:
         """Every record that the task has read and will not read again, in parking order.
 
         Order is by ordinal within an entity, and otherwise by first reading. `reading` must be
@@ -109,7 +111,7 @@ class Restorer:
         return parked
 
 
-def _read_before(saved: Saved, reading: Reading) -> Iterator[Envelope]:
+def _read_before(saved: SavedState, reading: Reading) -> Iterator[Envelope]:
     ends = {} if saved.checkpoint is None else saved.checkpoint.next
     for envelope in saved.parked:
         entity, ordinal = envelope.entity, envelope.ordinal

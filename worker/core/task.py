@@ -20,7 +20,7 @@ from worker.core.outbox import Outbox
 from worker.core.parked import Parked
 from worker.core.parking import Parking
 from worker.core.reading import Missed, Reading
-from worker.core.restoring import Outdated, Restorer, Saved
+from worker.core.restoring import Outdated, Restorer, SavedState
 from worker.core.saving import checkpoint_of, parked_now, says_more
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import CLAIMS, GRANTED, GRANTS, INPUTS
@@ -77,7 +77,7 @@ class Task:
 
     # --- from the log -------------------------------------------------------------------------
 
-    def restore(self, saved: Saved, now: Moment) -> None:
+    def restore(self, saved: SavedState, now: Moment) -> None:
         """Restore the state that the log holds. Call once, before the first round."""
         if saved.checkpoint is not None:
             self.reading.restore(saved.checkpoint, now)

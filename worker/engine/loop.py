@@ -27,7 +27,7 @@ from worker.engine.elsewhere import Elsewhere, Waiting
 from worker.engine.identities import Identities
 from worker.engine.index_updater import INDEXED, IndexUpdater
 from worker.engine.order import FOREVER, ReadingOrder
-from worker.engine.reports import Reports
+from worker.engine.reports import WorkerReports
 from worker.engine.rounds import Rounds
 from worker.engine.tasks import TaskHandle, TaskManager, inputs, of_state
 from worker.engine.verdicts import Frontiers
@@ -59,7 +59,7 @@ class WorkLoop:
         index: IndexStore,
         identities: Identities,
         limits: Limits,
-        reports: Reports,
+        reports: WorkerReports,
         clock: Clock,
     ) -> None:
         names = settings.names
@@ -320,7 +320,10 @@ class WorkLoop:
 
 
 async def retried(
-    attempt: Callable[[], Awaitable[None]], stop: asyncio.Event, reports: Reports, clock: Clock
+    attempt: Callable[[], Awaitable[None]],
+    stop: asyncio.Event,
+    reports: WorkerReports,
+    clock: Clock,
 ) -> bool:
     """Retry `attempt` with backoff until it succeeds; False if stopped first.
 
@@ -340,7 +343,9 @@ async def retried(
     return False
 
 
-def _connect(updater: IndexUpdater, tasks: TaskManager, rounds: Rounds, reports: Reports) -> None:
+def _connect(
+    updater: IndexUpdater, tasks: TaskManager, rounds: Rounds, reports: WorkerReports
+) -> None:
     """Have the collaborators tell the reports, and each other, what happens."""
     updater.on_step = reports.alive
     updater.on_outage = reports.followed

@@ -18,7 +18,7 @@ from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import GRANTED, OWNERS, PARKED, PROGRESS, Names
 from worker.engine.tasks import TaskHandle, TaskManager
-from worker.ops.health import Part
+from worker.ops.health import ServiceHealth
 from worker.ops.metrics import Metrics
 from worker.stream import Partition
 
@@ -39,7 +39,7 @@ _log = structlog.get_logger(__name__)
 class Losses:
     """Reports losses. A loss in a running task also enters the books of that task."""
 
-    def __init__(self, metrics: Metrics, health: Part, clock: Clock) -> None:
+    def __init__(self, metrics: Metrics, health: ServiceHealth, clock: Clock) -> None:
         self.metrics = metrics
         self.health = health
         self._clock = clock

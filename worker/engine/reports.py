@@ -22,7 +22,7 @@ from worker.engine.tasks import TaskManager, inputs
 from worker.engine.transactions import Blocked, OpenTransactions
 from worker.engine.verdicts import Frontiers
 from worker.errors import BuddyError, Fenced
-from worker.ops.health import Health, Part
+from worker.ops.health import Health, ServiceHealth
 from worker.ops.metrics import Metrics
 from worker.ops.skips import Skips
 from worker.stream import Partition
@@ -42,10 +42,10 @@ _STEADY_MS: Final = 5_000
 _log = structlog.get_logger(__name__)
 
 
-class Reports(Losses):
+class WorkerReports(Losses):
     """Reports events when they happen, and measures state once a second. Times are steady."""
 
-    def __init__(self, metrics: Metrics, health: Part, clock: Clock) -> None:
+    def __init__(self, metrics: Metrics, health: ServiceHealth, clock: Clock) -> None:
         super().__init__(metrics, health, clock)
         self._failed_at = clock.steady() - _FAILING_MS
         self._foreign = self._rebuilt = 0
@@ -310,7 +310,7 @@ class Reports(Losses):
         return blocked
 
 
-def unheard(clock: Clock) -> Reports:
+def unheard(clock: Clock) -> WorkerReports:
     """Reports that reach only the log; their metrics are not served."""
     metrics = Metrics()
-    return Reports(metrics, Health(metrics, clock.steady).part("worker"), clock)
+    return WorkerReports(metrics, Health(metrics, clock.steady).part("worker"), clock)

@@ -20,7 +20,7 @@ from worker.core.task_settings import TaskSettings
 from worker.engine.identities import Identities
 from worker.engine.index_updater import INDEXED, IndexUpdater
 from worker.engine.refusals import Refusals
-from worker.engine.reports import Reports
+from worker.engine.reports import WorkerReports
 from worker.engine.session import Session
 from worker.engine.tasks import TaskHandle, TaskManager, reached
 from worker.errors import (
@@ -60,7 +60,7 @@ class Rounds:
         settings: TaskSettings,
         updater: IndexUpdater,
         identities: Identities,
-        reports: Reports,
+        reports: WorkerReports,
         clock: Clock,
     ) -> None:
         self._broker = broker

@@ -8,10 +8,10 @@ from typing import Any
 from worker.brokers.contract import Broker
 from worker.core.checkpoint import Checkpoint
 from worker.core.internal import read_granted, read_parked, read_progress
-from worker.core.restoring import Saved
+from worker.core.restoring import SavedState
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import INPUTS, Names
-from worker.engine.tables import Table, read_checked
+from worker.engine.tables import KeyedTable, read_checked
 from worker.errors import StateError
 from worker.stream import Partition
 
@@ -23,7 +23,7 @@ Holes = Callable[[Mapping[Partition, int]], None]
 
 async def read_saved(
     broker: Broker, settings: TaskSettings, number: int, skipped: Skipped, holes: Holes
-) -> Saved:
+) -> SavedState:
     """The saved state of a task. Fence all earlier owners first.
 
     Raises StateError if the task has checkpoints but none is readable, DamagedLog, and
@@ -31,7 +31,7 @@ async def read_saved(
     """
     names, tasks = settings.names, settings.tasks
 
-    def tell(place: Partition, table: Table[Any]) -> None:
+    def tell(place: Partition, table: KeyedTable[Any]) -> None:
         if table.unreadable:
             skipped(place, table.unreadable)
         if table.holes:
@@ -53,7 +53,7 @@ async def read_saved(
     place = Partition(names.granted, number)
     granted = await read_checked(broker, place, lambda k, v: read_granted(k, v, number, tasks))
     tell(place, granted)
-    return Saved(
+    return SavedState(
         progress.rows.get(key),
         tuple(parked.rows.values()),
         tuple(granted.rows.values()),
@@ -61,7 +61,7 @@ async def read_saved(
     )
 
 
-async def read_progress_table(broker: Broker, names: Names, number: int) -> Table[Checkpoint]:
+async def read_progress_table(broker: Broker, names: Names, number: int) -> KeyedTable[Checkpoint]:
     """The checkpoints of a task; one beyond the end of an input counts as unreadable."""
     place = Partition(names.progress, number)
     table = await read_checked(broker, place, lambda key, value: read_progress(key, value, number))

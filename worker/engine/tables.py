@@ -16,7 +16,7 @@ _STEP_SECONDS: Final = 0.5
 _PATIENCE: Final = 20.0
 
 
-class Table(Generic[_T]):
+class KeyedTable(Generic[_T]):
     """The latest readable value of each key.
 
     A message for which `read` returns None is skipped: it does not replace an earlier value.
@@ -56,7 +56,7 @@ async def read_table(broker: Broker, partition: Partition) -> dict[bytes, bytes]
 
 async def read_checked(
     broker: Broker, partition: Partition, read: Callable[[bytes, bytes], _T | None]
-) -> Table[_T]:
+) -> KeyedTable[_T]:
     """The table decoded by `read`, up to the current end, open transactions included.
 
     Raises BrokerUnavailable, also after 20 s without a message, and DamagedLog.
@@ -64,7 +64,7 @@ async def read_checked(
     span = (await broker.spans([partition], uncommitted=True))[partition]
     reader = broker.reader()
     reader.assign({partition: span.start})
-    table = Table(read)
+    table = KeyedTable(read)
     table.holes = span.start  # compaction never moves the start: see `OffsetRange`
     quiet = 0.0
     try:

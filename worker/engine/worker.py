@@ -14,7 +14,7 @@ from worker.core.task_settings import TaskSettings
 from worker.engine.backoff import Backoff, wait
 from worker.engine.identities import Identities
 from worker.engine.loop import WorkLoop, retried
-from worker.engine.reports import Reports, unheard
+from worker.engine.reports import WorkerReports, unheard
 from worker.engine.startup import check_topics, message_limit
 from worker.errors import StateLost, TopicRecreated
 from worker.index.store import IndexStore
@@ -32,7 +32,7 @@ class Worker:
         index: IndexStore,
         clock: Clock,
         limits: Limits | None = None,
-        reports: Reports | None = None,
+        reports: WorkerReports | None = None,
     ) -> None:
         self._broker = broker
         self._settings = settings

@@ -27,7 +27,7 @@ from worker.exports.formats.json import json_chunks
 from worker.exports.formats.xlsx import MAX_ROWS, xlsx_chunks
 from worker.exports.manifest import CutCell, ExportedFile, Options, Origin
 from worker.exports.metadata import Metadata, json_file
-from worker.exports.places.place import Finished, Place
+from worker.exports.places.place import ExportPlace, Finished
 from worker.exports.places.staging import Staging, create_private
 from worker.exports.spool import Spool, read_blocks
 from worker.private import DIRECTORY_MODE
@@ -61,7 +61,7 @@ def total_steps(metadata: Metadata, options: Options) -> int:
 
 
 async def write_export(  # noqa: PLR0913 -- four have a default that suits most callers
-    place: Place,
+    place: ExportPlace,
     spool: Spool,
     metadata: Metadata,
     options: Options,

@@ -8,14 +8,14 @@ from worker.files.directory import expand
 from worker.files.encodings import as_utf8
 from worker.files.ndjson import read_ndjson
 from worker.files.records import READ_LIMIT, FileRecord, Notice
-from worker.files.sources import FileFormat, Source, in_entity_order, read, source
+from worker.files.sources import FileFormat, InputFile, in_entity_order, read, source
 
 __all__ = [
     "READ_LIMIT",
     "FileFormat",
     "FileRecord",
+    "InputFile",
     "Notice",
-    "Source",
     "as_utf8",
     "expand",
     "in_entity_order",

@@ -16,7 +16,7 @@ from worker.errors import UsageError
 from worker.exports.layout import MANIFEST, METADATA
 from worker.exports.manifest import read_manifest
 from worker.files.records import Notice, printable
-from worker.files.sources import ORDER, Source, name_tells, source, unreadable
+from worker.files.sources import ORDER, InputFile, name_tells, source, unreadable
 
 _EXPORTED: Final = ("json", "csv", "xlsx")
 """The formats of a finished export in order of preference: a workbook may hold truncated cells."""
@@ -28,7 +28,7 @@ _LONGEST_METADATA: Final = 1 << 20
 
 def expand(
     paths: Iterable[Path], entity: str | None, notice: Notice = lambda _: None
-) -> list[Source]:
+) -> list[InputFile]:
     """The files of these paths: files of many entities first, then by entity, then by name.
 
     `notice` is told, in one line each, which files of a directory are left out: 100 at most, then
@@ -42,7 +42,7 @@ def expand(
     return sorted(sources, key=_place)
 
 
-def _directory(path: Path, entity: str | None, notice: Notice) -> list[Source]:
+def _directory(path: Path, entity: str | None, notice: Notice) -> list[InputFile]:
     try:
         entries = sorted(path.iterdir())
         if (path / MANIFEST).is_file():
@@ -63,14 +63,14 @@ def _directory(path: Path, entity: str | None, notice: Notice) -> list[Source]:
     return found
 
 
-def _sorted_out(entries: list[Path], entity: str | None) -> tuple[list[Source], list[str]]:
+def _sorted_out(entries: list[Path], entity: str | None) -> tuple[list[InputFile], list[str]]:
     """The readable files of a directory, and a line about each other entry."""
     found, left_out = [], []
     for entry in entries:
         if entry.name == METADATA and entry.is_file() and _is_metadata(entry):
             continue
         member = _member(entry, entity)
-        if isinstance(member, Source):
+        if isinstance(member, InputFile):
             found.append(member)
         else:
             left_out.append(member)
@@ -86,7 +86,7 @@ def _is_metadata(path: Path) -> bool:
         return False
 
 
-def _member(path: Path, entity: str | None) -> Source | str:
+def _member(path: Path, entity: str | None) -> InputFile | str:
     """A file of a directory, or why it is left out. `entity` applies if the name tells none.
 
     Raises UsageError for a file that is named for an entity but cannot be read.
@@ -107,13 +107,13 @@ def _member(path: Path, entity: str | None) -> Source | str:
             return str(error)
         found = source(path, entity)
     if entity is not None and found.entity is None:
-        return Source(path, entity, found.format)
+        return InputFile(path, entity, found.format)
     if entity not in (None, found.entity):
         return f"{path}: holds {found.entity}"
     return found
 
 
-def _export(path: Path, entity: str | None, entries: list[Path], notice: Notice) -> list[Source]:
+def _export(path: Path, entity: str | None, entries: list[Path], notice: Notice) -> list[InputFile]:
     """The files of a finished export, in one of its formats."""
     manifest = read_manifest(path)
     exact = [kind for kind in _EXPORTED if kind in manifest.options.formats]
@@ -138,8 +138,8 @@ def _export(path: Path, entity: str | None, entries: list[Path], notice: Notice)
     if not chosen:
         held = ", ".join(one.entity for one in sources if one.entity)
         raise UsageError(f"{path}: an export without {entity}: it holds {held}")
-    return [Source(one.path, entity, one.format) for one in chosen]
+    return [InputFile(one.path, entity, one.format) for one in chosen]
 
 
-def _place(one: Source) -> tuple[int, str, str]:
+def _place(one: InputFile) -> tuple[int, str, str]:
     return (-1 if one.entity is None else ORDER[one.entity], one.path.name, str(one.path))

@@ -46,7 +46,7 @@ _SPREADSHEETS: Final = (".xlsb", ".ods", ".numbers")
 _START: Final = 2_000
 
 
-class Source(msgspec.Struct, frozen=True):
+class InputFile(msgspec.Struct, frozen=True):
     """One file to read. `entity` is None if the file itself names its entities."""
 
     path: Path
@@ -78,12 +78,12 @@ class Source(msgspec.Struct, frozen=True):
 
 
 def read(path: Path, entity: str | None, *, limit: int = READ_LIMIT) -> Iterator[FileRecord]:
-    """The records of one file. Raises UsageError as `Source.read` and `source` do."""
+    """The records of one file. Raises UsageError as `InputFile.read` and `source` do."""
     return source(path, entity).read(limit=limit)
 
 
 def in_entity_order(
-    sources: Sequence[Source],
+    sources: Sequence[InputFile],
     *,
     limit: int = READ_LIMIT,
     notice: Notice = lambda _: None,
@@ -91,7 +91,7 @@ def in_entity_order(
     """The records of several files: all records of one entity, then those of the next.
 
     A file of many entities is read once for each entity, so a `notice` may repeat. It is read only
-    once if it is the only file and already in order. Raises UsageError as `Source.read` does.
+    once if it is the only file and already in order. Raises UsageError as `InputFile.read` does.
     """
     mixed = [source for source in sources if source.entity is None]
     if not mixed or (len(sources) == 1 and _is_ordered(sources[0])):
@@ -107,7 +107,7 @@ def in_entity_order(
                 yield from source.read(limit=limit, notice=notice)
 
 
-def _is_ordered(source: Source) -> bool:
+def _is_ordered(source: InputFile) -> bool:
     if source.format == "xlsx":
         return True
     latest = -1
@@ -127,7 +127,7 @@ def _text(path: Path) -> Iterator[tuple[ChunkStream, str]]:
         yield as_utf8(file, name), name
 
 
-def source(path: Path, entity: str | None) -> Source:
+def source(path: Path, entity: str | None) -> InputFile:
     """How to read a file. UsageError if neither its name nor its header tells what it holds."""
     if entity is not None and entity not in ENTITIES:
         raise UsageError(f"{entity} is no entity; there are {', '.join(ENTITIES)}")
@@ -139,7 +139,7 @@ def source(path: Path, entity: str | None) -> Source:
         raise unreadable(path, error) from error
 
 
-def _recognised(path: Path, entity: str | None) -> Source:
+def _recognised(path: Path, entity: str | None) -> InputFile:
     """By the format that the name tells; without one, text by its header, the rest as NDJSON."""
     kind, named = name_tells(path)
     chosen = entity or named
@@ -149,7 +149,7 @@ def _recognised(path: Path, entity: str | None) -> Source:
         case "json":
             return _document(path, entity, named)
         case "ndjson" | "csv" if chosen is not None:
-            return Source(path, chosen, kind)
+            return InputFile(path, chosen, kind)
         case "csv":
             return _table(path, entity, named)
     if _is_text(path):
@@ -157,7 +157,7 @@ def _recognised(path: Path, entity: str | None) -> Source:
     if (why := _why_unreadable(path)) is not None:
         raise UsageError(f"{path}: {why}")
     if entity is not None:
-        return Source(path, entity, "ndjson")
+        return InputFile(path, entity, "ndjson")
     raise UsageError(
         f"{path}: its name does not tell what it holds: say --entity, or name it "
         "<entity>.ndjson, <entity>.csv, *.json or *.xlsx"
@@ -172,33 +172,33 @@ def _why_unreadable(path: Path) -> str | None:
     return "save it as .xlsx, which can be read" if ending in _SPREADSHEETS else None
 
 
-def _table(path: Path, entity: str | None, named: str | None) -> Source:
+def _table(path: Path, entity: str | None, named: str | None) -> InputFile:
     """A file whose header must identify it: CSV with an unknown name, or any text."""
     header = _header(path)
     found = recognise(header)
     if found is not None and entity in (None, found.name):
-        return Source(path, found.name, "csv")
+        return InputFile(path, found.name, "csv")
     chosen = entity or named
     if chosen is not None and has_column(ENTITIES[chosen], header):
-        return Source(path, chosen, "csv")
+        return InputFile(path, chosen, "csv")
     if entity is not None or (named is not None and _is_json(path)):
-        return Source(path, chosen, "ndjson")
+        return InputFile(path, chosen, "ndjson")
     why = "neither its name nor its columns tell the entity: say --entity"
     raise UsageError(f"{path}: {markup(_start(path)) or why}")
 
 
-def _workbook(path: Path, entity: str | None) -> Source:
+def _workbook(path: Path, entity: str | None) -> InputFile:
     with path.open("rb") as file:
         if why := markup(file.read(_START)):
             raise UsageError(f"{path}: {why}")
-    return Source(path, entity, "xlsx")
+    return InputFile(path, entity, "xlsx")
 
 
-def _document(path: Path, entity: str | None, named: str | None) -> Source:
+def _document(path: Path, entity: str | None, named: str | None) -> InputFile:
     """A JSON document of an export, or of records of one entity. UsageError for a wrapper."""
     with _text(path) as (stream, name):
         if tells_entities(stream, name):
-            return Source(path, entity, "json")
+            return InputFile(path, entity, "json")
     with _text(path) as (stream, name):
         field = wrapped_in(stream, entity or named, name)
     if field is not None:
@@ -212,7 +212,7 @@ def _document(path: Path, entity: str | None, named: str | None) -> Source:
         what = "an array does not tell its entity" if start.startswith(b"[") else "of no entity"
         why = f"{what}: say --entity, or name the file <entity>.json"
         raise UsageError(f"{path}: {markup(start) or why}")
-    return Source(path, entity or named, "json")
+    return InputFile(path, entity or named, "json")
 
 
 def name_tells(path: Path) -> tuple[FileFormat | None, str | None]:

@@ -13,7 +13,7 @@ from worker.index.tails import Beside, Tail
 from worker.stream import OffsetRange, Partition, Topic
 
 
-class Saved(NamedTuple):
+class SavedIndex(NamedTuple):
     """The saved metadata of a store."""
 
     version: int | None
@@ -33,7 +33,9 @@ class Saved(NamedTuple):
     beside: Mapping[Partition, Beside] = {}
     """As `tails`, for partitions that do not feed the store and have no positions."""
 
-    def now(self, spans: Mapping[Partition, OffsetRange], identities: Mapping[str, str]) -> Saved:
+    def now(
+        self, spans: Mapping[Partition, OffsetRange], identities: Mapping[str, str]
+    ) -> SavedIndex:
         """Without the `beside` tails of topics that were deleted or re-created."""
         same = {
             partition: one
@@ -44,7 +46,7 @@ class Saved(NamedTuple):
 
 
 def reason_to_rebuild(
-    saved: Saved,
+    saved: SavedIndex,
     topics: Mapping[str, Topic],
     spans: Mapping[Partition, OffsetRange],
     now_ms: int,
@@ -69,7 +71,7 @@ def reason_to_rebuild(
     )
 
 
-def other_topics(saved: Saved, topics: Mapping[str, Topic]) -> str | None:
+def other_topics(saved: SavedIndex, topics: Mapping[str, Topic]) -> str | None:
     """Which topic is missing or has a new partition count, for the log; None if none."""
     numbers: dict[str, set[int]] = {}
     for partition in saved.positions:
@@ -101,7 +103,7 @@ def is_another(before: str | None, now: str | None) -> bool:
     return bool(before and now) and before != now
 
 
-def _too_old(saved: Saved, topics: Mapping[str, Topic], now_ms: int) -> str | None:
+def _too_old(saved: SavedIndex, topics: Mapping[str, Topic], now_ms: int) -> str | None:
     if saved.last_current is None:
         return "it does not say when it was last current"
     # The other half is a reserve for catching up and for clock differences. For the same reason a
@@ -115,7 +117,7 @@ def _too_old(saved: Saved, topics: Mapping[str, Topic], now_ms: int) -> str | No
     return None
 
 
-def outside_the_log(saved: Saved, spans: Mapping[Partition, OffsetRange]) -> str | None:
+def outside_the_log(saved: SavedIndex, spans: Mapping[Partition, OffsetRange]) -> str | None:
     """Which position lies outside its partition, for the log; None if none."""
     for partition, position in sorted(saved.positions.items()):
         start, end = spans[partition]

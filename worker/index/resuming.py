@@ -8,7 +8,7 @@ from typing import Final
 
 from worker.brokers.contract import Broker
 from worker.errors import BrokerUnavailable
-from worker.index.freshness import Saved
+from worker.index.freshness import SavedIndex
 from worker.index.tails import Comparison
 from worker.stream import Message, OffsetRange, Partition
 
@@ -19,7 +19,7 @@ _PATIENCE: Final = 20.0
 
 async def another_log(
     broker: Broker,
-    saved: Saved,
+    saved: SavedIndex,
     spans: Mapping[Partition, OffsetRange],
     on_step: Callable[[], None] = lambda: None,
 ) -> str | None:

@@ -27,7 +27,7 @@ import structlog
 from worker.accepted import count_partitions
 from worker.core.known import IndexDelta
 from worker.index.environment import ABOUT, Environment
-from worker.index.freshness import Saved
+from worker.index.freshness import SavedIndex
 from worker.index.rows import Latest, latest_rows
 from worker.index.tails import Beside, Tail, extended, extended_beside
 from worker.log import Sparing
@@ -207,10 +207,10 @@ class IndexStore:
         """How often this object has discarded the content."""
         return self._env.cleared
 
-    def saved(self) -> Saved:
+    def saved(self) -> SavedIndex:
         """The metadata for `freshness.reason_to_rebuild`."""
         known, tails, beside = self.identities(), dict(self._tails), dict(self._beside)
-        return Saved(VERSION, self._last_current, self.positions(), known, tails, beside)
+        return SavedIndex(VERSION, self._last_current, self.positions(), known, tails, beside)
 
     # --- updates ------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ _SINCE: Final = struct.Struct(">Q")
 _MARK: Final = struct.Struct(">Q8s8s")
 
 
-class Mark(NamedTuple):
+class MessageMark(NamedTuple):
     """A message that was read: its offset, and 8-byte digests of the whole and of the key."""
 
     offset: int
@@ -46,7 +46,7 @@ class Tail(NamedTuple):
     """The last messages read from a partition: every message from `since` on."""
 
     since: int
-    marks: tuple[Mark, ...] = ()
+    marks: tuple[MessageMark, ...] = ()
 
     def encode(self) -> bytes:
         """The tail as stored."""
@@ -59,7 +59,7 @@ class Tail(NamedTuple):
         if len(head) != _SINCE.size or len(marks) % _MARK.size:
             raise ValueError("the length of a tail is wrong")
         (since,) = _SINCE.unpack(head)
-        return Tail(since, tuple(map(Mark._make, _MARK.iter_unpack(marks))))
+        return Tail(since, tuple(map(MessageMark._make, _MARK.iter_unpack(marks))))
 
 
 def extended(
@@ -90,11 +90,11 @@ def extended(
     return new
 
 
-def mark_of(message: Message) -> Mark:
+def mark_of(message: Message) -> MessageMark:
     """The mark of a message."""
     whole = (message.offset, message.timestamp, message.key, message.value, message.headers)
     content = blake2b(msgspec.msgpack.encode(whole), digest_size=8).digest()
-    return Mark(message.offset, content, _digest_of_key(message))
+    return MessageMark(message.offset, content, _digest_of_key(message))
 
 
 def _digest_of_key(message: Message) -> bytes:

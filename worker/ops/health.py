@@ -41,7 +41,7 @@ _UNAVAILABLE: Final = "503 Service Unavailable"
 _log = structlog.get_logger(__name__)
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class HealthLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The limits beyond which a process is not alive or not ready. `ready_lag` is in records."""
 
     stall_seconds: float = 60.0
@@ -57,10 +57,10 @@ class Readiness(msgspec.Struct, frozen=True):
     """Records and messages that were gone before they were read, since the start."""
 
 
-class Part:
+class ServiceHealth:
     """The health of one service, by its own last reports. Times are monotonic milliseconds."""
 
-    def __init__(self, name: str, limits: Limits, now: int) -> None:
+    def __init__(self, name: str, limits: HealthLimits, now: int) -> None:
         self.lost = 0
         self._name = name
         self._limits = limits
@@ -170,20 +170,20 @@ class Health:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
-        limits: Limits | None = None,
+        limits: HealthLimits | None = None,
     ) -> None:
         self._clock = clock
         self._host = host
         self._port = port
-        self._limits = limits or Limits()
-        self._parts: list[Part] = []
+        self._limits = limits or HealthLimits()
+        self._parts: list[ServiceHealth] = []
         self._metrics = make_wsgi_app(metrics.registry)
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
-    def part(self, name: str) -> Part:
+    def part(self, name: str) -> ServiceHealth:
         """Add a service. From now on it, too, must be alive and ready."""
-        part = Part(name, self._limits, self._clock())
+        part = ServiceHealth(name, self._limits, self._clock())
         self._parts.append(part)
         return part
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from worker.ops.health import Part
+from worker.ops.health import ServiceHealth
 from worker.ops.metrics import Metrics
 from worker.stream import Partition
 
@@ -21,7 +21,7 @@ _log = structlog.get_logger(__name__)
 class Skips:
     """Reports the skips of one service's topics, each once: topics with `part` in their names."""
 
-    def __init__(self, metrics: Metrics, health: Part, part: str) -> None:
+    def __init__(self, metrics: Metrics, health: ServiceHealth, part: str) -> None:
         self._metrics = metrics
         self._health = health
         self._part = part

@@ -19,7 +19,7 @@ from worker.errors import (
     UsageError,
 )
 from worker.sink.export import ExportSettings, carry_out, moment_of, published
-from worker.sink.reports import Reports
+from worker.sink.reports import SinkReports
 from worker.sink.requests import (
     Announcement,
     ExportRequest,
@@ -28,7 +28,7 @@ from worker.sink.requests import (
     encode_announcement,
     export_id_of,
 )
-from worker.sink.selection.cut import Source
+from worker.sink.selection.cut import CutSource
 from worker.stream import ProducerRecord
 
 _REPORT_SECONDS: Final = 1.0
@@ -51,7 +51,7 @@ class Answers:
     The caller publishes the last one, in one transaction with the mark that the request is done.
     """
 
-    def __init__(self, source: Source, settings: ExportSettings, reports: Reports) -> None:
+    def __init__(self, source: CutSource, settings: ExportSettings, reports: SinkReports) -> None:
         self._source = source
         self._settings = settings
         self._reports = reports

@@ -23,7 +23,7 @@ from worker.stream import Message, OffsetRange, Partition
 _LARGEST: Final = 2**63 - 1  # the largest possible offset
 
 
-class Saved(msgspec.Struct, frozen=True):
+class SavedPosition(msgspec.Struct, frozen=True):
     """The part of a task's checkpoint that an export needs; other fields are ignored.
 
     `judged` is -1 while records of the input's earlier topic are parked. The input then counts as
@@ -36,10 +36,10 @@ class Saved(msgspec.Struct, frozen=True):
     """The identities of the inputs; checkpoints of earlier releases lack them."""
 
 
-_decode: Final = msgspec.json.Decoder(Saved).decode
+_decode: Final = msgspec.json.Decoder(SavedPosition).decode
 
 
-def read_saved(message: Message) -> Saved | None:
+def read_saved(message: Message) -> SavedPosition | None:
     """The task's checkpoint in a message of `internal.progress`; None for garbage or tombstone."""
     if message.key != b"%d" % message.partition or message.value is None:
         return None
@@ -63,7 +63,7 @@ class Awaited:
         self._judged = dict(self._starts)
         self._read = dict(self._starts)
 
-    def note(self, task: int, progress: Saved) -> None:
+    def note(self, task: int, progress: SavedPosition) -> None:
         """Take in a task's checkpoint; note a task's checkpoints in the order they were saved."""
         for entity in ENTITIES:
             place = Partition(self._names.inputs(entity), task)
@@ -79,7 +79,7 @@ class Awaited:
             self._judged[place] = judged if judged < read else max(judged, start)
             self._read[place] = max(read, start)
 
-    def is_beyond(self, task: int, progress: Saved, ends: Mapping[Partition, int]) -> bool:
+    def is_beyond(self, task: int, progress: SavedPosition, ends: Mapping[Partition, int]) -> bool:
         """Whether a checkpoint claims reads beyond an input's end, and so must be foreign."""
         places = {e: Partition(self._names.inputs(e), task) for e in progress.next}
         return any(
@@ -88,7 +88,7 @@ class Awaited:
             for entity, place in places.items()
         )
 
-    def _is_of_another(self, topic: str, entity: str, progress: Saved) -> bool:
+    def _is_of_another(self, topic: str, entity: str, progress: SavedPosition) -> bool:
         return is_another(progress.topics.get(entity), self._identities.get(topic))
 
     def judged(self) -> dict[Partition, int]:

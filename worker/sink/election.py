@@ -18,7 +18,7 @@ from worker.clock import Clock
 from worker.core.topics import Names
 from worker.engine.backoff import wait
 from worker.errors import WAITED_OUT
-from worker.sink.reports import Reports
+from worker.sink.reports import SinkReports
 
 SEAT: Final = 0
 """The partition whose owner is active."""
@@ -38,7 +38,7 @@ class Election:
         self,
         broker: Broker,
         names: Names,
-        reports: Reports,
+        reports: SinkReports,
         clock: Clock,
     ) -> None:
         self.group = f"{names.prefix}-sink"

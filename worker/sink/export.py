@@ -21,7 +21,7 @@ import structlog
 from worker.errors import StateError, UsageError
 from worker.exports.manifest import Incremental, Origin
 from worker.exports.metadata import Metadata
-from worker.exports.places.place import Finished, Place
+from worker.exports.places.place import ExportPlace, Finished
 from worker.exports.spool import Spool
 from worker.exports.write import OnWritten, ignore_written, total_steps, write_export
 from worker.sink.requests import (
@@ -34,11 +34,11 @@ from worker.sink.requests import (
 )
 from worker.sink.retention import Keep
 from worker.sink.schedule import Schedule, is_slot_of
-from worker.sink.selection.bookmarks import Bookmarks, FullBecause, Mark
-from worker.sink.selection.cut import Report, Source, Taken, take_cut
+from worker.sink.selection.bookmarks import Bookmarks, FullBecause, Generation
+from worker.sink.selection.cut import CutSource, Report, Taken, take_cut
 from worker.sink.selection.increment import BaseDamagedError, Increment, spool_increment
 from worker.sink.selection.plan import Reason, date_range, day_of
-from worker.sink.selection.spool import Spooled, Watch, spool
+from worker.sink.selection.spool import Caller, Spooled, spool
 from worker.sink.store import rocks
 from worker.sink.store.snapshot import SNAPSHOTS
 
@@ -53,7 +53,7 @@ class ExportSettings(msgspec.Struct, frozen=True):
     `patience` is how long to wait for progress, in seconds.
     """
 
-    place: Place
+    place: ExportPlace
     program_name: str = "Buddy Program"
     patience: float = 60.0
     schedules: tuple[Schedule, ...] = ()
@@ -62,7 +62,7 @@ class ExportSettings(msgspec.Struct, frozen=True):
 
 async def carry_out(
     request: ExportRequest,
-    source: Source,
+    source: CutSource,
     settings: ExportSettings,
     report: Report,
     *,
@@ -97,19 +97,19 @@ async def carry_out(
 
 
 async def published(
-    request: ExportRequest, source: Source, settings: ExportSettings
+    request: ExportRequest, source: CutSource, settings: ExportSettings
 ) -> Announcement | None:
     """The announcement of a finished export; None without one. Raises as `carry_out` does."""
     there = await asyncio.to_thread(settings.place.find, export_id_of(request.id))
     return None if there is None else _answer(request, there, source)
 
 
-def settle_bookmarks(bookmarks: Bookmarks, place: Place) -> None:
+def settle_bookmarks(bookmarks: Bookmarks, place: ExportPlace) -> None:
     """Make the bookmarks agree with the finished exports. Blocking."""
     bookmarks.settle(place.find)
 
 
-async def _settle_again(bookmarks: Bookmarks, place: Place) -> None:
+async def _settle_again(bookmarks: Bookmarks, place: ExportPlace) -> None:
     """Settle the bookmarks, whatever became of the export, and cancelled or not.
 
     The place alone decides whether a bookmark moves. So bookmarks and exports agree after any
@@ -118,7 +118,7 @@ async def _settle_again(bookmarks: Bookmarks, place: Place) -> None:
     await asyncio.shield(asyncio.to_thread(_settle_if_possible, bookmarks, place))
 
 
-def _settle_if_possible(bookmarks: Bookmarks, place: Place) -> None:
+def _settle_if_possible(bookmarks: Bookmarks, place: ExportPlace) -> None:
     """Settle the bookmarks; only log a failure. Blocking.
 
     The next incremental export settles them before it looks at its bookmark.
@@ -158,7 +158,7 @@ class _Making:
     def __init__(
         self,
         request: ExportRequest,
-        source: Source,
+        source: CutSource,
         settings: ExportSettings,
         report: Report,
         taken: Taken,
@@ -190,7 +190,7 @@ class _Making:
 
     async def _collect_increment(
         self, bookmarks: Bookmarks, name: str
-    ) -> tuple[Mark | FullBecause, Increment]:
+    ) -> tuple[Generation | FullBecause, Increment]:
         """The rows since the base of the bookmark; all rows if there is none that can be read."""
         place = self._settings.place
         base = await asyncio.to_thread(
@@ -206,12 +206,12 @@ class _Making:
         return base, await self._increment(bookmarks, name, base)
 
     async def _write_increment(
-        self, bookmarks: Bookmarks, name: str, base: Mark | FullBecause, increment: Increment
+        self, bookmarks: Bookmarks, name: str, base: Generation | FullBecause, increment: Increment
     ) -> Finished:
         incremental = Incremental(
             name=options_of(self._request).incremental or name,
-            base=base.base() if isinstance(base, Mark) else None,
-            full_because=None if isinstance(base, Mark) else base.value,
+            base=base.base() if isinstance(base, Generation) else None,
+            full_because=None if isinstance(base, Generation) else base.value,
             deletions={e: _texts(reasons) for e, reasons in increment.deleted.items()},
             references_into_base=dict(increment.into_base),
             totals=dict(increment.totals),
@@ -224,9 +224,9 @@ class _Making:
         )
 
     async def _increment(
-        self, bookmarks: Bookmarks, name: str, base: Mark | FullBecause
+        self, bookmarks: Bookmarks, name: str, base: Generation | FullBecause
     ) -> Increment:
-        mark = base if isinstance(base, Mark) else None
+        mark = base if isinstance(base, Generation) else None
         draft = await asyncio.to_thread(
             bookmarks.begin, name, self._export_id, self._selection, self._taken.cut
         )
@@ -236,9 +236,9 @@ class _Making:
             )
         )
 
-    async def _collect(self, collect: Callable[[Watch], T]) -> T:
+    async def _collect(self, collect: Callable[[Caller], T]) -> T:
         abandoned = threading.Event()
-        watch = Watch(lambda done, total: self._report("collect", done, total), abandoned.is_set)
+        watch = Caller(lambda done, total: self._report("collect", done, total), abandoned.is_set)
         task = asyncio.ensure_future(asyncio.to_thread(collect, watch))
         try:
             return await asyncio.shield(task)
@@ -295,7 +295,7 @@ class _Making:
         )
 
 
-def _answer(request: ExportRequest, finished: Finished, source: Source) -> Announcement:
+def _answer(request: ExportRequest, finished: Finished, source: CutSource) -> Announcement:
     """The announcement of an export, new or old; UsageError if it has other options."""
     manifest = finished.manifest
     asked = options_of(request)

@@ -34,15 +34,15 @@ from worker.sink.agenda import Agenda, Due, read_standing
 from worker.sink.answers import Answers, message_of
 from worker.sink.election import Election
 from worker.sink.export import ExportSettings
-from worker.sink.reports import Reports
+from worker.sink.reports import SinkReports
 from worker.sink.requests import (
     Announcement,
     UnreadableRequest,
     read_request,
     request_id_of,
 )
-from worker.sink.selection.cut import Source
-from worker.sink.upkeep import Upkeep
+from worker.sink.selection.cut import CutSource
+from worker.sink.upkeep import PlaceUpkeep
 from worker.stream import Message, Partition, ProducerRecord
 
 EXPIRY_MS: Final = 3_600_000
@@ -69,10 +69,10 @@ class Leader:
 
     def __init__(
         self,
-        source: Source,
+        source: CutSource,
         settings: ExportSettings,
         election: Election,
-        reports: Reports,
+        reports: SinkReports,
         clock: Clock,
     ) -> None:
         self._source = source
@@ -80,7 +80,7 @@ class Leader:
         self._election = election
         self._reports = reports
         self._clock = clock
-        self._upkeep = Upkeep(settings.place, settings.keep, clock, reports.place)
+        self._upkeep = PlaceUpkeep(settings.place, settings.keep, clock, reports.place)
         self._backoff = Backoff(clock.steady, _FIRST_PAUSE, _LONGEST_PAUSE)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -196,8 +196,8 @@ class LeadershipSession:
         committer: Committer,
         answers: Answers,
         agenda: Agenda,
-        upkeep: Upkeep,
-        reports: Reports,
+        upkeep: PlaceUpkeep,
+        reports: SinkReports,
         clock: Clock,
     ) -> None:
         self.answered = 0

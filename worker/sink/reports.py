@@ -11,7 +11,7 @@ import structlog
 from worker.clock import StepWatch
 from worker.engine.transactions import OpenTransactions
 from worker.log import Sparing
-from worker.ops.health import Health, Part
+from worker.ops.health import Health, ServiceHealth
 from worker.ops.metrics import Metrics
 from worker.ops.skips import Skips
 from worker.sink.store.row_store import Applied
@@ -34,7 +34,7 @@ _MOST_GARBAGE: Final = 10_000
 """How many garbage messages are remembered, so that each is counted once."""
 
 
-class Reports:
+class SinkReports:
     """Turns events of the sink into metrics, health and logs.
 
     `clock` is steady, in milliseconds. `steps` watches the wall clock; None if a worker of this
@@ -44,7 +44,7 @@ class Reports:
     def __init__(
         self,
         metrics: Metrics,
-        health: Part,
+        health: ServiceHealth,
         clock: Callable[[], int],
         steps: StepWatch | None = None,
     ) -> None:
@@ -250,7 +250,7 @@ def _unreadable_internal(**fields: object) -> None:
     _log.error("unreadable_internal", **fields)
 
 
-def unheard(clock: Callable[[], int]) -> Reports:
+def unheard(clock: Callable[[], int]) -> SinkReports:
     """Reports whose metrics nobody serves."""
     metrics = Metrics()
-    return Reports(metrics, Health(metrics, clock).part("sink"), clock)
+    return SinkReports(metrics, Health(metrics, clock).part("sink"), clock)

@@ -16,13 +16,13 @@ from worker.clock import Clock
 from worker.core.topics import Names
 from worker.engine.backoff import wait
 from worker.errors import MissingTopic, StateError, StateLost
-from worker.exports.places.place import Place
+from worker.exports.places.place import ExportPlace
 from worker.sink.election import Election
 from worker.sink.export import ExportSettings, clear_room, settle_bookmarks
 from worker.sink.leader import Leader
-from worker.sink.reports import Reports, unheard
+from worker.sink.reports import SinkReports, unheard
 from worker.sink.selection.bookmarks import Bookmarks
-from worker.sink.selection.cut import Source
+from worker.sink.selection.cut import CutSource
 from worker.sink.store.consume import Consumer
 from worker.sink.store.row_store import RowStore
 
@@ -39,7 +39,7 @@ async def serve(
     stop: asyncio.Event,
     *,
     clock: Clock | None = None,
-    reports: Reports | None = None,
+    reports: SinkReports | None = None,
 ) -> None:
     """Run a sink on an open broker until `stop` is set.
 
@@ -64,7 +64,7 @@ async def serve(
                 return
             raise
         consumer = Consumer(broker, store, names, clock, reports)
-        source = Source(broker, names, store, consumer, clock.wall, reports.unreadable)
+        source = CutSource(broker, names, store, consumer, clock.wall, reports.unreadable)
         election = Election(broker, names, reports, clock)
         active = Leader(source, settings, election, reports, clock)
         await _check_topics(broker, names)
@@ -82,7 +82,7 @@ async def serve(
     _log.info("sink_stopped", **msgspec.structs.asdict(consumer.counts))
 
 
-async def _watch(place: Place, reports: Reports, stop: asyncio.Event) -> None:
+async def _watch(place: ExportPlace, reports: SinkReports, stop: asyncio.Event) -> None:
     """Report when the export place is unreachable or hangs, until `stop`.
 
     Then close the place, so that no call waits any longer for an unreachable one.

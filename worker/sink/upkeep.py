@@ -18,7 +18,7 @@ import structlog
 
 from worker.clock import Clock
 from worker.errors import BuddyError
-from worker.exports.places.place import Place
+from worker.exports.places.place import ExportPlace
 from worker.sink.export import moment_of
 from worker.sink.retention import Keep, Retiring, old_of, to_remove
 
@@ -29,11 +29,11 @@ AGAIN_MS: Final = 60_000
 _log = structlog.get_logger(__name__)
 
 
-class Upkeep:
+class PlaceUpkeep:
     """The upkeep of one sink. The active sink calls `look` often; `close` waits for the end."""
 
     def __init__(
-        self, place: Place, keep: Keep, clock: Clock, tell: Callable[[str | None], object]
+        self, place: ExportPlace, keep: Keep, clock: Clock, tell: Callable[[str | None], object]
     ) -> None:
         """`tell` gets one line when the place cannot be used, and None when it can."""
         self._place = place
@@ -100,7 +100,7 @@ class Upkeep:
         return len(due) < len(beyond)
 
 
-def _beyond(place: Place, keep: Keep, now: datetime) -> list[str]:
+def _beyond(place: ExportPlace, keep: Keep, now: datetime) -> list[str]:
     """The names of the exports beyond the limits. Blocking."""
     there = (old_of(found, now) for found in place.finished())
     return to_remove([old for old in there if old is not None], keep, now)

@@ -13,7 +13,7 @@ from schemas import ENTITIES
 from worker.brokers.contract import Broker, Reader
 from worker.core.topics import Names
 from worker.errors import BrokerUnavailable, MissingTopic
-from worker.sink.awaited import Awaited, Saved, read_saved
+from worker.sink.awaited import Awaited, SavedPosition, read_saved
 from worker.stream import Message, OffsetRange, Partition
 
 Advance = Callable[[int, int], None]
@@ -100,7 +100,7 @@ class _Latest:
             found.add(message.partition)
         return found
 
-    def _is_beyond(self, message: Message, saved: Saved) -> bool:
+    def _is_beyond(self, message: Message, saved: SavedPosition) -> bool:
         return self._awaited.is_beyond(message.partition, saved, self._ends)
 
     async def take_all(

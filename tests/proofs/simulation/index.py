@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from worker.accepted import count_partitions
 from worker.core.known import IndexDelta
-from worker.index.freshness import Saved
+from worker.index.freshness import SavedIndex
 from worker.index.memory import MemoryIndex
 from worker.index.rows import latest_rows
 from worker.index.store import VERSION
@@ -49,8 +49,8 @@ class Disk(MemoryIndex):
     def refused(self) -> int:
         return self.foreign
 
-    def saved(self) -> Saved:
-        return Saved(
+    def saved(self) -> SavedIndex:
+        return SavedIndex(
             VERSION,
             self._stamp,
             dict(self.at),

@@ -11,7 +11,7 @@ from tests.proofs.simulation.index import Disk
 from tests.proofs.simulation.loop import Process
 from tests.proofs.simulation.weather import Conditions, SeededNetwork
 from worker.clock import Clock
-from worker.engine.reports import Reports
+from worker.engine.reports import WorkerReports
 from worker.engine.worker import Worker
 from worker.errors import WAITED_OUT
 from worker.index.store import IndexStore
@@ -60,7 +60,7 @@ class Machine:
         self.broker = MemoryBroker(self._cluster, self.network)
         self._stop = asyncio.Event()
         clock = Clock(self._wall, lambda: int(loop.time() * 1000) + self.number * 7_777_777)
-        reports = Reports(_METRICS, Health(_METRICS, clock.steady).part("worker"), clock)
+        reports = WorkerReports(_METRICS, Health(_METRICS, clock.steady).part("worker"), clock)
         settings = self._conditions.settings
         worker = Worker(
             self.broker,

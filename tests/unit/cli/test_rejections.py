@@ -16,7 +16,7 @@ import pytest
 from tests.contract.helpers import damage_embedded
 from tests.unit.embedded_kit import opened
 from worker.cli.main import run
-from worker.cli.rejections import Seen, Tally
+from worker.cli.rejections import RejectionSeen, RejectionTally
 from worker.core.topics import Names
 from worker.stream import Partition, ProducerRecord
 
@@ -71,9 +71,9 @@ INTEREST, OTHER = ("wrong_type", "interests[0]"), ("wrong_type", "interests[7]")
 def test_a_summary_is_the_same_in_whatever_order_rejections_are_read(
     order: tuple[tuple[str, Any], ...],
 ) -> None:
-    tally = Tally()
+    tally = RejectionTally()
     for at, *violations in order:
-        tally.add(msgspec.json.decode(rejection(at, *violations), type=Seen))
+        tally.add(msgspec.json.decode(rejection(at, *violations), type=RejectionSeen))
     assert tally.total == 3
     shown = msgspec.to_builtins(tally.kinds())
     assert shown == [
@@ -89,8 +89,8 @@ def test_a_summary_is_the_same_in_whatever_order_rejections_are_read(
 
 
 def test_a_rejection_counts_once_for_all_places_of_a_list() -> None:
-    tally = Tally()
-    tally.add(msgspec.json.decode(rejection(EARLY, INTEREST, OTHER), type=Seen))
+    tally = RejectionTally()
+    tally.add(msgspec.json.decode(rejection(EARLY, INTEREST, OTHER), type=RejectionSeen))
     ((kind, counted),) = tally.kinds()
     assert (kind.field, counted.records) == ("interests", 1)
 

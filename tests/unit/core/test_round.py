@@ -15,7 +15,7 @@ from worker.core.known import IndexDelta
 from worker.core.moments import Moment
 from worker.core.outbox import SOURCE_HEADER
 from worker.core.recent import RecentRows
-from worker.core.restoring import Saved
+from worker.core.restoring import SavedState
 from worker.core.round import Decision, Round, TaskBatch
 from worker.core.task import GRANT_PATIENCE_MS, Task
 from worker.core.task_settings import TaskSettings
@@ -42,7 +42,7 @@ class Worker:
         self._ends: Counter[Partition] = Counter()
         self._batches: dict[int, list[Message]] = {number: [] for number in self.tasks}
         for task in self.tasks.values():
-            task.restore(Saved(None, (), ()), self.now)
+            task.restore(SavedState(None, (), ()), self.now)
             task.begin(dict.fromkeys(INPUTS, "one"), dict.fromkeys(INPUTS, 0))
         self.round()
 

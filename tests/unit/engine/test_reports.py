@@ -17,7 +17,7 @@ from worker.core.reading import Missed
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import Names
 from worker.engine.backoff import Backoff
-from worker.engine.reports import Reports
+from worker.engine.reports import WorkerReports
 from worker.errors import BrokerUnavailable, Fenced
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
@@ -32,14 +32,14 @@ REFUSED = BrokerUnavailable("cannot commit as buddy-task-0: Kafka refuses it")
 
 
 @pytest.fixture
-def reports(clock: SettableClock) -> Reports:
+def reports(clock: SettableClock) -> WorkerReports:
     metrics = Metrics()
     part = Health(metrics, clock.steady).part("worker")
     part.restored()
-    return Reports(metrics, part, clock)
+    return WorkerReports(metrics, part, clock)
 
 
-def reasons(reports: Reports, clock: SettableClock) -> list[str]:
+def reasons(reports: WorkerReports, clock: SettableClock) -> list[str]:
     reports.health.alive(clock.steady())
     return reports.health.reasons(clock.steady())
 
@@ -50,7 +50,7 @@ def tasks(*numbers: int, running: Iterable[int] | None = None) -> Any:
 
 
 def test_an_outage_is_told_until_rounds_have_gone_well_for_a_while(
-    reports: Reports, clock: SettableClock
+    reports: WorkerReports, clock: SettableClock
 ) -> None:
     reports.outage("broker", BrokerUnavailable("cannot join group g: no answer"), 0.2)
     assert reasons(reports, clock) == ["worker: broker: cannot join group g: no answer (for 0 s)"]
@@ -62,7 +62,7 @@ def test_an_outage_is_told_until_rounds_have_gone_well_for_a_while(
     assert reasons(reports, clock) == []
 
 
-def test_an_index_that_cannot_follow_is_told(reports: Reports, clock: SettableClock) -> None:
+def test_an_index_that_cannot_follow_is_told(reports: WorkerReports, clock: SettableClock) -> None:
     reports.followed(None)
     reports.followed(BrokerUnavailable("cannot read topic a: no answer"))
     assert reasons(reports, clock) == ["worker: index: cannot read topic a: no answer (for 0 s)"]
@@ -72,7 +72,7 @@ def test_an_index_that_cannot_follow_is_told(reports: Reports, clock: SettableCl
 
 
 def test_a_task_that_does_not_commit_is_told_until_it_does(
-    reports: Reports, clock: SettableClock
+    reports: WorkerReports, clock: SettableClock
 ) -> None:
     reports.not_committed([0], REFUSED)
     assert reasons(reports, clock) == [f"worker: tasks: {REFUSED} (for 0 s)"]
@@ -91,7 +91,7 @@ def test_a_task_that_does_not_commit_is_told_until_it_does(
 
 
 def test_a_round_that_does_not_commit_is_told_until_one_does(
-    reports: Reports, clock: SettableClock
+    reports: WorkerReports, clock: SettableClock
 ) -> None:
     reports.not_committed([1, 0], REFUSED)
     clock.advance(10_000)
@@ -103,7 +103,7 @@ def test_a_round_that_does_not_commit_is_told_until_one_does(
 
 
 def test_of_a_round_each_task_is_counted_and_the_transaction_once(
-    reports: Reports, clock: SettableClock
+    reports: WorkerReports, clock: SettableClock
 ) -> None:
     tallies = {0: Tally(), 1: Tally()}
     tallies[0].read["users"] += 2
@@ -116,7 +116,7 @@ def test_of_a_round_each_task_is_counted_and_the_transaction_once(
 
 
 async def test_what_hinders_the_logs_upkeep_is_told_until_it_is_over(
-    reports: Reports, clock: SettableClock
+    reports: WorkerReports, clock: SettableClock
 ) -> None:
     broker = SimpleNamespace(
         skipped=AsyncMock(return_value={}),
@@ -130,7 +130,7 @@ async def test_what_hinders_the_logs_upkeep_is_told_until_it_is_over(
     assert reasons(reports, clock) == []
 
 
-def test_a_refused_round_is_an_error_only_where_it_cannot_go_on(reports: Reports) -> None:
+def test_a_refused_round_is_an_error_only_where_it_cannot_go_on(reports: WorkerReports) -> None:
     with capture_logs() as logs:
         reports.refused(0, None)
         reports.refused(0, "too large")
@@ -150,7 +150,7 @@ def test_a_refused_round_is_an_error_only_where_it_cannot_go_on(reports: Reports
     ],
 )
 def test_a_topic_that_was_created_anew_is_told_as_what_it_is(
-    reports: Reports, name: str, event: str
+    reports: WorkerReports, name: str, event: str
 ) -> None:
     task: Any = SimpleNamespace(number=0)
     with capture_logs() as logs:
@@ -159,7 +159,7 @@ def test_a_topic_that_was_created_anew_is_told_as_what_it_is(
 
 
 def test_a_task_that_another_worker_has_keeps_nobody_from_anything(
-    reports: Reports, clock: SettableClock
+    reports: WorkerReports, clock: SettableClock
 ) -> None:
     reports.not_committed([0], Fenced("another worker writes as buddy-task-0 now"))
     assert reasons(reports, clock) == []
@@ -195,7 +195,7 @@ class Inputs:
 
 
 async def test_records_behind_an_open_transaction_are_lag_and_told_after_a_while(
-    reports: Reports, clock: SettableClock
+    reports: WorkerReports, clock: SettableClock
 ) -> None:
     inputs = Inputs()
     task = SimpleNamespace(number=0, reading=SimpleNamespace(next={"users": 5}))

@@ -11,7 +11,7 @@ from schemas import ENTITIES
 from tests.unit.export_kit import export_to, feedback, user
 from worker.errors import UsageError
 from worker.exports.layout import Format
-from worker.files import Source, expand, in_entity_order, read, source
+from worker.files import InputFile, expand, in_entity_order, read, source
 
 TABLES = {"users": [user()], "feedback": [feedback()]}
 FEEDBACK = ",".join(column.name for column in ENTITIES["feedback"].columns)
@@ -140,7 +140,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         list(read(tmp_path / "x.json", None))
     for kind in ("ndjson", "csv", "json", "xlsx"):
-        gone = Source(tmp_path / "gone", "users", kind)
+        gone = InputFile(tmp_path / "gone", "users", kind)
         with pytest.raises(UsageError, match="gone: cannot be read: No such file"):
             list(gone.read())
 

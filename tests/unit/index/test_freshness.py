@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from worker.index.freshness import Saved, reason_to_rebuild
+from worker.index.freshness import SavedIndex, reason_to_rebuild
 from worker.stream import OffsetRange, Partition, Topic
 
 DAY = 24 * 3600 * 1000
@@ -33,7 +33,7 @@ def judge(
 ) -> str | None:
     if positions is None:
         positions = dict.fromkeys(PARTITIONS, 50) | (moved or {})
-    saved = Saved(version, last_current, positions, before or {})
+    saved = SavedIndex(version, last_current, positions, before or {})
     return reason_to_rebuild(
         saved, topics or TOPICS, SPANS, NOW, version=1, identities=identities or {}
     )

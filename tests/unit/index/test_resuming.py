@@ -12,12 +12,12 @@ from tests.unit.index.tails_kit import LOG, PLACE, read
 from worker.brokers.contract import Broker
 from worker.errors import BrokerUnavailable
 from worker.index import resuming
-from worker.index.freshness import Saved
+from worker.index.freshness import SavedIndex
 from worker.index.resuming import another_log, went_back
 from worker.stream import Message, OffsetRange, Partition
 
 OTHER = Partition(PLACE.topic, 1)
-SAVED = Saved(1, 0, {PLACE: 10}, {}, read(LOG, 10))
+SAVED = SavedIndex(1, 0, {PLACE: 10}, {}, read(LOG, 10))
 
 
 class _Silent:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests.unit.index.tails_kit import LOG, PLACE, message, read
-from worker.index.freshness import Saved
+from worker.index.freshness import SavedIndex
 from worker.index.tails import LENGTH, Beside, Comparison, Tail, extended, extended_beside
 from worker.stream import Message, OffsetRange, Partition
 
@@ -221,7 +221,7 @@ def test_damage_beside_is_for_others_to_tell() -> None:
 
 
 def test_a_topic_beside_that_is_another_now_or_gone_is_not_compared() -> None:
-    saved = Saved(1, 0, {}, beside=read_beside(LOG[:10]))
+    saved = SavedIndex(1, 0, {}, beside=read_beside(LOG[:10]))
     spans = {PLACE: OffsetRange(0, 0)}
     assert saved.now(spans, {PLACE.topic: "one"}).beside == saved.beside
     assert saved.now(spans, {}).beside == saved.beside, "an old broker cannot tell"

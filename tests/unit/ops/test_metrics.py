@@ -21,7 +21,7 @@ from worker.core.outbox import Tally
 from worker.core.violations import Code
 from worker.errors import ConfigurationError
 from worker.ops import health as health_module
-from worker.ops.health import Health, Limits, Part
+from worker.ops.health import Health, HealthLimits, ServiceHealth
 from worker.ops.metrics import MOST_BLOCKING, Metrics
 from worker.stream import Partition
 
@@ -46,7 +46,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def health(clock: Clock) -> Iterator[Health]:
-    served = Health(fed(), clock, limits=Limits(stall_seconds=60, ready_lag=1_000))
+    served = Health(fed(), clock, limits=HealthLimits(stall_seconds=60, ready_lag=1_000))
     served.start()
     yield served
     served.close()
@@ -79,7 +79,7 @@ def ready(health: Health) -> tuple[int, list[str]]:
     return status, answer["reasons"]
 
 
-def well(part: Part, clock: Clock) -> Part:
+def well(part: ServiceHealth, clock: Clock) -> ServiceHealth:
     part.alive(clock.now)
     part.restored()
     part.tasks(2, 2)

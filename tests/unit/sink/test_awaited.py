@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from schemas import ENTITIES
 from tests.unit.rows_kit import NAMES
-from worker.sink.awaited import Awaited, Saved, read_saved
+from worker.sink.awaited import Awaited, SavedPosition, read_saved
 from worker.stream import Message, OffsetRange, Partition
 
 
@@ -39,10 +39,10 @@ def test_a_task_that_saved_nothing_is_waited_for_where_there_is_something() -> N
 
 def test_a_parked_record_is_read_but_not_judged() -> None:
     waiting = awaited(matches=(0, 9))
-    waiting.note(0, Saved({"matches": 9}, {"matches": 4}))
+    waiting.note(0, SavedPosition({"matches": 9}, {"matches": 4}))
     assert waiting.pending() == {place("matches"): 5}
     assert waiting.steps() == (13, 18)
-    waiting.note(0, Saved({"matches": 12}, {"matches": 12}))
+    waiting.note(0, SavedPosition({"matches": 12}, {"matches": 12}))
     assert waiting.pending() == {}
     assert waiting.judged()[place("matches")] == 12
     assert waiting.steps() == (18, 18)
@@ -50,57 +50,57 @@ def test_a_parked_record_is_read_but_not_judged() -> None:
 
 def test_a_parked_record_is_waited_for_though_its_input_has_expired() -> None:
     waiting = awaited(matches=(9, 9))
-    waiting.note(0, Saved({"matches": 9}, {"matches": 4}))
+    waiting.note(0, SavedPosition({"matches": 9}, {"matches": 4}))
     assert waiting.pending() == {place("matches"): 5}
 
 
 def test_what_expired_unread_is_not_waited_for() -> None:
     waiting = awaited(matches=(9, 9))
-    waiting.note(0, Saved({"matches": 4}, {"matches": 4}))
+    waiting.note(0, SavedPosition({"matches": 4}, {"matches": 4}))
     assert waiting.pending() == {}
     assert waiting.judged()[place("matches")] == 9
 
 
 def test_other_tasks_and_what_comes_later_are_no_progress() -> None:
     waiting = awaited(users=(0, 5))
-    waiting.note(1, Saved({"users": 9}, {"users": 9}))
+    waiting.note(1, SavedPosition({"users": 9}, {"users": 9}))
     assert waiting.pending() == {place("users"): 5}
-    waiting.note(0, Saved({"matches": 9}, {"matches": 9}))
+    waiting.note(0, SavedPosition({"matches": 9}, {"matches": 9}))
     assert waiting.steps() == (0, 10)
 
 
 def test_offsets_in_an_input_that_was_created_anew_since_do_not_count() -> None:
     waiting = awaited(users=(0, 9), matches=(0, 5))
     old = {"users": "users-1", "matches": "matches-2"}
-    waiting.note(0, Saved({"users": 400, "matches": 5}, {"users": 400, "matches": 5}, old))
+    waiting.note(0, SavedPosition({"users": 400, "matches": 5}, {"users": 400, "matches": 5}, old))
     assert waiting.pending() == {place("users"): 9}
     now = {"users": "users-2", "matches": "matches-2"}
-    waiting.note(0, Saved({"users": 9, "matches": 5}, {"users": 9, "matches": 5}, now))
+    waiting.note(0, SavedPosition({"users": 9, "matches": 5}, {"users": 9, "matches": 5}, now))
     assert waiting.pending() == {}
 
 
 def test_progress_of_an_earlier_version_names_no_topics_and_counts() -> None:
     waiting = awaited(users=(0, 9))
-    waiting.note(0, Saved({"users": 9}, {"users": 9}))
+    waiting.note(0, SavedPosition({"users": 9}, {"users": 9}))
     assert waiting.pending() == {}
 
 
 def test_what_is_parked_of_the_input_before_is_waited_for_in_an_empty_one() -> None:
     waiting = awaited(users=(0, 0))
-    waiting.note(0, Saved({"users": 0}, {"users": -1}, {"users": "users-2"}))
+    waiting.note(0, SavedPosition({"users": 0}, {"users": -1}, {"users": "users-2"}))
     assert waiting.pending() == {place("users"): 1}
     assert waiting.judged()[place("users")] == 0, "no offset is below 0 in a manifest"
-    waiting.note(0, Saved({"users": 0}, {"users": 0}, {"users": "users-2"}))
+    waiting.note(0, SavedPosition({"users": 0}, {"users": 0}, {"users": "users-2"}))
     assert waiting.pending() == {}
 
 
 def test_a_task_that_has_read_what_is_not_there_is_none() -> None:
     waiting = awaited(users=(0, 9))
     ends = {place("users"): 9}
-    assert not waiting.is_beyond(0, Saved({"users": 9}, {"users": 9}), ends)
-    assert waiting.is_beyond(0, Saved({"users": 10}, {"users": 1}), ends)
-    assert not waiting.is_beyond(1, Saved({"users": 10}, {"users": 1}), ends)
-    other = Saved({"users": 10}, {"users": 10}, {"users": "users-1"})
+    assert not waiting.is_beyond(0, SavedPosition({"users": 9}, {"users": 9}), ends)
+    assert waiting.is_beyond(0, SavedPosition({"users": 10}, {"users": 1}), ends)
+    assert not waiting.is_beyond(1, SavedPosition({"users": 10}, {"users": 1}), ends)
+    other = SavedPosition({"users": 10}, {"users": 10}, {"users": "users-1"})
     assert not waiting.is_beyond(0, other, ends), "of a topic that was there before"
 
 
@@ -115,9 +115,9 @@ GOOD = b'{"next":{"users":3},"judged":{"users":-1}}'
 
 
 def test_progress_is_read_and_fields_of_later_versions_are_passed_over() -> None:
-    assert read_saved(progress(GOOD)) == Saved({"users": 3}, {"users": -1})
+    assert read_saved(progress(GOOD)) == SavedPosition({"users": 3}, {"users": -1})
     more = GOOD[:-1] + b',"topics":{"users":"x"},"held":{"users":{"1":[2]}},"since":[1]}'
-    assert read_saved(progress(more)) == Saved({"users": 3}, {"users": -1}, {"users": "x"})
+    assert read_saved(progress(more)) == SavedPosition({"users": 3}, {"users": -1}, {"users": "x"})
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_all_steps_are_done_when_nothing_is_pending(
 ) -> None:
     waiting = awaited(users=(span[0], span[1]))
     for judged, read in sorted(saved):
-        waiting.note(0, Saved({"users": max(read, judged)}, {"users": judged}))
+        waiting.note(0, SavedPosition({"users": max(read, judged)}, {"users": judged}))
         done, total = waiting.steps()
         assert 0 <= done <= total
         if not waiting.pending():

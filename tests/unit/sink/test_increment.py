@@ -31,8 +31,8 @@ from tests.unit.sink_kit import (
 from worker.exports.manifest import Cut
 from worker.exports.order import order_of
 from worker.exports.places.place import Finished
-from worker.sink.selection.bookmarks import Bookmarks, FullBecause, Mark
-from worker.sink.selection.compare import Gone, Row, compare, digest_of
+from worker.sink.selection.bookmarks import Bookmarks, FullBecause, Generation
+from worker.sink.selection.compare import ComparedRow, Gone, compare, digest_of
 from worker.sink.selection.increment import BaseDamagedError, Increment, spool_increment
 from worker.sink.selection.plan import Days, Reason, Selection
 from worker.sink.store.rocks import after, until
@@ -55,7 +55,7 @@ class Feed:
 
     def export(
         self, selection: Selection = ALL, name: str = "feed", *, finish: bool = True
-    ) -> tuple[Mark | FullBecause, Increment]:
+    ) -> tuple[Generation | FullBecause, Increment]:
         """One incremental export; unless `finish`, it fails before it is published."""
         self._count += 1
         export_id = f"e{self._count}"
@@ -64,7 +64,7 @@ class Feed:
         snapshot = self.world.store.snapshot()
         base = self.find(name, selection)
         draft = self.bookmarks.begin(name, export_id, selection, Cut())
-        mark = base if isinstance(base, Mark) else None
+        mark = base if isinstance(base, Generation) else None
         made = spool_increment(snapshot, selection, room, UNWATCHED, draft, mark)
         snapshot.close()
         if finish:
@@ -73,14 +73,14 @@ class Feed:
         self.bookmarks.settle(self.published.get)
         return base, made
 
-    def find(self, name: str = "feed", selection: Selection = ALL) -> Mark | FullBecause:
+    def find(self, name: str = "feed", selection: Selection = ALL) -> Generation | FullBecause:
         """The base of the next export, as what is published says."""
         return self.bookmarks.find(name, selection, reversed(self.published.values()))
 
-    def take(self, base: Mark | FullBecause, made: Increment) -> None:
+    def take(self, base: Generation | FullBecause, made: Increment) -> None:
         """Apply an export as its manifest says: everything anew without a base."""
         rows = read_spooled(made.spooled)
-        if not isinstance(base, Mark):
+        if not isinstance(base, Generation):
             self.held = {entity: {} for entity in rows}
             assert made.deletions is None
         for deletion in lines(made):
@@ -127,7 +127,7 @@ def test_the_base_with_changes_and_deletions_is_what_belongs(
         elif one.changed:
             assert held.get(one.key) != one.row
             held[one.key] = one.row
-        assert not isinstance(one, Row) or one.digest == digest_of(one.row)
+        assert not isinstance(one, ComparedRow) or one.digest == digest_of(one.row)
     assert held == {key: row for key, row in store.items() if key not in fates}
 
 
@@ -149,7 +149,7 @@ def test_base_and_increments_are_the_full_export_of_the_same_cut(
             base, made = feed.export(selection, finish=finish)
             full = feed.world.full(selection)
             assert made.totals == {entity: len(rows) for entity, rows in full.items()}
-            assert (base.export_id if isinstance(base, Mark) else None) == finished
+            assert (base.export_id if isinstance(base, Generation) else None) == finished
             check_counts(feed.world, base, made, full)
             if finish:
                 finished = list(feed.published)[-1]
@@ -160,7 +160,10 @@ def test_base_and_increments_are_the_full_export_of_the_same_cut(
 
 
 def check_counts(
-    world: World, base: Mark | FullBecause, made: Increment, full: dict[str, dict[bytes, bytes]]
+    world: World,
+    base: Generation | FullBecause,
+    made: Increment,
+    full: dict[str, dict[bytes, bytes]],
 ) -> None:
     rows = read_spooled(made.spooled)
     here = {(entity, key_of(entity, row)) for entity, some in rows.items() for row in some}
@@ -174,7 +177,7 @@ def check_counts(
     }
     expected = {name: sum(one == name for one, _ in into) for name in ("users", "matches")}
     assert dict(made.into_base) == {name: n for name, n in expected.items() if n}
-    if not isinstance(base, Mark):
+    if not isinstance(base, Generation):
         assert made.into_base == {}
     counted: dict[str, dict[str, int]] = {}
     for deletion in lines(made):
@@ -211,7 +214,7 @@ def test_a_story(feed: Feed) -> None:
     }
 
     base, made = feed.export()
-    assert isinstance(base, Mark)
+    assert isinstance(base, Generation)
     assert base.export_id == "e1"
     assert base.directory == feed.published["e1"].name
     assert set(made.spooled.rows.values()) == {0}
@@ -284,7 +287,7 @@ def test_other_options_have_no_base(feed: Feed, other: Selection) -> None:
     base, made = feed.export(other)
     assert base is FullBecause.OTHER_OPTIONS
     assert made.deletions is None
-    assert isinstance(feed.export(other)[0], Mark), "from now on these are the feed's"
+    assert isinstance(feed.export(other)[0], Generation), "from now on these are the feed's"
 
 
 def test_a_failed_export_leaves_the_bookmark_and_nothing_else(feed: Feed) -> None:
@@ -293,7 +296,7 @@ def test_a_failed_export_leaves_the_bookmark_and_nothing_else(feed: Feed) -> Non
     feed.world.apply([("users", *user(4))])
     for _ in range(3):
         base, made = feed.export(finish=False)
-        assert isinstance(base, Mark)
+        assert isinstance(base, Generation)
         assert (base.export_id, made.spooled.rows["users"]) == ("e1", 1)
     assert delivered(feed.world.store) == 3
 
@@ -312,7 +315,7 @@ def test_after_a_crash_the_place_tells_what_counts(tmp_path: Path) -> None:
     for published in (False, True):
         (tmp_path / f"again{published}").mkdir()
         base = feed.find()
-        assert isinstance(base, Mark)
+        assert isinstance(base, Generation)
         draft = feed.bookmarks.begin("feed", "late", ALL, Cut(accepted={"users": {0: 2}}))
         spool_increment(snapshot, ALL, tmp_path / f"again{published}", UNWATCHED, draft, base)
         feed.bookmarks.expect("feed", "hash of late")
@@ -324,10 +327,10 @@ def test_after_a_crash_the_place_tells_what_counts(tmp_path: Path) -> None:
             feed.published["late"] = finished("late", "feed")
         feed.bookmarks.settle(feed.published.get)
         found = feed.find()
-        assert isinstance(found, Mark)
+        assert isinstance(found, Generation)
         assert found.export_id == ("late" if published else "e1")
         assert delivered(feed.world.store) == sum(found.rows.values()) == (2 if published else 1)
-    assert isinstance(found, Mark)
+    assert isinstance(found, Generation)
     assert found.cut.accepted == {"users": {0: 2}}
     assert found.base().manifest_sha256 == "hash of late"
     feed.world.store.close()
@@ -346,7 +349,7 @@ def test_a_rebuilt_store_says_so_for_ever_or_until_the_next_export(tmp_path: Pat
     feed.bookmarks = Bookmarks(feed.world.store)
     assert feed.bookmarks.find("feed", ALL, ()) is FullBecause.STORE_REBUILT
     feed.export()
-    assert isinstance(feed.find(), Mark)
+    assert isinstance(feed.find(), Generation)
     feed.world.store.close()
 
 
@@ -393,9 +396,9 @@ def test_a_newer_export_of_another_sink_means_a_full_one(feed: Feed) -> None:
     mine = feed.published["e1"]
     others = [finished("e9", "other", 9), finished("e8", "feed", 8), mine]
     assert feed.bookmarks.find("feed", ALL, others) is FullBecause.OTHER_SINK
-    assert isinstance(feed.bookmarks.find("feed", ALL, [others[0], mine]), Mark)
+    assert isinstance(feed.bookmarks.find("feed", ALL, [others[0], mine]), Generation)
     older = [mine, finished("e0", "feed")]
-    assert isinstance(feed.bookmarks.find("feed", ALL, older), Mark)
+    assert isinstance(feed.bookmarks.find("feed", ALL, older), Generation)
     assert feed.bookmarks.find("other", ALL, others) is FullBecause.OTHER_SINK
     assert feed.bookmarks.find("third", ALL, others) is FullBecause.NO_BASE
 
@@ -420,7 +423,7 @@ def test_a_stamp_that_ran_ahead_hides_no_export_of_another_sink(feed: Feed) -> N
     marked = msgspec.structs.replace(feed.published["e1"], order=order_of(name, [later.order[0]]))
     assert marked.order < later.order
     assert feed.bookmarks.find("feed", ALL, [later, marked]) is FullBecause.OTHER_SINK
-    assert isinstance(feed.bookmarks.find("feed", ALL, [marked]), Mark)
+    assert isinstance(feed.bookmarks.find("feed", ALL, [marked]), Generation)
     assert feed.bookmarks.find("feed", ALL, []) is FullBecause.BASE_GONE
 
 

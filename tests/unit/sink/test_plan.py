@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from schemas import ENTITIES
 from tests.unit.rows_kit import encode, event, match, milestone, user, uuid
 from worker.core.keys import id_bytes
-from worker.sink.selection.plan import Days, Known, Picked, Picker, Reason, date_range, day_of
+from worker.sink.selection.plan import Days, KnownRows, Picked, Picker, Reason, date_range, day_of
 from worker.sink.selection.spool import kept
 
 
-def known(users: set[int], matches: dict[int, tuple[int, int]], remembered: int = 100) -> Known:
+def known(users: set[int], matches: dict[int, tuple[int, int]], remembered: int = 100) -> KnownRows:
     held: dict[tuple[str, bytes], bytes] = {("users", id_bytes(uuid(n))): b"" for n in users}
     for n, pair in matches.items():
         held["matches", id_bytes(uuid(n))] = b"".join(id_bytes(uuid(user)) for user in pair)
-    return Known(lambda entity, id_: held.get((entity, id_)), remembered)
+    return KnownRows(lambda entity, id_: held.get((entity, id_)), remembered)
 
 
-def pick(entity: str, rows: list[bytes], store: Known) -> tuple[list[bytes], Picked]:
+def pick(entity: str, rows: list[bytes], store: KnownRows) -> tuple[list[bytes], Picked]:
     picker = Picker(ENTITIES[entity], store)
     return kept(rows, picker.judge(rows)), picker.picked()
 

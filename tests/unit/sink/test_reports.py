@@ -15,14 +15,14 @@ from worker.ops.metrics import Metrics
 from worker.sink import leader
 from worker.sink.export import ExportSettings
 from worker.sink.leader import Leader
-from worker.sink.reports import Reports
+from worker.sink.reports import SinkReports
 
 
-def reports() -> tuple[Reports, Metrics]:
+def reports() -> tuple[SinkReports, Metrics]:
     metrics = Metrics()
     part = Health(metrics, lambda: 0).part("sink")
     part.restored()
-    return Reports(metrics, part, lambda: 0), metrics
+    return SinkReports(metrics, part, lambda: 0), metrics
 
 
 def test_a_place_that_is_away_is_the_active_sinks_to_tell() -> None:

@@ -20,7 +20,7 @@ UNSOUND: Final = "the checksum does not fit"
 _MISSING: Final = "the batch is missing"
 
 
-class Batch(NamedTuple):
+class StoredBatch(NamedTuple):
     """The messages at the offsets from `base` up to, not including, `next`."""
 
     base: int
@@ -40,7 +40,7 @@ class Hole(NamedTuple):
 
 def walk(
     connection: sqlite3.Connection, partition: int, position: int, end: int
-) -> Iterator[Batch | Hole]:
+) -> Iterator[StoredBatch | Hole]:
     """The batches that hold the offsets from `position` up to `end`, and holes between them."""
     while position < end:
         began = position
@@ -48,7 +48,7 @@ def walk(
         try:
             with contextlib.closing(_rows(connection, partition, position)) as rows:
                 for *row, crc in rows:
-                    batch = Batch(*row)
+                    batch = StoredBatch(*row)
                     if fault := _fault(partition, batch, crc, began, position, end):
                         break
                     yield batch
@@ -64,7 +64,7 @@ def walk(
             position = after
 
 
-def insert(connection: sqlite3.Connection, partition: int, batch: Batch) -> None:
+def insert(connection: sqlite3.Connection, partition: int, batch: StoredBatch) -> None:
     """Add a batch, within a transaction."""
     connection.execute(
         "INSERT INTO batches (partition, base, next, time, last_time, content, crc)"
@@ -82,7 +82,7 @@ def below(connection: sqlite3.Connection, partition: int, end: int, limit: int) 
     )
 
 
-def is_sound(partition: int, batch: Batch, crc: object) -> bool:
+def is_sound(partition: int, batch: StoredBatch, crc: object) -> bool:
     """Whether a batch matches its checksum; -1 stands for content that is not bytes."""
     return crc != -1 and seal_batch((partition, *batch[:4]), batch.entries) == crc
 
@@ -97,7 +97,7 @@ def _rows(connection: sqlite3.Connection, partition: int, position: int) -> sqli
 
 
 def _fault(
-    partition: int, batch: Batch, crc: object, began: int, position: int, end: int
+    partition: int, batch: StoredBatch, crc: object, began: int, position: int, end: int
 ) -> str | None:
     if not is_sound(partition, batch, crc):
         return UNSOUND if batch.base == position else _MISSING

@@ -32,10 +32,10 @@ from worker.brokers.embedded.clock import LogClock, LogTime, boot_id, machine_cl
 from worker.brokers.embedded.group import EmbeddedMember, Groups
 from worker.brokers.embedded.hindrance import Hindrances
 from worker.brokers.embedded.inspection import Inspection
-from worker.brokers.embedded.reader import EmbeddedReader, Watch
+from worker.brokers.embedded.reader import EmbeddedReader, LogWatch
 from worker.brokers.embedded.store import Connection, snapshot, transaction
 from worker.brokers.embedded.topics import Catalogue, Stored, create
-from worker.brokers.embedded.upkeep import Upkeep
+from worker.brokers.embedded.upkeep import LogUpkeep
 from worker.brokers.partitioner import Rotation
 from worker.clock import Clock
 from worker.errors import BrokerUnavailable, BuddyError, ConfigurationError, MissingTopic
@@ -82,7 +82,7 @@ class EmbeddedBroker:
         )
         """Finds, records and skips damage."""
         self._rotation = Rotation()
-        self._watch = Watch(self._version)
+        self._watch = LogWatch(self._version)
         self._readers: set[EmbeddedReader] = set()
         self._hindrances = Hindrances(clock.steady)
         self._upkeep: asyncio.Task[None] | None = None
@@ -225,7 +225,7 @@ class EmbeddedBroker:
         """Run retention and compaction now, in full; do nothing if another process runs them."""
         if self._upkeep is not None:
             await asyncio.wait({self._upkeep})
-        await self._do(Upkeep(self._directory, self._time, self._hindrances, force=True))
+        await self._do(LogUpkeep(self._directory, self._time, self._hindrances, force=True))
 
     async def accept_clock(self) -> LogTime:
         """Trust this machine's wall clock from now on; return the previous log time."""
@@ -287,11 +287,11 @@ class EmbeddedBroker:
 
     async def _keep_up(self) -> None:
         try:
-            await self._do(Upkeep(self._directory, self._time, self._hindrances))
+            await self._do(LogUpkeep(self._directory, self._time, self._hindrances))
         except BuddyError as error:  # the finished steps stand; the next round tries again
             _log.warning("upkeep_failed", error=str(error))
 
-    async def _do(self, upkeep: Upkeep) -> None:
+    async def _do(self, upkeep: LogUpkeep) -> None:
         """Run all steps; this process's waiting writes run between two steps."""
         try:
             while await self._writing.run(upkeep.step):

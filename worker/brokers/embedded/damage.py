@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from worker.brokers.embedded.batches import UNSOUND, Batch, Hole, walk
+from worker.brokers.embedded.batches import UNSOUND, Hole, StoredBatch, walk
 from worker.brokers.embedded.seal import is_damage, reason_of, seal
 from worker.brokers.embedded.store import snapshot, transaction
 from worker.brokers.embedded.topics import (
@@ -123,7 +123,7 @@ def look_for(
     if not row.start <= offset < row.next:
         raise UsageError(f"{name} holds offsets from {row.start} up to {row.next}, not {offset}.")
     piece = next(walk(connection, number, offset, row.next))
-    if isinstance(piece, Batch) or skipped_at(connection, number, offset) is not None:
+    if isinstance(piece, StoredBatch) or skipped_at(connection, number, offset) is not None:
         raise UsageError(f"{name} is not damaged at offset {offset}: nothing is skipped.")
     return Damage(partition, *piece)
 
@@ -193,7 +193,7 @@ def look_through(
             looked.damaged.append(Damage(partition, 0, 0, str(error)))
             return looked
         for piece in walk(connection, number, max(position, row.start), row.next):
-            if isinstance(piece, Batch):
+            if isinstance(piece, StoredBatch):
                 looked.batches += 1
                 looked.size += len(piece.entries)
             else:

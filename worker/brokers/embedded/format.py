@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from worker.brokers.embedded.batches import NOTHING, Batch, insert
+from worker.brokers.embedded.batches import NOTHING, StoredBatch, insert
 from worker.brokers.embedded.seal import seal, seal_batch
 from worker.errors import StateError
 
@@ -177,7 +177,7 @@ def _fill_gaps(connection: sqlite3.Connection) -> None:
         if end > position:
             gaps.append((position, end))
         for base, after in gaps:
-            insert(connection, partition, Batch(base, after, 0, 0, NOTHING))
+            insert(connection, partition, StoredBatch(base, after, 0, 0, NOTHING))
 
 
 def _marks(connection: sqlite3.Connection) -> tuple[int, int]:

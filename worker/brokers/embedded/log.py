@@ -17,7 +17,7 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from worker.brokers.embedded.batches import Batch, Hole, insert, walk
+from worker.brokers.embedded.batches import Hole, StoredBatch, insert, walk
 from worker.brokers.embedded.damage import Damage, skipped_at
 from worker.brokers.embedded.seal import seal
 from worker.brokers.embedded.store import snapshot
@@ -90,7 +90,7 @@ def append(connection: sqlite3.Connection, load: Load, now: int) -> int:
     time = max(now, row.last_time)
     base = row.next
     for count, entries in load.batches:
-        insert(connection, load.partition, Batch(base, base + count, time, time, entries))
+        insert(connection, load.partition, StoredBatch(base, base + count, time, time, entries))
         base += count
     grown = sum(len(entries) for _, entries in load.batches)
     store(connection, row._replace(next=base, last_time=time), grown)
@@ -250,7 +250,7 @@ def _fetch_one(
     return Chunk(messages, position, end, expired, skipped, damage), size
 
 
-def _messages(topic: Topic, number: int, batch: Batch, position: int) -> list[Message]:
+def _messages(topic: Topic, number: int, batch: StoredBatch, position: int) -> list[Message]:
     name, appended = topic.name, topic.append_time
     base, time = batch.base, batch.time
     found = _decode(batch.entries)

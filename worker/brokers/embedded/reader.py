@@ -17,10 +17,10 @@ LAST_PAUSE = 0.02
 """Seconds between two polls of the log while readers wait; the pause grows from first to last."""
 
 
-class Watch:
+class LogWatch:
     """Wakes waiting readers when the log grows, whichever process wrote.
 
-    This process reports its own writes by `grown`. For other processes, `Watch` polls a number
+    This process reports its own writes by `grown`. For other processes, `LogWatch` polls a number
     that SQLite changes with every commit, and polls only while a reader waits.
     """
 
@@ -125,7 +125,7 @@ class EmbeddedReader:
     """Implements `contract.Reader`. `closed` is called once, when the reader is closed."""
 
     def __init__(
-        self, fetch: Fetch, watch: Watch, closed: Callable[[EmbeddedReader], None]
+        self, fetch: Fetch, watch: LogWatch, closed: Callable[[EmbeddedReader], None]
     ) -> None:
         self._fetch = fetch
         self._watch = watch

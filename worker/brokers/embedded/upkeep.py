@@ -33,7 +33,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from worker.brokers.embedded.batches import NOTHING, Batch, Hole, below, insert, is_sound, walk
+from worker.brokers.embedded.batches import (
+    NOTHING,
+    Hole,
+    StoredBatch,
+    below,
+    insert,
+    is_sound,
+    walk,
+)
 from worker.brokers.embedded.clock import LogClock, LogTime
 from worker.brokers.embedded.damage import Damage, known, skipped_at
 from worker.brokers.embedded.hindrance import Hindrances
@@ -74,7 +82,7 @@ class _Kept(NamedTuple):
     headers: msgspec.Raw
 
 
-class Upkeep:
+class LogUpkeep:
     """One round of upkeep; call `step` in the write thread until it returns False."""
 
     def __init__(
@@ -262,7 +270,7 @@ class _Sieve:
         self._horizon = horizon
         self._seen: set[bytes | None] = set()
 
-    def sift(self, batches: list[Batch]) -> tuple[list[_Kept], int]:
+    def sift(self, batches: list[StoredBatch]) -> tuple[list[_Kept], int]:
         """Sift the next older batches, newest first.
 
         Returns the messages that stay, oldest first, and the number of dropped messages.
@@ -304,14 +312,14 @@ def _end_of_batch(connection: sqlite3.Connection, partition: int, ceiling: int) 
     return end if isinstance(end, int) else ceiling
 
 
-def _window(connection: sqlite3.Connection, partition: int, end: int) -> list[Batch]:
+def _window(connection: sqlite3.Connection, partition: int, end: int) -> list[StoredBatch]:
     """The next sound batches below `end`, newest first; none if a hole ends there."""
-    batches: list[Batch] = []
+    batches: list[StoredBatch] = []
     size = 0
     try:
         with contextlib.closing(below(connection, partition, end, STEP_ROWS)) as rows:
             for *row, crc in rows:
-                batch = Batch(*row)
+                batch = StoredBatch(*row)
                 if batch.next != end or not is_sound(partition, batch, crc):
                     break
                 batches.append(batch)
@@ -340,12 +348,14 @@ def _below_hole(connection: sqlite3.Connection, partition: int, start: int, end:
 def _rewrite(
     connection: sqlite3.Connection,
     partition: int,
-    batches: list[Batch],
+    batches: list[StoredBatch],
     sifted: tuple[list[_Kept], int],
 ) -> None:
     kept, dropped = sifted
     base, after = batches[-1].base, batches[0].next
-    packed = _pack(kept, base, after) or [Batch(base, after, 0, batches[0].last_time, NOTHING)]
+    packed = _pack(kept, base, after) or [
+        StoredBatch(base, after, 0, batches[0].last_time, NOTHING)
+    ]
     if not dropped and len(packed) == len(batches):
         return  # a rewrite would gain nothing
     with transaction(connection):
@@ -359,7 +369,7 @@ def _rewrite(
             insert(connection, partition, batch)
 
 
-def _pack(kept: list[_Kept], base: int, after: int) -> list[Batch]:
+def _pack(kept: list[_Kept], base: int, after: int) -> list[StoredBatch]:
     """Pack these messages into full batches, which together cover `base` up to `after`."""
     groups: list[list[_Kept]] = []
     size = BATCH_BYTES
@@ -377,13 +387,13 @@ def _pack(kept: list[_Kept], base: int, after: int) -> list[Batch]:
     ]
 
 
-def _batch(group: list[_Kept], base: int, after: int) -> Batch:
+def _batch(group: list[_Kept], base: int, after: int) -> StoredBatch:
     time = group[0].time
     entries = [
         (entry.offset - base, entry.time - time, entry.key, entry.value, entry.headers)
         for entry in group
     ]
-    return Batch(base, after, time, group[-1].time, _encode(entries))
+    return StoredBatch(base, after, time, group[-1].time, _encode(entries))
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ _MESSAGE_OVERHEAD = 31
 _HEADER_OVERHEAD = 10
 
 
-class Batch(msgspec.Struct, frozen=True):
+class PackedBatch(msgspec.Struct, frozen=True):
     """A batch for one partition, and the indices of its messages in the call."""
 
     builder: Any
@@ -108,12 +108,12 @@ def pack(
     topics: Mapping[str, Topic],
     rotation: Rotation,
     producer: Any,
-) -> dict[Partition, list[Batch]]:
+) -> dict[Partition, list[PackedBatch]]:
     """The batches of each partition, in order. Raises as `check` and `place` do."""
     sizes = check(messages, topics, producer)
     placed = place(messages, topics, rotation)
     now = milliseconds_now()
-    batches: dict[Partition, list[Batch]] = {}
+    batches: dict[Partition, list[PackedBatch]] = {}
     for partition, indices in placed.items():
         limit = min(BATCH_BYTES, topics[partition.topic].max_message_bytes)
         start, size = 0, _BATCH_OVERHEAD
@@ -130,12 +130,12 @@ def pack(
 
 def _batch(
     messages: Sequence[ProducerRecord], indices: list[int], producer: Any, now: int
-) -> Batch:
+) -> PackedBatch:
     builder = producer.create_batch()
     for index in indices:
         _append(builder, messages[index], now)
     builder.close()
-    return Batch(builder, indices, builder.size())
+    return PackedBatch(builder, indices, builder.size())
 
 
 def _append(builder: Any, message: ProducerRecord, now: int) -> None:
@@ -147,7 +147,7 @@ def _append(builder: Any, message: ProducerRecord, now: int) -> None:
 
 
 async def deliver(
-    batches: Mapping[Partition, Sequence[Batch]], producer: Any
+    batches: Mapping[Partition, Sequence[PackedBatch]], producer: Any
 ) -> dict[int, tuple[int, int]]:
     """Send every batch and wait for each; return (partition, offset) by message index.
 
@@ -168,7 +168,7 @@ async def deliver(
     return written
 
 
-def _waves(batches: Mapping[Partition, Sequence[Batch]]) -> Iterable[list[Partition]]:
+def _waves(batches: Mapping[Partition, Sequence[PackedBatch]]) -> Iterable[list[Partition]]:
     """Groups of partitions whose largest batches fit into one request together."""
     wave: list[Partition] = []
     total = 0
@@ -184,7 +184,7 @@ def _waves(batches: Mapping[Partition, Sequence[Batch]]) -> Iterable[list[Partit
 
 
 async def _deliver(
-    partition: Partition, batches: Sequence[Batch], producer: Any
+    partition: Partition, batches: Sequence[PackedBatch], producer: Any
 ) -> dict[int, tuple[int, int]]:
     futures = []
     for batch in batches:

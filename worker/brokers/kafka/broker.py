@@ -21,7 +21,7 @@ from aiokafka.errors import (
 )
 
 from worker.brokers.contract import GroupMember
-from worker.brokers.kafka.batches import Batch, deliver, pack
+from worker.brokers.kafka.batches import PackedBatch, deliver, pack
 from worker.brokers.kafka.committer import KafkaCommitter
 from worker.brokers.kafka.errors import (
     FAILURES,
@@ -307,7 +307,7 @@ class KafkaBroker:
 
     async def pack(
         self, messages: Sequence[ProducerRecord], producer: Any
-    ) -> dict[Partition, list[Batch]]:
+    ) -> dict[Partition, list[PackedBatch]]:
         """Pack messages for this producer; reload the topics before a message is refused."""
         names = {message.topic for message in messages}
         topics = await self._describe(names)

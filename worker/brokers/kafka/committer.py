@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from worker.brokers.kafka.batches import Batch, deliver
+from worker.brokers.kafka.batches import PackedBatch, deliver
 from worker.brokers.kafka.errors import FAILURES, committing, fencing, is_fence
 from worker.brokers.kafka.wire import (
     CALL_SECONDS,
@@ -35,7 +35,7 @@ class Topics(Protocol):
 
     async def pack(
         self, messages: Sequence[ProducerRecord], producer: Any
-    ) -> Mapping[Partition, Sequence[Batch]]:
+    ) -> Mapping[Partition, Sequence[PackedBatch]]:
         """Pack batches for this producer. Raises a refusal of `worker.errors`."""
 
     def forget(self, messages: Sequence[ProducerRecord]) -> None:
@@ -122,7 +122,7 @@ class KafkaCommitter:
             await stop(self._producer)
 
     async def _transact(
-        self, batches: Mapping[Partition, Sequence[Batch]], offsets: Mapping[Partition, int]
+        self, batches: Mapping[Partition, Sequence[PackedBatch]], offsets: Mapping[Partition, int]
     ) -> dict[int, tuple[int, int]]:
         producer = self._producer
         async with asyncio.timeout(CALL_SECONDS):

@@ -22,7 +22,7 @@ OnDamage = Callable[[Any, int, BaseException], None]
 
 
 class Fetched(OrderedDict[Any, Any]):
-    """aiokafka's fetched records by partition, as `Readable`; there is no public way."""
+    """aiokafka's fetched records by partition, as `ReadableRecords`; there is no public way."""
 
     def __init__(self, on_damage: OnDamage) -> None:
         super().__init__()
@@ -35,11 +35,11 @@ class Fetched(OrderedDict[Any, Any]):
             return
         if isinstance(result, FetchResult):
             records = result._partition_records  # noqa: SLF001 -- patches aiokafka
-            result._partition_records = Readable(number, records, self._on_damage)  # noqa: SLF001 -- patches aiokafka
+            result._partition_records = ReadableRecords(number, records, self._on_damage)  # noqa: SLF001 -- patches aiokafka
         super().__setitem__(number, result)
 
 
-class Readable:
+class ReadableRecords:
     """The records of a partition, unpacked directly into messages, up to a damaged batch.
 
     aiokafka's own record objects would be created only to be copied, at twice the cost. On a

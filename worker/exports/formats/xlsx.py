@@ -60,7 +60,7 @@ def xlsx_chunks(
     if max_rows < 2:
         raise ValueError("a sheet needs room for a header and a row")
     sink = _Sink()
-    sheets: list[parts.Sheet] = []
+    sheets: list[parts.FinishedSheet] = []
     counts: dict[str, int] = {}
     cut: list[CutCell] = []
     with zipfile.ZipFile(
@@ -69,7 +69,7 @@ def xlsx_chunks(
         _add(archive, "_rels/.rels", parts.PACKAGE_RELATIONS)
         _add(archive, "xl/styles.xml", parts.STYLES)
         about = sheet_rows(metadata)
-        sheets.append(parts.Sheet(_METADATA_SHEET, 2, len(about) + 1, filtered=False))
+        sheets.append(parts.FinishedSheet(_METADATA_SHEET, 2, len(about) + 1, filtered=False))
         _add(archive, parts.sheet_path(1), _metadata_sheet(about, sheets[0]))
         for entity, blocks in tables:
             writer = _EntityWriter(entity, metadata.counts[entity.name], cut)
@@ -88,7 +88,7 @@ def xlsx_chunks(
                         rows += len(piece)
                         yield sink.take()
                     title = entity.sheet if part == 1 else f"{entity.sheet} ({part})"
-                    sheet = parts.Sheet(title, len(entity.columns), rows, filtered=True)
+                    sheet = parts.FinishedSheet(title, len(entity.columns), rows, filtered=True)
                     member.write(parts.sheet_end(sheet).encode())
                 sheets.append(sheet)
                 part += 1
@@ -190,7 +190,7 @@ def _add(archive: zipfile.ZipFile, path: str, text: str) -> None:
         member.write(text.encode())
 
 
-def _metadata_sheet(rows: list[tuple[str, str | int]], sheet: parts.Sheet) -> str:
+def _metadata_sheet(rows: list[tuple[str, str | int]], sheet: parts.FinishedSheet) -> str:
     body = "".join(
         f'<row r="{n}">{text_cell(f"A{n}", name)}'
         + (

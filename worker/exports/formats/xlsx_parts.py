@@ -42,7 +42,7 @@ PACKAGE_RELATIONS: Final = (
 )
 
 
-class Sheet(msgspec.Struct, frozen=True):
+class FinishedSheet(msgspec.Struct, frozen=True):
     """A finished sheet; `rows` counts the header row too."""
 
     title: str
@@ -76,7 +76,7 @@ def sheet_start(widths: Sequence[int], rows: int) -> str:
     )
 
 
-def sheet_end(sheet: Sheet) -> str:
+def sheet_end(sheet: FinishedSheet) -> str:
     """The XML of a sheet after its last row."""
     reference = f"A1:{column_letters(sheet.columns)}{sheet.rows}"
     filtered = f'<autoFilter ref="{reference}"/>' if sheet.filtered else ""
@@ -97,7 +97,7 @@ def sheet_path(number: int) -> str:
     return f"xl/worksheets/sheet{number}.xml"
 
 
-def workbook(sheets: Sequence[Sheet]) -> str:
+def workbook(sheets: Sequence[FinishedSheet]) -> str:
     """xl/workbook.xml, with the hidden name that Excel gives each filtered range."""
     entries = "".join(
         f'<sheet name={quoteattr(sheet.title)} sheetId="{n}" r:id="rId{n}"/>'
@@ -116,7 +116,7 @@ def workbook(sheets: Sequence[Sheet]) -> str:
     )
 
 
-def workbook_relations(sheets: Sequence[Sheet]) -> str:
+def workbook_relations(sheets: Sequence[FinishedSheet]) -> str:
     """xl/_rels/workbook.xml.rels."""
     entries = "".join(
         f'<Relationship Id="rId{n}" Type="{_OFFICE}/worksheet" Target="worksheets/sheet{n}.xml"/>'
@@ -131,7 +131,7 @@ def workbook_relations(sheets: Sequence[Sheet]) -> str:
     )
 
 
-def content_types(sheets: Sequence[Sheet]) -> str:
+def content_types(sheets: Sequence[FinishedSheet]) -> str:
     """[Content_Types].xml."""
     entries = "".join(
         f'<Override PartName="/{sheet_path(n)}" ContentType="{_TYPES}.worksheet+xml"/>'

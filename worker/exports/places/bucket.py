@@ -60,7 +60,7 @@ class _Seal(msgspec.Struct, frozen=True):
 
 
 class BucketPlace:
-    """A `Place` in a bucket. Exports are built in `room`, a local directory of this sink alone."""
+    """An `ExportPlace` in a bucket. Exports are built in `room`, a directory of this sink alone."""
 
     def __init__(self, bucket: Bucket, room: Path, clock: Clock | None = None) -> None:
         """`clock` dates objects; by default it is the server's clock."""
@@ -72,19 +72,19 @@ class BucketPlace:
         """Objects that could not be removed, each with the attempt that wrote it."""
 
     def tell(self, tell: Callable[[str | None], object]) -> None:
-        """See `Place`."""
+        """See `ExportPlace`."""
         self._bucket.tell(tell)
 
     def hang(self) -> str | None:
-        """See `Place`: watches the disk of `room`. Calls to the bucket have time-outs."""
+        """See `ExportPlace`: watches the disk of `room`. Calls to the bucket have time-outs."""
         return self._calls.hang()
 
     def close(self) -> None:
-        """See `Place`."""
+        """See `ExportPlace`."""
         self._bucket.close()
 
     def find(self, export_id: str) -> Finished | None:
-        """See `Place`."""
+        """See `ExportPlace`."""
         seal = self._seal_of(export_id)
         if seal is None or seal.removed:
             return None
@@ -92,11 +92,11 @@ class BucketPlace:
         return None if content is None else self._decoded(seal.name, content)
 
     def sealed(self, export_id: str) -> bool:
-        """See `Place`."""
+        """See `ExportPlace`."""
         return self._seal_of(export_id) is not None
 
     def finished(self, skipped: Skipped = ignore_skipped) -> Iterator[Finished]:
-        """See `Place`."""
+        """See `ExportPlace`."""
         for name, order in self._orders().items():
             content = self._bucket.read(f"{name}/{MANIFEST}")
             found = None if content is None else self._decoded(name, content, skipped, order)
@@ -104,11 +104,11 @@ class BucketPlace:
                 yield found
 
     def staging(self, name: str) -> Staging:
-        """See `Place`."""
+        """See `ExportPlace`."""
         return Staging(self._room, name, self._calls)
 
     def publish(self, staging: Staging, abandoned: Callable[[], bool]) -> Finished:
-        """See `Place`."""
+        """See `ExportPlace`."""
         export_id = id_in(staging.name)
         if export_id is None:
             raise ValueError(f"{staging.name} is no export's name")
@@ -123,7 +123,7 @@ class BucketPlace:
         return found
 
     def fetch(self, name: str, directory: Path) -> None:
-        """See `Place`."""
+        """See `ExportPlace`."""
         where = self._bucket.url(name)
         content = self._bucket.read(f"{name}/{MANIFEST}")
         if content is None:
@@ -138,7 +138,7 @@ class BucketPlace:
             raise
 
     def remove(self, name: str) -> None:
-        """See `Place`: marks the seal as removed, deletes the manifest, then the other objects."""
+        """See `ExportPlace`: marks the seal as removed, deletes the manifest, then the other objects."""
         export_id = id_in(name)
         if export_id is None:
             raise ValueError(f"{name} is no export's name")
@@ -151,10 +151,10 @@ class BucketPlace:
             self._bucket.delete(held.name)
 
     def probe(self) -> None:
-        """See `Place`: nothing to do, since each sweep already writes, and tests more."""
+        """See `ExportPlace`: nothing to do, since each sweep already writes, and tests more."""
 
     def sweep(self) -> list[str]:
-        """See `Place`. Also raises `StateError` if the server ignores conditional writes."""
+        """See `ExportPlace`. Also raises `StateError` if the server ignores conditional writes."""
         self._probe()
         removed = [path.name for path in sweep(self._room)]
         for name, attempt in list(self._left.items()):

@@ -61,7 +61,7 @@ _log = structlog.get_logger(__name__)
 
 
 class DirectoryPlace:
-    """A `Place` in a directory, which is created for the first export.
+    """An `ExportPlace` in a directory, which is created for the first export.
 
     It must remain the directory first seen: an unmounted volume uncovers another one, without the
     seals. Methods that use the directory, except `fetch`, raise `StateError` if it was replaced.
@@ -83,17 +83,17 @@ class DirectoryPlace:
         """Device and inode of the root."""
 
     def tell(self, tell: Callable[[str | None], object]) -> None:
-        """See `Place`: never told, since a failing disk is not waited for."""
+        """See `ExportPlace`: never told, since a failing disk is not waited for."""
 
     def hang(self) -> str | None:
-        """See `Place`."""
+        """See `ExportPlace`."""
         return self._calls.hang()
 
     def close(self) -> None:
-        """See `Place`."""
+        """See `ExportPlace`."""
 
     def find(self, export_id: str) -> Finished | None:
-        """See `Place`."""
+        """See `ExportPlace`."""
         with self._guard():
             self._finish(export_id)
             for name in self._names(export_id):
@@ -103,12 +103,12 @@ class DirectoryPlace:
         return None
 
     def sealed(self, export_id: str) -> bool:
-        """See `Place`."""
+        """See `ExportPlace`."""
         with self._guard():
             return self._is_sealed(export_id) or bool(self._names(export_id))
 
     def finished(self, skipped: Skipped = ignore_skipped) -> Iterator[Finished]:
-        """See `Place`."""
+        """See `ExportPlace`."""
         with self._guard():
             there = orders(self._names(), self._marks())
         for name, order in there.items():
@@ -118,11 +118,11 @@ class DirectoryPlace:
                 yield found
 
     def staging(self, name: str) -> Staging:
-        """See `Place`: on the disk of the exports, since publishing renames it."""
+        """See `ExportPlace`: on the disk of the exports, since publishing renames it."""
         return Staging(self._root, name, self._calls)
 
     def publish(self, staging: Staging, abandoned: Callable[[], bool]) -> Finished:
-        """See `Place`."""
+        """See `ExportPlace`."""
         export_id = id_in(staging.name)
         if export_id is None:
             raise ValueError(f"{staging.name} is no export's name")
@@ -143,7 +143,7 @@ class DirectoryPlace:
         return found
 
     def fetch(self, name: str, directory: Path) -> None:
-        """See `Place`."""
+        """See `ExportPlace`."""
         finished = self._root / name
         try:
             content = self._manifest(name)
@@ -159,7 +159,7 @@ class DirectoryPlace:
             raise
 
     def remove(self, name: str) -> None:
-        """See `Place`."""
+        """See `ExportPlace`."""
         if id_in(name) is None:
             raise ValueError(f"{name} is no export's name")
         with self._guard():
@@ -174,7 +174,7 @@ class DirectoryPlace:
             shutil.rmtree(hidden, ignore_errors=True)
 
     def sweep(self) -> list[str]:
-        """See `Place`."""
+        """See `ExportPlace`."""
         with self._guard():
             for link in self._links():
                 _log.warning("export_link_ignored", path=str(link))
@@ -194,7 +194,7 @@ class DirectoryPlace:
             return [path.name for path in sweep(self._root)]
 
     def probe(self) -> None:
-        """See `Place`."""
+        """See `ExportPlace`."""
         trial = self.staging("probe")
         try:
             with self._guard():

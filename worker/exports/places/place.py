@@ -34,7 +34,7 @@ class GoneError(StateError):
 class Finished(msgspec.Struct, frozen=True):
     """A finished export: its name at the place, its location for people, and its manifest.
 
-    `order` sorts the exports that `Place.finished` yields, oldest first.
+    `order` sorts the exports that `ExportPlace.finished` yields, oldest first.
     """
 
     name: str
@@ -52,7 +52,7 @@ def ignore_skipped(_: str) -> None:
     """Tell nobody."""
 
 
-class Place(Protocol):
+class ExportPlace(Protocol):
     """Where finished exports are.
 
     Every method but `hang` blocks: run it in a thread. Each raises `StateError`, with one line, if

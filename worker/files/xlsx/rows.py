@@ -10,7 +10,7 @@ from xml.parsers.expat import ExpatError
 from worker.exports.formats.xlsx_text import from_excel
 from worker.files.cells import Cell
 from worker.files.xlsx.cells import CellReader
-from worker.files.xlsx.xml import TEXT, BrokenPart, ItemHandler, Part, read_items
+from worker.files.xlsx.xml import TEXT, BrokenPart, ItemHandler, OpenPart, read_items
 
 MAX_ROWS: Final = 1_048_576
 MAX_COLUMNS: Final = 16_384
@@ -36,7 +36,7 @@ A dict, not a list: thousands of rows with one cell each at XFD would exhaust th
 """
 
 
-def read_rows(part: Part, meaning: CellReader) -> Iterator[Row]:
+def read_rows(part: OpenPart, meaning: CellReader) -> Iterator[Row]:
     """The rows of a sheet, in its order.
 
     Raises BrokenPart, or ExpatError for invalid XML, after yielding the rows before the fault.

@@ -7,7 +7,7 @@ from array import array
 from typing import Final
 
 from worker.exports.formats.xlsx_text import from_excel
-from worker.files.xlsx.xml import TEXT, BrokenPart, ItemHandler, Part, read_items
+from worker.files.xlsx.xml import TEXT, BrokenPart, ItemHandler, OpenPart, read_items
 
 _MOST_STRINGS: Final = 16_000_000
 _PLAIN: Final = re.compile(rf'\s*<si><t(?: xml:space="preserve")?>({TEXT})</t>\Z')
@@ -19,7 +19,7 @@ class SharedStrings(ItemHandler):
     container = "sst"
     item = "si"
 
-    def __init__(self, part: Part | None = None) -> None:
+    def __init__(self, part: OpenPart | None = None) -> None:
         """Read the table. Raises BrokenPart, or ExpatError for invalid XML."""
         self._data = bytearray()
         self._ends = array("L", [0])

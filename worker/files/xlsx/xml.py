@@ -28,7 +28,7 @@ class OtherFormat(BrokenPart):
     """The file is of another kind; the message says which, and what to do."""
 
 
-class Part(Protocol):
+class OpenPart(Protocol):
     """The part of an open file's interface that is used here."""
 
     def read(self, size: int, /) -> bytes:
@@ -70,7 +70,7 @@ class ItemHandler(Handler):
         raise NotImplementedError
 
 
-def read_whole(part: Part, handler: Handler, longest: int) -> None:
+def read_whole(part: OpenPart, handler: Handler, longest: int) -> None:
     """Parse a part of at most `longest` bytes. Raises BrokenPart, or ExpatError for invalid XML."""
     parser = _parser(handler)
     size = 0
@@ -82,7 +82,7 @@ def read_whole(part: Part, handler: Handler, longest: int) -> None:
     parser.Parse(b"", True)  # noqa: FBT003
 
 
-def read_items(part: Part, handler: ItemHandler) -> Iterator[None]:
+def read_items(part: OpenPart, handler: ItemHandler) -> Iterator[None]:
     """Let the handler take the items of a part; yields now and then, so that they can be used.
 
     Once the handler is done, the rest of the part may be anything. Raises as `read_whole`, also if

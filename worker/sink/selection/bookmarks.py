@@ -58,7 +58,7 @@ class FullBecause(StrEnum):
     """The last export was made by another sink, or from another store than this one."""
 
 
-class Mark(msgspec.Struct, frozen=True):
+class Generation(msgspec.Struct, frozen=True):
     """One generation. The hash is set once all files are written, `directory` once it counts."""
 
     generation: int
@@ -77,8 +77,8 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 class _Head(msgspec.Struct, frozen=True):
-    current: Mark | None = None
-    pending: Mark | None = None
+    current: Generation | None = None
+    pending: Generation | None = None
 
 
 class Bookmarks:
@@ -93,7 +93,7 @@ class Bookmarks:
 
     def find(
         self, name: str, selection: Selection, finished: Iterable[Finished]
-    ) -> Mark | FullBecause:
+    ) -> Generation | FullBecause:
         """The base of an incremental export, or why it has none. Call `settle` first.
 
         `finished` are the exports at the place, newest first. They are read no further than the
@@ -122,7 +122,7 @@ class Bookmarks:
         heads = self._heads()
         marks = [m for head in heads.values() for m in (head.current, head.pending) if m]
         number = 1 + max((mark.generation for mark in marks), default=0)
-        mark = Mark(number, export_id, selection.entities, selection.days, cut)
+        mark = Generation(number, export_id, selection.entities, selection.days, cut)
         head = msgspec.structs.replace(heads.get(name, _Head()), pending=mark)
         self._write(name, head, flush=False)
         return Draft(self._store, number, lambda rows: self._seal(name, rows))
@@ -168,7 +168,9 @@ class Bookmarks:
                 for key, value in pairs
             }
 
-    def _write(self, name: str, head: _Head, *, flush: bool, drop: Mark | None = None) -> None:
+    def _write(
+        self, name: str, head: _Head, *, flush: bool, drop: Generation | None = None
+    ) -> None:
         """Change a head and drop a generation, in one atomic write."""
         batch = WriteBatch(raw_mode=True)
         key = BOOKMARK + name.encode()
@@ -186,7 +188,7 @@ class Bookmarks:
                 db.write(batch)
 
 
-def _still(head: _Head) -> Mark:
+def _still(head: _Head) -> Generation:
     """The pending generation. Raises `StateLost` if it was lost with the store."""
     if head.pending is None:
         raise StateLost("the store was rebuilt while an incremental export was made: begin anew")
@@ -223,7 +225,9 @@ class Draft:
         self._seal(rows)
 
 
-def _overtaken(mark: Mark | None, name: str, finished: Iterable[Finished]) -> FullBecause | None:
+def _overtaken(
+    mark: Generation | None, name: str, finished: Iterable[Finished]
+) -> FullBecause | None:
     """Why the bookmark's export is not the newest of its feed at the place; None if it is."""
     first = None
     for export in finished:

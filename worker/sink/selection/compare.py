@@ -15,7 +15,7 @@ from worker.sink.selection.plan import Reason
 DIGEST_SIZE: Final = 16
 
 
-class Row(NamedTuple):
+class ComparedRow(NamedTuple):
     """A row that belongs in the export; `changed` if it is new or changed, so must be delivered."""
 
     key: bytes
@@ -38,7 +38,7 @@ def digest_of(row: bytes) -> bytes:
 
 def compare(
     current: Iterable[tuple[bytes, bytes, Reason | None]], base: Iterator[tuple[bytes, bytes]]
-) -> Iterator[Row | Gone]:
+) -> Iterator[ComparedRow | Gone]:
     """Compare all rows in the store (key, row, why it does not belong) with the base.
 
     `base` has key and digest of each delivered row. A reader who takes the gone rows out of the
@@ -55,7 +55,7 @@ def compare(
             held = next(base, None)
         if reason is None:
             digest = digest_of(row)
-            yield Row(key, digest, row, digest != before)
+            yield ComparedRow(key, digest, row, digest != before)
         elif before is not None:
             yield Gone(key, reason)
     while held is not None:

@@ -33,7 +33,7 @@ Report = Callable[[str, int, int], None]
 """Called with progress: stage ("judge", "read", "collect", "write"), done, total. In any thread."""
 
 
-class Source(msgspec.Struct, frozen=True):
+class CutSource(msgspec.Struct, frozen=True):
     """Everything that a cut is taken from."""
 
     broker: Broker
@@ -58,7 +58,7 @@ class Taken(msgspec.Struct, frozen=True):
     moment: int
 
 
-async def take_cut(source: Source, patience: float, report: Report) -> Taken:
+async def take_cut(source: CutSource, patience: float, report: Report) -> Taken:
     """Take a cut of all records that are in the inputs now.
 
     After `patience` seconds without progress on the verdicts, the cut is taken without the pending

@@ -15,11 +15,11 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.exports.layout import DELETIONS
-from worker.sink.selection.bookmarks import Draft, Mark
-from worker.sink.selection.compare import Gone, Row, compare
+from worker.sink.selection.bookmarks import Draft, Generation
+from worker.sink.selection.compare import ComparedRow, Gone, compare
 from worker.sink.selection.ids import Ids
-from worker.sink.selection.plan import Ascending, Picked, Picker, Reader, Reason, Selection
-from worker.sink.selection.spool import LineFile, Pass, Spooled, Watch
+from worker.sink.selection.plan import Ascending, Picked, Picker, Reason, ReferenceReader, Selection
+from worker.sink.selection.spool import Caller, LineFile, Pass, Spooled
 from worker.sink.store.rows import REFERRED
 from worker.sink.store.snapshot import Snapshot
 
@@ -42,7 +42,7 @@ class BaseDamagedError(Exception):
     """The bookmark does not hold the rows that it should. Never leaves the sink."""
 
 
-class Deletion(msgspec.Struct, frozen=True):
+class DeletedRow(msgspec.Struct, frozen=True):
     """One line of deletions.ndjson."""
 
     entity: str
@@ -54,9 +54,9 @@ def spool_increment(
     snapshot: Snapshot,
     selection: Selection,
     directory: Path,
-    watch: Watch,
+    watch: Caller,
     draft: Draft,
-    base: Mark | None,
+    base: Generation | None,
 ) -> Increment:
     """As `spool`, but only the rows that are new or changed since `base`; without a base, all.
 
@@ -92,9 +92,9 @@ class _Writing:
         snapshot: Snapshot,
         selection: Selection,
         directory: Path,
-        watch: Watch,
+        watch: Caller,
         draft: Draft,
-        base: Mark | None,
+        base: Generation | None,
     ) -> None:
         self.deletions = directory / DELETIONS
         self.changed: Counter[str] = Counter()
@@ -128,7 +128,7 @@ class _Writing:
             for one in self._noted(entity, self._counted(entity, compared)):
                 if isinstance(one, Gone):
                     self.deleted[entity][one.reason] += 1
-                    line = Deletion(entity, one.key.decode(), one.reason)
+                    line = DeletedRow(entity, one.key.decode(), one.reason)
                     gone.write([msgspec.json.encode(line)])
                 else:
                     self.changed[entity] += 1
@@ -151,11 +151,13 @@ class _Writing:
         if seen != self._base.rows.get(entity, 0):
             raise BaseDamagedError
 
-    def _noted(self, entity: str, compared: Iterator[Row | Gone]) -> Iterator[Row | Gone]:
+    def _noted(
+        self, entity: str, compared: Iterator[ComparedRow | Gone]
+    ) -> Iterator[ComparedRow | Gone]:
         """Note every row that belongs; pass on the rows to deliver and the rows to delete."""
         batch: list[tuple[bytes, bytes]] = []
         for one in compared:
-            if isinstance(one, Row):
+            if isinstance(one, ComparedRow):
                 batch.append((one.key, one.digest))
                 if len(batch) >= _BATCH:
                     self._draft.note(entity, batch)
@@ -166,13 +168,15 @@ class _Writing:
         if batch:
             self._draft.note(entity, batch)
 
-    def _counted(self, entity: str, compared: Iterator[Row | Gone]) -> Iterator[Row | Gone]:
+    def _counted(
+        self, entity: str, compared: Iterator[ComparedRow | Gone]
+    ) -> Iterator[ComparedRow | Gone]:
         """Count the base rows that exported rows refer to, and find the earliest exported row."""
-        reader = Reader(ENTITIES[entity], self._referred)
+        reader = ReferenceReader(ENTITIES[entity], self._referred)
         own = self._referred.get(entity)
         referred = Ascending(own.ascending()) if own is not None else None
         for one in compared:
-            if isinstance(one, Row):
+            if isinstance(one, ComparedRow):
                 if one.changed:
                     day, references = reader.read(one.row)
                     earliest = self.earliest[entity]

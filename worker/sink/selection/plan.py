@@ -116,7 +116,7 @@ _LAST: Final = "~"
 """Sorts after every id."""
 
 
-class Known:
+class KnownRows:
     """The users and matches that the store knows. It caches recent answers in bounded memory.
 
     Valid for one snapshot only.
@@ -176,7 +176,7 @@ class Picker:
     """
 
     def __init__(
-        self, entity: Entity, known: Known, days: Days = _ALL_DAYS, pulls: Pulls = _NO_PULLS
+        self, entity: Entity, known: KnownRows, days: Days = _ALL_DAYS, pulls: Pulls = _NO_PULLS
     ) -> None:
         self._known = known
         self._referred = days.limited and entity.name in REFERRED
@@ -244,7 +244,7 @@ class Picker:
         return False
 
 
-class Reader:
+class ReferenceReader:
     """Reads the day of a row of one entity, and its references to the `targets` entities."""
 
     def __init__(self, entity: Entity, targets: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
 """Writes the rows of an export from the snapshot to files for the writers, one file per entity.
 
-Blocking: call it in a thread. Memory is bounded by a block of rows, the cache of `Known` and the
-runs of `Ids`.
+Blocking: call it in a thread. Memory is bounded by a block of rows, the cache of `KnownRows` and
+the runs of `Ids`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 from schemas import ENTITIES
 from worker.errors import StateError
 from worker.sink.selection.ids import Ids
-from worker.sink.selection.plan import Known, Picked, Picker, Pulls, Reason, Selection
+from worker.sink.selection.plan import KnownRows, Picked, Picker, Pulls, Reason, Selection
 from worker.sink.store import rocks
 from worker.sink.store.rows import REFERRED
 from worker.sink.store.snapshot import Snapshot
@@ -42,7 +42,7 @@ class AbandonedError(Exception):
     """Nobody waits for the export any more. Never leaves the sink."""
 
 
-class Watch(msgspec.Struct, frozen=True):
+class Caller(msgspec.Struct, frozen=True):
     """The waiting caller: `advance` gets (rows done, in total); `abandoned`: it has given up."""
 
     advance: Callable[[int, int], None]
@@ -55,7 +55,7 @@ class Watch(msgspec.Struct, frozen=True):
         self.advance(done, total)
 
 
-def spool(snapshot: Snapshot, selection: Selection, directory: Path, watch: Watch) -> Spooled:
+def spool(snapshot: Snapshot, selection: Selection, directory: Path, watch: Caller) -> Spooled:
     """Write the rows that belong in an export to files in `directory`, in the store's order.
 
     Raises `StateError`, and `AbandonedError` soon after nobody waits for the export any more.
@@ -87,7 +87,7 @@ class Pass:
     """State shared by the entities of one pass: known ids, and ids that a date range pulls in."""
 
     def __init__(self, snapshot: Snapshot, selection: Selection, directory: Path) -> None:
-        self._known = Known(snapshot.users_of)
+        self._known = KnownRows(snapshot.users_of)
         self._days = selection.days
         targets = [name for name in selection.entities if name in REFERRED]
         self._pulled = {

@@ -24,7 +24,7 @@ class SetAside(msgspec.Struct, frozen=True):
     value: bytes | None
 
 
-class Batch:
+class RowChanges:
     """The latest message of each key; the next offset and the tail of each partition."""
 
     def __init__(

@@ -36,7 +36,7 @@ from worker.index.freshness import (
     reason_to_rebuild,
 )
 from worker.index.resuming import another_log, went_back
-from worker.sink.reports import Reports, unheard
+from worker.sink.reports import SinkReports, unheard
 from worker.sink.store.opening import FORMAT
 from worker.sink.store.row_store import RowStore
 from worker.stream import Message, Partition
@@ -59,7 +59,7 @@ _BROKER, _ACCEPTED, _STORE = "broker", "accepted topics", "store"
 _log = structlog.get_logger(__name__)
 
 
-class Counts(msgspec.Struct):
+class ConsumedCounts(msgspec.Struct):
     """Messages consumed since the start. `expired` ones were gone before they were read."""
 
     read: int = 0
@@ -79,9 +79,9 @@ class Consumer:
         store: RowStore,
         names: Names,
         clock: Clock,
-        reports: Reports | None = None,
+        reports: SinkReports | None = None,
     ) -> None:
-        self.counts = Counts()
+        self.counts = ConsumedCounts()
         self._broker = broker
         self._store = store
         self._names = names

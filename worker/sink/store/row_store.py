@@ -33,11 +33,11 @@ from worker.accepted import Refused, Split, count_partitions, source_partition
 from worker.core.keys import id_bytes
 from worker.core.topics import Names
 from worker.errors import StateError, StateLost
-from worker.index.freshness import Saved
+from worker.index.freshness import SavedIndex
 from worker.index.tails import extended
 from worker.sink.store import positions as places
 from worker.sink.store import rocks
-from worker.sink.store.batch import Batch, SetAside
+from worker.sink.store.batch import RowChanges, SetAside
 from worker.sink.store.opening import (
     FORMAT,
     STATE_KEY,
@@ -106,12 +106,12 @@ class RowStore:
         """Until when (ms) the store is known to hold all accepted rows; None if never."""
         return self._content.state.last_current
 
-    def saved(self) -> Saved:
+    def saved(self) -> SavedIndex:
         """The saved state that `freshness.reason_to_rebuild` judges."""
         with self._lock:
             held = {p: o for p, o in self._content.positions.items() if p.topic in self._kinds}
             tails = {place: tail for place, tail in self._content.tails.items() if place in held}
-            return Saved(
+            return SavedIndex(
                 FORMAT,
                 self._content.state.last_current,
                 held,
@@ -181,7 +181,7 @@ class RowStore:
         `identities` are those of their topics. Raises `StateError`, and has then changed nothing.
         """
         with self._lock:
-            work = Batch(self._kinds, self._tags, self._content.positions)
+            work = RowChanges(self._kinds, self._tags, self._content.positions)
             work.read(messages, count_partitions(positions))
             for place, offset in positions.items():
                 work.next[place] = max(offset, work.next.get(place, 0))
@@ -251,7 +251,7 @@ class RowStore:
     def _note_damage(self, what: str) -> None:
         self.damaged = what
 
-    def _stage(self, batch: WriteBatch, work: Batch) -> dict[str, int]:
+    def _stage(self, batch: WriteBatch, work: RowChanges) -> dict[str, int]:
         """Add the real changes to the batch; return by entity the change in the number of rows."""
         rows: dict[str, int] = {}
         if not work.latest:
@@ -289,7 +289,7 @@ class RowStore:
         return rows
 
     def _write(
-        self, batch: WriteBatch, work: Batch, rows: dict[str, int], identities: dict[str, str]
+        self, batch: WriteBatch, work: RowChanges, rows: dict[str, int], identities: dict[str, str]
     ) -> Applied:
         moved = {p: o for p, o in work.next.items() if o > self._content.positions.get(p, -1)}
         if moved or work.tails or not batch.is_empty():

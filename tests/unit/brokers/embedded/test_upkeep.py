@@ -25,7 +25,7 @@ from worker.brokers.embedded import upkeep as embedded_upkeep
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.brokers.embedded.hindrance import AGAIN_MS, LASTING_MS
 from worker.brokers.embedded.reader import EmbeddedReader
-from worker.brokers.embedded.upkeep import Upkeep
+from worker.brokers.embedded.upkeep import LogUpkeep
 from worker.stream import Message, OffsetRange, Partition, ProducerRecord, Topic
 
 # --- Retention --------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class Story:
         self.table: dict[bytes | None, bytes] = {}
         self.written: dict[int, tuple[bytes | None, bytes | None]] = {}
         self.slow: list[tuple[EmbeddedReader, list[Message]]] = []
-        self.upkeep: Upkeep | None = None
+        self.upkeep: LogUpkeep | None = None
 
     async def write(self, writes: list[tuple[bytes, bytes | None]]) -> None:
         places = await self.broker.publish([ProducerRecord("log", k, v) for k, v in writes])
@@ -173,7 +173,7 @@ class Story:
     async def step(self, _: None) -> None:
         if self.upkeep is None:
             broker = self.broker
-            self.upkeep = Upkeep(broker._directory, broker._time, broker._hindrances, force=True)
+            self.upkeep = LogUpkeep(broker._directory, broker._time, broker._hindrances, force=True)
         if not await self.broker._writing.run(self.upkeep.step):
             self.upkeep = None
 
@@ -243,7 +243,7 @@ async def test_a_partition_is_compacted_when_it_has_doubled(
         return await broker._writing.run(embedded_upkeep._is_grown, number, clock.wall())
 
     async def keep_up() -> None:
-        upkeep = Upkeep(broker._directory, broker._time, broker._hindrances)
+        upkeep = LogUpkeep(broker._directory, broker._time, broker._hindrances)
         while await broker._writing.run(upkeep.step):
             pass
 
@@ -270,7 +270,7 @@ async def test_only_one_process_at_a_time_does_upkeep(
 ) -> None:
     await broker.create([Topic("log", 1, compacted=True)])
     await broker.publish([ProducerRecord("log", b"k", b"%d" % number) for number in range(3)])
-    first = Upkeep(tmp_path / "broker", broker._time, broker._hindrances, force=True)
+    first = LogUpkeep(tmp_path / "broker", broker._time, broker._hindrances, force=True)
     assert await broker._writing.run(first.step)
     async with opened(tmp_path / "broker", clock) as other:
         await other.publish([ProducerRecord("log", b"k", b"3")])
@@ -300,7 +300,7 @@ async def test_a_process_that_hangs_with_the_lock_is_told_until_it_goes_on(
     await broker.create([Topic("log", 1, compacted=True)])
     for number in range(3):
         await broker.publish([ProducerRecord("log", b"k", b"%d" % number)])
-    frozen = Upkeep(tmp_path / "broker", broker._time, broker._hindrances, force=True)
+    frozen = LogUpkeep(tmp_path / "broker", broker._time, broker._hindrances, force=True)
     assert await broker._writing.run(frozen.step)
     os.utime(lock, (0, 0))  # the next touch is sure to differ
     async with opened(tmp_path / "broker", clock) as other:

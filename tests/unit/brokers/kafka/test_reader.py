@@ -11,7 +11,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
-from worker.brokers.kafka.fetched import Readable
+from worker.brokers.kafka.fetched import ReadableRecords
 from worker.brokers.kafka.reader import KafkaReader
 from worker.stream import Message, Partition
 
@@ -85,7 +85,7 @@ def test_a_damaged_batch_ends_what_can_be_read_of_its_partition(at: int) -> None
         told.append((offset, type(why).__name__))
 
     records = fetched(batch(0), bytes(damaged), batch(4))
-    readable = Readable(HERE, records, note)
+    readable = ReadableRecords(HERE, records, note)
     assert [message.offset for message in readable] == [0, 1]
     assert readable.next_fetch_offset == 2
     assert [offset for offset, _ in told] == [2]
@@ -93,7 +93,7 @@ def test_a_damaged_batch_ends_what_can_be_read_of_its_partition(at: int) -> None
 
 def test_a_read_that_is_cut_short_goes_on_where_it_ended() -> None:
     unused: Any = None
-    readable = Readable(HERE, fetched(batch(0), batch(2)), unused)
+    readable = ReadableRecords(HERE, fetched(batch(0), batch(2)), unused)
     for expected in range(4):
         assert next(iter(readable)).offset == expected
     assert list(readable) == []
