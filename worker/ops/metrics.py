@@ -9,17 +9,18 @@ read meanwhile.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
-from prometheus_client.metrics_core import Metric
+from prometheus_client import Counter, Info, ProcessCollector
 
 from schemas import ENTITIES
 from worker import __version__
 from worker.core.possible import possible_violations
 from worker.core.violations import WARNINGS, Code
 from worker.ops.histogram import BulkHistogram
+from worker.ops.instruments import Instruments
+from worker.ops.sink_metrics import SinkMetrics
 from worker.stream import Partition
 
 if TYPE_CHECKING:
@@ -36,23 +37,14 @@ _VERDICT_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
 _BATCH_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _BATCH_RECORDS: Final = (0, 1, 10, 50, 100, 500, 1_000, 2_500, 5_000, 10_000)
 _RESTORE_SECONDS: Final = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
-_EXPORT_SECONDS: Final = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3_600)
-
-
-class _Registry(CollectorRegistry):
-    """Omits the `_created` series, which would double the number of series."""
-
-    def collect(self) -> Iterator[Metric]:
-        for metric in super().collect():
-            metric.samples = [s for s in metric.samples if not s.name.endswith("_created")]
-            yield metric
 
 
 class Metrics:
     """All metrics of one process. Instances share nothing."""
 
     def __init__(self) -> None:
-        self.registry: Final = _Registry()
+        self._make = Instruments()
+        self.registry: Final = self._make.registry
         ProcessCollector(registry=self.registry)
         info = Info("buddy_build", "Version of the program.", registry=self.registry)
         info.info({"version": __version__, "python": platform.python_version()})
@@ -60,7 +52,7 @@ class Metrics:
         self._strange()
         self._waiting()
         self._work()
-        self._sink()
+        self.sink = SinkMetrics(self._make, self._foreign["sink"], self._split_keys)
 
     # --- outcomes of records ------------------------------------------------------------------
 
@@ -213,58 +205,15 @@ class Metrics:
         """Observe the time to take over and restore a task."""
         self._restore_seconds.observe(seconds)
 
-    # --- the sink -----------------------------------------------------------------------------
-
-    def split_keys(self, versions: int) -> None:
-        """Count versions of a key from another input partition than the version before."""
-        self._split_keys.inc(versions)
-
-    def sink_applied(self, *, changed: int, deleted: int, repeats: int, foreign: int) -> None:
-        """Count a batch of accepted messages that was applied to the store."""
-        self._applied["changed"].inc(changed)
-        self._applied["deleted"].inc(deleted)
-        self._applied["repeat"].inc(repeats)
-        self._foreign["sink"].inc(foreign)
-
-    def sink_expired(self, messages: int) -> None:
-        """Count accepted messages that were gone before the sink read them."""
-        self._sink_expired.inc(messages)
-
-    def sink_lag(self, messages: Mapping[Partition, int]) -> None:
-        """Set the lag of each partition of the accepted topics."""
-        self._sink_lag.set(messages)
-
-    def export(self, seconds: float, *, finished: bool) -> None:
-        """Count an export that finished or failed, and observe its duration."""
-        self._exports["finished" if finished else "failed"].inc()
-        self._export_seconds.observe(seconds)
-
-    def export_place(self, *, away: bool, outages: int) -> None:
-        """Set whether the place of exports is away, and count further outages."""
-        self._place_away.set(away)
-        self._place_outages.inc(outages)
-
-    def sink_active(self, *, is_active: bool) -> None:
-        """Set whether this sink answers requests; a passive sink shows no schedules."""
-        self._sink_active.set(is_active)
-        if not is_active:
-            self.schedules({})
-
-    def schedules(self, following: Mapping[str, float]) -> None:
-        """Set each schedule's first slot that is not done, in seconds since 1970."""
-        self._schedules.clear()
-        for name, moment in following.items():
-            self._schedules.labels(name).set(moment)
-
     # --- definitions --------------------------------------------------------------------------
 
     def _records(self) -> None:
-        self._read = self._by_entity(
+        self._read = self._make.by_entity(
             "buddy_records_read", "Records read from the inputs, deletions among them."
         )
-        self._accepted = self._by_entity("buddy_rows_accepted", "Records accepted as rows.")
-        self._deleted = self._by_entity("buddy_deletions", "Deletions carried out.")
-        self._rejected = self._by_entity("buddy_rejections", "Records rejected.")
+        self._accepted = self._make.by_entity("buddy_rows_accepted", "Records accepted as rows.")
+        self._deleted = self._make.by_entity("buddy_deletions", "Deletions carried out.")
+        self._rejected = self._make.by_entity("buddy_rejections", "Records rejected.")
         self._every_violation = Counter(
             "buddy_violations",
             "Violations found, warnings of accepted records among them.",
@@ -281,92 +230,92 @@ class Metrics:
             _VERDICT_SECONDS,
             self.registry,
         )
-        self._unknown_fields = self._by_entity(
+        self._unknown_fields = self._make.by_entity(
             "buddy_unknown_fields", "Fields of accepted records that no column is for (dropped)."
         )
-        self._newly_parked = self._counters(
+        self._newly_parked = self._make.counters(
             "buddy_records_parked",
             "Records that had to wait for a reference, or behind one of their own key.",
             "entity",
             _REFERRING,
         )
-        self._users_asked = self._counter(
+        self._users_asked = self._make.counter(
             "buddy_users_waited",
             "Users that had to wait for their address, or behind one of their own key.",
         )
-        self._omitted = self._counter(
+        self._omitted = self._make.counter(
             "buddy_records_omitted", "Rejections too large to hold the original record."
         )
-        self._failures = self._counter(
+        self._failures = self._make.counter(
             "buddy_internal_errors", "Records that could not be judged because the program failed."
         )
-        self._unreadable = self._counter(
+        self._unreadable = self._make.counter(
             "buddy_unreadable_internal_messages",
             "Messages of internal topics that are none of the project's (skipped).",
         )
-        self._expired = self._by_entity(
+        self._expired = self._make.by_entity(
             "buddy_input_expired_records",
             "Records that were gone from an input before they were read.",
         )
-        self._recreated = self._counter(
+        self._recreated = self._make.counter(
             "buddy_input_recreated", "Partitions of inputs whose topic was created anew."
         )
-        self._accepted_recreated = self._counter(
+        self._accepted_recreated = self._make.counter(
             "buddy_accepted_recreated", "Accepted topics that were created anew."
         )
-        self._rejected_recreated = self._counter(
+        self._rejected_recreated = self._make.counter(
             "buddy_rejected_recreated", "Topics of rejections that were created anew."
         )
-        self._internal_recreated = self._counter(
+        self._internal_recreated = self._make.counter(
             "buddy_internal_recreated",
             "Partitions created anew of exports, export-requests, internal (not claims, grants).",
         )
-        self._split_keys = self._counter(
+        self._split_keys = self._make.counter(
             "buddy_keys_in_two_partitions",
             "Versions of a key that came from another input partition than the one before.",
         )
-        self._accepted_expired = self._counter(
+        self._accepted_expired = self._make.counter(
             "buddy_accepted_expired_messages",
             "Offsets of accepted topics that were removed before the index read them.",
         )
-        self._accepted_skipped = self._counter(
+        self._accepted_skipped = self._make.counter(
             "buddy_accepted_skipped_messages",
             "Damaged offsets that the index has skipped as somebody had said.",
         )
-        self._progress_lost = self._counter(
+        self._progress_lost = self._make.counter(
             "buddy_progress_lost", "Tasks that had worked before and were found without progress."
         )
-        self._parked_lost = self._by_entity(
+        self._parked_lost = self._make.by_entity(
             "buddy_parked_lost_records",
             "Parked records that were gone when their task was taken over.",
         )
-        self._clock_steps = self._counter(
+        self._clock_steps = self._make.counter(
             "buddy_clock_steps", "Times that the wall clock of this process was set."
         )
 
-        self._skipped = self._by_entity(
+        self._skipped = self._make.by_entity(
             "buddy_input_skipped_records",
             "Damaged offsets of an input that were skipped as somebody had said.",
         )
-        self._log_damaged = self._gauge(
+        self._log_damaged = self._make.gauge(
             "buddy_log_damaged_places",
             "Places where the embedded log is damaged and was not skipped; on Kafka, partitions"
             " that this process cannot read.",
         )
 
-        self._log_skipped = self._counter(
+        self._log_skipped = self._make.counter(
             "buddy_log_skipped_offsets",
             "Damaged offsets of rejections or announcements that somebody had skipped.",
         )
 
     def _strange(self) -> None:
-        self._foreign = self._counters(
+        self._foreign = self._make.counters(
             "buddy_foreign_rows",
             "Messages of accepted topics that are no rows of ours, refused by this reader.",
             "reader",
             ("index", "sink"),
         )
-        self._rebuilt = self._counters(
+        self._rebuilt = self._make.counters(
             "buddy_state_rebuilt",
             "Times that state on disk was thrown away, to be read anew from the topics.",
             "state",
@@ -374,111 +323,76 @@ class Metrics:
         )
 
     def _waiting(self) -> None:
-        self._parked = self._gauges(
+        self._parked = self._make.gauges(
             "buddy_parked_records",
             "Records that wait now for a reference, or behind one of their own key.",
             "entity",
             _REFERRING,
         )
-        self._users_waiting = self._gauge(
+        self._users_waiting = self._make.gauge(
             "buddy_users_waiting",
             "Users that wait now for their address, or behind one of their own key.",
         )
-        self._parked_bytes = self._gauge(
+        self._parked_bytes = self._make.gauge(
             "buddy_parked_bytes", "Memory that parked records take, by estimate."
         )
-        self._parked_oldest = self._gauge(
+        self._parked_oldest = self._make.gauge(
             "buddy_parked_oldest_age_seconds", "Time since the first reading of the oldest of them."
         )
-        self._lag = self._by_place(
+        self._lag = self._make.by_place(
             "buddy_lag_records",
             "Records to be read, gaps and records of open transactions among them.",
         )
-        self._verdicts_waiting = self._gauge(
+        self._verdicts_waiting = self._make.gauge(
             "buddy_verdicts_waiting_records",
             "Records after their grace that wait for a definitive verdict.",
         )
-        self._verdicts_oldest = self._gauge(
+        self._verdicts_oldest = self._make.gauge(
             "buddy_verdicts_oldest_wait_seconds", "Time that the oldest frontier has been open."
         )
-        self._blocking = self._by_place(
+        self._blocking = self._make.by_place(
             "buddy_verdicts_blocking",
             "1 for an input partition that is not judged far enough (the first 20).",
         )
-        self._blocking_number = self._gauge(
+        self._blocking_number = self._make.gauge(
             "buddy_verdicts_blocking_partitions", "How many such partitions there are."
         )
 
     def _work(self) -> None:
-        self._rounds = self._counter("buddy_rounds", "Rounds of the worker finished.")
-        self._round_finished = self._gauge(
+        self._rounds = self._make.counter("buddy_rounds", "Rounds of the worker finished.")
+        self._round_finished = self._make.gauge(
             "buddy_round_finished_timestamp_seconds", "When the last round was finished (0: never)."
         )
-        self._batch_seconds = self._histogram(
+        self._batch_seconds = self._make.histogram(
             "buddy_batch_duration_seconds",
             "Time from judging a batch of one task to its commit.",
             _BATCH_SECONDS,
         )
-        self._batch_records = self._histogram(
+        self._batch_records = self._make.histogram(
             "buddy_batch_records", "Records read in a batch of one task.", _BATCH_RECORDS
         )
-        self._transactions = self._counters(
+        self._transactions = self._make.counters(
             "buddy_transactions",
             "Transactions of tasks; fenced: another worker has the task now.",
             "outcome",
             ("committed", "failed", "fenced"),
         )
-        self._index = self._gauges(
+        self._index = self._make.gauges(
             "buddy_index_entries",
             "Entries of the index.",
             "kind",
             ("users", "matches", "addresses"),
         )
-        self._tasks = self._gauges(
+        self._tasks = self._make.gauges(
             "buddy_tasks",
             "Tasks that the group assigns to this worker, and those that run.",
             "state",
             ("assigned", "running"),
         )
-        self._restore_seconds = self._histogram(
+        self._restore_seconds = self._make.histogram(
             "buddy_task_restore_duration_seconds",
             "Time to take a task over and restore it.",
             _RESTORE_SECONDS,
-        )
-
-    def _sink(self) -> None:
-        self._applied = self._counters(
-            "buddy_sink_rows_applied",
-            "Accepted messages taken into the store, by what they were to it.",
-            "outcome",
-            ("changed", "deleted", "repeat"),
-        )
-        self._sink_expired = self._counter(
-            "buddy_sink_expired_messages", "Accepted messages that were gone before they were read."
-        )
-        self._sink_lag = self._by_place(
-            "buddy_sink_lag_messages", "Accepted messages to be read, gaps among them."
-        )
-        self._exports = self._counters(
-            "buddy_exports", "Exports carried out.", "outcome", ("finished", "failed")
-        )
-        self._export_seconds = self._histogram(
-            "buddy_export_duration_seconds", "Time to carry out an export.", _EXPORT_SECONDS
-        )
-        self._place_away = self._gauge(
-            "buddy_export_place_away", "Whether the place of exports cannot be used."
-        )
-        self._place_outages = self._counter(
-            "buddy_export_place_outages", "Times that the place of exports could not be used."
-        )
-        self._sink_active = self._gauge(
-            "buddy_sink_active", "Whether this sink is the active one: it answers requests."
-        )
-        self._schedules = Gauge(
-            "buddy_schedule_next_timestamp_seconds",
-            "When a schedule runs next; in the past: it is overdue.",
-            ("schedule",),
-            registry=self.registry,
         )
 
     def _violation(self, entity: str, field: str, code: Code) -> Counter:
@@ -486,49 +400,3 @@ class Metrics:
         child = self._every_violation.labels(entity, field, code.value, severity)
         self._violations[entity, field, code] = child
         return child
-
-    def _counter(self, name: str, text: str) -> Counter:
-        return Counter(name, text, registry=self.registry)
-
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(name, text, registry=self.registry)
-
-    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(name, text, registry=self.registry, buckets=buckets)
-
-    def _by_entity(self, name: str, text: str) -> dict[str, Counter]:
-        return self._counters(name, text, "entity", tuple(ENTITIES))
-
-    def _counters(
-        self, name: str, text: str, label: str, values: Sequence[str]
-    ) -> dict[str, Counter]:
-        counter = Counter(name, text, (label,), registry=self.registry)
-        return {value: counter.labels(value) for value in values}
-
-    def _gauges(
-        self, name: str, text: str, label: str, values: Sequence[str] | Mapping[str, object]
-    ) -> dict[str, Gauge]:
-        gauge = Gauge(name, text, (label,), registry=self.registry)
-        return {value: gauge.labels(value) for value in values}
-
-    def _by_place(self, name: str, text: str) -> _ByPlace:
-        return _ByPlace(Gauge(name, text, ("topic", "partition"), registry=self.registry))
-
-
-class _ByPlace:
-    """A gauge by partition. A partition that is no longer named is removed: another owns it."""
-
-    def __init__(self, gauge: Gauge) -> None:
-        self._gauge = gauge
-        self._children: dict[Partition, Gauge] = {}
-
-    def set(self, values: Mapping[Partition, int]) -> None:
-        for place in self._children.keys() - values.keys():
-            del self._children[place]
-            self._gauge.remove(place.topic, place.number)
-        for place, value in values.items():
-            child = self._children.get(place)
-            if child is None:
-                child = self._gauge.labels(place.topic, place.number)
-                self._children[place] = child
-            child.set(value)

@@ -81,13 +81,13 @@ class SinkReports:
 
     def applied(self, applied: Applied) -> None:
         """A batch is in the store."""
-        self._metrics.sink_applied(
+        self._metrics.sink.applied(
             changed=applied.changed,
             deleted=applied.deleted,
             repeats=applied.repeats,
             foreign=len(applied.refused),
         )
-        self._metrics.split_keys(len(applied.split))
+        self._metrics.sink.split_keys(len(applied.split))
         self._split_keys.tell([split.told() for split in applied.split])
         self._foreign_rows.tell([refused.told("sink") for refused in applied.refused])
 
@@ -115,7 +115,7 @@ class SinkReports:
 
     def expired(self, messages: int) -> None:
         """This many messages expired before they were read."""
-        self._metrics.sink_expired(messages)
+        self._metrics.sink.expired(messages)
         self.health.expired(messages, self._clock())
 
     def damage(self, damage: Sequence[str]) -> None:
@@ -148,7 +148,7 @@ class SinkReports:
     def lag(self, ends: Mapping[Partition, int], positions: Mapping[Partition, int]) -> None:
         """How far the store is behind."""
         lag = {place: max(0, end - positions[place]) for place, end in ends.items()}
-        self._metrics.sink_lag(lag)
+        self._metrics.sink.lag(lag)
         self.health.lag(sum(lag.values()))
 
     def open_transactions(self, ends: Mapping[Partition, tuple[int, int]]) -> None:
@@ -165,7 +165,7 @@ class SinkReports:
 
     def export(self, seconds: float, *, finished: bool) -> None:
         """An export finished or failed."""
-        self._metrics.export(seconds, finished=finished)
+        self._metrics.sink.export(seconds, finished=finished)
 
     def place(self, away: str | None) -> None:
         """Why the export place cannot be used, in one line; None if it can be used.
@@ -193,7 +193,7 @@ class SinkReports:
         away = None if self._was_active else self._hangs or self._away
         was_away, self._place_away = self._place_away, away is not None
         outages = int(self._place_away and not was_away)
-        self._metrics.export_place(away=self._place_away, outages=outages)
+        self._metrics.sink.place(away=self._place_away, outages=outages)
         if away is None:
             self.free(_PLACE)
         else:
@@ -202,7 +202,7 @@ class SinkReports:
 
     def active(self, *, is_active: bool) -> None:
         """This sink became active, or stopped being active."""
-        self._metrics.sink_active(is_active=is_active)
+        self._metrics.sink.active(is_active=is_active)
         self._was_active = not is_active
         if not is_active:
             self.place(None)
@@ -231,7 +231,7 @@ class SinkReports:
 
     def schedules(self, following: Mapping[str, datetime]) -> None:
         """By schedule: its first slot that is not settled. Only the active sink calls this."""
-        self._metrics.schedules({name: at.timestamp() for name, at in following.items()})
+        self._metrics.sink.schedules({name: at.timestamp() for name, at in following.items()})
 
 
 def _lost(topic: str) -> str:

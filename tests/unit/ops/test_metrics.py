@@ -126,15 +126,15 @@ def fed() -> Metrics:
     metrics.index(10, 20, 9)
     metrics.tasks(3, 2)
     metrics.restored(1.5)
-    metrics.split_keys(2)
-    metrics.sink_applied(changed=1, deleted=2, repeats=3, foreign=4)
+    metrics.sink.split_keys(2)
+    metrics.sink.applied(changed=1, deleted=2, repeats=3, foreign=4)
     metrics.foreign_rows(5)
     metrics.state_rebuilt("index", 2)
-    metrics.sink_expired(1)
-    metrics.sink_lag({Partition("buddy.accepted.users", 0): 8})
-    metrics.export(3.0, finished=True)
-    metrics.sink_active(is_active=True)
-    metrics.schedules({"weekly": 1_767_225_600.0})
+    metrics.sink.expired(1)
+    metrics.sink.lag({Partition("buddy.accepted.users", 0): 8})
+    metrics.sink.export(3.0, finished=True)
+    metrics.sink.active(is_active=True)
+    metrics.sink.schedules({"weekly": 1_767_225_600.0})
     return metrics
 
 
@@ -238,7 +238,7 @@ def test_what_a_method_is_told_is_in_its_metric(
 
 def test_a_passive_sink_tells_of_no_schedule() -> None:
     metrics = fed()
-    metrics.sink_active(is_active=False)
+    metrics.sink.active(is_active=False)
     assert value(metrics, "buddy_sink_active") == 0
     assert value(metrics, "buddy_schedule_next_timestamp_seconds", schedule="weekly") is None
 

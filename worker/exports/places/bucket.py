@@ -138,7 +138,7 @@ class BucketPlace:
             raise
 
     def remove(self, name: str) -> None:
-        """See `ExportPlace`: marks the seal as removed, deletes the manifest, then the other objects."""
+        """See `ExportPlace`: marks the seal as removed, deletes the manifest, then all else."""
         export_id = id_in(name)
         if export_id is None:
             raise ValueError(f"{name} is no export's name")
