@@ -17,11 +17,10 @@ import msgspec
 from msgspec.structs import asdict
 
 from schemas import ENTITIES
-from worker.brokers.contract import GroupMember
 from worker.core.checkpoint import Checkpoint, Counts
 from worker.core.internal import read_progress
 from worker.core.topics import Names
-from worker.stream import Message, OffsetRange, Partition
+from worker.stream import GroupMember, Message, OffsetRange, Partition
 
 STALLED_MS: Final = 30_000
 """An input is stalled if its position has not moved for this long, while a record has waited there

@@ -70,3 +70,12 @@ class OffsetRange(NamedTuple):
 
     start: int
     end: int
+
+
+class GroupMember(NamedTuple):
+    """A live member of a group, as others see it."""
+
+    name: str
+    """The broker's name for the member; a member that joins again gets a new name."""
+    numbers: frozenset[int]
+    """The partition numbers that the member owns; empty during a rebalance or on standby."""

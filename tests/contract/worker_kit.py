@@ -14,6 +14,7 @@ from schemas import ENTITIES
 from tests.contract.broker_kit import Another, unique
 from tests.unit.rows_kit import encode, user, uuid
 from worker.brokers.contract import Broker, Committer, Member
+from worker.brokers.tables import read_table
 from worker.clock import Clock
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
 from worker.core.pressure import Limits
@@ -22,7 +23,6 @@ from worker.core.topics import Names, wanted
 from worker.engine.loop import WorkLoop
 from worker.engine.reports import WorkerReports
 from worker.engine.session import GROUP, Session
-from worker.engine.tables import read_table
 from worker.engine.tasks import TaskHandle
 from worker.engine.worker import Worker
 from worker.index.store import IndexStore

@@ -31,16 +31,17 @@ MAY_IMPORT: Final = {
     "demo": "",
     "core": "schemas stream errors",
     "clock": "core",
+    "backoff": "",
     "log": "core",
     "rules_page": "schemas core",
     "brokers": "stream errors clock",
     "accepted": "schemas stream core",
     "index": "stream errors private core log brokers accepted",
     "ops": "schemas worker stream errors core",
-    "engine": "schemas stream errors core clock brokers index ops",
+    "engine": "schemas stream errors core clock backoff brokers index ops",
     "exports": "schemas worker errors private",
     "files": "schemas errors",
-    "sink": "schemas stream errors private core clock log brokers accepted ops exports",
+    "sink": "schemas stream errors private core clock backoff log brokers accepted ops exports",
     "checking": "stream core index files",
     "status": "schemas stream core",
     "message_schemas": "schemas core exports sink",
@@ -60,20 +61,12 @@ ODD: Final = {
         "worker.exports.layout",
         "worker.exports.manifest",
     },
-    # Helpers that the worker and the sink share, and that stand in the engine.
-    ("sink", "engine"): {
-        "worker.engine.backoff",
-        "worker.engine.tables",
-        "worker.engine.transactions",
-    },
     # The store of the sink is resumed and rebuilt by the same rules as the index.
     ("sink", "index"): {
         "worker.index.freshness",
         "worker.index.resuming",
         "worker.index.tails",
     },
-    # A value of the broker contract in a module that is otherwise pure.
-    ("status", "brokers"): {"worker.brokers.contract"},
     # The place of a record in a file, for the schema of what `check` prints.
     ("message_schemas", "checking"): {"worker.checking"},
 }

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from schemas import ENTITIES
-from worker.brokers.contract import GroupMember
 from worker.core.checkpoint import Checkpoint, Counts
 from worker.core.topics import Names
 from worker.status import (
@@ -25,7 +24,7 @@ from worker.status import (
     undecided,
     unread,
 )
-from worker.stream import Message, OffsetRange, Partition
+from worker.stream import GroupMember, Message, OffsetRange, Partition
 
 NAMES = Names("p")
 NOW = 1_700_000_000_000

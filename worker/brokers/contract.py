@@ -14,9 +14,9 @@ One contract suite (`tests/contract/`) runs against every broker. Every broker p
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from worker.stream import Message, OffsetRange, Partition, ProducerRecord, Topic
+from worker.stream import GroupMember, Message, OffsetRange, Partition, ProducerRecord, Topic
 
 
 class Reader(Protocol):
@@ -68,15 +68,6 @@ class Member(Protocol):
 
     async def close(self) -> None:
         """Leave at once, so that others take over without waiting for the session timeout."""
-
-
-class GroupMember(NamedTuple):
-    """A live member of a group, as others see it."""
-
-    name: str
-    """The broker's name for the member; a member that joins again gets a new name."""
-    numbers: frozenset[int]
-    """The partition numbers that the member owns; empty during a rebalance or on standby."""
 
 
 class Committer(Protocol):

@@ -12,13 +12,13 @@ import click
 import msgspec
 
 from schemas import ENTITIES
-from worker.brokers.contract import Broker, GroupMember
+from worker.brokers.contract import Broker
+from worker.brokers.tables import read_checked
 from worker.cli.console import Context, print_json, print_table, say, short_time
 from worker.cli.settings import Settings
 from worker.core.topics import Names
 from worker.engine.latest import read_last
 from worker.engine.startup import check_topics
-from worker.engine.tables import read_checked
 from worker.errors import BrokerUnavailable, DamagedLog, NobodyWorks
 from worker.sink.agenda import Standing, read_standing, upcoming
 from worker.status import (
@@ -34,7 +34,7 @@ from worker.status import (
     undecided,
     unread,
 )
-from worker.stream import Message, OffsetRange, Partition
+from worker.stream import GroupMember, Message, OffsetRange, Partition
 
 _NEAR: Final = 20
 """Offsets to read at the end of a task's checkpoint partition. The newest checkpoint is there,

@@ -8,12 +8,12 @@ from typing import Final
 
 import structlog
 
+from worker.backoff import Backoff
 from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.internal import read_reached
 from worker.core.known import IndexDelta
 from worker.core.topics import Names
-from worker.engine.backoff import Backoff
 from worker.errors import BrokerUnavailable, MissingTopic, TopicRecreated
 from worker.index.freshness import outside_the_log, reason_to_rebuild
 from worker.index.resuming import another_log, went_back

@@ -16,13 +16,13 @@ from typing import Any, Final
 import structlog
 
 from schemas import ENTITIES
+from worker.backoff import Backoff, wait
 from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.incidents import INTERNAL_RECREATED, INTERNAL_SKIPPED
 from worker.core.pressure import Limits, crowded, overfull
 from worker.core.round import TaskBatch
 from worker.core.task_settings import TaskSettings
-from worker.engine.backoff import Backoff, wait
 from worker.engine.elsewhere import Elsewhere, Waiting
 from worker.engine.identities import Identities
 from worker.engine.index_updater import INDEXED, IndexUpdater

@@ -12,6 +12,7 @@ import structlog
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Reader
 from worker.brokers.sound import sound_spans
+from worker.brokers.transactions import Blocked, OpenTransactions
 from worker.clock import Clock, StepWatch
 from worker.core.incidents import CLOCK_STEPPED, FOREIGN_ROW
 from worker.core.outbox import Tally
@@ -19,7 +20,6 @@ from worker.core.task_settings import TaskSettings
 from worker.engine.index_updater import IndexUpdater
 from worker.engine.losses import Losses
 from worker.engine.tasks import TaskManager, inputs
-from worker.engine.transactions import Blocked, OpenTransactions
 from worker.engine.verdicts import Frontiers
 from worker.errors import BuddyError, Fenced
 from worker.ops.health import Health, ServiceHealth

@@ -11,6 +11,7 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker
+from worker.brokers.tables import read_checked
 from worker.core.checkpoint import Checkpoint, Counts, write_checkpoint
 from worker.core.internal import read_parked
 from worker.core.ownership import given_up, taken_over
@@ -18,7 +19,6 @@ from worker.core.reading import ordinal_of
 from worker.core.topics import INPUTS, Names
 from worker.engine.saved import read_progress_table
 from worker.engine.session import Session
-from worker.engine.tables import read_checked
 from worker.engine.takeover import fence_earlier
 from worker.errors import BuddyError, Fenced
 from worker.index.freshness import is_another

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from worker.brokers.contract import Broker
+from worker.brokers.tables import KeyedTable, read_checked
 from worker.core.checkpoint import Checkpoint
 from worker.core.internal import read_granted, read_parked, read_progress
 from worker.core.restoring import SavedState
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import INPUTS, Names
-from worker.engine.tables import KeyedTable, read_checked
 from worker.errors import StateError
 from worker.stream import Partition
 

@@ -15,6 +15,7 @@ from typing import Final
 
 import structlog
 
+from worker.backoff import Backoff
 from worker.brokers.contract import Broker, Member
 from worker.clock import Clock
 from worker.core.books import Books
@@ -25,7 +26,6 @@ from worker.core.reading import Missed
 from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import GRANTED, INPUTS, OWNERS, PARKED, PROGRESS, Names
-from worker.engine.backoff import Backoff
 from worker.engine.identities import Identities
 from worker.engine.index_updater import INDEXED
 from worker.engine.order import FOREVER

@@ -7,11 +7,11 @@ import asyncio
 import msgspec
 import structlog
 
+from worker.backoff import Backoff, wait
 from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.pressure import Limits
 from worker.core.task_settings import TaskSettings
-from worker.engine.backoff import Backoff, wait
 from worker.engine.identities import Identities
 from worker.engine.loop import WorkLoop, retried
 from worker.engine.reports import WorkerReports, unheard

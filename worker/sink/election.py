@@ -13,10 +13,10 @@ from typing import Final
 
 import structlog
 
+from worker.backoff import wait
 from worker.brokers.contract import Broker, Member
 from worker.clock import Clock
 from worker.core.topics import Names
-from worker.engine.backoff import wait
 from worker.errors import WAITED_OUT
 from worker.sink.reports import SinkReports
 

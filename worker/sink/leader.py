@@ -15,11 +15,11 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
+from worker.backoff import Backoff, wait
 from worker.brokers.contract import Broker, Committer, Reader
+from worker.brokers.tables import read_checked
 from worker.clock import Clock
 from worker.core.topics import Names
-from worker.engine.backoff import Backoff, wait
-from worker.engine.tables import read_checked
 from worker.errors import (
     WAITED_OUT,
     BrokerUnavailable,

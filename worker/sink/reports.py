@@ -8,8 +8,8 @@ from typing import Final
 
 import structlog
 
+from worker.brokers.transactions import OpenTransactions
 from worker.clock import StepWatch
-from worker.engine.transactions import OpenTransactions
 from worker.log import Sparing
 from worker.ops.health import Health, ServiceHealth
 from worker.ops.metrics import Metrics

@@ -11,10 +11,10 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from worker.backoff import wait
 from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.topics import Names
-from worker.engine.backoff import wait
 from worker.errors import MissingTopic, StateError, StateLost
 from worker.exports.places.place import ExportPlace
 from worker.sink.election import Election

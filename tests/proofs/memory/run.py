@@ -19,10 +19,10 @@ from tests.acceptance.accounts import broker_of
 from tests.acceptance.kit import Buddy, Service
 from tests.unit.core_kit import good, to_json, uid
 from worker.brokers.contract import Broker
+from worker.brokers.tables import read_table
 from worker.core.checkpoint import Counts
 from worker.core.internal import read_progress
 from worker.core.topics import Names
-from worker.engine.tables import read_table
 from worker.stream import Partition, ProducerRecord
 
 MIB = 1024 * 1024

@@ -11,12 +11,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.clock_kit import SettableClock
+from worker.backoff import Backoff
 from worker.brokers.contract import Broker
 from worker.core.outbox import Tally
 from worker.core.reading import Missed
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import Names
-from worker.engine.backoff import Backoff
 from worker.engine.reports import WorkerReports
 from worker.errors import BrokerUnavailable, Fenced
 from worker.ops.health import Health

@@ -9,11 +9,11 @@ import pytest
 
 from tests.unit.embedded_kit import opened
 from worker.brokers.embedded.broker import EmbeddedBroker
+from worker.brokers.tables import read_checked
 from worker.core.checkpoint import Checkpoint, write_checkpoint
 from worker.core.topics import Names, wanted
 from worker.engine import saved
 from worker.engine.saved import read_progress_table
-from worker.engine.tables import read_checked
 from worker.stream import Partition, ProducerRecord
 
 NAMES = Names()

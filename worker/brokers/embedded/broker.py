@@ -26,7 +26,6 @@ from typing import NamedTuple
 
 import structlog
 
-from worker.brokers.contract import GroupMember
 from worker.brokers.embedded import log
 from worker.brokers.embedded.clock import LogClock, LogTime, boot_id, machine_clock
 from worker.brokers.embedded.group import EmbeddedMember, Groups
@@ -39,7 +38,7 @@ from worker.brokers.embedded.upkeep import LogUpkeep
 from worker.brokers.partitioner import Rotation
 from worker.clock import Clock
 from worker.errors import BrokerUnavailable, BuddyError, ConfigurationError, MissingTopic
-from worker.stream import OffsetRange, Partition, ProducerRecord, Topic
+from worker.stream import GroupMember, OffsetRange, Partition, ProducerRecord, Topic
 
 UPKEEP_SECONDS = 5.0
 """A process that writes or calls `hindrance` starts a round of upkeep at most this often."""

@@ -20,10 +20,10 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from worker.brokers.contract import GroupMember
 from worker.brokers.embedded.store import Connection, snapshot, transaction
 from worker.brokers.embedded.topics import Catalogue
 from worker.errors import BuddyError
+from worker.stream import GroupMember
 
 _DIGITS = 20
 _NAME = re.compile(r"[0-9a-f]{32}")

@@ -20,7 +20,6 @@ from aiokafka.errors import (
     for_code,
 )
 
-from worker.brokers.contract import GroupMember
 from worker.brokers.kafka.batches import PackedBatch, deliver, pack
 from worker.brokers.kafka.committer import KafkaCommitter
 from worker.brokers.kafka.errors import (
@@ -57,7 +56,7 @@ from worker.brokers.kafka.wire import (
 )
 from worker.brokers.partitioner import Rotation
 from worker.errors import BrokerUnavailable, BuddyError, MessageRefused, MissingTopic
-from worker.stream import OffsetRange, Partition, ProducerRecord, Topic
+from worker.stream import GroupMember, OffsetRange, Partition, ProducerRecord, Topic
 
 
 class _Closable(Protocol):

@@ -7,7 +7,7 @@ from typing import Any, Final
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import for_code
 
-from worker.brokers.contract import GroupMember
+from worker.stream import GroupMember
 
 _NO_SUCH_GROUP: Final = 69
 """GROUP_ID_NOT_FOUND of newer brokers; older brokers report such a group as dead and empty."""

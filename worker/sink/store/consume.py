@@ -22,11 +22,11 @@ import msgspec
 import structlog
 
 from schemas import ENTITIES
+from worker.backoff import Backoff, wait
 from worker.brokers.contract import Broker, Reader
 from worker.brokers.sound import sound_spans
 from worker.clock import Clock
 from worker.core.topics import Names
-from worker.engine.backoff import Backoff, wait
 from worker.errors import WAITED_OUT, MissingTopic, NoAnswer, StateLost
 from worker.index.freshness import (
     created_anew,

@@ -9,9 +9,8 @@ from tests.proofs.simulation.broker.cluster import Cluster
 from tests.proofs.simulation.broker.group import Group
 from tests.proofs.simulation.broker.log import Log, Transaction
 from tests.proofs.simulation.broker.network import Network
-from worker.brokers.contract import GroupMember
 from worker.errors import BrokerUnavailable, BuddyError, Fenced, MessageRefused, MissingTopic
-from worker.stream import Message, OffsetRange, Partition, ProducerRecord, Topic
+from worker.stream import GroupMember, Message, OffsetRange, Partition, ProducerRecord, Topic
 
 _SETTLE_SECONDS = 30.0
 

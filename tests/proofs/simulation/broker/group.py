@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.brokers.contract import GroupMember
+from worker.stream import GroupMember
 
 
 class Group:

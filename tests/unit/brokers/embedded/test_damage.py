@@ -21,7 +21,7 @@ from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.brokers.embedded.damage import Looked
 from worker.brokers.embedded.reader import EmbeddedReader
 from worker.brokers.embedded.store import FILE_NAME
-from worker.engine.tables import read_checked, read_table
+from worker.brokers.tables import read_checked, read_table
 from worker.errors import BuddyError, DamagedLog, MissingTopic, UsageError
 from worker.stream import Message, OffsetRange, Partition, ProducerRecord, Topic
 

@@ -11,11 +11,10 @@ from structlog.testing import capture_logs
 from tests.clock_kit import SettableClock
 from tests.contract.helpers import damage_embedded
 from tests.unit.embedded_kit import old_log, opened, read_all
-from worker.brokers.contract import GroupMember
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.clock import Clock
 from worker.errors import BrokerUnavailable, BuddyError, StateError
-from worker.stream import Partition, ProducerRecord, Topic
+from worker.stream import GroupMember, Partition, ProducerRecord, Topic
 
 LOG = Partition("log", 0)
 
