@@ -17,7 +17,7 @@ BENCH := $(VENV)/.bench-installed
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check bench fuzz chaos kill-exports simulate format lock clean distclean
+.PHONY: help demo test check coverage bench fuzz chaos kill-exports simulate format lock clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -28,6 +28,7 @@ demo: $(RUNTIME) ## stream a made-up programme through broker, worker and sink; 
 test: $(DEV) ## everything: lint, types, all tests (those on Kafka where a broker can be had)
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
+	@$(MAKE) --no-print-directory coverage
 	@# Types beside the tests, which wait for processes most of the time. What mypy says comes last.
 	@$(BIN)/mypy --no-error-summary > $(VENV)/types.log 2>&1 & types=$$!; \
 	$(PYTEST); tests=$$?; \
@@ -39,6 +40,16 @@ check: $(DEV) ## lint, types and unit tests, under a minute: before every commit
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@$(PYTEST) tests/unit
+
+coverage: $(DEV) ## branches of schemas/ and worker/core/ that the unit tests reach: all; of the rest the share
+	@rm -f .coverage .coverage.*
+	@# One file asks what a process imports, and coverage itself would be among it.
+	@$(BIN)/coverage run -m pytest --quiet --numprocesses=auto --maxprocesses=4 --dist=loadfile tests/unit \
+		--ignore=tests/unit/cli/test_imports.py > $(VENV)/coverage.log 2>&1 \
+		|| { cat $(VENV)/coverage.log >&2; exit 1; }
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report --include 'schemas/*,worker/core/*' --fail-under=100
+	@echo "worker/ without its core, by unit tests alone: $$($(BIN)/coverage report --omit 'schemas/*,worker/core/*' --format=total) %"
 
 bench: $(BENCH) ## measure records and rows a second on this machine: make bench BENCH_OPTIONS="--only writers"
 	@$(BIN)/python -m tests.bench $(BENCH_OPTIONS)
@@ -71,7 +82,7 @@ lock: ## pin the requirements anew from pyproject.toml (needs uv)
 	$(COMPILE) --extra bench --constraint requirements-dev.txt --output-file requirements-bench.txt
 
 clean: ## remove what demo and tests left (not .venv)
-	rm -rf buddy-demo .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .coverage .coverage.* buddy-demo .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	@find . -path ./$(VENV) -prune -o -path ./.git -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 distclean: clean ## remove .venv, .nox and downloads as well

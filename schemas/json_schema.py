@@ -8,7 +8,7 @@ docs/schemas.md lists the differences. The schemas use only keywords with the sa
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from schemas import patterns
 from schemas.registry import ENTITIES, Column, Entity, Kind
@@ -190,6 +190,8 @@ def _value(column: Column, *, canonical: bool) -> Schema:
             return {"type": "array", "items": {"type": "integer", **limits}}
         case Kind.OBJECT:
             return {"type": "object"}
+        case _:
+            assert_never(column.kind)
 
 
 def _text_limits(column: Column, *, canonical: bool) -> Schema:

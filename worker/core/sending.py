@@ -27,8 +27,4 @@ class KeyReader:
         parts = [getattr(record, name) for name in self._entity.key]
         if not all(isinstance(part, str | int) for part in parts):
             return None
-        try:
-            text = ":".join(map(str, parts)).encode()
-        except ValueError:  # lone surrogates; integers of thousands of digits
-            return None
-        return read_key(self._entity, text)
+        return read_key(self._entity, ":".join(map(str, parts)).encode())

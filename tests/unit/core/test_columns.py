@@ -195,3 +195,14 @@ def test_nothing_overtakes_an_earlier_record_of_its_key(first: str, rounds: int)
     world.settle()
     source = [message.headers[0] for message in world.committed if message.key == uid(1).encode()]
     assert source[-2:] == [("buddy-source", one.encode()) for one in (earlier, later)]
+
+
+def test_rows_that_cannot_be_written_are_judged_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> bytes:
+        raise RecursionError
+
+    monkeypatch.setattr("worker.core.columns._encode", fail)
+    world = World()
+    sent = [world.send("users", good("users", n)) for n in (1, 2)]
+    world.settle()
+    assert [world.kind(one) for one in sent] == ["accepted"] * 2

@@ -219,3 +219,27 @@ def test_upper_case_ids_give_the_row_of_lower_case_ids(entity: str) -> None:
     ids = {n: v.upper() for n, v in good(entity).items() if v in (uid(1), uid(2))}
     assert ids
     assert decoder.decode(to_json(good(entity, **ids)), None, LATEST) == lower
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"{",
+        b"[" * 100_000,
+        b'{"id": 1}',
+        b'{"id":"%s"}' % uid(1).encode(),
+        b' {"id":"%s"}' % uid(1).encode(),
+    ],
+)
+def test_what_is_no_row_has_no_canonical_form(value: bytes) -> None:
+    assert DECODERS["users"].canonical(value) is None
+
+
+def test_a_row_of_another_form_is_not_canonical() -> None:
+    decoder = DECODERS["users"]
+    row = decoder.decode(to_json(good("users", 1)), None, LATEST)
+    assert isinstance(row, Decoded)
+    assert decoder.canonical(row.row) is not None
+    assert decoder.canonical(b" " + row.row) is None
+    unknown = row.row.replace(b"{", b'{"more":1,', 1)
+    assert decoder.canonical(unknown) is None

@@ -30,6 +30,7 @@ from worker.core.internal import (
     read_reached,
 )
 from worker.core.parked import Envelope
+from worker.core.reading import offset_of, ordinal_of
 from worker.core.task import Task
 from worker.core.topics import INPUTS, Names
 from worker.stream import Partition
@@ -231,3 +232,15 @@ def test_a_claim_that_cannot_be_answered_is_none(value: ReservationRequest | Rel
 
 def test_a_claim_in_the_partition_of_another_owner_is_none() -> None:
     assert read_claim(HONEST[3], 0, TASKS) is None
+
+
+def test_a_claim_or_a_grant_without_a_value_is_none() -> None:
+    assert read_claim(None, 0, 1) is None
+    assert read_grant(None) is None
+
+
+def test_a_record_keeps_its_ordinal_over_recreated_topics() -> None:
+    twice = msgspec.structs.replace(PROGRESS, earlier={"users": 2})
+    assert ordinal_of(twice, "users", 7) == 2 * 2**40 + 7
+    assert ordinal_of(twice, "matches", 7) == 7
+    assert offset_of(ordinal_of(twice, "users", 7)) == 7

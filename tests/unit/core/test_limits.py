@@ -247,3 +247,9 @@ def test_long_bad_addresses_are_refused_quickly(host: str) -> None:
     assert codes(decode("users", to_json(good("users", email=f"a@{host}")))) == [
         ("invalid_email", "email")
     ]
+
+
+def test_a_row_judged_field_by_field_has_the_same_limit() -> None:
+    value = with_field("checkins", "question_responses", b'{"a":[' + b"1E15," * 200_000 + b"1]}")
+    odd = value.replace(b"{", b'{"unknown":1,', 1)
+    assert codes(decode("checkins", odd)) == [("malformed_record", "")]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import pytest
 
 from tests.unit.core_kit import NOW, good, to_json, uid
 from worker.core.decode import Decoded, Deletion, decoders, latest_moment
+from worker.core.frontier import Frontier
 from worker.core.moments import Moment
 from worker.core.parked import TRANSITIONS, Parked, State
+from worker.core.parking import Parking
 from worker.stream import Message
 
 STEPS = [(one, other) for one, after in TRANSITIONS.items() for other in after]
@@ -52,3 +55,43 @@ def test_a_record_takes_the_steps_of_the_table_and_no_other(one: State, other: S
 
 def test_every_state_is_in_the_table() -> None:
     assert TRANSITIONS.keys() == {*State}
+
+
+def test_a_record_without_references_waits_for_its_turn_alone() -> None:
+    record = parked("milestones")
+    assert isinstance(record.outcome, Decoded)
+    alone = msgspec.structs.replace(record.outcome, users=(), matches=())
+    copy = Parked("milestones", record.message, alone, NOW, Moment(NOW, NOW), 7)
+    assert (copy.state, copy.refers_to_matches) == (State.TURN, False)
+
+
+def test_what_is_past_its_grace_is_counted_until_it_is_released() -> None:
+    parking = Parking()
+    record = parked("checkins")
+    parking.add(record)
+    users, matches = (Frontier({}, covers_matches=both) for both in (False, True))
+    assert not parking.overdue(NOW - 1)
+    assert parking.past_grace == 0
+    assert parking.overdue(NOW)
+    assert parking.past_grace == 1
+    parking.await_frontiers(users, matches)
+    assert (parking.past_grace, list(parking.frontiers())) == (1, [matches])
+    assert parking.holds(record)
+    parking.release(record)
+    assert (parking.past_grace, list(parking.frontiers())) == (0, [])
+    assert not parking.holds(record)
+
+
+def test_records_whose_frontier_has_been_passed_are_taken_once() -> None:
+    parking = Parking()
+    first, second = parked("milestones"), parked("checkins")
+    for record in (first, second):
+        parking.add(record)
+    users, matches = (Frontier({}, covers_matches=both) for both in (False, True))
+    parking.overdue(NOW)
+    parking.await_frontiers(users, matches)
+    users.passed = True
+    assert parking.take_passed() == [first]
+    assert parking.take_passed() == []
+    parking.release(first)
+    assert list(parking.frontiers()) == [matches]

@@ -11,6 +11,7 @@ from worker.core.decode import Invalid
 from worker.core.refused import record_of
 from worker.core.rejection import reject
 from worker.core.violations import Code, violation
+from worker.stream import ProducerRecord
 
 
 def test_messages_about_a_record_name_it_and_others_none() -> None:
@@ -98,3 +99,13 @@ def test_the_smallest_rejection_is_small_whatever_is_wrong() -> None:
     assert len(value) < 700
     assert json.loads(value)["violations_omitted"] == 106
     assert msgspec.json.decode(value)["record_omitted"]["bytes"] == 9_999
+
+
+def test_a_message_without_the_coordinate_of_a_record_names_none() -> None:
+    names = World().names
+    foreign = ProducerRecord(names.accepted("users"), b"k", b"{}", (("trace", b"x"),))
+    assert record_of(foreign, names) is None
+    ours = msgspec.structs.replace(
+        foreign, headers=(*foreign.headers, ("buddy-source", b"buddy.in.users/1/7"))
+    )
+    assert record_of(ours, names) == (1, ("users", 7))

@@ -26,7 +26,8 @@ from tests.unit.core.records_kit import (
 from tests.unit.core_kit import GRACE, NOW, World, good, to_json, uid
 from worker.core.decode import Decoded, Invalid
 from worker.core.references import missing, rejects, unexpected, verdict
-from worker.core.rejection import reject, replays_of, timestamp
+from worker.core.rejection import Rejection, reject, replays_of, timestamp
+from worker.core.rejection import original as recovered
 from worker.core.violations import Code, violation
 from worker.index.memory import MemoryIndex
 from worker.stream import Headers, Message
@@ -345,3 +346,13 @@ def test_a_rejection_for_its_references_has_the_original_bytes_too() -> None:
     told = json.loads(outcome.message.value)
     assert b64decode(told["message_key_base64"]) == uid(1).upper().encode()
     assert told["headers"] == [["a", b64encode(b"\xff").decode()]]
+
+
+@pytest.mark.parametrize("value", [b'{"id": 1}', b"\xff no JSON", None])
+def test_the_record_in_a_rejection_is_the_one_that_was_sent(value: bytes | None) -> None:
+    message = Message("buddy.in.users", 0, 7, 0, b"k", value)
+    found = (violation(Code.INVALID_KEY, "", "expected another key"),)
+    invalid = Invalid(None, found, malformed=value is not None and not value.isascii())
+    encoded, omitted = reject("users", message, invalid, 0, 1_000_000)
+    assert not omitted
+    assert recovered(msgspec.json.decode(encoded, type=Rejection)) == value

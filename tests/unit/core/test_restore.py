@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from tests.unit.core_kit import GRACE, Crash, World, good, owned, uid
+from tests.unit.core_kit import FIRST_OFFSET, GRACE, Crash, World, good, owned, uid
+from worker.core.checkpoint import Checkpoint, write_checkpoint
+from worker.core.decode import RecordDecoder
 from worker.core.internal import read_parked
 from worker.stream import Headers
 
@@ -173,3 +176,33 @@ def test_a_parked_record_with_headers_of_any_size_can_be_kept(headers: Headers) 
     world.send("users", good("users", 1))
     world.settle()
     assert world.kind(sent) == "accepted"
+
+
+def test_a_copy_that_cannot_be_decoded_again_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(hold=0)
+    sent = world.send("milestones", good("milestones", 5, user_id=uid(9)))
+    world.settle()
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordDecoder, "decode", fail)
+        world.tasks[0] = world.restored(0)
+    world.settle()
+    outcome = world.outcome(sent)
+    assert outcome is not None
+    assert (outcome.kind, outcome.codes) == ("rejected", ("internal_error",))
+    assert world.parked[0] == {}
+
+
+def test_a_copy_of_a_record_that_will_be_read_again_is_not_restored() -> None:
+    """Its owner had persisted it and been fenced before the checkpoint said so."""
+    world = World(hold=0)
+    world.send("milestones", good("milestones", 5, user_id=uid(9)))
+    world.settle()
+    last = msgspec.json.decode(world.progress[0][-1], type=Checkpoint)
+    before = Checkpoint(last.next | {"milestones": FIRST_OFFSET}, last.judged, last.topics)
+    world.progress[0].append(write_checkpoint(before))
+    task = world.restored(0)
+    assert (len(task.parking), task.reading.next["milestones"]) == (0, FIRST_OFFSET)

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import msgspec
 import pytest
 
 from schemas import ENTITIES
 from tests.unit import core_kit
 from tests.unit.core_kit import GRACE, NOW, Outcome, good, outcome_of, owned, to_json, uid
+from worker.core.addresses import ReservationReply
+from worker.core.columns import ColumnDecoder
+from worker.core.decode import RecordDecoder
 from worker.core.internal import read_progress
 from worker.core.known import IndexDelta
 from worker.core.moments import Moment
 from worker.core.outbox import SOURCE_HEADER
+from worker.core.parked import State
 from worker.core.recent import RecentRows
 from worker.core.restoring import SavedState
 from worker.core.round import Decision, Round, TaskBatch
@@ -304,3 +309,47 @@ def _until(worker: Worker, until: int) -> int:
     progress = read_progress(said[0].key or b"", said[0].value or b"", task.number)
     assert progress is not None
     return progress.until["users"]
+
+
+def test_a_round_that_has_waited_decides_for_the_tasks_that_are_still_here_alone() -> None:
+    worker = Worker()
+    stays = worker.user(0, 1, owned(0, TASKS))
+    goes = worker.user(1, 2, owned(0, TASKS, 1))
+    batches = {n: TaskBatch(worker._batches[n], worker._positions(n)) for n in (0, 1)}
+    one = Round(worker.tasks, batches, worker.recent)
+    one.restrict({0, 2})
+    decision = one.decide(IndexDelta([], []), worker.now, synchronised=True)
+    worker.said += decision.outputs
+    assert decision.tallies.keys() == {0}
+    assert worker.outcomes(stays, goes) == ["accepted", "open"]
+
+
+def test_users_whose_decoding_fails_are_judged_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker()
+    good_one, bad_one = worker.user(0, 1, owned(0, TASKS)), worker.user(0, 2, owned(0, TASKS, 1))
+    real = RecordDecoder.decode
+
+    def decode(decoder: RecordDecoder, value: bytes, *args: Any) -> Any:
+        if uid(2).encode() in value:
+            raise ZeroDivisionError
+        return real(decoder, value, *args)
+
+    def decode_all(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(RecordDecoder, "decode", decode)
+    monkeypatch.setattr(ColumnDecoder, "decode_all", decode_all)
+    monkeypatch.setattr(ColumnDecoder, "decode", decode_all)
+    worker.round()
+    assert worker.outcomes(good_one, bad_one) == ["accepted", "internal_error"]
+
+
+def test_a_refusal_of_an_earlier_attempt_says_nothing() -> None:
+    worker = Worker(0)
+    worker.user(0, 1, owned(1, TASKS))
+    worker.round()
+    (parked,) = worker.tasks[0].parking
+    old = ReservationReply(parked.ordinal, b"x" * 16, granted=False, attempt=7)
+    reply = ProducerRecord(NAMES.grants, b"0", msgspec.msgpack.encode(old))
+    worker.deliver(0, "grants", reply)
+    assert parked.state is State.REQUESTED

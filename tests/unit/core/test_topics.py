@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from schemas import ENTITIES
-from worker.core.topics import Names, complaints, wanted
+from worker.core.topics import Names, complaints, largest_value, wanted
 from worker.stream import Topic
 
 LIMIT = 1024 * 1024
@@ -197,3 +197,15 @@ def test_rejections_kept_too_short_a_time_are_complained_about() -> None:
     [line] = found(topics(rejected__users={"retention_ms": DAY_MS}))
     assert "buddy.rejected.users" in line
     assert f"retention.ms={30 * DAY_MS}" in line
+
+
+def test_the_state_of_tasks_is_in_four_topics() -> None:
+    assert NAMES.of_state() == (NAMES.progress, NAMES.parked, NAMES.granted, NAMES.owners)
+
+
+def test_the_largest_value_is_what_the_narrowest_topic_of_records_takes() -> None:
+    there = wanted(NAMES, 1, 1024 * 1024)
+    usual = largest_value(NAMES, there)
+    narrow = NAMES.rejected("users")
+    there[narrow] = msgspec.structs.replace(there[narrow], max_message_bytes=100_000)
+    assert usual > largest_value(NAMES, there) == 100_000 - 4 * 1024
