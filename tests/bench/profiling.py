@@ -23,12 +23,12 @@ from tests.bench.embedded_path import publish_all
 from tests.bench.running import GRACE_SECONDS, RECORD_LIMIT, Run, opened
 from tests.bench.setting import Bench
 from worker import log
-from worker.cli.services import together
 from worker.clock import Clock
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import Names
 from worker.engine.worker import Worker
 from worker.index.store import IndexStore
+from worker.waiting import together
 
 LINES = 25
 

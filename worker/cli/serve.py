@@ -15,7 +15,7 @@ from worker import __version__, log
 from worker.brokers.contract import Broker
 from worker.cli.connect_place import place_of
 from worker.cli.console import Context
-from worker.cli.services import serve, stop_at_eof, together
+from worker.cli.services import serve, stop_at_eof
 from worker.clock import Clock, StepWatch
 from worker.core.pressure import Limits
 from worker.core.task_settings import TaskSettings
@@ -30,6 +30,7 @@ from worker.sink.export import ExportSettings
 from worker.sink.reports import SinkReports
 from worker.sink.retention import Keep
 from worker.sink.service import serve as serve_sink
+from worker.waiting import together
 
 CLOCK: Final = Clock()
 

@@ -69,19 +69,3 @@ def stop_at_eof(stop: asyncio.Event) -> None:
         loop.add_reader(0, on_input)
     except PermissionError:  # neither pipe nor terminal: no process is behind it
         stop.set()
-
-
-async def together(stop: asyncio.Event, *services: Coroutine[Any, Any, None]) -> None:
-    """Run services side by side. When one ends or fails, set `stop` and wait for the others.
-
-    If several fail, raises the exception of the first in the order of `services`.
-    """
-    tasks = [asyncio.ensure_future(service) for service in services]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stop.set()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result

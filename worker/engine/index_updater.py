@@ -8,7 +8,6 @@ from typing import Final
 
 import structlog
 
-from worker.backoff import Backoff
 from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.internal import read_reached
@@ -19,6 +18,7 @@ from worker.index.freshness import outside_the_log, reason_to_rebuild
 from worker.index.resuming import another_log, went_back
 from worker.index.store import VERSION, IndexStore
 from worker.stream import Message, OffsetRange, Partition, Topic
+from worker.waiting import Backoff
 
 INDEXED: Final = ("users", "matches")
 _BATCH: Final = 5_000

@@ -16,7 +16,6 @@ from typing import Any, Final
 import structlog
 
 from schemas import ENTITIES
-from worker.backoff import Backoff, wait
 from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.incidents import INTERNAL_RECREATED, INTERNAL_SKIPPED
@@ -34,6 +33,7 @@ from worker.engine.verdicts import Frontiers
 from worker.errors import BrokerUnavailable, ConfigurationError, MissingTopic
 from worker.index.store import IndexStore
 from worker.stream import Message, Partition
+from worker.waiting import Backoff, wait
 
 BATCH: Final = 5_000
 """Messages per read, at most; the inbox limits of `_paused` derive from this number."""

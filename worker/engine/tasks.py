@@ -15,7 +15,6 @@ from typing import Final
 
 import structlog
 
-from worker.backoff import Backoff
 from worker.brokers.contract import Broker, Member
 from worker.clock import Clock
 from worker.core.books import Books
@@ -34,6 +33,7 @@ from worker.engine.session import Session, group_of
 from worker.engine.takeover import fence_earlier
 from worker.errors import BuddyError
 from worker.stream import Message, Partition, ProducerRecord
+from worker.waiting import Backoff
 
 _ASK_SECONDS: Final = 0.05
 """Interval of assignment requests, which read files on the embedded broker."""

@@ -7,7 +7,6 @@ import asyncio
 import msgspec
 import structlog
 
-from worker.backoff import Backoff, wait
 from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.pressure import Limits
@@ -18,6 +17,7 @@ from worker.engine.reports import WorkerReports, unheard
 from worker.engine.startup import check_topics, message_limit
 from worker.errors import StateLost, TopicRecreated
 from worker.index.store import IndexStore
+from worker.waiting import Backoff, wait
 
 _log = structlog.get_logger(__name__)
 

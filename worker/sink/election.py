@@ -13,12 +13,12 @@ from typing import Final
 
 import structlog
 
-from worker.backoff import wait
 from worker.brokers.contract import Broker, Member
 from worker.clock import Clock
 from worker.core.topics import Names
 from worker.errors import WAITED_OUT
 from worker.sink.reports import SinkReports
+from worker.waiting import wait
 
 SEAT: Final = 0
 """The partition whose owner is active."""

@@ -15,7 +15,6 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from worker.backoff import Backoff, wait
 from worker.brokers.contract import Broker, Committer, Reader
 from worker.brokers.tables import read_checked
 from worker.clock import Clock
@@ -44,6 +43,7 @@ from worker.sink.requests import (
 from worker.sink.selection.cut import CutSource
 from worker.sink.upkeep import PlaceUpkeep
 from worker.stream import Message, Partition, ProducerRecord
+from worker.waiting import Backoff, wait
 
 EXPIRY_MS: Final = 3_600_000
 """The age at which a request expires: its sender has given up. A group without positions finds such

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
 
-from worker.backoff import wait
 from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.topics import Names
@@ -25,6 +23,7 @@ from worker.sink.selection.bookmarks import Bookmarks
 from worker.sink.selection.cut import CutSource
 from worker.sink.store.consume import Consumer
 from worker.sink.store.row_store import RowStore
+from worker.waiting import together, wait
 
 _LOOK_SECONDS: Final = 1.0
 
@@ -44,8 +43,8 @@ async def serve(
     """Run a sink on an open broker until `stop` is set.
 
     On `stop`, the sink finishes the batch in hand and abandons an export in hand; the next start
-    makes that export. Raises `errors.WAITED_OUT` during start-up only. Raises `StateError` if the
-    store is in use or cannot be written.
+    makes that export. Sets `stop` when it fails. Raises `errors.WAITED_OUT` during start-up only.
+    Raises `StateError` if the store is in use or cannot be written.
     """
     clock = clock or Clock()
     names = Names(prefix)
@@ -72,7 +71,7 @@ async def serve(
         try:
             await election.join()
             _log.info("sink_started", rows=sum(store.counts().values()))
-            await _together(stop, consumer.run, election.run, active.run)
+            await together(stop, consumer.run(stop), election.run(stop), active.run(stop))
         finally:
             await election.close()
             await consumer.close()
@@ -101,21 +100,3 @@ async def _check_topics(broker: Broker, names: Names) -> None:
     for name in wanted:
         if name not in there:
             raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
-
-
-async def _together(
-    stop: asyncio.Event, *parts: Callable[[asyncio.Event], Coroutine[Any, Any, None]]
-) -> None:
-    """Run all parts until `stop`. If one fails, stop the others and raise its failure."""
-    ended = asyncio.Event()
-    tasks = [asyncio.create_task(part(ended)) for part in parts]
-    waiting = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({*tasks, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        ended.set()
-        waiting.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result

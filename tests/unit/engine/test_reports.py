@@ -11,7 +11,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.clock_kit import SettableClock
-from worker.backoff import Backoff
 from worker.brokers.contract import Broker
 from worker.core.outbox import Tally
 from worker.core.reading import Missed
@@ -22,6 +21,7 @@ from worker.errors import BrokerUnavailable, Fenced
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
 from worker.stream import OffsetRange, Partition
+from worker.waiting import Backoff
 
 RULES = TaskSettings(names=Names())
 HERE = Partition("buddy.in.users", 0)

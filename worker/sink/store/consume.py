@@ -22,7 +22,6 @@ import msgspec
 import structlog
 
 from schemas import ENTITIES
-from worker.backoff import Backoff, wait
 from worker.brokers.contract import Broker, Reader
 from worker.brokers.sound import sound_spans
 from worker.clock import Clock
@@ -40,6 +39,7 @@ from worker.sink.reports import SinkReports, unheard
 from worker.sink.store.opening import FORMAT
 from worker.sink.store.row_store import RowStore
 from worker.stream import Message, Partition
+from worker.waiting import Backoff, wait
 
 Advance = Callable[[int, int], None]
 """Called with progress: done, total."""

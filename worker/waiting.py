@@ -1,10 +1,11 @@
-"""Waits: exponential backoff with jitter, and a wait that an event ends."""
+"""Waits: exponential backoff with jitter, a wait that an event ends, services side by side."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 
 class Backoff:
@@ -47,3 +48,19 @@ async def wait(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
     except TimeoutError:
         return
+
+
+async def together(stop: asyncio.Event, *services: Coroutine[Any, Any, None]) -> None:
+    """Run services side by side. When one ends or fails, set `stop` and wait for the others.
+
+    If several fail, raises the exception of the first in the order of `services`.
+    """
+    tasks = [asyncio.ensure_future(service) for service in services]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
