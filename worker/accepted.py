@@ -56,7 +56,7 @@ class Refused(NamedTuple):
     message: Message
     reason: Foreign
 
-    def told(self, reader: str) -> dict[str, object]:
+    def log_fields(self, reader: str) -> dict[str, object]:
         """The fields of its log line."""
         message = self.message
         return {
@@ -75,7 +75,7 @@ class Split(NamedTuple):
     before: int
     now: int
 
-    def told(self) -> dict[str, object]:
+    def log_fields(self) -> dict[str, object]:
         """The fields of its log line."""
         message = self.message
         return {

@@ -81,7 +81,7 @@ class Sparing:
         self._latest: Mapping[str, object] = {}
         self._told_at = clock()
 
-    def tell(self, happened: Sequence[Mapping[str, object]]) -> None:
+    def warn(self, happened: Sequence[Mapping[str, object]]) -> None:
         """Log occurrences, each by its fields: coordinates and reasons, no data."""
         for fields in happened:
             if self._named < _NAMED:
@@ -92,9 +92,9 @@ class Sparing:
                 self._untold += 1
                 self._latest = fields
         if self._untold and self._clock() - self._told_at >= _SUM_SECONDS:
-            self.rest()
+            self.flush()
 
-    def rest(self) -> None:
+    def flush(self) -> None:
         """Log the number of occurrences not logged yet, with the fields of the last one."""
         if self._untold:
             self._say(count=self._untold, **self._latest)

@@ -19,7 +19,7 @@ class Blocked(NamedTuple):
     records: int
     seconds: int
 
-    def told(self) -> dict[str, object]:
+    def log_fields(self) -> dict[str, object]:
         """The fields of a log line."""
         return {
             "topic": self.place.topic,
@@ -45,7 +45,7 @@ class OpenTransactions:
         self._open: dict[Partition, tuple[int, int]] = {}
         """Partitions with uncommitted records: the last stable offset, unchanged since when."""
 
-    def look(self, ends: Mapping[Partition, tuple[int, int]]) -> Blocked | None:
+    def update(self, ends: Mapping[Partition, tuple[int, int]]) -> Blocked | None:
         """The transaction that has been open longest, once it has been open for 15 s.
 
         `ends` has the last stable offset and the end offset of each partition.

@@ -165,11 +165,11 @@ async def _send(
             )
             for r in batch
         ]
-        outcomes.note(messages, await broker.publish(messages))
+        outcomes.add_sent(messages, await broker.publish(messages))
         for record in batch:
             expected.note(record)
         bar.advance(sent, len(batch))
-        await outcomes.look()
+        await outcomes.refresh()
         bar.update(judged, completed=outcomes.judged)
 
     while batch := list(islice(records, _BATCH)):

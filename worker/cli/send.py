@@ -163,7 +163,7 @@ class _Sending:
                 await outcomes.open()
             while batch := await asyncio.to_thread(list, islice(records, _BATCH)):
                 messages = [message for r in batch if (message := self._message(r)) is not None]
-                outcomes.note(messages, await broker.publish(messages))
+                outcomes.add_sent(messages, await broker.publish(messages))
                 self._bar.advance(sending, len(batch))
             total = outcomes.sent.total()
             self._bar.update(sending, total=total, completed=total)

@@ -98,14 +98,14 @@ class Losses:
 
     def _internal_skipped(self, place: Partition, count: int, what: str) -> None:
         self.metrics.unreadable_internal(count)
-        self.health.told(
+        self.health.report(
             f"{count} offsets of {place.topic}/{place.number} were {what}", self._clock.steady()
         )
         _log.error("internal_skipped", topic=place.topic, partition=place.number, count=count)
 
     def progress_lost(self, place: Partition) -> None:
         """Report that a task with earlier work has no checkpoint: it judges all inputs again."""
-        self.health.told(
+        self.health.report(
             f"{place.topic}/{place.number} is empty: all that is in the inputs is judged again",
             self._clock.steady(),
         )
@@ -115,7 +115,7 @@ class Losses:
     def accepted_skipped(self, place: Partition, count: int) -> None:
         """Report damaged offsets that the index skips by order: their rows are unknown."""
         self.metrics.accepted_skipped(count)
-        self.health.told(
+        self.health.report(
             f"{count} damaged offsets of {place.topic}/{place.number} were skipped: what they said"
             " is unknown to the index",
             self._clock.steady(),
@@ -125,7 +125,7 @@ class Losses:
     def accepted_expired(self, place: Partition, count: int) -> None:
         """Report offsets removed before the index read them: rows may be missing."""
         self.metrics.accepted_expired(count)
-        self.health.told(
+        self.health.report(
             f"{count} offsets of {place.topic}/{place.number} were removed before the index read"
             " them: rows may be missing; have them judged again with 'buddy reprocess'",
             self._clock.steady(),
@@ -146,13 +146,13 @@ class Losses:
 
     def _state_recreated(self, place: Partition, lost: str) -> None:
         self.metrics.internal_recreated()
-        self.health.told(f"topic {place.topic} was created anew: {lost}", self._clock.steady())
+        self.health.report(f"topic {place.topic} was created anew: {lost}", self._clock.steady())
         _log.error("internal_recreated", topic=place.topic, partition=place.number)
 
     def _rejected_recreated(self, topic: str) -> None:
         """Report a re-created rejected topic: its rejections are gone."""
         self.metrics.rejected_recreated()
-        self.health.told(
+        self.health.report(
             f"topic {topic} was created anew: its rejections are gone; have the records judged"
             " again with 'buddy reprocess'",
             self._clock.steady(),
@@ -162,7 +162,7 @@ class Losses:
     def _accepted_recreated(self, topic: str) -> None:
         """Report a re-created accepted topic: its rows are gone."""
         self.metrics.accepted_recreated()
-        self.health.told(
+        self.health.report(
             f"topic {topic} was created anew: its rows are gone; have them judged again with"
             " 'buddy reprocess'",
             self._clock.steady(),

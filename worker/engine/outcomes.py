@@ -27,7 +27,7 @@ _violations = msgspec.json.Decoder(_Violations)
 
 
 class Outcomes:
-    """Counts the outcomes of sent records: `open`, then `note` what was sent, then `wait`."""
+    """Counts the outcomes of sent records: `open`, then `add_sent` what was sent, then `wait`."""
 
     def __init__(self, broker: Broker, names: Names) -> None:
         self.sent: Counter[str] = Counter()
@@ -52,7 +52,9 @@ class Outcomes:
         self._reader = self._broker.reader()
         self._reader.assign({partition: span.end for partition, span in spans.items()})
 
-    def note(self, messages: Sequence[ProducerRecord], places: Sequence[tuple[int, int]]) -> None:
+    def add_sent(
+        self, messages: Sequence[ProducerRecord], places: Sequence[tuple[int, int]]
+    ) -> None:
         """Record sent messages, each with its partition and offset in `places`."""
         for message, (number, offset) in zip(messages, places, strict=True):
             self.sent[self._names.entity_of(message.topic)] += 1
@@ -74,7 +76,7 @@ class Outcomes:
         """Number of records with an outcome."""
         return self.accepted + self.rejected
 
-    async def look(self, timeout: float = 0.0) -> None:
+    async def refresh(self, timeout: float = 0.0) -> None:
         """Count new outcomes; wait up to `timeout` seconds for the first."""
         assert self._reader is not None
         for message in await self._reader.read(5_000, timeout):
@@ -89,7 +91,7 @@ class Outcomes:
         quiet = 0.0
         while (done := self.judged) < total:
             progress(done)
-            await self.look(0.25)
+            await self.refresh(0.25)
             quiet = 0.0 if self.judged > done else quiet + 0.25
             if quiet >= patience:
                 raise NoAnswer(

@@ -40,7 +40,7 @@ class Refusals:
         """The refused records of a task, each with its number of refusals."""
         return self._counts.setdefault(number, {})
 
-    def note(self, outputs: Sequence[ProducerRecord], error: MessageRefused) -> Refusal:
+    def add(self, outputs: Sequence[ProducerRecord], error: MessageRefused) -> Refusal:
         """Record a refused commit; returns the task, and why it cannot continue, if so."""
         refusals: list[Refusal] = []
         noted: set[tuple[int, Record]] = set()
@@ -52,11 +52,11 @@ class Refusals:
                 refusals.append(Refusal(message.partition, own))
             elif found not in noted:
                 noted.add(found)
-                refusals.append(self._note(*found, message.topic, why))
+                refusals.append(self._add(*found, message.topic, why))
         stuck = [refusal for refusal in refusals if refusal.why is not None]
         return next(iter(stuck or refusals), Refusal(None, str(error)))
 
-    def _note(self, number: int, record: Record, topic: str, error: str) -> Refusal:
+    def _add(self, number: int, record: Record, topic: str, error: str) -> Refusal:
         count = self.of(number)[record] = self.of(number).get(record, 0) + 1
         _log.error(
             "record_refused",

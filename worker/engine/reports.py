@@ -177,7 +177,7 @@ class WorkerReports(Losses):
         if now - self._damage_looked_for < _LAG_EVERY_MS:
             return
         self._damage_looked_for = now
-        self._skips.look(await broker.skipped(), now)
+        self._skips.update(await broker.skipped(), now)
         damage = await broker.damage()
         self.metrics.log_damaged(len(damage))
         if damage:
@@ -290,11 +290,11 @@ class WorkerReports(Losses):
         if blocked := self._blocked(
             "inputs", self._inputs, {p: ends[p] for p in places if p in ends}
         ):
-            _log.warning("input_blocked", **blocked.told())
+            _log.warning("input_blocked", **blocked.log_fields())
         if blocked := self._blocked(
             "followed topics", self._followed, {p: ends[p] for p in followed if p in ends}
         ):
-            _log.warning("accepted_blocked", **blocked.told())
+            _log.warning("accepted_blocked", **blocked.log_fields())
         self.metrics.lag(lag)
         self.health.lag(sum(lag.values()))
 
@@ -302,7 +302,7 @@ class WorkerReports(Losses):
         self, what: str, open_: OpenTransactions, ends: Mapping[Partition, tuple[int, int]]
     ) -> Blocked | None:
         """The transaction open longest; the worker is not ready until it ends."""
-        blocked = open_.look(ends)
+        blocked = open_.update(ends)
         if blocked is None:
             self.health.free(what)
         else:

@@ -230,7 +230,7 @@ class Rounds:
             places = await started.session.commit(decision.outputs, offsets)
         except MessageRefused as error:
             self._reports.not_committed(started.tasks, error)
-            refusal = self.refusals.note(decision.outputs, error)
+            refusal = self.refusals.add(decision.outputs, error)
             self._reports.refused(refusal.task, refusal.why)
             if refusal.task is not None and refusal.why is not None:
                 self.on_stuck(refusal.task)

@@ -107,7 +107,7 @@ class IndexStore:
                 self._transact(self._write_beside)
         finally:
             self._env.close()
-            self._foreign_rows.rest()
+            self._foreign_rows.flush()
 
     def clear(self, reason: str) -> None:
         """Discard everything, positions included, and log the reason."""
@@ -238,7 +238,7 @@ class IndexStore:
         self._tails |= tails
         self._unsaved = {}
         self.foreign += len(latest.refused)
-        self._foreign_rows.tell([refused.told("index") for refused in latest.refused])
+        self._foreign_rows.warn([refused.log_fields("index") for refused in latest.refused])
         return learned
 
     def beside(self, messages: Sequence[Message], identity: str, now_ms: int) -> None:

@@ -102,9 +102,9 @@ class ServiceHealth:
 
     def recreated(self, topic: str, now: int) -> None:
         """Report that a topic was created anew."""
-        self.told(f"topic {topic} was created anew: read from its start", now)
+        self.report(f"topic {topic} was created anew: read from its start", now)
 
-    def told(self, reason: str, now: int) -> None:
+    def report(self, reason: str, now: int) -> None:
         """Report an event. Not ready for ten minutes, so that somebody notices."""
         # Replaced, not mutated: another thread may be reading.
         self._told = {**self._told, reason: now}

@@ -27,7 +27,7 @@ class Skips:
         self._part = part
         self._known: Mapping[Partition, int] | None = None
 
-    def look(self, skipped: Mapping[Partition, int], now: int) -> None:
+    def update(self, skipped: Mapping[Partition, int], now: int) -> None:
         """Compare with the last call. Skips from before the start do not affect readiness."""
         known = self._known or {}
         for place, count in skipped.items():
@@ -37,7 +37,7 @@ class Skips:
             self._metrics.log_skipped(fresh)
             _log.error("log_skipped", topic=place.topic, partition=place.number, count=fresh)
             if self._known is not None:
-                self._health.told(
+                self._health.report(
                     f"{fresh} damaged offsets of {place.topic}/{place.number} were skipped: what"
                     " they said is lost to those who read this topic",
                     now,

@@ -223,7 +223,7 @@ class LeadershipSession:
 
     async def round(self, reader: Reader, stop: asyncio.Event) -> None:
         """Handle at most one due slot and one request, so that neither starves the other."""
-        self._upkeep.look()
+        self._upkeep.run_if_due()
         await self._correct()
         due = self._agenda.due(self._clock.now())
         if due is not None:

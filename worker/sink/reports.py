@@ -88,8 +88,8 @@ class SinkReports:
             foreign=len(applied.refused),
         )
         self._metrics.sink.split_keys(len(applied.split))
-        self._split_keys.tell([split.told() for split in applied.split])
-        self._foreign_rows.tell([refused.told("sink") for refused in applied.refused])
+        self._split_keys.warn([split.log_fields() for split in applied.split])
+        self._foreign_rows.warn([refused.log_fields("sink") for refused in applied.refused])
 
     def unreadable(self, place: Partition, offset: int) -> None:
         """A garbage message in one of the project's own topics was skipped; repeats are ignored."""
@@ -100,13 +100,13 @@ class SinkReports:
         self._known_garbage.add((place, offset))
         self._metrics.unreadable_internal(1)
         where = {"topic": place.topic, "partition": place.number, "offset": offset}
-        self._garbage.tell([where])
+        self._garbage.warn([where])
 
-    def rest(self) -> None:
+    def flush(self) -> None:
         """Log the events that were counted but not logged yet."""
-        self._foreign_rows.rest()
-        self._split_keys.rest()
-        self._garbage.rest()
+        self._foreign_rows.flush()
+        self._split_keys.flush()
+        self._garbage.flush()
 
     def rebuilt(self, times: int) -> None:
         """The store was wiped this many times since the start."""
@@ -135,7 +135,7 @@ class SinkReports:
 
     def skips(self, skipped: Mapping[Partition, int]) -> None:
         """The damaged offsets skipped in the broker's log, whoever skipped them."""
-        self._skips.look(skipped, self._clock())
+        self._skips.update(skipped, self._clock())
 
     def lag_is_due(self) -> bool:
         """Whether it is time to measure the lag again."""
@@ -156,11 +156,11 @@ class SinkReports:
 
         `ends`: for each partition, how far it can be read, and its real end.
         """
-        blocked = self._transactions.look(ends)
+        blocked = self._transactions.update(ends)
         if blocked is None:
             self.free(_TRANSACTIONS)
             return
-        _log.warning("accepted_blocked", **blocked.told())
+        _log.warning("accepted_blocked", **blocked.log_fields())
         self.hindered(_TRANSACTIONS, str(blocked))
 
     def export(self, seconds: float, *, finished: bool) -> None:
@@ -207,7 +207,7 @@ class SinkReports:
         if not is_active:
             self.place(None)
 
-    def look_at_clock(self) -> None:
+    def watch_clock(self) -> None:
         """Report a step of the wall clock."""
         if self._steps is not None and (step := self._steps.step()):
             self._metrics.clock_stepped()
@@ -216,7 +216,7 @@ class SinkReports:
     def skipped(self, place: Partition, count: int) -> None:
         """Offsets of a topic other than the accepted ones were removed, or skipped as damaged."""
         self._metrics.unreadable_internal(count)
-        self.health.told(
+        self.health.report(
             f"{count} offsets of {place.topic}/{place.number} were removed, or damaged and skipped:"
             f" {_lost(place.topic)}",
             self._clock(),
@@ -226,7 +226,7 @@ class SinkReports:
     def recreated(self, topic: str) -> None:
         """A topic other than the accepted ones was recreated."""
         self._metrics.internal_recreated()
-        self.health.told(f"topic {topic} was created anew: {_lost(topic)}", self._clock())
+        self.health.report(f"topic {topic} was created anew: {_lost(topic)}", self._clock())
         _log.error("internal_recreated", topic=topic, partition=0)
 
     def schedules(self, following: Mapping[str, datetime]) -> None:

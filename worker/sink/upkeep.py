@@ -30,7 +30,7 @@ _log = structlog.get_logger(__name__)
 
 
 class PlaceUpkeep:
-    """The upkeep of one sink. The active sink calls `look` often; `close` waits for the end."""
+    """The upkeep of one sink. The leader calls `run_if_due` often; `close` waits for the end."""
 
     def __init__(
         self, place: ExportPlace, keep: Keep, clock: Clock, tell: Callable[[str | None], object]
@@ -46,7 +46,7 @@ class PlaceUpkeep:
         self._task: asyncio.Task[None] | None = None
 
     def sweep_soon(self) -> None:
-        """Make the next `look` sweep and probe as well: something may have been left behind."""
+        """Make the next run sweep and probe as well: something may have been left behind."""
         self._next = self._swept = None
 
     def announced(self, name: str) -> None:
@@ -54,7 +54,7 @@ class PlaceUpkeep:
         self._retiring.announced(name, self._clock.steady())
         self._next = None
 
-    def look(self) -> None:
+    def run_if_due(self) -> None:
         """Begin a round of upkeep if it is due and none is running."""
         running = self._task is not None and not self._task.done()
         if not running and (self._next is None or self._clock.steady() >= self._next):

@@ -70,7 +70,7 @@ async def test_a_damaged_entry_of_a_partition_holds_up_that_alone(
     place = Partition(f"{stage.names.prefix}.{topic}", 0)
     await damage_embedded_entry(broker, place)
     damage = await broker.inspection.find(place, None)
-    await broker.inspection.note([damage])
+    await broker.inspection.record([damage])
     for number in range(3):
         stage.clock.put_forward(5_001)
         await stage.judged(await stage.send("milestones", milestone(1 + number, 1)))

@@ -19,11 +19,11 @@ def test_each_skip_is_told_once_and_takes_readiness_under_a_running_service() ->
     part.restored()
     skips = Skips(metrics, part, ".rejected.")
     with capture_logs() as logs:
-        skips.look({REJECTED: 2, READ: 9}, 0)
-        skips.look({REJECTED: 2, READ: 9}, 0)
+        skips.update({REJECTED: 2, READ: 9}, 0)
+        skips.update({REJECTED: 2, READ: 9}, 0)
         assert part.reasons(0) == [], "it was there before"
-        skips.look({REJECTED: 5, READ: 9}, 0)
-        skips.look({}, 0)
+        skips.update({REJECTED: 5, READ: 9}, 0)
+        skips.update({}, 0)
     (reason,) = part.reasons(0)
     assert reason.startswith("worker: 3 damaged offsets of p.rejected.users/1 were skipped: ")
     assert [(e["event"], e["topic"], e["partition"], e["count"]) for e in logs] == [

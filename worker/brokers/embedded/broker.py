@@ -185,7 +185,9 @@ class EmbeddedBroker:
                 chunks = await self._reading.run(log.fetch, self._catalogue, wanted, limit, share)
             except MissingTopic as error:  # deleted while in use: the topic may come back
                 raise BrokerUnavailable(str(error)) from error
-            await self.inspection.note(chunk.damage for chunk in chunks if chunk.damage is not None)
+            await self.inspection.record(
+                chunk.damage for chunk in chunks if chunk.damage is not None
+            )
             return chunks
 
         reader = EmbeddedReader(fetch, self._watch, self._readers.discard)
@@ -268,7 +270,7 @@ class EmbeddedBroker:
                     self._time.check(time)  # a service continues; a mere sender can wait
                 if right is not None:
                     log.check_fence(connection, right.name, right.epoch)
-                self._time.tell(time)
+                self._time.report(time)
                 written = log.append_all(connection, loads, time.now, len(messages))
                 if right is not None:
                     log.store_offsets(connection, self._to_write, right.group, offsets)
@@ -298,7 +300,7 @@ class EmbeddedBroker:
         finally:
             with contextlib.suppress(BuddyError):
                 await self._writing.run(upkeep.stop)
-            await self.inspection.note(upkeep.damaged)
+            await self.inspection.record(upkeep.damaged)
 
     async def _version(self) -> int:
         return await self._reading.run(_data_version)

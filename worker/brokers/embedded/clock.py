@@ -120,7 +120,7 @@ class LogClock:
         _store(connection, Anchor(self._boot, uptime, wall))
         return before
 
-    def tell(self, time: LogTime) -> None:
+    def report(self, time: LogTime) -> None:
         """Log once that the wall clock is not trusted."""
         if time.ahead and not self._told:
             self._told = True

@@ -66,7 +66,7 @@ class Looked(msgspec.Struct):
     """The offset at which the next piece begins; None at the end of a partition."""
 
 
-def note(connection: sqlite3.Connection, catalogue: Catalogue, damage: Damage) -> None:
+def record(connection: sqlite3.Connection, catalogue: Catalogue, damage: Damage) -> None:
     """Record damage, within a transaction, unless it is skipped already."""
     number = catalogue.partition(damage.partition)
     if skipped_at(connection, number, damage.base) is None:

@@ -65,7 +65,7 @@ class Groups:
         """Take a place at the end of the group."""
         await self._writing.run(_register, self._directory, member, self._steady())
 
-    async def look(self, member: EmbeddedMember) -> tuple[list[str], int]:
+    async def refresh(self, member: EmbeddedMember) -> tuple[list[str], int]:
         """The live members in join order, and the number of partitions that they share.
 
         Sends the heartbeat of `member` and removes dead members. Raises `MissingTopic`.
@@ -109,10 +109,10 @@ class EmbeddedMember:
 
     async def assignment(self) -> frozenset[int]:
         """See `contract.Member.assignment`; a member that counts as dead joins again at the end."""
-        live, partitions = await self._groups.look(self)
+        live, partitions = await self._groups.refresh(self)
         if self.seat is None or self.seat.name not in live:
             await self._groups.register(self)
-            live, partitions = await self._groups.look(self)
+            live, partitions = await self._groups.refresh(self)
         if self.seat is None or self.seat.name not in live:
             return frozenset()  # it froze again in between
         return share(partitions, live.index(self.seat.name), len(live))

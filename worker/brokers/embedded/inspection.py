@@ -16,7 +16,7 @@ from worker.brokers.embedded.damage import (
     look_for,
     look_through,
     mend_index,
-    note,
+    record,
     skip,
     skipped,
 )
@@ -56,7 +56,7 @@ class Inspection:
         """All damage found so far, by partition and offset. Cheap: does not scan the log.
 
         With `looks`, damage that only this process has found comes last. Damage that the log no
-        longer lists is repaired: `note` records it afresh if it comes back.
+        longer lists is repaired: `record` records it afresh if it comes back.
         """
         recorded = frozenset(self._recorded)
 
@@ -84,15 +84,15 @@ class Inspection:
 
         return await self._reading.run(work)
 
-    async def note(self, found: Iterable[Damage], *, tell: bool = True) -> None:
-        """Record new damage for all processes; with `tell`, also log each finding once."""
+    async def record(self, found: Iterable[Damage], *, log: bool = True) -> None:
+        """Record new damage for all processes; with `log`, also log each finding once."""
         for each in found:
             if (each.partition, each.base) in self._noted:
                 continue
             self._noted[each.partition, each.base] = each
             if self._looks:
                 continue
-            if tell:
+            if log:
                 _log.error(
                     "log_damaged",
                     topic=each.partition.topic,
@@ -120,7 +120,7 @@ class Inspection:
                 found.damaged += looked.damaged
                 position = looked.position
                 progress(looked.size)
-        await self.note((each for each in found.damaged if not each.skipped), tell=False)
+        await self.record((each for each in found.damaged if not each.skipped), log=False)
         found.file += await self._reading.run_long(look_at_file)
         return found
 
@@ -156,7 +156,7 @@ class Inspection:
     def _remember(self, connection: sqlite3.Connection, found: Damage) -> None:
         with transaction(connection):
             self._to_write.refresh(connection)
-            note(connection, self._to_write, found)
+            record(connection, self._to_write, found)
 
     def _partitions(self, connection: sqlite3.Connection, found: Looked) -> list[Partition]:
         with snapshot(connection):

@@ -74,7 +74,7 @@ class KafkaReader:
         self._generation += 1
         self._silence = None
         self._damaged = {p: damage for p, damage in self._damaged.items() if p in positions}
-        self._stalls.keep(positions)
+        self._stalls.retain(positions)
 
     async def read(
         self, limit: int, timeout: float, paused: Collection[Partition] = ()
@@ -296,7 +296,7 @@ class KafkaReader:
         if not self._stalls.due:
             return
         listened = self._positions.keys() - set(paused)
-        for partition in self._stalls.look((p, self._mark(p)) for p in listened):
+        for partition in self._stalls.update((p, self._mark(p)) for p in listened):
             _log.error(
                 "log_damaged",
                 topic=partition.topic,
@@ -361,7 +361,7 @@ class KafkaReader:
     def _discard(self) -> None:
         consumer, self._consumer = self._consumer, None
         self._settled = {}
-        self._stalls.keep(())
+        self._stalls.retain(())
         if consumer is not None:
             self._chores.add(stop(consumer))
 

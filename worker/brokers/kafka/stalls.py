@@ -34,7 +34,7 @@ class Stalls:
         """
         return bool(self.stalled()) or self._clock() - self._looked >= _LOOK_SECONDS
 
-    def look(self, marks: Iterable[tuple[Partition, object]]) -> list[Partition]:
+    def update(self, marks: Iterable[tuple[Partition, object]]) -> list[Partition]:
         """Record a mark for each partition being read; returns the newly stalled partitions.
 
         A mark changes with each delivery. None means that fetched records are at hand.
@@ -51,7 +51,7 @@ class Stalls:
                 fresh.append(partition)
         return fresh
 
-    def keep(self, partitions: Iterable[Partition]) -> None:
+    def retain(self, partitions: Iterable[Partition]) -> None:
         """Forget all other partitions."""
         self._seen = {p: self._seen[p] for p in partitions if p in self._seen}
 

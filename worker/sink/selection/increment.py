@@ -139,7 +139,7 @@ class _Writing:
         for keys, block in self._snapshot.keyed_blocks(entity):
             yield from zip(keys, block, picker.judge(block), strict=True)
             self._done += len(block)
-            self._watch.look(self._done, self._total)
+            self._watch.report(self._done, self._total)
 
     def _delivered(self, entity: str) -> Iterator[tuple[bytes, bytes]]:
         if self._base is None:

@@ -48,7 +48,7 @@ class Caller(msgspec.Struct, frozen=True):
     advance: Callable[[int, int], None]
     abandoned: Callable[[], bool]
 
-    def look(self, done: int, total: int) -> None:
+    def report(self, done: int, total: int) -> None:
         """Report `done` of `total` rows. Raises `AbandonedError` if nobody waits any more."""
         if self.abandoned():
             raise AbandonedError
@@ -72,7 +72,7 @@ def spool(snapshot: Snapshot, selection: Selection, directory: Path, watch: Call
             for block in snapshot.blocks(entity):
                 file.write(kept(block, picker.judge(block)))
                 done += len(block)
-                watch.look(done, total)
+                watch.report(done, total)
         picked[entity] = picker.picked()
     picked = {entity: picked[entity] for entity in selection.entities}
     return Spooled(

@@ -143,7 +143,7 @@ class Consumer:
                 await wait(stop, seconds)
             except StateLost:  # from now on `damaged` says so
                 await wait(stop, damage.failed())
-            self._reports.look_at_clock()
+            self._reports.watch_clock()
             self._reports.alive()  # also in an outage: a restart does not cure it
 
     async def hold(
@@ -194,7 +194,7 @@ class Consumer:
 
     async def close(self) -> None:
         """Stop reading; `run` must have ended."""
-        self._reports.rest()
+        self._reports.flush()
         if self._reader is not None:
             await self._reader.close()
 

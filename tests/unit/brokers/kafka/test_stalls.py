@@ -16,7 +16,7 @@ class Looks:
 
     def look(self, *marks: tuple[Partition, object], seconds: float = 1.0) -> list[Partition]:
         self.now += seconds
-        return self.stalls.look(marks)
+        return self.stalls.update(marks)
 
 
 def test_a_partition_that_gives_nothing_is_told_once_until_it_gives_something() -> None:
@@ -41,5 +41,5 @@ def test_a_partition_that_is_not_read_any_more_is_forgotten() -> None:
     looks = Looks()
     for _ in range(LOOKS):
         looks.look((HERE, 4))
-    looks.stalls.keep([THERE])
+    looks.stalls.retain([THERE])
     assert looks.stalls.stalled() == []
