@@ -29,6 +29,8 @@ from worker.stream import Partition
 
 LOOK_BYTES: Final = 32 * 1024 * 1024
 """The bytes scanned in one call, which takes less than a second."""
+_MOST: Final = 1 << 40
+"""No partition has an offset as great as this."""
 
 
 class Damage(NamedTuple):
@@ -219,14 +221,35 @@ def look_at_file(connection: sqlite3.Connection) -> list[str]:
 def _restore_row(connection: sqlite3.Connection, number: int, partition: Partition) -> None:
     """Rebuild the row of a partition from its batches."""
     start, after = connection.execute(
-        "SELECT coalesce(min(base), 0), coalesce(max(next), 0) FROM batches WHERE partition = ?",
-        (number,),
+        "SELECT min(base), max(next) FROM batches WHERE partition = ?", (number,)
     ).fetchone()
+    # No offset may be used again: whoever has read it would pass over the new message.
+    named = _named(connection, number)
+    if start is None:  # all messages have expired; an offset that is too great is told as expired
+        named += connection.execute(
+            "SELECT start, next FROM partitions WHERE id = ?", (number,)
+        ).fetchone()
+    sane = [n for n in named if isinstance(n, int) and 0 <= n < _MOST]
+    after = max([*sane, after or 0])
+    start = after if start is None else start
     (topic,) = connection.execute(
         "SELECT id FROM topics NOT INDEXED WHERE name = ?", (partition.topic,)
     ).fetchone()
     row = PartitionRow(number, topic, partition.number, start, after, last_append(connection), 0)
     store(connection, row)
+
+
+def _named(connection: sqlite3.Connection, number: int) -> list[object]:
+    """The offsets of a partition that skips and the positions of groups name."""
+    named: list[object] = [
+        after for found, _, after, _, skipped in _rows(connection) if found == number and skipped
+    ]
+    for group, position, crc in connection.execute(
+        "SELECT consumer_group, position, crc FROM group_offsets WHERE partition = ?", (number,)
+    ):
+        if seal(group, number, position) == crc:
+            named.append(position)
+    return named
 
 
 def _rows(connection: sqlite3.Connection) -> Iterator[tuple[int, int, int, str, int]]:

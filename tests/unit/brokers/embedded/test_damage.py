@@ -287,6 +287,29 @@ async def test_the_entry_of_a_partition_can_be_made_again(
     assert (await drain(broker, 4))[0] == [4, 5, 6, 7, 8]
 
 
+@pytest.mark.parametrize("damage", ["crc = crc + 9", "start = 0", "next = 0", "next = -1"])
+async def test_an_entry_made_again_reuses_no_offset_of_expired_messages(
+    broker: EmbeddedBroker, clock: SettableClock, damage: str
+) -> None:
+    clock.advance(2 * HOUR)
+    await broker.maintain()
+    assert await broker.spans([OTHER]) == {OTHER: OffsetRange(1, 1)}
+    await run(broker, f"UPDATE partitions SET {damage} WHERE id = 2")  # noqa: S608
+    await broker.inspection.skip(await broker.inspection.find(OTHER, None))
+    assert await broker.spans([OTHER]) == {OTHER: OffsetRange(1, 1)}
+
+
+async def test_an_entry_made_again_is_behind_the_positions_of_groups(
+    broker: EmbeddedBroker, clock: SettableClock
+) -> None:
+    await (await broker.committer("task", "group")).commit([], {OTHER: 1})
+    clock.advance(2 * HOUR)
+    await broker.maintain()
+    await run(broker, "UPDATE partitions SET start = 0, next = 0 WHERE id = 2")
+    await broker.inspection.skip(await broker.inspection.find(OTHER, None))
+    assert await broker.spans([OTHER]) == {OTHER: OffsetRange(1, 1)}
+
+
 async def test_damage_that_comes_back_after_a_repair_is_told_again(broker: EmbeddedBroker) -> None:
     for _ in range(2):
         await run(broker, "UPDATE partitions SET next = next + 9 WHERE id = 1")
