@@ -29,6 +29,8 @@ from worker.stream import Partition
 
 LOOK_BYTES: Final = 32 * 1024 * 1024
 """The bytes scanned in one call, which takes less than a second."""
+ENTRY: Final = -1
+"""The place of damage of a partition's row itself. No batch is there, so both are told."""
 _MOST: Final = 1 << 40
 """No partition has an offset as great as this."""
 
@@ -116,7 +118,7 @@ def look_for(
     try:
         row = partition_row(connection, number, partition)
     except DamagedLog as error:
-        return Damage(partition, 0, 0, str(error))
+        return Damage(partition, ENTRY, ENTRY, str(error))
     if offset is None:
         mine = (d for d in known(connection, catalogue) if d.partition == partition)
         offset = next((d.base for d in mine if not d.skipped), None)
@@ -192,7 +194,7 @@ def look_through(
         try:
             row = partition_row(connection, number, partition)
         except DamagedLog as error:
-            looked.damaged.append(Damage(partition, 0, 0, str(error)))
+            looked.damaged.append(Damage(partition, ENTRY, ENTRY, str(error)))
             return looked
         for piece in walk(connection, number, max(position, row.start), row.next):
             if isinstance(piece, StoredBatch):

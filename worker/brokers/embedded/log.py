@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from worker.brokers.embedded.batches import Hole, StoredBatch, insert, walk
-from worker.brokers.embedded.damage import Damage, skipped_at
+from worker.brokers.embedded.damage import ENTRY, Damage, skipped_at
 from worker.brokers.embedded.seal import seal
 from worker.brokers.embedded.store import snapshot
 from worker.brokers.embedded.topics import Catalogue, partition_row, store
@@ -224,7 +224,7 @@ def _fetch_one(
         number = stored.partition(partition.number)
         start, end = _span(connection, number, partition)
     except DamagedLog as error:
-        return Chunk([], position, position, damage=Damage(partition, 0, 0, str(error))), 0
+        return Chunk([], position, position, damage=Damage(partition, ENTRY, ENTRY, str(error))), 0
     # A position beyond the end belongs to an earlier topic of this name: nothing was missed, so
     # read from the start, as on Kafka.
     expired = max(0, start - position)

@@ -310,6 +310,26 @@ async def test_an_entry_made_again_is_behind_the_positions_of_groups(
     assert await broker.spans([OTHER]) == {OTHER: OffsetRange(1, 1)}
 
 
+async def test_a_damaged_entry_is_told_beside_a_skipped_batch_at_offset_0(
+    tmp_path: Path, broker: EmbeddedBroker
+) -> None:
+    await run(broker, "UPDATE batches SET crc = crc + 1 WHERE partition = 1 AND base = 0")
+    await drain(broker)
+    await broker.inspection.skip(await broker.inspection.find(LOG, 0))
+    await run(broker, "UPDATE partitions SET crc = crc + 1 WHERE id = 1")
+    with capture_logs() as logs:
+        await drain(broker)
+        await drain(broker)
+    assert [e["reason"][:27] for e in logs if e["event"] == "log_damaged"] == [
+        "The log's entry of log/0 is"
+    ]
+    async with opened(tmp_path / "broker") as other:
+        assert any("entry of log/0" in damage.reason for damage in await other.inspection.known())
+    await broker.inspection.skip(await broker.inspection.find(LOG, None))
+    assert not any("entry" in damage.reason for damage in await broker.inspection.known())
+    assert (await broker.skipped())[LOG] == 2  # as before
+
+
 async def test_damage_that_comes_back_after_a_repair_is_told_again(broker: EmbeddedBroker) -> None:
     for _ in range(2):
         await run(broker, "UPDATE partitions SET next = next + 9 WHERE id = 1")
