@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from worker.brokers.contract import Broker
+from worker.brokers.sound import sound_spans
 from worker.core.parked import Parked
 from worker.core.task import GRANT_PATIENCE_MS, Task
 from worker.core.topics import Names
@@ -89,9 +90,10 @@ class Elsewhere:
         if not behind:
             return
         self._asked = now
-        for place, span in (await self._broker.spans(behind)).items():
-            read = self._passed.get(place, _NOWHERE)[0]
-            if read >= span.end:
+        spans = await sound_spans(self._broker, behind)  # one whose entry is damaged stands
+        for place in behind:
+            read, span = self._passed.get(place, _NOWHERE)[0], spans.get(place)
+            if span is not None and read >= span.end:
                 self._at_end[place] = waiting.newest
             elif place not in self._stands or self._stands[place][0] != read:
                 self._stands[place] = (read, now)

@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from worker.brokers.contract import Broker
+from worker.brokers.sound import sound_spans
 from worker.clock import Clock
 from worker.core.frontier import Frontier
 from worker.core.task import Task
@@ -46,10 +47,10 @@ class Frontiers:
         overdue = [task for task in tasks if task.overdue(moment)]
         if overdue and now - self._captured >= _CAPTURE_EVERY_MS:
             self._captured = now
-            users, matches = await self._capture()
-            for task in overdue:
-                task.parking.await_frontiers(users, matches)
-            self._open += [(now, users), (now, matches)]
+            if (captured := await self._capture()) is not None:
+                for task in overdue:
+                    task.parking.await_frontiers(*captured)
+                self._open += [(now, frontier) for frontier in captured]
         if self._open:
             # A frontier that no record waits for blocks nothing, yet it would be reported. The
             # reference may have arrived, or the task may have moved to another worker.
@@ -58,8 +59,10 @@ class Frontiers:
         for _, frontier in self._open:
             frontier.blocked_by(self._updater.judged)
             if frontier.needs_outcomes:
-                ends = await self._broker.spans(self._updater.accepted, uncommitted=True)
-                frontier.note_outcomes({p: span.end for p, span in ends.items()})
+                accepted = self._updater.accepted
+                ends = await sound_spans(self._broker, accepted, uncommitted=True)
+                if len(ends) == len(accepted):
+                    frontier.note_outcomes({p: span.end for p, span in ends.items()})
             frontier.follow(self._updater.followed())
         self._open = [(noted, frontier) for noted, frontier in self._open if not frontier.passed]
         self._report_blocked(now)
@@ -72,10 +75,16 @@ class Frontiers:
         """The input partitions that the oldest open frontier waits for."""
         return self._open[0][1].blocked_by(self._updater.judged) if self._open else []
 
-    async def _capture(self) -> tuple[Frontier, Frontier]:
+    async def _capture(self) -> tuple[Frontier, Frontier] | None:
+        """The frontiers of users and of matches. None while an input's entry is damaged.
+
+        Its end is unknown, and what is missing may be there. Damage is reported elsewhere.
+        """
         names = [self._settings.names.inputs(entity) for entity in INDEXED]
         partitions = [Partition(n, q) for n in names for q in range(self._settings.tasks)]
-        spans = await self._broker.spans(partitions)
+        spans = await sound_spans(self._broker, partitions)
+        if len(spans) < len(partitions):
+            return None
         ends = {partition: span.end for partition, span in spans.items()}
         users = {partition: end for partition, end in ends.items() if partition.topic == names[0]}
         return Frontier(users, covers_matches=False), Frontier(ends, covers_matches=True)

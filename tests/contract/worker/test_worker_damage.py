@@ -85,6 +85,29 @@ async def test_a_damaged_entry_of_a_partition_holds_up_that_alone(
     await stage.books_balance()
 
 
+@pytest.mark.parametrize("topic", ["in.users", "in.matches"])
+async def test_an_orphan_waits_while_the_entry_of_what_it_may_wait_for_is_damaged(
+    stage: Stage, broker: Broker, topic: str
+) -> None:
+    assert isinstance(broker, EmbeddedBroker)
+    running = await stage.started(grace=1_000)
+    await stage.judged(await stage.send("users", user(1), partition=0))
+    place = Partition(f"{stage.names.prefix}.{topic}", 1)
+    await damage_embedded_entry(broker, place)
+    damage = await broker.inspection.find(place, None)
+    await broker.inspection.note([damage])
+    orphan = await stage.send("milestones", milestone(1, 9), partition=0)
+    await stage.until(lambda: running.parked() == 1, "it is parked")
+    for number in range(2, 5):
+        stage.clock.put_forward(2_000)
+        await stage.judged(await stage.send("users", user(number), partition=0))
+    assert stage.verdicts(orphan) == {"none": 1}
+    await broker.inspection.skip(damage)
+    await stage.judged(orphan)
+    assert stage.verdicts(orphan) == {"rejected orphaned_user_id": 1}
+    await stage.books_balance()
+
+
 async def test_a_hole_in_what_the_index_follows_is_told_and_counted(
     stage: Stage, broker: Broker
 ) -> None:
