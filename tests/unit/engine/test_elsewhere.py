@@ -35,7 +35,9 @@ class Pair:
         broker = cast("Any", SimpleNamespace(spans=self._spans))
         self._elsewhere = Elsewhere(broker, NAMES, 2, self.passed, self.clock.steady)
 
-    async def _spans(self, places: list[Partition]) -> dict[Partition, OffsetRange]:
+    async def _spans(
+        self, places: list[Partition], *, uncommitted: bool
+    ) -> dict[Partition, OffsetRange]:
         self.asked.append(set(places))
         return {place: OffsetRange(0, self.ends[place]) for place in places}
 

@@ -43,7 +43,7 @@ from worker.brokers.embedded.batches import (
     walk,
 )
 from worker.brokers.embedded.clock import LogClock, LogTime
-from worker.brokers.embedded.damage import Damage, known, skipped_at
+from worker.brokers.embedded.damage import ENTRY, Damage, known, skipped_at
 from worker.brokers.embedded.hindrance import Hindrances
 from worker.brokers.embedded.log import BATCH_BYTES
 from worker.brokers.embedded.seal import is_damage
@@ -134,7 +134,7 @@ class LogUpkeep:
                             os.utime(lock)
                             yield
                     except DamagedLog as error:
-                        self.damaged.append(Damage(place, 0, 0, str(error)))
+                        self.damaged.append(Damage(place, ENTRY, ENTRY, str(error)))
                     except _Damaged as error:
                         self.damaged.append(Damage(place, *error.args[0]))
             if self._force or _size(self._wal) > WAL_BYTES:
