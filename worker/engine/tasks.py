@@ -130,6 +130,8 @@ class TaskManager:
         self._ask_at = 0.0
         """When to request the assignment again, in the loop's time."""
         self._starting: dict[int, asyncio.Task[TaskHandle]] = {}
+        self._written: asyncio.Task[list[tuple[int, int]]] | None = None
+        """The last commit of owner records."""
         self.taken: set[int] = set()
         """The tasks this session has taken over and not released, restored or not."""
         self._sessions: set[str] = set()
@@ -206,6 +208,8 @@ class TaskManager:
 
     async def end_session(self, why: str) -> None:
         """Drop every task and end the session; commits stay, and tasks can be taken over again."""
+        if self.session is not None and self.session.is_over:
+            self._report_unwritten()
         for number in list(self._starting):
             await self._cancel(number)
         for number in self.running:
@@ -267,6 +271,7 @@ class TaskManager:
         said = session.commit([taken_over(names, number, owner) for number in numbers], {})
         written = asyncio.create_task(said)
         written.add_done_callback(_retrieved)
+        self._written = written
         self.taken.update(numbers)
         for place, number in enumerate(numbers):
             start = self._start(number, owner, written, place)
@@ -281,6 +286,15 @@ class TaskManager:
             self.on_not_started(number, error)
             return False
         return True
+
+    def _report_unwritten(self) -> None:
+        """Report the tasks whose owner records could not be committed."""
+        if self._written is None or not self._written.done() or self._written.cancelled():
+            return
+        error = self._written.exception()
+        if isinstance(error, BuddyError):
+            for number in self._starting:
+                self.on_not_started(number, error)
 
     async def _cancel(self, number: int) -> None:
         start = self._starting.pop(number)

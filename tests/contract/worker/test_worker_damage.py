@@ -108,6 +108,23 @@ async def test_an_orphan_waits_while_the_entry_of_what_it_may_wait_for_is_damage
     await stage.books_balance()
 
 
+async def test_a_take_over_that_cannot_be_written_is_told(stage: Stage, broker: Broker) -> None:
+    assert isinstance(broker, EmbeddedBroker)
+    place = Partition(stage.names.owners, 1)
+    await damage_embedded_entry(broker, place)
+    with capture_logs() as logs:
+        running = await stage.start()
+        await stage.until(
+            lambda: any("owners/1 is damaged" in r for r in running.health.reasons(0)),
+            "it is told",
+        )
+    told = [entry for entry in logs if entry["event"] == "task_not_started"]
+    assert {entry["task"] for entry in told} == {0, 1}
+    assert all("owners/1 is damaged" in entry["error"] for entry in told)
+    await broker.inspection.skip(await broker.inspection.find(place, None))
+    await stage.until(lambda: running.runs(range(TASKS)), "they start")
+
+
 async def test_a_hole_in_what_the_index_follows_is_told_and_counted(
     stage: Stage, broker: Broker
 ) -> None:
