@@ -122,6 +122,7 @@ class NobodyWorks(BuddyError):
     exit_code = 8
 
 
-WAITED_OUT: Final = (BrokerUnavailable, ConfigurationError, MissingTopic)
+WAITED_OUT: Final = (BrokerUnavailable, ConfigurationError, DamagedLog, MissingTopic)
 """The errors that a running service waits out with backoff, and reports: an outage, refused rights
-or logins, a missing topic. At start-up, ConfigurationError and MissingTopic end the service."""
+or logins, a damaged entry of the log, a missing topic. At start-up, ConfigurationError and
+MissingTopic end the service."""

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.helpers import damage_embedded
+from tests.contract.helpers import damage_embedded, damage_embedded_entry
 from tests.contract.sink_kit import Sink
 from worker.brokers.contract import Broker
 from worker.brokers.embedded.broker import EmbeddedBroker
@@ -56,6 +56,21 @@ async def test_damage_of_the_schedules_is_waited_out(sink: Sink, broker: Broker)
             assert f"{place.topic}/0 is damaged" in " ".join(sink.reasons())
             await broker.inspection.skip(await broker.inspection.find(place, 0))
             await sink.export("one", formats=("json",))
+
+
+@pytest.mark.parametrize("topic", ["accepted.feedback", "export-requests"])
+async def test_an_entry_that_is_damaged_at_the_start_is_waited_out(
+    sink: Sink, broker: Broker, topic: str
+) -> None:
+    assert isinstance(broker, EmbeddedBroker)
+    place = Partition(f"{sink.names.prefix}.{topic}", 0)
+    await damage_embedded_entry(broker, place)
+    async with sink.running():
+        async with asyncio.timeout(10):
+            while f"{topic}/0 is damaged" not in " ".join(sink.reasons()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await broker.inspection.skip(await broker.inspection.find(place, None))
+        await sink.export("one", formats=("json",))
 
 
 async def test_skipped_announcements_are_told(sink: Sink, broker: Broker) -> None:

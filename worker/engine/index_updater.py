@@ -13,7 +13,13 @@ from worker.clock import Clock
 from worker.core.internal import read_reached
 from worker.core.known import IndexDelta
 from worker.core.topics import Names
-from worker.errors import BrokerUnavailable, MissingTopic, TopicRecreated
+from worker.errors import (
+    BrokerUnavailable,
+    BuddyError,
+    DamagedLog,
+    MissingTopic,
+    TopicRecreated,
+)
 from worker.index.freshness import outside_the_log, reason_to_rebuild
 from worker.index.resuming import another_log, went_back
 from worker.index.store import VERSION, IndexStore
@@ -51,7 +57,7 @@ class IndexUpdater:
         self.ready = asyncio.Event()
         self.on_step: Callable[[], None] = lambda: None
         """Called after each step of restoring."""
-        self.on_outage: Callable[[BrokerUnavailable | None], None] = lambda _error: None
+        self.on_outage: Callable[[BuddyError | None], None] = lambda _error: None
         """Called with the reason of an outage, and with None after each successful read."""
         self.on_skipped: Callable[[Partition, int], None] = lambda _place, _count: None
         """Called with the number of damaged offsets skipped by order of an operator."""
@@ -125,7 +131,7 @@ class IndexUpdater:
         self._reader.assign(self._followed)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Follow the topics until `stop` is set; retry outages with backoff.
+        """Follow the topics until `stop` is set; retry outages and damage with backoff.
 
         Sets `ready` once it has read up to the ends that the topics had at the start. Raises
         StateError. Raises TopicRecreated if the log is no longer the log that fed the index. It
@@ -143,7 +149,7 @@ class IndexUpdater:
                     await self._bootstrap(stop)
                 backoff.succeeded()
                 self.on_outage(None)
-            except BrokerUnavailable as error:
+            except (BrokerUnavailable, DamagedLog) as error:
                 self._was_away = True
                 self.on_outage(error)
                 wait = backoff.failed()

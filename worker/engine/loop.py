@@ -30,7 +30,7 @@ from worker.engine.reports import WorkerReports
 from worker.engine.rounds import Rounds
 from worker.engine.tasks import TaskHandle, TaskManager, inputs, of_state
 from worker.engine.verdicts import Frontiers
-from worker.errors import BrokerUnavailable, ConfigurationError, MissingTopic
+from worker.errors import WAITED_OUT, BrokerUnavailable, DamagedLog, MissingTopic
 from worker.index.store import IndexStore
 from worker.stream import Message, Partition
 from worker.waiting import Backoff, wait
@@ -118,7 +118,7 @@ class WorkLoop:
                 await self._round()
                 backoff.succeeded()
                 self._reports.free("broker")
-            except (BrokerUnavailable, MissingTopic) as error:
+            except (BrokerUnavailable, DamagedLog, MissingTopic) as error:
                 pause = backoff.failed()
                 self._reports.outage("broker", error, pause)
                 self._rounds.drop_waiting()
@@ -327,13 +327,14 @@ async def retried(
 ) -> bool:
     """Retry `attempt` with backoff until it succeeds; False if stopped first.
 
-    Retries missing or wrong topics too: they were right when the worker started.
+    Retries missing or wrong topics too: they were right when the worker started. Waits for a
+    damaged entry of the log until it is skipped.
     """
     backoff = Backoff(clock.steady)
     while not stop.is_set():
         try:
             await attempt()
-        except (BrokerUnavailable, ConfigurationError, MissingTopic) as error:
+        except WAITED_OUT as error:
             pause = backoff.failed()
             reports.outage("start", error, pause)
             await wait(stop, pause)

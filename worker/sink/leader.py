@@ -21,8 +21,6 @@ from worker.clock import Clock
 from worker.core.topics import Names
 from worker.errors import (
     WAITED_OUT,
-    BrokerUnavailable,
-    DamagedLog,
     Fenced,
     MessageRefused,
     MissingTopic,
@@ -149,12 +147,7 @@ class Leader:
     async def _standings(self, broker: Broker) -> dict[bytes, bytes]:
         """The standing of each schedule, whichever sink wrote it."""
         place = Partition(self._source.names.schedules, 0)
-        try:
-            table = await read_checked(
-                broker, place, lambda k, v: v if read_standing(k, v) else None
-            )
-        except DamagedLog as error:  # the rest of the sink, and a worker in this process, go on
-            raise BrokerUnavailable(str(error)) from error
+        table = await read_checked(broker, place, lambda k, v: v if read_standing(k, v) else None)
         for offset in table.unreadable:
             self._reports.unreadable(place, offset)
         if table.holes:

@@ -13,7 +13,7 @@ import structlog
 from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.topics import Names
-from worker.errors import MissingTopic, StateError, StateLost
+from worker.errors import DamagedLog, MissingTopic, StateError, StateLost
 from worker.exports.places.place import ExportPlace
 from worker.sink.election import Election
 from worker.sink.export import ExportSettings, clear_room, settle_bookmarks
@@ -23,7 +23,7 @@ from worker.sink.selection.bookmarks import Bookmarks
 from worker.sink.selection.cut import CutSource
 from worker.sink.store.consume import Consumer
 from worker.sink.store.row_store import RowStore
-from worker.waiting import together, wait
+from worker.waiting import Backoff, together, wait
 
 _LOOK_SECONDS: Final = 1.0
 
@@ -67,8 +67,9 @@ async def serve(
         election = Election(broker, names, reports, clock)
         active = Leader(source, settings, election, reports, clock)
         await _check_topics(broker, names)
-        await consumer.open()
         try:
+            if not await _opened(consumer, stop, reports, clock):
+                return
             await election.join()
             _log.info("sink_started", rows=sum(store.counts().values()))
             await together(stop, consumer.run(stop), election.run(stop), active.run(stop))
@@ -79,6 +80,24 @@ async def serve(
         watching.cancel()
         await asyncio.to_thread(store.close)
     _log.info("sink_stopped", **msgspec.structs.asdict(consumer.counts))
+
+
+async def _opened(
+    consumer: Consumer, stop: asyncio.Event, reports: SinkReports, clock: Clock
+) -> bool:
+    """Open the consumer; wait while an entry of the log is damaged. False if stopped first."""
+    backoff = Backoff(clock.steady)
+    while not stop.is_set():
+        try:
+            await consumer.open()
+        except DamagedLog as error:
+            seconds = backoff.failed()
+            reports.hindered("log", str(error))  # until the consumer finds no damage
+            _log.warning("sink_waits_for_broker", error=str(error), seconds=round(seconds, 1))
+            await wait(stop, seconds)
+        else:
+            return True
+    return False
 
 
 async def _watch(place: ExportPlace, reports: SinkReports, stop: asyncio.Event) -> None:

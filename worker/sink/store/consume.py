@@ -108,9 +108,9 @@ class Consumer:
     async def open(self) -> None:
         """Begin at the store's positions, or at the start if the store can no longer be trusted.
 
-        Raises `MissingTopic`, `BrokerUnavailable`, `StateError`.
+        Raises `MissingTopic`, `BrokerUnavailable`, `StateError`; after `DamagedLog`, call it again.
         """
-        self._reader = self._broker.reader()
+        self._reader = self._reader or self._broker.reader()
         await self._begin(self._store.damaged)
         self._reports.health.restored()
 
