@@ -7,10 +7,15 @@ import pytest
 from tests.contract.broker_kit import Clock, MakeTopic, unique
 from tests.contract.helpers import all_of
 from worker.brokers.contract import Broker
-from worker.cli.status import _entries, _first_unread, _look_back
+from worker.cli.broker_answers import (
+    first_unread,
+    latest_checkpoints,
+    with_earlier_checkpoints,
+)
 from worker.core.topics import Names, wanted
 from worker.engine import latest
-from worker.status import STALLED_MS, BrokerAnswers, stalled
+from worker.status.answers import BrokerAnswers
+from worker.status.trouble import STALLED_MS, stalled
 from worker.stream import OffsetRange, Partition, ProducerRecord
 
 LIMIT = 1024 * 1024
@@ -23,11 +28,11 @@ async def test_what_is_left_may_be_markers_alone(broker: Broker, make_topic: Mak
     offsets = await committer.commit([ProducerRecord(topic, b"k", b"v", partition=0)], {})
     await committer.close()
     spans = await broker.spans([first, second])
-    waiting = await _first_unread(broker, {first: 0, second: 0}, spans)
+    waiting = await first_unread(broker, {first: 0, second: 0}, spans)
     assert waiting.keys() == {first}
     assert waiting[first] is not None
     behind = offsets[0][1] + 1
-    assert await _first_unread(broker, {first: behind}, spans) == {}
+    assert await first_unread(broker, {first: behind}, spans) == {}
     assert spans[first].end >= behind
 
 
@@ -36,7 +41,7 @@ async def test_a_producers_own_clock_does_not_say_how_long_a_record_has_waited(
 ) -> None:
     place = Partition(await make_topic(append_time=False), 0)
     await broker.publish([ProducerRecord(place.topic, b"k", b"v")])
-    assert await _first_unread(broker, {place: 0}, await broker.spans([place])) == {place: None}
+    assert await first_unread(broker, {place: 0}, await broker.spans([place])) == {place: None}
 
 
 async def test_a_partition_that_gives_nothing_is_told_and_holds_up_nobody(
@@ -69,10 +74,10 @@ async def test_the_newest_progress_is_found_behind_garbage(broker: Broker) -> No
     await broker.publish(
         [ProducerRecord(names.progress, b"x%d" % n, b"\xff", partition=1) for n in range(30)]
     )
-    entries = await _entries(broker, names, 2)
-    assert entries[0].committed is None
-    assert entries[1].committed is not None
-    assert (entries[1].book.next, entries[1].unreadable) == ({"users": 2}, 30)
+    tasks = await latest_checkpoints(broker, names, 2)
+    assert tasks[0].committed is None
+    assert tasks[1].committed is not None
+    assert (tasks[1].checkpoint.next, tasks[1].unreadable) == ({"users": 2}, 30)
 
 
 async def test_earlier_progress_is_looked_for_until_it_shows_that_a_position_stands_still(
@@ -92,20 +97,20 @@ async def test_earlier_progress_is_looked_for_until_it_shows_that_a_position_sta
         await broker.publish(written)
     progress = await all_of(broker, names.progress, 100)
     place = Partition(names.inputs("events"), 0)
-    seen = BrokerAnswers(
+    answers = BrokerAnswers(
         names=names,
         at=progress[0].timestamp + STALLED_MS,
-        entries=await _entries(broker, names, 1),
+        tasks=await latest_checkpoints(broker, names, 1),
         spans={place: OffsetRange(0, 9)},
         ends={place: 9},
-        told={},
+        group_offsets={},
         identities={},
         workers=[],
         sinks=[],
         exact=True,
     )
     waiting: dict[Partition, int | None] = {place: progress[0].timestamp}
-    found = await _look_back(broker, seen, waiting)
-    assert found.entries[0].still["events"] == progress[0].timestamp
-    assert found.entries[0].still["users"] == progress[99].timestamp
+    found = await with_earlier_checkpoints(broker, answers, waiting)
+    assert found.tasks[0].unmoved_since["events"] == progress[0].timestamp
+    assert found.tasks[0].unmoved_since["users"] == progress[99].timestamp
     assert stalled(found, waiting) == {place: STALLED_MS}

@@ -1,0 +1,146 @@
+"""Asks the broker what `buddy status` reports. `worker.status` evaluates the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from schemas import ENTITIES
+from worker.brokers.contract import Broker
+from worker.cli.settings import Settings
+from worker.core.topics import Names
+from worker.engine.latest import read_last
+from worker.errors import BrokerUnavailable
+from worker.status.answers import BrokerAnswers, TaskCheckpoint, latest_checkpoint, with_earlier
+from worker.status.trouble import undecided
+from worker.stream import GroupMember, Message, OffsetRange, Partition
+
+_NEAR: Final = 20
+"""Offsets to read at the end of a task's checkpoint partition. The newest checkpoint is there,
+unless other programs write to the topic."""
+
+_FAR: Final = 20_000
+"""Offsets up to which earlier checkpoints are searched, back from the end."""
+
+_NEXT_SECONDS: Final = 2.0
+"""Seconds to wait for the next messages of inputs that may be stalled."""
+
+
+async def broker_answers(broker: Broker, settings: Settings, tasks: int) -> BrokerAnswers:
+    """The answers for all tasks. Raises BrokerUnavailable if the broker cannot be asked."""
+    names = Names(settings.prefix)
+    topics = [names.inputs(entity) for entity in ENTITIES]
+    inputs = [Partition(topic, number) for topic in topics for number in range(tasks)]
+    group = f"{names.prefix}-worker"
+    (
+        (checkpoints, committed, spans, ends),
+        (identities, workers, sinks, skipped),
+    ) = await asyncio.gather(
+        asyncio.gather(
+            latest_checkpoints(broker, names, tasks),
+            broker.committed(group, inputs),
+            broker.spans(inputs),
+            broker.spans(inputs, uncommitted=True),
+        ),
+        asyncio.gather(
+            broker.identities(topics),
+            broker.members(group),
+            _members_if_allowed(broker, f"{names.prefix}-sink"),
+            broker.skipped(),
+        ),
+    )
+    return BrokerAnswers(
+        names=names,
+        at=time.time_ns() // 1_000_000,
+        tasks=checkpoints,
+        spans=spans,
+        ends={partition: span.end for partition, span in ends.items()},
+        group_offsets=committed,
+        identities=identities,
+        workers=workers,
+        sinks=sinks,
+        exact=settings.broker.startswith("embedded:"),
+        skipped=skipped,
+        grace_ms=int(settings.grace_seconds * 1000),
+    )
+
+
+async def latest_checkpoints(broker: Broker, names: Names, tasks: int) -> dict[int, TaskCheckpoint]:
+    """The newest checkpoint of each task. A whole partition is read only if its end holds none."""
+    partitions = [Partition(names.progress, number) for number in range(tasks)]
+    found, stuck = await read_last(broker, partitions, _NEAR)
+    latest = {p.number: latest_checkpoint(messages) for p, messages in found.items()}
+    rest = [p for p in partitions if latest[p.number].committed is None and p not in stuck]
+    if rest:
+        found, more = await read_last(broker, rest, 2**62)
+        latest |= {p.number: latest_checkpoint(messages) for p, messages in found.items()}
+        stuck += more
+    for partition in stuck:
+        task = latest[partition.number]
+        latest[partition.number] = msgspec.structs.replace(task, complete=False)
+    return latest
+
+
+async def with_earlier_checkpoints(
+    broker: Broker, answers: BrokerAnswers, waiting: Mapping[Partition, int | None]
+) -> BrokerAnswers:
+    """Read earlier checkpoints, up to `_FAR` offsets back, until they show whether inputs move."""
+    back = _NEAR
+    spans: Mapping[Partition, OffsetRange] = {}
+    while (tasks := undecided(answers, waiting)) and back < _FAR:
+        partitions = [Partition(answers.names.progress, number) for number in tasks]
+        spans = spans or await broker.spans(partitions)
+        if all(span.end - span.start <= back for span in spans.values()):
+            break
+        back *= 2
+        positions = {p: max(spans[p].start, spans[p].end - back) for p in partitions}
+        found, _ = await _next(broker, positions, spans)
+        read = {p.number: with_earlier(answers.tasks[p.number], m) for p, m in found.items()}
+        answers = msgspec.structs.replace(answers, tasks={**answers.tasks, **read})
+    return answers
+
+
+async def _members_if_allowed(broker: Broker, group: str) -> list[GroupMember] | None:
+    """The members, or None if refused: watching workers needs no right on the sinks' group."""
+    try:
+        return await broker.members(group)
+    except BrokerUnavailable:
+        return None
+
+
+async def first_unread(
+    broker: Broker, positions: Mapping[Partition, int], spans: Mapping[Partition, OffsetRange]
+) -> dict[Partition, int | None]:
+    """The append time of the first unread record of each input; None if the time is unknown.
+
+    An input with only transaction markers left is not in the result.
+    """
+    found, left = await _next(broker, positions, spans)
+    since = {partition: m.timestamp if m.appended else None for partition, m in found.items()}
+    return {**since, **dict.fromkeys(left)}
+
+
+async def _next(
+    broker: Broker, positions: Mapping[Partition, int], spans: Mapping[Partition, OffsetRange]
+) -> tuple[dict[Partition, Message], set[Partition]]:
+    """The next message of each partition, and the unread partitions that gave none for 2 s."""
+    found: dict[Partition, Message] = {}
+    left = set(positions)
+    if not left:
+        return found, left
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _NEXT_SECONDS
+    reader = broker.reader()
+    reader.assign(positions)
+    try:
+        while left and loop.time() < deadline:
+            for message in await reader.read(1_000, 0.1, positions.keys() - left):
+                found.setdefault(Partition(message.topic, message.partition), message)
+            left = {p for p in left - found.keys() if reader.position(p) < spans[p].end}
+    finally:
+        await reader.close()
+    return found, left

@@ -1,0 +1,143 @@
+"""Whether the services work: finds inputs that stand still, and gives the reason in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from worker.status.answers import BrokerAnswers
+from worker.stream import Partition
+
+STALLED_MS: Final = 30_000
+"""An input is stalled if its position has not moved for this long, while a record has waited there
+as long. Commits of its task do not count: it may judge parked records, or other inputs."""
+
+_OLD_MS: Final = 10_000
+"""Unread users or matches that have waited this long are a backlog, and are read first."""
+
+_FIRST: Final = ("users", "matches")
+"""Entities read before the others, in this order. Each has its own room for parked records."""
+
+_MOST_NAMED: Final = 8
+
+
+def may_be_still(answers: BrokerAnswers, partition: Partition) -> bool:
+    """Whether an input may stand still: no checkpoint read so far shows a recent move."""
+    task = answers.tasks[partition.number]
+    since = _still_since(answers, partition)
+    return (
+        task.earliest is None
+        or since == task.earliest
+        or answers.at - since >= _patience(answers, partition)
+    )
+
+
+def undecided(answers: BrokerAnswers, waiting: Mapping[Partition, int | None]) -> set[int]:
+    """The tasks whose earlier checkpoints decide whether an input stands still."""
+    return {
+        partition.number
+        for partition, since in waiting.items()
+        if (first := answers.tasks[partition.number].earliest) is not None
+        and may_be_still(answers, partition)
+        and answers.at - first < _patience(answers, partition) <= _waited(answers, partition, since)
+    }
+
+
+def stalled(
+    answers: BrokerAnswers, waiting: Mapping[Partition, int | None]
+) -> dict[Partition, int]:
+    """The inputs that no worker reads although records wait, each with the wait in milliseconds.
+
+    `waiting` tells since when the first unread record of an input has been there; None if unknown.
+    An input that waits its turn, behind users or matches that are being read, is not stalled.
+    """
+    still = {
+        partition
+        for partition in waiting
+        if answers.at - _still_since(answers, partition) >= _patience(answers, partition)
+    }
+    owners = answers.owners()
+    turns: dict[str | None, int] = {}
+    """By worker, the first level of inputs that has a backlog and is being read."""
+    for partition, since in waiting.items():
+        if partition not in still and (since is None or answers.at - since >= _OLD_MS):
+            owner = owners.get(partition.number)
+            turns[owner] = min(_level(answers, partition), turns.get(owner, len(_FIRST)))
+    return {
+        partition: waited
+        for partition in still
+        if (waited := _waited(answers, partition, waiting[partition]))
+        >= _patience(answers, partition)
+        and _level(answers, partition) <= turns.get(owners.get(partition.number), len(_FIRST))
+    }
+
+
+def trouble(
+    answers: BrokerAnswers, lag: int, stalled: Mapping[Partition, int], services: Iterable[str]
+) -> str | None:
+    """Why one of the services does not work, in one line; None if all is well."""
+    for service in services:
+        there = answers.workers if service == "worker" else answers.sinks
+        if there is None:
+            group = f"{answers.names.prefix}-{service}"
+            return f"whether a {service} runs is unknown: grant this user DESCRIBE on group {group}"
+        if not there:
+            left = f"; {lag} records are to be read" if lag and service == "worker" else ""
+            return f"no {service} is running: start 'buddy {service}' or 'buddy run'{left}"
+        if service == "worker" and stalled:
+            return _not_reduced(answers, stalled)
+    return None
+
+
+def _not_reduced(answers: BrokerAnswers, stalled: Mapping[Partition, int]) -> str:
+    """One line: the tasks whose lag no worker reduces, and the likely reason."""
+    numbers = sorted({partition.number for partition in stalled})
+    tasks = ", ".join(map(str, numbers[:_MOST_NAMED]))
+    more = f" and {len(numbers) - _MOST_NAMED} more" if len(numbers) > _MOST_NAMED else ""
+    partition = max(sorted(stalled), key=lambda partition: stalled[partition])
+    task = answers.tasks[partition.number]
+    if task.committed is None or answers.at - task.committed >= STALLED_MS:
+        why = "nothing was committed meanwhile: look at the workers' log"
+    elif parked := _parked_beside(answers, partition):
+        why = (
+            f"{parked} records of its kind are parked: the input may be paused until they have"
+            " verdicts, see 'Back-pressure' in docs/operations/running.md"
+        )
+    else:
+        why = "its position has not moved, though the task commits: look at the workers' log"
+    return (
+        f"nobody reduces the lag of task {tasks}{more}: a record has waited for"
+        f" {stalled[partition] // 1000} s in {partition.topic}/{partition.number}, and {why}"
+    )
+
+
+def _waited(answers: BrokerAnswers, partition: Partition, since: int | None) -> int:
+    """How long the first unread record has waited; if unknown, long enough to be stalled."""
+    return _patience(answers, partition) if since is None else answers.at - since
+
+
+def _patience(answers: BrokerAnswers, partition: Partition) -> int:
+    """How long an input may stand still; plus the grace if parked records may pause it."""
+    return STALLED_MS + (answers.grace_ms if _parked_beside(answers, partition) else 0)
+
+
+def _still_since(answers: BrokerAnswers, partition: Partition) -> int:
+    """Since when at least the position has not moved; 0 if nothing was ever committed."""
+    task = answers.tasks[partition.number]
+    return task.unmoved_since.get(answers.names.entity_of(partition.topic), task.committed or 0)
+
+
+def _parked_beside(answers: BrokerAnswers, partition: Partition) -> int:
+    """How many parked records share the room for parked records of this input."""
+    counts = answers.tasks[partition.number].checkpoint.counts
+    inputs = {
+        entity: Partition(answers.names.inputs(entity), partition.number) for entity in counts
+    }
+    level = _level(answers, partition)
+    return sum(c.parked for e, c in counts.items() if _level(answers, inputs[e]) == level)
+
+
+def _level(answers: BrokerAnswers, partition: Partition) -> int:
+    """The level of an input: 0 for users, 1 for matches, 2 for the rest, which are read last."""
+    entity = answers.names.entity_of(partition.topic)
+    return _FIRST.index(entity) if entity in _FIRST else len(_FIRST)
