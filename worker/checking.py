@@ -18,20 +18,12 @@ from worker.core.references import missing, rejects, unexpected, verdict
 from worker.core.rejection import OmittedRecord, reject
 from worker.core.unknown import UnknownNames
 from worker.core.violations import Code, Violation, violation
-from worker.files.records import FileRecord
+from worker.files.records import FileRecord, Place
 from worker.index.memory import MemoryIndex
 from worker.stream import Message
 
 _REFERRED: Final = frozenset({"users", "matches"})
 """The entities that others refer to."""
-
-
-class Place(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """Where a record stands in a file."""
-
-    path: str
-    line: int
-    sheet: str | None = None
 
 
 class Checked(msgspec.Struct, frozen=True, gc=False):
@@ -127,14 +119,14 @@ class Checker:
             self.unknown_names.note(entity, row.unknown_names)
         if violations:
             self._count(entity, violations)
-        return Checked(entity, _place(record), row.key.decode(), row.row, None, violations)
+        return Checked(entity, record.place, row.key.decode(), row.row, None, violations)
 
     def _reject(self, record: FileRecord, invalid: Invalid, now: int) -> Checked:
         self.rejected[record.entity] += 1
         self.unknown_names.note(record.entity, invalid.unknown_names)
         self._count(record.entity, invalid.violations)
         message = Message(record.path, 0, record.line, now, None, record.value)
-        place = _place(record)
+        place = record.place
         omitted = None
         if record.oversize:
             omitted = OmittedRecord(record.oversize, record.sha256 or "")
@@ -145,7 +137,3 @@ class Checker:
     def _count(self, entity: str, violations: tuple[Violation, ...]) -> None:
         for code in {found.code for found in violations}:
             self.codes[entity, code.value] += 1
-
-
-def _place(record: FileRecord) -> Place:
-    return Place(record.path, record.line, record.sheet)

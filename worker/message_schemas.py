@@ -23,10 +23,10 @@ from schemas.json_schema import (
     record_name,
     reference,
 )
-from worker.checking import Place
 from worker.core.rejection import Rejection, Source
 from worker.core.violations import MOST_REPORTED, Violation
 from worker.exports.manifest import MANIFEST_FORMAT, Manifest
+from worker.files.records import Place
 from worker.sink.requests import Announcement, ExportRequest
 
 MESSAGES: Final[dict[str, type[msgspec.Struct]]] = {

@@ -20,7 +20,7 @@ from jsonschema import Draft202012Validator
 from schemas import ENTITIES
 from tests.paths import ROOT
 from tests.unit.schema_kit import JSON
-from worker.checking import Checker, Place
+from worker.checking import Checker
 from worker.cli.main import cli
 from worker.core.decode import Invalid
 from worker.core.rejection import OmittedRecord, reject
@@ -38,7 +38,7 @@ from worker.exports.manifest import (
     Options,
 )
 from worker.exports.manifest import encode as encode_manifest
-from worker.files.records import FileRecord
+from worker.files.records import FileRecord, Place
 from worker.message_schemas import MESSAGES, every_definition, message_schema, whole_schema
 from worker.sink.requests import (
     Announcement,

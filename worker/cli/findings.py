@@ -10,11 +10,12 @@ from typing import Final
 import msgspec
 
 from schemas import ENTITIES
-from worker.checking import Checked, Checker, Place
+from worker.checking import Checked, Checker
 from worker.cli.console import count_of, print_json, print_table, say
 from worker.cli.unknown_fields import print_unknown
 from worker.core.shown import shown
 from worker.core.violations import Code, Severity
+from worker.files.records import Place
 
 _SHOWN: Final = 20
 """Number of records shown to people."""

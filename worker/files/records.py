@@ -23,6 +23,14 @@ def printable(path: Path) -> str:
     return os.fsencode(path).decode(errors="replace")
 
 
+class Place(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Where a record stands in a file."""
+
+    path: str
+    line: int
+    sheet: str | None = None
+
+
 class FileRecord(msgspec.Struct, frozen=True, gc=False):
     """One record of a file.
 
@@ -44,6 +52,11 @@ class FileRecord(msgspec.Struct, frozen=True, gc=False):
     fault: str | None = None
     """What is wrong with the row as such. Then `value` is not a record but the row's cells as a
     JSON array, and the record must be rejected as `malformed_record` with this text."""
+
+    @property
+    def place(self) -> Place:
+        """The place of the record, as rejections contain it."""
+        return Place(self.path, self.line, self.sheet)
 
     @property
     def where(self) -> str:

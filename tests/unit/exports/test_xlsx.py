@@ -17,8 +17,9 @@ from schemas import ENTITIES, Kind
 from tests.unit.export_kit import FEWER, HOSTILE, drained, exports, feedback, metadata_of, user
 from worker.exports.formats.xlsx import XlsxOutcome, xlsx_chunks
 from worker.exports.formats.xlsx_parts import column_letters
-from worker.exports.formats.xlsx_text import from_excel, shorten, to_xml, units
+from worker.exports.formats.xlsx_text import shorten, to_xml, units
 from worker.exports.manifest import CutCell
+from worker.files.xlsx.escapes import from_excel
 
 LONGEST = 32_767
 

@@ -16,8 +16,6 @@ LONGEST_CELL: Final = 32_767
 _UNHOLDABLE: Final = "[\x00-\x08\x0b-\x1f\ufffe\uffff]"
 # A `_` also opens a false escape if escaping the next character supplies the closing `_`.
 _TO_ESCAPE: Final = re.compile(f"{_UNHOLDABLE}|_(?=x[0-9A-Fa-f]{{4}}(?:_|{_UNHOLDABLE}))")
-_ESCAPE: Final = re.compile("_x([0-9A-Fa-f]{4})_")
-_SURROGATES: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
 def is_plain(text: str) -> bool:
@@ -48,18 +46,3 @@ def units(text: str) -> int:
 def shorten(text: str, longest: int = LONGEST_CELL) -> str:
     """The text truncated to `longest` units, never inside a surrogate pair."""
     return text.encode("utf-16-le")[: 2 * longest].decode("utf-16-le", "ignore")
-
-
-def from_excel(text: str) -> str:
-    """A cell's text with Excel's escapes decoded: the inverse of the first step of `to_xml`.
-
-    A lone surrogate, which only foreign programs write, is left alone.
-    """
-    if "_x" not in text:
-        return text
-    text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
-    return _SURROGATES.sub(_join_surrogates, text)
-
-
-def _join_surrogates(pair: re.Match[str]) -> str:
-    return pair[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le")

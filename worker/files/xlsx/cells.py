@@ -14,8 +14,8 @@ from typing import Final
 
 import msgspec
 
-from worker.exports.formats.xlsx_text import from_excel
 from worker.files.cells import Cell
+from worker.files.xlsx.escapes import from_excel
 from worker.files.xlsx.formats import Shown
 from worker.files.xlsx.strings import SharedStrings
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Final
 from xml.parsers.expat import ExpatError
 
-from worker.exports.formats.xlsx_text import from_excel
 from worker.files.cells import Cell
 from worker.files.xlsx.cells import CellReader
+from worker.files.xlsx.escapes import from_excel
 from worker.files.xlsx.xml import TEXT, BrokenPart, ItemHandler, OpenPart, read_items
 
 MAX_ROWS: Final = 1_048_576

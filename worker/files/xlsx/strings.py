@@ -6,7 +6,7 @@ import re
 from array import array
 from typing import Final
 
-from worker.exports.formats.xlsx_text import from_excel
+from worker.files.xlsx.escapes import from_excel
 from worker.files.xlsx.xml import TEXT, BrokenPart, ItemHandler, OpenPart, read_items
 
 _MOST_STRINGS: Final = 16_000_000
