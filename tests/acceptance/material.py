@@ -13,7 +13,7 @@ from typing import Any
 from schemas import ENTITIES
 from tests.acceptance.accounts import Verdict
 from worker.demo.record import Record
-from worker.demo.stream import stream
+from worker.demo.record_stream import stream
 from worker.files.records import BOM
 
 

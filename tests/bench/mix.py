@@ -15,7 +15,7 @@ from worker.core.topics import Names
 from worker.demo import words
 from worker.demo.programme import programme
 from worker.demo.record import Record, Row, encode, key_of, uuid4
-from worker.demo.stream import stream
+from worker.demo.record_stream import stream
 from worker.exports.spool import BLOCK
 from worker.stream import ProducerRecord
 

@@ -56,8 +56,8 @@ def check_command(
         raise click.UsageError("Say either --json or --github.")
     settings = context.settings
     checker = Checker(now_ms, settings.clock_skew_seconds, settings.max_record_bytes)
-    told: list[str] = []
-    notice = notices(told)
+    noticed: list[str] = []
+    notice = notices(noticed)
     sources = sources_of(paths, entity, notice)
     if sources is None:
         stdin = as_utf8(standard_input(), "-")
@@ -73,11 +73,11 @@ def check_command(
         checking = bar.add_task("checking", total=None)
         for count, checked in enumerate(checker.check(records), 1):
             outputs.write(checked)
-            found.note(checked)
+            found.add(checked)
             if count % 1000 == 0:
                 bar.update(checking, completed=count)
     if as_json:
-        print_for_programs(checker, found, told)
+        print_for_programs(checker, found, noticed)
     elif github:
         print_annotations(found)
     else:

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from worker.brokers.kafka.security import KafkaSecurity
 
 
-def connect(settings: Settings, environment: Mapping[str, str], *, looks: bool = False) -> Broker:
-    """The broker of `settings.broker`, not opened yet. With `looks`, it creates no log.
+def connect(
+    settings: Settings, environment: Mapping[str, str], *, read_only: bool = False
+) -> Broker:
+    """The broker of `settings.broker`, not opened yet. With `read_only`, it creates no log.
 
     The setting is `embedded:DIRECTORY` or `kafka://host:port,…`. Raises ConfigurationError for
     anything else, and StateError if the directory's parent cannot be created.
@@ -27,9 +29,9 @@ def connect(settings: Settings, environment: Mapping[str, str], *, looks: bool =
     if scheme == "embedded" and rest:
         from worker.brokers.embedded.broker import EmbeddedBroker
 
-        if not looks:
+        if not read_only:
             _make_parent(Path(rest))
-        return EmbeddedBroker(Path(rest), looks=looks)
+        return EmbeddedBroker(Path(rest), looks=read_only)
     addresses = rest.removeprefix("//").rstrip("/")
     if scheme == "kafka" and rest.startswith("//") and addresses:
         from worker.brokers.kafka.broker import KafkaBroker

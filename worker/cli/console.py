@@ -73,8 +73,8 @@ class Context:
         return Names(self.settings.prefix)
 
     @asynccontextmanager
-    async def broker(self, *, looks: bool = False) -> AsyncIterator[Broker]:
-        """An open broker, closed at the end. With `looks`, it creates no log if there is none.
+    async def broker(self, *, read_only: bool = False) -> AsyncIterator[Broker]:
+        """An open broker, closed at the end. With `read_only`, it creates no log if there is none.
 
         Raises BrokerUnavailable, ConfigurationError and StateError.
         """
@@ -82,7 +82,7 @@ class Context:
         from worker.cli.connect_broker import connect
 
         log.silence_libraries()
-        broker = connect(self.settings, self.environment, looks=looks)
+        broker = connect(self.settings, self.environment, read_only=read_only)
         await broker.open()
         try:
             yield broker
@@ -235,15 +235,15 @@ def print_table(
     table = Table(caption=shown(footer) or None)
     for place, (column, *texts) in enumerate(by_column):
         numbers = bool(rows) and all(isinstance(row[place], int | float) for row in rows)
-        kept = numbers or column in whole
-        words = [*column.split(), *(texts if kept else " ".join(texts).split())]
+        unwrapped = numbers or column in whole
+        words = [*column.split(), *(texts if unwrapped else " ".join(texts).split())]
         needed = max(map(len, words))
         table.add_column(
             "\n".join(wrap(column, needed)) if narrow else column,
             justify="right" if numbers else "left",
             overflow="fold",
-            no_wrap=kept,
-            min_width=needed if kept else min(needed, _LONG_WORD),
+            no_wrap=unwrapped,
+            min_width=needed if unwrapped else min(needed, _LONG_WORD),
         )
     for place, row_cells in enumerate(cells):
         style = _STYLES.get(styles[place], "") if styles else ""
@@ -259,19 +259,19 @@ def _cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else shown(str(value))
 
 
-def notices(kept: list[str] | None = None) -> Callable[[str], None]:
+def notices(collected: list[str] | None = None) -> Callable[[str], None]:
     """A function that prints notices of file readers on standard error, each line once.
 
-    It also appends these lines to `kept`, if given.
+    It also appends these lines to `collected`, if given.
     """
-    told: set[str] = set()
+    printed: set[str] = set()
 
     def notice(line: str) -> None:
-        if line not in told:
-            told.add(line)
+        if line not in printed:
+            printed.add(line)
             complain(line)
-            if kept is not None:
-                kept.append(line)
+            if collected is not None:
+                collected.append(line)
 
     return notice
 

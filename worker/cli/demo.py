@@ -25,7 +25,7 @@ from worker.cli.export import ask
 from worker.core.topics import Names, wanted
 from worker.core.violations import WARNINGS, Code
 from worker.demo.record import Record
-from worker.demo.stream import stream
+from worker.demo.record_stream import stream
 from worker.engine.outcomes import Outcomes
 from worker.errors import BuddyError, StateError
 from worker.exports.verify import Verification, verify
@@ -49,7 +49,7 @@ class Expected:
         self.rejected: Counter[str] = Counter()
         self.codes: Counter[tuple[str, str]] = Counter()
 
-    def note(self, record: Record) -> None:
+    def add(self, record: Record) -> None:
         """Add the expected outcome of one record."""
         bad = any(code not in WARNINGS for code in record.expect)
         (self.rejected if bad else self.accepted)[record.entity] += 1
@@ -167,7 +167,7 @@ async def _send(
         ]
         outcomes.add_sent(messages, await broker.publish(messages))
         for record in batch:
-            expected.note(record)
+            expected.add(record)
         bar.advance(sent, len(batch))
         await outcomes.refresh()
         bar.update(judged, completed=outcomes.judged)

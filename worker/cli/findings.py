@@ -49,7 +49,7 @@ class FindingsList:
         self.warned: Counter[str] = Counter()
         """Number of accepted records by warning code."""
 
-    def note(self, checked: Checked) -> None:
+    def add(self, checked: Checked) -> None:
         """Add one checked record."""
         if checked.rejection is None and not checked.violations:
             return

@@ -58,12 +58,12 @@ class RejectionSeen(msgspec.Struct):
     """Fields of the record that have no column."""
 
 
-class _Record(msgspec.Struct):
+class _OriginalRecord(msgspec.Struct):
     record: dict[str, msgspec.Raw] | None = None
 
 
 _seen = msgspec.json.Decoder(RejectionSeen)
-_record = msgspec.json.Decoder(_Record)
+_original = msgspec.json.Decoder(_OriginalRecord)
 
 
 class RejectionKind(msgspec.Struct, frozen=True, order=True):
@@ -191,7 +191,7 @@ async def _rejections(
 ) -> AsyncIterator[RejectionSeen]:
     names = context.names
     chosen = [names.rejected(e) for e in ([entity] if entity else ENTITIES)]
-    async with context.broker(looks=True) as broker:
+    async with context.broker(read_only=True) as broker:
         topics = await broker.topics(chosen)
         if len(topics) < len(chosen):
             raise MissingTopic("the rejection topics are missing: run 'buddy topics create'")
@@ -213,9 +213,9 @@ async def _rejections(
                         continue  # newer than this command: how many are read would vary
                     if (seen := _read(message)) is not None:
                         in_time.add(place, seen.rejected_at, seen)
-                damaged, told = reader.damaged(), damaged
+                damaged, reported = reader.damaged(), damaged
                 if follow:  # otherwise the command ends with DamagedLog
-                    for _, line in sorted(damaged.items() - told.items()):
+                    for _, line in sorted(damaged.items() - reported.items()):
                         complain(f"{line}; nothing behind it is shown until then")
                 in_time.ended(p for p, s in spans.items() if reader.position(p) >= s.end)
                 in_time.ended(damaged)
@@ -231,7 +231,7 @@ def _read(message: Message) -> RejectionSeen | None:
     value = message.value or b""
     try:
         seen = _seen.decode(value)
-        fields = _record.decode(value).record or {}
+        fields = _original.decode(value).record or {}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         complain(f"{message.topic}/{message.partition}/{message.offset} is no rejection: skipped")
         return None

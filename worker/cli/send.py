@@ -71,8 +71,8 @@ def send_command(
     with gzip. If PATH is -, the command reads NDJSON from standard input. With --wait, the exit
     code is 1 if any record is rejected.
     """
-    told: list[str] = []
-    notice = notices(told)
+    noticed: list[str] = []
+    notice = notices(noticed)
     sources = sources_of(paths, entity, notice)
     records = _records(context.settings, sources, entity, notice)
     with progress_bar(quiet=as_json) as bar:
@@ -83,7 +83,7 @@ def send_command(
         result |= {"accepted": outcomes.accepted, "rejected": outcomes.rejected}
     if as_json:
         codes = {f"{e}.{code}": n for (e, code), n in sorted(outcomes.codes.items())}
-        print_json(result | ({"violations": codes} if wait else {}) | {"notices": told})
+        print_json(result | ({"violations": codes} if wait else {}) | {"notices": noticed})
     elif wait:
         _print_outcomes(outcomes)
     else:

@@ -121,7 +121,7 @@ def _worker(
     context: Context, broker: Broker, stop: asyncio.Event, reports: WorkerReports
 ) -> Coroutine[Any, Any, None]:
     settings = context.settings
-    rules = TaskSettings(
+    task_settings = TaskSettings(
         names=context.names,
         grace=int(settings.grace_seconds * 1000),
         skew=int(settings.clock_skew_seconds * 1000),
@@ -129,7 +129,7 @@ def _worker(
     )
     index = IndexStore(Path(settings.data) / "index")
     limits = Limits(records=settings.max_parked, bytes=settings.max_parked_mib * 1024 * 1024)
-    return Worker(broker, rules, index, CLOCK, limits, reports).run(stop)
+    return Worker(broker, task_settings, index, CLOCK, limits, reports).run(stop)
 
 
 async def _sink(

@@ -75,7 +75,7 @@ async def _collect(
     context: Context, services: Collection[str]
 ) -> tuple[Report, dict[str, Run], str | None, list[str]]:
     settings, names = context.settings, context.names
-    async with context.broker(looks=True) as broker:
+    async with context.broker(read_only=True) as broker:
         tasks = await check_topics(broker, names, settings.max_record_bytes)
         answers, runs = await asyncio.gather(
             broker_answers(broker, settings, tasks),

@@ -4,8 +4,8 @@ Rules:
 - The programme consists of cohorts. A cohort is about forty people who join at about the same
   time, and their records of the following months. No record refers to another cohort, so a
   programme of any length needs the memory of one cohort.
-- A record never comes before the records that it refers to. `worker.demo.stream` then moves each
-  record by less than `WINDOW` places. Records of one key keep their order.
+- A record never comes before the records that it refers to. `worker.demo.record_stream` then
+  moves each record by less than `WINDOW` places. Records of one key keep their order.
 - Attendees of an event are people of its match. The event waits for the match, and the match for
   its people. So the attendees are known when the event is judged, however late they come.
 - Only feedback and milestones are deleted, since nothing refers to them. A user's email address
@@ -225,15 +225,18 @@ class _Cohort:
             "event_type": kind,
             "event_format": self._pick(FORMATS),
         }
-        told: Row = {}
+        details: Row = {}
         if self._chance(0.8):
-            told |= {"location": self._pick(PLACES), "duration_minutes": self._number(2, 12) * 15}
+            details |= {
+                "location": self._pick(PLACES),
+                "duration_minutes": self._number(2, 12) * 15,
+            }
         if self._chance(0.9):
-            told["attendee_count"] = len(guests) + self._number(0, 20)
+            details["attendee_count"] = len(guests) + self._number(0, 20)
         if self._chance(0.6):
-            told |= {"organizer": self._pick(("Jane Organizer", "Røde Kors", "Åse Lie & co."))}
+            details |= {"organizer": self._pick(("Jane Organizer", "Røde Kors", "Åse Lie & co."))}
         if self._chance(0.8):
-            told |= {"categories": categories, "sdg_goals": goals}
+            details |= {"categories": categories, "sdg_goals": goals}
         event_id = uuid4(self._rng)
         for guest in guests:
             row: Row = {"event_id": event_id, "user_id": guest.id}
@@ -242,7 +245,7 @@ class _Cohort:
                 row["match_id"] = pair.id
             row |= event
             row["attended_at"] = self._stamp(seconds)
-            self._add(seconds, "event_attendance", row | told)
+            self._add(seconds, "event_attendance", row | details)
 
     def _skill_session(self, people: list[_Person], pair: _Pair) -> None:
         at = self._within(pair.start, pair.end)

@@ -4,8 +4,8 @@ A reader splits a file into records and names the place of each. Other code vali
 A fault in a file's frame is a UsageError.
 """
 
-from worker.files.directory import expand
 from worker.files.encodings import as_utf8
+from worker.files.input_paths import expand
 from worker.files.ndjson import read_ndjson
 from worker.files.records import READ_LIMIT, FileRecord, Notice
 from worker.files.sources import FileFormat, InputFile, in_entity_order, read, source

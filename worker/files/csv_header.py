@@ -15,8 +15,8 @@ from typing import Final
 
 import msgspec
 
-from worker.files.cells import Cell
-from worker.files.table import COLUMNS, column_names
+from worker.files.cell_json import Cell
+from worker.files.tabular import COLUMNS, column_names
 
 _SEPARATORS: Final = ",;\t|"
 _BLANK: Final = f"{_SEPARATORS} \r\n\ufeff"

@@ -18,7 +18,7 @@ from worker.files.encodings import Readable
 from worker.files.foreign import markup
 from worker.files.lines import read_any_lines
 from worker.files.records import READ_LIMIT, FileRecord, Notice
-from worker.files.table import Table, is_empty, recognise
+from worker.files.tabular import Table, is_empty, recognise
 
 _LINES_IN_A_ROW: Final = 8
 """A row over several lines may be this many times as long as the limit of one line."""
@@ -43,13 +43,14 @@ def read_csv(
     limit: int = READ_LIMIT,
     notice: Notice = lambda _: None,
 ) -> Iterator[FileRecord]:
-    """The records of a CSV stream in UTF-8. Without `entity` the header tells the entity.
+    """The records of a CSV stream in UTF-8. Without `entity` the header decides the entity.
 
     A row with a value beyond the header is a record with a fault. A row with bytes that are not
-    UTF-8 is a malformed record. Empty rows are skipped. `notice` is told what the header lacks and
-    what is left out. Raises UsageError, naming file and line, if the file is not CSV.
+    UTF-8 is a malformed record. Empty rows are skipped. `notice` gets one line each about
+    lines above the header, missing columns and unknown columns. Raises UsageError, naming file and
+    line, if the file is not CSV.
     """
-    file = _Rows(stream, name, limit)
+    file = _CsvRows(stream, name, limit)
     header, names = file.header()
     if header is None:
         raise UsageError(f"{name}: {file.without_header(entity)}")
@@ -67,10 +68,10 @@ def read_csv(
 
 def csv_header(stream: Readable, name: str, limit: int = READ_LIMIT) -> list[str]:
     """The column names of a CSV stream; none if it has no header. UsageError as in `read_csv`."""
-    return _Rows(stream, name, limit).header()[1]
+    return _CsvRows(stream, name, limit).header()[1]
 
 
-class _Rows:
+class _CsvRows:
     """The rows that are not empty, each with the number of its first line."""
 
     def __init__(self, stream: Readable, name: str, limit: int) -> None:

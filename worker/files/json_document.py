@@ -20,7 +20,7 @@ from worker.files.encodings import Readable
 from worker.files.foreign import markup
 from worker.files.lines import read_chunks
 from worker.files.records import BOM, READ_LIMIT, Collector, FileRecord, Notice
-from worker.files.table import COLUMNS, shown
+from worker.files.tabular import COLUMNS, shown
 
 _METADATA: Final = "export_metadata"
 _FIELDS: Final = frozenset({_METADATA, *ENTITIES})
@@ -50,7 +50,7 @@ def read_document(
 ) -> Iterator[FileRecord]:
     """The rows of a document in its order; if `entity` is given, its rows only.
 
-    `notice` is then told, in one line, which others were left out. Raises UsageError, naming file
+    `notice` then gets one line that names the others. Raises UsageError, naming file
     and line, if the frame is broken or an array is of no entity. Also if an export has no array of
     `entity`, or if the document is plain and `entity` is None.
     """
@@ -73,7 +73,7 @@ def read_document(
         raise UsageError(f"{name}:{text.line}: something follows the end of the document")
 
 
-def tells_entities(stream: Readable, name: str) -> bool:
+def names_entities(stream: Readable, name: str) -> bool:
     """Whether this is the document of an export, which names the entity of each array.
 
     False for a broken document: `read_document` reports that.
@@ -305,8 +305,8 @@ class _Scanner:
     def broken(self, expected: str) -> UsageError:
         """The error for a broken frame. It quotes structure that was found, but never data."""
         found = self.peek()
-        told = _STRUCTURE.get(found, "something else")
+        what = _STRUCTURE.get(found, "something else")
         return UsageError(
             f"{self._name}:{self.line}: not a JSON document of records: expected {expected}, "
-            f"found {told}"
+            f"found {what}"
         )

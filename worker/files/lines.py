@@ -62,11 +62,11 @@ def read_any_lines(stream: Readable, limit: int) -> Iterator[Line]:
     """
     number = 1
     collector = Collector(limit)
-    held = b""
+    open_end = b""
     for chunk in chain(read_chunks(stream), [b""]):
-        data = held + chunk
-        held = b"\r" if chunk and data.endswith(b"\r") else b""
-        for piece in data[: len(data) - len(held)].splitlines(keepends=True):
+        data = open_end + chunk
+        open_end = b"\r" if chunk and data.endswith(b"\r") else b""
+        for piece in data[: len(data) - len(open_end)].splitlines(keepends=True):
             whole = piece.endswith(_ENDS)
             if whole and not collector.size and len(piece) <= limit:
                 yield Line(number, piece)

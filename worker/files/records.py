@@ -10,9 +10,14 @@ from typing import Final
 
 import msgspec
 
+from schemas import ENTITIES
+
 BOM: Final = b"\xef\xbb\xbf"
 READ_LIMIT: Final = 8 << 20
 """Bytes of one record that are kept in memory: far more than a broker accepts."""
+
+ENTITY_ORDER: Final = {name: n for n, name in enumerate(ENTITIES)}
+"""The position of each entity in the order of the specification."""
 
 Notice = Callable[[str], None]
 """Called with one line about anything that is left out: a sheet, a column."""

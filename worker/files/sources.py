@@ -21,10 +21,10 @@ from worker.errors import UsageError
 from worker.files.csv_table import csv_header, read_csv
 from worker.files.encodings import ChunkStream, as_utf8
 from worker.files.foreign import markup
-from worker.files.json_document import read_document, tells_entities, wrapped_in
+from worker.files.json_document import names_entities, read_document, wrapped_in
 from worker.files.ndjson import read_ndjson
-from worker.files.records import BOM, READ_LIMIT, FileRecord, Notice, printable
-from worker.files.table import has_column, recognise, shown
+from worker.files.records import BOM, ENTITY_ORDER, READ_LIMIT, FileRecord, Notice, printable
+from worker.files.tabular import has_column, recognise, shown
 from worker.files.workbook import read_workbook
 
 FileFormat = Literal["ndjson", "csv", "json", "xlsx"]
@@ -40,7 +40,6 @@ _FORMATS: Final[dict[str, FileFormat]] = {
 }
 _PACKED: Final = ".gz"
 _DOWNLOADED: Final = re.compile(r"buddy_([a-z_]+)_[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
-ORDER: Final = {name: n for n, name in enumerate(ENTITIES)}
 _TEXT: Final = ".txt"
 _SPREADSHEETS: Final = (".xlsb", ".ods", ".numbers")
 _START: Final = 2_000
@@ -58,7 +57,7 @@ class InputFile(msgspec.Struct, frozen=True):
     ) -> Iterator[FileRecord]:
         """The records of the file; of a record over `limit` bytes only the start.
 
-        `notice` is told one line about each sheet or column that is left out. Raises UsageError,
+        `notice` gets one line about each sheet or column that is left out. Raises UsageError,
         one line that names file and place, where reading cannot continue.
         """
         chosen = None if self.entity is None else ENTITIES[self.entity]
@@ -112,7 +111,7 @@ def _is_ordered(source: InputFile) -> bool:
         return True
     latest = -1
     for record in source.read():
-        place = ORDER[record.entity]
+        place = ENTITY_ORDER[record.entity]
         if place < latest:
             return False
         latest = place
@@ -128,7 +127,7 @@ def _text(path: Path) -> Iterator[tuple[ChunkStream, str]]:
 
 
 def source(path: Path, entity: str | None) -> InputFile:
-    """How to read a file. UsageError if neither its name nor its header tells what it holds."""
+    """How to read a file. UsageError if neither its name nor its header shows what it contains."""
     if entity is not None and entity not in ENTITIES:
         raise UsageError(f"{entity} is no entity; there are {', '.join(ENTITIES)}")
     if not path.exists():
@@ -140,8 +139,8 @@ def source(path: Path, entity: str | None) -> InputFile:
 
 
 def _recognised(path: Path, entity: str | None) -> InputFile:
-    """By the format that the name tells; without one, text by its header, the rest as NDJSON."""
-    kind, named = name_tells(path)
+    """By the format in its name; without one, a text by its header, any other file as NDJSON."""
+    kind, named = parse_name(path)
     chosen = entity or named
     match kind:
         case "xlsx":
@@ -197,7 +196,7 @@ def _workbook(path: Path, entity: str | None) -> InputFile:
 def _document(path: Path, entity: str | None, named: str | None) -> InputFile:
     """A JSON document of an export, or of records of one entity. UsageError for a wrapper."""
     with _text(path) as (stream, name):
-        if tells_entities(stream, name):
+        if names_entities(stream, name):
             return InputFile(path, entity, "json")
     with _text(path) as (stream, name):
         field = wrapped_in(stream, entity or named, name)
@@ -215,7 +214,7 @@ def _document(path: Path, entity: str | None, named: str | None) -> InputFile:
     return InputFile(path, entity or named, "json")
 
 
-def name_tells(path: Path) -> tuple[FileFormat | None, str | None]:
+def parse_name(path: Path) -> tuple[FileFormat | None, str | None]:
     """The format and the entity in a file's name, in upper or lower case; None if absent."""
     name = path.name.lower()
     inner = Path(name.removesuffix(_PACKED))

@@ -17,8 +17,8 @@ import msgspec
 
 from schemas import ENTITIES, Entity
 from worker.errors import UsageError
-from worker.files.records import READ_LIMIT, FileRecord, Notice, printable
-from worker.files.table import Table, column_names, has_column, is_empty, recognise
+from worker.files.records import ENTITY_ORDER, READ_LIMIT, FileRecord, Notice, printable
+from worker.files.tabular import Table, column_names, has_column, is_empty, recognise
 from worker.files.xlsx.book import Book, Sheet
 from worker.files.xlsx.package import BROKEN, cause
 from worker.files.xlsx.rows import Row
@@ -30,10 +30,9 @@ _OLE: Final = b"\xd0\xcf\x11\xe0"
 _ENCRYPTED: Final = "EncryptedPackage".encode("utf-16-le")
 _SAVE: Final = "open it in a spreadsheet program and save it as .xlsx"
 _LOOKED_AT: Final = 1 << 20
-_ORDER: Final = {name: n for n, name in enumerate(ENTITIES)}
 
 
-class _Table(msgspec.Struct, frozen=True):
+class _EntitySheet(msgspec.Struct, frozen=True):
     """A sheet with rows of an entity: the number of its header row, and the names in it."""
 
     sheet: Sheet
@@ -51,15 +50,16 @@ def read_workbook(
 ) -> Iterator[FileRecord]:
     """The rows of all sheets, in the order of entities; if `entity` is given, its rows only.
 
-    A sheet's name tells its entity, else its header, else `entity`. `notice` is told one line about
-    each other sheet, and why it is left out. Raises UsageError, naming file and sheet: no sheet can
-    be read, a header is unusable, or the workbook is broken or unpacks beyond the bounds.
+    The entity of a sheet is that of its name, else of its header, else `entity`. `notice` gets one
+    line about each other sheet, with the reason why it is left out. Raises UsageError, naming file
+    and sheet: no sheet can be read, a header is unusable, or the workbook is broken or unpacks
+    beyond the bounds.
     """
     name = printable(path)
     with path.open("rb") as file:
         book = _open(path, file)
         tables = _tables(book, name, entity, notice)
-        for table in sorted(tables, key=lambda one: _ORDER[one.entity.name]):
+        for table in sorted(tables, key=lambda one: ENTITY_ORDER[one.entity.name]):
             where = f"{name}, sheet {table.sheet.title}"
             rows = Table(table.entity, table.names, (name, table.sheet.title))
             rows.check_header(f"{where}, row {table.number}", notice)
@@ -105,13 +105,13 @@ def _instead(start: bytes) -> str:
     return "it is no ZIP archive; if it is text, name it .csv"
 
 
-def _tables(book: Book, name: str, entity: Entity | None, notice: Notice) -> list[_Table]:
+def _tables(book: Book, name: str, entity: Entity | None, notice: Notice) -> list[_EntitySheet]:
     """The sheets to read. Raises UsageError if there is none."""
-    tables: list[_Table] = []
+    tables: list[_EntitySheet] = []
     others: list[str] = []
     for sheet in book.sheets:
-        found = _look(book, sheet, f"{name}, sheet {sheet.title}", entity)
-        if isinstance(found, _Table):
+        found = _entity_sheet(book, sheet, f"{name}, sheet {sheet.title}", entity)
+        if isinstance(found, _EntitySheet):
             tables.append(found)
         elif found:
             others.append(f"sheet {sheet.title}: left out, {found}")
@@ -126,7 +126,9 @@ def _tables(book: Book, name: str, entity: Entity | None, notice: Notice) -> lis
     return tables
 
 
-def _look(book: Book, sheet: Sheet, where: str, entity: Entity | None) -> _Table | str:
+def _entity_sheet(
+    book: Book, sheet: Sheet, where: str, entity: Entity | None
+) -> _EntitySheet | str:
     """The table in a sheet, or why there is none: empty for the metadata sheet of our exports."""
     if sheet.fault is not None:
         return sheet.fault
@@ -146,7 +148,7 @@ def _look(book: Book, sheet: Sheet, where: str, entity: Entity | None) -> _Table
         return "it is hidden"
     if entity not in (None, chosen):
         return f"it is of {chosen.name}"
-    return _Table(sheet, chosen, number, names)
+    return _EntitySheet(sheet, chosen, number, names)
 
 
 def _most(lines: list[str]) -> str:

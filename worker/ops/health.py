@@ -64,17 +64,17 @@ class ServiceHealth:
         self.lost = 0
         self._name = name
         self._limits = limits
-        self._seen = now
+        self._last_progress = now
         self._restored = False
         self._assigned = self._running = 0
         self._lag = 0
         self._lost_at: int | None = None
-        self._told: dict[str, int] = {}
+        self._reported: dict[str, int] = {}
         self._hindrances: dict[str, tuple[str, int]] = {}
 
     def alive(self, now: int) -> None:
         """Report progress: a commit, a round with nothing to commit, a step of restoring."""
-        self._seen = now
+        self._last_progress = now
 
     def restoring(self) -> None:
         """Report that restoring begins, or begins again: not ready until `restored`."""
@@ -107,7 +107,7 @@ class ServiceHealth:
     def report(self, reason: str, now: int) -> None:
         """Report an event. Not ready for ten minutes, so that somebody notices."""
         # Replaced, not mutated: another thread may be reading.
-        self._told = {**self._told, reason: now}
+        self._reported = {**self._reported, reason: now}
 
     def hindered(self, what: str, reason: str, now: int) -> None:
         """Report that a part of the work (`what`) is blocked: not ready until `free`.
@@ -125,7 +125,7 @@ class ServiceHealth:
 
     def stalled(self, now: int) -> str | None:
         """Why the service is not alive, in one line; None if it is."""
-        seconds = (now - self._seen) / 1000
+        seconds = (now - self._last_progress) / 1000
         if seconds < self._limits.stall_seconds:
             return None
         return f"{self._name}: nothing was finished for {seconds:.0f} s"
@@ -149,8 +149,8 @@ class ServiceHealth:
             )
         if self._lost_at is not None and now - self._lost_at < _SHOWN_MS:
             found.append(f"{self._name}: {self.lost} records were gone before they were read")
-        for reason, seen in self._told.items():
-            if now - seen < _SHOWN_MS:
+        for reason, at in self._reported.items():
+            if now - at < _SHOWN_MS:
                 found.append(f"{self._name}: {reason}")
         for what, (reason, since) in self._hindrances.items():
             found.append(f"{self._name}: {what}: {reason} (for {(now - since) // 1000} s)")
@@ -257,7 +257,7 @@ def _answer(
 # --- the server -------------------------------------------------------------------------------
 
 
-class _Handler(WSGIRequestHandler):
+class _RequestHandler(WSGIRequestHandler):
     """Logs nothing, and limits each wait for a client."""
 
     timeout = 5.0
@@ -278,7 +278,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     def __init__(self, family: socket.AddressFamily, address: tuple[str, int]) -> None:
         self.address_family = family
         self._open: dict[socket.socket, float] = {}
-        super().__init__(address, _Handler)
+        super().__init__(address, _RequestHandler)
 
     def server_bind(self) -> None:
         """Bind without a DNS lookup of this machine's name."""

@@ -22,7 +22,7 @@ from worker.core.decode import Decoded, Invalid, Outcome, RecordDecoder, latest_
 from worker.core.keys import id_bytes, ids_of
 from worker.core.rules import are_uuids, odd_uuids, read_uuid
 from worker.core.task_round import TaskRound
-from worker.demo.stream import stream
+from worker.demo.record_stream import stream
 from worker.stream import Message
 
 COLUMNS = {name: ColumnDecoder(single) for name, single in DECODERS.items()}

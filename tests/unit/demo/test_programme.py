@@ -16,7 +16,7 @@ from worker.demo import faults
 from worker.demo import record as record_module
 from worker.demo.programme import programme
 from worker.demo.record import Record
-from worker.demo.stream import DUPLICATE_GAP, WINDOW, stream
+from worker.demo.record_stream import DUPLICATE_GAP, WINDOW, stream
 
 NOW = datetime(2025, 11, 22, 10, 30, tzinfo=UTC)
 COUNT = 20_000

@@ -16,10 +16,10 @@ from schemas import ENTITIES, Kind
 from tests.unit.files.stream_kit import Trickle
 from worker.errors import UsageError
 from worker.files import FileRecord
-from worker.files.cells import json_string, json_value
+from worker.files.cell_json import json_string, json_value
 from worker.files.csv_table import read_csv
 from worker.files.lines import read_any_lines
-from worker.files.table import column_letters, column_names, recognise
+from worker.files.tabular import column_letters, column_names, recognise
 
 FEEDBACK = ",".join(column.name for column in ENTITIES["feedback"].columns)
 

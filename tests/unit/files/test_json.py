@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.files.stream_kit import BOM, Trickle
 from worker.errors import UsageError
 from worker.files import FileRecord
-from worker.files.json_document import read_document, tells_entities, wrapped_in
+from worker.files.json_document import names_entities, read_document, wrapped_in
 
 DOCUMENT = b"""{"export_metadata": {"a": ["}", "\\""]},
 "users": [
@@ -90,7 +90,7 @@ def test_a_plain_document_that_is_broken(data: bytes, line: int) -> None:
 
 def test_which_documents_tell_what_they_hold() -> None:
     def tells(data: bytes) -> bool:
-        return tells_entities(io.BytesIO(data), "f.json")
+        return names_entities(io.BytesIO(data), "f.json")
 
     assert tells(DOCUMENT)
     assert tells(b" {}")

@@ -8,7 +8,7 @@ from typing import BinaryIO, Final
 
 import msgspec
 
-from worker.files.table import shown
+from worker.files.tabular import shown
 from worker.files.xlsx.cells import EPOCH_1900, EPOCH_1904, CellReader
 from worker.files.xlsx.formats import BUILT_IN, Shown, shown_as
 from worker.files.xlsx.package import Package, Relation

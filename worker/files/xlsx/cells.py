@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from worker.files.cells import Cell
+from worker.files.cell_json import Cell
 from worker.files.xlsx.escapes import from_excel
 from worker.files.xlsx.formats import Shown
 from worker.files.xlsx.strings import SharedStrings

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 from xml.parsers.expat import ExpatError
 
-from worker.files.cells import Cell
+from worker.files.cell_json import Cell
 from worker.files.xlsx.cells import CellReader
 from worker.files.xlsx.escapes import from_excel
 from worker.files.xlsx.xml import TEXT, BrokenPart, ItemHandler, OpenPart, read_items
@@ -41,7 +41,7 @@ def read_rows(part: OpenPart, meaning: CellReader) -> Iterator[Row]:
 
     Raises BrokenPart, or ExpatError for invalid XML, after yielding the rows before the fault.
     """
-    handler = _Rows(meaning)
+    handler = _RowHandler(meaning)
     try:
         for _ in read_items(part, handler):
             yield from handler.rows
@@ -51,7 +51,7 @@ def read_rows(part: OpenPart, meaning: CellReader) -> Iterator[Row]:
         raise
 
 
-class _Columns(dict[str, int]):
+class _ColumnNumbers(dict[str, int]):
     """A cache of column numbers, from 0, by their letters."""
 
     def __missing__(self, letters: str) -> int:
@@ -62,7 +62,7 @@ class _Columns(dict[str, int]):
         return place
 
 
-class _Rows(ItemHandler):
+class _RowHandler(ItemHandler):
     """Builds rows from the parser's events; complete rows are in `rows`."""
 
     container = "sheetData"
@@ -71,7 +71,7 @@ class _Rows(ItemHandler):
     def __init__(self, meaning: CellReader) -> None:
         self.rows: list[Row] = []
         self._meaning = meaning
-        self._columns = _Columns()
+        self._columns = _ColumnNumbers()
         self._row = 0
         self._column = -1
         self._cells: dict[int, Cell] = {}

@@ -16,7 +16,7 @@ import msgspec
 
 from schemas import ENTITIES, Entity, Kind
 from worker.errors import UsageError
-from worker.files.cells import Cell, Filled, json_string, json_value
+from worker.files.cell_json import Cell, Filled, json_string, json_value
 from worker.files.records import FileRecord, Notice
 
 COLUMNS: Final = frozenset(column.name for entity in ENTITIES.values() for column in entity.columns)
@@ -37,7 +37,7 @@ _AROUND: Final = (
 )
 """Invisible characters around a name: white space, and characters without a width."""
 _LOOKED_AT: Final = frozenset({Kind.INTEGER, Kind.RATING, Kind.TEXTS, Kind.INTEGERS, Kind.OBJECT})
-"""Kinds for which a cell may mean something other than its text (`worker.files.cells`)."""
+"""Kinds for which a cell may mean something other than its text (`worker.files.cell_json`)."""
 _encode: Final = msgspec.json.Encoder().encode
 
 

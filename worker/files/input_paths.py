@@ -15,8 +15,8 @@ import msgspec
 from worker.errors import UsageError
 from worker.exports.layout import MANIFEST, METADATA
 from worker.exports.manifest import read_manifest
-from worker.files.records import Notice, printable
-from worker.files.sources import ORDER, InputFile, name_tells, source, unreadable
+from worker.files.records import ENTITY_ORDER, Notice, printable
+from worker.files.sources import InputFile, parse_name, source, unreadable
 
 _EXPORTED: Final = ("json", "csv", "xlsx")
 """The formats of a finished export in order of preference: a workbook may hold truncated cells."""
@@ -31,15 +31,15 @@ def expand(
 ) -> list[InputFile]:
     """The files of these paths: files of many entities first, then by entity, then by name.
 
-    `notice` is told, in one line each, which files of a directory are left out: 100 at most, then
-    how many more. Raises UsageError for a path that does not exist or has nothing to read.
+    `notice` gets one line about each file of a directory that is left out: 100 at most, then the
+    number of the others. Raises UsageError for a path that does not exist or has nothing to read.
     """
     sources = [
         one
         for path in paths
         for one in (_directory(path, entity, notice) if path.is_dir() else [source(path, entity)])
     ]
-    return sorted(sources, key=_place)
+    return sorted(sources, key=_order)
 
 
 def _directory(path: Path, entity: str | None, notice: Notice) -> list[InputFile]:
@@ -47,7 +47,7 @@ def _directory(path: Path, entity: str | None, notice: Notice) -> list[InputFile
         entries = sorted(path.iterdir())
         if (path / MANIFEST).is_file():
             return _export(path, entity, entries, notice)
-        found, left_out = _sorted_out(entries, entity)
+        found, left_out = _readable(entries, entity)
     except OSError as error:
         raise unreadable(path, error) from error
     if not found:
@@ -63,7 +63,7 @@ def _directory(path: Path, entity: str | None, notice: Notice) -> list[InputFile
     return found
 
 
-def _sorted_out(entries: list[Path], entity: str | None) -> tuple[list[InputFile], list[str]]:
+def _readable(entries: list[Path], entity: str | None) -> tuple[list[InputFile], list[str]]:
     """The readable files of a directory, and a line about each other entry."""
     found, left_out = [], []
     for entry in entries:
@@ -87,7 +87,7 @@ def _is_metadata(path: Path) -> bool:
 
 
 def _member(path: Path, entity: str | None) -> InputFile | str:
-    """A file of a directory, or why it is left out. `entity` applies if the name tells none.
+    """A file of a directory, or why it is left out. `entity` applies if the name contains none.
 
     Raises UsageError for a file that is named for an entity but cannot be read.
     """
@@ -97,11 +97,11 @@ def _member(path: Path, entity: str | None) -> InputFile | str:
         return f"{path}: hidden"
     if not path.is_file():
         return f"{path}: no file"
-    kind, told = name_tells(path)
+    kind, named = parse_name(path)
     try:
         found = source(path, None)
     except UsageError as error:
-        if kind is not None and told is not None:
+        if kind is not None and named is not None:
             raise
         if kind is None or entity is None:
             return str(error)
@@ -136,10 +136,10 @@ def _export(path: Path, entity: str | None, entries: list[Path], notice: Notice)
         return sources
     chosen = [one for one in sources if one.entity in (None, entity)]
     if not chosen:
-        held = ", ".join(one.entity for one in sources if one.entity)
-        raise UsageError(f"{path}: an export without {entity}: it holds {held}")
+        contained = ", ".join(one.entity for one in sources if one.entity)
+        raise UsageError(f"{path}: an export without {entity}: it holds {contained}")
     return [InputFile(one.path, entity, one.format) for one in chosen]
 
 
-def _place(one: InputFile) -> tuple[int, str, str]:
-    return (-1 if one.entity is None else ORDER[one.entity], one.path.name, str(one.path))
+def _order(one: InputFile) -> tuple[int, str, str]:
+    return (-1 if one.entity is None else ENTITY_ORDER[one.entity], one.path.name, str(one.path))
