@@ -49,7 +49,7 @@ class Losses:
     def missed(self, missed: Missed, task: Task, settings: TaskSettings) -> None:
         """Report losses found at a take-over; the books of the task already contain them."""
         for name in missed.recreated:
-            self.metrics.input_recreated()
+            self.metrics.anomalies.input_recreated()
             topic = settings.names.input(name)
             self.health.recreated(topic, self._clock.steady())
             _log.error("input_recreated", topic=topic, partition=task.number)
@@ -72,7 +72,7 @@ class Losses:
         """
         lost, handle.missed = handle.missed.parked, handle.missed._replace(parked={})
         for entity, count in lost.items():
-            self.metrics.parked_lost(entity, count)
+            self.metrics.anomalies.parked_lost(entity, count)
             self.health.expired(count, self._clock.steady())
             _log.error(
                 "parked_lost",
@@ -97,7 +97,7 @@ class Losses:
         self._internal_skipped(place, count, what)
 
     def _internal_skipped(self, place: Partition, count: int, what: str) -> None:
-        self.metrics.unreadable_internal(count)
+        self.metrics.anomalies.unreadable_internal(count)
         self.health.report(
             f"{count} offsets of {place.topic}/{place.number} were {what}", self._clock.steady()
         )
@@ -109,12 +109,12 @@ class Losses:
             f"{place.topic}/{place.number} is empty: all that is in the inputs is judged again",
             self._clock.steady(),
         )
-        self.metrics.progress_lost()
+        self.metrics.anomalies.progress_lost()
         _log.error("progress_lost", topic=place.topic, partition=place.number)
 
     def accepted_skipped(self, place: Partition, count: int) -> None:
         """Report damaged offsets that the index skips by order: their rows are unknown."""
-        self.metrics.accepted_skipped(count)
+        self.metrics.anomalies.accepted_skipped(count)
         self.health.report(
             f"{count} damaged offsets of {place.topic}/{place.number} were skipped: what they said"
             " is unknown to the index",
@@ -124,7 +124,7 @@ class Losses:
 
     def accepted_expired(self, place: Partition, count: int) -> None:
         """Report offsets removed before the index read them: rows may be missing."""
-        self.metrics.accepted_expired(count)
+        self.metrics.anomalies.accepted_expired(count)
         self.health.report(
             f"{count} offsets of {place.topic}/{place.number} were removed before the index read"
             " them: rows may be missing; have them judged again with 'buddy reprocess'",
@@ -145,13 +145,13 @@ class Losses:
         self._state_recreated(place, "what running tasks know is written there again")
 
     def _state_recreated(self, place: Partition, lost: str) -> None:
-        self.metrics.internal_recreated()
+        self.metrics.anomalies.internal_recreated()
         self.health.report(f"topic {place.topic} was created anew: {lost}", self._clock.steady())
         _log.error("internal_recreated", topic=place.topic, partition=place.number)
 
     def _rejected_recreated(self, topic: str) -> None:
         """Report a re-created rejected topic: its rejections are gone."""
-        self.metrics.rejected_recreated()
+        self.metrics.anomalies.rejected_recreated()
         self.health.report(
             f"topic {topic} was created anew: its rejections are gone; have the records judged"
             " again with 'buddy reprocess'",
@@ -161,7 +161,7 @@ class Losses:
 
     def _accepted_recreated(self, topic: str) -> None:
         """Report a re-created accepted topic: its rows are gone."""
-        self.metrics.accepted_recreated()
+        self.metrics.anomalies.accepted_recreated()
         self.health.report(
             f"topic {topic} was created anew: its rows are gone; have them judged again with"
             " 'buddy reprocess'",
@@ -182,7 +182,7 @@ class Losses:
         for place, count in skipped.items():
             entity = names.entity_of(place.topic)
             if entity in ENTITIES:
-                self.metrics.input_skipped(entity, count)
+                self.metrics.anomalies.input_skipped(entity, count)
                 self.health.expired(count, self._clock.steady())
                 if (handle := tasks.running.get(place.number)) is not None:
                     handle.task.books.incident("input_skipped", count)
@@ -190,6 +190,6 @@ class Losses:
 
     def _expired(self, entity: str, place: Partition, count: int) -> None:
         if entity in ENTITIES:
-            self.metrics.input_expired(entity, count)
+            self.metrics.anomalies.input_expired(entity, count)
             self.health.expired(count, self._clock.steady())
         _log.error("input_expired", topic=place.topic, partition=place.number, count=count)

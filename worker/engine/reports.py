@@ -121,7 +121,7 @@ class WorkerReports(Losses):
 
     def unreadable(self, place: Partition, offsets: Sequence[int]) -> None:
         """Report skipped messages of an internal topic that no worker can have written."""
-        self.metrics.unreadable_internal(len(offsets))
+        self.metrics.anomalies.unreadable_internal(len(offsets))
         _log.error(
             "unreadable_internal",
             topic=place.topic,
@@ -156,7 +156,7 @@ class WorkerReports(Losses):
         step = self._steps.step()
         if not step:
             return
-        self.metrics.clock_stepped()
+        self.metrics.anomalies.clock_stepped()
         for handle in list(tasks.running.values())[:1]:  # one step counts once
             handle.task.books.incident(CLOCK_STEPPED)
         _log.warning("clock_stepped", by_ms=step)
@@ -179,7 +179,7 @@ class WorkerReports(Losses):
         self._damage_looked_for = now
         self._skips.update(await broker.skipped(), now)
         damage = await broker.damage()
-        self.metrics.log_damaged(len(damage))
+        self.metrics.anomalies.log_damaged(len(damage))
         if damage:
             self.health.hindered("log", damage[0], now)
         else:
@@ -237,8 +237,8 @@ class WorkerReports(Losses):
             self._foreign += foreign
             rebuilt = updater.index.rebuilt - self._rebuilt
             self._rebuilt += rebuilt
-        self.metrics.foreign_rows(foreign)
-        self.metrics.state_rebuilt("index", rebuilt)
+        self.metrics.anomalies.foreign_rows("index", foreign)
+        self.metrics.anomalies.state_rebuilt("index", rebuilt)
         self.enter_in_books(tasks)
         # Every worker sees every foreign row, so only the books of task 0 count them.
         if foreign and (first_task := tasks.running.get(0)) is not None:

@@ -18,6 +18,7 @@ from schemas import ENTITIES
 from worker import __version__
 from worker.core.possible import possible_violations
 from worker.core.violations import WARNINGS, Code
+from worker.ops.anomaly_metrics import AnomalyMetrics
 from worker.ops.histogram import BulkHistogram
 from worker.ops.instruments import Instruments
 from worker.ops.sink_metrics import SinkMetrics
@@ -49,10 +50,10 @@ class Metrics:
         info = Info("buddy_build", "Version of the program.", registry=self.registry)
         info.info({"version": __version__, "python": platform.python_version()})
         self._records()
-        self._strange()
+        self.anomalies = AnomalyMetrics(self._make)
         self._waiting()
         self._work()
-        self.sink = SinkMetrics(self._make, self._foreign["sink"], self._split_keys)
+        self.sink = SinkMetrics(self._make)
 
     # --- outcomes of records ------------------------------------------------------------------
 
@@ -79,71 +80,6 @@ class Metrics:
         if tally.failures:
             self._failures.inc(len(tally.failures))
 
-    def input_expired(self, entity: str, records: int) -> None:
-        """Count records of an input that were gone before they were read."""
-        self._expired[entity].inc(records)
-
-    def input_recreated(self) -> None:
-        """Count a partition of an input whose topic was created anew."""
-        self._recreated.inc()
-
-    def accepted_recreated(self) -> None:
-        """Count an accepted topic of the index that was created anew."""
-        self._accepted_recreated.inc()
-
-    def rejected_recreated(self) -> None:
-        """Count a topic of rejections that was created anew."""
-        self._rejected_recreated.inc()
-
-    def internal_recreated(self) -> None:
-        """Count a topic with state of a task that was created anew."""
-        self._internal_recreated.inc()
-
-    def accepted_skipped(self, messages: int) -> None:
-        """Count damaged offsets of a topic of the index, skipped on an operator's command."""
-        self._accepted_skipped.inc(messages)
-
-    def accepted_expired(self, messages: int) -> None:
-        """Count messages of a topic of the index that were removed before it read them."""
-        self._accepted_expired.inc(messages)
-
-    def progress_lost(self) -> None:
-        """Count a task that has worked before and has no checkpoint."""
-        self._progress_lost.inc()
-
-    def parked_lost(self, entity: str, records: int) -> None:
-        """Count parked records that were gone when their task was taken over."""
-        self._parked_lost[entity].inc(records)
-
-    def clock_stepped(self) -> None:
-        """Count a step of the wall clock."""
-        self._clock_steps.inc()
-
-    def input_skipped(self, entity: str, records: int) -> None:
-        """Count damaged records of an input that were skipped."""
-        self._skipped[entity].inc(records)
-
-    def log_damaged(self, places: int) -> None:
-        """Set the number of known damaged places of the embedded log that were not skipped.
-
-        On Kafka: the partitions that this process cannot read.
-        """
-        self._log_damaged.set(places)
-
-    # --- anomalies in topics ------------------------------------------------------------------
-
-    def log_skipped(self, offsets: int) -> None:
-        """Count damaged offsets that were skipped in a topic that no service reads."""
-        self._log_skipped.inc(offsets)
-
-    def foreign_rows(self, rows: int) -> None:
-        """Count foreign rows that the index refused; `sink_applied` counts the sink's."""
-        self._foreign["index"].inc(rows)
-
-    def state_rebuilt(self, state: str, times: int) -> None:
-        """Count rebuilds of the index, or of the sink's store, from the topics."""
-        self._rebuilt[state].inc(times)
-
     # --- parked records, lag, frontiers -------------------------------------------------------
 
     def parked(self, records: Mapping[str, int], memory: int, oldest_seconds: float) -> None:
@@ -169,10 +105,6 @@ class Metrics:
         self._verdicts_oldest.set(oldest_seconds)
         self._blocking_number.set(len(blocking))
         self._blocking.set(dict.fromkeys(blocking[:MOST_BLOCKING], 1))
-
-    def unreadable_internal(self, messages: int) -> None:
-        """Count unreadable messages of internal topics that were skipped."""
-        self._unreadable.inc(messages)
 
     # --- the worker ---------------------------------------------------------------------------
 
@@ -248,78 +180,6 @@ class Metrics:
         )
         self._failures = self._make.counter(
             "buddy_internal_errors", "Records that could not be judged because the program failed."
-        )
-        self._unreadable = self._make.counter(
-            "buddy_unreadable_internal_messages",
-            "Messages of internal topics that are none of the project's (skipped).",
-        )
-        self._expired = self._make.by_entity(
-            "buddy_input_expired_records",
-            "Records that were gone from an input before they were read.",
-        )
-        self._recreated = self._make.counter(
-            "buddy_input_recreated", "Partitions of inputs whose topic was created anew."
-        )
-        self._accepted_recreated = self._make.counter(
-            "buddy_accepted_recreated", "Accepted topics that were created anew."
-        )
-        self._rejected_recreated = self._make.counter(
-            "buddy_rejected_recreated", "Topics of rejections that were created anew."
-        )
-        self._internal_recreated = self._make.counter(
-            "buddy_internal_recreated",
-            "Partitions created anew of exports, export-requests, internal (not claims, grants).",
-        )
-        self._split_keys = self._make.counter(
-            "buddy_keys_in_two_partitions",
-            "Versions of a key that came from another input partition than the one before.",
-        )
-        self._accepted_expired = self._make.counter(
-            "buddy_accepted_expired_messages",
-            "Offsets of accepted topics that were removed before the index read them.",
-        )
-        self._accepted_skipped = self._make.counter(
-            "buddy_accepted_skipped_messages",
-            "Damaged offsets that the index has skipped as somebody had said.",
-        )
-        self._progress_lost = self._make.counter(
-            "buddy_progress_lost", "Tasks that had worked before and were found without progress."
-        )
-        self._parked_lost = self._make.by_entity(
-            "buddy_parked_lost_records",
-            "Parked records that were gone when their task was taken over.",
-        )
-        self._clock_steps = self._make.counter(
-            "buddy_clock_steps", "Times that the wall clock of this process was set."
-        )
-
-        self._skipped = self._make.by_entity(
-            "buddy_input_skipped_records",
-            "Damaged offsets of an input that were skipped as somebody had said.",
-        )
-        self._log_damaged = self._make.gauge(
-            "buddy_log_damaged_places",
-            "Places where the embedded log is damaged and was not skipped; on Kafka, partitions"
-            " that this process cannot read.",
-        )
-
-        self._log_skipped = self._make.counter(
-            "buddy_log_skipped_offsets",
-            "Damaged offsets of rejections or announcements that somebody had skipped.",
-        )
-
-    def _strange(self) -> None:
-        self._foreign = self._make.counters(
-            "buddy_foreign_rows",
-            "Messages of accepted topics that are no rows of ours, refused by this reader.",
-            "reader",
-            ("index", "sink"),
-        )
-        self._rebuilt = self._make.counters(
-            "buddy_state_rebuilt",
-            "Times that state on disk was thrown away, to be read anew from the topics.",
-            "state",
-            ("index", "store"),
         )
 
     def _waiting(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Gauge
 
 from worker.ops.instruments import Instruments
 from worker.stream import Partition
@@ -14,11 +14,9 @@ _EXPORT_SECONDS: Final = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3_600)
 
 
 class SinkMetrics:
-    """What the sink consumes and exports. `foreign` and `split_keys` count for other parts too."""
+    """What the sink consumes and exports."""
 
-    def __init__(self, make: Instruments, foreign: Counter, split_keys: Counter) -> None:
-        self._foreign = foreign
-        self._split_keys = split_keys
+    def __init__(self, make: Instruments) -> None:
         self._applied = make.counters(
             "buddy_sink_rows_applied",
             "Accepted messages taken into the store, by what they were to it.",
@@ -53,16 +51,11 @@ class SinkMetrics:
             registry=make.registry,
         )
 
-    def split_keys(self, versions: int) -> None:
-        """Count versions of a key from another input partition than the version before."""
-        self._split_keys.inc(versions)
-
-    def applied(self, *, changed: int, deleted: int, repeats: int, foreign: int) -> None:
+    def applied(self, *, changed: int, deleted: int, repeats: int) -> None:
         """Count a batch of accepted messages that was applied to the store."""
         self._applied["changed"].inc(changed)
         self._applied["deleted"].inc(deleted)
         self._applied["repeat"].inc(repeats)
-        self._foreign.inc(foreign)
 
     def expired(self, messages: int) -> None:
         """Count accepted messages that were gone before the sink read them."""

@@ -34,7 +34,7 @@ class Skips:
             fresh = count - known.get(place, 0)
             if self._part not in place.topic or fresh <= 0:
                 continue
-            self._metrics.log_skipped(fresh)
+            self._metrics.anomalies.log_skipped(fresh)
             _log.error("log_skipped", topic=place.topic, partition=place.number, count=fresh)
             if self._known is not None:
                 self._health.report(

@@ -85,9 +85,9 @@ class SinkReports:
             changed=applied.changed,
             deleted=applied.deleted,
             repeats=applied.repeats,
-            foreign=len(applied.refused),
         )
-        self._metrics.sink.split_keys(len(applied.split))
+        self._metrics.anomalies.foreign_rows("sink", len(applied.refused))
+        self._metrics.anomalies.split_keys(len(applied.split))
         self._split_keys.warn([split.log_fields() for split in applied.split])
         self._foreign_rows.warn([refused.log_fields("sink") for refused in applied.refused])
 
@@ -98,7 +98,7 @@ class SinkReports:
         if len(self._known_garbage) >= _MOST_GARBAGE:
             self._known_garbage.clear()
         self._known_garbage.add((place, offset))
-        self._metrics.unreadable_internal(1)
+        self._metrics.anomalies.unreadable_internal(1)
         where = {"topic": place.topic, "partition": place.number, "offset": offset}
         self._garbage.warn([where])
 
@@ -110,7 +110,7 @@ class SinkReports:
 
     def rebuilt(self, times: int) -> None:
         """The store was wiped this many times since the start."""
-        self._metrics.state_rebuilt("store", times - self._wiped)
+        self._metrics.anomalies.state_rebuilt("store", times - self._wiped)
         self._wiped = times
 
     def expired(self, messages: int) -> None:
@@ -120,7 +120,7 @@ class SinkReports:
 
     def damage(self, damage: Sequence[str]) -> None:
         """The damage known in the broker's log, whoever found it; one line each."""
-        self._metrics.log_damaged(len(damage))
+        self._metrics.anomalies.log_damaged(len(damage))
         if damage:
             self.health.hindered("log", damage[0], self._clock())
         else:
@@ -210,12 +210,12 @@ class SinkReports:
     def watch_clock(self) -> None:
         """Report a step of the wall clock."""
         if self._steps is not None and (step := self._steps.step()):
-            self._metrics.clock_stepped()
+            self._metrics.anomalies.clock_stepped()
             _log.warning("clock_stepped", by_ms=step)
 
     def skipped(self, place: Partition, count: int) -> None:
         """Offsets of a topic other than the accepted ones were removed, or skipped as damaged."""
-        self._metrics.unreadable_internal(count)
+        self._metrics.anomalies.unreadable_internal(count)
         self.health.report(
             f"{count} offsets of {place.topic}/{place.number} were removed, or damaged and skipped:"
             f" {_lost(place.topic)}",
@@ -225,7 +225,7 @@ class SinkReports:
 
     def recreated(self, topic: str) -> None:
         """A topic other than the accepted ones was recreated."""
-        self._metrics.internal_recreated()
+        self._metrics.anomalies.internal_recreated()
         self.health.report(f"topic {topic} was created anew: {_lost(topic)}", self._clock())
         _log.error("internal_recreated", topic=topic, partition=0)
 
