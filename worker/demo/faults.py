@@ -15,6 +15,13 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Final
 
+from worker.demo.bad_values import (
+    INVALID_EMAILS,
+    INVALID_ENUMS,
+    INVALID_TIMES,
+    OUT_OF_RANGE,
+    WRONG_TYPE,
+)
 from worker.demo.record import (
     ENTITIES,
     FIELDS,
@@ -37,42 +44,6 @@ _TEXT_FIELD: Final = {  # the fields for encoding faults; a match has no free te
     "checkins": "notes",
     "feedback": "feedback_text",
     "milestones": "milestone_title",
-}
-_NOT_TEXT: Final[tuple[object, ...]] = (7, True, ["x"], {"value": "x"})
-_NOT_WHOLE: Final[tuple[object, ...]] = ("60", 1.0, True, 12.5, [60])
-_WRONG_TYPE: Final[Mapping[str, tuple[object, ...]]] = {
-    "uuid": (42, True, ["550e8400-e29b-41d4-a716-446655440000"]),
-    "email": _NOT_TEXT,
-    "name": _NOT_TEXT,
-    "text": _NOT_TEXT,
-    "enum": _NOT_TEXT,
-    "time": (1705312800, 1705312800.5, ["2024-01-15T10:00:00Z"]),
-    "positive": _NOT_WHOLE,
-    "count": _NOT_WHOLE,
-    "rating": ("0.85", True, [0.9]),
-    "texts": ("hiking", '["hiking"]', {"0": "hiking"}, ["hiking", 7], ["hiking", None]),
-    "goals": ("[4,8]", 4, ["4"], [4, 8.0], [True]),
-    "object": ('{"q1":"yes"}', ["yes"], 3, True),
-}
-_INVALID_TIMES: Final = (
-    "2024-02-30T10:00:00Z", "2024-13-01T10:00:00Z", "2024-01-15T25:00:00Z", "15/01/2024 10:00",
-    "2024-01-15", "2024-01-15T10:00Z", "yesterday", "1705312800", "2024-01-15T10:00:00+24:00",
-    "0001-01-01T00:00:00+01:00", "2023-02-29T08:00:00Z", "20240115T100000Z", "0000-01-01T00:00:00Z",
-)  # fmt: skip
-# None of these is a value of any enum in the specification.
-_INVALID_ENUMS: Final = (
-    "unknown", "n/a", "Participant", "BUDDY", "ACTIVE", "in_person", "Other", "paused", "buddy ",
-)  # fmt: skip
-_INVALID_EMAILS: Final = (
-    "{}.example.org", "@example.org", "{}@", "{}@@example.org", "{} x@example.org",
-    "{}@example..org", "{}@-example.org", "{}@example-.org", "{}@exam_ple.org", "{}@example.org.",
-    "{}@example.org ", "x{0}{0}{0}{0}{0}{0}@example.org", "{0}@" + "{0}." * 20 + "org",
-)  # fmt: skip
-_TOO_LARGE: Final = 2**53
-_OUT_OF_RANGE: Final[Mapping[str, tuple[object, ...]]] = {
-    "positive": (0, -1, -90, _TOO_LARGE),
-    "count": (-1, -25, _TOO_LARGE),
-    "goals": ([0], [4, 18], [-3, 8], [4, _TOO_LARGE]),
 }
 _RAW: Final = "@raw@"
 
@@ -182,7 +153,7 @@ def missing_required_field(rng: Random, entity: str, good: Row, now: datetime) -
 
 def wrong_type(rng: Random, entity: str, good: Row, now: datetime) -> Record:
     field = rng.choice([name for name in FIELDS[entity] if name not in KEY_FIELDS[entity]])
-    value = rng.choice(_WRONG_TYPE[FIELDS[entity][field].rstrip("!")])
+    value = rng.choice(WRONG_TYPE[FIELDS[entity][field].rstrip("!")])
     return _spoiled(entity, _fresh(rng, entity, good), field, value, "wrong_type")
 
 
@@ -204,7 +175,7 @@ def uuid_version(rng: Random, entity: str, good: Row, now: datetime) -> Record:
 
 
 def invalid_timestamp(rng: Random, entity: str, good: Row, now: datetime) -> Record:
-    field, value = rng.choice(_fields(entity, "time")), rng.choice(_INVALID_TIMES)
+    field, value = rng.choice(_fields(entity, "time")), rng.choice(INVALID_TIMES)
     return _spoiled(entity, _fresh(rng, entity, good), field, value, "invalid_timestamp")
 
 
@@ -217,7 +188,7 @@ def future_timestamp(rng: Random, entity: str, good: Row, now: datetime) -> Reco
 
 
 def invalid_enum(rng: Random, entity: str, good: Row, now: datetime) -> Record:
-    field, value = rng.choice(_fields(entity, "enum")), rng.choice(_INVALID_ENUMS)
+    field, value = rng.choice(_fields(entity, "enum")), rng.choice(INVALID_ENUMS)
     return _spoiled(entity, _fresh(rng, entity, good), field, value, "invalid_enum")
 
 
@@ -228,9 +199,9 @@ def rating_out_of_range(rng: Random, entity: str, good: Row, now: datetime) -> R
 
 
 def number_out_of_range(rng: Random, entity: str, good: Row, now: datetime) -> Record:
-    types = tuple(_OUT_OF_RANGE)
+    types = tuple(OUT_OF_RANGE)
     field = rng.choice([f for f in _fields(entity, *types) if f not in KEY_FIELDS[entity]])
-    value = rng.choice(_OUT_OF_RANGE[FIELDS[entity][field].rstrip("!")])
+    value = rng.choice(OUT_OF_RANGE[FIELDS[entity][field].rstrip("!")])
     return _spoiled(entity, _fresh(rng, entity, good), field, value, "number_out_of_range")
 
 
@@ -248,7 +219,7 @@ def text_too_long(rng: Random, entity: str, good: Row, now: datetime) -> Record:
 
 
 def invalid_email(rng: Random, entity: str, good: Row, now: datetime) -> Record:
-    value = rng.choice(_INVALID_EMAILS).format(_token(rng))
+    value = rng.choice(INVALID_EMAILS).format(_token(rng))
     return _spoiled(entity, _fresh(rng, entity, good), "email", value, "invalid_email")
 
 
