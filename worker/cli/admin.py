@@ -70,49 +70,49 @@ def create(context: Context, partitions: int | None, as_json: bool) -> int:
 @click.argument("entity", type=OneOf("an entity", ENTITIES), metavar="ENTITY")
 @click.option("--from-start", is_flag=True, help="Judge everything that the input still holds.")
 @click.option(
-    "--offset", "places", multiple=True, metavar="PARTITION:OFFSET", help="Start here. Repeatable."
+    "--offset", "offsets", multiple=True, metavar="PARTITION:OFFSET", help="Start here. Repeatable."
 )
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_obj
 def reprocess_command(
-    context: Context, entity: str, from_start: bool, places: tuple[str, ...], yes: bool
+    context: Context, entity: str, from_start: bool, offsets: tuple[str, ...], yes: bool
 ) -> int:
     """Judge records of ENTITY again.
 
     Each record gets a second outcome: rows are published again, rejections too. Use this command
     after a fault in the rules is fixed. For a few rejections, send the records again instead.
     """
-    if from_start == bool(places):
+    if from_start == bool(offsets):
         raise click.UsageError("Say either --from-start or --offset PARTITION:OFFSET.")
     if not yes:
         confirm(f"Judge {entity} again, with a second outcome for each record?")
-    back = asyncio.run(_reprocess(context, entity, _places(places)))
+    back = asyncio.run(_reprocess(context, entity, _by_partition(offsets)))
     for number, count in sorted(back.items()):
         say(f"partition {number}: {count_of(count, 'offset')} back")
     return 0
 
 
-def _places(places: tuple[str, ...]) -> dict[int, int]:
+def _by_partition(offsets: tuple[str, ...]) -> dict[int, int]:
     found = {}
-    for place in places:
-        number, _, offset = place.partition(":")
+    for text in offsets:
+        number, _, offset = text.partition(":")
         if not (number.isdecimal() and offset.isdecimal()):
-            raise click.UsageError(f"{place!r} is not PARTITION:OFFSET, such as 0:1200.")
+            raise click.UsageError(f"{text!r} is not PARTITION:OFFSET, such as 0:1200.")
         found[int(number)] = int(offset)
     return found
 
 
-async def _reprocess(context: Context, entity: str, places: dict[int, int]) -> dict[int, int]:
+async def _reprocess(context: Context, entity: str, wanted: dict[int, int]) -> dict[int, int]:
     names = context.names
     topic = names.inputs(entity)
     async with context.broker() as broker:
         tasks = await check_topics(broker, names, context.settings.max_record_bytes)
         spans = await broker.spans(Partition(topic, number) for number in range(tasks))
         starts = {partition.number: span.start for partition, span in spans.items()}
-        unknown = sorted(places.keys() - starts.keys())
+        unknown = sorted(wanted.keys() - starts.keys())
         if unknown:
             raise UsageError(f"{topic} has no partition {unknown[0]}: it has {len(starts)}")
-        offsets = {n: max(offset, starts[n]) for n, offset in (places or starts).items()}
+        offsets = {n: max(offset, starts[n]) for n, offset in (wanted or starts).items()}
         return await reprocess(broker, names, entity, offsets)
 
 

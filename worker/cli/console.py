@@ -233,8 +233,8 @@ def print_table(
     width = max(_width() or _WITHOUT_TERMINAL, _NARROWEST)
     narrow = sum(3 + max(map(len, texts)) for texts in by_column) >= width
     table = Table(caption=shown(footer) or None)
-    for place, (column, *texts) in enumerate(by_column):
-        numbers = bool(rows) and all(isinstance(row[place], int | float) for row in rows)
+    for index, (column, *texts) in enumerate(by_column):
+        numbers = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
         unwrapped = numbers or column in whole
         words = [*column.split(), *(texts if unwrapped else " ".join(texts).split())]
         needed = max(map(len, words))
@@ -245,8 +245,8 @@ def print_table(
             no_wrap=unwrapped,
             min_width=needed if unwrapped else min(needed, _LONG_WORD),
         )
-    for place, row_cells in enumerate(cells):
-        style = _STYLES.get(styles[place], "") if styles else ""
+    for index, row_cells in enumerate(cells):
+        style = _STYLES.get(styles[index], "") if styles else ""
         table.add_row(*(Text(text, style) for text in row_cells))
     console = Console(width=width)
     # A title may hold a path, and nobody can copy a path that has line breaks. The terminal itself

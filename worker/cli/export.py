@@ -169,10 +169,10 @@ def _print(answer: Announcement, out: Path | None) -> None:
 
 def _pending(answer: Announcement) -> str:
     """One line: how many records were not judged, and in which inputs."""
-    places = [(f"{entity}/{q}", n) for entity, by in answer.pending.items() for q, n in by.items()]
-    total = sum(count for _, count in places)
-    named = ", ".join(place for place, _ in places[:5])
-    more = f" and {len(places) - 5} more" if len(places) > 5 else ""
+    inputs = [(f"{entity}/{q}", n) for entity, by in answer.pending.items() for q, n in by.items()]
+    total = sum(count for _, count in inputs)
+    named = ", ".join(name for name, _ in inputs[:5])
+    more = f" and {len(inputs) - 5} more" if len(inputs) > 5 else ""
     return (
         f"the export is not complete: {count_of(total, 'record was', 'records were')} not judged "
         f"in time, in {named}{more}: "

@@ -30,7 +30,9 @@ class InTime(Generic[Item]):
 
     def full(self) -> set[Partition]:
         """The partitions that need no reading now: never all of those with unread history."""
-        return {place for place, waiting in self._waiting.items() if len(waiting) >= _ENOUGH}
+        return {
+            partition for partition, waiting in self._waiting.items() if len(waiting) >= _ENOUGH
+        }
 
     def add(self, partition: Partition, at: datetime, item: Item) -> None:
         """Add the next item of a partition."""

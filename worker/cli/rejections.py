@@ -195,24 +195,24 @@ async def _rejections(
         topics = await broker.topics(chosen)
         if len(topics) < len(chosen):
             raise MissingTopic("the rejection topics are missing: run 'buddy topics create'")
-        places = [Partition(t.name, n) for t in topics.values() for n in range(t.partitions)]
-        spans = await broker.spans(places)
+        partitions = [Partition(t.name, n) for t in topics.values() for n in range(t.partitions)]
+        spans = await broker.spans(partitions)
         reader = broker.reader()
         reader.assign({p: s.start if from_start else s.end for p, s in spans.items()})
         try:
             damaged: dict[Partition, str] = {}
-            in_time = InTime[RejectionSeen](places)
+            in_time = InTime[RejectionSeen](partitions)
             if not from_start:
-                in_time.ended(places)
+                in_time.ended(partitions)
             while follow or any(
                 reader.position(p) < s.end for p, s in spans.items() if p not in damaged
             ):
                 for message in await reader.read(5_000, 0.5, in_time.full()):
-                    place = Partition(message.topic, message.partition)
-                    if not follow and message.offset >= spans[place].end:
+                    partition = Partition(message.topic, message.partition)
+                    if not follow and message.offset >= spans[partition].end:
                         continue  # newer than this command: how many are read would vary
                     if (seen := _read(message)) is not None:
-                        in_time.add(place, seen.rejected_at, seen)
+                        in_time.add(partition, seen.rejected_at, seen)
                 damaged, reported = reader.damaged(), damaged
                 if follow:  # otherwise the command ends with DamagedLog
                     for _, line in sorted(damaged.items() - reported.items()):

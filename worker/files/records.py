@@ -1,4 +1,4 @@
-"""What the readers of files yield: one record after the other, each with its place."""
+"""What the readers of files yield: records, each with its place in the file."""
 
 from __future__ import annotations
 

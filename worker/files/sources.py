@@ -111,10 +111,10 @@ def _is_ordered(source: InputFile) -> bool:
         return True
     latest = -1
     for record in source.read():
-        place = ENTITY_ORDER[record.entity]
-        if place < latest:
+        position = ENTITY_ORDER[record.entity]
+        if position < latest:
             return False
-        latest = place
+        latest = position
     return True
 
 

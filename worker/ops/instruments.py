@@ -57,12 +57,12 @@ class Instruments:
         gauge = Gauge(name, text, (label,), registry=self.registry)
         return {value: gauge.labels(value) for value in values}
 
-    def by_place(self, name: str, text: str) -> ByPlace:
+    def by_partition(self, name: str, text: str) -> PartitionGauge:
         """A gauge by topic and partition."""
-        return ByPlace(Gauge(name, text, ("topic", "partition"), registry=self.registry))
+        return PartitionGauge(Gauge(name, text, ("topic", "partition"), registry=self.registry))
 
 
-class ByPlace:
+class PartitionGauge:
     """A gauge by partition. A partition that is no longer named is removed: another owns it."""
 
     def __init__(self, gauge: Gauge) -> None:
@@ -71,12 +71,12 @@ class ByPlace:
 
     def set(self, values: Mapping[Partition, int]) -> None:
         """Set the value of each partition."""
-        for place in self._children.keys() - values.keys():
-            del self._children[place]
-            self._gauge.remove(place.topic, place.number)
-        for place, value in values.items():
-            child = self._children.get(place)
+        for partition in self._children.keys() - values.keys():
+            del self._children[partition]
+            self._gauge.remove(partition.topic, partition.number)
+        for partition, value in values.items():
+            child = self._children.get(partition)
             if child is None:
-                child = self._gauge.labels(place.topic, place.number)
-                self._children[place] = child
+                child = self._gauge.labels(partition.topic, partition.number)
+                self._children[partition] = child
             child.set(value)

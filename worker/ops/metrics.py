@@ -1,4 +1,4 @@
-"""Metrics for Prometheus. docs/metrics.md lists them, and a test holds the two together.
+"""Metrics for Prometheus. docs/metrics.md lists them; a test compares the two.
 
 Rules: ids, addresses and texts of records are never labels; every label has few values. Counters
 exist from the start with every value of their labels, since Prometheus does not notice an increase
@@ -199,7 +199,7 @@ class Metrics:
         self._parked_oldest = self._make.gauge(
             "buddy_parked_oldest_age_seconds", "Time since the first reading of the oldest of them."
         )
-        self._lag = self._make.by_place(
+        self._lag = self._make.by_partition(
             "buddy_lag_records",
             "Records to be read, gaps and records of open transactions among them.",
         )
@@ -210,7 +210,7 @@ class Metrics:
         self._verdicts_oldest = self._make.gauge(
             "buddy_verdicts_oldest_wait_seconds", "Time that the oldest frontier has been open."
         )
-        self._blocking = self._make.by_place(
+        self._blocking = self._make.by_partition(
             "buddy_verdicts_blocking",
             "1 for an input partition that is not judged far enough (the first 20).",
         )

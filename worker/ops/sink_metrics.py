@@ -26,7 +26,7 @@ class SinkMetrics:
         self._expired = make.counter(
             "buddy_sink_expired_messages", "Accepted messages that were gone before they were read."
         )
-        self._lag = make.by_place(
+        self._lag = make.by_partition(
             "buddy_sink_lag_messages", "Accepted messages to be read, gaps among them."
         )
         self._exports = make.counters(

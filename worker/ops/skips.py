@@ -30,16 +30,17 @@ class Skips:
     def update(self, skipped: Mapping[Partition, int], now: int) -> None:
         """Compare with the last call. Skips from before the start do not affect readiness."""
         known = self._known or {}
-        for place, count in skipped.items():
-            fresh = count - known.get(place, 0)
-            if self._part not in place.topic or fresh <= 0:
+        for partition, count in skipped.items():
+            topic, number = partition
+            fresh = count - known.get(partition, 0)
+            if self._part not in topic or fresh <= 0:
                 continue
             self._metrics.anomalies.log_skipped(fresh)
-            _log.error("log_skipped", topic=place.topic, partition=place.number, count=fresh)
+            _log.error("log_skipped", topic=topic, partition=number, count=fresh)
             if self._known is not None:
                 self._health.report(
-                    f"{fresh} damaged offsets of {place.topic}/{place.number} were skipped: what"
-                    " they said is lost to those who read this topic",
+                    f"{fresh} damaged offsets of {topic}/{number} were skipped: what they said is"
+                    " lost to those who read this topic",
                     now,
                 )
         self._known = skipped

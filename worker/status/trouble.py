@@ -48,7 +48,7 @@ def stalled(
 ) -> dict[Partition, int]:
     """The inputs that no worker reads although records wait, each with the wait in milliseconds.
 
-    `waiting` tells since when the first unread record of an input has been there; None if unknown.
+    `waiting` has, by input, the append time of the first unread record; None if unknown.
     An input that waits its turn, behind users or matches that are being read, is not stalled.
     """
     still = {

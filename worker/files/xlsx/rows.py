@@ -55,11 +55,11 @@ class _ColumnNumbers(dict[str, int]):
     """A cache of column numbers, from 0, by their letters."""
 
     def __missing__(self, letters: str) -> int:
-        place = -1
+        number = -1
         for letter in letters.upper():
-            place = (place + 1) * 26 + ord(letter) - ord("A")
-        self[letters] = place
-        return place
+            number = (number + 1) * 26 + ord(letter) - ord("A")
+        self[letters] = number
+        return number
 
 
 class _RowHandler(ItemHandler):
