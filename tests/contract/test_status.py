@@ -7,14 +7,14 @@ import pytest
 from tests.contract.broker_kit import Clock, MakeTopic, unique
 from tests.contract.helpers import all_of
 from worker.brokers.contract import Broker
-from worker.cli.broker_answers import (
+from worker.cli.ask_broker import (
     first_unread,
     latest_checkpoints,
     with_earlier_checkpoints,
 )
 from worker.core.topics import Names, wanted
 from worker.engine import latest
-from worker.status.answers import BrokerAnswers
+from worker.status.broker_answers import BrokerAnswers
 from worker.status.trouble import STALLED_MS, stalled
 from worker.stream import OffsetRange, Partition, ProducerRecord
 

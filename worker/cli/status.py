@@ -11,14 +11,14 @@ import msgspec
 
 from worker.brokers.contract import Broker
 from worker.brokers.tables import read_checked
-from worker.cli.broker_answers import broker_answers, first_unread, with_earlier_checkpoints
+from worker.cli.ask_broker import broker_answers, first_unread, with_earlier_checkpoints
 from worker.cli.console import Context, print_json, print_table, say, short_time
 from worker.cli.settings import Settings
 from worker.core.topics import Names
 from worker.engine.startup import check_topics
 from worker.errors import DamagedLog, NobodyWorks
 from worker.sink.agenda import Standing, read_standing, upcoming
-from worker.status.answers import unread
+from worker.status.broker_answers import unread
 from worker.status.report import Report, report
 from worker.status.trouble import may_be_still, stalled, trouble
 from worker.stream import Partition

@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 
 from schemas import ENTITIES
 from worker.core.checkpoint import Counts
-from worker.status.answers import BrokerAnswers
+from worker.status.broker_answers import BrokerAnswers
 from worker.stream import GroupMember, Partition
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from worker.status.answers import BrokerAnswers
+from worker.status.broker_answers import BrokerAnswers
 from worker.stream import Partition
 
 STALLED_MS: Final = 30_000

@@ -9,7 +9,7 @@ import msgspec
 from schemas import ENTITIES
 from worker.core.checkpoint import Checkpoint
 from worker.core.topics import Names
-from worker.status.answers import BrokerAnswers, TaskCheckpoint
+from worker.status.broker_answers import BrokerAnswers, TaskCheckpoint
 from worker.stream import GroupMember, Message, OffsetRange, Partition
 
 NAMES = Names("p")

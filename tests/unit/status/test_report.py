@@ -7,7 +7,7 @@ import msgspec
 from schemas import ENTITIES
 from tests.unit.status.status_kit import ALL_READ, EVENTS, NOW, USERS, answers, checkpoint
 from worker.core.checkpoint import Checkpoint, Counts
-from worker.status.answers import TaskCheckpoint
+from worker.status.broker_answers import TaskCheckpoint
 from worker.status.report import report, time_of
 from worker.stream import GroupMember, Partition
 

@@ -18,7 +18,12 @@ from tests.unit.status.status_kit import (
     progress,
 )
 from worker.core.checkpoint import Counts
-from worker.status.answers import BrokerAnswers, TaskCheckpoint, latest_checkpoint, with_earlier
+from worker.status.broker_answers import (
+    BrokerAnswers,
+    TaskCheckpoint,
+    latest_checkpoint,
+    with_earlier,
+)
 from worker.status.trouble import STALLED_MS, may_be_still, stalled, trouble, undecided
 from worker.stream import GroupMember, OffsetRange, Partition
 

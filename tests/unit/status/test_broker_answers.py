@@ -17,7 +17,7 @@ from tests.unit.status.status_kit import (
     progress,
 )
 from worker.core.checkpoint import Checkpoint
-from worker.status.answers import TaskCheckpoint, latest_checkpoint, unread
+from worker.status.broker_answers import TaskCheckpoint, latest_checkpoint, unread
 from worker.stream import Message, OffsetRange
 
 

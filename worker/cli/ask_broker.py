@@ -15,7 +15,12 @@ from worker.cli.settings import Settings
 from worker.core.topics import Names
 from worker.engine.latest import read_last
 from worker.errors import BrokerUnavailable
-from worker.status.answers import BrokerAnswers, TaskCheckpoint, latest_checkpoint, with_earlier
+from worker.status.broker_answers import (
+    BrokerAnswers,
+    TaskCheckpoint,
+    latest_checkpoint,
+    with_earlier,
+)
 from worker.status.trouble import undecided
 from worker.stream import GroupMember, Message, OffsetRange, Partition
 
