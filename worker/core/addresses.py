@@ -2,7 +2,7 @@
 
 The digest of an address determines the one task that owns it. A user's record is accepted only when
 the owner has granted the address. The owner sees the requests of all partitions in one order, that
-of its own log, and answers each once. It grants an address under two conditions:
+of its own log, and answers each, perhaps twice. It grants an address under two conditions:
 
 - No other user's latest row holds the address, according to the index.
 - It has not granted the address to another user whose row is still on its way.

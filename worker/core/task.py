@@ -142,7 +142,7 @@ class Task:
         return self.parking.overdue(now.steady - self.settings.grace)
 
     def decode_users(self, messages: Sequence[Message], now: int) -> dict[int, Outcome]:
-        """The outcomes of the users among these messages, by offset. Decodes nothing twice.
+        """The outcomes of the users among these messages, by offset, for `TaskRound`.
 
         Empty if decoding fails: it fails again in the round, which isolates the record.
         """
@@ -152,7 +152,7 @@ class Task:
         decode = self.sorters["users"].decoder.decode_all
         try:
             outcomes = decode(values, keys, arrivals, self.settings.skew / 1000)
-        except Exception:  # noqa: BLE001 -- isolated, as above
+        except Exception:  # noqa: BLE001 -- it fails again in the round
             return {}
         return {m.offset: outcome for m, outcome in zip(users, outcomes, strict=True)}
 

@@ -11,8 +11,8 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of every task. Times are in milliseconds, sizes in bytes.
 
     `tasks` is the number of input partitions. A decision that holds `decision_bytes` settles no
-    more parked records. A parked record is persisted after `hold`, or earlier if more than
-    `most_in_memory` are not persisted: docs/exactly-once.md, "Parked records".
+    more parked records. A parked record is persisted after `hold`, or earlier if its entity has
+    more than an equal share of `most_in_memory`: docs/exactly-once.md, "Parked records".
     """
 
     names: Names

@@ -164,7 +164,7 @@ class Rounds:
         self, tasks: TaskManager, started: _Started, decision: Decision, check: asyncio.Task[None]
     ) -> None:
         if not await self.settled(wait=True):
-            return
+            return  # its tasks are dropped, and read these messages again
         tasks.succeeded()
         written = self._recent.take_round()
         self.commit = asyncio.create_task(self._commit(started, decision, written, check))

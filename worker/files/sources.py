@@ -89,8 +89,9 @@ def in_entity_order(
 ) -> Iterator[FileRecord]:
     """The records of several files: all records of one entity, then those of the next.
 
-    A file of many entities is read once for each entity, so a `notice` may repeat. It is read only
-    once if it is the only file and already in order. Raises UsageError as `InputFile.read` does.
+    A file of many entities is read once for each entity, so a `notice` may repeat. If it is the
+    only file, and already in order, its records are given in one go. Raises UsageError as
+    `InputFile.read` does.
     """
     mixed = [source for source in sources if source.entity is None]
     if not mixed or (len(sources) == 1 and _is_ordered(sources[0])):
