@@ -26,8 +26,8 @@ def headers_weight(headers: Headers) -> int:
 class State(Enum):
     """What a parked record waits for, besides its turn behind earlier records of its key.
 
-    A record with references is in the first three states, a user in the next four: a user refers to
-    nothing, and nothing else has an address.
+    A row with references is in the first three states, a row with an address in the next four: no
+    row has both. A deletion has neither.
     """
 
     GRACE = auto()

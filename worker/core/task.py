@@ -14,7 +14,13 @@ from worker.core.at_once import sorters
 from worker.core.books import Books
 from worker.core.checkpoint import Checkpoint
 from worker.core.decode import Outcome, decoders
-from worker.core.incidents import INPUT_EXPIRED, INPUT_RECREATED, PARKED_LOST, RECREATED
+from worker.core.incidents import (
+    INPUT_EXPIRED,
+    INPUT_RECREATED,
+    PARKED_LOST,
+    RECREATED,
+    UNREADABLE_INTERNAL,
+)
 from worker.core.moments import Moment
 from worker.core.outbox import Outbox
 from worker.core.parked import Parked
@@ -224,6 +230,8 @@ class Task:
         if young is not None and "users" in reading.until:
             reading.until["users"] = min(reading.until["users"], young.arrival - 1)
         reading.advance()
+        for offsets in out.tally.unreadable.values():
+            self.books.incident(UNREADABLE_INTERNAL, len(offsets))
         self.books.enter(out.tally, parked_now(reading, self.parking))
         checkpoint = checkpoint_of(reading, self.parking, self.books)
         if anyhow or not out.is_empty or says_more(checkpoint, self._saved):

@@ -214,7 +214,7 @@ class TaskRound:
                 task.outdated.append(record)
         heads = [parked for parked in task.parking if task.parking.is_head(parked)]
         for parked in heads:
-            if parked.entity != "users":
+            if parked.state is not State.UNREQUESTED:  # no user's row: it asks for no address
                 task.ready.append(parked)
                 continue
             # A user requests its address on reaching the head of its queue. Repeat old requests:

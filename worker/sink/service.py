@@ -93,6 +93,7 @@ async def _opened(
         except DamagedLog as error:
             seconds = backoff.failed()
             reports.hindered("log", str(error))  # until the consumer finds no damage
+            reports.alive()  # a restart does not cure it
             _log.warning("sink_waits_for_broker", error=str(error), seconds=round(seconds, 1))
             await wait(stop, seconds)
         else:

@@ -11,7 +11,7 @@ from tests.unit.core_kit import FIRST_OFFSET, GRACE, Crash, World, good, owned, 
 from worker.core.checkpoint import Checkpoint, write_checkpoint
 from worker.core.decode import RecordDecoder
 from worker.core.internal import read_parked
-from worker.stream import Headers
+from worker.stream import Headers, Partition
 
 CRASHES: list[Crash] = ["before commit", "after commit"]
 
@@ -206,3 +206,29 @@ def test_a_copy_of_a_record_that_will_be_read_again_is_not_restored() -> None:
     world.progress[0].append(write_checkpoint(before))
     task = world.restored(0)
     assert (len(task.parking), task.reading.next["milestones"]) == (0, FIRST_OFFSET)
+
+
+def test_a_deletion_whose_user_has_lost_its_copy_is_settled_when_restored() -> None:
+    world = World(partitions=2, hold=0)
+    lost = world.send("users", good("users", 1, email=owned(1, 2)), partition=0)
+    gone = world.delete("users", uid(1), partition=0)
+    world.round(only=[0])
+    assert len(world.parked[0]) == 2, "the deletion queues behind the user that waits"
+    del world.parked[0][b"users/0/3"]
+    world.parked_lost = {"users": 1}
+    world.tasks[0] = world.restored(0)
+    world.parked_lost = {}
+    world.round(only=[0])
+    assert (world.kind(lost), world.kind(gone)) == ("open", "deleted")
+
+
+def test_garbage_among_requests_and_replies_is_entered_in_the_books() -> None:
+    world = World()
+    world.settle()
+    for name in ("claims", "grants"):
+        place = Partition(world.names.input(name), 0)
+        world._append(place, world.now, b"0/1", b"garbage", ())
+    world.round()
+    last = msgspec.json.decode(world.progress[0][-1], type=Checkpoint)
+    assert last.incidents["unreadable_internal"] == 2
+    assert world.restored(0).books.incidents["unreadable_internal"] == 2

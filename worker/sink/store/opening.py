@@ -95,15 +95,17 @@ def open_database(directory: Path, stamp: Stamp) -> Opened:
     rocks.make_directory(rows)
     is_new = not (rows / "CURRENT").exists()
     db: Rdict | None = None
+    loaded = _Loaded()
     try:
         db = rocks.open_database(rows)
         with rocks.guard(directory):
-            content = _begin(db, stamp, _empty()) if is_new else _load(db, stamp)
-    except _Unusable as error:
-        return replace_database(directory, stamp, db, str(error), error.content)
+            if is_new:
+                loaded.content = _begin(db, stamp, loaded.content)
+            else:
+                _load(db, stamp, loaded)
     except StateLost as error:
-        return replace_database(directory, stamp, db, str(error), _empty())
-    return Opened(db, content)
+        return replace_database(directory, stamp, db, str(error), loaded.content)
+    return Opened(db, loaded.content)
 
 
 def replace_database(
@@ -133,36 +135,37 @@ def _empty() -> Content:
     return Content(StoreState({}, {}), {}, {}, {}, None)
 
 
-class _Unusable(StateLost):
-    """Why the database cannot be used, and what it says of itself."""
+class _Loaded:
+    """What a database has said of itself so far; `content` is complete once `_load` returns."""
 
-    def __init__(self, reason: str, content: Content | None = None) -> None:
-        super().__init__(reason)
-        self.content = content or _empty()
+    def __init__(self) -> None:
+        self.content = _empty()
 
 
-def _load(db: Rdict, stamp: Stamp) -> Content:
-    """The content of the database. Raises `_Unusable`."""
-    replace = msgspec.structs.replace
+def _load(db: Rdict, stamp: Stamp, loaded: _Loaded) -> None:
+    """Load the content of the database. Raises StateLost if it cannot be used."""
+    decode, replace = msgspec.msgpack.decode, msgspec.structs.replace
     try:
-        found = msgspec.msgpack.decode(db.get(_STAMP_KEY) or b"", type=Stamp)
+        found = decode(db.get(_STAMP_KEY) or b"", type=Stamp)
         if replace(found, columns=()) != replace(stamp, columns=()):
-            raise _Unusable("its format, topic prefix or entities are others")
-        state = msgspec.msgpack.decode(db.get(STATE_KEY) or b"", type=StoreState)
-        lost = msgspec.msgpack.decode(db.get(_LOST_KEY) or b"\xc0", type=Lost | None)
-        topics = msgspec.msgpack.decode(db.get(TOPICS_KEY) or b"\x80", type=dict[str, str])
+            raise StateLost("its format, topic prefix or entities are others")
+        state = decode(db.get(STATE_KEY) or b"", type=StoreState)
+        loaded.content = loaded.content._replace(state=state)
+        lost = decode(db.get(_LOST_KEY) or b"\xc0", type=Lost | None)
+        loaded.content = loaded.content._replace(lost=lost)
+        topics = decode(db.get(TOPICS_KEY) or b"\x80", type=dict[str, str])
+        loaded.content = loaded.content._replace(topics=topics)
     except msgspec.MsgspecError:
-        raise _Unusable("it is damaged (what it says of itself cannot be read)") from None
-    content = _empty()._replace(state=state, topics=topics, lost=lost)
+        raise StateLost("it is damaged (what it says of itself cannot be read)") from None
     if found.columns != stamp.columns:
         if state.foreign:
-            raise _Unusable("columns changed and rows had been set aside", content)
+            raise StateLost("columns changed and rows had been set aside")
         db[_STAMP_KEY] = msgspec.msgpack.encode(stamp)
     try:
         positions, tails = places.load(db)
     except ValueError as error:
-        raise _Unusable(f"it is damaged ({error})", content) from None
-    return content._replace(positions=positions, tails=tails)
+        raise StateLost(f"it is damaged ({error})") from None
+    loaded.content = loaded.content._replace(positions=positions, tails=tails)
 
 
 def _begin(db: Rdict, stamp: Stamp, content: Content) -> Content:

@@ -12,7 +12,7 @@ It uses RocksDB, whose measured cost stays flat as the store grows (docs/perform
 
 Batches are not flushed to disk individually: the sink reads again what a power cut takes. The
 topics can rebuild everything here. So a store that is damaged or has another format is wiped, with
-one log line (`opening`).
+one log line (`sink_store_rebuilt`).
 """
 
 from __future__ import annotations
