@@ -87,7 +87,7 @@ async def _opened(
 ) -> bool:
     """Open the consumer; wait while an entry of the log is damaged. False if stopped first."""
     backoff = Backoff(clock.steady)
-    while not stop.is_set():
+    while True:
         try:
             await consumer.open()
         except DamagedLog as error:
@@ -98,7 +98,8 @@ async def _opened(
             await wait(stop, seconds)
         else:
             return True
-    return False
+        if stop.is_set():
+            return False
 
 
 async def _watch(place: ExportPlace, reports: SinkReports, stop: asyncio.Event) -> None:
