@@ -67,7 +67,7 @@ async def test_an_entry_that_is_damaged_at_the_start_is_waited_out(
     await damage_embedded_entry(broker, place)
     async with sink.running():
         async with asyncio.timeout(10):
-            while f"{topic}/0 is damaged" not in " ".join(sink.reasons()):  # noqa: ASYNC110
+            while f"{topic}/0 is damaged" not in " ".join(sink.reasons()):  # noqa: ASYNC110 -- polled, as a probe does
                 await asyncio.sleep(0.01)
         await broker.inspection.skip(await broker.inspection.find(place, None))
         await sink.export("one", formats=("json",))

@@ -178,7 +178,7 @@ class _Making:
         name = self._request.incremental
         if name is None:
             spooled = await self._collect(
-                lambda watch: spool(self._taken.snapshot, self._selection, self._room, watch)
+                lambda caller: spool(self._taken.snapshot, self._selection, self._room, caller)
             )
             return await self._write(spooled)
         bookmarks, place = Bookmarks(self._source.store), self._settings.place
@@ -231,15 +231,15 @@ class _Making:
             bookmarks.begin, name, self._export_id, self._selection, self._taken.cut
         )
         return await self._collect(
-            lambda watch: spool_increment(
-                self._taken.snapshot, self._selection, self._room, watch, draft, mark
+            lambda caller: spool_increment(
+                self._taken.snapshot, self._selection, self._room, caller, draft, mark
             )
         )
 
     async def _collect(self, collect: Callable[[Caller], T]) -> T:
         abandoned = threading.Event()
-        watch = Caller(lambda done, total: self._report("collect", done, total), abandoned.is_set)
-        task = asyncio.ensure_future(asyncio.to_thread(collect, watch))
+        caller = Caller(lambda done, total: self._report("collect", done, total), abandoned.is_set)
+        task = asyncio.ensure_future(asyncio.to_thread(collect, caller))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:

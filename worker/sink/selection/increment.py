@@ -54,7 +54,7 @@ def spool_increment(
     snapshot: Snapshot,
     selection: Selection,
     directory: Path,
-    watch: Caller,
+    caller: Caller,
     draft: Draft,
     base: Generation | None,
 ) -> Increment:
@@ -63,7 +63,7 @@ def spool_increment(
     Notes in `draft` every row that counts as delivered after this export, and seals it. Also
     raises `BaseDamagedError`.
     """
-    writing = _Writing(snapshot, selection, directory, watch, draft, base)
+    writing = _Writing(snapshot, selection, directory, caller, draft, base)
     found = {entity: writing.entity(entity) for entity in selection.in_stages()}
     picked = {entity: found[entity] for entity in selection.entities}
     totals = {entity: one.rows for entity, one in picked.items()}
@@ -92,7 +92,7 @@ class _Writing:
         snapshot: Snapshot,
         selection: Selection,
         directory: Path,
-        watch: Caller,
+        caller: Caller,
         draft: Draft,
         base: Generation | None,
     ) -> None:
@@ -103,7 +103,7 @@ class _Writing:
         self.into_base: Counter[str] = Counter()
         self._snapshot = snapshot
         self._directory = directory
-        self._watch = watch
+        self._caller = caller
         self._draft = draft
         self._base = base
         self._pass = Pass(snapshot, selection, directory)
@@ -139,7 +139,7 @@ class _Writing:
         for keys, block in self._snapshot.keyed_blocks(entity):
             yield from zip(keys, block, picker.judge(block), strict=True)
             self._done += len(block)
-            self._watch.report(self._done, self._total)
+            self._caller.report(self._done, self._total)
 
     def _delivered(self, entity: str) -> Iterator[tuple[bytes, bytes]]:
         if self._base is None:

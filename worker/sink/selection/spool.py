@@ -55,7 +55,7 @@ class Caller(msgspec.Struct, frozen=True):
         self.advance(done, total)
 
 
-def spool(snapshot: Snapshot, selection: Selection, directory: Path, watch: Caller) -> Spooled:
+def spool(snapshot: Snapshot, selection: Selection, directory: Path, caller: Caller) -> Spooled:
     """Write the rows that belong in an export to files in `directory`, in the store's order.
 
     Raises `StateError`, and `AbandonedError` soon after nobody waits for the export any more.
@@ -72,7 +72,7 @@ def spool(snapshot: Snapshot, selection: Selection, directory: Path, watch: Call
             for block in snapshot.blocks(entity):
                 file.write(kept(block, picker.judge(block)))
                 done += len(block)
-                watch.report(done, total)
+                caller.report(done, total)
         picked[entity] = picker.picked()
     picked = {entity: picked[entity] for entity in selection.entities}
     return Spooled(
