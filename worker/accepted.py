@@ -127,15 +127,15 @@ class RowRule:
         values = [message.value for message in messages]
         good, _ = self._columns.plainly_good(values, keys, [_LAST_MS] * len(messages), 0)
         rows: dict[int, Row] = {
-            place: row
-            for place, row, key, value in zip(
-                good.places, good.rows, good.keys, good.encoded, strict=True
+            index: row
+            for index, row, key, value in zip(
+                good.indices, good.rows, good.keys, good.encoded, strict=True
             )
-            if value == values[place] and key == keys[place]
+            if value == values[index] and key == keys[index]
         }
         return [
-            rows[place] if place in rows else self.read(keys[place], values[place])
-            for place in range(len(messages))
+            rows[index] if index in rows else self.read(keys[index], values[index])
+            for index in range(len(messages))
         ]
 
 
@@ -172,7 +172,7 @@ def read_rows(
 
 def count_partitions(every: Iterable[Partition]) -> dict[str, int]:
     """The number of partitions of each topic, given all partitions."""
-    return Counter(place.topic for place in every)
+    return Counter(partition.topic for partition in every)
 
 
 def _misplaced(message: Message, read: Read) -> Read:

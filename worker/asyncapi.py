@@ -69,7 +69,7 @@ def asyncapi(names: Names, record_limit: int) -> dict[str, Any]:
         name, record, row = entity.name, record_name(entity), row_name(entity)
         channel(
             f"in.{name}",
-            names.inputs(name),
+            names.input(name),
             "receive",
             f"Records of {name}, and deletions",
             record,

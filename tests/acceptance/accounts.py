@@ -85,7 +85,7 @@ class Books:
     def __init__(self, names: Names, messages: Mapping[str, list[Message]]) -> None:
         self.outcomes: Counter[str] = Counter()
         self.verdicts: Counter[Verdict] = Counter()
-        inputs = [m for e in ENTITIES for m in messages[names.inputs(e)]]
+        inputs = [m for e in ENTITIES for m in messages[names.input(e)]]
         self.inputs = {_place(m) for m in inputs}
         for entity in ENTITIES:
             for message in messages[names.accepted(entity)]:
@@ -122,7 +122,7 @@ class Books:
 async def books_of(buddy: Buddy) -> Books:
     """The books, closed: call it when nothing runs any more."""
     names = buddy.names
-    topics = [names.inputs(e) for e in ENTITIES] + _outcome_topics(names)
+    topics = [names.input(e) for e in ENTITIES] + _outcome_topics(names)
     topics += [names.parked, names.progress]
     async with broker_of(buddy) as broker:
         return Books(names, await everything(broker, topics))

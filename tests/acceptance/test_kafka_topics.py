@@ -70,7 +70,7 @@ async def test_a_topic_that_is_not_as_it_must_be(
     made = new_topic(right)
     odd = NewTopic(name, partitions, 1, topic_configs={**made.topic_configs, **settings})
     # The number of partitions follows the inputs that are there, `in.users` before the others.
-    users = wanted(buddy.names, 2, 1024 * 1024)[buddy.names.inputs("users")]
+    users = wanted(buddy.names, 2, 1024 * 1024)[buddy.names.input("users")]
     await create(kafka_address, [odd] if name == users.name else [odd, new_topic(users)])
     created = buddy.run("topics", "create", "--partitions", "2").complained(SETTINGS)
     assert name in created

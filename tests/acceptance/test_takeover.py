@@ -89,7 +89,7 @@ class Stream:
         """Send and watch for as long as the block lasts."""
         await self._broker.open()
         await self._eye.open()
-        topic = self.names.inputs("users")
+        topic = self.names.input("users")
         ((number, offset),) = await self._broker.publish([ProducerRecord(topic, *user(1))])
         self.sent[f"{topic}/{number}/{offset}"] = time.monotonic()
         work = [asyncio.create_task(self._send()), asyncio.create_task(self._watch())]
@@ -107,7 +107,7 @@ class Stream:
 
     async def publish(self, entity: str, key: bytes | None, value: bytes, partition: int) -> str:
         """One record more; its coordinate."""
-        topic = self.names.inputs(entity)
+        topic = self.names.input(entity)
         written = await self._broker.publish([ProducerRecord(topic, key, value, (), partition)])
         place = f"{topic}/{partition}/{written[0][1]}"
         self.sent[place] = time.monotonic()
@@ -160,7 +160,7 @@ class Stream:
             self._all_sent = True
 
     async def _send_on(self) -> None:
-        topic = self.names.inputs(self._entity)
+        topic = self.names.input(self._entity)
         while not self._ended.is_set():
             rows = []
             for q in range(TASKS):
@@ -200,7 +200,7 @@ class Stream:
 async def books_balance(buddy: Buddy, stream: Stream) -> None:
     """Each input has exactly one outcome, also those that a producer was told nothing of."""
     names = buddy.names
-    topics = [t(e) for e in ENTITIES for t in (names.inputs, names.accepted, names.rejected)]
+    topics = [t(e) for e in ENTITIES for t in (names.input, names.accepted, names.rejected)]
     broker = KafkaBroker(stream.address)
     await broker.open()
     try:
@@ -372,7 +372,7 @@ async def test_a_record_whose_rejection_the_broker_refuses_stops_nobody(
         (hurt,) = (w for w in (one, other) if 0 in owned(w))
         await asyncio.to_thread(hurt.wait_for, "record_omitted")
         (said, *_) = hurt.logged("record_refused")
-        assert said["source"].startswith(f"{buddy.names.inputs('events')}/0/")
+        assert said["source"].startswith(f"{buddy.names.input('events')}/0/")
         figures = await stream.recovered(set(range(TASKS)), since)
         show("record isolated", figures, 15)
         for place in [p for p in stream.sent if ".in.events/" in p]:
@@ -384,7 +384,7 @@ async def test_a_record_whose_rejection_the_broker_refuses_stops_nobody(
 
 
 async def test_a_topic_that_is_deleted_is_waited_for(buddy: Buddy, server: KafkaServer) -> None:
-    topic = buddy.names.inputs("feedback")
+    topic = buddy.names.input("feedback")
     async with two_workers(buddy, server) as (stream, one, other):
         admin = AIOKafkaAdminClient(bootstrap_servers=server.address)
         await admin.start()

@@ -30,7 +30,7 @@ _STALL_SECONDS = 30.0
 
 async def copy(url: str, prefix: str, total: int, partitions: int, output: str) -> dict[str, float]:
     """Copy all inputs of the prefix into one topic, partition by partition."""
-    places = [Partition(Names(prefix).inputs(e), n) for e in ENTITIES for n in range(partitions)]
+    places = [Partition(Names(prefix).input(e), n) for e in ENTITIES for n in range(partitions)]
     kind, _, rest = url.partition(":")
     if kind == "kafka":
         return await _copy_kafka(rest.removeprefix("//"), places, total, output)

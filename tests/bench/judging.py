@@ -112,7 +112,7 @@ def by_entity(batches: Sequence[TaskBatch]) -> list[tuple[ColumnDecoder, list[Me
     found = []
     for batch in batches:
         for entity in ENTITIES:
-            messages = [m for m in batch.messages if m.topic == names.inputs(entity)]
+            messages = [m for m in batch.messages if m.topic == names.input(entity)]
             found.append((known[entity].decoder, messages))
     return found
 
@@ -151,7 +151,7 @@ def batches_of(records: Iterable[Record]) -> list[TaskBatch]:
         for record in some:
             key = None if record.key is None else record.key.encode()
             offset = following[record.entity]
-            topic = names.inputs(record.entity)
+            topic = names.input(record.entity)
             messages.append(Message(topic, 0, offset, now, key, record.value))
             following[record.entity] = offset + 1
         batches.append(TaskBatch(messages, dict(following)))

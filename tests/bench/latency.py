@@ -132,7 +132,7 @@ async def _observe(
 
 async def _appended(broker: Broker, names: Names) -> dict[bytes, int]:
     """When each input record was appended, by its coordinate."""
-    topics = [names.inputs(entity) for entity in ENTITIES]
+    topics = [names.input(entity) for entity in ENTITIES]
     places = [Partition(t, n) for t in topics for n in range(PARTITIONS)]
     return {
         f"{message.topic}/{message.partition}/{message.offset}".encode(): message.timestamp

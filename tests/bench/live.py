@@ -168,4 +168,4 @@ async def _times(broker: Broker, names: Names) -> tuple[list[float], list[float]
         ]
         return sorted([m.timestamp / 1000 async for m in messages(broker, places)])
 
-    return await of(names.inputs), await of(names.accepted, names.rejected)
+    return await of(names.input), await of(names.accepted, names.rejected)

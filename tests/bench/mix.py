@@ -67,7 +67,7 @@ def outgoing(names: Names, records: Iterable[Record]) -> Iterator[ProducerRecord
     """The records as messages for the inputs, under their keys."""
     for record in records:
         key = None if record.key is None else record.key.encode()
-        yield ProducerRecord(names.inputs(record.entity), key, record.value)
+        yield ProducerRecord(names.input(record.entity), key, record.value)
 
 
 @lru_cache(maxsize=2)

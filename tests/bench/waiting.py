@@ -86,7 +86,7 @@ async def look(broker: Broker, names: Names, partitions: int = PARTITIONS) -> Wa
     ready = Ready()
     records = there = needless = 0
     for entity in ENTITIES:
-        topic = names.inputs(entity)
+        topic = names.input(entity)
         async for message in messages(broker, [Partition(topic, n) for n in range(partitions)]):
             records += 1
             needs = ready.note(entity, message, message.timestamp)

@@ -99,7 +99,7 @@ class Sink:
 
     async def send(self, entity: str, count: int, partition: int = 0) -> None:
         """Put records into an input, to be judged by `judge`."""
-        topic = self.names.inputs(entity)
+        topic = self.names.input(entity)
         await self.broker.publish([ProducerRecord(topic, None, b"{}", partition=partition)] * count)
 
     async def judge(

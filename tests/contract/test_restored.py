@@ -281,11 +281,11 @@ async def test_a_sink_looks_after_an_outage_and_where_the_log_ended_before(
             reader.assign(dict.fromkeys(consumer._positions, 0))  # as Kafka's reader does
             await eventually(lambda: asyncio.sleep(0, [log["event"] for log in logs]), _compared)
             await eventually(lambda: asyncio.sleep(0, consumer._was_away), lambda away: not away)
-            assert (store.wiped, consumer.counts.read) == (0, read), "it went on where it was"
+            assert (store.times_wiped, consumer.counts.read) == (0, read), "it went on where it was"
             store._content.tails.update({place: Tail(0) for place in consumer._positions})
             consumer._was_away = True
             await eventually(lambda: asyncio.sleep(0, consumer.counts.read), lambda n: n > read)
-            assert store.wiped == 1
+            assert store.times_wiped == 1
             assert "holds another message at offset 0" in (store.rebuilt or "")
             await consumer.hold(ENTITIES)
             assert store.counts()["users"] == 4

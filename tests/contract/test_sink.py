@@ -376,7 +376,7 @@ async def test_a_store_beyond_the_log_is_rebuilt(sink: Sink) -> None:
     store = RowStore(sink.store, sink.names)
     starts = {Partition(sink.names.accepted(name), p): 0 for name in ENTITIES for p in (0, 1)}
     store.apply([], starts | {place: 1000})
-    store.stamp_current(sink.clock())
+    store.mark_current(sink.clock())
     store.close()
     with capture_logs() as logs:
         async with sink.running():

@@ -19,7 +19,7 @@ from tests.unit.rows_kit import match, user, uuid
 from tests.unit.sink_kit import checkin
 from worker.brokers.contract import Broker
 from worker.exports.manifest import read_manifest
-from worker.sink import answers, verdicts
+from worker.sink import answers, judged
 from worker.stream import Partition, ProducerRecord
 
 # --- Judged ---------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ async def test_what_is_not_judged_in_time_is_named(sink: Sink) -> None:
 async def test_the_latest_progress_is_found_wherever_it_lies(
     sink: Sink, monkeypatch: pytest.MonkeyPatch, silent: int
 ) -> None:
-    monkeypatch.setattr(verdicts, "_TAIL", 4)
+    monkeypatch.setattr(judged, "_TAIL", 4)
     await sink.send("users", 2)
     await sink.send("users", 2, partition=1)
     for read in (1, 1, 1, 1, 1, 2):

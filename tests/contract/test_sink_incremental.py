@@ -110,7 +110,7 @@ async def test_a_crash_after_publication_moves_the_bookmark_at_the_next_start(
         await export(sink, "one", formats=("csv",))
         await sink.accept("users", user(2))
         with monkeypatch.context() as patch:
-            settle = Bookmarks.settle
+            settle = Bookmarks.reconcile
 
             def crash(bookmarks: Bookmarks, published: Any) -> None:
                 if len(sink.directories()) > 1:

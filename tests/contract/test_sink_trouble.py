@@ -161,7 +161,7 @@ async def test_a_cut_does_not_believe_offsets_in_an_input_that_was_there_before(
 ) -> None:
     sink.patience = 0.5
     await sink.send("users", 5)
-    topic = sink.names.inputs("users")
+    topic = sink.names.input("users")
     (before,) = (await sink.broker.identities([topic])).values()
     saved = b'{"next":{"users":5},"judged":{"users":5},"topics":{"users":"%b"}}' % before.encode()
     await sink.broker.publish([ProducerRecord(sink.names.progress, b"0", saved, partition=0)])

@@ -96,7 +96,7 @@ async def test_earlier_progress_is_looked_for_until_it_shows_that_a_position_sta
         ]
         await broker.publish(written)
     progress = await all_of(broker, names.progress, 100)
-    place = Partition(names.inputs("events"), 0)
+    place = Partition(names.input("events"), 0)
     answers = BrokerAnswers(
         names=names,
         at=progress[0].timestamp + STALLED_MS,

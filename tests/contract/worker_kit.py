@@ -139,7 +139,7 @@ class Running:
     def runs(self, numbers: Collection[int]) -> bool:
         """Whether exactly these tasks run here, and have begun to work."""
         return set(self.tasks) == set(numbers) and not any(
-            owned.task.restored for owned in self.tasks.values()
+            owned.task.awaits_first_round for owned in self.tasks.values()
         )
 
     def parked(self, entity: str | None = None) -> int:
@@ -306,13 +306,13 @@ class Stage:
 
     async def idle_member(self) -> Member:
         """One more in the group, who gets its share of the tasks and does nothing."""
-        return await (await self._another()).join(self.group, self.names.inputs("users"))
+        return await (await self._another()).join(self.group, self.names.input("users"))
 
     # --- records ------------------------------------------------------------------------------
 
     async def send(self, entity: str, *rows: Row, partition: int | None = None) -> list[str]:
         """Write records to an input; their coordinates."""
-        topic = self.names.inputs(entity)
+        topic = self.names.input(entity)
         places: list[str] = []
         for first in range(0, len(rows), 1_000):
             messages = [

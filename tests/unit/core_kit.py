@@ -18,7 +18,7 @@ from schemas import ENTITIES, Kind
 from worker.core.addresses import owner_of
 from worker.core.checkpoint import Checkpoint
 from worker.core.frontier import Frontier
-from worker.core.internal import read_granted, read_parked, read_progress
+from worker.core.internal import read_parked, read_progress, read_reservation
 from worker.core.keys import read_key
 from worker.core.known import IndexDelta, address_digest
 from worker.core.moments import Moment
@@ -105,7 +105,7 @@ def saved(
     return SavedState(
         next((read_progress(*row, number) for row in progress.items()), None),
         tuple(filter(None, (read_parked(*row, number, names) for row in parked.items()))),
-        tuple(filter(None, (read_granted(*row, number, tasks) for row in granted.items()))),
+        tuple(filter(None, (read_reservation(*row, number, tasks) for row in granted.items()))),
     )
 
 
@@ -127,7 +127,7 @@ class World:
         *,
         now: int = NOW,
         grace: int = GRACE,
-        hold: int = HOLD,
+        persist_after: int = HOLD,
         most_in_memory: int = 5_000,
     ) -> None:
         self.now = now
@@ -139,7 +139,7 @@ class World:
             names=self.names,
             tasks=partitions,
             grace=grace,
-            hold=hold,
+            persist_after=persist_after,
             most_in_memory=most_in_memory,
         )
         self.count = partitions
@@ -154,7 +154,7 @@ class World:
         self.granted: list[dict[bytes, bytes]] = [{} for _ in range(partitions)]
         self.progress: list[list[bytes]] = [[] for _ in range(partitions)]
         self.index = MemoryIndex()
-        self.refused: Mapping[tuple[str, int], int] = {}
+        self.unwritable: Mapping[tuple[str, int], int] = {}
         self.identities = dict.fromkeys(INPUTS, "one")
         self.parked_lost: dict[str, int] = {}
         """What a task that is restored is to find out about the copies of its parked records."""
@@ -185,7 +185,7 @@ class World:
         key = key.encode() if isinstance(key, str) else key
         if partition is None:
             partition = crc32(_key(entity, record, key)) % self.count
-        place = Partition(self.names.inputs(entity), partition)
+        place = Partition(self.names.input(entity), partition)
         moment = self.now if timestamp is None else timestamp
         offset = self._append(place, moment, key, value, headers, appended=appended)
         return f"{place.topic}/{partition}/{offset}"
@@ -309,7 +309,7 @@ class World:
     def restored(self, number: int, **starts: int) -> Task:
         """The task as the log says that it stands; `starts` where inputs begin meanwhile."""
         task = Task(number, self.rules)
-        task.refused = self.refused
+        task.unwritable = self.unwritable
         progress = {str(number).encode(): value for value in self.progress[number]}
         parked, granted = self.parked[number], self.granted[number]
         task.restore(saved(self.rules, number, progress, parked, granted), self.moment)
@@ -402,7 +402,7 @@ class World:
             if message.topic == self.names.parked:
                 if message.value is not None:
                     entity, _, offset = _text(message.key).split("/")
-                    source = f"{self.names.inputs(entity)}/{number}/{offset}"
+                    source = f"{self.names.input(entity)}/{number}/{offset}"
                     self.first_read.setdefault(source, self.now)
                     again = msgspec.msgpack.decode(message.value, type=Envelope).attempt > 0
                     assert again or message.key not in self.parked[number]
@@ -418,7 +418,7 @@ class World:
                 for entity, by_time in held.items():
                     for first_read, offsets in by_time.items():
                         for at in offsets:
-                            source = f"{self.names.inputs(entity)}/{number}/{at}"
+                            source = f"{self.names.input(entity)}/{number}/{at}"
                             self.first_read.setdefault(source, first_read)
             elif name in INPUTS and message.partition is not None:  # a claim or a grant
                 place = Partition(message.topic, message.partition)
@@ -428,7 +428,7 @@ class World:
                 self.accepted.setdefault(self._of_accepted(message), []).append(message)
         recent = self.recent(number)
         topics = {entity: self.names.accepted(entity) for entity in INDEXED}
-        recent.place(recent.take_round(), places, topics)
+        recent.locate(recent.take_round(), places, topics)
 
     def _of_accepted(self, message: ProducerRecord) -> Partition:
         return Partition(message.topic, crc32(message.key or b"") % self.count)
@@ -449,18 +449,18 @@ class World:
             tables[number][message.key] = message.value
 
     def _tend(self) -> None:
-        overdue = [task for task in self.tasks if task.overdue(self.moment)]
-        if overdue:
+        due = [task for task in self.tasks if task.end_grace(self.moment)]
+        if due:
             users = Frontier(self.ends(["users"]), covers_matches=False)
             matches = Frontier(self.ends(INDEXED), covers_matches=True)
-            for task in overdue:
+            for task in due:
                 task.parking.await_frontiers(users, matches)
             self._frontiers += [users, matches]
         judged = self._judged_offsets()
         for frontier in self._frontiers:
-            frontier.blocked_by(judged)
-            if frontier.needs_outcomes:
-                frontier.note_outcomes({p: len(log) for p, log in self._indexed()})
+            frontier.advance(judged)
+            if frontier.needs_accepted_ends:
+                frontier.note_accepted_ends({p: len(log) for p, log in self._indexed()})
             frontier.follow(self._followed)
         self._frontiers = [frontier for frontier in self._frontiers if not frontier.passed]
 
@@ -474,7 +474,7 @@ class World:
             if progress:
                 judged = msgspec.json.decode(progress[-1], type=Checkpoint).judged
                 for entity, offset in judged.items():
-                    found[Partition(self.names.inputs(entity), number)] = offset
+                    found[Partition(self.names.input(entity), number)] = offset
         return found
 
 

@@ -155,15 +155,15 @@ def _choose(
     if len(given) == len(numbers) == numbers.count(None):  # as in nearly every call
         numbers[:] = partitions_for(given, count)
         return
-    open_ = [place for place, number in enumerate(numbers) if number is None]
-    keyed = [place for place in open_ if keys[place] is not None]
+    open_ = [index for index, number in enumerate(numbers) if number is None]
+    keyed = [index for index in open_ if keys[index] is not None]
     if len(keyed) < len(open_):
         spare = rotation.next(count)
-        for place in open_:
-            numbers[place] = spare
-    chosen = partitions_for([keys[place] or b"" for place in keyed], count)
-    for place, number in zip(keyed, chosen, strict=True):
-        numbers[place] = number
+        for index in open_:
+            numbers[index] = spare
+    chosen = partitions_for([keys[index] or b"" for index in keyed], count)
+    for index, number in zip(keyed, chosen, strict=True):
+        numbers[index] = number
 
 
 class Rotation:

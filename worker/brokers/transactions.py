@@ -14,7 +14,7 @@ _OPEN_MS: Final = 15_000
 class Blocked(NamedTuple):
     """A transaction open at `offset` for `seconds`, and the records that it hides."""
 
-    place: Partition
+    partition: Partition
     offset: int
     records: int
     seconds: int
@@ -22,8 +22,8 @@ class Blocked(NamedTuple):
     def log_fields(self) -> dict[str, object]:
         """The fields of a log line."""
         return {
-            "topic": self.place.topic,
-            "partition": self.place.number,
+            "topic": self.partition.topic,
+            "partition": self.partition.number,
             "offset": self.offset,
             "count": self.records,
             "seconds": self.seconds,
@@ -31,7 +31,7 @@ class Blocked(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.records} records of {self.place.topic}/{self.place.number} are behind a"
+            f"{self.records} records of {self.partition.topic}/{self.partition.number} are behind a"
             f" transaction that has been open at offset {self.offset} for {self.seconds} s:"
             " end it where it was begun"
         )
@@ -53,13 +53,13 @@ class OpenTransactions:
         now = self._clock()
         before = self._open
         self._open = {
-            place: before[place] if before.get(place, (-1, 0))[0] == stable else (stable, now)
-            for place, (stable, end) in ends.items()
+            p: before[p] if before.get(p, (-1, 0))[0] == stable else (stable, now)
+            for p, (stable, end) in ends.items()
             if end > stable
         }
-        blocked = {place: now - since for place, (_, since) in self._open.items()}
+        blocked = {partition: now - since for partition, (_, since) in self._open.items()}
         if max(blocked.values(), default=0) < _OPEN_MS:
             return None
-        place = max(blocked, key=lambda place: blocked[place])
-        stable, end = ends[place]
-        return Blocked(place, stable, end - stable, blocked[place] // 1000)
+        partition = max(blocked, key=lambda partition: blocked[partition])
+        stable, end = ends[partition]
+        return Blocked(partition, stable, end - stable, blocked[partition] // 1000)

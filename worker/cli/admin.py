@@ -104,7 +104,7 @@ def _by_partition(offsets: tuple[str, ...]) -> dict[int, int]:
 
 async def _reprocess(context: Context, entity: str, wanted: dict[int, int]) -> dict[int, int]:
     names = context.names
-    topic = names.inputs(entity)
+    topic = names.input(entity)
     async with context.broker() as broker:
         tasks = await check_topics(broker, names, context.settings.max_record_bytes)
         spans = await broker.spans(Partition(topic, number) for number in range(tasks))

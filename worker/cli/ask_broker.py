@@ -38,7 +38,7 @@ _NEXT_SECONDS: Final = 2.0
 async def broker_answers(broker: Broker, settings: Settings, tasks: int) -> BrokerAnswers:
     """The answers for all tasks. Raises BrokerUnavailable if the broker cannot be asked."""
     names = Names(settings.prefix)
-    topics = [names.inputs(entity) for entity in ENTITIES]
+    topics = [names.input(entity) for entity in ENTITIES]
     inputs = [Partition(topic, number) for topic in topics for number in range(tasks)]
     group = f"{names.prefix}-worker"
     (

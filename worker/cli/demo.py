@@ -161,7 +161,7 @@ async def _send(
     async def send(batch: list[Record]) -> None:
         messages = [
             ProducerRecord(
-                Names().inputs(r.entity), None if r.key is None else r.key.encode(), r.value
+                Names().input(r.entity), None if r.key is None else r.key.encode(), r.value
             )
             for r in batch
         ]

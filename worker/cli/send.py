@@ -155,7 +155,7 @@ class _Sending:
         names = self._context.names
         sending = self._bar.add_task("sending", total=None)
         async with self._context.broker() as broker:
-            inputs = [names.inputs(entity) for entity in ENTITIES]
+            inputs = [names.input(entity) for entity in ENTITIES]
             topics = await broker.topics(inputs)
             self._limits = {name: topic.max_message_bytes for name, topic in topics.items()}
             outcomes = Outcomes(broker, names)
@@ -176,7 +176,7 @@ class _Sending:
         return outcomes
 
     def _message(self, record: FileRecord) -> ProducerRecord | None:
-        topic = self._context.names.inputs(record.entity)
+        topic = self._context.names.input(record.entity)
         key = self._keys[record.entity].read(record.value)
         size = record.oversize or len(record.value)
         if record.oversize or size + len(key or b"") > self._limits.get(topic, size * 2):
@@ -201,7 +201,7 @@ def delete_command(context: Context, entity: str, keys: tuple[str, ...]) -> int:
 
     async def run(broker_context: Context) -> None:
         async with broker_context.broker() as broker:
-            await _delete(broker, broker_context.names.inputs(entity), canonical)
+            await _delete(broker, broker_context.names.input(entity), canonical)
 
     asyncio.run(run(context))
     say(f"{count_of(len(canonical), 'deletion')} sent.")

@@ -132,7 +132,7 @@ class Addresses:
         """
         return self._is_anothers(address, user) or holders.taken(address, user)
 
-    def at_once(self, address: bytes, user: bytes, holders: Holders) -> bool | None:
+    def grant_at_once(self, address: bytes, user: bytes, holders: Holders) -> bool | None:
         """Whether a record in one of this worker's tasks gets the address in this decision.
 
         None: unknown here; ask through the claims topic, since another user may have the address.

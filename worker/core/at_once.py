@@ -72,7 +72,7 @@ class Sorter:
             if apart and not apart.isdisjoint(columns.keys):
                 waiting.update(at for at, key in enumerate(columns.keys) if key in apart)
         for at in waiting:
-            others[columns.places[at]] = self.decoder.outcome(columns, at)
+            others[columns.indices[at]] = self.decoder.outcome(columns, at)
         return Sorted(columns.without(waiting), sorted(others.items()))
 
     def _waiting(self, rows: Sequence[Row], known: BatchLookup) -> set[int]:

@@ -12,15 +12,15 @@ class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
 
     A parked record is read but not judged: `judged` is at most its offset, or -1 if it belongs to
     an earlier topic. `topics` has the identity of each input's topic: in another topic of the same
-    name these offsets mean nothing. `until` has an append time for users and for matches. Records
-    up to that time are judged, or parked for longer than other records wait for them. Workers use
-    it to read a backlog side by side.
+    name these offsets mean nothing. `watermarks` has an append time for users and for matches.
+    Records up to that time are judged, or parked for longer than other records wait for them.
+    Workers use them to read a backlog side by side.
     """
 
     next: dict[str, int]
     judged: dict[str, int]
     topics: dict[str, str] = {}
-    until: dict[str, int] = {}
+    watermarks: dict[str, int] = msgspec.field(default_factory=dict, name="until")
 
 
 class Counts(msgspec.Struct, frozen=True, omit_defaults=True):

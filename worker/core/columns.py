@@ -28,8 +28,8 @@ _encode = msgspec.json.Encoder().encode
 class Columns(msgspec.Struct, frozen=True):
     """The plainly good records of a batch, in batch order; all columns have the same length."""
 
-    places: Sequence[int]
-    """The place of each record in the batch."""
+    indices: Sequence[int]
+    """The index of each record in the batch."""
     rows: Sequence[Row]
     keys: Sequence[bytes]
     """Canonical keys, as in `Decoded.key`."""
@@ -40,9 +40,9 @@ class Columns(msgspec.Struct, frozen=True):
         """The columns without the records at these positions."""
         if not some:
             return self
-        stays = _all_but(some, len(self.places))
+        stays = _all_but(some, len(self.indices))
         return Columns(
-            list(compress(self.places, stays)),
+            list(compress(self.indices, stays)),
             list(compress(self.rows, stays)),
             list(compress(self.keys, stays)),
             list(compress(self.encoded, stays)),
@@ -73,7 +73,7 @@ class ColumnDecoder:
         arrivals: Sequence[int],
         skew_seconds: float,
     ) -> tuple[Columns, dict[int, Outcome]]:
-        """The plainly good records, and the outcomes of the other records by place.
+        """The plainly good records, and the outcomes of the other records by index.
 
         `RecordDecoder.decode` accepts each plainly good record as the same row without a warning,
         given the `latest_moment` of its arrival. The other outcomes are those of
@@ -82,8 +82,8 @@ class ColumnDecoder:
         columns, others = self.plainly_good(values, keys, arrivals, skew_seconds)
         decode = self.single.decode
         return columns, {
-            place: decode(values[place], keys[place], latest_moment(arrivals[place], skew_seconds))
-            for place in sorted(others)
+            index: decode(values[index], keys[index], latest_moment(arrivals[index], skew_seconds))
+            for index in sorted(others)
         }
 
     def decode_all(
@@ -95,9 +95,9 @@ class ColumnDecoder:
     ) -> list[Outcome]:
         """The outcome of each message, as `RecordDecoder.decode` returns it."""
         columns, outcomes = self.decode(values, keys, arrivals, skew_seconds)
-        for at, place in enumerate(columns.places):
-            outcomes[place] = self.outcome(columns, at)
-        return [outcomes[place] for place in range(len(values))]
+        for at, index in enumerate(columns.indices):
+            outcomes[index] = self.outcome(columns, at)
+        return [outcomes[index] for index in range(len(values))]
 
     def outcome(self, columns: Columns, at: int) -> Decoded:
         """The single outcome of the record at that position of the columns."""
@@ -111,17 +111,17 @@ class ColumnDecoder:
         arrivals: Sequence[int],
         skew_seconds: float,
     ) -> tuple[Columns, set[int]]:
-        """The plainly good records, and the places of the others."""
+        """The plainly good records, and the indices of the others."""
         rows, others = self._read(values)
-        places: Sequence[int] = range(len(values))
+        indices: Sequence[int] = range(len(values))
         if others:
             stays = _all_but(others, len(values))
-            places, keys = list(compress(places, stays)), list(compress(keys, stays))
+            indices, keys = list(compress(indices, stays)), list(compress(keys, stays))
         self._tidy(rows)
         odd = {
             *self._odd_ids(rows),
             *self._odd_texts(rows),
-            *self._odd_moments(rows, places, arrivals, skew_seconds),
+            *self._odd_moments(rows, indices, arrivals, skew_seconds),
         }
         canonical = self._key(rows)
         if keys != canonical:
@@ -134,22 +134,22 @@ class ColumnDecoder:
         longest = self.single.longest_row
         if max(map(len, encoded), default=0) > longest:
             odd.update(at for at, row in enumerate(encoded) if len(row) > longest)
-        others.update(places[at] for at in odd)
-        return Columns(places, rows, canonical, encoded).without(odd), others
+        others.update(indices[at] for at in odd)
+        return Columns(indices, rows, canonical, encoded).without(odd), others
 
     def _read(self, values: Sequence[bytes | None]) -> tuple[list[Row], set[int]]:
-        """The rows of messages that match the Struct's types, and the places of the others."""
+        """The rows of messages that match the Struct's types, and the indices of the others."""
         limit, decode = self.single.limit, self._struct
         rows: list[Row] = []
         others: set[int] = set()
-        for place, value in enumerate(values):
+        for index, value in enumerate(values):
             if value is None or len(value) > limit:
-                others.add(place)
+                others.add(index)
                 continue
             try:
                 rows.append(decode(value))
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                others.add(place)
+                others.add(index)
         return rows, others
 
     def _tidy(self, rows: Sequence[Row]) -> None:
@@ -190,7 +190,7 @@ class ColumnDecoder:
     def _odd_moments(
         self,
         rows: Sequence[Row],
-        places: Sequence[int],
+        indices: Sequence[int],
         arrivals: Sequence[int],
         skew_seconds: float,
     ) -> Iterator[int]:
@@ -203,7 +203,7 @@ class ColumnDecoder:
                 for at, moment in enumerate(moments)
                 if moment is not None and (moment.tzinfo is not UTC or moment > first)
             ]:
-                latest = latest_moment(arrivals[places[at]], skew_seconds)
+                latest = latest_moment(arrivals[indices[at]], skew_seconds)
                 if not _to_utc(rows[at], name, moments[at], latest):
                     yield at
 

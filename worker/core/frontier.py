@@ -20,25 +20,25 @@ class Frontier:
         self.covers_matches = covers_matches
         self.passed = False
         self._ends = dict(ends)
-        self._outcomes: dict[Partition, int] | None = None
+        self._accepted_ends: dict[Partition, int] | None = None
 
-    def blocked_by(self, judged: Mapping[Partition, int]) -> list[Partition]:
-        """The input partitions that are not judged up to their noted end offsets."""
+    def advance(self, judged: Mapping[Partition, int]) -> list[Partition]:
+        """Advance to what is judged. Returns the inputs not judged up to their noted ends."""
         self._ends = {p: end for p, end in self._ends.items() if judged.get(p, 0) < end}
         return list(self._ends)
 
     @property
-    def needs_outcomes(self) -> bool:
+    def needs_accepted_ends(self) -> bool:
         """Whether everything is judged, but the ends of the accepted topics are not noted yet."""
-        return not self._ends and self._outcomes is None
+        return not self._ends and self._accepted_ends is None
 
-    def note_outcomes(self, ends: Mapping[Partition, int]) -> None:
+    def note_accepted_ends(self, ends: Mapping[Partition, int]) -> None:
         """Note the end offsets of the accepted topics, open transactions included."""
-        self._outcomes = dict(ends)
+        self._accepted_ends = dict(ends)
 
     def follow(self, followed: Mapping[Partition, int]) -> None:
         """Pass the frontier if the index has reached the noted ends of the accepted topics."""
-        if self._outcomes is not None and all(
-            followed.get(p, 0) >= end for p, end in self._outcomes.items()
+        if self._accepted_ends is not None and all(
+            followed.get(p, 0) >= end for p, end in self._accepted_ends.items()
         ):
             self.passed = True

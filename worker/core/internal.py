@@ -45,11 +45,11 @@ _UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _reached = msgspec.json.Decoder(Reached).decode
 _progress = msgspec.json.Decoder(Checkpoint).decode
 _envelope = msgspec.msgpack.Decoder(Envelope).decode
-_claim: Callable[[bytes], ReservationRequest | Release] = msgspec.msgpack.Decoder(
+_request_or_release: Callable[[bytes], ReservationRequest | Release] = msgspec.msgpack.Decoder(
     ReservationRequest | Release
 ).decode
-_grant = msgspec.msgpack.Decoder(ReservationReply).decode
-_granted = msgspec.msgpack.Decoder(Reservation).decode
+_reply = msgspec.msgpack.Decoder(ReservationReply).decode
+_reservation = msgspec.msgpack.Decoder(Reservation).decode
 
 
 def read_reached(key: bytes, value: bytes, number: int) -> Reached | None:
@@ -88,7 +88,7 @@ def read_parked(key: bytes, value: bytes, number: int, names: Names) -> Envelope
     if (
         envelope is None
         or envelope.entity not in ENTITIES
-        or envelope.topic != names.inputs(envelope.entity)
+        or envelope.topic != names.input(envelope.entity)
         or envelope.partition != number
         or key != parked_key(envelope.entity, number, envelope.ordinal)
         or not 0 <= envelope.offset <= envelope.ordinal <= _LAST_ORDINAL
@@ -100,37 +100,39 @@ def read_parked(key: bytes, value: bytes, number: int, names: Names) -> Envelope
     return envelope
 
 
-def read_granted(key: bytes, value: bytes, number: int, tasks: int) -> Reservation | None:
+def read_reservation(key: bytes, value: bytes, number: int, tasks: int) -> Reservation | None:
     """A reservation of task `number`."""
-    granted = _decoded(_granted, value)
+    reservation = _decoded(_reservation, value)
     if (
-        granted is None
-        or key != granted.address.hex().encode()
-        or not _is_owned(granted.address, number, tasks)
-        or len(granted.user) != _ID_BYTES
-        or not granted.records
-        or not all(_is_record(*record, tasks) for record in granted.records)
+        reservation is None
+        or key != reservation.address.hex().encode()
+        or not _is_owned(reservation.address, number, tasks)
+        or len(reservation.user) != _ID_BYTES
+        or not reservation.records
+        or not all(_is_record(*record, tasks) for record in reservation.records)
     ):
         return None
-    return granted
+    return reservation
 
 
-def read_claim(value: bytes | None, number: int, tasks: int) -> ReservationRequest | Release | None:
+def read_request(
+    value: bytes | None, number: int, tasks: int
+) -> ReservationRequest | Release | None:
     """A reservation request or a release, sent to task `number`: the owner of the address."""
-    asked = _decoded(_claim, value)
+    asked = _decoded(_request_or_release, value)
     if (
         asked is None
         or not _is_owned(asked.address, number, tasks)
         or not _is_record(asked.task, asked.ordinal, tasks)
-        or (isinstance(asked, ReservationRequest) and not _can_ask(asked))
+        or (isinstance(asked, ReservationRequest) and not _is_valid(asked))
     ):
         return None
     return asked
 
 
-def read_grant(value: bytes | None) -> ReservationReply | None:
+def read_reply(value: bytes | None) -> ReservationReply | None:
     """The owner's reply to a reservation request."""
-    reply = _decoded(_grant, value)
+    reply = _decoded(_reply, value)
     if reply is None or len(reply.address) != _ID_BYTES or not 0 <= reply.ordinal <= _LAST_ORDINAL:
         return None
     return reply
@@ -184,8 +186,8 @@ def _is_owned(address: bytes, number: int, tasks: int) -> bool:
     return len(address) == _ID_BYTES and owner_of(address, tasks) == number
 
 
-def _can_ask(claim: ReservationRequest) -> bool:
-    return len(claim.user) == _ID_BYTES and 0 <= claim.attempt < _MOST_TIMES
+def _is_valid(request: ReservationRequest) -> bool:
+    return len(request.user) == _ID_BYTES and 0 <= request.attempt < _MOST_TIMES
 
 
 def _is_record(task: int, ordinal: int, tasks: int) -> bool:

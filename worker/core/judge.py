@@ -18,19 +18,19 @@ from worker.stream import Message
 class Judge:
     """Gives verdicts on the basis of the rows in `recent`, and writes them to `out`.
 
-    `owners` are the reservations of this worker's tasks, by task, of `tasks` tasks in all.
+    `reservations` are those of this worker's tasks, by task, of `tasks` tasks in all.
     """
 
     def __init__(
         self,
         decoders: Mapping[str, RecordDecoder],
-        owners: Mapping[int, Addresses],
+        reservations: Mapping[int, Addresses],
         tasks: int,
         recent: RecentRows,
         out: Outbox,
     ) -> None:
         self._decoders = decoders
-        self._owners = owners
+        self._reservations = reservations
         self._tasks = tasks
         self._recent = recent
         self._out = out
@@ -54,38 +54,38 @@ class Judge:
         self._out.tally.failures.append((coordinate(message), type(error).__name__))
         self._out.reject(entity, message, Invalid(None, (unexpected(),), malformed=True))
 
-    def grants(self, row: Decoded) -> bool:
-        """Whether a user without warnings and unknown fields gets its address at once."""
+    def grant(self, row: Decoded) -> bool:
+        """Grant the address of a user without warnings and unknown fields; False if not at once."""
         if row.address is None or row.warnings or row.unknown_fields:
             return False
-        return bool(self._at_once(row.address, id_bytes(row.key.decode())))
+        return bool(self._grant_at_once(row.address, id_bytes(row.key.decode())))
 
     def _judge(self, parked: Parked) -> list[bytes]:
-        entity, message, outcome = parked.entity, parked.message, parked.outcome
-        if isinstance(outcome, Deletion):
-            index = self._out.delete(entity, message, outcome)
-            self._recent.delete(entity, outcome.key, index)
+        entity, message, decoded = parked.entity, parked.message, parked.decoded
+        if isinstance(decoded, Deletion):
+            output = self._out.delete(entity, message, decoded)
+            self._recent.delete(entity, decoded.key, output)
             return []
-        users, matches = missing(outcome, self._recent)
+        users, matches = missing(decoded, self._recent)
         if (users or matches) and not _is_definite(parked, matches):
             return users + matches
         taken = False
-        if outcome.address is not None:
-            granted = self._ask(parked, outcome.address, id_bytes(outcome.key.decode()))
+        if decoded.address is not None:
+            granted = self._resolve_address(parked, decoded.address, id_bytes(decoded.key.decode()))
             if granted is None:
                 return [request_id(parked.ordinal)]
             taken = not granted
         decoder = self._decoders[entity]
-        violations = verdict(decoder, outcome, self._recent, users, matches, taken=taken)
+        violations = verdict(decoder, decoded, self._recent, users, matches, taken=taken)
         if rejects(violations):
-            self._out.reject(entity, message, Invalid(outcome.key, violations))
+            self._out.reject(entity, message, Invalid(decoded.key, violations))
         else:
-            index = self._out.accept(entity, message, outcome, violations)
-            self._recent.accept(entity, outcome, index)
+            output = self._out.accept(entity, message, decoded, violations)
+            self._recent.accept(entity, decoded, output)
         return []
 
-    def _ask(self, parked: Parked, address: bytes, user: bytes) -> bool | None:
-        """Whether the address is granted; None until the owner replies."""
+    def _resolve_address(self, parked: Parked, address: bytes, user: bytes) -> bool | None:
+        """Whether the address is granted; None until the owner replies. Requests it if needed."""
         match parked.state:
             case State.GRANTED:
                 return True
@@ -95,7 +95,7 @@ class Judge:
                 return None
         # An earlier request may be in the log still: a grant for a judged record would keep the
         # address from others. Behind it, the next request is answered before it is released.
-        decided = None if parked.attempt else self._at_once(address, user)
+        decided = None if parked.attempt else self._grant_at_once(address, user)
         if decided is None:
             parked.move(State.REQUESTED)
             self._out.request(address, user, parked)
@@ -103,10 +103,10 @@ class Judge:
                 self._out.persist(parked)  # the next owner must know which reply counts
         return decided
 
-    def _at_once(self, address: bytes, user: bytes) -> bool | None:
-        """Whether a task of this worker grants the address in this round; None if none can tell."""
-        owner = self._owners.get(owner_of(address, self._tasks))
-        return None if owner is None else owner.at_once(address, user, self._recent)
+    def _grant_at_once(self, address: bytes, user: bytes) -> bool | None:
+        """Have a task of this worker grant the address in this round; None if none can tell."""
+        owner = self._reservations.get(owner_of(address, self._tasks))
+        return None if owner is None else owner.grant_at_once(address, user, self._recent)
 
 
 def request_id(ordinal: int) -> bytes:

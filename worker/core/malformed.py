@@ -73,24 +73,24 @@ def not_json(text: str) -> str:
 
 
 def _not_json(text: str, error: json.JSONDecodeError) -> str:
-    place = error.pos
+    at = error.pos
     if error.msg.startswith("Unterminated string"):
-        start = _offset(text, place)
+        start = _offset(text, at)
         return f"expected JSON, found the end of the record in the string at byte offset {start}"
     wanted = _WANTED.get(error.msg, "JSON")
-    return f"expected {wanted}, found {_found(text, place)} at byte offset {_offset(text, place)}"
+    return f"expected {wanted}, found {_found(text, at)} at byte offset {_offset(text, at)}"
 
 
-def _offset(text: str, place: int) -> int:
-    return len(text[:place].encode())
+def _offset(text: str, at: int) -> int:
+    return len(text[:at].encode())
 
 
-def _found(text: str, place: int) -> str:
-    if place >= len(text):
+def _found(text: str, at: int) -> str:
+    if at >= len(text):
         return "the end of the record"
-    if constant := _CONSTANT.match(text, place):
+    if constant := _CONSTANT.match(text, at):
         return constant[0]
-    character = text[place]
+    character = text[at]
     if character in _CHARACTERS:
         return _CHARACTERS[character]
     if not character.isascii():

@@ -20,7 +20,7 @@ from worker.core.addresses import (
 from worker.core.checkpoint import Checkpoint, write_checkpoint
 from worker.core.decode import Decoded, Deletion, Invalid
 from worker.core.internal import parked_key
-from worker.core.ownership import given_up, taken_over
+from worker.core.ownership import release_record, take_over_record
 from worker.core.parked import Parked
 from worker.core.possible import column_of
 from worker.core.references import unexpected
@@ -218,8 +218,8 @@ class Outbox:
 
     def unreadable(self, message: Message) -> None:
         """Note an invalid message in claims or grants: it is skipped."""
-        place = Partition(message.topic, message.partition)
-        self.tally.unreadable.setdefault(place, []).append(message.offset)
+        partition = Partition(message.topic, message.partition)
+        self.tally.unreadable.setdefault(partition, []).append(message.offset)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write the checkpoint."""
@@ -228,11 +228,11 @@ class Outbox:
 
     def strike_out(self, owner: str) -> None:
         """Write the tombstone of an earlier owner: nobody need fence it again."""
-        self._append(given_up(self._names, self._number, owner))
+        self._append(release_record(self._names, self._number, owner))
 
     def take_over(self, owner: str) -> None:
         """Write the record of the current owner again."""
-        self._append(taken_over(self._names, self._number, owner))
+        self._append(take_over_record(self._names, self._number, owner))
 
     def _write_claim(
         self, address: bytes, ordinal: int, claim: ReservationRequest | Release

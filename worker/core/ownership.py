@@ -26,12 +26,12 @@ def earlier_writer_name(names: Names, number: int) -> str:
     return f"{names.prefix}-task-{number}"
 
 
-def taken_over(names: Names, number: int, owner: str) -> ProducerRecord:
+def take_over_record(names: Names, number: int, owner: str) -> ProducerRecord:
     """The record of a take-over. Each owner has its own key: compaction hides none of them."""
     return ProducerRecord(names.owners, owner.encode(), b"{}", partition=number)
 
 
-def given_up(names: Names, number: int, owner: str) -> ProducerRecord:
+def release_record(names: Names, number: int, owner: str) -> ProducerRecord:
     """The tombstone of an owner that writes nothing more for the task, or that is fenced."""
     return ProducerRecord(names.owners, owner.encode(), None, partition=number)
 

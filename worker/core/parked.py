@@ -32,9 +32,9 @@ class State(Enum):
 
     GRACE = auto()
     """For references, which may still be on their way: its grace period has not ended."""
-    OVERDUE = auto()
+    NEEDS_FRONTIER = auto()
     """For the next frontier: its grace period has ended."""
-    AT_FRONTIER = auto()
+    HAS_FRONTIER = auto()
     """For references, until its frontier is passed."""
     UNREQUESTED = auto()
     """For its turn: then it requests its address."""
@@ -49,9 +49,9 @@ class State(Enum):
 
 
 TRANSITIONS: Final = {
-    State.GRACE: {State.OVERDUE},
-    State.OVERDUE: {State.AT_FRONTIER},
-    State.AT_FRONTIER: set[State](),
+    State.GRACE: {State.NEEDS_FRONTIER},
+    State.NEEDS_FRONTIER: {State.HAS_FRONTIER},
+    State.HAS_FRONTIER: set[State](),
     # Granted without a request: an earlier version's grant covers the record.
     State.UNREQUESTED: {State.REQUESTED, State.GRANTED},
     State.REQUESTED: {State.GRANTED, State.REFUSED},
@@ -96,7 +96,7 @@ class Parked(msgspec.Struct, eq=False):
 
     entity: str
     message: Message
-    outcome: Decoded | Deletion
+    decoded: Decoded | Deletion
     arrival: int
     first_read: Moment
     ordinal: int
@@ -104,7 +104,7 @@ class Parked(msgspec.Struct, eq=False):
     (`Reading.ordinal`)."""
     state: State = State.TURN
     frontier: Frontier | None = None
-    """What it waits for in the state `AT_FRONTIER`."""
+    """What it waits for in the state `HAS_FRONTIER`."""
     attempt: int = 0
     """How often the request for its address has been repeated."""
     persisted: bool = False
@@ -116,7 +116,7 @@ class Parked(msgspec.Struct, eq=False):
 
     def __post_init__(self) -> None:
         """Begin with the first state of such a record."""
-        row = self.outcome
+        row = self.decoded
         if isinstance(row, Decoded):
             if row.address is not None:
                 self.state = State.UNREQUESTED
@@ -133,21 +133,21 @@ class Parked(msgspec.Struct, eq=False):
 
         Runs when the record is parked: most records never are.
         """
-        message, outcome = self.message, self.outcome
+        message, decoded = self.message, self.decoded
         size = PARKED_BYTES + len(message.value or b"") + len(message.key or b"")
         size += headers_weight(message.headers)
-        if isinstance(outcome, Decoded):
-            if outcome.row == message.value:
-                self.outcome = msgspec.structs.replace(outcome, row=message.value)
+        if isinstance(decoded, Decoded):
+            if decoded.row == message.value:
+                self.decoded = msgspec.structs.replace(decoded, row=message.value)
             else:
-                size += len(outcome.row)
-            size += _ATTENDEE_BYTES * len(outcome.attendees)
+                size += len(decoded.row)
+            size += _ATTENDEE_BYTES * len(decoded.attendees)
         self.size = size
 
     @property
     def refers_to_matches(self) -> bool:
         """Whether its orphan verdict depends on matches as well."""
-        return isinstance(self.outcome, Decoded) and bool(self.outcome.matches)
+        return isinstance(self.decoded, Decoded) and bool(self.decoded.matches)
 
     def envelope(self) -> Envelope:
         """The copy to persist."""

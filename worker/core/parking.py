@@ -41,8 +41,8 @@ class Parking:
         self._entities = {entity: _Entity() for entity in ENTITIES}
         self._waiting: dict[bytes, dict[Parked, None]] = {}
         """By id that is waited for."""
-        self._overdue: dict[Parked, None] = {}
-        self._at_frontier: dict[Frontier, dict[Parked, None]] = {}
+        self._need_frontier: dict[Parked, None] = {}
+        self._by_frontier: dict[Frontier, dict[Parked, None]] = {}
 
     def __len__(self) -> int:
         return sum(len(each.records) for each in self._entities.values())
@@ -92,37 +92,37 @@ class Parking:
         entity = self._entities[parked.entity]
         entity.records[parked.ordinal] = parked
         entity.bytes += parked.size
-        entity.queues.setdefault(parked.outcome.key, deque()).append(parked)
+        entity.queues.setdefault(parked.decoded.key, deque()).append(parked)
         if parked.state is State.GRACE:
             entity.in_grace[parked] = None
         if not parked.persisted:
             entity.in_memory[parked] = None
 
-    def holds(self, parked: Parked) -> bool:
+    def is_parked(self, parked: Parked) -> bool:
         """Whether the record is still parked."""
         return self._entities[parked.entity].records.get(parked.ordinal) is parked
 
     def is_head(self, parked: Parked) -> bool:
         """Whether the record is the first parked one of its key."""
-        queue = self._entities[parked.entity].queues.get(parked.outcome.key)
+        queue = self._entities[parked.entity].queues.get(parked.decoded.key)
         return queue is not None and queue[0] is parked
 
-    def release(self, parked: Parked) -> Parked | None:
+    def remove(self, parked: Parked) -> Parked | None:
         """Remove the head of a queue. Returns the next record of its key, if any."""
         self.want(parked, ())
         entity = self._entities[parked.entity]
         entity.in_grace.pop(parked, None)
-        self._overdue.pop(parked, None)
+        self._need_frontier.pop(parked, None)
         if parked.frontier is not None:
             self._leave(parked.frontier, parked)
         entity.in_memory.pop(parked, None)
         del entity.records[parked.ordinal]
         entity.bytes -= parked.size
-        queue = entity.queues[parked.outcome.key]
+        queue = entity.queues[parked.decoded.key]
         queue.popleft()
         if queue:
             return queue[0]
-        del entity.queues[parked.outcome.key]
+        del entity.queues[parked.decoded.key]
         return None
 
     # --- ids ----------------------------------------------------------------------------------
@@ -149,12 +149,12 @@ class Parking:
     @property
     def past_grace(self) -> int:
         """How many records past their grace period wait for a definitive verdict."""
-        return len(self._overdue) + sum(map(len, self._at_frontier.values()))
+        return len(self._need_frontier) + sum(map(len, self._by_frontier.values()))
 
-    def overdue(self, latest: int) -> bool:
-        """Whether records need a frontier: with references, first read at `latest` or before.
+    def end_grace(self, latest: int) -> bool:
+        """End the grace of records with references that were first read at `latest` or before.
 
-        `latest` is a time of the steady clock.
+        `latest` is a time of the steady clock. Returns whether records need a frontier.
         """
         for entity in self._entities.values():
             due = []
@@ -164,26 +164,26 @@ class Parking:
                 due.append(parked)
             for parked in due:
                 del entity.in_grace[parked]
-                parked.move(State.OVERDUE)
-                self._overdue[parked] = None
-        return bool(self._overdue)
+                parked.move(State.NEEDS_FRONTIER)
+                self._need_frontier[parked] = None
+        return bool(self._need_frontier)
 
     def await_frontiers(self, users: Frontier, matches: Frontier) -> None:
-        """Make each overdue record wait for the frontier that covers its references."""
-        for parked in self._overdue:
-            parked.move(State.AT_FRONTIER)
+        """Make each record that needs a frontier wait for the one that covers its references."""
+        for parked in self._need_frontier:
+            parked.move(State.HAS_FRONTIER)
             parked.frontier = matches if parked.refers_to_matches else users
-            self._at_frontier.setdefault(parked.frontier, {})[parked] = None
-        self._overdue = {}
+            self._by_frontier.setdefault(parked.frontier, {})[parked] = None
+        self._need_frontier = {}
 
     def frontiers(self) -> Collection[Frontier]:
         """The frontiers that records wait for."""
-        return self._at_frontier.keys()
+        return self._by_frontier.keys()
 
     def take_passed(self) -> list[Parked]:
         """The records whose frontier has been passed; each is returned only once."""
-        passed = [frontier for frontier in self._at_frontier if frontier.passed]
-        return [parked for frontier in passed for parked in self._at_frontier.pop(frontier)]
+        passed = [frontier for frontier in self._by_frontier if frontier.passed]
+        return [parked for frontier in passed for parked in self._by_frontier.pop(frontier)]
 
     # --- copies -------------------------------------------------------------------------------
 
@@ -203,8 +203,8 @@ class Parking:
         due: list[Parked] = []
         for records in waiting:
             many = len(records) - share
-            for place, parked in enumerate(records):
-                if place >= many and parked.first_read.steady > latest:
+            for index, parked in enumerate(records):
+                if index >= many and parked.first_read.steady > latest:
                     break
                 due.append(parked)
         return due
@@ -226,8 +226,8 @@ class Parking:
             del self._waiting[wanted]
 
     def _leave(self, frontier: Frontier, parked: Parked) -> None:
-        waiting = self._at_frontier.get(frontier)
+        waiting = self._by_frontier.get(frontier)
         if waiting is not None:
             waiting.pop(parked, None)
             if not waiting:
-                del self._at_frontier[frontier]
+                del self._by_frontier[frontier]

@@ -65,7 +65,7 @@ class Reading:
         """The identity of each topic that the checkpoint names: inputs by name, and others."""
         self.earlier: dict[str, int] = {}
         """How often the topic of each input was recreated."""
-        self.until: dict[str, int] = {}
+        self.watermarks: dict[str, int] = {}
         """The append time up to which all users, and all matches, are judged."""
         self._again: dict[str, Reread] = {}
 

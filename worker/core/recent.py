@@ -48,7 +48,7 @@ class RecentRows:
         self._holders: dict[bytes, dict[bytes, None]] = {}
         """By address: the users whose recent row holds the address."""
         self._round: list[Written] = []
-        self._placed: dict[Partition, deque[tuple[int, Written]]] = {}
+        self._located: dict[Partition, deque[tuple[int, Written]]] = {}
         self._fresh: list[bytes] = []
 
     # --- look-ups -----------------------------------------------------------------------------
@@ -116,34 +116,34 @@ class RecentRows:
         return fresh
 
     def take_round(self) -> list[Written]:
-        """The rows and deletions of the round: pass them to `place` once it is committed."""
+        """The rows and deletions of the round: pass them to `locate` once it is committed."""
         written, self._round = self._round, []
         return written
 
     # --- between rounds -----------------------------------------------------------------------
 
-    def place(
+    def locate(
         self,
         written: Sequence[Written],
-        places: Sequence[tuple[int, int]],
+        coordinates: Sequence[tuple[int, int]],
         topics: Mapping[str, str],
     ) -> None:
         """Note where the messages of a committed round are stored.
 
-        `places` has the partition and offset of each message of the round. `topics` has the
+        `coordinates` has the partition and offset of each message of the round. `topics` has the
         accepted topics of users and of matches.
         """
         for each in written:
-            number, offset = places[each.message]
+            number, offset = coordinates[each.message]
             partition = Partition(topics[each.entity], number)
-            self._placed.setdefault(partition, deque()).append((offset, each))
+            self._located.setdefault(partition, deque()).append((offset, each))
 
     def followed(self, positions: Mapping[Partition, int]) -> None:
         """Forget the rows below these positions: the index shows them now."""
-        for partition, placed in self._placed.items():
+        for partition, located in self._located.items():
             end = positions[partition]
-            while placed and placed[0][0] < end:
-                self._forget(placed.popleft()[1])
+            while located and located[0][0] < end:
+                self._forget(located.popleft()[1])
 
     # --- inside -------------------------------------------------------------------------------
 

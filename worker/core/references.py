@@ -63,9 +63,9 @@ def verdict(
     if taken:
         found.add(Code.DUPLICATE_EMAIL, "email", "expected an address that nobody else holds")
     if not found.errors:
-        for place, unknown in enumerate(unknown_attendees(row, known)):
+        for index, unknown in enumerate(unknown_attendees(row, known)):
             if unknown:
-                path = f"attendees[{place}]"
+                path = f"attendees[{index}]"
                 found.add(Code.ORPHANED_ATTENDEE, path, "expected the id of a known user")
     return in_column_order(decoder.entity.name, (*row.warnings, *found.violations))
 
@@ -84,5 +84,5 @@ def in_column_order(entity: str, violations: tuple[Violation, ...]) -> tuple[Vio
     """Violations in reporting order: the record as a whole first, then by column."""
     if len(violations) < 2:
         return violations
-    order = {column.name: place for place, column in enumerate(ENTITIES[entity].columns)}
+    order = {column.name: index for index, column in enumerate(ENTITIES[entity].columns)}
     return tuple(sorted(violations, key=lambda v: order.get(v.field.split("[")[0], -1)))

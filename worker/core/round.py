@@ -14,7 +14,7 @@ import msgspec
 from schemas import ENTITIES
 from worker.core.addresses import ReservationRequest, owner_of
 from worker.core.decode import Decoded, Outcome
-from worker.core.internal import read_claim
+from worker.core.internal import read_request
 from worker.core.keys import id_bytes
 from worker.core.known import IndexDelta
 from worker.core.moments import Moment
@@ -29,13 +29,13 @@ from worker.stream import Message, ProducerRecord
 class TaskBatch(msgspec.Struct, frozen=True):
     """The messages read for a task, and the next offset of each input.
 
-    The messages of one input are in order; `positions` has every input (`INPUTS`). `until` is the
-    append time up to which all users, and all matches, are in this batch or an earlier one.
+    The messages of one input are in order; `positions` has every input (`INPUTS`). `watermarks`
+    are append times: all users, and all matches, up to them are in this or an earlier batch.
     """
 
     messages: Sequence[Message]
     positions: Mapping[str, int]
-    until: Mapping[str, int] = {}
+    watermarks: Mapping[str, int] = {}
 
 
 class Decision(msgspec.Struct):
@@ -80,8 +80,8 @@ class Round:
         `needs_synchronised` says so.
         """
         self._now = now
-        self._owners = {number: task.addresses for number, task in self._tasks.items()}
-        for addresses in self._owners.values():
+        self._reservations = {number: task.addresses for number, task in self._tasks.items()}
+        for addresses in self._reservations.values():
             addresses.begin(synchronised=synchronised)
         for number in self._batches:
             self._join(number)
@@ -91,27 +91,27 @@ class Round:
         # come before the rest, so that more references are known.
         for number, by_input in inputs.items():
             for message in by_input[GRANTS]:
-                self._active[number].take_grant(message)
+                self._active[number].apply_reply(message)
         for number, by_input in inputs.items():
             for message in by_input[CLAIMS]:
                 self._active[number].answer(message)
         self._wake_fresh()
         for entity in ENTITIES:
             for number, by_input in inputs.items():
-                self._active[number].read(entity, by_input[entity])
+                self._active[number].judge_batch(entity, by_input[entity])
             self._wake_fresh()
         for part in list(self._active.values()):
-            part.give_up()
+            part.judge_passed()
         self._wake_fresh()
         for number, batch in self._batches.items():
             self._tasks[number].reading.next.update(batch.positions)
-            self._tasks[number].reading.until.update(batch.until)
+            self._tasks[number].reading.watermarks.update(batch.watermarks)
         return Decision(self._messages, {n: part.end() for n, part in self._active.items()})
 
     def _is_contested(self, number: int, now: Moment) -> bool:
         """Whether a task cannot decide on its batch by an index that may be behind."""
         task, messages = self._tasks[number], self._batches[number].messages
-        if task.restored or task.addresses.crowded:
+        if task.awaits_first_round or task.addresses.crowded:
             return True
         decoded = self._decoded[number] = task.decode_users(messages, now.wall)
         requested = [
@@ -121,9 +121,9 @@ class Round:
         ]
         for message in messages:
             if task.inputs[message.topic] == CLAIMS:
-                claim = read_claim(message.value, number, task.settings.tasks)
-                if isinstance(claim, ReservationRequest):
-                    requested.append((claim.address, claim.user))
+                request = read_request(message.value, number, task.settings.tasks)
+                if isinstance(request, ReservationRequest):
+                    requested.append((request.address, request.user))
         for address, user in requested:
             owner = self._tasks.get(owner_of(address, task.settings.tasks))
             if owner is not None and owner.addresses.contested(address, user, self._recent):
@@ -136,12 +136,13 @@ class Round:
         if part is None:
             part = self._active[number] = TaskRound(
                 self._tasks[number],
-                self._owners,
+                self._reservations,
                 self._recent,
                 self._now,
                 self._messages,
                 self._decoded.get(number, {}),
             )
+            part.begin()
         return part
 
     def _wake_fresh(self) -> None:

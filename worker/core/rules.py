@@ -206,17 +206,17 @@ def _rating(column: Column, value: object, _latest: datetime, found: Findings) -
 def _texts(column: Column, value: object, _latest: datetime, found: Findings) -> object:
     if not isinstance(value, list):
         return _wrong_type(column, "an array of strings", found)
-    for place, entry in enumerate(value):
+    for index, entry in enumerate(value):
         if not isinstance(entry, str):
-            found.add(Code.WRONG_TYPE, f"{column.name}[{place}]", "expected a string")
+            found.add(Code.WRONG_TYPE, f"{column.name}[{index}]", "expected a string")
     return value
 
 
 def _integers(column: Column, value: object, _latest: datetime, found: Findings) -> object:
     if not isinstance(value, list):
         return _wrong_type(column, "an array of integers", found)
-    for place, entry in enumerate(value):
-        path = f"{column.name}[{place}]"
+    for index, entry in enumerate(value):
+        path = f"{column.name}[{index}]"
         if not _is_integer(entry):
             found.add(Code.WRONG_TYPE, path, "expected an integer")
         elif not _in_range(column, entry):

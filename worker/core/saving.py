@@ -34,7 +34,7 @@ def checkpoint_of(reading: Reading, parking: Parking, books: Books) -> Checkpoin
         reading.reached,
         judged,
         dict(reading.topics),
-        dict(reading.until),
+        dict(reading.watermarks),
         in_memory,
         dict(reading.earlier),
         dict(books.counts),

@@ -61,10 +61,10 @@ class Task:
         """Restored records to reject as soon as a decision has room for them."""
         self.ready: deque[Parked] = deque()
         """Parked records that may proceed as soon as a decision has room for them."""
-        self.refused: Mapping[tuple[str, int], int] = {}
+        self.unwritable: Mapping[tuple[str, int], int] = {}
         """By entity and offset: how often the broker has refused the outcome of a record."""
-        self.restored = False
-        """Whether restored records still await evaluation: the next round evaluates them."""
+        self.awaits_first_round = False
+        """Whether the task is restored and has had no round, which evaluates its records."""
         self.doubtful = False
         """Whether requests or replies may be lost: with a recreated topic, or by damage."""
         self.writes_again = False
@@ -90,7 +90,7 @@ class Task:
             self.books.restore(saved.checkpoint)
         self.addresses.restore(saved.reservations)
         lost = saved.persisted()
-        restorer = Restorer(self.decoders, self.settings.skew / 1000, self.refused)
+        restorer = Restorer(self.decoders, self.settings.skew / 1000, self.unwritable)
         for record in restorer.records(saved, self.reading, now):
             if isinstance(record, Outdated):
                 self.outdated.append(record)
@@ -100,7 +100,7 @@ class Task:
                 lost[record.entity] -= 1
         self._lost = {entity: count for entity, count in lost.items() if count > 0}
         self.doubtful = saved.doubtful
-        self.restored = True
+        self.awaits_first_round = True
 
     def begin(
         self,
@@ -140,12 +140,12 @@ class Task:
 
     def has_to_persist(self, now: Moment) -> bool:
         """Whether records in memory are due to be persisted: a round writes their copies."""
-        latest = now.steady - self.settings.hold
+        latest = now.steady - self.settings.persist_after
         return bool(self.parking.to_persist(latest, self._may_stay_in_memory()))
 
-    def overdue(self, now: Moment) -> bool:
-        """Whether records past their grace period need a frontier (`Parking.await_frontiers`)."""
-        return self.parking.overdue(now.steady - self.settings.grace)
+    def end_grace(self, now: Moment) -> bool:
+        """End the grace of records: whether any need a frontier (`Parking.await_frontiers`)."""
+        return self.parking.end_grace(now.steady - self.settings.grace)
 
     def decode_users(self, messages: Sequence[Message], now: int) -> dict[int, Outcome]:
         """The outcomes of the users among these messages, by offset, for `TaskRound`.
@@ -171,7 +171,7 @@ class Task:
         empty. Call only when everything that this task has decided is committed. Decide nothing
         afterwards.
         """
-        if self.restored:  # the log is complete, and requests are not repeated yet
+        if self.awaits_first_round:  # the log is complete, and requests are not repeated yet
             return []
         messages: list[ProducerRecord] = []
         out = Outbox(self.number, self.settings, now.wall, messages)
@@ -209,7 +209,7 @@ class Task:
         if self.writes_again:
             while self._copies and not out.is_full:
                 parked = self._copies.popleft()
-                if self.parking.holds(parked):
+                if self.parking.is_parked(parked):
                     out.persist(parked)
             if not self._copies:
                 for reservation in self.addresses:
@@ -227,8 +227,8 @@ class Task:
         `anyhow` writes it always, to name the worker. Enters the tally of `out` in the books.
         """
         reading, young = self.reading, self.parking.young("users", now.steady - GRANT_PATIENCE_MS)
-        if young is not None and "users" in reading.until:
-            reading.until["users"] = min(reading.until["users"], young.arrival - 1)
+        if young is not None and "users" in reading.watermarks:
+            reading.watermarks["users"] = min(reading.watermarks["users"], young.arrival - 1)
         reading.advance()
         for offsets in out.tally.unreadable.values():
             self.books.incident(UNREADABLE_INTERNAL, len(offsets))

@@ -15,7 +15,7 @@ from typing import Final
 
 from worker.core.addresses import Addresses, ReservationRequest
 from worker.core.decode import Decoded, Invalid, Outcome, latest_moment
-from worker.core.internal import read_claim, read_grant
+from worker.core.internal import read_reply, read_request
 from worker.core.judge import Judge, request_id
 from worker.core.moments import Moment
 from worker.core.outbox import Outbox, Tally
@@ -33,14 +33,14 @@ _REQUEST_AGAIN_MS: Final = 24 * 3600 * 1000
 class TaskRound:
     """What one task decides in one round; lives as long as the round.
 
-    Its messages are appended to `messages`. `owners` are the reservations of the worker's tasks, by
+    Its messages are appended to `messages`. `reservations` are those of the worker's tasks, by
     task. `decoded` are outcomes of users in the batch, by offset (`Task.decode_users`).
     """
 
     def __init__(
         self,
         task: Task,
-        owners: Mapping[int, Addresses],
+        reservations: Mapping[int, Addresses],
         recent: RecentRows,
         now: Moment,
         messages: list[ProducerRecord],
@@ -51,10 +51,13 @@ class TaskRound:
         self._now = now
         self._decoded = decoded
         self._out = Outbox(task.number, task.settings, now.wall, messages)
-        self._judge = Judge(task.decoders, owners, task.settings.tasks, recent, self._out)
-        self._takes_over = task.restored
+        self._judge = Judge(task.decoders, reservations, task.settings.tasks, recent, self._out)
+        self._takes_over = task.awaits_first_round
         """Whether this is the first round here: its checkpoint must name this worker."""
-        if task.restored:
+
+    def begin(self) -> None:
+        """Settle what can proceed without new input."""
+        if self._takes_over:
             self._take_up()
         self._proceed()
 
@@ -64,7 +67,7 @@ class TaskRound:
             self.task.ready.extend(self.task.parking.waiting_for(id_))
         self._proceed()
 
-    def give_up(self) -> None:
+    def judge_passed(self) -> None:
         """Settle the records whose frontier has been passed."""
         # A record that queues behind its key keeps its frontier, and is settled in its turn.
         self.task.ready.extend(self.task.parking.take_passed())
@@ -73,14 +76,14 @@ class TaskRound:
     def end(self) -> Tally:
         """Write the task's state and checkpoint. Returns the tally of the decision."""
         task = self.task
-        task.persist_parked(self._out, self._now.steady - task.settings.hold)
+        task.persist_parked(self._out, self._now.steady - task.settings.persist_after)
         task.write_state(self._out)
         task.save(self._out, self._now, anyhow=self._takes_over)
         return self._out.tally
 
     # --- a batch ------------------------------------------------------------------------------
 
-    def read(self, entity: str, batch: Sequence[Message]) -> None:
+    def judge_batch(self, entity: str, batch: Sequence[Message]) -> None:
         """Judge a batch of one entity's records."""
         if not batch:
             return
@@ -89,7 +92,7 @@ class TaskRound:
         batch = task.reading.undone(entity, batch)
         counted = sum(m.offset in again for m in batch) if again else 0
         self._out.tally.read[entity] += len(batch) - counted
-        if task.refused:
+        if task.unwritable:
             batch = self._isolate(entity, batch)
         if not batch:
             return
@@ -101,8 +104,8 @@ class TaskRound:
             others = self._accept_users(batch)
         else:
             others = self._sort_out(entity, batch, arrivals)
-        for place, known in others:
-            message, arrival = batch[place], arrivals[place]
+        for index, known in others:
+            message, arrival = batch[index], arrivals[index]
             try:
                 outcome = known or decode(message.value, message.key, latest_moment(arrival, skew))
             except Exception as error:  # noqa: BLE001 -- isolated: never a crash loop for one record
@@ -118,7 +121,7 @@ class TaskRound:
     def _sort_out(
         self, entity: str, batch: Sequence[Message], arrivals: Sequence[int]
     ) -> list[tuple[int, Outcome | None]]:
-        """Accept plainly good records that wait for nothing. Returns the others by place, in order.
+        """Accept plainly good records that wait for nothing. Returns the others by index, in order.
 
         Each of them comes with its decoding outcome, if known.
         """
@@ -129,10 +132,10 @@ class TaskRound:
         except BuddyError:
             raise
         except Exception:  # noqa: BLE001 -- judge each record alone, to isolate the faulty one
-            return [(place, None) for place in range(len(batch))]
+            return [(index, None) for index in range(len(batch))]
         good = found.at_once
         if good.keys:
-            messages = [batch[place] for place in good.places]
+            messages = [batch[index] for index in good.indices]
             first = self._out.accept_all(entity, messages, good.keys, good.encoded)
             if entity == "matches":
                 self._recent.accept_matches(good.keys, first)
@@ -153,12 +156,12 @@ class TaskRound:
             self._out.accept_all("users", run, keys, encoded)
 
         queued = self.task.parking.queues("users")
-        for place, message in enumerate(batch):
+        for index, message in enumerate(batch):
             outcome = self._decoded.get(message.offset)
             if (
                 isinstance(outcome, Decoded)
                 and outcome.key not in queued
-                and self._judge.grants(outcome)
+                and self._judge.grant(outcome)
             ):
                 self._recent.accept("users", outcome, first + len(run))
                 run.append(message)
@@ -167,7 +170,7 @@ class TaskRound:
             if run:
                 publish()
                 run, rows = [], []
-            yield place, outcome
+            yield index, outcome
             first = self._out.next_index
         if run:
             publish()
@@ -176,7 +179,7 @@ class TaskRound:
         """Reject the records whose outcome the broker refuses. Returns the others."""
         others = []
         for message in batch:
-            refusals = self.task.refused.get((entity, message.offset))
+            refusals = self.task.unwritable.get((entity, message.offset))
             if refusals is None:
                 others.append(message)
             else:
@@ -188,7 +191,7 @@ class TaskRound:
     def _begin(self, parked: Parked) -> None:
         """Settle a newly read record, or park it."""
         task = self.task
-        behind = task.parking.queued(parked.entity, parked.outcome.key)
+        behind = task.parking.queued(parked.entity, parked.decoded.key)
         wanted = [] if behind else self._judge.judge(parked)
         if behind or wanted:
             # Persist a user at once: its reply comes once, so the next owner must know the record.
@@ -229,7 +232,7 @@ class TaskRound:
         if task.doubtful:  # releases of our reservations may be lost as well
             for reservation in task.addresses:
                 self._out.reply_again(reservation)
-        task.doubtful = task.restored = False
+        task.doubtful = task.awaits_first_round = False
 
     def _proceed(self) -> None:
         """Settle what is ready while the decision has room; the next decision settles the rest."""
@@ -242,7 +245,7 @@ class TaskRound:
     def _reject_outdated(self, outdated: Outdated) -> None:
         envelope, invalid = outdated
         message = envelope.message()
-        if refusals := self.task.refused.get((envelope.entity, envelope.offset)):
+        if refusals := self.task.unwritable.get((envelope.entity, envelope.offset)):
             self._out.isolate(envelope.entity, message, refusals)
         else:
             self._out.reject(envelope.entity, message, invalid)
@@ -264,7 +267,7 @@ class TaskRound:
                 return
             if parked.persisted:
                 self._out.drop(parked.entity, parked.ordinal)
-            settled, parked = parked, parking.release(parked)
+            settled, parked = parked, parking.remove(parked)
             if parked is not None and not self._out.is_full and _covers(settled, parked):
                 parked.move(State.GRANTED)
 
@@ -273,7 +276,7 @@ class TaskRound:
     def answer(self, message: Message) -> None:
         """Reply to a reservation request, or apply a release."""
         task = self.task
-        asked = read_claim(message.value, task.number, task.settings.tasks)
+        asked = read_request(message.value, task.number, task.settings.tasks)
         if asked is None:
             self._out.unreadable(message)
         elif isinstance(asked, ReservationRequest):
@@ -281,9 +284,9 @@ class TaskRound:
         elif (left := task.addresses.release(asked)) is not None:
             self._out.reserve(left)
 
-    def take_grant(self, message: Message) -> None:
+    def apply_reply(self, message: Message) -> None:
         """Apply the reply to a request of this task. A reply may come late, and twice."""
-        reply = read_grant(message.value)
+        reply = read_reply(message.value)
         if reply is None:
             self._out.unreadable(message)
             return
@@ -300,7 +303,7 @@ def _covers(settled: Parked, following: Parked) -> bool:
 
     The decision releases the reservation, so it must settle both versions.
     """
-    row, after = settled.outcome, following.outcome
+    row, after = settled.decoded, following.decoded
     return (
         settled.state is State.GRANTED
         and isinstance(row, Decoded)

@@ -38,10 +38,6 @@ class Names(msgspec.Struct, frozen=True):
 
     prefix: str = "buddy"
 
-    def inputs(self, entity: str) -> str:
-        """The topic to which upstream systems send records of the entity."""
-        return f"{self.prefix}.in.{entity}"
-
     def accepted(self, entity: str) -> str:
         """The topic of the entity's accepted rows."""
         return f"{self.prefix}.accepted.{entity}"
@@ -51,8 +47,12 @@ class Names(msgspec.Struct, frozen=True):
         return f"{self.prefix}.rejected.{entity}"
 
     def input(self, name: str) -> str:
-        """The topic of a task's input, by name: an entity, `claims` or `grants`."""
-        return self.inputs(name) if name in ENTITIES else f"{self.prefix}.internal.{name}"
+        """The topic of a task's input, by name: an entity, `claims` or `grants`.
+
+        Upstream systems send the records of an entity to its input.
+        """
+        room = "in" if name in ENTITIES else "internal"
+        return f"{self.prefix}.{room}.{name}"
 
     @property
     def claims(self) -> str:
@@ -116,7 +116,7 @@ class Names(msgspec.Struct, frozen=True):
     def every(self) -> Iterator[str]:
         """All topic names, inputs first."""
         for entity in ENTITIES:
-            yield self.inputs(entity)
+            yield self.input(entity)
         for entity in ENTITIES:
             yield self.accepted(entity)
         yield from self.of_originals()
@@ -135,7 +135,7 @@ def wanted(names: Names, partitions: int, record_limit: int) -> dict[str, Topic]
     for entity in ENTITIES:
         topics += [
             Topic(
-                names.inputs(entity),
+                names.input(entity),
                 partitions,
                 retention_ms=7 * _DAY_MS,
                 max_message_bytes=record_limit + _ENVELOPE,
@@ -177,8 +177,8 @@ def _enlarged(record_limit: int) -> int:
 
 def _inputs_of(names: Names, there: Mapping[str, Topic]) -> dict[str, str]:
     """By topic of `of_originals`: the input with the largest messages that reach the topic."""
-    widest = max(map(names.inputs, ENTITIES), key=lambda name: there[name].max_message_bytes)
-    own = {names.rejected(entity): names.inputs(entity) for entity in ENTITIES}
+    widest = max(map(names.input, ENTITIES), key=lambda name: there[name].max_message_bytes)
+    own = {names.rejected(entity): names.input(entity) for entity in ENTITIES}
     return {name: own.get(name, widest) for name in names.of_originals()}
 
 
@@ -186,7 +186,7 @@ def _policy(names: Names, topic: Topic, is_now: Topic) -> Iterator[str]:
     """What is wrong with what a topic removes."""
     name = topic.name
     read_whole = {
-        *map(names.inputs, ENTITIES),
+        *map(names.input, ENTITIES),
         *map(names.rejected, ENTITIES),
         names.claims,
         names.grants,
@@ -214,7 +214,7 @@ def complaints(names: Names, there: Mapping[str, Topic], record_limit: int) -> I
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         yield f"topic {missing[0]} is missing{more}: run 'buddy topics create'"
         return
-    partitions = there[names.inputs("users")].partitions
+    partitions = there[names.input("users")].partitions
     inputs = _inputs_of(names, there)
     for name, topic in wanted(names, partitions, record_limit).items():
         is_now = there[name]
@@ -224,11 +224,11 @@ def complaints(names: Names, there: Mapping[str, Topic], record_limit: int) -> I
             names.schedules,
         ):
             yield (
-                f"topic {name} has {is_now.partitions} partitions, but {names.inputs('users')} "
+                f"topic {name} has {is_now.partitions} partitions, but {names.input('users')} "
                 f"has {partitions}: create it anew with as many"
             )
         yield from _policy(names, topic, is_now)
-        if name in map(names.inputs, ENTITIES) and not is_now.append_time:
+        if name in map(names.input, ENTITIES) and not is_now.append_time:
             yield f"topic {name} has no append time: set message.timestamp.type=LogAppendTime on it"
         kept = is_now.retention_ms
         if name in map(names.rejected, ENTITIES) and kept is not None and kept < _REJECTIONS_MS:

@@ -29,7 +29,7 @@ _PATIENCE_MS: Final = 2_000
 _NOWHERE: Final = (0, 0)
 
 
-class Waiting(NamedTuple):
+class Backlog(NamedTuple):
     """The records that a worker has read but not judged, by append time."""
 
     heads: Mapping[str, int]
@@ -76,56 +76,56 @@ class Elsewhere:
         self._stands: dict[Partition, tuple[int, int]] = {}
         """Inputs with a backlog: the offset reached, and since when it has not moved."""
 
-    async def refresh(self, running: Collection[int], waiting: Waiting) -> None:
+    async def refresh(self, running: Collection[int], backlog: Backlog) -> None:
         """Request the end offsets of the inputs that seem to delay records.
 
         `running` are the tasks of this worker. Raises MissingTopic, BrokerUnavailable.
         """
         now = self._clock()
-        if waiting.first is None or now - self._asked < _ASK_MS:
+        if backlog.first is None or now - self._asked < _ASK_MS:
             return
-        goal = min(waiting.first, waiting.goal)
-        inputs = [place for entity in INDEXED for place in self._inputs(entity, running)]
-        behind = [place for place in inputs if self._time(place) < goal]
+        goal = min(backlog.first, backlog.goal)
+        inputs = [partition for entity in INDEXED for partition in self._inputs(entity, running)]
+        behind = [partition for partition in inputs if self._time(partition) < goal]
         if not behind:
             return
         self._asked = now
         spans = await sound_spans(self._broker, behind)  # one whose entry is damaged stands
-        for place in behind:
-            read, span = self._passed.get(place, _NOWHERE)[0], spans.get(place)
+        for partition in behind:
+            read, span = self._passed.get(partition, _NOWHERE)[0], spans.get(partition)
             if span is not None and read >= span.end:
-                self._at_end[place] = waiting.newest
-            elif place not in self._stands or self._stands[place][0] != read:
-                self._stands[place] = (read, now)
+                self._at_end[partition] = backlog.newest
+            elif partition not in self._stands or self._stands[partition][0] != read:
+                self._stands[partition] = (read, now)
 
-    def until(self, running: Mapping[int, Task], waiting: Waiting) -> dict[str, int]:
+    def watermarks(self, running: Mapping[int, Task], backlog: Backlog) -> dict[str, int]:
         """The append time up to which other workers have judged all users, and all matches.
 
         `FOREVER` if no backlog is worth the wait. A user parked here counts too while tasks run
         elsewhere: the owner of its address may be one of them.
         """
-        until = {}
+        watermarks = {}
         for entity in INDEXED:
             inputs = self._inputs(entity, running)
-            until[entity] = min(
-                (self._time(place) for place in inputs if not self._is_given_up(place)),
+            watermarks[entity] = min(
+                (self._time(partition) for partition in inputs if not self._is_given_up(partition)),
                 default=FOREVER,
             )
         if len(running) < self._all:
             parked = young_users(running.values(), self._clock())
-            until["users"] = min([until["users"], *(user.arrival - 1 for user in parked)])
-        return {e: FOREVER if time >= waiting.goal else time for e, time in until.items()}
+            watermarks["users"] = min([watermarks["users"], *(user.arrival - 1 for user in parked)])
+        return {e: FOREVER if time >= backlog.goal else time for e, time in watermarks.items()}
 
     def _inputs(self, entity: str, running: Collection[int]) -> list[Partition]:
         topic = self._names.input(entity)
         return [Partition(topic, n) for n in range(self._all) if n not in running]
 
-    def _time(self, place: Partition) -> int:
-        return max(self._passed.get(place, _NOWHERE)[1], self._at_end.get(place, 0))
+    def _time(self, partition: Partition) -> int:
+        return max(self._passed.get(partition, _NOWHERE)[1], self._at_end.get(partition, 0))
 
-    def _is_given_up(self, place: Partition) -> bool:
-        read, since = self._stands.get(place, (-1, 0))
-        stands = read == self._passed.get(place, _NOWHERE)[0]
+    def _is_given_up(self, partition: Partition) -> bool:
+        read, since = self._stands.get(partition, (-1, 0))
+        stands = read == self._passed.get(partition, _NOWHERE)[0]
         return stands and self._clock() - since >= _PATIENCE_MS
 
 

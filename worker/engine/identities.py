@@ -88,11 +88,13 @@ class Identities:
         """
         skipped = await self._broker.skipped()
         spans = await sound_spans(self._broker, state)
-        return {place: span.start + skipped.get(place, 0) for place, span in spans.items()}
+        return {
+            partition: span.start + skipped.get(partition, 0) for partition, span in spans.items()
+        }
 
-    def forget(self, place: Partition) -> None:
+    def forget(self, partition: Partition) -> None:
         """Drop the count of a partition whose topic was re-created, until the next count."""
-        self._gone = {p: count for p, count in self._gone.items() if p != place}
+        self._gone = {p: count for p, count in self._gone.items() if p != partition}
 
     def lost(self, gone: Mapping[Partition, int]) -> dict[Partition, int]:
         """The partitions that have lost more offsets than in `gone`, each with the new count."""

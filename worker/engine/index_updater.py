@@ -123,9 +123,9 @@ class IndexUpdater:
         positions = self.index.positions()
         if not positions:
             self.index.stamp(self._clock.wall())
-            for place in self.accepted:
-                if spans[place].start:  # rows may be missing: see `OffsetRange`
-                    self.on_expired(place, spans[place].start)
+            for partition in self.accepted:
+                if spans[partition].start:  # rows may be missing: see `OffsetRange`
+                    self.on_expired(partition, spans[partition].start)
         self._followed = {p: positions.get(p, spans[p].start) for p in self.accepted}
         self._followed |= {p: spans[p].start for p in self.progress}
         self._reader.assign(self._followed)
@@ -222,12 +222,12 @@ class IndexUpdater:
 
     async def _follow(self, timeout: float) -> bool:
         messages = await self._reader.read(_BATCH, timeout)
-        for place, count in self._reader.skipped().items():
-            if place.topic in self._entities:  # the task reports holes in its progress, once
-                self.on_skipped(place, count)
-        for place, count in self._reader.expired().items():
-            if place.topic in self._entities:
-                self.on_expired(place, count)
+        for partition, count in self._reader.skipped().items():
+            if partition.topic in self._entities:  # the task reports holes in its progress, once
+                self.on_skipped(partition, count)
+        for partition, count in self._reader.expired().items():
+            if partition.topic in self._entities:
+                self.on_expired(partition, count)
         followed = {p: self._reader.position(p) for p in self._followed}
         anew = went_back(messages, followed, self.followed())
         if anew is not None:
@@ -270,21 +270,21 @@ class IndexUpdater:
             number = message.partition
             reached = read_reached(message.key or b"", message.value, number)
             if reached is None:
-                place = Partition(message.topic, number)
-                unreadable.setdefault(place, []).append(message.offset)
+                partition = Partition(message.topic, number)
+                unreadable.setdefault(partition, []).append(message.offset)
                 continue
             for entity, offset in reached.judged.items():
-                topic = self._names.inputs(entity)
+                topic = self._names.input(entity)
                 identity = self._identities.get(topic)
                 # Offsets of a deleted topic mean nothing in a new topic of the same name. Until
                 # the task starts on the new topic, its parked records may still be unjudged.
                 same = reached.topics.get(entity, identity) == identity
                 self.judged[Partition(topic, number)] = offset if same else -1
                 if entity in INDEXED and same:
-                    passed = (reached.next.get(entity, 0), reached.until.get(entity, 0))
+                    passed = (reached.next.get(entity, 0), reached.watermarks.get(entity, 0))
                     self.passed[Partition(topic, number)] = passed
-        for place, offsets in unreadable.items():
-            self.on_unreadable(place, offsets)
+        for partition, offsets in unreadable.items():
+            self.on_unreadable(partition, offsets)
 
     def _missing(self, until: Mapping[Partition, int]) -> int:
         return sum(max(0, end - self._followed[p]) for p, end in until.items())

@@ -22,14 +22,14 @@ from worker.core.incidents import INTERNAL_RECREATED, INTERNAL_SKIPPED
 from worker.core.pressure import Limits, crowded, overfull
 from worker.core.round import TaskBatch
 from worker.core.task_settings import TaskSettings
-from worker.engine.elsewhere import Elsewhere, Waiting
+from worker.engine.elsewhere import Backlog, Elsewhere
+from worker.engine.frontiers import Frontiers
 from worker.engine.identities import Identities
 from worker.engine.index_updater import INDEXED, IndexUpdater
 from worker.engine.order import FOREVER, ReadingOrder
 from worker.engine.reports import WorkerReports
 from worker.engine.rounds import Rounds
 from worker.engine.tasks import TaskHandle, TaskManager, inputs, of_state
-from worker.engine.verdicts import Frontiers
 from worker.errors import WAITED_OUT, BrokerUnavailable, DamagedLog, MissingTopic
 from worker.index.store import IndexStore
 from worker.stream import Message, Partition
@@ -102,7 +102,7 @@ class WorkLoop:
             if self._reading is not None:
                 await asyncio.wait({self._reading})
                 self._reading = None
-            self._rounds.drop_waiting()
+            self._rounds.drop_postponed()
             await self._tasks.close()
             ended.set()
             await asyncio.wait({following})
@@ -115,14 +115,16 @@ class WorkLoop:
             if following.done():
                 following.result()
             try:
-                await self._round()
+                await self._cycle()
                 backoff.succeeded()
                 self._reports.free("broker")
             except (BrokerUnavailable, DamagedLog, MissingTopic) as error:
                 pause = backoff.failed()
                 self._reports.outage("broker", error, pause)
-                self._rounds.drop_waiting()
-                await self._rounds.settled(wait=True)  # bounded by the committer's time limits
+                self._rounds.drop_postponed()
+                await self._rounds.collect_commit(
+                    wait=True
+                )  # bounded by the committer's time limits
                 await self._tasks.end_session("broker unavailable")
                 await self._assign()
                 self._reports.tasks(self._tasks)
@@ -130,11 +132,13 @@ class WorkLoop:
 
     # --- one round ----------------------------------------------------------------------------
 
-    async def _round(self) -> None:
+    async def _cycle(self) -> None:
         self._reports.watch_clock(self._tasks)
         if self._identities.due:
             await self._identities.check()
-        state = [place for handle in self._tasks.running.values() for place in handle.gone]
+        state = [
+            partition for handle in self._tasks.running.values() for partition in handle.state_lost
+        ]
         await self._identities.check_partitions(self._settings.tasks, state)
         if await self._tasks.update():
             await self._assign()
@@ -146,7 +150,7 @@ class WorkLoop:
         for handle in running.values():
             self._check_state(handle)
         await self._read(running)
-        await self._judge(running)
+        await self._start_round(running)
         self._reports.round(self._tasks, in_flight=self._rounds.commit is not None)
         await self._reports.measure(self._tasks, self._frontiers, self._updater)
         await self._reports.measure_lag(
@@ -155,23 +159,23 @@ class WorkLoop:
 
     def _check_state(self, handle: TaskHandle) -> None:
         """Make a task rewrite its state if a state topic was re-created or lost records."""
-        anew = self._identities.anew(handle.state)
-        lost = self._identities.lost(handle.gone)
+        anew = self._identities.anew(handle.state_topics)
+        lost = self._identities.lost(handle.state_lost)
         if not anew and not lost:
             return
-        handle.state |= anew
-        handle.gone |= lost
-        handle.task.write_again(of_state(handle.state, self._settings.names))
+        handle.state_topics |= anew
+        handle.state_lost |= lost
+        handle.task.write_again(of_state(handle.state_topics, self._settings.names))
         for topic in anew:
-            place = Partition(topic, handle.task.number)
-            handle.gone[place] = 0
-            self._identities.forget(place)
+            partition = Partition(topic, handle.task.number)
+            handle.state_lost[partition] = 0
+            self._identities.forget(partition)
             handle.task.books.incident(INTERNAL_RECREATED)
-            self._reports.state_recreated(place)
-        for place, gone in lost.items():
-            very = f"{place.topic} {handle.state.get(place.topic, '')}"
-            if fresh := handle.task.books.found(INTERNAL_SKIPPED, very, gone):
-                self._reports.state_lost(place, fresh)
+            self._reports.state_recreated(partition)
+        for partition, gone in lost.items():
+            topic_id = f"{partition.topic} {handle.state_topics.get(partition.topic, '')}"
+            if fresh := handle.task.books.found(INTERNAL_SKIPPED, topic_id, gone):
+                self._reports.state_lost(partition, fresh)
 
     async def _becomes_ready(self) -> bool:
         """Wait briefly for the index; the worker reads and judges nothing before it is ready."""
@@ -197,39 +201,39 @@ class WorkLoop:
         finally:
             news.cancel()
         self._updater.news.clear()
-        await self._rounds.settled()
+        await self._rounds.collect_commit()
         if len(running) < self._settings.tasks:
-            await self._take(wait=False)
-            await self._elsewhere.refresh(running, self._waiting(running))
+            await self._take(finish=False)
+            await self._elsewhere.refresh(running, self._backlog(running))
         # Must come last: when the batches are made, every message that the reader has passed must
         # be in an inbox.
-        await self._take(wait=False)
+        await self._take(finish=False)
 
-    async def _judge(self, running: dict[int, TaskHandle]) -> None:
+    async def _start_round(self, running: dict[int, TaskHandle]) -> None:
         """Start a round if there is work and the commit in flight allows it."""
-        if self._rounds.is_waiting:
-            await self._rounds.go_on(self._tasks)
+        if self._rounds.is_postponed:
+            await self._rounds.resume(self._tasks)
             return
-        waiting = self._waiting(running)
-        if self._rounds.commit and waiting.live:
+        backlog = self._backlog(running)
+        if self._rounds.commit and backlog.live:
             return
-        quiet = self._rounds.is_quiet
-        limits = self._limits_of(running, waiting)
+        heartbeat = self._rounds.heartbeat_due
+        limits = self._watermarks(running, backlog)
         batches = {}
         for number, handle in running.items():
             messages = handle.take(limits)
             positions = self._positions(handle)
-            if messages or quiet or positions != handle.positions or self._has_work(handle):
+            if messages or heartbeat or positions != handle.positions or self._has_work(handle):
                 handle.positions = positions
-                batches[number] = TaskBatch(messages, positions, handle.until())
+                batches[number] = TaskBatch(messages, positions, handle.watermarks())
         delta = self._updater.take_delta()
         if batches or delta.users or delta.matches:
-            await self._rounds.round(self._tasks, batches, delta)
+            await self._rounds.start(self._tasks, batches, delta)
 
-    async def _take(self, *, wait: bool) -> None:
-        """Move the messages of a finished read into the inboxes; `wait` for a read in progress."""
+    async def _take(self, *, finish: bool) -> None:
+        """Move the messages of a finished read into the inboxes. `finish` waits for the read."""
         reading = self._reading
-        if reading is None or not (wait or reading.done()):
+        if reading is None or not (finish or reading.done()):
             return
         self._reading = None
         messages = await reading
@@ -245,7 +249,7 @@ class WorkLoop:
         """Assign the inputs of all running tasks: new ones at the task's offset, others unmoved."""
         # A failed read loses nothing: positions have not moved, so it is repeated.
         with suppress(BrokerUnavailable):
-            await self._take(wait=True)
+            await self._take(finish=True)
         wanted: dict[Partition, int] = {}
         for handle in self._tasks.running.values():
             if not handle.assigned:
@@ -257,7 +261,7 @@ class WorkLoop:
 
     def _has_work(self, handle: TaskHandle) -> bool:
         return bool(
-            handle.task.restored
+            handle.task.awaits_first_round
             or handle.task.writes_again
             or handle.task.can_proceed
             or handle.task.has_to_persist(self._clock.now())
@@ -273,7 +277,7 @@ class WorkLoop:
             for name, messages in handle.inbox.items()
         }
 
-    def _waiting(self, running: Mapping[int, TaskHandle]) -> Waiting:
+    def _backlog(self, running: Mapping[int, TaskHandle]) -> Backlog:
         heads: dict[str, int] = {}
         for handle in running.values():
             for entity in ENTITIES:
@@ -284,20 +288,25 @@ class WorkLoop:
             (t for handle in running.values() for t in handle.read_until.values()), default=0
         )
         many = sum(handle.waiting() for handle in running.values())
-        return Waiting(heads, newest, live=many < _FULL)
+        return Backlog(heads, newest, live=many < _FULL)
 
-    def _limits_of(self, running: Mapping[int, TaskHandle], waiting: Waiting) -> dict[str, int]:
+    def _watermarks(self, running: Mapping[int, TaskHandle], backlog: Backlog) -> dict[str, int]:
         """The append time up to which records are judged now, by entity."""
-        until = self._elsewhere.until({n: handle.task for n, handle in running.items()}, waiting)
+        watermarks = self._elsewhere.watermarks(
+            {n: handle.task for n, handle in running.items()}, backlog
+        )
         for handle in running.values():
             for entity in INDEXED:
-                until[entity] = min(until[entity], self._read_until(handle, entity))
-        return self._order.limits(until, waiting.heads)
+                watermarks[entity] = min(watermarks[entity], self._read_until(handle, entity))
+        return self._order.limits(watermarks, backlog.heads)
 
     def _read_until(self, handle: TaskHandle, entity: str) -> int:
         """The append time up to which an input is read; `FOREVER` once its end is reached."""
-        place = Partition(self._settings.names.inputs(entity), handle.task.number)
-        if not self._reader.lag(place) and self._reader.position(place) >= handle.ends[entity]:
+        partition = Partition(self._settings.names.input(entity), handle.task.number)
+        if (
+            not self._reader.lag(partition)
+            and self._reader.position(partition) >= handle.ends[entity]
+        ):
             return FOREVER
         return handle.read_until.get(entity, 0)
 
@@ -357,6 +366,6 @@ def _connect(
     tasks.on_progress_lost = reports.progress_lost
     tasks.on_restored = reports.metrics.restored
     tasks.on_not_started = reports.not_started
-    tasks.refused = rounds.refusals.of
-    tasks.before_release = lambda: rounds.settled(wait=True)
+    tasks.unwritable = rounds.refusals.of
+    tasks.before_release = lambda: rounds.collect_commit(wait=True)
     rounds.on_stuck = tasks.stuck

@@ -54,7 +54,7 @@ class Losses:
             self.health.recreated(topic, self._clock.steady())
             _log.error("input_recreated", topic=topic, partition=task.number)
         for entity, count in missed.expired.items():
-            self._expired(entity, Partition(settings.names.inputs(entity), task.number), count)
+            self._expired(entity, Partition(settings.names.input(entity), task.number), count)
         for name in missed.others:
             topic = f"{settings.names.prefix}.{name}"
             if name in _STATE:
@@ -82,55 +82,62 @@ class Losses:
                 count=count,
             )
 
-    def holes(self, place: Partition, count: int) -> None:
+    def holes(self, partition: Partition, count: int) -> None:
         """Report offsets of an internal topic that were removed, or damaged and skipped."""
         lost = (
             _STATE[OWNERS]
-            if place.topic.endswith(f".{OWNERS}")
+            if partition.topic.endswith(f".{OWNERS}")
             else "records that had been judged may be judged again"
         )
-        self._internal_skipped(place, count, f"removed, or damaged and skipped: {lost}")
+        self._internal_skipped(partition, count, f"removed, or damaged and skipped: {lost}")
 
-    def state_lost(self, place: Partition, count: int) -> None:
+    def state_lost(self, partition: Partition, count: int) -> None:
         """Report lost offsets of a running task's state: the task writes its state again."""
         what = "removed, or damaged and skipped: what running tasks know is written there again"
-        self._internal_skipped(place, count, what)
+        self._internal_skipped(partition, count, what)
 
-    def _internal_skipped(self, place: Partition, count: int, what: str) -> None:
+    def _internal_skipped(self, partition: Partition, count: int, what: str) -> None:
         self.metrics.anomalies.unreadable_internal(count)
         self.health.report(
-            f"{count} offsets of {place.topic}/{place.number} were {what}", self._clock.steady()
+            f"{count} offsets of {_name(partition)} were {what}",
+            self._clock.steady(),
         )
-        _log.error("internal_skipped", topic=place.topic, partition=place.number, count=count)
+        _log.error(
+            "internal_skipped", topic=partition.topic, partition=partition.number, count=count
+        )
 
-    def progress_lost(self, place: Partition) -> None:
+    def progress_lost(self, partition: Partition) -> None:
         """Report that a task with earlier work has no checkpoint: it judges all inputs again."""
         self.health.report(
-            f"{place.topic}/{place.number} is empty: all that is in the inputs is judged again",
+            f"{_name(partition)} is empty: all that is in the inputs is judged again",
             self._clock.steady(),
         )
         self.metrics.anomalies.progress_lost()
-        _log.error("progress_lost", topic=place.topic, partition=place.number)
+        _log.error("progress_lost", topic=partition.topic, partition=partition.number)
 
-    def accepted_skipped(self, place: Partition, count: int) -> None:
+    def accepted_skipped(self, partition: Partition, count: int) -> None:
         """Report damaged offsets that the index skips by order: their rows are unknown."""
         self.metrics.anomalies.accepted_skipped(count)
         self.health.report(
-            f"{count} damaged offsets of {place.topic}/{place.number} were skipped: what they said"
+            f"{count} damaged offsets of {_name(partition)} were skipped: what they said"
             " is unknown to the index",
             self._clock.steady(),
         )
-        _log.error("accepted_skipped", topic=place.topic, partition=place.number, count=count)
+        _log.error(
+            "accepted_skipped", topic=partition.topic, partition=partition.number, count=count
+        )
 
-    def accepted_expired(self, place: Partition, count: int) -> None:
+    def accepted_expired(self, partition: Partition, count: int) -> None:
         """Report offsets removed before the index read them: rows may be missing."""
         self.metrics.anomalies.accepted_expired(count)
         self.health.report(
-            f"{count} offsets of {place.topic}/{place.number} were removed before the index read"
+            f"{count} offsets of {_name(partition)} were removed before the index read"
             " them: rows may be missing; have them judged again with 'buddy reprocess'",
             self._clock.steady(),
         )
-        _log.error("accepted_expired", topic=place.topic, partition=place.number, count=count)
+        _log.error(
+            "accepted_expired", topic=partition.topic, partition=partition.number, count=count
+        )
         self._accepted_gone += count
 
     def enter_in_books(self, tasks: TaskManager) -> None:
@@ -140,14 +147,16 @@ class Losses:
                 handle.task.books.incident(ACCEPTED_EXPIRED, self._accepted_gone)
                 self._accepted_gone = 0
 
-    def state_recreated(self, place: Partition) -> None:
+    def state_recreated(self, partition: Partition) -> None:
         """Report a re-created topic of a running task's state: the task writes it again."""
-        self._state_recreated(place, "what running tasks know is written there again")
+        self._state_recreated(partition, "what running tasks know is written there again")
 
-    def _state_recreated(self, place: Partition, lost: str) -> None:
+    def _state_recreated(self, partition: Partition, lost: str) -> None:
         self.metrics.anomalies.internal_recreated()
-        self.health.report(f"topic {place.topic} was created anew: {lost}", self._clock.steady())
-        _log.error("internal_recreated", topic=place.topic, partition=place.number)
+        self.health.report(
+            f"topic {partition.topic} was created anew: {lost}", self._clock.steady()
+        )
+        _log.error("internal_recreated", topic=partition.topic, partition=partition.number)
 
     def _rejected_recreated(self, topic: str) -> None:
         """Report a re-created rejected topic: its rejections are gone."""
@@ -171,25 +180,31 @@ class Losses:
 
     def expired(self, expired: Mapping[Partition, int], tasks: TaskManager, names: Names) -> None:
         """Report offsets that were removed before they were read."""
-        for place, count in expired.items():
-            entity = names.entity_of(place.topic)
-            if entity in ENTITIES and (handle := tasks.running.get(place.number)) is not None:
+        for partition, count in expired.items():
+            entity = names.entity_of(partition.topic)
+            if entity in ENTITIES and (handle := tasks.running.get(partition.number)) is not None:
                 handle.task.books.incident(INPUT_EXPIRED, count)
-            self._expired(entity, place, count)
+            self._expired(entity, partition, count)
 
     def skipped(self, skipped: Mapping[Partition, int], tasks: TaskManager, names: Names) -> None:
         """Report damaged offsets that were skipped by order of an operator."""
-        for place, count in skipped.items():
-            entity = names.entity_of(place.topic)
+        for partition, count in skipped.items():
+            entity = names.entity_of(partition.topic)
             if entity in ENTITIES:
                 self.metrics.anomalies.input_skipped(entity, count)
                 self.health.expired(count, self._clock.steady())
-                if (handle := tasks.running.get(place.number)) is not None:
+                if (handle := tasks.running.get(partition.number)) is not None:
                     handle.task.books.incident("input_skipped", count)
-            _log.error("input_skipped", topic=place.topic, partition=place.number, count=count)
+            _log.error(
+                "input_skipped", topic=partition.topic, partition=partition.number, count=count
+            )
 
-    def _expired(self, entity: str, place: Partition, count: int) -> None:
+    def _expired(self, entity: str, partition: Partition, count: int) -> None:
         if entity in ENTITIES:
             self.metrics.anomalies.input_expired(entity, count)
             self.health.expired(count, self._clock.steady())
-        _log.error("input_expired", topic=place.topic, partition=place.number, count=count)
+        _log.error("input_expired", topic=partition.topic, partition=partition.number, count=count)
+
+
+def _name(partition: Partition) -> str:
+    return f"{partition.topic}/{partition.number}"

@@ -53,10 +53,10 @@ class Outcomes:
         self._reader.assign({partition: span.end for partition, span in spans.items()})
 
     def add_sent(
-        self, messages: Sequence[ProducerRecord], places: Sequence[tuple[int, int]]
+        self, messages: Sequence[ProducerRecord], coordinates: Sequence[tuple[int, int]]
     ) -> None:
-        """Record sent messages, each with its partition and offset in `places`."""
-        for message, (number, offset) in zip(messages, places, strict=True):
+        """Record sent messages, each with its partition and offset in `coordinates`."""
+        for message, (number, offset) in zip(messages, coordinates, strict=True):
             self.sent[self._names.entity_of(message.topic)] += 1
             if self._reader is not None:
                 self._open[f"{message.topic}/{number}"].add(offset)

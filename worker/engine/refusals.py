@@ -29,7 +29,7 @@ class Refusals:
     """Counts the refusals per task and record, until the record has a committed rejection.
 
     A refused commit discards all tasks. A restored task rejects these records (`internal_error`)
-    with a smaller message each time: see `Task.refused`.
+    with a smaller message each time: see `Task.unwritable`.
     """
 
     def __init__(self, names: Names) -> None:
@@ -60,7 +60,7 @@ class Refusals:
         count = self.of(number)[record] = self.of(number).get(record, 0) + 1
         _log.error(
             "record_refused",
-            source=f"{self._names.inputs(record[0])}/{number}/{record[1]}",
+            source=f"{self._names.input(record[0])}/{number}/{record[1]}",
             topic=topic,
             error=error,
         )

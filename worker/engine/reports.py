@@ -17,10 +17,10 @@ from worker.clock import Clock, StepWatch
 from worker.core.incidents import CLOCK_STEPPED, FOREIGN_ROW
 from worker.core.outbox import Tally
 from worker.core.task_settings import TaskSettings
+from worker.engine.frontiers import Frontiers
 from worker.engine.index_updater import IndexUpdater
 from worker.engine.losses import Losses
 from worker.engine.tasks import TaskManager, inputs
-from worker.engine.verdicts import Frontiers
 from worker.errors import BuddyError, Fenced
 from worker.ops.health import Health, ServiceHealth
 from worker.ops.metrics import Metrics
@@ -114,18 +114,18 @@ class WorkerReports(Losses):
             _log.info("unknown_fields", task=number, entity=entity, count=count, names=names)
         for source, error in tally.failures:
             _log.error("internal_error", source=source, error=error)
-        for place, offsets in tally.unreadable.items():
-            self.unreadable(place, offsets)
+        for partition, offsets in tally.unreadable.items():
+            self.unreadable(partition, offsets)
         for source in tally.records_omitted:
             _log.error("record_omitted", source=source)
 
-    def unreadable(self, place: Partition, offsets: Sequence[int]) -> None:
+    def unreadable(self, partition: Partition, offsets: Sequence[int]) -> None:
         """Report skipped messages of an internal topic that no worker can have written."""
         self.metrics.anomalies.unreadable_internal(len(offsets))
         _log.error(
             "unreadable_internal",
-            topic=place.topic,
-            partition=place.number,
+            topic=partition.topic,
+            partition=partition.number,
             offset=offsets[0],
             count=len(offsets),
         )
@@ -161,12 +161,12 @@ class WorkerReports(Losses):
             handle.task.books.incident(CLOCK_STEPPED)
         _log.warning("clock_stepped", by_ms=step)
 
-    def damaged(self, places: AbstractSet[Partition], tasks: TaskManager) -> None:
+    def damaged(self, partitions: AbstractSet[Partition], tasks: TaskManager) -> None:
         """Report inputs that damage blocks; the broker has logged the coordinates."""
-        for place in places - self._damaged:
-            if (handle := tasks.running.get(place.number)) is not None:
+        for partition in partitions - self._damaged:
+            if (handle := tasks.running.get(partition.number)) is not None:
                 handle.task.books.incident("log_damaged")
-        self._damaged = set(places)
+        self._damaged = set(partitions)
 
     async def look_for_damage(self, broker: Broker) -> None:
         """Report every 5 s: known damage, skipped offsets of rejected topics, blocked upkeep.
@@ -270,25 +270,27 @@ class WorkerReports(Losses):
         Records of open transactions count: nothing else reports them. Raises BrokerUnavailable.
         """
         now = self._clock.steady()
-        places = [p for o in tasks.running.values() if o.assigned for p in inputs(o.task, settings)]
-        if places and now - self._lag_measured < _LAG_EVERY_MS:
+        partitions = [
+            p for o in tasks.running.values() if o.assigned for p in inputs(o.task, settings)
+        ]
+        if partitions and now - self._lag_measured < _LAG_EVERY_MS:
             return
         # Measure the first task at once.
-        self._lag_measured = now if places else now - _LAG_EVERY_MS
+        self._lag_measured = now if partitions else now - _LAG_EVERY_MS
         # Workers do not read rejections, but an open transaction hides them from other readers.
         rejected = [
             Partition(settings.names.rejected(entity), handle.task.number)
             for handle in tasks.running.values()
             for entity in ENTITIES
         ]
-        followed = [*updater.accepted, *updater.progress, *rejected] if places else []
-        asked = [*places, *followed]
+        followed = [*updater.accepted, *updater.progress, *rejected] if partitions else []
+        asked = [*partitions, *followed]
         stable = await sound_spans(broker, asked) if asked else {}
         spans = await sound_spans(broker, asked, uncommitted=True) if asked else {}
-        lag = {p: max(0, spans[p].end - reader.position(p)) for p in places if p in spans}
+        lag = {p: max(0, spans[p].end - reader.position(p)) for p in partitions if p in spans}
         ends = {p: (stable[p].end, span.end) for p, span in spans.items() if p in stable}
         if blocked := self._blocked(
-            "inputs", self._inputs, {p: ends[p] for p in places if p in ends}
+            "inputs", self._inputs, {p: ends[p] for p in partitions if p in ends}
         ):
             _log.warning("input_blocked", **blocked.log_fields())
         if blocked := self._blocked(

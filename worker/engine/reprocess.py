@@ -14,7 +14,7 @@ from worker.brokers.contract import Broker
 from worker.brokers.tables import read_checked
 from worker.core.checkpoint import Checkpoint, Counts, write_checkpoint
 from worker.core.internal import read_parked
-from worker.core.ownership import given_up, taken_over
+from worker.core.ownership import release_record, take_over_record
 from worker.core.reading import ordinal_of
 from worker.core.topics import INPUTS, Names
 from worker.engine.saved import read_progress_table
@@ -56,24 +56,24 @@ async def _take_and_reset(
     await session.open()
     try:
         owner = session.owner
-        said = [taken_over(names, number, owner) for number in offsets]
-        places = dict(zip(offsets, await session.commit(said, {}), strict=True))
+        said = [take_over_record(names, number, owner) for number in offsets]
+        coordinates = dict(zip(offsets, await session.commit(said, {}), strict=True))
         messages: list[ProducerRecord] = []
         back = {}
         for number, offset in offsets.items():
             # A worker does not release a task that is assigned to it, so fence it at once.
-            _, at = places[number]
+            _, at = coordinates[number]
             earlier, _ = await fence_earlier(broker, names, number, owner, at, seconds=0)
             back[number], reset = await _reset(broker, names, entity, number, offset)
             messages += reset
-            messages += [given_up(names, number, one) for one in earlier]
-        reset_to = {Partition(names.inputs(entity), q): at for q, at in offsets.items() if back[q]}
+            messages += [release_record(names, number, one) for one in earlier]
+        reset_to = {Partition(names.input(entity), q): at for q, at in offsets.items() if back[q]}
         await session.commit(messages, reset_to)
         # In a transaction of its own: the next owner trusts a release even when uncommitted. The
         # reset is committed: if a worker has fenced this session already, nothing is left to
         # release, and another attempt would reset the tasks a second time.
         with suppress(BuddyError):
-            await session.commit([given_up(names, number, owner) for number in offsets], {})
+            await session.commit([release_record(names, number, owner) for number in offsets], {})
     finally:
         await session.close()
     return back
@@ -90,7 +90,7 @@ async def _reset(
     checkpoint = table.rows.get(key)
     if checkpoint is None:
         return 0, []
-    topic = names.inputs(entity)
+    topic = names.input(entity)
     identity = (await broker.identities([topic])).get(topic)
     read = checkpoint.next.get(entity, 0)
     # A re-created topic is read from its start anyway; parked records belong to the old one.
@@ -132,7 +132,7 @@ async def _begin_anew(
     """As `_reset`, for a task without a readable checkpoint."""
     inputs = {name: Partition(names.input(name), number) for name in INPUTS}
     spans = await broker.spans(inputs.values())
-    starts = {name: spans[place].start for name, place in inputs.items()}
+    starts = {name: spans[partition].start for name, partition in inputs.items()}
     checkpoint = Checkpoint(starts, {entity: starts[entity] for entity in ENTITIES})
     key = str(number).encode()
     messages = [ProducerRecord(names.progress, key, write_checkpoint(checkpoint), partition=number)]

@@ -34,7 +34,7 @@ from worker.errors import (
 from worker.stream import Partition
 
 _SYNC_PATIENCE: Final = 30.0
-_QUIET_MS: Final = 5_000
+_HEARTBEAT_MS: Final = 5_000
 _OFFSETS_MS: Final = 1_000
 """Interval of group offset commits, which cost a third of a small round.
 
@@ -73,8 +73,8 @@ class Rounds:
         self.on_stuck: Callable[[int], None] = lambda _number: None
         """Called with a task that cannot continue after a refusal; the others run without it."""
         self.commit: asyncio.Task[bool] | None = None
-        """The commit in flight, or a finished commit that `settled` has not collected yet."""
-        self._waiting: _Started | None = None
+        """The commit in flight, or a finished one before `collect_commit`."""
+        self._postponed: _Started | None = None
         """The round that waits until the index shows every committed row."""
         self._synchronising: asyncio.Task[None] | None = None
         self._topics = {entity: settings.names.accepted(entity) for entity in INDEXED}
@@ -89,28 +89,28 @@ class Rounds:
         """Whether a round was committed since without group offsets."""
 
     @property
-    def is_quiet(self) -> bool:
-        """Whether an idle worker commits although it has nothing to write.
+    def heartbeat_due(self) -> bool:
+        """Whether the worker must commit even if it has nothing to write.
 
         Only a commit shows that a task was taken over, for example by `reprocess`. The commit
         also brings the group offsets up to date.
         """
         now = self._clock.steady()
         dirty = self._offsets_dirty and now - self._last_offset_commit >= _OFFSETS_MS
-        return dirty or now - self._last_commit >= _QUIET_MS
+        return dirty or now - self._last_commit >= _HEARTBEAT_MS
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether a round waits for the index; no other round starts before `go_on`."""
-        return self._waiting is not None
+    def is_postponed(self) -> bool:
+        """Whether a round waits for the index; no other round starts before `resume`."""
+        return self._postponed is not None
 
-    async def round(
+    async def start(
         self, tasks: TaskManager, batches: Mapping[int, TaskBatch], delta: IndexDelta
     ) -> None:
         """Decide a round, wait for the previous commit, and start the commit of this round.
 
         If the round needs an index that shows all committed rows, the round waits for the index:
-        call `go_on` until it has been decided. Raises BrokerUnavailable, TopicRecreated,
+        call `resume` until it has been decided. Raises BrokerUnavailable, TopicRecreated,
         StateError.
         """
         if (session := tasks.session) is None or session.is_over:
@@ -127,20 +127,20 @@ class Rounds:
                 # In the background: the wait may end only when this worker takes over a task.
                 self._synchronising = asyncio.create_task(self._synchronise())
                 self._synchronising.add_done_callback(_retrieved)
-                self._waiting = started
+                self._postponed = started
                 return
             check = self._check()
             decision = core.decide(delta, now)
         await self._begin_commit(tasks, started, decision, check)
 
-    async def go_on(self, tasks: TaskManager) -> None:
-        """Decide the waiting round once the index is up to date. Raises as `round` does."""
-        started, synchronising = self._waiting, self._synchronising
+    async def resume(self, tasks: TaskManager) -> None:
+        """Decide the postponed round once the index is up to date. Raises as `start` does."""
+        started, synchronising = self._postponed, self._synchronising
         if started is None or synchronising is None or not synchronising.done():
             return
-        self._waiting = self._synchronising = None
+        self._postponed = self._synchronising = None
         synchronising.result()
-        if not await self.settled(wait=True) or started.session is not tasks.session:
+        if not await self.collect_commit(wait=True) or started.session is not tasks.session:
             return
         # Only tasks that ran throughout. A released task belongs to another worker; the index may
         # lack rows of a task that was taken over since.
@@ -163,20 +163,20 @@ class Rounds:
     async def _begin_commit(
         self, tasks: TaskManager, started: _Started, decision: Decision, check: asyncio.Task[None]
     ) -> None:
-        if not await self.settled(wait=True):
+        if not await self.collect_commit(wait=True):
             return  # its tasks are dropped, and read these messages again
-        tasks.succeeded()
+        tasks.succeeded()  # the commit before this one
         written = self._recent.take_round()
         self.commit = asyncio.create_task(self._commit(started, decision, written, check))
 
-    def drop_waiting(self) -> None:
-        """Drop the waiting round."""
+    def drop_postponed(self) -> None:
+        """Drop the postponed round."""
         if self._synchronising is not None:
             self._synchronising.cancel()
-        self._waiting = self._synchronising = None
+        self._postponed = self._synchronising = None
 
-    async def settled(self, *, wait: bool = False) -> bool:
-        """False if the last commit failed, else True; `wait` for a commit in flight.
+    async def collect_commit(self, *, wait: bool = False) -> bool:
+        """Collect the last commit: False if it failed. `wait` for a commit in flight.
 
         A failed commit ends its session. Raises TopicRecreated and StateError.
         """
@@ -194,7 +194,7 @@ class Rounds:
         later take-over reads the records again, unless they have expired.
         """
         with suppress(BuddyError):
-            if not await self.settled(wait=True) or (session := tasks.session) is None:
+            if not await self.collect_commit(wait=True) or (session := tasks.session) is None:
                 return  # the last decision may be missing in the log
             offsets: dict[Partition, int] = {}
             for handle in tasks.running.values():
@@ -217,7 +217,7 @@ class Rounds:
         try:
             await asyncio.wait({check})
             check.result()
-            if not decision.outputs and not self.is_quiet:
+            if not decision.outputs and not self.heartbeat_due:
                 return True
             self._last_commit = now = self._clock.steady()
             due = now - self._last_offset_commit >= _OFFSETS_MS or not decision.outputs
@@ -227,7 +227,7 @@ class Rounds:
                 self._last_offset_commit = now
                 for handle in started.tasks.values():
                     offsets |= reached(handle.task, self._settings)
-            places = await started.session.commit(decision.outputs, offsets)
+            coordinates = await started.session.commit(decision.outputs, offsets)
         except MessageRefused as error:
             self._reports.not_committed(started.tasks, error)
             refusal = self.refusals.add(decision.outputs, error)
@@ -239,7 +239,7 @@ class Rounds:
             self._reports.not_committed(started.tasks, error)
             started.session.is_over = True
             return False
-        self._recent.place(written, places, self._topics)
+        self._recent.locate(written, coordinates, self._topics)
         self._reports.committed(decision.tallies, started.began)
         for number, tally in decision.tallies.items():
             self.refusals.settled(number, tally.isolated)

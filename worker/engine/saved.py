@@ -8,7 +8,7 @@ from typing import Any
 from worker.brokers.contract import Broker
 from worker.brokers.tables import KeyedTable, read_checked
 from worker.core.checkpoint import Checkpoint
-from worker.core.internal import read_granted, read_parked, read_progress
+from worker.core.internal import read_parked, read_progress, read_reservation
 from worker.core.restoring import SavedState
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import INPUTS, Names
@@ -31,28 +31,30 @@ async def read_saved(
     """
     names, tasks = settings.names, settings.tasks
 
-    def tell(place: Partition, table: KeyedTable[Any]) -> None:
+    def tell(partition: Partition, table: KeyedTable[Any]) -> None:
         if table.unreadable:
-            skipped(place, table.unreadable)
+            skipped(partition, table.unreadable)
         if table.holes:
-            holes({place: table.holes})
+            holes({partition: table.holes})
 
-    place = Partition(names.progress, number)
+    partition = Partition(names.progress, number)
     progress = await read_progress_table(broker, names, number)
-    tell(place, progress)
+    tell(partition, progress)
     key = b"%d" % number
     if key in progress.lost:
         raise StateError(
-            f"{place.topic}/{number} says at offset {progress.lost[key]} how far task {number} is,"
-            " and cannot be read; nothing before it is left. Have its inputs judged again:"
+            f"{partition.topic}/{number} says at offset {progress.lost[key]} how far task {number}"
+            " is, and cannot be read; nothing before it is left. Have its inputs judged again:"
             f" buddy reprocess users --offset {number}:0"
         )
-    place = Partition(names.parked, number)
-    parked = await read_checked(broker, place, lambda k, v: read_parked(k, v, number, names))
-    tell(place, parked)
-    place = Partition(names.granted, number)
-    granted = await read_checked(broker, place, lambda k, v: read_granted(k, v, number, tasks))
-    tell(place, granted)
+    partition = Partition(names.parked, number)
+    parked = await read_checked(broker, partition, lambda k, v: read_parked(k, v, number, names))
+    tell(partition, parked)
+    partition = Partition(names.granted, number)
+    granted = await read_checked(
+        broker, partition, lambda k, v: read_reservation(k, v, number, tasks)
+    )
+    tell(partition, granted)
     return SavedState(
         progress.rows.get(key),
         tuple(parked.rows.values()),
@@ -63,15 +65,17 @@ async def read_saved(
 
 async def read_progress_table(broker: Broker, names: Names, number: int) -> KeyedTable[Checkpoint]:
     """The checkpoints of a task; one beyond the end of an input counts as unreadable."""
-    place = Partition(names.progress, number)
-    table = await read_checked(broker, place, lambda key, value: read_progress(key, value, number))
+    partition = Partition(names.progress, number)
+    table = await read_checked(
+        broker, partition, lambda key, value: read_progress(key, value, number)
+    )
     # Measured after the read: if another worker overtakes this take-over, its checkpoints are
     # beyond ends that were measured before.
     inputs = {name: Partition(names.input(name), number) for name in INPUTS}
     spans = await broker.spans(inputs.values(), uncommitted=True)
-    ends = {name: spans[place].end for name, place in inputs.items()}
-    topics = await broker.identities(place.topic for place in inputs.values())
-    identities = {name: topics.get(place.topic, "") for name, place in inputs.items()}
+    ends = {name: spans[partition].end for name, partition in inputs.items()}
+    topics = await broker.identities(partition.topic for partition in inputs.values())
+    identities = {name: topics.get(partition.topic, "") for name, partition in inputs.items()}
     if not any(_is_beyond(checkpoint, ends, identities) for checkpoint in table.rows.values()):
         return table
 
@@ -81,7 +85,7 @@ async def read_progress_table(broker: Broker, names: Names, number: int) -> Keye
             return None
         return checkpoint
 
-    return await read_checked(broker, place, read)
+    return await read_checked(broker, partition, read)
 
 
 def _is_beyond(

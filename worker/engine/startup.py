@@ -18,7 +18,7 @@ async def create_topics(
     `default`. Raises ConfigurationError, and creates nothing, if `asked` differs from the
     existing count.
     """
-    inputs = [names.inputs(entity) for entity in ENTITIES]
+    inputs = [names.input(entity) for entity in ENTITIES]
     there = await _described(broker, inputs)
     count = next((there[name].partitions for name in inputs if name in there), asked or default)
     if asked not in (None, count):
@@ -50,7 +50,7 @@ async def check_topics(broker: Broker, names: Names, record_limit: int) -> int:
     if found:
         more = f" ({len(found) - 1} more like this)" if len(found) > 1 else ""
         raise ConfigurationError(found[0] + more)
-    return there[names.inputs("users")].partitions
+    return there[names.input("users")].partitions
 
 
 async def message_limit(broker: Broker, names: Names) -> int:

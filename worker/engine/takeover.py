@@ -41,11 +41,11 @@ async def fence_earlier(
     Returns the fenced owners, and the number of offsets that were removed, or damaged and
     skipped. An owner at such an offset is not fenced. Raises BrokerUnavailable, DamagedLog.
     """
-    place = Partition(names.owners, number)
-    left, holes = await _unreleased(broker, place, offset, {owner, *own}, seconds)
+    partition = Partition(names.owners, number)
+    left, holes = await _unreleased(broker, partition, offset, {owner, *own}, seconds)
     earlier = [one for one in left if one != owner]
     # Without an earlier owner, a worker of a release before 2 may still write for the task.
-    fenced = [writer_name(names, owner) for owner in earlier]
+    fenced = [writer_name(names, one) for one in earlier]
     fenced = fenced or [earlier_writer_name(names, number)]
     await asyncio.gather(*(_fence(broker, names, name) for name in fenced))
     return earlier, holes
@@ -57,35 +57,35 @@ async def _fence(broker: Broker, names: Names, name: str) -> None:
 
 
 async def _unreleased(
-    broker: Broker, place: Partition, offset: int, own: Collection[str], seconds: float
+    broker: Broker, partition: Partition, offset: int, own: Collection[str], seconds: float
 ) -> tuple[list[str], int]:
     """The owners that have not released the task in time, and the number of missing offsets."""
     loop = asyncio.get_running_loop()
     began = loop.time()
-    span = (await broker.spans([place], uncommitted=True))[place]
+    span = (await broker.spans([partition], uncommitted=True))[partition]
     # The open transaction of a dead owner hides all later messages from a committed read.
     reader = broker.reader(uncommitted=True)
-    reader.assign({place: span.start})
+    reader.assign({partition: span.start})
     messages: list[Message] = []
     holes = span.start  # compaction never moves the start: see `OffsetRange`
     try:
         while True:
             messages += await reader.read(5_000, _STEP_SECONDS)
-            holes += reader.skipped().get(place, 0)
-            if reader.position(place) > offset:
+            holes += reader.skipped().get(partition, 0)
+            if reader.position(partition) > offset:
                 earlier = owners_before(messages, offset)
                 # A late release is a tombstone at a higher offset.
-                given_up = {m.key for m in messages if m.offset > offset and m.value is None}
-                left = [owner for owner in earlier if owner.encode() not in given_up]
+                released = {m.key for m in messages if m.offset > offset and m.value is None}
+                left = [owner for owner in earlier if owner.encode() not in released]
                 late = loop.time() - began >= seconds
                 if late or not any(owner not in own for owner in left):
                     return left, holes
-            elif place in (damaged := reader.damaged()):
-                raise DamagedLog(damaged[place])
+            elif partition in (damaged := reader.damaged()):
+                raise DamagedLog(damaged[partition])
             elif loop.time() - began >= _PATIENCE:
                 raise BrokerUnavailable(
-                    f"reading {place.topic}/{place.number} makes no progress: the partition has"
-                    " no leader"
+                    f"reading {partition.topic}/{partition.number} makes no progress: the"
+                    " partition has no leader"
                 )
     finally:
         await reader.close()

@@ -19,7 +19,7 @@ from worker.brokers.contract import Broker, Member
 from worker.clock import Clock
 from worker.core.books import Books
 from worker.core.incidents import INTERNAL_SKIPPED, PROGRESS_LOST, UNREADABLE_INTERNAL
-from worker.core.ownership import given_up, taken_over
+from worker.core.ownership import release_record, take_over_record
 from worker.core.pressure import weight
 from worker.core.reading import Missed
 from worker.core.task import Task
@@ -61,9 +61,9 @@ class TaskHandle:
         """The losses and re-created topics found at the take-over."""
         self.assigned = False
         """Whether the reader is assigned its inputs."""
-        self.state: dict[str, str] = {}
+        self.state_topics: dict[str, str] = {}
         """The identities of the topics that its state was last read from or rewritten to."""
-        self.gone: dict[Partition, int] = {}
+        self.state_lost: dict[Partition, int] = {}
         """The number of lost offsets in the partitions of these topics at that time."""
 
     def put(self, messages: Sequence[Message]) -> None:
@@ -91,7 +91,7 @@ class TaskHandle:
             self.inbox_bytes[name] -= sum(map(weight, some))
         return taken
 
-    def until(self) -> dict[str, int]:
+    def watermarks(self) -> dict[str, int]:
         """The append time up to which all users, and all matches, have left the inbox."""
         return {
             entity: messages[0].timestamp - 1
@@ -146,13 +146,15 @@ class TaskManager:
         """Called with the duration of each take-over, in seconds."""
         self.on_not_started: Callable[[int, BuddyError], None] = lambda _number, _error: None
         """Called with a task whose take-over failed, and the error."""
-        self.refused: Callable[[int], Mapping[tuple[str, int], int]] = lambda _number: {}
+        self.unwritable: Callable[[int], Mapping[tuple[str, int], int]] = lambda _number: {}
         """Returns the records of a task whose outcome the broker refused, and how often."""
-        self.on_unreadable: Callable[[Partition, Sequence[int]], None] = lambda _place, _at: None
+        self.on_unreadable: Callable[[Partition, Sequence[int]], None] = lambda _partition, _at: (
+            None
+        )
         """Called with the offsets of skipped messages of an internal topic."""
-        self.on_holes: Callable[[Partition, int], None] = lambda _place, _count: None
+        self.on_holes: Callable[[Partition, int], None] = lambda _partition, _count: None
         """Called with the number of missing offsets of an internal topic: removed or damaged."""
-        self.on_progress_lost: Callable[[Partition], None] = lambda _place: None
+        self.on_progress_lost: Callable[[Partition], None] = lambda _partition: None
         """Called for a task that has no checkpoint although it has worked before."""
 
     @property
@@ -162,7 +164,7 @@ class TaskManager:
 
     async def join(self) -> None:
         """Become a member of the group."""
-        self._member = await self._broker.join(self._group, self._settings.names.inputs("users"))
+        self._member = await self._broker.join(self._group, self._settings.names.input("users"))
 
     async def update(self) -> bool:
         """Take over newly assigned tasks, release revoked tasks; whether `running` changed.
@@ -225,7 +227,9 @@ class TaskManager:
     def release(self, numbers: Iterable[int]) -> list[ProducerRecord]:
         """The records that release these tasks: this worker writes nothing more for them."""
         assert self.session is not None
-        return [given_up(self._settings.names, number, self.session.owner) for number in numbers]
+        return [
+            release_record(self._settings.names, number, self.session.owner) for number in numbers
+        ]
 
     async def close(self) -> None:
         """Drop every task and leave the group, so that other workers take over at once."""
@@ -268,13 +272,13 @@ class TaskManager:
             self._sessions.add(session.owner)
             self.session = session
         names, owner = self._settings.names, session.owner
-        said = session.commit([taken_over(names, number, owner) for number in numbers], {})
+        said = session.commit([take_over_record(names, number, owner) for number in numbers], {})
         written = asyncio.create_task(said)
         written.add_done_callback(_retrieved)
         self._written = written
         self.taken.update(numbers)
-        for place, number in enumerate(numbers):
-            start = self._start(number, owner, written, place)
+        for index, number in enumerate(numbers):
+            start = self._start(number, owner, written, index)
             self._starting[number] = asyncio.create_task(start)
 
     def _started(self, number: int) -> bool:
@@ -303,11 +307,11 @@ class TaskManager:
             await start
 
     async def _start(
-        self, number: int, owner: str, written: asyncio.Task[list[tuple[int, int]]], place: int
+        self, number: int, owner: str, written: asyncio.Task[list[tuple[int, int]]], index: int
     ) -> TaskHandle:
-        """Take a task over; `written[place]` locates its owner record in the log."""
+        """Take a task over; `written[index]` locates its owner record in the log."""
         began = time.monotonic()
-        _, offset = (await asyncio.shield(written))[place]
+        _, offset = (await asyncio.shield(written))[index]
         others = self._sessions - {owner}
         names = self._settings.names
         earlier, gone = await fence_earlier(self._broker, names, number, owner, offset, others)
@@ -323,13 +327,13 @@ class TaskManager:
         """Restore a task from the log; `gone` offsets of its owners partition are missing."""
         names = self._settings.names
         task = Task(number, self._settings, Books(self._worker, self._clock.wall()))
-        task.refused = self.refused(number)
+        task.unwritable = self.unwritable(number)
         unreadable: Counter[Partition] = Counter()
         holes = Counter({Partition(names.owners, number): gone})
 
-        def skipped(place: Partition, offsets: Sequence[int]) -> None:
-            unreadable[place] += len(offsets)
-            self.on_unreadable(place, offsets)
+        def skipped(partition: Partition, offsets: Sequence[int]) -> None:
+            unreadable[partition] += len(offsets)
+            self.on_unreadable(partition, offsets)
 
         # Identities and lost offsets before the state, so that a later change is noticed.
         state = await self._identities.of_state()
@@ -337,23 +341,25 @@ class TaskManager:
         saved = await read_saved(self._broker, self._settings, number, skipped, holes.update)
         task.restore(saved, self._clock.now())
         # A hole stays in the log, so `books.found` lets each loss be reported only once.
-        very = {name: f"{name} {state.get(name, '')}" for name in names.of_state()}
-        for place, count in holes.items():
-            if fresh := task.books.found(INTERNAL_SKIPPED, very[place.topic], count):
-                self.on_holes(place, fresh)
-        for place, count in unreadable.items():
-            task.books.found(UNREADABLE_INTERNAL, very[place.topic], count)
+        topic_ids = {name: f"{name} {state.get(name, '')}" for name in names.of_state()}
+        for partition, count in holes.items():
+            if fresh := task.books.found(INTERNAL_SKIPPED, topic_ids[partition.topic], count):
+                self.on_holes(partition, fresh)
+        for partition, count in unreadable.items():
+            task.books.found(UNREADABLE_INTERNAL, topic_ids[partition.topic], count)
         inputs = {name: Partition(names.input(name), number) for name in INPUTS}
         if saved.checkpoint is None and await self._broker.committed(self._group, inputs.values()):
             task.books.incident(PROGRESS_LOST)
             self.on_progress_lost(Partition(names.progress, number))
         spans = await self._broker.spans(inputs.values())
-        handle = TaskHandle(task, {name: spans[place].end for name, place in inputs.items()})
-        handle.state = state
-        handle.gone = kept
+        handle = TaskHandle(
+            task, {name: spans[partition].end for name, partition in inputs.items()}
+        )
+        handle.state_topics = state
+        handle.state_lost = kept
         handle.missed = task.begin(
             self._identities.of_inputs(),
-            {name: spans[place].start for name, place in inputs.items()},
+            {name: spans[partition].start for name, partition in inputs.items()},
             of_state(state, names) | (self._identities.of_outcomes() if number == 0 else {}),
         )
         return handle

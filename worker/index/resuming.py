@@ -48,9 +48,9 @@ async def another_log(
             if positions != before:
                 before, moved = positions, clock()
             elif comparison.open and clock() - moved >= _PATIENCE:
-                place = comparison.open[0]
+                stuck = comparison.open[0]
                 raise BrokerUnavailable(
-                    f"reading {place.topic}/{place.number} again, before the position that was "
+                    f"reading {stuck.topic}/{stuck.number} again, before the position that was "
                     f"reached, has given nothing for {_PATIENCE:.0f} s"
                 )
     finally:

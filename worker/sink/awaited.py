@@ -57,8 +57,8 @@ class Awaited:
     ) -> None:
         """`spans` and `identities` are those of all inputs at the moment of the request."""
         self._identities = identities
-        self._ends = {place: span.end for place, span in spans.items()}
-        self._starts = {place: span.start for place, span in spans.items()}
+        self._ends = {partition: span.end for partition, span in spans.items()}
+        self._starts = {partition: span.start for partition, span in spans.items()}
         self._names = names
         self._judged = dict(self._starts)
         self._read = dict(self._starts)
@@ -66,26 +66,26 @@ class Awaited:
     def note(self, task: int, progress: SavedPosition) -> None:
         """Take in a task's checkpoint; note a task's checkpoints in the order they were saved."""
         for entity in ENTITIES:
-            place = Partition(self._names.inputs(entity), task)
-            if place not in self._ends:
+            partition = Partition(self._names.input(entity), task)
+            if partition not in self._ends:
                 continue
-            if self._is_of_another(place.topic, entity, progress):
+            if self._is_of_another(partition.topic, entity, progress):
                 continue
-            start = self._starts[place]
+            start = self._starts[partition]
             read = progress.next.get(entity, 0)
             judged = progress.judged.get(entity, 0)
             # Expired records need no verdict if unread. Parked ones still do: the log has a
             # copy of them, or else the task's next owner finds out.
-            self._judged[place] = judged if judged < read else max(judged, start)
-            self._read[place] = max(read, start)
+            self._judged[partition] = judged if judged < read else max(judged, start)
+            self._read[partition] = max(read, start)
 
     def is_beyond(self, task: int, progress: SavedPosition, ends: Mapping[Partition, int]) -> bool:
         """Whether a checkpoint claims reads beyond an input's end, and so must be foreign."""
-        places = {e: Partition(self._names.inputs(e), task) for e in progress.next}
+        partitions = {e: Partition(self._names.input(e), task) for e in progress.next}
         return any(
-            progress.next[entity] > ends.get(place, _LARGEST)
-            and not self._is_of_another(place.topic, entity, progress)
-            for entity, place in places.items()
+            progress.next[entity] > ends.get(partition, _LARGEST)
+            and not self._is_of_another(partition.topic, entity, progress)
+            for entity, partition in partitions.items()
         )
 
     def _is_of_another(self, topic: str, entity: str, progress: SavedPosition) -> bool:
@@ -93,14 +93,14 @@ class Awaited:
 
     def judged(self) -> dict[Partition, int]:
         """For each input, the offset up to which all records are judged."""
-        return {place: max(0, judged) for place, judged in self._judged.items()}
+        return {partition: max(0, judged) for partition, judged in self._judged.items()}
 
     def pending(self) -> dict[Partition, int]:
         """For each input that is not judged to its noted end, the number of offsets left."""
         return {
-            place: end - self._judged[place]
-            for place, end in self._ends.items()
-            if self._judged[place] < end
+            partition: end - self._judged[partition]
+            for partition, end in self._ends.items()
+            if self._judged[partition] < end
         }
 
     def steps(self) -> tuple[int, int]:
@@ -109,8 +109,8 @@ class Awaited:
         While the first number grows, somebody makes progress on the awaited records.
         """
         done = sum(
-            min(self._judged[place], end) + min(self._read[place], end)
-            for place, end in self._ends.items()
+            min(self._judged[partition], end) + min(self._read[partition], end)
+            for partition, end in self._ends.items()
         )
         first = 2 * sum(min(self._starts[p], end) for p, end in self._ends.items())
         return max(0, done - first), 2 * sum(self._ends.values()) - first

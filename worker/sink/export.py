@@ -90,9 +90,9 @@ async def carry_out(
     taken = await take_cut(source, settings.patience, report)
     async with AsyncExitStack() as used:
         used.callback(taken.snapshot.close)
-        room = await asyncio.to_thread(_make_room, source.store.directory)
-        used.push_async_callback(asyncio.to_thread, shutil.rmtree, room, ignore_errors=True)
-        finished = await _Making(request, source, settings, report, taken, room).make()
+        directory = await asyncio.to_thread(_make_spool_directory, source.store.directory)
+        used.push_async_callback(asyncio.to_thread, shutil.rmtree, directory, ignore_errors=True)
+        finished = await _Making(request, source, settings, report, taken, directory).make()
     return _answer(request, finished, source)
 
 
@@ -104,32 +104,32 @@ async def published(
     return None if there is None else _answer(request, there, source)
 
 
-def settle_bookmarks(bookmarks: Bookmarks, place: ExportPlace) -> None:
+def reconcile_bookmarks(bookmarks: Bookmarks, place: ExportPlace) -> None:
     """Make the bookmarks agree with the finished exports. Blocking."""
-    bookmarks.settle(place.find)
+    bookmarks.reconcile(place.find)
 
 
-async def _settle_again(bookmarks: Bookmarks, place: ExportPlace) -> None:
-    """Settle the bookmarks, whatever became of the export, and cancelled or not.
+async def _reconcile_again(bookmarks: Bookmarks, place: ExportPlace) -> None:
+    """Reconcile the bookmarks, whatever became of the export, and cancelled or not.
 
     The place alone decides whether a bookmark moves. So bookmarks and exports agree after any
     exception, whenever it was raised.
     """
-    await asyncio.shield(asyncio.to_thread(_settle_if_possible, bookmarks, place))
+    await asyncio.shield(asyncio.to_thread(_reconcile_if_possible, bookmarks, place))
 
 
-def _settle_if_possible(bookmarks: Bookmarks, place: ExportPlace) -> None:
-    """Settle the bookmarks; only log a failure. Blocking.
+def _reconcile_if_possible(bookmarks: Bookmarks, place: ExportPlace) -> None:
+    """Reconcile the bookmarks; only log a failure. Blocking.
 
-    The next incremental export settles them before it looks at its bookmark.
+    The next incremental export reconciles them before it looks at its bookmark.
     """
     try:
-        settle_bookmarks(bookmarks, place)
+        reconcile_bookmarks(bookmarks, place)
     except StateError as error:
         _log.warning("bookmarks_not_settled", error=str(error))
 
 
-def clear_room(store_directory: Path) -> None:
+def clear_spool(store_directory: Path) -> None:
     """Remove spooled rows and snapshots that a crash left. Blocking.
 
     Nobody else may be using the store.
@@ -138,7 +138,7 @@ def clear_room(store_directory: Path) -> None:
         shutil.rmtree(store_directory / name, ignore_errors=True)
 
 
-def _make_room(store_directory: Path) -> Path:
+def _make_spool_directory(store_directory: Path) -> Path:
     """Make a directory for spooled rows, beside the store.
 
     The system's temporary directory is unsuitable: it is often in memory. Rows are also personal
@@ -162,29 +162,29 @@ class _Making:
         settings: ExportSettings,
         report: Report,
         taken: Taken,
-        room: Path,
+        directory: Path,
     ) -> None:
         self._request = request
         self._source = source
         self._settings = settings
         self._report = report
         self._taken = taken
-        self._room = room
+        self._directory = directory
         self._selection = selection_of(request)
         self._export_id = export_id_of(request.id)
 
     async def make(self) -> Finished:
-        """Make the export; with a bookmark, settle the bookmarks before and after."""
+        """Make the export; with a bookmark, reconcile the bookmarks before and after."""
         name = self._request.incremental
         if name is None:
             spooled = await self._collect(
-                lambda caller: spool(self._taken.snapshot, self._selection, self._room, caller)
+                lambda caller: spool(self._taken.snapshot, self._selection, self._directory, caller)
             )
             return await self._write(spooled)
         bookmarks, place = Bookmarks(self._source.store), self._settings.place
-        await asyncio.to_thread(settle_bookmarks, bookmarks, place)
+        await asyncio.to_thread(reconcile_bookmarks, bookmarks, place)
         async with AsyncExitStack() as after:
-            after.push_async_callback(_settle_again, bookmarks, place)
+            after.push_async_callback(_reconcile_again, bookmarks, place)
             base, increment = await self._collect_increment(bookmarks, name)
             return await self._write_increment(bookmarks, name, base, increment)
 
@@ -200,8 +200,8 @@ class _Making:
             return base, await self._increment(bookmarks, name, base)
         except BaseDamagedError:
             await asyncio.to_thread(bookmarks.forget, name)
-            await asyncio.to_thread(settle_bookmarks, bookmarks, place)
-            await asyncio.to_thread(_empty, self._room)
+            await asyncio.to_thread(reconcile_bookmarks, bookmarks, place)
+            await asyncio.to_thread(_empty, self._directory)
         base = FullBecause.BASE_DAMAGED
         return base, await self._increment(bookmarks, name, base)
 
@@ -232,7 +232,7 @@ class _Making:
         )
         return await self._collect(
             lambda caller: spool_increment(
-                self._taken.snapshot, self._selection, self._room, caller, draft, mark
+                self._taken.snapshot, self._selection, self._directory, caller, draft, mark
             )
         )
 

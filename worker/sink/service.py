@@ -16,7 +16,7 @@ from worker.core.topics import Names
 from worker.errors import DamagedLog, MissingTopic, StateError, StateLost
 from worker.exports.places.place import ExportPlace
 from worker.sink.election import Election
-from worker.sink.export import ExportSettings, clear_room, settle_bookmarks
+from worker.sink.export import ExportSettings, clear_spool, reconcile_bookmarks
 from worker.sink.leader import Leader
 from worker.sink.reports import SinkReports, unheard
 from worker.sink.selection.bookmarks import Bookmarks
@@ -52,12 +52,12 @@ async def serve(
     reports = reports or unheard(clock.steady)
     watching = asyncio.create_task(_watch(settings.place, reports, stop))
     try:
-        await asyncio.to_thread(clear_room, store_directory)
+        await asyncio.to_thread(clear_spool, store_directory)
         try:
             for leftover in await asyncio.to_thread(settings.place.sweep):
                 _log.warning("export_leftover_removed", name=leftover)
             with suppress(StateLost):  # the store notes the damage; the consumer wipes it
-                await asyncio.to_thread(settle_bookmarks, Bookmarks(store), settings.place)
+                await asyncio.to_thread(reconcile_bookmarks, Bookmarks(store), settings.place)
         except StateError:
             if stop.is_set():  # `stop` ended the wait for an unreachable place
                 return

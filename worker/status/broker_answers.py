@@ -107,7 +107,7 @@ def unread(answers: BrokerAnswers) -> dict[Partition, int]:
     found = {}
     for number, task in answers.tasks.items():
         for entity in ENTITIES:
-            partition = Partition(answers.names.inputs(entity), number)
+            partition = Partition(answers.names.input(entity), number)
             position = _next_offset(answers, partition, entity, task.checkpoint)
             if partition in answers.spans and position < answers.spans[partition].end:
                 found[partition] = position

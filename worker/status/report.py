@@ -118,7 +118,7 @@ def _figures(answers: BrokerAnswers, entity: str, lags: Mapping[Partition, int])
     for task in answers.tasks.values():
         counts.update(asdict(task.checkpoint.counts.get(entity, Counts())))
     counted = all(task.counted for task in answers.tasks.values())
-    topic = answers.names.inputs(entity)
+    topic = answers.names.input(entity)
     return Figures(
         **{name: counts[name] if counted else None for name in Counts.__struct_fields__},
         lag=sum(lag for partition, lag in lags.items() if partition.topic == topic),

@@ -130,9 +130,7 @@ def _still_since(answers: BrokerAnswers, partition: Partition) -> int:
 def _parked_beside(answers: BrokerAnswers, partition: Partition) -> int:
     """How many parked records share the room for parked records of this input."""
     counts = answers.tasks[partition.number].checkpoint.counts
-    inputs = {
-        entity: Partition(answers.names.inputs(entity), partition.number) for entity in counts
-    }
+    inputs = {entity: Partition(answers.names.input(entity), partition.number) for entity in counts}
     level = _level(answers, partition)
     return sum(c.parked for e, c in counts.items() if _level(answers, inputs[e]) == level)
 

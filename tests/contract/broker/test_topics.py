@@ -111,7 +111,7 @@ async def test_topics_that_are_missing_get_as_many_partitions_as_the_inputs_have
 ) -> None:
     names = Names(unique("prefix"))
     limit = Topic("any", 1).max_message_bytes
-    await broker.create([wanted(names, 3, limit)[names.inputs("checkins")]])
+    await broker.create([wanted(names, 3, limit)[names.input("checkins")]])
     with pytest.raises(ConfigurationError, match="has 3 partitions, not 5"):
         await create_topics(broker, names, limit, 4, 5)
     assert len(await broker.topics(names.every())) == 1, "nothing was changed"

@@ -182,7 +182,7 @@ async def test_offsets_of_the_group_are_not_trusted(stage: Stage, broker: Broker
     await stage.judged()
     await stage.end(running)
 
-    inputs = [Partition(stage.names.inputs(entity), q) for entity in ENTITIES for q in range(TASKS)]
+    inputs = [Partition(stage.names.input(entity), q) for entity in ENTITIES for q in range(TASKS)]
     for far, offset in ((False, 0), (True, 1_000)):
         foreign = await broker.committer(f"{stage.names.prefix}-foreign", stage.group)
         await foreign.commit([], dict.fromkeys(inputs, offset))
@@ -199,7 +199,7 @@ async def test_the_group_is_told_within_a_second_where_a_task_reads(
     stage: Stage, broker: Broker
 ) -> None:
     await stage.started()
-    places = [Partition(stage.names.inputs("users"), q) for q in range(TASKS)]
+    places = [Partition(stage.names.input("users"), q) for q in range(TASKS)]
     for first in (0, 100):
         await stage.send("users", *(user(first + n) for n in range(40)))
         await stage.judged()
@@ -301,7 +301,7 @@ async def test_an_outage_while_the_reader_of_the_inputs_connects_is_waited_out(
 async def test_input_that_expired_is_an_error_and_it_goes_on_at_the_earliest(
     stage: Stage, expire: Expire, running_meanwhile: bool
 ) -> None:
-    place = Partition(stage.names.inputs("milestones"), 2)
+    place = Partition(stage.names.input("milestones"), 2)
     await stage.started()
     await stage.send("users", *(user(n) for n in range(1, 10)))
     await stage.send("milestones", *(milestone(n, n) for n in range(1, 4)), partition=2)

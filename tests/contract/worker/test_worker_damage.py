@@ -30,7 +30,7 @@ async def test_a_damaged_input_is_told_and_skipped_when_somebody_says_so(
     stage: Stage, broker: Broker
 ) -> None:
     assert isinstance(broker, EmbeddedBroker)
-    place = Partition(stage.names.inputs("milestones"), 1)
+    place = Partition(stage.names.input("milestones"), 1)
     users = await stage.send("users", *(user(n) for n in range(1, 6)))
     lost = await stage.send("milestones", milestone(1, 1), milestone(2, 2), partition=1)
     behind = await stage.send("milestones", milestone(3, 3), partition=1)

@@ -110,7 +110,7 @@ async def test_a_lost_progress_stops_one_task_and_reprocess_has_it_judged_anew(
     stage: Stage, broker: Broker, another: Another, beyond: bool
 ) -> None:
     place = Partition(stage.names.progress, 0)
-    users = stage.names.inputs("users")
+    users = stage.names.input("users")
     topics = {"users": (await broker.identities([users]))[users]}
     value = (
         write_checkpoint(Checkpoint({"users": 9}, {"users": 9}, topics)) if beyond else b"garbage"

@@ -79,7 +79,7 @@ async def test_what_is_paused_at_the_limit_and_what_is_not(stage: Stage) -> None
 
     def all_but_users_paused() -> bool:
         return running.paused == {
-            Partition(names.inputs(entity), q)
+            Partition(names.input(entity), q)
             for q in range(TASKS)
             for entity in (
                 "matches",
@@ -109,7 +109,7 @@ async def test_matches_are_read_though_the_others_have_reached_the_limit(stage: 
     await stage.send("events", *(event(20_000 + n, 10_000 + n) for n in range(MATCHES)))
     running = await stage.started(limits=LIMITS, held={"users"}, grace=3_600_000)
     await stage.until(
-        lambda: {p.topic for p in running.paused} >= {stage.names.inputs("events")}, "events pause"
+        lambda: {p.topic for p in running.paused} >= {stage.names.input("events")}, "events pause"
     )
     await stage.send("matches", match(10_000, 1, 2))
     await stage.until(lambda: running.parked("matches") == 1, "the match is read, and parked")

@@ -66,7 +66,7 @@ async def test_every_record_of_the_new_topic_is_judged_once(
     worker = await stage.started()
     await stage.send("users", *(user(n) for n in range(40)))
     await stage.judged()
-    topic = stage.names.inputs("users")
+    topic = stage.names.input("users")
     with capture_logs() as logs:
         if not running:
             await stage.end(worker)
@@ -94,7 +94,7 @@ async def test_an_idle_worker_notices_too(
         lambda: worker.counted("buddy_transactions_total", outcome="committed") >= TASKS,
         "every task has said which topics it reads",
     )
-    topic = stage.names.inputs("events")
+    topic = stage.names.input("events")
     await remove(topic)
     stage.clock.put_forward(5_001)
 
@@ -118,7 +118,7 @@ async def test_parked_records_of_the_old_topic_get_their_verdict(
     old = await stage.send("matches", *(match(10 + n, n, n) for n in range(8)))
     await stage.send("checkins", *(checkin(20 + n, 10 + n) for n in range(8)))
     await stage.until(lambda: worker.parked() == 16, "all are parked")
-    await create_anew(stage, broker, remove, stage.names.inputs("matches"))
+    await create_anew(stage, broker, remove, stage.names.input("matches"))
     stage.clock.put_forward(5_001)
     await stage.until(
         lambda: worker.counted("buddy_input_recreated_total") == TASKS, "it has noticed"
@@ -140,7 +140,7 @@ async def test_all_topics_with_another_number_of_partitions(
     stage.clock.put_forward(5_001)
     stage.tasks = TASKS + 2
     await stage.until(lambda: worker.runs(range(TASKS + 2)), "it runs the new tasks")
-    assert stage.names.inputs(next(iter(ENTITIES))) in every
+    assert stage.names.input(next(iter(ENTITIES))) in every
 
 
 @pytest.mark.parametrize("running", [False, True], ids=["while it is away", "under a worker"])
@@ -272,7 +272,7 @@ async def test_partitions_that_were_added_are_told(
     """The topic stays the same one, and new keys go where no task reads."""
     worker = await stage.started()
     await stage.judged(await stage.send("users", user(1)))
-    topic = stage.names.inputs("users")
+    topic = stage.names.input("users")
     address = request.getfixturevalue("kafka_address")
     await add_partitions(broker, address, topic, TASKS + 2)
     stage.clock.put_forward(5_001)

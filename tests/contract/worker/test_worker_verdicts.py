@@ -94,8 +94,8 @@ async def test_what_nobody_has_judged_blocks_and_is_named(stage: Stage) -> None:
         (alone,) = await stage.send("checkins", checkin(7, NOBODY), partition=ours)
         (also,) = await stage.send("checkins", checkin(8, 10), partition=ours)
         places = {
-            Partition(stage.names.inputs("users"), theirs),
-            Partition(stage.names.inputs("matches"), theirs),
+            Partition(stage.names.input("users"), theirs),
+            Partition(stage.names.input("matches"), theirs),
         }
         with capture_logs() as logs:
             await stage.until(lambda: running.parked() == 4, "all four are parked")
@@ -109,7 +109,7 @@ async def test_what_nobody_has_judged_blocks_and_is_named(stage: Stage) -> None:
             )
         (said, *_) = (entry for entry in logs if entry["event"] == "verdicts_blocked")
         assert running.blocked_by() <= places
-        assert said["by"] == [f"{stage.names.inputs('users')}/{theirs}"]
+        assert said["by"] == [f"{stage.names.input('users')}/{theirs}"]
         assert said["waiting_ms"] > 5_000
         stage.clock.put_forward(1_000)
         blocking = "buddy_verdicts_blocking_partitions"
@@ -145,10 +145,10 @@ async def test_a_checkin_waits_for_its_match_that_is_parked_itself(
     await stage.until(
         lambda: any(
             frontier.covers_matches
-            and set(frontier.blocked_by(running.loop._updater.judged))
+            and set(frontier.advance(running.loop._updater.judged))
             == {
-                Partition(stage.names.inputs("users"), 3),
-                Partition(stage.names.inputs("matches"), 1),
+                Partition(stage.names.input("users"), 3),
+                Partition(stage.names.input("matches"), 1),
             }
             for _, frontier in running.loop._frontiers._open
         ),

@@ -79,7 +79,7 @@ async def _send(broker: Broker, names: Names, plan: Plan) -> None:
     text = "x" * max(0, plan.size - len(_record(0, "")))
     messages: list[ProducerRecord] = []
     for number in range(plan.records):
-        messages.append(ProducerRecord(names.inputs("milestones"), None, _record(number, text)))
+        messages.append(ProducerRecord(names.input("milestones"), None, _record(number, text)))
         if len(messages) == min(_STEP_RECORDS, max(1, _STEP_BYTES // plan.size)):
             await broker.publish(messages)
             messages = []
@@ -88,7 +88,7 @@ async def _send(broker: Broker, names: Names, plan: Plan) -> None:
     for first in range(0, plan.records, KNOWN_EVERY * _STEP_RECORDS):
         numbers = range(first, min(plan.records, first + KNOWN_EVERY * _STEP_RECORDS), KNOWN_EVERY)
         users = [to_json(good("users", number + 1)) for number in numbers]
-        topic = names.inputs("users")
+        topic = names.input("users")
         keyed = zip(numbers, users, strict=True)
         await broker.publish([ProducerRecord(topic, uid(n + 1).encode(), u) for n, u in keyed])
 

@@ -64,7 +64,7 @@ class Internals:
                 progress = _read_progress(message.value)
                 for entity, held in progress.in_memory.items():
                     generation = self._generations[progress.topics[entity]]
-                    start = f"{self._names.inputs(entity)}/{message.partition}"
+                    start = f"{self._names.input(entity)}/{message.partition}"
                     for offsets in held.values():
                         yield from (named(f"{start}/{offset}", generation) for offset in offsets)
 

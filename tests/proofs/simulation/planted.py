@@ -211,7 +211,7 @@ def restored_stamps_in_the_future() -> Iterator[None]:
 @_planted
 def frontier_passed_too_early() -> Iterator[None]:
     """As soon as it is noted, whatever is still to be judged."""
-    with patch.object(Frontier, "blocked_by", lambda self, _judged: self._ends.clear() or []):
+    with patch.object(Frontier, "advance", lambda self, _judged: self._ends.clear() or []):
         yield
 
 
@@ -220,7 +220,7 @@ def frontier_without_outcomes() -> Iterator[None]:
     """Once all is judged, whether or not the index shows it."""
 
     def follow(frontier: Frontier, _followed: object) -> None:
-        frontier.passed = frontier._outcomes is not None
+        frontier.passed = frontier._accepted_ends is not None
 
     with patch.object(Frontier, "follow", follow):
         yield

@@ -11,8 +11,8 @@ from unittest.mock import patch
 from tests.proofs.simulation.broker.connection import MemoryBroker, MemoryReader
 from tests.proofs.simulation.plant import Plant, planter
 from worker.core.addresses import Addresses
-from worker.core.ownership import given_up, writer_name
 from worker.core.ownership import owners_before as real_owners_before
+from worker.core.ownership import release_record, writer_name
 from worker.core.recent import RecentRows
 from worker.core.task import Task
 from worker.core.task_round import TaskRound
@@ -255,7 +255,7 @@ def a_release_with_a_reset() -> Iterator[None]:
 
     async def commit(session: Session, messages: Sequence[ProducerRecord], offsets: Any) -> Any:
         some = [
-            given_up(session._names, m.partition or 0, session.owner)
+            release_record(session._names, m.partition or 0, session.owner)
             if m.topic == "the owner"
             else m
             for m in messages
@@ -272,13 +272,13 @@ def a_release_with_a_reset() -> Iterator[None]:
 @_planted
 def revoked_tasks_stay_in_the_round_that_waits() -> Iterator[None]:
     """They are decided on though they have been given up."""
-    real = Rounds.go_on
+    real = Rounds.resume
 
-    async def go_on(rounds: Rounds, tasks: TaskManager) -> None:
-        waiting = rounds._waiting
+    async def resume(rounds: Rounds, tasks: TaskManager) -> None:
+        waiting = rounds._postponed
         await real(rounds, tasks if waiting is None else _All(tasks, waiting.tasks))  # type: ignore[arg-type]
 
-    with patch.object(Rounds, "go_on", go_on):
+    with patch.object(Rounds, "resume", resume):
         yield
 
 
@@ -313,7 +313,7 @@ def recent_rows_forgotten_at_once() -> Iterator[None]:
     real = RecentRows.followed
 
     def followed(recent: RecentRows, _positions: object) -> None:
-        real(recent, dict.fromkeys(recent._placed, _EVER))
+        real(recent, dict.fromkeys(recent._located, _EVER))
 
     with patch.object(RecentRows, "followed", followed):
         yield
@@ -324,7 +324,7 @@ def recent_rows_forgotten_before_they_are_committed() -> Iterator[None]:
     """With every round."""
 
     def followed(recent: RecentRows, _positions: object) -> None:
-        for rows in (recent._users, recent._matches, recent._holders, recent._placed):
+        for rows in (recent._users, recent._matches, recent._holders, recent._located):
             rows.clear()
 
     with patch.object(RecentRows, "followed", followed):
@@ -341,13 +341,13 @@ def recent_rows_never_forgotten() -> Iterator[None]:
 @_planted
 def rows_of_a_failed_round_kept() -> Iterator[None]:
     """Those of a session outlive it."""
-    real = Rounds.round
+    real = Rounds.start
 
     async def go(rounds: Rounds, tasks: TaskManager, batches: Any, learned: Any) -> None:
         rounds._session = tasks.session
         await real(rounds, tasks, batches, learned)
 
-    with patch.object(Rounds, "round", go):
+    with patch.object(Rounds, "start", go):
         yield
 
 

@@ -196,7 +196,7 @@ class Promises:
         left = []
         for source, outcome in self.outcomes.items():
             sent = self.sent[source]
-            generation = self._cluster.generations[self._names.inputs(sent.entity)]
+            generation = self._cluster.generations[self._names.input(sent.entity)]
             if sent.generation == generation and not sent.ambiguous:
                 since = self.records.judged_since(sent)
                 if sent.tick < since and outcome.tick <= since:

@@ -162,6 +162,6 @@ class Records:
         A reset strikes out copies of what can still be read (seed 2433).
         """
         sent = self.sent[source]
-        now = generations.get(self._names.inputs(sent.entity), 0)
+        now = generations.get(self._names.input(sent.entity), 0)
         has_copy = source in self.copied and sent.generation not in self._resets_of(sent)
         return sent.ambiguous or (sent.generation < now and not has_copy)

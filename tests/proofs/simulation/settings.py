@@ -94,7 +94,7 @@ def settings(seed: int) -> Settings:
             names=Names("b"),
             tasks=tasks,
             grace=dice.choice((0, 300, 1_500)) if ordered else PATIENT,
-            hold=dice.choice((0, 100, 1_000)),
+            persist_after=dice.choice((0, 100, 1_000)),
             most_in_memory=dice.choice((0, 2, 1_000)),
         ),
         limits=SmallLimits(

@@ -217,7 +217,7 @@ class Trouble:
         names = self._settings.rules.names
         entity = self._dice.choice(("users", "users", "matches", "checkins"))
         number = self._dice.below(self._settings.rules.tasks)
-        topic = names.inputs(entity)
+        topic = names.input(entity)
         offset = self._dice.below(1 + self._cluster.logs[topic, number].end)
         self._done("resets", f"resets {topic}/{number} to {offset}")
         generation = self._cluster.generations[topic]

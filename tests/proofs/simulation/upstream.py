@@ -37,7 +37,7 @@ class Upstream:
         self._settings = settings
         self._records = records
         self._dice = Dice(settings.seed * 2 + 1)
-        self._topic = settings.rules.names.inputs
+        self._topic = settings.rules.names.input
         self._spare = {"users": list(USERS), "matches": list(MATCHES), "others": list(OTHERS)}
         self._known: dict[str, list[str]] = {"users": [], "matches": []}
         self._promised: list[tuple[str, str]] = []

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.core_kit import Crash, World, good, owned, uid
 from worker.core.addresses import ReservationRequest
-from worker.core.internal import read_claim
+from worker.core.internal import read_request
 from worker.core.known import address_digest
 from worker.core.round import Round, TaskBatch
 from worker.core.topics import CLAIMS
@@ -55,7 +55,9 @@ def test_of_two_users_with_one_address_in_two_tasks_at_once_one_has_it(owner: in
 
 def claims(world: World, owner: int) -> int:
     log = world.inputs[Partition(world.names.input(CLAIMS), owner)]
-    return sum(isinstance(read_claim(m.value, owner, world.count), ReservationRequest) for m in log)
+    return sum(
+        isinstance(read_request(m.value, owner, world.count), ReservationRequest) for m in log
+    )
 
 
 def test_one_claim_covers_a_run_of_versions_with_the_same_address() -> None:

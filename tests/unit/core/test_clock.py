@@ -36,11 +36,11 @@ def test_the_grace_is_as_long_as_ever_when_the_clock_is_set(step: int, parked_be
     assert world.kind(lost) == "rejected"
 
 
-@pytest.mark.parametrize("hold", [0, 10_000], ids=["kept", "held"])
+@pytest.mark.parametrize("persist_after", [0, 10_000], ids=["kept", "held"])
 def test_a_clock_that_was_a_day_ahead_for_a_moment_holds_up_nobody_after_a_restart(
-    hold: int,
+    persist_after: int,
 ) -> None:
-    world = World(hold=hold)
+    world = World(persist_after=persist_after)
     world.stepped = 24 * HOUR
     first = orphan(world, 1)
     world.settle()
@@ -59,7 +59,7 @@ def test_what_is_held_gets_its_copy_in_time_whatever_the_clock_says(step: int) -
     orphan(world, 1)
     world.settle()
     world.stepped = step
-    world.now += world.rules.hold
+    world.now += world.rules.persist_after
     assert world.tasks[0].has_to_persist(world.moment)
     world.settle()
     assert len(world.parked[0]) == 1

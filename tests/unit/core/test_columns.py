@@ -123,7 +123,7 @@ def test_a_row_that_is_too_long_in_canonical_form_is_left_out() -> None:
     assert len(long) < 1_000
     values = [long, to_json(good("checkins", 2))]
     found, others = columns.decode(values, [None, None], [ARRIVAL, ARRIVAL], SKEW)
-    assert list(found.places) == [1]
+    assert list(found.indices) == [1]
     assert isinstance(others[0], Invalid)
 
 

@@ -30,16 +30,16 @@ def told(world: World, sent: str) -> tuple[str, tuple[str, ...], tuple[str, ...]
 
 def test_a_barrier_passes_once_all_is_judged_and_its_outcomes_are_followed() -> None:
     frontier = Frontier({USERS_0: 5, USERS_1: 0}, covers_matches=False)
-    assert frontier.blocked_by({USERS_0: 4}) == [USERS_0]
-    assert not frontier.needs_outcomes
+    assert frontier.advance({USERS_0: 4}) == [USERS_0]
+    assert not frontier.needs_accepted_ends
     frontier.follow({ROWS: 100})
     assert not frontier.passed
-    assert frontier.blocked_by({USERS_0: 5}) == []
-    assert frontier.needs_outcomes
+    assert frontier.advance({USERS_0: 5}) == []
+    assert frontier.needs_accepted_ends
     frontier.follow({ROWS: 100})
     assert not frontier.passed
-    frontier.note_outcomes({ROWS: 7})
-    assert not frontier.needs_outcomes
+    frontier.note_accepted_ends({ROWS: 7})
+    assert not frontier.needs_accepted_ends
     frontier.follow({ROWS: 6})
     assert not frontier.passed
     frontier.follow({ROWS: 7})
@@ -48,10 +48,10 @@ def test_a_barrier_passes_once_all_is_judged_and_its_outcomes_are_followed() -> 
 
 def test_a_barrier_never_goes_back() -> None:
     frontier = Frontier({USERS_0: 5, USERS_1: 5}, covers_matches=False)
-    assert frontier.blocked_by({USERS_0: 5, USERS_1: 0}) == [USERS_1]
-    assert frontier.blocked_by({USERS_0: 0, USERS_1: 0}) == [USERS_1]
-    assert frontier.blocked_by({USERS_1: 9}) == []
-    frontier.note_outcomes({})
+    assert frontier.advance({USERS_0: 5, USERS_1: 0}) == [USERS_1]
+    assert frontier.advance({USERS_0: 0, USERS_1: 0}) == [USERS_1]
+    assert frontier.advance({USERS_1: 9}) == []
+    frontier.note_accepted_ends({})
     frontier.follow({})
     frontier.follow({ROWS: 0})
     assert frontier.passed
@@ -59,8 +59,8 @@ def test_a_barrier_never_goes_back() -> None:
 
 def test_empty_partitions_do_not_block_a_frontier() -> None:
     frontier = Frontier({USERS_0: 0, USERS_1: 0}, covers_matches=False)
-    assert frontier.blocked_by({}) == []
-    assert frontier.needs_outcomes
+    assert frontier.advance({}) == []
+    assert frontier.needs_accepted_ends
 
 
 # --- verdicts -------------------------------------------------------------------------------------

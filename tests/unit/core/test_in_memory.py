@@ -259,7 +259,7 @@ def test_the_progress_of_any_number_of_held_records_fits_into_its_topic() -> Non
     nothing, recent = IndexDelta([], []), RecentRows(world.index)
     for name in INPUTS:
         task.reading.next[name] = first
-    topic = world.names.inputs("milestones")
+    topic = world.names.input("milestones")
     for offset in range(first, first + 1_800):
         value = to_json(good("milestones", 1 + offset - first))
         message = Message(topic, 0, offset, world.now, None, value, (), True)

@@ -22,12 +22,12 @@ from worker.core.addresses import (
 from worker.core.checkpoint import Checkpoint, Counts, write_checkpoint
 from worker.core.internal import (
     parked_key,
-    read_claim,
-    read_grant,
-    read_granted,
     read_parked,
     read_progress,
     read_reached,
+    read_reply,
+    read_request,
+    read_reservation,
 )
 from worker.core.parked import Envelope
 from worker.core.reading import offset_of, ordinal_of
@@ -37,7 +37,7 @@ from worker.stream import Partition
 
 TASKS = 3
 NAMES = Names()
-TOPIC = NAMES.inputs("milestones")
+TOPIC = NAMES.input("milestones")
 ADDRESS = next(a for n in range(99) if owner_of(a := bytes([0, 0, 0, n] * 4), TASKS) == 1)
 USER = bytes(16)
 PROGRESS = Checkpoint(
@@ -114,9 +114,9 @@ def test_whatever_the_bytes_are_they_are_read_or_skipped(value: bytes, key: byte
     read_reached(key, value, 1)
     read_progress(key, value, 1)
     read_parked(key, value, 1, NAMES)
-    read_granted(key, value, 1, TASKS)
-    read_claim(value, 1, TASKS)
-    read_grant(value)
+    read_reservation(key, value, 1, TASKS)
+    read_request(value, 1, TASKS)
+    read_reply(value)
 
 
 @given(
@@ -155,10 +155,10 @@ def test_what_is_ours_is_read() -> None:
     assert read_progress(b"1", HONEST[0], 1) == PROGRESS
     assert read_reached(b"1", HONEST[0], 1) is not None
     assert read_parked(KEY, HONEST[1], 1, NAMES) == ENVELOPE
-    assert read_granted(ADDRESS.hex().encode(), HONEST[2], 1, TASKS) is not None
-    assert isinstance(read_claim(HONEST[3], 1, TASKS), ReservationRequest)
-    assert isinstance(read_claim(HONEST[4], 1, TASKS), Release)
-    assert read_grant(HONEST[5]) == ReservationReply(5, ADDRESS, granted=True)
+    assert read_reservation(ADDRESS.hex().encode(), HONEST[2], 1, TASKS) is not None
+    assert isinstance(read_request(HONEST[3], 1, TASKS), ReservationRequest)
+    assert isinstance(read_request(HONEST[4], 1, TASKS), Release)
+    assert read_reply(HONEST[5]) == ReservationReply(5, ADDRESS, granted=True)
 
 
 @pytest.mark.parametrize(
@@ -227,16 +227,16 @@ def test_an_envelope_that_is_not_this_tasks_is_none(change: dict[str, Any]) -> N
     ],
 )
 def test_a_claim_that_cannot_be_answered_is_none(value: ReservationRequest | Release) -> None:
-    assert read_claim(pack(value), 1, TASKS) is None
+    assert read_request(pack(value), 1, TASKS) is None
 
 
 def test_a_claim_in_the_partition_of_another_owner_is_none() -> None:
-    assert read_claim(HONEST[3], 0, TASKS) is None
+    assert read_request(HONEST[3], 0, TASKS) is None
 
 
 def test_a_claim_or_a_grant_without_a_value_is_none() -> None:
-    assert read_claim(None, 0, 1) is None
-    assert read_grant(None) is None
+    assert read_request(None, 0, 1) is None
+    assert read_reply(None) is None
 
 
 def test_a_record_keeps_its_ordinal_over_recreated_topics() -> None:

@@ -59,8 +59,8 @@ def test_every_state_is_in_the_table() -> None:
 
 def test_a_record_without_references_waits_for_its_turn_alone() -> None:
     record = parked("milestones")
-    assert isinstance(record.outcome, Decoded)
-    alone = msgspec.structs.replace(record.outcome, users=(), matches=())
+    assert isinstance(record.decoded, Decoded)
+    alone = msgspec.structs.replace(record.decoded, users=(), matches=())
     copy = Parked("milestones", record.message, alone, NOW, Moment(NOW, NOW), 7)
     assert (copy.state, copy.refers_to_matches) == (State.TURN, False)
 
@@ -70,16 +70,16 @@ def test_what_is_past_its_grace_is_counted_until_it_is_released() -> None:
     record = parked("checkins")
     parking.add(record)
     users, matches = (Frontier({}, covers_matches=both) for both in (False, True))
-    assert not parking.overdue(NOW - 1)
+    assert not parking.end_grace(NOW - 1)
     assert parking.past_grace == 0
-    assert parking.overdue(NOW)
+    assert parking.end_grace(NOW)
     assert parking.past_grace == 1
     parking.await_frontiers(users, matches)
     assert (parking.past_grace, list(parking.frontiers())) == (1, [matches])
-    assert parking.holds(record)
-    parking.release(record)
+    assert parking.is_parked(record)
+    parking.remove(record)
     assert (parking.past_grace, list(parking.frontiers())) == (0, [])
-    assert not parking.holds(record)
+    assert not parking.is_parked(record)
 
 
 def test_records_whose_frontier_has_been_passed_are_taken_once() -> None:
@@ -88,10 +88,10 @@ def test_records_whose_frontier_has_been_passed_are_taken_once() -> None:
     for record in (first, second):
         parking.add(record)
     users, matches = (Frontier({}, covers_matches=both) for both in (False, True))
-    parking.overdue(NOW)
+    parking.end_grace(NOW)
     parking.await_frontiers(users, matches)
     users.passed = True
     assert parking.take_passed() == [first]
     assert parking.take_passed() == []
-    parking.release(first)
+    parking.remove(first)
     assert list(parking.frontiers()) == [matches]

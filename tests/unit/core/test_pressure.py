@@ -76,14 +76,14 @@ def test_what_is_parked_weighs_its_bytes_and_what_is_settled_nothing() -> None:
     once, twice = PARKED_BYTES + 20_000 + 5_000, PARKED_BYTES + 2 * 20_000
     assert once + twice < parking.weight("milestones") < once + twice + 2_500
     first, _ = parking
-    assert first.outcome.row is first.message.value  # type: ignore[union-attr]
+    assert first.decoded.row is first.message.value  # type: ignore[union-attr]
     world.send("users", good("users", 1))
     world.settle()
     assert parking.weight("milestones") == 0
 
 
 def test_a_restored_record_weighs_what_it_did() -> None:
-    world = World(hold=0)
+    world = World(persist_after=0)
     world.send("milestones", bulky(1))
     world.round()
     before = world.tasks[0].parking.weight("milestones")
@@ -95,7 +95,7 @@ def test_a_restored_record_weighs_what_it_did() -> None:
 def test_a_decision_settles_no_more_than_has_room_and_the_next_goes_on(
     settled_by: str, restart: bool
 ) -> None:
-    world = World(hold=0)
+    world = World(persist_after=0)
     sent = [world.send("milestones", bulky(n)) for n in range(1, 11)]
     world.settle()
     narrow(world, 60_000)
@@ -121,7 +121,7 @@ def test_a_decision_settles_no_more_than_has_room_and_the_next_goes_on(
 
 
 def test_copies_in_the_log_are_made_bit_by_bit_and_the_oldest_first() -> None:
-    world = World(hold=0)
+    world = World(persist_after=0)
     narrow(world, 60_000)
     for number in range(1, 11):
         world.send("milestones", bulky(number))
@@ -181,7 +181,7 @@ def test_a_message_weighs_what_it_would_parked() -> None:
 
 
 def test_of_a_queue_a_full_decision_settles_the_head_and_the_next_one_the_rest() -> None:
-    world = World(hold=0)
+    world = World(persist_after=0)
     sent = [world.send("milestones", good("milestones", 5, points=n)) for n in range(3)]
     world.settle()
     narrow(world, 1)

@@ -93,7 +93,7 @@ class Rows(RuleBasedStateMachine):
     @rule()
     def note_where_it_stands(self) -> None:
         written, rows, places = self.committed.pop(0)
-        self.recent.place(written, places, TOPICS)
+        self.recent.locate(written, places, TOPICS)
         first = next(n for n, (_, at) in enumerate(self.own) if at is None)
         for n, (row, (number, offset)) in enumerate(zip(rows, places, strict=True), first):
             assert self.own[n][0] is row

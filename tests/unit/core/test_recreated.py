@@ -69,7 +69,7 @@ def test_a_broker_without_identities_recreates_nothing() -> None:
 
 
 def test_a_kept_record_of_the_old_topic_and_one_of_the_new_at_its_offset_are_two() -> None:
-    world = World(hold=0)
+    world = World(persist_after=0)
     place = world.send("milestones", good("milestones", 1, user_id=uid(7)))
     world.settle()
     world.create_anew("milestones")
@@ -90,7 +90,7 @@ def test_a_kept_record_of_the_old_topic_and_one_of_the_new_at_its_offset_are_two
 
 
 def test_records_of_one_key_stay_in_order_across_the_topics() -> None:
-    world = World(hold=0)
+    world = World(persist_after=0)
     world.send("milestones", good("milestones", 1, user_id=uid(7), points=1))
     world.settle()
     world.create_anew("milestones")
@@ -105,7 +105,7 @@ def test_records_of_one_key_stay_in_order_across_the_topics() -> None:
 
 
 def test_a_match_of_the_old_topic_that_waits_keeps_verdicts_waiting() -> None:
-    world = World(hold=0)
+    world = World(persist_after=0)
     world.send("matches", good("matches", 1, participant_id=uid(7), buddy_id=uid(8)))
     world.settle()
     world.create_anew("matches")
@@ -183,14 +183,14 @@ def test_what_was_gone_before_the_first_start_is_missed() -> None:
     assert task.books.incidents["input_expired"] == FIRST_OFFSET * 8 + 40
 
 
-@pytest.mark.parametrize("hold", [0, 10_000], ids=["kept", "held"])
-def test_parked_records_whose_copies_are_gone_are_counted(hold: int) -> None:
-    world = World(hold=hold)
+@pytest.mark.parametrize("persist_after", [0, 10_000], ids=["kept", "held"])
+def test_parked_records_whose_copies_are_gone_are_counted(persist_after: int) -> None:
+    world = World(persist_after=persist_after)
     for number in (1, 2, 3):
         world.send("milestones", good("milestones", number, user_id=uid(7)))
     world.settle()
     lost = len(world.parked[0])
-    assert lost == (0 if hold else 3)
+    assert lost == (0 if persist_after else 3)
     world.parked[0].clear()
     world.parked_lost = {"milestones": lost} if lost else {}
     world.tasks = [world.restored(0)]
@@ -201,7 +201,7 @@ def test_parked_records_whose_copies_are_gone_are_counted(hold: int) -> None:
 
 @pytest.mark.parametrize("copies", ["all", "none"])
 def test_a_release_without_books_said_where_the_first_parked_record_was(copies: str) -> None:
-    world = World(hold=0)
+    world = World(persist_after=0)
     for number in (1, 2, 3):
         world.send("milestones", good("milestones", number, user_id=uid(7)))
     world.settle()

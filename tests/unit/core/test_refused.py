@@ -15,7 +15,7 @@ from worker.stream import ProducerRecord
 
 
 def test_messages_about_a_record_name_it_and_others_none() -> None:
-    world = World(partitions=2, hold=0)
+    world = World(partitions=2, persist_after=0)
     world.send("users", good("users", 1, email=owned(1, 2)), partition=0)
     world.send("milestones", good("milestones", 5), partition=0)
     world.send("milestones", b"{", partition=0)
@@ -44,7 +44,7 @@ def test_a_record_whose_outcome_is_refused_is_rejected_with_fewer_words_each_tim
         task = world.tasks[0]
         sent = world.send("users", good("users", 1), headers=(("trace", b"x" * 900),))
         other = world.send("users", good("users", 2))
-        task.refused = {("users", 3): refusals}
+        task.unwritable = {("users", 3): refusals}
         tally = world.round()[0].tally
         outcome = world.outcome(sent)
         assert outcome is not None
@@ -58,11 +58,11 @@ def test_a_record_whose_outcome_is_refused_is_rejected_with_fewer_words_each_tim
 
 
 def test_a_parked_record_whose_outcome_is_refused_is_rejected_when_restored() -> None:
-    world = World(hold=0)
+    world = World(persist_after=0)
     sent = world.send("milestones", good("milestones", 5))
     behind = world.send("milestones", good("milestones", 5, points=7))
     world.round()
-    world.refused = {("milestones", 3): 1}
+    world.unwritable = {("milestones", 3): 1}
     world.tasks[0] = world.restored(0)
     world.round()
     assert (world.kind(sent), world.kind(behind)) == ("rejected", "open")
@@ -74,13 +74,13 @@ def test_a_parked_record_whose_outcome_is_refused_is_rejected_when_restored() ->
 
 def test_a_refused_user_is_rejected_in_the_first_decision_though_that_is_full() -> None:
     """Its grant may be settled there: whoever takes over next would wait for it in vain."""
-    world = World(partitions=2, hold=0)
+    world = World(partitions=2, persist_after=0)
     other = world.send("milestones", good("milestones", 5), partition=0)
     world.round()
     world.now += 10
     user = world.send("users", good("users", 1, email=owned(1, 2)), partition=0)
     world.round()
-    world.refused = {("milestones", 3): 1, ("users", 3): 1}
+    world.unwritable = {("milestones", 3): 1, ("users", 3): 1}
     world.rules = msgspec.structs.replace(world.rules, decision_bytes=1)
     world.tasks[0] = world.restored(0)
     world.round()

@@ -56,7 +56,7 @@ def test_what_is_not_committed_is_decided_anew() -> None:
 
 
 def test_a_restored_task_reads_on_where_it_was() -> None:
-    world = World(hold=0)
+    world = World(persist_after=0)
     world.send("users", good("users", 1))
     world.send("milestones", good("milestones", 5, user_id=uid(9)))
     world.settle()
@@ -164,7 +164,7 @@ def test_what_came_to_be_known_while_the_task_was_away_releases_what_waits() -> 
     ids=["another", "a second", "many", "the first", "its name"],
 )
 def test_a_parked_record_with_headers_of_any_size_can_be_kept(headers: Headers) -> None:
-    world = World(hold=0)
+    world = World(persist_after=0)
     sent = world.send("milestones", good("milestones", 5), headers=headers)
     world.round()
     [envelope] = world.parked[0].values()
@@ -179,7 +179,7 @@ def test_a_parked_record_with_headers_of_any_size_can_be_kept(headers: Headers) 
 
 
 def test_a_copy_that_cannot_be_decoded_again_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(hold=0)
+    world = World(persist_after=0)
     sent = world.send("milestones", good("milestones", 5, user_id=uid(9)))
     world.settle()
 
@@ -198,7 +198,7 @@ def test_a_copy_that_cannot_be_decoded_again_is_rejected(monkeypatch: pytest.Mon
 
 def test_a_copy_of_a_record_that_will_be_read_again_is_not_restored() -> None:
     """Its owner had persisted it and been fenced before the checkpoint said so."""
-    world = World(hold=0)
+    world = World(persist_after=0)
     world.send("milestones", good("milestones", 5, user_id=uid(9)))
     world.settle()
     last = msgspec.json.decode(world.progress[0][-1], type=Checkpoint)
@@ -209,7 +209,7 @@ def test_a_copy_of_a_record_that_will_be_read_again_is_not_restored() -> None:
 
 
 def test_a_deletion_whose_user_has_lost_its_copy_is_settled_when_restored() -> None:
-    world = World(partitions=2, hold=0)
+    world = World(partitions=2, persist_after=0)
     lost = world.send("users", good("users", 1, email=owned(1, 2)), partition=0)
     gone = world.delete("users", uid(1), partition=0)
     world.round(only=[0])

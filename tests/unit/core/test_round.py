@@ -53,7 +53,7 @@ class Worker:
 
     def send(self, task: int, entity: str, record: dict[str, Any] | None, key: str = "") -> str:
         """Put a record, or a deletion, into the next batch of a task; its coordinate."""
-        place = Partition(NAMES.inputs(entity), task)
+        place = Partition(NAMES.input(entity), task)
         value = None if record is None else to_json(record)
         offset, self._ends[place] = self._ends[place], self._ends[place] + 1
         self._batches[task].append(Message(*place, offset, NOW, key.encode() or None, value))
@@ -308,7 +308,7 @@ def _until(worker: Worker, until: int) -> int:
     said = [m for m in decision.outputs if m.topic == NAMES.progress]
     progress = read_progress(said[0].key or b"", said[0].value or b"", task.number)
     assert progress is not None
-    return progress.until["users"]
+    return progress.watermarks["users"]
 
 
 def test_a_round_that_has_waited_decides_for_the_tasks_that_are_still_here_alone() -> None:

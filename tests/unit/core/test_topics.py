@@ -30,7 +30,7 @@ def found(there: dict[str, Topic], limit: int = LIMIT) -> list[str]:
 
 
 def test_names_are_those_of_the_contract() -> None:
-    assert NAMES.inputs("users") == "buddy.in.users"
+    assert NAMES.input("users") == "buddy.in.users"
     assert NAMES.accepted("event_attendance") == "buddy.accepted.event_attendance"
     assert NAMES.rejected("checkins") == "buddy.rejected.checkins"
     assert NAMES.exports == "buddy.exports"
@@ -46,14 +46,14 @@ def test_the_prefix_is_configurable_everywhere() -> None:
 def test_every_name_is_there_once_inputs_first() -> None:
     names = list(NAMES.every())
     assert len(names) == len(set(names))
-    assert names[: len(ENTITIES)] == [NAMES.inputs(entity) for entity in ENTITIES]
+    assert names[: len(ENTITIES)] == [NAMES.input(entity) for entity in ENTITIES]
 
 
 @pytest.mark.parametrize("prefix", ["buddy", "a.b", "in.accepted"])
 def test_the_entity_of_a_topic_is_found_again(prefix: str) -> None:
     names = Names(prefix)
     for entity in ENTITIES:
-        for topic in (names.inputs(entity), names.accepted(entity), names.rejected(entity)):
+        for topic in (names.input(entity), names.accepted(entity), names.rejected(entity)):
             assert names.entity_of(topic) == entity
 
 
@@ -62,7 +62,7 @@ def test_wanted_topics_are_those_of_the_contract() -> None:
     assert set(there) == set(NAMES.every())
     enlarged = LIMIT * 4 / 3 + 64 * 1024
     for entity in ENTITIES:
-        inputs = there[NAMES.inputs(entity)]
+        inputs = there[NAMES.input(entity)]
         assert (inputs.partitions, inputs.append_time, inputs.compacted) == (4, True, False)
         assert inputs.max_message_bytes >= LIMIT
         accepted = there[NAMES.accepted(entity)]
@@ -187,7 +187,7 @@ def test_a_larger_record_limit_asks_for_larger_topics() -> None:
 
 def test_with_one_input_partition_more_partitions_elsewhere_are_no_match() -> None:
     there = wanted(NAMES, 1, LIMIT)
-    name = NAMES.inputs("matches")
+    name = NAMES.input("matches")
     there[name] = msgspec.structs.replace(there[name], partitions=4)
     [line] = found(there)
     assert "buddy.in.matches has 4 partitions" in line

@@ -16,7 +16,7 @@ def written(world: World, number: int) -> set[str]:
 
 
 def test_copies_owner_and_checkpoint_are_written_again() -> None:
-    world = World(hold=0)
+    world = World(persist_after=0)
     world.send("milestones", good("milestones", 5))
     world.settle()
     task, before = world.tasks[0], world.parked[0]
@@ -45,7 +45,7 @@ def test_reservations_are_written_again() -> None:
 
 
 def test_a_record_that_is_settled_in_the_same_round_gets_no_copy() -> None:
-    world = World(hold=0)
+    world = World(persist_after=0)
     sent = world.send("milestones", good("milestones", 5))
     world.settle()
     task = world.tasks[0]
@@ -57,7 +57,7 @@ def test_a_record_that_is_settled_in_the_same_round_gets_no_copy() -> None:
 
 
 def test_copies_are_written_again_bit_by_bit() -> None:
-    world = World(hold=0)
+    world = World(persist_after=0)
     for number in range(1, 9):
         world.send("milestones", good("milestones", number, title="x" * 200))
     world.settle()

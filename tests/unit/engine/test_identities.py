@@ -23,13 +23,13 @@ async def test_an_input_that_is_gone_for_a_moment_is_no_topic_without_an_identit
     broker = MemoryBroker(Cluster(lambda: 0))
     identities = Identities(broker, NAMES, lambda: 0)
     made = topics()
-    await broker.create(topic for topic in made if topic.name != NAMES.inputs("users"))
+    await broker.create(topic for topic in made if topic.name != NAMES.input("users"))
     with pytest.raises(MissingTopic, match=r"topic b\.in\.users is missing"):
         await identities.capture()
     await broker.create(made)
     await identities.capture()
     assert all(identities.of_inputs().values())
-    broker.cluster.delete(NAMES.inputs("users"))
+    broker.cluster.delete(NAMES.input("users"))
     await broker.create(made)
     with pytest.raises(TopicRecreated):
         await identities.check()

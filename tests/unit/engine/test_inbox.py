@@ -72,8 +72,10 @@ def test_the_order_of_an_input_is_kept_whatever_a_producers_clock_says(
 
 def test_up_to_where_users_and_matches_are_judged() -> None:
     owned = inbox(read([("users", 3), ("users", 5), ("users", 8), ("matches", 2), ("events", 9)]))
-    assert owned.until() == {"users": 2, "matches": 1}
+    assert owned.watermarks() == {"users": 2, "matches": 1}
     owned.take({"users": 5})
-    assert owned.until() == {"users": 7, "matches": 2}, "more may come of a moment that is not over"
+    assert owned.watermarks() == {"users": 7, "matches": 2}, (
+        "more may come of a moment that is not over"
+    )
     owned.take({})
-    assert owned.until() == {"users": 8, "matches": 2}
+    assert owned.watermarks() == {"users": 8, "matches": 2}

@@ -16,7 +16,7 @@ from worker.errors import MissingTopic
 from worker.stream import Message, Partition, Topic
 
 NAMES = Names("b")
-USERS = Partition(NAMES.inputs("users"), 0)
+USERS = Partition(NAMES.input("users"), 0)
 
 
 def told(*identities: str) -> IndexUpdater:
@@ -40,8 +40,8 @@ def test_what_was_judged_of_the_topic_counts() -> None:
 def test_what_was_judged_of_an_earlier_topic_keeps_even_an_empty_one_from_being_judged() -> None:
     """Copies of what was parked may be left: the task has not yet begun with the new topic."""
     frontier = Frontier({USERS: 0}, covers_matches=False)
-    assert frontier.blocked_by(told("old").judged) == [USERS]
-    assert frontier.blocked_by(told("old", "new").judged) == []
+    assert frontier.advance(told("old").judged) == [USERS]
+    assert frontier.advance(told("old", "new").judged) == []
 
 
 class Emptied:

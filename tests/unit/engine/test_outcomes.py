@@ -68,7 +68,7 @@ def rejected(value: bytes | None, source: bytes = SENT) -> Message:
 async def test_what_no_worker_wrote_is_no_outcome(garbage: Message) -> None:
     outcomes = Outcomes(cast("Broker", Given([garbage, rejected(REJECTION)])), NAMES)
     await outcomes.open()
-    outcomes.add_sent([ProducerRecord(NAMES.inputs("users"), b"k", b"{}")], [(0, 5)])
+    outcomes.add_sent([ProducerRecord(NAMES.input("users"), b"k", b"{}")], [(0, 5)])
     await outcomes.refresh()
     assert (outcomes.accepted, outcomes.rejected) == (0, 1)
     assert outcomes.codes == {("users", "invalid_enum"): 1}

@@ -17,7 +17,7 @@ from worker.engine.saved import read_progress_table
 from worker.stream import Partition, ProducerRecord
 
 NAMES = Names()
-USERS = NAMES.inputs("users")
+USERS = NAMES.input("users")
 
 
 async def commit(broker: EmbeddedBroker, records: int, claimed: int) -> None:

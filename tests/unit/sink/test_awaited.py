@@ -14,12 +14,12 @@ from worker.stream import Message, OffsetRange, Partition
 
 
 def place(entity: str, number: int = 0) -> Partition:
-    return Partition(NAMES.inputs(entity), number)
+    return Partition(NAMES.input(entity), number)
 
 
 def awaited(**spans: tuple[int, int]) -> Awaited:
     held = {place(name): OffsetRange(0, 0) for name in ENTITIES}
-    identities = {NAMES.inputs(name): f"{name}-2" for name in ENTITIES}
+    identities = {NAMES.input(name): f"{name}-2" for name in ENTITIES}
     return Awaited(
         held | {place(name): OffsetRange(*span) for name, span in spans.items()}, NAMES, identities
     )

@@ -17,7 +17,7 @@ from worker.index.tails import Tail, mark_of
 from worker.sink.selection.bookmarks import Bookmarks
 from worker.sink.selection.plan import Selection
 from worker.sink.store import rocks
-from worker.sink.store.positions import place_key
+from worker.sink.store.positions import partition_key
 from worker.sink.store.row_store import RowStore
 from worker.stream import Partition
 
@@ -182,7 +182,7 @@ def test_the_messages_read_last_go_with_the_positions(tmp_path: Path) -> None:
     # A release that kept none: they are gained with the next rows.
     with store.database() as db:
         for place in (USERS, OTHER):
-            del db[b"t" + place_key(place)]
+            del db[b"t" + partition_key(place)]
     store.close()
     store = RowStore(tmp_path, NAMES)
     assert (store.saved().positions, store.saved().tails) == ({USERS: 3, OTHER: 5}, {})
@@ -190,7 +190,7 @@ def test_the_messages_read_last_go_with_the_positions(tmp_path: Path) -> None:
     store.apply([third], {USERS: 4, OTHER: 5})
     assert store.saved().tails == {USERS: Tail(3, (mark_of(third),)), OTHER: Tail(5)}
     with store.database() as db:
-        db[b"t" + place_key(USERS)] = b"?"
+        db[b"t" + partition_key(USERS)] = b"?"
     store.close()
     store = RowStore(tmp_path, NAMES)
     assert "length of a tail" in (store.rebuilt or "")

@@ -70,7 +70,7 @@ class Feed:
         if finish:
             self.bookmarks.expect(name, f"hash of {export_id}")
             self.published[export_id] = finished(export_id, name)
-        self.bookmarks.settle(self.published.get)
+        self.bookmarks.reconcile(self.published.get)
         return base, made
 
     def find(self, name: str = "feed", selection: Selection = ALL) -> Generation | FullBecause:
@@ -325,7 +325,7 @@ def test_after_a_crash_the_place_tells_what_counts(tmp_path: Path) -> None:
         snapshot = feed.world.store.snapshot()
         if published:
             feed.published["late"] = finished("late", "feed")
-        feed.bookmarks.settle(feed.published.get)
+        feed.bookmarks.reconcile(feed.published.get)
         found = feed.find()
         assert isinstance(found, Generation)
         assert found.export_id == ("late" if published else "e1")
@@ -369,7 +369,7 @@ def test_a_base_that_is_not_whole_is_no_base(feed: Feed, tmp_path: Path) -> None
     with pytest.raises(BaseDamagedError):
         feed.export()
     feed.bookmarks.forget("feed")
-    feed.bookmarks.settle(feed.published.get)
+    feed.bookmarks.reconcile(feed.published.get)
     assert delivered(feed.world.store) == 0
     assert feed.bookmarks.find("feed", ALL, ()) is FullBecause.NO_BASE
 
@@ -384,7 +384,7 @@ def test_an_export_that_another_sink_has_published_is_not_adopted(feed: Feed) ->
     )
     feed.bookmarks.begin("feed", "e1", ALL, Cut()).seal({})
     feed.bookmarks.expect("feed", "hash of e1")
-    feed.bookmarks.settle(feed.published.get)
+    feed.bookmarks.reconcile(feed.published.get)
     assert feed.bookmarks.names() == []
     theirs = [feed.published["e1"]]
     assert feed.bookmarks.find("feed", ALL, theirs) is FullBecause.OTHER_SINK
@@ -419,7 +419,7 @@ def test_a_stamp_that_ran_ahead_hides_no_export_of_another_sink(feed: Feed) -> N
     feed.published["e1"] = msgspec.structs.replace(ahead, name=name)
     feed.bookmarks.begin("feed", "e1", ALL, Cut()).seal({})
     feed.bookmarks.expect("feed", "hash of e1")
-    feed.bookmarks.settle(feed.published.get)
+    feed.bookmarks.reconcile(feed.published.get)
     marked = msgspec.structs.replace(feed.published["e1"], order=order_of(name, [later.order[0]]))
     assert marked.order < later.order
     assert feed.bookmarks.find("feed", ALL, [later, marked]) is FullBecause.OTHER_SINK

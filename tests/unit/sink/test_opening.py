@@ -9,9 +9,9 @@ import pytest
 
 from worker.core.topics import Names
 from worker.errors import StateLost
-from worker.sink.store.opening import Lost, StoreState, _load, _Loaded, stamp_of
+from worker.sink.store.opening import Lost, StoreState, _load, _Loaded, made_for_names
 
-STAMP = stamp_of(Names("t"))
+STAMP = made_for_names(Names("t"))
 LOST = Lost("its disk was full", None)
 encode = msgspec.msgpack.encode
 

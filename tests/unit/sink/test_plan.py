@@ -24,7 +24,7 @@ def known(users: set[int], matches: dict[int, tuple[int, int]], remembered: int 
 
 def pick(entity: str, rows: list[bytes], store: KnownRows) -> tuple[list[bytes], Picked]:
     picker = Picker(ENTITIES[entity], store)
-    return kept(rows, picker.judge(rows)), picker.picked()
+    return kept(rows, picker.pick(rows)), picker.picked()
 
 
 STORE = known({1, 2, 3}, {10: (1, 2), 11: (1, 9)})
@@ -91,7 +91,7 @@ def test_order_and_bytes_of_the_rows_stay_over_several_blocks() -> None:
     rows = [match(n, 1, 2 if n % 3 else 9)[1] for n in range(20)]
     picker = Picker(ENTITIES["matches"], STORE)
     blocks = [rows[:7], rows[7:], []]
-    picked = [row for block in blocks for row in kept(block, picker.judge(block))]
+    picked = [row for block in blocks for row in kept(block, picker.pick(block))]
     assert picked == [row for n, row in enumerate(rows) if n % 3]
     assert picker.picked().left_out == {Reason.USER_GONE: 7}
     assert picker.picked().rows == 13

@@ -20,7 +20,7 @@ from worker.core.topics import Names
 from worker.errors import StateError
 from worker.sink.store import opening, rocks
 from worker.sink.store.row_store import RowStore
-from worker.sink.store.snapshot import STAMP
+from worker.sink.store.snapshot import COORDINATE
 from worker.stream import Message, Partition
 
 USERS = Partition(NAMES.accepted("users"), 0)
@@ -86,7 +86,7 @@ def test_an_identical_repeat_changes_nothing_but_the_position(opened: RowStore) 
     applied = opened.apply([message("users", 5, key, row)], {})
     assert (applied.changed, applied.repeats) == (0, 1)
     assert _stored(opened, key) == before
-    assert STAMP.unpack(before[: STAMP.size]) == (0, 0, 1_000)
+    assert COORDINATE.unpack(before[: COORDINATE.size]) == (0, 0, 1_000)
     assert opened.positions() == {USERS: 6}
 
 
@@ -155,7 +155,7 @@ def test_unreadable_messages_are_set_aside_with_their_coordinates(opened: RowSto
 def test_the_store_is_the_same_after_it_was_closed(tmp_path: Path) -> None:
     held = RowStore(tmp_path, NAMES)
     held.apply([message("users", 0, *user(1)), message("users", 1, b"?", b"?")], {USERS: 5})
-    held.stamp_current(77)
+    held.mark_current(77)
     held.close()
     held.close()
     again = RowStore(tmp_path, NAMES)
@@ -268,7 +268,7 @@ def test_new_columns_wipe_the_store_only_if_rows_had_been_set_aside(
     held.apply([message("users", 0, *user(1))], {})
     if aside:
         held.apply([message("users", 1, user(1)[0], b'{"new_column":1}')], {})
-    stamp = msgspec.structs.replace(held._stamp, columns=(("id",),))
+    stamp = msgspec.structs.replace(held._made_for, columns=(("id",),))
     assert held._db is not None
     held._db[b"mformat"] = msgspec.msgpack.encode(stamp)
     held.close()

@@ -25,7 +25,7 @@ def checkpoint(**fields: Any) -> Checkpoint:
 
 def answers(**changes: Any) -> BrokerAnswers:
     """Two tasks of one worker, all read, a minute ago; except for the changes."""
-    partitions = [Partition(NAMES.inputs(e), number) for e in ENTITIES for number in (0, 1)]
+    partitions = [Partition(NAMES.input(e), number) for e in ENTITIES for number in (0, 1)]
     usual: dict[str, Any] = {
         "names": NAMES,
         "at": NOW,
@@ -33,7 +33,7 @@ def answers(**changes: Any) -> BrokerAnswers:
         "spans": dict.fromkeys(partitions, OffsetRange(0, 10)),
         "ends": dict.fromkeys(partitions, 10),
         "group_offsets": {},
-        "identities": {NAMES.inputs(entity): f"id-{entity}" for entity in ENTITIES},
+        "identities": {NAMES.input(entity): f"id-{entity}" for entity in ENTITIES},
         "workers": [GroupMember("w", frozenset({0, 1}))],
         "sinks": [],
         "exact": True,

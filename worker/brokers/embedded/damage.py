@@ -281,7 +281,7 @@ def _put(connection: sqlite3.Connection, number: int, damage: Damage) -> None:
 
 def _names(catalogue: Catalogue) -> dict[int, Partition]:
     return {
-        number: Partition(stored.topic.name, place)
+        number: Partition(stored.topic.name, index)
         for stored in catalogue.every()
-        for place, number in enumerate(stored.partitions)
+        for index, number in enumerate(stored.partitions)
     }

@@ -148,11 +148,11 @@ class Seat:
             self._path.unlink(missing_ok=True)
 
 
-def share(partitions: int, place: int, members: int) -> frozenset[int]:
-    """The contiguous share of the member at `place`; a remainder goes to the first members."""
+def share(partitions: int, rank: int, members: int) -> frozenset[int]:
+    """The contiguous share of the member with this rank; a remainder goes to the first members."""
     size, spare = divmod(partitions, members)
-    first = place * size + min(place, spare)
-    return frozenset(range(first, first + size + (place < spare)))
+    first = rank * size + min(rank, spare)
+    return frozenset(range(first, first + size + (rank < spare)))
 
 
 def _register(
@@ -206,9 +206,9 @@ def _members(
             if beat is not None and beat >= oldest and catalogue.find(topic) is not None:
                 live.setdefault(topic, []).append(name)
         return [
-            GroupMember(name, share(catalogue.need(topic).topic.partitions, place, len(names)))
+            GroupMember(name, share(catalogue.need(topic).topic.partitions, rank, len(names)))
             for topic, names in live.items()
-            for place, name in enumerate(names)
+            for rank, name in enumerate(names)
         ]
 
 

@@ -229,9 +229,9 @@ class KafkaReader:
             self._discard()
             raise await self._failure(error, self._topics()) from error
         self._settled = settled
-        for place, damage in list(self._damaged.items()):
-            if any((m.topic, m.partition) == place and m.offset >= damage.offset for m in found):
-                del self._damaged[place]
+        for damaged, damage in list(self._damaged.items()):
+            if any((m.topic, m.partition) == damaged and m.offset >= damage.offset for m in found):
+                del self._damaged[damaged]
         return found
 
     async def _advance(self) -> None:

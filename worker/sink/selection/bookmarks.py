@@ -94,7 +94,7 @@ class Bookmarks:
     def find(
         self, name: str, selection: Selection, finished: Iterable[Finished]
     ) -> Generation | FullBecause:
-        """The base of an incremental export, or why it has none. Call `settle` first.
+        """The base of an incremental export, or why it has none. Call `reconcile` first.
 
         `finished` are the exports at the place, newest first. They are read no further than the
         bookmark's own export.
@@ -133,7 +133,7 @@ class Bookmarks:
         pending = msgspec.structs.replace(_still(head), manifest_sha256=manifest_sha256)
         self._write(name, _Head(head.current, pending), flush=True)
 
-    def settle(self, published: Published) -> None:
+    def reconcile(self, published: Published) -> None:
         """Make each pending generation count if its export is finished; otherwise drop it.
 
         A generation is also dropped if the export under its id is another sink's. Nobody may be
@@ -205,7 +205,7 @@ class Draft:
         self, store: RowStore, generation: int, seal: Callable[[Mapping[str, int]], None]
     ) -> None:
         self._store = store
-        self._wiped = store.wiped
+        self._wiped = store.times_wiped
         self._prefix = delivered_prefix(generation)
         self._seal = seal
 
@@ -216,7 +216,7 @@ class Draft:
         for key, digest in rows:
             batch[start + key] = digest
         with self._store.database() as db:
-            if self._store.wiped != self._wiped:
+            if self._store.times_wiped != self._wiped:
                 _still(_Head())
             db.write(batch)
 

@@ -22,11 +22,11 @@ from worker.brokers.contract import Broker
 from worker.core.topics import Names
 from worker.errors import StateLost
 from worker.exports.manifest import Cut
+from worker.sink.judged import wait_until_judged
 from worker.sink.selection.plan import STAGES
 from worker.sink.store.consume import Consumer
 from worker.sink.store.row_store import RowStore
 from worker.sink.store.snapshot import Snapshot
-from worker.sink.verdicts import wait_for_verdicts
 from worker.stream import Partition
 
 Report = Callable[[str, int, int], None]
@@ -66,7 +66,7 @@ async def take_cut(source: CutSource, patience: float, report: Report) -> Taken:
     `StateError`, `StateLost` if the store is being refilled, `MissingTopic`, `BrokerUnavailable`.
     """
     asked = source.clock()
-    verdicts = await wait_for_verdicts(
+    verdicts = await wait_until_judged(
         source.broker,
         source.names,
         patience,
@@ -77,7 +77,7 @@ async def take_cut(source: CutSource, patience: float, report: Report) -> Taken:
     try:
         for stage in STAGES:
             await consumer.hold(stage, patience, lambda done, total: report("read", done, total))
-        await asyncio.to_thread(source.store.stamp_current, asked)
+        await asyncio.to_thread(source.store.mark_current, asked)
         moment = source.clock()
         snapshot = await asyncio.to_thread(source.store.snapshot)
         try:

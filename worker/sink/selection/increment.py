@@ -137,7 +137,7 @@ class _Writing:
 
     def _judged(self, entity: str, picker: Picker) -> Iterator[tuple[bytes, bytes, Reason | None]]:
         for keys, block in self._snapshot.keyed_blocks(entity):
-            yield from zip(keys, block, picker.judge(block), strict=True)
+            yield from zip(keys, block, picker.pick(block), strict=True)
             self._done += len(block)
             self._caller.report(self._done, self._total)
 

@@ -195,7 +195,7 @@ class Picker:
         self._rows = 0
         self._earliest = "9999-12-31T24"
 
-    def judge(self, rows: Iterable[bytes]) -> list[Reason | None]:
+    def pick(self, rows: Iterable[bytes]) -> list[Reason | None]:
         """For each canonical row, why it does not belong in the export; None if it does."""
         fates: list[Reason | None] = []
         decode, date_of = self._decode, self._date

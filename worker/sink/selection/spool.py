@@ -70,7 +70,7 @@ def spool(snapshot: Snapshot, selection: Selection, directory: Path, caller: Cal
         files[entity] = directory / f"{entity}.ndjson"
         with LineFile(files[entity]) as file:
             for block in snapshot.blocks(entity):
-                file.write(kept(block, picker.judge(block)))
+                file.write(kept(block, picker.pick(block)))
                 done += len(block)
                 caller.report(done, total)
         picked[entity] = picker.picked()

@@ -68,8 +68,8 @@ class RowChanges:
         """Note a version of a key from another input partition than the version before it."""
         now = source_partition(message)
         if now != before:
-            place = (message.topic, message.partition, message.offset)
-            self.split.setdefault(place, Split(message, before, now))
+            partition = (message.topic, message.partition, message.offset)
+            self.split.setdefault(partition, Split(message, before, now))
 
     def aside(self) -> list[SetAside]:
         """The foreign messages, in the form that the store persists."""
@@ -81,15 +81,15 @@ class RowChanges:
     def _new(self, messages: Sequence[Message]) -> list[Message]:
         """The messages that were not applied before; advances the next offsets past them."""
         new = []
-        place = Partition("", 0)
+        partition = Partition("", 0)
         following = 0
         for message in messages:
-            if message.partition != place.number or message.topic != place.topic:
-                place = Partition(message.topic, message.partition)
-                following = self.next.get(place) or self._positions.get(place, 0)
+            if message.partition != partition.number or message.topic != partition.topic:
+                partition = Partition(message.topic, message.partition)
+                following = self.next.get(partition) or self._positions.get(partition, 0)
             if message.offset < following:
                 self.skipped += 1
                 continue
-            self.next[place] = following = message.offset + 1
+            self.next[partition] = following = message.offset + 1
             new.append(message)
         return new

@@ -159,12 +159,15 @@ class Consumer:
         self._holding = True
         self.check_held()
         topics = {self._names.accepted(entity) for entity in entities}
-        places = [place for place in self._positions if place.topic in topics]
-        spans = await self._broker.spans(places, uncommitted=True)
+        partitions = [partition for partition in self._positions if partition.topic in topics]
+        spans = await self._broker.spans(partitions, uncommitted=True)
         self.check_held()
         reader = self._opened()
         # Messages read in the meantime were committed, and may be in the store already.
-        ends = {place: max(spans[place].end, reader.position(place)) for place in places}
+        ends = {
+            partition: max(spans[partition].end, reader.position(partition))
+            for partition in partitions
+        }
         self._limits |= ends
         total = left = self._behind(ends)
         while left:
@@ -206,13 +209,13 @@ class Consumer:
         for name in self._topics:
             if name not in topics or name not in identities:
                 raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
-        places = [
+        partitions = [
             Partition(name, number)
             for name in self._topics
             for number in range(topics[name].partitions)
         ]
         now = self._clock.wall()
-        spans = await self._broker.spans(places)
+        spans = await self._broker.spans(partitions)
         saved = self._store.saved()
         reason = (
             lost
@@ -223,14 +226,14 @@ class Consumer:
         if reason is not None:
             await asyncio.to_thread(self._store.wipe, reason)
             held = {}
-        self._reports.rebuilt(self._store.wiped)
+        self._reports.rebuilt(self._store.times_wiped)
         if not held:
-            held = {place: spans[place].start for place in places}
+            held = {partition: spans[partition].start for partition in partitions}
             await asyncio.to_thread(self._store.apply, [], held, identities)
-            await asyncio.to_thread(self._store.stamp_current, now)
-            for place, start in held.items():
+            await asyncio.to_thread(self._store.mark_current, now)
+            for partition, start in held.items():
                 if start:  # the removed messages may include rows: see `OffsetRange`
-                    self._expired(place, start)
+                    self._expired(partition, start)
         async with self._moved:
             if self._holding:
                 self._wiped = reason
@@ -317,16 +320,20 @@ class Consumer:
             self._moved.notify_all()
 
     def _report_expired(self, reader: Reader) -> None:
-        for place, count in reader.expired().items():
-            self._expired(place, count)
-        for place, count in reader.skipped().items():
+        for partition, count in reader.expired().items():
+            self._expired(partition, count)
+        for partition, count in reader.skipped().items():
             self._reports.expired(count)
-            _log.error("accepted_skipped", topic=place.topic, partition=place.number, count=count)
+            _log.error(
+                "accepted_skipped", topic=partition.topic, partition=partition.number, count=count
+            )
 
-    def _expired(self, place: Partition, count: int) -> None:
+    def _expired(self, partition: Partition, count: int) -> None:
         self.counts.expired += count
         self._reports.expired(count)
-        _log.error("accepted_expired", topic=place.topic, partition=place.number, count=count)
+        _log.error(
+            "accepted_expired", topic=partition.topic, partition=partition.number, count=count
+        )
 
     async def _keep_current(self) -> bool:
         """Stamp the store as current once it reaches the ends noted before; True if stamped."""
@@ -338,7 +345,7 @@ class Consumer:
         if self._awaited[1].keys() != self._positions.keys():  # one cannot be read
             self._awaited = None
             return False
-        await asyncio.to_thread(self._store.stamp_current, self._awaited[0])
+        await asyncio.to_thread(self._store.mark_current, self._awaited[0])
         self._awaited = None
         return True
 
@@ -368,10 +375,12 @@ class Consumer:
     async def _ends(self) -> dict[Partition, int]:
         """Without a partition whose entry is damaged."""
         spans = await sound_spans(self._broker, self._positions)
-        return {place: span.end for place, span in spans.items()}
+        return {partition: span.end for partition, span in spans.items()}
 
     def _behind(self, ends: Mapping[Partition, int]) -> int:
-        return sum(max(0, end - self._positions.get(place, 0)) for place, end in ends.items())
+        return sum(
+            max(0, end - self._positions.get(partition, 0)) for partition, end in ends.items()
+        )
 
     async def _less_behind(self, ends: Mapping[Partition, int], left: int) -> int:
         async with self._moved:

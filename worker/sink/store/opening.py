@@ -14,7 +14,7 @@ from schemas import ENTITIES
 from worker.core.topics import Names
 from worker.errors import StateError, StateLost
 from worker.index.tails import Tail
-from worker.sink.store import positions as places
+from worker.sink.store import positions as saved_positions
 from worker.sink.store import rocks
 from worker.sink.store.snapshot import BOOKMARK
 from worker.stream import Partition
@@ -23,13 +23,13 @@ FORMAT: Final = 2
 
 STATE_KEY: Final = b"mstate"
 TOPICS_KEY: Final = b"mtopics"
-_STAMP_KEY: Final = b"mformat"
+_MADE_FOR_KEY: Final = b"mformat"
 _LOST_KEY: Final = b"mlost"
 
 _log = structlog.get_logger(__name__)
 
 
-class Stamp(msgspec.Struct, frozen=True):
+class MadeFor(msgspec.Struct, frozen=True):
     """What the store was made for. With other `columns`, rows set aside may be readable now."""
 
     format: int
@@ -79,13 +79,13 @@ class Opened(NamedTuple):
     rebuilt: str | None = None
 
 
-def stamp_of(names: Names) -> Stamp:
+def made_for_names(names: Names) -> MadeFor:
     """What a store of topics with these names is made for, by this release."""
     columns = (tuple(column.name for column in entity.columns) for entity in ENTITIES.values())
-    return Stamp(FORMAT, names.prefix, tuple(ENTITIES), tuple(columns))
+    return MadeFor(FORMAT, names.prefix, tuple(ENTITIES), tuple(columns))
 
 
-def open_database(directory: Path, stamp: Stamp) -> Opened:
+def open_database(directory: Path, made_for: MadeFor) -> Opened:
     """Open or create the database of the store in `directory`. Raises `StateError`.
 
     It is replaced if it is damaged, or if it was made for something else than `stamp`.
@@ -100,16 +100,16 @@ def open_database(directory: Path, stamp: Stamp) -> Opened:
         db = rocks.open_database(rows)
         with rocks.guard(directory):
             if is_new:
-                loaded.content = _begin(db, stamp, loaded.content)
+                loaded.content = _begin(db, made_for, loaded.content)
             else:
-                _load(db, stamp, loaded)
+                _load(db, made_for, loaded)
     except StateLost as error:
-        return replace_database(directory, stamp, db, str(error), loaded.content)
+        return replace_database(directory, made_for, db, str(error), loaded.content)
     return Opened(db, loaded.content)
 
 
 def replace_database(
-    directory: Path, stamp: Stamp, db: Rdict | None, reason: str, before: Content
+    directory: Path, made_for: MadeFor, db: Rdict | None, reason: str, before: Content
 ) -> Opened:
     """Replace the database with an empty one, and remember the bookmarks that it had.
 
@@ -126,7 +126,7 @@ def replace_database(
     try:
         db = rocks.open_database(rows)
         with rocks.guard(directory):
-            return Opened(db, _begin(db, stamp, content), reason)
+            return Opened(db, _begin(db, made_for, content), reason)
     except StateLost as error:
         raise StateError(f"{error}, but that does not help: look at its disk") from None
 
@@ -142,12 +142,12 @@ class _Loaded:
         self.content = _empty()
 
 
-def _load(db: Rdict, stamp: Stamp, loaded: _Loaded) -> None:
+def _load(db: Rdict, made_for: MadeFor, loaded: _Loaded) -> None:
     """Load the content of the database. Raises StateLost if it cannot be used."""
     decode, replace = msgspec.msgpack.decode, msgspec.structs.replace
     try:
-        found = decode(db.get(_STAMP_KEY) or b"", type=Stamp)
-        if replace(found, columns=()) != replace(stamp, columns=()):
+        found = decode(db.get(_MADE_FOR_KEY) or b"", type=MadeFor)
+        if replace(found, columns=()) != replace(made_for, columns=()):
             raise StateLost("its format, topic prefix or entities are others")
         state = decode(db.get(STATE_KEY) or b"", type=StoreState)
         loaded.content = loaded.content._replace(state=state)
@@ -157,21 +157,21 @@ def _load(db: Rdict, stamp: Stamp, loaded: _Loaded) -> None:
         loaded.content = loaded.content._replace(topics=topics)
     except msgspec.MsgspecError:
         raise StateLost("it is damaged (what it says of itself cannot be read)") from None
-    if found.columns != stamp.columns:
+    if found.columns != made_for.columns:
         if state.foreign:
             raise StateLost("columns changed and rows had been set aside")
-        db[_STAMP_KEY] = msgspec.msgpack.encode(stamp)
+        db[_MADE_FOR_KEY] = msgspec.msgpack.encode(made_for)
     try:
-        positions, tails = places.load(db)
+        positions, tails = saved_positions.load(db)
     except ValueError as error:
         raise StateLost(f"it is damaged ({error})") from None
     loaded.content = loaded.content._replace(positions=positions, tails=tails)
 
 
-def _begin(db: Rdict, stamp: Stamp, content: Content) -> Content:
+def _begin(db: Rdict, made_for: MadeFor, content: Content) -> Content:
     """Begin with an empty database."""
     first = WriteBatch(raw_mode=True)
-    first[_STAMP_KEY] = msgspec.msgpack.encode(stamp)
+    first[_MADE_FOR_KEY] = msgspec.msgpack.encode(made_for)
     first[STATE_KEY] = msgspec.msgpack.encode(content.state)
     if content.lost is not None:
         first[_LOST_KEY] = msgspec.msgpack.encode(content.lost)

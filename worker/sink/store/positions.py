@@ -20,23 +20,23 @@ _NUMBER: Final = struct.Struct(">I")
 
 def load(db: Rdict) -> tuple[dict[Partition, int], dict[Partition, Tail]]:
     """The position and the tail of each partition. Raises ValueError for an invalid tail."""
-    positions = {place: OFFSET.unpack(value)[0] for place, value in _items(db, _POSITION)}
-    return positions, {place: Tail.decode(value) for place, value in _items(db, _TAIL)}
+    positions = {partition: OFFSET.unpack(value)[0] for partition, value in _items(db, _POSITION)}
+    return positions, {partition: Tail.decode(value) for partition, value in _items(db, _TAIL)}
 
 
 def stage(
     batch: WriteBatch, positions: Mapping[Partition, int], tails: Mapping[Partition, Tail]
 ) -> None:
     """Add the positions and tails to the batch."""
-    for place, offset in positions.items():
-        batch[_POSITION + place_key(place)] = OFFSET.pack(offset)
-    for place, tail in tails.items():
-        batch[_TAIL + place_key(place)] = tail.encode()
+    for partition, offset in positions.items():
+        batch[_POSITION + partition_key(partition)] = OFFSET.pack(offset)
+    for partition, tail in tails.items():
+        batch[_TAIL + partition_key(partition)] = tail.encode()
 
 
-def place_key(place: Partition) -> bytes:
+def partition_key(partition: Partition) -> bytes:
     """The partition as part of a key."""
-    return place.topic.encode() + b"/" + _NUMBER.pack(place.number)
+    return partition.topic.encode() + b"/" + _NUMBER.pack(partition.number)
 
 
 def _items(db: Rdict, prefix: bytes) -> list[tuple[Partition, bytes]]:

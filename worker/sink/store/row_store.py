@@ -35,7 +35,7 @@ from worker.core.topics import Names
 from worker.errors import StateError, StateLost
 from worker.index.freshness import SavedIndex
 from worker.index.tails import extended
-from worker.sink.store import positions as places
+from worker.sink.store import positions as saved_positions
 from worker.sink.store import rocks
 from worker.sink.store.batch import RowChanges, SetAside
 from worker.sink.store.opening import (
@@ -44,12 +44,12 @@ from worker.sink.store.opening import (
     TOPICS_KEY,
     Lost,
     StoreState,
+    made_for_names,
     open_database,
     replace_database,
-    stamp_of,
 )
 from worker.sink.store.rows import Referring
-from worker.sink.store.snapshot import ID, SNAPSHOTS, STAMP, Snapshot
+from worker.sink.store.snapshot import COORDINATE, ID, SNAPSHOTS, Snapshot
 from worker.stream import Message, Partition
 
 _ASIDE: Final = b"xp"
@@ -78,14 +78,14 @@ class RowStore:
         """One line about damage that was found; the store must then be wiped."""
         self._kinds = {names.accepted(e.name): Referring(e) for e in ENTITIES.values()}
         self._tags = {names.accepted(name): i.to_bytes() for i, name in enumerate(ENTITIES)}
-        self._stamp = stamp_of(names)
+        self._made_for = made_for_names(names)
         self._lock = threading.RLock()
         self._snapshots: weakref.WeakSet[Snapshot] = weakref.WeakSet()
-        opened = open_database(directory, self._stamp)
+        opened = open_database(directory, self._made_for)
         self._db: Rdict | None = opened.db
         self.rebuilt = opened.rebuilt
         """Why this process last rebuilt the store; None if it never did."""
-        self.wiped = int(opened.rebuilt is not None)
+        self.times_wiped = int(opened.rebuilt is not None)
         """How often the store was wiped since the opening, the opening itself included."""
         self._content = opened.content
 
@@ -110,7 +110,11 @@ class RowStore:
         """The saved state that `freshness.reason_to_rebuild` judges."""
         with self._lock:
             held = {p: o for p, o in self._content.positions.items() if p.topic in self._kinds}
-            tails = {place: tail for place, tail in self._content.tails.items() if place in held}
+            tails = {
+                partition: tail
+                for partition, tail in self._content.tails.items()
+                if partition in held
+            }
             return SavedIndex(
                 FORMAT,
                 self._content.state.last_current,
@@ -183,8 +187,8 @@ class RowStore:
         with self._lock:
             work = RowChanges(self._kinds, self._tags, self._content.positions)
             work.read(messages, count_partitions(positions))
-            for place, offset in positions.items():
-                work.next[place] = max(offset, work.next.get(place, 0))
+            for partition, offset in positions.items():
+                work.next[partition] = max(offset, work.next.get(partition, 0))
             batch = WriteBatch(raw_mode=True)
             rows = self._stage(batch, work)
             work.tails = extended(self._content.tails, self._content.positions, messages, positions)
@@ -192,7 +196,7 @@ class RowStore:
                 batch, work, rows, dict(identities or self._content.state.identities)
             )
 
-    def stamp_current(self, moment: int) -> None:
+    def mark_current(self, moment: int) -> None:
         """Record that the store holds every row that was accepted by `moment` (ms)."""
         with self._lock:
             state = msgspec.structs.replace(self._content.state, last_current=moment)
@@ -213,10 +217,10 @@ class RowStore:
         """Empty the store, to be filled again from the topics. Open snapshots stay valid."""
         with self._lock:
             db, self._db = self._opened(), None
-            opened = replace_database(self.directory, self._stamp, db, reason, self._content)
+            opened = replace_database(self.directory, self._made_for, db, reason, self._content)
             self._db = opened.db
             self.rebuilt = reason
-            self.wiped += 1
+            self.times_wiped += 1
             self._content = opened.content
             self.damaged = None
 
@@ -253,51 +257,45 @@ class RowStore:
 
     def _stage(self, batch: WriteBatch, work: RowChanges) -> dict[str, int]:
         """Add the real changes to the batch; return by entity the change in the number of rows."""
-        rows: dict[str, int] = {}
+        added: dict[str, int] = {}
         if not work.latest:
-            return rows
+            return added
         with self._guard():
-            before = self._opened().get(list(work.latest)) or []
-        for (key, (message, users, kind)), held in zip(work.latest.items(), before, strict=True):
-            value = message.value
-            name = kind.entity.name
+            stored = self._opened().get(list(work.latest)) or []
+        for (key, (message, users, kind)), before in zip(work.latest.items(), stored, strict=True):
+            value, name = message.value, kind.entity.name
+            if value == (None if before is None else before[COORDINATE.size :]):
+                work.repeats += 1
+                continue
+            if before is not None:
+                work.compare(COORDINATE.unpack_from(before)[0], message)
+            id_key = ID + key[1:2] + id_bytes(key[2:].decode()) if kind.referred else None
             if value is None:
-                if held is None:
-                    work.repeats += 1
-                    continue
-                work.compare(STAMP.unpack_from(held)[0], message)
                 del batch[key]
-                work.deleted += 1
-                rows[name] = rows.get(name, 0) - 1
-            else:
-                if held is not None and held[STAMP.size :] == value:
-                    work.repeats += 1
-                    continue
-                if held is not None:
-                    work.compare(STAMP.unpack_from(held)[0], message)
-                stamp = STAMP.pack(source_partition(message), message.offset, message.timestamp)
-                batch[key] = stamp + value
-                work.changed += 1
-                if held is None:
-                    rows[name] = rows.get(name, 0) + 1
-            if kind.referred and (held is None or value is None or users):
-                id_key = ID + key[1:2] + id_bytes(key[2:].decode())
-                if value is None:
+                if id_key is not None:
                     del batch[id_key]
-                else:
-                    batch[id_key] = users
-        return rows
+                work.deleted += 1
+                added[name] = added.get(name, 0) - 1
+                continue
+            at = COORDINATE.pack(source_partition(message), message.offset, message.timestamp)
+            batch[key] = at + value
+            if id_key is not None and (before is None or users):
+                batch[id_key] = users
+            work.changed += 1
+            if before is None:
+                added[name] = added.get(name, 0) + 1
+        return added
 
     def _write(
         self, batch: WriteBatch, work: RowChanges, rows: dict[str, int], identities: dict[str, str]
     ) -> Applied:
         moved = {p: o for p, o in work.next.items() if o > self._content.positions.get(p, -1)}
         if moved or work.tails or not batch.is_empty():
-            places.stage(batch, moved, work.tails)
+            saved_positions.stage(batch, moved, work.tails)
             foreign = dict(self._content.state.foreign)
             for aside in work.aside():
-                place = places.place_key(Partition(aside.topic, aside.partition))
-                key = _ASIDE + place + places.OFFSET.pack(aside.offset)
+                partition = saved_positions.partition_key(Partition(aside.topic, aside.partition))
+                key = _ASIDE + partition + saved_positions.OFFSET.pack(aside.offset)
                 batch[key] = msgspec.msgpack.encode(aside)
                 name = self._kinds[aside.topic].entity.name
                 foreign[name] = foreign.get(name, 0) + 1

@@ -20,7 +20,7 @@ from worker.engine.index_updater import INDEXED, IndexUpdater
 from worker.stream import Partition
 
 _CAPTURE_EVERY_MS: Final = 200
-"""A frontier costs a broker request, so all records overdue by then share one."""
+"""A frontier costs a broker request: all records past their grace period by then share one."""
 _REPORT_BLOCKED_MS: Final = 5_000
 
 _log = structlog.get_logger(__name__)
@@ -41,14 +41,14 @@ class Frontiers:
         self._reported = -_REPORT_BLOCKED_MS
 
     async def advance(self, tasks: Sequence[Task]) -> None:
-        """Note frontiers for overdue records, and advance the open frontiers."""
+        """Note frontiers for records past their grace period, and advance the open frontiers."""
         moment = self._clock.now()
         now = moment.steady
-        overdue = [task for task in tasks if task.overdue(moment)]
-        if overdue and now - self._captured >= _CAPTURE_EVERY_MS:
+        due = [task for task in tasks if task.end_grace(moment)]
+        if due and now - self._captured >= _CAPTURE_EVERY_MS:
             self._captured = now
             if (captured := await self._capture()) is not None:
-                for task in overdue:
+                for task in due:
                     task.parking.await_frontiers(*captured)
                 self._open += [(now, frontier) for frontier in captured]
         if self._open:
@@ -57,12 +57,12 @@ class Frontiers:
             awaited = {frontier for task in tasks for frontier in task.parking.frontiers()}
             self._open = [(noted, one) for noted, one in self._open if one in awaited]
         for _, frontier in self._open:
-            frontier.blocked_by(self._updater.judged)
-            if frontier.needs_outcomes:
+            frontier.advance(self._updater.judged)
+            if frontier.needs_accepted_ends:
                 accepted = self._updater.accepted
                 ends = await sound_spans(self._broker, accepted, uncommitted=True)
                 if len(ends) == len(accepted):
-                    frontier.note_outcomes({p: span.end for p, span in ends.items()})
+                    frontier.note_accepted_ends({p: span.end for p, span in ends.items()})
             frontier.follow(self._updater.followed())
         self._open = [(noted, frontier) for noted, frontier in self._open if not frontier.passed]
         self._report_blocked(now)
@@ -73,14 +73,14 @@ class Frontiers:
 
     def blocked_by(self) -> list[Partition]:
         """The input partitions that the oldest open frontier waits for."""
-        return self._open[0][1].blocked_by(self._updater.judged) if self._open else []
+        return self._open[0][1].advance(self._updater.judged) if self._open else []
 
     async def _capture(self) -> tuple[Frontier, Frontier] | None:
         """The frontiers of users and of matches. None while an input's entry is damaged.
 
         Its end is unknown, and what is missing may be there. Damage is reported elsewhere.
         """
-        names = [self._settings.names.inputs(entity) for entity in INDEXED]
+        names = [self._settings.names.input(entity) for entity in INDEXED]
         partitions = [Partition(n, q) for n in names for q in range(self._settings.tasks)]
         spans = await sound_spans(self._broker, partitions)
         if len(spans) < len(partitions):

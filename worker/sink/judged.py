@@ -38,7 +38,7 @@ class Judged(msgspec.Struct, frozen=True):
     """For each input not judged to its noted end, the number of offsets left."""
 
 
-async def wait_for_verdicts(
+async def wait_until_judged(
     broker: Broker, names: Names, patience: float, unreadable: Unreadable, advance: Advance
 ) -> Judged:
     """Wait until all records now in the inputs are judged, open transactions included.
@@ -46,15 +46,15 @@ async def wait_for_verdicts(
     Gives up after `patience` seconds in which no worker makes progress on them; `pending` then
     tells what is left. Raises `MissingTopic`, `BrokerUnavailable`.
     """
-    inputs = [names.inputs(entity) for entity in ENTITIES]
+    inputs = [names.input(entity) for entity in ENTITIES]
     # Identities come first: a checkpoint for a topic recreated after this must not count.
     identities = await broker.identities(inputs)
     topics = await broker.topics([*inputs, names.progress])
     for name in (*inputs, names.progress):
         if name not in topics:
             raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
-    places = [Partition(n, q) for n in inputs for q in range(topics[n].partitions)]
-    spans = await broker.spans(places, uncommitted=True)
+    partitions = [Partition(n, q) for n in inputs for q in range(topics[n].partitions)]
+    spans = await broker.spans(partitions, uncommitted=True)
     awaited = Awaited(spans, names, identities)
     tasks = [Partition(names.progress, q) for q in range(topics[names.progress].partitions)]
     reader = broker.reader()
@@ -81,7 +81,7 @@ class _Latest:
         self.reader = reader
         self._broker = broker
         self._awaited = awaited
-        self._ends = {place: span.end for place, span in spans.items()}
+        self._ends = {partition: span.end for partition, span in spans.items()}
         self._unreadable = unreadable
 
     async def take(self) -> set[int]:
@@ -90,7 +90,7 @@ class _Latest:
         read = [(message, read_saved(message)) for message in messages if message.value is not None]
         if any(saved is not None and self._is_beyond(m, saved) for m, saved in read):
             spans = await self._broker.spans(self._ends, uncommitted=True)  # they may have grown
-            self._ends = {place: span.end for place, span in spans.items()}
+            self._ends = {partition: span.end for partition, span in spans.items()}
         found = set()
         for message, saved in read:
             if saved is None or self._is_beyond(message, saved):
@@ -116,7 +116,7 @@ class _Latest:
         before, moved = dict(positions), clock()
         while left := [p for p, span in spans.items() if self.reader.position(p) < span.end]:
             found |= await self.take()
-            now = {place: self.reader.position(place) for place in spans}
+            now = {partition: self.reader.position(partition) for partition in spans}
             if now != before:
                 before, moved = now, clock()
             elif clock() - moved >= _PATIENCE:
@@ -150,6 +150,6 @@ async def _follow(latest: _Latest, awaited: Awaited, patience: float, advance: A
         if done > best:
             best, moved = done, clock()
         elif clock() - moved >= patience:
-            blocking = [f"{place.topic}/{place.number}" for place in list(pending)[:10]]
+            blocking = [f"{partition.topic}/{partition.number}" for partition in list(pending)[:10]]
             _log.warning("export_incomplete", pending=sum(pending.values()), by=blocking)
             return
