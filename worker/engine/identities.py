@@ -88,9 +88,7 @@ class Identities:
         """
         skipped = await self._broker.skipped()
         spans = await sound_spans(self._broker, state)
-        return {
-            partition: span.start + skipped.get(partition, 0) for partition, span in spans.items()
-        }
+        return {p: span.start + skipped.get(p, 0) for p, span in spans.items()}
 
     def forget(self, partition: Partition) -> None:
         """Drop the count of a partition whose topic was re-created, until the next count."""

@@ -122,9 +122,8 @@ class WorkLoop:
                 pause = backoff.failed()
                 self._reports.outage("broker", error, pause)
                 self._rounds.drop_postponed()
-                await self._rounds.collect_commit(
-                    wait=True
-                )  # bounded by the committer's time limits
+                # The wait is bounded by the committer's time limits.
+                await self._rounds.collect_commit(wait=True)
                 await self._tasks.end_session("broker unavailable")
                 await self._assign()
                 self._reports.tasks(self._tasks)
@@ -136,9 +135,7 @@ class WorkLoop:
         self._reports.watch_clock(self._tasks)
         if self._identities.due:
             await self._identities.check()
-        state = [
-            partition for handle in self._tasks.running.values() for partition in handle.state_lost
-        ]
+        state = [p for handle in self._tasks.running.values() for p in handle.state_lost]
         await self._identities.check_partitions(self._settings.tasks, state)
         if await self._tasks.update():
             await self._assign()
@@ -292,9 +289,8 @@ class WorkLoop:
 
     def _watermarks(self, running: Mapping[int, TaskHandle], backlog: Backlog) -> dict[str, int]:
         """The append time up to which records are judged now, by entity."""
-        watermarks = self._elsewhere.watermarks(
-            {n: handle.task for n, handle in running.items()}, backlog
-        )
+        tasks = {number: handle.task for number, handle in running.items()}
+        watermarks = self._elsewhere.watermarks(tasks, backlog)
         for handle in running.values():
             for entity in INDEXED:
                 watermarks[entity] = min(watermarks[entity], self._read_until(handle, entity))
@@ -302,11 +298,9 @@ class WorkLoop:
 
     def _read_until(self, handle: TaskHandle, entity: str) -> int:
         """The append time up to which an input is read; `FOREVER` once its end is reached."""
+        reader = self._reader
         partition = Partition(self._settings.names.input(entity), handle.task.number)
-        if (
-            not self._reader.lag(partition)
-            and self._reader.position(partition) >= handle.ends[entity]
-        ):
+        if not reader.lag(partition) and reader.position(partition) >= handle.ends[entity]:
             return FOREVER
         return handle.read_until.get(entity, 0)
 
