@@ -117,7 +117,7 @@ async def test_a_crash_after_publication_moves_the_bookmark_at_the_next_start(
                     raise StateError("crashed here")
                 settle(bookmarks, published)
 
-            patch.setattr(Bookmarks, "settle", crash)
+            patch.setattr(Bookmarks, "reconcile", crash)
             await sink.export_request("two", formats=("csv",), incremental="weekly")
             await sink.answer("finished")
     await sink.accept("users", user(3))

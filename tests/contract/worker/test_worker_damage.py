@@ -206,7 +206,7 @@ async def test_a_hole_in_an_internal_topic_is_told_once(
     stage: Stage, broker: Broker, topic: str
 ) -> None:
     assert isinstance(broker, EmbeddedBroker)
-    running = await stage.started(grace=3_600_000, hold=0)
+    running = await stage.started(grace=3_600_000, persist_after=0)
     await stage.send("milestones", milestone(1, 1), milestone(2, 2), partition=0)
     await stage.until(lambda: running.parked() == 2, "both are parked")
     await stage.end(running)
@@ -223,7 +223,7 @@ async def test_what_is_skipped_under_running_tasks_is_written_again(
     stage: Stage, broker: Broker, topic: str
 ) -> None:
     assert isinstance(broker, EmbeddedBroker)
-    running = await stage.started(grace=3_600_000, hold=0)
+    running = await stage.started(grace=3_600_000, persist_after=0)
     parked = await stage.send("milestones", milestone(1, 1), milestone(2, 2), partition=0)
     await stage.until(lambda: running.parked() == 2, "both are parked")
     place = Partition(f"{stage.names.prefix}.internal.{topic}", 0)
@@ -281,7 +281,7 @@ async def test_a_hole_in_a_topic_created_anew_is_another(stage: Stage, broker: B
 
 async def _park_one(stage: Stage, number: int) -> None:
     """A worker of that number parks a record, with a copy in the log, and ends."""
-    running = await stage.started(f"worker {number}", grace=3_600_000, hold=0)
+    running = await stage.started(f"worker {number}", grace=3_600_000, persist_after=0)
     await stage.send("milestones", milestone(number, number), partition=0)
     await stage.until(lambda: running.parked() == 1, "it is parked")
     await stage.end(running)

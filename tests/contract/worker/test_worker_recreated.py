@@ -41,7 +41,7 @@ async def send_anew(stage: Stage, entity: str, *rows: Row) -> list[str]:
 
 async def with_parked(stage: Stage) -> tuple[Running, list[str]]:
     """A worker that has accepted a user and has parked eight matches of other users."""
-    worker = await stage.started(grace=3_600_000, hold=0)
+    worker = await stage.started(grace=3_600_000, persist_after=0)
     await stage.judged(await stage.send("users", user(500)))
     parked = await stage.send("matches", *(match(10 + n, n, n) for n in range(8)))
     await stage.until(lambda: worker.parked() == 8, "all are parked")
@@ -114,7 +114,7 @@ async def test_an_idle_worker_notices_too(
 async def test_parked_records_of_the_old_topic_get_their_verdict(
     stage: Stage, broker: Broker, remove: DeleteTopic
 ) -> None:
-    worker = await stage.started(grace=3_600_000, hold=0)
+    worker = await stage.started(grace=3_600_000, persist_after=0)
     old = await stage.send("matches", *(match(10 + n, n, n) for n in range(8)))
     await stage.send("checkins", *(checkin(20 + n, 10 + n) for n in range(8)))
     await stage.until(lambda: worker.parked() == 16, "all are parked")
@@ -231,7 +231,7 @@ async def test_topics_of_state_that_are_missing_are_told_until_they_are_back(
 async def test_internal_and_accepted_topics_created_anew_are_told(
     stage: Stage, broker: Broker, remove: DeleteTopic
 ) -> None:
-    worker = await stage.started(grace=3_600_000, hold=0)
+    worker = await stage.started(grace=3_600_000, persist_after=0)
     await stage.judged(await stage.send("users", user(500)))
     await stage.send("matches", *(match(10 + n, n, n) for n in range(8)))
     await stage.send("events", event(40, 10))

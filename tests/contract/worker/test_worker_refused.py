@@ -87,7 +87,7 @@ async def test_a_row_that_its_topic_refuses_is_rejected_and_others_are_not(stage
 
 async def test_a_record_that_cannot_be_kept_is_rejected(stage: Stage) -> None:
     await narrow(stage, stage.names.parked, 1_500)
-    await stage.started(grace=3_600_000, hold=0)
+    await stage.started(grace=3_600_000, persist_after=0)
     small = await stage.send("milestones", milestone(1, 1), partition=0)
     (refused,) = await stage.send("milestones", large(2, 1), partition=0)
     await stage.judged([refused])
