@@ -58,6 +58,10 @@ class Damage(NamedTuple):
         return f"{lost}: 'buddy log skip {name}' goes on behind it"
 
 
+class UnskippedHole(Exception):
+    """A hole, its argument, that nobody has skipped."""
+
+
 class Looked(msgspec.Struct):
     """The result of scanning a piece of the log, or all of it."""
 

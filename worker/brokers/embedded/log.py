@@ -43,8 +43,8 @@ _log = structlog.get_logger(__name__)
 class Load(NamedTuple):
     """The encoded batches of one write for one partition, and the indices of their messages."""
 
-    partition: int
-    place: Partition
+    row_id: int
+    partition: Partition
     indices: list[int]
     batches: list[tuple[int, bytes]]
 
@@ -76,8 +76,8 @@ def arrange(
         stored = catalogue.need(name)
         for number, chosen in by_partition(messages, indices, stored.topic, rotation).items():
             batches = _batches(stored.topic, messages, chosen)
-            place = Partition(name, number)
-            loads.append(Load(stored.partitions[number], place, chosen, batches))
+            partition = Partition(name, number)
+            loads.append(Load(stored.partitions[number], partition, chosen, batches))
     return loads
 
 
@@ -86,11 +86,11 @@ def append(connection: sqlite3.Connection, load: Load, now: int) -> int:
 
     Append times never decrease within a partition, whatever the clock does.
     """
-    row = partition_row(connection, load.partition, load.place)
+    row = partition_row(connection, load.row_id, load.partition)
     time = max(now, row.last_time)
     base = row.next
     for count, entries in load.batches:
-        insert(connection, load.partition, StoredBatch(base, base + count, time, time, entries))
+        insert(connection, load.row_id, StoredBatch(base, base + count, time, time, entries))
         base += count
     grown = sum(len(entries) for _, entries in load.batches)
     store(connection, row._replace(next=base, last_time=time), grown)
@@ -105,7 +105,7 @@ def append_all(
     for load in loads:
         first = append(connection, load, now)
         for offset, index in enumerate(load.indices, first):
-            written[index] = (load.place.number, offset)
+            written[index] = (load.partition.number, offset)
     return written
 
 
@@ -132,7 +132,7 @@ def store_offsets(
     offsets: Mapping[Partition, int],
 ) -> None:
     """Set the group's offsets, within a transaction. Raises `MissingTopic`."""
-    rows = [(group, catalogue.partition(place), offset) for place, offset in offsets.items()]
+    rows = [(group, catalogue.partition(p), offset) for p, offset in offsets.items()]
     connection.executemany(
         "INSERT INTO group_offsets (consumer_group, partition, position, crc) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (consumer_group, partition)"

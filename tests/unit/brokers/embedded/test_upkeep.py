@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 
 from tests.clock_kit import SettableClock
 from tests.unit.embedded_kit import HOUR, latest, opened, read_all
+from worker.brokers.embedded import compaction
 from worker.brokers.embedded import hindrance as embedded_hindrance
 from worker.brokers.embedded import store as embedded_store
 from worker.brokers.embedded import upkeep as embedded_upkeep
@@ -34,6 +35,7 @@ from worker.stream import Message, OffsetRange, Partition, ProducerRecord, Topic
 async def test_what_is_older_than_the_retention_goes(
     tmp_path: Path, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(compaction, "STEP_ROWS", 2)
     monkeypatch.setattr(embedded_upkeep, "STEP_ROWS", 2)
     log, kept = Partition("log", 0), Partition("kept", 0)
     async with opened(tmp_path / "broker", clock) as broker:
@@ -90,9 +92,9 @@ async def test_space_of_what_expired_is_used_again(
 def small_steps() -> Iterator[None]:
     """So small that a few messages already take several batches, steps and passes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedded_upkeep, "STEP_BYTES", 200)
-        patch.setattr(embedded_upkeep, "BATCH_BYTES", 150)
-        patch.setattr(embedded_upkeep, "REMEMBERED_KEYS", 2)
+        patch.setattr(compaction, "STEP_BYTES", 200)
+        patch.setattr(compaction, "BATCH_BYTES", 150)
+        patch.setattr(compaction, "REMEMBERED_KEYS", 2)
         yield
 
 
@@ -295,6 +297,7 @@ async def test_a_process_that_hangs_with_the_lock_is_told_until_it_goes_on(
     clock: SettableClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(compaction, "STEP_ROWS", 1)
     monkeypatch.setattr(embedded_upkeep, "STEP_ROWS", 1)
     lock = tmp_path / "broker" / "upkeep.lock"
     await broker.create([Topic("log", 1, compacted=True)])
