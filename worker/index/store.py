@@ -1,18 +1,7 @@
 """The index on disk, in LMDB: a restart reads only new messages.
 
-The trees, key -> value:
-
-* `users`: id -> address digest.
-* `addresses`: address digest -> ids; the pairs of `users` reversed. Users that share an address
-  give one digest several ids.
-* `matches`: id -> empty.
-* `positions`: topic/number -> offset.
-* `topics`: topic -> identity.
-* `about`: version, time, number of addresses, number of foreign rows. Also the last messages read
-  by partition: `tail/` topic/number, or `beside/` topic/number for a partition without rows.
-
-LMDB was chosen by measurement (docs/performance.md). The index is ready within milliseconds, since
-nothing is loaded: its memory is the page cache of the system.
+`trees` has the layout. LMDB was chosen by measurement (docs/performance.md). The index is ready
+within milliseconds, since nothing is loaded: its memory is the page cache of the system.
 """
 
 from __future__ import annotations
@@ -30,6 +19,15 @@ from worker.index.environment import ABOUT, Environment
 from worker.index.freshness import SavedIndex
 from worker.index.rows import Latest, latest_rows
 from worker.index.tails import Beside, Tail, extended, extended_beside
+from worker.index.trees import (
+    ADDRESSES,
+    FOREIGN,
+    LAYOUT,
+    Trees,
+    partition_key,
+    partition_of,
+    write_rows,
+)
 from worker.log import Sparing
 from worker.stream import Message, Partition
 
@@ -39,14 +37,7 @@ if TYPE_CHECKING:
 VERSION: Final = 2
 """Version of the layout above; any other version on disk is rebuilt."""
 
-_TREES: Final = {
-    "users": False,
-    "addresses": True,
-    "matches": False,
-    "positions": False,
-    "topics": False,
-}
-_LAST_CURRENT, _ADDRESSES, _FOREIGN = b"last_current", b"addresses", b"foreign"
+_LAST_CURRENT: Final = b"last_current"
 _TAIL, _BESIDE = b"tail/", b"beside/"
 _STAMP_EVERY_MS: Final = 5_000
 _MOST_SEEN: Final = 100_000
@@ -68,7 +59,7 @@ class IndexStore:
     def __init__(self, directory: Path, *, map_size: int = 32 * 1024 * 1024) -> None:
         self.foreign = 0
         """Number of foreign rows (`worker.accepted`) that this object has refused."""
-        self._env = Environment(directory, _TREES, version=VERSION, map_size=map_size)
+        self._env = Environment(directory, LAYOUT, version=VERSION, map_size=map_size)
         self._last_current: int | None = None
         self._last_saved: int | None = None
         self._tails: dict[Partition, Tail] = {}
@@ -119,34 +110,34 @@ class IndexStore:
     def user(self, id: bytes) -> bool:  # noqa: A002 -- as in the contract
         """Whether a user of that id is known."""
         try:
-            return self._get(id, None, self._users) is not None
+            return self._get(id, None, self._trees.users) is not None
         except lmdb.Error as error:
             raise self._env.failure(error) from error
 
     def match(self, id: bytes) -> bool:  # noqa: A002 -- as in the contract
         """Whether a match of that id is known."""
         try:
-            return self._get(id, None, self._matches) is not None
+            return self._get(id, None, self._trees.matches) is not None
         except lmdb.Error as error:
             raise self._env.failure(error) from error
 
     def unknown_users(self, ids: Iterable[bytes]) -> list[bytes]:
         """The ids among these that no known user has."""
-        return self._unknown(ids, self._users, self._seen_users)
+        return self._unknown(ids, self._trees.users, self._seen_users)
 
     def unknown_matches(self, ids: Iterable[bytes]) -> list[bytes]:
         """The ids among these that no known match has."""
-        return self._unknown(ids, self._matches, self._seen_matches)
+        return self._unknown(ids, self._trees.matches, self._seen_matches)
 
     def taken(self, address: bytes, user: bytes) -> bool:
         """Whether a user other than `user` holds the address, given as `address_digest`."""
         try:
-            holder = self._get(address, None, self._addresses)
+            holder = self._get(address, None, self._trees.addresses)
             if holder is None:
                 return False
             if holder != user:
                 return True
-            with self._reader.cursor(self._addresses) as cursor:
+            with self._reader.cursor(self._trees.addresses) as cursor:
                 return cursor.set_key(address) and cursor.count() > 1
         except lmdb.Error as error:
             raise self._env.failure(error) from error
@@ -154,9 +145,9 @@ class IndexStore:
     def holders(self, address: bytes) -> tuple[bytes, ...]:
         """The users that hold the address, in no promised order."""
         try:
-            if self._get(address, None, self._addresses) is None:  # most addresses are free
+            if self._get(address, None, self._trees.addresses) is None:  # most addresses are free
                 return ()
-            with self._reader.cursor(self._addresses) as cursor:
+            with self._reader.cursor(self._trees.addresses) as cursor:
                 return tuple(cursor.iternext_dup()) if cursor.set_key(address) else ()
         except lmdb.Error as error:
             raise self._env.failure(error) from error
@@ -168,9 +159,9 @@ class IndexStore:
         """
         try:
             return {
-                "users": self._reader.stat(self._users)["entries"],
-                "matches": self._reader.stat(self._matches)["entries"],
-                "addresses": int(self._get(_ADDRESSES, b"0", self._about)),
+                "users": self._reader.stat(self._trees.users)["entries"],
+                "matches": self._reader.stat(self._trees.matches)["entries"],
+                "addresses": int(self._get(ADDRESSES, b"0", self._trees.about)),
             }
         except lmdb.Error as error:
             raise self._env.failure(error) from error
@@ -178,8 +169,8 @@ class IndexStore:
     def positions(self) -> dict[Partition, int]:
         """The next offset to read of each partition; empty in an empty index."""
         try:
-            with self._reader.cursor(self._positions) as cursor:
-                return {_partition(key): int(offset) for key, offset in cursor}
+            with self._reader.cursor(self._trees.positions) as cursor:
+                return {partition_of(key): int(offset) for key, offset in cursor}
         except lmdb.Error as error:
             raise self._env.failure(error) from error
 
@@ -190,7 +181,7 @@ class IndexStore:
     def identities(self) -> dict[str, str]:
         """By topic: the identity that the positions belong to."""
         try:
-            with self._reader.cursor(self._topics) as cursor:
+            with self._reader.cursor(self._trees.topics) as cursor:
                 return {name.decode(): identity.decode() for name, identity in cursor}
         except lmdb.Error as error:
             raise self._env.failure(error) from error
@@ -198,7 +189,7 @@ class IndexStore:
     def refused(self) -> int:
         """Number of foreign rows before the positions, those read by earlier processes included."""
         try:
-            return int(self._get(_FOREIGN, b"0", self._about))
+            return int(self._get(FOREIGN, b"0", self._trees.about))
         except lmdb.Error as error:
             raise self._env.failure(error) from error
 
@@ -234,12 +225,12 @@ class IndexStore:
         known = identities or {}
         before = {} if positions.keys() <= self._tails.keys() else self.positions()
         tails = extended(self._tails, before, messages, positions)
-        learned = self._transact(lambda txn: self._write(txn, latest, positions, known, tails))
+        delta = self._transact(lambda txn: self._write(txn, latest, positions, known, tails))
         self._tails |= tails
         self._unsaved = {}
         self.foreign += len(latest.refused)
         self._foreign_rows.warn([refused.log_fields("index") for refused in latest.refused])
-        return learned
+        return delta
 
     def beside(self, messages: Sequence[Message], identity: str, now_ms: int) -> None:
         """Extend the tails of a topic that has no rows; they help to recognise its log.
@@ -270,8 +261,8 @@ class IndexStore:
             self.positions()
             self.identities()
             self.refused()
-            users = self._reader.stat(self._users)["entries"]
-            pairs = self._reader.stat(self._addresses)["entries"]
+            users = self._reader.stat(self._trees.users)["entries"]
+            pairs = self._reader.stat(self._trees.addresses)["entries"]
         except (lmdb.Error, ValueError) as error:
             return str(error)
         return None if users == pairs else f"{users} users hold {pairs} addresses"
@@ -292,24 +283,21 @@ class IndexStore:
     def _look(self) -> None:
         """Load the trees and cached values; needed after each opening of the file."""
         trees = self._env.trees
-        self._users, self._addresses = trees["users"], trees["addresses"]
-        self._matches, self._positions = trees["matches"], trees["positions"]
-        self._topics = trees["topics"]
-        self._about = trees[ABOUT]
+        self._trees = Trees(**{name: trees[name] for name in LAYOUT}, about=trees[ABOUT])
         self._seen_users.clear()
         self._seen_matches.clear()
         self._view()
-        stamp = self._get(_LAST_CURRENT, None, self._about)
+        stamp = self._get(_LAST_CURRENT, None, self._trees.about)
         self._last_current = self._last_saved = None if stamp is None else int(stamp)
         self._tails = {p: Tail.decode(data) for p, data in self._kept(_TAIL)}
         self._beside = {p: Beside.decode(data) for p, data in self._kept(_BESIDE)}
         self._unsaved = {}
 
     def _kept(self, prefix: bytes) -> Iterator[tuple[Partition, bytes]]:
-        with self._reader.cursor(self._about) as cursor:
+        with self._reader.cursor(self._trees.about) as cursor:
             for key, value in cursor:
                 if key.startswith(prefix):
-                    yield _partition(key.removeprefix(prefix)), value
+                    yield partition_of(key.removeprefix(prefix)), value
 
     def _view(self) -> None:
         """Switch to the state after the last write."""
@@ -324,7 +312,7 @@ class IndexStore:
 
     def _save_stamp(self, now_ms: int) -> None:
         def work(txn: lmdb.Transaction[bytes]) -> None:
-            txn.put(_LAST_CURRENT, b"%d" % now_ms, db=self._about)
+            txn.put(_LAST_CURRENT, b"%d" % now_ms, db=self._trees.about)
             self._write_beside(txn)  # no later row may come to save it with
 
         self._transact(work)
@@ -338,89 +326,20 @@ class IndexStore:
         identities: Mapping[str, str],
         tails: Mapping[Partition, Tail],
     ) -> IndexDelta:
-        learned = IndexDelta(self._write_users(txn, latest.users), [])
-        with txn.cursor(self._matches) as cursor:
-            for id_, there in latest.matches.items():
-                if not there:
-                    txn.delete(id_, b"", self._matches)
-                elif cursor.put(id_, b"", overwrite=False):
-                    learned.matches.append(id_)
+        delta = write_rows(txn, self._trees, latest)
         for partition, offset in positions.items():
-            txn.put(_key(partition), b"%d" % offset, db=self._positions)
+            txn.put(partition_key(partition), b"%d" % offset, db=self._trees.positions)
         for partition, tail in tails.items():
-            txn.put(_TAIL + _key(partition), tail.encode(), db=self._about)
+            txn.put(_TAIL + partition_key(partition), tail.encode(), db=self._trees.about)
         self._write_beside(txn)
         for name, identity in identities.items():
-            txn.put(name.encode(), identity.encode(), db=self._topics)
-        if latest.refused:
-            number = int(txn.get(_FOREIGN, b"0", self._about)) + len(latest.refused)
-            txn.put(_FOREIGN, b"%d" % number, db=self._about)
-        return learned
+            txn.put(name.encode(), identity.encode(), db=self._trees.topics)
+        return delta
 
     def _write_beside(self, txn: lmdb.Transaction[bytes]) -> None:
         for partition, beside in self._unsaved.items():
-            txn.put(_BESIDE + _key(partition), beside.encode(), db=self._about)
-
-    def _write_users(
-        self, txn: lmdb.Transaction[bytes], users: Mapping[bytes, bytes | None]
-    ) -> list[bytes]:
-        new: list[bytes] = []
-        held: list[tuple[bytes, bytes]] = []
-        freed: list[tuple[bytes, bytes]] = []
-        # In batch order: in key order neighbours would share pages, but sorting costs more than
-        # that saves.
-        with txn.cursor(self._users) as cursor:
-            put, get = cursor.put, txn.get
-            for id_, address in users.items():
-                # Most users are new, or known and unchanged. The unchanged write no page.
-                if address is not None and put(id_, address, overwrite=False):
-                    new.append(id_)
-                    held.append((address, id_))
-                    continue
-                old = get(id_, None, self._users)
-                if old == address:
-                    continue
-                if old is not None:
-                    freed.append((old, id_))
-                if address is None:
-                    txn.delete(id_, b"", self._users)
-                else:
-                    put(id_, address)
-                    held.append((address, id_))
-        self._write_addresses(txn, held, freed)
-        return new
-
-    def _write_addresses(
-        self,
-        txn: lmdb.Transaction[bytes],
-        held: Sequence[tuple[bytes, bytes]],
-        freed: Sequence[tuple[bytes, bytes]],
-    ) -> None:
-        change = 0
-        for address, id_ in freed:
-            txn.delete(address, id_, self._addresses)
-            if txn.get(address, None, self._addresses) is None:
-                change -= 1
-        with txn.cursor(self._addresses) as cursor:
-            # Without overwriting, only the first holder of each address is added: count those.
-            _, first = cursor.putmulti(held, overwrite=False)
-            change += first
-            if first < len(held):
-                for address, id_ in held:
-                    cursor.put(address, id_)
-        if change:
-            number = int(txn.get(_ADDRESSES, b"0", self._about)) + change
-            txn.put(_ADDRESSES, b"%d" % number, db=self._about)
+            txn.put(_BESIDE + partition_key(partition), beside.encode(), db=self._trees.about)
 
 
 def _foreign_row(**fields: object) -> None:
     _log.error("foreign_row", **fields)
-
-
-def _key(partition: Partition) -> bytes:
-    return f"{partition.topic}/{partition.number}".encode()
-
-
-def _partition(key: bytes) -> Partition:
-    topic, _, number = key.decode().rpartition("/")
-    return Partition(topic, int(number))

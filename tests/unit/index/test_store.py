@@ -451,7 +451,9 @@ def test_an_index_of_a_release_that_kept_none_gains_them_with_the_next_rows(
     store: IndexStore,
 ) -> None:
     store.apply([row(1)], {FIRST: 2})
-    store._transact(lambda txn: txn.delete(b"tail/" + TOPIC.encode() + b"/0", b"", store._about))
+    store._transact(
+        lambda txn: txn.delete(b"tail/" + TOPIC.encode() + b"/0", b"", store._trees.about)
+    )
     store._look()
     assert (store.saved().positions, store.saved().tails) == ({FIRST: 2}, {})
     store.apply([row(2)], {FIRST: 3})
@@ -460,7 +462,7 @@ def test_an_index_of_a_release_that_kept_none_gains_them_with_the_next_rows(
 
 def test_a_tail_that_is_none_is_damage(store: IndexStore) -> None:
     key = b"tail/" + TOPIC.encode() + b"/0"
-    store._transact(lambda txn: txn.put(key, b"?", db=store._about))
+    store._transact(lambda txn: txn.put(key, b"?", db=store._trees.about))
     store.close()
     with capture_logs() as logs:
         store.open()
