@@ -50,7 +50,7 @@ Read = Row | Foreign | None
 """A row, the reason why it is not a row, or None: the deletion of the key's row."""
 
 
-class Refused(NamedTuple):
+class ForeignMessage(NamedTuple):
     """A foreign message."""
 
     message: Message

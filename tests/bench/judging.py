@@ -21,7 +21,7 @@ from worker.core.recent import RecentRows
 from worker.core.round import Round, TaskBatch
 from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
-from worker.core.topics import INPUTS, Names
+from worker.core.topics import TASK_INPUTS, Names
 from worker.demo.record import Record
 from worker.stream import Message
 
@@ -143,7 +143,7 @@ def batches_of(records: Iterable[Record]) -> list[TaskBatch]:
     """Records as one task alone would read them."""
     names = Names()
     now = time.time_ns() // 1_000_000
-    following = dict.fromkeys(INPUTS, 0)
+    following = dict.fromkeys(TASK_INPUTS, 0)
     rest = iter(records)
     batches = []
     while some := list(islice(rest, BATCH)):

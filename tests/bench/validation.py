@@ -15,7 +15,7 @@ from schemas import ENTITIES
 from tests.bench import mix
 from tests.bench.figures import Figure, Timing, alternate
 from tests.bench.setting import Bench
-from worker.core.decode import Decoded, Outcome, decoders
+from worker.core.decode import Decoded, DecodeResult, decoders
 from worker.core.references import Lookup, missing
 from worker.index.store import IndexStore
 from worker.stream import Message, Partition
@@ -24,7 +24,7 @@ AIM = 250_000
 UNKNOWN_SHARE = 0.01
 """Of users and of matches: 99 % of the look-ups hit."""
 
-_Decode = Callable[[bytes | None, bytes | None, datetime], Outcome]
+_Decode = Callable[[bytes | None, bytes | None, datetime], DecodeResult]
 Items = list[tuple[_Decode, bytes | None, bytes | None]]
 Bare = list[tuple[Callable[[Any], object], bytes | None]]
 

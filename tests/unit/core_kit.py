@@ -29,7 +29,7 @@ from worker.core.restoring import SavedState
 from worker.core.round import Round, TaskBatch
 from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
-from worker.core.topics import INPUTS, Names
+from worker.core.topics import TASK_INPUTS, Names
 from worker.index.memory import MemoryIndex
 from worker.stream import Headers, Message, Partition, ProducerRecord
 
@@ -145,7 +145,7 @@ class World:
         self.count = partitions
         self.inputs: dict[Partition, list[Message]] = {
             Partition(self.names.input(name), number): []
-            for name in INPUTS
+            for name in TASK_INPUTS
             for number in range(partitions)
         }
         self.committed: list[ProducerRecord] = []
@@ -154,8 +154,8 @@ class World:
         self.granted: list[dict[bytes, bytes]] = [{} for _ in range(partitions)]
         self.progress: list[list[bytes]] = [[] for _ in range(partitions)]
         self.index = MemoryIndex()
-        self.unwritable: Mapping[tuple[str, int], int] = {}
-        self.identities = dict.fromkeys(INPUTS, "one")
+        self.commit_refusals: Mapping[tuple[str, int], int] = {}
+        self.identities = dict.fromkeys(TASK_INPUTS, "one")
         self.parked_lost: dict[str, int] = {}
         """What a task that is restored is to find out about the copies of its parked records."""
         self.gone: set[str] = set()
@@ -243,7 +243,7 @@ class World:
             # Each is a worker of its own.
             own, batches = {number: task}, {number: TaskBatch(messages, positions)}
             one = Round(own, batches, self.recent(number))
-            synchronised = one.needs_synchronised(self.moment)
+            synchronised = one.needs_current_index(self.moment)
             if synchronised:
                 self.follow()
                 self.recent(number)
@@ -309,12 +309,12 @@ class World:
     def restored(self, number: int, **starts: int) -> Task:
         """The task as the log says that it stands; `starts` where inputs begin meanwhile."""
         task = Task(number, self.rules)
-        task.unwritable = self.unwritable
+        task.commit_refusals = self.commit_refusals
         progress = {str(number).encode(): value for value in self.progress[number]}
         parked, granted = self.parked[number], self.granted[number]
         task.restore(saved(self.rules, number, progress, parked, granted), self.moment)
-        begins = dict.fromkeys(INPUTS, FIRST_OFFSET) | starts
-        self.missed = task.begin(self.identities, begins)
+        begins = dict.fromkeys(TASK_INPUTS, FIRST_OFFSET) | starts
+        self.missed = task.compare_topics(self.identities, begins)
         assert self.missed.parked == self.parked_lost
         return task
 
@@ -378,7 +378,7 @@ class World:
 
     def _read(self, task: Task, most: int | None) -> tuple[list[Message], dict[str, int]]:
         messages, positions = [], {}
-        for name in reversed(INPUTS):  # a broker promises no order across inputs
+        for name in reversed(TASK_INPUTS):  # a broker promises no order across inputs
             log = self.inputs[Partition(self.names.input(name), task.number)]
             start = (task.reading.next[name] - FIRST_OFFSET) // STEP
             batch = log[start:] if most is None else log[start : start + most]
@@ -389,7 +389,7 @@ class World:
     def _is_read(self) -> bool:
         return all(
             self.tasks[place.number].reading.next[self.names.entity_of(place.topic)] >= end
-            for place, end in self.ends(INPUTS).items()
+            for place, end in self.ends(TASK_INPUTS).items()
         )
 
     def _commit(self, number: int, decision: Decision) -> None:
@@ -420,7 +420,7 @@ class World:
                         for at in offsets:
                             source = f"{self.names.input(entity)}/{number}/{at}"
                             self.first_read.setdefault(source, first_read)
-            elif name in INPUTS and message.partition is not None:  # a claim or a grant
+            elif name in TASK_INPUTS and message.partition is not None:  # a claim or a grant
                 place = Partition(message.topic, message.partition)
                 self._append(place, self.now, message.key, message.value, message.headers)
             elif ".accepted." in message.topic:

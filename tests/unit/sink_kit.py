@@ -15,8 +15,8 @@ from tests.unit.rows_kit import canonical, match, message, user, uuid
 from worker.exports.manifest import Incremental, Options, Origin, build
 from worker.exports.order import order_of
 from worker.exports.places.place import Finished
-from worker.sink.selection.plan import STAGES, Selection
-from worker.sink.selection.spool import Caller, Spooled, spool
+from worker.sink.selection.plan import LEVELS, Selection
+from worker.sink.selection.spool import Spooled, Waiter, spool
 from worker.sink.store.row_store import RowStore
 from worker.sink.store.snapshot import Snapshot
 
@@ -97,7 +97,7 @@ class World:
         """What a full export holds, by the words of the contract and the slowest way there is."""
         belongs: dict[str, dict[bytes, bytes]] = {}
         wanted: set[tuple[str, str]] = set()
-        for entity in (name for stage in STAGES for name in stage):
+        for entity in (name for level in LEVELS for name in level):
             if entity not in selection.entities:
                 continue
             found = {}
@@ -137,7 +137,7 @@ def spooled(snapshot: Snapshot, selection: Selection, directory: Path) -> Spoole
     return spool(snapshot, selection, directory, UNWATCHED)
 
 
-UNWATCHED = Caller(lambda _done, _total: None, lambda: False)
+UNWATCHED = Waiter(lambda _done, _total: None, lambda: False)
 
 
 def read_spooled(found: Spooled) -> dict[str, list[bytes]]:

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from schemas.fields import Row
 from worker.core.columns import ColumnDecoder, Columns, column_of
-from worker.core.decode import DEFAULT_LIMIT, Invalid, Outcome, decoders
+from worker.core.decode import DEFAULT_LIMIT, DecodeResult, Invalid, decoders
 from worker.core.keys import ids_of
 from worker.core.rules import odd_uuids
 from worker.stream import Message
@@ -35,7 +35,7 @@ class Sorted(NamedTuple):
     """A batch, split into the records to accept at once and the others."""
 
     at_once: Columns
-    others: list[tuple[int, Outcome]]
+    others: list[tuple[int, DecodeResult]]
     """Place in the batch and decoding outcome of each record to be judged individually."""
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from schemas import Column, Entity, Kind
 from schemas.fields import Row
-from worker.core.decode import Decoded, Outcome, RecordDecoder, latest_moment
+from worker.core.decode import Decoded, DecodeResult, RecordDecoder, latest_moment
 from worker.core.rules import odd_uuids, plain_email
 
 _Id = Annotated[str, msgspec.Meta(min_length=36, max_length=36)]
@@ -72,7 +72,7 @@ class ColumnDecoder:
         keys: Sequence[bytes | None],
         arrivals: Sequence[int],
         skew_seconds: float,
-    ) -> tuple[Columns, dict[int, Outcome]]:
+    ) -> tuple[Columns, dict[int, DecodeResult]]:
         """The plainly good records, and the outcomes of the other records by index.
 
         `RecordDecoder.decode` accepts each plainly good record as the same row without a warning,
@@ -92,7 +92,7 @@ class ColumnDecoder:
         keys: Sequence[bytes | None],
         arrivals: Sequence[int],
         skew_seconds: float,
-    ) -> list[Outcome]:
+    ) -> list[DecodeResult]:
         """The outcome of each message, as `RecordDecoder.decode` returns it."""
         columns, outcomes = self.decode(values, keys, arrivals, skew_seconds)
         for at, index in enumerate(columns.indices):

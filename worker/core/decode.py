@@ -64,7 +64,7 @@ class Invalid(msgspec.Struct, frozen=True):
     unknown_names: tuple[str, ...] = ()
 
 
-Outcome = Decoded | Deletion | Invalid
+DecodeResult = Decoded | Deletion | Invalid
 
 
 class MalformedError(ValueError):
@@ -104,7 +104,7 @@ class RecordDecoder:
         self.relations = _relations(entity, self.user_fields, self.match_fields)
         self.has_address = any(column.kind is Kind.EMAIL for column in columns)
 
-    def decode(self, value: bytes | None, key: bytes | None, latest: datetime) -> Outcome:
+    def decode(self, value: bytes | None, key: bytes | None, latest: datetime) -> DecodeResult:
         """Judge one message alone. `latest` is the latest time that is not in the future.
 
         Never raises because of a record's content.

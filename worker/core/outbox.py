@@ -20,7 +20,7 @@ from worker.core.addresses import (
 from worker.core.checkpoint import Checkpoint, write_checkpoint
 from worker.core.decode import Decoded, Deletion, Invalid
 from worker.core.internal import parked_key
-from worker.core.ownership import release_record, take_over_record
+from worker.core.ownership import owner_record, owner_tombstone
 from worker.core.parked import Parked
 from worker.core.possible import column_of
 from worker.core.references import unexpected
@@ -92,7 +92,7 @@ class Outbox:
         return not self._bytes
 
     @property
-    def next_index(self) -> int:
+    def next_position(self) -> int:
         """The index that the next message will have in the round."""
         return len(self._messages)
 
@@ -191,25 +191,25 @@ class Outbox:
     def request(self, address: bytes, user: bytes, parked: Parked) -> None:
         """Request an address from its owner."""
         request = ReservationRequest(address, user, self._number, parked.ordinal, parked.attempt)
-        self._write_claim(address, parked.ordinal, request)
+        self._write_to_owner(address, parked.ordinal, request)
 
     def release(self, address: bytes, ordinal: int) -> None:
         """Tell the owner of an address that the record that was granted it has been judged."""
-        self._write_claim(address, ordinal, Release(address, self._number, ordinal))
+        self._write_to_owner(address, ordinal, Release(address, self._number, ordinal))
 
     def reply(self, request: ReservationRequest, granted: Reservation | None) -> None:
         """Reply to a request, and persist the reservation if it is granted."""
         reply = ReservationReply(
             request.ordinal, request.address, granted is not None, request.attempt
         )
-        self._write_grant(request.task, reply)
+        self._write_reply(request.task, reply)
         if granted is not None:
             self.reserve(granted)
 
     def reply_again(self, reservation: Reservation) -> None:
         """Repeat the replies that grant a reservation: judged records are then released again."""
         for task, ordinal in reservation.records:
-            self._write_grant(task, ReservationReply(ordinal, reservation.address, granted=True))
+            self._write_reply(task, ReservationReply(ordinal, reservation.address, granted=True))
 
     def reserve(self, reservation: Reservation) -> None:
         """Persist a reservation, or write its tombstone if it has no record any more."""
@@ -228,19 +228,19 @@ class Outbox:
 
     def strike_out(self, owner: str) -> None:
         """Write the tombstone of an earlier owner: nobody need fence it again."""
-        self._append(release_record(self._names, self._number, owner))
+        self._append(owner_tombstone(self._names, self._number, owner))
 
-    def take_over(self, owner: str) -> None:
+    def write_owner(self, owner: str) -> None:
         """Write the record of the current owner again."""
-        self._append(take_over_record(self._names, self._number, owner))
+        self._append(owner_record(self._names, self._number, owner))
 
-    def _write_claim(
+    def _write_to_owner(
         self, address: bytes, ordinal: int, claim: ReservationRequest | Release
     ) -> None:
         owner = owner_of(address, self._settings.tasks)
         self._write(self._names.claims, f"{self._number}/{ordinal}", _pack(claim), owner)
 
-    def _write_grant(self, task: int, reply: ReservationReply) -> None:
+    def _write_reply(self, task: int, reply: ReservationReply) -> None:
         self._write(self._names.grants, str(reply.ordinal), _pack(reply), task)
 
     def _write_parked(self, entity: str, ordinal: int, envelope: bytes | None) -> None:

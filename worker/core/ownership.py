@@ -22,16 +22,16 @@ def writer_name(names: Names, owner: str) -> str:
 
 
 def earlier_writer_name(names: Names, number: int) -> str:
-    """The name that releases before 2 committed under for a task."""
+    """The name that versions before 2 committed under for a task."""
     return f"{names.prefix}-task-{number}"
 
 
-def take_over_record(names: Names, number: int, owner: str) -> ProducerRecord:
+def owner_record(names: Names, number: int, owner: str) -> ProducerRecord:
     """The record of a take-over. Each owner has its own key: compaction hides none of them."""
     return ProducerRecord(names.owners, owner.encode(), b"{}", partition=number)
 
 
-def release_record(names: Names, number: int, owner: str) -> ProducerRecord:
+def owner_tombstone(names: Names, number: int, owner: str) -> ProducerRecord:
     """The tombstone of an owner that writes nothing more for the task, or that is fenced."""
     return ProducerRecord(names.owners, owner.encode(), None, partition=number)
 

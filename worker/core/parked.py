@@ -42,7 +42,7 @@ class State(Enum):
     """For the reply of the address's owner."""
     GRANTED = auto()
     """For nothing: it has its address."""
-    REFUSED = auto()
+    DENIED = auto()
     """For nothing: another user has its address."""
     TURN = auto()
     """For its turn alone: a deletion, for example."""
@@ -54,9 +54,9 @@ TRANSITIONS: Final = {
     State.HAS_FRONTIER: set[State](),
     # Granted without a request: an earlier version's grant covers the record.
     State.UNREQUESTED: {State.REQUESTED, State.GRANTED},
-    State.REQUESTED: {State.GRANTED, State.REFUSED},
+    State.REQUESTED: {State.GRANTED, State.DENIED},
     State.GRANTED: set[State](),
-    State.REFUSED: set[State](),
+    State.DENIED: set[State](),
     State.TURN: set[State](),
 }
 """By state, the possible next states. A record leaves any state when it is settled."""
@@ -92,7 +92,10 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Parked(msgspec.Struct, eq=False):
-    """One parked record or deletion. `arrival` is in milliseconds since 1970."""
+    """A record or deletion on the way to its verdict; parked once `Parking.add` has it.
+
+    `arrival` is in milliseconds since 1970.
+    """
 
     entity: str
     message: Message

@@ -66,7 +66,7 @@ class Reading:
         self.earlier: dict[str, int] = {}
         """How often the topic of each input was recreated."""
         self.watermarks: dict[str, int] = {}
-        """The append time up to which all users, and all matches, are judged."""
+        """By entity (users, matches): see `Reached.watermarks`."""
         self._again: dict[str, Reread] = {}
 
     def restore(self, checkpoint: Checkpoint, now: Moment) -> None:
@@ -82,7 +82,7 @@ class Reading:
             self._again[entity] = Reread(again, self.next[entity])
             self.next[entity] = min(again)
 
-    def begin(
+    def compare_topics(
         self, topics: Mapping[str, str], starts: Mapping[str, int], others: Mapping[str, str]
     ) -> Missed:
         """Compare with the current inputs: the identities of their topics and their start offsets.

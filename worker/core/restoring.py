@@ -10,7 +10,7 @@ import msgspec
 
 from worker.core.addresses import Reservation
 from worker.core.checkpoint import Checkpoint
-from worker.core.decode import Invalid, Outcome, RecordDecoder, latest_moment
+from worker.core.decode import DecodeResult, Invalid, RecordDecoder, latest_moment
 from worker.core.moments import Moment, restored
 from worker.core.parked import Envelope, Parked
 from worker.core.reading import Reading
@@ -96,7 +96,7 @@ class Restorer:
     def _record(self, envelope: Envelope, first_read: Moment) -> Parked | Outdated:
         entity, message = envelope.entity, envelope.message()
         latest = latest_moment(envelope.arrival, self._skew)
-        outcome: Outcome
+        outcome: DecodeResult
         try:
             outcome = self._decoders[entity].decode(message.value, message.key, latest)
             if (entity, envelope.offset) in self._refused:

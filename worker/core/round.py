@@ -13,7 +13,7 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.core.addresses import ReservationRequest, owner_of
-from worker.core.decode import Decoded, Outcome
+from worker.core.decode import Decoded, DecodeResult
 from worker.core.internal import read_request
 from worker.core.keys import id_bytes
 from worker.core.known import IndexDelta
@@ -22,15 +22,16 @@ from worker.core.outbox import Tally
 from worker.core.recent import RecentRows
 from worker.core.task import Task
 from worker.core.task_round import TaskRound
-from worker.core.topics import CLAIMS, GRANTS, INPUTS
+from worker.core.topics import REPLIES, REQUESTS, TASK_INPUTS
 from worker.stream import Message, ProducerRecord
 
 
 class TaskBatch(msgspec.Struct, frozen=True):
     """The messages read for a task, and the next offset of each input.
 
-    The messages of one input are in order; `positions` has every input (`INPUTS`). `watermarks`
-    are append times: all users, and all matches, up to them are in this or an earlier batch.
+    The messages of one input are in order; `positions` has every input (`TASK_INPUTS`).
+    `watermarks` are append times: all users, and all matches, up to them are in this batch or an
+    earlier one.
     """
 
     messages: Sequence[Message]
@@ -58,17 +59,17 @@ class Round:
         self._tasks = tasks
         self._batches = batches
         self._recent = recent
-        self._decoded: dict[int, dict[int, Outcome]] = {}
+        self._decode_results: dict[int, dict[int, DecodeResult]] = {}
         """By task: outcomes of the users in its batch, by offset."""
         self._messages: list[ProducerRecord] = []
         self._active: dict[int, TaskRound] = {}
 
     def restrict(self, numbers: Container[int]) -> None:
-        """Decide for these tasks alone: the others have been released meanwhile."""
+        """Decide for these tasks alone: the others have been given up meanwhile."""
         self._tasks = {n: task for n, task in self._tasks.items() if n in numbers}
         self._batches = {n: batch for n, batch in self._batches.items() if n in numbers}
 
-    def needs_synchronised(self, now: Moment) -> bool:
+    def needs_current_index(self, now: Moment) -> bool:
         """Whether this round needs an index that shows every committed row."""
         return any(self._is_contested(number, now) for number in self._batches)
 
@@ -77,7 +78,7 @@ class Round:
 
         `delta` are the ids that are newly known to the index. `synchronised` means that the index
         shows every row that was committed when the batches had been read. It must be true where
-        `needs_synchronised` says so.
+        `needs_current_index` says so.
         """
         self._now = now
         self._reservations = {number: task.addresses for number, task in self._tasks.items()}
@@ -87,14 +88,14 @@ class Round:
             self._join(number)
         self._wake({*delta.users, *delta.matches})
         inputs = {number: _by_input(self._tasks[number], b) for number, b in self._batches.items()}
-        # The order of `INPUTS`. Records that other tasks wait for come first. Users and matches
-        # come before the rest, so that more references are known.
+        # The order of `TASK_INPUTS`. Records that other tasks wait for come first. Users and
+        # matches come before the rest, so that more references are known.
         for number, by_input in inputs.items():
-            for message in by_input[GRANTS]:
+            for message in by_input[REPLIES]:
                 self._active[number].apply_reply(message)
         for number, by_input in inputs.items():
-            for message in by_input[CLAIMS]:
-                self._active[number].answer(message)
+            for message in by_input[REQUESTS]:
+                self._active[number].apply_request_or_release(message)
         self._wake_fresh()
         for entity in ENTITIES:
             for number, by_input in inputs.items():
@@ -113,14 +114,14 @@ class Round:
         task, messages = self._tasks[number], self._batches[number].messages
         if task.awaits_first_round or task.addresses.crowded:
             return True
-        decoded = self._decoded[number] = task.decode_users(messages, now.wall)
+        decoded = self._decode_results[number] = task.decode_users(messages, now.wall)
         requested = [
             (outcome.address, id_bytes(outcome.key.decode()))
             for outcome in decoded.values()
             if isinstance(outcome, Decoded) and outcome.address is not None
         ]
         for message in messages:
-            if task.inputs[message.topic] == CLAIMS:
+            if task.inputs[message.topic] == REQUESTS:
                 request = read_request(message.value, number, task.settings.tasks)
                 if isinstance(request, ReservationRequest):
                     requested.append((request.address, request.user))
@@ -140,9 +141,9 @@ class Round:
                 self._recent,
                 self._now,
                 self._messages,
-                self._decoded.get(number, {}),
+                self._decode_results.get(number, {}),
             )
-            part.begin()
+            part.settle_waiting()
         return part
 
     def _wake_fresh(self) -> None:
@@ -157,7 +158,7 @@ class Round:
 
 
 def _by_input(task: Task, batch: TaskBatch) -> dict[str, list[Message]]:
-    sorted_: dict[str, list[Message]] = {name: [] for name in INPUTS}
+    sorted_: dict[str, list[Message]] = {name: [] for name in TASK_INPUTS}
     for message in batch.messages:
         sorted_[task.inputs[message.topic]].append(message)
     return sorted_

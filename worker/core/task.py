@@ -13,7 +13,7 @@ from worker.core.addresses import Addresses
 from worker.core.at_once import sorters
 from worker.core.books import Books
 from worker.core.checkpoint import Checkpoint
-from worker.core.decode import Outcome, decoders
+from worker.core.decode import DecodeResult, decoders
 from worker.core.incidents import (
     INPUT_EXPIRED,
     INPUT_RECREATED,
@@ -29,12 +29,12 @@ from worker.core.reading import Missed, Reading
 from worker.core.restoring import Outdated, Restorer, SavedState
 from worker.core.saving import checkpoint_of, parked_now, says_more
 from worker.core.task_settings import TaskSettings
-from worker.core.topics import CLAIMS, GRANTED, GRANTS, INPUTS
+from worker.core.topics import REPLIES, REQUESTS, RESERVATIONS, TASK_INPUTS
 from worker.stream import Message, ProducerRecord
 
 GRANT_PATIENCE_MS: Final = 2_000
 """How long other records wait in their inboxes for a user whose address is not granted yet."""
-_ASKED: Final = frozenset({CLAIMS, GRANTS})
+_ASKED: Final = frozenset({REQUESTS, REPLIES})
 _NONE: Final[Mapping[str, str]] = {}
 _NEVER: Final = -(2**62)
 _OFFSET_BYTES: Final = 40
@@ -55,14 +55,14 @@ class Task:
         self.reading = Reading()
         self.decoders = decoders(settings.record_limit)
         self.sorters = sorters(settings.record_limit)
-        self.inputs = {settings.names.input(name): name for name in INPUTS}
+        self.inputs = {settings.names.input(name): name for name in TASK_INPUTS}
         """The name of each input, by topic."""
         self.outdated: deque[Outdated] = deque()
         """Restored records to reject as soon as a decision has room for them."""
         self.ready: deque[Parked] = deque()
         """Parked records that may proceed as soon as a decision has room for them."""
-        self.unwritable: Mapping[tuple[str, int], int] = {}
-        """By entity and offset: how often the broker has refused the outcome of a record."""
+        self.commit_refusals: Mapping[tuple[str, int], int] = {}
+        """By entity and offset: how often the broker has refused to take a record's verdict."""
         self.awaits_first_round = False
         """Whether the task is restored and has had no round, which evaluates its records."""
         self.doubtful = False
@@ -90,7 +90,7 @@ class Task:
             self.books.restore(saved.checkpoint)
         self.addresses.restore(saved.reservations)
         lost = saved.persisted()
-        restorer = Restorer(self.decoders, self.settings.skew / 1000, self.unwritable)
+        restorer = Restorer(self.decoders, self.settings.skew / 1000, self.commit_refusals)
         for record in restorer.records(saved, self.reading, now):
             if isinstance(record, Outdated):
                 self.outdated.append(record)
@@ -102,20 +102,24 @@ class Task:
         self.doubtful = saved.doubtful
         self.awaits_first_round = True
 
-    def begin(
+    def compare_topics(
         self,
         topics: Mapping[str, str],
         starts: Mapping[str, int],
         others: Mapping[str, str] = _NONE,
     ) -> Missed:
-        """Begin with the inputs (`INPUTS`) as they are now. Call once, after `restore`.
+        """Compare the checkpoint's topics with those that are there. Call once, after `restore`.
 
-        Returns what `Reading.begin` finds missing, and the lost parked records. Enters both in the
+        `topics` and `starts` are those of the inputs (`TASK_INPUTS`). `others` has the identities
+        of the state topics and, for task 0, of the accepted topics. Returns what
+        `Reading.compare_topics` finds missing, and the lost parked records. Enters both in the
         books.
         """
-        missed = self.reading.begin(topics, starts, others)._replace(parked=self._lost)
+        missed = self.reading.compare_topics(topics, starts, others)._replace(parked=self._lost)
         self.doubtful = (
-            self.doubtful or GRANTED in missed.others or not _ASKED.isdisjoint(missed.recreated)
+            self.doubtful
+            or RESERVATIONS in missed.others
+            or not _ASKED.isdisjoint(missed.recreated)
         )
         if self._lost:
             self.books.incident(PARKED_LOST, sum(self._lost.values()))
@@ -147,7 +151,7 @@ class Task:
         """End the grace of records: whether any need a frontier (`Parking.await_frontiers`)."""
         return self.parking.end_grace(now.steady - self.settings.grace)
 
-    def decode_users(self, messages: Sequence[Message], now: int) -> dict[int, Outcome]:
+    def decode_users(self, messages: Sequence[Message], now: int) -> dict[int, DecodeResult]:
         """The outcomes of the users among these messages, by offset, for `TaskRound`.
 
         Empty if decoding fails: it fails again in the round, which isolates the record.
@@ -215,28 +219,34 @@ class Task:
                 for reservation in self.addresses:
                     out.reserve(reservation)
                 if self.owner:
-                    out.take_over(self.owner)
+                    out.write_owner(self.owner)
                 self.writes_again = False
         for owner in self._fenced:
             out.strike_out(owner)
         self._fenced = []
 
-    def save(self, out: Outbox, now: Moment, *, anyhow: bool = False) -> None:
+    def save(self, out: Outbox, now: Moment, *, always: bool = False) -> None:
         """Write the checkpoint if it says more than the last, or with anything else in `out`.
 
         `anyhow` writes it always, to name the worker. Enters the tally of `out` in the books.
         """
-        reading, young = self.reading, self.parking.young("users", now.steady - GRANT_PATIENCE_MS)
-        if young is not None and "users" in reading.watermarks:
-            reading.watermarks["users"] = min(reading.watermarks["users"], young.arrival - 1)
+        reading = self.reading
+        self._hold_back_watermark(now)
         reading.advance()
         for offsets in out.tally.unreadable.values():
             self.books.incident(UNREADABLE_INTERNAL, len(offsets))
         self.books.enter(out.tally, parked_now(reading, self.parking))
         checkpoint = checkpoint_of(reading, self.parking, self.books)
-        if anyhow or not out.is_empty or says_more(checkpoint, self._saved):
+        if always or not out.is_empty or says_more(checkpoint, self._saved):
             self._saved = checkpoint
             out.save(checkpoint)
+
+    def _hold_back_watermark(self, now: Moment) -> None:
+        """Records of other workers wait for a user whose address may still be granted."""
+        watermarks = self.reading.watermarks
+        young = self.parking.young("users", now.steady - GRANT_PATIENCE_MS)
+        if young is not None and "users" in watermarks:
+            watermarks["users"] = min(watermarks["users"], young.arrival - 1)
 
     def _persist(self, out: Outbox, parked: Parked) -> None:
         out.persist(parked)

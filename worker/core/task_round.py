@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from worker.core.addresses import Addresses, ReservationRequest
-from worker.core.decode import Decoded, Invalid, Outcome, latest_moment
+from worker.core.decode import Decoded, DecodeResult, Invalid, latest_moment
 from worker.core.internal import read_reply, read_request
 from worker.core.judge import Judge, request_id
 from worker.core.moments import Moment
@@ -44,21 +44,21 @@ class TaskRound:
         recent: RecentRows,
         now: Moment,
         messages: list[ProducerRecord],
-        decoded: Mapping[int, Outcome],
+        decoded: Mapping[int, DecodeResult],
     ) -> None:
         self.task = task
         self._recent = recent
         self._now = now
-        self._decoded = decoded
+        self._decode_results = decoded
         self._out = Outbox(task.number, task.settings, now.wall, messages)
         self._judge = Judge(task.decoders, reservations, task.settings.tasks, recent, self._out)
-        self._takes_over = task.awaits_first_round
+        self._is_first_round = task.awaits_first_round
         """Whether this is the first round here: its checkpoint must name this worker."""
 
-    def begin(self) -> None:
+    def settle_waiting(self) -> None:
         """Settle what can proceed without new input."""
-        if self._takes_over:
-            self._take_up()
+        if self._is_first_round:
+            self._reconsider_restored()
         self._proceed()
 
     def wake(self, known: Iterable[bytes]) -> None:
@@ -78,7 +78,7 @@ class TaskRound:
         task = self.task
         task.persist_parked(self._out, self._now.steady - task.settings.persist_after)
         task.write_state(self._out)
-        task.save(self._out, self._now, anyhow=self._takes_over)
+        task.save(self._out, self._now, always=self._is_first_round)
         return self._out.tally
 
     # --- a batch ------------------------------------------------------------------------------
@@ -92,15 +92,15 @@ class TaskRound:
         batch = task.reading.undone(entity, batch)
         counted = sum(m.offset in again for m in batch) if again else 0
         self._out.tally.read[entity] += len(batch) - counted
-        if task.unwritable:
+        if task.commit_refusals:
             batch = self._isolate(entity, batch)
         if not batch:
             return
         decode, now = task.decoders[entity].decode, self._now
         skew = task.settings.skew / 1000
         arrivals = [m.timestamp if m.appended else again.get(m.offset, now).wall for m in batch]
-        others: Iterable[tuple[int, Outcome | None]]
-        if entity == "users" and self._decoded:
+        others: Iterable[tuple[int, DecodeResult | None]]
+        if entity == "users" and self._decode_results:
             others = self._accept_users(batch)
         else:
             others = self._sort_out(entity, batch, arrivals)
@@ -116,11 +116,11 @@ class TaskRound:
             else:
                 first_read = again.get(message.offset, now)
                 ordinal = task.reading.ordinal(entity, message.offset)
-                self._begin(Parked(entity, message, outcome, arrival, first_read, ordinal))
+                self._settle_or_park(Parked(entity, message, outcome, arrival, first_read, ordinal))
 
     def _sort_out(
         self, entity: str, batch: Sequence[Message], arrivals: Sequence[int]
-    ) -> list[tuple[int, Outcome | None]]:
+    ) -> list[tuple[int, DecodeResult | None]]:
         """Accept plainly good records that wait for nothing. Returns the others by index, in order.
 
         Each of them comes with its decoding outcome, if known.
@@ -141,7 +141,7 @@ class TaskRound:
                 self._recent.accept_matches(good.keys, first)
         return [*found.others]
 
-    def _accept_users(self, batch: Sequence[Message]) -> Iterator[tuple[int, Outcome | None]]:
+    def _accept_users(self, batch: Sequence[Message]) -> Iterator[tuple[int, DecodeResult | None]]:
         """As `_sort_out`, for users whose address a task of this worker grants at once.
 
         Settle each yielded record before the next one is requested. All records before a yielded
@@ -149,7 +149,7 @@ class TaskRound:
         """
         run: list[Message] = []
         rows: list[Decoded] = []
-        first = self._out.next_index
+        first = self._out.next_position
 
         def publish() -> None:
             keys, encoded = [row.key for row in rows], [row.row for row in rows]
@@ -157,7 +157,7 @@ class TaskRound:
 
         queued = self.task.parking.queues("users")
         for index, message in enumerate(batch):
-            outcome = self._decoded.get(message.offset)
+            outcome = self._decode_results.get(message.offset)
             if (
                 isinstance(outcome, Decoded)
                 and outcome.key not in queued
@@ -171,7 +171,7 @@ class TaskRound:
                 publish()
                 run, rows = [], []
             yield index, outcome
-            first = self._out.next_index
+            first = self._out.next_position
         if run:
             publish()
 
@@ -179,7 +179,7 @@ class TaskRound:
         """Reject the records whose outcome the broker refuses. Returns the others."""
         others = []
         for message in batch:
-            refusals = self.task.unwritable.get((entity, message.offset))
+            refusals = self.task.commit_refusals.get((entity, message.offset))
             if refusals is None:
                 others.append(message)
             else:
@@ -188,7 +188,7 @@ class TaskRound:
 
     # --- parked records -----------------------------------------------------------------------
 
-    def _begin(self, parked: Parked) -> None:
+    def _settle_or_park(self, parked: Parked) -> None:
         """Settle a newly read record, or park it."""
         task = self.task
         behind = task.parking.queued(parked.entity, parked.decoded.key)
@@ -203,7 +203,7 @@ class TaskRound:
             if parked.message.offset not in task.reading.first_read(parked.entity):
                 self._out.tally.parked[parked.entity] += 1
 
-    def _take_up(self) -> None:
+    def _reconsider_restored(self) -> None:
         """Re-evaluate restored records: notifications were missed while the task was down."""
         task = self.task
         # Reject outdated users in this decision, full or not: they are few. A later owner may
@@ -245,7 +245,7 @@ class TaskRound:
     def _reject_outdated(self, outdated: Outdated) -> None:
         envelope, invalid = outdated
         message = envelope.message()
-        if refusals := self.task.unwritable.get((envelope.entity, envelope.offset)):
+        if refusals := self.task.commit_refusals.get((envelope.entity, envelope.offset)):
             self._out.isolate(envelope.entity, message, refusals)
         else:
             self._out.reject(envelope.entity, message, invalid)
@@ -273,7 +273,7 @@ class TaskRound:
 
     # --- addresses ----------------------------------------------------------------------------
 
-    def answer(self, message: Message) -> None:
+    def apply_request_or_release(self, message: Message) -> None:
         """Reply to a reservation request, or apply a release."""
         task = self.task
         asked = read_request(message.value, task.number, task.settings.tasks)
@@ -292,7 +292,7 @@ class TaskRound:
             return
         for parked in self.task.parking.waiting_for(request_id(reply.ordinal)):
             if reply.granted or reply.attempt == parked.attempt:
-                parked.move(State.GRANTED if reply.granted else State.REFUSED)
+                parked.move(State.GRANTED if reply.granted else State.DENIED)
                 self._try(parked)
         if reply.granted:  # even if no record waits for the reply
             self._out.release(reply.address, reply.ordinal)

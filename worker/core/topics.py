@@ -18,16 +18,16 @@ _FRAMING: Final = 4 * 1024
 """Bytes beside a value for its key, the project's headers and the broker's overhead."""
 
 
-CLAIMS: Final = "claims"
-GRANTS: Final = "grants"
-INPUTS: Final = (GRANTS, CLAIMS, *ENTITIES)
+REQUESTS: Final = "claims"
+REPLIES: Final = "grants"
+TASK_INPUTS: Final = (REPLIES, REQUESTS, *ENTITIES)
 """The inputs of a task, in the order in which a batch is judged. Records that other tasks wait for
 come first. Users come before matches, and matches before the rest, so that more references are
 known."""
 
 PROGRESS: Final = "internal.progress"
 PARKED: Final = "internal.parked"
-GRANTED: Final = "internal.granted"
+RESERVATIONS: Final = "internal.granted"
 OWNERS: Final = "internal.owners"
 """The topics of a task's state, as its checkpoint names them. `internal.progress` is among them: an
 owner that notices late that it was frozen may write its last checkpoint to a recreated topic."""

@@ -14,7 +14,7 @@ from typing import Final
 from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.brokers.sound import sound_spans
-from worker.core.topics import INPUTS, Names
+from worker.core.topics import TASK_INPUTS, Names
 from worker.errors import MissingTopic, TopicRecreated
 from worker.index.freshness import is_another
 from worker.stream import Partition
@@ -32,7 +32,7 @@ class Identities:
     def __init__(self, broker: Broker, names: Names, clock: Callable[[], int]) -> None:
         self._broker = broker
         self._clock = clock
-        self._inputs = {name: names.input(name) for name in INPUTS}
+        self._inputs = {name: names.input(name) for name in TASK_INPUTS}
         self._outcomes = {f"accepted.{entity}": names.accepted(entity) for entity in ENTITIES}
         self._outcomes |= {f"rejected.{entity}": names.rejected(entity) for entity in ENTITIES}
         self._names = [*self._inputs.values(), *self._outcomes.values()]
@@ -41,7 +41,7 @@ class Identities:
         self._now: Mapping[str, str] = {}
         self.missing: Sequence[str] = ()
         """The topics of tasks' state that the last `check` did not find."""
-        self._gone: Mapping[Partition, int] = {}
+        self._lost_offsets: Mapping[Partition, int] = {}
         self._checked = 0
         self._counted = 0
 
@@ -59,7 +59,7 @@ class Identities:
         self._checked = self._counted = self._clock()
 
     def of_inputs(self) -> dict[str, str]:
-        """The identity of each input's topic, by `INPUTS`."""
+        """The identity of each input's topic, by `TASK_INPUTS`."""
         return {name: self._known.get(topic, "") for name, topic in self._inputs.items()}
 
     def of_outcomes(self) -> dict[str, str]:
@@ -80,7 +80,7 @@ class Identities:
         """The topics whose identity in `state` is outdated, each with its last known identity."""
         return {n: self._now[n] for n in state if is_another(state[n], self._now.get(n))}
 
-    async def gone(self, state: Collection[Partition]) -> dict[Partition, int]:
+    async def lost_offsets(self, state: Collection[Partition]) -> dict[Partition, int]:
         """How many offsets each partition has lost: removed, or damaged and skipped.
 
         Compaction never moves a start, but removing records does. Raises BrokerUnavailable,
@@ -92,11 +92,12 @@ class Identities:
 
     def forget(self, partition: Partition) -> None:
         """Drop the count of a partition whose topic was re-created, until the next count."""
-        self._gone = {p: count for p, count in self._gone.items() if p != partition}
+        self._lost_offsets = {p: count for p, count in self._lost_offsets.items() if p != partition}
 
-    def lost(self, gone: Mapping[Partition, int]) -> dict[Partition, int]:
-        """The partitions that have lost more offsets than in `gone`, each with the new count."""
-        return {p: self._gone[p] for p, count in gone.items() if self._gone.get(p, count) > count}
+    def newly_lost(self, before: Mapping[Partition, int]) -> dict[Partition, int]:
+        """The partitions that have lost more offsets than `before`, each with the new count."""
+        now = self._lost_offsets
+        return {p: now[p] for p, count in before.items() if now.get(p, count) > count}
 
     @property
     def due(self) -> bool:
@@ -115,7 +116,7 @@ class Identities:
             if topic.partitions != tasks:
                 raise TopicRecreated(f"topic {name} had {tasks} partitions, now {topic.partitions}")
         with suppress(MissingTopic):  # `missing` reports it
-            self._gone = await self.gone(state)
+            self._lost_offsets = await self.lost_offsets(state)
         self._counted = self._clock()
 
     async def check(self) -> None:

@@ -83,7 +83,7 @@ class WorkLoop:
         _connect(self._updater, self._tasks, self._rounds, reports)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set. Then release the tasks, and leave the group.
+        """Work until `stop` is set. Then give up the tasks, and leave the group.
 
         Raises TopicRecreated when a topic is deleted or recreated, and StateError. Retries outages
         with backoff.
@@ -135,7 +135,7 @@ class WorkLoop:
         self._reports.watch_clock(self._tasks)
         if self._identities.due:
             await self._identities.check()
-        state = [p for handle in self._tasks.running.values() for p in handle.state_lost]
+        state = [p for handle in self._tasks.running.values() for p in handle.lost_offsets]
         await self._identities.check_partitions(self._settings.tasks, state)
         if await self._tasks.update():
             await self._assign()
@@ -157,15 +157,15 @@ class WorkLoop:
     def _check_state(self, handle: TaskHandle) -> None:
         """Make a task rewrite its state if a state topic was re-created or lost records."""
         anew = self._identities.anew(handle.state_topics)
-        lost = self._identities.lost(handle.state_lost)
+        lost = self._identities.newly_lost(handle.lost_offsets)
         if not anew and not lost:
             return
         handle.state_topics |= anew
-        handle.state_lost |= lost
+        handle.lost_offsets |= lost
         handle.task.write_again(of_state(handle.state_topics, self._settings.names))
         for topic in anew:
             partition = Partition(topic, handle.task.number)
-            handle.state_lost[partition] = 0
+            handle.lost_offsets[partition] = 0
             self._identities.forget(partition)
             handle.task.books.incident(INTERNAL_RECREATED)
             self._reports.state_recreated(partition)
@@ -215,14 +215,14 @@ class WorkLoop:
         if self._rounds.commit and backlog.live:
             return
         heartbeat = self._rounds.heartbeat_due
-        limits = self._watermarks(running, backlog)
+        limits = self._time_limits(running, backlog)
         batches = {}
         for number, handle in running.items():
             messages = handle.take(limits)
             positions = self._positions(handle)
             if messages or heartbeat or positions != handle.positions or self._has_work(handle):
                 handle.positions = positions
-                batches[number] = TaskBatch(messages, positions, handle.watermarks())
+                batches[number] = TaskBatch(messages, positions, handle.taken_until())
         delta = self._updater.take_delta()
         if batches or delta.users or delta.matches:
             await self._rounds.start(self._tasks, batches, delta)
@@ -287,7 +287,7 @@ class WorkLoop:
         many = sum(handle.waiting() for handle in running.values())
         return Backlog(heads, newest, live=many < _FULL)
 
-    def _watermarks(self, running: Mapping[int, TaskHandle], backlog: Backlog) -> dict[str, int]:
+    def _time_limits(self, running: Mapping[int, TaskHandle], backlog: Backlog) -> dict[str, int]:
         """The append time up to which records are judged now, by entity."""
         tasks = {number: handle.task for number, handle in running.items()}
         watermarks = self._elsewhere.watermarks(tasks, backlog)
@@ -360,6 +360,6 @@ def _connect(
     tasks.on_progress_lost = reports.progress_lost
     tasks.on_restored = reports.metrics.restored
     tasks.on_not_started = reports.not_started
-    tasks.unwritable = rounds.refusals.of
-    tasks.before_release = lambda: rounds.collect_commit(wait=True)
+    tasks.commit_refusals = rounds.refusals.of
+    tasks.before_giving_up = lambda: rounds.collect_commit(wait=True)
     rounds.on_stuck = tasks.stuck

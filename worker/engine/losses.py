@@ -16,7 +16,7 @@ from worker.core.incidents import INPUT_EXPIRED
 from worker.core.reading import Missed
 from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
-from worker.core.topics import GRANTED, OWNERS, PARKED, PROGRESS, Names
+from worker.core.topics import OWNERS, PARKED, PROGRESS, RESERVATIONS, Names
 from worker.engine.tasks import TaskHandle, TaskManager
 from worker.ops.health import ServiceHealth
 from worker.ops.metrics import Metrics
@@ -28,7 +28,9 @@ ACCEPTED_EXPIRED: Final = "accepted_expired"
 _STATE: Final = {
     PROGRESS: "this task has written its progress there since",
     PARKED: "parked records whose only copies it held are lost",
-    GRANTED: "an address that was about to be given to one user may be given to another as well",
+    RESERVATIONS: (
+        "an address that was about to be given to one user may be given to another as well"
+    ),
     OWNERS: "a worker that was frozen before that is not fenced, and may write as well",
 }
 """The loss if a take-over finds that this topic was re-created."""

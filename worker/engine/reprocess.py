@@ -14,9 +14,9 @@ from worker.brokers.contract import Broker
 from worker.brokers.tables import read_checked
 from worker.core.checkpoint import Checkpoint, Counts, write_checkpoint
 from worker.core.internal import read_parked
-from worker.core.ownership import release_record, take_over_record
+from worker.core.ownership import owner_record, owner_tombstone
 from worker.core.reading import ordinal_of
-from worker.core.topics import INPUTS, Names
+from worker.core.topics import TASK_INPUTS, Names
 from worker.engine.saved import read_progress_table
 from worker.engine.session import Session
 from worker.engine.takeover import fence_earlier
@@ -56,7 +56,7 @@ async def _take_and_reset(
     await session.open()
     try:
         owner = session.owner
-        said = [take_over_record(names, number, owner) for number in offsets]
+        said = [owner_record(names, number, owner) for number in offsets]
         coordinates = dict(zip(offsets, await session.commit(said, {}), strict=True))
         messages: list[ProducerRecord] = []
         back = {}
@@ -66,14 +66,14 @@ async def _take_and_reset(
             earlier, _ = await fence_earlier(broker, names, number, owner, at, seconds=0)
             back[number], reset = await _reset(broker, names, entity, number, offset)
             messages += reset
-            messages += [release_record(names, number, one) for one in earlier]
+            messages += [owner_tombstone(names, number, one) for one in earlier]
         reset_to = {Partition(names.input(entity), q): at for q, at in offsets.items() if back[q]}
         await session.commit(messages, reset_to)
         # In a transaction of its own: the next owner trusts a release even when uncommitted. The
         # reset is committed: if a worker has fenced this session already, nothing is left to
         # release, and another attempt would reset the tasks a second time.
         with suppress(BuddyError):
-            await session.commit([release_record(names, number, owner) for number in offsets], {})
+            await session.commit([owner_tombstone(names, number, owner) for number in offsets], {})
     finally:
         await session.close()
     return back
@@ -130,7 +130,7 @@ async def _begin_anew(
     broker: Broker, names: Names, number: int
 ) -> tuple[int, list[ProducerRecord]]:
     """As `_reset`, for a task without a readable checkpoint."""
-    inputs = {name: Partition(names.input(name), number) for name in INPUTS}
+    inputs = {name: Partition(names.input(name), number) for name in TASK_INPUTS}
     spans = await broker.spans(inputs.values())
     starts = {name: spans[partition].start for name, partition in inputs.items()}
     checkpoint = Checkpoint(starts, {entity: starts[entity] for entity in ENTITIES})

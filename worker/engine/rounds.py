@@ -92,8 +92,8 @@ class Rounds:
     def heartbeat_due(self) -> bool:
         """Whether the worker must commit even if it has nothing to write.
 
-        Only a commit shows that a task was taken over, for example by `reprocess`. The commit
-        also brings the group offsets up to date.
+        Only a commit shows that another owner, for example `reprocess`, has fenced this worker.
+        The commit also brings the group offsets up to date.
         """
         now = self._clock.steady()
         dirty = self._offsets_dirty and now - self._last_offset_commit >= _OFFSETS_MS
@@ -114,7 +114,7 @@ class Rounds:
         StateError.
         """
         if (session := tasks.session) is None or session.is_over:
-            return
+            return  # its tasks are dropped, and read these messages again
         if session is not self._session:
             self._session, self._recent = session, RecentRows(self._updater.index)
         running = tasks.running.copy()
@@ -123,7 +123,7 @@ class Rounds:
         async with self._updater.lock:
             now = self._clock.now()
             self._recent.followed(self._updater.followed())
-            if core.needs_synchronised(now):
+            if core.needs_current_index(now):
                 # In the background: the wait may end only when this worker takes over a task.
                 self._synchronising = asyncio.create_task(self._synchronise())
                 self._synchronising.add_done_callback(_retrieved)
@@ -141,9 +141,9 @@ class Rounds:
         self._postponed = self._synchronising = None
         synchronising.result()
         if not await self.collect_commit(wait=True) or started.session is not tasks.session:
-            return
-        # Only tasks that ran throughout. A released task belongs to another worker; the index may
-        # lack rows of a task that was taken over since.
+            return  # its tasks are dropped, and read these messages again
+        # Only tasks that ran throughout. A task that was given up belongs to another worker; the
+        # index may lack rows of a task that was taken over since.
         running = tasks.running
         still = {n: handle for n, handle in started.tasks.items() if running.get(n) is handle}
         started.round.restrict(still.keys())
@@ -188,7 +188,7 @@ class Rounds:
         return commit.result()
 
     async def leave(self, tasks: TaskManager) -> None:
-        """Persist the parked records in memory, release all tasks and commit group offsets.
+        """Persist the parked records in memory, give up all tasks and commit group offsets.
 
         Called at shutdown: the inputs may expire before another worker starts. If this fails, a
         later take-over reads the records again, unless they have expired.
@@ -204,7 +204,7 @@ class Rounds:
                     await session.commit(outputs, {})
             if tasks.taken:
                 await self._identities.check()
-                await session.commit(tasks.release(tasks.taken), offsets)
+                await session.commit(tasks.tombstones(tasks.taken), offsets)
 
     async def _commit(
         self,

@@ -11,7 +11,7 @@ from worker.core.checkpoint import Checkpoint
 from worker.core.internal import read_parked, read_progress, read_reservation
 from worker.core.restoring import SavedState
 from worker.core.task_settings import TaskSettings
-from worker.core.topics import INPUTS, Names
+from worker.core.topics import TASK_INPUTS, Names
 from worker.errors import StateError
 from worker.stream import Partition
 
@@ -71,7 +71,7 @@ async def read_progress_table(broker: Broker, names: Names, number: int) -> Keye
     )
     # Measured after the read: if another worker overtakes this take-over, its checkpoints are
     # beyond ends that were measured before.
-    inputs = {name: Partition(names.input(name), number) for name in INPUTS}
+    inputs = {name: Partition(names.input(name), number) for name in TASK_INPUTS}
     spans = await broker.spans(inputs.values(), uncommitted=True)
     ends = {name: spans[partition].end for name, partition in inputs.items()}
     topics = await broker.identities(partition.topic for partition in inputs.values())

@@ -1,4 +1,4 @@
-"""Takes a task over: fences every earlier owner, so that the saved state is complete.
+"""Steps 2 to 4 of a take-over: fences all earlier owners, so that the saved state is complete.
 
 See docs/exactly-once.md, "Fence, then read".
 """
@@ -16,8 +16,8 @@ from worker.engine.session import group_of
 from worker.errors import BrokerUnavailable, DamagedLog
 from worker.stream import Message, Partition
 
-RELEASE_SECONDS: Final = 1.0
-"""How long a live owner has to release a task; a fence would end all of its tasks."""
+GIVE_UP_SECONDS: Final = 1.0
+"""How long a live owner has to give a task up; a fence would end all of its tasks."""
 _PATIENCE: Final = 20.0
 _STEP_SECONDS: Final = 0.05
 
@@ -30,21 +30,21 @@ async def fence_earlier(
     offset: int,
     own: Collection[str] = (),
     *,
-    seconds: float = RELEASE_SECONDS,
+    seconds: float = GIVE_UP_SECONDS,
 ) -> tuple[list[str], int]:
     """Fence every other owner that took the task over before `offset` in the owners topic.
 
-    Live owners have `seconds` to release the task first. Owners in `own` get no time: they are
-    earlier sessions of this process and release nothing. Afterwards the saved state of the task
+    Live owners have `seconds` to give the task up first. Owners in `own` get no time: they are
+    earlier sessions of this process and give nothing up. Afterwards the saved state of the task
     is complete: the open transactions of the fenced owners are aborted.
 
     Returns the fenced owners, and the number of offsets that were removed, or damaged and
     skipped. An owner at such an offset is not fenced. Raises BrokerUnavailable, DamagedLog.
     """
     partition = Partition(names.owners, number)
-    left, holes = await _unreleased(broker, partition, offset, {owner, *own}, seconds)
+    left, holes = await _not_given_up(broker, partition, offset, {owner, *own}, seconds)
     earlier = [one for one in left if one != owner]
-    # Without an earlier owner, a worker of a release before 2 may still write for the task.
+    # Without an earlier owner, a worker of a version before 2 may still write for the task.
     fenced = [writer_name(names, one) for one in earlier]
     fenced = fenced or [earlier_writer_name(names, number)]
     await asyncio.gather(*(_fence(broker, names, name) for name in fenced))
@@ -56,10 +56,10 @@ async def _fence(broker: Broker, names: Names, name: str) -> None:
     await committer.close()
 
 
-async def _unreleased(
+async def _not_given_up(
     broker: Broker, partition: Partition, offset: int, own: Collection[str], seconds: float
 ) -> tuple[list[str], int]:
-    """The owners that have not released the task in time, and the number of missing offsets."""
+    """The owners that have not given the task up in time, and the number of missing offsets."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     span = (await broker.spans([partition], uncommitted=True))[partition]
@@ -74,9 +74,9 @@ async def _unreleased(
             holes += reader.skipped().get(partition, 0)
             if reader.position(partition) > offset:
                 earlier = owners_before(messages, offset)
-                # A late release is a tombstone at a higher offset.
-                released = {m.key for m in messages if m.offset > offset and m.value is None}
-                left = [owner for owner in earlier if owner.encode() not in released]
+                # The tombstone of an owner that gives up late has a higher offset.
+                given_up = {m.key for m in messages if m.offset > offset and m.value is None}
+                left = [owner for owner in earlier if owner.encode() not in given_up]
                 late = loop.time() - began >= seconds
                 if late or not any(owner not in own for owner in left):
                     return left, holes

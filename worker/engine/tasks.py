@@ -1,4 +1,4 @@
-"""The tasks of this worker: take-over, restore, release."""
+"""The tasks of this worker: take over, restore, give up."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from worker.brokers.contract import Broker, Member
 from worker.clock import Clock
 from worker.core.books import Books
 from worker.core.incidents import INTERNAL_SKIPPED, PROGRESS_LOST, UNREADABLE_INTERNAL
-from worker.core.ownership import release_record, take_over_record
+from worker.core.ownership import owner_record, owner_tombstone
 from worker.core.pressure import weight
 from worker.core.reading import Missed
 from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
-from worker.core.topics import GRANTED, INPUTS, OWNERS, PARKED, PROGRESS, Names
+from worker.core.topics import OWNERS, PARKED, PROGRESS, RESERVATIONS, TASK_INPUTS, Names
 from worker.engine.identities import Identities
 from worker.engine.index_updater import INDEXED
 from worker.engine.order import FOREVER
@@ -50,7 +50,7 @@ class TaskHandle:
         self.task = task
         self.ends = ends
         """The end offset of each input at the take-over."""
-        self.inbox: dict[str, list[Message]] = {name: [] for name in INPUTS}
+        self.inbox: dict[str, list[Message]] = {name: [] for name in TASK_INPUTS}
         """The messages read but not judged, by input."""
         self.inbox_bytes = Counter[str]()
         self.read_until: dict[str, int] = {}
@@ -63,7 +63,7 @@ class TaskHandle:
         """Whether the reader is assigned its inputs."""
         self.state_topics: dict[str, str] = {}
         """The identities of the topics that its state was last read from or rewritten to."""
-        self.state_lost: dict[Partition, int] = {}
+        self.lost_offsets: dict[Partition, int] = {}
         """The number of lost offsets in the partitions of these topics at that time."""
 
     def put(self, messages: Sequence[Message]) -> None:
@@ -91,7 +91,7 @@ class TaskHandle:
             self.inbox_bytes[name] -= sum(map(weight, some))
         return taken
 
-    def watermarks(self) -> dict[str, int]:
+    def taken_until(self) -> dict[str, int]:
         """The append time up to which all users, and all matches, have left the inbox."""
         return {
             entity: messages[0].timestamp - 1
@@ -129,24 +129,24 @@ class TaskManager:
         self._member: Member | None = None
         self._ask_at = 0.0
         """When to request the assignment again, in the loop's time."""
-        self._starting: dict[int, asyncio.Task[TaskHandle]] = {}
-        self._written: asyncio.Task[list[tuple[int, int]]] | None = None
+        self._take_overs: dict[int, asyncio.Task[TaskHandle]] = {}
+        self._announced: asyncio.Task[list[tuple[int, int]]] | None = None
         """The last commit of owner records."""
         self.taken: set[int] = set()
-        """The tasks this session has taken over and not released, restored or not."""
+        """The tasks this session has taken over and not given up, restored or not."""
         self._sessions: set[str] = set()
         """The owner names that this process has used."""
         self._pause = Backoff(clock.steady)
         self._stuck: dict[int, Backoff] = {}
         self._clock = clock
         self._backoffs: dict[int, Backoff] = {}
-        self.before_release: Callable[[], Awaitable[object]] = _nothing
-        """Awaited before a release: decisions for the task are then committed or lost."""
+        self.before_giving_up: Callable[[], Awaitable[object]] = _nothing
+        """Awaited before a task is given up: its decisions are then committed or lost."""
         self.on_restored: Callable[[float], None] = lambda _seconds: None
         """Called with the duration of each take-over, in seconds."""
         self.on_not_started: Callable[[int, BuddyError], None] = lambda _number, _error: None
         """Called with a task whose take-over failed, and the error."""
-        self.unwritable: Callable[[int], Mapping[tuple[str, int], int]] = lambda _number: {}
+        self.commit_refusals: Callable[[int], Mapping[tuple[str, int], int]] = lambda _number: {}
         """Returns the records of a task whose outcome the broker refused, and how often."""
         self.on_unreadable: Callable[[Partition, Sequence[int]], None] = lambda _partition, _at: (
             None
@@ -167,7 +167,7 @@ class TaskManager:
         self._member = await self._broker.join(self._group, self._settings.names.input("users"))
 
     async def update(self) -> bool:
-        """Take over newly assigned tasks, release revoked tasks; whether `running` changed.
+        """Take over newly assigned tasks, give up revoked tasks; whether `running` changed.
 
         Raises BrokerUnavailable.
         """
@@ -186,13 +186,13 @@ class TaskManager:
             await self._revoke(sorted(gone))
         fresh = [
             number
-            for number in sorted(self.assigned - self.running.keys() - self._starting.keys())
+            for number in sorted(self.assigned - self.running.keys() - self._take_overs.keys())
             if self._may_start(number)
         ]
         if fresh and self._pause.ready():
             await self._take_over(fresh)
-        for number in [n for n, start in self._starting.items() if start.done()]:
-            changed |= self._started(number)
+        for number in [n for n, start in self._take_overs.items() if start.done()]:
+            changed |= self._finish_take_over(number)
         return changed
 
     def succeeded(self) -> None:
@@ -212,7 +212,7 @@ class TaskManager:
         """Drop every task and end the session; commits stay, and tasks can be taken over again."""
         if self.session is not None and self.session.is_over:
             self._report_unwritten()
-        for number in list(self._starting):
+        for number in list(self._take_overs):
             await self._cancel(number)
         for number in self.running:
             _log.info("task_dropped", task=number, why=why)
@@ -224,11 +224,11 @@ class TaskManager:
             await self.session.close()
             self.session = None
 
-    def release(self, numbers: Iterable[int]) -> list[ProducerRecord]:
-        """The records that release these tasks: this worker writes nothing more for them."""
+    def tombstones(self, numbers: Iterable[int]) -> list[ProducerRecord]:
+        """The tombstones that give up these tasks: this worker writes nothing more for them."""
         assert self.session is not None
         return [
-            release_record(self._settings.names, number, self.session.owner) for number in numbers
+            owner_tombstone(self._settings.names, number, self.session.owner) for number in numbers
         ]
 
     async def close(self) -> None:
@@ -247,21 +247,21 @@ class TaskManager:
     # --- taking over --------------------------------------------------------------------------
 
     async def _revoke(self, numbers: Sequence[int]) -> None:
-        """Release tasks that the group has assigned to another worker.
+        """Give up tasks that the group has assigned to another worker.
 
-        The next owner trusts a release as soon as it is in the log, even uncommitted. So the
-        release is a transaction of its own, after all others.
+        The next owner trusts a tombstone as soon as it is in the log, even uncommitted. So the
+        tombstone is a transaction of its own, after all others.
         """
-        await self.before_release()
+        await self.before_giving_up()
         for number in numbers:
-            if number in self._starting:
+            if number in self._take_overs:
                 await self._cancel(number)
             elif self.running.pop(number, None) is not None:
                 _log.info("task_dropped", task=number, why="revoked")
         self.taken.difference_update(numbers)
         if self.session is not None:
             with suppress(BuddyError):  # then the next owner fences this session
-                await self.session.commit(self.release(numbers), {})
+                await self.session.commit(self.tombstones(numbers), {})
 
     async def _take_over(self, numbers: Sequence[int]) -> None:
         """Start the take-over of these tasks, with one commit for all."""
@@ -272,17 +272,19 @@ class TaskManager:
             self._sessions.add(session.owner)
             self.session = session
         names, owner = self._settings.names, session.owner
-        said = session.commit([take_over_record(names, number, owner) for number in numbers], {})
-        written = asyncio.create_task(said)
-        written.add_done_callback(_retrieved)
-        self._written = written
+        announcement = session.commit(
+            [owner_record(names, number, owner) for number in numbers], {}
+        )
+        announced = asyncio.create_task(announcement)
+        announced.add_done_callback(_retrieved)
+        self._announced = announced
         self.taken.update(numbers)
         for index, number in enumerate(numbers):
-            start = self._start(number, owner, written, index)
-            self._starting[number] = asyncio.create_task(start)
+            start = self._run_take_over(number, owner, announced, index)
+            self._take_overs[number] = asyncio.create_task(start)
 
-    def _started(self, number: int) -> bool:
-        start = self._starting.pop(number)
+    def _finish_take_over(self, number: int) -> bool:
+        start = self._take_overs.pop(number)
         try:
             self.running[number] = start.result()
         except BuddyError as error:
@@ -293,25 +295,25 @@ class TaskManager:
 
     def _report_unwritten(self) -> None:
         """Report the tasks whose owner records could not be committed."""
-        if self._written is None or not self._written.done() or self._written.cancelled():
+        if self._announced is None or not self._announced.done() or self._announced.cancelled():
             return
-        error = self._written.exception()
+        error = self._announced.exception()
         if isinstance(error, BuddyError):
-            for number in self._starting:
+            for number in self._take_overs:
                 self.on_not_started(number, error)
 
     async def _cancel(self, number: int) -> None:
-        start = self._starting.pop(number)
+        start = self._take_overs.pop(number)
         start.cancel()
         with suppress(asyncio.CancelledError, BuddyError):
             await start
 
-    async def _start(
-        self, number: int, owner: str, written: asyncio.Task[list[tuple[int, int]]], index: int
+    async def _run_take_over(
+        self, number: int, owner: str, announced: asyncio.Task[list[tuple[int, int]]], index: int
     ) -> TaskHandle:
         """Take a task over; `written[index]` locates its owner record in the log."""
         began = time.monotonic()
-        _, offset = (await asyncio.shield(written))[index]
+        _, offset = (await asyncio.shield(announced))[index]
         others = self._sessions - {owner}
         names = self._settings.names
         earlier, gone = await fence_earlier(self._broker, names, number, owner, offset, others)
@@ -327,7 +329,7 @@ class TaskManager:
         """Restore a task from the log; `gone` offsets of its owners partition are missing."""
         names = self._settings.names
         task = Task(number, self._settings, Books(self._worker, self._clock.wall()))
-        task.unwritable = self.unwritable(number)
+        task.commit_refusals = self.commit_refusals(number)
         unreadable: Counter[Partition] = Counter()
         holes = Counter({Partition(names.owners, number): gone})
 
@@ -337,7 +339,9 @@ class TaskManager:
 
         # Identities and lost offsets before the state, so that a later change is noticed.
         state = await self._identities.of_state()
-        kept = await self._identities.gone([Partition(name, number) for name in names.of_state()])
+        lost_before = await self._identities.lost_offsets(
+            [Partition(name, number) for name in names.of_state()]
+        )
         saved = await read_saved(self._broker, self._settings, number, skipped, holes.update)
         task.restore(saved, self._clock.now())
         # A hole stays in the log, so `books.found` lets each loss be reported only once.
@@ -347,7 +351,7 @@ class TaskManager:
                 self.on_holes(partition, fresh)
         for partition, count in unreadable.items():
             task.books.found(UNREADABLE_INTERNAL, topic_ids[partition.topic], count)
-        inputs = {name: Partition(names.input(name), number) for name in INPUTS}
+        inputs = {name: Partition(names.input(name), number) for name in TASK_INPUTS}
         if saved.checkpoint is None and await self._broker.committed(self._group, inputs.values()):
             task.books.incident(PROGRESS_LOST)
             self.on_progress_lost(Partition(names.progress, number))
@@ -356,8 +360,8 @@ class TaskManager:
             task, {name: spans[partition].end for name, partition in inputs.items()}
         )
         handle.state_topics = state
-        handle.state_lost = kept
-        handle.missed = task.begin(
+        handle.lost_offsets = lost_before
+        handle.missed = task.compare_topics(
             self._identities.of_inputs(),
             {name: spans[partition].start for name, partition in inputs.items()},
             of_state(state, names) | (self._identities.of_outcomes() if number == 0 else {}),
@@ -370,7 +374,7 @@ def of_state(identities: Mapping[str, str], names: Names) -> dict[str, str]:
     topics = {
         PROGRESS: names.progress,
         PARKED: names.parked,
-        GRANTED: names.granted,
+        RESERVATIONS: names.granted,
         OWNERS: names.owners,
     }
     return {name: identities.get(topic, "") for name, topic in topics.items()}

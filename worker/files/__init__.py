@@ -8,7 +8,7 @@ from worker.files.encodings import as_utf8
 from worker.files.input_paths import expand
 from worker.files.ndjson import read_ndjson
 from worker.files.records import READ_LIMIT, FileRecord, Notice
-from worker.files.sources import FileFormat, InputFile, in_entity_order, read, source
+from worker.files.sources import FileFormat, InputFile, in_entity_order, input_file, read
 
 __all__ = [
     "READ_LIMIT",
@@ -19,7 +19,7 @@ __all__ = [
     "as_utf8",
     "expand",
     "in_entity_order",
+    "input_file",
     "read",
     "read_ndjson",
-    "source",
 ]

@@ -16,7 +16,7 @@ from worker.errors import UsageError
 from worker.exports.layout import MANIFEST, METADATA
 from worker.exports.manifest import read_manifest
 from worker.files.records import ENTITY_ORDER, Notice, printable
-from worker.files.sources import InputFile, parse_name, source, unreadable
+from worker.files.sources import InputFile, input_file, parse_name, unreadable
 
 _EXPORTED: Final = ("json", "csv", "xlsx")
 """The formats of a finished export in order of preference: a workbook may hold truncated cells."""
@@ -37,7 +37,9 @@ def expand(
     sources = [
         one
         for path in paths
-        for one in (_directory(path, entity, notice) if path.is_dir() else [source(path, entity)])
+        for one in (
+            _directory(path, entity, notice) if path.is_dir() else [input_file(path, entity)]
+        )
     ]
     return sorted(sources, key=_order)
 
@@ -99,13 +101,13 @@ def _member(path: Path, entity: str | None) -> InputFile | str:
         return f"{path}: no file"
     kind, named = parse_name(path)
     try:
-        found = source(path, None)
+        found = input_file(path, None)
     except UsageError as error:
         if kind is not None and named is not None:
             raise
         if kind is None or entity is None:
             return str(error)
-        found = source(path, entity)
+        found = input_file(path, entity)
     if entity is not None and found.entity is None:
         return InputFile(path, entity, found.format)
     if entity not in (None, found.entity):
@@ -131,7 +133,7 @@ def _export(path: Path, entity: str | None, entries: list[Path], notice: Notice)
             f"{printable(path)}: an export, read in its {exact[0].upper()}; left out: "
             f"{', '.join(others[:_MOST_NAMED])}"
         )
-    sources = [source(one, None) for one in files]
+    sources = [input_file(one, None) for one in files]
     if entity is None:
         return sources
     chosen = [one for one in sources if one.entity in (None, entity)]

@@ -1,9 +1,13 @@
 """Decides how to read a file: by its name, and where that is not enough by its first bytes.
 
 Names: `<entity>.ndjson` or `.jsonl`, `<entity>.csv` or `.tsv`, `*.json` (the document of an export,
-or `<entity>.json`), `*.xlsx`. `buddy_<entity>_YYYY-MM-DD` names an entity, too. If an entity is
-given, the ending alone decides, and any other file is NDJSON. `.gz` may follow, but the first bytes
-tell whether the file is gzip. A text file (`.txt`) with a header line of column names is CSV.
+or `<entity>.json`), `*.xlsx`. `buddy_<entity>_YYYY-MM-DD` names an entity, too. `.gz` may follow,
+but the first bytes tell whether the file is gzip. A text file (`.txt`) with a header line of column
+names is CSV, and otherwise NDJSON.
+
+If an entity is given, the name need not tell it. A `.json` file is then read by its content, a
+`.txt` by its header, and any other file without a known ending is NDJSON. Spreadsheets of other
+formats are refused.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ _FORMATS: Final[dict[str, FileFormat]] = {
 }
 _PACKED: Final = ".gz"
 _DOWNLOADED: Final = re.compile(r"buddy_([a-z_]+)_[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
-_TEXT: Final = ".txt"
+_TXT: Final = ".txt"
 _SPREADSHEETS: Final = (".xlsb", ".ods", ".numbers")
 _START: Final = 2_000
 
@@ -65,7 +69,7 @@ class InputFile(msgspec.Struct, frozen=True):
             if self.format == "xlsx":
                 yield from read_workbook(self.path, chosen, limit=limit, notice=notice)
                 return
-            with _text(self.path) as (stream, name):
+            with _open_utf8(self.path) as (stream, name):
                 if self.format == "json":
                     yield from read_document(stream, self.entity, name, limit=limit, notice=notice)
                 elif self.format == "csv":
@@ -77,12 +81,12 @@ class InputFile(msgspec.Struct, frozen=True):
 
 
 def read(path: Path, entity: str | None, *, limit: int = READ_LIMIT) -> Iterator[FileRecord]:
-    """The records of one file. Raises UsageError as `InputFile.read` and `source` do."""
-    return source(path, entity).read(limit=limit)
+    """The records of one file. Raises UsageError as `InputFile.read` and `input_file` do."""
+    return input_file(path, entity).read(limit=limit)
 
 
 def in_entity_order(
-    sources: Sequence[InputFile],
+    files: Sequence[InputFile],
     *,
     limit: int = READ_LIMIT,
     notice: Notice = lambda _: None,
@@ -93,25 +97,25 @@ def in_entity_order(
     only file, and already in order, its records are given in one go. Raises UsageError as
     `InputFile.read` does.
     """
-    mixed = [source for source in sources if source.entity is None]
-    if not mixed or (len(sources) == 1 and _is_ordered(sources[0])):
-        for source in sources:
-            yield from source.read(limit=limit, notice=notice)
+    mixed = [one for one in files if one.entity is None]
+    if not mixed or (len(files) == 1 and _is_ordered(files[0])):
+        for one in files:
+            yield from one.read(limit=limit, notice=notice)
         return
     for entity in ENTITIES:
-        for source in sources:
-            if source.entity is None:
-                records = source.read(limit=limit, notice=notice)
+        for one in files:
+            if one.entity is None:
+                records = one.read(limit=limit, notice=notice)
                 yield from (record for record in records if record.entity == entity)
-            elif source.entity == entity:
-                yield from source.read(limit=limit, notice=notice)
+            elif one.entity == entity:
+                yield from one.read(limit=limit, notice=notice)
 
 
-def _is_ordered(source: InputFile) -> bool:
-    if source.format == "xlsx":
+def _is_ordered(one: InputFile) -> bool:
+    if one.format == "xlsx":
         return True
     latest = -1
-    for record in source.read():
+    for record in one.read():
         position = ENTITY_ORDER[record.entity]
         if position < latest:
             return False
@@ -120,14 +124,14 @@ def _is_ordered(source: InputFile) -> bool:
 
 
 @contextmanager
-def _text(path: Path) -> Iterator[tuple[ChunkStream, str]]:
+def _open_utf8(path: Path) -> Iterator[tuple[ChunkStream, str]]:
     """The text of a file in UTF-8, and the file's name."""
     with path.open("rb") as file:
         name = printable(path)
         yield as_utf8(file, name), name
 
 
-def source(path: Path, entity: str | None) -> InputFile:
+def input_file(path: Path, entity: str | None) -> InputFile:
     """How to read a file. UsageError if neither its name nor its header shows what it contains."""
     if entity is not None and entity not in ENTITIES:
         raise UsageError(f"{entity} is no entity; there are {', '.join(ENTITIES)}")
@@ -141,19 +145,19 @@ def source(path: Path, entity: str | None) -> InputFile:
 
 def _recognised(path: Path, entity: str | None) -> InputFile:
     """By the format in its name; without one, a text by its header, any other file as NDJSON."""
-    kind, named = parse_name(path)
-    chosen = entity or named
+    kind, entity_in_name = parse_name(path)
+    chosen = entity or entity_in_name
     match kind:
         case "xlsx":
             return _workbook(path, entity)
         case "json":
-            return _document(path, entity, named)
+            return _document(path, entity, entity_in_name)
         case "ndjson" | "csv" if chosen is not None:
             return InputFile(path, chosen, kind)
         case "csv":
-            return _table(path, entity, named)
-    if _is_text(path):
-        return _table(path, entity, named)
+            return _table(path, entity, entity_in_name)
+    if _is_txt(path):
+        return _table(path, entity, entity_in_name)
     if (why := _why_unreadable(path)) is not None:
         raise UsageError(f"{path}: {why}")
     if entity is not None:
@@ -172,16 +176,16 @@ def _why_unreadable(path: Path) -> str | None:
     return "save it as .xlsx, which can be read" if ending in _SPREADSHEETS else None
 
 
-def _table(path: Path, entity: str | None, named: str | None) -> InputFile:
+def _table(path: Path, entity: str | None, entity_in_name: str | None) -> InputFile:
     """A file whose header must identify it: CSV with an unknown name, or any text."""
     header = _header(path)
     found = recognise(header)
     if found is not None and entity in (None, found.name):
         return InputFile(path, found.name, "csv")
-    chosen = entity or named
+    chosen = entity or entity_in_name
     if chosen is not None and has_column(ENTITIES[chosen], header):
         return InputFile(path, chosen, "csv")
-    if entity is not None or (named is not None and _is_json(path)):
+    if entity is not None or (entity_in_name is not None and _is_json(path)):
         return InputFile(path, chosen, "ndjson")
     why = "neither its name nor its columns tell the entity: say --entity"
     raise UsageError(f"{path}: {markup(_start(path)) or why}")
@@ -194,25 +198,25 @@ def _workbook(path: Path, entity: str | None) -> InputFile:
     return InputFile(path, entity, "xlsx")
 
 
-def _document(path: Path, entity: str | None, named: str | None) -> InputFile:
+def _document(path: Path, entity: str | None, entity_in_name: str | None) -> InputFile:
     """A JSON document of an export, or of records of one entity. UsageError for a wrapper."""
-    with _text(path) as (stream, name):
+    with _open_utf8(path) as (stream, name):
         if names_entities(stream, name):
             return InputFile(path, entity, "json")
-    with _text(path) as (stream, name):
-        field = wrapped_in(stream, entity or named, name)
+    with _open_utf8(path) as (stream, name):
+        field = wrapped_in(stream, entity or entity_in_name, name)
     if field is not None:
         place = f"in its field {shown(field)}" if field else "deeper in it"
         raise UsageError(
             f"{path}: it is no record itself; its records seem to stand {place}: bring an array "
             "of them as <entity>.json"
         )
-    if entity is None and named is None:
+    if entity is None and entity_in_name is None:
         start = _start(path).removeprefix(BOM).lstrip()
         what = "an array does not tell its entity" if start.startswith(b"[") else "of no entity"
         why = f"{what}: say --entity, or name the file <entity>.json"
         raise UsageError(f"{path}: {markup(start) or why}")
-    return InputFile(path, entity or named, "json")
+    return InputFile(path, entity or entity_in_name, "json")
 
 
 def parse_name(path: Path) -> tuple[FileFormat | None, str | None]:
@@ -227,8 +231,8 @@ def parse_name(path: Path) -> tuple[FileFormat | None, str | None]:
     return kind, stem if stem in ENTITIES else None
 
 
-def _is_text(path: Path) -> bool:
-    return path.name.lower().removesuffix(_PACKED).endswith(_TEXT)
+def _is_txt(path: Path) -> bool:
+    return path.name.lower().removesuffix(_PACKED).endswith(_TXT)
 
 
 def _is_json(path: Path) -> bool:
@@ -237,14 +241,14 @@ def _is_json(path: Path) -> bool:
 
 def _start(path: Path) -> bytes:
     """The start of a text file. Raises UsageError, which names the kind, for another file."""
-    with _text(path) as (stream, _):
+    with _open_utf8(path) as (stream, _):
         return stream.read(_START)
 
 
 def _header(path: Path) -> list[str]:
     """The column names in the header line of a file; none if it has no header."""
     try:
-        with _text(path) as (stream, name):
+        with _open_utf8(path) as (stream, name):
             return csv_header(stream, name)
     except UsageError:
         return []  # reading the file reports what is wrong

@@ -10,7 +10,7 @@ from binascii import unhexlify
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
-from worker.accepted import Foreign, Refused, read_rows
+from worker.accepted import Foreign, ForeignMessage, read_rows
 from worker.core.known import address_digest
 from worker.stream import Message
 
@@ -27,7 +27,7 @@ class Latest(NamedTuple):
     """The `address_digest` by user id; None if the user was deleted."""
     matches: dict[bytes, bool]
     """Whether the match exists, by match id; False if it was deleted."""
-    refused: list[Refused]
+    refused: list[ForeignMessage]
 
 
 def indexed_entity(topic: str) -> Indexed:
@@ -61,14 +61,14 @@ def latest_rows(messages: Sequence[Message], partitions: Mapping[str, int]) -> L
     """
     users: dict[bytes, bytes | None] = {}
     matches: dict[bytes, bool] = {}
-    refused: list[Refused] = []
+    refused: list[ForeignMessage] = []
     for topic in {message.topic for message in messages}:
         indexed_entity(topic)
     for rule, found in read_rows(messages, partitions):
         is_user = rule.entity.name == "users"
         for message, row in found:
             if isinstance(row, Foreign):
-                refused.append(Refused(message, row))
+                refused.append(ForeignMessage(message, row))
                 continue
             id_ = id_of(message.key or b"")
             if is_user:

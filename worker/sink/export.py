@@ -35,10 +35,10 @@ from worker.sink.requests import (
 from worker.sink.retention import Keep
 from worker.sink.schedule import Schedule, is_slot_of
 from worker.sink.selection.bookmarks import Bookmarks, FullBecause, Generation
-from worker.sink.selection.cut import CutSource, Report, Taken, take_cut
+from worker.sink.selection.cut import CutSource, Report, TakenCut, take_cut
 from worker.sink.selection.increment import BaseDamagedError, Increment, spool_increment
 from worker.sink.selection.plan import Reason, date_range, day_of
-from worker.sink.selection.spool import Caller, Spooled, spool
+from worker.sink.selection.spool import Spooled, Waiter, spool
 from worker.sink.store import rocks
 from worker.sink.store.snapshot import SNAPSHOTS
 
@@ -161,7 +161,7 @@ class _Making:
         source: CutSource,
         settings: ExportSettings,
         report: Report,
-        taken: Taken,
+        taken: TakenCut,
         directory: Path,
     ) -> None:
         self._request = request
@@ -178,40 +178,44 @@ class _Making:
         name = self._request.incremental
         if name is None:
             spooled = await self._collect(
-                lambda caller: spool(self._taken.snapshot, self._selection, self._directory, caller)
+                lambda waiter: spool(self._taken.snapshot, self._selection, self._directory, waiter)
             )
             return await self._write(spooled)
         bookmarks, place = Bookmarks(self._source.store), self._settings.place
         await asyncio.to_thread(reconcile_bookmarks, bookmarks, place)
         async with AsyncExitStack() as after:
             after.push_async_callback(_reconcile_again, bookmarks, place)
-            base, increment = await self._collect_increment(bookmarks, name)
-            return await self._write_increment(bookmarks, name, base, increment)
+            base_or_reason, increment = await self._collect_increment(bookmarks, name)
+            return await self._write_increment(bookmarks, name, base_or_reason, increment)
 
     async def _collect_increment(
         self, bookmarks: Bookmarks, name: str
     ) -> tuple[Generation | FullBecause, Increment]:
         """The rows since the base of the bookmark; all rows if there is none that can be read."""
         place = self._settings.place
-        base = await asyncio.to_thread(
+        base_or_reason = await asyncio.to_thread(
             lambda: bookmarks.find(name, self._selection, place.finished())
         )
         try:
-            return base, await self._increment(bookmarks, name, base)
+            return base_or_reason, await self._increment(bookmarks, name, base_or_reason)
         except BaseDamagedError:
             await asyncio.to_thread(bookmarks.forget, name)
             await asyncio.to_thread(reconcile_bookmarks, bookmarks, place)
             await asyncio.to_thread(_empty, self._directory)
-        base = FullBecause.BASE_DAMAGED
-        return base, await self._increment(bookmarks, name, base)
+        base_or_reason = FullBecause.BASE_DAMAGED
+        return base_or_reason, await self._increment(bookmarks, name, base_or_reason)
 
     async def _write_increment(
-        self, bookmarks: Bookmarks, name: str, base: Generation | FullBecause, increment: Increment
+        self,
+        bookmarks: Bookmarks,
+        name: str,
+        base_or_reason: Generation | FullBecause,
+        increment: Increment,
     ) -> Finished:
         incremental = Incremental(
             name=options_of(self._request).incremental or name,
-            base=base.base() if isinstance(base, Generation) else None,
-            full_because=None if isinstance(base, Generation) else base.value,
+            base=base_or_reason.base() if isinstance(base_or_reason, Generation) else None,
+            full_because=None if isinstance(base_or_reason, Generation) else base_or_reason.value,
             deletions={e: _texts(reasons) for e, reasons in increment.deleted.items()},
             references_into_base=dict(increment.into_base),
             totals=dict(increment.totals),
@@ -224,22 +228,22 @@ class _Making:
         )
 
     async def _increment(
-        self, bookmarks: Bookmarks, name: str, base: Generation | FullBecause
+        self, bookmarks: Bookmarks, name: str, base_or_reason: Generation | FullBecause
     ) -> Increment:
-        mark = base if isinstance(base, Generation) else None
+        mark = base_or_reason if isinstance(base_or_reason, Generation) else None
         draft = await asyncio.to_thread(
             bookmarks.begin, name, self._export_id, self._selection, self._taken.cut
         )
         return await self._collect(
-            lambda caller: spool_increment(
-                self._taken.snapshot, self._selection, self._directory, caller, draft, mark
+            lambda waiter: spool_increment(
+                self._taken.snapshot, self._selection, self._directory, waiter, draft, mark
             )
         )
 
-    async def _collect(self, collect: Callable[[Caller], T]) -> T:
+    async def _collect(self, collect: Callable[[Waiter], T]) -> T:
         abandoned = threading.Event()
-        caller = Caller(lambda done, total: self._report("collect", done, total), abandoned.is_set)
-        task = asyncio.ensure_future(asyncio.to_thread(collect, caller))
+        waiter = Waiter(lambda done, total: self._report("collect", done, total), abandoned.is_set)
+        task = asyncio.ensure_future(asyncio.to_thread(collect, waiter))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:

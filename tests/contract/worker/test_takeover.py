@@ -16,7 +16,7 @@ from tests.contract.worker_kit import Stage
 from tests.unit.rows_kit import milestone, user
 from worker.brokers.contract import Broker
 from worker.brokers.kafka.committer import KafkaCommitter
-from worker.core.ownership import owners_before, take_over_record, writer_name
+from worker.core.ownership import owner_record, owners_before, writer_name
 from worker.engine.reprocess import reprocess
 from worker.errors import BuddyError
 from worker.stream import Partition, ProducerRecord
@@ -205,7 +205,7 @@ async def test_a_worker_that_is_killed_in_a_commit_holds_nobody_up_for_long(
     names, places = stage.names, range(TASKS)
     doomed = await another()
     writer = writer_name(names, DEAD)
-    said = [take_over_record(names, q, DEAD) for q in places]
+    said = [owner_record(names, q, DEAD) for q in places]
     if when == "in a round":
         committer = await doomed.committer(writer, stage.group)
         await committer.commit(said, {})

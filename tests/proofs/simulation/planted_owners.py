@@ -11,8 +11,8 @@ from unittest.mock import patch
 from tests.proofs.simulation.broker.connection import MemoryBroker, MemoryReader
 from tests.proofs.simulation.plant import Plant, planter
 from worker.core.addresses import Addresses
+from worker.core.ownership import owner_tombstone, writer_name
 from worker.core.ownership import owners_before as real_owners_before
-from worker.core.ownership import release_record, writer_name
 from worker.core.recent import RecentRows
 from worker.core.task import Task
 from worker.core.task_round import TaskRound
@@ -20,7 +20,7 @@ from worker.engine.reprocess import _reset as real_reset
 from worker.engine.rounds import Rounds
 from worker.engine.session import Session
 from worker.engine.takeover import _fence as real_fence
-from worker.engine.takeover import _unreleased as real_unreleased
+from worker.engine.takeover import _not_given_up as real_not_given_up
 from worker.engine.takeover import fence_earlier as real_fence_earlier
 from worker.engine.tasks import TaskHandle, TaskManager
 from worker.stream import Message, Partition, ProducerRecord
@@ -97,7 +97,7 @@ def only_the_newest_is_fenced_and_all_are_struck_out() -> Iterator[None]:
     spared: ContextVar[Collection[str]] = ContextVar("spared", default=())
 
     async def unreleased(broker: Any, place: Partition, *args: Any) -> tuple[list[str], int]:
-        left, gone = await real_unreleased(broker, place, *args)
+        left, gone = await real_not_given_up(broker, place, *args)
         spared.set(left[:-1])
         return left, gone
 
@@ -106,7 +106,7 @@ def only_the_newest_is_fenced_and_all_are_struck_out() -> Iterator[None]:
             await real_fence(broker, names, name)
 
     with (
-        patch("worker.engine.takeover._unreleased", unreleased),
+        patch("worker.engine.takeover._not_given_up", unreleased),
         patch("worker.engine.takeover._fence", fence),
     ):
         yield
@@ -138,7 +138,7 @@ def _late(count: int) -> Iterator[None]:
     real = TaskManager._restore
 
     async def unreleased(broker: Any, place: Partition, number: int, own: Any, s: float) -> Any:
-        left, gone = await real_unreleased(broker, place, number, own, s)
+        left, gone = await real_not_given_up(broker, place, number, own, s)
         early.set(left[:-count])
         return left, gone
 
@@ -167,7 +167,7 @@ def _late(count: int) -> Iterator[None]:
         return found
 
     with (
-        patch("worker.engine.takeover._unreleased", unreleased),
+        patch("worker.engine.takeover._not_given_up", unreleased),
         patch("worker.engine.takeover._fence", fence),
         patch("worker.engine.tasks.fence_earlier", fence_earlier),
         patch("worker.engine.reprocess.fence_earlier", fence_earlier),
@@ -216,7 +216,7 @@ def a_release_overtakes_the_round_on_its_way() -> Iterator[None]:
     real = TaskManager._revoke
 
     async def revoke(tasks: TaskManager, numbers: Sequence[int]) -> None:
-        tasks.before_release = _nothing
+        tasks.before_giving_up = _nothing
         await real(tasks, numbers)
 
     with patch.object(TaskManager, "_revoke", revoke):
@@ -231,7 +231,7 @@ def a_release_in_the_round_on_its_way() -> Iterator[None]:
 
     async def revoke(tasks: TaskManager, numbers: Sequence[int]) -> None:
         if tasks.session is not None:
-            released[tasks.session] = tasks.release(numbers)
+            released[tasks.session] = tasks.tombstones(numbers)
         await real_revoke(tasks, numbers)
 
     async def commit(session: Session, messages: Sequence[ProducerRecord], offsets: Any) -> Any:
@@ -255,7 +255,7 @@ def a_release_with_a_reset() -> Iterator[None]:
 
     async def commit(session: Session, messages: Sequence[ProducerRecord], offsets: Any) -> Any:
         some = [
-            release_record(session._names, m.partition or 0, session.owner)
+            owner_tombstone(session._names, m.partition or 0, session.owner)
             if m.topic == "the owner"
             else m
             for m in messages

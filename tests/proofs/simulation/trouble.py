@@ -15,7 +15,7 @@ from tests.proofs.simulation.promises import Promises
 from tests.proofs.simulation.upstream import Upstream
 from tests.proofs.simulation.weather import Conditions, SeededNetwork
 from worker.engine.reprocess import reprocess
-from worker.engine.takeover import RELEASE_SECONDS
+from worker.engine.takeover import GIVE_UP_SECONDS
 from worker.errors import BuddyError
 
 _RECREATED: Final = (*2 * ("users", "matches"), "checkins", "events", "claims", "grants")
@@ -111,7 +111,7 @@ class Trouble:
         if self._dice.random() < ambushes:
             # At any moment until it is done; or when it fences whom it has waited for.
             early, late = 0.2 + self._dice.random(), 1 + self._dice.random() * 0.5
-            wait = RELEASE_SECONDS * self._dice.choice((early, late))
+            wait = GIVE_UP_SECONDS * self._dice.choice((early, late))
             self._conditions.later(wait, lambda: self._ambush(transaction.origin))
 
     def _ambush(self, origin: object) -> None:

@@ -9,7 +9,7 @@ from worker.core.addresses import ReservationRequest
 from worker.core.internal import read_request
 from worker.core.known import address_digest
 from worker.core.round import Round, TaskBatch
-from worker.core.topics import CLAIMS
+from worker.core.topics import REQUESTS
 from worker.stream import Partition
 
 
@@ -54,7 +54,7 @@ def test_of_two_users_with_one_address_in_two_tasks_at_once_one_has_it(owner: in
 
 
 def claims(world: World, owner: int) -> int:
-    log = world.inputs[Partition(world.names.input(CLAIMS), owner)]
+    log = world.inputs[Partition(world.names.input(REQUESTS), owner)]
     return sum(
         isinstance(read_request(m.value, owner, world.count), ReservationRequest) for m in log
     )
@@ -298,7 +298,7 @@ def sync_of(world: World, number: int = 0) -> bool:
     """Whether the next batch of a task has to be synchronised."""
     task = world.tasks[number]
     batch = TaskBatch(*world._read(task, None))
-    return Round({number: task}, {number: batch}, world.recent(number)).needs_synchronised(
+    return Round({number: task}, {number: batch}, world.recent(number)).needs_current_index(
         world.moment
     )
 

@@ -18,7 +18,7 @@ from tests.unit.core.histories_kit import Step, histories, run
 from tests.unit.core.records_kit import DECODERS, LATEST, Drawn, any_values, good_records
 from tests.unit.core_kit import World, good, to_json, uid
 from worker.core.columns import ColumnDecoder
-from worker.core.decode import Decoded, Invalid, Outcome, RecordDecoder, latest_moment
+from worker.core.decode import Decoded, DecodeResult, Invalid, RecordDecoder, latest_moment
 from worker.core.keys import id_bytes, ids_of
 from worker.core.rules import are_uuids, odd_uuids, read_uuid
 from worker.core.task_round import TaskRound
@@ -54,7 +54,7 @@ def sent(draw: st.DrawFn) -> Sent:
     return Sent(entity.name, draw(st.sampled_from([value, value, value, None])), key, arrival)
 
 
-def both_ways(batch: Sequence[Sent]) -> tuple[list[Outcome], list[Outcome]]:
+def both_ways(batch: Sequence[Sent]) -> tuple[list[DecodeResult], list[DecodeResult]]:
     """The outcomes of messages of one entity: as a batch, and one by one."""
     columns = COLUMNS[batch[0].entity]
     _, values, keys, arrivals = map(list, zip(*batch, strict=True))

@@ -23,7 +23,7 @@ from worker.core.outbox import Tally
 from worker.core.recent import RecentRows
 from worker.core.round import Round, TaskBatch
 from worker.core.task import Task
-from worker.core.topics import INPUTS
+from worker.core.topics import TASK_INPUTS
 from worker.stream import Message
 
 CRASHES: list[Crash] = ["before commit", "after commit"]
@@ -257,7 +257,7 @@ def test_the_progress_of_any_number_of_held_records_fits_into_its_topic() -> Non
     task = world.tasks[0] = Task(0, msgspec.structs.replace(world.rules, rejection_limit=limit))
     first = 10**15  # as long as they get, and each read at a moment of its own
     nothing, recent = IndexDelta([], []), RecentRows(world.index)
-    for name in INPUTS:
+    for name in TASK_INPUTS:
         task.reading.next[name] = first
     topic = world.names.input("milestones")
     for offset in range(first, first + 1_800):

@@ -32,7 +32,7 @@ from worker.core.internal import (
 from worker.core.parked import Envelope
 from worker.core.reading import offset_of, ordinal_of
 from worker.core.task import Task
-from worker.core.topics import INPUTS, Names
+from worker.core.topics import TASK_INPUTS, Names
 from worker.stream import Partition
 
 TASKS = 3
@@ -84,7 +84,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 def names_to(values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    return st.dictionaries(st.sampled_from([*INPUTS, "x"]), values, max_size=3)
+    return st.dictionaries(st.sampled_from([*TASK_INPUTS, "x"]), values, max_size=3)
 
 
 absurd = st.one_of(
@@ -137,7 +137,7 @@ def test_a_task_goes_on_beside_whatever_is_left_in_its_topics(
     task = world.tasks[1] = Task(1, world.rules)
     kept = saved(world.rules, 1, was, rows, {ADDRESS.hex().encode(): granted})
     task.restore(kept, world.moment)
-    task.begin(world.identities, dict.fromkeys(INPUTS, FIRST_OFFSET))
+    task.compare_topics(world.identities, dict.fromkeys(TASK_INPUTS, FIRST_OFFSET))
     for name in ("claims", "grants"):
         for note in notes:
             world._append(Partition(world.names.input(name), 1), NOW, b"", note, ())

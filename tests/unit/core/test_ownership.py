@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from worker.core.ownership import (
     earlier_writer_name,
+    owner_record,
+    owner_tombstone,
     owners_before,
-    release_record,
-    take_over_record,
     writer_name,
 )
 from worker.core.topics import Names
@@ -37,7 +37,7 @@ garbage = st.tuples(
 
 def written(said: Said) -> tuple[bytes | None, bytes | None]:
     owner, takes_over = said
-    message = (take_over_record if takes_over else release_record)(NAMES, TASK, owner)
+    message = (owner_record if takes_over else owner_tombstone)(NAMES, TASK, owner)
     assert (message.topic, message.partition) == (NAMES.owners, TASK)
     return message.key, message.value
 

@@ -13,7 +13,7 @@ from worker.core.known import IndexDelta
 from worker.core.recent import RecentRows
 from worker.core.round import Decision, Round, TaskBatch
 from worker.core.task import Task
-from worker.core.topics import INPUTS
+from worker.core.topics import TASK_INPUTS
 
 
 def kinds(world: World, source: str) -> list[str]:
@@ -61,7 +61,7 @@ def test_the_same_topic_is_not_read_again() -> None:
 
 def test_a_broker_without_identities_recreates_nothing() -> None:
     world = World()
-    world.identities = dict.fromkeys(INPUTS, "")
+    world.identities = dict.fromkeys(TASK_INPUTS, "")
     world.send("users", good("users", 1))
     world.settle()
     world.tasks = [world.restored(0)]
@@ -246,7 +246,7 @@ def test_where_the_log_has_a_hole_addresses_are_asked_for_again() -> None:
     progress = {b"0": world.progress[0][-1]}
     kept = core_kit.saved(world.rules, 0, progress, world.parked[0], {})
     task.restore(msgspec.structs.replace(kept, doubtful=True), world.moment)
-    task.begin(world.identities, dict.fromkeys(INPUTS, FIRST_OFFSET))
+    task.compare_topics(world.identities, dict.fromkeys(TASK_INPUTS, FIRST_OFFSET))
     decision = alone(world, task, TaskBatch([], {}))
     asked = [m for m in decision.outputs if m.topic == world.names.claims]
     assert len(asked) == len(world.parked[0]) > 0
@@ -263,8 +263,8 @@ def test_other_topics_that_were_created_anew_are_noticed_by_the_progress_alone()
         "internal.owners": "g",
     }
     task = Task(0, world.rules)
-    starts = dict.fromkeys(INPUTS, 0)
-    assert task.begin(world.identities, starts, first).others == ()
+    starts = dict.fromkeys(TASK_INPUTS, 0)
+    assert task.compare_topics(world.identities, starts, first).others == ()
     world.send("users", good("users", 1))
     decision = alone(world, task, TaskBatch(*world._read(world.tasks[0], None)))
     value = next(m.value for m in decision.outputs if m.topic == world.names.progress)
@@ -277,7 +277,7 @@ def test_other_topics_that_were_created_anew_are_noticed_by_the_progress_alone()
         "internal.granted",
         "internal.owners",
     )
-    missed = again.begin(world.identities, starts, first | dict.fromkeys(anew, "f"))
+    missed = again.compare_topics(world.identities, starts, first | dict.fromkeys(anew, "f"))
     assert missed.others == anew
     assert again.books.incidents["accepted_recreated"] == 1
     assert again.books.incidents["rejected_recreated"] == 1

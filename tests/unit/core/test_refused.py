@@ -44,7 +44,7 @@ def test_a_record_whose_outcome_is_refused_is_rejected_with_fewer_words_each_tim
         task = world.tasks[0]
         sent = world.send("users", good("users", 1), headers=(("trace", b"x" * 900),))
         other = world.send("users", good("users", 2))
-        task.unwritable = {("users", 3): refusals}
+        task.commit_refusals = {("users", 3): refusals}
         tally = world.round()[0].tally
         outcome = world.outcome(sent)
         assert outcome is not None
@@ -62,7 +62,7 @@ def test_a_parked_record_whose_outcome_is_refused_is_rejected_when_restored() ->
     sent = world.send("milestones", good("milestones", 5))
     behind = world.send("milestones", good("milestones", 5, points=7))
     world.round()
-    world.unwritable = {("milestones", 3): 1}
+    world.commit_refusals = {("milestones", 3): 1}
     world.tasks[0] = world.restored(0)
     world.round()
     assert (world.kind(sent), world.kind(behind)) == ("rejected", "open")
@@ -80,7 +80,7 @@ def test_a_refused_user_is_rejected_in_the_first_decision_though_that_is_full() 
     world.now += 10
     user = world.send("users", good("users", 1, email=owned(1, 2)), partition=0)
     world.round()
-    world.unwritable = {("milestones", 3): 1, ("users", 3): 1}
+    world.commit_refusals = {("milestones", 3): 1, ("users", 3): 1}
     world.rules = msgspec.structs.replace(world.rules, decision_bytes=1)
     world.tasks[0] = world.restored(0)
     world.round()

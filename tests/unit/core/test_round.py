@@ -24,7 +24,7 @@ from worker.core.restoring import SavedState
 from worker.core.round import Decision, Round, TaskBatch
 from worker.core.task import GRANT_PATIENCE_MS, Task
 from worker.core.task_settings import TaskSettings
-from worker.core.topics import INPUTS, Names
+from worker.core.topics import TASK_INPUTS, Names
 from worker.index.memory import MemoryIndex
 from worker.stream import Message, Partition, ProducerRecord
 
@@ -48,7 +48,7 @@ class Worker:
         self._batches: dict[int, list[Message]] = {number: [] for number in self.tasks}
         for task in self.tasks.values():
             task.restore(SavedState(None, (), ()), self.now)
-            task.begin(dict.fromkeys(INPUTS, "one"), dict.fromkeys(INPUTS, 0))
+            task.compare_topics(dict.fromkeys(TASK_INPUTS, "one"), dict.fromkeys(TASK_INPUTS, 0))
         self.round()
 
     def send(self, task: int, entity: str, record: dict[str, Any] | None, key: str = "") -> str:
@@ -70,7 +70,7 @@ class Worker:
             for number, messages in self._batches.items()
         }
         one = Round(self.tasks, batches, self.recent)
-        synchronised = one.needs_synchronised(self.now)
+        synchronised = one.needs_current_index(self.now)
         decision = one.decide(IndexDelta([], []), self.now, synchronised=synchronised)
         self._batches = {number: [] for number in self.tasks}
         self.said += decision.outputs
@@ -96,7 +96,7 @@ class Worker:
         return [_worded(found.get(one)) for one in coordinates]
 
     def _positions(self, number: int) -> dict[str, int]:
-        return {name: self._ends[Partition(NAMES.input(name), number)] for name in INPUTS}
+        return {name: self._ends[Partition(NAMES.input(name), number)] for name in TASK_INPUTS}
 
 
 def _worded(outcome: Outcome | None) -> str:
@@ -267,7 +267,7 @@ def test_a_record_that_has_asked_before_waits_for_its_reply_though_the_owner_run
         TaskSettings(names=NAMES, tasks=TASKS), 0, _row(progress), _row(copy), {}
     )
     worker.tasks[0].restore(saved, worker.now)
-    worker.tasks[0].begin(dict.fromkeys(INPUTS, "one"), dict.fromkeys(INPUTS, 0))
+    worker.tasks[0].compare_topics(dict.fromkeys(TASK_INPUTS, "one"), dict.fromkeys(TASK_INPUTS, 0))
     second = worker.round().outputs
     assert not [m for m in second if ".accepted." in m.topic]
     (again,) = [m for m in second if m.topic == NAMES.claims]

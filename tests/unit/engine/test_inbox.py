@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from worker.core.pressure import weight
 from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
-from worker.core.topics import INPUTS, Names
+from worker.core.topics import TASK_INPUTS, Names
 from worker.engine.tasks import TaskHandle
 from worker.stream import Message
 
@@ -21,7 +21,7 @@ moments = st.integers(0, 9)
 
 
 def inbox(messages: list[Message]) -> TaskHandle:
-    owned = TaskHandle(Task(0, TaskSettings(names=NAMES)), dict.fromkeys(INPUTS, 0))
+    owned = TaskHandle(Task(0, TaskSettings(names=NAMES)), dict.fromkeys(TASK_INPUTS, 0))
     for message in messages:
         owned.put([message])
     return owned
@@ -48,7 +48,7 @@ def test_what_arrived_up_to_the_limits_is_taken_and_the_rest_stays(
     taken = owned.take(limits)
     late = [m for m in messages if m.timestamp > limits.get(owned.task.inputs[m.topic], 9)]
     assert owned.waiting() == len(late) == len(messages) - len(taken)
-    for name in INPUTS:
+    for name in TASK_INPUTS:
         there, left = offsets(messages, name), offsets(late, name)
         assert offsets(taken, name) == [offset for offset in there if offset not in left]
         assert owned.inbox_bytes[name] == sum(
@@ -66,16 +66,16 @@ def test_the_order_of_an_input_is_kept_whatever_a_producers_clock_says(
     messages = read(arrivals)
     owned = inbox(messages)
     taken = [message for limits in [*steps, {}] for message in owned.take(limits)]
-    for name in INPUTS:
+    for name in TASK_INPUTS:
         assert offsets(taken, name) == offsets(messages, name)
 
 
 def test_up_to_where_users_and_matches_are_judged() -> None:
     owned = inbox(read([("users", 3), ("users", 5), ("users", 8), ("matches", 2), ("events", 9)]))
-    assert owned.watermarks() == {"users": 2, "matches": 1}
+    assert owned.taken_until() == {"users": 2, "matches": 1}
     owned.take({"users": 5})
-    assert owned.watermarks() == {"users": 7, "matches": 2}, (
+    assert owned.taken_until() == {"users": 7, "matches": 2}, (
         "more may come of a moment that is not over"
     )
     owned.take({})
-    assert owned.watermarks() == {"users": 8, "matches": 2}
+    assert owned.taken_until() == {"users": 8, "matches": 2}

@@ -17,7 +17,7 @@ from tests.unit.export_kit import HOSTILE
 from tests.unit.files.excel_kit import DATE, DURATION, OWN_DATE, PERCENT, TEXT, excel, row, strings
 from worker.errors import UsageError
 from worker.exports.formats.xlsx_text import to_xml
-from worker.files import FileRecord, in_entity_order, source
+from worker.files import FileRecord, in_entity_order, input_file
 from worker.files.workbook import read_workbook
 from worker.files.xlsx.cells import EPOCH_1900, CellReader, number_text
 from worker.files.xlsx.rows import read_rows
@@ -303,7 +303,7 @@ def test_sheets_out_of_order_are_judged_in_the_order_of_entities(tmp_path: Path)
         "Users": strings(1, "id") + strings(2, "b"),
     }
     lines: list[str] = []
-    one = source(excel(tmp_path / "x.xlsx", sheets), None)
+    one = input_file(excel(tmp_path / "x.xlsx", sheets), None)
     found = in_entity_order([one], notice=lines.append)
     assert [record.entity for record in found] == ["users", "feedback"]
     assert any("no column email, first_name" in line for line in lines)

@@ -11,7 +11,7 @@ from schemas import ENTITIES
 from tests.unit.export_kit import export_to, feedback, user
 from worker.errors import UsageError
 from worker.exports.layout import Format
-from worker.files import InputFile, expand, in_entity_order, read, source
+from worker.files import InputFile, expand, in_entity_order, input_file, read
 
 TABLES = {"users": [user()], "feedback": [feedback()]}
 FEEDBACK = ",".join(column.name for column in ENTITIES["feedback"].columns)
@@ -58,7 +58,7 @@ def test_a_file_is_told_by_its_name(
     content = {"users.json.gz": '{"id": 1}', "buddy_export_2025-11-22.json": "{}"}.get(
         name, FEEDBACK
     )
-    found = source(put(tmp_path / name, content), entity)
+    found = input_file(put(tmp_path / name, content), entity)
     assert (found.entity, found.format) == expected
 
 
@@ -124,7 +124,7 @@ def test_what_cannot_be_told_is_one_line(
 def test_what_a_json_document_says_of_itself(
     tmp_path: Path, name: str, text: str, entity: str | None, expected: str | None
 ) -> None:
-    found = source(put(tmp_path / name, text), entity)
+    found = input_file(put(tmp_path / name, text), entity)
     assert (found.entity, found.format) == (expected, "json")
 
 

@@ -25,7 +25,7 @@ from tests.unit.sink_kit import (
 from worker.sink.selection import ids
 from worker.sink.selection.ids import Ids
 from worker.sink.selection.plan import Days, Reason, Selection
-from worker.sink.selection.spool import AbandonedError, Caller, LineFile, spool
+from worker.sink.selection.spool import AbandonedError, LineFile, Waiter, spool
 
 HISTORY: list[Change] = [
     ("users", *user(1, joined_at="2020-01-01T00:00:00Z")),
@@ -111,7 +111,7 @@ def test_nobody_waits_any_more(tmp_path: Path) -> None:
     snapshot = world.store.snapshot()
     with pytest.raises(AbandonedError):
         spool(
-            snapshot, Selection(KINDS), tmp_path, Caller(lambda _done, _total: None, lambda: True)
+            snapshot, Selection(KINDS), tmp_path, Waiter(lambda _done, _total: None, lambda: True)
         )
     world.store.close()
 

@@ -20,7 +20,7 @@ from worker.core.topics import Names
 from worker.errors import StateError
 from worker.sink.store import opening, rocks
 from worker.sink.store.row_store import RowStore
-from worker.sink.store.snapshot import COORDINATE
+from worker.sink.store.snapshot import ROW_HEADER
 from worker.stream import Message, Partition
 
 USERS = Partition(NAMES.accepted("users"), 0)
@@ -86,7 +86,7 @@ def test_an_identical_repeat_changes_nothing_but_the_position(opened: RowStore) 
     applied = opened.apply([message("users", 5, key, row)], {})
     assert (applied.changed, applied.repeats) == (0, 1)
     assert _stored(opened, key) == before
-    assert COORDINATE.unpack(before[: COORDINATE.size]) == (0, 0, 1_000)
+    assert ROW_HEADER.unpack(before[: ROW_HEADER.size]) == (0, 0, 1_000)
     assert opened.positions() == {USERS: 6}
 
 

@@ -23,7 +23,7 @@ from worker.core.topics import Names
 from worker.errors import StateLost
 from worker.exports.manifest import Cut
 from worker.sink.judged import wait_until_judged
-from worker.sink.selection.plan import STAGES
+from worker.sink.selection.plan import LEVELS
 from worker.sink.store.consume import Consumer
 from worker.sink.store.row_store import RowStore
 from worker.sink.store.snapshot import Snapshot
@@ -46,7 +46,7 @@ class CutSource(msgspec.Struct, frozen=True):
     """Called for each garbage message in the project's own topics."""
 
 
-class Taken(msgspec.Struct, frozen=True):
+class TakenCut(msgspec.Struct, frozen=True):
     """A cut, taken at `moment` (milliseconds since 1970); close the snapshot after use.
 
     `pending` counts the offsets not judged in time, by entity and input partition.
@@ -58,7 +58,7 @@ class Taken(msgspec.Struct, frozen=True):
     moment: int
 
 
-async def take_cut(source: CutSource, patience: float, report: Report) -> Taken:
+async def take_cut(source: CutSource, patience: float, report: Report) -> TakenCut:
     """Take a cut of all records that are in the inputs now.
 
     After `patience` seconds without progress on the verdicts, the cut is taken without the pending
@@ -75,8 +75,8 @@ async def take_cut(source: CutSource, patience: float, report: Report) -> Taken:
     )
     consumer = source.consumer
     try:
-        for stage in STAGES:
-            await consumer.hold(stage, patience, lambda done, total: report("read", done, total))
+        for level in LEVELS:
+            await consumer.hold(level, patience, lambda done, total: report("read", done, total))
         await asyncio.to_thread(source.store.mark_current, asked)
         moment = source.clock()
         snapshot = await asyncio.to_thread(source.store.snapshot)
@@ -91,7 +91,7 @@ async def take_cut(source: CutSource, patience: float, report: Report) -> Taken:
         accepted=_by_entity(source.names, snapshot.positions),
         judged=_by_entity(source.names, verdicts.judged),
     )
-    return Taken(snapshot, cut, _by_entity(source.names, verdicts.pending), moment)
+    return TakenCut(snapshot, cut, _by_entity(source.names, verdicts.pending), moment)
 
 
 def _by_entity(names: Names, offsets: Mapping[Partition, int]) -> dict[str, dict[int, int]]:

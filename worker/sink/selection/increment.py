@@ -1,7 +1,7 @@
 """Writes the rows of an incremental export: as `spool`, but compared with the delivered rows.
 
 Blocking: call it in a thread. Memory is bounded as in `spool`. Deletions are in the order of
-`STAGES`, referring entities first, so a reader that applies them line by line breaks no reference.
+`LEVELS`, referring entities first, so a reader that applies them line by line breaks no reference.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from worker.sink.selection.bookmarks import Draft, Generation
 from worker.sink.selection.compare import ComparedRow, Gone, compare
 from worker.sink.selection.ids import Ids
 from worker.sink.selection.plan import Ascending, Picked, Picker, Reason, ReferenceReader, Selection
-from worker.sink.selection.spool import Caller, LineFile, Pass, Spooled
+from worker.sink.selection.spool import LineFile, Pass, Spooled, Waiter
 from worker.sink.store.rows import REFERRED
 from worker.sink.store.snapshot import Snapshot
 
@@ -54,7 +54,7 @@ def spool_increment(
     snapshot: Snapshot,
     selection: Selection,
     directory: Path,
-    caller: Caller,
+    waiter: Waiter,
     draft: Draft,
     base: Generation | None,
 ) -> Increment:
@@ -63,7 +63,7 @@ def spool_increment(
     Notes in `draft` every row that counts as delivered after this export, and seals it. Also
     raises `BaseDamagedError`.
     """
-    writing = _Writing(snapshot, selection, directory, caller, draft, base)
+    writing = _Writing(snapshot, selection, directory, waiter, draft, base)
     found = {entity: writing.entity(entity) for entity in selection.in_stages()}
     picked = {entity: found[entity] for entity in selection.entities}
     totals = {entity: one.rows for entity, one in picked.items()}
@@ -92,7 +92,7 @@ class _Writing:
         snapshot: Snapshot,
         selection: Selection,
         directory: Path,
-        caller: Caller,
+        waiter: Waiter,
         draft: Draft,
         base: Generation | None,
     ) -> None:
@@ -103,7 +103,7 @@ class _Writing:
         self.into_base: Counter[str] = Counter()
         self._snapshot = snapshot
         self._directory = directory
-        self._caller = caller
+        self._waiter = waiter
         self._draft = draft
         self._base = base
         self._pass = Pass(snapshot, selection, directory)
@@ -139,7 +139,7 @@ class _Writing:
         for keys, block in self._snapshot.keyed_blocks(entity):
             yield from zip(keys, block, picker.pick(block), strict=True)
             self._done += len(block)
-            self._caller.report(self._done, self._total)
+            self._waiter.report(self._done, self._total)
 
     def _delivered(self, entity: str) -> Iterator[tuple[bytes, bytes]]:
         if self._base is None:

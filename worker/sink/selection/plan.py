@@ -7,7 +7,7 @@ a match stay as well, counted under their own reason. So a reader of the manifes
 every match_id.
 
 With a date range, a row in the range pulls in the rows that it refers to. So entities are processed
-in `STAGES`, referring entities first: all ids pulled into an entity are known before its turn.
+in `LEVELS`, referring entities first: all ids pulled into an entity are known before its turn.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from worker.core.keys import id_bytes
 from worker.sink.store.rows import REFERRED
 
 
-def _stages() -> tuple[tuple[str, ...], ...]:
+def _levels() -> tuple[tuple[str, ...], ...]:
     levels: dict[str, int] = {}
 
     def level(name: str) -> int:
@@ -35,12 +35,12 @@ def _stages() -> tuple[tuple[str, ...], ...]:
     for name in ENTITIES:
         levels[name] = level(name)
     return tuple(
-        tuple(name for name in ENTITIES if levels[name] == stage)
-        for stage in sorted(set(levels.values()), reverse=True)
+        tuple(name for name in ENTITIES if levels[name] == level)
+        for level in sorted(set(levels.values()), reverse=True)
     )
 
 
-STAGES: Final = _stages()
+LEVELS: Final = _levels()
 """The entities, each before those that it refers to: all others, then matches, then users."""
 
 
@@ -81,7 +81,7 @@ class Selection(msgspec.Struct, frozen=True):
 
     def in_stages(self) -> list[str]:
         """The selected entities in the order of processing."""
-        return [name for stage in STAGES for name in stage if name in self.entities]
+        return [name for level in LEVELS for name in level if name in self.entities]
 
 
 class Picked(msgspec.Struct, frozen=True):

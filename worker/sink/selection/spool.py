@@ -42,8 +42,8 @@ class AbandonedError(Exception):
     """Nobody waits for the export any more. Never leaves the sink."""
 
 
-class Caller(msgspec.Struct, frozen=True):
-    """The waiting caller: `advance` gets (rows done, in total); `abandoned`: it has given up."""
+class Waiter(msgspec.Struct, frozen=True):
+    """Who waits for the rows. `advance` gets (rows done, in total); `abandoned`: nobody waits."""
 
     advance: Callable[[int, int], None]
     abandoned: Callable[[], bool]
@@ -55,7 +55,7 @@ class Caller(msgspec.Struct, frozen=True):
         self.advance(done, total)
 
 
-def spool(snapshot: Snapshot, selection: Selection, directory: Path, caller: Caller) -> Spooled:
+def spool(snapshot: Snapshot, selection: Selection, directory: Path, waiter: Waiter) -> Spooled:
     """Write the rows that belong in an export to files in `directory`, in the store's order.
 
     Raises `StateError`, and `AbandonedError` soon after nobody waits for the export any more.
@@ -72,7 +72,7 @@ def spool(snapshot: Snapshot, selection: Selection, directory: Path, caller: Cal
             for block in snapshot.blocks(entity):
                 file.write(kept(block, picker.pick(block)))
                 done += len(block)
-                caller.report(done, total)
+                waiter.report(done, total)
         picked[entity] = picker.picked()
     picked = {entity: picked[entity] for entity in selection.entities}
     return Spooled(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from worker.accepted import Foreign, Refused, Split, read_rows, source_partition
+from worker.accepted import Foreign, ForeignMessage, Split, read_rows, source_partition
 from worker.index.tails import Tail
 from worker.sink.store.rows import Referring
 from worker.sink.store.snapshot import ROW
@@ -34,7 +34,7 @@ class RowChanges:
         positions: Mapping[Partition, int],
     ) -> None:
         self.latest: dict[bytes, tuple[Message, bytes, Referring]] = {}
-        self.refused: list[Refused] = []
+        self.refused: list[ForeignMessage] = []
         self.split: dict[tuple[str, int, int], Split] = {}
         self.next: dict[Partition, int] = {}
         self.tails: dict[Partition, Tail] = {}
@@ -53,7 +53,7 @@ class RowChanges:
             kind, prefix = self._kinds[topic], self._keys[topic]
             for message, row in found:
                 if isinstance(row, Foreign):
-                    self.refused.append(Refused(message, row))
+                    self.refused.append(ForeignMessage(message, row))
                     continue
                 key = prefix + (message.key or b"")
                 overtaken = self.latest.pop(key, None)

@@ -29,7 +29,7 @@ import msgspec
 from rocksdict import Rdict, WriteBatch
 
 from schemas import ENTITIES
-from worker.accepted import Refused, Split, count_partitions, source_partition
+from worker.accepted import ForeignMessage, Split, count_partitions, source_partition
 from worker.core.keys import id_bytes
 from worker.core.topics import Names
 from worker.errors import StateError, StateLost
@@ -49,7 +49,7 @@ from worker.sink.store.opening import (
     replace_database,
 )
 from worker.sink.store.rows import Referring
-from worker.sink.store.snapshot import COORDINATE, ID, SNAPSHOTS, Snapshot
+from worker.sink.store.snapshot import ID, ROW_HEADER, SNAPSHOTS, Snapshot
 from worker.stream import Message, Partition
 
 _ASIDE: Final = b"xp"
@@ -62,7 +62,7 @@ class Applied(msgspec.Struct, frozen=True):
     deleted: int = 0
     repeats: int = 0
     skipped: int = 0
-    refused: tuple[Refused, ...] = ()
+    refused: tuple[ForeignMessage, ...] = ()
     """The foreign messages, which were set aside."""
     split: tuple[Split, ...] = ()
     """The versions of a key from another input partition than the version before."""
@@ -76,7 +76,7 @@ class RowStore:
         self.directory = directory
         self.damaged: str | None = None
         """One line about damage that was found; the store must then be wiped."""
-        self._kinds = {names.accepted(e.name): Referring(e) for e in ENTITIES.values()}
+        self._referring = {names.accepted(e.name): Referring(e) for e in ENTITIES.values()}
         self._tags = {names.accepted(name): i.to_bytes() for i, name in enumerate(ENTITIES)}
         self._made_for = made_for_names(names)
         self._lock = threading.RLock()
@@ -109,7 +109,7 @@ class RowStore:
     def saved(self) -> SavedIndex:
         """The saved state that `freshness.reason_to_rebuild` judges."""
         with self._lock:
-            held = {p: o for p, o in self._content.positions.items() if p.topic in self._kinds}
+            held = {p: o for p, o in self._content.positions.items() if p.topic in self._referring}
             tails = {
                 partition: tail
                 for partition, tail in self._content.tails.items()
@@ -152,13 +152,17 @@ class RowStore:
 
     def snapshot(self) -> Snapshot:
         """The store as it is between two batches, without later ones; close it after use."""
-        room = self.directory / SNAPSHOTS / uuid4().hex
-        rocks.make_directory(room.parent)
+        directory = self.directory / SNAPSHOTS / uuid4().hex
+        rocks.make_directory(directory.parent)
         with self._lock, self._guard():
-            positions = {p: o for p, o in self._content.positions.items() if p.topic in self._kinds}
-            frozen = rocks.freeze(self._opened(), room)
+            positions = {
+                p: o for p, o in self._content.positions.items() if p.topic in self._referring
+            }
+            frozen = rocks.freeze(self._opened(), directory)
             counts = self.counts()
-            taken = Snapshot(self.directory, frozen, room, positions, counts, self._note_damage)
+            taken = Snapshot(
+                self.directory, frozen, directory, positions, counts, self._note_damage
+            )
             self._snapshots.add(taken)
             return taken
 
@@ -185,15 +189,17 @@ class RowStore:
         `identities` are those of their topics. Raises `StateError`, and has then changed nothing.
         """
         with self._lock:
-            work = RowChanges(self._kinds, self._tags, self._content.positions)
-            work.read(messages, count_partitions(positions))
+            changes = RowChanges(self._referring, self._tags, self._content.positions)
+            changes.read(messages, count_partitions(positions))
             for partition, offset in positions.items():
-                work.next[partition] = max(offset, work.next.get(partition, 0))
+                changes.next[partition] = max(offset, changes.next.get(partition, 0))
             batch = WriteBatch(raw_mode=True)
-            rows = self._stage(batch, work)
-            work.tails = extended(self._content.tails, self._content.positions, messages, positions)
+            rows = self._add_changes(batch, changes)
+            changes.tails = extended(
+                self._content.tails, self._content.positions, messages, positions
+            )
             return self._write(
-                batch, work, rows, dict(identities or self._content.state.identities)
+                batch, changes, rows, dict(identities or self._content.state.identities)
             )
 
     def mark_current(self, moment: int) -> None:
@@ -255,49 +261,55 @@ class RowStore:
     def _note_damage(self, what: str) -> None:
         self.damaged = what
 
-    def _stage(self, batch: WriteBatch, work: RowChanges) -> dict[str, int]:
+    def _add_changes(self, batch: WriteBatch, changes: RowChanges) -> dict[str, int]:
         """Add the real changes to the batch; return by entity the change in the number of rows."""
         added: dict[str, int] = {}
-        if not work.latest:
+        if not changes.latest:
             return added
         with self._guard():
-            stored = self._opened().get(list(work.latest)) or []
-        for (key, (message, users, kind)), before in zip(work.latest.items(), stored, strict=True):
+            stored = self._opened().get(list(changes.latest)) or []
+        for (key, (message, users, kind)), before in zip(
+            changes.latest.items(), stored, strict=True
+        ):
             value, name = message.value, kind.entity.name
-            if value == (None if before is None else before[COORDINATE.size :]):
-                work.repeats += 1
+            if value == (None if before is None else before[ROW_HEADER.size :]):
+                changes.repeats += 1
                 continue
             if before is not None:
-                work.compare(COORDINATE.unpack_from(before)[0], message)
+                changes.compare(ROW_HEADER.unpack_from(before)[0], message)
             id_key = ID + key[1:2] + id_bytes(key[2:].decode()) if kind.referred else None
             if value is None:
                 del batch[key]
                 if id_key is not None:
                     del batch[id_key]
-                work.deleted += 1
+                changes.deleted += 1
                 added[name] = added.get(name, 0) - 1
                 continue
-            at = COORDINATE.pack(source_partition(message), message.offset, message.timestamp)
+            at = ROW_HEADER.pack(source_partition(message), message.offset, message.timestamp)
             batch[key] = at + value
             if id_key is not None and (before is None or users):
                 batch[id_key] = users
-            work.changed += 1
+            changes.changed += 1
             if before is None:
                 added[name] = added.get(name, 0) + 1
         return added
 
     def _write(
-        self, batch: WriteBatch, work: RowChanges, rows: dict[str, int], identities: dict[str, str]
+        self,
+        batch: WriteBatch,
+        changes: RowChanges,
+        rows: dict[str, int],
+        identities: dict[str, str],
     ) -> Applied:
-        moved = {p: o for p, o in work.next.items() if o > self._content.positions.get(p, -1)}
-        if moved or work.tails or not batch.is_empty():
-            saved_positions.stage(batch, moved, work.tails)
+        moved = {p: o for p, o in changes.next.items() if o > self._content.positions.get(p, -1)}
+        if moved or changes.tails or not batch.is_empty():
+            saved_positions.stage(batch, moved, changes.tails)
             foreign = dict(self._content.state.foreign)
-            for aside in work.aside():
+            for aside in changes.aside():
                 partition = saved_positions.partition_key(Partition(aside.topic, aside.partition))
                 key = _ASIDE + partition + saved_positions.OFFSET.pack(aside.offset)
                 batch[key] = msgspec.msgpack.encode(aside)
-                name = self._kinds[aside.topic].entity.name
+                name = self._referring[aside.topic].entity.name
                 foreign[name] = foreign.get(name, 0) + 1
             counts = dict(self._content.state.rows)
             for name, change in rows.items():
@@ -307,8 +319,8 @@ class RowStore:
             with self._guard():
                 self._opened().write(batch)
             self._content.positions.update(moved)
-            self._content.tails.update(work.tails)
+            self._content.tails.update(changes.tails)
             self._content = self._content._replace(state=state)
-        refused = tuple(work.refused)
-        done = (work.changed, work.deleted, work.repeats, work.skipped)
-        return Applied(*done, refused, tuple(work.split.values()))
+        refused = tuple(changes.refused)
+        done = (changes.changed, changes.deleted, changes.repeats, changes.skipped)
+        return Applied(*done, refused, tuple(changes.split.values()))

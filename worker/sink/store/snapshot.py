@@ -28,7 +28,7 @@ BOOKMARK: Final = b"h"
 """First byte of the key of a bookmark's head; the bookmark's name follows."""
 DELIVERED: Final = b"k"
 """First byte of the key of a delivered row; generation, entity's number and row's key follow."""
-COORDINATE: Final = struct.Struct(">IQq")
+ROW_HEADER: Final = struct.Struct(">IQq")
 """The header of a stored row: the record's input partition, then offset and time (ms) of the
 accepted message."""
 
@@ -73,7 +73,7 @@ class Snapshot:
         with self._guard():
             options = rocks.until(rocks.after(start))
             for value in self._open().values(from_key=start, read_opt=options):
-                row = value[COORDINATE.size :]
+                row = value[ROW_HEADER.size :]
                 block.append(row)
                 held += len(row)
                 if held >= size:
@@ -95,7 +95,7 @@ class Snapshot:
         with self._guard():
             options = rocks.until(rocks.after(start))
             for key, value in self._open().items(from_key=start, read_opt=options):
-                row = value[COORDINATE.size :]
+                row = value[ROW_HEADER.size :]
                 keys.append(cast("bytes", key)[len(start) :])
                 rows.append(row)
                 held += len(row)
