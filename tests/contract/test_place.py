@@ -50,6 +50,7 @@ def test_an_empty_place(place: ExportPlace) -> None:
     assert not place.sealed(ID)
     assert names(place) == []
     assert place.sweep() == []
+    place.check()
 
 
 def test_an_export_is_found_under_its_id_and_can_be_fetched(sink: Sink, tmp_path: Path) -> None:

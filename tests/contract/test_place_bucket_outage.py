@@ -55,6 +55,15 @@ def test_an_outage_at_any_request_fails_no_export(world: World, tmp_path: Path) 
     assert events[:5] == ["export_place_away"] * 4 + ["export_place_back"]
 
 
+def test_a_bucket_that_is_away_is_noticed_without_an_export(world: World) -> None:
+    gate = Gate()
+    place = world.sink_behind(gate, patience=0)
+    place.check()
+    gate.shut_from(0)
+    with pytest.raises(StateError, match="no answer from the server"):
+        place.check()
+
+
 def test_what_an_outage_left_is_removed_by_the_next_sweep(world: World) -> None:
     """Without waiting for a day: it is known whose it is."""
     gate = Gate()

@@ -341,6 +341,28 @@ async def test_exports_that_cannot_be_written_are_told_before_one_is_due(
 
 
 @embedded_only
+async def test_an_idle_sink_tells_that_the_exports_have_gone(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "AGAIN_MS", 20)
+    monkeypatch.setattr(upkeep, "CHECK_MS", 20)
+    expected = f"sink: exports: {sink.exports} was replaced or unmounted while in use"
+    checked, loop, real = asyncio.Event(), asyncio.get_running_loop(), sink.place.check
+
+    def check() -> None:
+        real()
+        loop.call_soon_threadsafe(checked.set)
+
+    monkeypatch.setattr(sink.place, "check", check)
+    async with sink.running():
+        await asyncio.wait_for(checked.wait(), PATIENCE)
+        aside = sink.exports.rename(sink.exports.with_name("aside"))
+        await eventually(lambda: asyncio.sleep(0, sink.reasons()), _holds(expected))
+        aside.rename(sink.exports)
+        await eventually(lambda: asyncio.sleep(0, sink.reasons()), lambda found: not found)
+
+
+@embedded_only
 async def test_without_the_right_to_read_progress_it_tries_ever_more_seldom(
     sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

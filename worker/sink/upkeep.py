@@ -3,14 +3,15 @@
 It also probes the place, so that an unwritable place is reported before the next export is due.
 
 Upkeep runs when this sink becomes active, after each export, and once an hour. After a failure it
-runs every minute, until the place is back. It uses the steady clock, and runs in a task of its own,
-so that an unreachable place delays no request.
+runs every minute, until the place is back. In between it checks the place every 20 s, without
+writing. It uses the steady clock, and runs in a task of its own, so that an unreachable place
+delays no request.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Final
 
@@ -25,6 +26,7 @@ from worker.sink.retention import Keep, Retiring, old_of, to_remove
 EVERY_MS: Final = 3_600_000
 AGAIN_MS: Final = 60_000
 """The interval after a failure, and while exports beyond the limits are still in their grace."""
+CHECK_MS: Final = 20_000
 
 _log = structlog.get_logger(__name__)
 
@@ -43,6 +45,8 @@ class PlaceUpkeep:
         self._retiring = Retiring()
         self._next: int | None = None
         self._swept: int | None = None
+        """When the place was last swept and probed; None if that is due."""
+        self._checked = 0
         self._task: asyncio.Task[None] | None = None
 
     def sweep_soon(self) -> None:
@@ -56,30 +60,44 @@ class PlaceUpkeep:
 
     def run_if_due(self) -> None:
         """Begin a round of upkeep if it is due and none is running."""
-        running = self._task is not None and not self._task.done()
-        if not running and (self._next is None or self._clock.steady() >= self._next):
-            self._next = self._clock.steady() + EVERY_MS
-            self._task = asyncio.create_task(self._tidy())
+        if self._task is not None and not self._task.done():
+            return
+        now = self._clock.steady()
+        if self._next is None or now >= self._next:
+            self._next = now + EVERY_MS
+            self._task = asyncio.create_task(self._run(self._tidy))
+        elif self._swept is not None and now - self._checked >= CHECK_MS:
+            self._task = asyncio.create_task(self._run(self._check))
 
     async def close(self) -> None:
         """Wait for the round in hand. Close the place first, since the round may wait for it."""
         if self._task is not None:
             await asyncio.wait({self._task})
 
-    async def _tidy(self) -> None:
+    async def _run(self, work: Callable[[], Awaitable[bool]]) -> None:
+        """Do a part of the upkeep. If it returns True or fails, the next round comes soon."""
         again = True
         try:
-            await self._sweep()
-            again = self._keep != Keep() and await self._retire()
+            again = await work()
         except BuddyError as error:
             _log.warning("export_upkeep_failed", error=str(error))
             self._tell(str(error))
+            self._swept = None
         except Exception as error:  # noqa: BLE001 -- a defect here never ends the sink
             _log.error("export_upkeep_internal_error", kind=type(error).__name__)
-        else:
-            self._tell(None)
+        self._checked = self._clock.steady()
         if again and self._next is not None:
-            self._next = self._clock.steady() + AGAIN_MS
+            self._next = self._checked + AGAIN_MS
+
+    async def _tidy(self) -> bool:
+        await self._sweep()
+        again = self._keep != Keep() and await self._retire()
+        self._tell(None)
+        return again
+
+    async def _check(self) -> bool:
+        await asyncio.to_thread(self._place.check)
+        return False
 
     async def _sweep(self) -> None:
         now = self._clock.steady()

@@ -7,6 +7,7 @@ import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -315,6 +316,25 @@ def test_a_call_that_hangs_is_told_until_it_returns(
     place.probe()
     assert said == [None, f"the disk of {tmp_path} has not answered for 20 s"]
     assert place.hang() is None
+
+
+def test_a_directory_that_cannot_be_written_is_noticed_without_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = DirectoryPlace(tmp_path)
+    place.check()
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+        with pytest.raises(StateError, match="No space left on device"):
+            place.check()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda *_, **__: False)
+        with pytest.raises(StateError, match="Permission denied"):
+            place.check()
+    assert list(tmp_path.iterdir()) == []
+    tmp_path.rmdir()
+    with pytest.raises(StateError, match="was replaced or unmounted while in use"):
+        place.check()
 
 
 # --- Staging --------------------------------------------------------------------------------------

@@ -153,6 +153,10 @@ class BucketPlace:
     def probe(self) -> None:
         """See `ExportPlace`: nothing to do, since each sweep already writes, and tests more."""
 
+    def check(self) -> None:
+        """See `ExportPlace`."""
+        self._bucket.read(_PROBE)
+
     def sweep(self) -> list[str]:
         """See `ExportPlace`. Also raises `StateError` if the server ignores conditional writes."""
         self._probe()

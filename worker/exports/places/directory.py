@@ -208,6 +208,18 @@ class DirectoryPlace:
         finally:
             trial.discard()
 
+    def check(self) -> None:
+        """See `ExportPlace`. A directory that was never there is no fault: exports create it."""
+        with self._guard():
+            if self._seen is None:
+                return
+            if not os.access(self._root, os.W_OK | os.X_OK, effective_ids=True):
+                readonly = os.statvfs(self._root).f_flag & os.ST_RDONLY
+                code = errno.EROFS if readonly else errno.EACCES
+                raise OSError(code, os.strerror(code))
+            if shutil.disk_usage(self._root).free < _PROBE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def _links(self) -> Iterator[Path]:
         """Links in the place of an export, its manifest, a seal or a leftover."""
         for path in self._entries(self._root):

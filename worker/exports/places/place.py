@@ -121,6 +121,12 @@ class ExportPlace(Protocol):
     def probe(self) -> None:
         """Raise `StateError` if nothing could be written now. Leaves nothing behind."""
 
+    def check(self) -> None:
+        """Raise `StateError` if the place is gone, as far as that can be told without writing.
+
+        Costs a few system calls or one request, so an idle sink can afford it every 20 s.
+        """
+
 
 SEAL_DAYS = 400
 """A slot's export id may be requested again until the next slot. A schedule may be yearly."""
