@@ -8,7 +8,7 @@ from typing import Final
 
 DIRECTORY_MODE: Final = 0o750
 
-_OURS: Final = {"broker", "index", "sink"}
+_OURS: Final = {"broker", "desk", "index", "sink"}
 """The entries of a data directory."""
 
 

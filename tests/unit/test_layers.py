@@ -42,6 +42,7 @@ MAY_IMPORT: Final = {
     "exports": "schemas worker errors private",
     "files": "schemas errors",
     "sink": "schemas stream errors private core clock waiting log brokers accepted ops exports",
+    "desk": "schemas stream errors core brokers",
     "checking": "stream core index files",
     "status": "schemas stream core",
     "message_schemas": "schemas core exports files sink",
@@ -58,7 +59,13 @@ ODD: Final = {
     # The manifest of a finished export says which of its files to read. A package below both,
     # for the manifest alone, would be a new layer.
     ("files", "exports"): {"worker.exports.layout", "worker.exports.manifest"},
-    # The store of the sink is resumed and rebuilt by the same rules as the index.
+    # The stores of desk and sink are resumed and rebuilt by the same rules as the index.
+    ("desk", "index"): {
+        "worker.index.directory",
+        "worker.index.freshness",
+        "worker.index.resuming",
+        "worker.index.tails",
+    },
     ("sink", "index"): {
         "worker.index.freshness",
         "worker.index.resuming",

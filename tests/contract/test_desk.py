@@ -1,0 +1,198 @@
+"""The desk follows rejections and accepted rows of a real broker into its store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.contract.broker_kit import DeleteTopic, Expire, unique
+from tests.contract.helpers import damage_embedded
+from tests.unit.rows_kit import uuid
+from worker.brokers.contract import Broker
+from worker.core.decode import Invalid
+from worker.core.outbox import ACCEPTED_AT_HEADER, SOURCE_HEADER
+from worker.core.rejection import reject, timestamp
+from worker.core.topics import Names, wanted
+from worker.core.violations import Code, Violation
+from worker.desk import follow, queries
+from worker.desk.follow import bring_up_to_date
+from worker.desk.queries import Filter
+from worker.desk.store import RejectionStore
+from worker.errors import DamagedLog, MissingTopic
+from worker.stream import Message, Partition, ProducerRecord
+
+PARTITIONS = 2
+NOW = 1_764_547_200_000
+
+
+class Desk:
+    """A desk on a broker whose topics are made for it; it opens its store anew for each look."""
+
+    def __init__(self, broker: Broker, names: Names, directory: Path) -> None:
+        self.broker, self.names, self.directory = broker, names, directory
+        self.garbage: list[tuple[Partition, int]] = []
+        self._offset = 0
+
+    def rejection(self, entity: str, key: str, code: Code, field: str, **record: str) -> Any:
+        """A rejection as a worker writes it; each is of the next offset of input partition 0."""
+        self._offset += 1
+        found = Violation(code, field, "why", "error")
+        text = ",".join(f'"{name}":"{value}"' for name, value in record.items())
+        source = Message(
+            self.names.input(entity), 0, self._offset, NOW, None, b"{%s}" % text.encode(), ()
+        )
+        value, _ = reject(entity, source, Invalid(key.encode(), (found,)), NOW, 1 << 20)
+        return ProducerRecord(self.names.rejected(entity), key.encode(), value)
+
+    def row(self, entity: str, key: str, value: bytes | None = b"{}") -> ProducerRecord:
+        """A row or deletion, accepted a second after the rejections."""
+        headers = (
+            (SOURCE_HEADER, f"{self.names.input(entity)}/1/0".encode()),
+            (ACCEPTED_AT_HEADER, timestamp(NOW + 1_000).encode()),
+        )
+        return ProducerRecord(self.names.accepted(entity), key.encode(), value, headers)
+
+    async def publish(self, *records: ProducerRecord) -> None:
+        await self.broker.publish(records)
+
+    async def look(self, ask: Callable[[RejectionStore], Any] | None = None) -> Any:
+        """Bring the store up to date; what `ask` makes of it, or else records and open ones."""
+        store = RejectionStore(self.directory, self.names)
+        try:
+            await bring_up_to_date(
+                self.broker,
+                store,
+                lambda partition, offset: self.garbage.append((partition, offset)),
+                lambda done, total: None,
+            )
+            found = queries.summary(store, Filter())
+            return (found.records, found.open) if ask is None else ask(store)
+        finally:
+            store.close()
+
+
+@pytest.fixture
+async def desk(broker: Broker, tmp_path: Path) -> Desk:
+    names = Names(unique("desk"))
+    await broker.create(wanted(names, PARTITIONS, 1024 * 1024).values())
+    return Desk(broker, names, tmp_path / "desk")
+
+
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "_BATCH", 3)
+
+
+async def test_what_is_there_is_counted_once(desk: Desk) -> None:
+    assert await desk.look() == (0, 0)
+    for count in range(1, 4):
+        await desk.publish(
+            *(desk.rejection("users", uuid(n), Code.INVALID_ENUM, "role") for n in range(10))
+        )
+        assert await desk.look() == (10 * count, 10 * count)
+    assert await desk.look() == (30, 30)
+    assert desk.garbage == []
+
+
+async def test_a_row_or_a_deletion_settles_what_was_rejected_before(desk: Desk) -> None:
+    await desk.publish(
+        *(desk.row("users", uuid(n)) for n in range(4)),
+        *(desk.row("users", uuid(n), None) for n in range(4, 6)),
+        *(desk.rejection("users", uuid(n), Code.INVALID_ENUM, "role") for n in range(8)),
+    )
+    assert await desk.look() == (8, 2), "whatever is read first"
+    await desk.publish(desk.row("users", uuid(7)))
+    assert await desk.look() == (8, 1)
+
+
+async def test_a_cause_is_known_before_its_consequence(desk: Desk) -> None:
+    for n in range(9):
+        await desk.publish(
+            desk.rejection("users", uuid(n), Code.INVALID_ENUM, "role"),
+            desk.rejection(
+                "matches",
+                uuid(100 + n),
+                Code.ORPHANED_USER_ID,
+                "buddy_id",
+                buddy_id=uuid(n).upper(),
+            ),
+            desk.rejection(
+                "checkins",
+                uuid(200 + n),
+                Code.ORPHANED_MATCH_ID,
+                "match_id",
+                match_id=uuid(100 + n),
+            ),
+        )
+    listed = await desk.look(lambda store: queries.listed(store, Filter(), 99, everything=True))
+    source_of = {one.source: one for one in listed}
+    for one in listed:
+        if one.entity == "users":
+            assert one.cause is None
+        else:
+            cause = source_of[one.cause]
+            assert cause.entity == ("users" if one.entity == "matches" else "matches")
+            assert int(one.source.rpartition("/")[2]) - int(cause.source.rpartition("/")[2]) == 1
+
+
+async def test_what_is_no_rejection_is_named_once(desk: Desk) -> None:
+    topic = desk.names.rejected("events")
+    await desk.publish(ProducerRecord(topic, None, b"garbage", partition=1))
+    assert await desk.look() == (0, 0)
+    assert await desk.look() == (0, 0)
+    assert desk.garbage == [(Partition(topic, 1), 0)]
+
+
+async def test_rejections_that_their_topic_has_lost_leave_the_desk(
+    desk: Desk, empty: Expire
+) -> None:
+    await desk.publish(
+        *(desk.rejection("users", uuid(n), Code.INVALID_ENUM, "role") for n in range(20))
+    )
+    assert await desk.look() == (20, 20)
+    await empty(Partition(desk.names.rejected("users"), 0))
+    records, open_ = await desk.look()
+    assert 0 < records == open_ < 20
+    await empty(Partition(desk.names.rejected("users"), 1))
+    assert await desk.look() == (0, 0)
+
+
+async def test_a_topic_created_anew_empties_the_desk(desk: Desk, remove: DeleteTopic) -> None:
+    await desk.publish(desk.rejection("users", uuid(1), Code.INVALID_ENUM, "role"))
+    await desk.publish(desk.rejection("events", uuid(1), Code.WRONG_TYPE, "event_date"))
+    assert await desk.look() == (2, 2)
+    topic = desk.names.rejected("users")
+    await remove(topic)
+    with pytest.raises(MissingTopic, match=f"topic {topic} is missing"):
+        await desk.look()
+    await desk.broker.create([wanted(desk.names, PARTITIONS, 1024 * 1024)[topic]])
+    await desk.publish(
+        *(desk.rejection("users", uuid(n), Code.WRONG_TYPE, "role") for n in range(5))
+    )
+    with capture_logs() as logs:
+        assert await desk.look() == (6, 6)
+    assert [(entry["event"], entry["reason"]) for entry in logs] == [
+        ("desk_rebuilt", f"topic {topic} was created anew")
+    ]
+
+
+async def test_damage_is_told_and_what_was_read_stays(desk: Desk, kind: str) -> None:
+    if kind != "embedded":
+        pytest.skip("bytes are damaged in the embedded log")
+    await desk.publish(
+        *(desk.rejection("users", uuid(n), Code.INVALID_ENUM, "role") for n in range(10))
+    )
+    assert await desk.look() == (10, 10)
+    topic = desk.names.rejected("matches")
+    await desk.publish(
+        desk.rejection("matches", uuid(1), Code.ORPHANED_USER_ID, "buddy_id"),
+        desk.rejection("users", uuid(1), Code.INVALID_ENUM, "role"),
+    )
+    for number in range(PARTITIONS):
+        await damage_embedded(desk.broker, Partition(topic, number))  # type: ignore[arg-type]
+    with pytest.raises(DamagedLog, match=f"{topic}/"):
+        await desk.look()

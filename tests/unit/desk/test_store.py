@@ -1,0 +1,310 @@
+"""The store of rejections: what it counts, what settles it, and what it survives."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from tests.unit.desk_kit import NAMES, START, rejection, settling
+from worker.core.topics import Names
+from worker.core.violations import Code
+from worker.desk import queries, store
+from worker.desk.queries import Filter
+from worker.desk.seen import key_digest
+from worker.desk.store import FILE_NAME, Numbered, RejectionStore
+from worker.errors import StateError
+from worker.index.tails import Tail
+from worker.stream import Partition
+
+MINUTE = 60_000
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[RejectionStore]:
+    opened = RejectionStore(tmp_path / "desk", NAMES)
+    yield opened
+    opened.close()
+
+
+def apply(desk: RejectionStore, *found: Numbered, settled: tuple[object, ...] = ()) -> None:
+    positions = {each.partition: each.offset + 1 for each in found}
+    desk.apply(found, settled, positions, {}, {})  # type: ignore[arg-type]
+
+
+def counts(desk: RejectionStore, **chosen: object) -> tuple[int, int]:
+    found = queries.summary(desk, Filter(**chosen))  # type: ignore[arg-type]
+    return found.records, found.open
+
+
+def test_a_rejection_is_settled_by_a_later_row_of_its_key(desk: RejectionStore) -> None:
+    apply(desk, rejection(0, key="1", at=5), rejection(1, key="2", at=5))
+    assert counts(desk) == (2, 2)
+    apply(desk, settled=(settling("1", at=6, partition=9),))
+    assert counts(desk) == (2, 1)
+    apply(desk, settled=(settling("2", at=6, deleted=True),))
+    states = [one.state for one in queries.listed(desk, Filter(), 9, everything=True)]
+    assert states == ["deleted", "accepted"]
+    assert queries.listed(desk, Filter(), 9, everything=False) == []
+
+
+@pytest.mark.parametrize(
+    ("at", "partition", "offset", "settles"),
+    [
+        (4, 1, 9, False),  # before the rejection
+        (5, 1, 9, False),  # at the same moment, from another partition: nobody knows
+        (6, 1, 0, True),
+        (5, 0, 8, True),  # the next record of the same partition, in the same round
+        (4, 0, 8, True),  # the worker's clock was set back
+        (5, 0, 6, False),
+        (6, 0, 6, True),  # `reprocess` has judged an earlier version again
+    ],
+)
+def test_what_comes_after_a_rejection(
+    desk: RejectionStore, at: int, partition: int, offset: int, settles: bool
+) -> None:
+    apply(desk, rejection(0, at=5, source=(0, 7)))
+    apply(desk, settled=(settling(at=at, partition=partition, offset=offset),))
+    assert counts(desk) == (1, int(not settles))
+
+
+def test_keys_of_other_entities_and_rejections_without_a_key_stay_open(
+    desk: RejectionStore,
+) -> None:
+    apply(desk, rejection(0, entity="events"), rejection(0, key=None))
+    apply(desk, settled=(settling("1", at=MINUTE),))
+    assert counts(desk) == (2, 2)
+
+
+def test_an_orphan_names_the_rejection_that_caused_it(desk: RejectionStore) -> None:
+    wanted = (key_digest("users", "7"), key_digest("users", "1"))
+    apply(
+        desk,
+        rejection(0, key="1"),
+        rejection(1, key="1", source=(0, 5)),
+        rejection(0, entity="matches", kinds=[(Code.ORPHANED_USER_ID, "mentor_id")], wanted=wanted),
+        rejection(1, entity="matches", kinds=[(Code.ORPHANED_USER_ID, "mentor_id")]),
+    )
+    newest = queries.listed(desk, Filter(entity="matches"), 9, everything=False)
+    assert [one.cause for one in newest] == [None, "t.in.users/0/5"]
+    found = {(kind.entity, kind.code): c for kind, c in queries.summary(desk, Filter()).kinds}
+    assert found["users", "invalid_enum"].consequences == 1
+    assert found["matches", "orphaned_user_id"].consequences == 0
+
+
+def test_old_rejections_go_with_their_counts(desk: RejectionStore) -> None:
+    found = [rejection(at, key=str(at), at=at * MINUTE) for at in range(120)]
+    partition = found[0].partition
+    apply(desk, *found, rejection(0, partition=1))
+    apply(desk, settled=(settling("5", at=121 * MINUTE), settling("100", at=121 * MINUTE)))
+    assert desk.expire({partition: 60}) == 60
+    assert counts(desk) == (61, 60)
+    assert counts(desk, since=START + MINUTE, until=START + 60 * MINUTE) == (0, 0)
+    assert desk.expire({partition: 60}) == 0
+    assert desk.expire({partition: 500}) == 60
+    assert counts(desk) == (1, 1)
+
+
+def test_damage_that_is_found_at_work_is_mended_by_the_next_command(tmp_path: Path) -> None:
+    opened = RejectionStore(tmp_path, NAMES)
+    apply(opened, rejection(0))
+    opened.database.execute("UPDATE partitions SET tail = x'01'")
+    with pytest.raises(StateError, match="run the command again"):
+        opened.saved()
+    opened.close()
+    with capture_logs() as logs:
+        opened = RejectionStore(tmp_path, NAMES)
+    assert [entry["reason"] for entry in logs] == [
+        "it was found to be damaged (the length of a tail is wrong)"
+    ]
+    assert opened.saved().positions == {}
+    opened.close()
+    opened = RejectionStore(tmp_path, NAMES)
+    assert counts(opened) == (0, 0)
+    opened.close()
+
+
+def test_the_oldest_go_where_there_are_too_many(
+    desk: RejectionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_REMOVED_AT_ONCE", 2)
+    apply(desk, *(rejection(n, key=str(n)) for n in range(9)))
+    with capture_logs() as logs:
+        assert desk.expire({}, most=4) == 5
+    assert [(entry["event"], entry["removed"]) for entry in logs] == [("desk_full", 5)]
+    assert [one.source for one in queries.listed(desk, Filter(), 9, everything=True)] == [
+        f"t.in.users/0/{n}" for n in (8, 7, 6, 5)
+    ]
+    assert desk.expire({}, most=4) == 0
+
+
+def test_senders_cannot_make_it_grow_without_end(
+    desk: RejectionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_MOST_PRODUCERS", 2)
+    monkeypatch.setattr(store, "_MOST_KINDS", 2)
+    apply(
+        desk,
+        *(rejection(n, producer=f"p{n}", kinds=[(Code.WRONG_TYPE, f"f{n}")]) for n in range(9)),
+    )
+    assert counts(desk, producer=store.OTHERS) == (7, 7)
+    assert counts(desk, code=store.OTHERS) == (7, 7)
+    assert counts(desk, producer="p8") == (0, 0)
+
+
+def test_a_failed_call_changes_nothing(
+    desk: RejectionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply(desk, rejection(0))
+    new = rejection(0, producer="new", partition=1)
+
+    def fail(_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(desk, "_settle", fail)
+        with pytest.raises(StateError, match="disk I/O error"):
+            apply(desk, new)
+    assert counts(desk) == (1, 1)
+    assert new.partition not in desk.saved().positions
+    apply(desk, new)
+    assert counts(desk, producer="new") == (1, 1)
+
+
+def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
+    partition = Partition(NAMES.rejected("users"), 0)
+    for offset in range(3):
+        opened = RejectionStore(tmp_path, NAMES)
+        assert opened.saved().positions == ({partition: offset} if offset else {})
+        opened.apply(
+            [rejection(offset, key=str(offset))],
+            [],
+            {partition: offset + 1},
+            {partition.topic: "id"},
+            {partition: Tail(offset)},
+        )
+        opened.close()
+    opened = RejectionStore(tmp_path, NAMES)
+    saved = opened.saved()
+    assert (saved.identities, saved.tails) == ({partition.topic: "id"}, {partition: Tail(2)})
+    assert counts(opened) == (3, 3)
+    opened.close()
+
+
+def test_a_second_process_gets_one_clear_line(desk: RejectionStore) -> None:
+    with pytest.raises(StateError, match="is in use by another process"):
+        RejectionStore(desk.directory, NAMES)
+
+
+@pytest.mark.parametrize("prefix", ["t", "other"])
+def test_a_store_that_cannot_be_used_is_emptied(tmp_path: Path, prefix: str) -> None:
+    opened = RejectionStore(tmp_path, NAMES)
+    apply(opened, rejection(0))
+    opened.close()
+    if prefix == "t":
+        (tmp_path / FILE_NAME).write_bytes(b"no database" * 1000)
+    with capture_logs() as logs:
+        opened = RejectionStore(tmp_path, Names(prefix))
+    assert [entry["event"] for entry in logs] == ["desk_rebuilt"]
+    assert counts(opened) == (0, 0)
+    opened.close()
+
+
+def test_a_wiped_store_is_empty(desk: RejectionStore) -> None:
+    apply(desk, rejection(0))
+    with capture_logs() as logs:
+        desk.wipe("a topic was created anew")
+    assert [(entry["event"], entry["reason"]) for entry in logs] == [
+        ("desk_rebuilt", "a topic was created anew")
+    ]
+    assert (counts(desk), desk.saved().positions) == ((0, 0), {})
+
+
+def test_what_sqlite_refuses_is_one_line(
+    desk: RejectionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(desk, "_settle", fail)
+    with pytest.raises(StateError, match="cannot be written, the disk is full"):
+        apply(desk, rejection(0))
+
+
+keys = st.sampled_from(["1", "2", "3"])
+steps = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("reject"),
+            keys,
+            st.integers(0, 200),
+            st.sampled_from([Code.INVALID_ENUM, Code.WRONG_TYPE]),
+            st.integers(0, 1),
+            st.sampled_from(["", "a"]),
+        ),
+        st.tuples(st.just("settle"), keys, st.integers(0, 200)),
+        st.tuples(st.just("expire"), st.integers(0, 200)),
+    ),
+    max_size=25,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(steps, st.integers(0, 200), st.integers(0, 200))
+def test_counts_are_those_of_the_rejections(
+    tmp_path_factory: pytest.TempPathFactory,
+    taken: list[tuple[Any, ...]],
+    since: int,
+    until: int,
+) -> None:
+    desk = RejectionStore(tmp_path_factory.mktemp("desk"), NAMES)
+    there: dict[int, tuple[str, int, Code, int, str, bool]] = {}
+    for number, (what, *rest) in enumerate(taken):
+        if what == "reject":
+            key, at, code, partition, producer = rest
+            one = rejection(
+                number,
+                key=key,
+                at=at * MINUTE,
+                kinds=[(code, "f")],
+                partition=partition,
+                source=(9, 0),
+                producer=producer,
+            )
+            apply(desk, one)
+            there[number] = (key, at, code, partition, producer, True)
+        elif what == "settle":
+            key, at = rest
+            apply(desk, settled=(settling(key, at=at * MINUTE + 1, partition=7),))
+            for n, (k, a, *more, open_) in there.items():
+                there[n] = (k, a, *more, open_ and not (k == key and at >= a))  # type: ignore[assignment]
+        else:
+            limit = number * rest[0] // 200
+            desk.expire({Partition(NAMES.rejected("users"), q): limit for q in range(2)})
+            there = {n: one for n, one in there.items() if n >= limit}
+    for chosen in (
+        Filter(),
+        Filter(code="wrong_type"),
+        Filter(producer="a"),
+        Filter(entity="users", key="2"),
+        Filter(since=START + since * MINUTE, until=START + until * MINUTE),
+        Filter(since=START + since * MINUTE, producer="", field="f"),
+    ):
+        expected = [
+            open_
+            for key, at, code, _, producer, open_ in there.values()
+            if chosen.code in (None, code.value)
+            and chosen.producer in (None, producer)
+            and chosen.key in (None, key)
+            and (chosen.since is None or at >= since)
+            and (chosen.until is None or at < until)
+        ]
+        found = queries.summary(desk, chosen)
+        assert (found.records, found.open) == (len(expected), sum(expected)), chosen
+    desk.close()

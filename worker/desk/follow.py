@@ -1,0 +1,223 @@
+"""Brings the desk's store up to date with the topics of rejections and of accepted rows.
+
+Two orders make the store exact, whichever process wrote what:
+
+* *Cause before consequence.* Rejections are read in stages: users, matches, the rest. The ends of
+  the later stages are noted first. So whatever a read rejection refers to has been read before it.
+* *Rejection before settling.* The ends of the rejections are noted after a batch of accepted rows
+  has been read, and the rejections up to them are applied first. So a row settles every earlier
+  rejection of its key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+from schemas import ENTITIES
+from worker.brokers.contract import Broker, Reader
+from worker.desk.seen import Settling, read_rejection, read_settling
+from worker.desk.store import Numbered, RejectionStore
+from worker.errors import BrokerUnavailable, DamagedLog, MissingTopic
+from worker.index.freshness import SavedIndex, created_anew, other_topics
+from worker.index.resuming import another_log
+from worker.index.tails import Tail, extended
+from worker.stream import Message, OffsetRange, Partition
+
+Advance = Callable[[int, int], None]
+"""Called with progress: offsets read, offsets in all."""
+Unreadable = Callable[[Partition, int], None]
+"""Called for each message that is no rejection; it is skipped."""
+
+_REFERRED: Final = ("users", "matches")
+_STAGES: Final = (*((name,) for name in _REFERRED), tuple(set(ENTITIES) - set(_REFERRED)))
+"""Entities that are read together; whatever refers to others comes after them."""
+_BATCH: Final = 5_000
+_STEP_SECONDS: Final = 0.25
+_PATIENCE: Final = 20.0
+
+
+async def bring_up_to_date(
+    broker: Broker,
+    store: RejectionStore,
+    unreadable: Unreadable,
+    advance: Advance,
+) -> None:
+    """Read what the topics hold at the start of the call into the store.
+
+    Rejections that their topics no longer have leave the store.
+
+    Raises MissingTopic, BrokerUnavailable, DamagedLog and StateError. What was read until then
+    stays in the store.
+    """
+    names = store.names
+    rejected = [*map(names.rejected, ENTITIES)]
+    topics = [*rejected, *map(names.accepted, ENTITIES)]
+    found = await broker.topics(topics)
+    for name in topics:
+        if name not in found:
+            raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
+    identities = await broker.identities(topics)
+    partitions = [Partition(t.name, n) for t in found.values() for n in range(t.partitions)]
+    spans = await broker.spans(partitions)
+    saved = await asyncio.to_thread(store.saved)
+    reason = (
+        other_topics(saved, found)
+        or created_anew(saved.identities, identities)
+        or _beyond(saved, spans)
+        or await another_log(broker, _held(saved, spans), spans)
+    )
+    if reason is not None:
+        await asyncio.to_thread(store.wipe, reason)
+        saved = await asyncio.to_thread(store.saved)
+    follower = _CatchUp(broker, store, identities, saved, spans, unreadable, advance)
+    try:
+        await follower.run()
+    finally:
+        await follower.close()
+    starts = {p: span.start for p, span in spans.items() if p.topic in rejected}
+    await asyncio.to_thread(store.expire, starts)
+
+
+def _beyond(saved: SavedIndex, spans: Mapping[Partition, OffsetRange]) -> str | None:
+    """Which partition ends before its position; messages that expired are no reason to rebuild."""
+    for partition, position in sorted(saved.positions.items()):
+        if position > spans[partition].end:
+            return (
+                f"partition {partition.number} of topic {partition.topic} ends at "
+                f"{spans[partition].end}, before position {position}: it was restored from an "
+                "older copy"
+            )
+    return None
+
+
+def _held(saved: SavedIndex, spans: Mapping[Partition, OffsetRange]) -> SavedIndex:
+    """The tails that can be compared: those whose messages have not all expired."""
+    tails = {
+        p: tail for p, tail in saved.tails.items() if spans[p].start < saved.positions.get(p, 0)
+    }
+    return saved._replace(tails=tails)
+
+
+class _CatchUp:
+    """Reads both kinds of topics once, up to their ends."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        store: RejectionStore,
+        identities: Mapping[str, str],
+        saved: SavedIndex,
+        spans: Mapping[Partition, OffsetRange],
+        unreadable: Unreadable,
+        advance: Advance,
+    ) -> None:
+        self._broker = broker
+        self._store = store
+        self._identities = identities
+        self._unreadable = unreadable
+        self._advance = advance
+        self._positions = {
+            p: max(span.start, saved.positions.get(p, span.start)) for p, span in spans.items()
+        }
+        self._tails: dict[Partition, Tail] = dict(saved.tails)
+        self._total = sum(spans[p].end - at for p, at in self._positions.items())
+        self._done = 0
+        self._stages = [
+            [p for p in spans if p.topic in set(map(store.names.rejected, stage))]
+            for stage in _STAGES
+        ]
+        accepted = set(map(store.names.accepted, ENTITIES))
+        self._accepted_ends = {p: span.end for p, span in spans.items() if p.topic in accepted}
+        self._rejections = broker.reader()
+        self._accepted = broker.reader()
+        self._assigned = {
+            self._rejections: [p for stage in self._stages for p in stage],
+            self._accepted: list(self._accepted_ends),
+        }
+        for reader, assigned in self._assigned.items():
+            reader.assign({p: self._positions[p] for p in assigned})
+
+    async def run(self) -> None:
+        # Every partition has a position from here on, whether it holds messages or not.
+        await self._apply([], self._positions, [], [])
+        await self._read_rejections()
+        while self._left(self._accepted_ends):
+            rows, moved = await self._read(self._accepted, self._accepted_ends)
+            await self._read_rejections()
+            settlings = [s for s in map(read_settling, rows) if s is not None]
+            await self._apply(rows, moved, [], settlings)
+
+    async def close(self) -> None:
+        await self._rejections.close()
+        await self._accepted.close()
+
+    async def _read_rejections(self) -> None:
+        ends = [await self._broker.spans(stage) for stage in reversed(self._stages)]
+        for spans in reversed(ends):
+            stage = {p: span.end for p, span in spans.items()}
+            while self._left(stage):
+                messages, moved = await self._read(self._rejections, stage)
+                await self._apply(messages, moved, self._numbered(messages), [])
+
+    def _left(self, ends: Mapping[Partition, int]) -> list[Partition]:
+        return [p for p, end in ends.items() if self._positions[p] < end]
+
+    def _numbered(self, messages: Iterable[Message]) -> list[Numbered]:
+        found = []
+        for message in messages:
+            partition = Partition(message.topic, message.partition)
+            seen = read_rejection(message)
+            if seen is None:
+                self._unreadable(partition, message.offset)
+            else:
+                found.append(Numbered(partition, message.offset, seen))
+        return found
+
+    async def _read(
+        self, reader: Reader, ends: Mapping[Partition, int]
+    ) -> tuple[list[Message], dict[Partition, int]]:
+        """The next messages before these ends, and the positions behind them.
+
+        Raises DamagedLog, and BrokerUnavailable after 20 s without any.
+        """
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        open_ = {p: ends[p] for p in self._left(ends)}
+        rest = [p for p in self._positions if p not in open_]
+        while True:
+            messages = await reader.read(_BATCH, _STEP_SECONDS, rest)
+            moved = {p: min(reader.position(p), end) for p, end in open_.items()}
+            if any(at > self._positions[p] for p, at in moved.items()):
+                break
+            for partition, line in reader.damaged().items():
+                if partition in open_:
+                    raise DamagedLog(line)
+            if clock() - began >= _PATIENCE:
+                topic, number = next(iter(open_))
+                raise BrokerUnavailable(
+                    f"reading {topic}/{number} makes no progress: nothing has come for "
+                    f"{_PATIENCE:.0f} s"
+                )
+        if any(reader.position(p) > end for p, end in open_.items()):
+            # What lies behind the ends belongs to a later stage: read it again then.
+            reader.assign({p: moved.get(p, self._positions[p]) for p in self._assigned[reader]})
+            messages = [m for m in messages if m.offset < moved[Partition(m.topic, m.partition)]]
+        return messages, moved
+
+    async def _apply(
+        self,
+        messages: Sequence[Message],
+        moved: Mapping[Partition, int],
+        rejections: Sequence[Numbered],
+        settlings: Sequence[Settling],
+    ) -> None:
+        tails = extended(self._tails, self._positions, messages, moved)
+        await asyncio.to_thread(
+            self._store.apply, rejections, settlings, moved, self._identities, tails
+        )
+        self._done += sum(at - self._positions[p] for p, at in moved.items())
+        self._positions |= moved
+        self._tails |= tails
+        self._advance(min(self._done, self._total), self._total)

@@ -1,0 +1,157 @@
+"""Reads the messages that the desk follows: rejections, and the rows that settle them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from hashlib import blake2b
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
+
+from schemas import ENTITIES
+from worker.core.outbox import ACCEPTED_AT_HEADER, SOURCE_HEADER
+from worker.core.rejection import Source
+from worker.core.rules import read_uuid
+from worker.core.shown import shown
+from worker.core.unknown import unknown_names
+from worker.core.violations import Code, Violation
+from worker.stream import Message
+
+PRODUCER_HEADER: Final = "buddy-producer"
+"""A header in which upstream may name itself. Nothing else interprets it."""
+LONGEST_PRODUCER: Final = 64
+_COLUMNS: Final = {
+    name: frozenset(column.name for column in entity.columns) for name, entity in ENTITIES.items()
+}
+_REFERS_TO: Final = {Code.ORPHANED_USER_ID: "users", Code.ORPHANED_MATCH_ID: "matches"}
+_MOST: Final = 2**62
+"""More than any offset or partition number."""
+
+
+class RejectionSeen(msgspec.Struct):
+    """The parts of a rejection that are read; nothing here prints the record itself."""
+
+    entity: str
+    key: str | None
+    rejected_at: Annotated[datetime, msgspec.Meta(tz=True)]
+    source: Source
+    violations: list[Violation]
+    violations_omitted: int = 0
+    unknown_names: tuple[str, ...] = ()
+    """Fields of the record that have no column."""
+    producer: str = ""
+    """How the sender names itself; empty if it does not."""
+    wanted: tuple[int, ...] = ()
+    """The digests of the keys that the record refers to and that were missing: `key_digest`."""
+
+    @property
+    def at(self) -> int:
+        """When the record was rejected, in milliseconds since 1970."""
+        return round(self.rejected_at.timestamp() * 1000)
+
+    @property
+    def kinds(self) -> tuple[tuple[str, str], ...]:
+        """The distinct violations, each as its code and its field without list indices, sorted."""
+        return tuple(sorted({(v.code.value, no_index(v.field)) for v in self.violations}))
+
+
+class Settling(NamedTuple):
+    """An accepted row or a deletion: it settles the earlier rejections of its key."""
+
+    key: int
+    """See `key_digest`."""
+    at: int
+    """When it was accepted, in milliseconds since 1970."""
+    partition: int
+    offset: int
+    """The coordinate of its record in the input of the entity."""
+    deleted: bool
+
+
+class _Original(msgspec.Struct):
+    record: dict[str, msgspec.Raw] | None = None
+    headers: list[tuple[str, str]] = []
+
+
+_seen = msgspec.json.Decoder(RejectionSeen)
+_original = msgspec.json.Decoder(_Original)
+_text = msgspec.json.Decoder(str)
+_texts = msgspec.json.Decoder(list[Any])
+_UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
+
+
+def key_digest(entity: str, key: str) -> int:
+    """A number of 64 bits, signed as SQLite has them, that stands for the key of an entity.
+
+    Two of ten million keys share a digest in one of 300,000 stores. Then a rejection counts as
+    settled that is open.
+    """
+    digest = blake2b(f"{entity}:{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def no_index(field: str) -> str:
+    """The field of a violation without list indices: "attendees" for "attendees[3]"."""
+    return field.split("[", maxsplit=1)[0]
+
+
+def read_rejection(message: Message) -> RejectionSeen | None:
+    """The rejection in a message; None if the message is none."""
+    value = message.value or b""
+    try:
+        seen = _seen.decode(value)
+        original = _original.decode(value)
+    except _UNDECODABLE:
+        return None
+    numbers = seen.source.partition, seen.source.offset
+    if seen.entity not in ENTITIES or seen.at < 0 or not all(0 <= n < _MOST for n in numbers):
+        return None
+    fields = original.record or {}
+    seen.unknown_names = unknown_names(fields, _COLUMNS[seen.entity])
+    seen.producer = _producer(original.headers)
+    seen.wanted = tuple(_wanted(seen.violations, fields))
+    return seen
+
+
+def read_settling(message: Message) -> Settling | None:
+    """The row or deletion in a message of an accepted topic; None if it does not say its source."""
+    headers = dict(message.headers)
+    source = headers.get(SOURCE_HEADER, b"").rsplit(b"/", 2)
+    try:
+        at = datetime.fromisoformat(headers[ACCEPTED_AT_HEADER].decode())
+        key = (message.key or b"").decode()
+    except (KeyError, *_UNDECODABLE):
+        return None
+    numbers = source[1:]
+    if len(numbers) != 2 or not all(n.isdigit() and int(n) < _MOST for n in numbers):
+        return None
+    entity = message.topic.rpartition(".")[2]
+    partition, offset = map(int, numbers)
+    milliseconds = round(at.timestamp() * 1000)
+    digest = key_digest(entity, key)
+    return Settling(digest, milliseconds, partition, offset, deleted=message.value is None)
+
+
+def _producer(headers: Sequence[tuple[str, str]]) -> str:
+    for name, value in headers:
+        if name == PRODUCER_HEADER:
+            try:
+                text = msgspec.convert(value, bytes, strict=False).decode()
+            except _UNDECODABLE:
+                return ""
+            return shown(text, LONGEST_PRODUCER)
+    return ""
+
+
+def _wanted(violations: Sequence[Violation], fields: dict[str, msgspec.Raw]) -> Iterator[int]:
+    for violation in violations:
+        entity = _REFERS_TO.get(violation.code)
+        if entity is None or violation.field not in fields:
+            continue
+        try:
+            id_ = read_uuid(_text.decode(fields[violation.field]))
+        except _UNDECODABLE:
+            continue
+        if id_ is not None:
+            yield key_digest(entity, id_)
