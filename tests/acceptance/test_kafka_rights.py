@@ -258,7 +258,7 @@ def everything_works(site: Site) -> None:
     assert "2 accepted, 1 rejected" in sent.out, f"{sent}"
     answer = client.run("export", "--wait", "--json", "--format", "json").succeeded().json
     assert answer["counts"]["users"] == 2
-    assert "1 rejection\n" in client.run("rejections", "summary").succeeded().out
+    assert "1 rejection, 1 open\n" in client.run("rejections", "summary").succeeded().out
     site.buddy("watch").run("status").succeeded()
 
 

@@ -45,7 +45,7 @@ def test_rejections_show_code_and_field_and_never_the_record(another: Another) -
     keys = {json.loads(line)["key"] for line in shown[1].out.splitlines()}
     assert keys == {record["id"] for record in records[:2]}
     other = buddy.run("rejections", "summary", "--json", "--code", "duplicate_email").succeeded()
-    assert other.json == {"rejections": 0, "violations": [], "unknown_names": {}}
+    assert (other.json["rejections"], other.json["violations"]) == (0, [])
 
 
 def test_topics_are_created_once(another: Another) -> None:

@@ -179,6 +179,8 @@ def test_each_setting_is_documented(field: msgspec.structs.FieldInfo) -> None:
         assert "[[schedules]]" in EXAMPLE
         return
     default = str(field.default).removesuffix(".0")
+    if isinstance(field.default, bool):
+        default = default.lower()
     assert default in row[0], f"configuring.md has another default of {name} than {default}"
     assert re.search(rf"^(# )?{name} = ", EXAMPLE, re.MULTILINE), (
         f"deploy/buddy.example.toml lacks {name}"

@@ -1,14 +1,12 @@
-"""`buddy rejections watch` and `summary`: what is rejected, and why."""
+"""`buddy rejections`: what is rejected, and why. `watch` is here, the rest in `desk`."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Annotated
 
 import click
-import msgspec
 
 from schemas import ENTITIES
 from worker.cli.console import (
@@ -17,17 +15,16 @@ from worker.cli.console import (
     complain,
     count_of,
     print_json,
-    print_table,
     say,
     say_found,
     say_more,
     short_time,
 )
+from worker.cli.desk import list_command, summary_command
 from worker.cli.in_time import InTime
-from worker.cli.unknown_fields import print_unknown
-from worker.core.rejection import Source
-from worker.core.unknown import UnknownNames, unknown_names
-from worker.core.violations import Code, Violation
+from worker.cli.show import show_command
+from worker.core.violations import Code
+from worker.desk.seen import RejectionSeen, read_rejection
 from worker.errors import DamagedLog, MissingTopic
 from worker.stream import Message, Partition
 
@@ -43,69 +40,6 @@ _COLUMNS = {
 }
 _SHOWN = 5
 """Number of violations of a rejection shown to people."""
-
-
-class RejectionSeen(msgspec.Struct):
-    """The parts of a rejection that are read; `buddy rejections` never prints the record itself."""
-
-    entity: str
-    key: str | None
-    rejected_at: Annotated[datetime, msgspec.Meta(tz=True)]
-    source: Source
-    violations: list[Violation]
-    violations_omitted: int = 0
-    unknown_names: tuple[str, ...] = ()
-    """Fields of the record that have no column."""
-
-
-class _OriginalRecord(msgspec.Struct):
-    record: dict[str, msgspec.Raw] | None = None
-
-
-_seen = msgspec.json.Decoder(RejectionSeen)
-_original = msgspec.json.Decoder(_OriginalRecord)
-
-
-class RejectionKind(msgspec.Struct, frozen=True, order=True):
-    """The key of a count in a summary. `field` has no list indexes."""
-
-    entity: str
-    code: str
-    field: str
-
-
-class Counted(msgspec.Struct):
-    """Number of rejections of a kind, with the times of the earliest and the latest."""
-
-    records: int
-    first: datetime
-    last: datetime
-
-
-class RejectionTally:
-    """Counts rejections by kind. The order in which they are added does not matter."""
-
-    def __init__(self) -> None:
-        self.total = 0
-        self.unknown = UnknownNames()
-        self._kinds: dict[RejectionKind, Counted] = {}
-
-    def add(self, seen: RejectionSeen) -> None:
-        """Count one rejection: once for each kind of violation that it has."""
-        self.total += 1
-        self.unknown.note(seen.entity, seen.unknown_names)
-        at = seen.rejected_at
-        for kind in {
-            RejectionKind(seen.entity, v.code.value, _no_index(v.field)) for v in seen.violations
-        }:
-            counted = self._kinds.setdefault(kind, Counted(0, at, at))
-            counted.records += 1
-            counted.first = min(counted.first, at)
-            counted.last = max(counted.last, at)
-
-    def kinds(self) -> list[tuple[RejectionKind, Counted]]:
-        """All kinds, the most frequent first; kinds with equal counts sort by name."""
-        return sorted(self._kinds.items(), key=lambda item: (-item[1].records, item[0]))
 
 
 @click.group("rejections")
@@ -150,40 +84,9 @@ def watch(
     return 0
 
 
-@rejections_command.command("summary")
-@_ENTITY
-@_CODE
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-@click.pass_obj
-def summary(context: Context, entity: str | None, code: str | None, as_json: bool) -> int:
-    """Count the existing rejections by entity, code and field."""
-
-    async def run() -> RejectionTally:
-        tally = RejectionTally()
-        async for seen in _rejections(context, entity, follow=False, from_start=True):
-            if code is None or code in {v.code.value for v in seen.violations}:
-                tally.add(seen)
-        return tally
-
-    tally = asyncio.run(run())
-    found = [
-        {**msgspec.structs.asdict(kind), **msgspec.structs.asdict(counted)}
-        for kind, counted in tally.kinds()
-    ]
-    if as_json:
-        names = tally.unknown.by_entity
-        print_json({"rejections": tally.total, "violations": found, "unknown_names": names})
-    else:
-        columns = (*RejectionKind.__struct_fields__, *Counted.__struct_fields__)
-        now = datetime.now(UTC)
-        rows = [
-            [short_time(cell, now) if isinstance(cell, datetime) else cell for cell in row.values()]
-            for row in found
-        ]
-        title = count_of(tally.total, "rejection")
-        print_table(title, columns, rows, "times in UTC", whole=("entity", "code"))
-        print_unknown(tally.unknown)
-    return 0
+rejections_command.add_command(summary_command)
+rejections_command.add_command(list_command)
+rejections_command.add_command(show_command)
 
 
 async def _rejections(
@@ -228,14 +131,9 @@ async def _rejections(
 
 
 def _read(message: Message) -> RejectionSeen | None:
-    value = message.value or b""
-    try:
-        seen = _seen.decode(value)
-        fields = _original.decode(value).record or {}
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    seen = read_rejection(message)
+    if seen is None:
         complain(f"{message.topic}/{message.partition}/{message.offset} is no rejection: skipped")
-        return None
-    seen.unknown_names = unknown_names(fields, _COLUMNS.get(seen.entity, fields))
     return seen
 
 
@@ -251,7 +149,3 @@ def _print(seen: RejectionSeen) -> None:
         say(f"  … and {count_of(more, 'violation')} more")
     if seen.unknown_names:
         say_more(f"fields that no column is for: {', '.join(seen.unknown_names)}")
-
-
-def _no_index(field: str) -> str:
-    return field.split("[", maxsplit=1)[0]

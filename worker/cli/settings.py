@@ -80,6 +80,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     program_name: Annotated[str, Meta(min_length=1, max_length=200)] = "Buddy Program"
     keep_exports: Annotated[int, Meta(ge=0)] = 0
     keep_days: Annotated[int, Meta(ge=0, le=36_500)] = 0
+    show_values: bool = False
     schedules: tuple[Schedule, ...] = DEFAULTS
     kafka: KafkaSettings = KafkaSettings()
     s3: S3Settings = S3Settings()

@@ -1,0 +1,281 @@
+"""`buddy rejections summary` and `list`, from a store that follows the topics."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+import msgspec
+
+from schemas import ENTITIES
+from worker.cli.console import (
+    Context,
+    OneOf,
+    complain,
+    count_of,
+    now_ms,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
+    short_time,
+)
+from worker.cli.unknown_fields import print_unknown
+from worker.core.topics import Names
+from worker.core.unknown import UnknownNames
+from worker.core.violations import Code
+from worker.errors import StateError
+from worker.stream import Partition
+
+if TYPE_CHECKING:
+    from worker.brokers.contract import Broker
+    from worker.desk.follow import Advance
+    from worker.desk.queries import Filter, Summary
+    from worker.desk.store import RejectionStore
+
+_UNITS: Final = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_BARS: Final = "▁▂▃▄▅▆▇█"
+_PARTS: Final = 40
+_DAY_MS: Final = 86_400_000
+_PATIENCE: Final = 30.0
+"""How long to wait for another command that uses the store."""
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class Since(click.ParamType[int]):
+    """A time back from now: `30m`, `2h`, `7d`. Gives milliseconds."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse the text."""
+        found = re.fullmatch(r"([0-9]{1,5})([mhd])", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no time back from now: say 30m, 2h or 7d", param, ctx)
+        return int(found[1]) * _UNITS[found[2]]
+
+
+def filters(command: _Command) -> _Command:
+    """The options that choose rejections."""
+    options = [
+        click.option("--entity", type=OneOf("an entity", ENTITIES), help="Only this entity."),
+        click.option(
+            "--code",
+            type=OneOf("a violation code", [code.value for code in Code]),
+            metavar="CODE",
+            help="Only this violation code.",
+        ),
+        click.option("--field", metavar="FIELD", help="Only violations of this field."),
+        click.option("--key", metavar="KEY", help="Only records of this key; needs --entity."),
+        click.option("--producer", metavar="NAME", help="Only senders that name themselves so."),
+        click.option("--partition", type=click.IntRange(0), help="Only this input partition."),
+        click.option("--since", type=Since(), help="Only the last 30m, 2h, 7d … by whole minutes."),
+        click.option("--all", "everything", is_flag=True, help="Settled rejections as well."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def chosen(options: dict[str, Any], now: int) -> Filter:
+    """The filter of these options. Raises click.UsageError for a key without an entity."""
+    if options["key"] is not None and options["entity"] is None:
+        raise click.UsageError("a key alone names no record: say --entity as well")
+    from worker.desk.queries import Filter
+
+    since = options.pop("since")
+    return Filter(**options, since=None if since is None else now - since)
+
+
+@click.command("summary")
+@filters
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.pass_obj
+def summary_command(context: Context, /, everything: bool, as_json: bool, **options: Any) -> int:
+    """Count rejections by entity, code and field: the open ones, or all.
+
+    A rejection is open until its key has been accepted or deleted since. The orphans that a
+    rejected user or match has caused are counted beside it.
+    """
+    from worker.desk import queries
+
+    now = now_ms()
+    chosen_ = chosen(options, now)
+
+    async def run() -> None:
+        async with open_desk(context, quiet=as_json) as (_, store):
+            found = queries.summary(store, chosen_)
+            unknown = queries.unknown_fields(store, chosen_.entity)
+            if as_json:
+                _print_summary_json(found, unknown)
+            else:
+                since = now - _DAY_MS if chosen_.since is None else chosen_.since
+                span = chosen_._replace(since=since, until=now)
+                bars = queries.over_time(store, span, _PARTS)
+                _print_summary(found, unknown, bars, now - since, everything=everything)
+
+    asyncio.run(run())
+    return 0
+
+
+def _print_summary_json(found: Summary, unknown: dict[str, dict[str, int]]) -> None:
+    violations = [
+        {
+            **msgspec.structs.asdict(kind),
+            **msgspec.structs.asdict(counted),
+            "first": _moment(counted.first),
+            "last": _moment(counted.last),
+        }
+        for kind, counted in found.kinds
+    ]
+    print_json(
+        {
+            "rejections": found.records,
+            "open": found.open,
+            "violations": violations,
+            "unknown_names": unknown,
+        }
+    )
+
+
+def _print_summary(
+    found: Summary,
+    unknown: dict[str, dict[str, int]],
+    bars: list[int],
+    span_ms: int,
+    *,
+    everything: bool,
+) -> None:
+    now = datetime.now(UTC)
+    rows = [
+        (
+            *msgspec.structs.astuple(kind),
+            counted.open,
+            counted.records,
+            counted.consequences,
+            short_time(_moment(counted.first), now),
+            short_time(_moment(counted.last), now),
+        )
+        for kind, counted in found.kinds
+        if everything or counted.open
+    ]
+    columns = ("entity", "code", "field", "open", "in all", "orphans of these", "first", "last")
+    title = f"{count_of(found.records, 'rejection')}, {found.open:,} open"
+    footer = "times in UTC" if everything else "times in UTC; --all shows the settled ones, too"
+    print_table(title, columns, rows, footer, whole=("entity", "code"))
+    say(f"The last {_span(span_ms)}: {sparkline(bars)}")
+    names = UnknownNames()
+    names.by_entity = {entity: Counter(counts) for entity, counts in unknown.items()}
+    print_unknown(names)
+
+
+@click.command("list")
+@filters
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document a line.")
+@click.pass_obj
+def list_command(
+    context: Context, /, everything: bool, limit: int, as_json: bool, **options: Any
+) -> int:
+    """List rejections, the newest first: the open ones, or all.
+
+    An orphan names the rejection of the user or match that it refers to, if there is one.
+    """
+    from worker.desk import queries
+
+    chosen_ = chosen(options, now_ms())
+
+    async def run() -> list[queries.RejectionListed]:
+        async with open_desk(context, quiet=as_json) as (_, store):
+            return queries.listed(store, chosen_, limit, everything=everything)
+
+    found = asyncio.run(run())
+    if as_json:
+        for one in found:
+            print_json({**msgspec.structs.asdict(one), "at": _moment(one.at)})
+        return 0
+    shown_at = datetime.now(UTC)
+    rows = [
+        (
+            short_time(_moment(one.at), shown_at),
+            one.source,
+            ", ".join(f"{field}: {code}" if field else code for code, field in one.violations),
+            one.producer,
+            one.state,
+            one.cause or "",
+        )
+        for one in found
+    ]
+    columns = ("time", "record", "violations", "producer", "state", "caused by the rejection of")
+    print_table("Rejections, the newest first", columns, rows, "times in UTC", whole=("time",))
+    return 0
+
+
+def sparkline(counts: Sequence[int]) -> str:
+    """Counts as bars of eight heights; a blank stands for none."""
+    highest = max(counts, default=0)
+    return "".join(_BARS[(count * len(_BARS) - 1) // highest] if count else " " for count in counts)
+
+
+def _span(milliseconds: int) -> str:
+    for unit in ("d", "h", "m"):
+        if milliseconds % _UNITS[unit] == 0 and (unit != "d" or milliseconds > _DAY_MS):
+            return f"{milliseconds // _UNITS[unit]} {unit}"
+    return f"{milliseconds // _UNITS['m']} m"
+
+
+def _moment(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+@asynccontextmanager
+async def open_desk(
+    context: Context, *, quiet: bool
+) -> AsyncIterator[tuple[Broker, RejectionStore]]:
+    """The broker, and the store, up to date with the topics."""
+    from worker.desk.follow import bring_up_to_date
+
+    directory = Path(context.settings.data) / "desk"
+    async with context.broker(read_only=True) as broker:
+        store = await asyncio.to_thread(_opened, directory, context.names)
+        try:
+            with _progress(quiet=quiet) as advance:
+                await bring_up_to_date(broker, store, _garbage, advance)
+            yield broker, store
+        finally:
+            await asyncio.to_thread(store.close)
+
+
+def _opened(directory: Path, names: Names) -> RejectionStore:
+    """Open the store, once no other command uses it any more. Blocking. Raises StateError."""
+    from worker.desk.store import RejectionStore
+
+    patient_until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return RejectionStore(directory, names)
+        except StateError as error:
+            held = isinstance(error.__cause__, BlockingIOError)
+            if not held or time.monotonic() >= patient_until:
+                raise
+            time.sleep(0.1)
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Advance]:
+    with progress_bar(quiet=quiet) as bar:
+        task = bar.add_task("Reading rejections", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _garbage(partition: Partition, offset: int) -> None:
+    complain(f"{partition.topic}/{partition.number}/{offset} is no rejection: skipped")

@@ -1,0 +1,168 @@
+"""`buddy rejections show`: one rejection, with its original beside its violations."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import msgspec
+
+from schemas import ENTITIES
+from worker.cli.console import Context, print_json, say, say_found, say_more, short_time
+from worker.cli.desk import open_desk
+from worker.core.rejection import Rejection, original
+from worker.errors import UsageError
+from worker.stream import Message, Partition
+
+if TYPE_CHECKING:
+    from worker.brokers.contract import Broker
+    from worker.desk.queries import RejectionListed
+
+_COORDINATE: Final = re.compile(
+    rf"(?:.+\.)?(in|rejected)\.({'|'.join(ENTITIES)})/([0-9]{{1,6}})/([0-9]{{1,18}})"
+)
+_PATIENCE: Final = 20.0
+
+
+class _Shown(msgspec.Struct):
+    """What `--json` prints."""
+
+    coordinate: str
+    state: str
+    cause: str | None
+    rejection: msgspec.Raw
+
+
+@click.command("show")
+@click.argument("coordinate")
+@click.option("--json", "as_json", is_flag=True, help="Print the rejection itself, as JSON.")
+@click.pass_obj
+def show_command(context: Context, coordinate: str, as_json: bool) -> int:
+    """Show one rejection: what was wrong, what became of it, and the original.
+
+    COORDINATE is that of the record (in.users/3/17) or of the rejection (rejected.users/3/5).
+    Values of the original are masked unless the setting show_values is on.
+    """
+    found = _COORDINATE.fullmatch(coordinate)
+    if found is None:
+        raise UsageError(
+            f"{coordinate!r} is no coordinate: say TOPIC/PARTITION/OFFSET of an input or of a "
+            "topic of rejections, such as in.users/3/17"
+        )
+    kind, entity, partition, offset = found.groups()
+    topic = f"{context.settings.prefix}.{kind}.{entity}"
+    asked = f"{topic}/{int(partition)}/{int(offset)}"
+
+    async def run() -> tuple[RejectionListed, Message]:
+        from worker.desk import queries
+
+        async with open_desk(context, quiet=as_json) as (broker, store):
+            listed = queries.at_coordinate(store, asked)
+            if listed is None:
+                raise UsageError(f"there is no rejection at {asked}, or no longer")
+            return listed, await _read(broker, listed.coordinate)
+
+    listed, message = asyncio.run(run())
+    value = message.value or b""
+    if as_json:
+        print_json(_Shown(listed.coordinate, listed.state, listed.cause, msgspec.Raw(value)))
+    else:
+        _print(listed, value, masks=not context.settings.show_values)
+    return 0
+
+
+async def _read(broker: Broker, coordinate: str) -> Message:
+    """The message at that coordinate. Raises UsageError if it is gone."""
+    topic, number, offset = coordinate.rsplit("/", 2)
+    partition, position = Partition(topic, int(number)), int(offset)
+    reader = broker.reader()
+    reader.assign({partition: position})
+    try:
+        for message in await reader.read(1, _PATIENCE):
+            if message.offset == position:
+                return message
+    finally:
+        await reader.close()
+    raise UsageError(f"the rejection at {coordinate} is no longer there")
+
+
+def _print(listed: RejectionListed, value: bytes, *, masks: bool) -> None:
+    rejection = msgspec.json.decode(value, type=Rejection)
+    at = short_time(datetime.fromtimestamp(listed.at / 1000, UTC), datetime.now(UTC))
+    say(f"{at}  {listed.source}  key {rejection.key or '-'}  {listed.state}")
+    for found in rejection.violations:
+        field = f"{found.field}: " if found.field else ""
+        say_found(found.code.value, f"{field}{found.message}", found.severity)
+    if listed.cause is not None:
+        say_more(f"caused by the rejection of {listed.cause}")
+    if listed.producer:
+        say_more(f"sent by {listed.producer}")
+    say_more(f"the rejection is {listed.coordinate}")
+    faulty = {re.split(r"[\[.]", found.field)[0] for found in rejection.violations}
+    record = original(rejection)
+    if record is None:
+        say("The record was a deletion, or too large to be kept.")
+        return
+    try:
+        content = msgspec.json.decode(record)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        shape = f"{len(record)} bytes that are no JSON"
+        say(f"The record: {shape}" if masks else f"The record: {record!r}")
+        return
+    say("The record:" + (" (values masked, see show_values)" if masks else ""))
+    for line in _lines(masked(content) if masks else content, faulty):
+        say(line)
+
+
+def _lines(content: Any, faulty: set[str]) -> Iterator[str]:
+    """The record, a field a line; those with violations are marked."""
+    if not isinstance(content, dict):
+        yield f"  {_text(content)}"
+        return
+    for name, value in content.items():
+        mark = ">" if name in faulty else " "
+        yield f"{mark} {_text(name)}: {_text(value)}"
+    for name in sorted(faulty - content.keys() - {""}):
+        yield f"> {_text(name)} is not there"
+
+
+def _text(value: Any) -> str:
+    return value.text if isinstance(value, Masked) else msgspec.json.encode(value).decode()
+
+
+class Masked(msgspec.Struct, frozen=True):
+    """What may be seen of a value: its shape."""
+
+    text: str
+
+
+def masked(value: Any) -> Any:
+    """The shape of a JSON value: of a text its first letter and its length, of a list its length.
+
+    The names of a record's own fields stay, and so do null, true and false.
+    """
+    match value:
+        case None | bool():
+            return value
+        case dict():
+            return {name: _shape(inner) for name, inner in value.items()}
+    return _shape(value)
+
+
+def _shape(value: Any) -> Any:
+    match value:
+        case None | bool():
+            return value
+        case str():
+            length = "1 character" if len(value) == 1 else f"{len(value)} characters"
+            first = value[:1] if value[:1].isalpha() else ""
+            return Masked(f'"{first}{"•" * min(5, len(value) - len(first))}" {length}')
+        case int() | float():
+            return Masked("a number")
+        case list():
+            return Masked("a list of " + ("1 value" if len(value) == 1 else f"{len(value)} values"))
+    return Masked("an object")
