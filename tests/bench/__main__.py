@@ -16,6 +16,7 @@ from rich.console import Console
 
 from tests.bench import (
     backlog,
+    desk,
     embedded_path,
     hotkey,
     index,
@@ -70,6 +71,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterable[Figure]]] = {
     "readers": readers.run,
     "exports": whole_export.run,
     "index": _index,
+    "desk": desk.run,
 }
 
 

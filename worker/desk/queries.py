@@ -44,7 +44,7 @@ class ViolationKind(msgspec.Struct, frozen=True, order=True):
 
 
 class Counted(msgspec.Struct):
-    """How many rejections have a kind of violation, and when the first and the last of them were.
+    """How many rejections have a kind of violation, and the seconds of the first and the last.
 
     `open` of them are open. `consequences` are orphans, all of them open, that a rejection of this
     kind has caused.
@@ -249,9 +249,10 @@ def _counts(
         )
         return
     for level, first, end in cover(*_span(chosen)):
+        width = WIDTHS_MS[level]
         yield from store.database.execute(
             "SELECT kinds, cause_kinds, sum(records), sum(open),"  # noqa: S608
-            f" min(bucket * {WIDTHS_MS[level]} + first), max(bucket * {WIDTHS_MS[level]} + last)"
+            f" min(bucket * {width} + first * 1000), max(bucket * {width} + last * 1000)"
             " FROM counts r WHERE level = ? AND bucket >= ? AND bucket < ?"
             f"{where} GROUP BY kinds, cause_kinds",
             (level, first, end, *values),

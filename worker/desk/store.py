@@ -84,7 +84,7 @@ CREATE TABLE counts (
 """Rejections are numbered as they are read. `topic_partition` and `offset` are the coordinate of
 the rejection, and the next two columns that of the record in the input of the entity. `cause` is
 the rejection of what the record refers to, `cause_kinds` are the kinds of that rejection, or 0.
-`first` and `last` are in milliseconds since the start of the bucket."""
+`first` and `last` are in seconds since the start of the bucket."""
 
 _REJECTION: Final = "INSERT INTO rejections VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _COUNT: Final = (
@@ -331,7 +331,7 @@ class RejectionStore:
                     row.producer,
                     row.cause_kinds,
                 )
-                at = row.at % width
+                at = row.at % width // 1000
                 found = sums.setdefault(bucket, [0, 0, at, at])
                 found[0] += records
                 found[1] += open_
