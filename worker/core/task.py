@@ -228,7 +228,7 @@ class Task:
     def save(self, out: Outbox, now: Moment, *, always: bool = False) -> None:
         """Write the checkpoint if it says more than the last, or with anything else in `out`.
 
-        `anyhow` writes it always, to name the worker. Enters the tally of `out` in the books.
+        `always` writes it in any case, to name the worker. Enters the tally of `out` in the books.
         """
         reading = self.reading
         self._hold_back_watermark(now)

@@ -311,7 +311,7 @@ class TaskManager:
     async def _run_take_over(
         self, number: int, owner: str, announced: asyncio.Task[list[tuple[int, int]]], index: int
     ) -> TaskHandle:
-        """Take a task over; `written[index]` locates its owner record in the log."""
+        """Take a task over; `announced[index]` locates its owner record in the log."""
         began = time.monotonic()
         _, offset = (await asyncio.shield(announced))[index]
         others = self._sessions - {owner}
