@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,9 +17,10 @@ from worker.core.rejection import Source
 from worker.core.topics import Names
 from worker.core.violations import Code, Violation
 from worker.desk import queries
+from worker.desk.database import FILE_NAME
 from worker.desk.queries import Filter
 from worker.desk.seen import RejectionSeen, Settling, key_digest
-from worker.desk.store import FILE_NAME, Numbered, RejectionStore
+from worker.desk.store import Numbered, RejectionStore
 from worker.stream import Partition
 
 _REJECTIONS: Final = 1_000_000
@@ -49,16 +51,16 @@ def _run(directory: Path, count: int) -> Iterator[Figure]:
     seconds = 0.0
     for batch in _batches(count):
         ends = {each.partition: each.offset + 1 for each in batch}
-        seconds += _seconds(lambda b=batch, e=ends: store.apply(b, [], e, {}, {}))  # type: ignore[misc]
+        seconds += _seconds(partial(store.apply, batch, [], ends, {}, {}))
     yield _figure("rejections added", count / seconds, "1/s")
     rows = [
         Settling(key_digest("users", str(n)), _START + _SPAN, 0, 0, deleted=False)
         for n in range(0, count, 7)
     ]
-    seconds = _seconds(lambda: store.apply([], rows, {}, {}, {}))
+    seconds = _seconds(partial(store.apply, [], rows, {}, {}, {}))
     yield _figure("rejections settled", len(rows) / seconds, "1/s")
     for name, chosen in _FILTERS.items():
-        milliseconds = 1000 * _seconds(lambda c=chosen: queries.summary(store, c))  # type: ignore[misc]
+        milliseconds = 1000 * _seconds(partial(queries.summary, store, chosen))
         yield _figure(f"summary of {name}", milliseconds, "ms", aim=200.0)
     store.close()
     size = (directory / FILE_NAME).stat().st_size

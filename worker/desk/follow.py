@@ -20,7 +20,7 @@ from worker.brokers.contract import Broker, Reader
 from worker.desk.seen import Settling, read_rejection, read_settling
 from worker.desk.store import Numbered, RejectionStore
 from worker.errors import BrokerUnavailable, DamagedLog, MissingTopic
-from worker.index.freshness import SavedIndex, created_anew, other_topics
+from worker.index.freshness import SavedIndex, created_anew, other_topics, outside_the_log
 from worker.index.resuming import another_log
 from worker.index.tails import Tail, extended
 from worker.stream import Message, OffsetRange, Partition
@@ -65,8 +65,8 @@ async def bring_up_to_date(
     reason = (
         other_topics(saved, found)
         or created_anew(saved.identities, identities)
-        or _beyond(saved, spans)
-        or await another_log(broker, _held(saved, spans), spans)
+        or outside_the_log(_still_there(saved, spans), spans)
+        or await another_log(broker, _still_there(saved, spans), spans)
     )
     if reason is not None:
         await asyncio.to_thread(store.wipe, reason)
@@ -80,24 +80,11 @@ async def bring_up_to_date(
     await asyncio.to_thread(store.expire, starts)
 
 
-def _beyond(saved: SavedIndex, spans: Mapping[Partition, OffsetRange]) -> str | None:
-    """Which partition ends before its position; messages that expired are no reason to rebuild."""
-    for partition, position in sorted(saved.positions.items()):
-        if position > spans[partition].end:
-            return (
-                f"partition {partition.number} of topic {partition.topic} ends at "
-                f"{spans[partition].end}, before position {position}: it was restored from an "
-                "older copy"
-            )
-    return None
-
-
-def _held(saved: SavedIndex, spans: Mapping[Partition, OffsetRange]) -> SavedIndex:
-    """The tails that can be compared: those whose messages have not all expired."""
-    tails = {
-        p: tail for p, tail in saved.tails.items() if spans[p].start < saved.positions.get(p, 0)
-    }
-    return saved._replace(tails=tails)
+def _still_there(saved: SavedIndex, spans: Mapping[Partition, OffsetRange]) -> SavedIndex:
+    """Positions and tails without what has expired: that is no reason to rebuild."""
+    positions = {p: max(position, spans[p].start) for p, position in saved.positions.items()}
+    tails = {p: tail for p, tail in saved.tails.items() if spans[p].start < saved.positions[p]}
+    return saved._replace(positions=positions, tails=tails)
 
 
 class _CatchUp:

@@ -111,11 +111,18 @@ def over_time(store: RejectionStore, chosen: Filter, parts: int) -> list[int]:
         return found
     level = max((i for i, each in enumerate(WIDTHS_MS) if each <= width), default=0)
     bucket = WIDTHS_MS[level]
-    rows = store.database.execute(
-        f"SELECT bucket, sum(records) FROM counts r WHERE level = ? AND bucket >= ? AND bucket < ?"  # noqa: S608
-        f"{where} GROUP BY bucket",
-        (level, chosen.since // bucket, -(-chosen.until // bucket), *values),
-    )
+    if chosen.key is not None and chosen.entity is not None:
+        rows = store.database.rows(
+            f"SELECT r.at / {bucket}, count(*) FROM rejections r"
+            f" WHERE r.key = ? AND r.at >= ? AND r.at < ?{where} GROUP BY 1",
+            (key_digest(chosen.entity, chosen.key), chosen.since, chosen.until, *values),
+        )
+    else:
+        rows = store.database.rows(
+            "SELECT bucket, sum(records) FROM counts r"
+            f" WHERE level = ? AND bucket >= ? AND bucket < ?{where} GROUP BY bucket",
+            (level, chosen.since // bucket, -(-chosen.until // bucket), *values),
+        )
     for number, records in rows:
         index = min(parts - 1, max(0, (number * bucket - chosen.since) // width))
         found[index] += records
@@ -152,8 +159,8 @@ def _listed(
     store: RejectionStore, where: str, values: Sequence[str | int], limit: int
 ) -> list[RejectionListed]:
     kinds = _kinds(store)
-    rows = store.database.execute(
-        "SELECT r.at, r.kinds, p.topic, p.number, r.offset, r.source_partition, r.source_offset,"  # noqa: S608 -- our own words
+    rows = store.database.rows(
+        "SELECT r.at, r.kinds, p.topic, p.number, r.offset, r.source_partition, r.source_offset,"
         " n.name, r.state, c.kinds, c.source_partition, c.source_offset"
         " FROM rejections r JOIN partitions p ON p.id = r.topic_partition"
         " JOIN producers n ON n.id = r.producer LEFT JOIN rejections c ON c.id = r.cause"
@@ -184,7 +191,7 @@ def _listed(
 def unknown_fields(store: RejectionStore, entity: str | None) -> dict[str, dict[str, int]]:
     """By entity: names of fields that have no column, with the number of records."""
     found: dict[str, dict[str, int]] = {}
-    for name, field, records in store.database.execute(
+    for name, field, records in store.database.rows(
         "SELECT entity, name, records FROM unknown_fields ORDER BY entity, records DESC, rowid"
     ):
         if entity in (None, name):
@@ -195,7 +202,7 @@ def unknown_fields(store: RejectionStore, entity: str | None) -> dict[str, dict[
 def _kinds(store: RejectionStore) -> dict[int, tuple[str, list[tuple[str, str]]]]:
     return {
         number: (entity, [(code, field) for code, field in json.loads(violations)])
-        for number, entity, violations in store.database.execute("SELECT * FROM kinds")
+        for number, entity, violations in store.database.rows("SELECT * FROM kinds")
     }
 
 
@@ -218,13 +225,11 @@ def _conditions(
         ]
         where += f" AND r.kinds IN ({','.join(map(str, numbers))})"
     if chosen.producer is not None:
-        row = store.database.execute(
-            "SELECT id FROM producers WHERE name = ?", (chosen.producer,)
-        ).fetchone()
-        if row is None:
+        found = store.database.rows("SELECT id FROM producers WHERE name = ?", (chosen.producer,))
+        if not found:
             return None, []
         where += " AND r.producer = ?"
-        values += row
+        values += found[0]
     if chosen.partition is not None:
         where += " AND r.source_partition = ?"
         values.append(chosen.partition)
@@ -241,8 +246,8 @@ def _counts(
     if where is None:
         return
     if chosen.key is not None and chosen.entity is not None:
-        yield from store.database.execute(
-            f"SELECT kinds, cause_kinds, count(*), sum(state = {OPEN}), min(at), max(at)"  # noqa: S608
+        yield from store.database.rows(
+            f"SELECT kinds, cause_kinds, count(*), sum(state = {OPEN}), min(at), max(at)"
             f" FROM rejections r WHERE key = ? AND at >= ? AND at < ?{where}"
             " GROUP BY kinds, cause_kinds",
             (key_digest(chosen.entity, chosen.key), *_span(chosen), *values),
@@ -250,8 +255,8 @@ def _counts(
         return
     for level, first, end in cover(*_span(chosen)):
         width = WIDTHS_MS[level]
-        yield from store.database.execute(
-            "SELECT kinds, cause_kinds, sum(records), sum(open),"  # noqa: S608
+        yield from store.database.rows(
+            "SELECT kinds, cause_kinds, sum(records), sum(open),"
             f" min(bucket * {width} + first * 1000), max(bucket * {width} + last * 1000)"
             " FROM counts r WHERE level = ? AND bucket >= ? AND bucket < ?"
             f"{where} GROUP BY kinds, cause_kinds",

@@ -16,9 +16,10 @@ from tests.unit.desk_kit import NAMES, START, rejection, settling
 from worker.core.topics import Names
 from worker.core.violations import Code
 from worker.desk import queries, store
+from worker.desk.database import FILE_NAME
 from worker.desk.queries import Filter
-from worker.desk.seen import key_digest
-from worker.desk.store import FILE_NAME, Numbered, RejectionStore
+from worker.desk.seen import Settling, key_digest
+from worker.desk.store import Numbered, RejectionStore
 from worker.errors import StateError
 from worker.index.tails import Tail
 from worker.stream import Partition
@@ -33,13 +34,13 @@ def desk(tmp_path: Path) -> Iterator[RejectionStore]:
     opened.close()
 
 
-def apply(desk: RejectionStore, *found: Numbered, settled: tuple[object, ...] = ()) -> None:
+def apply(desk: RejectionStore, *found: Numbered, settled: tuple[Settling, ...] = ()) -> None:
     positions = {each.partition: each.offset + 1 for each in found}
-    desk.apply(found, settled, positions, {}, {})  # type: ignore[arg-type]
+    desk.apply(found, settled, positions, {}, {})
 
 
-def counts(desk: RejectionStore, **chosen: object) -> tuple[int, int]:
-    found = queries.summary(desk, Filter(**chosen))  # type: ignore[arg-type]
+def counts(desk: RejectionStore, **chosen: Any) -> tuple[int, int]:
+    found = queries.summary(desk, Filter(**chosen))
     return found.records, found.open
 
 
@@ -197,9 +198,10 @@ def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
     opened.close()
 
 
-def test_a_second_process_gets_one_clear_line(desk: RejectionStore) -> None:
+def test_a_second_process_gets_one_clear_line(desk: RejectionStore, tmp_path: Path) -> None:
+    assert counts(desk) == (0, 0)
     with pytest.raises(StateError, match="is in use by another process"):
-        RejectionStore(desk.directory, NAMES)
+        RejectionStore(tmp_path / "desk", NAMES)
 
 
 @pytest.mark.parametrize("prefix", ["t", "other"])
@@ -235,6 +237,23 @@ def test_what_sqlite_refuses_is_one_line(
     monkeypatch.setattr(desk, "_settle", fail)
     with pytest.raises(StateError, match="cannot be written, the disk is full"):
         apply(desk, rejection(0))
+
+
+def test_a_summary_of_a_damaged_store_is_one_line(tmp_path: Path) -> None:
+    opened = RejectionStore(tmp_path, NAMES)
+    apply(opened, rejection(0))
+    opened.database.execute("DROP TABLE counts")
+    with pytest.raises(StateError, match="no such table: counts"):
+        counts(opened)
+    opened.close()
+
+
+def test_over_time_is_of_what_was_chosen(desk: RejectionStore) -> None:
+    apply(desk, *(rejection(n, key=str(n % 2), at=n * MINUTE) for n in range(8)))
+    span: dict[str, Any] = {"since": START, "until": START + 8 * MINUTE}
+    assert queries.over_time(desk, Filter(**span), 4) == [2, 2, 2, 2]
+    assert queries.over_time(desk, Filter(entity="users", key="1", **span), 4) == [1, 1, 1, 1]
+    assert queries.over_time(desk, Filter(producer="nobody", **span), 4) == [0, 0, 0, 0]
 
 
 keys = st.sampled_from(["1", "2", "3"])
@@ -282,8 +301,9 @@ def test_counts_are_those_of_the_rejections(
         elif what == "settle":
             key, at = rest
             apply(desk, settled=(settling(key, at=at * MINUTE + 1, partition=7),))
-            for n, (k, a, *more, open_) in there.items():
-                there[n] = (k, a, *more, open_ and not (k == key and at >= a))  # type: ignore[assignment]
+            for n, (k, a, code, partition, producer, open_) in there.items():
+                still = open_ and not (k == key and at >= a)
+                there[n] = (k, a, code, partition, producer, still)
         else:
             limit = number * rest[0] // 200
             desk.expire({Partition(NAMES.rejected("users"), q): limit for q in range(2)})

@@ -1,0 +1,189 @@
+"""The database of the desk: its tables, how it is opened, and what its errors mean.
+
+One process at a time has it open. A database that cannot be used is replaced with an empty one,
+with one log line (`desk_rebuilt`): the topics fill it again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from worker.errors import StateError
+from worker.index.directory import StateDirectory
+
+VERSION: Final = 1
+"""Version of the tables below; any other version on disk is rebuilt."""
+FILE_NAME: Final = "rejections.sqlite"
+
+_TABLES: Final = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE partitions (
+    id INTEGER PRIMARY KEY, topic TEXT NOT NULL, number INTEGER NOT NULL,
+    start INTEGER NOT NULL DEFAULT 0, position INTEGER NOT NULL, tail BLOB,
+    UNIQUE (topic, number));
+CREATE TABLE topics (topic TEXT PRIMARY KEY, identity TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE kinds (
+    id INTEGER PRIMARY KEY, entity TEXT NOT NULL, violations TEXT NOT NULL,
+    UNIQUE (entity, violations));
+CREATE TABLE producers (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE unknown_fields (
+    entity TEXT NOT NULL, name TEXT NOT NULL, records INTEGER NOT NULL,
+    PRIMARY KEY (entity, name));
+CREATE TABLE rejections (
+    id INTEGER PRIMARY KEY, at INTEGER NOT NULL, key INTEGER, kinds INTEGER NOT NULL,
+    topic_partition INTEGER NOT NULL, "offset" INTEGER NOT NULL,
+    source_partition INTEGER NOT NULL, source_offset INTEGER NOT NULL, producer INTEGER NOT NULL,
+    state INTEGER NOT NULL, cause INTEGER, cause_kinds INTEGER NOT NULL);
+CREATE INDEX rejections_by_key ON rejections (key) WHERE key IS NOT NULL;
+CREATE TABLE counts (
+    level INTEGER NOT NULL, bucket INTEGER NOT NULL, kinds INTEGER NOT NULL,
+    source_partition INTEGER NOT NULL, producer INTEGER NOT NULL, cause_kinds INTEGER NOT NULL,
+    records INTEGER NOT NULL, open INTEGER NOT NULL,
+    first INTEGER NOT NULL, last INTEGER NOT NULL,
+    PRIMARY KEY (level, bucket, kinds, source_partition, producer, cause_kinds)) WITHOUT ROWID;
+"""
+"""Rejections are numbered as they are read. `topic_partition` and `offset` are the coordinate of
+the rejection, and the next two columns that of the record in the input of the entity. `cause` is
+the rejection of what the record refers to, `cause_kinds` are the kinds of that rejection, or 0.
+`first` and `last` are in seconds since the start of the bucket."""
+
+_log = structlog.get_logger(__name__)
+
+
+class _OtherStoreError(Exception):
+    """The file is that of another release or prefix."""
+
+
+class DeskDatabase:
+    """The tables in a directory of their own, for the topics of one prefix."""
+
+    def __init__(
+        self, directory: Path, prefix: str, on_load: Callable[[DeskDatabase], None]
+    ) -> None:
+        """Open or create the database. Raises `StateError`.
+
+        Calls `on_load` whenever what was read from the tables before may be wrong: after an
+        opening, and after a transaction that was rolled back.
+        """
+        self._directory = directory
+        self._made_for = f"{VERSION} {prefix}"
+        self._on_load = on_load
+        self._lock = StateDirectory(directory)
+        self._lock.take()
+        try:
+            self._open(self._lock.distrust())
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def close(self) -> None:
+        """Release the directory."""
+        self._db.close()
+        self._lock.release()
+
+    def replace(self, reason: str) -> None:
+        """Replace the tables with empty ones. Raises `StateError`."""
+        self._db.close()
+        self._open(reason)
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows that a statement gives. Raises `StateError`."""
+        with self.guard():
+            return self._db.execute(statement, values).fetchall()
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Execute a statement, within a `guard`."""
+        return self._db.execute(statement, values)
+
+    def executemany(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
+        """Execute a statement once for each, within a `guard`."""
+        self._db.executemany(statement, values)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of the block is written, or nothing."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:  # SQLite itself rolls back some errors, a full disk for one
+                self._db.execute("ROLLBACK")
+            self._on_load(self)
+            raise
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Raise `StateError` for what SQLite, or a content that contradicts itself, raises.
+
+        Damage is marked, so that the next opening replaces the database.
+        """
+        try:
+            yield
+        except (sqlite3.Error, ValueError) as error:
+            if not isinstance(error, sqlite3.OperationalError):
+                self._lock.mark_damaged(str(error))
+                raise StateError(
+                    f"{self._directory} is damaged ({error}): run the command again, which rebuilds"
+                    " it from the topics"
+                ) from None
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise self._lock.failure(full if "is full" in str(error) else error) from None
+
+    def _open(self, reason: str | None) -> None:
+        """Open the database; with a reason, or if it is unusable, an empty one."""
+        for _ in range(2):
+            if reason is not None:
+                _log.warning("desk_rebuilt", reason=reason)
+                self._unlink()
+            try:
+                self._connect()
+            except sqlite3.OperationalError as error:
+                raise self._lock.failure(error) from None
+            except sqlite3.DatabaseError as error:
+                reason = f"it is damaged ({error})"
+            except _OtherStoreError as error:
+                reason = str(error)
+            else:
+                return
+        raise StateError(f"{self._directory} cannot be used ({reason})")
+
+    def _connect(self) -> None:
+        self._db = sqlite3.connect(
+            self._directory / FILE_NAME, isolation_level=None, check_same_thread=False
+        )
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._make_tables()
+            self._on_load(self)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _make_tables(self) -> None:
+        if not self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            self._db.execute("BEGIN")
+            for statement in filter(str.strip, _TABLES.split(";")):
+                self._db.execute(statement)
+            self._db.execute("INSERT INTO facts VALUES ('made for', ?)", (self._made_for,))
+            self._db.execute("COMMIT")
+        found = self._db.execute("SELECT value FROM facts WHERE name = 'made for'").fetchone()
+        if found != (self._made_for,):
+            raise _OtherStoreError("it was made by another release, or for another prefix")
+
+    def _unlink(self) -> None:
+        try:
+            for suffix in ("", "-wal", "-shm"):
+                (self._directory / f"{FILE_NAME}{suffix}").unlink(missing_ok=True)
+            self._lock.unmark()
+        except OSError as error:
+            raise self._lock.failure(error) from None
