@@ -7,6 +7,7 @@ import pytest
 
 from schemas import ENTITIES
 from tests.unit.core_kit import GRACE, Decision, World, good, owned, to_json, uid
+from worker.core.decode import Decoded
 from worker.core.outbox import Tally
 from worker.core.parked import PARKED_BYTES
 from worker.core.pressure import Limits, crowded, overfull, weight
@@ -76,7 +77,8 @@ def test_what_is_parked_weighs_its_bytes_and_what_is_settled_nothing() -> None:
     once, twice = PARKED_BYTES + 20_000 + 5_000, PARKED_BYTES + 2 * 20_000
     assert once + twice < parking.weight("milestones") < once + twice + 2_500
     first, _ = parking
-    assert first.decoded.row is first.message.value  # type: ignore[union-attr]
+    assert isinstance(first.decoded, Decoded)
+    assert first.decoded.row is first.message.value
     world.send("users", good("users", 1))
     world.settle()
     assert parking.weight("milestones") == 0
