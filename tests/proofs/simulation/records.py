@@ -115,7 +115,11 @@ class Records:
         Its value tells which. Only deletions of one key can be mixed up: the earliest that is not
         `done` is taken for it then, and nothing more is expected of any of them.
         """
-        found = [s for s in self._at.get(coordinate, ()) if s.has_come_out_as(key, value)]
+        there = self._at.get(coordinate, ())
+        found = [s for s in there if s.has_come_out_as(key, value)]
+        if not found:  # a deletion that `is_refused` is rejected; nothing in that tells it
+            found = [s for s in there if s.kind == "deletion" and s.key == key]
+            found = [sent for sent in found if self.is_refused(sent)]
         if len(found) < 2:
             return found[0] if found else None
         left = [sent for sent in found if sent.source not in done]
