@@ -220,7 +220,8 @@ def _report(
     say("Every verdict is the one that was expected; the export has been read back whole.")
     say(f"Export:      {finished}")
     say(f"Log:         {directory / 'run.log'}")
-    say(f"Rejections:  .venv/bin/buddy --broker embedded:{directory}/broker rejections summary")
+    ours = f"--broker embedded:{directory}/broker --data {directory}/data"
+    say(f"Rejections:  .venv/bin/buddy {ours} rejections summary")
 
 
 def _differences(outcomes: Outcomes, expected: Expected) -> Iterator[str]:
