@@ -79,10 +79,12 @@ class Frontiers:
         """The frontiers of users and of matches. None while an input's entry is damaged.
 
         Its end is unknown, and what is missing may be there. Damage is reported elsewhere.
+        The ends include open transactions: a record that was acknowledged behind one cannot be
+        read until that transaction has ended.
         """
         names = [self._settings.names.input(entity) for entity in INDEXED]
         partitions = [Partition(n, q) for n in names for q in range(self._settings.tasks)]
-        spans = await sound_spans(self._broker, partitions)
+        spans = await sound_spans(self._broker, partitions, uncommitted=True)
         if len(spans) < len(partitions):
             return None
         ends = {partition: span.end for partition, span in spans.items()}

@@ -6,8 +6,10 @@ import asyncio
 from itertools import count
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from structlog.testing import capture_logs
 
+from tests.contract.broker_kit import unique
 from tests.contract.worker_kit import Row, Stage, checkin
 from tests.unit.rows_kit import match, milestone, user
 from worker.brokers.contract import Member
@@ -54,6 +56,37 @@ async def test_users_who_come_last_of_all_leave_no_orphan(
     assert stage.verdicts(good) == {"accepted": len(good)}
     assert stage.verdicts(lost) == {"rejected orphaned_user_id": len(lost)}
     assert stage.verdicts(alone) == {"accepted orphaned_match_id": len(alone)}
+    await stage.books_balance()
+
+
+@pytest.mark.parametrize("kind", [pytest.param("kafka", marks=pytest.mark.kafka)])
+@pytest.mark.parametrize("entity", ["users", "matches"])
+async def test_what_lies_behind_an_open_transaction_may_still_be_there(
+    stage: Stage, kafka_address: str, entity: str
+) -> None:
+    """Kafka shows it to nobody before the transaction has ended, although it was acknowledged."""
+    running = await stage.started()
+    sender = AIOKafkaProducer(
+        bootstrap_servers=kafka_address.removeprefix("kafka://"), transactional_id=unique("sender")
+    )
+    async with sender:
+        await sender.begin_transaction()
+        for number in range(stage.tasks):
+            await sender.send_and_wait(stage.names.input(entity), b"", partition=number)
+        first = await stage.send("users", *(user(n) for n in range(20)))
+        then = await stage.send("matches", match(100, 0, 1), match(101, 2, 3))
+        last = await stage.send("checkins", checkin(200, 100), checkin(201, 101))
+        waiting = last if entity == "matches" else [*then, *last]
+        await stage.until(lambda: running.parked() == len(waiting), "their references are missing")
+        await stage.until(
+            lambda: running.blocked_by() != set(), "verdicts wait for the transaction"
+        )
+        stage.clock.put_forward(60_000)
+        await stage.look()
+        assert not any(stage.outcomes[place] for place in waiting)
+        await sender.abort_transaction()
+    await stage.judged()
+    assert stage.verdicts([*first, *then, *last]) == {"accepted": 24}
     await stage.books_balance()
 
 

@@ -72,6 +72,23 @@ def open_transactions_overlooked() -> Iterator[None]:
 
 
 @_planted
+def senders_transactions_overlooked() -> Iterator[None]:
+    """What was sent behind a sender's open transaction counts as not there."""
+    real = MemoryBroker.spans
+
+    async def spans(
+        self: MemoryBroker, partitions: Iterable[Partition], *, uncommitted: bool = False
+    ) -> dict[Partition, OffsetRange]:
+        asked = list(partitions)
+        inputs = [partition for partition in asked if ".in." in partition.topic]
+        spans = await real(self, asked, uncommitted=uncommitted)
+        return spans | await real(self, inputs)
+
+    with patch.object(MemoryBroker, "spans", spans):
+        yield
+
+
+@_planted
 def aborted_messages_are_read() -> Iterator[None]:
     """Readers see what did not take place."""
 

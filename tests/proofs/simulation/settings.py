@@ -76,6 +76,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Whether somebody sets the wall clocks of workers."""
     recreated: int
     """How often, at most, the topic of an input is created anew."""
+    senders: bool
+    """Whether senders open transactions in inputs of users and matches, and abort them."""
     resets: int
     """How often, at most, an operator has records judged again."""
 
@@ -127,5 +129,6 @@ def settings(seed: int) -> Settings:
         refused=dice.choice((0.05, 0.2)) if ordered and dice.random() < 0.15 else 0.0,
         clocks=ordered and dice.random() < 0.4,
         recreated=dice.choice((1, 1, 2, 3)) if ordered and dice.random() < 0.2 else 0,
+        senders=seed % 5 == 2,
         resets=dice.choice((1, 2)) if ordered and dice.random() < 0.1 else 0,
     )

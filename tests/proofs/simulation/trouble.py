@@ -17,6 +17,7 @@ from tests.proofs.simulation.weather import Conditions, SeededNetwork
 from worker.engine.reprocess import reprocess
 from worker.engine.takeover import GIVE_UP_SECONDS
 from worker.errors import BuddyError
+from worker.stream import ProducerRecord
 
 _RECREATED: Final = (*2 * ("users", "matches"), "checkins", "events", "claims", "grants")
 
@@ -61,6 +62,8 @@ class Trouble:
         ]
         if settings.clocks:
             self._faults.append(self._set_clock)
+        if settings.senders:
+            self._faults += [self._open_transaction] * 2
         if settings.recreated:
             self._faults += [self._create_anew] * 2
         if settings.resets:
@@ -178,6 +181,27 @@ class Trouble:
                 log.compact()
 
     # --- people -------------------------------------------------------------------------------
+
+    def _open_transaction(self) -> None:
+        """A sender opens a transaction in an input, and others send more before it is aborted.
+
+        The sender does that, or the broker once the transaction's time is over. Until then nobody
+        can read what others have sent.
+        """
+        topic = self._settings.rules.names.input(self._dice.choice(("users", "users", "matches")))
+        if topic in self.gone or self._upstream.done:
+            return
+        name = f"sender {self.counts['opened by senders']}"
+        self._done("opened by senders", f"{name} opens a transaction in {topic}")
+        transaction = self._cluster.begin(name, self._cluster.fence(name), None)
+        for log in self._cluster.logs_of(topic):
+            message = ProducerRecord(topic, None, b"never committed", partition=log.place.number)
+            self._cluster.write(transaction, log, message)
+        seconds = self._dice.choice((0.5, 2.0, 20.0))
+        self._conditions.later(seconds, lambda: self._cluster.abort(transaction))
+        for _ in range(3):
+            if not self._upstream.done:
+                self._upstream.send()
 
     def _create_anew(self) -> None:
         """An input is deleted and created anew, at times while nobody works, and sent to again.

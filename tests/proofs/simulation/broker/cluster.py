@@ -202,14 +202,14 @@ class Cluster:
         writer = self._writers[name]
         assert writer.current is None
         transaction = writer.current = Transaction(name, epoch, origin)
-
-        def give_up() -> None:
-            if transaction.state == "open":
-                writer.epoch += 1
-                self._decide(transaction, "aborted")
-
-        self.weather.limit(give_up)
+        self.weather.limit(lambda: self.abort(transaction))
         return transaction
+
+    def abort(self, transaction: Transaction) -> None:
+        """End a transaction that is open, and its epoch."""
+        if transaction.state == "open":
+            self._writers[transaction.name].epoch += 1
+            self._decide(transaction, "aborted")
 
     def write(self, transaction: Transaction, log: Log, message: ProducerRecord) -> int:
         """Append a message to an open transaction; its offset. Raises Fenced."""
