@@ -22,12 +22,12 @@ HERE, THERE = Partition("t", 0), Partition("t", 1)
 BATCH = 4
 
 
-def flip(log: Path, at: int) -> None:
+def _flip(log: Path, at: int, mask: int = 0x7F) -> None:
     with log.open("r+b") as file:
         file.seek(at)
         byte = file.read(1)[0]
         file.seek(at)
-        file.write(bytes([byte ^ 0x7F]))
+        file.write(bytes([byte ^ mask]))
 
 
 async def test_a_damaged_batch_holds_up_its_partition_alone(
@@ -43,7 +43,7 @@ async def test_a_damaged_batch_holds_up_its_partition_alone(
         await broker.publish(numbered("t", range(5), 1))
         (log,) = kafka_server.logs("t", 0)
         at = log.read_bytes().index(b"1004")
-        flip(log, at)
+        _flip(log, at)
         reader = broker.reader()
         reader.assign({HERE: 0, THERE: 0})
         with capture_logs() as logs:
@@ -59,9 +59,49 @@ async def test_a_damaged_batch_holds_up_its_partition_alone(
         (line,) = await broker.damage()
         assert line.startswith("t/0 is damaged from offset 4: Kafka gives a batch")
         assert (reader.damaged(), reader.position(HERE)) == ({HERE: line}, 4)
-        flip(log, at)  # as if another broker had sent it a copy
+        _flip(log, at)  # as if another broker had sent it a copy
         assert [m.offset for m in await take(reader, 2 * BATCH)] == [*range(BATCH, 3 * BATCH)]
         assert (reader.damaged(), await broker.damage()) == ({}, [])
+    finally:
+        await broker.close()
+
+
+@pytest.mark.parametrize("byte", [0, 4, 7])
+@pytest.mark.parametrize("mask", [0x04, 0x80])
+async def test_a_batch_with_a_wrong_first_offset_is_told(
+    kafka_server: KafkaServer, monkeypatch: pytest.MonkeyPatch, byte: int, mask: int
+) -> None:
+    """The checksum does not cover it. Each batch is read from the start, and from itself."""
+    monkeypatch.setattr(kafka_reader, "_TRY_AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr(kafka_stalls, "STALL_SECONDS", 1.0)
+    name = f"first{byte}-{mask}"
+    here = Partition(name, 0)
+    broker = connect(Settings(broker=f"kafka://{kafka_server.address}"), {})
+    await broker.open()
+    try:
+        await broker.create([Topic(name, 1, retention_ms=86_400_000)])
+        for first in range(1_000, 1_000 + 3 * BATCH, BATCH):
+            await broker.publish(numbered(name, range(first, first + BATCH)))
+        (log,) = kafka_server.logs(name, 0)
+        at = 0
+        for number in range(3):
+            _flip(log, at + byte, mask)
+            for position in sorted({0, number * BATCH}):
+                reader = broker.reader()
+                reader.assign({here: position})
+                found = []
+                async with asyncio.timeout(30):
+                    while not reader.damaged():
+                        found += await reader.read(100, 0.2)
+                right = [*range(1_000 + position, 1_000 + number * BATCH)]
+                assert [int(message.value or b"") for message in found] == right
+                assert [message.offset + 1_000 for message in found] == right
+                await reader.close()
+            _flip(log, at + byte, mask)
+            at += 12 + int.from_bytes(log.read_bytes()[at + 8 : at + 12])
+        reader = broker.reader()
+        reader.assign({here: 0})
+        assert [m.offset for m in await take(reader, 3 * BATCH)] == [*range(3 * BATCH)]
     finally:
         await broker.close()
 

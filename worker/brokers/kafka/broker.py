@@ -259,7 +259,7 @@ class KafkaBroker:
     def reader(self, *, uncommitted: bool = False) -> KafkaReader:
         """See `contract.Broker.reader`."""
         level = "read_uncommitted" if uncommitted else "read_committed"
-        reader = KafkaReader(self._wire, self._chores, self._diagnose, level)
+        reader = KafkaReader(self._wire, self._chores, self._diagnose, level, self._known)
         self._keep(reader)
         return reader
 

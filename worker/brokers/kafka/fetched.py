@@ -7,13 +7,14 @@ into other objects, or to read past the damage of one partition.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from aiokafka.consumer.fetcher import FetchError, FetchResult
-from aiokafka.errors import RecordTooLargeError, UnsupportedCodecError
+from aiokafka.errors import CorruptRecordException, RecordTooLargeError, UnsupportedCodecError
+from aiokafka.record.default_records import DefaultRecordBatch
 
-from worker.stream import Message
+from worker.stream import Message, Topic
 
 _APPEND_TIME = 1
 
@@ -24,9 +25,10 @@ OnDamage = Callable[[Any, int, BaseException], None]
 class Fetched(OrderedDict[Any, Any]):
     """aiokafka's fetched records by partition, as `ReadableRecords`; there is no public way."""
 
-    def __init__(self, on_damage: OnDamage) -> None:
+    def __init__(self, on_damage: OnDamage, topics: Mapping[str, Topic]) -> None:
         super().__init__()
         self._on_damage = on_damage
+        self._topics = topics
 
     def __setitem__(self, number: Any, result: Any) -> None:
         if isinstance(result, FetchError) and isinstance(result._error, RecordTooLargeError):  # noqa: SLF001 -- patches aiokafka
@@ -35,6 +37,12 @@ class Fetched(OrderedDict[Any, Any]):
             return
         if isinstance(result, FetchResult):
             records = result._partition_records  # noqa: SLF001 -- patches aiokafka
+            records._records = OrderedBatches(  # noqa: SLF001 -- patches aiokafka
+                records._records,  # noqa: SLF001 -- patches aiokafka
+                records.next_fetch_offset,
+                result._assignment.state_value(number).highwater,  # noqa: SLF001 -- patches aiokafka
+                gapless=number.topic in self._topics and not self._topics[number.topic].compacted,
+            )
             result._partition_records = ReadableRecords(number, records, self._on_damage)  # noqa: SLF001 -- patches aiokafka
         super().__setitem__(number, result)
 
@@ -67,6 +75,73 @@ class ReadableRecords:
             raise
         except Exception as error:  # noqa: BLE001 -- damaged bytes may raise anything
             self._on_damage(self._number, self.next_fetch_offset, error)
+
+
+class OrderedBatches:
+    """The batches of a fetch from `offset` on, each where it can be: the log ends at `end`.
+
+    A batch's checksum does not cover its first offset, nor does aiokafka look at it. With a damaged
+    one, Kafka does not find the batch, or its records get the coordinates of others, or they are
+    dropped as read before. So each batch must begin where the one before it ends, and the first one
+    must contain `offset`. Compaction leaves gaps: without `gapless`, a batch may begin later, as
+    long as it ends where the next one can begin.
+    """
+
+    def __init__(self, batches: Any, offset: int, end: int, *, gapless: bool) -> None:
+        self._batches = batches
+        self._gapless = gapless
+        self._offset = offset
+        self._earliest = 0
+        """Where the next batch may begin at the earliest: the first one may contain `offset`."""
+        self._end = end
+        self._ahead = self._take()
+
+    def has_next(self) -> bool:
+        """See aiokafka's `MemoryRecords`."""
+        return self._ahead is not None
+
+    def next_batch(self) -> Any:
+        """See aiokafka's `MemoryRecords`. Raises CorruptRecordException for a wrong offset."""
+        batch, self._ahead = self._ahead, None
+        if isinstance(batch, Exception):
+            raise batch
+        self._ahead = self._take()
+        if isinstance(batch, DefaultRecordBatch):  # earlier formats have no number of offsets
+            self._check(batch.base_offset, batch.next_offset)
+        self._offset = self._earliest = batch.next_offset
+        if self._is_after_gap(self._ahead) and not self._batches.has_next():
+            self._ahead = None  # the next fetch begins with it, and shows what follows
+        return batch
+
+    def _check(self, first: int, after: int) -> None:
+        # The checksum covers the number of offsets: a batch that begins rightly ends rightly.
+        following = self._ahead
+        is_known = isinstance(following, DefaultRecordBatch)
+        limit = following.base_offset if is_known else self._end
+        is_sound = first == self._offset
+        if self._earliest <= first < self._offset < after:
+            is_sound = after == limit or (after < limit and not (self._gapless and is_known))
+        elif first > self._offset:
+            is_sound = after <= limit and not self._gapless
+        if not is_sound:
+            raise CorruptRecordException(
+                f"a batch from {first} up to {after}, where {self._offset} is next of {limit}"
+            )
+
+    def _is_after_gap(self, following: Any) -> bool:
+        """Whether a batch begins later than expected, and ends before the end of the log."""
+        return (
+            isinstance(following, DefaultRecordBatch)
+            and self._offset < following.base_offset
+            and following.next_offset < self._end
+        )
+
+    def _take(self) -> Any:
+        """The next batch, the exception that it raises, or None."""
+        try:
+            return self._batches.next_batch() if self._batches.has_next() else None
+        except Exception as error:  # noqa: BLE001 -- raised in its turn
+            return error
 
 
 def _message(number: Any, record: Any) -> Message:

@@ -16,7 +16,7 @@ from worker.brokers.kafka.fetched import Fetched
 from worker.brokers.kafka.stalls import STALL_SECONDS, Stalls
 from worker.brokers.kafka.wire import CALL_SECONDS, Chores, Diagnose, Wire, stop, topic_partition
 from worker.errors import BrokerUnavailable
-from worker.stream import Message, Partition
+from worker.stream import Message, Partition, Topic
 
 FETCH_WAIT_MILLISECONDS = 500
 """How long the broker holds a fetch that finds nothing. The cost of a fetch, on both sides, grows
@@ -49,12 +49,20 @@ class KafkaReader:
     failure creates a new one. So reading resumes once the broker is back.
     """
 
-    def __init__(self, wire: Wire, chores: Chores, diagnose: Diagnose, level: str) -> None:
-        """`level` is the isolation level."""
+    def __init__(
+        self,
+        wire: Wire,
+        chores: Chores,
+        diagnose: Diagnose,
+        level: str,
+        topics: Mapping[str, Topic],
+    ) -> None:
+        """`level` is the isolation level; `topics` are those described so far, by name."""
         self._wire = wire
         self._chores = chores
         self._diagnose = diagnose
         self._level = level
+        self._described = topics
         self._consumer: Any = None
         self._closed = False
         self._turn = asyncio.Lock()
@@ -175,7 +183,7 @@ class KafkaReader:
         if self._closed:
             await stop(consumer)
             return
-        consumer._fetcher._records = Fetched(self._is_damaged)  # noqa: SLF001 -- see `Fetched`
+        consumer._fetcher._records = Fetched(self._is_damaged, self._described)  # noqa: SLF001 -- see `Fetched`
         self._consumer = consumer
         self._settled = {}
         self._silence = None
@@ -249,16 +257,23 @@ class KafkaReader:
             self._positions[partition] = offset
 
     async def _skip(self, generation: int, lost: Mapping[Any, int]) -> None:
-        """Continue at the earliest offset of the partitions whose position is outside the log."""
+        """Continue at the earliest offset of the partitions whose position is outside the log.
+
+        `lost` has the offsets that the broker refused. aiokafka keeps such an answer until the next
+        read, when the partition may be another reader's, or its position another one.
+        """
+        ours = [n for n, offset in lost.items() if self._positions.get(Partition(*n)) == offset]
+        if not ours:
+            return
         try:
             async with asyncio.timeout(CALL_SECONDS):
-                earliest = await self._consumer.beginning_offsets(list(lost))
+                earliest = await self._consumer.beginning_offsets(ours)
         except FAILURES as error:
-            topics = {number.topic for number in lost}
+            topics = {number.topic for number in ours}
             raise await self._wire.failure(measuring(topics), error) from error
         if generation != self._generation:
             return
-        for number in lost:
+        for number in ours:
             partition = Partition(*number)
             self._damaged.pop(partition, None)
             # A position beyond the end belongs to an earlier topic of this name: nothing was
