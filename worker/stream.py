@@ -79,3 +79,5 @@ class GroupMember(NamedTuple):
     """The broker's name for the member; a member that joins again gets a new name."""
     numbers: frozenset[int]
     """The partition numbers that the member owns; empty during a rebalance or on standby."""
+    ours: bool = True
+    """False for another program: any client may join a Kafka group."""

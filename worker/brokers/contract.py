@@ -113,10 +113,11 @@ class Broker(Protocol):
         """Known damage that is not skipped, one line each. Does not scan the log."""
 
     def hindrance(self) -> str | None:
-        """The reason why retention and compaction have been blocked for a minute, or None.
+        """Why nothing can be written, or retention and compaction have been blocked for a minute.
 
-        The reason is one line and dates from the last round of upkeep. Calling this every few
-        seconds also starts rounds while nobody writes, so that the end of a hindrance is noticed.
+        None if all is well. The reason is one line and dates from the last round of upkeep. Calling
+        this every few seconds also starts rounds while nobody writes, so that the end of a
+        hindrance is noticed.
         """
 
     async def skipped(self) -> dict[Partition, int]:
@@ -134,7 +135,7 @@ class Broker(Protocol):
         """
 
     async def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        """The group's committed offsets; partitions without one are absent.
+        """The offsets that committers have committed for the group; others are absent.
 
         They may lag the last commit by a moment: a caller that resumes from them may read
         messages again.

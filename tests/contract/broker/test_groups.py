@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from tests.contract.broker_kit import Another, MakeTopic, unique
 from tests.contract.helpers import eventually
 from worker.brokers.contract import Broker, Member
 from worker.errors import MissingTopic
+from worker.stream import Partition
 
 
 async def settle(members: Sequence[Member], partitions: int) -> list[frozenset[int]]:
@@ -42,6 +44,26 @@ async def test_members_share_and_the_last_one_gets_everything_back(
     assert [len(share) for share in shares] == [2, 2]
     await first.close()
     assert await settle([second], 4) == [frozenset(range(4))]
+
+
+@pytest.mark.parametrize("kind", [pytest.param("kafka", marks=pytest.mark.kafka)])
+async def test_another_program_in_a_group_is_no_member_of_ours(
+    broker: Broker, make_topic: MakeTopic, kafka_address: str
+) -> None:
+    """Its offsets say nothing of what was read here, either."""
+    topic, group = await make_topic(2), unique("group")
+    ours = Partition(topic, 0)
+    committer = await broker.committer(unique("name"), group)
+    await committer.commit([], {ours: 3})
+    address = kafka_address.removeprefix("kafka://")
+    stranger = AIOKafkaConsumer(topic, bootstrap_servers=address, group_id=group)
+    async with stranger:
+        await stranger.commit({TopicPartition(topic, number): 9 for number in (1,)})
+        (member,) = await broker.members(group)
+        assert (member.ours, member.numbers) == (False, frozenset({0, 1}))
+        assert await broker.committed(group, [ours, Partition(topic, 1)]) == {ours: 3}
+        await stranger.commit({TopicPartition(*ours): 9})
+        assert await broker.committed(group, [ours, Partition(topic, 1)]) == {}
 
 
 async def test_three_members_share_contiguous_ranges(

@@ -58,6 +58,15 @@ def test_a_lag_that_nobody_reduces(committed: int | None, since: int | None) -> 
     assert ("95 s" if since else "30 s") in line
 
 
+def test_another_program_in_the_group_of_the_workers() -> None:
+    idle = GroupMember("console-1", frozenset(), ours=False)
+    busy = GroupMember("console-2", frozenset({1}), ours=False)
+    assert trouble_of(answers(strangers=[idle]), {}) is None
+    line = trouble_of(answers(strangers=[idle, busy]), {})
+    assert line.startswith("console-2, which is no worker, is in group p-worker and keeps tasks 1 ")
+    assert trouble_of(answers(strangers=[busy], workers=[]), {}).startswith("no worker is running")
+
+
 def test_many_stalled_tasks_are_one_line() -> None:
     many = {Partition(USERS.topic, number): 40_000 for number in range(50)}
     line = trouble(answers(tasks=dict.fromkeys(range(50), TaskCheckpoint())), 3, many, ["worker"])

@@ -21,7 +21,7 @@ from aiokafka.errors import (
 )
 
 from worker.brokers.kafka.batches import PackedBatch, deliver, pack
-from worker.brokers.kafka.committer import KafkaCommitter
+from worker.brokers.kafka.committer import OFFSETS_NOTE, KafkaCommitter
 from worker.brokers.kafka.errors import (
     FAILURES,
     Attempt,
@@ -228,7 +228,11 @@ class KafkaBroker:
             if len(answers) < len(set(numbers)):
                 # The coordinator is loading: aiokafka ignores the response's top-level error.
                 raise GroupLoadInProgressError("the group's coordinator is still loading")
-            return {Partition(*n): a.offset for n, a in answers.items() if a.offset >= 0}
+            return {
+                Partition(*number): answer.offset
+                for number, answer in answers.items()
+                if answer.offset >= 0 and answer.metadata == OFFSETS_NOTE
+            }
 
         if not numbers:
             return {}
@@ -276,7 +280,8 @@ class KafkaBroker:
 
         async def ask(admin: Any) -> list[GroupMember]:
             answers = await admin.describe_consumer_groups([group])
-            return members_of([described for answer in answers for described in answer.groups])
+            described = [group for answer in answers for group in answer.groups]
+            return members_of(described, self._wire.client_id)
 
         return await self._admin.ask(describing_group(group), ask)
 

@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from aiokafka.structs import OffsetAndMetadata
+
 from worker.brokers.kafka.batches import PackedBatch, deliver
 from worker.brokers.kafka.errors import FAILURES, committing, fencing, is_fence
 from worker.brokers.kafka.wire import (
@@ -28,6 +30,10 @@ from worker.stream import Partition, ProducerRecord
 
 TRANSACTION_MILLISECONDS = 15_000
 """The longest time that a worker frozen in a transaction blocks readers of its partitions."""
+
+
+OFFSETS_NOTE = "buddy-stream"
+"""Committed with each offset. Offsets without it are another program's, or set by a person."""
 
 
 class Topics(Protocol):
@@ -132,7 +138,10 @@ class KafkaCommitter:
         # Await every batch: aiokafka would commit without the failed ones.
         written = await deliver(batches, producer)
         if offsets:
-            moved = {topic_partition(partition): offset for partition, offset in offsets.items()}
+            moved = {
+                topic_partition(partition): OffsetAndMetadata(offset, OFFSETS_NOTE)
+                for partition, offset in offsets.items()
+            }
             async with asyncio.timeout(CALL_SECONDS):
                 await producer.send_offsets_to_transaction(moved, self._group)
         async with asyncio.timeout(CALL_SECONDS):

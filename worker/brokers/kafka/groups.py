@@ -13,15 +13,18 @@ _NO_SUCH_GROUP: Final = 69
 """GROUP_ID_NOT_FOUND of newer brokers; older brokers report such a group as dead and empty."""
 
 
-def members_of(groups: list[Any]) -> list[GroupMember]:
-    """The members of the groups in one response. Raises the error that the response contains."""
+def members_of(groups: list[Any], client_id: str) -> list[GroupMember]:
+    """The members of the groups in one response; those with this client id are ours.
+
+    Raises the error that the response contains.
+    """
     found = []
     for code, group, _state, _kind, _protocol, members, *_ in groups:
         if code not in (0, _NO_SUCH_GROUP):
             raise for_code(code)(group)
         found += [
-            GroupMember(name, _numbers(assignment))
-            for name, _client, _host, _metadata, assignment in members
+            GroupMember(name, _numbers(assignment), client == client_id)
+            for name, client, _host, _metadata, assignment in members
         ]
     return found
 

@@ -64,7 +64,7 @@ class Wire:
     def __init__(self, bootstrap: str, security: KafkaSecurity, client_id: str) -> None:
         self.bootstrap = bootstrap
         self._security = security
-        self._client_id = client_id
+        self.client_id = client_id
         self._knocking = asyncio.Lock()
         self._knocked = 0.0
         self._refusal: str | None = None
@@ -151,7 +151,7 @@ class Wire:
         connection = await create_conn(
             host,
             port,
-            client_id=self._client_id,
+            client_id=self.client_id,
             request_timeout_ms=REQUEST_MILLISECONDS,
             **arguments,
         )
@@ -177,7 +177,7 @@ class Wire:
         """A client for topics and groups; not started."""
         return AIOKafkaAdminClient(
             bootstrap_servers=self.bootstrap,
-            client_id=self._client_id,
+            client_id=self.client_id,
             request_timeout_ms=REQUEST_MILLISECONDS,
             **self._security.client_arguments(),
         )
@@ -186,7 +186,7 @@ class Wire:
         """An idempotent producer, transactional if `transactional_id` is given; not started."""
         return AIOKafkaProducer(
             bootstrap_servers=self.bootstrap,
-            client_id=self._client_id,
+            client_id=self.client_id,
             request_timeout_ms=REQUEST_MILLISECONDS,
             enable_idempotence=True,
             acks="all",
@@ -203,7 +203,7 @@ class Wire:
         settings.setdefault("auto_offset_reset", "none")
         return AIOKafkaConsumer(
             bootstrap_servers=self.bootstrap,
-            client_id=self._client_id,
+            client_id=self.client_id,
             enable_auto_commit=False,
             **self._security.client_arguments(),
             **settings,
