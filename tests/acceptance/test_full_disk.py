@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from tests.acceptance.material import user, write_rows
 
 pytestmark = pytest.mark.acceptance
 
-STATE, UNREACHABLE = 6, 4
+STATE, UNREACHABLE, NOBODY = 6, 4, 8
 SMALL = 2 * 1024 * 1024
 ROOM = 64 * 1024 * 1024
 
@@ -105,6 +107,30 @@ async def test_a_full_disk_under_the_log_loses_nothing(disk: Disk, place: Place)
     buddy.run("send", "users.ndjson", "--wait", "--json").succeeded()
     service.stop().succeeded()
     (await books_of(buddy)).balance()
+
+
+def test_a_full_disk_under_idle_services_is_told(disk: Disk, place: Place) -> None:
+    """They write nothing, so nothing fails. A little is left here, for the last of the start."""
+    if disk.before is not None:
+        pytest.skip("no rights to mount a disk of its own")
+    disk.make_room()
+    buddy = place(broker=f"embedded:{disk.directory / 'broker'}")
+    buddy.run("topics", "create").succeeded()
+    service = buddy.start("run").ready()
+    buddy.run("status").succeeded()
+    filler = disk.directory / "filler"
+    with filler.open("wb") as file:
+        free = shutil.disk_usage(disk.directory).free
+        os.posix_fallocate(file.fileno(), 0, free - 512 * 1024)
+    service.wait_for("log_disk_full")
+    (told,) = service.logged("log_disk_full")
+    reason = f"the disk of the log in {disk.directory / 'broker'} is full"
+    assert told["reason"].startswith(reason)
+    status = buddy.run("status")
+    assert reason in status.complained(NOBODY)
+    filler.unlink()
+    buddy.run("status").succeeded()
+    service.stop().succeeded()
 
 
 async def test_a_full_disk_under_the_state_ends_the_worker_with_one_line(

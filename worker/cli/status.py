@@ -86,13 +86,15 @@ async def _collect(
         waiting = await first_unread(broker, positions, answers.spans) if doubtful else {}
         answers = await with_earlier_checkpoints(broker, answers, waiting)
         damage = await broker.damage()
+        hindrance = broker.hindrance()
     lags = {
         partition: answers.spans[partition].end - at
         for partition, at in positions.items()
         if partition in waiting or not doubtful
     }
     late = stalled(answers, waiting)
-    return report(answers, lags), runs, trouble(answers, sum(lags.values()), late, services), damage
+    wrong = trouble(answers, sum(lags.values()), late, services) or hindrance
+    return report(answers, lags), runs, wrong, damage
 
 
 async def _runs(broker: Broker, names: Names, settings: Settings) -> dict[str, Run]:

@@ -151,6 +151,13 @@ def test_a_task_goes_on_beside_whatever_is_left_in_its_topics(
     assert world.kind(sent) == "accepted"
 
 
+def test_a_parked_record_of_a_release_without_ordinals_has_its_offset_as_ordinal() -> None:
+    earlier = msgspec.structs.replace(ENVELOPE, ordinal=-1)
+    current = msgspec.structs.replace(ENVELOPE, ordinal=ENVELOPE.offset)
+    key = parked_key(current.entity, 1, current.ordinal)
+    assert read_parked(key, pack(earlier), 1, NAMES) == current
+
+
 def test_what_is_ours_is_read() -> None:
     assert read_progress(b"1", HONEST[0], 1) == PROGRESS
     assert read_reached(b"1", HONEST[0], 1) is not None

@@ -29,7 +29,7 @@ import structlog
 from worker.brokers.embedded import log
 from worker.brokers.embedded.clock import LogClock, LogTime, boot_id, machine_clock
 from worker.brokers.embedded.group import EmbeddedMember, Groups
-from worker.brokers.embedded.hindrance import Hindrances
+from worker.brokers.embedded.hindrance import Hindrances, full_disk
 from worker.brokers.embedded.inspection import Inspection
 from worker.brokers.embedded.reader import EmbeddedReader, LogWatch
 from worker.brokers.embedded.store import Connection, snapshot, transaction
@@ -141,9 +141,10 @@ class EmbeddedBroker:
         return [each.line() for each in await self.inspection.known() if not each.skipped]
 
     def hindrance(self) -> str | None:
-        """See `contract.Broker.hindrance`."""
-        if not self._looks:
-            self._tend()
+        """See `contract.Broker.hindrance`. With `looks`, only whether the disk is full."""
+        if self._looks:
+            return full_disk(self._directory)
+        self._tend()
         return self._hindrances.line()
 
     async def skipped(self) -> dict[Partition, int]:

@@ -1,4 +1,4 @@
-"""Detects frozen processes that block the upkeep of the embedded log.
+"""Detects what blocks writers and the upkeep of the embedded log: frozen processes, a full disk.
 
 A stopped process (SIGSTOP, Ctrl-Z) keeps its file locks and its snapshot. If it holds the upkeep
 lock, retention and compaction stop for all processes. If it holds a snapshot, SQLite cannot
@@ -7,7 +7,9 @@ truncate the write-ahead log, which then grows until the disk is full.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 
@@ -16,6 +18,9 @@ LASTING_MS = 60_000
 
 AGAIN_MS = 300_000
 """A hindrance is logged at most this often."""
+
+LEAST_FREE_BYTES = 1024 * 1024
+"""With less free space on its disk, the log counts as full."""
 
 MOST_WAL_BYTES = 256 * 1024 * 1024
 """A larger write-ahead log is a hindrance: four times the size at which upkeep truncates it."""
@@ -27,12 +32,20 @@ class Hindrances:
     """The hindrances that this process's rounds of upkeep met. `steady` is in milliseconds."""
 
     def __init__(self, steady: Callable[[], int]) -> None:
-        self._lock = _Hindrance(steady)
-        self._wal = _Hindrance(steady)
+        self._disk = _Hindrance(steady, _disk_full, lasting=0)
+        self._lock = _Hindrance(steady, _upkeep_hindered, lasting=LASTING_MS)
+        self._wal = _Hindrance(steady, _upkeep_hindered, lasting=LASTING_MS)
 
     def line(self) -> str | None:
-        """What hinders upkeep, in one line, or None."""
-        return self._lock.line or self._wal.line
+        """What hinders writers or upkeep, in one line, or None."""
+        return self._disk.line or self._lock.line or self._wal.line
+
+    def disk(self, line: str | None) -> None:
+        """What `full_disk` says."""
+        if line is not None:
+            self._disk.met(line)
+        else:
+            self._disk.over()
 
     def locked(self, path: str, touched: int) -> None:
         """Another process holds the lock; it last touched the lock file at `touched`."""
@@ -57,12 +70,30 @@ class Hindrances:
             self._wal.over()
 
 
-class _Hindrance:
-    """One kind of hindrance; it counts once it is met with the same mark for `LASTING_MS`."""
+def full_disk(directory: Path) -> str | None:
+    """Says that the disk of the log is full, in one line; None while there is room.
 
-    def __init__(self, steady: Callable[[], int]) -> None:
+    Raises OSError if the directory is gone.
+    """
+    free = shutil.disk_usage(directory).free
+    if free >= LEAST_FREE_BYTES:
+        return None
+    return (
+        f"the disk of the log in {directory} is full ({free // 1024} KiB left): nothing can be"
+        " sent, judged or exported until there is room"
+    )
+
+
+class _Hindrance:
+    """One kind of hindrance; it counts once it is met with the same mark for `lasting`."""
+
+    def __init__(
+        self, steady: Callable[[], int], report: Callable[[str], None], *, lasting: int
+    ) -> None:
         self.line: str | None = None
         self._steady = steady
+        self._report = report
+        self._lasting = lasting
         self._since: tuple[int, int] | None = None
         """The mark, and the time at which it was first met."""
         self._logged: int | None = None
@@ -71,12 +102,20 @@ class _Hindrance:
         now = self._steady()
         if self._since is None or self._since[0] != mark:
             self._since, self.line = (mark, now), None
-        if now - self._since[1] < LASTING_MS:
+        if now - self._since[1] < self._lasting:
             return
         self.line = line
         if self._logged is None or now - self._logged >= AGAIN_MS:
             self._logged = now
-            _log.error("upkeep_hindered", reason=line)
+            self._report(line)
 
     def over(self) -> None:
         self.line = self._since = None
+
+
+def _disk_full(reason: str) -> None:
+    _log.error("log_disk_full", reason=reason)
+
+
+def _upkeep_hindered(reason: str) -> None:
+    _log.error("upkeep_hindered", reason=reason)

@@ -27,7 +27,7 @@ from worker.brokers.embedded.batches import Hole, walk
 from worker.brokers.embedded.clock import LogClock, LogTime
 from worker.brokers.embedded.compaction import STEP_ROWS, compact
 from worker.brokers.embedded.damage import ENTRY, Damage, UnskippedHole, known, skipped_at
-from worker.brokers.embedded.hindrance import Hindrances
+from worker.brokers.embedded.hindrance import Hindrances, full_disk
 from worker.brokers.embedded.store import FILE_NAME, transaction
 from worker.brokers.embedded.topics import Catalogue, partition_row, store
 from worker.errors import DamagedLog
@@ -74,6 +74,7 @@ class LogUpkeep:
             self._steps.close()
 
     def _round(self, connection: sqlite3.Connection) -> Generator[None, None, None]:
+        self._hindrances.disk(full_disk(self._directory))
         path = self._directory / "upkeep.lock"
         with _exclusive(path) as lock:
             if lock is None:

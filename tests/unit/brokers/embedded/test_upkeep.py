@@ -335,6 +335,28 @@ async def test_a_process_that_hangs_with_the_lock_is_told_until_it_goes_on(
         assert other.hindrance() is None
 
 
+async def test_a_full_disk_is_told_at_once_until_there_is_room(
+    tmp_path: Path, broker: EmbeddedBroker, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded_hindrance, "LEAST_FREE_BYTES", 2**62)
+    await broker.create([Topic("log", 1)])
+    with capture_logs() as logs:
+        await broker.maintain()
+        line = broker.hindrance()
+        assert line is not None
+        assert line.startswith(f"the disk of the log in {tmp_path / 'broker'} is full (")
+        clock.advance(AGAIN_MS - 1)
+        await broker.maintain()
+    assert [entry["event"] for entry in logs] == ["log_disk_full"]
+    looking = EmbeddedBroker(tmp_path / "broker", looks=True)
+    with capture_logs() as logs:
+        assert str(looking.hindrance()).startswith("the disk of the log ")
+    assert logs == []
+    monkeypatch.setattr(embedded_hindrance, "LEAST_FREE_BYTES", 0)
+    await broker.maintain()
+    assert broker.hindrance() is None
+
+
 async def test_a_lock_that_was_free_meanwhile_is_a_new_one(
     tmp_path: Path, broker: EmbeddedBroker, clock: SettableClock
 ) -> None:
