@@ -63,6 +63,7 @@ def asyncapi(names: Names, record_limit: int) -> dict[str, Any]:
         "Rejection", "A rejected record, with every violation", headers=_REJECTION_HEADERS
     )
     messages["ExportRequest"] = _message("ExportRequest", "A request for an export")
+    messages["ReplayAudit"] = _message("ReplayAudit", "A rejected record that was sent again")
     messages["Announcement"] = _message("Announcement", "What became of a request")
     for entity in ENTITIES.values():
         messages |= _of_entity(entity)
@@ -94,6 +95,9 @@ def asyncapi(names: Names, record_limit: int) -> dict[str, Any]:
         "ExportRequest",
     )
     channel("exports", names.exports, "send", "Announcements of exports", "Announcement")
+    channel(
+        "replays", names.replays, "send", "Rejected records that were sent again", "ReplayAudit"
+    )
     operations["export-requests"]["reply"] = {"channel": _at("channels", "exports")}
     document = {
         "asyncapi": "3.0.0",

@@ -25,6 +25,7 @@ from schemas.json_schema import (
 )
 from worker.core.rejection import Rejection, Source
 from worker.core.violations import MOST_REPORTED, Violation
+from worker.desk.audit import ReplayAudit
 from worker.exports.manifest import MANIFEST_FORMAT, Manifest
 from worker.files.records import Place
 from worker.sink.requests import Announcement, ExportRequest
@@ -34,6 +35,7 @@ MESSAGES: Final[dict[str, type[msgspec.Struct]]] = {
     "announcements": Announcement,
     "requests": ExportRequest,
     "manifests": Manifest,
+    "replays": ReplayAudit,
 }
 """The Struct of each kind of message, by the name that `buddy schema` takes."""
 
@@ -51,6 +53,7 @@ _SHA256: Final[Schema] = {
     "maxLength": 64,
     "pattern": "^[0-9a-f]{64}$",
 }
+_COORDINATE: Final = one_line("^[^/]+/[0-9]+/[0-9]+$")
 _MOMENT: Final = reference("RowTimestamp")
 _EXPORT_ID: Final = reference("RowId")
 _FIELDS: Final[dict[str, Schema]] = {
@@ -86,6 +89,8 @@ _FIELDS: Final[dict[str, Schema]] = {
         "minItems": 1,
         "maxItems": MOST_REPORTED,
     },
+    "ReplayAudit.rejection": _COORDINATE,
+    "ReplayAudit.origin": _COORDINATE,
     "Manifest.format": {"type": "integer", "const": MANIFEST_FORMAT},
     "Announcement.id": _EXPORT_ID,
     "Announcement.base": _EXPORT_ID,

@@ -45,7 +45,7 @@ MAY_IMPORT: Final = {
     "desk": "schemas stream errors core brokers",
     "checking": "stream core index files",
     "status": "schemas stream core",
-    "message_schemas": "schemas core exports files sink",
+    "message_schemas": "schemas core desk exports files sink",
     "asyncapi": "schemas worker stream core message_schemas",
 }
 """What each package may import, from the bottom up: only packages that stand before it.

@@ -25,6 +25,7 @@ from worker.cli.main import cli
 from worker.core.decode import Invalid
 from worker.core.rejection import OmittedRecord, reject
 from worker.core.violations import Code, violation
+from worker.desk.audit import ReplayAudit, encode_audit
 from worker.errors import UsageError
 from worker.exports.layout import FORMATS
 from worker.exports.manifest import (
@@ -96,6 +97,23 @@ def rejection_of_check() -> bytes:
 
 def test_rejections_of_check() -> None:
     closed("rejections").validate(json.loads(rejection_of_check()))
+
+
+def test_audits_of_replays() -> None:
+    for key, forced in (("k", True), (None, False)):
+        audit = ReplayAudit(
+            replay="r",
+            at="2025-11-22T10:30:00Z",
+            by="ops@example",
+            entity="users",
+            key=key,
+            rejection="buddy.rejected.users/0/1",
+            origin="buddy.in.users/0/1",
+            replays=1,
+            forced=forced,
+        )
+        _, value = encode_audit(audit)
+        closed("replays").validate(json.loads(value))
 
 
 def announcements() -> list[Announcement]:

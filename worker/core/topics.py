@@ -80,6 +80,11 @@ class Names(msgspec.Struct, frozen=True):
         return f"{self.prefix}.export-requests"
 
     @property
+    def replays(self) -> str:
+        """The audit of replays: a message for each rejected record that was sent again."""
+        return f"{self.prefix}.replays"
+
+    @property
     def parked(self) -> str:
         """Copies of each task's parked records, by coordinate."""
         return f"{self.prefix}.internal.parked"
@@ -120,7 +125,7 @@ class Names(msgspec.Struct, frozen=True):
         for entity in ENTITIES:
             yield self.accepted(entity)
         yield from self.of_originals()
-        yield from (self.owners, self.exports, self.export_requests, self.schedules)
+        yield from (self.owners, self.exports, self.export_requests, self.schedules, self.replays)
 
 
 def wanted(names: Names, partitions: int, record_limit: int) -> dict[str, Topic]:
@@ -162,6 +167,7 @@ def wanted(names: Names, partitions: int, record_limit: int) -> dict[str, Topic]
         Topic(names.exports, 1, retention_ms=30 * _DAY_MS),
         Topic(names.export_requests, 1, retention_ms=7 * _DAY_MS),
         Topic(names.schedules, 1, compacted=True),
+        Topic(names.replays, 1, retention_ms=_REJECTIONS_MS),
     ]
     return {topic.name: topic for topic in topics}
 
@@ -222,6 +228,7 @@ def complaints(names: Names, there: Mapping[str, Topic], record_limit: int) -> I
             names.exports,
             names.export_requests,
             names.schedules,
+            names.replays,
         ):
             yield (
                 f"topic {name} has {is_now.partitions} partitions, but {names.input('users')} "
