@@ -226,6 +226,8 @@ async def test_least_rights_do_and_each_that_is_missing_is_told(site: Site) -> N
                         for user, port in zip(TAKEN, ports, strict=True)
                     )
                 )
+            await rights.grant("client", documented("rejections replay"))
+            await asyncio.to_thread(a_record_is_sent_again, site)
             for service in services.values():
                 assert (await asyncio.to_thread(service.stop)).code == 0
                 assert service.complaints == []
@@ -240,13 +242,13 @@ async def topics_are_created(site: Site, rights: Rights) -> None:
     maker = site.buddy("maker")
     await rights.grant("maker", documented("topics create"))
     blind = await asyncio.to_thread(maker.run, "topics", "create", "--partitions", "2")
-    assert "33 topics created" in blind.out
+    assert "34 topics created" in blind.out
     line = blind.complained(UNREACHABLE)
     assert "grant this user DESCRIBE on" in line
     assert "leader" not in line
     await rights.grant("maker", documented("all"))
     again = await asyncio.to_thread(maker.run, "topics", "create", "--partitions", "2")
-    assert "0 topics created, 33 were there" in again.succeeded().out
+    assert "0 topics created, 34 were there" in again.succeeded().out
 
 
 def everything_works(site: Site) -> None:
@@ -260,6 +262,11 @@ def everything_works(site: Site) -> None:
     assert answer["counts"]["users"] == 2
     assert "1 rejection, 1 open\n" in client.run("rejections", "summary").succeeded().out
     site.buddy("watch").run("status").succeeded()
+
+
+def a_record_is_sent_again(site: Site) -> None:
+    replay = site.buddy("client").run("rejections", "replay", "--entity", "users", "--json")
+    assert replay.succeeded().json["sent"] == 1
 
 
 async def taken_and_given_back(site: Site, rights: Rights, service: Service, port: int) -> None:

@@ -79,11 +79,13 @@ def filters(command: _Command) -> _Command:
         click.option("--producer", metavar="NAME", help="Only senders that name themselves so."),
         click.option("--partition", type=click.IntRange(0), help="Only this input partition."),
         click.option("--since", type=Since(), help="Only the last 30m, 2h, 7d … by whole minutes."),
-        click.option("--all", "everything", is_flag=True, help="Settled rejections as well."),
     ]
     for option in reversed(options):
         command = option(command)
     return command
+
+
+ALL: Final = click.option("--all", "everything", is_flag=True, help="Settled rejections as well.")
 
 
 def chosen(options: dict[str, Any], now: int) -> Filter:
@@ -98,6 +100,7 @@ def chosen(options: dict[str, Any], now: int) -> Filter:
 
 @click.command("summary")
 @filters
+@ALL
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_obj
 def summary_command(context: Context, /, everything: bool, as_json: bool, **options: Any) -> int:
@@ -180,6 +183,7 @@ def _print_summary(
 
 @click.command("list")
 @filters
+@ALL
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document a line.")
 @click.pass_obj
@@ -242,17 +246,28 @@ async def open_desk(
     context: Context, *, quiet: bool
 ) -> AsyncIterator[tuple[Broker, RejectionStore]]:
     """The broker, and the store, up to date with the topics."""
+    async with (
+        context.broker(read_only=True) as broker,
+        open_store(context, broker, quiet=quiet) as store,
+    ):
+        yield broker, store
+
+
+@asynccontextmanager
+async def open_store(
+    context: Context, broker: Broker, *, quiet: bool
+) -> AsyncIterator[RejectionStore]:
+    """The store, up to date with the topics; no other command can use it meanwhile."""
     from worker.desk.follow import bring_up_to_date
 
     directory = Path(context.settings.data) / "desk"
-    async with context.broker(read_only=True) as broker:
-        store = await asyncio.to_thread(_opened, directory, context.names)
-        try:
-            with _progress(quiet=quiet) as advance:
-                await bring_up_to_date(broker, store, _garbage, advance)
-            yield broker, store
-        finally:
-            await asyncio.to_thread(store.close)
+    store = await asyncio.to_thread(_opened, directory, context.names)
+    try:
+        with _progress(quiet=quiet) as advance:
+            await bring_up_to_date(broker, store, _garbage, advance)
+        yield store
+    finally:
+        await asyncio.to_thread(store.close)
 
 
 def _opened(directory: Path, names: Names) -> RejectionStore:

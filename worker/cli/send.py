@@ -85,7 +85,7 @@ def send_command(
         codes = {f"{e}.{code}": n for (e, code), n in sorted(outcomes.codes.items())}
         print_json(result | ({"violations": codes} if wait else {}) | {"notices": noticed})
     elif wait:
-        _print_outcomes(outcomes)
+        print_outcomes(outcomes)
     else:
         say(f"{count_of(outcomes.sent.total(), 'record')} sent.")
     if sending.refused:
@@ -98,7 +98,8 @@ def send_command(
     return 1 if wait and outcomes.rejected else 0
 
 
-def _print_outcomes(outcomes: Outcomes) -> None:
+def print_outcomes(outcomes: Outcomes) -> None:
+    """Print how many records were accepted and rejected, and what was found in them."""
     if outcomes.codes:
         rows = [(e, code, n) for (e, code), n in sorted(outcomes.codes.items())]
         print_table("What was found", ("entity", "code", "records"), rows)

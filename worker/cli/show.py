@@ -47,15 +47,7 @@ def show_command(context: Context, coordinate: str, as_json: bool) -> int:
     COORDINATE is that of the record (in.users/3/17) or of the rejection (rejected.users/3/5).
     Values of the original are masked unless the setting show_values is on.
     """
-    found = _COORDINATE.fullmatch(coordinate)
-    if found is None:
-        raise UsageError(
-            f"{coordinate!r} is no coordinate: say TOPIC/PARTITION/OFFSET of an input or of a "
-            "topic of rejections, such as in.users/3/17"
-        )
-    kind, entity, partition, offset = found.groups()
-    topic = f"{context.settings.prefix}.{kind}.{entity}"
-    asked = f"{topic}/{int(partition)}/{int(offset)}"
+    asked = read_coordinate(context, coordinate)
 
     async def run() -> tuple[RejectionListed, Message]:
         from worker.desk import queries
@@ -73,6 +65,18 @@ def show_command(context: Context, coordinate: str, as_json: bool) -> int:
     else:
         _print(listed, value, masks=not context.settings.show_values)
     return 0
+
+
+def read_coordinate(context: Context, text: str) -> str:
+    """The coordinate of a record or of a rejection, with the prefix. Raises UsageError."""
+    found = _COORDINATE.fullmatch(text)
+    if found is None:
+        raise UsageError(
+            f"{text!r} is no coordinate: say TOPIC/PARTITION/OFFSET of an input or of a "
+            "topic of rejections, such as in.users/3/17"
+        )
+    kind, entity, partition, offset = found.groups()
+    return f"{context.settings.prefix}.{kind}.{entity}/{int(partition)}/{int(offset)}"
 
 
 async def _read(broker: Broker, coordinate: str) -> Message:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import msgspec
@@ -34,6 +35,7 @@ class ReplayAudit(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it was sent although its key had been accepted or deleted since."""
 
 
+_COORDINATE: Final = re.compile(r"[^/]+/[0-9]{1,9}/[0-9]{1,18}")
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(ReplayAudit).decode
 
@@ -49,7 +51,13 @@ def read_audit(message: Message) -> ReplayAudit | None:
         audit = _decode(message.value or b"")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return audit if audit.entity in ENTITIES else None
+    is_sound = audit.entity in ENTITIES and is_coordinate(audit.rejection)
+    return audit if is_sound else None
+
+
+def is_coordinate(text: str) -> bool:
+    """Whether a text is `topic/partition/offset`."""
+    return _COORDINATE.fullmatch(text) is not None
 
 
 def with_replay_headers(headers: Headers, origin: str, replays: int) -> Headers:

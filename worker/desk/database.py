@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ import structlog
 from worker.errors import StateError
 from worker.index.directory import StateDirectory
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Version of the tables below; any other version on disk is rebuilt."""
 FILE_NAME: Final = "rejections.sqlite"
 
@@ -93,6 +94,12 @@ class DeskDatabase:
         """Replace the tables with empty ones. Raises `StateError`."""
         self._db.close()
         self._open(reason)
+
+    @property
+    def identity(self) -> str:
+        """Another one whenever the tables are made anew: numbers of rejections change then."""
+        ((value,),) = self.rows("SELECT value FROM facts WHERE name = 'identity'")
+        return str(value)
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The rows that a statement gives. Raises `StateError`."""
@@ -174,7 +181,10 @@ class DeskDatabase:
             self._db.execute("BEGIN")
             for statement in filter(str.strip, _TABLES.split(";")):
                 self._db.execute(statement)
-            self._db.execute("INSERT INTO facts VALUES ('made for', ?)", (self._made_for,))
+            self._db.executemany(
+                "INSERT INTO facts VALUES (?, ?)",
+                [("made for", self._made_for), ("identity", uuid.uuid4().hex)],
+            )
             self._db.execute("COMMIT")
         found = self._db.execute("SELECT value FROM facts WHERE name = 'made for'").fetchone()
         if found != (self._made_for,):

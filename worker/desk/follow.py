@@ -1,12 +1,14 @@
-"""Brings the desk's store up to date with the topics of rejections and of accepted rows.
+"""Brings the desk's store up to date with rejections, accepted rows and the audit of replays.
 
-Two orders make the store exact, whichever process wrote what:
+Three orders make the store exact, whichever process wrote what:
 
 * *Cause before consequence.* Rejections are read in stages: users, matches, the rest. The ends of
   the later stages are noted first. So whatever a read rejection refers to has been read before it.
 * *Rejection before settling.* The ends of the rejections are noted after a batch of accepted rows
   has been read, and the rejections up to them are applied first. So a row settles every earlier
   rejection of its key.
+* *Rejection before replay.* The end of the audit is noted before those of the rejections, and the
+  audit is read last.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from typing import Final
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Reader
-from worker.desk.seen import Settling, read_rejection, read_settling
-from worker.desk.store import Numbered, RejectionStore
+from worker.desk.audit import read_audit
+from worker.desk.seen import Settling, key_digest, read_rejection, read_settling
+from worker.desk.store import Numbered, RejectionStore, Replayed
 from worker.errors import BrokerUnavailable, DamagedLog, MissingTopic
 from worker.index.freshness import SavedIndex, created_anew, other_topics, outside_the_log
 from worker.index.resuming import another_log
@@ -28,7 +31,7 @@ from worker.stream import Message, OffsetRange, Partition
 Advance = Callable[[int, int], None]
 """Called with progress: offsets read, offsets in all."""
 Unreadable = Callable[[Partition, int], None]
-"""Called for each message that is no rejection; it is skipped."""
+"""Called for each message that is no rejection, or no audit of a replay; it is skipped."""
 
 _REFERRED: Final = ("users", "matches")
 _STAGES: Final = (*((name,) for name in _REFERRED), tuple(set(ENTITIES) - set(_REFERRED)))
@@ -53,14 +56,17 @@ async def bring_up_to_date(
     """
     names = store.names
     rejected = [*map(names.rejected, ENTITIES)]
-    topics = [*rejected, *map(names.accepted, ENTITIES)]
+    topics = [*rejected, *map(names.accepted, ENTITIES), names.replays]
     found = await broker.topics(topics)
     for name in topics:
         if name not in found:
             raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
     identities = await broker.identities(topics)
     partitions = [Partition(t.name, n) for t in found.values() for n in range(t.partitions)]
-    spans = await broker.spans(partitions)
+    audit = [partition for partition in partitions if partition.topic == names.replays]
+    # Open transactions included: what a replay has sent must be known before it is sent again.
+    spans = await broker.spans(audit, uncommitted=True)
+    spans |= await broker.spans(partition for partition in partitions if partition not in spans)
     saved = await asyncio.to_thread(store.saved)
     reason = (
         other_topics(saved, found)
@@ -117,28 +123,34 @@ class _CatchUp:
         ]
         accepted = set(map(store.names.accepted, ENTITIES))
         self._accepted_ends = {p: span.end for p, span in spans.items() if p.topic in accepted}
+        self._audit_ends = {p: s.end for p, s in spans.items() if p.topic == store.names.replays}
         self._rejections = broker.reader()
         self._accepted = broker.reader()
+        self._audit = broker.reader()
         self._assigned = {
             self._rejections: [p for stage in self._stages for p in stage],
             self._accepted: list(self._accepted_ends),
+            self._audit: list(self._audit_ends),
         }
         for reader, assigned in self._assigned.items():
             reader.assign({p: self._positions[p] for p in assigned})
 
     async def run(self) -> None:
         # Every partition has a position from here on, whether it holds messages or not.
-        await self._apply([], self._positions, [], [])
+        await self._apply([], self._positions)
         await self._read_rejections()
         while self._left(self._accepted_ends):
             rows, moved = await self._read(self._accepted, self._accepted_ends)
             await self._read_rejections()
             settlings = [s for s in map(read_settling, rows) if s is not None]
-            await self._apply(rows, moved, [], settlings)
+            await self._apply(rows, moved, settlings=settlings)
+        while self._left(self._audit_ends):
+            messages, moved = await self._read(self._audit, self._audit_ends)
+            await self._apply(messages, moved, replayed=self._replayed(messages))
 
     async def close(self) -> None:
-        await self._rejections.close()
-        await self._accepted.close()
+        for reader in self._assigned:
+            await reader.close()
 
     async def _read_rejections(self) -> None:
         ends = [await self._broker.spans(stage) for stage in reversed(self._stages)]
@@ -146,7 +158,7 @@ class _CatchUp:
             stage = {p: span.end for p, span in spans.items()}
             while self._left(stage):
                 messages, moved = await self._read(self._rejections, stage)
-                await self._apply(messages, moved, self._numbered(messages), [])
+                await self._apply(messages, moved, rejections=self._numbered(messages))
 
     def _left(self, ends: Mapping[Partition, int]) -> list[Partition]:
         return [p for p, end in ends.items() if self._positions[p] < end]
@@ -160,6 +172,18 @@ class _CatchUp:
                 self._unreadable(partition, message.offset)
             else:
                 found.append(Numbered(partition, message.offset, seen))
+        return found
+
+    def _replayed(self, messages: Iterable[Message]) -> list[Replayed]:
+        found = []
+        for message in messages:
+            audit = read_audit(message)
+            if audit is None:
+                self._unreadable(Partition(message.topic, message.partition), message.offset)
+            else:
+                topic, number, offset = audit.rejection.rsplit("/", 2)
+                key = None if audit.key is None else key_digest(audit.entity, audit.key)
+                found.append(Replayed(key, Partition(topic, int(number)), int(offset)))
         return found
 
     async def _read(
@@ -197,12 +221,14 @@ class _CatchUp:
         self,
         messages: Sequence[Message],
         moved: Mapping[Partition, int],
-        rejections: Sequence[Numbered],
-        settlings: Sequence[Settling],
+        *,
+        rejections: Sequence[Numbered] = (),
+        settlings: Sequence[Settling] = (),
+        replayed: Sequence[Replayed] = (),
     ) -> None:
         tails = extended(self._tails, self._positions, messages, moved)
         await asyncio.to_thread(
-            self._store.apply, rejections, settlings, moved, self._identities, tails
+            self._store.apply, rejections, settlings, moved, self._identities, tails, replayed
         )
         self._done += sum(at - self._positions[p] for p, at in moved.items())
         self._positions |= moved

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -12,6 +12,7 @@ import msgspec
 from worker.desk.buckets import WIDTHS_MS, cover
 from worker.desk.seen import key_digest
 from worker.desk.store import OPEN, STATES, RejectionStore
+from worker.stream import Partition
 
 _MINUTE_MS: Final = WIDTHS_MS[0]
 _EVER: Final = WIDTHS_MS[-1] * 10**6
@@ -133,15 +134,75 @@ def listed(
     store: RejectionStore, chosen: Filter, limit: int, *, everything: bool
 ) -> list[RejectionListed]:
     """The newest chosen rejections, at most `limit`: the open ones, or also the settled ones."""
-    where, values = _conditions(store, chosen, _kinds(store))
+    where, values = _chosen(store, chosen, _kinds(store))
     if where is None:
         return []
-    if chosen.key is not None and chosen.entity is not None:
-        where += " AND r.key = ?"
-        values.append(key_digest(chosen.entity, chosen.key))
     if not everything:
         where += f" AND r.state = {OPEN}"
-    return _listed(store, f"r.at >= ? AND r.at < ?{where}", (*_span(chosen), *values), limit)
+    return _listed(store, where, values, limit)
+
+
+class Candidate(NamedTuple):
+    """A rejection that may be replayed. `number` grows with the order in which they were read."""
+
+    number: int
+    partition: Partition
+    offset: int
+    state: int
+
+
+def candidates(
+    store: RejectionStore,
+    chosen: Filter,
+    entities: Collection[str],
+    after: int,
+    limit: int,
+    *,
+    consequences: bool,
+) -> list[Candidate]:
+    """The chosen rejections of these entities behind the number `after`, in order of numbers.
+
+    With `consequences`, also the orphans that the chosen ones have caused, whatever else is chosen.
+    """
+    kinds = _kinds(store)
+    where, values = _chosen(store, chosen, kinds)
+    if where is None:
+        return []
+    wanted: list[str | int] = [*values]
+    if consequences:
+        where = f"({where} OR r.cause IN (SELECT r.id FROM rejections r WHERE {where}))"
+        wanted *= 2
+    numbers = ",".join(str(n) for n, (entity, _) in kinds.items() if entity in entities)
+    rows = store.database.rows(
+        'SELECT r.id, p.topic, p.number, r."offset", r.state FROM rejections r'
+        " JOIN partitions p ON p.id = r.topic_partition"
+        f" WHERE r.id > ? AND r.kinds IN ({numbers}) AND {where} ORDER BY r.id LIMIT ?",
+        (after, *wanted, limit),
+    )
+    return [Candidate(id_, Partition(topic, n), o, state) for id_, topic, n, o, state in rows]
+
+
+def candidate_at(store: RejectionStore, coordinate: str) -> Candidate | None:
+    """The rejection at a coordinate, as `at_coordinate` finds it."""
+    listed = at_coordinate(store, coordinate)
+    if listed is None:
+        return None
+    topic, number, offset = listed.coordinate.rsplit("/", 2)
+    partition, state = Partition(topic, int(number)), STATES.index(listed.state)
+    return Candidate(0, partition, int(offset), state)
+
+
+def orphans_of(store: RejectionStore, chosen: Filter) -> int:
+    """The open orphans that chosen rejections have caused."""
+    where, values = _chosen(store, chosen, _kinds(store))
+    if where is None:
+        return 0
+    ((count,),) = store.database.rows(
+        f"SELECT count(*) FROM rejections o WHERE o.state = {OPEN}"
+        f" AND o.cause IN (SELECT r.id FROM rejections r WHERE {where})",
+        values,
+    )
+    return int(count)
 
 
 def at_coordinate(store: RejectionStore, coordinate: str) -> RejectionListed | None:
@@ -234,6 +295,22 @@ def _conditions(
         where += " AND r.source_partition = ?"
         values.append(chosen.partition)
     return where, values
+
+
+def _chosen(
+    store: RejectionStore,
+    chosen: Filter,
+    kinds: Mapping[int, tuple[str, Sequence[tuple[str, str]]]],
+) -> tuple[str | None, list[int]]:
+    """The condition that a rejection is chosen, and its values; None if none can be."""
+    where, values = _conditions(store, chosen, kinds)
+    if where is None:
+        return None, []
+    values = [*_span(chosen), *values]
+    if chosen.key is not None and chosen.entity is not None:
+        where += " AND r.key = ?"
+        values.append(key_digest(chosen.entity, chosen.key))
+    return f"r.at >= ? AND r.at < ?{where}", values
 
 
 def _counts(

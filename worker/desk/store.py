@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -32,9 +32,10 @@ from worker.index.freshness import SavedIndex
 from worker.index.tails import Tail
 from worker.stream import Partition
 
-OPEN, ACCEPTED, DELETED = range(3)
-"""What became of a rejection: nothing yet, or its key was accepted or deleted since."""
-STATES: Final = ("open", "accepted", "deleted")
+OPEN, ACCEPTED, DELETED, REPLAYED = range(4)
+"""What became of a rejection: nothing yet, or its key was accepted or deleted since, or its record
+was sent again, whatever else."""
+STATES: Final = ("open", "accepted", "deleted", "replayed")
 
 _MOST_PRODUCERS: Final = 1_000
 _MOST_KINDS: Final = 100_000
@@ -63,6 +64,14 @@ class Numbered(NamedTuple):
     partition: Partition
     offset: int
     seen: RejectionSeen
+
+
+class Replayed(NamedTuple):
+    """A rejection whose record was sent again: the digest of its key, and its coordinate."""
+
+    key: int | None
+    partition: Partition
+    offset: int
 
 
 class _Row(NamedTuple):
@@ -118,10 +127,12 @@ class RejectionStore:
         positions: Mapping[Partition, int],
         identities: Mapping[str, str],
         tails: Mapping[Partition, Tail],
+        replayed: Sequence[Replayed] = (),
     ) -> None:
         """Add rejections, then settle those whose key was accepted or deleted since.
 
-        What a record refers to comes before the record. `positions` has the next offset of every
+        `replayed` are the rejections whose records were sent again. What a record refers to comes
+        before the record. `positions` has the next offset of every
         partition that is followed. All of it is written, or nothing. Raises `StateError`.
         """
         with self.database.guard(), self.database.transaction():
@@ -141,6 +152,7 @@ class RejectionStore:
             )
             self._add(rejections)
             self._settle(settlings)
+            self._replay(replayed)
 
     def expire(self, starts: Mapping[Partition, int], most: int = MOST_REJECTIONS) -> int:
         """Remove rejections that their topics no longer have, with their counts.
@@ -266,6 +278,37 @@ class RejectionStore:
                 "UPDATE rejections SET state = ? WHERE id = ?",
                 [(DELETED if by.deleted else ACCEPTED, row.id) for row, by in settled],
             )
+
+    def _replay(self, replayed: Sequence[Replayed]) -> None:
+        wanted: dict[tuple[str, int, int], int | None] = {
+            (*each.partition, each.offset): each.key for each in replayed
+        }
+        keys = list({key for key in wanted.values() if key is not None})
+        found: list[_Row] = []
+        for first in range(0, len(keys), _AT_ONCE):
+            some = keys[first : first + _AT_ONCE]
+            found += self._rows_at(f"r.key IN ({','.join('?' * len(some))})", some, wanted)
+        if None in wanted.values():  # few have no key, and no index is worth its room for them
+            found += self._rows_at("r.key IS NULL", [], wanted)
+        self._count((row, 0, -1) for row in found if row.state == OPEN)
+        self.database.executemany(
+            f"UPDATE rejections SET state = {REPLAYED} WHERE id = ?", [(row.id,) for row in found]
+        )
+
+    def _rows_at(
+        self, where: str, values: Sequence[int], wanted: Container[tuple[str, int, int]]
+    ) -> Iterator[_Row]:
+        """The rejections at these coordinates that were not replayed yet."""
+        rows = self.database.execute(
+            "SELECT p.topic, p.number, r.* FROM rejections r"
+            f" JOIN partitions p ON p.id = r.topic_partition WHERE {where}"
+            f" AND r.state != {REPLAYED}",
+            values,
+        )
+        for topic, number, *columns in rows.fetchall():
+            row = _Row._make(columns)
+            if (topic, number, row.offset) in wanted:
+                yield row
 
     def _count(self, changes: Iterable[tuple[_Row, int, int]]) -> None:
         """Add to the counts of rejections, and of open ones, at every level."""

@@ -19,7 +19,7 @@ from worker.desk import queries, store
 from worker.desk.database import FILE_NAME
 from worker.desk.queries import Filter
 from worker.desk.seen import Settling, key_digest
-from worker.desk.store import Numbered, RejectionStore
+from worker.desk.store import Numbered, RejectionStore, Replayed
 from worker.errors import StateError
 from worker.index.tails import Tail
 from worker.stream import Partition
@@ -328,3 +328,57 @@ def test_counts_are_those_of_the_rejections(
         found = queries.summary(desk, chosen)
         assert (found.records, found.open) == (len(expected), sum(expected)), chosen
     desk.close()
+
+
+def replayed(*offsets: int, key: str | None = "1") -> list[Replayed]:
+    digest = None if key is None else key_digest("users", key)
+    return [Replayed(digest, Partition(NAMES.rejected("users"), 0), offset) for offset in offsets]
+
+
+@pytest.mark.parametrize("key", ["1", None])
+def test_a_replayed_rejection_is_open_no_more(desk: RejectionStore, key: str | None) -> None:
+    apply(desk, *(rejection(offset, key=key) for offset in range(4)))
+    desk.apply([], [], {}, {}, {}, replayed(1, 2, 9, key=key))
+    desk.apply([], [], {}, {}, {}, replayed(2, key=key))
+    assert counts(desk) == (4, 2)
+    listed = queries.listed(desk, Filter(), 9, everything=True)
+    assert [one.state for one in listed] == ["open", "replayed", "replayed", "open"]
+    assert [one.coordinate for one in queries.listed(desk, Filter(), 9, everything=False)] == [
+        f"{NAMES.rejected('users')}/0/{offset}" for offset in (3, 0)
+    ]
+
+
+@pytest.mark.parametrize("replay_first", [True, False])
+def test_replayed_and_accepted_end_alike_in_any_order(
+    desk: RejectionStore, replay_first: bool
+) -> None:
+    apply(desk, rejection(0))
+    for is_replay in (replay_first, not replay_first):
+        if is_replay:
+            desk.apply([], [], {}, {}, {}, replayed(0))
+        else:
+            apply(desk, settled=(settling(at=1),))
+    assert counts(desk) == (1, 0)
+    (one,) = queries.listed(desk, Filter(), 9, everything=True)
+    assert one.state == "replayed"
+
+
+def test_candidates_come_in_pages_with_the_orphans_they_caused(desk: RejectionStore) -> None:
+    caused = rejection(
+        0, entity="matches", kinds=((Code.ORPHANED_USER_ID, "buddy_id"),),
+        wanted=(key_digest("users", "1"),), key="m",
+    )  # fmt: skip
+    other = rejection(1, entity="matches", kinds=((Code.ORPHANED_USER_ID, "buddy_id"),), key="n")
+    apply(desk, *(rejection(offset, key=str(offset)) for offset in range(5)), caused, other)
+    chosen = Filter(code=Code.INVALID_ENUM)
+    first = queries.candidates(desk, chosen, ("users",), 0, 3, consequences=False)
+    rest = queries.candidates(desk, chosen, ("users",), first[-1].number, 3, consequences=False)
+    assert [one.offset for one in (*first, *rest)] == [0, 1, 2, 3, 4]
+    assert queries.candidates(desk, chosen, ("matches",), 0, 9, consequences=False) == []
+    (orphan,) = queries.candidates(desk, chosen, ("matches",), 0, 9, consequences=True)
+    assert (orphan.partition.topic, orphan.offset) == (NAMES.rejected("matches"), 0)
+    assert queries.orphans_of(desk, chosen) == 1
+    assert queries.orphans_of(desk, Filter(entity="events")) == 0
+    source = f"{NAMES.input('matches')}/0/0"
+    assert queries.candidate_at(desk, source) == orphan._replace(number=0)
+    assert queries.candidate_at(desk, f"{NAMES.input('matches')}/0/7") is None

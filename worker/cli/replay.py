@@ -1,0 +1,314 @@
+"""`buddy rejections replay`: sends rejected records to their inputs again."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import socket
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import click
+
+from worker.cli.console import (
+    Context,
+    Seconds,
+    count_of,
+    now_ms,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
+)
+from worker.cli.desk import chosen, filters, open_store
+from worker.cli.send import print_outcomes
+from worker.cli.show import read_coordinate
+from worker.core.rejection import timestamp
+from worker.core.shown import shown
+from worker.desk import replay
+from worker.desk.replay import MOST_REPLAYS, ReplayPolicy, Resent, Skipped
+from worker.engine.outcomes import Outcomes
+from worker.errors import Fenced, MissingTopic, StateError, UsageError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from worker.brokers.contract import Broker, Committer
+    from worker.desk.queries import Candidate, Filter
+    from worker.desk.store import RejectionStore
+    from worker.stream import Partition
+
+_AT_ONCE: Final = 1_000
+"""Most records in one transaction. The store is brought up to date before each."""
+_EXAMPLES: Final = 10
+
+
+@click.command("replay")
+@click.argument("coordinates", nargs=-1, metavar="[COORDINATE]…")
+@filters
+@click.option("--dry-run", is_flag=True, help="Send nothing: say how many, and show ten.")
+@click.option("--with-orphans", is_flag=True, help="Also the orphans that these have caused.")
+@click.option("--force", is_flag=True, help="Also where the key was accepted or deleted since.")
+@click.option(
+    "--most",
+    type=click.IntRange(1, 99_999),
+    default=MOST_REPLAYS,
+    show_default=True,
+    help="Send no record again more often than this.",
+)
+@click.option(
+    "--rate",
+    type=click.IntRange(1, 1_000_000),
+    default=1_000,
+    show_default=True,
+    help="Records a second.",
+)
+@click.option("--by", metavar="NAME", help="Who does this, for the audit.  [default: user@host]")
+@click.option("--wait", is_flag=True, help="Wait until every record is judged, and count.")
+@click.option(
+    "--timeout",
+    type=Seconds(),
+    default=120.0,
+    show_default=True,
+    help="Give up after this many seconds without an outcome.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.pass_obj
+def replay_command(
+    context: Context,
+    /,
+    coordinates: tuple[str, ...],
+    dry_run: bool,
+    with_orphans: bool,
+    force: bool,
+    most: int,
+    rate: int,
+    by: str | None,
+    wait: bool,
+    timeout: float,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Send rejected records to their inputs again, each rejection once.
+
+    Choose them by options, or by the COORDINATEs of records or rejections. The same command again
+    sends nothing twice, also if it was killed: the audit in the topic `replays` says what was sent.
+    With --wait, the exit code is 1 if any record is rejected again.
+    """
+    if not coordinates and all(value is None for value in options.values()):
+        raise click.UsageError(
+            "say what to send again: coordinates, or options such as --code or --since 30d"
+        )
+    if coordinates and any(value is not None for value in options.values()):
+        raise click.UsageError("coordinates go alone, without options that choose")
+    now = now_ms()
+    policy = ReplayPolicy(
+        replay=str(uuid.uuid4()),
+        at=timestamp(now),
+        by=shown(by or _who(), 64),
+        partitions=0,
+        most=most,
+        forced=force,
+    )
+    plan = _Plan(
+        chosen(options, now),
+        tuple(read_coordinate(context, coordinate) for coordinate in coordinates),
+        rate,
+        dry=dry_run,
+        with_orphans=with_orphans,
+        patience=timeout if wait and not dry_run else None,
+    )
+    with progress_bar(quiet=as_json) as bar:
+        run = _Replay(context, policy, plan, bar)
+        outcomes = asyncio.run(run.run())
+    if as_json:
+        print_json(_report(run, outcomes))
+    else:
+        _print(run, outcomes)
+    refused = run.skipped[replay.REFUSED] or (outcomes is not None and outcomes.rejected)
+    return 1 if refused else 0
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+class _Plan(NamedTuple):
+    """What to send again, and how."""
+
+    chosen: Filter
+    coordinates: tuple[str, ...]
+    """If there are any, these rejections and no others."""
+    rate: int
+    """Records a second."""
+    dry: bool
+    with_orphans: bool
+    patience: float | None
+    """How many seconds to wait for the next verdict; None if nothing waits for verdicts."""
+
+
+class _Replay:
+    """One run of the command."""
+
+    def __init__(self, context: Context, policy: ReplayPolicy, plan: _Plan, bar: Progress) -> None:
+        self.policy = policy
+        self.plan = plan
+        self.sent = 0
+        """Records sent again, or with `dry` those that would be."""
+        self.skipped = Skipped()
+        self.orphans = 0
+        """The open orphans that the chosen ones have caused."""
+        self.examples: list[Resent] = []
+        self._context = context
+        self._names = context.names
+        self._bar = bar
+        self._identity = ""
+        self._ends: Mapping[Partition, int] | None = None
+        """Rejections from here on came after the start of the command."""
+        self._stage = 0
+        self._after = 0
+
+    async def run(self) -> Outcomes | None:
+        """Send everything, and wait for the outcomes if that is planned.
+
+        Raises NoAnswer, StateError, MissingTopic, BrokerUnavailable, DamagedLog.
+        """
+        names, patience = self._names, self.plan.patience
+        async with self._context.broker(read_only=self.plan.dry) as broker:
+            topics = await broker.topics([names.input("users"), names.replays])
+            for name in (names.input("users"), names.replays):
+                if name not in topics:
+                    raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
+            self.policy = self.policy._replace(partitions=topics[names.input("users")].partitions)
+            outcomes = Outcomes(broker, names)
+            if patience is not None:
+                await outcomes.open()
+            if self.plan.dry:
+                await self._send(broker, None, outcomes)
+            else:
+                await self._send_once(broker, outcomes)
+            if patience is None:
+                return None
+            judging = self._bar.add_task("judged", total=self.sent)
+            await outcomes.wait(patience, lambda done: self._bar.update(judging, completed=done))
+            await outcomes.close()
+            return outcomes
+
+    async def _send_once(self, broker: Broker, outcomes: Outcomes) -> None:
+        """Send as the only replay. What others have sent until now is in the audit."""
+        writer = f"{self._names.prefix}-replay"
+        committer = await broker.committer(writer, writer)
+        try:
+            await self._send(broker, committer, outcomes)
+        except Fenced:
+            raise StateError(
+                "another 'buddy rejections replay' has begun: this one has stopped; the topic "
+                f"{self._names.replays} says what it has sent"
+            ) from None
+        finally:
+            await committer.close()
+
+    async def _send(self, broker: Broker, committer: Committer | None, outcomes: Outcomes) -> None:
+        clock = asyncio.get_running_loop().time
+        sending = self._bar.add_task("sending again", total=None)
+        began = clock()
+        while candidates := await self._next(broker):
+            may = replay.sendable(candidates, self.policy, self.skipped)
+            async for resent in replay.batches(broker, self._names, may, self.policy, self.skipped):
+                self.examples += resent[: _EXAMPLES - len(self.examples)]
+                if committer is None:
+                    self.sent += len(resent)
+                    continue
+                sent = await replay.commit(committer, self._names, resent, self.skipped)
+                outcomes.add_sent(*sent)
+                self.sent += len(sent[0])
+                await asyncio.sleep(max(0.0, began + self.sent / self.plan.rate - clock()))
+            self._bar.advance(sending, len(candidates))
+
+    async def _next(self, broker: Broker) -> list[Candidate]:
+        """The next chosen rejections, as the topics say now; empty if there are no more."""
+        from worker.desk import queries
+
+        async with open_store(self._context, broker, quiet=True) as store:
+            if self.plan.coordinates:
+                done, self._stage = self._stage, len(replay.ORDER)
+                return [] if done else self._at_coordinates(store)
+            identity = await asyncio.to_thread(lambda: store.database.identity)
+            if identity != self._identity:  # the first time, or the store was made anew
+                self._identity, self._stage, self._after = identity, 0, 0
+                self.skipped.clear()
+                saved = await asyncio.to_thread(store.saved)
+                self._ends = self._ends or saved.positions
+                self.orphans = await asyncio.to_thread(queries.orphans_of, store, self.plan.chosen)
+            while self._stage < len(replay.ORDER):
+                page = await asyncio.to_thread(
+                    queries.candidates,
+                    store,
+                    self.plan.chosen,
+                    replay.ORDER[self._stage],
+                    self._after,
+                    min(self.plan.rate, _AT_ONCE),
+                    consequences=self.plan.with_orphans,
+                )
+                if page:
+                    self._after = page[-1].number
+                    ends = self._ends or {}
+                    if found := [c for c in page if c.offset < ends.get(c.partition, 0)]:
+                        return found
+                else:
+                    self._stage, self._after = self._stage + 1, 0
+        return []
+
+    def _at_coordinates(self, store: RejectionStore) -> list[Candidate]:
+        from worker.desk import queries
+
+        found = []
+        for coordinate in self.plan.coordinates:
+            candidate = queries.candidate_at(store, coordinate)
+            if candidate is None:
+                raise UsageError(f"there is no rejection at {coordinate}, or no longer")
+            found.append(candidate)
+        return list(dict.fromkeys(found))
+
+
+def _report(run: _Replay, outcomes: Outcomes | None) -> dict[str, Any]:
+    report: dict[str, Any] = {
+        "replay": run.policy.replay,
+        "dry_run": run.plan.dry,
+        "sent": 0 if run.plan.dry else run.sent,
+        "skipped": dict(sorted((+run.skipped).items())),
+        "orphans": run.orphans,
+    }
+    if run.plan.dry:
+        report |= {
+            "would_send": run.sent,
+            "examples": [one.audit.rejection for one in run.examples],
+        }
+    if outcomes is not None:
+        report |= {"accepted": outcomes.accepted, "rejected": outcomes.rejected}
+    return report
+
+
+def _print(run: _Replay, outcomes: Outcomes | None) -> None:
+    if run.plan.dry and run.examples:
+        rows = [
+            (one.audit.entity, one.audit.rejection, one.audit.origin, one.audit.replays)
+            for one in run.examples
+        ]
+        columns = ("entity", "rejection", "first sent as", "times sent again")
+        print_table("The first of these", columns, rows)
+    count = count_of(run.sent, "record")
+    say(f"{count} would be sent again." if run.plan.dry else f"{count} sent again.")
+    for reason, number in sorted((+run.skipped).items()):
+        say(f"{count_of(number, 'rejection')} not: {reason}.")
+    if run.orphans and not run.plan.with_orphans:
+        orphans = count_of(run.orphans, "open orphan")
+        say(f"They have caused {orphans}: --with-orphans sends these again, too.")
+    if outcomes is not None:
+        print_outcomes(outcomes)

@@ -1,0 +1,222 @@
+"""Sends rejected records to their inputs again, each rejection once. docs/contract.md, "Replay".
+
+The same transaction writes the records and their audit. So the audit says exactly what was sent,
+whoever was killed and when, and a rejection that it names is not sent again. The transactional name
+is one for all replays of a prefix: a second one fences the first.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from schemas import ENTITIES
+from worker.brokers.contract import Broker, Committer
+from worker.core.rejection import Rejection, original
+from worker.core.topics import Names
+from worker.desk.audit import (
+    ORIGIN_HEADER,
+    ReplayAudit,
+    encode_audit,
+    is_coordinate,
+    with_replay_headers,
+)
+from worker.desk.queries import Candidate
+from worker.desk.store import ACCEPTED, DELETED, REPLAYED
+from worker.errors import DamagedLog, MessageRefused
+from worker.stream import Headers, Message, Partition, ProducerRecord
+
+MOST_REPLAYS: Final = 3
+"""A record is sent again this often, unless told otherwise."""
+
+ORDER: Final = (
+    ("users",),
+    ("matches",),
+    tuple(e for e in ENTITIES if e not in ("users", "matches")),
+)
+"""Entities in the order in which they are sent: what records refer to goes before them."""
+
+_ENOUGH_BYTES: Final = 8 * 1024 * 1024
+"""Of rejections in one transaction."""
+_FAR: Final = 2_000
+"""Offsets that are rather passed over than read."""
+_PATIENCE: Final = 20.0
+
+# Why a rejection is not sent.
+SENT_BEFORE: Final = "sent again before"
+SETTLED: Final = "accepted or deleted since"
+TOO_OFTEN: Final = "sent again too often"
+NO_ORIGINAL: Final = "original not kept"
+GONE: Final = "no longer in its topic"
+UNREADABLE: Final = "not a rejection"
+REFUSED: Final = "refused by the broker"
+
+
+class ReplayPolicy(NamedTuple):
+    """What may be sent, and what the audit says of it."""
+
+    replay: str
+    at: str
+    by: str
+    partitions: int
+    """Of each input now."""
+    most: int = MOST_REPLAYS
+    forced: bool = False
+
+
+class Resent(NamedTuple):
+    """A record to be sent again, with its audit."""
+
+    record: ProducerRecord
+    audit: ReplayAudit
+
+
+class Skipped(Counter[str]):
+    """How many rejections were not sent, by reason."""
+
+
+def sendable(
+    candidates: Sequence[Candidate], policy: ReplayPolicy, skipped: Skipped
+) -> list[Candidate]:
+    """Those that may be sent by what the store knows of them."""
+    found = []
+    for candidate in candidates:
+        if candidate.state == REPLAYED:
+            skipped[SENT_BEFORE] += 1
+        elif candidate.state in (ACCEPTED, DELETED) and not policy.forced:
+            skipped[SETTLED] += 1
+        else:
+            found.append(candidate)
+    return found
+
+
+async def batches(
+    broker: Broker,
+    names: Names,
+    chosen: Sequence[Candidate],
+    policy: ReplayPolicy,
+    skipped: Skipped,
+) -> AsyncIterator[list[Resent]]:
+    """The records of these rejections, some MiB at a time, read from their topics.
+
+    Those of one partition come in their order. Raises BrokerUnavailable, DamagedLog.
+    """
+    left = {(candidate.partition, candidate.offset): candidate for candidate in chosen}
+    batch: list[Resent] = []
+    size = 0
+    async for message in _read(broker, chosen):
+        candidate = left.pop((Partition(message.topic, message.partition), message.offset))
+        resent = resend(message, names, candidate, policy)
+        if isinstance(resent, str):
+            skipped[resent] += 1
+            continue
+        batch.append(resent)
+        size += len(message.value or b"")
+        if size >= _ENOUGH_BYTES:
+            yield batch
+            batch, size = [], 0
+    skipped[GONE] += len(left)
+    if batch:
+        yield batch
+
+
+def resend(
+    message: Message, names: Names, candidate: Candidate, policy: ReplayPolicy
+) -> Resent | str:
+    """The record of a rejection as it is sent again, or why it is not. Pure.
+
+    It goes to the partition that it came from, where other versions of its key are.
+    """
+    try:
+        rejection = msgspec.json.decode(message.value or b"", type=Rejection)
+        partition, offset = rejection.source["partition"], rejection.source["offset"]
+        key = rejection.message_key_base64
+        headers: Headers = tuple((n, b64decode(value)) for n, value in rejection.headers)
+        value, message_key = original(rejection), None if key is None else b64decode(key)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, LookupError):
+        return UNREADABLE
+    except TypeError:  # the source is no object
+        return UNREADABLE
+    if not isinstance(rejection.record_omitted, msgspec.UnsetType):
+        return NO_ORIGINAL
+    if rejection.replays >= policy.most:
+        return TOO_OFTEN
+    topic = names.input(rejection.entity)
+    earlier = dict(headers).get(ORIGIN_HEADER, b"").decode(errors="replace")
+    origin = earlier if is_coordinate(earlier) else f"{topic}/{partition}/{offset}"
+    replays = rejection.replays + 1
+    record = ProducerRecord(
+        topic,
+        message_key,
+        value,
+        with_replay_headers(headers, origin, replays),
+        partition if partition < policy.partitions else None,
+    )
+    audit = ReplayAudit(
+        replay=policy.replay,
+        at=policy.at,
+        by=policy.by,
+        entity=rejection.entity,
+        key=rejection.key,
+        rejection=f"{message.topic}/{message.partition}/{message.offset}",
+        origin=origin,
+        replays=replays,
+        forced=candidate.state in (ACCEPTED, DELETED),
+    )
+    return Resent(record, audit)
+
+
+async def commit(
+    committer: Committer, names: Names, resent: Sequence[Resent], skipped: Skipped
+) -> tuple[list[ProducerRecord], list[tuple[int, int]]]:
+    """Send records and their audit in one transaction; the records sent, and where they are.
+
+    Records that the broker refuses are left out. Raises Fenced, BrokerUnavailable, MissingTopic.
+    """
+    while resent:
+        records = [one.record for one in resent]
+        audits = [ProducerRecord(names.replays, *encode_audit(one.audit)) for one in resent]
+        try:
+            written = await committer.commit([*records, *audits], {})
+        except MessageRefused as error:
+            refused = {index % len(records) for index in error.refused}
+            if not refused:
+                raise
+            skipped[REFUSED] += len(refused)
+            resent = [one for index, one in enumerate(resent) if index not in refused]
+        else:
+            return records, written[: len(records)]
+    return [], []
+
+
+async def _read(broker: Broker, chosen: Sequence[Candidate]) -> AsyncIterator[Message]:
+    """The messages of these rejections that are still there."""
+    wanted: defaultdict[Partition, list[int]] = defaultdict(list)
+    for candidate in chosen:
+        wanted[candidate.partition].append(candidate.offset)
+    reader = broker.reader()
+    try:
+        for partition, offsets in wanted.items():
+            left = sorted(offsets, reverse=True)
+            reader.assign({partition: left[-1]})
+            while left:
+                if left[-1] > reader.position(partition) + _FAR:
+                    reader.assign({partition: left[-1]})
+                messages = await reader.read(_FAR, _PATIENCE)
+                for message in messages:
+                    while left and left[-1] < message.offset:
+                        left.pop()
+                    if left and left[-1] == message.offset:
+                        left.pop()
+                        yield message
+                while left and left[-1] < reader.position(partition):
+                    left.pop()
+                if left and not messages:
+                    for line in reader.damaged().values():
+                        raise DamagedLog(line)
+    finally:
+        await reader.close()
