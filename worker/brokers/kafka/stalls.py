@@ -37,19 +37,25 @@ class Stalls:
     def update(self, marks: Iterable[tuple[Partition, object]]) -> list[Partition]:
         """Record a mark for each partition being read; returns the newly stalled partitions.
 
-        A mark changes with each delivery. None means that fetched records are at hand.
+        A mark changes with each delivery. None means that fetched records are at hand. If no mark
+        has changed, the broker is silent for all, which is an outage: that time does not count.
         """
         now = self._clock()
-        passed = min(_LOOK_SECONDS, now - self._looked)
+        looked = list(marks)
+        answers = any(mark is None or mark != self._mark(partition) for partition, mark in looked)
+        passed = min(_LOOK_SECONDS, now - self._looked) if answers else 0.0
         self._looked = now
         fresh = []
-        for partition, mark in marks:
+        for partition, mark in looked:
             before, seconds = self._seen.get(partition, (None, 0.0))
             after = seconds + passed if mark is not None and mark == before else 0.0
             self._seen[partition] = (mark, after)
             if seconds < STALL_SECONDS <= after:
                 fresh.append(partition)
         return fresh
+
+    def _mark(self, partition: Partition) -> object:
+        return self._seen.get(partition, (None, 0.0))[0]
 
     def retain(self, partitions: Iterable[Partition]) -> None:
         """Forget all other partitions."""

@@ -32,14 +32,24 @@ def test_what_is_at_hand_and_not_handed_out_does_not_stall() -> None:
     assert [p for _ in range(LOOKS) for p in looks.look((HERE, None))] == []
 
 
+def test_a_broker_that_is_silent_for_all_is_an_outage_and_no_damage() -> None:
+    looks = Looks()
+    for n in range(5):
+        looks.look((HERE, 4), (THERE, n))
+    assert [p for _ in range(3 * LOOKS) for p in looks.look((HERE, 4), (THERE, 4))] == []
+    told = [p for n in range(LOOKS) for p in looks.look((HERE, 4), (THERE, 5 + n))]
+    assert told == [HERE]
+
+
 def test_who_does_not_read_misses_nothing() -> None:
     looks = Looks()
-    assert [p for _ in range(5) for p in looks.look((HERE, 4), seconds=3_600)] == []
+    assert [p for n in range(5) for p in looks.look((HERE, 4), (THERE, n), seconds=3_600)] == []
 
 
 def test_a_partition_that_is_not_read_any_more_is_forgotten() -> None:
     looks = Looks()
-    for _ in range(LOOKS):
-        looks.look((HERE, 4))
+    for n in range(LOOKS):
+        looks.look((HERE, 4), (THERE, n))
+    assert looks.stalls.stalled() == [HERE]
     looks.stalls.retain([THERE])
     assert looks.stalls.stalled() == []
