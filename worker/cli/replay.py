@@ -7,6 +7,7 @@ import getpass
 import os
 import socket
 import uuid
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -27,8 +28,7 @@ from worker.cli.send import print_outcomes
 from worker.cli.show import read_coordinate
 from worker.core.rejection import timestamp
 from worker.core.shown import shown
-from worker.desk import replay
-from worker.desk.replay import MOST_REPLAYS, ReplayPolicy, Resent, Skipped
+from worker.desk.audit import MOST_REPLAYS
 from worker.engine.outcomes import Outcomes
 from worker.errors import Fenced, MissingTopic, StateError, UsageError
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from worker.brokers.contract import Broker, Committer
     from worker.desk.queries import Candidate, Filter
+    from worker.desk.replay import ReplayPolicy, Resent
     from worker.desk.store import RejectionStore
     from worker.stream import Partition
 
@@ -103,6 +104,8 @@ def replay_command(
         )
     if coordinates and any(value is not None for value in options.values()):
         raise click.UsageError("coordinates go alone, without options that choose")
+    from worker.desk.replay import REFUSED, ReplayPolicy
+
     now = now_ms()
     policy = ReplayPolicy(
         replay=str(uuid.uuid4()),
@@ -127,7 +130,7 @@ def replay_command(
         print_json(_report(run, outcomes))
     else:
         _print(run, outcomes)
-    refused = run.skipped[replay.REFUSED] or (outcomes is not None and outcomes.rejected)
+    refused = run.skipped[REFUSED] or (outcomes is not None and outcomes.rejected)
     return 1 if refused else 0
 
 
@@ -161,7 +164,8 @@ class _Replay:
         self.plan = plan
         self.sent = 0
         """Records sent again, or with `dry` those that would be."""
-        self.skipped = Skipped()
+        self.skipped: Counter[str] = Counter()
+        """Rejections not sent, by reason."""
         self.orphans = 0
         """The open orphans that the chosen ones have caused."""
         self.examples: list[Resent] = []
@@ -215,6 +219,8 @@ class _Replay:
             await committer.close()
 
     async def _send(self, broker: Broker, committer: Committer | None, outcomes: Outcomes) -> None:
+        from worker.desk import replay
+
         clock = asyncio.get_running_loop().time
         sending = self._bar.add_task("sending again", total=None)
         began = clock()
@@ -234,10 +240,11 @@ class _Replay:
     async def _next(self, broker: Broker) -> list[Candidate]:
         """The next chosen rejections, as the topics say now; empty if there are no more."""
         from worker.desk import queries
+        from worker.desk.replay import ORDER
 
         async with open_store(self._context, broker, quiet=True) as store:
             if self.plan.coordinates:
-                done, self._stage = self._stage, len(replay.ORDER)
+                done, self._stage = self._stage, len(ORDER)
                 return [] if done else self._at_coordinates(store)
             identity = await asyncio.to_thread(lambda: store.database.identity)
             if identity != self._identity:  # the first time, or the store was made anew
@@ -246,12 +253,12 @@ class _Replay:
                 saved = await asyncio.to_thread(store.saved)
                 self._ends = self._ends or saved.positions
                 self.orphans = await asyncio.to_thread(queries.orphans_of, store, self.plan.chosen)
-            while self._stage < len(replay.ORDER):
+            while self._stage < len(ORDER):
                 page = await asyncio.to_thread(
                     queries.candidates,
                     store,
                     self.plan.chosen,
-                    replay.ORDER[self._stage],
+                    ORDER[self._stage],
                     self._after,
                     min(self.plan.rate, _AT_ONCE),
                     consequences=self.plan.with_orphans,

@@ -15,6 +15,10 @@ ORIGIN_HEADER: Final = "buddy-origin"
 """The coordinate of the record that was first sent, on every replay of it."""
 
 
+MOST_REPLAYS: Final = 3
+"""A record is sent again this often, unless told otherwise."""
+
+
 class ReplayAudit(msgspec.Struct, frozen=True, kw_only=True):
     """A rejected record that was sent again. The same transaction wrote this and the record."""
 

@@ -19,6 +19,7 @@ from worker.brokers.contract import Broker, Committer
 from worker.core.rejection import Rejection, original
 from worker.core.topics import Names
 from worker.desk.audit import (
+    MOST_REPLAYS,
     ORIGIN_HEADER,
     ReplayAudit,
     encode_audit,
@@ -29,9 +30,6 @@ from worker.desk.queries import Candidate
 from worker.desk.store import ACCEPTED, DELETED, REPLAYED
 from worker.errors import DamagedLog, MessageRefused
 from worker.stream import Headers, Message, Partition, ProducerRecord
-
-MOST_REPLAYS: Final = 3
-"""A record is sent again this often, unless told otherwise."""
 
 ORDER: Final = (
     ("users",),
@@ -75,8 +73,8 @@ class Resent(NamedTuple):
     audit: ReplayAudit
 
 
-class Skipped(Counter[str]):
-    """How many rejections were not sent, by reason."""
+Skipped = Counter[str]
+"""How many rejections were not sent, by reason."""
 
 
 def sendable(
