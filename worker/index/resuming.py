@@ -14,7 +14,8 @@ from worker.stream import Message, OffsetRange, Partition
 
 _BATCH: Final = 500
 _STEP_SECONDS: Final = 0.1
-_PATIENCE: Final = 20.0
+_PATIENCE: Final = 40.0
+"""Longer than a reader takes to say that a partition stalls, which is damage."""
 
 
 async def another_log(
@@ -27,7 +28,7 @@ async def another_log(
 
     Reads the last few messages before each position again. Reads more only from partitions where
     compaction removed some of them. Call after `freshness.reason_to_rebuild` has returned None.
-    Calls `on_step` after each read. Raises BrokerUnavailable, also after 20 s without progress.
+    Calls `on_step` after each read. Raises BrokerUnavailable, also after 40 s without progress.
     """
     comparison = Comparison(saved.tails, saved.positions, spans, saved.beside)
     if comparison.reason is not None or not comparison.starts:

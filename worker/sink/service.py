@@ -13,7 +13,7 @@ import structlog
 from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.topics import Names
-from worker.errors import DamagedLog, MissingTopic, StateError, StateLost
+from worker.errors import BrokerUnavailable, DamagedLog, MissingTopic, StateError, StateLost
 from worker.exports.places.place import ExportPlace
 from worker.sink.election import Election
 from worker.sink.export import ExportSettings, clear_spool, reconcile_bookmarks
@@ -85,14 +85,16 @@ async def serve(
 async def _opened(
     consumer: Consumer, stop: asyncio.Event, reports: SinkReports, clock: Clock
 ) -> bool:
-    """Open the consumer; wait while an entry of the log is damaged. False if stopped first."""
+    """Open the consumer; wait while the log is damaged or away. False if stopped first."""
     backoff = Backoff(clock.steady)
     while True:
         try:
             await consumer.open()
-        except DamagedLog as error:
+        except (DamagedLog, BrokerUnavailable) as error:
             seconds = backoff.failed()
-            reports.hindered("log", str(error))  # until the consumer finds no damage
+            # Until the consumer finds no damage, or reads.
+            what = "log" if isinstance(error, DamagedLog) else "broker"
+            reports.hindered(what, str(error))
             reports.alive()  # a restart does not cure it
             _log.warning("sink_waits_for_broker", error=str(error), seconds=round(seconds, 1))
             await wait(stop, seconds)

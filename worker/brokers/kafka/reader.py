@@ -72,6 +72,8 @@ class KafkaReader:
         self._expired: dict[Partition, int] = {}
         self._damaged: dict[Partition, _Damage] = {}
         self._stalls = Stalls(time.monotonic)
+        self._heard: dict[Partition, object] = {}
+        """When the broker answered last for each partition, as of the last look for stalls."""
         self._silence: tuple[float, dict[Partition, object]] | None = None
         self._largest = _ENOUGH_BYTES // 8
         """The size of the largest message of the last step, in bytes."""
@@ -311,7 +313,10 @@ class KafkaReader:
         if not self._stalls.due:
             return
         listened = self._positions.keys() - set(paused)
-        for partition in self._stalls.update((p, self._mark(p)) for p in listened):
+        heard = {p: self._consumer.last_poll_timestamp(topic_partition(p)) for p in listened}
+        answers, self._heard = heard != self._heard, heard
+        marks = [(partition, self._mark(partition)) for partition in listened]
+        for partition in self._stalls.update(marks, answers=answers):
             _log.error(
                 "log_damaged",
                 topic=partition.topic,

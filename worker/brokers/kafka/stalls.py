@@ -34,28 +34,26 @@ class Stalls:
         """
         return bool(self.stalled()) or self._clock() - self._looked >= _LOOK_SECONDS
 
-    def update(self, marks: Iterable[tuple[Partition, object]]) -> list[Partition]:
+    def update(
+        self, marks: Iterable[tuple[Partition, object]], *, answers: bool
+    ) -> list[Partition]:
         """Record a mark for each partition being read; returns the newly stalled partitions.
 
-        A mark changes with each delivery. None means that fetched records are at hand. If no mark
-        has changed, the broker is silent for all, which is an outage: that time does not count.
+        A mark changes with each delivery. None means that fetched records are at hand. `answers`
+        is whether the broker has answered since the last look: that it is silent for all is an
+        outage, and that time does not count.
         """
         now = self._clock()
-        looked = list(marks)
-        answers = any(mark is None or mark != self._mark(partition) for partition, mark in looked)
         passed = min(_LOOK_SECONDS, now - self._looked) if answers else 0.0
         self._looked = now
         fresh = []
-        for partition, mark in looked:
+        for partition, mark in marks:
             before, seconds = self._seen.get(partition, (None, 0.0))
             after = seconds + passed if mark is not None and mark == before else 0.0
             self._seen[partition] = (mark, after)
             if seconds < STALL_SECONDS <= after:
                 fresh.append(partition)
         return fresh
-
-    def _mark(self, partition: Partition) -> object:
-        return self._seen.get(partition, (None, 0.0))[0]
 
     def retain(self, partitions: Iterable[Partition]) -> None:
         """Forget all other partitions."""
