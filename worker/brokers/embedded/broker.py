@@ -292,6 +292,9 @@ class EmbeddedBroker:
             await self._do(LogUpkeep(self._directory, self._time, self._hindrances))
         except BuddyError as error:  # the finished steps stand; the next round tries again
             _log.warning("upkeep_failed", error=str(error))
+            self._hindrances.failed(str(error))
+        else:
+            self._hindrances.succeeded()
 
     async def _do(self, upkeep: LogUpkeep) -> None:
         """Run all steps; this process's waiting writes run between two steps."""

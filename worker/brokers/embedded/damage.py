@@ -127,7 +127,7 @@ def look_for(
         mine = (d for d in known(connection, catalogue) if d.partition == partition)
         offset = next((d.base for d in mine if not d.skipped), None)
         if offset is None:
-            raise UsageError(f"No damage of {name} is known: 'buddy log verify' looks for it.")
+            raise UsageError(f"No damage of {name} was found: 'buddy log verify' looks everywhere.")
     if not row.start <= offset < row.next:
         raise UsageError(f"{name} holds offsets from {row.start} up to {row.next}, not {offset}.")
     piece = next(walk(connection, number, offset, row.next))

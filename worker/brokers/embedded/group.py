@@ -141,11 +141,12 @@ class Seat:
         os.pwrite(self._descriptor, b"%0*d" % (_DIGITS, now), 0)
 
     def release(self) -> None:
-        """Unlock and remove the file. Idempotent."""
+        """Unlock and remove the file. Idempotent. A file that cannot be removed counts as dead."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the disk may be read-only by now
+                self._path.unlink()
 
 
 def share(partitions: int, rank: int, members: int) -> frozenset[int]:

@@ -16,6 +16,9 @@ import structlog
 LASTING_MS = 60_000
 """A hindrance is reported once nothing has moved for this long."""
 
+_FAILING_MS = 15_000
+"""Three rounds: a failure that ends by itself is none."""
+
 AGAIN_MS = 300_000
 """A hindrance is logged at most this often."""
 
@@ -33,12 +36,21 @@ class Hindrances:
 
     def __init__(self, steady: Callable[[], int]) -> None:
         self._disk = _Hindrance(steady, _disk_full, lasting=0)
+        self._failure = _Hindrance(steady, _nothing, lasting=_FAILING_MS)
         self._lock = _Hindrance(steady, _upkeep_hindered, lasting=LASTING_MS)
         self._wal = _Hindrance(steady, _upkeep_hindered, lasting=LASTING_MS)
 
     def line(self) -> str | None:
         """What hinders writers or upkeep, in one line, or None."""
-        return self._disk.line or self._lock.line or self._wal.line
+        return self._disk.line or self._failure.line or self._lock.line or self._wal.line
+
+    def failed(self, reason: str) -> None:
+        """A round of upkeep failed. `upkeep_failed` logs each; what lasts is a hindrance."""
+        self._failure.met(reason)
+
+    def succeeded(self) -> None:
+        """A round of upkeep came to its end."""
+        self._failure.over()
 
     def disk(self, line: str | None) -> None:
         """What `full_disk` says."""
@@ -111,6 +123,10 @@ class _Hindrance:
 
     def over(self) -> None:
         self.line = self._since = None
+
+
+def _nothing(reason: str) -> None:
+    """Log nothing."""
 
 
 def _disk_full(reason: str) -> None:

@@ -22,7 +22,7 @@ from worker.brokers.embedded.damage import (
 )
 from worker.brokers.embedded.store import Connection, snapshot, transaction
 from worker.brokers.embedded.topics import Catalogue
-from worker.errors import BuddyError
+from worker.errors import BuddyError, UsageError
 from worker.stream import Partition
 
 _log = structlog.get_logger(__name__)
@@ -112,22 +112,15 @@ class Inspection:
         """
         found = Looked()
         for partition in await self._reading.run(self._partitions, found):
-            position: int | None = 0
-            while position is not None:
-                looked = await self._reading.run(look_through, self._catalogue, partition, position)
-                found.batches += looked.batches
-                found.size += looked.size
-                found.damaged += looked.damaged
-                position = looked.position
-                progress(looked.size)
+            await self._scan(partition, found, progress)
         await self.record((each for each in found.damaged if not each.skipped), log=False)
         found.file += await self._reading.run_long(look_at_file)
         return found
 
     async def find(self, partition: Partition, offset: int | None) -> Damage:
-        """The damage at `offset`, or the first known damage. See `damage.look_for`.
+        """The damage at `offset`, or else the first that is known or that a look finds.
 
-        Raises `UsageError`, `MissingTopic`.
+        See `damage.look_for`. Raises `UsageError`, `MissingTopic`.
         """
 
         def work(connection: sqlite3.Connection) -> Damage:
@@ -135,7 +128,28 @@ class Inspection:
                 self._catalogue.refresh(connection)
                 return look_for(connection, self._catalogue, partition, offset)
 
+        try:
+            return await self._reading.run(work)
+        except UsageError:
+            if offset is not None:
+                raise
+        # A command that only reads may have met the damage: it records nothing.
+        found = Looked()
+        await self._scan(partition, found, lambda _size: None)
+        await self.record((each for each in found.damaged if not each.skipped), log=False)
         return await self._reading.run(work)
+
+    async def _scan(
+        self, partition: Partition, found: Looked, progress: Callable[[int], None]
+    ) -> None:
+        position: int | None = 0
+        while position is not None:
+            looked = await self._reading.run(look_through, self._catalogue, partition, position)
+            found.batches += looked.batches
+            found.size += looked.size
+            found.damaged += looked.damaged
+            position = looked.position
+            progress(looked.size)
 
     async def skip(self, found: Damage) -> bool:
         """Make every reader of every process skip the damage; return whether messages are lost.

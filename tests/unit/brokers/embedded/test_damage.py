@@ -238,13 +238,25 @@ async def test_what_was_removed_from_a_table_is_known(broker: EmbeddedBroker) ->
 
 
 async def test_only_damage_can_be_skipped(broker: EmbeddedBroker) -> None:
-    for offset, says in ((None, "No damage"), (0, "not damaged"), (9, "from 0 up to 8")):
+    for offset, says in ((0, "not damaged"), (9, "from 0 up to 8")):
         with pytest.raises(UsageError, match=says):
             await broker.inspection.find(LOG, offset)
+    await broker.create([Topic("sound", 1)])
+    with pytest.raises(UsageError, match="No damage of sound/0 was found"):
+        await broker.inspection.find(Partition("sound", 0), None)
     with pytest.raises(MissingTopic):
         await broker.inspection.find(Partition("nothing", 0), 0)
     found = await broker.inspection.find(LOG, 3)
     assert (found.base, found.next) == (3, 4)
+
+
+async def test_damage_that_nobody_has_recorded_is_found_and_recorded(
+    broker: EmbeddedBroker,
+) -> None:
+    """A command that only reads meets it and says what to do, but may not write."""
+    assert await broker.damage() == []
+    found = await broker.inspection.find(LOG, None)
+    assert [found.line()] == (await broker.damage())[:1]
 
 
 async def test_what_is_said_of_it_quotes_no_message(broker: EmbeddedBroker) -> None:

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -27,6 +28,7 @@ from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.brokers.embedded.hindrance import AGAIN_MS, LASTING_MS
 from worker.brokers.embedded.reader import EmbeddedReader
 from worker.brokers.embedded.upkeep import LogUpkeep
+from worker.errors import StateError
 from worker.stream import Message, OffsetRange, Partition, ProducerRecord, Topic
 
 # --- Retention --------------------------------------------------------------------------------
@@ -355,6 +357,22 @@ async def test_a_full_disk_is_told_at_once_until_there_is_room(
     monkeypatch.setattr(embedded_hindrance, "LEAST_FREE_BYTES", 0)
     await broker.maintain()
     assert broker.hindrance() is None
+
+
+async def test_upkeep_that_keeps_failing_is_a_hindrance_until_it_succeeds(
+    broker: EmbeddedBroker, clock: SettableClock
+) -> None:
+    failure = patch.object(LogUpkeep, "step", side_effect=StateError("no inode is left"))
+    with failure, capture_logs() as logs:
+        for _ in range(3):
+            await broker._keep_up()
+            assert broker._hindrances.line() is None
+            clock.advance(5_000)
+        await broker._keep_up()
+        assert broker._hindrances.line() == "no inode is left"
+    assert {entry["event"] for entry in logs} == {"upkeep_failed"}
+    await broker._keep_up()
+    assert broker._hindrances.line() is None
 
 
 async def test_a_lock_that_was_free_meanwhile_is_a_new_one(
