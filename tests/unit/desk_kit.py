@@ -41,6 +41,7 @@ def rejection(
         Source(NAMES.input(entity), number, position, ""),
         [Violation(code, field, "", "error") for code, field in kinds],
         producer=producer,
+        at=START + at,
         wanted=wanted,
     )
     return Numbered(Partition(NAMES.rejected(entity), partition), offset, seen)

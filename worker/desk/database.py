@@ -1,24 +1,28 @@
 """The database of the desk: its tables, how it is opened, and what its errors mean.
 
 One process at a time has it open. A database that cannot be used is replaced with an empty one,
-with one log line (`desk_rebuilt`): the topics fill it again.
+with one log line (`desk_rebuilt`): the topics fill it again. SQLite has no checksums, so a file
+that was closed in order has one beside it. One of a process that was killed gets SQLite's own
+check when it is opened again.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
 from worker.errors import StateError
-from worker.index.directory import StateDirectory
+from worker.index.checksum import is_sealed, mismatch, seal, unseal
+from worker.index.directory import FILE_MODE, StateDirectory
 
 VERSION: Final = 2
 """Version of the tables below; any other version on disk is rebuilt."""
@@ -56,6 +60,11 @@ the rejection, and the next two columns that of the record in the input of the e
 the rejection of what the record refers to, `cause_kinds` are the kinds of that rejection, or 0.
 `first` and `last` are in seconds since the start of the bucket."""
 
+_DAMAGED: Final = ("decode to UTF-8", "no such table", "no such column", "malformed")
+"""Signs of damage in what SQLite calls an operational error."""
+_LEAST_FREE: Final = 256 * 1024
+"""Bytes: with less room on the disk, a write that fails has failed for that."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -75,6 +84,9 @@ class DeskDatabase:
         opening, and after a transaction that was rolled back.
         """
         self._directory = directory
+        self._file = directory / FILE_NAME
+        self._sealed = False
+        """Whether the checksum beside the file is right."""
         self._made_for = f"{VERSION} {prefix}"
         self._on_load = on_load
         self._lock = StateDirectory(directory)
@@ -86,9 +98,13 @@ class DeskDatabase:
             raise
 
     def close(self) -> None:
-        """Release the directory."""
-        self._db.close()
-        self._lock.release()
+        """Write a checksum of what has changed, and release the directory."""
+        try:
+            if not self._sealed:
+                self._seal()
+        finally:
+            self._db.close()
+            self._lock.release()
 
     def replace(self, reason: str) -> None:
         """Replace the tables with empty ones. Raises `StateError`."""
@@ -116,7 +132,10 @@ class DeskDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of the block is written, or nothing."""
+        """All of the block is written, or nothing. Nothing else may write."""
+        if self._sealed:
+            unseal(self._file)
+            self._sealed = False
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -135,15 +154,17 @@ class DeskDatabase:
         """
         try:
             yield
-        except (sqlite3.Error, ValueError) as error:
-            if not isinstance(error, sqlite3.OperationalError):
+        except OSError as error:
+            raise self._lock.failure(error) from None
+        except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
+            damaged = any(sign in str(error) for sign in _DAMAGED)
+            if damaged or not isinstance(error, sqlite3.OperationalError):
                 self._lock.mark_damaged(str(error))
                 raise StateError(
                     f"{self._directory} is damaged ({error}): run the command again, which rebuilds"
                     " it from the topics"
                 ) from None
-            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            raise self._lock.failure(full if "is full" in str(error) else error) from None
+            raise self._failure(error) from None
 
     def _open(self, reason: str | None) -> None:
         """Open the database; with a reason, or if it is unusable, an empty one."""
@@ -153,8 +174,12 @@ class DeskDatabase:
                 self._unlink()
             try:
                 self._connect()
-            except sqlite3.OperationalError as error:
+            except OSError as error:
                 raise self._lock.failure(error) from None
+            except sqlite3.OperationalError as error:
+                if not any(sign in str(error) for sign in _DAMAGED):
+                    raise self._failure(error) from None
+                reason = f"it is damaged ({error})"
             except sqlite3.DatabaseError as error:
                 reason = f"it is damaged ({error})"
             except _OtherStoreError as error:
@@ -163,11 +188,28 @@ class DeskDatabase:
                 return
         raise StateError(f"{self._directory} cannot be used ({reason})")
 
+    def _failure(self, error: sqlite3.Error) -> StateError:
+        # SQLite calls some full disks an I/O error.
+        full = "is full" in str(error) or shutil.disk_usage(self._directory).free < _LEAST_FREE
+        if full:
+            return self._lock.failure(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        return self._lock.failure(error)
+
+    def _seal(self) -> None:
+        """Write the checksum. Without one, the next opening takes longer."""
+        with suppress(sqlite3.Error, OSError):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            seal(self._file, self._file.stat().st_size, FILE_MODE)
+
     def _connect(self) -> None:
-        self._db = sqlite3.connect(
-            self._directory / FILE_NAME, isolation_level=None, check_same_thread=False
-        )
+        self._sealed = is_sealed(self._file)
+        if self._sealed and (why := mismatch(self._file)) is not None:
+            raise _OtherStoreError(why)
+        os.close(os.open(self._file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, FILE_MODE))
+        self._db = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)
         try:
+            if not self._sealed:
+                self._check()
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._make_tables()
@@ -175,6 +217,11 @@ class DeskDatabase:
         except BaseException:
             self._db.close()
             raise
+
+    def _check(self) -> None:
+        ((found,),) = self._db.execute("PRAGMA integrity_check(1)")
+        if found != "ok":
+            raise _OtherStoreError(f"it is damaged ({found})")
 
     def _make_tables(self) -> None:
         if not self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
@@ -192,6 +239,7 @@ class DeskDatabase:
 
     def _unlink(self) -> None:
         try:
+            unseal(self._file)
             for suffix in ("", "-wal", "-shm"):
                 (self._directory / f"{FILE_NAME}{suffix}").unlink(missing_ok=True)
             self._lock.unmark()

@@ -114,6 +114,7 @@ class _CatchUp:
         self._positions = {
             p: max(span.start, saved.positions.get(p, span.start)) for p, span in spans.items()
         }
+        self._is_new = self._positions != saved.positions or saved.identities != identities
         self._tails: dict[Partition, Tail] = dict(saved.tails)
         self._total = sum(spans[p].end - at for p, at in self._positions.items())
         self._done = 0
@@ -136,8 +137,9 @@ class _CatchUp:
             reader.assign({p: self._positions[p] for p in assigned})
 
     async def run(self) -> None:
-        # Every partition has a position from here on, whether it holds messages or not.
-        await self._apply([], self._positions)
+        if self._is_new:
+            # Every partition has a position from here on, whether it holds messages or not.
+            await self._apply([], self._positions)
         await self._read_rejections()
         while self._left(self._accepted_ends):
             rows, moved = await self._read(self._accepted, self._accepted_ends)

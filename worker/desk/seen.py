@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 
 from schemas import ENTITIES
-from worker.core.outbox import ACCEPTED_AT_HEADER, SOURCE_HEADER
+from worker.core.outbox import SOURCE_HEADER
 from worker.core.rejection import Source
 from worker.core.rules import read_uuid
 from worker.core.shown import shown
@@ -42,13 +42,11 @@ class RejectionSeen(msgspec.Struct):
     """Fields of the record that have no column."""
     producer: str = ""
     """How the sender names itself; empty if it does not."""
+    at: int = 0
+    """When the broker appended the rejection, in milliseconds since 1970: a worker's clock may be
+    wrong."""
     wanted: tuple[int, ...] = ()
     """The digests of the keys that the record refers to and that were missing: `key_digest`."""
-
-    @property
-    def at(self) -> int:
-        """When the record was rejected, in milliseconds since 1970."""
-        return round(self.rejected_at.timestamp() * 1000)
 
     @property
     def kinds(self) -> tuple[tuple[str, str], ...]:
@@ -62,7 +60,7 @@ class Settling(NamedTuple):
     key: int
     """See `key_digest`."""
     at: int
-    """When it was accepted, in milliseconds since 1970."""
+    """When the broker appended it, in milliseconds since 1970."""
     partition: int
     offset: int
     """The coordinate of its record in the input of the entity."""
@@ -105,8 +103,9 @@ def read_rejection(message: Message) -> RejectionSeen | None:
     except _UNDECODABLE:
         return None
     numbers = seen.source.partition, seen.source.offset
-    if seen.entity not in ENTITIES or seen.at < 0 or not all(0 <= n < _MOST for n in numbers):
+    if seen.entity not in ENTITIES or not all(0 <= n < _MOST for n in numbers):
         return None
+    seen.at = max(0, message.timestamp)
     fields = original.record or {}
     seen.unknown_names = unknown_names(fields, _COLUMNS[seen.entity])
     seen.producer = _producer(original.headers)
@@ -119,18 +118,16 @@ def read_settling(message: Message) -> Settling | None:
     headers = dict(message.headers)
     source = headers.get(SOURCE_HEADER, b"").rsplit(b"/", 2)
     try:
-        at = datetime.fromisoformat(headers[ACCEPTED_AT_HEADER].decode())
         key = (message.key or b"").decode()
-    except (KeyError, *_UNDECODABLE):
+    except UnicodeDecodeError:
         return None
     numbers = source[1:]
     if len(numbers) != 2 or not all(n.isdigit() and int(n) < _MOST for n in numbers):
         return None
     entity = message.topic.rpartition(".")[2]
     partition, offset = map(int, numbers)
-    milliseconds = round(at.timestamp() * 1000)
-    digest = key_digest(entity, key)
-    return Settling(digest, milliseconds, partition, offset, deleted=message.value is None)
+    digest, at = key_digest(entity, key), max(0, message.timestamp)
+    return Settling(digest, at, partition, offset, deleted=message.value is None)
 
 
 def _producer(headers: Sequence[tuple[str, str]]) -> str:

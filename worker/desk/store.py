@@ -169,9 +169,10 @@ class RejectionStore:
                 ).fetchone()
                 if known is not None:
                     removed += self._remove('topic_partition = ? AND "offset" < ?', (*known, start))
-                    self.database.execute(
-                        "UPDATE partitions SET start = ? WHERE id = ?", (start, *known)
-                    )
+                    with self.database.transaction():
+                        self.database.execute(
+                            "UPDATE partitions SET start = ? WHERE id = ?", (start, *known)
+                        )
             (there,) = self.database.execute(
                 "SELECT coalesce(sum(records), 0) FROM counts WHERE level = ?",
                 (len(WIDTHS_MS) - 1,),
@@ -183,7 +184,8 @@ class RejectionStore:
                 ).fetchone()
                 removed += self._remove("id < ?", limit)
             if removed:
-                self.database.execute("DELETE FROM counts WHERE records = 0")
+                with self.database.transaction():
+                    self.database.execute("DELETE FROM counts WHERE records = 0")
         return removed
 
     def wipe(self, reason: str) -> None:
@@ -371,7 +373,8 @@ class RejectionStore:
 def _is_since(settling: Settling, row: _Row) -> bool:
     """Whether a row or deletion was accepted after the rejection of its key.
 
-    Records of one input partition are judged in order, whatever the clocks say.
+    Records of one key and input partition are judged in order. An earlier offset says nothing: the
+    input may have been created anew.
     """
     same = settling.partition == row.source_partition
     later = same and settling.offset > row.source_offset

@@ -1,7 +1,7 @@
 """Detects damage in an LMDB file; LMDB itself has no checksums.
 
-* A file that was closed in order has a checksum in a file beside it (`seal`). The checksum finds
-  any change.
+* A file that was closed in order has a checksum in a file beside it (`checksum.seal`). The checksum
+  finds any change.
 * Otherwise a separate process walks through the trees, because a damaged file may kill the process
   that reads it. Users and addresses contain the same pairs, so a changed byte in either is found.
   The walk cannot find a changed id of a match.
@@ -21,54 +21,18 @@ from typing import Final
 
 import lmdb
 
-_SEAL: Final = "checksum"
-_CHUNK: Final = 1 << 20
 _ID: Final = 16
 _PATIENCE: Final = 600.0
 _LOOK_UP_EVERY: Final = 16
 _TREES: Final = ("about", "users", "addresses", "matches", "positions", "topics")
 
 
-def seal(file: Path, length: int, mode: int) -> None:
-    """Write the checksum of the first `length` bytes beside the file. Raises OSError."""
-    handle = os.open(file.with_name(_SEAL), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    try:
-        os.write(handle, b"%d %08x\n" % (length, _checksum(file, length)))
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def unseal(file: Path) -> None:
-    """Remove the checksum; call before the file changes. Raises OSError."""
-    file.with_name(_SEAL).unlink(missing_ok=True)
-
-
 def damage_of(file: Path, version: int) -> str | None:
-    """The damage found in the file, or None. Raises OSError.
+    """The damage found in a file without a checksum, or None.
 
-    Without a checksum, the trees of a file of another version than `version` are not checked.
+    The trees of a file of another version than `version` are not checked.
     """
-    try:
-        said = file.with_name(_SEAL).read_bytes()
-    except FileNotFoundError:
-        return _walk_apart(file.parent, version) if file.exists() else None
-    if not file.exists():
-        return "it is missing"
-    length, _, checksum = said.partition(b" ")
-    if not length.isdigit() or b"%08x\n" % _checksum(file, int(length)) != checksum:
-        return "its checksum is another"
-    return None
-
-
-def _checksum(file: Path, length: int) -> int:
-    """The CRC-32 of the first `length` bytes, or of all bytes if the file is shorter."""
-    checksum = 0
-    with file.open("rb") as content:
-        while length > 0 and (chunk := content.read(min(_CHUNK, length))):
-            checksum = zlib.crc32(chunk, checksum)
-            length -= len(chunk)
-    return checksum
+    return _walk_apart(file.parent, version) if file.exists() else None
 
 
 def _walk_apart(directory: Path, version: int) -> str | None:

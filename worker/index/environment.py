@@ -20,7 +20,8 @@ import lmdb
 import structlog
 
 from worker.errors import StateError, StateLost
-from worker.index.damage import damage_of, seal, unseal
+from worker.index.checksum import is_sealed, mismatch, seal, unseal
+from worker.index.damage import damage_of
 from worker.index.directory import FILE_MODE, StateDirectory
 
 if TYPE_CHECKING:
@@ -158,7 +159,8 @@ class Environment:
 
     def _damage(self) -> str | None:
         try:
-            found = damage_of(self._file, self._version)
+            sealed = is_sealed(self._file)
+            found = mismatch(self._file) if sealed else damage_of(self._file, self._version)
         except OSError as error:
             raise self.failure(error) from error
         return None if found is None else f"it is damaged ({found})"
