@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 from tests.acceptance.accounts import broker_of, everything
-from tests.acceptance.kit import Another, Buddy
+from tests.acceptance.kit import DEADLINE, Another, Buddy
 from tests.acceptance.material import write_rows
 from tests.unit.rows_kit import match, user, uuid
 from worker.core.decode import Invalid
@@ -105,10 +105,14 @@ async def test_a_second_replay_takes_over_from_the_first(another: Another) -> No
     await fill(buddy)
     command = ("rejections", "replay", "--entity", "users", "--json")
     first = buddy.start(*command, "--rate", "200")
+    async with broker_of(buddy) as broker:
+        reader = broker.reader()
+        reader.assign({Partition(buddy.names.replays, 0): 0})
+        assert await reader.read(1, DEADLINE), "the first one has begun"
     elsewhere = buddy.elsewhere("elsewhere")
     second = elsewhere.run(*command, "--rate", "100000").succeeded().json
     ended = first.end()
-    if ended.code:  # else it was done, or had not begun, when the second one came
+    if ended.code:  # else it was done when the second one came
         assert ended.code == STATE
         assert "another 'buddy rejections replay' has begun" in ended.err
     else:
@@ -116,6 +120,32 @@ async def test_a_second_replay_takes_over_from_the_first(another: Another) -> No
     records, audits = await sent(buddy)
     assert len(records) == len(audits) == REJECTIONS
     assert len({record.value for record in records}) == REJECTIONS
+
+
+async def test_originals_are_written_to_files_that_check_reads(local: Buddy) -> None:
+    buddy = local.create_topics()
+    await fill(buddy)
+    names = buddy.names
+    pretty = b'{\r\n "a": "b\\n"\n}'
+    async with broker_of(buddy) as broker:
+        for entity, value in (("events", pretty), ("events", None)):
+            source = Message(names.input(entity), 0, 0, NOW, b"k", value, ())
+            invalid = Invalid(b"k", (Violation(Code.WRONG_TYPE, "a", "why", "error"),))
+            encoded, _ = reject(entity, source, invalid, NOW, 1 << 20)
+            await broker.publish([ProducerRecord(names.rejected(entity), b"k", encoded)])
+    report = buddy.run("rejections", "export", "found", "--json").succeeded().json
+    assert report == {
+        "written": {"users": REJECTIONS, "events": 1},
+        "skipped": {"without an original": 1},
+    }
+    lines = (buddy.directory / "found" / "users.ndjson").read_bytes().splitlines()
+    assert {json.loads(line)["n"] for line in lines} == {*range(REJECTIONS)}
+    (event,) = (buddy.directory / "found" / "events.ndjson").read_bytes().splitlines()
+    assert json.loads(event) == {"a": "b\n"}
+    checked = buddy.run("check", "found", "--json")
+    assert checked.code == 1
+    assert sum(checked.json["rejected"].values()) == REJECTIONS + 1
+    assert "not empty" in buddy.run("rejections", "export", "found").complained(2)
 
 
 async def test_rejections_that_are_gone_or_that_nobody_chose(local: Buddy) -> None:
@@ -142,4 +172,3 @@ async def test_rejections_that_are_gone_or_that_nobody_chose(local: Buddy) -> No
     assert (report["sent"], report["skipped"]) == (REJECTIONS - 1, {"sent again before": 1})
     _, audits = await sent(buddy)
     assert {audit.by for audit in map(read_audit, audits[1:]) if audit} == {"me"}
-    assert Partition(buddy.names.replays, 0) == Partition(audits[0].topic, audits[0].partition)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 import msgspec
@@ -18,11 +17,10 @@ from worker.cli.findings import (
     print_for_programs,
 )
 from worker.cli.inputs import standard_input
+from worker.cli.line_files import LineFiles, new_directory, one_line
 from worker.cli.send import ENTITY, read_limit, sources_of
-from worker.errors import StateError, UsageError
+from worker.errors import UsageError
 from worker.files import InputFile, as_utf8, in_entity_order, read_ndjson
-
-_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 
 
 @click.command("check")
@@ -100,62 +98,29 @@ class _Outputs:
     """The requested output files. Raises UsageError and StateError with one line."""
 
     def __init__(self, accepted: Path | None, rejected: Path | None, warnings: Path | None) -> None:
-        self._files: list[BinaryIO] = []
+        self._files = LineFiles()
         self._accepted = accepted
-        self._rows: dict[str, BinaryIO] = {}
         self._encode = msgspec.json.Encoder().encode
         if accepted is not None:
-            try:
-                accepted.mkdir(parents=True, exist_ok=True)
-                full = any(accepted.iterdir())
-            except OSError as error:
-                raise _unwritable(accepted, error) from None
-            if full:
-                raise UsageError(f"{accepted} is not empty: name a new or an empty directory")
-        self._rejected = None if rejected is None else self._open(rejected)
-        self._warnings = None if warnings is None else self._open(warnings)
+            new_directory(accepted)
+        self._rejected = rejected
+        self._warnings = warnings
+        for path in (rejected, warnings):
+            if path is not None:
+                self._files.open(path)
 
     def write(self, checked: Checked) -> None:
         """Write the row, the warnings or the rejection of one record."""
         if checked.rejection is not None:
             if self._rejected is not None:
-                # No data changes: an indented record has line ends between its tokens only.
-                self._line(self._rejected, checked.rejection.translate(_ONE_LINE))
+                self._files.write(self._rejected, one_line(checked.rejection))
             return
         if self._accepted is not None and checked.row is not None:
-            if checked.entity not in self._rows:
-                path = self._accepted / f"{checked.entity}.ndjson"
-                self._rows[checked.entity] = self._open(path)
-            self._line(self._rows[checked.entity], checked.row)
+            self._files.write(self._accepted / f"{checked.entity}.ndjson", checked.row)
         if self._warnings is not None and checked.violations:
             warned = Warned(checked.entity, checked.key, checked.place, checked.violations)
-            self._line(self._warnings, self._encode(warned))
+            self._files.write(self._warnings, self._encode(warned))
 
     def close(self) -> None:
         """Flush and close all files. Raises the first error after all are closed."""
-        failed: StateError | None = None
-        for file in self._files:
-            try:
-                file.close()
-            except OSError as error:
-                failed = failed or _unwritable(Path(file.name), error)
-        if failed is not None:
-            raise failed
-
-    def _open(self, path: Path) -> BinaryIO:
-        try:
-            file = path.open("wb")
-        except OSError as error:
-            raise _unwritable(path, error) from None
-        self._files.append(file)
-        return file
-
-    def _line(self, file: BinaryIO, data: bytes) -> None:
-        try:
-            file.write(data + b"\n")
-        except OSError as error:
-            raise _unwritable(Path(file.name), error) from None
-
-
-def _unwritable(path: Path, error: OSError) -> StateError:
-    return StateError(f"{path} cannot be written: {error.strerror}")
+        self._files.close()

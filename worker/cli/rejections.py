@@ -22,6 +22,7 @@ from worker.cli.console import (
 )
 from worker.cli.desk import list_command, summary_command
 from worker.cli.in_time import InTime
+from worker.cli.rejections_export import export_command
 from worker.cli.replay import replay_command
 from worker.cli.show import show_command
 from worker.core.violations import Code
@@ -89,6 +90,7 @@ rejections_command.add_command(summary_command)
 rejections_command.add_command(list_command)
 rejections_command.add_command(show_command)
 rejections_command.add_command(replay_command)
+rejections_command.add_command(export_command)
 
 
 async def _rejections(

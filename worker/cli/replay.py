@@ -7,8 +7,6 @@ import getpass
 import os
 import socket
 import uuid
-from collections import Counter
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
@@ -23,23 +21,21 @@ from worker.cli.console import (
     progress_bar,
     say,
 )
-from worker.cli.desk import chosen, filters, open_store
+from worker.cli.desk import chosen, filters
+from worker.cli.pages import Pages, read_coordinate
 from worker.cli.send import print_outcomes
-from worker.cli.show import read_coordinate
 from worker.core.rejection import timestamp
 from worker.core.shown import shown
 from worker.desk.audit import MOST_REPLAYS
 from worker.engine.outcomes import Outcomes
-from worker.errors import Fenced, MissingTopic, StateError, UsageError
+from worker.errors import Fenced, MissingTopic, StateError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from worker.brokers.contract import Broker, Committer
-    from worker.desk.queries import Candidate, Filter
+    from worker.desk.queries import Filter
     from worker.desk.replay import ReplayPolicy, Resent
-    from worker.desk.store import RejectionStore
-    from worker.stream import Partition
 
 _AT_ONCE: Final = 1_000
 """Most records in one transaction. The store is brought up to date before each."""
@@ -130,7 +126,7 @@ def replay_command(
         print_json(_report(run, outcomes))
     else:
         _print(run, outcomes)
-    refused = run.skipped[REFUSED] or (outcomes is not None and outcomes.rejected)
+    refused = run.pages.skipped[REFUSED] or (outcomes is not None and outcomes.rejected)
     return 1 if refused else 0
 
 
@@ -164,19 +160,17 @@ class _Replay:
         self.plan = plan
         self.sent = 0
         """Records sent again, or with `dry` those that would be."""
-        self.skipped: Counter[str] = Counter()
-        """Rejections not sent, by reason."""
-        self.orphans = 0
-        """The open orphans that the chosen ones have caused."""
+        self.pages = Pages(
+            context,
+            plan.chosen,
+            plan.coordinates,
+            limit=min(plan.rate, _AT_ONCE),
+            with_orphans=plan.with_orphans,
+        )
         self.examples: list[Resent] = []
         self._context = context
         self._names = context.names
         self._bar = bar
-        self._identity = ""
-        self._ends: Mapping[Partition, int] | None = None
-        """Rejections from here on came after the start of the command."""
-        self._stage = 0
-        self._after = 0
 
     async def run(self) -> Outcomes | None:
         """Send everything, and wait for the outcomes if that is planned.
@@ -224,64 +218,20 @@ class _Replay:
         clock = asyncio.get_running_loop().time
         sending = self._bar.add_task("sending again", total=None)
         began = clock()
-        while candidates := await self._next(broker):
-            may = replay.sendable(candidates, self.policy, self.skipped)
-            async for resent in replay.batches(broker, self._names, may, self.policy, self.skipped):
+        while candidates := await self.pages.next(broker):
+            may = replay.sendable(candidates, self.policy, self.pages.skipped)
+            async for resent in replay.batches(
+                broker, self._names, may, self.policy, self.pages.skipped
+            ):
                 self.examples += resent[: _EXAMPLES - len(self.examples)]
                 if committer is None:
                     self.sent += len(resent)
                     continue
-                sent = await replay.commit(committer, self._names, resent, self.skipped)
+                sent = await replay.commit(committer, self._names, resent, self.pages.skipped)
                 outcomes.add_sent(*sent)
                 self.sent += len(sent[0])
                 await asyncio.sleep(max(0.0, began + self.sent / self.plan.rate - clock()))
             self._bar.advance(sending, len(candidates))
-
-    async def _next(self, broker: Broker) -> list[Candidate]:
-        """The next chosen rejections, as the topics say now; empty if there are no more."""
-        from worker.desk import queries
-        from worker.desk.replay import ORDER
-
-        async with open_store(self._context, broker, quiet=True) as store:
-            if self.plan.coordinates:
-                done, self._stage = self._stage, len(ORDER)
-                return [] if done else self._at_coordinates(store)
-            identity = await asyncio.to_thread(lambda: store.database.identity)
-            if identity != self._identity:  # the first time, or the store was made anew
-                self._identity, self._stage, self._after = identity, 0, 0
-                self.skipped.clear()
-                saved = await asyncio.to_thread(store.saved)
-                self._ends = self._ends or saved.positions
-                self.orphans = await asyncio.to_thread(queries.orphans_of, store, self.plan.chosen)
-            while self._stage < len(ORDER):
-                page = await asyncio.to_thread(
-                    queries.candidates,
-                    store,
-                    self.plan.chosen,
-                    ORDER[self._stage],
-                    self._after,
-                    min(self.plan.rate, _AT_ONCE),
-                    consequences=self.plan.with_orphans,
-                )
-                if page:
-                    self._after = page[-1].number
-                    ends = self._ends or {}
-                    if found := [c for c in page if c.offset < ends.get(c.partition, 0)]:
-                        return found
-                else:
-                    self._stage, self._after = self._stage + 1, 0
-        return []
-
-    def _at_coordinates(self, store: RejectionStore) -> list[Candidate]:
-        from worker.desk import queries
-
-        found = []
-        for coordinate in self.plan.coordinates:
-            candidate = queries.candidate_at(store, coordinate)
-            if candidate is None:
-                raise UsageError(f"there is no rejection at {coordinate}, or no longer")
-            found.append(candidate)
-        return list(dict.fromkeys(found))
 
 
 def _report(run: _Replay, outcomes: Outcomes | None) -> dict[str, Any]:
@@ -289,8 +239,8 @@ def _report(run: _Replay, outcomes: Outcomes | None) -> dict[str, Any]:
         "replay": run.policy.replay,
         "dry_run": run.plan.dry,
         "sent": 0 if run.plan.dry else run.sent,
-        "skipped": dict(sorted((+run.skipped).items())),
-        "orphans": run.orphans,
+        "skipped": dict(sorted((+run.pages.skipped).items())),
+        "orphans": run.pages.orphans,
     }
     if run.plan.dry:
         report |= {
@@ -312,10 +262,10 @@ def _print(run: _Replay, outcomes: Outcomes | None) -> None:
         print_table("The first of these", columns, rows)
     count = count_of(run.sent, "record")
     say(f"{count} would be sent again." if run.plan.dry else f"{count} sent again.")
-    for reason, number in sorted((+run.skipped).items()):
+    for reason, number in sorted((+run.pages.skipped).items()):
         say(f"{count_of(number, 'rejection')} not: {reason}.")
-    if run.orphans and not run.plan.with_orphans:
-        orphans = count_of(run.orphans, "open orphan")
+    if run.pages.orphans and not run.plan.with_orphans:
+        orphans = count_of(run.pages.orphans, "open orphan")
         say(f"They have caused {orphans}: --with-orphans sends these again, too.")
     if outcomes is not None:
         print_outcomes(outcomes)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from schemas import ENTITIES
 from worker.cli.console import Context, print_json, say, say_found, say_more, short_time
 from worker.cli.desk import open_desk
+from worker.cli.pages import read_coordinate
 from worker.core.rejection import Rejection, original
 from worker.errors import UsageError
 from worker.stream import Message, Partition
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from worker.brokers.contract import Broker
     from worker.desk.queries import RejectionListed
 
-_COORDINATE: Final = re.compile(
-    rf"(?:.+\.)?(in|rejected)\.({'|'.join(ENTITIES)})/([0-9]{{1,6}})/([0-9]{{1,18}})"
-)
 _PATIENCE: Final = 20.0
 
 
@@ -65,18 +62,6 @@ def show_command(context: Context, coordinate: str, as_json: bool) -> int:
     else:
         _print(listed, value, masks=not context.settings.show_values)
     return 0
-
-
-def read_coordinate(context: Context, text: str) -> str:
-    """The coordinate of a record or of a rejection, with the prefix. Raises UsageError."""
-    found = _COORDINATE.fullmatch(text)
-    if found is None:
-        raise UsageError(
-            f"{text!r} is no coordinate: say TOPIC/PARTITION/OFFSET of an input or of a "
-            "topic of rejections, such as in.users/3/17"
-        )
-    kind, entity, partition, offset = found.groups()
-    return f"{context.settings.prefix}.{kind}.{entity}/{int(partition)}/{int(offset)}"
 
 
 async def _read(broker: Broker, coordinate: str) -> Message:

@@ -7,16 +7,13 @@ is one for all replays of a prefix: a second one fences the first.
 
 from __future__ import annotations
 
-from base64 import b64decode
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
-from schemas import ENTITIES
 from worker.brokers.contract import Broker, Committer
-from worker.core.rejection import Rejection, original
 from worker.core.topics import Names
 from worker.desk.audit import (
     MOST_REPLAYS,
@@ -26,23 +23,14 @@ from worker.desk.audit import (
     is_coordinate,
     with_replay_headers,
 )
+from worker.desk.originals import read_messages, read_original
 from worker.desk.queries import Candidate
 from worker.desk.store import ACCEPTED, DELETED, REPLAYED
-from worker.errors import DamagedLog, MessageRefused
-from worker.stream import Headers, Message, Partition, ProducerRecord
-
-ORDER: Final = (
-    ("users",),
-    ("matches",),
-    tuple(e for e in ENTITIES if e not in ("users", "matches")),
-)
-"""Entities in the order in which they are sent: what records refer to goes before them."""
+from worker.errors import MessageRefused
+from worker.stream import Message, Partition, ProducerRecord
 
 _ENOUGH_BYTES: Final = 8 * 1024 * 1024
 """Of rejections in one transaction."""
-_FAR: Final = 2_000
-"""Offsets that are rather passed over than read."""
-_PATIENCE: Final = 20.0
 
 # Why a rejection is not sent.
 SENT_BEFORE: Final = "sent again before"
@@ -106,7 +94,7 @@ async def batches(
     left = {(candidate.partition, candidate.offset): candidate for candidate in chosen}
     batch: list[Resent] = []
     size = 0
-    async for message in _read(broker, chosen):
+    async for message in read_messages(broker, chosen):
         candidate = left.pop((Partition(message.topic, message.partition), message.offset))
         resent = resend(message, names, candidate, policy)
         if isinstance(resent, str):
@@ -129,30 +117,24 @@ def resend(
 
     It goes to the partition that it came from, where other versions of its key are.
     """
-    try:
-        rejection = msgspec.json.decode(message.value or b"", type=Rejection)
-        partition, offset = rejection.source["partition"], rejection.source["offset"]
-        key = rejection.message_key_base64
-        headers: Headers = tuple((n, b64decode(value)) for n, value in rejection.headers)
-        value, message_key = original(rejection), None if key is None else b64decode(key)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, LookupError):
+    found = read_original(message)
+    if found is None:
         return UNREADABLE
-    except TypeError:  # the source is no object
-        return UNREADABLE
+    rejection = found.rejection
     if not isinstance(rejection.record_omitted, msgspec.UnsetType):
         return NO_ORIGINAL
     if rejection.replays >= policy.most:
         return TOO_OFTEN
     topic = names.input(rejection.entity)
-    earlier = dict(headers).get(ORIGIN_HEADER, b"").decode(errors="replace")
-    origin = earlier if is_coordinate(earlier) else f"{topic}/{partition}/{offset}"
+    earlier = dict(found.headers).get(ORIGIN_HEADER, b"").decode(errors="replace")
+    origin = earlier if is_coordinate(earlier) else f"{topic}/{found.partition}/{found.offset}"
     replays = rejection.replays + 1
     record = ProducerRecord(
         topic,
-        message_key,
-        value,
-        with_replay_headers(headers, origin, replays),
-        partition if partition < policy.partitions else None,
+        found.key,
+        found.value,
+        with_replay_headers(found.headers, origin, replays),
+        found.partition if found.partition < policy.partitions else None,
     )
     audit = ReplayAudit(
         replay=policy.replay,
@@ -189,32 +171,3 @@ async def commit(
         else:
             return records, written[: len(records)]
     return [], []
-
-
-async def _read(broker: Broker, chosen: Sequence[Candidate]) -> AsyncIterator[Message]:
-    """The messages of these rejections that are still there."""
-    wanted: defaultdict[Partition, list[int]] = defaultdict(list)
-    for candidate in chosen:
-        wanted[candidate.partition].append(candidate.offset)
-    reader = broker.reader()
-    try:
-        for partition, offsets in wanted.items():
-            left = sorted(offsets, reverse=True)
-            reader.assign({partition: left[-1]})
-            while left:
-                if left[-1] > reader.position(partition) + _FAR:
-                    reader.assign({partition: left[-1]})
-                messages = await reader.read(_FAR, _PATIENCE)
-                for message in messages:
-                    while left and left[-1] < message.offset:
-                        left.pop()
-                    if left and left[-1] == message.offset:
-                        left.pop()
-                        yield message
-                while left and left[-1] < reader.position(partition):
-                    left.pop()
-                if left and not messages:
-                    for line in reader.damaged().values():
-                        raise DamagedLog(line)
-    finally:
-        await reader.close()
