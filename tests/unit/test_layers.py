@@ -61,6 +61,7 @@ ODD: Final = {
     ("files", "exports"): {"worker.exports.layout", "worker.exports.manifest"},
     # The stores of desk and sink are resumed and rebuilt by the same rules as the index.
     ("desk", "index"): {
+        "worker.index.checksum",
         "worker.index.directory",
         "worker.index.freshness",
         "worker.index.resuming",

@@ -81,7 +81,7 @@ async def _read(broker: Broker, coordinate: str) -> Message:
 
 def _print(listed: RejectionListed, value: bytes, *, masks: bool) -> None:
     rejection = msgspec.json.decode(value, type=Rejection)
-    at = short_time(datetime.fromtimestamp(listed.at / 1000, UTC), datetime.now(UTC))
+    at = short_time(datetime.fromisoformat(rejection.rejected_at), datetime.now(UTC))
     say(f"{at}  {listed.source}  key {rejection.key or '-'}  {listed.state}")
     for found in rejection.violations:
         field = f"{found.field}: " if found.field else ""

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -81,15 +82,15 @@ def test_a_rejection_counts_once_for_all_places_of_a_list(
 def test_the_summary_of_partitions_read_in_any_order(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Workers of several partitions, and of several machines, write in no order of time.
+    # What workers say when is not believed: their clocks may be wrong. The broker's time counts.
+    began = datetime.now(UTC).isoformat()[:19]
     each = itertools.product(range(3), (NEXT, LATE, EARLY))
     option = filled(tmp_path, 3, [(partition, rejection(at, ROLE)) for partition, at in each])
     capsys.readouterr()
     assert run([option, "rejections", "summary", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["violations"]
-    assert (found["records"], found["first"], found["last"]) == (9, EARLY, LATE)
-    assert run([option, "rejections", "summary"]) == 0
-    assert "2025-11-22 10:30:00 │ 2025-11-22 10:30:01" in capsys.readouterr().out
+    assert found["records"] == 9
+    assert began <= found["first"] <= found["last"]
 
 
 def test_watch_from_the_start_goes_by_time_over_all_partitions(
