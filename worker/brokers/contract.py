@@ -160,7 +160,7 @@ class Broker(Protocol):
         """The current members of the group, without joining it.
 
         A dead member may be listed until its session times out. A group that nobody ever joined
-        has no members. Raises `BrokerUnavailable`.
+        has no members. Raises `BrokerUnavailable`, and `ConfigurationError` if they cannot be seen.
         """
 
     async def committer(self, name: str, group: str) -> Committer:

@@ -21,6 +21,7 @@ from worker.status.broker_answers import (
     latest_checkpoint,
     with_earlier,
 )
+from worker.status.strangers import stranger_in
 from worker.status.trouble import undecided
 from worker.stream import GroupMember, Message, OffsetRange, Partition
 
@@ -67,8 +68,11 @@ async def broker_answers(broker: Broker, settings: Settings, tasks: int) -> Brok
         group_offsets=committed,
         identities=identities,
         workers=[member for member in workers if member.ours],
-        strangers=[member for member in workers if not member.ours],
-        sinks=sinks,
+        sinks=None if sinks is None else [member for member in sinks if member.ours],
+        strangers={
+            "worker": stranger_in(group, workers),
+            "sink": stranger_in(f"{names.prefix}-sink", sinks or ()),
+        },
         exact=settings.broker.startswith("embedded:"),
         skipped=skipped,
         grace_ms=int(settings.grace_seconds * 1000),

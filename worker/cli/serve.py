@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from worker.brokers.contract import Broker
 from worker.cli.connect_place import place_of
 from worker.cli.console import Context
 from worker.cli.services import serve, stop_at_eof
+from worker.cli.strangers import watch_group
 from worker.clock import Clock, StepWatch
 from worker.core.pressure import Limits
 from worker.core.task_settings import TaskSettings
@@ -23,7 +24,7 @@ from worker.engine.reports import WorkerReports
 from worker.engine.startup import check_topics, create_topics
 from worker.engine.worker import Worker
 from worker.index.store import IndexStore
-from worker.ops.health import Health
+from worker.ops.health import Health, ServiceHealth
 from worker.ops.metrics import Metrics
 from worker.private import tighten
 from worker.sink.export import ExportSettings
@@ -117,9 +118,9 @@ def _watched(context: Context, *services: str) -> Iterator[tuple[Any, ...]]:
         health.close()
 
 
-def _worker(
+async def _worker(
     context: Context, broker: Broker, stop: asyncio.Event, reports: WorkerReports
-) -> Coroutine[Any, Any, None]:
+) -> None:
     settings = context.settings
     task_settings = TaskSettings(
         names=context.names,
@@ -129,7 +130,9 @@ def _worker(
     )
     index = IndexStore(Path(settings.data) / "index")
     limits = Limits(records=settings.max_parked, bytes=settings.max_parked_mib * 1024 * 1024)
-    return Worker(broker, task_settings, index, CLOCK, limits, reports).run(stop)
+    worker = Worker(broker, task_settings, index, CLOCK, limits, reports)
+    async with _group_watched(context, broker, "worker", stop, reports.health):
+        await worker.run(stop)
 
 
 async def _sink(
@@ -145,7 +148,30 @@ async def _sink(
         Keep(settings.keep_exports, settings.keep_days),
     )
     store = Path(settings.data) / "sink"
-    await serve_sink(broker, settings.prefix, store, exports, stop, reports=reports)
+    async with _group_watched(context, broker, "sink", stop, reports.health):
+        await serve_sink(broker, settings.prefix, store, exports, stop, reports=reports)
+
+
+@asynccontextmanager
+async def _group_watched(
+    context: Context, broker: Broker, service: str, stop: asyncio.Event, health: ServiceHealth
+) -> AsyncIterator[None]:
+    """Meanwhile, report other programs that hold partitions of the service's group."""
+
+    def report(line: str | None) -> None:
+        if line is None:
+            health.free("group")
+        else:
+            health.hindered("group", line, CLOCK.steady())
+
+    group = f"{context.settings.prefix}-{service}"
+    watching = asyncio.create_task(watch_group(broker, group, stop, report))
+    try:
+        yield
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
 
 
 async def _create_if_embedded(context: Context, broker: Broker) -> None:

@@ -54,8 +54,8 @@ class BrokerAnswers(msgspec.Struct, frozen=True, kw_only=True):
     """The offsets that the workers' group has committed."""
     identities: Mapping[str, str]
     workers: Sequence[GroupMember]
-    strangers: Sequence[GroupMember] = ()
-    """Other programs in the workers' group."""
+    strangers: Mapping[str, str | None] = {}
+    """By service, a line about another program that holds partitions of its group."""
     sinks: Sequence[GroupMember] | None
     """None if this user lacks the right to ask."""
     exact: bool

@@ -84,23 +84,10 @@ def trouble(
         if not there:
             left = f"; {lag} records are to be read" if lag and service == "worker" else ""
             return f"no {service} is running: start 'buddy {service}' or 'buddy run'{left}"
-        if service == "worker" and (line := _stranger(answers)):
+        if line := answers.strangers.get(service):
             return line
         if service == "worker" and stalled:
             return _not_reduced(answers, stalled)
-    return None
-
-
-def _stranger(answers: BrokerAnswers) -> str | None:
-    """One line: another program in the workers' group to which the group gives tasks."""
-    for member in answers.strangers:
-        if member.numbers:
-            tasks = ", ".join(map(str, sorted(member.numbers)[:_MOST_NAMED]))
-            return (
-                f"{member.name}, which is no worker, is in group {answers.names.prefix}-worker and"
-                f" keeps tasks {tasks} from the workers: stop that program, or give it a group of"
-                " its own"
-            )
     return None
 
 

@@ -58,13 +58,12 @@ def test_a_lag_that_nobody_reduces(committed: int | None, since: int | None) -> 
     assert ("95 s" if since else "30 s") in line
 
 
-def test_another_program_in_the_group_of_the_workers() -> None:
-    idle = GroupMember("console-1", frozenset(), ours=False)
-    busy = GroupMember("console-2", frozenset({1}), ours=False)
-    assert trouble_of(answers(strangers=[idle]), {}) is None
-    line = trouble_of(answers(strangers=[idle, busy]), {})
-    assert line.startswith("console-2, which is no worker, is in group p-worker and keeps tasks 1 ")
-    assert trouble_of(answers(strangers=[busy], workers=[]), {}).startswith("no worker is running")
+def test_another_program_in_a_group_is_told_for_its_service() -> None:
+    strangers = {"worker": "console-2, another program, is in group p-worker", "sink": None}
+    assert trouble_of(answers(strangers=strangers), {}) == strangers["worker"]
+    sinks = [GroupMember("s", frozenset({0}))]
+    assert trouble_of(answers(strangers=strangers, sinks=sinks), {}, ["sink"]) is None
+    assert trouble_of(answers(strangers=strangers, workers=[]), {}).startswith("no worker is")
 
 
 def test_many_stalled_tasks_are_one_line() -> None:

@@ -55,7 +55,13 @@ from worker.brokers.kafka.wire import (
     topic_partition,
 )
 from worker.brokers.partitioner import Rotation
-from worker.errors import BrokerUnavailable, BuddyError, MessageRefused, MissingTopic
+from worker.errors import (
+    BrokerUnavailable,
+    BuddyError,
+    ConfigurationError,
+    MessageRefused,
+    MissingTopic,
+)
 from worker.stream import GroupMember, OffsetRange, Partition, ProducerRecord, Topic
 
 
@@ -276,14 +282,27 @@ class KafkaBroker:
         return member
 
     async def members(self, group: str) -> list[GroupMember]:
-        """See `contract.Broker.members`."""
+        """See `contract.Broker.members`.
 
-        async def ask(admin: Any) -> list[GroupMember]:
+        Raises `ConfigurationError` if a program has joined with the protocol of KIP-848: Kafka then
+        hides the group's members from clients like aiokafka.
+        """
+
+        async def ask(admin: Any) -> list[GroupMember] | None:
             answers = await admin.describe_consumer_groups([group])
             described = [group for answer in answers for group in answer.groups]
-            return members_of(described, self._wire.client_id)
+            found = members_of(described, self._wire.client_id)
+            if found is None and group not in {g for g, *_ in await admin.list_consumer_groups()}:
+                return []
+            return found
 
-        return await self._admin.ask(describing_group(group), ask)
+        members = await self._admin.ask(describing_group(group), ask)
+        if members is None:
+            raise ConfigurationError(
+                f"a program with group.protocol=consumer has joined group {group}, so who works"
+                " there cannot be told: stop that program, or give it a group of its own"
+            )
+        return members
 
     async def committer(self, name: str, group: str) -> KafkaCommitter:
         """See `contract.Broker.committer`. Raises `BrokerUnavailable`."""

@@ -13,20 +13,23 @@ _NO_SUCH_GROUP: Final = 69
 """GROUP_ID_NOT_FOUND of newer brokers; older brokers report such a group as dead and empty."""
 
 
-def members_of(groups: list[Any], client_id: str) -> list[GroupMember]:
+def members_of(groups: list[Any], client_id: str) -> list[GroupMember] | None:
     """The members of the groups in one response; those with this client id are ours.
 
-    Raises the error that the response contains.
+    None if there is no such group that this request can see. Raises the error that the response
+    contains.
     """
     found = []
-    for code, group, _state, _kind, _protocol, members, *_ in groups:
+    is_there = False
+    for code, group, state, _kind, _protocol, members, *_ in groups:
         if code not in (0, _NO_SUCH_GROUP):
             raise for_code(code)(group)
+        is_there |= code == 0 and state != "Dead"
         found += [
             GroupMember(name, _numbers(assignment), client == client_id)
             for name, client, _host, _metadata, assignment in members
         ]
-    return found
+    return found if is_there else None
 
 
 def _numbers(assignment: bytes) -> frozenset[int]:
