@@ -71,7 +71,7 @@ def test_skip_asks_first(log: str, capsys: Output, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        ("log skip a.b/0", USAGE, "No damage of a.b/0 was found: 'buddy log verify' looks everywhere."),
+        ("log skip a.b/0", USAGE, "nobody can be asked"),
         ("log skip a.b/0@0", USAGE, "not damaged at offset 0"),
         ("log skip a.b", USAGE, "TOPIC/PARTITION@OFFSET"),
         ("log skip a.b/1 --yes", 3, "has no partition 1"),
