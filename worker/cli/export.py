@@ -190,11 +190,11 @@ async def ask(
     """
     names = context.names
     async with context.broker() as broker:
-        found = await broker.topics([names.exports, names.export_requests])
-        if len(found) < 2:
-            raise MissingTopic(
-                f"topic {names.export_requests} is missing: run 'buddy topics create'"
-            )
+        wanted = [names.exports, names.export_requests]
+        found = await broker.topics(wanted)
+        for name in wanted:
+            if name not in found:
+                raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
         return await _answer(broker, names, request, bar, patience, wait=wait)
 
 

@@ -323,10 +323,16 @@ def test_a_directory_that_cannot_be_written_is_noticed_without_writing(
 ) -> None:
     place = DirectoryPlace(tmp_path)
     place.check()
-    with monkeypatch.context() as patch:
-        patch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
-        with pytest.raises(StateError, match="No space left on device"):
-            place.check()
+    disk = {"f_bavail": 4_096, "f_frsize": 4_096, "f_files": 9_999, "f_favail": 999, "f_flag": 0}
+    for full in ({"f_bavail": 100}, {"f_favail": 3}):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "statvfs", lambda _, full=full: SimpleNamespace(**{**disk, **full}))
+            with pytest.raises(StateError, match="No space left on device"):
+                place.check()
+    with monkeypatch.context() as patch:  # a file system that counts no files
+        counts = {**disk, "f_files": 0, "f_favail": 0}
+        patch.setattr(os, "statvfs", lambda _: SimpleNamespace(**counts))
+        place.check()
     with monkeypatch.context() as patch:
         patch.setattr(os, "access", lambda *_, **__: False)
         with pytest.raises(StateError, match="Permission denied"):

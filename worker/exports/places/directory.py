@@ -53,6 +53,8 @@ _SEALS: Final = ".seals"
 _READ: Final = 1 << 20
 _PROBE: Final = 1 << 20
 """Bytes that `probe` must be able to write."""
+_FILES: Final = 32
+"""Files of an export, directories included, at the least."""
 _TAKEN: Final = (errno.ENOTEMPTY, errno.EEXIST)
 _IN_THE_WAY: Final = (*_TAKEN, errno.ENOTDIR)
 """Errors of renaming a directory onto a taken name; ENOTDIR: by a file or a link."""
@@ -217,7 +219,7 @@ class DirectoryPlace:
                 readonly = os.statvfs(self._root).f_flag & os.ST_RDONLY
                 code = errno.EROFS if readonly else errno.EACCES
                 raise OSError(code, os.strerror(code))
-            if shutil.disk_usage(self._root).free < _PROBE:
+            if not _has_room(self._root):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _links(self) -> Iterator[Path]:
@@ -345,6 +347,12 @@ class DirectoryPlace:
                 f"{self._root} was replaced or unmounted while in use: restart the sink if that is"
                 " right"
             )
+
+
+def _has_room(directory: Path) -> bool:
+    disk = os.statvfs(directory)
+    counts_files = disk.f_files > 0  # some file systems make room for files as they need it
+    return disk.f_bavail * disk.f_frsize >= _PROBE and not (counts_files and disk.f_favail < _FILES)
 
 
 def _check_writable(directory: Path) -> None:
