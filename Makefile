@@ -17,7 +17,7 @@ BENCH := $(VENV)/.bench-installed
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check coverage bench fuzz chaos kill-exports simulate format lock clean distclean
+.PHONY: help demo test check coverage bench fuzz chaos kill-exports kill-desk simulate format lock clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +63,9 @@ chaos: $(DEV) ## processes and broker killed under a stream, then an independent
 
 kill-exports: $(DEV) ## a sink killed at every stage of an export: make kill-exports ROUNDS=100 SEED=1
 	@$(BIN)/python -m tests.proofs.kill_exports --rounds $(or $(ROUNDS),100) --seed $(or $(SEED),1)
+
+kill-desk: $(DEV) ## rejections summary and replay killed while they work: make kill-desk ROUNDS=50 SEED=1
+	@$(BIN)/python -m tests.proofs.kill_desk --rounds $(or $(ROUNDS),50) --seed $(or $(SEED),1)
 
 simulate: $(DEV) ## real workers in virtual time, on a broker in memory: make simulate SEEDS=0:10000
 	@$(BIN)/python -m tests.proofs.simulation --seeds $(or $(SEEDS),0:10000)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
 import subprocess
 from collections import Counter
 from typing import Final
@@ -85,8 +84,7 @@ async def test_a_replay_that_is_killed_and_repeated_sends_each_rejection_once(
         try:
             process.process.wait(dice.uniform(0.8, 2.5))
         except subprocess.TimeoutExpired:
-            process.process.send_signal(signal.SIGKILL)
-            process.process.wait()
+            process.kill()
             killed += 1
     assert killed
     report = buddy.run(*command, "--rate", "100000").succeeded().json

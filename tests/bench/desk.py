@@ -63,8 +63,14 @@ def _run(directory: Path, count: int) -> Iterator[Figure]:
         milliseconds = 1000 * _seconds(partial(queries.summary, store, chosen))
         yield _figure(f"summary of {name}", milliseconds, "ms", aim=200.0)
     store.close()
+    yield _figure("opening", 1000 * _seconds(partial(_open, directory)), "ms")
     size = (directory / FILE_NAME).stat().st_size
     yield _figure("disk", size / count, "bytes/rejection", aim=100.0)
+
+
+def _open(directory: Path) -> None:
+    """Open the store as a command does, which compares its checksum."""
+    RejectionStore(directory, Names()).close()
 
 
 def _batches(count: int) -> Iterator[list[Numbered]]:
@@ -74,14 +80,14 @@ def _batches(count: int) -> Iterator[list[Numbered]]:
         batch = []
         for number in range(first, min(count, first + _BATCH)):
             partition = rng.randrange(_PARTITIONS)
-            at = datetime.fromtimestamp((_START + _SPAN * number // count) / 1000, UTC)
             seen = RejectionSeen(
                 "users",
                 str(number),
-                at,
+                datetime.fromtimestamp(0, UTC),
                 Source("buddy.in.users", partition, number, ""),
                 [Violation(rng.choice(_CODES), rng.choice(_FIELDS), "", "error")],
                 producer=f"p{rng.randrange(3)}",
+                at=_START + _SPAN * number // count,
             )
             where = Partition("buddy.rejected.users", partition)
             batch.append(Numbered(where, offsets[partition], seen))

@@ -1,0 +1,1 @@
+"""`buddy rejections` killed while it follows the topics, and while it sends records again."""
