@@ -266,7 +266,7 @@ def everything_works(site: Site) -> None:
 
 def a_record_is_sent_again(site: Site) -> None:
     replay = site.buddy("client").run("rejections", "replay", "--entity", "users", "--json")
-    assert replay.succeeded().json["sent"] == 1
+    assert replay.succeeded().json["sent"] >= 1
 
 
 async def taken_and_given_back(site: Site, rights: Rights, service: Service, port: int) -> None:
