@@ -151,6 +151,7 @@ async def test_rejections_that_are_gone_or_that_nobody_chose(local: Buddy) -> No
     for arguments, why in (
         ((), "say what to send again"),
         (("in.users/0/1", "--code", "invalid_enum"), "coordinates go alone"),
+        (("in.users/0/1", "--with-orphans"), "coordinates go alone"),
         (("in.users/0/1",), "there is no rejection at buddy.in.users/0/1"),
         (("users/1",), "'users/1' is no coordinate"),
     ):

@@ -98,7 +98,7 @@ def replay_command(
         raise click.UsageError(
             "say what to send again: coordinates, or options such as --code or --since 30d"
         )
-    if coordinates and any(value is not None for value in options.values()):
+    if coordinates and (with_orphans or any(value is not None for value in options.values())):
         raise click.UsageError("coordinates go alone, without options that choose")
     from worker.desk.replay import REFUSED, ReplayPolicy
 
