@@ -13,7 +13,6 @@ import click
 
 from worker.cli.console import (
     Context,
-    Seconds,
     count_of,
     now_ms,
     print_json,
@@ -23,7 +22,7 @@ from worker.cli.console import (
 )
 from worker.cli.desk import chosen, filters
 from worker.cli.pages import Pages, read_coordinate
-from worker.cli.send import print_outcomes
+from worker.cli.send import TIMEOUT, WAIT, print_outcomes
 from worker.core.rejection import timestamp
 from worker.core.shown import shown
 from worker.desk.audit import MOST_REPLAYS
@@ -63,14 +62,8 @@ _EXAMPLES: Final = 10
     help="Records a second.",
 )
 @click.option("--by", metavar="NAME", help="Who does this, for the audit.  [default: user@host]")
-@click.option("--wait", is_flag=True, help="Wait until every record is judged, and count.")
-@click.option(
-    "--timeout",
-    type=Seconds(),
-    default=120.0,
-    show_default=True,
-    help="Give up after this many seconds without an outcome.",
-)
+@WAIT
+@TIMEOUT
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_obj
 def replay_command(

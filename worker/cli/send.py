@@ -44,17 +44,21 @@ ENTITY = click.option(
 )
 
 
-@click.command("send")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH…")
-@ENTITY
-@click.option("--wait", is_flag=True, help="Wait until every record is judged, and count.")
-@click.option(
+WAIT = click.option("--wait", is_flag=True, help="Wait until every record is judged, and count.")
+TIMEOUT = click.option(
     "--timeout",
     type=Seconds(),
     default=120.0,
     show_default=True,
     help="Give up after this many seconds without an outcome.",
 )
+
+
+@click.command("send")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH…")
+@ENTITY
+@WAIT
+@TIMEOUT
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 @click.pass_obj
 def send_command(
