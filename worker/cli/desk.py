@@ -258,16 +258,21 @@ async def open_store(
     context: Context, broker: Broker, *, quiet: bool
 ) -> AsyncIterator[RejectionStore]:
     """The store, up to date with the topics; no other command can use it meanwhile."""
-    from worker.desk.follow import bring_up_to_date
-
     directory = Path(context.settings.data) / "desk"
     store = await asyncio.to_thread(_opened, directory, context.names)
     try:
-        with _progress(quiet=quiet) as advance:
-            await bring_up_to_date(broker, store, _garbage, advance)
+        await catch_up(broker, store, quiet=quiet)
         yield store
     finally:
         await asyncio.to_thread(store.close)
+
+
+async def catch_up(broker: Broker, store: RejectionStore, *, quiet: bool) -> None:
+    """Bring the store up to date with the topics."""
+    from worker.desk.follow import bring_up_to_date
+
+    with _progress(quiet=quiet) as advance:
+        await bring_up_to_date(broker, store, _garbage, advance)
 
 
 def _opened(directory: Path, names: Names) -> RejectionStore:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
 from schemas import ENTITIES
 from worker.cli.console import Context
-from worker.cli.desk import open_store
+from worker.cli.desk import catch_up, open_store
 from worker.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 _COORDINATE: Final = re.compile(
     rf"(?:.+\.)?(in|rejected)\.({'|'.join(ENTITIES)})/([0-9]{{1,6}})/([0-9]{{1,18}})"
 )
+_TURN_SECONDS: Final = 5.0
+"""Opening and closing the store takes as long as reading its file, so not for every page."""
 _STAGES: Final = (
     ("users",),
     ("matches",),
@@ -46,7 +50,7 @@ class Pages:
     """The chosen rejections, those of users first and those of matches next.
 
     What is rejected after the first page is left out: a record that is sent again may be rejected
-    again. Between two pages other commands can use the store.
+    again. Every few seconds other commands can use the store. Call `close` at the end.
     """
 
     def __init__(
@@ -78,17 +82,34 @@ class Pages:
         """Rejections from here on came after the first page."""
         self._stage = 0
         self._after = 0
+        self._open = AsyncExitStack()
+        self._store: RejectionStore | None = None
+        self._since = 0.0
+        """When the store was opened."""
 
     async def next(self, broker: Broker) -> list[Candidate]:
         """The next rejections; empty if there are no more.
 
         Raises UsageError for a coordinate without a rejection, and what `open_store` raises.
         """
-        async with open_store(self._context, broker, quiet=True) as store:
-            if self._coordinates:
-                done, self._stage = self._stage, len(_STAGES)
-                return [] if done else await asyncio.to_thread(self._at_coordinates, store)
-            return await asyncio.to_thread(self._page, store)
+        if self._store is None:
+            opening = open_store(self._context, broker, quiet=True)
+            self._store = await self._open.enter_async_context(opening)
+            self._since = time.monotonic()
+        else:
+            await catch_up(broker, self._store, quiet=True)
+        if self._coordinates:
+            done, self._stage = self._stage, len(_STAGES)
+            return [] if done else await asyncio.to_thread(self._at_coordinates, self._store)
+        page = await asyncio.to_thread(self._page, self._store)
+        if time.monotonic() - self._since >= _TURN_SECONDS:
+            await self.close()  # others can use it while the caller works on the page
+        return page
+
+    async def close(self) -> None:
+        """Release the store; `next` opens it again."""
+        self._store = None
+        await self._open.aclose()
 
     def _page(self, store: RejectionStore) -> list[Candidate]:
         from worker.desk import queries

@@ -46,11 +46,14 @@ def export_command(
         with progress_bar(quiet=as_json) as bar:
             writing = bar.add_task("writing", total=None)
             async with context.broker(read_only=True) as broker:
-                while candidates := await pages.next(broker):
-                    if pages.begun > 1:
-                        raise StateError("the store was rebuilt meanwhile: run the command again")
-                    await write(broker, candidates)
-                    bar.advance(writing, len(candidates))
+                try:
+                    while candidates := await pages.next(broker):
+                        if pages.begun > 1:
+                            raise StateError("the store was rebuilt meanwhile: run it again")
+                        await write(broker, candidates)
+                        bar.advance(writing, len(candidates))
+                finally:
+                    await pages.close()
 
     async def write(broker: Broker, candidates: list[Candidate]) -> None:
         from worker.desk.originals import read_messages, read_original

@@ -180,10 +180,13 @@ class _Replay:
             outcomes = Outcomes(broker, names)
             if patience is not None:
                 await outcomes.open()
-            if self.plan.dry:
-                await self._send(broker, None, outcomes)
-            else:
-                await self._send_once(broker, outcomes)
+            try:
+                if self.plan.dry:
+                    await self._send(broker, None, outcomes)
+                else:
+                    await self._send_once(broker, outcomes)
+            finally:
+                await self.pages.close()
             if patience is None:
                 return None
             judging = self._bar.add_task("judged", total=self.sent)
