@@ -22,11 +22,11 @@ from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.cli.console import Context, count_of, print_table, progress_bar, say
 from worker.cli.export import ask
+from worker.cli.outcomes import Outcomes
 from worker.core.topics import Names, wanted
 from worker.core.violations import WARNINGS, Code
 from worker.demo.record import Record
 from worker.demo.record_stream import stream
-from worker.engine.outcomes import Outcomes
 from worker.errors import BuddyError, StateError
 from worker.exports.verify import Verification, verify
 from worker.sink.requests import Announcement, ExportRequest

@@ -106,8 +106,8 @@ def chosen(options: dict[str, Any], now: int) -> Filter:
 def summary_command(context: Context, /, everything: bool, as_json: bool, **options: Any) -> int:
     """Count rejections by entity, code and field: the open ones, or all.
 
-    A rejection is open until its key has been accepted or deleted since. The orphans that a
-    rejected user or match has caused are counted beside it.
+    A rejection is open until its key has been accepted or deleted since, or its record was sent
+    again. The orphans that a rejected user or match has caused are counted beside it.
     """
     from worker.desk import queries
 
@@ -298,4 +298,5 @@ def _progress(*, quiet: bool) -> Iterator[Advance]:
 
 
 def _garbage(partition: Partition, offset: int) -> None:
-    complain(f"{partition.topic}/{partition.number}/{offset} is no rejection: skipped")
+    what = "audit of a replay" if partition.topic.endswith(".replays") else "rejection"
+    complain(f"{partition.topic}/{partition.number}/{offset} is no {what}: skipped")

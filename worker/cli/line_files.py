@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from worker.errors import StateError, UsageError
 
+_FILE_MODE: Final = 0o640
+_DIRECTORY_MODE: Final = 0o750
+"""For owner and group only: records hold personal data."""
 _ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
@@ -18,7 +22,7 @@ def one_line(record: bytes) -> bytes:
 def new_directory(path: Path) -> None:
     """Make a directory unless it is there. Raises UsageError if it is not empty, StateError."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
         full = any(path.iterdir())
     except OSError as error:
         raise _unwritable(path, error) from None
@@ -32,17 +36,18 @@ class LineFiles:
     def __init__(self) -> None:
         self._files: dict[Path, BinaryIO] = {}
 
-    def open(self, path: Path) -> None:
-        """Create the file, or empty it."""
+    def open(self, path: Path, *, new: bool = False) -> None:
+        """Create the file, or empty it. A `new` one must not be there."""
         try:
-            self._files[path] = path.open("wb")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_EXCL if new else os.O_TRUNC)
+            self._files[path] = os.fdopen(os.open(path, flags, _FILE_MODE), "wb")
         except OSError as error:
             raise _unwritable(path, error) from None
 
     def write(self, path: Path, line: bytes) -> None:
-        """Add a line to the file, which is created first if it is not open."""
+        """Add a line to the file. If it is not open it is created first, and must not be there."""
         if path not in self._files:
-            self.open(path)
+            self.open(path, new=True)
         try:
             self._files[path].write(line + b"\n")
         except OSError as error:

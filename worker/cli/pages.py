@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 from schemas import ENTITIES
 from worker.cli.console import Context
 from worker.cli.desk import catch_up, open_store
-from worker.errors import UsageError
+from worker.desk.seen import STAGES
+from worker.errors import StateError, UsageError
 
 if TYPE_CHECKING:
     from worker.brokers.contract import Broker
@@ -22,27 +23,21 @@ if TYPE_CHECKING:
     from worker.stream import Partition
 
 _COORDINATE: Final = re.compile(
-    rf"(?:.+\.)?(in|rejected)\.({'|'.join(ENTITIES)})/([0-9]{{1,6}})/([0-9]{{1,18}})"
+    rf"(?:(.+)\.)?(in|rejected)\.({'|'.join(ENTITIES)})/([0-9]{{1,6}})/([0-9]{{1,18}})"
 )
 _TURN_SECONDS: Final = 5.0
 """Opening and closing the store takes as long as reading its file, so not for every page."""
-_STAGES: Final = (
-    ("users",),
-    ("matches",),
-    tuple(entity for entity in ENTITIES if entity not in ("users", "matches")),
-)
-"""Entities that come together: what records refer to comes before them."""
 
 
 def read_coordinate(context: Context, text: str) -> str:
     """The coordinate of a record or of a rejection, with the prefix. Raises UsageError."""
     found = _COORDINATE.fullmatch(text)
-    if found is None:
+    if found is None or found[1] not in (None, context.settings.prefix):
         raise UsageError(
             f"{text!r} is no coordinate: say TOPIC/PARTITION/OFFSET of an input or of a "
-            "topic of rejections, such as in.users/3/17"
+            f"topic of rejections with prefix {context.settings.prefix}, such as in.users/3/17"
         )
-    kind, entity, partition, offset = found.groups()
+    _, kind, entity, partition, offset = found.groups()
     return f"{context.settings.prefix}.{kind}.{entity}/{int(partition)}/{int(offset)}"
 
 
@@ -67,7 +62,7 @@ class Pages:
         `with_orphans` adds the orphans that the chosen ones have caused.
         """
         self.skipped: Counter[str] = Counter()
-        """What the caller passes over, by reason; empty again if everything comes again."""
+        """What the caller passes over, by reason."""
         self.orphans = 0
         """The open orphans that the chosen ones have caused."""
         self._context = context
@@ -75,11 +70,11 @@ class Pages:
         self._coordinates = coordinates
         self._limit = limit
         self._with_orphans = with_orphans
-        self.begun = 0
-        """How often everything came from the start: again if the store was made anew."""
         self._identity = ""
-        self._ends: Mapping[Partition, int] | None = None
+        self._ends: Mapping[Partition, int] = {}
         """Rejections from here on came after the first page."""
+        self._left: list[Candidate] | None = None
+        """Of those at coordinates, the ones that are still to come."""
         self._stage = 0
         self._after = 0
         self._open = AsyncExitStack()
@@ -90,7 +85,9 @@ class Pages:
     async def next(self, broker: Broker) -> list[Candidate]:
         """The next rejections; empty if there are no more.
 
-        Raises UsageError for a coordinate without a rejection, and what `open_store` raises.
+        Raises UsageError for a coordinate without a rejection, and what `open_store` raises. Raises
+        StateError if the store was made anew in between: numbers are others then, and an audit may
+        be gone.
         """
         if self._store is None:
             opening = open_store(self._context, broker, quiet=True)
@@ -99,8 +96,10 @@ class Pages:
         else:
             await catch_up(broker, self._store, quiet=True)
         if self._coordinates:
-            done, self._stage = self._stage, len(_STAGES)
-            return [] if done else await asyncio.to_thread(self._at_coordinates, self._store)
+            if self._left is None:
+                self._left = await asyncio.to_thread(self._at_coordinates, self._store)
+            page, self._left = self._left[: self._limit], self._left[self._limit :]
+            return page
         page = await asyncio.to_thread(self._page, self._store)
         if time.monotonic() - self._since >= _TURN_SECONDS:
             await self.close()  # others can use it while the caller works on the page
@@ -115,18 +114,19 @@ class Pages:
         from worker.desk import queries
 
         identity = store.database.identity
-        if identity != self._identity:  # the first page, or the store was made anew
-            self._identity, self._stage, self._after = identity, 0, 0
-            self.begun += 1
-            self.skipped.clear()
-            self._ends = self._ends or store.saved().positions
+        if not self._identity:
+            self._identity, self._ends = identity, store.saved().positions
             self.orphans = queries.orphans_of(store, self._chosen)
-        ends = self._ends or {}
-        while self._stage < len(_STAGES):
+        elif identity != self._identity:
+            raise StateError(
+                "the store of rejections was made anew meanwhile, as its log line says: look at"
+                " what is open, then run the command again"
+            )
+        while self._stage < len(STAGES):
             page = queries.candidates(
                 store,
                 self._chosen,
-                _STAGES[self._stage],
+                STAGES[self._stage],
                 self._after,
                 self._limit,
                 consequences=self._with_orphans,
@@ -135,7 +135,7 @@ class Pages:
                 self._stage, self._after = self._stage + 1, 0
                 continue
             self._after = page[-1].number
-            if found := [one for one in page if one.offset < ends.get(one.partition, 0)]:
+            if found := [one for one in page if one.offset < self._ends.get(one.partition, 0)]:
                 return found
         return []
 
@@ -148,4 +148,6 @@ class Pages:
             if candidate is None:
                 raise UsageError(f"there is no rejection at {coordinate}, or no longer")
             found.append(candidate)
-        return list(dict.fromkeys(found))
+        entities = [entity for stage in STAGES for entity in stage]
+        names = self._context.names
+        return sorted(set(found), key=lambda c: entities.index(names.entity_of(c.partition.topic)))

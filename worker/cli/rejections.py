@@ -1,4 +1,4 @@
-"""`buddy rejections`: what is rejected, and why. `watch` is here, the rest in `desk`."""
+"""`buddy rejections`: the group of commands, and `watch`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from worker.cli.replay import replay_command
 from worker.cli.show import show_command
 from worker.core.violations import Code
 from worker.desk.seen import RejectionSeen, read_rejection
-from worker.errors import DamagedLog, MissingTopic
+from worker.errors import MissingTopic
 from worker.stream import Message, Partition
 
 _ENTITY = click.option("--entity", type=OneOf("an entity", ENTITIES), help="Only this entity.")
@@ -37,9 +37,6 @@ _CODE = click.option(
     metavar="CODE",
     help="Only this violation code.",
 )
-_COLUMNS = {
-    name: frozenset(column.name for column in entity.columns) for name, entity in ENTITIES.items()
-}
 _SHOWN = 5
 """Number of violations of a rejection shown to people."""
 
@@ -71,7 +68,7 @@ def watch(
 
     async def run() -> None:
         count = 0
-        async for seen in _rejections(context, entity, follow=True, from_start=from_start):
+        async for seen in _rejections(context, entity, from_start=from_start):
             if code is not None and code not in {v.code.value for v in seen.violations}:
                 continue
             if as_json:
@@ -94,7 +91,7 @@ rejections_command.add_command(export_command)
 
 
 async def _rejections(
-    context: Context, entity: str | None, *, follow: bool, from_start: bool
+    context: Context, entity: str | None, *, from_start: bool
 ) -> AsyncIterator[RejectionSeen]:
     names = context.names
     chosen = [names.rejected(e) for e in ([entity] if entity else ENTITIES)]
@@ -111,25 +108,18 @@ async def _rejections(
             in_time = InTime[RejectionSeen](partitions)
             if not from_start:
                 in_time.ended(partitions)
-            while follow or any(
-                reader.position(p) < s.end for p, s in spans.items() if p not in damaged
-            ):
+            while True:
                 for message in await reader.read(5_000, 0.5, in_time.full()):
-                    partition = Partition(message.topic, message.partition)
-                    if not follow and message.offset >= spans[partition].end:
-                        continue  # newer than this command: how many are read would vary
                     if (seen := _read(message)) is not None:
+                        partition = Partition(message.topic, message.partition)
                         in_time.add(partition, seen.rejected_at, seen)
                 damaged, reported = reader.damaged(), damaged
-                if follow:  # otherwise the command ends with DamagedLog
-                    for _, line in sorted(damaged.items() - reported.items()):
-                        complain(f"{line}; nothing behind it is shown until then")
+                for _, line in sorted(damaged.items() - reported.items()):
+                    complain(f"{line}; nothing behind it is shown until then")
                 in_time.ended(p for p, s in spans.items() if reader.position(p) >= s.end)
                 in_time.ended(damaged)
                 for seen in in_time.due():
                     yield seen
-            if damaged:
-                raise DamagedLog(next(iter(damaged.values())))
         finally:
             await reader.close()
 

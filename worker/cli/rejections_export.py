@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+import msgspec
 
 from worker.cli.console import Context, count_of, now_ms, print_json, progress_bar, say
 from worker.cli.desk import ALL, chosen, filters
 from worker.cli.line_files import LineFiles, new_directory, one_line
 from worker.cli.pages import Pages
-from worker.errors import StateError
 
 if TYPE_CHECKING:
     from worker.brokers.contract import Broker
@@ -48,8 +48,6 @@ def export_command(
             async with context.broker(read_only=True) as broker:
                 try:
                     while candidates := await pages.next(broker):
-                        if pages.begun > 1:
-                            raise StateError("the store was rebuilt meanwhile: run it again")
                         await write(broker, candidates)
                         bar.advance(writing, len(candidates))
                 finally:
@@ -62,8 +60,14 @@ def export_command(
         wanted = [one for one in candidates if everything or one.state == OPEN]
         async for message in read_messages(broker, wanted):
             found = read_original(message)
-            if found is None or found.value is None:
-                pages.skipped["without an original"] += 1
+            if found is None:
+                pages.skipped["not written by a worker"] += 1
+                continue
+            if found.value is None:
+                pages.skipped["a deletion, or too large to be kept"] += 1
+                continue
+            if not _is_json(found.value):
+                pages.skipped["no JSON"] += 1
                 continue
             entity = found.rejection.entity
             files.write(directory / f"{entity}.ndjson", one_line(found.value))
@@ -78,5 +82,13 @@ def export_command(
         return 0
     say(f"{count_of(written.total(), 'record')} written to {directory}.")
     for reason, number in pages.skipped.items():
-        say(f"{count_of(number, 'rejection')} {reason}: a deletion, or too large to be kept.")
+        say(f"{count_of(number, 'rejection')} left out: {reason}.")
     return 0
+
+
+def _is_json(record: bytes) -> bool:
+    try:
+        msgspec.json.decode(record)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True

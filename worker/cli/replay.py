@@ -21,12 +21,13 @@ from worker.cli.console import (
     say,
 )
 from worker.cli.desk import chosen, filters
+from worker.cli.outcomes import Outcomes
 from worker.cli.pages import Pages, read_coordinate
 from worker.cli.send import TIMEOUT, WAIT, print_outcomes
+from worker.cli.settled_inputs import until_judged
 from worker.core.rejection import timestamp
 from worker.core.shown import shown
 from worker.desk.audit import MOST_REPLAYS
-from worker.engine.outcomes import Outcomes
 from worker.errors import Fenced, MissingTopic, StateError
 
 if TYPE_CHECKING:
@@ -34,11 +35,13 @@ if TYPE_CHECKING:
 
     from worker.brokers.contract import Broker, Committer
     from worker.desk.queries import Filter
-    from worker.desk.replay import ReplayPolicy, Resent
+    from worker.desk.replay import ReplayRun, Resent
 
 _AT_ONCE: Final = 1_000
 """Most records in one transaction. The store is brought up to date before each."""
 _EXAMPLES: Final = 10
+_PATIENCE: Final = 90.0
+"""Seconds in which records sent before must have their verdicts: longer than any usual grace."""
 
 
 @click.command("replay")
@@ -48,11 +51,11 @@ _EXAMPLES: Final = 10
 @click.option("--with-orphans", is_flag=True, help="Also the orphans that these have caused.")
 @click.option("--force", is_flag=True, help="Also where the key was accepted or deleted since.")
 @click.option(
-    "--most",
+    "--max-replays",
     type=click.IntRange(1, 99_999),
     default=MOST_REPLAYS,
     show_default=True,
-    help="Send no record again more often than this.",
+    help="Leave out records that were sent again this often.",
 )
 @click.option(
     "--rate",
@@ -62,6 +65,7 @@ _EXAMPLES: Final = 10
     help="Records a second.",
 )
 @click.option("--by", metavar="NAME", help="Who does this, for the audit.  [default: user@host]")
+@click.option("--at-once", is_flag=True, help="Wait for no verdicts before the start.")
 @WAIT
 @TIMEOUT
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
@@ -73,9 +77,10 @@ def replay_command(
     dry_run: bool,
     with_orphans: bool,
     force: bool,
-    most: int,
+    max_replays: int,
     rate: int,
     by: str | None,
+    at_once: bool,
     wait: bool,
     timeout: float,
     as_json: bool,
@@ -93,15 +98,15 @@ def replay_command(
         )
     if coordinates and (with_orphans or any(value is not None for value in options.values())):
         raise click.UsageError("coordinates go alone, without options that choose")
-    from worker.desk.replay import REFUSED, ReplayPolicy
+    from worker.desk.replay import REFUSED, ReplayRun
 
     now = now_ms()
-    policy = ReplayPolicy(
+    this_run = ReplayRun(
         replay=str(uuid.uuid4()),
         at=timestamp(now),
         by=shown(by or _who(), 64),
         partitions=0,
-        most=most,
+        most=max_replays,
         forced=force,
     )
     plan = _Plan(
@@ -109,11 +114,12 @@ def replay_command(
         tuple(read_coordinate(context, coordinate) for coordinate in coordinates),
         rate,
         dry=dry_run,
+        at_once=at_once,
         with_orphans=with_orphans,
         patience=timeout if wait and not dry_run else None,
     )
     with progress_bar(quiet=as_json) as bar:
-        run = _Replay(context, policy, plan, bar)
+        run = _Replay(context, this_run, plan, bar)
         outcomes = asyncio.run(run.run())
     if as_json:
         print_json(_report(run, outcomes))
@@ -140,6 +146,8 @@ class _Plan(NamedTuple):
     rate: int
     """Records a second."""
     dry: bool
+    at_once: bool
+    """Whether not to wait until everything sent before has its verdict."""
     with_orphans: bool
     patience: float | None
     """How many seconds to wait for the next verdict; None if nothing waits for verdicts."""
@@ -148,8 +156,8 @@ class _Plan(NamedTuple):
 class _Replay:
     """One run of the command."""
 
-    def __init__(self, context: Context, policy: ReplayPolicy, plan: _Plan, bar: Progress) -> None:
-        self.policy = policy
+    def __init__(self, context: Context, this_run: ReplayRun, plan: _Plan, bar: Progress) -> None:
+        self.this_run = this_run
         self.plan = plan
         self.sent = 0
         """Records sent again, or with `dry` those that would be."""
@@ -176,7 +184,12 @@ class _Replay:
             for name in (names.input("users"), names.replays):
                 if name not in topics:
                     raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
-            self.policy = self.policy._replace(partitions=topics[names.input("users")].partitions)
+            self.this_run = self.this_run._replace(
+                partitions=topics[names.input("users")].partitions
+            )
+            if not self.plan.dry and not self.plan.at_once:
+                settings = self._context.settings
+                await until_judged(broker, settings, self.this_run.partitions, _PATIENCE)
             outcomes = Outcomes(broker, names)
             if patience is not None:
                 await outcomes.open()
@@ -213,11 +226,11 @@ class _Replay:
 
         clock = asyncio.get_running_loop().time
         sending = self._bar.add_task("sending again", total=None)
-        began = clock()
+        due = clock()
         while candidates := await self.pages.next(broker):
-            may = replay.sendable(candidates, self.policy, self.pages.skipped)
+            may = replay.sendable(candidates, self.this_run, self.pages.skipped)
             async for resent in replay.batches(
-                broker, self._names, may, self.policy, self.pages.skipped
+                broker, self._names, may, self.this_run, self.pages.skipped
             ):
                 self.examples += resent[: _EXAMPLES - len(self.examples)]
                 if committer is None:
@@ -226,13 +239,14 @@ class _Replay:
                 sent = await replay.commit(committer, self._names, resent, self.pages.skipped)
                 outcomes.add_sent(*sent)
                 self.sent += len(sent[0])
-                await asyncio.sleep(max(0.0, began + self.sent / self.plan.rate - clock()))
+                due = max(due, clock()) + len(sent[0]) / self.plan.rate
+                await asyncio.sleep(max(0.0, due - clock()))
             self._bar.advance(sending, len(candidates))
 
 
 def _report(run: _Replay, outcomes: Outcomes | None) -> dict[str, Any]:
     report: dict[str, Any] = {
-        "replay": run.policy.replay,
+        "replay": run.this_run.replay,
         "dry_run": run.plan.dry,
         "sent": 0 if run.plan.dry else run.sent,
         "skipped": dict(sorted((+run.pages.skipped).items())),

@@ -25,10 +25,10 @@ from worker.cli.console import (
     say,
 )
 from worker.cli.inputs import refuse_special, standard_input
+from worker.cli.outcomes import Outcomes
 from worker.cli.settings import Settings
 from worker.core.keys import form_of, read_key
 from worker.core.sending import KeyReader
-from worker.engine.outcomes import Outcomes
 from worker.errors import MessageRefused, UsageError
 from worker.files import READ_LIMIT, FileRecord, InputFile, Notice, as_utf8, expand, read_ndjson
 from worker.stream import ProducerRecord

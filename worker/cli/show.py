@@ -14,7 +14,6 @@ import msgspec
 from worker.cli.console import Context, print_json, say, say_found, say_more, short_time
 from worker.cli.desk import open_desk
 from worker.cli.pages import read_coordinate
-from worker.core.rejection import Rejection, original
 from worker.errors import UsageError
 from worker.stream import Message, Partition
 
@@ -60,7 +59,7 @@ def show_command(context: Context, coordinate: str, as_json: bool) -> int:
     if as_json:
         print_json(_Shown(listed.coordinate, listed.state, listed.cause, msgspec.Raw(value)))
     else:
-        _print(listed, value, masks=not context.settings.show_values)
+        _print(listed, message, masks=not context.settings.show_values)
     return 0
 
 
@@ -79,20 +78,25 @@ async def _read(broker: Broker, coordinate: str) -> Message:
     raise UsageError(f"the rejection at {coordinate} is no longer there")
 
 
-def _print(listed: RejectionListed, value: bytes, *, masks: bool) -> None:
-    rejection = msgspec.json.decode(value, type=Rejection)
+def _print(listed: RejectionListed, message: Message, *, masks: bool) -> None:
+    from worker.desk.originals import read_original
+
+    found = read_original(message)
+    if found is None:
+        say(f"The rejection at {listed.coordinate} was not written by a worker: see --json.")
+        return
+    rejection, record = found.rejection, found.value
     at = short_time(datetime.fromisoformat(rejection.rejected_at), datetime.now(UTC))
     say(f"{at}  {listed.source}  key {rejection.key or '-'}  {listed.state}")
-    for found in rejection.violations:
-        field = f"{found.field}: " if found.field else ""
-        say_found(found.code.value, f"{field}{found.message}", found.severity)
+    for violation in rejection.violations:
+        field = f"{violation.field}: " if violation.field else ""
+        say_found(violation.code.value, f"{field}{violation.message}", violation.severity)
     if listed.cause is not None:
         say_more(f"caused by the rejection of {listed.cause}")
     if listed.producer:
         say_more(f"sent by {listed.producer}")
     say_more(f"the rejection is {listed.coordinate}")
-    faulty = {re.split(r"[\[.]", found.field)[0] for found in rejection.violations}
-    record = original(rejection)
+    faulty = {re.split(r"[\[.]", violation.field)[0] for violation in rejection.violations}
     if record is None:
         say("The record was a deletion, or too large to be kept.")
         return

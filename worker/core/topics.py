@@ -12,6 +12,9 @@ from worker.stream import Topic
 
 _DAY_MS: Final = 24 * 3600 * 1000
 _REJECTIONS_MS: Final = 30 * _DAY_MS
+_REPLAYS_MS: Final = 2 * _REJECTIONS_MS
+"""Longer than any rejection is kept: what its audit says decides whether it is sent again. Kafka
+removes whole segments, so messages may stay for some days longer than told."""
 _ENVELOPE: Final = 64 * 1024
 """Bytes beside a record for the metadata of its rejection or parked copy."""
 _FRAMING: Final = 4 * 1024
@@ -167,7 +170,7 @@ def wanted(names: Names, partitions: int, record_limit: int) -> dict[str, Topic]
         Topic(names.exports, 1, retention_ms=30 * _DAY_MS),
         Topic(names.export_requests, 1, retention_ms=7 * _DAY_MS),
         Topic(names.schedules, 1, compacted=True),
-        Topic(names.replays, 1, retention_ms=_REJECTIONS_MS),
+        Topic(names.replays, 1, retention_ms=_REPLAYS_MS),
     ]
     return {topic.name: topic for topic in topics}
 
@@ -196,6 +199,7 @@ def _policy(names: Names, topic: Topic, is_now: Topic) -> Iterator[str]:
         *map(names.rejected, ENTITIES),
         names.claims,
         names.grants,
+        names.replays,
     }
     if is_now.compacted and name in read_whole:
         yield (
@@ -242,6 +246,11 @@ def complaints(names: Names, there: Mapping[str, Topic], record_limit: int) -> I
             yield (
                 f"topic {name} keeps rejections too short a time: set "
                 f"retention.ms={_REJECTIONS_MS} or more on it"
+            )
+        if name == names.replays and kept is not None and kept < _REPLAYS_MS:
+            yield (
+                f"topic {name} keeps audits too short a time: set retention.ms={_REPLAYS_MS} or"
+                " more on it"
             )
         needed, why = topic.max_message_bytes, ""
         if name in inputs:

@@ -48,6 +48,7 @@ CREATE TABLE rejections (
     source_partition INTEGER NOT NULL, source_offset INTEGER NOT NULL, producer INTEGER NOT NULL,
     state INTEGER NOT NULL, cause INTEGER, cause_kinds INTEGER NOT NULL);
 CREATE INDEX rejections_by_key ON rejections (key) WHERE key IS NOT NULL;
+CREATE INDEX rejections_without_key ON rejections ("offset") WHERE key IS NULL;
 CREATE TABLE counts (
     level INTEGER NOT NULL, bucket INTEGER NOT NULL, kinds INTEGER NOT NULL,
     source_partition INTEGER NOT NULL, producer INTEGER NOT NULL, cause_kinds INTEGER NOT NULL,

@@ -20,7 +20,7 @@ from typing import Final
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Reader
 from worker.desk.audit import read_audit
-from worker.desk.seen import Settling, key_digest, read_rejection, read_settling
+from worker.desk.seen import STAGES, Settling, key_digest, read_rejection, read_settling
 from worker.desk.store import Numbered, RejectionStore, Replayed
 from worker.errors import BrokerUnavailable, DamagedLog, MissingTopic
 from worker.index.freshness import SavedIndex, created_anew, other_topics, outside_the_log
@@ -33,12 +33,10 @@ Advance = Callable[[int, int], None]
 Unreadable = Callable[[Partition, int], None]
 """Called for each message that is no rejection, or no audit of a replay; it is skipped."""
 
-_REFERRED: Final = ("users", "matches")
-_STAGES: Final = (*((name,) for name in _REFERRED), tuple(set(ENTITIES) - set(_REFERRED)))
-"""Entities that are read together; whatever refers to others comes after them."""
 _BATCH: Final = 5_000
 _STEP_SECONDS: Final = 0.25
-_PATIENCE: Final = 20.0
+_PATIENCE: Final = 40.0
+"""Longer than a broker keeps the transaction of a replay that was killed."""
 
 
 async def bring_up_to_date(
@@ -94,7 +92,7 @@ def _still_there(saved: SavedIndex, spans: Mapping[Partition, OffsetRange]) -> S
 
 
 class _CatchUp:
-    """Reads both kinds of topics once, up to their ends."""
+    """Reads all three kinds of topics once, up to their ends."""
 
     def __init__(
         self,
@@ -120,7 +118,7 @@ class _CatchUp:
         self._done = 0
         self._stages = [
             [p for p in spans if p.topic in set(map(store.names.rejected, stage))]
-            for stage in _STAGES
+            for stage in STAGES
         ]
         accepted = set(map(store.names.accepted, ENTITIES))
         self._accepted_ends = {p: span.end for p, span in spans.items() if p.topic in accepted}
@@ -185,7 +183,8 @@ class _CatchUp:
             else:
                 topic, number, offset = audit.rejection.rsplit("/", 2)
                 key = None if audit.key is None else key_digest(audit.entity, audit.key)
-                found.append(Replayed(key, Partition(topic, int(number)), int(offset)))
+                where = Partition(topic, int(number))
+                found.append(Replayed(key, where, int(offset), message.timestamp))
         return found
 
     async def _read(
@@ -193,7 +192,7 @@ class _CatchUp:
     ) -> tuple[list[Message], dict[Partition, int]]:
         """The next messages before these ends, and the positions behind them.
 
-        Raises DamagedLog, and BrokerUnavailable after 20 s without any.
+        Raises DamagedLog, and BrokerUnavailable after 40 s without any.
         """
         clock = asyncio.get_running_loop().time
         began = clock()

@@ -13,7 +13,7 @@ from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.core.rejection import Rejection, original
 from worker.desk.queries import Candidate
-from worker.errors import DamagedLog
+from worker.errors import BrokerUnavailable, DamagedLog
 from worker.stream import Headers, Message, Partition
 
 _FAR: Final = 2_000
@@ -79,5 +79,9 @@ async def read_messages(broker: Broker, chosen: Sequence[Candidate]) -> AsyncIte
                 if left and not messages:
                     for line in reader.damaged().values():
                         raise DamagedLog(line)
+                    raise BrokerUnavailable(
+                        f"{partition.topic}/{partition.number} has given nothing from offset"
+                        f" {reader.position(partition)} on for {_PATIENCE:.0f} s"
+                    )
     finally:
         await reader.close()

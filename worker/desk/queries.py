@@ -142,6 +142,9 @@ def listed(
     return _listed(store, where, values, limit)
 
 
+_OUTDATED: Final = "EXISTS (SELECT 1 FROM rejections n WHERE n.key = r.key AND n.id > r.id)"
+
+
 class Candidate(NamedTuple):
     """A rejection that may be replayed. `number` grows with the order in which they were read."""
 
@@ -149,6 +152,8 @@ class Candidate(NamedTuple):
     partition: Partition
     offset: int
     state: int
+    outdated: bool = False
+    """Whether a newer record of its key was rejected as well."""
 
 
 def candidates(
@@ -174,12 +179,15 @@ def candidates(
         wanted *= 2
     numbers = ",".join(str(n) for n, (entity, _) in kinds.items() if entity in entities)
     rows = store.database.rows(
-        'SELECT r.id, p.topic, p.number, r."offset", r.state FROM rejections r'
+        f'SELECT r.id, p.topic, p.number, r."offset", r.state, {_OUTDATED} FROM rejections r'
         " JOIN partitions p ON p.id = r.topic_partition"
         f" WHERE r.id > ? AND r.kinds IN ({numbers}) AND {where} ORDER BY r.id LIMIT ?",
         (after, *wanted, limit),
     )
-    return [Candidate(id_, Partition(topic, n), o, state) for id_, topic, n, o, state in rows]
+    return [
+        Candidate(id_, Partition(topic, number), offset, state, bool(outdated))
+        for id_, topic, number, offset, state, outdated in rows
+    ]
 
 
 def candidate_at(store: RejectionStore, coordinate: str) -> Candidate | None:
@@ -193,13 +201,14 @@ def candidate_at(store: RejectionStore, coordinate: str) -> Candidate | None:
 
 
 def orphans_of(store: RejectionStore, chosen: Filter) -> int:
-    """The open orphans that chosen rejections have caused."""
+    """The open orphans that chosen rejections have caused, and that are not chosen themselves."""
     where, values = _chosen(store, chosen, _kinds(store))
     if where is None:
         return 0
     ((count,),) = store.database.rows(
-        f"SELECT count(*) FROM rejections o WHERE o.state = {OPEN}"
-        f" AND o.cause IN (SELECT r.id FROM rejections r WHERE {where})",
+        f"WITH chosen AS (SELECT r.id FROM rejections r WHERE {where})"
+        f" SELECT count(*) FROM rejections o WHERE o.state = {OPEN}"
+        " AND o.cause IN chosen AND o.id NOT IN chosen",
         values,
     )
     return int(count)

@@ -35,6 +35,7 @@ _ENOUGH_BYTES: Final = 8 * 1024 * 1024
 # Why a rejection is not sent.
 SENT_BEFORE: Final = "sent again before"
 SETTLED: Final = "accepted or deleted since"
+OUTDATED: Final = "a newer version was rejected"
 TOO_OFTEN: Final = "sent again too often"
 NO_ORIGINAL: Final = "original not kept"
 GONE: Final = "no longer in its topic"
@@ -42,7 +43,7 @@ UNREADABLE: Final = "not a rejection"
 REFUSED: Final = "refused by the broker"
 
 
-class ReplayPolicy(NamedTuple):
+class ReplayRun(NamedTuple):
     """What may be sent, and what the audit says of it."""
 
     replay: str
@@ -65,15 +66,15 @@ Skipped = Counter[str]
 """How many rejections were not sent, by reason."""
 
 
-def sendable(
-    candidates: Sequence[Candidate], policy: ReplayPolicy, skipped: Skipped
-) -> list[Candidate]:
+def sendable(candidates: Sequence[Candidate], run: ReplayRun, skipped: Skipped) -> list[Candidate]:
     """Those that may be sent by what the store knows of them."""
     found = []
     for candidate in candidates:
         if candidate.state == REPLAYED:
             skipped[SENT_BEFORE] += 1
-        elif candidate.state in (ACCEPTED, DELETED) and not policy.forced:
+        elif candidate.outdated:
+            skipped[OUTDATED] += 1
+        elif candidate.state in (ACCEPTED, DELETED) and not run.forced:
             skipped[SETTLED] += 1
         else:
             found.append(candidate)
@@ -84,7 +85,7 @@ async def batches(
     broker: Broker,
     names: Names,
     chosen: Sequence[Candidate],
-    policy: ReplayPolicy,
+    run: ReplayRun,
     skipped: Skipped,
 ) -> AsyncIterator[list[Resent]]:
     """The records of these rejections, some MiB at a time, read from their topics.
@@ -96,7 +97,7 @@ async def batches(
     size = 0
     async for message in read_messages(broker, chosen):
         candidate = left.pop((Partition(message.topic, message.partition), message.offset))
-        resent = resend(message, names, candidate, policy)
+        resent = resend(message, names, candidate, run)
         if isinstance(resent, str):
             skipped[resent] += 1
             continue
@@ -110,9 +111,7 @@ async def batches(
         yield batch
 
 
-def resend(
-    message: Message, names: Names, candidate: Candidate, policy: ReplayPolicy
-) -> Resent | str:
+def resend(message: Message, names: Names, candidate: Candidate, run: ReplayRun) -> Resent | str:
     """The record of a rejection as it is sent again, or why it is not. Pure.
 
     It goes to the partition that it came from, where other versions of its key are.
@@ -123,7 +122,7 @@ def resend(
     rejection = found.rejection
     if not isinstance(rejection.record_omitted, msgspec.UnsetType):
         return NO_ORIGINAL
-    if rejection.replays >= policy.most:
+    if rejection.replays >= run.most:
         return TOO_OFTEN
     topic = names.input(rejection.entity)
     earlier = dict(found.headers).get(ORIGIN_HEADER, b"").decode(errors="replace")
@@ -134,12 +133,12 @@ def resend(
         found.key,
         found.value,
         with_replay_headers(found.headers, origin, replays),
-        found.partition if found.partition < policy.partitions else None,
+        found.partition if found.partition < run.partitions else None,
     )
     audit = ReplayAudit(
-        replay=policy.replay,
-        at=policy.at,
-        by=policy.by,
+        replay=run.replay,
+        at=run.at,
+        by=run.by,
         entity=rejection.entity,
         key=rejection.key,
         rejection=f"{message.topic}/{message.partition}/{message.offset}",

@@ -18,6 +18,13 @@ from worker.core.unknown import unknown_names
 from worker.core.violations import Code, Violation
 from worker.stream import Message
 
+STAGES: Final = (
+    ("users",),
+    ("matches",),
+    tuple(entity for entity in ENTITIES if entity not in ("users", "matches")),
+)
+"""Entities that are read or sent together: what records refer to comes before them."""
+
 PRODUCER_HEADER: Final = "buddy-producer"
 """A header in which upstream may name itself. Nothing else interprets it."""
 LONGEST_PRODUCER: Final = 64

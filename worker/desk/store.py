@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -45,6 +45,9 @@ MOST_REJECTIONS: Final = 20_000_000
 """Some 2 GB. Topics keep rejections for 30 days; this holds where one keeps them for longer."""
 _AT_ONCE: Final = 500
 """Number of keys in one query."""
+_SKEW_MS: Final = 60_000
+"""How far the clocks of a cluster's brokers may differ. An audit that is older than the rejection
+by more belongs to an earlier topic of the name."""
 _REMOVED_AT_ONCE: Final = 20_000
 
 _REJECTION: Final = "INSERT INTO rejections VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -67,11 +70,15 @@ class Numbered(NamedTuple):
 
 
 class Replayed(NamedTuple):
-    """A rejection whose record was sent again: the digest of its key, and its coordinate."""
+    """A rejection whose record was sent again: the digest of its key, and its coordinate.
+
+    `at` is when the broker appended the audit, in milliseconds since 1970.
+    """
 
     key: int | None
     partition: Partition
     offset: int
+    at: int
 
 
 class _Row(NamedTuple):
@@ -282,35 +289,27 @@ class RejectionStore:
             )
 
     def _replay(self, replayed: Sequence[Replayed]) -> None:
-        wanted: dict[tuple[str, int, int], int | None] = {
-            (*each.partition, each.offset): each.key for each in replayed
-        }
-        keys = list({key for key in wanted.values() if key is not None})
         found: list[_Row] = []
-        for first in range(0, len(keys), _AT_ONCE):
-            some = keys[first : first + _AT_ONCE]
-            found += self._rows_at(f"r.key IN ({','.join('?' * len(some))})", some, wanted)
-        if None in wanted.values():  # few have no key, and no index is worth its room for them
-            found += self._rows_at("r.key IS NULL", [], wanted)
+        for first in range(0, len(replayed), _AT_ONCE):
+            some = {(*r.partition, r.offset): r for r in replayed[first : first + _AT_ONCE]}
+            keys = {each.key for each in some.values()} - {None}
+            offsets = {each.offset for each in some.values() if each.key is None}
+            rows = self.database.execute(
+                "SELECT p.topic, p.number, r.* FROM rejections r"
+                " JOIN partitions p ON p.id = r.topic_partition"
+                f" WHERE r.state != {REPLAYED} AND (r.key IN ({_marks(keys)})"
+                f' OR (r.key IS NULL AND r."offset" IN ({_marks(offsets)})))',
+                (*keys, *offsets),
+            )
+            for topic, number, *columns in rows.fetchall():
+                row = _Row._make(columns)
+                audit = some.get((topic, number, row.offset))
+                if audit is not None and audit.key == row.key and row.at <= audit.at + _SKEW_MS:
+                    found.append(row)
         self._count((row, 0, -1) for row in found if row.state == OPEN)
         self.database.executemany(
             f"UPDATE rejections SET state = {REPLAYED} WHERE id = ?", [(row.id,) for row in found]
         )
-
-    def _rows_at(
-        self, where: str, values: Sequence[int], wanted: Container[tuple[str, int, int]]
-    ) -> Iterator[_Row]:
-        """The rejections at these coordinates that were not replayed yet."""
-        rows = self.database.execute(
-            "SELECT p.topic, p.number, r.* FROM rejections r"
-            f" JOIN partitions p ON p.id = r.topic_partition WHERE {where}"
-            f" AND r.state != {REPLAYED}",
-            values,
-        )
-        for topic, number, *columns in rows.fetchall():
-            row = _Row._make(columns)
-            if (topic, number, row.offset) in wanted:
-                yield row
 
     def _count(self, changes: Iterable[tuple[_Row, int, int]]) -> None:
         """Add to the counts of rejections, and of open ones, at every level."""
@@ -370,12 +369,17 @@ class RejectionStore:
             self._unknown.setdefault(entity, set()).add(name)
 
 
+def _marks(values: Collection[object]) -> str:
+    return ",".join("?" * len(values))
+
+
 def _is_since(settling: Settling, row: _Row) -> bool:
     """Whether a row or deletion was accepted after the rejection of its key.
 
-    Records of one key and input partition are judged in order. An earlier offset says nothing: the
-    input may have been created anew.
+    Records of one key and input partition are judged in order: of one millisecond, the later
+    offset is the later one.
     """
-    same = settling.partition == row.source_partition
-    later = same and settling.offset > row.source_offset
-    return later or settling.at > row.at
+    if settling.at == row.at:
+        same = settling.partition == row.source_partition
+        return same and settling.offset > row.source_offset
+    return settling.at > row.at

@@ -12,13 +12,19 @@ _CHUNK: Final = 1 << 20
 
 
 def seal(file: Path, length: int, mode: int) -> None:
-    """Write the checksum of the first `length` bytes beside the file. Raises OSError."""
-    handle = os.open(file.with_name(_SEAL), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    """Write the checksum of the first `length` bytes beside the file. Raises OSError.
+
+    It is there whole or not at all.
+    """
+    line = b"%d %08x\n" % (length, _checksum(file, length))
+    fresh = file.with_name(f"{_SEAL}.new")
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
-        os.write(handle, b"%d %08x\n" % (length, _checksum(file, length)))
+        os.write(handle, line)
         os.fsync(handle)
     finally:
         os.close(handle)
+    fresh.replace(file.with_name(_SEAL))
 
 
 def unseal(file: Path) -> None:

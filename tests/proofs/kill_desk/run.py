@@ -31,7 +31,10 @@ _BATCH: Final = 5_000
 _LONGEST: Final = 600.0
 """Seconds in which a command that nobody kills must have ended."""
 _SUMMARY: Final = ("rejections", "summary", "--json")
-_REPLAY: Final = ("rejections", "replay", "--entity", "users", "--json", "--rate", "100000")
+_REPLAY: Final = (
+    *("rejections", "replay", "--entity", "users", "--json"),
+    *("--at-once", "--rate", "100000"),
+)
 
 
 class Options(NamedTuple):

@@ -16,11 +16,12 @@ from worker.desk.audit import ORIGIN_HEADER, encode_audit, read_audit, with_repl
 from worker.desk.queries import Candidate
 from worker.desk.replay import (
     NO_ORIGINAL,
+    OUTDATED,
     SENT_BEFORE,
     SETTLED,
     TOO_OFTEN,
     UNREADABLE,
-    ReplayPolicy,
+    ReplayRun,
     Resent,
     Skipped,
     resend,
@@ -29,8 +30,9 @@ from worker.desk.replay import (
 from worker.desk.store import ACCEPTED, DELETED, OPEN, REPLAYED
 from worker.stream import Message, Partition
 
-POLICY = ReplayPolicy(replay="r", at="2025-11-22T10:30:00Z", by="me", partitions=4)
+RUN = ReplayRun(replay="r", at="2025-11-22T10:30:00Z", by="me", partitions=4)
 REJECTED = Partition(NAMES.rejected("users"), 1)
+PRETTY = b'{ "id" : 1}\n'
 ORIGIN = f"{NAMES.input('users')}/2/7"
 
 
@@ -55,14 +57,14 @@ def rejected(
     return Message(*REJECTED, 5, 0, key, encoded)
 
 
-def sent(message: Message, policy: ReplayPolicy = POLICY, state: int = OPEN) -> Resent:
-    found = resend(message, NAMES, candidate(state), policy)
+def sent(message: Message, run: ReplayRun = RUN, state: int = OPEN) -> Resent:
+    found = resend(message, NAMES, candidate(state), run)
     assert isinstance(found, Resent), found
     return found
 
 
 @given(
-    value=st.none() | st.binary() | st.just(b'{ "id" : 1}\n'),
+    value=st.none() | st.binary() | st.just(PRETTY),
     key=st.none() | st.binary(),
     headers=st.lists(st.tuples(st.text(), st.binary()), max_size=4),
     partition=st.integers(0, 9),
@@ -70,11 +72,11 @@ def sent(message: Message, policy: ReplayPolicy = POLICY, state: int = OPEN) -> 
 def test_the_original_goes_to_where_it_came_from(
     value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes]], partition: int
 ) -> None:
-    malformed = value is not None and not value.startswith(b"{")
+    malformed = value not in (None, PRETTY)
     message = rejected(value, key, headers, partition=partition, malformed=malformed)
     record, audit = sent(message)
     assert (record.topic, record.key, record.value) == (NAMES.input("users"), key, value)
-    assert record.partition == (partition if partition < POLICY.partitions else None)
+    assert record.partition == (partition if partition < RUN.partitions else None)
     own = [one for one in headers if one[0] not in (ORIGIN_HEADER, "buddy-replays")]
     assert list(record.headers) == [
         *own,
@@ -87,7 +89,7 @@ def test_the_original_goes_to_where_it_came_from(
 
 def test_headers_do_not_grow() -> None:
     headers: Any = (("trace", b"1"), (ORIGIN_HEADER, ORIGIN.encode()), ("buddy-replays", b"2"))
-    record, audit = sent(rejected(headers=headers), POLICY._replace(most=9))
+    record, audit = sent(rejected(headers=headers), RUN._replace(most=9))
     assert record.headers == (
         ("trace", b"1"),
         (ORIGIN_HEADER, ORIGIN.encode()),
@@ -104,28 +106,31 @@ def test_an_origin_that_is_none_is_replaced(said: bytes) -> None:
 
 def test_three_times_are_enough_unless_told_otherwise() -> None:
     message = rejected(headers=[("buddy-replays", b"3")])
-    assert resend(message, NAMES, candidate(), POLICY) == TOO_OFTEN
-    assert sent(message, POLICY._replace(most=4)).audit.replays == 4
+    assert resend(message, NAMES, candidate(), RUN) == TOO_OFTEN
+    assert sent(message, RUN._replace(most=4)).audit.replays == 4
 
 
 def test_what_cannot_be_sent_again() -> None:
     omitted = rejected(omitted=OmittedRecord(5, "0" * 64))
-    assert resend(omitted, NAMES, candidate(), POLICY) == NO_ORIGINAL
+    assert resend(omitted, NAMES, candidate(), RUN) == NO_ORIGINAL
     for value in (None, b"", b"[]", b"{}", b'{"source": 1}', b"\xff", b"[" * 100_000):
         garbage = Message(*REJECTED, 5, 0, None, value)
-        assert resend(garbage, NAMES, candidate(), POLICY) == UNREADABLE
+        assert resend(garbage, NAMES, candidate(), RUN) == UNREADABLE
 
 
 def test_settled_ones_need_force_and_none_is_sent_twice() -> None:
     every = [candidate(state, state) for state in (OPEN, ACCEPTED, DELETED, REPLAYED)]
     skipped = Skipped()
-    assert [c.state for c in sendable(every, POLICY, skipped)] == [OPEN]
+    assert [c.state for c in sendable(every, RUN, skipped)] == [OPEN]
     assert skipped == {SENT_BEFORE: 1, SETTLED: 2}
     skipped = Skipped()
-    forced = POLICY._replace(forced=True)
+    forced = RUN._replace(forced=True)
     found = sendable(every, forced, skipped)
     assert [c.state for c in found] == [OPEN, ACCEPTED, DELETED]
     assert skipped == {SENT_BEFORE: 1}
+    skipped = Skipped()
+    assert sendable([candidate()._replace(outdated=True)], forced, skipped) == []
+    assert skipped == {OUTDATED: 1}
     assert [sent(rejected(), forced, c.state).audit.forced for c in found] == [False, True, True]
 
 

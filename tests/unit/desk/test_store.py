@@ -62,7 +62,7 @@ def test_a_rejection_is_settled_by_a_later_row_of_its_key(desk: RejectionStore) 
         (5, 1, 9, False),  # at the same moment, from another partition: nobody knows
         (6, 1, 0, True),
         (5, 0, 8, True),  # the next record of the same partition, in the same round
-        (4, 0, 8, True),  # the worker's clock was set back
+        (4, 0, 8, False),  # of an earlier topic of that name: offsets have begun again
         (5, 0, 6, False),
         (6, 0, 6, True),  # `reprocess` has judged an earlier version again
     ],
@@ -332,7 +332,8 @@ def test_counts_are_those_of_the_rejections(
 
 def replayed(*offsets: int, key: str | None = "1") -> list[Replayed]:
     digest = None if key is None else key_digest("users", key)
-    return [Replayed(digest, Partition(NAMES.rejected("users"), 0), offset) for offset in offsets]
+    where = Partition(NAMES.rejected("users"), 0)
+    return [Replayed(digest, where, offset, START) for offset in offsets]
 
 
 @pytest.mark.parametrize("key", ["1", None])
@@ -346,6 +347,22 @@ def test_a_replayed_rejection_is_open_no_more(desk: RejectionStore, key: str | N
     assert [one.coordinate for one in queries.listed(desk, Filter(), 9, everything=False)] == [
         f"{NAMES.rejected('users')}/0/{offset}" for offset in (3, 0)
     ]
+
+
+@pytest.mark.parametrize("key", ["1", None])
+def test_an_audit_of_an_earlier_topic_or_of_another_key_says_nothing(
+    desk: RejectionStore, key: str | None
+) -> None:
+    apply(desk, rejection(0, key=key, at=3_600_000))
+    desk.apply([], [], {}, {}, {}, replayed(0, key=key))
+    desk.apply([], [], {}, {}, {}, replayed(0, key="2" if key else "1"))
+    assert counts(desk) == (1, 1)
+
+
+def test_of_a_key_only_the_newest_rejection_is_not_outdated(desk: RejectionStore) -> None:
+    apply(desk, *(rejection(n, key=key) for n, key in enumerate(["1", "2", "1", None, None])))
+    found = queries.candidates(desk, Filter(), ("users",), 0, 9, consequences=False)
+    assert [one.outdated for one in found] == [True, False, False, False, False]
 
 
 @pytest.mark.parametrize("replay_first", [True, False])

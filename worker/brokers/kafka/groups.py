@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any, Final
 
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
@@ -35,5 +36,8 @@ def members_of(groups: list[Any], client_id: str) -> list[GroupMember] | None:
 def _numbers(assignment: bytes) -> frozenset[int]:
     if not assignment:  # the group is rebalancing
         return frozenset()
-    decoded = ConsumerProtocolMemberAssignment.decode(assignment)
+    try:
+        decoded = ConsumerProtocolMemberAssignment.decode(assignment)
+    except (ValueError, TypeError, struct.error):  # not a consumer's
+        return frozenset()
     return frozenset(number for _, numbers in decoded.assignment for number in numbers)

@@ -7,9 +7,9 @@ from typing import cast
 import pytest
 
 from worker.brokers.contract import Broker, Reader
+from worker.cli.outcomes import Outcomes
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
 from worker.core.topics import Names
-from worker.engine.outcomes import Outcomes
 from worker.stream import Message, ProducerRecord
 
 NAMES = Names()
