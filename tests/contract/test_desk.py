@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from structlog.testing import capture_logs
 
 from tests.contract.broker_kit import DeleteTopic, Expire, unique
@@ -20,10 +21,11 @@ from worker.core.rejection import reject, timestamp
 from worker.core.topics import Names, wanted
 from worker.core.violations import Code, Violation
 from worker.desk import follow, queries
+from worker.desk.audit import ReplayAudit, encode_audit
 from worker.desk.follow import bring_up_to_date
 from worker.desk.queries import Filter
 from worker.desk.store import RejectionStore
-from worker.errors import DamagedLog, MissingTopic
+from worker.errors import BrokerUnavailable, DamagedLog, MissingTopic
 from worker.stream import Message, Partition, ProducerRecord
 
 PARTITIONS = 2
@@ -36,6 +38,7 @@ class Desk:
     def __init__(self, broker: Broker, names: Names, directory: Path) -> None:
         self.broker, self.names, self.directory = broker, names, directory
         self.garbage: list[tuple[Partition, int]] = []
+        self.missed: list[str] = []
         self._offset = 0
 
     def rejection(self, entity: str, key: str, code: Code, field: str, **record: str) -> Any:
@@ -61,7 +64,9 @@ class Desk:
     async def publish(self, *records: ProducerRecord) -> None:
         await self.broker.publish(records)
 
-    async def look(self, ask: Callable[[RejectionStore], Any] | None = None) -> Any:
+    async def look(
+        self, ask: Callable[[RejectionStore], Any] | None = None, *, whole: bool = False
+    ) -> Any:
         """Bring the store up to date; what `ask` makes of it, or else records and open ones."""
         store = RejectionStore(self.directory, self.names)
         try:
@@ -70,6 +75,8 @@ class Desk:
                 store,
                 lambda partition, offset: self.garbage.append((partition, offset)),
                 lambda done, total: None,
+                self.missed.append,
+                whole=whole,
             )
             found = queries.summary(store, Filter())
             return (found.records, found.open) if ask is None else ask(store)
@@ -103,7 +110,9 @@ async def test_what_is_there_is_counted_once(desk: Desk) -> None:
 async def test_a_row_or_a_deletion_settles_what_was_rejected_before(desk: Desk) -> None:
     await desk.publish(*(desk.row("users", uuid(n)) for n in range(8)))
     await desk.publish(
-        *(desk.rejection("users", uuid(n), Code.INVALID_ENUM, "role") for n in range(8)),
+        *(desk.rejection("users", uuid(n), Code.INVALID_ENUM, "role") for n in range(8))
+    )
+    await desk.publish(
         *(desk.row("users", uuid(n)) for n in range(4)),
         *(desk.row("users", uuid(n), None) for n in range(4, 6)),
     )
@@ -199,3 +208,59 @@ async def test_damage_is_told_and_what_was_read_stays(desk: Desk) -> None:
         await damage_embedded(desk.broker, Partition(topic, number))
     with pytest.raises(DamagedLog, match=f"{topic}/"):
         await desk.look()
+
+
+def audit(desk: Desk, rejection: str, key: str) -> ProducerRecord:
+    said = ReplayAudit(
+        replay="r", at=timestamp(NOW), by="me", entity="users", key=key,
+        rejection=rejection, origin=f"{desk.names.input('users')}/0/1", replays=1,
+    )  # fmt: skip
+    replay, value = encode_audit(said)
+    return ProducerRecord(desk.names.replays, replay, value)
+
+
+async def test_an_audit_settles_what_was_sent_again_and_a_lost_one_is_told(
+    desk: Desk, empty: Expire
+) -> None:
+    topic = desk.names.rejected("users")
+    rejections = [desk.rejection("users", uuid(n), Code.INVALID_ENUM, "role") for n in range(3)]
+    written = await desk.broker.publish(rejections)
+    audits = [
+        audit(desk, f"{topic}/{number}/{offset}", uuid(n))
+        for n, (number, offset) in enumerate(written)
+    ]
+    await desk.publish(audits[0])
+    assert await desk.look() == (3, 2)
+    assert desk.missed == []
+    await desk.publish(audits[1])
+    await empty(Partition(desk.names.replays, 0))
+    assert await desk.look() == (3, 2)
+    (line,) = desk.missed
+    assert line.startswith(f"1 audits of {desk.names.replays} were removed before they were read")
+    assert await desk.look() == (3, 2)
+    assert len(desk.missed) == 1
+
+
+@pytest.mark.parametrize("kind", [pytest.param("kafka", marks=pytest.mark.kafka)])
+async def test_what_lies_behind_an_open_transaction_is_told_or_waited_for(
+    desk: Desk, kafka_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer row may be in one, so whoever sends records again waits."""
+    monkeypatch.setattr(follow, "_PATIENCE", 1.0)
+    await desk.publish(desk.rejection("users", uuid(1), Code.INVALID_ENUM, "role"))
+    address = kafka_address.removeprefix("kafka://")
+    async with AIOKafkaProducer(
+        bootstrap_servers=address, transactional_id=unique("writer")
+    ) as writer:
+        await writer.begin_transaction()
+        for number in range(PARTITIONS):
+            await writer.send_and_wait(desk.names.accepted("users"), b"{}", b"k", partition=number)
+        await desk.publish(desk.row("users", uuid(1)))
+        assert await desk.look() == (1, 1)
+        assert any("are behind an open transaction and not counted" in one for one in desk.missed)
+        with pytest.raises(BrokerUnavailable, match="a transaction may be open there"):
+            await desk.look(whole=True)
+        await writer.abort_transaction()
+    desk.missed.clear()
+    assert await desk.look(whole=True) == (1, 0)
+    assert desk.missed == []

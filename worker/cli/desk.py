@@ -255,24 +255,27 @@ async def open_desk(
 
 @asynccontextmanager
 async def open_store(
-    context: Context, broker: Broker, *, quiet: bool
+    context: Context, broker: Broker, *, quiet: bool, whole: bool = False
 ) -> AsyncIterator[RejectionStore]:
-    """The store, up to date with the topics; no other command can use it meanwhile."""
+    """The store, up to date with the topics; no other command can use it meanwhile.
+
+    With `whole`, open transactions are waited for.
+    """
     directory = Path(context.settings.data) / "desk"
     store = await asyncio.to_thread(_opened, directory, context.names)
     try:
-        await catch_up(broker, store, quiet=quiet)
+        await catch_up(broker, store, quiet=quiet, whole=whole)
         yield store
     finally:
         await asyncio.to_thread(store.close)
 
 
-async def catch_up(broker: Broker, store: RejectionStore, *, quiet: bool) -> None:
-    """Bring the store up to date with the topics."""
+async def catch_up(broker: Broker, store: RejectionStore, *, quiet: bool, whole: bool) -> None:
+    """Bring the store up to date with the topics; say on standard error what is missing."""
     from worker.desk.follow import bring_up_to_date
 
     with _progress(quiet=quiet) as advance:
-        await bring_up_to_date(broker, store, _garbage, advance)
+        await bring_up_to_date(broker, store, _garbage, advance, complain, whole=whole)
 
 
 def _opened(directory: Path, names: Names) -> RejectionStore:

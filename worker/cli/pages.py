@@ -90,11 +90,11 @@ class Pages:
         be gone.
         """
         if self._store is None:
-            opening = open_store(self._context, broker, quiet=True)
+            opening = open_store(self._context, broker, quiet=True, whole=True)
             self._store = await self._open.enter_async_context(opening)
             self._since = time.monotonic()
         else:
-            await catch_up(broker, self._store, quiet=True)
+            await catch_up(broker, self._store, quiet=True, whole=True)
         if self._coordinates:
             if self._left is None:
                 self._left = await asyncio.to_thread(self._at_coordinates, self._store)

@@ -35,6 +35,7 @@ Unreadable = Callable[[Partition, int], None]
 
 _BATCH: Final = 5_000
 _STEP_SECONDS: Final = 0.25
+_MOMENT_SECONDS: Final = 1.0
 _PATIENCE: Final = 40.0
 """Longer than a broker keeps the transaction of a replay that was killed."""
 
@@ -44,10 +45,15 @@ async def bring_up_to_date(
     store: RejectionStore,
     unreadable: Unreadable,
     advance: Advance,
+    missed: Callable[[str], None] = lambda _line: None,
+    *,
+    whole: bool = False,
 ) -> None:
     """Read what the topics hold at the start of the call into the store.
 
-    Rejections that their topics no longer have leave the store.
+    Rejections that their topics no longer have leave the store. `missed` gets a line about each
+    partition of which something could not be read. With `whole`, open transactions are waited for:
+    a newer row may be in one.
 
     Raises MissingTopic, BrokerUnavailable, DamagedLog and StateError. What was read until then
     stays in the store.
@@ -61,11 +67,15 @@ async def bring_up_to_date(
             raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
     identities = await broker.identities(topics)
     partitions = [Partition(t.name, n) for t in found.values() for n in range(t.partitions)]
-    audit = [partition for partition in partitions if partition.topic == names.replays]
-    # Open transactions included: what a replay has sent must be known before it is sent again.
-    spans = await broker.spans(audit, uncommitted=True)
-    spans |= await broker.spans(partition for partition in partitions if partition not in spans)
+    spans = await broker.spans(partitions, uncommitted=whole)
     saved = await asyncio.to_thread(store.saved)
+    for partition, span in spans.items():
+        gone = span.start - saved.positions.get(partition, 0)
+        if partition.topic == names.replays and gone > 0:
+            missed(
+                f"{gone} audits of {names.replays} were removed before they were read: what they"
+                " name counts as not sent again"
+            )
     reason = (
         other_topics(saved, found)
         or created_anew(saved.identities, identities)
@@ -76,12 +86,34 @@ async def bring_up_to_date(
         await asyncio.to_thread(store.wipe, reason)
         saved = await asyncio.to_thread(store.saved)
     follower = _CatchUp(broker, store, identities, saved, spans, unreadable, advance)
+    follower.whole = whole
     try:
         await follower.run()
     finally:
         await follower.close()
+    if not whole:
+        await _tell_open_transactions(broker, partitions, missed)
     starts = {p: span.start for p, span in spans.items() if p.topic in rejected}
     await asyncio.to_thread(store.expire, starts)
+
+
+async def _tell_open_transactions(
+    broker: Broker, partitions: Sequence[Partition], missed: Callable[[str], None]
+) -> None:
+    """Report messages behind transactions that stay open; those of services end within a moment."""
+    ends = await broker.spans(partitions, uncommitted=True)
+    stable = await broker.spans(partitions)
+    if all(stable[p].end >= end.end for p, end in ends.items()):
+        return
+    await asyncio.sleep(_MOMENT_SECONDS)
+    stable = await broker.spans(partitions)
+    for partition, span in ends.items():
+        if (count := span.end - stable[partition].end) > 0:
+            missed(
+                f"{count} messages of {partition.topic}/{partition.number} are behind an open"
+                " transaction and not counted: see input_blocked in"
+                " docs/operations/troubleshooting.md"
+            )
 
 
 def _still_there(saved: SavedIndex, spans: Mapping[Partition, OffsetRange]) -> SavedIndex:
@@ -104,6 +136,8 @@ class _CatchUp:
         unreadable: Unreadable,
         advance: Advance,
     ) -> None:
+        self.whole = False
+        """Whether open transactions are waited for."""
         self._broker = broker
         self._store = store
         self._identities = identities
@@ -153,7 +187,10 @@ class _CatchUp:
             await reader.close()
 
     async def _read_rejections(self) -> None:
-        ends = [await self._broker.spans(stage) for stage in reversed(self._stages)]
+        ends = [
+            await self._broker.spans(stage, uncommitted=self.whole)
+            for stage in reversed(self._stages)
+        ]
         for spans in reversed(ends):
             stage = {p: span.end for p, span in spans.items()}
             while self._left(stage):
@@ -209,8 +246,9 @@ class _CatchUp:
             if clock() - began >= _PATIENCE:
                 topic, number = next(iter(open_))
                 raise BrokerUnavailable(
-                    f"reading {topic}/{number} makes no progress: nothing has come for "
-                    f"{_PATIENCE:.0f} s"
+                    f"reading {topic}/{number} makes no progress: nothing has come for"
+                    f" {_PATIENCE:.0f} s; a transaction may be open there, see input_blocked in"
+                    " docs/operations/troubleshooting.md"
                 )
         if any(reader.position(p) > end for p, end in open_.items()):
             # What lies behind the ends belongs to a later stage: read it again then.

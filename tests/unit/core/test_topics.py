@@ -209,3 +209,18 @@ def test_the_largest_value_is_what_the_narrowest_topic_of_records_takes() -> Non
     narrow = NAMES.rejected("users")
     there[narrow] = msgspec.structs.replace(there[narrow], max_message_bytes=100_000)
     assert usual > largest_value(NAMES, there) == 100_000 - 4 * 1024
+
+
+def test_audits_are_kept_longer_than_rejections() -> None:
+    """Else a record could be sent again whose audit is gone."""
+    there = topics()
+    kept, rejections = (
+        there[NAMES.replays].retention_ms,
+        there[NAMES.rejected("users")].retention_ms,
+    )
+    assert kept is not None
+    assert rejections is not None
+    assert kept >= rejections + 7 * DAY_MS
+    [line] = found(topics(replays={"retention_ms": 30 * DAY_MS}))
+    assert line.startswith("topic buddy.replays keeps audits too short a time: set retention.ms=")
+    assert found(topics(replays={"retention_ms": None})) == []
