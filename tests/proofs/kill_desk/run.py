@@ -8,14 +8,12 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from tests.acceptance.accounts import broker_of
 from tests.acceptance.kit import Buddy
 from worker.brokers.contract import Broker
-from worker.cli.connect_broker import connect
-from worker.cli.settings import Settings
 from worker.core.decode import Invalid
 from worker.core.outbox import ACCEPTED_AT_HEADER, SOURCE_HEADER
 from worker.core.rejection import reject, timestamp
@@ -109,7 +107,7 @@ async def _compare_sent(
     expected = {f"{topic}/0/{n}".encode() for n in range(first, options.rejections)}
     origins: Counter[bytes] = Counter()
     audited: Counter[bytes] = Counter()
-    async with _opened(buddy) as broker:
+    async with broker_of(buddy) as broker:
         async for message in _all_of(broker, topic, 3):
             origins[dict(message.headers)[ORIGIN_HEADER]] += 1
         async for message in _all_of(broker, buddy.names.replays, 1):
@@ -138,7 +136,7 @@ def _settled(rejections: int) -> int:
 async def _fill(buddy: Buddy, rejections: int) -> Counter[str]:
     """Rejections of users, the first fifth of which are settled; how many have each code."""
     codes: Counter[str] = Counter()
-    async with _opened(buddy) as broker:
+    async with broker_of(buddy) as broker:
         batch: list[ProducerRecord] = []
         for record in _records(buddy, rejections, codes):
             batch.append(record)
@@ -164,16 +162,6 @@ def _records(buddy: Buddy, rejections: int, codes: Counter[str]) -> Iterator[Pro
             (ACCEPTED_AT_HEADER, timestamp(_NOW + 1).encode()),
         )
         yield ProducerRecord(names.accepted("users"), b"%d" % number, b"{}", headers)
-
-
-@asynccontextmanager
-async def _opened(buddy: Buddy) -> AsyncIterator[Broker]:
-    broker = connect(Settings(broker=buddy.broker), {})
-    await broker.open()
-    try:
-        yield broker
-    finally:
-        await broker.close()
 
 
 async def _all_of(broker: Broker, topic: str, partitions: int) -> AsyncIterator[Message]:
