@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from worker.core.rejection import Source
 from worker.core.topics import Names
 from worker.core.violations import Code, Violation
+from worker.desk import queries
+from worker.desk.queries import Filter
 from worker.desk.seen import RejectionSeen, Settling, key_digest
-from worker.desk.store import Numbered
+from worker.desk.store import Numbered, RejectionStore
 from worker.stream import Partition
 
 NAMES = Names("t")
@@ -58,3 +61,13 @@ def settling(
 ) -> Settling:
     """The row or deletion of that key, accepted `at` milliseconds after `START`."""
     return Settling(key_digest(entity, key), START + at, partition, offset, deleted)
+
+
+def apply(desk: RejectionStore, *found: Numbered, settled: tuple[Settling, ...] = ()) -> None:
+    positions = {each.partition: each.offset + 1 for each in found}
+    desk.apply(found, settled, positions, {}, {})
+
+
+def counts(desk: RejectionStore, **chosen: Any) -> tuple[int, int]:
+    found = queries.summary(desk, Filter(**chosen))
+    return found.records, found.open

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from tests.unit.desk_kit import NAMES, START, rejection, settling
+from tests.unit.desk_kit import NAMES, START, apply, counts, rejection, settling
 from worker.core.topics import Names
 from worker.core.violations import Code
 from worker.desk import queries, store
 from worker.desk.database import FILE_NAME
 from worker.desk.queries import Filter
-from worker.desk.seen import Settling, key_digest
-from worker.desk.store import Numbered, RejectionStore, Replayed
+from worker.desk.seen import key_digest
+from worker.desk.store import RejectionStore, Replayed
 from worker.errors import StateError
 from worker.index.tails import Tail
 from worker.stream import Partition
@@ -32,16 +32,6 @@ def desk(tmp_path: Path) -> Iterator[RejectionStore]:
     opened = RejectionStore(tmp_path / "desk", NAMES)
     yield opened
     opened.close()
-
-
-def apply(desk: RejectionStore, *found: Numbered, settled: tuple[Settling, ...] = ()) -> None:
-    positions = {each.partition: each.offset + 1 for each in found}
-    desk.apply(found, settled, positions, {}, {})
-
-
-def counts(desk: RejectionStore, **chosen: Any) -> tuple[int, int]:
-    found = queries.summary(desk, Filter(**chosen))
-    return found.records, found.open
 
 
 def test_a_rejection_is_settled_by_a_later_row_of_its_key(desk: RejectionStore) -> None:
@@ -399,62 +389,3 @@ def test_candidates_come_in_pages_with_the_orphans_they_caused(desk: RejectionSt
     source = f"{NAMES.input('matches')}/0/0"
     assert queries.candidate_at(desk, source) == orphan._replace(number=0)
     assert queries.candidate_at(desk, f"{NAMES.input('matches')}/0/7") is None
-
-
-def filled(directory: Path) -> Path:
-    """A store that was closed in order; its file."""
-    opened = RejectionStore(directory, NAMES)
-    apply(opened, *(rejection(offset, key=str(offset)) for offset in range(50)))
-    opened.close()
-    return directory / FILE_NAME
-
-
-@settings(deadline=None, max_examples=60)
-@given(data=st.data())
-def test_any_wrong_byte_is_found(data: st.DataObject, tmp_path_factory: Any) -> None:
-    directory = tmp_path_factory.mktemp("desk") / "desk"
-    file = filled(directory)
-    content = bytearray(file.read_bytes())
-    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
-    file.write_bytes(content)
-    with capture_logs() as logs:
-        opened = RejectionStore(directory, NAMES)
-        assert (counts(opened), opened.saved().positions) == ((0, 0), {})
-        opened.close()
-    (entry,) = logs
-    assert (entry["event"], entry["reason"]) == ("desk_rebuilt", "its checksum is another")
-
-
-def test_a_look_that_changes_nothing_leaves_the_checksum(tmp_path: Path) -> None:
-    file = filled(tmp_path / "desk")
-    before = file.with_name("checksum").stat().st_mtime_ns
-    opened = RejectionStore(tmp_path / "desk", NAMES)
-    assert counts(opened) == (50, 50)
-    opened.expire({Partition(NAMES.rejected("users"), 0): 0})
-    opened.close()
-    assert file.with_name("checksum").stat().st_mtime_ns == before
-
-
-@pytest.mark.parametrize(
-    "damage",
-    ["DROP TABLE counts", "UPDATE partitions SET topic = CAST(x'ff' AS TEXT)"],
-)
-def test_damage_under_a_killed_process_is_one_line_and_heals(tmp_path: Path, damage: str) -> None:
-    """Without a checksum SQLite's own check looks at the file, and not at what rows mean."""
-    file = filled(tmp_path / "desk")
-    file.with_name("checksum").unlink()
-    with sqlite3.connect(file) as db:
-        db.execute(damage)
-    opened = RejectionStore(tmp_path / "desk", NAMES)
-    with pytest.raises(StateError, match="is damaged"):
-        _ = counts(opened), opened.saved()
-    opened.close()
-    with capture_logs() as logs:
-        again = RejectionStore(tmp_path / "desk", NAMES)
-        assert counts(again) == (0, 0)
-        again.close()
-    assert [entry["event"] for entry in logs] == ["desk_rebuilt"]
-
-
-def test_the_file_is_for_owner_and_group(tmp_path: Path) -> None:
-    assert filled(tmp_path / "desk").stat().st_mode & 0o777 == 0o640
