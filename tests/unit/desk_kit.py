@@ -60,7 +60,7 @@ def settling(
     deleted: bool = False,
 ) -> Settling:
     """The row or deletion of that key, accepted `at` milliseconds after `START`."""
-    return Settling(key_digest(entity, key), START + at, partition, offset, deleted)
+    return Settling(entity, key_digest(entity, key), START + at, partition, offset, deleted)
 
 
 def apply(desk: RejectionStore, *found: Numbered, settled: tuple[Settling, ...] = ()) -> None:

@@ -160,7 +160,7 @@ def complaint(arguments: list[str]) -> str | None:
 
 
 def test_compose_has_the_whole_path() -> None:
-    assert set(services()) == {"kafka", "topics", "worker", "sink"}
+    assert set(services()) == {"kafka", "topics", "worker", "sink", "desk"}
 
 
 def test_compose_paths_exist() -> None:

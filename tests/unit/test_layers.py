@@ -42,7 +42,7 @@ MAY_IMPORT: Final = {
     "exports": "schemas worker errors private",
     "files": "schemas errors",
     "sink": "schemas stream errors private core clock waiting log brokers accepted ops exports",
-    "desk": "schemas stream errors core brokers",
+    "desk": "schemas stream errors core clock waiting log brokers ops",
     "checking": "stream core index files",
     "status": "schemas stream core",
     "message_schemas": "schemas core desk exports files sink",

@@ -20,9 +20,10 @@ from worker.errors import BuddyError, ReaderGoneError
 
 _INTERRUPTED = 130
 _COMMANDS: Final = {
-    "run": ("serve", "Run a worker and a sink in one process."),
+    "run": ("serve", "Run worker, sink and desk in one process."),
     "worker": ("serve", "Run a worker: validate records as they arrive."),
     "sink": ("serve", "Run a sink: store accepted rows and make exports."),
+    "desk": ("serve", "Run a desk: follow rejections, for 'buddy rejections'."),
     "send": ("send", "Send records from files, directories or standard input."),
     "delete": ("send", "Delete rows of an entity by their keys."),
     "check": ("check", "Validate files without a broker."),

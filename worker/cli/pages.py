@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from schemas import ENTITIES
 from worker.cli.console import Context
-from worker.cli.desk import catch_up, open_store
+from worker.cli.desk_store import catch_up, open_store
 from worker.desk.seen import STAGES
 from worker.errors import StateError, UsageError
 
@@ -95,13 +95,10 @@ class Pages:
             self._since = time.monotonic()
         else:
             await catch_up(broker, self._store, quiet=True, whole=True)
-        if self._coordinates:
-            if self._left is None:
-                self._left = await asyncio.to_thread(self._at_coordinates, self._store)
-            page, self._left = self._left[: self._limit], self._left[self._limit :]
-            return page
-        page = await asyncio.to_thread(self._page, self._store)
-        if time.monotonic() - self._since >= _TURN_SECONDS:
+        page = await asyncio.to_thread(
+            self._at_coordinates if self._coordinates else self._page, self._store
+        )
+        if self._store.database.beside or time.monotonic() - self._since >= _TURN_SECONDS:
             await self.close()  # others can use it while the caller works on the page
         return page
 
@@ -142,12 +139,17 @@ class Pages:
     def _at_coordinates(self, store: RejectionStore) -> list[Candidate]:
         from worker.desk import queries
 
-        found = []
-        for coordinate in self._coordinates:
-            candidate = queries.candidate_at(store, coordinate)
-            if candidate is None:
-                raise UsageError(f"there is no rejection at {coordinate}, or no longer")
-            found.append(candidate)
-        entities = [entity for stage in STAGES for entity in stage]
-        names = self._context.names
-        return sorted(set(found), key=lambda c: entities.index(names.entity_of(c.partition.topic)))
+        if self._left is None:
+            found = []
+            for coordinate in self._coordinates:
+                candidate = queries.candidate_at(store, coordinate)
+                if candidate is None:
+                    raise UsageError(f"there is no rejection at {coordinate}, or no longer")
+                found.append(candidate)
+            stages = [entity for stage in STAGES for entity in stage]
+            names = self._context.names
+            self._left = sorted(
+                set(found), key=lambda c: stages.index(names.entity_of(c.partition.topic))
+            )
+        page, self._left = self._left[: self._limit], self._left[self._limit :]
+        return page

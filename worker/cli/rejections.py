@@ -20,8 +20,8 @@ from worker.cli.console import (
     say_more,
     short_time,
 )
-from worker.cli.desk import list_command, summary_command
 from worker.cli.in_time import InTime
+from worker.cli.rejection_lists import list_command, summary_command
 from worker.cli.rejections_export import export_command
 from worker.cli.replay import replay_command
 from worker.cli.show import show_command

@@ -11,9 +11,9 @@ import click
 import msgspec
 
 from worker.cli.console import Context, count_of, now_ms, print_json, progress_bar, say
-from worker.cli.desk import ALL, chosen, filters
 from worker.cli.line_files import LineFiles, new_directory, one_line
 from worker.cli.pages import Pages
+from worker.cli.rejection_lists import ALL, chosen, filters
 
 if TYPE_CHECKING:
     from worker.brokers.contract import Broker

@@ -20,9 +20,9 @@ from worker.cli.console import (
     progress_bar,
     say,
 )
-from worker.cli.desk import chosen, filters
 from worker.cli.outcomes import Outcomes
 from worker.cli.pages import Pages, read_coordinate
+from worker.cli.rejection_lists import chosen, filters
 from worker.cli.send import TIMEOUT, WAIT, print_outcomes
 from worker.cli.settled_inputs import until_judged
 from worker.core.rejection import timestamp

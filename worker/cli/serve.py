@@ -1,4 +1,4 @@
-"""`buddy run`, `worker` and `sink`: each runs its services until a signal."""
+"""`buddy run`, `worker`, `sink` and `desk`: each runs its services until a signal."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from worker import __version__, log
 from worker.brokers.contract import Broker
 from worker.cli.connect_place import place_of
 from worker.cli.console import Context
+from worker.cli.desk_store import desk_directory
 from worker.cli.services import serve, stop_at_eof
 from worker.cli.strangers import watch_group
 from worker.clock import Clock, StepWatch
 from worker.core.pressure import Limits
 from worker.core.task_settings import TaskSettings
+from worker.desk.reports import DeskReports
+from worker.desk.service import serve as serve_desk
 from worker.engine.reports import WorkerReports
 from worker.engine.startup import check_topics, create_topics
 from worker.engine.worker import Worker
@@ -34,6 +37,8 @@ from worker.sink.service import serve as serve_sink
 from worker.waiting import together
 
 CLOCK: Final = Clock()
+_DESK_SHARE: Final = 0.25
+"""The part of the time that the desk may take where a worker is in the same process."""
 
 _log = structlog.get_logger(__name__)
 
@@ -42,7 +47,7 @@ _log = structlog.get_logger(__name__)
 @click.option("--until-eof", is_flag=True, hidden=True, help="Stop when standard input ends.")
 @click.pass_obj
 def run_command(context: Context, until_eof: bool) -> int:
-    """Run worker and sink in one process, until SIGTERM or Ctrl-C.
+    """Run worker, sink and desk in one process, until SIGTERM or Ctrl-C.
 
     On the embedded broker, missing topics are created first.
     """
@@ -53,11 +58,12 @@ def run_command(context: Context, until_eof: bool) -> int:
             stop_at_eof(stop)
         async with context.broker() as broker:
             await _create_if_embedded(context, broker)
-            with _watched(context, "worker", "sink") as (metrics, worker, sink):
+            with _watched(context, "worker", "sink", "desk") as (metrics, worker, sink, desk):
                 await together(
                     stop,
                     _worker(context, broker, stop, WorkerReports(metrics, worker, CLOCK)),
                     _sink(context, broker, stop, SinkReports(metrics, sink, CLOCK.steady)),
+                    _desk(context, broker, stop, DeskReports(metrics, desk, CLOCK), _DESK_SHARE),
                 )
 
     return serve(main)
@@ -90,6 +96,24 @@ def sink_command(context: Context) -> int:
             with _watched(context, "sink") as (metrics, sink):
                 reports = SinkReports(metrics, sink, CLOCK.steady, StepWatch(CLOCK))
                 await _sink(context, broker, stop, reports)
+
+    return serve(main)
+
+
+@click.command("desk")
+@click.pass_obj
+def desk_command(context: Context) -> int:
+    """Keep the store of rejections up to date, until SIGTERM or Ctrl-C.
+
+    'buddy rejections' reads it, and is then up to date at once.
+    """
+    _prepare(context)
+
+    async def main(stop: asyncio.Event) -> None:
+        async with context.broker() as broker:
+            await _create_if_embedded(context, broker)
+            with _watched(context, "desk") as (metrics, desk):
+                await _desk(context, broker, stop, DeskReports(metrics, desk, CLOCK))
 
     return serve(main)
 
@@ -150,6 +174,18 @@ async def _sink(
     store = Path(settings.data) / "sink"
     async with _group_watched(context, broker, "sink", stop, reports.health):
         await serve_sink(broker, settings.prefix, store, exports, stop, reports=reports)
+
+
+async def _desk(
+    context: Context,
+    broker: Broker,
+    stop: asyncio.Event,
+    reports: DeskReports,
+    share: float = 1.0,
+) -> None:
+    await check_topics(broker, context.names, context.settings.max_record_bytes)
+    directory = desk_directory(context)
+    await serve_desk(broker, context.names, directory, stop, reports, CLOCK, share=share)
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from worker.cli.console import Context, print_json, say, say_found, say_more, short_time
-from worker.cli.desk import open_desk
+from worker.cli.desk_store import open_desk
 from worker.cli.pages import read_coordinate
 from worker.errors import UsageError
 from worker.stream import Message, Partition

@@ -1,9 +1,9 @@
 """The database of the desk: its tables, how it is opened, and what its errors mean.
 
-One process at a time has it open. A database that cannot be used is replaced with an empty one,
-with one log line (`desk_rebuilt`): the topics fill it again. SQLite has no checksums, so a file
-that was closed in order has one beside it. One of a process that was killed gets SQLite's own
-check when it is opened again.
+One process at a time writes it; others may read it beside that one. A database that cannot be
+used is replaced with an empty one, with one log line (`desk_rebuilt`): the topics fill it again.
+SQLite has no checksums, so a file that was closed in order has one beside it. One of a process that
+was killed gets SQLite's own check when it is opened again.
 """
 
 from __future__ import annotations
@@ -77,20 +77,32 @@ class DeskDatabase:
     """The tables in a directory of their own, for the topics of one prefix."""
 
     def __init__(
-        self, directory: Path, prefix: str, on_load: Callable[[DeskDatabase], None]
+        self,
+        directory: Path,
+        prefix: str,
+        on_load: Callable[[DeskDatabase], None],
+        *,
+        beside: bool = False,
     ) -> None:
         """Open or create the database. Raises `StateError`.
 
         Calls `on_load` whenever what was read from the tables before may be wrong: after an
-        opening, and after a transaction that was rolled back.
+        opening, and after a transaction that was rolled back. With `beside`, another process has
+        the database open, and this one can only read it; nothing is created.
         """
-        self._directory = directory
+        self.directory = directory
+        self.beside = beside
         self._file = directory / FILE_NAME
         self._sealed = False
         """Whether the checksum beside the file is right."""
         self._made_for = f"{VERSION} {prefix}"
         self._on_load = on_load
         self._lock = StateDirectory(directory)
+        self.rebuilt = 0
+        """How often it was replaced with an empty one since the opening."""
+        if beside:
+            self._connect_beside()
+            return
         self._lock.take()
         try:
             self._open(self._lock.distrust())
@@ -101,7 +113,7 @@ class DeskDatabase:
     def close(self) -> None:
         """Write a checksum of what has changed, and release the directory."""
         try:
-            if not self._sealed:
+            if not self._sealed and not self.beside:
                 self._seal()
         finally:
             self._db.close()
@@ -160,9 +172,10 @@ class DeskDatabase:
         except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
             damaged = any(sign in str(error) for sign in _DAMAGED)
             if damaged or not isinstance(error, sqlite3.OperationalError):
-                self._lock.mark_damaged(str(error))
+                if not self.beside:  # its owner notices, and may just be creating the tables
+                    self._lock.mark_damaged(str(error))
                 raise StateError(
-                    f"{self._directory} is damaged ({error}): run the command again, which rebuilds"
+                    f"{self.directory} is damaged ({error}): run the command again, which rebuilds"
                     " it from the topics"
                 ) from None
             raise self._failure(error) from None
@@ -172,6 +185,7 @@ class DeskDatabase:
         for _ in range(2):
             if reason is not None:
                 _log.warning("desk_rebuilt", reason=reason)
+                self.rebuilt += 1
                 self._unlink()
             try:
                 self._connect()
@@ -187,11 +201,11 @@ class DeskDatabase:
                 reason = str(error)
             else:
                 return
-        raise StateError(f"{self._directory} cannot be used ({reason})")
+        raise StateError(f"{self.directory} cannot be used ({reason})")
 
     def _failure(self, error: sqlite3.Error) -> StateError:
         # SQLite calls some full disks an I/O error.
-        full = "is full" in str(error) or shutil.disk_usage(self._directory).free < _LEAST_FREE
+        full = "is full" in str(error) or shutil.disk_usage(self.directory).free < _LEAST_FREE
         if full:
             return self._lock.failure(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         return self._lock.failure(error)
@@ -219,6 +233,22 @@ class DeskDatabase:
             self._db.close()
             raise
 
+    def _connect_beside(self) -> None:
+        with self.guard():
+            where = f"{self._file.absolute().as_uri()}?mode=ro"
+            self._db = sqlite3.connect(
+                where, uri=True, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._check_maker()
+                self._on_load(self)
+            except _OtherStoreError as error:
+                self._db.close()
+                raise StateError(f"{self.directory} cannot be used yet: {error}") from None
+            except BaseException:
+                self._db.close()
+                raise
+
     def _check(self) -> None:
         ((found,),) = self._db.execute("PRAGMA integrity_check(1)")
         if found != "ok":
@@ -234,6 +264,9 @@ class DeskDatabase:
                 [("made for", self._made_for), ("identity", uuid.uuid4().hex)],
             )
             self._db.execute("COMMIT")
+        self._check_maker()
+
+    def _check_maker(self) -> None:
         found = self._db.execute("SELECT value FROM facts WHERE name = 'made for'").fetchone()
         if found != (self._made_for,):
             raise _OtherStoreError("it was made by another release, or for another prefix")
@@ -242,7 +275,7 @@ class DeskDatabase:
         try:
             unseal(self._file)
             for suffix in ("", "-wal", "-shm"):
-                (self._directory / f"{FILE_NAME}{suffix}").unlink(missing_ok=True)
+                (self.directory / f"{FILE_NAME}{suffix}").unlink(missing_ok=True)
             self._lock.unmark()
         except OSError as error:
             raise self._lock.failure(error) from None

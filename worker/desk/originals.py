@@ -20,7 +20,19 @@ _FAR: Final = 2_000
 """Offsets that are rather passed over than read."""
 _PATIENCE: Final = 20.0
 
-_decode = msgspec.json.Decoder(Rejection).decode
+
+class _Stored(Rejection, frozen=True, kw_only=True):
+    """A rejection as a worker writes it.
+
+    Without its record, the rejection of another program would be taken for that of a deletion.
+    """
+
+    record: msgspec.Raw
+    message_key_base64: str | None
+    headers: list[tuple[str, str]]
+
+
+_decode = msgspec.json.Decoder(_Stored).decode
 
 
 class Original(NamedTuple):

@@ -64,6 +64,7 @@ class RejectionSeen(msgspec.Struct):
 class Settling(NamedTuple):
     """An accepted row or a deletion: it settles the earlier rejections of its key."""
 
+    entity: str
     key: int
     """See `key_digest`."""
     at: int
@@ -122,19 +123,24 @@ def read_rejection(message: Message) -> RejectionSeen | None:
 
 def read_settling(message: Message) -> Settling | None:
     """The row or deletion in a message of an accepted topic; None if it does not say its source."""
-    headers = dict(message.headers)
-    source = headers.get(SOURCE_HEADER, b"").rsplit(b"/", 2)
+    source = b""
+    for name, value in message.headers:
+        if name == SOURCE_HEADER:
+            source = value
+    _, _, coordinate = source.partition(b"/")
+    number, _, position = coordinate.partition(b"/")
+    if not (number.isdigit() and position.isdigit()):
+        return None
+    partition, offset = int(number), int(position)
     try:
         key = (message.key or b"").decode()
     except UnicodeDecodeError:
         return None
-    numbers = source[1:]
-    if len(numbers) != 2 or not all(n.isdigit() and int(n) < _MOST for n in numbers):
+    if partition >= _MOST or offset >= _MOST:
         return None
     entity = message.topic.rpartition(".")[2]
-    partition, offset = map(int, numbers)
     digest, at = key_digest(entity, key), max(0, message.timestamp)
-    return Settling(digest, at, partition, offset, deleted=message.value is None)
+    return Settling(entity, digest, at, partition, offset, message.value is None)
 
 
 def _producer(headers: Sequence[tuple[str, str]]) -> str:

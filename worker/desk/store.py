@@ -7,7 +7,7 @@ SQLite, in a directory of its own. Promises:
 * A rejection counts once: messages below the stored position are skipped.
 * The bytes of records stay in the topics. The store has coordinates, codes, fields, and digests of
   keys.
-* One process at a time; a second one gets `StateError`.
+* One process at a time writes; a second one gets `StateError`, but for reading beside the first.
 
 A power cut may take the last transactions: they are read again. The topics can rebuild everything
 here, so a store that cannot be used is emptied, with one log line (`desk_rebuilt`).
@@ -99,10 +99,15 @@ class _Row(NamedTuple):
 class RejectionStore:
     """The rejections of one prefix. Its calls block; one at a time, from any thread."""
 
-    def __init__(self, directory: Path, names: Names) -> None:
-        """Open or create the store. Raises `StateError`."""
+    def __init__(self, directory: Path, names: Names, *, beside: bool = False) -> None:
+        """Open or create the store. Raises `StateError`.
+
+        With `beside`, read the store that another process has open and keeps up to date.
+        """
         self.names = names
-        self.database = DeskDatabase(directory, names.prefix, self._load)
+        self.replayed = 0
+        """How many audits of replays were applied since the opening."""
+        self.database = DeskDatabase(directory, names.prefix, self._load, beside=beside)
         """The tables; `queries` reads them."""
 
     def close(self) -> None:
@@ -160,6 +165,7 @@ class RejectionStore:
             self._add(rejections)
             self._settle(settlings)
             self._replay(replayed)
+        self.replayed += len(replayed)
 
     def expire(self, starts: Mapping[Partition, int], most: int = MOST_REJECTIONS) -> int:
         """Remove rejections that their topics no longer have, with their counts.

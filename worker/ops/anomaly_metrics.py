@@ -80,7 +80,7 @@ class AnomalyMetrics:
             "buddy_state_rebuilt",
             "Times that state on disk was thrown away, to be read anew from the topics.",
             "state",
-            ("index", "store"),
+            ("index", "store", "desk"),
         )
 
     def input_expired(self, entity: str, records: int) -> None:
@@ -146,8 +146,8 @@ class AnomalyMetrics:
         """Count parked records that were gone when their task was taken over."""
         self._parked_lost[entity].inc(records)
 
-    def state_rebuilt(self, state: Literal["index", "store"], times: int) -> None:
-        """Count rebuilds of the index, or of the sink's store, from the topics."""
+    def state_rebuilt(self, state: Literal["index", "store", "desk"], times: int) -> None:
+        """Count rebuilds of the index, or of the store of sink or desk, from the topics."""
         self._rebuilt[state].inc(times)
 
     def clock_stepped(self) -> None:

@@ -19,6 +19,7 @@ from worker import __version__
 from worker.core.possible import possible_violations
 from worker.core.violations import WARNINGS, Code
 from worker.ops.anomaly_metrics import AnomalyMetrics
+from worker.ops.desk_metrics import DeskMetrics
 from worker.ops.histogram import BulkHistogram
 from worker.ops.instruments import Instruments
 from worker.ops.sink_metrics import SinkMetrics
@@ -54,6 +55,7 @@ class Metrics:
         self._waiting()
         self._work()
         self.sink = SinkMetrics(self._make)
+        self.desk = DeskMetrics(self._make)
 
     # --- outcomes of records ------------------------------------------------------------------
 

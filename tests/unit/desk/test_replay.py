@@ -137,3 +137,14 @@ def test_settled_ones_need_force_and_none_is_sent_twice() -> None:
 @pytest.mark.parametrize("value", [None, b"", b"{}", b"[]", b"\xff", b"[" * 100_000])
 def test_what_is_no_audit_is_none(value: bytes | None) -> None:
     assert read_audit(Message(NAMES.replays, 0, 0, 0, b"r", value)) is None
+
+
+def test_what_another_program_wrote_without_a_record_is_not_taken_for_a_deletion() -> None:
+    """A worker writes the record of a deletion as null; a missing one says nothing."""
+    deletion = rejected(None)
+    assert sent(deletion).record.value is None
+    for part in (b'"record":null,', b'"message_key_base64":"aw==",', b'"headers":[],'):
+        assert part in (deletion.value or b"")
+        less = (deletion.value or b"").replace(part, b"")
+        foreign = Message(*REJECTED, 5, 0, deletion.key, less)
+        assert resend(foreign, NAMES, candidate(), RUN) == UNREADABLE

@@ -109,8 +109,8 @@ def accepted(value: bytes | None = b"{}", **headers: bytes) -> Message:
 
 def test_an_accepted_row_and_a_deletion() -> None:
     digest = key_digest("users", "k")
-    assert read_settling(accepted()) == Settling(digest, NOW, 3, 17, deleted=False)
-    assert read_settling(accepted(None)) == Settling(digest, NOW, 3, 17, deleted=True)
+    assert read_settling(accepted()) == Settling("users", digest, NOW, 3, 17, deleted=False)
+    assert read_settling(accepted(None)) == Settling("users", digest, NOW, 3, 17, deleted=True)
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -19,27 +16,20 @@ from schemas import ENTITIES
 from worker.cli.console import (
     Context,
     OneOf,
-    complain,
     count_of,
     now_ms,
     print_json,
     print_table,
-    progress_bar,
     say,
     short_time,
 )
+from worker.cli.desk_store import open_desk
 from worker.cli.unknown_fields import print_unknown
-from worker.core.topics import Names
 from worker.core.unknown import UnknownNames
 from worker.core.violations import Code
-from worker.errors import StateError
-from worker.stream import Partition
 
 if TYPE_CHECKING:
-    from worker.brokers.contract import Broker
-    from worker.desk.follow import Advance
     from worker.desk.queries import Filter, Summary
-    from worker.desk.store import RejectionStore
 
 _UNITS: Final = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _BARS: Final = "▁▂▃▄▅▆▇█"
@@ -239,67 +229,3 @@ def _span(milliseconds: int) -> str:
 
 def _moment(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
-
-
-@asynccontextmanager
-async def open_desk(
-    context: Context, *, quiet: bool
-) -> AsyncIterator[tuple[Broker, RejectionStore]]:
-    """The broker, and the store, up to date with the topics."""
-    async with (
-        context.broker(read_only=True) as broker,
-        open_store(context, broker, quiet=quiet) as store,
-    ):
-        yield broker, store
-
-
-@asynccontextmanager
-async def open_store(
-    context: Context, broker: Broker, *, quiet: bool, whole: bool = False
-) -> AsyncIterator[RejectionStore]:
-    """The store, up to date with the topics; no other command can use it meanwhile.
-
-    With `whole`, open transactions are waited for.
-    """
-    directory = Path(context.settings.data) / "desk"
-    store = await asyncio.to_thread(_opened, directory, context.names)
-    try:
-        await catch_up(broker, store, quiet=quiet, whole=whole)
-        yield store
-    finally:
-        await asyncio.to_thread(store.close)
-
-
-async def catch_up(broker: Broker, store: RejectionStore, *, quiet: bool, whole: bool) -> None:
-    """Bring the store up to date with the topics; say on standard error what is missing."""
-    from worker.desk.follow import bring_up_to_date
-
-    with _progress(quiet=quiet) as advance:
-        await bring_up_to_date(broker, store, _garbage, advance, complain, whole=whole)
-
-
-def _opened(directory: Path, names: Names) -> RejectionStore:
-    """Open the store, once no other command uses it any more. Blocking. Raises StateError."""
-    from worker.desk.store import RejectionStore
-
-    patient_until = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            return RejectionStore(directory, names)
-        except StateError as error:
-            held = isinstance(error.__cause__, BlockingIOError)
-            if not held or time.monotonic() >= patient_until:
-                raise
-            time.sleep(0.1)
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[Advance]:
-    with progress_bar(quiet=quiet) as bar:
-        task = bar.add_task("Reading rejections", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _garbage(partition: Partition, offset: int) -> None:
-    what = "audit of a replay" if partition.topic.endswith(".replays") else "rejection"
-    complain(f"{partition.topic}/{partition.number}/{offset} is no {what}: skipped")

@@ -1,0 +1,194 @@
+"""The desk as a service: it follows the topics, others read beside it, and it waits out trouble."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.contract.broker_kit import unique
+from tests.contract.desk_kit import PARTITIONS, Desk
+from tests.unit.rows_kit import uuid
+from worker.brokers.contract import Broker
+from worker.clock import Clock
+from worker.core.topics import Names, wanted
+from worker.core.violations import Code
+from worker.desk import follow, queries, reading
+from worker.desk.beside import goal, missing
+from worker.desk.queries import Filter
+from worker.desk.reports import DeskReports
+from worker.desk.service import serve
+from worker.desk.store import RejectionStore
+from worker.errors import BrokerUnavailable, StateError
+from worker.ops.health import Health, ServiceHealth
+from worker.ops.metrics import Metrics
+from worker.stream import ProducerRecord
+
+DEADLINE = 30.0
+CLOCK = Clock()
+
+
+class Reports(DeskReports):
+    """Reports that a test can wait for."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+        self.part: ServiceHealth = Health(self.metrics, CLOCK.steady).part("desk")
+        super().__init__(self.metrics, self.part, CLOCK)
+        self.passed = asyncio.Condition()
+        self.passes = self.waited = 0
+
+    def caught_up(self, replayed: int, rebuilt: int) -> None:
+        super().caught_up(replayed, rebuilt)
+        self.passes += 1
+        self._notify()
+
+    def waits(self, what: str, error: Exception, seconds: float) -> None:
+        super().waits(what, error, seconds)
+        self.waited += 1
+        self._notify()
+
+    def _notify(self) -> None:
+        async def notify() -> None:
+            async with self.passed:
+                self.passed.notify_all()
+
+        self.task = asyncio.ensure_future(notify())
+
+    async def until(self, *, passes: int = 0, waited: int = 0) -> None:
+        """Wait for so many passes, or failures, in all."""
+        async with asyncio.timeout(DEADLINE), self.passed:
+            await self.passed.wait_for(lambda: self.passes >= passes and self.waited >= waited)
+
+    def value(self, name: str, labels: Mapping[str, str] | None = None) -> float:
+        return self.metrics.registry.get_sample_value(name, dict(labels or {})) or 0.0
+
+    def reasons(self) -> list[str]:
+        return self.part.reasons(CLOCK.steady())
+
+
+@pytest.fixture
+async def desk(broker: Broker, tmp_path: Path) -> Desk:
+    names = Names(unique("desk"))
+    await broker.create(wanted(names, PARTITIONS, 1024 * 1024).values())
+    return Desk(broker, names, tmp_path / "desk")
+
+
+@asynccontextmanager
+async def served(desk: Desk, reports: Reports, **options: Any) -> AsyncIterator[asyncio.Event]:
+    """The service, until the end of the block."""
+    stop = asyncio.Event()
+    service = asyncio.create_task(
+        serve(desk.broker, desk.names, desk.directory, stop, reports, CLOCK, **options)
+    )
+    try:
+        yield stop
+    finally:
+        stop.set()
+        async with asyncio.timeout(DEADLINE):
+            await service
+
+
+async def beside(desk: Desk) -> tuple[int, int]:
+    """Records and open ones, as another process sees them once the service has read everything."""
+    target = await goal(desk.broker, desk.names, whole=False)
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            try:
+                store = RejectionStore(desk.directory, desk.names, beside=True)
+            except StateError:  # not created yet
+                await asyncio.sleep(0)
+                continue
+            try:
+                if not missing(store, target):
+                    found = queries.summary(store, Filter())
+                    return found.records, found.open
+            finally:
+                store.close()
+            await asyncio.sleep(0)
+
+
+async def test_another_process_reads_what_the_service_has_read(desk: Desk) -> None:
+    reports = Reports()
+    async with served(desk, reports):
+        for count in range(1, 4):
+            await desk.publish(
+                *(desk.rejection("users", uuid(n), Code.INVALID_ENUM, "role") for n in range(10))
+            )
+            assert await beside(desk) == (10 * count, 10 * count)
+        await desk.publish(*(desk.row("users", uuid(n)) for n in range(4)))
+        assert await beside(desk) == (30, 18)
+        await reports.until(passes=reports.passes + 2)
+        assert reports.value("buddy_desk_open_rejections", {"entity": "users"}) == 18
+        assert reports.value("buddy_desk_oldest_open_timestamp_seconds", {"entity": "users"}) > 0
+        assert reports.reasons() == []
+    assert await desk.look() == (30, 18), "a command alone goes on where the service was"
+
+
+async def test_a_store_in_use_is_waited_for_and_told(desk: Desk) -> None:
+    holder = RejectionStore(desk.directory, desk.names)
+    reports = Reports()
+    async with served(desk, reports):
+        await reports.until(waited=2)
+        (reason,) = (r for r in reports.reasons() if "in use" in r)
+        assert reason.startswith("desk: desk:")
+        holder.close()
+        await reports.until(passes=1)
+        assert reports.reasons() == []
+
+
+async def test_an_outage_is_waited_out_and_told(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports = Reports()
+    real, failures = follow.found_topics, [2]
+
+    async def fails(broker: Broker, names: Names) -> Any:
+        if failures[0]:
+            failures[0] -= 1
+            raise BrokerUnavailable("gone")
+        return await real(broker, names)
+
+    monkeypatch.setattr(follow, "found_topics", fails)
+    await desk.publish(desk.rejection("users", uuid(1), Code.INVALID_ENUM, "role"))
+    with capture_logs() as logs:
+        async with served(desk, reports):
+            await reports.until(waited=2)
+            assert any("desk: broker: gone" in reason for reason in reports.reasons())
+            assert await beside(desk) == (1, 1)
+            await reports.until(passes=1)
+            assert reports.reasons() == []
+    assert [one["error"] for one in logs if one["event"] == "desk_waits"] == ["gone", "gone"]
+
+
+async def test_a_stop_ends_a_long_reading(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With next to no share of the time it would wait for hours after its first batch."""
+    monkeypatch.setattr(reading, "_BATCH", 1)
+    await desk.publish(
+        *(desk.rejection("users", uuid(n), Code.INVALID_ENUM, "role") for n in range(50))
+    )
+    reports = Reports()
+    read = asyncio.Event()
+    monkeypatch.setattr(reports, "read", lambda _done, _total: read.set())
+    async with served(desk, reports, share=1e-7):
+        async with asyncio.timeout(DEADLINE):
+            await read.wait()
+    records, _ = await desk.look()
+    assert (records, reports.passes) == (50, 0)
+
+
+async def test_garbage_is_skipped_and_counted(desk: Desk) -> None:
+    reports = Reports()
+    await desk.publish(desk.rejection("users", uuid(1), Code.INVALID_ENUM, "role"))
+    await desk.publish(ProducerRecord(desk.names.rejected("users"), b"k", b"no rejection"))
+    with capture_logs() as logs:
+        async with served(desk, reports):
+            await reports.until(passes=1)
+    assert reports.value("buddy_unreadable_internal_messages_total") == 1
+    (line,) = (one for one in logs if one["event"] == "unreadable_rejection")
+    assert (line["topic"], line["count"]) == (desk.names.rejected("users"), 1)

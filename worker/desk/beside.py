@@ -1,0 +1,40 @@
+"""How far the store must have read that another process keeps up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from worker.brokers.contract import Broker
+from worker.core.topics import Names
+from worker.desk.follow import found_topics, partitions_of
+from worker.desk.store import RejectionStore
+from worker.stream import Partition
+
+
+class Goal(NamedTuple):
+    """What a store must have read, and of which topics."""
+
+    ends: Mapping[Partition, int]
+    identities: Mapping[str, str]
+    whole: bool
+    """Whether what is in open transactions counts."""
+
+
+async def goal(broker: Broker, names: Names, *, whole: bool) -> Goal:
+    """The ends of the topics now; with `whole`, open transactions included.
+
+    Raises MissingTopic, BrokerUnavailable.
+    """
+    found = await found_topics(broker, names)
+    spans = await broker.spans(partitions_of(found), uncommitted=whole)
+    ends = {partition: span.end for partition, span in spans.items()}
+    return Goal(ends, await broker.identities(found), whole)
+
+
+def missing(store: RejectionStore, wanted: Goal) -> int:
+    """How many offsets the store has not read yet. Raises StateError."""
+    saved = store.saved()
+    # Positions in a topic that was created anew mean nothing; a new store has none.
+    known = saved.positions if saved.identities == wanted.identities else {}
+    return sum(max(0, end - known.get(p, -1)) for p, end in wanted.ends.items())

@@ -1,0 +1,113 @@
+"""The metrics, health and logs of the desk. Nothing that the desk does depends on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+
+from worker.brokers.transactions import OpenTransactions
+from worker.clock import Clock
+from worker.desk.still_open import OpenCount
+from worker.log import Sparing
+from worker.ops.health import ServiceHealth
+from worker.ops.metrics import Metrics
+from worker.stream import Partition
+
+_TRANSACTIONS: Final = "transactions"
+_TRANSACTIONS_EVERY_MS: Final = 5_000
+"""Looking for them costs requests to the broker."""
+
+_log = structlog.get_logger(__name__)
+
+
+class DeskReports:
+    """Turns events of the desk into metrics, health and logs."""
+
+    def __init__(self, metrics: Metrics, health: ServiceHealth, clock: Clock) -> None:
+        self.health = health
+        self._metrics = metrics
+        self._clock = clock
+        self._transactions = OpenTransactions(clock.steady)
+        self._unreadable = Sparing(_unreadable_rejection)
+        self._looked = -_TRANSACTIONS_EVERY_MS
+        self._rebuilt = self._replayed = 0
+
+    def alive(self) -> None:
+        """The desk has read something, found nothing to read, or tries again."""
+        self.health.alive(self._clock.steady())
+
+    def waits(self, what: str, error: Exception, seconds: float) -> None:
+        """A part of the work failed and is tried again after so many seconds."""
+        _log.warning("desk_waits", error=str(error), retry_in=round(seconds, 1))
+        self.health.hindered(what, str(error), self._clock.steady())
+        self.alive()  # a restart does not cure it
+
+    def free(self, what: str) -> None:
+        """That part of the work goes on."""
+        self.health.free(what)
+
+    def unreadable(self, partition: Partition, offset: int) -> None:
+        """A message is no rejection, or no audit of a replay; it was skipped."""
+        self._metrics.anomalies.unreadable_internal(1)
+        where = {"topic": partition.topic, "partition": partition.number, "offset": offset}
+        self._unreadable.warn([where])
+
+    def missed(self, line: str) -> None:
+        """Something was gone before it was read."""
+        _log.error("desk_missed", what=line)
+        self.health.report(line, self._clock.steady())
+
+    def read(self, done: int, total: int) -> None:
+        """A pass has read so many offsets of so many."""
+        self.health.lag(total - done)
+        self.alive()
+
+    def opened(self) -> None:
+        """The store was opened: what it counts begins anew."""
+        self._rebuilt = self._replayed = 0
+
+    def still_open(self, found: Mapping[str, OpenCount]) -> None:
+        """What is open, by entity."""
+        self._metrics.desk.still_open(
+            {entity: count.records for entity, count in found.items()},
+            {entity: (count.oldest or 0) / 1000 for entity, count in found.items()},
+        )
+
+    def caught_up(self, replayed: int, rebuilt: int) -> None:
+        """A pass has ended. Since the opening, the store has read so many audits of replays.
+
+        So often it was replaced with an empty one.
+        """
+        self._metrics.desk.replayed(replayed - self._replayed)
+        self._metrics.anomalies.state_rebuilt("desk", rebuilt - self._rebuilt)
+        self._replayed, self._rebuilt = replayed, rebuilt
+        self.health.restored()
+        self.health.lag(0)
+        self._unreadable.flush()
+        self.alive()
+
+    def transactions_are_due(self) -> bool:
+        """Whether it is time to look for open transactions again."""
+        now = self._clock.steady()
+        due = now - self._looked >= _TRANSACTIONS_EVERY_MS
+        if due:
+            self._looked = now
+        return due
+
+    def open_transactions(self, ends: Mapping[Partition, tuple[int, int]]) -> None:
+        """Report partitions that are blocked by a transaction that stays open.
+
+        `ends`: for each partition, how far it can be read, and its real end.
+        """
+        blocked = self._transactions.update(ends)
+        if blocked is None:
+            self.free(_TRANSACTIONS)
+            return
+        _log.warning("rejections_blocked", **blocked.log_fields())
+        self.health.hindered(_TRANSACTIONS, str(blocked), self._clock.steady())
+
+
+def _unreadable_rejection(**fields: object) -> None:
+    _log.error("unreadable_rejection", **fields)
