@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,13 @@ from worker.clock import Clock
 from worker.core.topics import Names, wanted
 from worker.core.violations import Code
 from worker.desk import follow, queries, reading
+from worker.desk import service as service_module
 from worker.desk.beside import goal, missing
 from worker.desk.queries import Filter
 from worker.desk.reports import DeskReports
-from worker.desk.service import serve
+from worker.desk.service import DeskService
 from worker.desk.store import RejectionStore
+from worker.desk.webhook import Webhook
 from worker.errors import BrokerUnavailable, StateError
 from worker.ops.health import Health, ServiceHealth
 from worker.ops.metrics import Metrics
@@ -31,6 +35,8 @@ from worker.stream import ProducerRecord
 
 DEADLINE = 30.0
 CLOCK = Clock()
+OPEN = "buddy_incident_open"
+MESSAGES = "buddy_incident_webhook_messages_total"
 
 
 class Reports(DeskReports):
@@ -60,10 +66,18 @@ class Reports(DeskReports):
 
         self.task = asyncio.ensure_future(notify())
 
-    async def until(self, *, passes: int = 0, waited: int = 0) -> None:
-        """Wait for so many passes, or failures, in all."""
+    async def until(
+        self,
+        *,
+        passes: int = 0,
+        waited: int = 0,
+        waits_for: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Wait for so many passes and failures in all, and for that condition."""
         async with asyncio.timeout(DEADLINE), self.passed:
-            await self.passed.wait_for(lambda: self.passes >= passes and self.waited >= waited)
+            await self.passed.wait_for(
+                lambda: self.passes >= passes and self.waited >= waited and waits_for()
+            )
 
     def value(self, name: str, labels: Mapping[str, str] | None = None) -> float:
         return self.metrics.registry.get_sample_value(name, dict(labels or {})) or 0.0
@@ -83,9 +97,9 @@ async def desk(broker: Broker, tmp_path: Path) -> Desk:
 async def served(desk: Desk, reports: Reports, **options: Any) -> AsyncIterator[asyncio.Event]:
     """The service, until the end of the block."""
     stop = asyncio.Event()
-    service = asyncio.create_task(
-        serve(desk.broker, desk.names, desk.directory, stop, reports, CLOCK, **options)
-    )
+    clock = options.pop("clock", CLOCK)
+    made = DeskService(desk.broker, desk.names, desk.directory, reports, clock, **options)
+    service = asyncio.create_task(made.run(stop))
     try:
         yield stop
     finally:
@@ -192,3 +206,66 @@ async def test_garbage_is_skipped_and_counted(desk: Desk) -> None:
     assert reports.value("buddy_unreadable_internal_messages_total") == 1
     (line,) = (one for one in logs if one["event"] == "unreadable_rejection")
     assert (line["topic"], line["count"]) == (desk.names.rejected("users"), 1)
+
+
+async def test_an_incident_is_told_once_in_log_metric_and_webhook(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The webhook fails at first; whoever starts anew in between tells nothing twice."""
+    answers, sent = [503, 200, 200], list[dict[str, Any]]()
+
+    async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        (length,) = re.findall(rb"(?i)content-length: (\d+)", head)
+        body = await reader.readexactly(int(length))
+        status = answers.pop(0)
+        if status == 200:
+            sent.append(json.loads(body))
+        writer.write(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % status)
+        await writer.drain()
+        writer.close()
+        async with received:
+            received.notify_all()
+
+    received = asyncio.Condition()
+
+    async def until_sent(count: int) -> None:
+        async with asyncio.timeout(DEADLINE), received:
+            await received.wait_for(lambda: len(sent) >= count)
+
+    monkeypatch.setattr(service_module, "_PAUSE_SECONDS", 0.01)
+    ahead = [0]
+    clock = Clock(steady=lambda: CLOCK.steady() + ahead[0])
+    server = await asyncio.start_server(receive, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    hook = Webhook(f"http://127.0.0.1:{port}/token-of-ours", desk.names)
+    reports = Reports()
+    names = desk.names
+    with capture_logs() as logs:
+        async with served(desk, reports, clock=clock, webhook=hook):
+            await reports.until(passes=1)
+            for number in range(60):
+                await desk.publish(desk.rejection("users", uuid(number), Code.INVALID_ENUM, "role"))
+            await reports.until(passes=reports.passes + 2)
+            ahead[0] += 10_000  # the bucket is over
+            await reports.until(waits_for=lambda: reports.value(OPEN, {"entity": "users"}) == 1)
+            refused = "desk: webhook: the webhook of incidents answers 503"
+            await reports.until(waits_for=lambda: refused in str(reports.reasons()))
+            ahead[0] += 60_000  # the retry is due
+            await until_sent(1)  # a stop waits for the answer
+        async with served(desk, reports, clock=clock, webhook=hook):
+            ahead[0] += 900_000  # nothing comes any more
+            await until_sent(2)
+            await reports.until(waits_for=lambda: reports.value(OPEN, {"entity": "users"}) == 0)
+    server.close()
+    firing, resolved = sent
+    assert (firing["status"], resolved["status"]) == ("firing", "resolved")
+    assert firing["alerts"][0]["fingerprint"] == resolved["alerts"][0]["fingerprint"]
+    labels = firing["alerts"][0]["labels"]
+    assert (labels["entity"], labels["code"], labels["field"]) == ("users", "invalid_enum", "role")
+    assert f"{names.rejected('users')}/" in firing["alerts"][0]["annotations"]["description"]
+    told = [one["event"] for one in logs if one["event"].startswith("incident_")]
+    assert told == ["incident_opened", "incident_closed"]
+    assert not any("token-of-ours" in str(one) for one in logs)
+    outcomes = {o: reports.value(MESSAGES, {"outcome": o}) for o in ("sent", "failed")}
+    assert outcomes == {"sent": 2, "failed": 1}

@@ -60,4 +60,5 @@ def fed() -> Metrics:
     metrics.sink.export(3.0, finished=True)
     metrics.sink.active(is_active=True)
     metrics.sink.schedules({"weekly": 1_767_225_600.0})
+    metrics.desk.incidents([("users", 1_767_225_600.0, [("invalid_enum", "role", "crm")])])
     return metrics

@@ -21,6 +21,7 @@ from worker.cli.console import (
     short_time,
 )
 from worker.cli.in_time import InTime
+from worker.cli.incidents import incidents_command
 from worker.cli.rejection_lists import list_command, summary_command
 from worker.cli.rejections_export import export_command
 from worker.cli.replay import replay_command
@@ -86,6 +87,7 @@ def watch(
 rejections_command.add_command(summary_command)
 rejections_command.add_command(list_command)
 rejections_command.add_command(show_command)
+rejections_command.add_command(incidents_command)
 rejections_command.add_command(replay_command)
 rejections_command.add_command(export_command)
 

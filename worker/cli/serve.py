@@ -14,6 +14,7 @@ import structlog
 from worker import __version__, log
 from worker.brokers.contract import Broker
 from worker.cli.connect_place import place_of
+from worker.cli.connect_webhook import webhook_of
 from worker.cli.console import Context
 from worker.cli.desk_store import desk_directory
 from worker.cli.services import serve, stop_at_eof
@@ -22,7 +23,7 @@ from worker.clock import Clock, StepWatch
 from worker.core.pressure import Limits
 from worker.core.task_settings import TaskSettings
 from worker.desk.reports import DeskReports
-from worker.desk.service import serve as serve_desk
+from worker.desk.service import DeskService
 from worker.engine.reports import WorkerReports
 from worker.engine.startup import check_topics, create_topics
 from worker.engine.worker import Worker
@@ -185,7 +186,12 @@ async def _desk(
 ) -> None:
     await check_topics(broker, context.names, context.settings.max_record_bytes)
     directory = desk_directory(context)
-    await serve_desk(broker, context.names, directory, stop, reports, CLOCK, share=share)
+    settings = context.settings
+    webhook = webhook_of(settings.incident_webhook_file, context.environment, context.names)
+    service = DeskService(
+        broker, context.names, directory, reports, CLOCK, webhook=webhook, share=share
+    )
+    await service.run(stop)
 
 
 @asynccontextmanager

@@ -81,6 +81,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_exports: Annotated[int, Meta(ge=0)] = 0
     keep_days: Annotated[int, Meta(ge=0, le=36_500)] = 0
     show_values: bool = False
+    incident_webhook_file: str = ""
     schedules: tuple[Schedule, ...] = DEFAULTS
     kafka: KafkaSettings = KafkaSettings()
     s3: S3Settings = S3Settings()
@@ -96,7 +97,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 TABLES: Final[Mapping[str, type[msgspec.Struct]]] = {"kafka": KafkaSettings, "s3": S3Settings}
 SECRETS: Final = frozenset(
-    {"BUDDY_KAFKA_PASSWORD", "BUDDY_KAFKA_KEY_PASSWORD", "BUDDY_S3_SECRET_ACCESS_KEY"}
+    {
+        "BUDDY_INCIDENT_WEBHOOK",
+        "BUDDY_KAFKA_PASSWORD",
+        "BUDDY_KAFKA_KEY_PASSWORD",
+        "BUDDY_S3_SECRET_ACCESS_KEY",
+    }
 )
 """Variables that hold a secret itself, as an alternative to a secret file."""
 

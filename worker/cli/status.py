@@ -12,7 +12,9 @@ import msgspec
 from worker.brokers.contract import Broker
 from worker.brokers.tables import read_checked
 from worker.cli.ask_broker import broker_answers, first_unread, with_earlier_checkpoints
-from worker.cli.console import Context, print_json, print_table, say, short_time
+from worker.cli.console import Context, now_ms, print_json, print_table, say, short_time
+from worker.cli.desk_store import desk_directory
+from worker.cli.incidents import for_programs, glance, say_glance
 from worker.cli.settings import Settings
 from worker.core.topics import Names
 from worker.engine.startup import check_topics
@@ -53,6 +55,7 @@ def status_command(context: Context, as_json: bool, quiet: bool, services: tuple
     topics and no files.
     """
     found, runs, wrong, damage = asyncio.run(_collect(context, services))
+    seen = glance(desk_directory(context), context.names, now_ms())
     if as_json:
         settings = context.settings
         head = {
@@ -61,9 +64,12 @@ def status_command(context: Context, as_json: bool, quiet: bool, services: tuple
             "trouble": wrong,
             "damage": damage,
         }
-        print_json({**head, **msgspec.structs.asdict(found), "schedules": runs})
+        rejected = None if seen is None else for_programs(seen.open)
+        tail = {"schedules": runs, "rejection_incidents": rejected}
+        print_json({**head, **msgspec.structs.asdict(found), **tail})
     elif not quiet:
         _print(context.settings, found, runs)
+        say_glance(seen)
         for line in damage:
             say(f"Damage: {line}")
     if wrong is not None:

@@ -24,7 +24,7 @@ from worker.errors import StateError
 from worker.index.checksum import is_sealed, mismatch, seal, unseal
 from worker.index.directory import FILE_MODE, StateDirectory
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Version of the tables below; any other version on disk is rebuilt."""
 FILE_NAME: Final = "rejections.sqlite"
 
@@ -55,11 +55,20 @@ CREATE TABLE counts (
     records INTEGER NOT NULL, open INTEGER NOT NULL,
     first INTEGER NOT NULL, last INTEGER NOT NULL,
     PRIMARY KEY (level, bucket, kinds, source_partition, producer, cause_kinds)) WITHOUT ROWID;
+CREATE TABLE verdicts (
+    entity TEXT NOT NULL, bucket INTEGER NOT NULL,
+    accepted INTEGER NOT NULL, rejected INTEGER NOT NULL,
+    PRIMARY KEY (entity, bucket)) WITHOUT ROWID;
+CREATE TABLE watches (entity TEXT PRIMARY KEY, watch TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE incidents (
+    id INTEGER PRIMARY KEY, entity TEXT NOT NULL, opened INTEGER NOT NULL, closed INTEGER,
+    report TEXT NOT NULL, untold INTEGER NOT NULL DEFAULT 0);
 """
 """Rejections are numbered as they are read. `topic_partition` and `offset` are the coordinate of
 the rejection, and the next two columns that of the record in the input of the entity. `cause` is
 the rejection of what the record refers to, `cause_kinds` are the kinds of that rejection, or 0.
-`first` and `last` are in seconds since the start of the bucket."""
+`first` and `last` are in seconds since the start of the bucket. `verdicts` counts what
+`worker.desk.incidents` has not judged yet; its state is in `watches`."""
 
 _DAMAGED: Final = ("decode to UTF-8", "no such table", "no such column", "malformed")
 """Signs of damage in what SQLite calls an operational error."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import structlog
 
 from worker.brokers.transactions import OpenTransactions
 from worker.clock import Clock
+from worker.desk.incidents import IncidentReport
 from worker.desk.still_open import OpenCount
+from worker.desk.webhook import WebhookFailed, details, headline
 from worker.log import Sparing
 from worker.ops.health import ServiceHealth
 from worker.ops.metrics import Metrics
 from worker.stream import Partition
 
-_TRANSACTIONS: Final = "transactions"
+_TRANSACTIONS, _WEBHOOK = "transactions", "webhook"
+"""Parts of its work in which the desk can be hindered."""
 _TRANSACTIONS_EVERY_MS: Final = 5_000
 """Looking for them costs requests to the broker."""
 
@@ -87,6 +90,40 @@ class DeskReports:
         self.health.lag(0)
         self._unreadable.flush()
         self.alive()
+
+    def incidents(
+        self, changed: Sequence[IncidentReport], still_open: Sequence[IncidentReport]
+    ) -> None:
+        """Incidents that opened or closed, and all that are open."""
+        for one in changed:
+            what = headline(one)
+            fields = {"entity": one.entity, "found": details(one)}
+            if one.closed is None:
+                _log.warning("incident_opened", what=what, **fields)
+            else:
+                _log.warning("incident_closed", what=what, **fields)
+        self._metrics.desk.incidents(
+            (
+                one.entity,
+                one.since / 1000,
+                [
+                    (code, field, producer)
+                    for code, field in one.violations or [("", "")]
+                    for producer in one.producers or [""]
+                ],
+            )
+            for one in still_open
+        )
+
+    def webhook(self, error: WebhookFailed | None, retry_in: float = 0.0) -> None:
+        """A message to the webhook was taken, or not."""
+        self._metrics.desk.webhook(sent=error is None)
+        if error is None:
+            self.free(_WEBHOOK)
+        else:
+            line = f"the webhook of incidents {error}"
+            _log.warning("webhook_failed", error=line, retry_in=round(retry_in, 1))
+            self.health.hindered(_WEBHOOK, line, self._clock.steady())
 
     def transactions_are_due(self) -> bool:
         """Whether it is time to look for open transactions again."""

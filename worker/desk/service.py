@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -11,80 +12,157 @@ import structlog
 from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.topics import Names
+from worker.desk.detection import BUCKET_MS
 from worker.desk.follow import DeskUpdater
+from worker.desk.incidents import IncidentBook, IncidentReport
 from worker.desk.reading import Stopped
 from worker.desk.reports import DeskReports
 from worker.desk.still_open import still_open
 from worker.desk.store import RejectionStore
+from worker.desk.webhook import Webhook, WebhookFailed
 from worker.errors import WAITED_OUT, StateError
 from worker.waiting import Backoff, wait
 
 _PAUSE_SECONDS: Final = 1.0
 """Between passes."""
+_LATE_MS: Final = 2_000
+"""After its end, a bucket is judged: by then its verdicts are committed and read, as a rule."""
+_LAST_SECONDS: Final = 2.0
+"""How long a stop waits for the webhook."""
 _STORE, _BROKER = "desk", "broker"
 """The parts of its work in which it can be hindered."""
 
 _log = structlog.get_logger(__name__)
 
 
-async def serve(
-    broker: Broker,
-    names: Names,
-    directory: Path,
-    stop: asyncio.Event,
-    reports: DeskReports,
-    clock: Clock,
-    *,
-    share: float = 1.0,
-) -> None:
-    """Keep the store in `directory` up to date until `stop` is set.
+class DeskService:
+    """Keeps a store up to date, and looks for incidents in what it reads."""
 
-    `share` is the part of the time in which it reads; the rest is for others in the process. A
-    store that cannot be used, a broker that is away, damage and a missing topic are reported and
-    waited out: nothing here ends a worker in the same process.
-    """
-    backoff = Backoff(clock.steady, longest=30.0)
-    while not stop.is_set():
-        try:
-            store = await asyncio.to_thread(RejectionStore, directory, names)
-            reports.opened()
-            try:
-                updater = DeskUpdater(
-                    broker, store, reports.unreadable, reports.missed, share=share, stop=stop
-                )
-                await _follow(updater, stop, reports, backoff)
-            finally:
-                await asyncio.to_thread(store.close)
-        except Stopped:
-            break
-        except StateError as error:
-            seconds = backoff.failed()
-            reports.waits(_STORE, error, seconds)
-            await wait(stop, seconds)
-    _log.info("desk_stopped")
+    def __init__(
+        self,
+        broker: Broker,
+        names: Names,
+        directory: Path,
+        reports: DeskReports,
+        clock: Clock,
+        *,
+        webhook: Webhook | None = None,
+        share: float = 1.0,
+    ) -> None:
+        """`share` is the part of the time in which it reads; the rest is for its process."""
+        self._broker = broker
+        self._names = names
+        self._directory = directory
+        self._reports = reports
+        self._clock = clock
+        self._webhook = webhook
+        self._share = share
+        self._stop = asyncio.Event()
+        self._judged = 0
+        """The number of the bucket up to which incidents were looked for."""
+        self._sending: asyncio.Task[IncidentReport] | None = None
+        self._retry = Backoff(clock.steady, first=1.0, longest=60.0)
+        # Steady: incidents do not open or close because the wall clock is set.
+        self._offset = clock.wall() - clock.steady()
 
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set.
 
-async def _follow(
-    updater: DeskUpdater, stop: asyncio.Event, reports: DeskReports, backoff: Backoff
-) -> None:
-    """Follow until `stop`. Raises Stopped, and StateError of the store."""
-    store = updater.store
-    try:
+        A store that cannot be used, a broker that is away, damage and a missing topic are reported
+        and waited out: nothing here ends a worker in the same process.
+        """
+        self._stop = stop
+        backoff = Backoff(self._clock.steady, longest=30.0)
         while not stop.is_set():
             try:
-                if await updater.catch_up(reports.read):
-                    reports.still_open(await asyncio.to_thread(still_open, store))
-                reports.free(_STORE)
-                reports.free(_BROKER)
-                reports.caught_up(store.replayed, store.database.rebuilt)
-                if reports.transactions_are_due():
-                    reports.open_transactions(await updater.blocked())
-            except WAITED_OUT as error:
+                store = await asyncio.to_thread(RejectionStore, self._directory, self._names)
+                self._reports.opened()
+                try:
+                    await self._work(store, backoff)
+                finally:
+                    await asyncio.to_thread(store.close)
+            except Stopped:
+                break
+            except StateError as error:
                 seconds = backoff.failed()
-                reports.waits(_BROKER, error, seconds)
+                self._reports.waits(_STORE, error, seconds)
                 await wait(stop, seconds)
+        _log.info("desk_stopped")
+
+    async def _work(self, store: RejectionStore, backoff: Backoff) -> None:
+        """Work with one opening of the store. Raises Stopped, and StateError of the store."""
+        store.clock = self._now
+        book = IncidentBook(store)
+        updater = DeskUpdater(
+            self._broker,
+            store,
+            self._reports.unreadable,
+            self._reports.missed,
+            share=self._share,
+            stop=self._stop,
+        )
+        try:
+            while not self._stop.is_set():
+                try:
+                    await self._tell(book)
+                    await self._pass(updater, book)
+                except WAITED_OUT as error:
+                    seconds = backoff.failed()
+                    self._reports.waits(_BROKER, error, seconds)
+                    await wait(self._stop, seconds)
+                else:
+                    backoff.succeeded()
+                    await wait(self._stop, _PAUSE_SECONDS)
+        finally:
+            await updater.close()
+            await self._finish_telling(book)
+
+    async def _pass(self, updater: DeskUpdater, book: IncidentBook) -> None:
+        store = updater.store
+        if await updater.catch_up(self._reports.read):
+            self._reports.still_open(await asyncio.to_thread(still_open, store))
+        self._reports.free(_STORE)
+        self._reports.free(_BROKER)
+        self._reports.caught_up(store.replayed, store.database.rebuilt)
+        now = self._now() - _LATE_MS
+        if now // BUCKET_MS > self._judged:
+            self._judged = now // BUCKET_MS
+            tells = self._webhook is not None
+            changed = await asyncio.to_thread(book.judge, now, tells=tells)
+            found = await asyncio.to_thread(book.reports, only_open=True)
+            self._reports.incidents(changed, found)
+        if self._reports.transactions_are_due():
+            self._reports.open_transactions(await updater.blocked())
+
+    async def _tell(self, book: IncidentBook) -> None:
+        """Note what became of the last message to the webhook, and begin with the next one.
+
+        It is sent beside the reading, and again and again until the webhook takes it.
+        """
+        if self._webhook is None:
+            return
+        if self._sending is not None:
+            if not self._sending.done():
+                return
+            sending, self._sending = self._sending, None
+            try:
+                report = sending.result()
+            except WebhookFailed as error:
+                self._reports.webhook(error, self._retry.failed())
             else:
-                backoff.succeeded()
-                await wait(stop, _PAUSE_SECONDS)
-    finally:
-        await updater.close()
+                await asyncio.to_thread(book.told, report)
+                self._retry.succeeded()
+                self._reports.webhook(None)
+        if self._retry.ready() and not self._stop.is_set():
+            for report in (await asyncio.to_thread(book.untold))[:1]:
+                self._sending = asyncio.create_task(self._webhook.send(report))
+
+    async def _finish_telling(self, book: IncidentBook) -> None:
+        """Note the outcome of a message under way, or else it is sent again after the start."""
+        if self._sending is not None:
+            await asyncio.wait({self._sending}, timeout=_LAST_SECONDS)
+            with suppress(StateError):
+                await self._tell(book)
+
+    def _now(self) -> int:
+        return self._clock.steady() + self._offset

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -27,6 +27,7 @@ from worker.core.topics import Names
 from worker.core.unknown import MOST_NAMED
 from worker.desk.buckets import WIDTHS_MS
 from worker.desk.database import VERSION, DeskDatabase
+from worker.desk.detection import BUCKET_MS
 from worker.desk.seen import RejectionSeen, Settling, key_digest
 from worker.index.freshness import SavedIndex
 from worker.index.tails import Tail
@@ -49,6 +50,8 @@ _SKEW_MS: Final = 60_000
 """How far the clocks of a cluster's brokers may differ. An audit that is older than the rejection
 by more belongs to an earlier topic of the name."""
 _REMOVED_AT_ONCE: Final = 20_000
+_COUNTED_MS: Final = 3_600_000
+"""What is older when it is read says nothing about now: accepted topics are compacted."""
 
 _REJECTION: Final = "INSERT INTO rejections VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _COUNT: Final = (
@@ -56,6 +59,10 @@ _COUNT: Final = (
     " ON CONFLICT DO UPDATE SET records = records + excluded.records,"
     " open = open + excluded.open, first = min(first, excluded.first),"
     " last = max(last, excluded.last)"
+)
+_VERDICTS: Final = (
+    "INSERT INTO verdicts VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+    " accepted = accepted + excluded.accepted, rejected = rejected + excluded.rejected"
 )
 
 _log = structlog.get_logger(__name__)
@@ -107,6 +114,8 @@ class RejectionStore:
         self.names = names
         self.replayed = 0
         """How many audits of replays were applied since the opening."""
+        self.clock: Callable[[], int] | None = None
+        """The time in ms, if verdicts are to be counted for `worker.desk.incidents`."""
         self.database = DeskDatabase(directory, names.prefix, self._load, beside=beside)
         """The tables; `queries` reads them."""
 
@@ -165,6 +174,8 @@ class RejectionStore:
             self._add(rejections)
             self._settle(settlings)
             self._replay(replayed)
+            if self.clock is not None:
+                self._count_verdicts(self.clock(), rejections, settlings)
         self.replayed += len(replayed)
 
     def expire(self, starts: Mapping[Partition, int], most: int = MOST_REJECTIONS) -> int:
@@ -337,6 +348,24 @@ class RejectionStore:
                 found[2] = min(found[2], at)
                 found[3] = max(found[3], at)
         self.database.executemany(_COUNT, [(*bucket, *found) for bucket, found in sums.items()])
+
+    def _count_verdicts(
+        self, now: int, rejections: Sequence[Numbered], settlings: Sequence[Settling]
+    ) -> None:
+        """Count those of the last hour. A broker's clock that is ahead counts as now."""
+        since = now - _COUNTED_MS
+        rejected = Counter(
+            (seen.entity, min(seen.at, now) // BUCKET_MS)
+            for _, _, seen in rejections
+            if seen.at >= since
+        )
+        accepted = Counter(
+            (row.entity, min(row.at, now) // BUCKET_MS) for row in settlings if row.at >= since
+        )
+        self.database.executemany(
+            _VERDICTS,
+            [(*key, accepted[key], rejected[key]) for key in accepted.keys() | rejected.keys()],
+        )
 
     def _kinds(self, seen: RejectionSeen) -> int:
         kinds = seen.entity, json.dumps(seen.kinds)

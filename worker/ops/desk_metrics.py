@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+
+from prometheus_client import Gauge
 
 from schemas import ENTITIES
 from worker.ops.instruments import Instruments
@@ -24,6 +26,24 @@ class DeskMetrics:
         self._replayed = make.counter(
             "buddy_desk_replayed_records", "Records that somebody has sent again."
         )
+        self._incident = make.gauges(
+            "buddy_incident_open",
+            "Whether far more of an entity is rejected than usual.",
+            "entity",
+            ENTITIES,
+        )
+        self._stands_out = Gauge(
+            "buddy_incident_since_timestamp_seconds",
+            "When an open incident began, by what stands out in it.",
+            ("entity", "code", "field", "producer"),
+            registry=make.registry,
+        )
+        self._webhook = make.counters(
+            "buddy_incident_webhook_messages",
+            "Messages to the webhook of incidents.",
+            "outcome",
+            ("sent", "failed"),
+        )
 
     def still_open(self, records: Mapping[str, int], oldest: Mapping[str, float]) -> None:
         """Set the open rejections by entity, and the times of the oldest in seconds since 1970."""
@@ -31,6 +51,23 @@ class DeskMetrics:
             gauge.set(records.get(entity, 0))
         for entity, gauge in self._oldest.items():
             gauge.set(oldest.get(entity, 0))
+
+    def incidents(self, found: Iterable[tuple[str, float, Sequence[tuple[str, str, str]]]]) -> None:
+        """Set the open incidents: entity, beginning in seconds since 1970, and what stands out.
+
+        That is code, field and producer. Each may be empty.
+        """
+        open_ = list(found)
+        for entity, gauge in self._incident.items():
+            gauge.set(any(entity == one for one, _, _ in open_))
+        self._stands_out.clear()
+        for entity, since, values in open_:
+            for code, field, producer in values:
+                self._stands_out.labels(entity, code, field, producer).set(since)
+
+    def webhook(self, *, sent: bool) -> None:
+        """Count a message to the webhook."""
+        self._webhook["sent" if sent else "failed"].inc()
 
     def replayed(self, records: int) -> None:
         """Count audits of records sent again that the desk has read."""

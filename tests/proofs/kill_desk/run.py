@@ -1,8 +1,9 @@
-"""Kills `summary` and `replay` at random moments, then counts what the topics say."""
+"""Kills `desk`, `summary` and `replay` at random moments, then counts what the topics say."""
 
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import tempfile
 import time
@@ -33,6 +34,7 @@ _REPLAY: Final = (
     *("rejections", "replay", "--entity", "users", "--json"),
     *("--at-once", "--rate", "100000"),
 )
+_KILLED: Final = {"desk": ("desk",), "summary": _SUMMARY, "replay": _REPLAY}
 
 
 class Options(NamedTuple):
@@ -59,15 +61,22 @@ async def run(options: Options, say: Say) -> Found:
         buddy = Buddy(Path(folder)).create_topics()
         codes = await _fill(buddy, options.rejections)
         say(f"{options.rejections:,} rejections, a fifth of them settled")
-        for name, command in (("summary", _SUMMARY), ("replay", _REPLAY)):
+        for name, command in _KILLED.items():
             for number in range(options.rounds):
+                # Half of the replays read the store of a desk that is killed later.
+                desk = buddy.start("desk") if name == "replay" and number % 2 else None
                 # The later of the rounds find little left to do, so a kill comes early at times.
                 seconds = dice.uniform(0.2, 1.5 if number % 3 else 4.0)
                 found.killed[name] += _killed(buddy, command, seconds)
+                if desk is not None:
+                    desk.kill()
             say(f"{found.killed[name]} of {options.rounds} killed: {name}")
-            report = buddy.run(*command, deadline=_LONGEST).succeeded().json
-            compare = _compare_counts if name == "summary" else _compare_sent
+            last = command if name == "replay" else _SUMMARY
+            report = buddy.run(*last, deadline=_LONGEST).succeeded().json
+            compare = _compare_sent if name == "replay" else _compare_counts
             found.faults.extend([line async for line in compare(buddy, report, options, codes)])
+            if name == "desk":  # the next ones are to have something to do
+                shutil.rmtree(Path(folder) / "data" / "desk")
     return found
 
 

@@ -1,0 +1,144 @@
+"""The incidents of rejections, as `buddy status` and `buddy rejections incidents` show them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import click
+import msgspec
+
+from worker.cli.console import Context, print_json, print_table, say, say_more, short_time
+from worker.cli.desk_store import desk_directory
+from worker.core.topics import Names
+from worker.errors import StateError
+
+if TYPE_CHECKING:
+    from worker.desk.incidents import IncidentReport
+    from worker.desk.store import RejectionStore
+
+_OLD_MS: Final = 60_000
+"""A desk that works judges every five seconds."""
+
+
+class Glance(NamedTuple):
+    """What the desk of this data directory knows now: up to when it looked, and open incidents."""
+
+    judged: int
+    open: list[IncidentReport]
+
+
+def glance(directory: Path, names: Names, now: int) -> Glance | None:
+    """The incidents that are open; None if no desk looks for them here. Creates nothing."""
+    from worker.desk.database import FILE_NAME
+    from worker.desk.incidents import IncidentBook
+    from worker.desk.store import RejectionStore
+
+    if not (directory / f"{FILE_NAME}-wal").exists():  # nobody has the store open
+        return None
+    try:
+        store = RejectionStore(directory, names, beside=True)
+    except StateError:
+        return None
+    try:
+        book = IncidentBook(store)
+        judged = book.judged()
+        if judged is None or now - judged > _OLD_MS:
+            return None
+        return Glance(judged, book.reports(only_open=True))
+    except StateError:
+        return None
+    finally:
+        store.close()
+
+
+def say_glance(found: Glance | None) -> None:
+    """Print what is open; or that nobody looks."""
+    if found is None:
+        say("Rejections: no desk looks for incidents in this data directory (buddy desk)")
+        return
+    from worker.desk.webhook import details, headline
+
+    if not found.open:
+        say("Rejections: no incident")
+    for one in found.open:
+        say(f"Rejections: incident: {headline(one)}")
+        for line in details(one):
+            say_more(line)
+
+
+def for_programs(found: Sequence[IncidentReport]) -> list[dict[str, Any]]:
+    """Incidents for programs."""
+    return [
+        {
+            **msgspec.structs.asdict(one),
+            "since": _moment(one.since),
+            "opened": _moment(one.opened),
+            "closed": None if one.closed is None else _moment(one.closed),
+        }
+        for one in found
+    ]
+
+
+@click.command("incidents")
+@click.option("--json", "json_lines", is_flag=True, help="One JSON document a line.")
+@click.pass_obj
+def incidents_command(context: Context, json_lines: bool) -> int:
+    """List incidents of the last 30 days, the newest first: far more was rejected than usual.
+
+    The desk finds them ('buddy desk', 'buddy run') and keeps them in its data directory.
+    """
+    from worker.desk.incidents import IncidentBook
+
+    store = _stored(desk_directory(context), context.names)
+    try:
+        found = IncidentBook(store).reports()
+    finally:
+        store.close()
+    if json_lines:
+        for one in for_programs(found):
+            print_json(one)
+        return 0
+    now = datetime.now(UTC)
+    rows = [
+        (
+            one.entity,
+            short_time(_moment(one.since), now),
+            "open" if one.closed is None else short_time(_moment(one.closed), now),
+            f"{one.usual:.1%}",
+            f"{one.rejected / max(1, one.seen):.1%}",
+            one.rejected,
+            ", ".join(f"{field}: {code}" if field else code for code, field in one.violations),
+            ", ".join(one.producers),
+        )
+        for one in found
+    ]
+    columns = (
+        "entity",
+        "since",
+        "until",
+        "before",
+        "share",
+        "rejected",
+        "violations that stand out",
+        "producers",
+    )
+    print_table("Incidents, the newest first", columns, rows, "times in UTC", whole=("entity",))
+    return 0
+
+
+def _stored(directory: Path, names: Names) -> RejectionStore:
+    from worker.desk.store import RejectionStore
+
+    try:
+        return RejectionStore(directory, names)
+    except StateError as error:
+        if not isinstance(error.__cause__, BlockingIOError):
+            raise
+    return RejectionStore(directory, names, beside=True)
+
+
+def _moment(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -1,0 +1,255 @@
+"""Incidents: an entity of which far more is rejected than usual, and what stands out in it.
+
+The desk counts verdicts by entity and bucket of five seconds, in the same transaction as the
+rejections. Each complete bucket is judged once (`worker.desk.detection`). All state is in the
+store, so an incident opens once and closes once, whoever is killed and when.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final, NamedTuple, TypeVar
+
+import msgspec
+
+from schemas import ENTITIES
+from worker.desk import queries
+from worker.desk.buckets import WIDTHS_MS, cover
+from worker.desk.detection import (
+    BUCKET_MS,
+    Incident,
+    IncidentClosed,
+    IncidentOpened,
+    Verdicts,
+    Watch,
+    advance,
+)
+from worker.desk.queries import Filter
+from worker.desk.store import RejectionStore
+
+_MINUTE_MS: Final = WIDTHS_MS[0]
+_DAY_MS: Final = WIDTHS_MS[-1]
+_EXAMPLES: Final = 3
+_MOST: Final = 5
+"""Values that stand out, of each kind."""
+KEPT_MS: Final = 30 * _DAY_MS
+"""How long closed incidents are kept."""
+
+_AHEAD: Final = 2
+"""In buckets."""
+
+T = TypeVar("T")
+
+
+class IncidentReport(msgspec.Struct, kw_only=True):
+    """An incident, and what stands out in it. Times are in milliseconds since 1970."""
+
+    id: int
+    entity: str
+    since: int
+    opened: int
+    closed: int | None
+    usual: float
+    """The share of rejections before."""
+    share: float
+    """The share of the last minute."""
+    rejected: int
+    seen: int
+    """Verdicts since the incident began."""
+    violations: list[tuple[str, str]] = []
+    """Codes and fields that stand out, most frequent first."""
+    producers: list[str] = []
+    """Producers that stand out, of those that name themselves."""
+    partitions: list[int] = []
+    examples: list[str] = []
+    """Coordinates of the newest such rejections."""
+
+
+class _Frequencies(NamedTuple):
+    """How many rejections have each kind of violation, producer and input partition."""
+
+    kinds: Counter[tuple[str, str]]
+    producers: Counter[str]
+    partitions: Counter[int]
+
+
+_encode = msgspec.json.encode
+_watch = msgspec.json.Decoder(Watch).decode
+_report = msgspec.json.Decoder(IncidentReport).decode
+
+
+class IncidentBook:
+    """The incidents in the store of one process. Its calls block."""
+
+    def __init__(self, store: RejectionStore) -> None:
+        self._store = store
+
+    def judge(self, now: int, *, tells: bool) -> list[IncidentReport]:
+        """Judge all buckets that were complete at `now`; returns incidents that opened or closed.
+
+        What comes late for a bucket that was judged before counts in the next one. With `tells`,
+        the returned ones are `untold` until `told`. Raises StateError.
+        """
+        database = self._store.database
+        end = now // BUCKET_MS
+        changed: list[IncidentReport] = []
+        with database.guard(), database.transaction():
+            rows = database.execute("SELECT entity, watch FROM watches").fetchall()
+            watches = {entity: _watch(watch) for entity, watch in rows}
+            for entity in ENTITIES:
+                watch = watches.get(entity, Watch())
+                if watch.bucket >= end + _AHEAD:  # the clock was wrong, and is right again
+                    watch = msgspec.structs.replace(watch, bucket=end - 2)
+                if watch.bucket < end - 1:
+                    changed += self._judge(entity, watch, end, untold=tells)
+            database.execute("INSERT OR REPLACE INTO facts VALUES ('judged', ?)", (str(now),))
+            database.execute(
+                "DELETE FROM incidents WHERE closed < ? AND untold = 0", (now - KEPT_MS,)
+            )
+        return changed
+
+    def judged(self) -> int | None:
+        """Up to when verdicts were judged, in ms since 1970; None if never. Raises StateError."""
+        found = self._store.database.rows("SELECT value FROM facts WHERE name = 'judged'")
+        return int(found[0][0]) if found else None
+
+    def reports(self, *, only_open: bool = False) -> list[IncidentReport]:
+        """The incidents of the last 30 days, the newest first. Raises StateError."""
+        where = "WHERE closed IS NULL" if only_open else ""
+        return [
+            _report(report)
+            for (report,) in self._store.database.rows(
+                f"SELECT report FROM incidents {where} ORDER BY id DESC"
+            )
+        ]
+
+    def untold(self) -> list[IncidentReport]:
+        """The incidents whose opening or closing is still to be sent, the oldest first."""
+        rows = self._store.database.rows("SELECT report FROM incidents WHERE untold ORDER BY id")
+        return [_report(report) for (report,) in rows]
+
+    def told(self, report: IncidentReport) -> None:
+        """This state of an incident was sent. Raises StateError."""
+        database = self._store.database
+        with database.guard(), database.transaction():
+            database.execute(
+                "UPDATE incidents SET untold = 0 WHERE id = ? AND closed IS ?",
+                (report.id, report.closed),
+            )
+
+    def _judge(self, entity: str, watch: Watch, end: int, *, untold: bool) -> list[IncidentReport]:
+        database = self._store.database
+        counts = self._take_counts(entity, watch.bucket + 1, end)
+        if not (counts or watch.window or watch.incident):
+            return []
+        counts.setdefault(end - 1, Verdicts(0, 0))
+        changed = []
+        for bucket in sorted(counts):
+            watch, events = advance(watch, bucket, counts[bucket])
+            changed += [
+                self._write(entity, event.incident, end, event, untold=untold) for event in events
+            ]
+        if watch.incident is not None:
+            self._write(entity, watch.incident, end)
+        database.execute("INSERT OR REPLACE INTO watches VALUES (?, ?)", (entity, _encode(watch)))
+        return changed
+
+    def _take_counts(self, entity: str, first: int, end: int) -> dict[int, Verdicts]:
+        """Remove the counts of buckets before `end`; those before `first` came late."""
+        found: dict[int, Verdicts] = {}
+        for bucket, *counts in self._store.database.execute(
+            "DELETE FROM verdicts WHERE entity = ? AND bucket < ?"
+            " RETURNING bucket, accepted, rejected",
+            (entity, end),
+        ):
+            at = max(bucket, first)
+            known = found.get(at, Verdicts(0, 0))
+            found[at] = Verdicts(*(one + other for one, other in zip(known, counts, strict=True)))
+        return found
+
+    def _write(
+        self,
+        entity: str,
+        incident: Incident,
+        end: int,
+        event: IncidentOpened | IncidentClosed | None = None,
+        *,
+        untold: bool = False,
+    ) -> IncidentReport:
+        database = self._store.database
+        closed = event.at if isinstance(event, IncidentClosed) else None
+        ((number,),) = database.rows(
+            "SELECT id FROM incidents WHERE entity = ? AND opened = ?", (entity, incident.opened)
+        ) or [(None,)]
+        if number is None:
+            number = database.execute(
+                "INSERT INTO incidents (entity, opened, report) VALUES (?, ?, '')",
+                (entity, incident.opened),
+            ).lastrowid
+        report = self._report_of(number, entity, incident, closed, end)
+        database.execute(
+            "UPDATE incidents SET closed = ?, report = ?, untold = untold OR ? WHERE id = ?",
+            (closed, _encode(report), untold, number),
+        )
+        return report
+
+    def _report_of(
+        self, number: int, entity: str, incident: Incident, closed: int | None, end: int
+    ) -> IncidentReport:
+        since = incident.since - incident.since % _MINUTE_MS
+        until = -(-end * BUCKET_MS // _MINUTE_MS) * _MINUTE_MS
+        during = self._frequencies(entity, since, until)
+        before = self._frequencies(entity, since - _DAY_MS, since)
+        kinds = stands_out(before.kinds, during.kinds)
+        report = IncidentReport(
+            id=number,
+            entity=entity,
+            closed=closed,
+            **msgspec.structs.asdict(incident),
+            violations=kinds,
+            producers=[p for p in stands_out(before.producers, during.producers) if p],
+            # With nothing to compare with, every partition would stand out.
+            partitions=stands_out(before.partitions, during.partitions) if before.kinds else [],
+        )
+        chosen = Filter(entity=entity, since=since)
+        if kinds:
+            chosen = chosen._replace(code=kinds[0][0], field=kinds[0][1])
+        found = queries.listed(self._store, chosen, _EXAMPLES, everything=True)
+        report.examples = [one.coordinate for one in found]
+        return report
+
+    def _frequencies(self, entity: str, since: int, until: int) -> _Frequencies:
+        found = _Frequencies(Counter(), Counter(), Counter())
+        for level, first, end in cover(since, until):
+            for violations, producer, partition, records in self._store.database.rows(
+                "SELECT k.violations, p.name, c.source_partition, sum(c.records) FROM counts c"
+                " JOIN kinds k ON k.id = c.kinds JOIN producers p ON p.id = c.producer"
+                " WHERE c.level = ? AND c.bucket >= ? AND c.bucket < ? AND k.entity = ?"
+                " GROUP BY 1, 2, 3",
+                (level, first, end, entity),
+            ):
+                for code, field in msgspec.json.decode(violations):
+                    found.kinds[code, field] += records
+                found.producers[producer] += records
+                found.partitions[partition] += records
+        return found
+
+
+def stands_out(before: Mapping[T, int], during: Mapping[T, int]) -> list[T]:
+    """The values that are more frequent among the rejections of an incident than before it.
+
+    The share of a value is its count divided by the sum of all counts. A value stands out if its
+    share during the incident is at least 10 %, and either at least twice its share before or so
+    large that the share of all others is at most half of theirs before. At most five, most
+    frequent first, equal ones as in `during`. With nothing before, 10 % suffices.
+    """
+    total, total_before = sum(during.values()), sum(before.values())
+
+    def stood_out(value: T) -> bool:
+        share = during[value] / total
+        usual = before.get(value, 0) / total_before if total_before else 0.0
+        return share >= 0.1 and usual < 1 and share >= min(2 * usual, (1 + usual) / 2)
+
+    found = filter(stood_out, during) if total else ()
+    return sorted(found, key=lambda value: -during[value])[:_MOST]

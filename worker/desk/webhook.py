@@ -1,0 +1,136 @@
+"""Tells a webhook of incidents, in the form in which Alertmanager tells its own."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any, Final
+
+import msgspec
+import urllib3
+
+from worker.core.topics import Names
+from worker.desk.incidents import IncidentReport
+
+_SECONDS: Final = 10.0
+"""Longest time to connect, and longest wait for an answer."""
+_NEVER: Final = "0001-01-01T00:00:00Z"
+"""What Alertmanager writes where something has not ended."""
+NAME: Final = "BuddyRejections"
+
+
+class WebhookFailed(Exception):
+    """The webhook did not take a message. The text holds no part of its URL."""
+
+
+class Webhook:
+    """Sends messages to one URL. The URL is a secret: services put tokens into it."""
+
+    def __init__(self, url: str, names: Names) -> None:
+        self._url = url
+        self._names = names
+        self._pool = urllib3.PoolManager(timeout=_SECONDS, retries=False)
+
+    async def send(self, report: IncidentReport) -> IncidentReport:
+        """Send one state of an incident, and return it. Raises WebhookFailed unless it is taken."""
+        body = msgspec.json.encode(message(report, self._names))
+        await asyncio.to_thread(self._post, body)
+        return report
+
+    def _post(self, body: bytes) -> None:
+        kind = {"Content-Type": "application/json"}
+        try:
+            answer = self._pool.request(
+                "POST", self._url, body=body, headers=kind, preload_content=False
+            )
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            raise WebhookFailed(f"cannot be reached ({type(error).__name__})") from None
+        try:
+            if not 200 <= answer.status < 300:
+                raise WebhookFailed(f"answers {answer.status}")
+        finally:
+            answer.close()  # whatever it says is not read: it may have no end
+
+
+def message(report: IncidentReport, names: Names) -> dict[str, Any]:
+    """The message, in version 4 of Alertmanager's format. Pure.
+
+    `fingerprint` is the same for opening and closing of an incident, and in a repetition.
+    """
+    labels = {
+        "alertname": NAME,
+        "entity": report.entity,
+        "prefix": names.prefix,
+        "severity": "warning",
+    }
+    for label, found in (
+        ("code", [code for code, _ in report.violations]),
+        ("field", [field for _, field in report.violations]),
+        ("producer", report.producers),
+    ):
+        if found and found[0]:
+            labels[label] = found[0]
+    status = "firing" if report.closed is None else "resolved"
+    annotations = {
+        "summary": headline(report),
+        "description": "; ".join(details(report)),
+    }
+    identity = f"{names.prefix} {report.entity} {report.opened}"
+    alert = {
+        "status": status,
+        "labels": labels,
+        "annotations": annotations,
+        "startsAt": _time(report.since),
+        "endsAt": _NEVER if report.closed is None else _time(report.closed),
+        "generatorURL": "",
+        "fingerprint": blake2b(identity.encode(), digest_size=8).hexdigest(),
+    }
+    group = {"alertname": NAME, "entity": report.entity}
+    return {
+        "version": "4",
+        "groupKey": f'{{}}:{{alertname="{NAME}", entity="{report.entity}"}}',
+        "truncatedAlerts": 0,
+        "status": status,
+        "receiver": "buddy-desk",
+        "groupLabels": group,
+        "commonLabels": labels,
+        "commonAnnotations": annotations,
+        "externalURL": "",
+        "alerts": [alert],
+    }
+
+
+def headline(report: IncidentReport) -> str:
+    """An incident in one line: `31 % of users are rejected, 1 % before`."""
+    verb = "are" if report.closed is None else "were"
+    share = report.share if report.closed is None else report.rejected / max(1, report.seen)
+    return f"{_percent(share)} of {report.entity} {verb} rejected, {_percent(report.usual)} before"
+
+
+def details(report: IncidentReport) -> list[str]:
+    """What stands out, a line each."""
+    lines = [f"since {_time(report.since)}"]
+    if report.closed is not None:
+        lines.append(f"over at {_time(report.closed)}")
+    lines.append(f"{report.rejected} of {report.seen} records rejected since then")
+    if report.violations:
+        lines.append(
+            "violations: "
+            + ", ".join(f"{field}: {code}" if field else code for code, field in report.violations)
+        )
+    if report.producers:
+        lines.append(f"producers: {', '.join(report.producers)}")
+    if report.partitions:
+        lines.append(f"input partitions: {', '.join(map(str, report.partitions))}")
+    if report.examples:
+        lines.append(f"for example {', '.join(report.examples)}")
+    return lines
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %") if share >= 0.1 else f"{100 * share:.1f} %"
+
+
+def _time(milliseconds: int) -> str:
+    return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
