@@ -145,3 +145,34 @@ def test_a_record_that_no_broker_takes_is_named_and_the_rest_is_sent(local: Budd
     status = local.run("status", "--json").succeeded().json
     assert status["entities"]["users"]["accepted"] == 2, "the others were not sent"
     service.stop().succeeded()
+
+
+def test_an_export_that_was_cut_is_sent_and_told(local: Buddy) -> None:
+    """Whole lines are gone, so only the numbers of the export show it."""
+    write_rows(local.directory, {"users": [user() for _ in range(20)]})
+    service = local.start("run").ready()
+    local.run("send", "users.ndjson", "--wait").succeeded()
+    kinds = ("--format", "csv", "--format", "json", "--format", "xlsx")
+    local.run("export", *kinds, "--entity", "users", "--out", "all").succeeded()
+    local.run("export", "--format", "csv", "--entity", "users", "--out", "o").succeeded()
+    (users,) = local.directory.glob("o/*/users.csv")
+    whole = users.read_bytes()
+    (document,) = local.directory.glob("all/buddy*.json")
+    (workbook,) = local.directory.glob("all/*.xlsx")
+    for path in ("o", "all", users, document, workbook):
+        for command in ("check", "send"):
+            done = local.run(command, path, "--json").succeeded()
+            assert done.json["mismatches"] == []
+
+    users.write_bytes(b"".join(whole.splitlines(keepends=True)[:-10]))
+    name = users.relative_to(local.directory)
+    line = f"{name} says 20 records and holds 10"
+    sent = local.run("send", "--wait", "o")
+    assert sent.code == 1, f"{sent}"
+    assert "10 accepted, 0 rejected." in sent.out
+    assert sent.err.splitlines()[-1] == f"buddy: {line}"
+    assert line in local.run("send", name).complained(1)
+    assert line in local.run("check", name).complained(1)
+    found = local.run("send", name, "--json").json["mismatches"]
+    assert [(one["entity"], one["stated"], one["held"]) for one in found] == [("users", 20, 10)]
+    service.stop().succeeded()

@@ -15,7 +15,7 @@ from tests.unit.rows_kit import milestone, user, uuid
 from worker.errors import StateError
 from worker.exports.manifest import Manifest, read_manifest
 from worker.exports.verify import verify
-from worker.files import expand
+from worker.files import Mismatch, expand
 from worker.sink.requests import Announcement
 from worker.sink.selection.bookmarks import Bookmarks
 from worker.sink.store.row_store import RowStore
@@ -67,7 +67,13 @@ async def test_from_the_base_to_an_increment(sink: Sink) -> None:
     assert set((third.counts or {}).values()) == {0}
     assert last.incremental is not None
     assert last.incremental.totals == made.totals
-    paths = [source.path.name for source in expand([directory], None)]
+    notices: list[str] = []
+    found: list[Mismatch] = []
+    sources = expand([directory], None, notices.append, found.append)
+    assert sum(1 for source in sources for _ in source.read(mismatch=found.append)) == 4
+    assert not found
+    assert "deletions.ndjson (1 deletion)" in notices[0]
+    paths = [source.path.name for source in sources]
     assert paths == [f"buddy_export_{manifest.export_date[:10]}.json"], "rows can be sent again"
 
 

@@ -16,7 +16,7 @@ from worker.cli.findings import (
     print_for_people,
     print_for_programs,
 )
-from worker.cli.inputs import standard_input
+from worker.cli.inputs import Mismatches, standard_input
 from worker.cli.line_files import LineFiles, new_directory, one_line
 from worker.cli.send import ENTITY, read_limit, sources_of
 from worker.errors import UsageError
@@ -48,7 +48,7 @@ def check_command(
 
     Files may be Buddy exports, saved by Excel or written by hand. All but XLSX may be compressed
     with gzip. If PATH is -, the command reads NDJSON from standard input. The exit code is 1 if any
-    record is rejected.
+    record is rejected, or if a file holds another number of records than it or its export states.
     """
     if as_json and github:
         raise click.UsageError("Say either --json or --github.")
@@ -56,12 +56,15 @@ def check_command(
     checker = Checker(now_ms, settings.clock_skew_seconds, settings.max_record_bytes)
     noticed: list[str] = []
     notice = notices(noticed)
-    sources = sources_of(paths, entity, notice)
+    mismatches = Mismatches(notice)
+    sources = sources_of(paths, entity, notice, mismatches.add)
     if sources is None:
         stdin = as_utf8(standard_input(), "-")
         records = read_ndjson(stdin, str(entity), "-", limit=read_limit(settings))
     else:
-        records = in_entity_order(sources, limit=read_limit(settings), notice=notice)
+        records = in_entity_order(
+            sources, limit=read_limit(settings), notice=notice, mismatch=mismatches.add
+        )
     found = FindingsList()
     _refuse_overwriting(sources or [], [path for path in (rejected, warnings) if path is not None])
     with ExitStack() as stack:
@@ -75,12 +78,13 @@ def check_command(
             if count % 1000 == 0:
                 bar.update(checking, completed=count)
     if as_json:
-        print_for_programs(checker, found, noticed)
+        print_for_programs(checker, found, mismatches.found, noticed)
     elif github:
-        print_annotations(found)
+        print_annotations(found, mismatches.found)
     else:
         print_for_people(checker, found)
-    return 1 if checker.rejected.total() else 0
+        mismatches.print_count()
+    return 1 if checker.rejected.total() or mismatches.found else 0
 
 
 def _refuse_overwriting(sources: list[InputFile], outputs: list[Path]) -> None:

@@ -15,6 +15,7 @@ from worker.cli.console import count_of, print_json, print_table, say
 from worker.cli.unknown_fields import print_unknown
 from worker.core.shown import shown
 from worker.core.violations import Code, Severity
+from worker.files import Mismatch
 from worker.files.records import Place
 
 _SHOWN: Final = 20
@@ -69,7 +70,12 @@ class FindingsList:
         ]  # fmt: skip
 
 
-def print_for_programs(checker: Checker, found: FindingsList, notices: Sequence[str]) -> None:
+def print_for_programs(
+    checker: Checker,
+    found: FindingsList,
+    mismatches: Sequence[Mismatch],
+    notices: Sequence[str],
+) -> None:
     """Print one JSON document: counts, the first 10,000 findings, the notices of standard error."""
     print_json(
         {
@@ -78,6 +84,7 @@ def print_for_programs(checker: Checker, found: FindingsList, notices: Sequence[
             "codes": {f"{e}.{code}": n for (e, code), n in sorted(checker.codes.items())},
             "unknown_fields": {e: n for e, n in checker.unknown_fields.items() if n},
             "unknown_names": checker.unknown_names.by_entity,
+            "mismatches": mismatches,
             "notices": notices,
             "findings": found.listed,
             "findings_omitted": found.omitted,
@@ -85,13 +92,15 @@ def print_for_programs(checker: Checker, found: FindingsList, notices: Sequence[
     )
 
 
-def print_annotations(found: FindingsList) -> None:
+def print_annotations(found: FindingsList, mismatches: Sequence[Mismatch]) -> None:
     """Print the first 10,000 findings as workflow commands. GitHub shows each beside its line."""
     for one in found.listed:
         sheet = f"sheet {one.sheet}: " if one.sheet else ""
         field = f"{one.field}: " if one.field else ""
         place = f"file={_property(one.path)},line={one.line},title={_property(one.code.value)}"
         say(f"::{one.severity} {place}::{_data(f'{sheet}{field}{one.message}')}")
+    for other in mismatches:
+        say(f"::error file={_property(other.path)},title=mismatch::{_data(other.message)}")
     if found.omitted:
         say(f"::notice::{count_of(found.omitted, 'finding')} more")
 

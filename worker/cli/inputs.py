@@ -1,4 +1,7 @@
-"""Inputs of `check` and `send`: reads standard input, and refuses special files."""
+"""Inputs of `check` and `send`: reads standard input, and refuses special files.
+
+Also collects what files state of themselves and is not so.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from worker.cli.console import count_of, say
 from worker.cli.streams import why
 from worker.errors import UsageError
+from worker.files import Mismatch, Notice
 from worker.files.encodings import ChunkStream
 
 _SPECIAL: Final = (
@@ -19,6 +24,26 @@ _SPECIAL: Final = (
     (stat.S_ISBLK, "a device"),
 )
 _DESCRIPTORS: Final = (Path("/dev/fd"), Path("/proc/self/fd"))
+
+
+class Mismatches:
+    """Collects mismatches, each once, and gives `notice` the line of each."""
+
+    def __init__(self, notice: Notice) -> None:
+        self.found: list[Mismatch] = []
+        self._notice = notice
+
+    def add(self, mismatch: Mismatch) -> None:
+        """Add what a file states and is not so."""
+        if mismatch not in self.found:
+            self.found.append(mismatch)
+            self._notice(mismatch.message)
+
+    def print_count(self) -> None:
+        """Print how many there are, if there are any, on standard output."""
+        if self.found:
+            found = count_of(len(self.found), "mismatch", "mismatches")
+            say(f"{found} between files and what is stated of them: see standard error.", "error")
 
 
 def standard_input() -> ChunkStream:

@@ -24,13 +24,22 @@ from worker.cli.console import (
     progress_bar,
     say,
 )
-from worker.cli.inputs import refuse_special, standard_input
+from worker.cli.inputs import Mismatches, refuse_special, standard_input
 from worker.cli.outcomes import Outcomes
 from worker.cli.settings import Settings
 from worker.core.keys import form_of, read_key
 from worker.core.sending import KeyReader
 from worker.errors import MessageRefused, UsageError
-from worker.files import READ_LIMIT, FileRecord, InputFile, Notice, as_utf8, expand, read_ndjson
+from worker.files import (
+    READ_LIMIT,
+    FileRecord,
+    InputFile,
+    Notice,
+    OnMismatch,
+    as_utf8,
+    expand,
+    read_ndjson,
+)
 from worker.stream import ProducerRecord
 
 if TYPE_CHECKING:
@@ -72,13 +81,19 @@ def send_command(
     """Send the records of NDJSON, CSV, JSON or XLSX files, or of directories of them.
 
     Files may be Buddy exports, saved by Excel or written by hand. All but XLSX may be compressed
-    with gzip. If PATH is -, the command reads NDJSON from standard input. With --wait, the exit
-    code is 1 if any record is rejected.
+    with gzip. If PATH is -, the command reads NDJSON from standard input. The exit code
+    is 1 if a file holds another number of records than it or its export states. With --wait, it is
+    also 1 if any record is rejected.
     """
     noticed: list[str] = []
     notice = notices(noticed)
-    sources = sources_of(paths, entity, notice)
-    records = _records(context.settings, sources, entity, notice)
+    mismatches = Mismatches(notice)
+    sources = sources_of(paths, entity, notice, mismatches.add)
+    limit = read_limit(context.settings)
+    if sources is None:
+        records = _standard_input(str(entity), limit)
+    else:
+        records = _records(sources, limit, notice, mismatches.add)
     with progress_bar(quiet=as_json) as bar:
         sending = _Sending(context, bar)
         outcomes = asyncio.run(sending.run(records, timeout if wait else None))
@@ -87,11 +102,14 @@ def send_command(
         result |= {"accepted": outcomes.accepted, "rejected": outcomes.rejected}
     if as_json:
         codes = {f"{e}.{code}": n for (e, code), n in sorted(outcomes.codes.items())}
-        print_json(result | ({"violations": codes} if wait else {}) | {"notices": noticed})
-    elif wait:
-        print_outcomes(outcomes)
+        told = {"mismatches": mismatches.found, "notices": noticed}
+        print_json(result | ({"violations": codes} if wait else {}) | told)
     else:
-        say(f"{count_of(outcomes.sent.total(), 'record')} sent.")
+        if wait:
+            print_outcomes(outcomes)
+        else:
+            say(f"{count_of(outcomes.sent.total(), 'record')} sent.")
+        mismatches.print_count()
     if sending.refused:
         first, size = sending.refused[0]
         raise MessageRefused(
@@ -99,7 +117,7 @@ def send_command(
             f"takes; {count_of(len(sending.refused), 'such record was', 'such records were')} "
             "not sent, all others were"
         )
-    return 1 if wait and outcomes.rejected else 0
+    return 1 if mismatches.found or (wait and outcomes.rejected) else 0
 
 
 def print_outcomes(outcomes: Outcomes) -> None:
@@ -111,13 +129,13 @@ def print_outcomes(outcomes: Outcomes) -> None:
 
 
 def sources_of(
-    paths: tuple[str, ...], entity: str | None, notice: Notice
+    paths: tuple[str, ...], entity: str | None, notice: Notice, mismatch: OnMismatch
 ) -> list[InputFile] | None:
     """The files that the paths name; None for standard input ("-"). Raises UsageError."""
     if "-" not in paths:
         for path in paths:
             refuse_special(path)
-        return expand([Path(path) for path in paths], entity, notice)
+        return expand([Path(path) for path in paths], entity, notice, mismatch)
     if len(paths) > 1:
         raise UsageError("'-' (standard input) goes alone")
     if entity is None:
@@ -130,15 +148,15 @@ def read_limit(settings: Settings) -> int:
     return max(READ_LIMIT, settings.max_record_bytes + 1)
 
 
+def _standard_input(entity: str, limit: int) -> Iterator[FileRecord]:
+    yield from read_ndjson(as_utf8(standard_input(), "-"), entity, "-", limit=limit)
+
+
 def _records(
-    settings: Settings, sources: list[InputFile] | None, entity: str | None, notice: Notice
+    sources: list[InputFile], limit: int, notice: Notice, mismatch: OnMismatch
 ) -> Iterator[FileRecord]:
-    limit = read_limit(settings)
-    if sources is None:
-        stdin = as_utf8(standard_input(), "-")
-        yield from read_ndjson(stdin, str(entity), "-", limit=limit)
-    for source in sources or ():
-        yield from source.read(limit=limit, notice=notice)
+    for source in sources:
+        yield from source.read(limit=limit, notice=notice, mismatch=mismatch)
 
 
 class _Sending:

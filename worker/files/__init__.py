@@ -9,13 +9,16 @@ from worker.files.input_paths import expand
 from worker.files.ndjson import read_ndjson
 from worker.files.records import READ_LIMIT, FileRecord, Notice
 from worker.files.sources import FileFormat, InputFile, in_entity_order, input_file, read
+from worker.files.stated import Mismatch, OnMismatch
 
 __all__ = [
     "READ_LIMIT",
     "FileFormat",
     "FileRecord",
     "InputFile",
+    "Mismatch",
     "Notice",
+    "OnMismatch",
     "as_utf8",
     "expand",
     "in_entity_order",

@@ -8,6 +8,7 @@ column names. The content of rows plays no role.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from operator import itemgetter
@@ -22,6 +23,8 @@ _SEPARATORS: Final = ",;\t|"
 _BLANK: Final = f"{_SEPARATORS} \r\n\ufeff"
 _COMMENT: Final = ("#", '"#')
 """Spreadsheets quote a comment line that contains a separator."""
+_TOTAL: Final = re.compile(r'"?#\s*total records\s*:\s*([0-9]{1,15})"?[\s,;|]*', re.IGNORECASE)
+"""The comment in which an export states its records. Spreadsheets append separators."""
 _DECLARATION: Final = "sep="
 _MOST_ABOVE: Final = 20
 """Lines allowed above a header, not counting comments and blank lines."""
@@ -42,6 +45,8 @@ class Header(msgspec.Struct, frozen=True):
     lines: Iterator[NumberedText]
     above: tuple[int, ...] = ()
     """The numbers of the lines above the header, without blank lines and comments."""
+    stated: int | None = None
+    """The number of records that a comment above the header states; None if there is no one."""
 
 
 def find_header(lines: Iterator[NumberedText]) -> Header | None:
@@ -50,6 +55,15 @@ def find_header(lines: Iterator[NumberedText]) -> Header | None:
     A line that starts with `#` can be the header, too (`#,id,email` or `#id,email`). It must name
     more columns than the line that follows the comments. Raises NoSeparator.
     """
+    totals: set[int] = set()
+    header = _find(lines, totals)
+    if header is None or len(totals) != 1:
+        return header
+    return msgspec.structs.replace(header, stated=totals.pop())
+
+
+def _find(lines: Iterator[NumberedText], totals: set[int]) -> Header | None:
+    """The header. The numbers of records that comments above it state are added to `totals`."""
     declared = ""
     marked: tuple[int, NumberedText, str] | None = None
     above: list[int] = []
@@ -61,6 +75,7 @@ def find_header(lines: Iterator[NumberedText]) -> Header | None:
             continue
         count, separator = _most_names(text, declared)
         if text.startswith(_COMMENT):
+            _add_total(text, totals)
             if count > (marked[0] if marked else 1):
                 marked = (count, line, separator)
         elif count >= (marked[0] if marked else 2):
@@ -68,7 +83,7 @@ def find_header(lines: Iterator[NumberedText]) -> Header | None:
         elif marked:
             return Header(marked[1][0], marked[2], chain([marked[1], line], lines), tuple(above))
         elif count:
-            return _or_further_on(line, separator, lines, declared, above)
+            return _or_further_on(line, separator, lines, (declared, above, totals))
         elif len(above) == _MOST_ABOVE:
             return None
         else:
@@ -80,19 +95,28 @@ def _or_further_on(
     line: NumberedText,
     separator: str,
     lines: Iterator[NumberedText],
-    declared: str,
-    above: Sequence[int],
+    so_far: tuple[str, Sequence[int], set[int]],
 ) -> Header:
     """The header if `line`, the first with a name, has one only: it may be a title (`Role,all`)."""
+    declared, above, totals = so_far
     behind = list(islice(lines, _MOST_ABOVE))
     titles = [*above, line[0]]
+    below: set[int] = set()
     for place, (number, text) in enumerate(behind):
-        if text.strip(_BLANK) and not text.startswith(_COMMENT):
+        if text.startswith(_COMMENT):
+            _add_total(text, below)
+        elif text.strip(_BLANK):
             count, better = _most_names(text[:_LONGEST_LOOKED_AT], declared)
             if count > 1:
+                totals |= below
                 return Header(number, better, chain(behind[place:], lines), tuple(titles))
             titles.append(number)
     return Header(line[0], separator, chain([line], behind, lines), tuple(above))
+
+
+def _add_total(text: str, totals: set[int]) -> None:
+    if found := _TOTAL.fullmatch(text):
+        totals.add(int(found[1]))
 
 
 def header_names(cells: Sequence[Cell]) -> list[str]:

@@ -18,6 +18,7 @@ from worker.files.encodings import Readable
 from worker.files.foreign import markup
 from worker.files.lines import read_any_lines
 from worker.files.records import READ_LIMIT, FileRecord, Notice
+from worker.files.stated import Statement
 from worker.files.tabular import Table, is_empty, recognise
 
 _LINES_IN_A_ROW: Final = 8
@@ -42,12 +43,14 @@ def read_csv(
     *,
     limit: int = READ_LIMIT,
     notice: Notice = lambda _: None,
+    statement: Statement | None = None,
 ) -> Iterator[FileRecord]:
     """The records of a CSV stream in UTF-8. Without `entity` the header decides the entity.
 
     A row with a value beyond the header is a record with a fault. A row with bytes that are not
     UTF-8 is a malformed record. Empty rows are skipped. `notice` gets one line each about
-    lines above the header, missing columns and unknown columns. Raises UsageError, naming file and
+    lines above the header, missing columns and unknown columns. `statement` gets the number of
+    records that a comment above the header states. Raises UsageError, naming file and
     line, if the file is not CSV.
     """
     file = _CsvRows(stream, name, limit)
@@ -62,8 +65,12 @@ def read_csv(
         notice(f"{name}: left out above the header: line {', '.join(map(str, header.above))}")
     table = Table(entity, names, (name, None), decimal_comma=header.separator != ",")
     table.check_header(where, notice)
+    cells: Sequence[str] = names
     for line, cells in file:
         yield table.record(line, cells, limit)
+    if statement is not None and header.stated is not None:
+        statement.counts[entity.name] = header.stated
+        statement.cut_off = len(cells) < len(names) and not file.ends_with_line
 
 
 def csv_header(stream: Readable, name: str, limit: int = READ_LIMIT) -> list[str]:
@@ -79,6 +86,7 @@ class _CsvRows:
         self._name = name
         self._limit = limit
         self._lines = self._texts(stream)
+        self._last = b""
         self._start = 0
         self._size = 0
         self._reader: Iterator[list[str]] = iter(())
@@ -108,6 +116,11 @@ class _CsvRows:
                 "must end with LF, CRLF or CR"
             )
         return header, names
+
+    @property
+    def ends_with_line(self) -> bool:
+        """Whether the last line that was read has a line end."""
+        return self._last.endswith((b"\n", b"\r"))
 
     def without_header(self, entity: Entity | None) -> str:
         """Why no header was found, and what to do."""
@@ -148,6 +161,7 @@ class _CsvRows:
         for line in read_any_lines(stream, self._limit):
             if line.oversize:
                 raise UsageError(f"{self._name}:{line.number}: a line of {line.oversize} bytes")
+            self._last = line.data
             text = line.data.decode("utf-8", "surrogateescape")
             if line.number == 1:
                 self._first = line.data

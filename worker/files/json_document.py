@@ -20,6 +20,7 @@ from worker.files.encodings import Readable
 from worker.files.foreign import markup
 from worker.files.lines import read_chunks
 from worker.files.records import BOM, READ_LIMIT, Collector, FileRecord, Notice
+from worker.files.stated import Statement, record_counts
 from worker.files.tabular import COLUMNS, shown
 
 _METADATA: Final = "export_metadata"
@@ -33,6 +34,7 @@ _PLAIN: Final = re.compile(
 _STRING: Final = re.compile(rb'[^"\\]*+')
 _SCALAR_END: Final = re.compile(rb"[,\]} \t\r\n]")
 _LONGEST_NAME: Final = 1000
+_LONGEST_METADATA: Final = 1 << 20
 _STRUCTURE: Final = {
     b"": "the end of the file",
     b'"': "a string",
@@ -47,10 +49,12 @@ def read_document(
     *,
     limit: int = READ_LIMIT,
     notice: Notice = lambda _: None,
+    statement: Statement | None = None,
 ) -> Iterator[FileRecord]:
     """The rows of a document in its order; if `entity` is given, its rows only.
 
-    `notice` then gets one line that names the others. Raises UsageError, naming file
+    `notice` then gets one line that names the others. `statement` gets the numbers of records in
+    the metadata of an export. Raises UsageError, naming file
     and line, if the frame is broken or an array is of no entity. Also if an export has no array of
     `entity`, or if the document is plain and `entity` is None.
     """
@@ -68,7 +72,7 @@ def read_document(
             "file <entity>.json"
         )
     else:
-        yield from _fields(text, entity, name, limit, notice)
+        yield from _fields(text, entity, name, limit, notice, statement or Statement())
     if text.peek():
         raise UsageError(f"{name}:{text.line}: something follows the end of the document")
 
@@ -127,7 +131,12 @@ def _is_no_record(keys: set[str], entity: str | None) -> bool:
 
 
 def _fields(
-    text: _Scanner, entity: str | None, name: str, limit: int, notice: Notice
+    text: _Scanner,
+    entity: str | None,
+    name: str,
+    limit: int,
+    notice: Notice,
+    statement: Statement,
 ) -> Iterator[FileRecord]:
     """The rows of an export's document; or of records one after the other."""
     line = text.line
@@ -146,7 +155,9 @@ def _fields(
         at_start = False
         text.expect(b":")
         if key == _METADATA:
-            text.value(Collector(0))
+            metadata = Collector(_LONGEST_METADATA)
+            text.value(metadata)
+            statement.counts |= _stated(metadata)
         elif key in ENTITIES:
             found.add(key)
             for record in _rows(text, key, name, limit):
@@ -165,6 +176,14 @@ def _fields(
         notice(f"{name}: left out, of other entities: {', '.join(left_out)}")
     if entity is not None and entity not in found:
         raise UsageError(f"{name}: it holds no array of {entity}: leave --entity out to read all")
+
+
+def _stated(metadata: Collector) -> dict[str, int]:
+    """The numbers of records by entity in the metadata; none if it cannot be read."""
+    try:
+        return record_counts(msgspec.json.decode(metadata.value))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
 
 
 def _records(

@@ -13,6 +13,7 @@ formats are refused.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +24,19 @@ import msgspec
 from schemas import ENTITIES
 from worker.errors import UsageError
 from worker.files.csv_table import csv_header, read_csv
-from worker.files.encodings import ChunkStream, as_utf8
+from worker.files.encodings import ChunkStream, Readable, as_utf8
 from worker.files.foreign import markup
 from worker.files.json_document import names_entities, read_document, wrapped_in
 from worker.files.ndjson import read_ndjson
 from worker.files.records import BOM, ENTITY_ORDER, READ_LIMIT, FileRecord, Notice, printable
+from worker.files.stated import (
+    Fingerprint,
+    ListedFile,
+    OnMismatch,
+    Statement,
+    compare,
+    compare_content,
+)
 from worker.files.tabular import has_column, recognise, shown
 from worker.files.workbook import read_workbook
 
@@ -55,29 +64,59 @@ class InputFile(msgspec.Struct, frozen=True):
     path: Path
     entity: str | None
     format: FileFormat
+    listed: ListedFile | None = None
+    """What the export around the file states of it."""
 
     def read(
-        self, *, limit: int = READ_LIMIT, notice: Notice = lambda _: None
+        self,
+        *,
+        limit: int = READ_LIMIT,
+        notice: Notice = lambda _: None,
+        mismatch: OnMismatch | None = None,
     ) -> Iterator[FileRecord]:
         """The records of the file; of a record over `limit` bytes only the start.
 
-        `notice` gets one line about each sheet or column that is left out. Raises UsageError,
+        `notice` gets one line about each sheet or column that is left out. `mismatch` gets, at the
+        end, what the file or its export states of the file and is not so. Raises UsageError,
         one line that names file and place, where reading cannot continue.
         """
-        chosen = None if self.entity is None else ENTITIES[self.entity]
+        name = printable(self.path)
+        statement = Statement()
+        held: Counter[str] = Counter()
         try:
-            if self.format == "xlsx":
-                yield from read_workbook(self.path, chosen, limit=limit, notice=notice)
-                return
-            with _open_utf8(self.path) as (stream, name):
-                if self.format == "json":
-                    yield from read_document(stream, self.entity, name, limit=limit, notice=notice)
-                elif self.format == "csv":
-                    yield from read_csv(stream, chosen, name, limit=limit, notice=notice)
-                elif self.entity is not None:
-                    yield from read_ndjson(stream, self.entity, name, limit=limit)
+            with self.path.open("rb") as file:
+                content = Fingerprint(file)
+                hashed = mismatch is not None and self.listed is not None
+                stream = content if hashed else file
+                for record in self._records(stream, name, limit, notice, statement):
+                    held[record.entity] += 1
+                    yield record
+                found = list(compare(name, self.entity, held, statement, self.listed))
+                if hashed and self.listed is not None and not found:
+                    content.read_rest()
+                    found += compare_content(name, content, self.listed)
         except OSError as error:
             raise unreadable(self.path, error) from error
+        if mismatch is not None:
+            for one in found:
+                mismatch(one)
+
+    def _records(
+        self, file: Readable, name: str, limit: int, notice: Notice, statement: Statement
+    ) -> Iterator[FileRecord]:
+        chosen = None if self.entity is None else ENTITIES[self.entity]
+        if self.format == "xlsx":
+            return read_workbook(self.path, chosen, limit=limit, notice=notice, statement=statement)
+        stream = as_utf8(file, name)
+        if self.format == "json":
+            return read_document(
+                stream, self.entity, name, limit=limit, notice=notice, statement=statement
+            )
+        if self.format == "csv":
+            return read_csv(stream, chosen, name, limit=limit, notice=notice, statement=statement)
+        return (
+            iter(()) if self.entity is None else read_ndjson(stream, self.entity, name, limit=limit)
+        )
 
 
 def read(path: Path, entity: str | None, *, limit: int = READ_LIMIT) -> Iterator[FileRecord]:
@@ -90,25 +129,28 @@ def in_entity_order(
     *,
     limit: int = READ_LIMIT,
     notice: Notice = lambda _: None,
+    mismatch: OnMismatch | None = None,
 ) -> Iterator[FileRecord]:
     """The records of several files: all records of one entity, then those of the next.
 
-    A file of many entities is read once for each entity, so a `notice` may repeat. If it is the
+    A file of many entities is read once for each entity, so a `notice` may repeat. A `mismatch`
+    does not. If it is the
     only file, and already in order, its records are given in one go. Raises UsageError as
     `InputFile.read` does.
     """
     mixed = [one for one in files if one.entity is None]
     if not mixed or (len(files) == 1 and _is_ordered(files[0])):
         for one in files:
-            yield from one.read(limit=limit, notice=notice)
+            yield from one.read(limit=limit, notice=notice, mismatch=mismatch)
         return
-    for entity in ENTITIES:
+    for number, entity in enumerate(ENTITIES):
         for one in files:
             if one.entity is None:
-                records = one.read(limit=limit, notice=notice)
+                told = mismatch if number == 0 else None
+                records = one.read(limit=limit, notice=notice, mismatch=told)
                 yield from (record for record in records if record.entity == entity)
             elif one.entity == entity:
-                yield from one.read(limit=limit, notice=notice)
+                yield from one.read(limit=limit, notice=notice, mismatch=mismatch)
 
 
 def _is_ordered(one: InputFile) -> bool:

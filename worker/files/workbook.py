@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -18,14 +19,21 @@ import msgspec
 from schemas import ENTITIES, Entity
 from worker.errors import UsageError
 from worker.files.records import ENTITY_ORDER, READ_LIMIT, FileRecord, Notice, printable
+from worker.files.stated import Statement
 from worker.files.tabular import Table, column_names, has_column, is_empty, recognise
 from worker.files.xlsx.book import Book, Sheet
 from worker.files.xlsx.package import BROKEN, cause
 from worker.files.xlsx.rows import Row
 from worker.files.xlsx.xml import OtherFormat
 
-_CONTINUED: Final = re.compile(r" \([0-9]+\)\Z")
+_CONTINUED: Final = re.compile(r" \(([0-9]+)\)\Z")
+_MOST_PARTS: Final = 99
+"""Sheets of one entity. A greater number is no part: `Users (2024)`."""
 _METADATA_SHEET: Final = "Export Metadata"
+_MOST_METADATA: Final = 100
+"""Rows of the sheet of metadata that are looked at."""
+_STATED: Final = {f"record_counts.{name}": name for name in ENTITIES}
+_COUNT: Final = re.compile(r"([0-9]{1,15})(?:\.0+)?")
 _OLE: Final = b"\xd0\xcf\x11\xe0"
 _ENCRYPTED: Final = "EncryptedPackage".encode("utf-16-le")
 _SAVE: Final = "open it in a spreadsheet program and save it as .xlsx"
@@ -47,11 +55,13 @@ def read_workbook(
     *,
     limit: int = READ_LIMIT,
     notice: Notice = lambda _: None,
+    statement: Statement | None = None,
 ) -> Iterator[FileRecord]:
     """The rows of all sheets, in the order of entities; if `entity` is given, its rows only.
 
     The entity of a sheet is that of its name, else of its header, else `entity`. `notice` gets one
-    line about each other sheet, with the reason why it is left out. Raises UsageError, naming file
+    line about each other sheet, with the reason why it is left out. `statement` gets the numbers of
+    records in the sheet of metadata. Raises UsageError, naming file
     and sheet: no sheet can be read, a header is unusable, or the workbook is broken or unpacks
     beyond the bounds.
     """
@@ -59,6 +69,11 @@ def read_workbook(
     with path.open("rb") as file:
         book = _open(path, file)
         tables = _tables(book, name, entity, notice)
+        stated = _stated(book, name)
+        if statement is not None:
+            statement.counts |= stated
+        for line in _gaps(book, stated, entity):
+            notice(f"{name}: {line}")
         for table in sorted(tables, key=lambda one: ENTITY_ORDER[one.entity.name]):
             where = f"{name}, sheet {table.sheet.title}"
             rows = Table(table.entity, table.names, (name, table.sheet.title))
@@ -149,6 +164,46 @@ def _entity_sheet(
     if entity not in (None, chosen):
         return f"it is of {chosen.name}"
     return _EntitySheet(sheet, chosen, number, names)
+
+
+def _stated(book: Book, name: str) -> dict[str, int]:
+    """The numbers of records by entity in the sheet of metadata of our exports, if there is one.
+
+    None of an entity with a hidden sheet, which is left out with a line of its own.
+    """
+    counts: dict[str, int] = {}
+    sheet = next((one for one in book.sheets if one.title == _METADATA_SHEET), None)
+    if sheet is None or sheet.fault is not None:
+        return counts
+    try:
+        with closing(_rows(book, sheet, name)) as rows:
+            for _, cells in islice(rows, _MOST_METADATA):
+                field, value = cells.get(0), cells.get(1)
+                if field in _STATED and isinstance(value, str) and (is_ := _COUNT.fullmatch(value)):
+                    counts[_STATED[field]] = int(is_[1])
+    except UsageError:
+        return {}  # a damaged sheet states nothing
+    hidden = {entity.name for one in book.sheets if one.hidden and (entity := _by_title(one.title))}
+    return {entity: count for entity, count in counts.items() if entity not in hidden}
+
+
+def _gaps(book: Book, stated: Collection[str], wanted: Entity | None) -> Iterator[str]:
+    """A line on each entity with a sheet like `Users (3)` but no `Users (2)`.
+
+    Not if the entity's number of records is stated: that number shows whether records are missing.
+    """
+    parts: dict[str, set[int]] = {}
+    for sheet in book.sheets:
+        if entity := _by_title(sheet.title):
+            number = _CONTINUED.search(sheet.title)
+            parts.setdefault(entity.name, set()).add(int(number[1]) if number else 1)
+    for name, found in parts.items():
+        last = max((n for n in found if n <= _MOST_PARTS), default=0)
+        missing = [n for n in range(1, last) if n not in found]
+        if missing and name not in stated and wanted in (None, ENTITIES[name]):
+            title = ENTITIES[name].sheet
+            first = title if missing[0] == 1 else f"{title} ({missing[0]})"
+            yield f"sheet {title} ({last}) is there, but no sheet {first}"
 
 
 def _most(lines: list[str]) -> str:

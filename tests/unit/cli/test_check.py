@@ -162,3 +162,56 @@ def test_a_hostile_file_is_one_line(
     assert printed.err.startswith(f"buddy: {path}")
     assert fault in printed.err
     assert not printed.out
+
+
+@pytest.fixture
+def cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a file of users whose last row is gone."""
+    monkeypatch.chdir(tmp_path)
+    row = f"{uid(1)},a@example.org,Ada,Moe,buddy,2024-01-15T10:00:00Z"
+    header = "id,email,first_name,last_name,role,joined_at"
+    (tmp_path / "users.csv").write_text(f"# Total Records: 2\n{header}\n{row}\n")
+    return tmp_path
+
+
+def test_a_file_that_holds_less_than_it_states(
+    cut: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "users.csv says 2 records and holds 1"
+    assert run(["check", "users.csv"]) == 1
+    printed = capsys.readouterr()
+    assert printed.err == f"buddy: {line}\n"
+    assert printed.out.endswith(
+        "1 accepted, 0 rejected.\n"
+        "1 mismatch between files and what is stated of them: see standard error.\n"
+    )
+    assert run(["check", "users.csv", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["accepted"], found["rejected"]) == ({"users": 1}, {})
+    assert found["notices"] == [line]
+    mismatch = {"path": "users.csv", "message": line, "entity": "users", "stated": 2, "held": 1}
+    assert found["mismatches"] == [mismatch]
+    assert run(["check", "users.csv", "--github"]) == 1
+    assert capsys.readouterr().out == f"::error file=users.csv,title=mismatch::{line}\n"
+
+
+def test_a_document_that_is_read_several_times_is_told_once(
+    cut: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = {"export_metadata": {"record_counts": {"users": 5}}, "matches": [], "users": []}
+    (cut / "x.json").write_text(json.dumps(document))
+    assert run(["check", "users.csv", "x.json", "x.json", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)["mismatches"]
+    assert [one["message"] for one in found] == [
+        "x.json says 5 records of users and holds 0",
+        "users.csv says 2 records and holds 1",
+    ]
+
+
+def test_files_that_hold_what_they_state(cut: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (cut / "users.csv").read_text()
+    (cut / "users.csv").write_text(text.replace("Records: 2", "Records: 1"))
+    assert run(["check", "users.csv", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["mismatches"] == []
+    assert printed.err == ""
