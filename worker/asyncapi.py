@@ -7,7 +7,12 @@ from typing import Any, Final
 from schemas import ENTITIES, Entity, patterns
 from schemas.json_schema import Schema, key_schema, one_line, record_name, reference, row_name
 from worker import __version__
-from worker.core.outbox import ACCEPTED_AT_HEADER, SOURCE_HEADER, WARNINGS_HEADER
+from worker.core.outbox import (
+    ACCEPTED_AT_HEADER,
+    SOURCE_HEADER,
+    UNKNOWN_HEADER,
+    WARNINGS_HEADER,
+)
 from worker.core.topics import Names, wanted
 from worker.core.violations import WARNINGS
 from worker.message_schemas import every_definition
@@ -32,6 +37,10 @@ _ROW_HEADERS: Final[Schema] = {
         WARNINGS_HEADER: {
             "description": "codes of warnings, comma-separated",
             **one_line(patterns.anchored(f"{_WARNING}(?:,{_WARNING})*")),
+        },
+        UNKNOWN_HEADER: {
+            "description": "names of fields of the record that have no column, as a JSON array",
+            "type": "string",
         },
     },
     "required": [SOURCE_HEADER, ACCEPTED_AT_HEADER],

@@ -86,9 +86,9 @@ async def test_within_a_minute_all_say_what_whose_and_since_when(another: Anothe
     for part in ("Rejections: incident:", "role: invalid_enum", "producers: import", "since "):
         assert part in shown
     metrics = await asyncio.to_thread(metrics_at, port)
-    labels = 'code="invalid_enum",entity="users",field="role",producer="import"'
+    labels = 'code="invalid_enum",entity="users",field="role",producer="import",what="rejections"'
     assert f"buddy_incident_since_timestamp_seconds{{{labels}}}" in metrics
-    assert 'buddy_incident_open{entity="users"} 1.0' in metrics
+    assert 'buddy_incident_open{entity="users",what="rejections"} 1.0' in metrics
 
     chosen = ("--code", "invalid_enum", "--producer", "import")
     done = buddy.run("rejections", "replay", *chosen, "--wait", "--json").json

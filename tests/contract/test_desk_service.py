@@ -36,6 +36,7 @@ from worker.stream import ProducerRecord
 DEADLINE = 30.0
 CLOCK = Clock()
 OPEN = "buddy_incident_open"
+USERS = {"entity": "users", "what": "rejections"}
 MESSAGES = "buddy_incident_webhook_messages_total"
 
 
@@ -248,7 +249,7 @@ async def test_an_incident_is_told_once_in_log_metric_and_webhook(
                 await desk.publish(desk.rejection("users", uuid(number), Code.INVALID_ENUM, "role"))
             await reports.until(passes=reports.passes + 2)
             ahead[0] += 10_000  # the bucket is over
-            await reports.until(waits_for=lambda: reports.value(OPEN, {"entity": "users"}) == 1)
+            await reports.until(waits_for=lambda: reports.value(OPEN, USERS) == 1)
             refused = "desk: webhook: the webhook of incidents answers 503"
             await reports.until(waits_for=lambda: refused in str(reports.reasons()))
             ahead[0] += 60_000  # the retry is due
@@ -256,7 +257,7 @@ async def test_an_incident_is_told_once_in_log_metric_and_webhook(
         async with served(desk, reports, clock=clock, webhook=hook):
             ahead[0] += 900_000  # nothing comes any more
             await until_sent(2)
-            await reports.until(waits_for=lambda: reports.value(OPEN, {"entity": "users"}) == 0)
+            await reports.until(waits_for=lambda: reports.value(OPEN, USERS) == 0)
     server.close()
     firing, resolved = sent
     assert (firing["status"], resolved["status"]) == ("firing", "resolved")

@@ -58,9 +58,11 @@ def settling(
     partition: int = 0,
     offset: int = 0,
     deleted: bool = False,
+    unknown: tuple[str, ...] = (),
 ) -> Settling:
     """The row or deletion of that key, accepted `at` milliseconds after `START`."""
-    return Settling(entity, key_digest(entity, key), START + at, partition, offset, deleted)
+    digest = key_digest(entity, key)
+    return Settling(entity, digest, START + at, partition, offset, deleted, unknown)
 
 
 def apply(desk: RejectionStore, *found: Numbered, settled: tuple[Settling, ...] = ()) -> None:

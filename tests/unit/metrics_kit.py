@@ -5,6 +5,7 @@ from __future__ import annotations
 from schemas import ENTITIES
 from worker.core.outbox import Tally
 from worker.core.violations import Code
+from worker.ops.desk_metrics import OpenIncident
 from worker.ops.metrics import Metrics
 from worker.stream import Partition
 
@@ -60,5 +61,6 @@ def fed() -> Metrics:
     metrics.sink.export(3.0, finished=True)
     metrics.sink.active(is_active=True)
     metrics.sink.schedules({"weekly": 1_767_225_600.0})
-    metrics.desk.incidents([("users", 1_767_225_600.0, [("invalid_enum", "role", "crm")])])
+    standing_out = [("invalid_enum", "role", "crm")]
+    metrics.desk.incidents({("users", "rejections"): OpenIncident(1_767_225_600.0, standing_out)})
     return metrics

@@ -105,24 +105,27 @@ def incidents_command(context: Context, json_lines: bool) -> int:
     rows = [
         (
             one.entity,
+            one.what.replace("_", " "),
             short_time(_moment(one.since), now),
             "open" if one.closed is None else short_time(_moment(one.closed), now),
             f"{one.usual:.1%}",
-            f"{one.rejected / max(1, one.seen):.1%}",
-            one.rejected,
-            ", ".join(f"{field}: {code}" if field else code for code, field in one.violations),
+            f"{one.found / max(1, one.seen):.1%}",
+            one.found,
+            ", ".join(f"{field}: {code}" if field else code for code, field in one.violations)
+            or ", ".join(one.names),
             ", ".join(one.producers),
         )
         for one in found
     ]
     columns = (
         "entity",
+        "what",
         "since",
         "until",
         "before",
         "share",
-        "rejected",
-        "violations that stand out",
+        "records",
+        "violations or fields that stand out",
         "producers",
     )
     print_table("Incidents, the newest first", columns, rows, "times in UTC", whole=("entity",))

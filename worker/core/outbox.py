@@ -33,6 +33,10 @@ from worker.stream import Headers, Message, Partition, ProducerRecord
 SOURCE_HEADER: Final = "buddy-source"
 ACCEPTED_AT_HEADER: Final = "buddy-accepted-at"
 WARNINGS_HEADER: Final = "buddy-warnings"
+UNKNOWN_HEADER: Final = "buddy-unknown-fields"
+"""The names of the first unknown fields of a row's record, as a JSON array."""
+_MOST_UNKNOWN: Final = 10
+"""Up to 1.3 kB in all, which the limits of the topics leave for headers."""
 
 _MESSAGE_BYTES: Final = 400
 """The memory of a message besides its value."""
@@ -112,6 +116,8 @@ class Outbox:
         if row.unknown_fields:
             tally.unknown_fields[entity] += row.unknown_fields
             tally.unknown_names.note(entity, row.unknown_names)
+            names = msgspec.json.encode(row.unknown_names[:_MOST_UNKNOWN])
+            headers = (*headers, (UNKNOWN_HEADER, names))
         if warnings:
             for warning in warnings:
                 tally.violations[entity, column_of(warning.field), warning.code] += 1

@@ -40,7 +40,7 @@ CREATE TABLE kinds (
     UNIQUE (entity, violations));
 CREATE TABLE producers (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE unknown_fields (
-    entity TEXT NOT NULL, name TEXT NOT NULL, records INTEGER NOT NULL,
+    entity TEXT NOT NULL, name TEXT NOT NULL, records INTEGER NOT NULL, first INTEGER NOT NULL,
     PRIMARY KEY (entity, name));
 CREATE TABLE rejections (
     id INTEGER PRIMARY KEY, at INTEGER NOT NULL, key INTEGER, kinds INTEGER NOT NULL,
@@ -56,12 +56,15 @@ CREATE TABLE counts (
     first INTEGER NOT NULL, last INTEGER NOT NULL,
     PRIMARY KEY (level, bucket, kinds, source_partition, producer, cause_kinds)) WITHOUT ROWID;
 CREATE TABLE verdicts (
-    entity TEXT NOT NULL, bucket INTEGER NOT NULL,
-    accepted INTEGER NOT NULL, rejected INTEGER NOT NULL,
-    PRIMARY KEY (entity, bucket)) WITHOUT ROWID;
-CREATE TABLE watches (entity TEXT PRIMARY KEY, watch TEXT NOT NULL) WITHOUT ROWID;
+    entity TEXT NOT NULL, what TEXT NOT NULL, bucket INTEGER NOT NULL,
+    others INTEGER NOT NULL, found INTEGER NOT NULL,
+    PRIMARY KEY (entity, what, bucket)) WITHOUT ROWID;
+CREATE TABLE watches (
+    entity TEXT NOT NULL, what TEXT NOT NULL, watch TEXT NOT NULL,
+    PRIMARY KEY (entity, what)) WITHOUT ROWID;
 CREATE TABLE incidents (
-    id INTEGER PRIMARY KEY, entity TEXT NOT NULL, opened INTEGER NOT NULL, closed INTEGER,
+    id INTEGER PRIMARY KEY, entity TEXT NOT NULL, what TEXT NOT NULL, opened INTEGER NOT NULL,
+    closed INTEGER,
     report TEXT NOT NULL, untold INTEGER NOT NULL DEFAULT 0);
 """
 """Rejections are numbered as they are read. `topic_partition` and `offset` are the coordinate of
@@ -214,7 +217,9 @@ class DeskDatabase:
 
     def _failure(self, error: sqlite3.Error) -> StateError:
         # SQLite calls some full disks an I/O error.
-        full = "is full" in str(error) or shutil.disk_usage(self.directory).free < _LEAST_FREE
+        full = "is full" in str(error)
+        with suppress(OSError):  # read beside its owner, the directory may not be there yet
+            full = full or shutil.disk_usage(self.directory).free < _LEAST_FREE
         if full:
             return self._lock.failure(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         return self._lock.failure(error)

@@ -1,4 +1,4 @@
-"""Incidents: an entity of which far more is rejected than usual, and what stands out in it.
+"""Incidents: far more of an entity is rejected than usual, or has unknown fields; what stands out.
 
 The desk counts verdicts by entity and bucket of five seconds, in the same transaction as the
 rejections. Each complete bucket is judged once (`worker.desk.detection`). All state is in the
@@ -26,7 +26,7 @@ from worker.desk.detection import (
     advance,
 )
 from worker.desk.queries import Filter
-from worker.desk.store import RejectionStore
+from worker.desk.store import REJECTIONS, UNKNOWN_FIELDS, RejectionStore
 
 _MINUTE_MS: Final = WIDTHS_MS[0]
 _DAY_MS: Final = WIDTHS_MS[-1]
@@ -36,6 +36,8 @@ _MOST: Final = 5
 KEPT_MS: Final = 30 * _DAY_MS
 """How long closed incidents are kept."""
 
+_EARLIER_MS: Final = 3 * BUCKET_MS
+"""By how much the beginning of an incident may be missed."""
 _AHEAD: Final = 2
 """In buckets."""
 
@@ -47,16 +49,20 @@ class IncidentReport(msgspec.Struct, kw_only=True):
 
     id: int
     entity: str
+    what: str
+    """`REJECTIONS` or `UNKNOWN_FIELDS`."""
     since: int
     opened: int
     closed: int | None
     usual: float
-    """The share of rejections before."""
+    """The share of such records before."""
     share: float
     """The share of the last minute."""
-    rejected: int
+    found: int
+    """Such records since the incident began, of those `seen`."""
     seen: int
-    """Verdicts since the incident began."""
+    names: list[str] = []
+    """Unknown fields that came up with the incident; if there are none, the most frequent ones."""
     violations: list[tuple[str, str]] = []
     """Codes and fields that stand out, most frequent first."""
     producers: list[str] = []
@@ -64,6 +70,16 @@ class IncidentReport(msgspec.Struct, kw_only=True):
     partitions: list[int] = []
     examples: list[str] = []
     """Coordinates of the newest such rejections."""
+
+
+class _Subject(NamedTuple):
+    """What an incident may be about."""
+
+    entity: str
+    what: str
+
+
+_SUBJECTS: Final = [_Subject(e, what) for e in ENTITIES for what in (REJECTIONS, UNKNOWN_FIELDS)]
 
 
 class _Frequencies(NamedTuple):
@@ -95,14 +111,14 @@ class IncidentBook:
         end = now // BUCKET_MS
         changed: list[IncidentReport] = []
         with database.guard(), database.transaction():
-            rows = database.execute("SELECT entity, watch FROM watches").fetchall()
-            watches = {entity: _watch(watch) for entity, watch in rows}
-            for entity in ENTITIES:
-                watch = watches.get(entity, Watch())
+            rows = database.execute("SELECT entity, what, watch FROM watches").fetchall()
+            watches = {_Subject(entity, what): _watch(watch) for entity, what, watch in rows}
+            for subject in _SUBJECTS:
+                watch = watches.get(subject, Watch())
                 if watch.bucket >= end + _AHEAD:  # the clock was wrong, and is right again
                     watch = msgspec.structs.replace(watch, bucket=end - 2)
                 if watch.bucket < end - 1:
-                    changed += self._judge(entity, watch, end, untold=tells)
+                    changed += self._judge(subject, watch, end, untold=tells)
             database.execute("INSERT OR REPLACE INTO facts VALUES ('judged', ?)", (str(now),))
             database.execute(
                 "DELETE FROM incidents WHERE closed < ? AND untold = 0", (now - KEPT_MS,)
@@ -138,9 +154,11 @@ class IncidentBook:
                 (report.id, report.closed),
             )
 
-    def _judge(self, entity: str, watch: Watch, end: int, *, untold: bool) -> list[IncidentReport]:
+    def _judge(
+        self, subject: _Subject, watch: Watch, end: int, *, untold: bool
+    ) -> list[IncidentReport]:
         database = self._store.database
-        counts = self._take_counts(entity, watch.bucket + 1, end)
+        counts = self._take_counts(subject, watch.bucket + 1, end)
         if not (counts or watch.window or watch.incident):
             return []
         counts.setdefault(end - 1, Verdicts(0, 0))
@@ -148,20 +166,22 @@ class IncidentBook:
         for bucket in sorted(counts):
             watch, events = advance(watch, bucket, counts[bucket])
             changed += [
-                self._write(entity, event.incident, end, event, untold=untold) for event in events
+                self._write(subject, event.incident, end, event, untold=untold) for event in events
             ]
         if watch.incident is not None:
-            self._write(entity, watch.incident, end)
-        database.execute("INSERT OR REPLACE INTO watches VALUES (?, ?)", (entity, _encode(watch)))
+            self._write(subject, watch.incident, end)
+        database.execute(
+            "INSERT OR REPLACE INTO watches VALUES (?, ?, ?)", (*subject, _encode(watch))
+        )
         return changed
 
-    def _take_counts(self, entity: str, first: int, end: int) -> dict[int, Verdicts]:
+    def _take_counts(self, subject: _Subject, first: int, end: int) -> dict[int, Verdicts]:
         """Remove the counts of buckets before `end`; those before `first` came late."""
         found: dict[int, Verdicts] = {}
         for bucket, *counts in self._store.database.execute(
-            "DELETE FROM verdicts WHERE entity = ? AND bucket < ?"
-            " RETURNING bucket, accepted, rejected",
-            (entity, end),
+            "DELETE FROM verdicts WHERE entity = ? AND what = ? AND bucket < ?"
+            " RETURNING bucket, others, found",
+            (*subject, end),
         ):
             at = max(bucket, first)
             known = found.get(at, Verdicts(0, 0))
@@ -170,7 +190,7 @@ class IncidentBook:
 
     def _write(
         self,
-        entity: str,
+        subject: _Subject,
         incident: Incident,
         end: int,
         event: IncidentOpened | IncidentClosed | None = None,
@@ -180,44 +200,59 @@ class IncidentBook:
         database = self._store.database
         closed = event.at if isinstance(event, IncidentClosed) else None
         ((number,),) = database.rows(
-            "SELECT id FROM incidents WHERE entity = ? AND opened = ?", (entity, incident.opened)
+            "SELECT id FROM incidents WHERE entity = ? AND what = ? AND opened = ?",
+            (*subject, incident.opened),
         ) or [(None,)]
         if number is None:
             number = database.execute(
-                "INSERT INTO incidents (entity, opened, report) VALUES (?, ?, '')",
-                (entity, incident.opened),
+                "INSERT INTO incidents (entity, what, opened, report) VALUES (?, ?, ?, '')",
+                (*subject, incident.opened),
             ).lastrowid
-        report = self._report_of(number, entity, incident, closed, end)
+        report = IncidentReport(
+            id=number,
+            **subject._asdict(),
+            since=incident.since,
+            opened=incident.opened,
+            closed=closed,
+            usual=incident.usual,
+            share=incident.share,
+            found=incident.rejected,
+            seen=incident.seen,
+        )
+        if subject.what == UNKNOWN_FIELDS:
+            report.names = self._new_names(report)
+        else:
+            self._add_what_stands_out(report, end)
         database.execute(
             "UPDATE incidents SET closed = ?, report = ?, untold = untold OR ? WHERE id = ?",
             (closed, _encode(report), untold, number),
         )
         return report
 
-    def _report_of(
-        self, number: int, entity: str, incident: Incident, closed: int | None, end: int
-    ) -> IncidentReport:
-        since = incident.since - incident.since % _MINUTE_MS
+    def _new_names(self, report: IncidentReport) -> list[str]:
+        rows = self._store.database.rows(
+            "SELECT name, first FROM unknown_fields WHERE entity = ? ORDER BY records DESC",
+            (report.entity,),
+        )
+        new = [name for name, first in rows if first >= report.since - _EARLIER_MS]
+        return (new or [name for name, _ in rows])[:_MOST]
+
+    def _add_what_stands_out(self, report: IncidentReport, end: int) -> None:
+        entity = report.entity
+        since = report.since - report.since % _MINUTE_MS
         until = -(-end * BUCKET_MS // _MINUTE_MS) * _MINUTE_MS
         during = self._frequencies(entity, since, until)
         before = self._frequencies(entity, since - _DAY_MS, since)
-        kinds = stands_out(before.kinds, during.kinds)
-        report = IncidentReport(
-            id=number,
-            entity=entity,
-            closed=closed,
-            **msgspec.structs.asdict(incident),
-            violations=kinds,
-            producers=[p for p in stands_out(before.producers, during.producers) if p],
-            # With nothing to compare with, every partition would stand out.
-            partitions=stands_out(before.partitions, during.partitions) if before.kinds else [],
-        )
+        report.violations = stands_out(before.kinds, during.kinds)
+        report.producers = [p for p in stands_out(before.producers, during.producers) if p]
+        if before.kinds:  # with nothing to compare with, every partition would stand out
+            report.partitions = stands_out(before.partitions, during.partitions)
         chosen = Filter(entity=entity, since=since)
-        if kinds:
-            chosen = chosen._replace(code=kinds[0][0], field=kinds[0][1])
+        if report.violations:
+            code, field = report.violations[0]
+            chosen = chosen._replace(code=code, field=field)
         found = queries.listed(self._store, chosen, _EXAMPLES, everything=True)
         report.examples = [one.coordinate for one in found]
-        return report
 
     def _frequencies(self, entity: str, since: int, until: int) -> _Frequencies:
         found = _Frequencies(Counter(), Counter(), Counter())

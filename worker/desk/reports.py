@@ -13,6 +13,7 @@ from worker.desk.incidents import IncidentReport
 from worker.desk.still_open import OpenCount
 from worker.desk.webhook import WebhookFailed, details, headline
 from worker.log import Sparing
+from worker.ops.desk_metrics import OpenIncident
 from worker.ops.health import ServiceHealth
 from worker.ops.metrics import Metrics
 from worker.stream import Partition
@@ -97,22 +98,24 @@ class DeskReports:
         """Incidents that opened or closed, and all that are open."""
         for one in changed:
             what = headline(one)
-            fields = {"entity": one.entity, "found": details(one)}
+            fields = {"entity": one.entity, "about": one.what, "what": what, "found": details(one)}
             if one.closed is None:
-                _log.warning("incident_opened", what=what, **fields)
+                _log.warning("incident_opened", **fields)
             else:
-                _log.warning("incident_closed", what=what, **fields)
+                _log.warning("incident_closed", **fields)
         self._metrics.desk.incidents(
-            (
-                one.entity,
-                one.since / 1000,
-                [
-                    (code, field, producer)
-                    for code, field in one.violations or [("", "")]
-                    for producer in one.producers or [""]
-                ],
-            )
-            for one in still_open
+            {
+                (one.entity, one.what): OpenIncident(
+                    one.since / 1000,
+                    [
+                        (code, field, producer)
+                        for code, field in one.violations or [("", name) for name in one.names]
+                        for producer in one.producers or [""]
+                    ]
+                    or [("", "", "")],
+                )
+                for one in still_open
+            }
         )
 
     def webhook(self, error: WebhookFailed | None, retry_in: float = 0.0) -> None:

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 
 from schemas import ENTITIES
-from worker.core.outbox import SOURCE_HEADER
+from worker.core.outbox import SOURCE_HEADER, UNKNOWN_HEADER
 from worker.core.rejection import Source
 from worker.core.rules import read_uuid
 from worker.core.shown import shown
-from worker.core.unknown import unknown_names
+from worker.core.unknown import LONGEST_NAME, MOST_NAMED, unknown_names
 from worker.core.violations import Code, Violation
 from worker.stream import Message
 
@@ -73,6 +73,8 @@ class Settling(NamedTuple):
     offset: int
     """The coordinate of its record in the input of the entity."""
     deleted: bool
+    unknown_names: tuple[str, ...] = ()
+    """Fields of its record that have no column."""
 
 
 class _Original(msgspec.Struct):
@@ -84,6 +86,7 @@ _seen = msgspec.json.Decoder(RejectionSeen)
 _original = msgspec.json.Decoder(_Original)
 _text = msgspec.json.Decoder(str)
 _texts = msgspec.json.Decoder(list[Any])
+_name_list = msgspec.json.Decoder(list[str])
 _UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 
 
@@ -124,9 +127,12 @@ def read_rejection(message: Message) -> RejectionSeen | None:
 def read_settling(message: Message) -> Settling | None:
     """The row or deletion in a message of an accepted topic; None if it does not say its source."""
     source = b""
+    unknown: tuple[str, ...] = ()
     for name, value in message.headers:
         if name == SOURCE_HEADER:
             source = value
+        elif name == UNKNOWN_HEADER:
+            unknown = _names(value)
     _, _, coordinate = source.partition(b"/")
     number, _, position = coordinate.partition(b"/")
     if not (number.isdigit() and position.isdigit()):
@@ -140,7 +146,16 @@ def read_settling(message: Message) -> Settling | None:
         return None
     entity = message.topic.rpartition(".")[2]
     digest, at = key_digest(entity, key), max(0, message.timestamp)
-    return Settling(entity, digest, at, partition, offset, message.value is None)
+    return Settling(entity, digest, at, partition, offset, message.value is None, unknown)
+
+
+def _names(header: bytes) -> tuple[str, ...]:
+    """The names in a header; none if it is not a worker's. They are bounded like a worker's."""
+    try:
+        found = _name_list.decode(header)
+    except _UNDECODABLE:
+        return ()
+    return tuple(shown(name, LONGEST_NAME) for name in found[:MOST_NAMED])
 
 
 def _producer(headers: Sequence[tuple[str, str]]) -> str:

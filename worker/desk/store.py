@@ -61,9 +61,12 @@ _COUNT: Final = (
     " last = max(last, excluded.last)"
 )
 _VERDICTS: Final = (
-    "INSERT INTO verdicts VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-    " accepted = accepted + excluded.accepted, rejected = rejected + excluded.rejected"
+    "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+    " others = others + excluded.others, found = found + excluded.found"
 )
+REJECTIONS, UNKNOWN_FIELDS = "rejections", "unknown_fields"
+"""What incidents are about: records that are rejected, and records with fields that no column is
+for."""
 
 _log = structlog.get_logger(__name__)
 
@@ -172,7 +175,9 @@ class RejectionStore:
                 "INSERT OR REPLACE INTO topics VALUES (?, ?)", identities.items()
             )
             self._add(rejections)
+            self._note_unknown([seen for _, _, seen in rejections])
             self._settle(settlings)
+            self._note_unknown(settlings)
             self._replay(replayed)
             if self.clock is not None:
                 self._count_verdicts(self.clock(), rejections, settlings)
@@ -241,7 +246,6 @@ class RejectionStore:
                 "SELECT id, topic, number FROM partitions"
             )
         }
-        unknown: Counter[tuple[str, str]] = Counter()
         rows: list[_Row] = []
         for partition, offset, seen in rejections:
             cause = self._cause(seen.wanted)
@@ -261,16 +265,23 @@ class RejectionStore:
             )
             self.database.execute(_REJECTION, row)
             rows.append(row)
-            names = self._unknown.setdefault(seen.entity, set())
-            for name in seen.unknown_names:
+        self._count((row, 1, 1) for row in rows)
+
+    def _note_unknown(self, records: Sequence[RejectionSeen | Settling]) -> None:
+        """Count the names of fields that have no column, at most 50 of an entity."""
+        counts: Counter[tuple[str, str]] = Counter()
+        first: dict[tuple[str, str], int] = {}
+        for record in records:
+            for name in record.unknown_names:
+                names = self._unknown.setdefault(record.entity, set())
                 if name in names or len(names) < MOST_NAMED:
                     names.add(name)
-                    unknown[seen.entity, name] += 1
-        self._count((row, 1, 1) for row in rows)
+                    counts[record.entity, name] += 1
+                    first.setdefault((record.entity, name), record.at)
         self.database.executemany(
-            "INSERT INTO unknown_fields VALUES (?, ?, ?)"
+            "INSERT INTO unknown_fields VALUES (?, ?, ?, ?)"
             " ON CONFLICT DO UPDATE SET records = records + excluded.records",
-            [(*name, count) for name, count in unknown.items()],
+            [(*name, count, first[name]) for name, count in counts.items()],
         )
 
     def _cause(self, wanted: Sequence[int]) -> _Row | None:
@@ -354,17 +365,22 @@ class RejectionStore:
     ) -> None:
         """Count those of the last hour. A broker's clock that is ahead counts as now."""
         since = now - _COUNTED_MS
-        rejected = Counter(
-            (seen.entity, min(seen.at, now) // BUCKET_MS)
-            for _, _, seen in rejections
-            if seen.at >= since
-        )
-        accepted = Counter(
-            (row.entity, min(row.at, now) // BUCKET_MS) for row in settlings if row.at >= since
-        )
+        counts: Counter[tuple[str, int, bool, bool]] = Counter()
+        for _, _, seen in rejections:
+            if seen.at >= since:
+                bucket = min(seen.at, now) // BUCKET_MS
+                counts[seen.entity, bucket, True, bool(seen.unknown_names)] += 1
+        for row in settlings:
+            if row.at >= since:
+                bucket = min(row.at, now) // BUCKET_MS
+                counts[row.entity, bucket, False, bool(row.unknown_names)] += 1
         self.database.executemany(
             _VERDICTS,
-            [(*key, accepted[key], rejected[key]) for key in accepted.keys() | rejected.keys()],
+            [
+                (entity, what, bucket, 0 if is_so else count, count if is_so else 0)
+                for (entity, bucket, rejected, unknown), count in counts.items()
+                for what, is_so in ((REJECTIONS, rejected), (UNKNOWN_FIELDS, unknown))
+            ],
         )
 
     def _kinds(self, seen: RejectionSeen) -> int:

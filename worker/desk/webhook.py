@@ -12,12 +12,14 @@ import urllib3
 
 from worker.core.topics import Names
 from worker.desk.incidents import IncidentReport
+from worker.desk.store import REJECTIONS, UNKNOWN_FIELDS
 
 _SECONDS: Final = 10.0
 """Longest time to connect, and longest wait for an answer."""
 _NEVER: Final = "0001-01-01T00:00:00Z"
 """What Alertmanager writes where something has not ended."""
-NAME: Final = "BuddyRejections"
+NAMES: Final = {REJECTIONS: "BuddyRejections", UNKNOWN_FIELDS: "BuddyUnknownFields"}
+"""The name of the alert, by what the incident is about."""
 
 
 class WebhookFailed(Exception):
@@ -58,8 +60,9 @@ def message(report: IncidentReport, names: Names) -> dict[str, Any]:
 
     `fingerprint` is the same for opening and closing of an incident, and in a repetition.
     """
+    name = NAMES[report.what]
     labels = {
-        "alertname": NAME,
+        "alertname": name,
         "entity": report.entity,
         "prefix": names.prefix,
         "severity": "warning",
@@ -76,7 +79,7 @@ def message(report: IncidentReport, names: Names) -> dict[str, Any]:
         "summary": headline(report),
         "description": "; ".join(details(report)),
     }
-    identity = f"{names.prefix} {report.entity} {report.opened}"
+    identity = f"{names.prefix} {report.entity} {report.what} {report.opened}"
     alert = {
         "status": status,
         "labels": labels,
@@ -86,10 +89,10 @@ def message(report: IncidentReport, names: Names) -> dict[str, Any]:
         "generatorURL": "",
         "fingerprint": blake2b(identity.encode(), digest_size=8).hexdigest(),
     }
-    group = {"alertname": NAME, "entity": report.entity}
+    group = {"alertname": name, "entity": report.entity}
     return {
         "version": "4",
-        "groupKey": f'{{}}:{{alertname="{NAME}", entity="{report.entity}"}}',
+        "groupKey": f'{{}}:{{alertname="{name}", entity="{report.entity}"}}',
         "truncatedAlerts": 0,
         "status": status,
         "receiver": "buddy-desk",
@@ -103,9 +106,13 @@ def message(report: IncidentReport, names: Names) -> dict[str, Any]:
 
 def headline(report: IncidentReport) -> str:
     """An incident in one line: `31 % of users are rejected, 1 % before`."""
-    verb = "are" if report.closed is None else "were"
-    share = report.share if report.closed is None else report.rejected / max(1, report.seen)
-    return f"{_percent(share)} of {report.entity} {verb} rejected, {_percent(report.usual)} before"
+    is_open = report.closed is None
+    share = report.share if is_open else report.found / max(1, report.seen)
+    if report.what == UNKNOWN_FIELDS:
+        what = f"{'have' if is_open else 'had'} fields that no column is for"
+    else:
+        what = f"{'are' if is_open else 'were'} rejected"
+    return f"{_percent(share)} of {report.entity} {what}, {_percent(report.usual)} before"
 
 
 def details(report: IncidentReport) -> list[str]:
@@ -113,7 +120,9 @@ def details(report: IncidentReport) -> list[str]:
     lines = [f"since {_time(report.since)}"]
     if report.closed is not None:
         lines.append(f"over at {_time(report.closed)}")
-    lines.append(f"{report.rejected} of {report.seen} records rejected since then")
+    lines.append(f"{report.found} of {report.seen} records since then")
+    if report.names:
+        lines.append(f"fields: {', '.join(report.names)}")
     if report.violations:
         lines.append(
             "violations: "

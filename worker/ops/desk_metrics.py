@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
 from prometheus_client import Gauge
 
 from schemas import ENTITIES
 from worker.ops.instruments import Instruments
+
+_WHAT: Final = ("rejections", "unknown_fields")
+
+
+class OpenIncident(NamedTuple):
+    """When an incident began, in seconds since 1970, and what stands out in it.
+
+    That is code, field and producer; each may be empty.
+    """
+
+    since: float
+    values: Sequence[tuple[str, str, str]]
 
 
 class DeskMetrics:
@@ -26,18 +39,19 @@ class DeskMetrics:
         self._replayed = make.counter(
             "buddy_desk_replayed_records", "Records that somebody has sent again."
         )
-        self._incident = make.gauges(
+        self._incident = Gauge(
             "buddy_incident_open",
-            "Whether far more of an entity is rejected than usual.",
-            "entity",
-            ENTITIES,
+            "Whether far more of an entity is rejected, or has unknown fields, than usual.",
+            ("entity", "what"),
+            registry=make.registry,
         )
         self._stands_out = Gauge(
             "buddy_incident_since_timestamp_seconds",
             "When an open incident began, by what stands out in it.",
-            ("entity", "code", "field", "producer"),
+            ("entity", "what", "code", "field", "producer"),
             registry=make.registry,
         )
+        self.incidents({})
         self._webhook = make.counters(
             "buddy_incident_webhook_messages",
             "Messages to the webhook of incidents.",
@@ -52,18 +66,15 @@ class DeskMetrics:
         for entity, gauge in self._oldest.items():
             gauge.set(oldest.get(entity, 0))
 
-    def incidents(self, found: Iterable[tuple[str, float, Sequence[tuple[str, str, str]]]]) -> None:
-        """Set the open incidents: entity, beginning in seconds since 1970, and what stands out.
-
-        That is code, field and producer. Each may be empty.
-        """
-        open_ = list(found)
-        for entity, gauge in self._incident.items():
-            gauge.set(any(entity == one for one, _, _ in open_))
+    def incidents(self, found: Mapping[tuple[str, str], OpenIncident]) -> None:
+        """Set the open incidents, by entity and what they are about."""
+        for entity in ENTITIES:
+            for what in _WHAT:
+                self._incident.labels(entity, what).set((entity, what) in found)
         self._stands_out.clear()
-        for entity, since, values in open_:
-            for code, field, producer in values:
-                self._stands_out.labels(entity, code, field, producer).set(since)
+        for (entity, what), incident in found.items():
+            for values in incident.values:
+                self._stands_out.labels(entity, what, *values).set(incident.since)
 
     def webhook(self, *, sent: bool) -> None:
         """Count a message to the webhook."""

@@ -13,6 +13,7 @@ from tests.unit.desk_kit import NAMES, START, rejection, settling
 from worker.core.violations import Code
 from worker.desk.incidents import IncidentBook, IncidentReport, stands_out
 from worker.desk.store import RejectionStore
+from worker.desk.webhook import details, headline
 
 SECOND = 1_000
 MINUTE = 60 * SECOND
@@ -86,9 +87,28 @@ def test_an_incident_opens_once_and_closes_once_and_names_what_stands_out(desk: 
     assert (closed.id, closed.since) == (opened.id, opened.since)
     assert closed.closed is not None
     assert closed.closed <= began + 240 * SECOND
-    assert closed.rejected >= 60 * 30
+    assert closed.found >= 60 * 30
     assert desk.book.reports(only_open=True) == []
     assert desk.book.reports() == [closed]
+
+
+def test_a_spike_of_unknown_fields_is_an_incident_that_names_them(desk: Desk) -> None:
+    """Also of accepted records: a renamed optional field rejects nothing."""
+    known = settling("k", unknown=("nickname",))
+    for second in range(120):
+        if second == 60:
+            known = settling("k", unknown=("nickname", "tel"))
+        some = 2 if second < 60 else 40
+        rows = [known._replace(at=START + desk.at)] * some
+        rows += [settling(str(n), at=desk.at) for n in range(100 - some)]
+        desk.store.apply([], rows, {}, {}, {})
+        desk.at += SECOND
+        desk.changes += desk.book.judge(START + desk.at, tells=True)
+    (opened,) = desk.changes
+    assert (opened.entity, opened.what, opened.names) == ("users", "unknown_fields", ["tel"])
+    assert opened.violations == []
+    assert headline(opened).endswith("of users have fields that no column is for, 2.0 % before")
+    assert "fields: tel" in details(opened)
 
 
 def test_a_restart_after_every_second_changes_nothing(desk: Desk, tmp_path: Path) -> None:
@@ -108,7 +128,7 @@ def test_verdicts_that_are_read_late_count(desk: Desk) -> None:
     desk.stream(300, 1, late=30 * SECOND)
     desk.stream(30, 30, late=30 * SECOND)
     (opened,) = desk.changes
-    assert opened.rejected > 100
+    assert opened.found > 100
 
 
 def test_a_brokers_clock_that_is_ahead_counts_as_now(desk: Desk) -> None:

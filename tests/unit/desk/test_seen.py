@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.unit.desk_kit import NAMES
 from worker.core.decode import Invalid
-from worker.core.outbox import ACCEPTED_AT_HEADER, SOURCE_HEADER
+from worker.core.outbox import ACCEPTED_AT_HEADER, SOURCE_HEADER, UNKNOWN_HEADER
 from worker.core.rejection import reject
 from worker.core.violations import Code, Violation
 from worker.desk.seen import (
@@ -127,3 +127,33 @@ def test_a_row_that_does_not_say_its_source_settles_nothing(headers: dict[str, b
 
 def test_equal_keys_of_two_entities_differ() -> None:
     assert key_digest("users", "1") != key_digest("matches", "1")
+
+
+@pytest.mark.parametrize(
+    ("header", "names"),
+    [
+        (b'["tel","x"]', ("tel", "x")),
+        (b'["' + b"n" * 99 + b'"]', ("n" * 63 + "\u2026",)),
+        (b"[" + b",".join([b'"n"'] * 99) + b"]", ("n",) * 50),
+        (b"no JSON", ()),
+        (b'{"a":1}', ()),
+        (b"\xff", ()),
+    ],
+)
+def test_the_fields_that_a_row_lacks_are_read_and_bounded(
+    header: bytes, names: tuple[str, ...]
+) -> None:
+    """Others may write there too."""
+    row = accepted()
+    message = Message(
+        row.topic,
+        row.partition,
+        row.offset,
+        row.timestamp,
+        row.key,
+        row.value,
+        (*row.headers, (UNKNOWN_HEADER, header)),
+    )
+    settling = read_settling(message)
+    assert settling is not None
+    assert settling.unknown_names == names
