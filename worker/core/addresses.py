@@ -43,7 +43,7 @@ class ReservationRequest(msgspec.Struct, frozen=True, array_like=True, tag="clai
 
 
 class Release(msgspec.Struct, frozen=True, array_like=True, tag="settled"):
-    """The record that was granted the address is judged: rows now show the holder."""
+    """The record that was granted the address is judged: if it was accepted, its row shows that."""
 
     address: bytes
     task: int

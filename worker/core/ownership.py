@@ -1,8 +1,8 @@
 """Who may write for a task: each take-over is a record in `internal.owners`. Pure.
 
 Kafka fences by transactional id alone, and a worker has one id for all of its tasks. The new owner
-of a task therefore records the id that it writes under. Then it fences every earlier owner that has
-not given the task up: docs/exactly-once.md, "Fence, then read".
+of a task therefore records the last part of the id that it writes under. Then it fences every
+earlier owner that has not given the task up: docs/exactly-once.md, "Fence, then read".
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class Names(msgspec.Struct, frozen=True):
 
     @property
     def parked(self) -> str:
-        """Copies of each task's parked records, by coordinate."""
+        """Copies of each task's parked records, by entity, task and ordinal."""
         return f"{self.prefix}.internal.parked"
 
     @property
@@ -104,7 +104,7 @@ class Names(msgspec.Struct, frozen=True):
 
     @property
     def schedules(self) -> str:
-        """The position of each schedule, by its name; one partition."""
+        """How far each schedule is, by its name; one partition."""
         return f"{self.prefix}.internal.schedules"
 
     def entity_of(self, topic: str) -> str:

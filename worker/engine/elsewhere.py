@@ -1,8 +1,9 @@
 """The backlog of other workers, by append time: records that may refer to it wait.
 
-The checkpoint of a task has the append time up to which its users and matches are judged. An idle
-task writes no checkpoint, so its inputs are asked for their end offsets. A task that has read up
-to those ends has no backlog older than the records that this worker has already read.
+The checkpoint of a task has the append time up to which its users and matches are judged, or
+parked. An idle task writes no checkpoint, so its inputs are asked for their end offsets. A task
+that has read up to those ends has no backlog older than the records that this worker has already
+read.
 """
 
 from __future__ import annotations

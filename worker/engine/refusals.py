@@ -29,7 +29,7 @@ class Refusals:
     """Counts the refusals per task and record, until the record has a committed rejection.
 
     A refused commit discards all tasks. A restored task rejects these records (`internal_error`)
-    with a smaller message each time: see `Task.unwritable`.
+    with a smaller message each time: see `Task.commit_refusals`.
     """
 
     def __init__(self, names: Names) -> None:

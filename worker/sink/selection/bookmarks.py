@@ -5,7 +5,7 @@ under a bookmark writes a generation: key and digest of every delivered row. The
 names the generation that counts. Promises:
 
 * A new generation counts only once its export is finished; the switch is one atomic write.
-* The place decides whether an export is finished. So `settle` brings bookmarks and exports into
+* The place decides whether an export is finished. So `reconcile` brings bookmarks and exports into
   agreement after a kill at any moment. It runs at the start, and around every incremental export.
 * A schedule's bookmark has a name that no request can have (`SCHEDULED`). Older releases kept it
   under the schedule's plain name, where requests may have moved it. Such a bookmark stays with the
@@ -118,7 +118,7 @@ class Bookmarks:
         return mark
 
     def begin(self, name: str, export_id: str, selection: Selection, cut: Cut) -> Draft:
-        """Start a generation, to be filled. It counts once `settle` finds its export finished."""
+        """Start a generation, to be filled. It counts once its export is found to be finished."""
         heads = self._heads()
         marks = [m for head in heads.values() for m in (head.current, head.pending) if m]
         number = 1 + max((mark.generation for mark in marks), default=0)

@@ -88,7 +88,7 @@ def made_for_names(names: Names) -> MadeFor:
 def open_database(directory: Path, made_for: MadeFor) -> Opened:
     """Open or create the database of the store in `directory`. Raises `StateError`.
 
-    It is replaced if it is damaged, or if it was made for something else than `stamp`.
+    It is replaced if it is damaged, or if it was made for something else than `made_for`.
     """
     rows = directory / "rows"
     rocks.make_directory(directory)
