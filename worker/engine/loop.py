@@ -116,7 +116,10 @@ class WorkLoop:
                 following.result()
             try:
                 await self._cycle()
-                backoff.succeeded()
+                if self._tasks.assigned <= self._tasks.running.keys():
+                    backoff.succeeded()
+                else:  # not all inputs are read yet
+                    backoff.untried()
                 self._reports.free("broker")
             except (BrokerUnavailable, DamagedLog, MissingTopic) as error:
                 pause = backoff.failed()

@@ -259,3 +259,21 @@ def test_waits_grow_until_nothing_has_failed_for_a_while(clock: SettableClock) -
     clock.advance(5_000)
     backoff.succeeded()
     assert backoff.failed() <= 0.2
+
+
+def test_waits_grow_on_where_nothing_is_tried_for_a_while(clock: SettableClock) -> None:
+    backoff = Backoff(clock.steady, first=0.2, longest=5.0)
+    for longest in (0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0):
+        assert backoff.failed() >= longest / 2
+        clock.advance(5_000)
+        for _ in range(10):
+            clock.advance(1_000)
+            backoff.untried()
+            assert backoff.ready()
+        clock.advance(4_999)
+        backoff.succeeded()
+    clock.advance(1)
+    backoff.succeeded()
+    assert backoff.failed() <= 0.2
+    backoff.untried()
+    assert not backoff.ready(), "a wait is not cut short"
