@@ -7,6 +7,7 @@ bytes of the fetch, by aiokafka's parser in Python: each byte of a name that is 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from aiokafka.consumer import fetcher
@@ -16,6 +17,7 @@ from aiokafka.record.util import decode_varint_py
 
 _LENGTH: Final = slice(8, 12)
 """Where a batch has its length, in bytes after the length."""
+_OVERFLOW: Final = 1 << 63
 
 
 def is_about_a_name(error: BaseException) -> bool:
@@ -57,7 +59,12 @@ class LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # as above
 
     def _read_msg(self) -> Any:
         # The compiled function takes a bytearray only, and none of its subclasses.
-        return super()._read_msg(decode_varint_py)
+        record = super()._read_msg(decode_varint_py)
+        if -_OVERFLOW <= record.timestamp < _OVERFLOW:
+            return record
+        # Kafka computes with 64 bits, and takes what comes of that.
+        time = (record.timestamp + _OVERFLOW) % (2 * _OVERFLOW) - _OVERFLOW
+        return replace(record, timestamp=time)
 
 
 class _Lenient(bytearray):

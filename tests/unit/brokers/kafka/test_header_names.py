@@ -204,3 +204,13 @@ def test_a_fetch_of_many_such_batches_is_walked_once() -> None:
     kept = KeptRecords(b"".join(sent))
     assert [kept.lenient(index).base_offset for index in range(3_000)] == [*range(3_000)]
     assert read(sent, 3_000) == (expected(batches), 3_000, [])
+
+
+def test_a_time_beyond_64_bits_is_the_compiled_parsers() -> None:
+    sent = bytearray(Batch([b"good"]).at(0))
+    sent[27:35] = ((1 << 63) - 1).to_bytes(8, "big")  # of the first record
+    sent[63] = 18  # 9 ms later, in zigzag encoding
+    kept = KeptRecords(bytes(sent))
+    (shown,) = kept.lenient(0)
+    (compiled,) = kept.next_batch()
+    assert shown.timestamp == compiled.timestamp == -(1 << 63) + 8
