@@ -74,7 +74,7 @@ async def _follow(
             try:
                 if await updater.catch_up(reports.read):
                     reports.still_open(await asyncio.to_thread(still_open, store))
-                reports.free(_STORE)
+                reports.free(_STORE, after=0)  # it is open and has taken what was read
                 reports.free(_BROKER)
                 reports.caught_up(store.replayed, store.database.rebuilt)
                 if reports.transactions_are_due():

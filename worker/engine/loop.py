@@ -116,11 +116,11 @@ class WorkLoop:
                 following.result()
             try:
                 await self._cycle()
-                if self._tasks.assigned <= self._tasks.running.keys():
+                if self._tasks.running or not self._tasks.assigned:
                     backoff.succeeded()
-                else:  # not all inputs are read yet
+                    self._reports.free("broker")
+                else:  # no input is read yet
                     backoff.untried()
-                self._reports.free("broker")
             except (BrokerUnavailable, DamagedLog, MissingTopic) as error:
                 pause = backoff.failed()
                 self._reports.outage("broker", error, pause)
