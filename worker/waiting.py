@@ -40,6 +40,10 @@ class Backoff:
         if self._clock() >= self._until + int(self._longest * 1000):
             self._wait = 0.0
 
+    def untried(self) -> None:
+        """Record that nothing was tried that could fail: the time before a reset begins anew."""
+        self._until = max(self._until, self._clock())
+
 
 async def wait(event: asyncio.Event, seconds: float) -> None:
     """Wait for the event, but at most so long."""

@@ -197,7 +197,10 @@ def count_of(number: int, singular: str, plural: str = "") -> str:
 
 def short_time(moment: datetime, now: datetime) -> str:
     """A moment in UTC for people: the time, preceded by the date unless it is today's."""
-    utc = moment.astimezone(UTC)
+    try:
+        utc = moment.astimezone(UTC)
+    except OverflowError:  # the first and the last hours that a `datetime` holds
+        utc = moment
     return f"{utc:%H:%M:%S}" if utc.date() == now.astimezone(UTC).date() else f"{utc:%F %H:%M:%S}"
 
 

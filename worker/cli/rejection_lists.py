@@ -25,6 +25,7 @@ from worker.cli.console import (
 )
 from worker.cli.desk_store import open_desk
 from worker.cli.unknown_fields import print_unknown
+from worker.core.rejection import LAST_MS
 from worker.core.unknown import UnknownNames
 from worker.core.violations import Code
 
@@ -228,4 +229,5 @@ def _span(milliseconds: int) -> str:
 
 
 def _moment(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    # Earlier releases kept any time in the store.
+    return datetime.fromtimestamp(min(milliseconds, LAST_MS) / 1000, UTC)

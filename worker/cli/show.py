@@ -86,7 +86,7 @@ def _print(listed: RejectionListed, message: Message, *, masks: bool) -> None:
         say(f"The rejection at {listed.coordinate} was not written by a worker: see --json.")
         return
     rejection, record = found.rejection, found.value
-    at = short_time(datetime.fromisoformat(rejection.rejected_at), datetime.now(UTC))
+    at = short_time(msgspec.convert(rejection.rejected_at, datetime), datetime.now(UTC))
     say(f"{at}  {listed.source}  key {rejection.key or '-'}  {listed.state}")
     for violation in rejection.violations:
         field = f"{violation.field}: " if violation.field else ""

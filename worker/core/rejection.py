@@ -18,7 +18,7 @@ REPLAYS_HEADER: Final = "buddy-replays"
 _NULL: Final = msgspec.Raw(b"null")
 _BLANK: Final = b" \t\r\n"
 _FIRST_MS: Final = -62_135_596_800_000
-_LAST_MS: Final = 253_402_300_799_999
+LAST_MS: Final = 253_402_300_799_999
 """The first and the last millisecond of the years 1 to 9999."""
 
 
@@ -65,7 +65,7 @@ _encode = msgspec.json.Encoder().encode
 def timestamp(milliseconds: int) -> str:
     """A time in the canonical form of timestamps."""
     # A producer's clock may be arbitrarily wrong: clamp to the years 1 to 9999.
-    moment = datetime.fromtimestamp(min(max(milliseconds, _FIRST_MS), _LAST_MS) / 1000, UTC)
+    moment = datetime.fromtimestamp(min(max(milliseconds, _FIRST_MS), LAST_MS) / 1000, UTC)
     text = moment.isoformat(timespec="microseconds" if moment.microsecond else "seconds")
     return text.replace("+00:00", "Z")
 

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Reader
 from worker.desk.audit import read_audit
-from worker.desk.seen import STAGES, Settling, key_digest, read_rejection, read_settling
+from worker.desk.seen import STAGES, Settling, key_digest, read_rejection, read_settling, time_of
 from worker.desk.store import Numbered, RejectionStore, Replayed
 from worker.errors import BrokerUnavailable, DamagedLog
 from worker.index.freshness import SavedIndex
@@ -164,7 +164,7 @@ class CatchUp:
                 topic, number, offset = audit.rejection.rsplit("/", 2)
                 key = None if audit.key is None else key_digest(audit.entity, audit.key)
                 where = Partition(topic, int(number))
-                found.append(Replayed(key, where, int(offset), message.timestamp))
+                found.append(Replayed(key, where, int(offset), time_of(message)))
         return found
 
     async def _read(

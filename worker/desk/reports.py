@@ -16,6 +16,7 @@ from worker.log import Sparing
 from worker.ops.desk_metrics import OpenIncident
 from worker.ops.health import ServiceHealth
 from worker.ops.metrics import Metrics
+from worker.ops.steady_health import STEADY_MS, SteadyHealth
 from worker.stream import Partition
 
 _TRANSACTIONS, _WEBHOOK = "transactions", "webhook"
@@ -33,6 +34,7 @@ class DeskReports:
         self.health = health
         self._metrics = metrics
         self._clock = clock
+        self._hindrances = SteadyHealth(health, clock.steady)
         self._transactions = OpenTransactions(clock.steady)
         self._unreadable = Sparing(_unreadable_rejection)
         self._looked = -_TRANSACTIONS_EVERY_MS
@@ -45,12 +47,12 @@ class DeskReports:
     def waits(self, what: str, error: Exception, seconds: float) -> None:
         """A part of the work failed and is tried again after so many seconds."""
         _log.warning("desk_waits", error=str(error), retry_in=round(seconds, 1))
-        self.health.hindered(what, str(error), self._clock.steady())
+        self._hindrances.hindered(what, str(error))
         self.alive()  # a restart does not cure it
 
-    def free(self, what: str) -> None:
-        """That part of the work goes on."""
-        self.health.free(what)
+    def free(self, what: str, after: int = STEADY_MS) -> None:
+        """That part of the work goes on; effective once it has gone well for `after` ms."""
+        self._hindrances.free(what, after)
 
     def unreadable(self, partition: Partition, offset: int) -> None:
         """A message is no rejection, or no audit of a replay; it was skipped."""
@@ -143,7 +145,7 @@ class DeskReports:
         """
         blocked = self._transactions.update(ends)
         if blocked is None:
-            self.free(_TRANSACTIONS)
+            self.health.free(_TRANSACTIONS)
             return
         _log.warning("rejections_blocked", **blocked.log_fields())
         self.health.hindered(_TRANSACTIONS, str(blocked), self._clock.steady())

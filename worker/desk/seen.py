@@ -11,7 +11,7 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.core.outbox import SOURCE_HEADER, UNKNOWN_HEADER
-from worker.core.rejection import Source
+from worker.core.rejection import LAST_MS, Source
 from worker.core.rules import read_uuid
 from worker.core.shown import shown
 from worker.core.unknown import LONGEST_NAME, MOST_NAMED, unknown_names
@@ -100,6 +100,14 @@ def key_digest(entity: str, key: str) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
+def time_of(message: Message) -> int:
+    """The time of a message, in the years 1970 to 9999.
+
+    Where a topic has no append time it is its sender's, which may be any number.
+    """
+    return min(max(0, message.timestamp), LAST_MS)
+
+
 def no_index(field: str) -> str:
     """The field of a violation without list indices: "attendees" for "attendees[3]"."""
     return field.split("[", maxsplit=1)[0]
@@ -116,7 +124,7 @@ def read_rejection(message: Message) -> RejectionSeen | None:
     numbers = seen.source.partition, seen.source.offset
     if seen.entity not in ENTITIES or not all(0 <= n < _MOST for n in numbers):
         return None
-    seen.at = max(0, message.timestamp)
+    seen.at = time_of(message)
     fields = original.record or {}
     seen.unknown_names = unknown_names(fields, _COLUMNS[seen.entity])
     seen.producer = _producer(original.headers)
@@ -145,7 +153,7 @@ def read_settling(message: Message) -> Settling | None:
     if partition >= _MOST or offset >= _MOST:
         return None
     entity = message.topic.rpartition(".")[2]
-    digest, at = key_digest(entity, key), max(0, message.timestamp)
+    digest, at = key_digest(entity, key), time_of(message)
     return Settling(entity, digest, at, partition, offset, message.value is None, unknown)
 
 

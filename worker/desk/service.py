@@ -121,7 +121,7 @@ class DeskService:
         store = updater.store
         if await updater.catch_up(self._reports.read):
             self._reports.still_open(await asyncio.to_thread(still_open, store))
-        self._reports.free(_STORE)
+        self._reports.free(_STORE, after=0)  # it is open and has taken what was read
         self._reports.free(_BROKER)
         self._reports.caught_up(store.replayed, store.database.rebuilt)
         now = self._now() - _LATE_MS

@@ -116,8 +116,11 @@ class WorkLoop:
                 following.result()
             try:
                 await self._cycle()
-                backoff.succeeded()
-                self._reports.free("broker")
+                if self._tasks.running or not self._tasks.assigned:
+                    backoff.succeeded()
+                    self._reports.free("broker")
+                else:  # no input is read yet
+                    backoff.untried()
             except (BrokerUnavailable, DamagedLog, MissingTopic) as error:
                 pause = backoff.failed()
                 self._reports.outage("broker", error, pause)
@@ -237,7 +240,7 @@ class WorkLoop:
         for (_, number), some in groupby(messages, attrgetter("topic", "partition")):
             handle = self._tasks.running.get(number)
             if handle is not None:
-                handle.put(list(some))
+                handle.put(list(some), self._clock.wall())
         self._reports.expired(self._reader.expired(), self._tasks, self._settings.names)
         self._reports.skipped(self._reader.skipped(), self._tasks, self._settings.names)
         self._reports.damaged(self._reader.damaged().keys(), self._tasks)
@@ -278,9 +281,8 @@ class WorkLoop:
         heads: dict[str, int] = {}
         for handle in running.values():
             for entity in ENTITIES:
-                if messages := handle.inbox[entity]:
-                    first = messages[0].timestamp
-                    heads[entity] = min(first, heads.get(entity, first))
+                if times := handle.times[entity]:
+                    heads[entity] = min(times[0], heads.get(entity, times[0]))
         newest = max(
             (t for handle in running.values() for t in handle.read_until.values()), default=0
         )

@@ -3,7 +3,8 @@
 If all inputs of a backlog were judged as they are read, most records would be parked until their
 users are judged. So a record waits in its inbox until all users (and matches) that arrived
 earlier have been read. Append times decide what arrived earlier, so the speed of each read does
-not matter. A live stream waits for nothing.
+not matter. A live stream waits for nothing. A producer's time counts where there is no append time
+(`TaskHandle.put`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from schemas import ENTITIES
 from worker.engine.index_updater import INDEXED
 
 FOREVER: Final = 1 << 62
-"""Later than any append time."""
+"""Later than any clock's time: `TaskHandle.put` admits no others."""
 LONGEST_MS: Final = 5_000
 """How long a record waits in its inbox: an input with a large lag must not delay others."""
 

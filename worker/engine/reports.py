@@ -25,6 +25,7 @@ from worker.errors import BuddyError, Fenced
 from worker.ops.health import Health, ServiceHealth
 from worker.ops.metrics import Metrics
 from worker.ops.skips import Skips
+from worker.ops.steady_health import STEADY_MS, SteadyHealth
 from worker.stream import Partition
 
 _MEASURE_EVERY_MS: Final = 1_000
@@ -35,9 +36,6 @@ The worker first reads the failed round again. If that commit took effect after 
 follow, so this is shorter than the limit of `/live`."""
 _LAG_EVERY_MS: Final = 5_000
 """Measuring the lag costs broker requests."""
-
-_STEADY_MS: Final = 5_000
-"""A hindrance ends only after this long without a failure: failures often repeat."""
 
 _log = structlog.get_logger(__name__)
 
@@ -54,7 +52,7 @@ class WorkerReports(Losses):
         self._damaged: set[Partition] = set()
         self._skips = Skips(metrics, health, ".rejected.")
         self._missing: Sequence[str] = ()
-        self._hindered: dict[str, int] = {}
+        self._hindrances = SteadyHealth(health, clock.steady)
         self._failing: set[int] = set()
         """Tasks of rounds whose commit failed; cleared by the next successful commit."""
         self._not_started: set[int] = set()
@@ -82,16 +80,11 @@ class WorkerReports(Losses):
 
     def hindered(self, what: str, error: BuddyError) -> None:
         """Report that a part of the work is blocked: not ready until `free`."""
-        now = self._clock.steady()
-        self._hindered[what] = now
-        self.health.hindered(what, str(error), now)
+        self._hindrances.hindered(what, str(error))
 
-    def free(self, what: str, after: int = _STEADY_MS) -> None:
-        """Report success of a part of the work; effective `after` ms without a failure."""
-        failed = self._hindered.get(what)
-        if failed is not None and self._clock.steady() - failed >= after:
-            del self._hindered[what]
-            self.health.free(what)
+    def free(self, what: str, after: int = STEADY_MS) -> None:
+        """Report success of a part of the work; effective once it has gone well for `after` ms."""
+        self._hindrances.free(what, after)
 
     def committed(self, tallies: Mapping[int, Tally], began: int) -> None:
         """Report a committed round: its tallies by task, and when it began."""

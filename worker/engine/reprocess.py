@@ -20,7 +20,7 @@ from worker.core.topics import TASK_INPUTS, Names
 from worker.engine.saved import read_progress_table
 from worker.engine.session import Session
 from worker.engine.takeover import fence_earlier
-from worker.errors import BuddyError, Fenced
+from worker.errors import BrokerUnavailable, BuddyError, Fenced
 from worker.index.freshness import is_another
 from worker.stream import Partition, ProducerRecord
 
@@ -68,7 +68,13 @@ async def _take_and_reset(
             messages += reset
             messages += [owner_tombstone(names, number, one) for one in earlier]
         reset_to = {Partition(names.input(entity), q): at for q, at in offsets.items() if back[q]}
-        await session.commit(messages, reset_to)
+        try:
+            await session.commit(messages, reset_to)
+        except BrokerUnavailable as error:
+            raise BrokerUnavailable(
+                f"{error}; the records of {names.input(entity)} may be judged again all the same:"
+                " before another attempt, see how many are to be read in 'buddy status'"
+            ) from error
         # In a transaction of its own: the next owner trusts a release even when uncommitted. The
         # reset is committed: if a worker has fenced this session already, nothing is left to
         # release, and another attempt would reset the tasks a second time.

@@ -10,7 +10,6 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from operator import attrgetter
 from typing import Final
 
 import structlog
@@ -52,9 +51,11 @@ class TaskHandle:
         """The end offset of each input at the take-over."""
         self.inbox: dict[str, list[Message]] = {name: [] for name in TASK_INPUTS}
         """The messages read but not judged, by input."""
+        self.times: dict[str, list[int]] = {name: [] for name in TASK_INPUTS}
+        """The times of these messages, as `put` computes them."""
         self.inbox_bytes = Counter[str]()
         self.read_until: dict[str, int] = {}
-        """The append time of the last message read, by input."""
+        """The time of the last message read, by input."""
         self.positions: dict[str, int] = {}
         """By input: the first offset after the latest batch."""
         self.missed = Missed()
@@ -66,37 +67,42 @@ class TaskHandle:
         self.lost_offsets: dict[Partition, int] = {}
         """The number of lost offsets in the partitions of these topics at that time."""
 
-    def put(self, messages: Sequence[Message]) -> None:
-        """Append messages of one input to its inbox, in offset order."""
+    def put(self, messages: Sequence[Message], now: int) -> None:
+        """Append messages of one input to its inbox, in offset order. `now` is the wall clock.
+
+        A message counts as of its append time. Without one it counts as of the time that its
+        producer gave, but not of one in the future, for which it would wait, nor before 1970.
+        """
         name = self.task.inputs[messages[0].topic]
+        times = [m.timestamp if m.appended else min(max(m.timestamp, 0), now) for m in messages]
         self.inbox[name] += messages
         self.inbox_bytes[name] += sum(map(weight, messages))
-        self.read_until[name] = messages[-1].timestamp
+        self.times[name] += times
+        self.read_until[name] = times[-1]
 
     def take(self, limits: Mapping[str, int]) -> list[Message]:
-        """Remove and return the messages up to these append times; inputs without a limit: all."""
+        """Remove and return the messages up to these times; inputs without a limit: all."""
         taken: list[Message] = []
         for name, messages in self.inbox.items():
-            limit = limits.get(name, FOREVER)
-            if not messages or messages[0].timestamp > limit:
+            times, limit = self.times[name], limits.get(name, FOREVER)
+            if not times or times[0] > limit:
                 continue
-            if messages[-1].timestamp <= limit:
+            if times[-1] <= limit:
                 taken += messages
-                self.inbox[name] = []
+                self.inbox[name], self.times[name] = [], []
                 self.inbox_bytes[name] = 0
                 continue
-            count = bisect_right(messages, limit, key=attrgetter("timestamp"))
+            count = bisect_right(times, limit)
             some, self.inbox[name] = messages[:count], messages[count:]
+            self.times[name] = times[count:]
             taken += some
             self.inbox_bytes[name] -= sum(map(weight, some))
         return taken
 
     def taken_until(self) -> dict[str, int]:
-        """The append time up to which all users, and all matches, have left the inbox."""
+        """The time up to which all users, and all matches, have left the inbox."""
         return {
-            entity: messages[0].timestamp - 1
-            if (messages := self.inbox[entity])
-            else self.read_until[entity]
+            entity: times[0] - 1 if (times := self.times[entity]) else self.read_until[entity]
             for entity in INDEXED
             if entity in self.read_until
         }

@@ -17,6 +17,7 @@ from worker.brokers.contract import Broker, Member
 from worker.clock import Clock
 from worker.core.topics import Names
 from worker.errors import WAITED_OUT
+from worker.ops.steady_health import STEADY_MS
 from worker.sink.reports import SinkReports
 from worker.waiting import wait
 
@@ -70,11 +71,10 @@ class Election:
                 self.elected.set()
             else:
                 self.elected.clear()
-            if self._failed_at is not None and (
-                elected or self._steady() - self._failed_at >= _HINDERED_MS
-            ):
+            limit = STEADY_MS if elected else _HINDERED_MS
+            if self._failed_at is not None and self._steady() - self._failed_at >= limit:
                 self._failed_at = None
-                self._reports.free(_ELECTION)
+                self._reports.free(_ELECTION, after=0)
             await wait(stop, _ASK_SECONDS)
 
     def _hindered(self, reason: str) -> None:

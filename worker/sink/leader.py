@@ -27,6 +27,7 @@ from worker.errors import (
     StateLost,
     UsageError,
 )
+from worker.ops.steady_health import STEADY_MS
 from worker.sink.agenda import Agenda, Due, read_standing
 from worker.sink.answers import Answers, message_of
 from worker.sink.election import Election
@@ -90,10 +91,10 @@ class Leader:
         while not stop.is_set():
             try:
                 if not self._election.elected.is_set():
-                    self._reports.free(_OFFICE)  # another sink may do the work by now
+                    self._reports.free(_OFFICE, after=0)  # another sink may do the work by now
                 await unless(stop, self._election.elected.wait())
                 await self._serve_a_term(stop)
-                self._reports.free(_OFFICE)  # the work is no longer this sink's
+                self._reports.free(_OFFICE, after=0)  # the work is no longer this sink's
             except Fenced:
                 _log.warning("sink_fenced")
                 await wait(stop, self._backoff.failed())
@@ -137,9 +138,10 @@ class Leader:
                         looked = self._clock.steady()
                         if await self._partitions(broker) != len(positions):
                             break  # the next session reads the added partitions
-                    if term.answered or self._clock.steady() - began >= _SETTLED_MS:
+                    settled = self._clock.steady() - began >= _SETTLED_MS
+                    if settled or term.answered:
                         self._backoff.succeeded()
-                        self._reports.free(_OFFICE)
+                        self._reports.free(_OFFICE, after=0 if settled else STEADY_MS)
             finally:
                 self._reports.active(is_active=False)
                 _log.info("sink_passive")

@@ -14,6 +14,7 @@ from worker.log import Sparing
 from worker.ops.health import Health, ServiceHealth
 from worker.ops.metrics import Metrics
 from worker.ops.skips import Skips
+from worker.ops.steady_health import STEADY_MS, SteadyHealth
 from worker.sink.store.row_store import Applied
 from worker.stream import Partition
 
@@ -59,6 +60,7 @@ class SinkReports:
         self._hung_since = 0
         self._was_active = False
         """This sink was active and no longer is: the export place is now another sink's concern."""
+        self._hindrances = SteadyHealth(health, clock)
         self._skips = Skips(metrics, health, ".exports")
         self._transactions = OpenTransactions(clock)
         self._foreign_rows = Sparing(_foreign_row)
@@ -73,11 +75,14 @@ class SinkReports:
 
     def hindered(self, what: str, reason: str) -> None:
         """A part of the sink's work is blocked until `free`; the sink is not ready meanwhile."""
-        self.health.hindered(what, reason, self._clock())
+        self._hindrances.hindered(what, reason)
 
-    def free(self, what: str) -> None:
-        """That part of the work goes on, or is no longer this sink's."""
-        self.health.free(what)
+    def free(self, what: str, after: int = STEADY_MS) -> None:
+        """That part of the work goes on; effective once it has gone well for `after` ms.
+
+        With 0, at once: what hindered it is seen to be over, or it is no longer this sink's work.
+        """
+        self._hindrances.free(what, after)
 
     def applied(self, applied: Applied) -> None:
         """A batch is in the store."""
@@ -158,10 +163,10 @@ class SinkReports:
         """
         blocked = self._transactions.update(ends)
         if blocked is None:
-            self.free(_TRANSACTIONS)
+            self.health.free(_TRANSACTIONS)
             return
         _log.warning("accepted_blocked", **blocked.log_fields())
-        self.hindered(_TRANSACTIONS, str(blocked))
+        self.health.hindered(_TRANSACTIONS, str(blocked), self._clock())
 
     def export(self, seconds: float, *, finished: bool) -> None:
         """An export finished or failed."""
@@ -195,7 +200,7 @@ class SinkReports:
         outages = int(self._place_away and not was_away)
         self._metrics.sink.place(away=self._place_away, outages=outages)
         if away is None:
-            self.free(_PLACE)
+            self.free(_PLACE, after=0)
         else:
             self.alive()  # it retries, even during start-up: a restart does not cure an outage
             self.hindered(_PLACE, away)

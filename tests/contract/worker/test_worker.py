@@ -17,7 +17,7 @@ from tests.unit.rows_kit import match, milestone, user, uuid
 from worker.brokers.contract import Broker
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.errors import BrokerUnavailable
-from worker.stream import Partition
+from worker.stream import Message, Partition
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -291,6 +291,41 @@ async def test_an_outage_while_the_reader_of_the_inputs_connects_is_waited_out(
     (lost,) = await stage.send("milestones", milestone(1, NOBODY))
     await stage.judged()
     assert stage.outcomes[lost] == ["rejected orphaned_user_id"]
+    await stage.books_balance()
+
+
+async def test_pauses_grow_though_no_task_runs_for_a_while_after_each_failure(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is read then, so nothing fails. That is no sign that the outage is over."""
+    running = await stage.started()
+    worker = running.loop
+
+    async def no_read(*_: Any) -> list[Message]:
+        if running.tasks:
+            raise BrokerUnavailable("away")
+        await asyncio.sleep(0.01)
+        return []
+
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(worker._reader, "read", no_read)
+
+        def pauses() -> list[float]:
+            return [line["retry_in"] for line in logs if line["event"] == "broker_unavailable"]
+
+        for number in range(1, 5):
+            await stage.until(lambda n=number: len(pauses()) >= n, "it fails again")  # type: ignore[misc]
+            with monkeypatch.context() as held:
+                held.setattr(worker._tasks._pause, "ready", lambda: False)
+                stage.clock.put_forward(20_000)
+                rounds = running.counted("buddy_rounds_total")
+                await stage.until(
+                    lambda r=rounds: running.counted("buddy_rounds_total") > r + 2,  # type: ignore[misc]
+                    "it goes on without a task",
+                )
+        assert pauses()[3] >= 0.8
+    await stage.send("users", user(1))
+    await stage.judged()
     await stage.books_balance()
 
 

@@ -14,7 +14,7 @@ from worker.core.checkpoint import Counts
 from worker.engine.reprocess import reprocess
 from worker.engine.saved import read_progress_table
 from worker.engine.session import Session
-from worker.errors import Fenced
+from worker.errors import BrokerUnavailable, Fenced
 from worker.stream import Partition, ProducerRecord
 
 pytestmark = pytest.mark.timeout(400)
@@ -195,3 +195,26 @@ async def test_a_reset_whose_release_is_fenced_is_not_repeated(
         return all(len(stage.outcomes[place]) == 2 for place in sent)
 
     await stage.until_asked(twice, lambda: "a second outcome")
+
+
+async def test_a_reset_that_gets_no_answer_is_said_to_be_possible(
+    stage: Stage, another: Another, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = await stage.started()
+    await stage.send("users", user(1))
+    await stage.judged()
+    await stage.end(running)
+    commit = Session.commit
+
+    async def unanswered(
+        session: Session, messages: Sequence[ProducerRecord], offsets: Mapping[Partition, int]
+    ) -> list[tuple[int, int]]:
+        written = await commit(session, messages, offsets)
+        if offsets:
+            raise BrokerUnavailable("cannot commit as w: no answer in time")
+        return written
+
+    monkeypatch.setattr(Session, "commit", unanswered)
+    said = f"no answer in time; the records of {stage.names.input('users')} may be judged again"
+    with pytest.raises(BrokerUnavailable, match=said):
+        await reprocess(await another(), stage.names, "users", dict.fromkeys(range(TASKS), 0))

@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
 
@@ -85,6 +85,9 @@ def test_short_times() -> None:
     now = datetime(2026, 11, 27, 16, 0, tzinfo=UTC)
     assert short_time(datetime(2026, 11, 27, 10, 28, 46, 5, tzinfo=UTC), now) == "10:28:46"
     assert short_time(now - timedelta(days=1), now) == "2026-11-26 16:00:00"
+    # In UTC this is after the last year of a `datetime`; any program may write it.
+    last = datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-2)))
+    assert short_time(last, now) == "9999-12-31 23:00:00"
 
 
 def test_singular_and_plural() -> None:

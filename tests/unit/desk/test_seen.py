@@ -157,3 +157,17 @@ def test_the_fields_that_a_row_lacks_are_read_and_bounded(
     settling = read_settling(message)
     assert settling is not None
     assert settling.unknown_names == names
+
+
+@pytest.mark.parametrize(
+    ("time", "known"),
+    [(-1, 0), (-(1 << 63), 0), (NOW, NOW), ((1 << 63) - 1, 253_402_300_799_999)],
+)
+def test_a_time_that_no_clock_gives_is_one_that_can_be_shown(time: int, known: int) -> None:
+    seen = read_rejection(message(rejected(b"{}", (Code.WRONG_TYPE, "x")), timestamp=time))
+    assert seen is not None
+    assert seen.at == known
+    source = ((SOURCE_HEADER, b"t/0/1"),)
+    settling = read_settling(message(b"{}", timestamp=time, headers=source))
+    assert settling is not None
+    assert settling.at == known

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,10 +12,12 @@ from worker.core.pressure import weight
 from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import TASK_INPUTS, Names
+from worker.engine.order import FOREVER
 from worker.engine.tasks import TaskHandle
 from worker.stream import Message
 
 NAMES = Names()
+NOW = 1_764_547_200_000
 
 names = st.sampled_from(["claims", "users", "matches", "events"])
 moments = st.integers(0, 9)
@@ -23,7 +26,7 @@ moments = st.integers(0, 9)
 def inbox(messages: list[Message]) -> TaskHandle:
     owned = TaskHandle(Task(0, TaskSettings(names=NAMES)), dict.fromkeys(TASK_INPUTS, 0))
     for message in messages:
-        owned.put([message])
+        owned.put([message], NOW)
     return owned
 
 
@@ -79,3 +82,52 @@ def test_up_to_where_users_and_matches_are_judged() -> None:
     )
     owned.take({})
     assert owned.taken_until() == {"users": 8, "matches": 2}
+
+
+def sent(*times: int, appended: bool = False) -> list[Message]:
+    """Users with these times of their producer."""
+    topic = NAMES.input("users")
+    return [
+        Message(topic, 0, offset, time, b"k", b"v", (), appended)
+        for offset, time in enumerate(times)
+    ]
+
+
+@pytest.mark.parametrize("time", [NOW + 1, 10**14, 1 << 62, (1 << 63) - 1])
+def test_no_record_waits_for_a_time_in_the_future(time: int) -> None:
+    owned = inbox(sent(time, NOW - 5))
+    assert owned.taken_until() == {"users": NOW - 1}
+    assert (owned.times["users"], owned.take({"users": NOW - 1})) == ([NOW, NOW - 5], [])
+    assert [message.timestamp for message in owned.take({"users": NOW})] == [time, NOW - 5]
+    owned = inbox(sent(NOW - 5, time))
+    assert [message.offset for message in owned.take({"users": NOW - 5})] == [0]
+    assert [message.offset for message in owned.take({"users": FOREVER})] == [1]
+    assert owned.taken_until() == {"users": NOW}
+
+
+@pytest.mark.parametrize("time", [-1, -(1 << 63)])
+def test_a_time_before_1970_is_the_start_of_1970(time: int) -> None:
+    """Kafka has -1 for a record without a time."""
+    owned = inbox(sent(time))
+    assert owned.read_until == {"users": 0}
+    assert len(owned.take({"users": 0})) == 1
+
+
+def test_an_append_time_is_taken_as_it_is() -> None:
+    """The clocks of broker and worker may differ, and the order is by the broker's."""
+    later = NOW + 3_600_000
+    owned = inbox(sent(later, later + 2, appended=True))
+    assert owned.times["users"] == [later, later + 2]
+    assert len(owned.take({"users": later})) == 1
+    assert owned.times["users"] == [later + 2]
+
+
+@given(st.lists(st.tuples(names, moments)), st.lists(st.dictionaries(names, moments), max_size=5))
+def test_each_message_has_its_time(
+    arrivals: list[tuple[str, int]], steps: list[dict[str, int]]
+) -> None:
+    owned = inbox(read(arrivals))
+    for limits in steps:
+        owned.take(limits)
+        for name in TASK_INPUTS:
+            assert owned.times[name] == [message.timestamp for message in owned.inbox[name]]

@@ -57,7 +57,10 @@ def test_an_outage_is_told_until_rounds_have_gone_well_for_a_while(
     clock.advance(4_000)
     reports.free("broker")
     assert reasons(reports, clock) == ["worker: broker: cannot join group g: no answer (for 4 s)"]
-    clock.advance(1_000)
+    clock.advance(4_999)
+    reports.free("broker")
+    assert reasons(reports, clock) == ["worker: broker: cannot join group g: no answer (for 8 s)"]
+    clock.advance(1)
     reports.free("broker")
     assert reasons(reports, clock) == []
 
@@ -66,6 +69,7 @@ def test_an_index_that_cannot_follow_is_told(reports: WorkerReports, clock: Sett
     reports.followed(None)
     reports.followed(BrokerUnavailable("cannot read topic a: no answer"))
     assert reasons(reports, clock) == ["worker: index: cannot read topic a: no answer (for 0 s)"]
+    reports.followed(None)
     clock.advance(5_000)
     reports.followed(None)
     assert reasons(reports, clock) == []
@@ -85,7 +89,9 @@ def test_a_task_that_does_not_commit_is_told_until_it_does(
     assert len(reasons(reports, clock)) == 1
     reports.committed({0: Tally()}, clock.steady())
     reports.tasks(tasks(0, 1, running=[0]))
-    assert len(reasons(reports, clock)) == 1, "the other one is not taken over"
+    assert "worker: 1 of 2 assigned tasks are running" in reasons(reports, clock)
+    reports.tasks(tasks(0, 1))
+    clock.advance(5_000)
     reports.tasks(tasks(0, 1))
     assert reasons(reports, clock) == []
 
@@ -98,6 +104,8 @@ def test_a_round_that_does_not_commit_is_told_until_one_does(
     reports.tasks(tasks(0, 1))
     assert len(reasons(reports, clock)) == 1
     reports.committed({1: Tally()}, clock.steady())  # a session writes for all of its tasks
+    reports.tasks(tasks(0, 1))
+    clock.advance(5_000)
     reports.tasks(tasks(0, 1))
     assert reasons(reports, clock) == []
 
@@ -164,6 +172,7 @@ def test_a_task_that_another_worker_has_keeps_nobody_from_anything(
     reports.not_committed([0], Fenced("another worker writes as buddy-task-0 now"))
     assert reasons(reports, clock) == []
     reports.not_committed([0], REFUSED)
+    reports.tasks(tasks(1))
     clock.advance(5_000)
     reports.tasks(tasks(1))
     assert reasons(reports, clock) == []
@@ -259,3 +268,21 @@ def test_waits_grow_until_nothing_has_failed_for_a_while(clock: SettableClock) -
     clock.advance(5_000)
     backoff.succeeded()
     assert backoff.failed() <= 0.2
+
+
+def test_waits_grow_on_where_nothing_is_tried_for_a_while(clock: SettableClock) -> None:
+    backoff = Backoff(clock.steady, first=0.2, longest=5.0)
+    for longest in (0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0):
+        assert backoff.failed() >= longest / 2
+        clock.advance(5_000)
+        for _ in range(10):
+            clock.advance(1_000)
+            backoff.untried()
+            assert backoff.ready()
+        clock.advance(4_999)
+        backoff.succeeded()
+    clock.advance(1)
+    backoff.succeeded()
+    assert backoff.failed() <= 0.2
+    backoff.untried()
+    assert not backoff.ready(), "a wait is not cut short"

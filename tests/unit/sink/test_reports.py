@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from structlog.testing import capture_logs
 
+from tests.clock_kit import SettableClock
 from worker.clock import Clock
 from worker.errors import BrokerUnavailable
 from worker.ops.health import Health
@@ -39,6 +40,23 @@ def test_a_place_that_is_away_is_the_active_sinks_to_tell() -> None:
     told.active(is_active=True)
     told.place("read-only")
     assert told.health.reasons(0) == ["sink: exports: read-only (for 0 s)"]
+
+
+def test_a_right_that_is_still_missing_is_told_between_two_attempts(clock: SettableClock) -> None:
+    metrics = Metrics()
+    part = Health(metrics, clock.steady).part("sink")
+    part.restored()
+    told = SinkReports(metrics, part, clock.steady)
+    for _ in range(3):
+        told.hindered("broker", "no right")
+        clock.advance(4_900)  # the pause
+        told.free("broker")
+        clock.advance(4_900)
+        told.free("broker")
+        assert len(part.reasons(clock.steady())) == 1
+    clock.advance(100)
+    told.free("broker")
+    assert part.reasons(clock.steady()) == []
 
 
 def test_a_disk_that_hangs_hides_no_other_trouble_of_the_place() -> None:

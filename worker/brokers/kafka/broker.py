@@ -21,9 +21,10 @@ from aiokafka.errors import (
 )
 
 from worker.brokers.kafka.batches import PackedBatch, deliver, pack
-from worker.brokers.kafka.committer import OFFSETS_NOTE, KafkaCommitter
+from worker.brokers.kafka.committer import KafkaCommitter
 from worker.brokers.kafka.errors import (
     FAILURES,
+    OFFSETS_NOTE,
     Attempt,
     asking_group,
     creating,

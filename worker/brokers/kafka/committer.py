@@ -14,7 +14,14 @@ from typing import Any, Protocol
 from aiokafka.structs import OffsetAndMetadata
 
 from worker.brokers.kafka.batches import PackedBatch, deliver
-from worker.brokers.kafka.errors import FAILURES, committing, fencing, is_fence
+from worker.brokers.kafka.errors import (
+    FAILURES,
+    OFFSETS_NOTE,
+    TRANSACTION_MILLISECONDS,
+    committing,
+    fencing,
+    is_fence,
+)
 from worker.brokers.kafka.wire import (
     CALL_SECONDS,
     Chores,
@@ -27,13 +34,6 @@ from worker.brokers.kafka.wire import (
 )
 from worker.errors import BrokerUnavailable, BuddyError, Fenced, MessageRefused
 from worker.stream import Partition, ProducerRecord
-
-TRANSACTION_MILLISECONDS = 15_000
-"""The longest time that a worker frozen in a transaction blocks readers of its partitions."""
-
-
-OFFSETS_NOTE = "buddy-stream"
-"""Committed with each offset. Offsets without it are another program's, or set by a person."""
 
 
 class Topics(Protocol):

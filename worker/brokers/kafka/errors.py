@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -19,11 +19,13 @@ from aiokafka.errors import (
     GroupAuthorizationFailedError,
     IllegalOperation,
     IllegalSaslStateError,
+    InvalidTransactionTimeout,
     InvalidTxnState,
     KafkaConnectionError,
     KafkaError,
     MessageSizeTooLargeError,
     NodeNotReadyError,
+    OffsetMetadataTooLargeError,
     ProducerFenced,
     RecordListTooLargeError,
     RequestTimedOutError,
@@ -58,6 +60,16 @@ _FORBIDDEN: Final = (
     TransactionalIdAuthorizationFailed,
 )
 TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
+
+TRANSACTION_MILLISECONDS: Final = 15_000
+"""The longest time that a worker frozen in a transaction blocks readers of its partitions."""
+OFFSETS_NOTE: Final = "buddy-stream"
+"""Committed with each offset. Offsets without it are another program's, or set by a person."""
+_SETTINGS: Final[Mapping[type[KafkaError], tuple[str, int]]] = {
+    InvalidTransactionTimeout: ("transaction.max.timeout.ms", TRANSACTION_MILLISECONDS),
+    OffsetMetadataTooLargeError: ("offset.metadata.max.bytes", len(OFFSETS_NOTE)),
+}
+"""Settings of the brokers that are too low for this program, by the error: the least value."""
 
 _MOST_NAMED: Final = 3
 
@@ -172,6 +184,9 @@ def _reason(attempt: Attempt, chain: list[BaseException], address: str) -> str:
     for cause in chain:
         if isinstance(cause, _FORBIDDEN):
             return f"Kafka refuses it; grant this user {_right(attempt, cause)}"
+        for kind, (setting, least) in _SETTINGS.items():
+            if isinstance(cause, kind):
+                return f"{explain(cause)}; set {setting} of Kafka to {least} or more"
         refusal = refused(cause)
         if refusal is not None:
             return f"Kafka at {address} {refusal}"

@@ -14,6 +14,7 @@ from aiokafka.consumer.fetcher import FetchError, FetchResult
 from aiokafka.errors import CorruptRecordException, RecordTooLargeError, UnsupportedCodecError
 from aiokafka.record.default_records import DefaultRecordBatch
 
+from worker.brokers.kafka.header_names import KeptRecords, is_about_a_name
 from worker.stream import Message, Topic
 
 _APPEND_TIME = 1
@@ -69,12 +70,28 @@ class ReadableRecords:
 
     def __iter__(self) -> Iterator[Message]:
         """Each iteration continues where the previous one stopped."""
-        try:
-            yield from self._records
-        except (MemoryError, UnsupportedCodecError):
-            raise
-        except Exception as error:  # noqa: BLE001 -- damaged bytes may raise anything
-            self._on_damage(self._number, self.next_fetch_offset, error)
+        while True:
+            try:
+                yield from self._records
+            except (MemoryError, UnsupportedCodecError):
+                raise
+            except Exception as error:  # noqa: BLE001 -- damaged bytes may raise anything
+                if is_about_a_name(error) and self._reads_names_leniently():
+                    continue
+                self._on_damage(self._number, self.next_fetch_offset, error)
+            return
+
+    def _reads_names_leniently(self) -> bool:
+        """Go on in the batch that has just raised; whether that is possible.
+
+        aiokafka's iterator has ended with the error. A new one sees the batch once more: it checks
+        the checksum again, notes the same aborted transactions, and skips what was read before.
+        """
+        records = self._records
+        if not records._records.repeat():  # noqa: SLF001 -- patches aiokafka
+            return False
+        records._records_iterator = records._unpack_records()  # noqa: SLF001 -- patches aiokafka
+        return True
 
 
 class OrderedBatches:
@@ -94,15 +111,33 @@ class OrderedBatches:
         self._earliest = 0
         """Where the next batch may begin at the earliest: the first one may contain `offset`."""
         self._end = end
+        self._given = 0
+        """Number of batches handed out."""
+        self._again: Any = None
+        """The batch that is handed out once more, with lenient names."""
+        self._lenient = 0
+        """Which batch was handed out with lenient names, counted from 1."""
         self._ahead = self._take()
 
     def has_next(self) -> bool:
         """See aiokafka's `MemoryRecords`."""
-        return self._ahead is not None
+        return self._again is not None or self._ahead is not None
+
+    def repeat(self) -> bool:
+        """Hand out the last batch once more, with lenient names; False if it is lenient already."""
+        if self._lenient == self._given or not isinstance(self._batches, KeptRecords):
+            return False
+        self._lenient = self._given
+        self._again = self._batches.lenient(self._given - 1)
+        return True
 
     def next_batch(self) -> Any:
         """See aiokafka's `MemoryRecords`. Raises CorruptRecordException for a wrong offset."""
+        if self._again is not None:
+            batch, self._again = self._again, None
+            return batch
         batch, self._ahead = self._ahead, None
+        self._given += 1
         if isinstance(batch, Exception):
             raise batch
         self._ahead = self._take()

@@ -127,7 +127,7 @@ class Consumer:
                 await self._step()
                 if await self._keep_current():
                     damage.succeeded()
-                    self._reports.free(_STORE)
+                    self._reports.free(_STORE, after=0)
                 if self._reports.lag_is_due():
                     await self._measure_lag()
                     self._reports.damage(await self._broker.damage())
@@ -365,12 +365,12 @@ class Consumer:
         silent = (self._steady() - self._came_at) // 1000
         if self._limits or not (behind := self._behind(ends)):
             self._came_at = self._steady()
-            self._reports.free(_ACCEPTED)
+            self._reports.free(_ACCEPTED, after=0)
         elif silent >= _SILENT_MS // 1000:
             reason = f"{behind} messages are to be read, and none has come for {silent} s"
             self._reports.hindered(_ACCEPTED, reason)
         else:
-            self._reports.free(_ACCEPTED)
+            self._reports.free(_ACCEPTED, after=0)
 
     async def _ends(self) -> dict[Partition, int]:
         """Without a partition whose entry is damaged."""

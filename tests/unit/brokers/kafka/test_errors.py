@@ -11,12 +11,14 @@ from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
     IllegalOperation,
+    InvalidTransactionTimeout,
     InvalidTxnState,
     KafkaConnectionError,
     KafkaError,
     NodeNotReadyError,
     NoError,
     NotEnoughReplicasError,
+    OffsetMetadataTooLargeError,
     ProducerFenced,
     RequestTimedOutError,
     SaslAuthenticationFailed,
@@ -193,6 +195,22 @@ def line(attempt: Attempt, error: BaseException) -> str:
             (
                 "cannot write to topic a: Kafka at kafka:9092 refuses the login: wrong password;"
                 " check sasl_mechanism, username, password or token_file"
+            ),
+        ),
+        (
+            fencing("buddy-sink"),
+            InvalidTransactionTimeout(),
+            (
+                "cannot start the writer buddy-sink: invalid transaction timeout;"
+                " set transaction.max.timeout.ms of Kafka to 15000 or more"
+            ),
+        ),
+        (
+            committing("buddy-task-1", "g", ["a"], ["b"]),
+            wrapped(OffsetMetadataTooLargeError()),
+            (
+                "cannot commit as buddy-task-1: offset metadata too large;"
+                " set offset.metadata.max.bytes of Kafka to 12 or more"
             ),
         ),
         (
