@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.broker_kit import unique
+from tests.contract.broker_kit import DeleteTopic, unique
 from tests.contract.desk_kit import PARTITIONS, Desk
 from tests.contract.helpers import eventually
 from tests.unit.rows_kit import uuid
@@ -126,7 +128,7 @@ async def beside(desk: Desk) -> tuple[int, int]:
                     return found.records, found.open
             finally:
                 store.close()
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
 
 
 async def test_another_process_reads_what_the_service_has_read(desk: Desk) -> None:
@@ -255,7 +257,7 @@ async def test_an_incident_is_told_once_in_log_metric_and_webhook(
             refused = "desk: webhook: the webhook of incidents answers 503"
             await reports.until(waits_for=lambda: refused in str(reports.reasons()))
             ahead[0] += 60_000  # the retry is due
-            await until_sent(1)  # a stop waits for the answer
+            await reports.until(waits_for=lambda: reports.value(MESSAGES, {"outcome": "sent"}) == 1)
         async with served(desk, reports, clock=clock, webhook=hook):
             ahead[0] += 900_000  # nothing comes any more
             await until_sent(2)
@@ -264,11 +266,90 @@ async def test_an_incident_is_told_once_in_log_metric_and_webhook(
     firing, resolved = sent
     assert (firing["status"], resolved["status"]) == ("firing", "resolved")
     assert firing["alerts"][0]["fingerprint"] == resolved["alerts"][0]["fingerprint"]
-    labels = firing["alerts"][0]["labels"]
-    assert (labels["entity"], labels["code"], labels["field"]) == ("users", "invalid_enum", "role")
+    assert firing["alerts"][0]["labels"] == resolved["alerts"][0]["labels"]
+    assert firing["alerts"][0]["labels"]["entity"] == "users"
+    notes = firing["alerts"][0]["annotations"]
+    assert (notes["codes"], notes["fields"]) == ("invalid_enum", "role")
     assert f"{names.rejected('users')}/" in firing["alerts"][0]["annotations"]["description"]
     told = [one["event"] for one in logs if one["event"].startswith("incident_")]
     assert told == ["incident_opened", "incident_closed"]
     assert not any("token-of-ours" in str(one) for one in logs)
     outcomes = {o: reports.value(MESSAGES, {"outcome": o}) for o in ("sent", "failed")}
     assert outcomes == {"sent": 2, "failed": 1}
+
+
+async def test_fewer_partitions_rebuild_the_store(
+    desk: Desk, broker: Broker, remove: DeleteTopic
+) -> None:
+    await desk.publish(desk.rejection("users", uuid(1), Code.INVALID_ENUM, "role"))
+    assert await desk.look() == (1, 1)
+    topic = desk.names.rejected("users")
+    await remove(topic)
+    (described,) = [t for t in wanted(desk.names, 1, 1 << 20).values() if t.name == topic]
+    await broker.create([described])
+    with capture_logs() as logs:
+        assert await desk.look() == (0, 0)
+    (line,) = (one for one in logs if one["event"] == "desk_rebuilt")
+    assert f"topic {topic}" in line["reason"]
+
+
+async def test_a_store_that_is_removed_under_the_desk_is_made_anew(desk: Desk) -> None:
+    await desk.publish(desk.rejection("users", uuid(1), Code.INVALID_ENUM, "role"))
+    reports = Reports()
+    async with served(desk, reports):
+        assert await beside(desk) == (1, 1)
+        shutil.rmtree(desk.directory)
+        await reports.until(waited=1)
+        assert await beside(desk) == (1, 1)
+    assert await desk.look() == (1, 1)
+
+
+async def test_an_incident_needs_accepted_rows_of_the_same_time(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass that takes long reads rejections of later than the accepted rows that it reads."""
+    monkeypatch.setattr(service_module, "_PAUSE_SECONDS", 0.01)
+    ahead = [0]
+    clock = Clock(steady=lambda: CLOCK.steady() + ahead[0])
+    reports = Reports()
+    real = RejectionStore.apply
+
+    def slow(self: RejectionStore, *args: Any) -> None:
+        real(self, *args)
+        ahead[0] += 4_000
+
+    monkeypatch.setattr(RejectionStore, "apply", slow)
+    with capture_logs() as logs:
+        async with served(desk, reports, clock=clock):
+            for number in range(20):
+                await desk.publish(
+                    *(desk.row("users", uuid(1_000 * number + n)) for n in range(99)),
+                    desk.rejection("users", uuid(number), Code.INVALID_ENUM, "role"),
+                )
+                await reports.until(passes=reports.passes + 1)
+    assert [one for one in logs if one["event"] == "incident_opened"] == []
+
+
+async def test_a_webhook_that_hangs_holds_up_no_stop(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "_LAST_SECONDS", 0.1)
+    server = socket.create_server(("127.0.0.1", 0))
+    server.setblocking(False)
+    port = server.getsockname()[1]
+    hook = Webhook(f"http://127.0.0.1:{port}", desk.names)
+    ahead = [0]
+    clock = Clock(steady=lambda: CLOCK.steady() + ahead[0])
+    reports = Reports()
+    async with served(desk, reports, clock=clock, webhook=hook):
+        await reports.until(passes=1)
+        for number in range(60):
+            await desk.publish(desk.rejection("users", uuid(number), Code.INVALID_ENUM, "role"))
+        await reports.until(passes=reports.passes + 2)
+        ahead[0] += 10_000
+        async with asyncio.timeout(DEADLINE):
+            connection, _ = await asyncio.get_running_loop().sock_accept(server)
+        began = CLOCK.steady()
+    assert CLOCK.steady() - began < 5_000
+    connection.close()
+    server.close()

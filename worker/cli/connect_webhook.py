@@ -25,10 +25,12 @@ def webhook_of(file: str, environment: Mapping[str, str], names: Names) -> Webho
     try:
         parts = urlsplit(url.strip())
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        usable = usable and parts.username is None  # it would not be sent
     except ValueError:
         usable = False
     if not usable:
         raise ConfigurationError(
-            f"the webhook of incidents (incident_webhook_file, {VARIABLE}) is no http or https URL"
+            f"the webhook of incidents (incident_webhook_file, {VARIABLE}) is no http or https URL,"
+            " or has a user in it"
         )
     return Webhook(url.strip(), names)

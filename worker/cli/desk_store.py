@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _PATIENCE: Final = 40.0
 """How long to wait for another process that has the store open and makes no progress. Longer than a
 broker keeps the transaction of a replay that was killed."""
+_CREATING_SECONDS: Final = 5.0
+"""How long to wait while another process creates the store."""
 _STEP_SECONDS: Final = 0.1
 
 
@@ -75,21 +77,24 @@ async def _up_to_date(
     from worker.desk.beside import goal
 
     wanted = await goal(broker, context.names, whole=whole)
-    total = least = sum(wanted.ends.values())
+    total = before = sum(wanted.ends.values())
     moved = time.monotonic()
     with _progress(quiet=quiet) as advance:
         while True:
-            store = await asyncio.to_thread(_opened, desk_directory(context), context.names)
+            store = await asyncio.to_thread(opened, desk_directory(context), context.names)
             try:
                 left = await _left(broker, store, wanted, advance)
             except BaseException:
                 await asyncio.to_thread(store.close)
                 raise
-            if not left:
+            if left == 0:
                 return store
             await asyncio.to_thread(store.close)
-            if left < least:
-                least, moved = left, time.monotonic()
+            if left is None:  # a topic was created anew, or the other process has to notice it
+                wanted = await goal(broker, context.names, whole=whole)
+                left = before
+            if left != before:
+                before, moved = left, time.monotonic()
             if time.monotonic() - moved >= _PATIENCE:
                 raise NoAnswer(
                     f"the process that has {desk_directory(context)} open has read nothing for"
@@ -99,8 +104,10 @@ async def _up_to_date(
             await asyncio.sleep(_STEP_SECONDS)
 
 
-async def _left(broker: Broker, store: RejectionStore, wanted: Goal, advance: Advance) -> int:
-    """How much is still to be read; a store of this process is brought up to date."""
+async def _left(
+    broker: Broker, store: RejectionStore, wanted: Goal, advance: Advance
+) -> int | None:
+    """How much is still to be read, as `missing`; a store of this process is brought up to date."""
     from worker.desk.beside import missing
 
     if store.database.beside:
@@ -114,11 +121,11 @@ def desk_directory(context: Context) -> Path:
     return Path(context.settings.data) / "desk"
 
 
-def _opened(directory: Path, names: Names) -> RejectionStore:
+def opened(directory: Path, names: Names) -> RejectionStore:
     """Open the store, or read it beside another process. Blocking. Raises StateError."""
     from worker.desk.store import RejectionStore
 
-    patient_until = time.monotonic() + _PATIENCE
+    patient_until = time.monotonic() + _CREATING_SECONDS
     while True:
         try:
             return RejectionStore(directory, names)

@@ -10,23 +10,33 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 import msgspec
 
-from worker.cli.console import Context, print_json, print_table, say, say_more, short_time
-from worker.cli.desk_store import desk_directory
+from worker.cli.console import (
+    Context,
+    complain,
+    print_json,
+    print_table,
+    say,
+    say_more,
+    short_time,
+)
+from worker.cli.desk_store import desk_directory, opened
 from worker.core.topics import Names
 from worker.errors import StateError
 
 if TYPE_CHECKING:
     from worker.desk.incidents import IncidentReport
-    from worker.desk.store import RejectionStore
 
 _OLD_MS: Final = 60_000
 """A desk that works judges every five seconds."""
 
 
 class Glance(NamedTuple):
-    """What the desk of this data directory knows now: up to when it looked, and open incidents."""
+    """What the desk of this data directory knows."""
 
-    judged: int
+    looked: int
+    """When it looked last, in ms since 1970."""
+    is_late: bool
+    """Whether that is long ago: it cannot read its topics, or was killed."""
     open: list[IncidentReport]
 
 
@@ -44,10 +54,10 @@ def glance(directory: Path, names: Names, now: int) -> Glance | None:
         return None
     try:
         book = IncidentBook(store)
-        judged = book.judged()
-        if judged is None or now - judged > _OLD_MS:
+        looked = book.looked()
+        if looked is None:
             return None
-        return Glance(judged, book.reports(only_open=True))
+        return Glance(looked, abs(now - looked) > _OLD_MS, book.reports(only_open=True))
     except StateError:
         return None
     finally:
@@ -61,7 +71,10 @@ def say_glance(found: Glance | None) -> None:
         return
     from worker.desk.webhook import details, headline
 
-    if not found.open:
+    if found.is_late:
+        when = short_time(_moment(found.looked), datetime.now(UTC))
+        say(f"Rejections: the desk has not looked since {when}: see its log")
+    elif not found.open:
         say("Rejections: no incident")
     for one in found.open:
         say(f"Rejections: incident: {headline(one)}")
@@ -90,9 +103,14 @@ def incidents_command(context: Context, json_lines: bool) -> int:
 
     The desk finds them ('buddy desk', 'buddy run') and keeps them in its data directory.
     """
+    from worker.desk.database import FILE_NAME
     from worker.desk.incidents import IncidentBook
 
-    store = _stored(desk_directory(context), context.names)
+    directory = desk_directory(context)
+    if not (directory / FILE_NAME).exists():
+        complain(f"no desk has looked for incidents in {directory} yet: start 'buddy desk'")
+        return 0
+    store = opened(directory, context.names)
     try:
         found = IncidentBook(store).reports()
     finally:
@@ -130,17 +148,6 @@ def incidents_command(context: Context, json_lines: bool) -> int:
     )
     print_table("Incidents, the newest first", columns, rows, "times in UTC", whole=("entity",))
     return 0
-
-
-def _stored(directory: Path, names: Names) -> RejectionStore:
-    from worker.desk.store import RejectionStore
-
-    try:
-        return RejectionStore(directory, names)
-    except StateError as error:
-        if not isinstance(error.__cause__, BlockingIOError):
-            raise
-    return RejectionStore(directory, names, beside=True)
 
 
 def _moment(milliseconds: int) -> datetime:

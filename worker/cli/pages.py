@@ -56,10 +56,12 @@ class Pages:
         *,
         limit: int,
         with_orphans: bool = False,
+        once: bool = False,
     ) -> None:
         """If there are coordinates, `chosen` does not matter.
 
-        `with_orphans` adds the orphans that the chosen ones have caused.
+        `with_orphans` adds the orphans that the chosen ones have caused. With `once`, pages need
+        not be as the topics say then: what a desk has read before the first one is enough.
         """
         self.skipped: Counter[str] = Counter()
         """What the caller passes over, by reason."""
@@ -69,6 +71,7 @@ class Pages:
         self._chosen = chosen
         self._coordinates = coordinates
         self._limit = limit
+        self._once = once
         self._with_orphans = with_orphans
         self._identity = ""
         self._ends: Mapping[Partition, int] = {}
@@ -89,6 +92,8 @@ class Pages:
         StateError if the store was made anew in between: numbers are others then, and an audit may
         be gone.
         """
+        if self._store is not None and self._once and self._store.database.beside:
+            return await asyncio.to_thread(self._page, self._store)
         if self._store is None:
             opening = open_store(self._context, broker, quiet=True, whole=True)
             self._store = await self._open.enter_async_context(opening)
@@ -98,6 +103,8 @@ class Pages:
         page = await asyncio.to_thread(
             self._at_coordinates if self._coordinates else self._page, self._store
         )
+        if self._once and self._store.database.beside:
+            return page
         if self._store.database.beside or time.monotonic() - self._since >= _TURN_SECONDS:
             await self.close()  # others can use it while the caller works on the page
         return page

@@ -40,7 +40,7 @@ def export_command(
     new_directory(directory)
     files = LineFiles()
     written: Counter[str] = Counter()
-    pages = Pages(context, chosen(options, now_ms()), limit=_AT_ONCE)
+    pages = Pages(context, chosen(options, now_ms()), limit=_AT_ONCE, once=True)
 
     async def run() -> None:
         with progress_bar(quiet=as_json) as bar:

@@ -64,7 +64,7 @@ def status_command(context: Context, as_json: bool, quiet: bool, services: tuple
             "trouble": wrong,
             "damage": damage,
         }
-        rejected = None if seen is None else for_programs(seen.open)
+        rejected = None if seen is None or seen.is_late else for_programs(seen.open)
         tail = {"schedules": runs, "rejection_incidents": rejected}
         print_json({**head, **msgspec.structs.asdict(found), **tail})
     elif not quiet:

@@ -32,9 +32,12 @@ async def goal(broker: Broker, names: Names, *, whole: bool) -> Goal:
     return Goal(ends, await broker.identities(found), whole)
 
 
-def missing(store: RejectionStore, wanted: Goal) -> int:
-    """How many offsets the store has not read yet. Raises StateError."""
+def missing(store: RejectionStore, wanted: Goal) -> int | None:
+    """How many offsets the store has not read yet; None if it was made of other topics.
+
+    A new store has read nothing. Raises StateError.
+    """
     saved = store.saved()
-    # Positions in a topic that was created anew mean nothing; a new store has none.
-    known = saved.positions if saved.identities == wanted.identities else {}
-    return sum(max(0, end - known.get(p, -1)) for p, end in wanted.ends.items())
+    if saved.identities and saved.identities != wanted.identities:
+        return None
+    return sum(max(0, end - saved.positions.get(p, -1)) for p, end in wanted.ends.items())

@@ -12,6 +12,7 @@ import errno
 import os
 import shutil
 import sqlite3
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -104,6 +105,8 @@ class DeskDatabase:
         """
         self.directory = directory
         self.beside = beside
+        # A caller that is cancelled closes the database while a thread of its own still uses it.
+        self._turn = threading.RLock()
         self._file = directory / FILE_NAME
         self._sealed = False
         """Whether the checksum beside the file is right."""
@@ -124,17 +127,26 @@ class DeskDatabase:
 
     def close(self) -> None:
         """Write a checksum of what has changed, and release the directory."""
-        try:
-            if not self._sealed and not self.beside:
-                self._seal()
-        finally:
-            self._db.close()
-            self._lock.release()
+        with self._turn:
+            try:
+                if not self._sealed and not self.beside and self._is_in_place():
+                    self._seal()
+            finally:
+                self._db.close()
+                self._lock.release()
 
     def replace(self, reason: str) -> None:
         """Replace the tables with empty ones. Raises `StateError`."""
-        self._db.close()
-        self._open(reason)
+        with self._turn:
+            self._db.close()
+            self._open(reason)
+
+    def check_in_place(self) -> None:
+        """Raise `StateError` if the file was removed, or is another one: nobody reads this one."""
+        if not self._is_in_place():
+            raise StateError(
+                f"{self.directory} was emptied while it was in use: it is rebuilt from the topics"
+            )
 
     @property
     def identity(self) -> str:
@@ -178,7 +190,8 @@ class DeskDatabase:
         Damage is marked, so that the next opening replaces the database.
         """
         try:
-            yield
+            with self._turn:
+                yield
         except OSError as error:
             raise self._lock.failure(error) from None
         except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
@@ -187,8 +200,8 @@ class DeskDatabase:
                 if not self.beside:  # its owner notices, and may just be creating the tables
                     self._lock.mark_damaged(str(error))
                 raise StateError(
-                    f"{self.directory} is damaged ({error}): run the command again, which rebuilds"
-                    " it from the topics"
+                    f"{self.directory} is damaged ({error}): it is rebuilt from the topics at its"
+                    " next opening"
                 ) from None
             raise self._failure(error) from None
 
@@ -227,7 +240,9 @@ class DeskDatabase:
     def _seal(self) -> None:
         """Write the checksum. Without one, the next opening takes longer."""
         with suppress(sqlite3.Error, OSError):
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            busy, *_ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if busy:  # someone reads beside this: the file changes when the last one closes it
+                return
             seal(self._file, self._file.stat().st_size, FILE_MODE)
 
     def _connect(self) -> None:
@@ -236,6 +251,7 @@ class DeskDatabase:
             raise _OtherStoreError(why)
         os.close(os.open(self._file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, FILE_MODE))
         self._db = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)
+        self._opened = self._file.stat().st_ino
         try:
             if not self._sealed:
                 self._check()
@@ -246,6 +262,12 @@ class DeskDatabase:
         except BaseException:
             self._db.close()
             raise
+
+    def _is_in_place(self) -> bool:
+        try:
+            return self._file.stat().st_ino == self._opened
+        except OSError:
+            return False
 
     def _connect_beside(self) -> None:
         with self.guard():

@@ -82,7 +82,8 @@ class DeskUpdater:
         Rejections that their topics no longer have leave the store. With `whole`, open
         transactions are waited for: a newer row may be in one.
 
-        Raises MissingTopic, BrokerUnavailable, DamagedLog, StateError and Stopped. What was read
+        Raises MissingTopic, BrokerUnavailable, DamagedLog, Stopped, and StateError, also if the
+        store's file was removed. What was read
         until then stays in the store.
         """
         verified, self._is_verified = self._is_verified, False
@@ -91,16 +92,15 @@ class DeskUpdater:
         identities = await self._broker.identities(found)
         partitions = partitions_of(found)
         spans = await self._broker.spans(partitions, uncommitted=whole)
+        self.store.database.check_in_place()
         saved = await asyncio.to_thread(self.store.saved)
         self._tell_lost_audits(saved, spans)
-        there = _still_there(saved, spans)
-        reason = (
-            other_topics(saved, found)
-            or created_anew(saved.identities, identities)
-            or outside_the_log(there, spans)
-        )
-        if reason is None and not verified:
-            reason = await another_log(self._broker, there, spans)
+        reason = other_topics(saved, found) or created_anew(saved.identities, identities)
+        if reason is None:
+            there = _still_there(saved, spans)
+            reason = outside_the_log(there, spans)
+            if reason is None and not verified:
+                reason = await another_log(self._broker, there, spans)
         if reason is not None:
             await asyncio.to_thread(self.store.wipe, reason)
             saved = await asyncio.to_thread(self.store.saved)
@@ -125,7 +125,8 @@ class DeskUpdater:
     def _tell_lost_audits(self, saved: SavedIndex, spans: Mapping[Partition, OffsetRange]) -> None:
         replays = self.store.names.replays
         for partition, span in spans.items():
-            gone = span.start - saved.positions.get(partition, 0)
+            # A new store misses none: audits are kept for longer than the rejections they name.
+            gone = span.start - saved.positions.get(partition, span.start)
             if partition.topic == replays and gone > 0:
                 self._missed(
                     f"{gone} audits of {replays} were removed before they were read: what they"

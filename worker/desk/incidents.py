@@ -41,6 +41,9 @@ _EARLIER_MS: Final = 3 * BUCKET_MS
 _AHEAD: Final = 2
 """In buckets."""
 
+_OPENING, _CLOSING = 1, 2
+"""What is untold of an incident."""
+
 T = TypeVar("T")
 
 
@@ -101,8 +104,10 @@ class IncidentBook:
     def __init__(self, store: RejectionStore) -> None:
         self._store = store
 
-    def judge(self, now: int, *, tells: bool) -> list[IncidentReport]:
+    def judge(self, now: int, wall: int, *, tells: bool) -> list[IncidentReport]:
         """Judge all buckets that were complete at `now`; returns incidents that opened or closed.
+
+        `wall` is what the wall clock says, for those who ask when the desk looked last.
 
         What comes late for a bucket that was judged before counts in the next one. With `tells`,
         the returned ones are `untold` until `told`. Raises StateError.
@@ -116,48 +121,71 @@ class IncidentBook:
             for subject in _SUBJECTS:
                 watch = watches.get(subject, Watch())
                 if watch.bucket >= end + _AHEAD:  # the clock was wrong, and is right again
-                    watch = msgspec.structs.replace(watch, bucket=end - 2)
+                    if watch.incident is not None:
+                        over = IncidentClosed(watch.incident, end * BUCKET_MS)
+                        changed.append(self._write(subject, over.incident, end, over, tells=tells))
+                    watch = Watch(end - 2, past=watch.past)
+                    self._save(subject, watch)
                 if watch.bucket < end - 1:
-                    changed += self._judge(subject, watch, end, untold=tells)
-            database.execute("INSERT OR REPLACE INTO facts VALUES ('judged', ?)", (str(now),))
+                    changed += self._judge(subject, watch, end, tells=tells)
+            database.execute("INSERT OR REPLACE INTO facts VALUES ('looked', ?)", (str(wall),))
             database.execute(
                 "DELETE FROM incidents WHERE closed < ? AND untold = 0", (now - KEPT_MS,)
             )
         return changed
 
-    def judged(self) -> int | None:
-        """Up to when verdicts were judged, in ms since 1970; None if never. Raises StateError."""
-        found = self._store.database.rows("SELECT value FROM facts WHERE name = 'judged'")
-        return int(found[0][0]) if found else None
+    def looked(self) -> int | None:
+        """When the desk looked last, in ms since 1970; None if never. Raises StateError."""
+        with self._store.database.guard():
+            found = self._store.database.rows("SELECT value FROM facts WHERE name = 'looked'")
+            return int(found[0][0]) if found else None
 
     def reports(self, *, only_open: bool = False) -> list[IncidentReport]:
         """The incidents of the last 30 days, the newest first. Raises StateError."""
         where = "WHERE closed IS NULL" if only_open else ""
-        return [
-            _report(report)
-            for (report,) in self._store.database.rows(
-                f"SELECT report FROM incidents {where} ORDER BY id DESC"
-            )
-        ]
+        database = self._store.database
+        with database.guard():
+            rows = database.rows(f"SELECT report FROM incidents {where} ORDER BY id DESC")
+            return [_report(report) for (report,) in rows]
 
     def untold(self) -> list[IncidentReport]:
-        """The incidents whose opening or closing is still to be sent, the oldest first."""
-        rows = self._store.database.rows("SELECT report FROM incidents WHERE untold ORDER BY id")
-        return [_report(report) for (report,) in rows]
+        """What is still to be sent, the oldest incident first: its opening, and its closing.
+
+        Raises StateError.
+        """
+        found = []
+        database = self._store.database
+        with database.guard():
+            for text, states in database.rows(
+                "SELECT report, untold FROM incidents WHERE untold ORDER BY id"
+            ):
+                report = _report(text)
+                if states & _OPENING:
+                    found.append(msgspec.structs.replace(report, closed=None))
+                if states & _CLOSING:
+                    found.append(report)
+        return found
 
     def told(self, report: IncidentReport) -> None:
         """This state of an incident was sent. Raises StateError."""
+        state = _OPENING if report.closed is None else _CLOSING
         database = self._store.database
         with database.guard(), database.transaction():
             database.execute(
-                "UPDATE incidents SET untold = 0 WHERE id = ? AND closed IS ?",
-                (report.id, report.closed),
+                "UPDATE incidents SET untold = untold & ~?"
+                " WHERE entity = ? AND what = ? AND opened = ?",
+                (state, report.entity, report.what, report.opened),
             )
 
-    def _judge(
-        self, subject: _Subject, watch: Watch, end: int, *, untold: bool
-    ) -> list[IncidentReport]:
+    def forget_untold(self) -> None:
+        """Nobody is to be told of what was found until now. Raises StateError."""
         database = self._store.database
+        with database.guard(), database.transaction():
+            database.execute("UPDATE incidents SET untold = 0 WHERE untold")
+
+    def _judge(
+        self, subject: _Subject, watch: Watch, end: int, *, tells: bool
+    ) -> list[IncidentReport]:
         counts = self._take_counts(subject, watch.bucket + 1, end)
         if not (counts or watch.window or watch.incident):
             return []
@@ -166,14 +194,17 @@ class IncidentBook:
         for bucket in sorted(counts):
             watch, events = advance(watch, bucket, counts[bucket])
             changed += [
-                self._write(subject, event.incident, end, event, untold=untold) for event in events
+                self._write(subject, event.incident, end, event, tells=tells) for event in events
             ]
         if watch.incident is not None:
             self._write(subject, watch.incident, end)
-        database.execute(
+        self._save(subject, watch)
+        return changed
+
+    def _save(self, subject: _Subject, watch: Watch) -> None:
+        self._store.database.execute(
             "INSERT OR REPLACE INTO watches VALUES (?, ?, ?)", (*subject, _encode(watch))
         )
-        return changed
 
     def _take_counts(self, subject: _Subject, first: int, end: int) -> dict[int, Verdicts]:
         """Remove the counts of buckets before `end`; those before `first` came late."""
@@ -195,7 +226,7 @@ class IncidentBook:
         end: int,
         event: IncidentOpened | IncidentClosed | None = None,
         *,
-        untold: bool = False,
+        tells: bool = False,
     ) -> IncidentReport:
         database = self._store.database
         closed = event.at if isinstance(event, IncidentClosed) else None
@@ -224,8 +255,8 @@ class IncidentBook:
         else:
             self._add_what_stands_out(report, end)
         database.execute(
-            "UPDATE incidents SET closed = ?, report = ?, untold = untold OR ? WHERE id = ?",
-            (closed, _encode(report), untold, number),
+            "UPDATE incidents SET closed = ?, report = ?, untold = untold | ? WHERE id = ?",
+            (closed, _encode(report), _states(event) if tells else 0, number),
         )
         return report
 
@@ -239,8 +270,9 @@ class IncidentBook:
 
     def _add_what_stands_out(self, report: IncidentReport, end: int) -> None:
         entity = report.entity
-        since = report.since - report.since % _MINUTE_MS
-        until = -(-end * BUCKET_MS // _MINUTE_MS) * _MINUTE_MS
+        # Rejections have the broker's time.
+        since = (report.since + self._store.skew) // _MINUTE_MS * _MINUTE_MS
+        until = -(-(end * BUCKET_MS + self._store.skew) // _MINUTE_MS) * _MINUTE_MS
         during = self._frequencies(entity, since, until)
         before = self._frequencies(entity, since - _DAY_MS, since)
         report.violations = stands_out(before.kinds, during.kinds)
@@ -288,3 +320,9 @@ def stands_out(before: Mapping[T, int], during: Mapping[T, int]) -> list[T]:
 
     found = filter(stood_out, during) if total else ()
     return sorted(found, key=lambda value: -during[value])[:_MOST]
+
+
+def _states(event: IncidentOpened | IncidentClosed | None) -> int:
+    if event is None:
+        return 0
+    return _OPENING if isinstance(event, IncidentOpened) else _CLOSING

@@ -21,6 +21,7 @@ from worker.stream import Partition
 
 _TRANSACTIONS, _WEBHOOK = "transactions", "webhook"
 """Parts of its work in which the desk can be hindered."""
+_SKEW_MS: Final = 60_000
 _TRANSACTIONS_EVERY_MS: Final = 5_000
 """Looking for them costs requests to the broker."""
 
@@ -39,6 +40,7 @@ class DeskReports:
         self._unreadable = Sparing(_unreadable_rejection)
         self._looked = -_TRANSACTIONS_EVERY_MS
         self._rebuilt = self._replayed = 0
+        self._is_off = False
 
     def alive(self) -> None:
         """The desk has read something, found nothing to read, or tries again."""
@@ -72,7 +74,19 @@ class DeskReports:
 
     def opened(self) -> None:
         """The store was opened: what it counts begins anew."""
+        _log.info("desk_started")
         self._rebuilt = self._replayed = 0
+
+    def skew(self, milliseconds: int) -> None:
+        """By how much the broker's clock is ahead of this one, as far as can be told."""
+        is_off = abs(milliseconds) >= _SKEW_MS
+        if is_off and not self._is_off:
+            _log.warning("desk_clock_differs", by_ms=milliseconds)
+        self._is_off = is_off
+
+    def nothing_to_send(self) -> None:
+        """There is no message for the webhook: whether it is away does not matter."""
+        self.health.free(_WEBHOOK)
 
     def still_open(self, found: Mapping[str, OpenCount]) -> None:
         """What is open, by entity."""
@@ -82,9 +96,9 @@ class DeskReports:
         )
 
     def caught_up(self, replayed: int, rebuilt: int) -> None:
-        """A pass has ended. Since the opening, the store has read so many audits of replays.
+        """A pass has ended. Both are totals since the store was opened.
 
-        So often it was replaced with an empty one.
+        That is audits of replays read, and replacements of the store with an empty one.
         """
         self._metrics.desk.replayed(replayed - self._replayed)
         self._metrics.anomalies.state_rebuilt("desk", rebuilt - self._rebuilt)
@@ -124,7 +138,7 @@ class DeskReports:
         """A message to the webhook was taken, or not."""
         self._metrics.desk.webhook(sent=error is None)
         if error is None:
-            self.free(_WEBHOOK)
+            self.health.free(_WEBHOOK)
         else:
             line = f"the webhook of incidents {error}"
             _log.warning("webhook_failed", error=line, retry_in=round(retry_in, 1))

@@ -63,7 +63,7 @@ class DeskService:
         self._sending: asyncio.Task[IncidentReport] | None = None
         self._retry = Backoff(clock.steady, first=1.0, longest=60.0)
         # Steady: incidents do not open or close because the wall clock is set.
-        self._offset = clock.wall() - clock.steady()
+        self._wall_minus_steady = clock.wall() - clock.steady()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set.
@@ -75,7 +75,7 @@ class DeskService:
         backoff = Backoff(self._clock.steady, longest=30.0)
         while not stop.is_set():
             try:
-                store = await asyncio.to_thread(RejectionStore, self._directory, self._names)
+                store = await self._open()
                 self._reports.opened()
                 try:
                     await self._work(store, backoff)
@@ -89,10 +89,22 @@ class DeskService:
                 await wait(stop, seconds)
         _log.info("desk_stopped")
 
+    async def _open(self) -> RejectionStore:
+        """Open the store. After a kill, a large one is checked for minutes: that is progress."""
+        opening = asyncio.create_task(
+            asyncio.to_thread(RejectionStore, self._directory, self._names)
+        )
+        while not opening.done():
+            await asyncio.wait({opening}, timeout=_PAUSE_SECONDS)
+            self._reports.alive()
+        return opening.result()
+
     async def _work(self, store: RejectionStore, backoff: Backoff) -> None:
         """Work with one opening of the store. Raises Stopped, and StateError of the store."""
         store.clock = self._now
         book = IncidentBook(store)
+        if self._webhook is None:
+            await asyncio.to_thread(book.forget_untold)
         updater = DeskUpdater(
             self._broker,
             store,
@@ -119,16 +131,18 @@ class DeskService:
 
     async def _pass(self, updater: DeskUpdater, book: IncidentBook) -> None:
         store = updater.store
+        # What is accepted later is not read in this pass, but what is rejected later may be.
+        now = self._now() - _LATE_MS
         if await updater.catch_up(self._reports.read):
             self._reports.still_open(await asyncio.to_thread(still_open, store))
         self._reports.free(_STORE, after=0)  # it is open and has taken what was read
         self._reports.free(_BROKER)
         self._reports.caught_up(store.replayed, store.database.rebuilt)
-        now = self._now() - _LATE_MS
         if now // BUCKET_MS > self._judged:
             self._judged = now // BUCKET_MS
             tells = self._webhook is not None
-            changed = await asyncio.to_thread(book.judge, now, tells=tells)
+            changed = await asyncio.to_thread(book.judge, now, self._clock.wall(), tells=tells)
+            self._reports.skew(store.skew)
             found = await asyncio.to_thread(book.reports, only_open=True)
             self._reports.incidents(changed, found)
         if self._reports.transactions_are_due():
@@ -154,8 +168,11 @@ class DeskService:
                 self._retry.succeeded()
                 self._reports.webhook(None)
         if self._retry.ready() and not self._stop.is_set():
-            for report in (await asyncio.to_thread(book.untold))[:1]:
-                self._sending = asyncio.create_task(self._webhook.send(report))
+            untold = await asyncio.to_thread(book.untold)
+            if untold:
+                self._sending = asyncio.create_task(self._webhook.send(untold[0]))
+            else:
+                self._reports.nothing_to_send()
 
     async def _finish_telling(self, book: IncidentBook) -> None:
         """Note the outcome of a message under way, or else it is sent again after the start."""
@@ -165,4 +182,4 @@ class DeskService:
                 await self._tell(book)
 
     def _now(self) -> int:
-        return self._clock.steady() + self._offset
+        return self._clock.steady() + self._wall_minus_steady

@@ -27,11 +27,15 @@ class OpenCount(NamedTuple):
 
 
 def still_open(store: RejectionStore) -> dict[str, OpenCount]:
-    """What is open of every entity. Its cost does not grow with the number of rejections."""
+    """What is open of every entity. Its cost does not grow with the number of rejections.
+
+    Raises StateError.
+    """
     found = dict.fromkeys(ENTITIES, OpenCount())
     level = len(WIDTHS_MS) - 1
-    for entity, records, bucket in store.database.rows(_OPEN, (level,)):
-        found[entity] = OpenCount(records, _oldest(store, entity, level, bucket))
+    with store.database.guard():
+        for entity, records, bucket in store.database.rows(_OPEN, (level,)):
+            found[entity] = OpenCount(records, _oldest(store, entity, level, bucket))
     return found
 
 

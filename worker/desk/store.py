@@ -119,6 +119,8 @@ class RejectionStore:
         """How many audits of replays were applied since the opening."""
         self.clock: Callable[[], int] | None = None
         """The time in ms, if verdicts are to be counted for `worker.desk.incidents`."""
+        self.skew = 0
+        """By how many ms the broker's clock is ahead of that time, as far as can be told."""
         self.database = DeskDatabase(directory, names.prefix, self._load, beside=beside)
         """The tables; `queries` reads them."""
 
@@ -364,6 +366,10 @@ class RejectionStore:
         self, now: int, rejections: Sequence[Numbered], settlings: Sequence[Settling]
     ) -> None:
         """Count those of the last hour. A broker's clock that is ahead counts as now."""
+        times = [seen.at for _, _, seen in rejections] + [row.at for row in settlings]
+        if not times or max(times) < now - _COUNTED_MS:
+            return
+        self.skew = max(times) - now
         since = now - _COUNTED_MS
         counts: Counter[tuple[str, int, bool, bool]] = Counter()
         for _, _, seen in rejections:

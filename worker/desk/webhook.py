@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Final
@@ -37,22 +39,40 @@ class Webhook:
     async def send(self, report: IncidentReport) -> IncidentReport:
         """Send one state of an incident, and return it. Raises WebhookFailed unless it is taken."""
         body = msgspec.json.encode(message(report, self._names))
-        await asyncio.to_thread(self._post, body)
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[None] = loop.create_future()
+
+        def run() -> None:
+            error = self._post(body)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_set, outcome, error)
+
+        # Not in the pool, which a process waits for at its end: a server may never answer.
+        threading.Thread(target=run, name="webhook", daemon=True).start()
+        await outcome
         return report
 
-    def _post(self, body: bytes) -> None:
+    def _post(self, body: bytes) -> WebhookFailed | None:
         kind = {"Content-Type": "application/json"}
         try:
             answer = self._pool.request(
                 "POST", self._url, body=body, headers=kind, preload_content=False
             )
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise WebhookFailed(f"cannot be reached ({type(error).__name__})") from None
-        try:
-            if not 200 <= answer.status < 300:
-                raise WebhookFailed(f"answers {answer.status}")
-        finally:
-            answer.close()  # whatever it says is not read: it may have no end
+            return WebhookFailed(f"cannot be reached ({type(error).__name__})")
+        answer.close()  # whatever it says is not read: it may have no end
+        if 200 <= answer.status < 300:
+            return None
+        return WebhookFailed(f"answers {answer.status}")
+
+
+def _set(outcome: asyncio.Future[None], error: WebhookFailed | None) -> None:
+    if outcome.cancelled():
+        return
+    if error is None:
+        outcome.set_result(None)
+    else:
+        outcome.set_exception(error)
 
 
 def message(report: IncidentReport, names: Names) -> dict[str, Any]:
@@ -61,23 +81,16 @@ def message(report: IncidentReport, names: Names) -> dict[str, Any]:
     `fingerprint` is the same for opening and closing of an incident, and in a repetition.
     """
     name = NAMES[report.what]
-    labels = {
-        "alertname": name,
-        "entity": report.entity,
-        "prefix": names.prefix,
-        "severity": "warning",
-    }
-    for label, found in (
-        ("code", [code for code, _ in report.violations]),
-        ("field", [field for _, field in report.violations]),
-        ("producer", report.producers),
-    ):
-        if found and found[0]:
-            labels[label] = found[0]
+    # What stands out may change, and receivers tell alerts apart by their labels.
+    group = {"alertname": name, "entity": report.entity, "prefix": names.prefix}
+    labels = {**group, "severity": "warning"}
     status = "firing" if report.closed is None else "resolved"
     annotations = {
         "summary": headline(report),
         "description": "; ".join(details(report)),
+        "codes": ", ".join(dict.fromkeys(code for code, _ in report.violations)),
+        "fields": ", ".join(dict.fromkeys([f for _, f in report.violations] + report.names)),
+        "producers": ", ".join(report.producers),
     }
     identity = f"{names.prefix} {report.entity} {report.what} {report.opened}"
     alert = {
@@ -89,10 +102,10 @@ def message(report: IncidentReport, names: Names) -> dict[str, Any]:
         "generatorURL": "",
         "fingerprint": blake2b(identity.encode(), digest_size=8).hexdigest(),
     }
-    group = {"alertname": name, "entity": report.entity}
+    matched = ", ".join(f'{label}="{value}"' for label, value in group.items())
     return {
         "version": "4",
-        "groupKey": f'{{}}:{{alertname="{name}", entity="{report.entity}"}}',
+        "groupKey": f"{{}}:{{{matched}}}",
         "truncatedAlerts": 0,
         "status": status,
         "receiver": "buddy-desk",

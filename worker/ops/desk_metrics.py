@@ -37,7 +37,8 @@ class DeskMetrics:
             ENTITIES,
         )
         self._replayed = make.counter(
-            "buddy_desk_replayed_records", "Records that somebody has sent again."
+            "buddy_desk_replayed_records",
+            "Audits of replays that the desk has read: records that somebody has sent again.",
         )
         self._incident = Gauge(
             "buddy_incident_open",
@@ -51,6 +52,7 @@ class DeskMetrics:
             ("entity", "what", "code", "field", "producer"),
             registry=make.registry,
         )
+        self._shown: set[tuple[str, ...]] = set()
         self.incidents({})
         self._webhook = make.counters(
             "buddy_incident_webhook_messages",
@@ -71,10 +73,16 @@ class DeskMetrics:
         for entity in ENTITIES:
             for what in _WHAT:
                 self._incident.labels(entity, what).set((entity, what) in found)
-        self._stands_out.clear()
-        for (entity, what), incident in found.items():
-            for values in incident.values:
-                self._stands_out.labels(entity, what, *values).set(incident.since)
+        series = {
+            (entity, what, *values): incident.since
+            for (entity, what), incident in found.items()
+            for values in incident.values
+        }
+        for labels in self._shown - series.keys():
+            self._stands_out.remove(*labels)
+        for labels, since in series.items():
+            self._stands_out.labels(*labels).set(since)
+        self._shown = set(series)
 
     def webhook(self, *, sent: bool) -> None:
         """Count a message to the webhook."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,46 @@ def test_damage_under_a_killed_process_is_one_line_and_heals(tmp_path: Path, dam
 
 def test_the_file_is_for_owner_and_group(tmp_path: Path) -> None:
     assert filled(tmp_path / "desk").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_close_waits_for_a_thread_that_still_writes(tmp_path: Path) -> None:
+    """A command that is interrupted is cancelled, and its thread goes on for a moment."""
+    opened = RejectionStore(tmp_path / "desk", NAMES)
+    began, may_end = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with opened.database.guard(), opened.database.transaction():
+            began.set()
+            assert may_end.wait(30)
+            opened.database.execute("INSERT INTO facts VALUES ('x', 'y')")
+
+    writing = threading.Thread(target=write)
+    closing = threading.Thread(target=opened.close)
+    writing.start()
+    assert began.wait(30)
+    closing.start()
+    may_end.set()
+    writing.join(30)
+    closing.join(30)
+    again = RejectionStore(tmp_path / "desk", NAMES)
+    assert again.database.rows("SELECT value FROM facts WHERE name = 'x'") == [("y",)]
+    again.close()
+
+
+def test_a_store_that_is_closed_beside_a_reader_is_not_sealed(tmp_path: Path) -> None:
+    """The reader's end changes the file: the checksum would be that of another one."""
+    opened = RejectionStore(tmp_path / "desk", NAMES)
+    apply(opened, rejection(0))
+    reader = sqlite3.connect(tmp_path / "desk" / FILE_NAME, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM rejections").fetchone()
+    apply(opened, rejection(1, key="2"))
+    opened.database.execute("PRAGMA busy_timeout = 1")
+    opened.close()
+    reader.execute("COMMIT")
+    reader.close()
+    with capture_logs() as logs:
+        again = RejectionStore(tmp_path / "desk", NAMES)
+        assert counts(again) == (2, 2)
+        again.close()
+    assert logs == []

@@ -106,7 +106,7 @@ def test_damage_that_is_found_at_work_is_mended_by_the_next_command(tmp_path: Pa
     opened = RejectionStore(tmp_path, NAMES)
     apply(opened, rejection(0))
     opened.database.execute("UPDATE partitions SET tail = x'01'")
-    with pytest.raises(StateError, match="run the command again"):
+    with pytest.raises(StateError, match="it is rebuilt"):
         opened.saved()
     opened.close()
     with capture_logs() as logs:
