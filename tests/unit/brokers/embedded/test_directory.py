@@ -120,7 +120,7 @@ async def test_an_unknown_format_is_left_alone(tmp_path: Path) -> None:
         await broker.create([Topic("log", 1)])
     with contextlib.closing(sqlite3.connect(directory / embedded_store.FILE_NAME)) as connection:
         connection.execute("PRAGMA user_version=99")
-    await fails_to_open(directory, "format 99, this program reads 2: use the release")
+    await fails_to_open(directory, "format 99, this program reads 3: use the release")
 
 
 async def test_somebody_elses_database_is_left_alone(tmp_path: Path) -> None:
