@@ -25,6 +25,7 @@ import structlog
 
 from worker.errors import StateError, UsageError
 from worker.exports.layout import MANIFEST, id_in
+from worker.exports.manifest import read_content
 from worker.exports.order import AHEAD, Order, is_of, orders, overtaken
 from worker.exports.places.hangs import Calls
 from worker.exports.places.links import is_directory, link_on_the_way, open_below
@@ -322,9 +323,12 @@ class DirectoryPlace:
         return None
 
     def _manifest(self, name: str) -> bytes:
-        """The content of a manifest. OSError if unreadable, just removed, or no export's."""
+        """The content of a manifest. OSError if unreadable, just removed, or no export's.
+
+        Also raises UsageError if it is too large for one.
+        """
         with os.fdopen(open_below(self._root / name, MANIFEST), "rb") as file:
-            return file.read()
+            return read_content(file, str((self._root / name / MANIFEST).absolute()))
 
     def _entries(self, directory: Path) -> list[Path]:
         if directory != self._root and not is_directory(directory):
