@@ -70,6 +70,11 @@ class OffsetRange(NamedTuple):
 
     start: int
     end: int
+    tombstones_from: int = 0
+    """Compaction has removed no tombstone at or above this offset because of its age.
+
+    Whoever continues from a lower offset may have missed a deletion. Kafka does not tell: 0.
+    """
 
 
 class GroupMember(NamedTuple):

@@ -10,12 +10,14 @@ from pathlib import Path
 import msgspec
 
 from worker.brokers.embedded.broker import EmbeddedBroker
+from worker.brokers.embedded.seal import seal, seal_batch
 from worker.brokers.embedded.store import FILE_NAME
 from worker.clock import Clock
 from worker.stream import Message, Partition
 
 HOUR = 3_600_000
 SCHEMA_1 = Path(__file__).with_name("embedded_format_1.sql")
+SCHEMA_2 = Path(__file__).with_name("embedded_format_2.sql")
 
 
 @contextlib.asynccontextmanager
@@ -43,7 +45,14 @@ async def read_all(broker: EmbeddedBroker, topic: str, number: int = 0) -> list[
 
 def latest(messages: list[Message]) -> dict[bytes | None, bytes]:
     """The table that a reader of a compacted topic ends up with."""
-    table: dict[bytes | None, bytes] = {}
+    return table_of(messages, {})
+
+
+def table_of(
+    messages: list[Message], before: dict[bytes | None, bytes]
+) -> dict[bytes | None, bytes]:
+    """The table that a reader ends up with who had that table `before`."""
+    table = dict(before)
     for message in messages:
         if message.value is None:
             table.pop(message.key, None)
@@ -61,4 +70,27 @@ def old_log(directory: Path, content: bytes = b"") -> None:
         connection.execute("INSERT INTO partitions VALUES (1, 1, 0, 0, 5, 1700, 0, 0, 0, 0)")
         connection.execute("INSERT INTO batches VALUES (1, 1, 3, 4, 1700, 1700, ?)", (content,))
         connection.execute("INSERT INTO group_offsets VALUES ('group', 1, 3)")
+        connection.commit()
+
+
+def log_of_format_2(directory: Path, *, compacted_to: int, crc: int = 0) -> None:
+    """A log of format 2: a tombstone before a message; `crc` is added to the partition's own."""
+    topic = (1, "log", 1, 1, 1, None, 1000, 9999, "an-identity")
+    row = (1, 1, 0, 0, 5, 1700, compacted_to)
+    content = msgspec.msgpack.encode([(0, 0, b"gone", None, ()), (1, 0, b"k", b"v", ())])
+    place = (1, 0, 5, 1700, 1700)
+    with contextlib.closing(sqlite3.connect(directory / FILE_NAME)) as connection:
+        connection.executescript(SCHEMA_2.read_text("utf-8"))
+        connection.execute(
+            f"INSERT INTO topics VALUES ({'?, ' * 9}?)",  # noqa: S608 -- placeholders
+            (*topic, seal(*topic)),
+        )
+        connection.execute(
+            "INSERT INTO partitions VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0)",
+            (*row, seal(*row) + crc),
+        )
+        connection.execute(
+            "INSERT INTO batches VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
+            (*place, content, seal_batch(place, content)),
+        )
         connection.commit()

@@ -12,7 +12,14 @@ from worker.core.topics import Names
 from worker.desk.reading import Advance, CatchUp, Readers, ReadOptions, Unreadable
 from worker.desk.store import RejectionStore
 from worker.errors import MissingTopic
-from worker.index.freshness import SavedIndex, created_anew, other_topics, outside_the_log
+from worker.index.freshness import (
+    SavedIndex,
+    created_anew,
+    missed_deletions,
+    other_topics,
+    outside_the_log,
+    tombstones_of,
+)
 from worker.index.resuming import another_log
 from worker.stream import OffsetRange, Partition, Topic
 
@@ -98,12 +105,14 @@ class DeskUpdater:
         reason = other_topics(saved, found) or created_anew(saved.identities, identities)
         if reason is None:
             there = _still_there(saved, spans)
-            reason = outside_the_log(there, spans)
+            reason = outside_the_log(there, spans) or missed_deletions(there, spans)
             if reason is None and not verified:
                 reason = await another_log(self._broker, there, spans)
         if reason is not None:
             await asyncio.to_thread(self.store.wipe, reason)
             saved = await asyncio.to_thread(self.store.saved)
+        if (tombstones := tombstones_of(spans)) != saved.tombstones:
+            await asyncio.to_thread(self.store.note_tombstones, tombstones)
         behind = any(saved.positions.get(p) != span.end for p, span in spans.items())
         if behind:
             options = ReadOptions(self._unreadable, advance, whole, self._share, self._stop)

@@ -52,6 +52,7 @@ by more belongs to an earlier topic of the name."""
 _REMOVED_AT_ONCE: Final = 20_000
 _COUNTED_MS: Final = 3_600_000
 """What is older when it is read says nothing about now: accepted topics are compacted."""
+_TOMBSTONES: Final = "tombstones"
 
 _REJECTION: Final = "INSERT INTO rejections VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _COUNT: Final = (
@@ -142,7 +143,10 @@ class RejectionStore:
                 if tail is not None:
                     tails[partition] = Tail.decode(tail)
             identities = dict(self.database.execute("SELECT topic, identity FROM topics"))
-        return SavedIndex(VERSION, None, positions, identities, tails)
+            facts = self.database.execute("SELECT value FROM facts WHERE name = ?", (_TOMBSTONES,))
+            noted = [json.loads(value) for (value,) in facts]
+        tombstones = {Partition(topic, n): to for one in noted for topic, n, to in one}
+        return SavedIndex(VERSION, None, positions, identities, tails, tombstones=tombstones)
 
     # --- what changes it ----------------------------------------------------------------------
 
@@ -218,6 +222,17 @@ class RejectionStore:
                 with self.database.transaction():
                     self.database.execute("DELETE FROM counts WHERE records = 0")
         return removed
+
+    def note_tombstones(self, tombstones: Mapping[Partition, int]) -> None:
+        """Save `SavedIndex.tombstones`, once the store is found to be complete, or is empty.
+
+        Raises `StateError`.
+        """
+        value = json.dumps([(*partition, to) for partition, to in tombstones.items()])
+        with self.database.guard(), self.database.transaction():
+            self.database.execute(
+                "INSERT OR REPLACE INTO facts VALUES (?, ?)", (_TOMBSTONES, value)
+            )
 
     def wipe(self, reason: str) -> None:
         """Empty the store, to be filled again from the topics. Raises `StateError`."""

@@ -20,7 +20,12 @@ from worker.errors import (
     MissingTopic,
     TopicRecreated,
 )
-from worker.index.freshness import outside_the_log, reason_to_rebuild
+from worker.index.freshness import (
+    missed_deletions,
+    outside_the_log,
+    reason_to_rebuild,
+    tombstones_of,
+)
 from worker.index.resuming import another_log, went_back
 from worker.index.store import VERSION, IndexStore
 from worker.stream import Message, OffsetRange, Partition, Topic
@@ -120,6 +125,7 @@ class IndexUpdater:
         ) or await another_log(self._broker, saved, spans, self.on_step)
         if reason is not None:
             self.index.clear(reason)
+        self.index.note_tombstones(tombstones_of({p: spans[p] for p in self.accepted}))
         positions = self.index.positions()
         if not positions:
             self.index.stamp(self._clock.wall())
@@ -197,7 +203,11 @@ class IndexUpdater:
             raise TopicRecreated(str(error)) from None
         async with self.lock:
             saved = self.index.saved().now(spans, now)
-        reason = outside_the_log(saved, spans) or await another_log(self._broker, saved, spans)
+        reason = (
+            outside_the_log(saved, spans)
+            or missed_deletions(saved, spans)
+            or await another_log(self._broker, saved, spans)
+        )
         if reason is not None:
             raise TopicRecreated(reason)
 

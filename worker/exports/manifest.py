@@ -5,20 +5,26 @@ The JSON Schema of the manifest quotes the first sentence of each Struct's docst
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import BinaryIO, Final
 
 import msgspec
 
 from worker import __version__
-from worker.errors import UsageError
+from worker.errors import StateError, UsageError
 from worker.exports.layout import MANIFEST, SUMS, Format
 from worker.exports.metadata import Metadata
 
 MANIFEST_FORMAT: Final = 1
 """Increased whenever an older reader would misunderstand the manifest."""
+MOST_BYTES: Final = 64 << 20
+"""No manifest is larger: room for some 300,000 cut cells, each of which has over 32,767 characters.
+
+Whatever is larger under that name is not read, so that it cannot fill the memory.
+"""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,15 +179,29 @@ def sums(files: Iterable[ExportedFile]) -> bytes:
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The content of manifest.json, indented for people."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    """The content of manifest.json, indented for people. StateError if it would be too large."""
+    content = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    if len(content) > MOST_BYTES:
+        raise StateError(
+            f"manifest.json would be larger than {MOST_BYTES >> 20} MiB, as "
+            f"{len(manifest.xlsx_cut_cells)} cells of the workbook had to be cut: export without "
+            "xlsx, or fewer rows"
+        )
+    return content
+
+
+def read_content(file: BinaryIO, where: str) -> bytes:
+    """The content of an open manifest. Raises UsageError, which names `where`, if too large."""
+    _check_size(os.fstat(file.fileno()).st_size, where)
+    return file.read(MOST_BYTES)
 
 
 def read_manifest(directory: Path) -> Manifest:
     """The manifest of a finished export. UsageError if it is missing, or not a known manifest."""
     path = directory / MANIFEST
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = read_content(file, str(path))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; is this a finished export?") from error
     return decode(content, str(path))
@@ -192,6 +212,7 @@ def decode(content: bytes, where: str) -> Manifest:
 
     Also raises UsageError if it names a file outside the export.
     """
+    _check_size(len(content), where)
     try:
         manifest = msgspec.json.decode(content, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -201,3 +222,10 @@ def decode(content: bytes, where: str) -> Manifest:
     if any(PurePosixPath(file.path).is_absolute() or ".." in file.path for file in manifest.files):
         raise UsageError(f"{where}: names a file outside the export")
     return manifest
+
+
+def _check_size(size: int, where: str) -> None:
+    if size > MOST_BYTES:
+        raise UsageError(
+            f"{where}: not the manifest of an export: it is larger than {MOST_BYTES >> 20} MiB"
+        )

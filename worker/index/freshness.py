@@ -32,6 +32,12 @@ class SavedIndex(NamedTuple):
     """By partition: the last messages read, for `resuming.another_log`."""
     beside: Mapping[Partition, Beside] = {}
     """As `tails`, for partitions that do not feed the store and have no positions."""
+    tombstones: Mapping[Partition, int] = {}
+    """By partition: `OffsetRange.tombstones_from` when the store was last found to be complete.
+
+    Or when it began to read from the start: tombstones that were gone by then deleted nothing that
+    it has.
+    """
 
     def now(
         self, spans: Mapping[Partition, OffsetRange], identities: Mapping[str, str]
@@ -68,6 +74,7 @@ def reason_to_rebuild(
         or created_anew(saved.identities, identities or {})
         or _too_old(saved, topics, now_ms)
         or outside_the_log(saved, spans)
+        or missed_deletions(saved, spans)
     )
 
 
@@ -120,7 +127,7 @@ def _too_old(saved: SavedIndex, topics: Mapping[str, Topic], now_ms: int) -> str
 def outside_the_log(saved: SavedIndex, spans: Mapping[Partition, OffsetRange]) -> str | None:
     """Which position lies outside its partition, for the log; None if none."""
     for partition, position in sorted(saved.positions.items()):
-        start, end = spans[partition]
+        start, end, _ = spans[partition]
         where = f"partition {partition.number} of topic {partition.topic}"
         if position > end:
             return (
@@ -130,6 +137,27 @@ def outside_the_log(saved: SavedIndex, spans: Mapping[Partition, OffsetRange]) -
         if position < start:
             return f"{where} begins at {start}, after position {position}: messages are missing"
     return None
+
+
+def missed_deletions(saved: SavedIndex, spans: Mapping[Partition, OffsetRange]) -> str | None:
+    """Which partition has lost tombstones that the store had not read, for the log; None if none.
+
+    Holds whatever the clocks say, or said.
+    """
+    for partition, position in sorted(saved.positions.items()):
+        gone_to = spans[partition].tombstones_from
+        if position < gone_to and gone_to > saved.tombstones.get(partition, 0):
+            return (
+                f"partition {partition.number} of topic {partition.topic} has lost deletions "
+                f"before offset {gone_to} to compaction, after position {position}: they were not "
+                "read"
+            )
+    return None
+
+
+def tombstones_of(spans: Mapping[Partition, OffsetRange]) -> dict[Partition, int]:
+    """What `SavedIndex.tombstones` becomes when the store is complete, or begins."""
+    return {p: span.tombstones_from for p, span in spans.items() if span.tombstones_from}
 
 
 def _hours(milliseconds: int) -> str:

@@ -38,7 +38,7 @@ VERSION: Final = 2
 """Version of the layout above; any other version on disk is rebuilt."""
 
 _LAST_CURRENT: Final = b"last_current"
-_TAIL, _BESIDE = b"tail/", b"beside/"
+_TAIL, _BESIDE, _TOMBSTONES = b"tail/", b"beside/", b"tombstones/"
 _STAMP_EVERY_MS: Final = 5_000
 _MOST_SEEN: Final = 100_000
 """Maximum number of cached known ids per entity, about 10 MB."""
@@ -64,6 +64,7 @@ class IndexStore:
         self._last_saved: int | None = None
         self._tails: dict[Partition, Tail] = {}
         self._beside: dict[Partition, Beside] = {}
+        self._tombstones: dict[Partition, int] = {}
         self._unsaved: dict[Partition, Beside] = {}
         """The changes of `_beside` that are not on disk yet."""
         self._beside_saved: int | None = None
@@ -201,7 +202,15 @@ class IndexStore:
     def saved(self) -> SavedIndex:
         """The metadata for `freshness.reason_to_rebuild`."""
         known, tails, beside = self.identities(), dict(self._tails), dict(self._beside)
-        return SavedIndex(VERSION, self._last_current, self.positions(), known, tails, beside)
+        return SavedIndex(
+            VERSION,
+            self._last_current,
+            self.positions(),
+            known,
+            tails,
+            beside,
+            dict(self._tombstones),
+        )
 
     # --- updates ------------------------------------------------------------------------------
 
@@ -252,6 +261,20 @@ class IndexStore:
         if self._last_saved is None or abs(now_ms - self._last_saved) >= _STAMP_EVERY_MS:
             self._save_stamp(now_ms)
 
+    def note_tombstones(self, tombstones: Mapping[Partition, int]) -> None:
+        """Save `SavedIndex.tombstones`, once the index is found to be complete, or is empty."""
+        before, after = self._tombstones, tombstones
+        both = {p: (before.get(p, 0), after.get(p, 0)) for p in {*before, *after}}
+        changed = {p: to for p, (was, to) in both.items() if was != to}
+
+        def work(txn: lmdb.Transaction[bytes]) -> None:
+            for partition, to in changed.items():
+                txn.put(_TOMBSTONES + partition_key(partition), b"%d" % to, db=self._trees.about)
+
+        if changed:
+            self._transact(work)
+            self._tombstones |= changed
+
     # --- inside -------------------------------------------------------------------------------
 
     def _damage(self) -> str | None:
@@ -291,6 +314,7 @@ class IndexStore:
         self._last_current = self._last_saved = None if stamp is None else int(stamp)
         self._tails = {p: Tail.decode(data) for p, data in self._kept(_TAIL)}
         self._beside = {p: Beside.decode(data) for p, data in self._kept(_BESIDE)}
+        self._tombstones = {p: int(data) for p, data in self._kept(_TOMBSTONES)}
         self._unsaved = {}
 
     def _kept(self, prefix: bytes) -> Iterator[tuple[Partition, bytes]]:

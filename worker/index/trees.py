@@ -8,6 +8,7 @@
 * `topics`: topic -> identity.
 * `about`: version, time, number of addresses, number of foreign rows. Also the last messages read
   by partition: `tail/` topic/number, or `beside/` topic/number for a partition without rows.
+  And `tombstones/` topic/number: `SavedIndex.tombstones`.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ class Disk(MemoryIndex):
         self._identities: dict[str, str] = {}
         self._tails: dict[Partition, Tail] = {}
         self._beside: dict[Partition, Beside] = {}
+        self._tombstones: dict[Partition, int] = {}
         self._stamp: int | None = None
 
     def open(self) -> None:
@@ -57,10 +58,14 @@ class Disk(MemoryIndex):
             self._identities,
             dict(self._tails),
             dict(self._beside),
+            dict(self._tombstones),
         )
 
     def beside(self, messages: Sequence[Message], identity: str, _now_ms: int) -> None:
         self._beside |= extended_beside(self._beside, messages, identity)
+
+    def note_tombstones(self, tombstones: Mapping[Partition, int]) -> None:
+        self._tombstones = dict(tombstones)
 
     def stamp(self, now_ms: int) -> None:
         self._stamp = now_ms

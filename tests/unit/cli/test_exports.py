@@ -221,6 +221,7 @@ def test_an_export_that_is_not_complete_is_named_as_such(made: Made, capsys: Cap
         (b"[" * 10_000, "manifest.json: not the manifest of an export"),
         ("format 2", "manifest.json: manifest format 2 is not 1"),
         ("directory", "manifest.json cannot be read: "),
+        ("sparse", "manifest.json: not the manifest of an export: it is larger than 64 MiB"),
     ],
 )
 def test_what_is_called_like_an_export_and_is_none_is_named(
@@ -236,6 +237,9 @@ def test_what_is_called_like_an_export_and_is_none_is_named(
         path.write_bytes(encode(msgspec.structs.replace(manifest, format=2)))
     elif content == "directory":
         path.mkdir()
+    elif content == "sparse":
+        path.touch()
+        os.truncate(path, 20 << 30)
     for command in ("list", "latest"):
         assert made.run(command) == 0
         said = capsys.readouterr()

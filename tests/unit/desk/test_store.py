@@ -389,3 +389,17 @@ def test_candidates_come_in_pages_with_the_orphans_they_caused(desk: RejectionSt
     source = f"{NAMES.input('matches')}/0/0"
     assert queries.candidate_at(desk, source) == orphan._replace(number=0)
     assert queries.candidate_at(desk, f"{NAMES.input('matches')}/0/7") is None
+
+
+def test_noted_tombstones_are_kept_until_the_store_is_emptied(tmp_path: Path) -> None:
+    users = Partition(NAMES.accepted("users"), 0)
+    held = RejectionStore(tmp_path / "desk", NAMES)
+    assert held.saved().tombstones == {}
+    held.note_tombstones({users: 7})
+    held.note_tombstones({users: 9})
+    held.close()
+    again = RejectionStore(tmp_path / "desk", NAMES)
+    assert again.saved().tombstones == {users: 9}
+    again.wipe("a test")
+    assert again.saved().tombstones == {}
+    again.close()

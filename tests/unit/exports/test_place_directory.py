@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -274,9 +275,58 @@ def test_a_probe_finds_what_an_export_would_fail_at(
         make(self, *args, **more)
 
     monkeypatch.setattr(Path, "mkdir", refused)
-    with pytest.raises(StateError, match="Permission denied"):
+    with pytest.raises(StateError, match=r"\.seals cannot be written \(Permission denied\): let "):
         place.probe()
     assert [path.name for path in tmp_path.rglob("*")] == [".seals"]
+
+
+@pytest.mark.parametrize("own", [".seals", ".ahead"])
+@pytest.mark.parametrize("kind", ["file", "pipe", "link"])
+def test_what_stands_in_the_way_of_a_directory_of_its_own_is_named(
+    tmp_path: Path, own: str, kind: str
+) -> None:
+    place = DirectoryPlace(tmp_path / "exports")
+    published(place, FIRST)
+    path = tmp_path / "exports" / own
+    if path.exists():
+        path.rename(tmp_path / "away")
+    if kind == "link":
+        path.symlink_to(tmp_path)
+        says = f"{path} is a symbolic link, which is never followed: remove it"
+    else:
+        path.touch() if kind == "file" else os.mkfifo(path)
+        says = f"{path} is no directory: move it away"
+    later, calls = staged(place, SECOND), [place.probe, place.check]
+    calls.append(lambda: place._seal(later, ID) if own == ".seals" else place._mark([FIRST], "x"))
+    for call in calls:
+        with pytest.raises(StateError, match=re.escape(says)):
+            call()
+    later.discard()
+    path.unlink()
+    place.probe()
+    place.check()
+
+
+def test_a_directory_of_seals_without_rights_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = DirectoryPlace(tmp_path)
+    published(place, FIRST)
+    says = r"/\.seals cannot be written \(Permission denied\): let the sink's user write to it"
+    with monkeypatch.context() as patch:
+        access = os.access
+        patch.setattr(os, "access", lambda p, *m, **k: p != place._seals and access(p, *m, **k))
+        with pytest.raises(StateError, match=says):
+            place.check()
+    later = staged(place, SECOND)
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(StateError, match=says):
+        place._seal(later, ID)
+    later.discard()
 
 
 def test_below_a_volume_that_was_unmounted_nothing_is_done(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.unit.export_kit import export_to, feedback, metadata_of, spool_of, user
 from worker.errors import StateError, UsageError
+from worker.exports import manifest as manifests
 from worker.exports.layout import Format
 from worker.exports.manifest import ExportedFile, Options, Origin, encode, read_manifest
 from worker.exports.places.directory import DirectoryPlace
@@ -328,6 +329,26 @@ def test_a_manifest_that_is_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(UsageError, match="not the manifest"):
         verify(tmp_path)
+
+
+def test_a_manifest_that_is_too_large_is_neither_read_nor_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = export_to(tmp_path, TABLES, "json")
+    path = directory / "manifest.json"
+    known = read_manifest(directory)
+    monkeypatch.setattr(manifests, "MOST_BYTES", path.stat().st_size)
+    assert manifests.encode(read_manifest(directory)) == path.read_bytes()
+    with path.open("ab") as file:
+        file.write(b" ")
+    for read in (verify, lambda _: manifests.decode(path.read_bytes(), str(path))):
+        with pytest.raises(UsageError, match=r"manifest\.json: not the manifest .*: it is larger"):
+            read(directory)
+    monkeypatch.setattr(manifests, "MOST_BYTES", 1000)
+    with pytest.raises(
+        StateError, match=r"would be larger than 0 MiB, as 0 cells .* had to be cut"
+    ):
+        manifests.encode(known)
 
 
 @pytest.mark.parametrize(("field", "value"), [("format", 2), ("path", "../x"), ("path", "/x")])

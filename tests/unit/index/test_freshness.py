@@ -30,12 +30,15 @@ def judge(
     topics: dict[str, Topic] | None = None,
     before: dict[str, str] | None = None,
     identities: dict[str, str] | None = None,
+    gone_to: int = 0,
+    noted: dict[Partition, int] | None = None,
 ) -> str | None:
     if positions is None:
         positions = dict.fromkeys(PARTITIONS, 50) | (moved or {})
-    saved = SavedIndex(version, last_current, positions, before or {})
+    saved = SavedIndex(version, last_current, positions, before or {}, tombstones=noted or {})
+    spans = SPANS | {FIRST: SPANS[FIRST]._replace(tombstones_from=gone_to)}
     return reason_to_rebuild(
-        saved, topics or TOPICS, SPANS, NOW, version=1, identities=identities or {}
+        saved, topics or TOPICS, spans, NOW, version=1, identities=identities or {}
     )
 
 
@@ -51,6 +54,9 @@ def judge(
         ({"last_current": 0}, "deletions may be gone"),
         ({"moved": {FIRST: 101}}, "ends at 100, before position 101"),
         ({"moved": {FIRST: 9}}, "begins at 10, after position 9"),
+        ({"gone_to": 51}, f"partition 0 of topic {USERS} has lost deletions before offset 51 to"),
+        ({"gone_to": 51, "noted": {FIRST: 50}}, "after position 50: they were not read"),
+        ({"gone_to": 51, "noted": {PARTITIONS[1]: 99}}, "has lost deletions"),
         ({"topics": {**TOPICS, USERS: Topic(USERS, 3)}}, "had 2 partitions and has 3"),
         ({"topics": {**TOPICS, USERS: Topic(USERS, 1)}}, "had 2 partitions and has 1"),
         ({"topics": {USERS: TOPICS[USERS]}}, f"made of topic {MATCHES}"),
@@ -84,6 +90,11 @@ def test_what_cannot_be_trusted_is_rebuilt(case: dict[str, Any], words: str) -> 
         {"positions": {}, "before": {USERS: "a"}, "identities": {USERS: "b"}},
         {"moved": {FIRST: 10}},
         {"moved": {FIRST: 100}},
+        {"gone_to": 50},
+        {"gone_to": 51, "moved": {FIRST: 51}},
+        {"gone_to": 51, "noted": {FIRST: 51}},
+        {"gone_to": 51, "noted": {FIRST: 60}},
+        {"gone_to": 51, "positions": {}},
         {"positions": {}, "last_current": None},
         {"positions": {}, "last_current": 0},
         {"positions": {FIRST: 50, PARTITIONS[1]: 50}},

@@ -467,3 +467,19 @@ def test_a_tail_that_is_none_is_damage(store: IndexStore) -> None:
     with capture_logs() as logs:
         store.open()
     assert ["length of a tail" in log["reason"] for log in logs] == [True]
+
+
+def test_noted_tombstones_are_kept_until_the_index_is_emptied(
+    store: IndexStore, directory: Path
+) -> None:
+    other = Partition(TOPIC, 1)
+    store.note_tombstones({FIRST: 7, other: 3})
+    store.note_tombstones({FIRST: 9})  # an older copy of the log was put back: `other` has none
+    store.close()
+    again = IndexStore(directory)
+    again.open()
+    assert {p: to for p, to in again.saved().tombstones.items() if to} == {FIRST: 9}
+    again.clear("a test")
+    assert again.saved().tombstones == {}
+    again.close()
+    store.open()

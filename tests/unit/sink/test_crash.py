@@ -7,10 +7,12 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tests.unit.rows_kit import NAMES, message, user
 from worker.sink.store.row_store import RowStore
 from worker.stream import Message, Partition
@@ -65,3 +67,36 @@ def test_rows_and_positions_agree_after_kill_9(tmp_path: Path) -> None:
             assert store.counts()["users"] == len(found)
         finally:
             store.close()
+
+
+_NO_MORE_THREADS = """
+import os, resource, sys
+from pathlib import Path
+from worker.sink.store import rocks
+directory = Path(sys.argv[1])
+(directory / "rows").mkdir()
+db = rocks.open_database(directory / "rows")
+for number in range(3):
+    db[b"key"] = b"%d" % number
+    db.flush()
+for path in (directory, *directory.rglob("*")):
+    os.chown(path, 65534, 65534)
+if os.geteuid() == 0:
+    os.setuid(65534)  # the limit holds for everybody but root
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+frozen = rocks.freeze(db, directory / "snapshot")
+print(frozen[b"key"].decode())
+"""
+
+
+def test_a_snapshot_is_opened_where_no_thread_can_be_started() -> None:
+    """RocksDB would abort the process, in the middle of its life."""
+    with tempfile.TemporaryDirectory() as directory:  # the user nobody may not enter pytest's
+        done = subprocess.run(
+            [sys.executable, "-c", _NO_MORE_THREADS, directory],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr

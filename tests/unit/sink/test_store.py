@@ -408,3 +408,15 @@ def test_any_history_in_any_batches_gives_the_latest_rows(
     assert found == {name: [held[key] for key in sorted(held)] for name, held in latest.items()}
     assert counted == {name: len(held) for name, held in latest.items()}
     assert asides == sum(m.value == b"?" for m in log)
+
+
+def test_noted_tombstones_are_kept_until_the_store_is_emptied(tmp_path: Path) -> None:
+    held = RowStore(tmp_path, NAMES)
+    held.note_tombstones({USERS: 7})
+    held.note_tombstones({USERS: 9})
+    held.close()
+    again = RowStore(tmp_path, NAMES)
+    assert again.saved().tombstones == {USERS: 9}
+    again.wipe("a test")
+    assert again.saved().tombstones == {}
+    again.close()

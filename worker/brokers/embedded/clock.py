@@ -53,8 +53,18 @@ class LogTime(NamedTuple):
     now: int
     ahead: int
     """How far this process's wall clock is ahead of `now`; negative if behind, 0 if they agree."""
-    settled: bool
-    """Whether the anchor is a day old: a wrong clock would have been noticed by now."""
+    age: int
+    """How long ago, by the uptime, the anchor was stored; 0 if there is none."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the anchor is a day old: a wrong clock would have been noticed by now."""
+        return self.age >= _SETTLED_MS
+
+    @property
+    def earliest(self) -> int:
+        """The log time or this process's wall clock, whichever is behind the other."""
+        return self.now + min(0, self.ahead)
 
 
 def machine_clock() -> Clock:
@@ -90,15 +100,15 @@ class LogClock:
         anchor = _load(connection)
         if anchor is not None and anchor.boot == self._boot:
             expected = anchor.wall + max(0, uptime - anchor.uptime)
-            settled = uptime - anchor.uptime >= _SETTLED_MS
+            age = uptime - anchor.uptime
         else:
-            expected, settled = max(last_append(connection), wall), False
+            expected, age = max(last_append(connection), wall), 0
             if expected - wall <= TOLERANCE_MS:
                 _store(connection, Anchor(self._boot, uptime, expected))
         if abs(wall - expected) <= TOLERANCE_MS:
             self._agreed, self._told = True, False
-            return LogTime(wall, 0, settled)
-        return LogTime(expected, wall - expected, settled)
+            return LogTime(wall, 0, age)
+        return LogTime(expected, wall - expected, age)
 
     def check(self, time: LogTime) -> None:
         """Refuse to send if the wall clock has been ahead ever since this process started.

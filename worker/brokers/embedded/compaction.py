@@ -6,7 +6,8 @@ large the log grows.
 Compaction walks from the newest batch to the oldest, remembers the keys it has seen, and drops
 older messages of those keys. The log is correct at every moment: a message is dropped only while
 a newer message of its key exists. A tombstone is dropped only below the offset up to which an
-*earlier* compaction finished. No older message of its key is left there to reappear.
+*earlier* compaction finished. No older message of its key is left there to reappear. The step that
+drops one notes it in the partition's row: a reader that stopped before it has missed a deletion.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def compact(
     row = partition_row(connection, row_id, partition)
     (grown,) = connection.execute("SELECT grown FROM partitions WHERE id = ?", (row_id,)).fetchone()
     ceiling = top = row.next
-    cleaned = row.cleaned
+    cleaned = row.compacted_to
     while True:
         sieve = _Sieve(ceiling, cleaned, horizon)
         end = top if ceiling == top else _end_of_batch(connection, row_id, ceiling)
@@ -74,7 +75,7 @@ def compact(
             if not batches:
                 end = _below_hole(connection, row_id, row.start, end)
                 continue
-            _rewrite(connection, row_id, batches, sieve.sift(batches))
+            _rewrite(connection, row_id, partition, batches, sieve.sift(batches))
             end = batches[-1].base
             yield
         ceiling = sieve.floor
@@ -86,11 +87,19 @@ def compact(
             " WHERE partition = ? AND base < ?",
             (row_id, top),
         ).fetchone()
-        store(connection, partition_row(connection, row_id, partition)._replace(cleaned=top))
+        store(connection, partition_row(connection, row_id, partition)._replace(compacted_to=top))
         connection.execute(
-            "UPDATE partitions SET cleaned_at = ?, kept = ?, grown = grown - ? WHERE id = ?",
+            "UPDATE partitions SET compacted_at = ?, kept = ?, grown = grown - ? WHERE id = ?",
             (now, kept, grown, row_id),
         )
+
+
+class _Sifted(NamedTuple):
+    kept: list[_Kept]
+    """The messages that stay, oldest first."""
+    dropped: int
+    tombstones_to: int
+    """The offset after the newest tombstone that was dropped for its age; 0 if none was."""
 
 
 class _Sieve:
@@ -107,37 +116,40 @@ class _Sieve:
         self._horizon = horizon
         self._seen: set[bytes | None] = set()
 
-    def sift(self, batches: list[StoredBatch]) -> tuple[list[_Kept], int]:
-        """Sift the next older batches, newest first.
-
-        Returns the messages that stay, oldest first, and the number of dropped messages.
-        """
+    def sift(self, batches: list[StoredBatch]) -> _Sifted:
+        """Sift the next older batches, newest first."""
         kept: list[_Kept] = []
-        dropped = 0
+        dropped = tombstones_to = 0
         for batch in batches:
             for ahead, later, key, value, headers in reversed(_decode(batch.entries)):
                 entry = _Kept(batch.base + ahead, batch.time + later, key, value, headers)
-                if self._stays(entry):
-                    kept.append(entry)
-                else:
+                if self._is_superseded(entry):
                     dropped += 1
+                elif self._is_old_tombstone(entry):
+                    dropped += 1
+                    tombstones_to = max(tombstones_to, entry.offset + 1)
+                else:
+                    kept.append(entry)
         kept.reverse()
-        return kept, dropped
+        return _Sifted(kept, dropped, tombstones_to)
 
-    def _stays(self, entry: _Kept) -> bool:
+    def _is_superseded(self, entry: _Kept) -> bool:
         if entry.offset >= self._ceiling:
-            return True  # an earlier pass has decided on it
+            return False  # an earlier pass has decided on it
         if entry.key in self._seen:
-            return False
+            return True
         if entry.offset >= self.floor:
             if len(self._seen) < REMEMBERED_KEYS:
                 self._seen.add(entry.key)
             else:
                 self.floor = entry.offset + 1
-            return True
+        return False
+
+    def _is_old_tombstone(self, entry: _Kept) -> bool:
+        if entry.offset >= min(self._cleaned, self._ceiling):
+            return False
         # A value is bytes or nil: in msgpack, only nil takes a single byte.
-        tombstone = entry.offset < self._cleaned and len(memoryview(entry.value)) == 1
-        return not (tombstone and entry.time < self._horizon)
+        return len(memoryview(entry.value)) == 1 and entry.time < self._horizon
 
 
 def _end_of_batch(connection: sqlite3.Connection, row_id: int, ceiling: int) -> int:
@@ -185,10 +197,11 @@ def _below_hole(connection: sqlite3.Connection, row_id: int, start: int, end: in
 def _rewrite(
     connection: sqlite3.Connection,
     row_id: int,
+    partition: Partition,
     batches: list[StoredBatch],
-    sifted: tuple[list[_Kept], int],
+    sifted: _Sifted,
 ) -> None:
-    kept, dropped = sifted
+    kept, dropped, tombstones_to = sifted
     base, after = batches[-1].base, batches[0].next
     packed = _pack(kept, base, after) or [
         StoredBatch(base, after, 0, batches[0].last_time, NOTHING)
@@ -204,6 +217,9 @@ def _rewrite(
             raise StateError("Two processes compact one log: is its upkeep.lock being removed?")
         for batch in packed:
             insert(connection, row_id, batch)
+        row = partition_row(connection, row_id, partition)
+        if tombstones_to > row.tombstones_from:
+            store(connection, row._replace(tombstones_from=tombstones_to))
 
 
 def _pack(kept: list[_Kept], base: int, after: int) -> list[StoredBatch]:

@@ -238,11 +238,13 @@ def _restore_row(connection: sqlite3.Connection, number: int, partition: Partiti
     sane = [n for n in named if isinstance(n, int) and 0 <= n < _MOST]
     after = max([*sane, after or 0])
     start = after if start is None else start
-    (topic,) = connection.execute(
-        "SELECT id FROM topics NOT INDEXED WHERE name = ?", (partition.topic,)
+    topic, compacted = connection.execute(
+        "SELECT id, compacted FROM topics NOT INDEXED WHERE name = ?", (partition.topic,)
     ).fetchone()
-    row = PartitionRow(number, topic, partition.number, start, after, last_append(connection), 0)
-    store(connection, row)
+    time = last_append(connection)
+    # Which tombstones compaction had removed cannot be told: any.
+    gone_to = after if compacted else 0
+    store(connection, PartitionRow(number, topic, partition.number, start, after, time, 0, gone_to))
 
 
 def _named(connection: sqlite3.Connection, number: int) -> list[object]:

@@ -13,7 +13,7 @@ from worker.brokers.embedded.seal import seal, seal_batch
 from worker.errors import StateError
 
 APPLICATION_ID = 0x42756479  # "Budy": `file` and this program recognise the database by it
-FORMAT = 2
+FORMAT = 3
 
 _SCHEMA = """
 -- topics: raised with every topic that is made or removed. The rest: clock.py.
@@ -39,7 +39,8 @@ CREATE TABLE topics (
     crc INTEGER NOT NULL
 );
 -- start: the first offset that has not expired. next: the one that comes next, never reused.
--- cleaned: below it each key stands once. kept, grown: bytes below and above it.
+-- compacted_to: below it each key stands once. kept, grown: bytes below and above it.
+-- tombstones_from: compaction has removed no tombstone at or above it because of its age.
 -- crc: of the columns before it. The others only say when compaction is worth it.
 CREATE TABLE partitions (
     id INTEGER PRIMARY KEY,
@@ -48,9 +49,10 @@ CREATE TABLE partitions (
     start INTEGER NOT NULL,
     next INTEGER NOT NULL,
     last_time INTEGER NOT NULL,
-    cleaned INTEGER NOT NULL,
+    compacted_to INTEGER NOT NULL,
+    tombstones_from INTEGER NOT NULL,
     crc INTEGER NOT NULL,
-    cleaned_at INTEGER NOT NULL,
+    compacted_at INTEGER NOT NULL,
     kept INTEGER NOT NULL DEFAULT 0,
     grown INTEGER NOT NULL DEFAULT 0,
     UNIQUE (topic, number)
@@ -116,7 +118,7 @@ def is_current(connection: sqlite3.Connection, path: Path) -> bool:
     owner, version = _marks(connection)
     if owner != APPLICATION_ID:
         raise StateError(f"{path} is not a log of this program: name another directory.")
-    if version not in {1, FORMAT}:
+    if version not in {1, 2, FORMAT}:
         raise StateError(
             f"{path} has format {version}, this program reads {FORMAT}: use the release that "
             f"wrote it, or move the directory away and send the records again."
@@ -125,10 +127,38 @@ def is_current(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Upgrade a log of format 1, within a transaction: a crash leaves the log unchanged.
+    """Upgrade a log of format 1 or 2, within a transaction: a crash leaves the log unchanged.
 
-    Rows of format 1 have no checksum. Each gets one now, except batches that cannot be decoded.
+    Earlier formats do not tell which tombstones compaction has removed: any below the offset up to
+    which it had finished.
     """
+    connection.create_function("seal", -1, seal)
+    if _marks(connection)[1] == 1:
+        _migrate_1(connection)
+    else:
+        _migrate_2(connection)
+
+
+def _migrate_2(connection: sqlite3.Connection) -> None:
+    # A row that is damaged gets no new checksum: it stays damaged. With columns of other names, an
+    # old release that still runs cannot write to the table.
+    for statement in _MIGRATION_2.split(";"):
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version={FORMAT}")
+
+
+_MIGRATION_2 = """
+ALTER TABLE partitions RENAME COLUMN cleaned TO compacted_to;
+ALTER TABLE partitions RENAME COLUMN cleaned_at TO compacted_at;
+ALTER TABLE partitions ADD COLUMN tombstones_from INTEGER NOT NULL DEFAULT 0;
+UPDATE partitions SET tombstones_from = compacted_to,
+    crc = seal(id, topic, number, start, next, last_time, compacted_to, compacted_to)
+    WHERE crc = seal(id, topic, number, start, next, last_time, compacted_to)
+"""
+
+
+def _migrate_1(connection: sqlite3.Connection) -> None:
+    """Rows of format 1 have no checksum. Each gets one, except batches that cannot be decoded."""
     for table in _COPIED:
         connection.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
     # The large table is altered, not copied. After that, an old release that still runs cannot
@@ -136,10 +166,9 @@ def migrate(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE batches RENAME COLUMN entries TO content")
     connection.execute("ALTER TABLE batches ADD COLUMN crc INTEGER NOT NULL DEFAULT -1")
     make(connection)
-    connection.create_function("seal", -1, seal)
     connection.create_function("seal_old", 6, _seal_old)
     connection.create_function("identity", 0, lambda: uuid.uuid4().hex)
-    for statement in _MIGRATION.split(";"):
+    for statement in _MIGRATION_1.split(";"):
         connection.execute(statement)
     for table in _COPIED:
         connection.execute(f"DROP TABLE old_{table}")
@@ -147,12 +176,12 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 _COPIED = ("topics", "partitions", "group_offsets")
-_MIGRATION = """
+_MIGRATION_1 = """
 INSERT INTO topics SELECT *, 0 FROM (SELECT *, identity() FROM old_topics);
 UPDATE topics SET crc = seal(id, name, partitions, compacted, append_time, retention_ms,
     delete_retention_ms, max_message_bytes, identity);
-INSERT INTO partitions SELECT id, topic, number, start, next, last_time, cleaned,
-    seal(id, topic, number, start, next, last_time, cleaned), cleaned_at, kept, grown
+INSERT INTO partitions SELECT id, topic, number, start, next, last_time, cleaned, cleaned,
+    seal(id, topic, number, start, next, last_time, cleaned, cleaned), cleaned_at, kept, grown
     FROM old_partitions;
 INSERT INTO group_offsets SELECT *, seal(consumer_group, partition, position)
     FROM old_group_offsets;
@@ -161,7 +190,7 @@ UPDATE batches SET crc = seal_old(partition, base, next, time, last_time, conten
 
 
 def _fill_gaps(connection: sqlite3.Connection) -> None:
-    """Insert empty batches where compaction left gaps, which format 2 does not allow."""
+    """Insert empty batches where compaction left gaps, which format 2 and later do not allow."""
     partitions = connection.execute(
         "SELECT partitions.id, start, next FROM partitions"
         " JOIN topics ON topics.id = topic WHERE compacted"

@@ -222,7 +222,7 @@ def _fetch_one(
     try:
         stored = catalogue.need(partition.topic)
         number = stored.partition(partition.number)
-        start, end = _span(connection, number, partition)
+        start, end, _ = _span(connection, number, partition)
     except DamagedLog as error:
         return Chunk([], position, position, damage=Damage(partition, ENTRY, ENTRY, str(error))), 0
     # A position beyond the end belongs to an earlier topic of this name: nothing was missed, so
@@ -293,7 +293,7 @@ def _batches(
 
 def _span(connection: sqlite3.Connection, number: int, partition: Partition) -> OffsetRange:
     row = partition_row(connection, number, partition)
-    return OffsetRange(row.start, row.next)
+    return OffsetRange(row.start, row.next, row.tombstones_from)
 
 
 def _epoch(connection: sqlite3.Connection, name: str) -> int:

@@ -38,6 +38,7 @@ WHOLE_LOG_SECONDS = 12 * 3600.0
 """The same for a call that goes through the whole log."""
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_NO_DIRECTORY = {errno.ENOTDIR, errno.EEXIST}
 _NO_FILES = {errno.EMFILE, errno.ENFILE}
 _PROBE_BYTES = 64 * 1024
 
@@ -346,7 +347,8 @@ def _explain(error: sqlite3.Error, directory: Path) -> BuddyError:
             return _damaged(reason_of(error), directory)
         case sqlite3.SQLITE_IOERR:
             return BrokerUnavailable(
-                f"The disk of {directory} failed ({error}): check it, then try again."
+                f"The disk of {directory} failed ({error}): check it, the quota, and the limit of "
+                f"file sizes ('ulimit -f', LimitFSIZE of systemd), then try again."
             )
         case _:
             return StateError(
@@ -370,10 +372,36 @@ def _explain_system(error: OSError, directory: Path) -> BuddyError:
             f"{directory} cannot be used for the log ({error.strerror}): raise the limit of open "
             f"files ('ulimit -n', LimitNOFILE of systemd)."
         )
+    if error.errno == errno.EFBIG:
+        return StateError(
+            f"A file in {directory} would be larger than this process may make it: raise the limit "
+            f"of file sizes ('ulimit -f', LimitFSIZE of systemd)."
+        )
+    obstacle = _obstacle(error, directory)
+    if obstacle is not None:
+        return StateError(
+            f"{obstacle} is in the way of the log in {directory} ({error.strerror}): move it away."
+        )
     return StateError(
         f"{directory} cannot be used for the log ({error.strerror or error}): make it a directory "
         f"that this user may write to."
     )
+
+
+def _obstacle(error: OSError, directory: Path) -> Path | None:
+    """What stands below the directory in the place of a directory, or of a file; None if unknown.
+
+    `members` may be a file, for example, or `upkeep.lock` a directory.
+    """
+    if not isinstance(error.filename, str) or directory not in Path(error.filename).parents:
+        return None
+    path = Path(error.filename)
+    if error.errno == errno.EISDIR:
+        return path
+    if error.errno in _NO_DIRECTORY:
+        above = (p for p in (path, *path.parents) if directory in p.parents)
+        return next((p for p in above if os.path.lexists(p) and not p.is_dir()), None)
+    return None
 
 
 def _is_a_file(directory: Path) -> BuddyError:

@@ -44,7 +44,11 @@ class PartitionRow(NamedTuple):
     start: int
     next: int
     last_time: int
-    cleaned: int
+    compacted_to: int
+    tombstones_from: int
+
+
+_SEALED = ", ".join(PartitionRow._fields)
 
 
 class _Known(NamedTuple):
@@ -119,10 +123,10 @@ def create(
         )
         first = _free_id(connection, "partitions")
         for number in range(topic.partitions):
-            partition = PartitionRow(first + number, row[0], number, 0, 0, 0, 0)
+            partition = PartitionRow(first + number, row[0], number, 0, 0, 0, 0, 0)
             connection.execute(
-                "INSERT INTO partitions (id, topic, number, start, next, last_time, cleaned, crc,"
-                " cleaned_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO partitions ({_SEALED}, crc, compacted_at)"  # noqa: S608 -- our names
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (*partition, seal(*partition), now),
             )
         created.append(topic.name)
@@ -134,8 +138,7 @@ def create(
 def partition_row(connection: sqlite3.Connection, number: int, name: Partition) -> PartitionRow:
     """The row of a partition. Raises `DamagedLog`."""
     found = connection.execute(
-        "SELECT id, topic, number, start, next, last_time, cleaned, crc FROM partitions"
-        " WHERE id = ?",
+        f"SELECT {_SEALED}, crc FROM partitions WHERE id = ?",  # noqa: S608 -- our own names
         (number,),
     ).fetchone()
     if found is None or seal(*found[:-1]) != found[-1]:
@@ -149,16 +152,16 @@ def partition_row(connection: sqlite3.Connection, number: int, name: Partition) 
 def store(connection: sqlite3.Connection, row: PartitionRow, grown: int = 0) -> None:
     """Replace the row of a partition, and add `grown` to its growth, within a transaction."""
     connection.execute(
-        "UPDATE partitions SET start = ?, next = ?, last_time = ?, cleaned = ?, crc = ?,"
-        " grown = grown + ? WHERE id = ?",
-        (row.start, row.next, row.last_time, row.cleaned, seal(*row), grown, row.id),
+        "UPDATE partitions SET start = ?, next = ?, last_time = ?, compacted_to = ?,"
+        " tombstones_from = ?, crc = ?, grown = grown + ? WHERE id = ?",
+        (*row[3:], seal(*row), grown, row.id),
     )
 
 
 def last_append(connection: sqlite3.Connection) -> int:
     """The latest append time of all partitions whose rows are sound; 0 if there are none."""
     rows = connection.execute(
-        "SELECT id, topic, number, start, next, last_time, cleaned, crc FROM partitions NOT INDEXED"
+        f"SELECT {_SEALED}, crc FROM partitions NOT INDEXED"  # noqa: S608 -- our own names
     )
     return max((row[5] for row in rows if seal(*row[:-1]) == row[-1]), default=0)
 

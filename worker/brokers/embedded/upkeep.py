@@ -3,7 +3,10 @@
 * Retention removes batches older than the topic's `retention_ms` and moves the partition's start
   up. Until the anchor of log time is a day old, batches that a group has yet to read stay. The
   machine may have been off for long, or may have started with a wrong clock.
-* Compaction keeps the latest message of each key (`compaction`).
+* Compaction keeps the latest message of each key (`compaction`). Tombstones stay until the anchor
+  is an hour old, and their age is judged by the wall clock where that is behind log time. So a
+  clock that is wrong for a moment removes none. A machine that is off every night still gets rid
+  of them. A reader that misses one all the same is told (`OffsetRange.tombstones_from`).
 
 One process at a time does upkeep, under a file lock that ends with the process. Batches change
 only under that lock; appends only add to the end. The holder touches the lock file at each step,
@@ -38,6 +41,9 @@ GROWN_BYTES = 1024 * 1024
 
 COMPACT_MS = 24 * 3600 * 1000
 """A partition with new messages is compacted this often: deleted data must go in the end."""
+
+TOMBSTONES_MS = 3600 * 1000
+"""No tombstone is removed until the anchor of log time is this old."""
 
 EXPIRE_BYTES = 8 * 1024 * 1024
 
@@ -117,7 +123,8 @@ class LogUpkeep:
             limit = None if time.settled else _first_unread(connection, row_id)
             yield from _expire(connection, row_id, partition, time.now - topic.retention_ms, limit)
         if topic.compacted and (self._force or _is_grown(connection, row_id, time.now)):
-            horizon = time.now - topic.delete_retention_ms
+            sure = time.age >= TOMBSTONES_MS
+            horizon = time.earliest - topic.delete_retention_ms if sure else 0
             yield from compact(connection, row_id, partition, time.now, horizon)
 
 
@@ -169,7 +176,7 @@ def _pass(connection: sqlite3.Connection, row_id: int, hole: Hole) -> None:
 def _is_grown(connection: sqlite3.Connection, row_id: int, now: int) -> bool:
     found = connection.execute(
         "SELECT 1 FROM partitions WHERE id = ?"
-        " AND (grown > max(kept, ?) OR (next > cleaned AND ? - cleaned_at > ?))",
+        " AND (grown > max(kept, ?) OR (next > compacted_to AND ? - compacted_at > ?))",
         (row_id, GROWN_BYTES, now, COMPACT_MS),
     ).fetchone()
     return found is not None

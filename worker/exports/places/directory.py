@@ -25,6 +25,7 @@ import structlog
 
 from worker.errors import StateError, UsageError
 from worker.exports.layout import MANIFEST, id_in
+from worker.exports.manifest import read_content
 from worker.exports.order import AHEAD, Order, is_of, orders, overtaken
 from worker.exports.places.hangs import Calls
 from worker.exports.places.links import is_directory, link_on_the_way, open_below
@@ -56,6 +57,7 @@ _PROBE: Final = 1 << 20
 _FILES: Final = 32
 """Files of an export, directories included, at the least."""
 _TAKEN: Final = (errno.ENOTEMPTY, errno.EEXIST)
+_NO_RIGHT: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 _IN_THE_WAY: Final = (*_TAKEN, errno.ENOTDIR)
 """Errors of renaming a directory onto a taken name; ENOTDIR: by a file or a link."""
 
@@ -205,8 +207,8 @@ class DirectoryPlace:
                     file.write(bytes(_PROBE))  # a full disk may still accept empty directories
                     file.flush()
                     os.fsync(file.fileno())
-                if is_directory(self._seals):
-                    _check_writable(self._seals)
+                for own in self._check_own():
+                    _check_writable(own)
         finally:
             trial.discard()
 
@@ -215,12 +217,24 @@ class DirectoryPlace:
         with self._guard():
             if self._seen is None:
                 return
-            if not os.access(self._root, os.W_OK | os.X_OK, effective_ids=True):
+            if not _is_writable(self._root):
                 readonly = os.statvfs(self._root).f_flag & os.ST_RDONLY
                 code = errno.EROFS if readonly else errno.EACCES
                 raise OSError(code, os.strerror(code))
+            for own in self._check_own():
+                if not _is_writable(own):
+                    raise _unwritable(own, os.strerror(errno.EACCES))
             if not _has_room(self._root):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _check_own(self) -> list[Path]:
+        """The directories below the root that the place keeps for itself, as far as they exist.
+
+        Raises StateError if one is something else than a directory.
+        """
+        for own in (self._seals, self._ahead):
+            _check_no_file(own)
+        return [own for own in (self._seals, self._ahead) if is_directory(own)]
 
     def _links(self) -> Iterator[Path]:
         """Links in the place of an export, its manifest, a seal or a leftover."""
@@ -234,6 +248,7 @@ class DirectoryPlace:
 
     def _seal(self, staging: Staging, export_id: str) -> None:
         """Decide the export: the staged one wins unless another is sealed already."""
+        _check_no_file(self._seals)
         self._seals.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
         seal = self._seals / export_id
         for path in (self._seals, seal):
@@ -243,6 +258,8 @@ class DirectoryPlace:
         except OSError as error:
             if error.errno in _TAKEN:
                 return
+            if error.errno in _NO_RIGHT:
+                raise _unwritable(self._seals, error.strerror) from error
             raise
         staging.release()
         for directory in (self._seals, self._root):
@@ -255,10 +272,7 @@ class DirectoryPlace:
         """Write the marks: these exports are older than the export of that name."""
         if not marks:
             return
-        if self._ahead.is_symlink():
-            raise StateError(
-                f"{self._ahead} is a symbolic link, which is never followed: remove it"
-            )
+        _check_no_file(self._ahead)
         self._ahead.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
         for mark in marks:
             flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
@@ -309,9 +323,12 @@ class DirectoryPlace:
         return None
 
     def _manifest(self, name: str) -> bytes:
-        """The content of a manifest. OSError if unreadable, just removed, or no export's."""
+        """The content of a manifest. OSError if unreadable, just removed, or no export's.
+
+        Also raises UsageError if it is too large for one.
+        """
         with os.fdopen(open_below(self._root / name, MANIFEST), "rb") as file:
-            return file.read()
+            return read_content(file, str((self._root / name / MANIFEST).absolute()))
 
     def _entries(self, directory: Path) -> list[Path]:
         if directory != self._root and not is_directory(directory):
@@ -356,15 +373,34 @@ def _has_room(directory: Path) -> bool:
 
 
 def _check_writable(directory: Path) -> None:
-    """Raise OSError unless entries can be created in the directory."""
+    """Raise StateError or OSError unless entries can be created in the directory."""
     trial = directory / hidden_name("probe")
-    trial.mkdir(mode=DIRECTORY_MODE)
+    try:
+        trial.mkdir(mode=DIRECTORY_MODE)
+    except OSError as error:
+        if error.errno in _NO_RIGHT:
+            raise _unwritable(directory, error.strerror) from error
+        raise
     trial.rmdir()
+
+
+def _is_writable(directory: Path) -> bool:
+    return os.access(directory, os.W_OK | os.X_OK, effective_ids=True)
+
+
+def _unwritable(directory: Path, why: str | None) -> StateError:
+    return StateError(f"{directory} cannot be written ({why}): let the sink's user write to it")
 
 
 def _check_no_link(path: Path) -> None:
     if path.is_symlink():
         raise StateError(f"{path} is a symbolic link, which is never followed: remove it")
+
+
+def _check_no_file(path: Path) -> None:
+    _check_no_link(path)
+    if os.path.lexists(path) and not is_directory(path):
+        raise StateError(f"{path} is no directory: move it away, the sink makes it anew")
 
 
 def _copy(finished: Path, path: str, target: Path) -> str:

@@ -21,6 +21,7 @@ import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 
 from worker.errors import StateError
+from worker.exports.manifest import MOST_BYTES
 from worker.exports.places.outages import PATIENCE_SECONDS, Persistent, Tell
 from worker.exports.places.place import stop_if
 from worker.exports.places.s3_errors import (
@@ -96,7 +97,10 @@ class Bucket:
         return datetime.now(UTC) if date is None else parsedate_to_datetime(date)
 
     def read(self, name: str) -> bytes | None:
-        """The content of a small object; None if it does not exist."""
+        """The content of a small object; None if it does not exist.
+
+        Of one that is too large for a manifest, one byte more than a manifest can have.
+        """
         with self._guard():
             try:
                 return self._server.call(lambda s3: self._read(s3, name))
@@ -201,7 +205,7 @@ class Bucket:
     def _read(self, s3: S3Client, name: str) -> bytes:
         answer = s3.get_object(Bucket=self._bucket, Key=self._prefix + name)
         with closing(answer["Body"]) as body:
-            return body.read()
+            return body.read(MOST_BYTES + 1)
 
     def _download(self, s3: S3Client, name: str, path: Path) -> str:
         digest = hashlib.sha256()

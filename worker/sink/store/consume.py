@@ -30,9 +30,11 @@ from worker.errors import WAITED_OUT, MissingTopic, NoAnswer, StateLost
 from worker.index.freshness import (
     created_anew,
     is_another,
+    missed_deletions,
     other_topics,
     outside_the_log,
     reason_to_rebuild,
+    tombstones_of,
 )
 from worker.index.resuming import another_log, went_back
 from worker.sink.reports import SinkReports, unheard
@@ -226,6 +228,7 @@ class Consumer:
         if reason is not None:
             await asyncio.to_thread(self._store.wipe, reason)
             held = {}
+        await asyncio.to_thread(self._store.note_tombstones, tombstones_of(spans))
         self._reports.rebuilt(self._store.times_wiped)
         if not held:
             held = {partition: spans[partition].start for partition in partitions}
@@ -264,8 +267,10 @@ class Consumer:
             return lost
         saved = self._store.saved()
         spans = await self._broker.spans(saved.positions)
-        lost = outside_the_log(saved, spans) or await another_log(
-            self._broker, saved, spans, self._reports.alive
+        lost = (
+            outside_the_log(saved, spans)
+            or missed_deletions(saved, spans)
+            or await another_log(self._broker, saved, spans, self._reports.alive)
         )
         self._was_away = False
         return lost

@@ -23,6 +23,7 @@ FORMAT: Final = 2
 
 STATE_KEY: Final = b"mstate"
 TOPICS_KEY: Final = b"mtopics"
+TOMBSTONES_KEY: Final = b"mtombstones"
 _MADE_FOR_KEY: Final = b"mformat"
 _LOST_KEY: Final = b"mlost"
 
@@ -69,6 +70,8 @@ class Content(NamedTuple):
     topics: Mapping[str, str]
     """The last seen identities of the sink's topics other than the accepted ones."""
     lost: Lost | None
+    tombstones: Mapping[Partition, int]
+    """See `SavedIndex.tombstones`."""
 
 
 class Opened(NamedTuple):
@@ -132,7 +135,7 @@ def replace_database(
 
 
 def _empty() -> Content:
-    return Content(StoreState({}, {}), {}, {}, {}, None)
+    return Content(StoreState({}, {}), {}, {}, {}, None, {})
 
 
 class _Loaded:
@@ -155,6 +158,9 @@ def _load(db: Rdict, made_for: MadeFor, loaded: _Loaded) -> None:
         loaded.content = loaded.content._replace(lost=lost)
         topics = decode(db.get(TOPICS_KEY) or b"\x80", type=dict[str, str])
         loaded.content = loaded.content._replace(topics=topics)
+        tombstones = decode(db.get(TOMBSTONES_KEY) or b"\x90", type=list[tuple[str, int, int]])
+        gone = {Partition(topic, number): to for topic, number, to in tombstones}
+        loaded.content = loaded.content._replace(tombstones=gone)
     except msgspec.MsgspecError:
         raise StateLost("it is damaged (what it says of itself cannot be read)") from None
     if found.columns != made_for.columns:

@@ -166,6 +166,9 @@ def _options() -> Options:
     options.set_write_buffer_size(16 * _MIB)
     options.set_max_write_buffer_number(3)
     options.set_max_background_jobs(2)
+    # RocksDB opens files in 16 threads of the moment, and aborts the process where the system
+    # refuses one: a snapshot is opened for each export. One thread is the one that opens.
+    options.set_max_file_opening_threads(1)
     options.set_bytes_per_sync(_MIB)
     options.set_keep_log_file_num(2)
     options.set_max_log_file_size(_MIB)

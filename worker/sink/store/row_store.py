@@ -41,6 +41,7 @@ from worker.sink.store.batch import RowChanges, SetAside
 from worker.sink.store.opening import (
     FORMAT,
     STATE_KEY,
+    TOMBSTONES_KEY,
     TOPICS_KEY,
     Lost,
     StoreState,
@@ -121,6 +122,7 @@ class RowStore:
                 held,
                 self._content.state.identities,
                 tails,
+                tombstones=self._content.tombstones,
             )
 
     def positions(self) -> dict[Partition, int]:
@@ -218,6 +220,19 @@ class RowStore:
                 with self._guard():
                     self._opened()[TOPICS_KEY] = msgspec.msgpack.encode(topics)
                 self._content = self._content._replace(topics=topics)
+
+    def note_tombstones(self, tombstones: Mapping[Partition, int]) -> None:
+        """Save `SavedIndex.tombstones`, once the store is found to be complete, or is empty.
+
+        Raises `StateError`.
+        """
+        with self._lock:
+            if tombstones != self._content.tombstones:
+                with self._guard():
+                    self._opened()[TOMBSTONES_KEY] = msgspec.msgpack.encode(
+                        [(*partition, to) for partition, to in tombstones.items()]
+                    )
+                self._content = self._content._replace(tombstones=tombstones)
 
     def wipe(self, reason: str) -> None:
         """Empty the store, to be filled again from the topics. Open snapshots stay valid."""

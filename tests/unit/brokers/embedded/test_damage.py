@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from tests.clock_kit import SettableClock
 from tests.contract.helpers import all_of, empty_embedded, numbered, values
-from tests.unit.embedded_kit import HOUR, old_log, opened
+from tests.unit.embedded_kit import HOUR, log_of_format_2, old_log, opened
 from worker.brokers.embedded import format as embedded_format
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.brokers.embedded.damage import Looked
@@ -280,7 +280,7 @@ async def test_the_framing_is_under_the_seal(broker: EmbeddedBroker, column: str
     assert {2, 3, 4, 5} == {n for each in damaged for n in range(each.base, each.next)}
 
 
-@pytest.mark.parametrize("column", ["start", "next", "last_time", "number", "cleaned"])
+@pytest.mark.parametrize("column", ["start", "next", "last_time", "number", "compacted_to"])
 async def test_the_entry_of_a_partition_can_be_made_again(
     broker: EmbeddedBroker, column: str
 ) -> None:
@@ -462,6 +462,37 @@ async def test_a_log_of_format_1_is_read_and_sealed(tmp_path: Path) -> None:
         await broker.publish(numbered("log", [1]))
         await run(broker, "UPDATE batches SET content = x'91' WHERE base = 3")
         assert len((await verified(broker)).damaged) == 1
+
+
+async def test_a_log_of_format_2_is_read_and_any_tombstone_may_be_gone(tmp_path: Path) -> None:
+    log_of_format_2(tmp_path, compacted_to=3)
+    async with opened(tmp_path) as broker:
+        assert await broker.spans([LOG]) == {LOG: OffsetRange(0, 5, 3)}
+        found = await all_of(broker, "log", 2)
+        assert [(each.key, each.value) for each in found] == [(b"gone", None), (b"k", b"v")]
+        assert (await verified(broker)).damaged == []
+        assert await broker.publish(numbered("log", [1])) == [(0, 5)]
+    async with opened(tmp_path) as broker:
+        assert await broker.spans([LOG]) == {LOG: OffsetRange(0, 6, 3)}
+
+
+async def test_a_damaged_entry_stays_damaged_in_the_new_format(tmp_path: Path) -> None:
+    log_of_format_2(tmp_path, compacted_to=3, crc=1)
+    async with opened(tmp_path) as broker:
+        with pytest.raises(DamagedLog, match="entry of log/0 is damaged"):
+            await broker.spans([LOG])
+        await broker.inspection.skip(await broker.inspection.find(LOG, None))
+        assert await broker.spans([LOG]) == {LOG: OffsetRange(0, 5, 5)}
+
+
+async def test_a_release_of_format_2_that_still_runs_cannot_write(tmp_path: Path) -> None:
+    log_of_format_2(tmp_path, compacted_to=3)
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as old:
+        read = "SELECT id, topic, number, start, next, last_time, cleaned, crc FROM partitions"
+        assert len(old.execute(read).fetchall()) == 1
+        async with opened(tmp_path):
+            with pytest.raises(sqlite3.OperationalError, match="no such column"):
+                old.execute(read)
 
 
 async def test_damage_that_shows_is_not_sealed(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import re
 import resource
 import shutil
 import sqlite3
@@ -114,13 +115,47 @@ def no_more_files(directory: Path) -> Iterator[None]:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+async def test_a_limit_of_file_sizes_is_named_where_a_disk_fails(broker: EmbeddedBroker) -> None:
+    await broker.create([Topic("log", 1)])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, hard))
+    try:
+        with pytest.raises(BrokerUnavailable, match="the quota, and the limit of file sizes"):
+            await broker.publish([ProducerRecord("log", b"k", b"x" * 1_000_000)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert await broker.publish([ProducerRecord("log", b"k", b"x")]) == [(0, 0)]
+    line = str(embedded_store._explain_system(OSError(errno.EFBIG, "File too large"), Path("d")))
+    assert "raise the limit of file sizes" in line
+
+
+async def test_what_stands_in_the_place_of_members_or_the_lock_is_named(
+    tmp_path: Path, broker: EmbeddedBroker
+) -> None:
+    directory = tmp_path / "broker"
+    await broker.create([Topic("log", 1)])
+    member = await broker.join("group", "log")
+    shutil.rmtree(directory / "members")
+    (directory / "members").touch()
+    says = re.escape(f"{directory / 'members'} is in the way of the log in {directory} (")
+    for call in (lambda: broker.join("group", "log"), member.assignment):
+        with pytest.raises(StateError, match=f"{says}.*: move it away"):
+            await call()
+    (directory / "members").unlink()
+    assert await member.assignment() == {0}
+    (directory / "upkeep.lock").unlink(missing_ok=True)
+    (directory / "upkeep.lock").mkdir()
+    with pytest.raises(StateError, match=re.escape(f"{directory / 'upkeep.lock'} is in the way")):
+        await broker.maintain()
+
+
 async def test_an_unknown_format_is_left_alone(tmp_path: Path) -> None:
     directory = tmp_path / "broker"
     async with opened(directory) as broker:
         await broker.create([Topic("log", 1)])
     with contextlib.closing(sqlite3.connect(directory / embedded_store.FILE_NAME)) as connection:
         connection.execute("PRAGMA user_version=99")
-    await fails_to_open(directory, "format 99, this program reads 2: use the release")
+    await fails_to_open(directory, "format 99, this program reads 3: use the release")
 
 
 async def test_somebody_elses_database_is_left_alone(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from tests.clock_kit import SettableClock
-from tests.unit.embedded_kit import HOUR, latest, opened, read_all
+from tests.unit.embedded_kit import HOUR, latest, opened, read_all, table_of
 from worker.brokers.embedded import compaction
 from worker.brokers.embedded import hindrance as embedded_hindrance
 from worker.brokers.embedded import store as embedded_store
@@ -126,21 +126,66 @@ async def test_the_latest_of_each_key_stays_at_its_offset(
 async def test_a_tombstone_stays_for_its_time_and_the_position_passes_the_gap(
     broker: EmbeddedBroker, clock: SettableClock
 ) -> None:
+    """What is gone is told to who stopped before it: `tombstones_from`."""
     log = Partition("log", 0)
     await broker.create([Topic("log", 1, compacted=True, delete_retention_ms=HOUR)])
     await broker.publish([ProducerRecord("log", b"k", b"v"), ProducerRecord("log", b"k", None)])
     for _ in range(2):
         await broker.maintain()
         assert [(m.offset, m.value) for m in await read_all(broker, "log")] == [(1, None)]
+    assert await broker.spans([log]) == {log: OffsetRange(0, 2, 0)}
     clock.advance(HOUR + 1)
     await broker.maintain()
     assert await read_all(broker, "log") == []
+    assert await broker.spans([log]) == {log: OffsetRange(0, 2, 2)}
     reader = broker.reader()
     reader.assign({log: 0})
     assert await reader.read(10, 0) == []
     assert reader.position(log) == 2
     assert await broker.publish([ProducerRecord("log", b"k", b"v")]) == [(0, 2)]
     assert [message.offset for message in await reader.read(10, 0)] == [2]
+
+
+@pytest.mark.parametrize("boots", [False, True])
+async def test_a_clock_that_is_ahead_for_less_than_an_hour_removes_no_tombstone(
+    tmp_path: Path, clock: SettableClock, boots: bool
+) -> None:
+    place = Partition("log", 0)
+    async with opened(tmp_path / "broker", clock, "first") as broker:
+        await broker.create([Topic("log", 1, compacted=True)])
+        await broker.publish([ProducerRecord("log", b"k", None)])
+        await broker.maintain()
+        clock.advance(HOUR // 2)
+    clock.step(10 * 24 * HOUR)
+    async with opened(tmp_path / "broker", clock, "second" if boots else "first") as broker:
+        if not boots:
+            await broker.accept_clock()
+        await broker.publish([])
+        for passed in (0, HOUR - 1):
+            clock.advance(passed)
+            await broker.maintain()
+            assert len(await read_all(broker, "log")) == 1
+        clock.step(-10 * 24 * HOUR)  # set right, but log time goes on
+        clock.advance(2)
+        await broker.maintain()
+        assert len(await read_all(broker, "log")) == 1
+        assert (await broker.spans([place]))[place].tombstones_from == 0
+
+
+async def test_a_tombstone_goes_once_the_clock_has_been_ahead_for_an_hour_and_is_told(
+    tmp_path: Path, clock: SettableClock
+) -> None:
+    place = Partition("log", 0)
+    async with opened(tmp_path / "broker", clock, "first") as broker:
+        await broker.create([Topic("log", 1, compacted=True)])
+        await broker.publish([ProducerRecord("log", b"k", None)])
+        await broker.maintain()
+    clock.step(10 * 24 * HOUR)
+    async with opened(tmp_path / "broker", clock, "second") as broker:
+        await broker.maintain()
+        clock.advance(HOUR)
+        await broker.maintain()
+        assert await broker.spans([place]) == {place: OffsetRange(0, 1, 1)}
 
 
 _WRITES = st.lists(
@@ -181,6 +226,32 @@ class Story:
         if not await self.broker._writing.run(self.upkeep.step):
             self.upkeep = None
 
+    async def check_tombstones(self) -> None:
+        """Whoever had read up to `tombstones_from` or further misses nothing; no one else is told.
+
+        Whoever had read everything below an offset gets the table by reading on from there.
+        """
+        place = Partition("log", 0)
+        start = (await self.broker.spans([place]))[place].tombstones_from
+        there = {message.offset for message in await read_all(self.broker, "log")}
+        if start:
+            assert self.written[start - 1][1] is None
+            assert start - 1 not in there
+        before: dict[bytes | None, bytes] = {}
+        for offset in range(len(self.written) + 1):
+            if offset >= start:
+                reader = self.broker.reader()
+                reader.assign({place: offset})
+                after: list[Message] = []
+                while some := await reader.read(1000, 0):
+                    after += some
+                await reader.close()
+                assert table_of(after, before) == self.table
+            if offset in self.written:
+                key, value = self.written[offset]
+                before.pop(key, None)
+                before |= {} if value is None else {key: value}
+
     async def crash(self, _: None) -> None:
         if self.upkeep is not None:
             await self.broker._writing.run(self.upkeep.stop)
@@ -218,17 +289,20 @@ async def test_compaction_changes_no_table_that_a_reader_makes(
     """At every moment, whoever reads the whole log gets the table of all writes so far."""
     clock = SettableClock()
     shutil.rmtree(tmp_path / "broker", ignore_errors=True)
-    retention = 0 if deletion_is_old else HOUR
+    retention = 0 if deletion_is_old else 9 * HOUR
     with small_steps():
         async with opened(tmp_path / "broker", clock) as broker:
             await broker.create([Topic("log", 1, compacted=True, delete_retention_ms=retention)])
+            clock.advance(HOUR)  # since the first write: the clock is trusted with tombstones
             story = Story(broker, clock)
             for event, detail in events:
                 clock.advance(1)
                 await getattr(story, event)(detail)
                 await story.check()
+            await story.check_tombstones()
             await story.crash(None)
             await broker.maintain()
+            await story.check_tombstones()
             messages = await story.check()
             assert len({message.key for message in messages}) == len(messages)
             if retention:  # else a tombstone may go before a slow reader has come to it
