@@ -31,7 +31,7 @@ from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import TASK_INPUTS, Names
 from worker.index.memory import MemoryIndex
-from worker.stream import Headers, Message, Partition, ProducerRecord
+from worker.stream import Headers, Message, OffsetRange, Partition, ProducerRecord
 
 NOW = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 GRACE = 30_000
@@ -313,10 +313,18 @@ class World:
         progress = {str(number).encode(): value for value in self.progress[number]}
         parked, granted = self.parked[number], self.granted[number]
         task.restore(saved(self.rules, number, progress, parked, granted), self.moment)
-        begins = dict.fromkeys(TASK_INPUTS, FIRST_OFFSET) | starts
-        self.missed = task.compare_topics(self.identities, begins)
+        self.missed = task.compare_topics(self.identities, self.spans(number, **starts))
         assert self.missed.parked == self.parked_lost
         return task
+
+    def spans(self, number: int, **starts: int) -> dict[str, OffsetRange]:
+        """What the inputs of a task hold; `starts` where inputs begin meanwhile."""
+        found = {}
+        for name in TASK_INPUTS:
+            log = self.inputs[Partition(self.names.input(name), number)]
+            end = FIRST_OFFSET + STEP * len(log)
+            found[name] = OffsetRange(starts.get(name, FIRST_OFFSET), end)
+        return found
 
     # --- results ------------------------------------------------------------------------------
 
