@@ -218,6 +218,15 @@ class World:
         self.identities[name] += "'"
         self.tasks = [self.restored(number) for number in range(self.count)]
 
+    def cut(self, name: str, records: int, partition: int = 0) -> None:
+        """The topic of an input loses its last records; its task is taken over."""
+        topic = self.names.input(name)
+        log = self.inputs[Partition(topic, partition)]
+        lost = log[len(log) - records :]
+        self.gone |= {f"{topic}/{partition}/{message.offset}" for message in lost}
+        del log[len(log) - records :]
+        self.tasks[partition] = self.restored(partition)
+
     # --- rounds -------------------------------------------------------------------------------
 
     def round(
