@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.broker_kit import Cut
+from tests.contract.broker_kit import Another, Cut
 from tests.contract.worker_kit import Row, Running, Stage, two
 from tests.kafka_server import KafkaServer
 from tests.unit.rows_kit import milestone, user
-from worker.errors import BrokerUnavailable
+from worker.engine.reprocess import reprocess
+from worker.errors import BrokerUnavailable, NobodyWorks
 from worker.stream import Partition
 
 pytestmark = pytest.mark.timeout(400)
@@ -109,6 +110,31 @@ async def test_what_is_left_is_judged_once_and_what_is_new_too(
     assert [stage.outcomes[p] for p in (*more[-3:], known)] == [["accepted"]] * 4
     assert stage.outcomes[orphan] == ["rejected orphaned_user_id"]
     assert len(await stage.rows("users")) == 8 + 7
+
+
+async def test_reprocess_leaves_a_cut_to_a_worker(
+    stage: Stage, cut: Cut, another: Another, kind: str
+) -> None:
+    if kind == "kafka":
+        pytest.skip("the rule does not depend on the broker")
+    first = await send(stage, "users", user(1), user(2))
+    first += await send(stage, "users", user(3), user(4))
+    worker = await stage.started(grace=0)
+    await judged(stage, first)
+    await stage.end(worker)
+    await cut(Partition(stage.names.input("users"), 0), 2)
+    with pytest.raises(NobodyWorks, match=r"in\.users/0 ends at 2 and was read up to 4"):
+        await reprocess(await another(), stage.names, "users", {0: 1})
+    await stage.started("two", grace=0)
+    assert await reprocess(await another(), stage.names, "users", {0: 1}) == {0: 1}
+    (fresh,) = await send(stage, "users", user(9))
+    await judged(stage, [fresh])
+    assert [stage.outcomes[place] for place in first] == [
+        ["accepted"],
+        ["accepted"] * 2,
+        ["accepted", "cut", "accepted"],
+        ["accepted"],
+    ]
 
 
 async def test_a_frontier_of_another_worker_does_not_wait_for_lost_records(
