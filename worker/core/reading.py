@@ -173,8 +173,10 @@ class Reading:
         self.next.update(positions)
         self.watermarks.update(watermarks)
         for name, batch in batches.items():
-            if batch and batch[-1].appended:
-                self.arrived[name] = max(batch[-1].timestamp, self.arrived.get(name, 0))
+            # Not that of the last message: the clock of a new leader may be behind.
+            latest = max((m.timestamp for m in batch if m.appended), default=0)
+            if latest > self.arrived.get(name, 0):
+                self.arrived[name] = latest
 
     def advance(self) -> None:
         """Forget the records to be read again that the position has passed: a round read them."""

@@ -1,9 +1,14 @@
-"""Finds where the log of an input has lost its last messages, although it may have grown since."""
+"""Finds inputs whose log has lost its last messages, and where, although it may have grown since.
+
+An append time tells old messages from new ones, whatever their offsets: a message that arrived
+after every message that was read is new.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 from worker.brokers.contract import Broker
 from worker.errors import BrokerUnavailable, DamagedLog
@@ -12,17 +17,72 @@ from worker.stream import Message, OffsetRange, Partition
 _BATCH: Final = 5_000
 _FIRST: Final = 1_000
 """How many offsets before the end to read first; four times as many at each further attempt."""
+_BEFORE: Final = 10
+"""How many offsets before a position to compare: the last ones may be transaction markers."""
 _STEP_SECONDS: Final = 0.5
 _PATIENCE: Final = 20.0
+
+
+class Read(NamedTuple):
+    """What was read of an input: the first offset that was not, and the latest append time."""
+
+    until: int
+    latest: int
+    """0 if it is unknown."""
+
+
+async def cut_inputs(broker: Broker, read: Mapping[Partition, Read]) -> list[Partition]:
+    """The inputs that end before what was read, or hold a new message there.
+
+    A partition that gives nothing, because it is damaged or has no leader, counts as whole. Raises
+    BrokerUnavailable.
+    """
+    spans = await broker.spans(read)  # committed messages only: nothing else was read
+    known = {
+        partition: max(spans[partition].start, until - _BEFORE)
+        for partition, (until, latest) in read.items()
+        if spans[partition].start < until <= spans[partition].end and latest
+    }
+    last = await _last(broker, known, read) if known else {}
+    return [
+        partition
+        for partition, (until, latest) in read.items()
+        if until > spans[partition].end or last.get(partition, 0) > latest
+    ]
+
+
+async def _last(
+    broker: Broker, positions: Mapping[Partition, int], read: Mapping[Partition, Read]
+) -> dict[Partition, int]:
+    """The append time of the last message between these positions and what was not read."""
+    last: dict[Partition, int] = {}
+    reader = broker.reader()
+    reader.assign(positions)
+    clock = asyncio.get_running_loop().time
+    moved = clock()
+    try:
+        while left := [p for p in positions if reader.position(p) < read[p].until]:
+            if reader.damaged().keys() >= set(left) or clock() - moved >= _PATIENCE:
+                break
+            done = [partition for partition in positions if partition not in left]
+            messages = await reader.read(_BEFORE * len(left), _STEP_SECONDS, done)
+            for message in messages:
+                partition = Partition(message.topic, message.partition)
+                if message.offset < read[partition].until:
+                    last[partition] = message.timestamp if message.appended else 0
+            if messages:
+                moved = clock()
+    finally:
+        await reader.close()
+    return last
 
 
 async def cut_at(broker: Broker, partition: Partition, span: OffsetRange, latest: int) -> int:
     """The offset of the first message that arrived after `latest`; else the end of `span`.
 
-    `latest` is the latest append time of the messages that were read before the log was cut. An
-    append time tells old messages from new ones, whatever their offsets. If `latest` is 0 or the
-    messages have no append times, all messages in `span` count as old. `span` includes open
-    transactions. Raises BrokerUnavailable and DamagedLog.
+    `latest` is the latest append time of the messages that were read before the log was cut. If it
+    is 0 or the messages have no append times, all messages in `span` count as old. `span` includes
+    open transactions. Raises BrokerUnavailable and DamagedLog.
     """
     size = _FIRST
     while latest:

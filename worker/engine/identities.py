@@ -41,8 +41,6 @@ class Identities:
         self._now: Mapping[str, str] = {}
         self.missing: Sequence[str] = ()
         """The topics of tasks' state that the last `check` did not find."""
-        self.cut: set[Partition] = set()
-        """The inputs that a reader has found to end before its position: see `Reader.cut`."""
         self._lost_offsets: Mapping[Partition, int] = {}
         self._checked = 0
         self._counted = 0

@@ -260,7 +260,6 @@ class WorkLoop:
         """
         identities = self._identities.of_topics()
         if cut := [p for p in self._reader.cut() if identities.get(p.topic)]:
-            self._identities.cut.update(cut)
             raise TopicRecreated(
                 f"partition {cut[0].number} of topic {cut[0].topic} ended before the position"
             )

@@ -25,7 +25,7 @@ from worker.core.reading import Missed
 from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import OWNERS, PARKED, PROGRESS, RESERVATIONS, TASK_INPUTS, Names
-from worker.engine.cuts import cut_at
+from worker.engine.cuts import Read, cut_at, cut_inputs
 from worker.engine.identities import Identities
 from worker.engine.index_updater import INDEXED
 from worker.engine.order import FOREVER
@@ -379,16 +379,17 @@ class TaskManager:
         checkpoint is beyond ends that were measured before.
         """
         spans = await self._broker.spans(inputs.values(), uncommitted=True)
-        reading, identities = task.reading, self._identities.of_inputs()
-        left = {}
-        for name, partition in inputs.items():
+        identities = self._identities.of_inputs()
+        read = {
+            inputs[name]: Read(task.reading.first_unread(name), task.reading.arrived.get(name, 0))
+            for name, topic in task.reading.topics.items()
+            if topic and topic == identities.get(name)
+        }
+        for partition in await cut_inputs(self._broker, read):
             span = spans[partition]
-            beyond = reading.first_unread(name) > span.end or partition in self._identities.cut
-            if beyond and identities[name] and reading.topics.get(name) == identities[name]:
-                end = await cut_at(self._broker, partition, span, reading.arrived.get(name, 0))
-                span = OffsetRange(span.start, end)
-            left[name] = span
-        return left
+            end = await cut_at(self._broker, partition, span, read[partition].latest)
+            spans[partition] = OffsetRange(span.start, end)
+        return {name: spans[partition] for name, partition in inputs.items()}
 
 
 def of_state(identities: Mapping[str, str], names: Names) -> dict[str, str]:

@@ -73,6 +73,29 @@ def assert_told(stage: Stage, running: Running, place: Partition, count: int) ->
     assert "unreadable_internal" not in task.books.incidents
 
 
+@pytest.mark.parametrize("records", [2, 5], ids=["shorter", "longer"])
+async def test_an_input_that_has_grown_again_while_no_worker_looked(
+    stage: Stage, cut: Cut, records: int
+) -> None:
+    place = Partition(stage.names.input("users"), 0)
+    worker = await stage.started(grace=0)
+    first = [p for n in range(4) for p in await send(stage, "users", user(n))]
+    await judged(stage, first)
+    await stage.end(worker)
+    await cut(place, 2)
+    fresh = await send(stage, "users", *(user(10 + n) for n in range(records)))
+    with capture_logs() as logs:
+        worker = await stage.started("two", grace=0)
+        await judged(stage, fresh)
+        await stage.end(worker)
+        await stage.end(await stage.started("three", grace=0))
+    assert told(logs) == [(place.topic, 0, 2)], "once"
+    await stage.look(0.5)
+    assert [stage.outcomes[p] for p in first[:2]] == [["accepted"]] * 2
+    assert [stage.outcomes[p] for p in first[2:]] == [["accepted", "cut", "accepted"]] * 2
+    assert {tuple(stage.outcomes[p]) for p in {*fresh} - {*first}} <= {("accepted",)}
+
+
 @pytest.mark.parametrize("running", [False, True], ids=["while it is away", "under a worker"])
 async def test_what_is_left_is_judged_once_and_what_is_new_too(
     stage: Stage, cut: Cut, *, running: bool

@@ -179,7 +179,8 @@ def test_the_latest_append_time_is_kept() -> None:
     world.settle()
     assert saved(world).arrived == {"users": NOW}
     world.tasks = [world.restored(0)]
-    world.send("users", good("users", 3), timestamp=NOW + 7)
+    for timestamp in (NOW + 7, NOW + 3):
+        world.send("users", good("users", 3), timestamp=timestamp)
     world.settle()
     assert saved(world).arrived == {"users": NOW + 7}
 

@@ -1,16 +1,18 @@
-"""Where a log was cut that may have grown since: the append times say so."""
+"""Which logs were cut, and where, although they may have grown since: append times say so."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.engine import cuts
-from worker.engine.cuts import cut_at
+from worker.engine.cuts import Read, cut_at, cut_inputs
 from worker.errors import BrokerUnavailable, DamagedLog
 from worker.stream import Message, OffsetRange, Partition
 
@@ -97,3 +99,87 @@ async def test_a_log_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch
     log.stalls = True
     with pytest.raises(BrokerUnavailable, match=r"p\.in\.users/0 makes no progress"):
         await log.cut_at(1)
+
+
+# --- which inputs were cut ------------------------------------------------------------------------
+
+
+class Inputs:
+    """A broker with these partitions; a reader of all of them."""
+
+    def __init__(self, **logs: Log) -> None:
+        self.logs = {Partition(name, 0): log for name, log in logs.items()}
+        self.read_from: dict[Partition, int] = {}
+
+    async def cut(self, **read: tuple[int, int]) -> list[str]:
+        asked = {Partition(name, 0): Read(*both) for name, both in read.items()}
+        return [partition.topic for partition in await cut_inputs(cast("Any", self), asked)]
+
+    async def spans(self, partitions: Iterable[Partition]) -> dict[Partition, OffsetRange]:
+        return {partition: self.logs[partition].span for partition in partitions}
+
+    def reader(self) -> Inputs:
+        return self
+
+    def assign(self, positions: dict[Partition, int]) -> None:
+        self.read_from = dict(positions)
+        for partition, position in positions.items():
+            self.logs[partition]._position = position
+
+    def position(self, partition: Partition) -> int:
+        return self.logs[partition]._position
+
+    async def read(
+        self, limit: int, timeout: float, paused: Collection[Partition]
+    ) -> list[Message]:
+        found = []
+        for partition in self.read_from.keys() - set(paused):
+            log = self.logs[partition]
+            if log.line is None:
+                found += [
+                    Message(*partition, m.offset, m.timestamp, None, None, (), m.appended)
+                    for m in await log.read(limit, timeout)
+                ]
+        return found
+
+    def damaged(self) -> dict[Partition, str]:
+        return {p: log.line for p, log in self.logs.items() if log.line is not None}
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_an_input_that_ends_before_what_was_read_was_cut() -> None:
+    inputs = Inputs(a=Log(1, 2, 3), b=Log(1, 2, 3), c=Log(), d=Log(1, 2))
+    assert await inputs.cut(a=(4, 3), b=(3, 3), c=(1, 9), d=(3, 0)) == ["a", "c", "d"]
+
+
+async def test_an_input_that_holds_a_new_record_before_what_was_read_was_cut() -> None:
+    inputs = Inputs(a=Log(1, 2, 13, 14), b=Log(1, 2, 3, 14, 15), c=Log(1, 2, 3, None, None, 16))
+    assert await inputs.cut(a=(3, 4), b=(3, 4), c=(5, 3)) == ["a"]
+
+
+async def test_what_is_unknown_was_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = Log(11, 12, appended=False)
+    assert await Inputs(a=Log(11, 12), b=late, c=Log()).cut(a=(2, 0), b=(2, 9), c=(0, 5)) == []
+    assert await Inputs(a=Log(11, start=7)).cut(a=(7, 3)) == [], "what was read has expired"
+    assert await Inputs().cut() == []
+    damaged, stalled = Log(11, 12), Log(11, 12)
+    damaged.line, stalled.stalls = "damaged", True
+    assert await Inputs(a=damaged).cut(a=(2, 3)) == []
+    monkeypatch.setattr(cuts, "_PATIENCE", 0)
+    assert await Inputs(a=stalled).cut(a=(2, 3)) == []
+
+
+async def test_only_the_last_message_counts() -> None:
+    """Those before it may have arrived later by the clock of another leader."""
+    mixed = Log(1, 12, 3)
+    assert await Inputs(a=mixed).cut(a=(3, 10)) == []
+    mixed.messages[2] = msgspec.structs.replace(mixed.messages[2], appended=False)
+    assert await Inputs(a=mixed).cut(a=(3, 10)) == []
+
+
+async def test_only_the_last_offsets_are_compared() -> None:
+    inputs = Inputs(a=Log(*[1] * 1_000, *[11] * 1_000))
+    assert await inputs.cut(a=(1_000, 1)) == []
+    assert inputs.read_from == {Partition("a", 0): 990}
