@@ -161,6 +161,8 @@ class World:
         self.gone: set[str] = set()
         """The coordinates of records whose topic was created anew."""
         self.first_read: dict[str, int] = {}
+        self._cut_at: dict[Partition, int] = {}
+        """Where inputs were cut whose tasks have committed nothing since."""
         self._followed: dict[Partition, int] = {}
         self._pending: list[tuple[list[bytes], list[bytes]]] = [([], []) for _ in range(partitions)]
         self._frontiers: list[Frontier] = []
@@ -225,6 +227,9 @@ class World:
         lost = log[len(log) - records :]
         self.gone |= {f"{topic}/{partition}/{message.offset}" for message in lost}
         del log[len(log) - records :]
+        end = FIRST_OFFSET + STEP * len(log)
+        place = Partition(topic, partition)
+        self._cut_at[place] = min(end, self._cut_at.get(place, end))
         self.tasks[partition] = self.restored(partition)
 
     # --- rounds -------------------------------------------------------------------------------
@@ -327,11 +332,14 @@ class World:
         return task
 
     def spans(self, number: int, **starts: int) -> dict[str, OffsetRange]:
-        """What the inputs of a task hold; `starts` where inputs begin meanwhile."""
+        """What the inputs of a task hold; `starts` where inputs begin meanwhile.
+
+        A task that has committed nothing since an input was cut finds the cut again.
+        """
         found = {}
         for name in TASK_INPUTS:
-            log = self.inputs[Partition(self.names.input(name), number)]
-            end = FIRST_OFFSET + STEP * len(log)
+            place = Partition(self.names.input(name), number)
+            end = self._cut_at.get(place, FIRST_OFFSET + STEP * len(self.inputs[place]))
             found[name] = OffsetRange(starts.get(name, FIRST_OFFSET), end)
         return found
 
@@ -431,6 +439,7 @@ class World:
                 assert (message.partition, message.key) == (number, str(number).encode())
                 assert message.value is not None
                 self.progress[number].append(message.value)
+                self._cut_at = {p: end for p, end in self._cut_at.items() if p.number != number}
                 held = msgspec.json.decode(message.value, type=Checkpoint).in_memory
                 for entity, by_time in held.items():
                     for first_read, offsets in by_time.items():
