@@ -93,7 +93,7 @@ class Frontiers:
         read until that transaction has ended.
         """
         inputs = self._inputs()
-        ends = await self._sound_ends(inputs, now)
+        ends = await self._sound_ends(inputs, (), now)
         if ends is None:
             return None
         users = {p: end for p, end in ends.items() if p.topic == inputs[0].topic}
@@ -106,21 +106,22 @@ class Frontiers:
         have got their offsets since.
         """
         accepted = self._updater.accepted
-        ends = await self._sound_ends([*self._inputs(), *accepted], now)
+        ends = await self._sound_ends(accepted, self._inputs(), now)
         if ends is not None:
             frontier.note_accepted_ends({partition: ends[partition] for partition in accepted})
         return ends is not None
 
     async def _sound_ends(
-        self, partitions: Sequence[Partition], now: int
+        self, partitions: Sequence[Partition], others: Sequence[Partition], now: int
     ) -> Mapping[Partition, int] | None:
-        """The ends of these partitions. None if one is damaged, or ends before what is judged.
+        """The ends of these partitions, and of `others` that are not damaged.
 
-        The next checkpoint of its task then says how far the input is judged: `_renew`.
+        None if one of the partitions is damaged, or any ends before what is judged. The next
+        checkpoint of its task then says how far the input is judged: `_renew`.
         """
         judged = dict(self._updater.judged)  # from before the request, so no later than the ends
-        spans = await sound_spans(self._broker, partitions, uncommitted=True)
-        if len(spans) < len(partitions):
+        spans = await sound_spans(self._broker, [*partitions, *others], uncommitted=True)
+        if not spans.keys() >= set(partitions):
             return None
         ends = {partition: span.end for partition, span in spans.items()}
         cut = [p for p, end in ends.items() if judged.get(p, 0) > end]
