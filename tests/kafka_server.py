@@ -153,6 +153,24 @@ class KafkaServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def cut(self, topic: str, partition: int, end: int) -> None:
+        """Kill it, remove the batches of a partition from offset `end` on, and start it again.
+
+        As after a loss of power: the last messages were acknowledged, but never reached the disk.
+        """
+        self.kill()
+        log = self.logs(topic, partition)[-1]
+        content, at = log.read_bytes(), 0
+        while at < len(content) and int.from_bytes(content[at : at + 8]) < end:
+            at += 12 + int.from_bytes(content[at + 8 : at + 12])
+        assert at < len(content), "nothing to remove"
+        with log.open("r+b") as file:
+            file.truncate(at)
+        for pattern in ("*.index", "*.timeindex", "*.snapshot"):
+            for derived in log.parent.glob(pattern):
+                derived.unlink()
+        self.start()
+
     def logs(self, topic: str, partition: int) -> list[Path]:
         """The files that hold the messages of a partition."""
         return sorted((self._home / "data" / f"{topic}-{partition}").glob("*.log"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tests.contract.broker_kit import (
     Another,
     Clock,
     Connect,
+    Cut,
     DeleteTopic,
     Expire,
     MakeTopic,
@@ -21,6 +23,7 @@ from tests.contract.broker_kit import (
 )
 from tests.contract.bucket_kit import World
 from tests.contract.helpers import (
+    cut_embedded,
     delete_all,
     delete_embedded_topic,
     delete_topic,
@@ -28,6 +31,7 @@ from tests.contract.helpers import (
     empty_kafka,
 )
 from tests.contract.sink_kit import Sink, a_sink
+from tests.kafka_server import KafkaServer
 from tests.proofs.simulation.broker.cluster import Cluster
 from tests.proofs.simulation.broker.connection import MemoryBroker
 from tests.s3_server import S3Server
@@ -146,6 +150,29 @@ def remove(kind: str, broker: Broker, request: pytest.FixtureRequest) -> DeleteT
         broker.cluster.delete(topic)
 
     return {"embedded": from_embedded, "memory": from_memory, "kafka": from_kafka}[kind]
+
+
+@pytest.fixture
+def cut(kind: str, broker: Broker, request: pytest.FixtureRequest) -> Cut:
+    """Removes the batches of a partition from an offset on, as a loss of power does.
+
+    Kafka has to be restarted for that: the test's module takes its `kafka_address` from a
+    `kafka_server` of its own.
+    """
+
+    async def on_kafka(partition: Partition, end: int) -> None:
+        server: KafkaServer = request.getfixturevalue("kafka_server")
+        await asyncio.to_thread(server.cut, *partition, end)
+
+    async def embedded(partition: Partition, end: int) -> None:
+        assert isinstance(broker, EmbeddedBroker)
+        await cut_embedded(broker, partition, end)
+
+    async def memory(partition: Partition, end: int) -> None:
+        assert isinstance(broker, MemoryBroker)
+        broker.cluster.log(partition).cut(end)
+
+    return {"embedded": embedded, "memory": memory, "kafka": on_kafka}[kind]
 
 
 @pytest.fixture

@@ -169,6 +169,23 @@ async def empty_embedded(broker: EmbeddedBroker, place: Partition) -> None:
     await broker._writing.run(work)
 
 
+async def cut_embedded(broker: EmbeddedBroker, place: Partition, end: int) -> None:
+    """Remove the batches of a partition of an embedded broker from offset `end` on."""
+
+    def work(connection: sqlite3.Connection) -> None:
+        broker._to_write.refresh(connection)
+        number = broker._to_write.partition(place)
+        with transaction(connection):
+            gone = connection.execute(
+                "DELETE FROM batches WHERE partition = ? AND base >= ?", (number, end)
+            )
+            assert gone.rowcount > 0, "nothing to remove"
+            row = partition_row(connection, number, place)
+            store(connection, row._replace(next=end))
+
+    await broker._writing.run(work)
+
+
 async def damage_embedded_entry(broker: EmbeddedBroker, place: Partition) -> None:
     """Damage the entry of a partition of an embedded broker, its start and end."""
 

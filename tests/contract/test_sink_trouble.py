@@ -64,6 +64,21 @@ async def test_garbage_in_progress_is_skipped_counted_and_named(sink: Sink) -> N
     assert all(isinstance(entry["offset"], int) for entry in told)
 
 
+async def test_progress_from_before_an_input_was_cut_judges_nothing_and_is_no_garbage(
+    sink: Sink,
+) -> None:
+    sink.patience = 0.3
+    await sink.send("users", 3)
+    await sink.judge(0, {"users": 9})
+    with capture_logs() as logs:
+        async with sink.running():
+            before = await sink.export("a", formats=("csv",))
+            await sink.judge(0, {"users": 3})
+            after = await sink.export("b", formats=("csv",))
+    assert (before.pending, after.complete) == ({"users": {0: 3}}, True)
+    assert not [entry for entry in logs if entry["event"] == "unreadable_internal"]
+
+
 async def test_progress_under_the_key_of_another_task_judges_nothing(sink: Sink) -> None:
     sink.patience = 0.3
     await sink.send("users", 3, partition=1)

@@ -31,7 +31,7 @@ from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import TASK_INPUTS, Names
 from worker.index.memory import MemoryIndex
-from worker.stream import Headers, Message, Partition, ProducerRecord
+from worker.stream import Headers, Message, OffsetRange, Partition, ProducerRecord
 
 NOW = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 GRACE = 30_000
@@ -161,6 +161,8 @@ class World:
         self.gone: set[str] = set()
         """The coordinates of records whose topic was created anew."""
         self.first_read: dict[str, int] = {}
+        self._cut_at: dict[Partition, int] = {}
+        """Where inputs were cut whose tasks have committed nothing since."""
         self._followed: dict[Partition, int] = {}
         self._pending: list[tuple[list[bytes], list[bytes]]] = [([], []) for _ in range(partitions)]
         self._frontiers: list[Frontier] = []
@@ -217,6 +219,18 @@ class World:
             log.clear()
         self.identities[name] += "'"
         self.tasks = [self.restored(number) for number in range(self.count)]
+
+    def cut(self, name: str, records: int, partition: int = 0) -> None:
+        """The topic of an input loses its last records; its task is taken over."""
+        topic = self.names.input(name)
+        log = self.inputs[Partition(topic, partition)]
+        lost = log[len(log) - records :]
+        self.gone |= {f"{topic}/{partition}/{message.offset}" for message in lost}
+        del log[len(log) - records :]
+        end = FIRST_OFFSET + STEP * len(log)
+        place = Partition(topic, partition)
+        self._cut_at[place] = min(end, self._cut_at.get(place, end))
+        self.tasks[partition] = self.restored(partition)
 
     # --- rounds -------------------------------------------------------------------------------
 
@@ -313,10 +327,21 @@ class World:
         progress = {str(number).encode(): value for value in self.progress[number]}
         parked, granted = self.parked[number], self.granted[number]
         task.restore(saved(self.rules, number, progress, parked, granted), self.moment)
-        begins = dict.fromkeys(TASK_INPUTS, FIRST_OFFSET) | starts
-        self.missed = task.compare_topics(self.identities, begins)
+        self.missed = task.compare_topics(self.identities, self.spans(number, **starts))
         assert self.missed.parked == self.parked_lost
         return task
+
+    def spans(self, number: int, **starts: int) -> dict[str, OffsetRange]:
+        """What the inputs of a task hold; `starts` where inputs begin meanwhile.
+
+        A task that has committed nothing since an input was cut finds the cut again.
+        """
+        found = {}
+        for name in TASK_INPUTS:
+            place = Partition(self.names.input(name), number)
+            end = self._cut_at.get(place, FIRST_OFFSET + STEP * len(self.inputs[place]))
+            found[name] = OffsetRange(starts.get(name, FIRST_OFFSET), end)
+        return found
 
     # --- results ------------------------------------------------------------------------------
 
@@ -414,6 +439,7 @@ class World:
                 assert (message.partition, message.key) == (number, str(number).encode())
                 assert message.value is not None
                 self.progress[number].append(message.value)
+                self._cut_at = {p: end for p, end in self._cut_at.items() if p.number != number}
                 held = msgspec.json.decode(message.value, type=Checkpoint).in_memory
                 for entity, by_time in held.items():
                     for first_read, offsets in by_time.items():

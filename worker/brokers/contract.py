@@ -46,6 +46,13 @@ class Reader(Protocol):
     def expired(self) -> dict[Partition, int]:
         """Per partition, the number of offsets that expired unread, since the last call."""
 
+    def cut(self) -> dict[Partition, int]:
+        """Per partition that ended before its position, the number of offsets in between.
+
+        Since the last call. The log has lost its last messages, or the topic is another one.
+        Reading has gone on at the start: messages that were read before may be read again.
+        """
+
     def skipped(self) -> dict[Partition, int]:
         """Per partition, the number of damaged offsets skipped by command, since the last call."""
 

@@ -43,7 +43,7 @@ def _parked(answers: BrokerAnswers, ends: dict[Partition, int]) -> set[Partition
         for entity in ENTITIES:
             partition = Partition(answers.names.input(entity), number)
             read = min(task.checkpoint.next.get(entity, 0), ends[partition])
-            if 0 <= task.checkpoint.judged.get(entity, read) < read:
+            if task.checkpoint.judged.get(entity, read) < read:
                 found.add(partition)
     return found
 

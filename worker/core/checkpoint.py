@@ -21,6 +21,8 @@ class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
     judged: dict[str, int]
     topics: dict[str, str] = {}
     watermarks: dict[str, int] = msgspec.field(default_factory=dict, name="until")
+    earlier: dict[str, int] = {}
+    """How often the topic of each input was recreated or cut: offsets before that are void."""
 
 
 class Counts(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -46,8 +48,8 @@ class Checkpoint(Reached, frozen=True, omit_defaults=True):
     """
 
     in_memory: dict[str, dict[int, list[int]]] = msgspec.field(default_factory=dict, name="held")
-    earlier: dict[str, int] = {}
-    """How often the topic of each input was recreated."""
+    arrived: dict[str, int] = {}
+    """By input, the latest append time of the records read: records after a cut arrive later."""
     counts: dict[str, Counts] = {}
     incidents: dict[str, int] = {}
     worker: str = ""

@@ -153,18 +153,25 @@ def _decoded(decode: Callable[[bytes], _T], value: bytes | None) -> _T | None:
 
 
 def _is_sound(reached: Reached) -> bool:
-    """Whether names and offsets are valid. `judged` is at most `next`; -1 is valid (`Reached`)."""
+    """Whether names, offsets and `earlier` are valid: the task continues to count from them.
+
+    `judged` is at most `next`; -1 is valid (`Reached`).
+    """
     read = reached.next
-    return all(
-        name in _NAMES and 0 <= offset <= _LAST_OFFSET for name, offset in read.items()
-    ) and all(
-        entity in ENTITIES and -1 <= offset <= read.get(entity, 0)
-        for entity, offset in reached.judged.items()
+    return (
+        all(name in _NAMES and 0 <= offset <= _LAST_OFFSET for name, offset in read.items())
+        and all(
+            entity in ENTITIES and -1 <= offset <= read.get(entity, 0)
+            for entity, offset in reached.judged.items()
+        )
+        and all(
+            name in _NAMES and 0 <= times < _MOST_TIMES for name, times in reached.earlier.items()
+        )
     )
 
 
 def _are_sound(checkpoint: Checkpoint) -> bool:
-    """Whether the books and `earlier` are in range: the task continues to count from them."""
+    """Whether the books and `arrived` are in range: the task continues to count from them."""
     counts = [
         count
         for one in checkpoint.counts.values()
@@ -172,8 +179,8 @@ def _are_sound(checkpoint: Checkpoint) -> bool:
     ]
     return (
         checkpoint.counts.keys() <= ENTITIES.keys()
-        and checkpoint.earlier.keys() <= _NAMES
-        and all(0 <= times < _MOST_TIMES for times in checkpoint.earlier.values())
+        and checkpoint.arrived.keys() <= _NAMES
+        and all(map(_is_moment, checkpoint.arrived.values()))
         and all(0 <= count <= _LAST_ORDINAL for count in (*counts, *checkpoint.incidents.values()))
     )
 

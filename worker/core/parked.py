@@ -51,7 +51,8 @@ class State(Enum):
 TRANSITIONS: Final = {
     State.GRACE: {State.NEEDS_FRONTIER},
     State.NEEDS_FRONTIER: {State.HAS_FRONTIER},
-    State.HAS_FRONTIER: set[State](),
+    # The frontier is void: an input has lost the records up to whose ends it waits.
+    State.HAS_FRONTIER: {State.NEEDS_FRONTIER},
     # Granted without a request: an earlier version's grant covers the record.
     State.UNREQUESTED: {State.REQUESTED, State.GRANTED},
     State.REQUESTED: {State.GRANTED, State.DENIED},

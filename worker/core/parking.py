@@ -176,6 +176,15 @@ class Parking:
             self._by_frontier.setdefault(parked.frontier, {})[parked] = None
         self._need_frontier = {}
 
+    def drop_frontiers(self) -> None:
+        """Make the records that wait for a frontier wait for a new one."""
+        for waiting in self._by_frontier.values():
+            for parked in waiting:
+                parked.move(State.NEEDS_FRONTIER)
+                parked.frontier = None
+                self._need_frontier[parked] = None
+        self._by_frontier = {}
+
     def frontiers(self) -> Collection[Frontier]:
         """The frontiers that records wait for."""
         return self._by_frontier.keys()

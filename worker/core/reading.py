@@ -10,7 +10,7 @@ import msgspec
 from schemas import ENTITIES
 from worker.core.checkpoint import Checkpoint
 from worker.core.moments import Moment, restored
-from worker.stream import Message
+from worker.stream import Message, OffsetRange
 
 _GENERATION_BITS: Final = 40
 """Ordinals of two topics would collide only if a topic held 2^40 records, a million million."""
@@ -46,6 +46,8 @@ class Missed(NamedTuple):
 
     recreated: tuple[str, ...] = ()
     """The inputs whose topics were recreated: the task reads them from the start."""
+    cut: Mapping[str, int] = {}
+    """By input, how many offsets that the task had read are gone from the end of the topic."""
     expired: Mapping[str, int] = {}
     """By entity, how many records disappeared before they were judged."""
     parked: Mapping[str, int] = {}
@@ -64,7 +66,9 @@ class Reading:
         self.topics: dict[str, str] = {}
         """The identity of each topic that the checkpoint names: inputs by name, and others."""
         self.earlier: dict[str, int] = {}
-        """How often the topic of each input was recreated."""
+        """How often the topic of each input was recreated or cut."""
+        self.arrived: dict[str, int] = {}
+        """By input, the latest append time of the records read."""
         self.watermarks: dict[str, int] = {}
         """By entity (users, matches): see `Reached.watermarks`."""
         self._again: dict[str, Reread] = {}
@@ -74,6 +78,7 @@ class Reading:
         self.next = dict(checkpoint.next)
         self.topics = dict(checkpoint.topics)
         self.earlier = dict(checkpoint.earlier)
+        self.arrived = dict(checkpoint.arrived)
         for entity, records in checkpoint.in_memory.items():
             stamps = {at: when for when, some in records.items() for at in some}
             offsets = sorted(stamps)
@@ -83,20 +88,24 @@ class Reading:
             self.next[entity] = min(again)
 
     def compare_topics(
-        self, topics: Mapping[str, str], starts: Mapping[str, int], others: Mapping[str, str]
+        self, topics: Mapping[str, str], spans: Mapping[str, OffsetRange], others: Mapping[str, str]
     ) -> Missed:
-        """Compare with the current inputs: the identities of their topics and their start offsets.
+        """Compare with the current inputs: the identities of their topics and their offsets.
 
+        `spans` include open transactions; a span of a topic that was cut ends at the cut.
         `others` has the identities of the other topics that the checkpoint of this task names. Call
-        once, after `restore` if there is a checkpoint. A recreated topic is read from its start.
-        Records to be read again that no longer exist are given up.
+        once, after `restore` if there is a checkpoint. A recreated topic is read from its start. If
+        a topic has lost its last records, reading goes on at its end. Records to be read again that
+        no longer exist are given up.
         """
         recreated: list[str] = []
+        cut: dict[str, int] = {}
         expired: dict[str, int] = {}
         for name, identity in topics.items():
-            start = starts[name]
-            again = self._again.get(name, Reread({}, 0))
-            if self._is_another(name, identity):
+            start, end = spans[name].start, spans[name].end
+            again = self._again.get(name, Reread({}, self.first_unread(name)))
+            lost = again.until - end if identity else 0
+            if self._is_another(name, identity) or (lost > 0 and not self.topics.get(name)):
                 recreated.append(name)
                 self.earlier[name] = self.earlier.get(name, 0) + 1
                 self._again.pop(name, None)
@@ -106,8 +115,13 @@ class Reading:
                 gone = start
                 self.next[name] = start
             else:
-                there = {at: when for at, when in again.first_read.items() if at >= start}
-                gone = len(again.first_read) - len(there)
+                if lost > 0:  # the offsets of the lost records are given to others
+                    cut[name] = lost
+                    self.earlier[name] = self.earlier.get(name, 0) + 1
+                    self.next[name] = again.until = end
+                first_read = again.first_read
+                there = {at: t for at, t in first_read.items() if start <= at < again.until}
+                gone = len(first_read) - len(there)
                 again.first_read = there
                 if name in self._again:
                     self.next[name] = min(there, default=again.until)
@@ -116,7 +130,12 @@ class Reading:
                 expired[name] = gone
         unknown = [name for name in others if self._is_another(name, others[name])]
         self.topics |= others
-        return Missed(tuple(recreated), expired, others=tuple(unknown))
+        return Missed(tuple(recreated), cut, expired, others=tuple(unknown))
+
+    def first_unread(self, name: str) -> int:
+        """The first offset of an input that was never read; 0 for an unknown input."""
+        reread = self._again.get(name)
+        return self.next.get(name, 0) if reread is None else reread.until
 
     def _is_another(self, name: str, identity: str) -> bool:
         """Whether the topic is not the one read before. False if the broker has no identities."""
@@ -124,7 +143,7 @@ class Reading:
         return bool(before and identity) and before != identity
 
     def ordinal(self, name: str, offset: int) -> int:
-        """The number of a record in its input: unique over recreated topics, in reading order."""
+        """The number of a record in its input: unique over recreated and cut topics, in order."""
         return _ordinal(self.earlier, name, offset)
 
     def undone(self, entity: str, batch: Sequence[Message]) -> Sequence[Message]:
@@ -143,6 +162,21 @@ class Reading:
     def left(self) -> int:
         """How many records are still to be read again."""
         return sum(len(reread.first_read) for reread in self._again.values())
+
+    def move(
+        self,
+        positions: Mapping[str, int],
+        watermarks: Mapping[str, int],
+        batches: Mapping[str, Sequence[Message]],
+    ) -> None:
+        """Move to what follows a batch of each input; see `TaskBatch`."""
+        self.next.update(positions)
+        self.watermarks.update(watermarks)
+        for name, batch in batches.items():
+            # Not that of the last message: the clock of a new leader may be behind.
+            latest = max((m.timestamp for m in batch if m.appended), default=0)
+            if latest > self.arrived.get(name, 0):
+                self.arrived[name] = latest
 
     def advance(self) -> None:
         """Forget the records to be read again that the position has passed: a round read them."""

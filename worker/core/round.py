@@ -105,8 +105,8 @@ class Round:
             part.judge_passed()
         self._wake_fresh()
         for number, batch in self._batches.items():
-            self._tasks[number].reading.next.update(batch.positions)
-            self._tasks[number].reading.watermarks.update(batch.watermarks)
+            reading = self._tasks[number].reading
+            reading.move(batch.positions, batch.watermarks, inputs[number])
         return Decision(self._messages, {n: part.end() for n, part in self._active.items()})
 
     def _is_contested(self, number: int, now: Moment) -> bool:

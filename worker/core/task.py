@@ -15,6 +15,7 @@ from worker.core.books import Books
 from worker.core.checkpoint import Checkpoint
 from worker.core.decode import DecodeResult, decoders
 from worker.core.incidents import (
+    INPUT_CUT,
     INPUT_EXPIRED,
     INPUT_RECREATED,
     PARKED_LOST,
@@ -30,7 +31,7 @@ from worker.core.restoring import Outdated, Restorer, SavedState
 from worker.core.saving import checkpoint_of, parked_now, says_more
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import REPLIES, REQUESTS, RESERVATIONS, TASK_INPUTS
-from worker.stream import Message, ProducerRecord
+from worker.stream import Message, OffsetRange, ProducerRecord
 
 GRANT_PATIENCE_MS: Final = 2_000
 """How long other records wait in their inboxes for a user whose address is not granted yet."""
@@ -105,26 +106,28 @@ class Task:
     def compare_topics(
         self,
         topics: Mapping[str, str],
-        starts: Mapping[str, int],
+        spans: Mapping[str, OffsetRange],
         others: Mapping[str, str] = _NONE,
     ) -> Missed:
         """Compare the checkpoint's topics with those that are there. Call once, after `restore`.
 
-        `topics` and `starts` are those of the inputs (`TASK_INPUTS`). `others` has the identities
+        `topics` and `spans` are those of the inputs (`TASK_INPUTS`). `others` has the identities
         of the state topics and, for task 0, of the accepted topics. Returns what
         `Reading.compare_topics` finds missing, and the lost parked records. Enters both in the
         books.
         """
-        missed = self.reading.compare_topics(topics, starts, others)._replace(parked=self._lost)
+        missed = self.reading.compare_topics(topics, spans, others)._replace(parked=self._lost)
         self.doubtful = (
             self.doubtful
             or RESERVATIONS in missed.others
-            or not _ASKED.isdisjoint(missed.recreated)
+            or not _ASKED.isdisjoint((*missed.recreated, *missed.cut))
         )
         if self._lost:
             self.books.incident(PARKED_LOST, sum(self._lost.values()))
         for count in missed.expired.values():
             self.books.incident(INPUT_EXPIRED, count)
+        for count in missed.cut.values():
+            self.books.incident(INPUT_CUT, count)
         for name in missed.others:
             self.books.incident(RECREATED[name.partition(".")[0]])
         if missed.recreated:

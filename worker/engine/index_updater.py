@@ -74,10 +74,16 @@ class IndexUpdater:
         self.passed: dict[Partition, tuple[int, int]] = {}
         """By input partition of users and matches: the offset, and the append time, up to which all
         records are judged or parked. As recent as the checkpoints read so far."""
+        self.cuts = 0
+        """How often inputs have lost their last records: offsets that were noted before are void.
+
+        As recent as the checkpoints read so far: the owner of the input says so."""
         self.accepted: list[Partition] = []
         """The partitions that feed the index."""
         self.progress: list[Partition] = []
         self._followed: dict[Partition, int] = {}
+        self._earlier: dict[Partition, int] = {}
+        """By input partition: see `Reached.earlier`."""
         self._was_away = False
         self._progress_identity: Mapping[str, str] = {}
         """The identity of the progress topic at the start, by topic name."""
@@ -289,10 +295,14 @@ class IndexUpdater:
                 # Offsets of a deleted topic mean nothing in a new topic of the same name. Until
                 # the task starts on the new topic, its parked records may still be unjudged.
                 same = reached.topics.get(entity, identity) == identity
-                self.judged[Partition(topic, number)] = offset if same else -1
+                partition = Partition(topic, number)
+                self.judged[partition] = offset if same else -1
                 if entity in INDEXED and same:
                     passed = (reached.next.get(entity, 0), reached.watermarks.get(entity, 0))
-                    self.passed[Partition(topic, number)] = passed
+                    self.passed[partition] = passed
+                    earlier = reached.earlier.get(entity, 0)
+                    self.cuts += earlier > self._earlier.get(partition, earlier)
+                    self._earlier[partition] = earlier
         for partition, offsets in unreadable.items():
             self.on_unreadable(partition, offsets)
 

@@ -30,7 +30,13 @@ from worker.engine.order import FOREVER, ReadingOrder
 from worker.engine.reports import WorkerReports
 from worker.engine.rounds import Rounds
 from worker.engine.tasks import TaskHandle, TaskManager, inputs, of_state
-from worker.errors import WAITED_OUT, BrokerUnavailable, DamagedLog, MissingTopic
+from worker.errors import (
+    WAITED_OUT,
+    BrokerUnavailable,
+    DamagedLog,
+    MissingTopic,
+    TopicRecreated,
+)
 from worker.index.store import IndexStore
 from worker.stream import Message, Partition
 from worker.waiting import Backoff, wait
@@ -47,7 +53,7 @@ _log = structlog.get_logger(__name__)
 
 
 class WorkLoop:
-    """Works on topics with these identities, until one of them is deleted or recreated.
+    """Works on topics with these identities, until one of them is deleted, recreated or cut.
 
     Creates its collaborators, and connects their reports.
     """
@@ -85,8 +91,8 @@ class WorkLoop:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. Then give up the tasks, and leave the group.
 
-        Raises TopicRecreated when a topic is deleted or recreated, and StateError. Retries outages
-        with backoff.
+        Raises TopicRecreated when a topic is deleted or recreated, or an input has lost records
+        that were read, and StateError. Retries outages with backoff.
         """
         ended = asyncio.Event()
         if not await retried(self._updater.start, stop, self._reports, self._clock):
@@ -211,6 +217,7 @@ class WorkLoop:
 
     async def _start_round(self, running: dict[int, TaskHandle]) -> None:
         """Start a round if there is work and the commit in flight allows it."""
+        self._look_for_cuts()
         if self._rounds.is_postponed:
             await self._rounds.resume(self._tasks)
             return
@@ -237,6 +244,7 @@ class WorkLoop:
             return
         self._reading = None
         messages = await reading
+        self._look_for_cuts()
         for (_, number), some in groupby(messages, attrgetter("topic", "partition")):
             handle = self._tasks.running.get(number)
             if handle is not None:
@@ -244,6 +252,20 @@ class WorkLoop:
         self._reports.expired(self._reader.expired(), self._tasks, self._settings.names)
         self._reports.skipped(self._reader.skipped(), self._tasks, self._settings.names)
         self._reports.damaged(self._reader.damaged().keys(), self._tasks)
+
+    def _look_for_cuts(self) -> None:
+        """Raise TopicRecreated if an input ended before its position: nothing of it counts.
+
+        The reader has gone on at the start, also in a read that is still under way. Call before
+        its messages, or its positions, are used. The take-over that follows tells what is lost.
+        Without identities a topic that was recreated cannot be told from one that was cut: then
+        reading goes on.
+        """
+        identities = self._identities.of_topics()
+        if cut := [p for p in self._reader.cut() if identities.get(p.topic)]:
+            raise TopicRecreated(
+                f"partition {cut[0].number} of topic {cut[0].topic} ended before the position"
+            )
 
     async def _assign(self) -> None:
         """Assign the inputs of all running tasks: new ones at the task's offset, others unmoved."""

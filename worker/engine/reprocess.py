@@ -20,7 +20,7 @@ from worker.core.topics import TASK_INPUTS, Names
 from worker.engine.saved import read_progress_table
 from worker.engine.session import Session
 from worker.engine.takeover import fence_earlier
-from worker.errors import BrokerUnavailable, BuddyError, Fenced
+from worker.errors import BrokerUnavailable, BuddyError, Fenced, NobodyWorks
 from worker.index.freshness import is_another
 from worker.stream import Partition, ProducerRecord
 
@@ -39,7 +39,8 @@ async def reprocess(
 
     If a task has checkpoints but none is readable, all its inputs restart from their start
     offsets. The result then counts the offsets of all inputs. Raises Fenced if workers keep
-    taking the tasks back, and BrokerUnavailable.
+    taking the tasks back, NobodyWorks if no worker has found out yet that an input has lost its
+    last records, and BrokerUnavailable.
     """
     for pause in _PAUSES:
         try:
@@ -102,6 +103,14 @@ async def _reset(
     # A re-created topic is read from its start anyway; parked records belong to the old one.
     if offset >= read or is_another(checkpoint.topics.get(entity), identity):
         return 0, []
+    place = Partition(topic, number)
+    end = (await broker.spans([place], uncommitted=True))[place].end
+    if identity and read > end:
+        # A take-over finds out what is left and what is new; behind a reset it could not.
+        raise NobodyWorks(
+            f"{topic}/{number} ends at {end} and was read up to {read}: it has lost its last"
+            " records. Start a worker, which goes on behind what is left, and repeat the command"
+        )
     judged = {
         name: min(value, offset) if name == entity else value
         for name, value in checkpoint.judged.items()

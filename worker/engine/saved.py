@@ -11,7 +11,7 @@ from worker.core.checkpoint import Checkpoint
 from worker.core.internal import read_parked, read_progress, read_reservation
 from worker.core.restoring import SavedState
 from worker.core.task_settings import TaskSettings
-from worker.core.topics import TASK_INPUTS, Names
+from worker.core.topics import Names
 from worker.errors import StateError
 from worker.stream import Partition
 
@@ -64,37 +64,6 @@ async def read_saved(
 
 
 async def read_progress_table(broker: Broker, names: Names, number: int) -> KeyedTable[Checkpoint]:
-    """The checkpoints of a task; one beyond the end of an input counts as unreadable."""
+    """The checkpoints of a task."""
     partition = Partition(names.progress, number)
-    table = await read_checked(
-        broker, partition, lambda key, value: read_progress(key, value, number)
-    )
-    # Measured after the read: if another worker overtakes this take-over, its checkpoints are
-    # beyond ends that were measured before.
-    inputs = {name: Partition(names.input(name), number) for name in TASK_INPUTS}
-    spans = await broker.spans(inputs.values(), uncommitted=True)
-    ends = {name: spans[partition].end for name, partition in inputs.items()}
-    topics = await broker.identities(partition.topic for partition in inputs.values())
-    identities = {name: topics.get(partition.topic, "") for name, partition in inputs.items()}
-    if not any(_is_beyond(checkpoint, ends, identities) for checkpoint in table.rows.values()):
-        return table
-
-    def read(key: bytes, value: bytes) -> Checkpoint | None:
-        checkpoint = read_progress(key, value, number)
-        if checkpoint is None or _is_beyond(checkpoint, ends, identities):
-            return None
-        return checkpoint
-
-    return await read_checked(broker, partition, read)
-
-
-def _is_beyond(
-    checkpoint: Checkpoint, ends: Mapping[str, int], identities: Mapping[str, str]
-) -> bool:
-    """Whether a checkpoint lies beyond the end of an input whose topic is unchanged."""
-    return any(
-        offset > ends[name]
-        and bool(identities[name])
-        and checkpoint.topics.get(name) == identities[name]
-        for name, offset in checkpoint.next.items()
-    )
+    return await read_checked(broker, partition, lambda k, v: read_progress(k, v, number))

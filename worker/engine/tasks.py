@@ -24,6 +24,7 @@ from worker.core.reading import Missed
 from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import OWNERS, PARKED, PROGRESS, RESERVATIONS, TASK_INPUTS, Names
+from worker.engine.cuts import Read, cut_at, cut_inputs
 from worker.engine.identities import Identities
 from worker.engine.index_updater import INDEXED
 from worker.engine.order import FOREVER
@@ -31,7 +32,7 @@ from worker.engine.saved import read_saved
 from worker.engine.session import Session, group_of
 from worker.engine.takeover import fence_earlier
 from worker.errors import BuddyError
-from worker.stream import Message, Partition, ProducerRecord
+from worker.stream import Message, OffsetRange, Partition, ProducerRecord
 from worker.waiting import Backoff
 
 _ASK_SECONDS: Final = 0.05
@@ -362,6 +363,7 @@ class TaskManager:
             task.books.incident(PROGRESS_LOST)
             self.on_progress_lost(Partition(names.progress, number))
         spans = await self._broker.spans(inputs.values())
+        left = await self._left(task, inputs)
         handle = TaskHandle(
             task, {name: spans[partition].end for name, partition in inputs.items()}
         )
@@ -369,10 +371,31 @@ class TaskManager:
         handle.lost_offsets = lost_before
         handle.missed = task.compare_topics(
             self._identities.of_inputs(),
-            {name: spans[partition].start for name, partition in inputs.items()},
+            left,
             of_state(state, names) | (self._identities.of_outcomes() if number == 0 else {}),
         )
+        if handle.missed.cut:
+            await self._identities.check()  # if the topic is another one, this was no cut
         return handle
+
+    async def _left(self, task: Task, inputs: Mapping[str, Partition]) -> dict[str, OffsetRange]:
+        """What the inputs hold, open transactions included; without what came after a cut.
+
+        Measured after the checkpoint was read. If another worker overtakes this take-over, its
+        checkpoint is beyond ends that were measured before.
+        """
+        spans = await self._broker.spans(inputs.values(), uncommitted=True)
+        identities = self._identities.of_inputs()
+        read = {
+            inputs[name]: Read(task.reading.first_unread(name), task.reading.arrived.get(name, 0))
+            for name, topic in task.reading.topics.items()
+            if topic and topic == identities.get(name)
+        }
+        for partition in await cut_inputs(self._broker, read):
+            span = spans[partition]
+            end = await cut_at(self._broker, partition, span, read[partition].latest)
+            spans[partition] = OffsetRange(span.start, end)
+        return {name: spans[partition] for name, partition in inputs.items()}
 
 
 def of_state(identities: Mapping[str, str], names: Names) -> dict[str, str]:

@@ -49,8 +49,8 @@ class Worker:
 
         Raises ConfigurationError or MissingTopic if the topics are wrong at the start,
         BrokerUnavailable if the broker is unreachable at the start, and StateError. Retries later
-        outages with backoff. When a topic is deleted or recreated, or the index is damaged, a new
-        loop reopens the reader and the index, and restores all tasks.
+        outages with backoff. When a topic is deleted, recreated or cut, or the index is damaged, a
+        new loop reopens the reader and the index, and restores all tasks.
         """
         await self._check_topics()
         damage = Backoff(self._clock.steady, longest=60.0)

@@ -22,6 +22,10 @@ class AnomalyMetrics:
             "buddy_input_expired_records",
             "Records that were gone from an input before they were read.",
         )
+        self._cut = make.by_entity(
+            "buddy_input_cut_records",
+            "Offsets of an input that had been read when the log lost its last records.",
+        )
         self._recreated = make.counter(
             "buddy_input_recreated", "Partitions of inputs whose topic was created anew."
         )
@@ -86,6 +90,10 @@ class AnomalyMetrics:
     def input_expired(self, entity: str, records: int) -> None:
         """Count records of an input that were gone before they were read."""
         self._expired[entity].inc(records)
+
+    def input_cut(self, entity: str, records: int) -> None:
+        """Count offsets that had been read, and are gone from the end of an input."""
+        self._cut[entity].inc(records)
 
     def input_skipped(self, entity: str, records: int) -> None:
         """Count damaged records of an input that were skipped."""

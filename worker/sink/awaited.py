@@ -80,7 +80,11 @@ class Awaited:
             self._read[partition] = max(read, start)
 
     def is_beyond(self, task: int, progress: SavedPosition, ends: Mapping[Partition, int]) -> bool:
-        """Whether a checkpoint claims reads beyond an input's end, and so must be foreign."""
+        """Whether a checkpoint says that more was read than an input holds: its end is gone.
+
+        What was judged does not cover the records that get these offsets now. The owner of the
+        task goes on at the end, and its next checkpoint counts again.
+        """
         partitions = {e: Partition(self._names.input(e), task) for e in progress.next}
         return any(
             progress.next[entity] > ends.get(partition, _LARGEST)

@@ -93,10 +93,11 @@ class _Latest:
             self._ends = {partition: span.end for partition, span in spans.items()}
         found = set()
         for message, saved in read:
-            if saved is None or self._is_beyond(message, saved):
+            if saved is None:
                 self._unreadable(Partition(message.topic, message.partition), message.offset)
                 continue
-            self._awaited.note(message.partition, saved)
+            if not self._is_beyond(message, saved):
+                self._awaited.note(message.partition, saved)
             found.add(message.partition)
         return found
 

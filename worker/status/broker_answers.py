@@ -119,12 +119,17 @@ def unread(answers: BrokerAnswers) -> dict[Partition, int]:
 def _next_offset(
     answers: BrokerAnswers, partition: Partition, entity: str, checkpoint: Checkpoint
 ) -> int:
-    """The next offset to read of an input. Of a topic created anew, nothing has been read."""
+    """The next offset to read of an input. Of a topic created anew, nothing has been read.
+
+    If a topic has lost records that had been read, its worker goes on at its end.
+    """
     span = answers.spans.get(partition, OffsetRange(0, 0))
     known = checkpoint.topics.get(entity)
     position = checkpoint.next.get(entity, 0)
-    if (known and known != answers.identities.get(partition.topic)) or position > span.end:
+    if known and known != answers.identities.get(partition.topic):
         return span.start
+    if position > span.end:
+        return span.end if known else span.start
     # The group's offset may lie behind a transaction marker, for which alone no task commits.
     committed = answers.group_offsets.get(partition, 0)
     return max(span.start, position, committed if committed <= span.end else 0)

@@ -14,6 +14,7 @@ from worker.core.recent import RecentRows
 from worker.core.round import Decision, Round, TaskBatch
 from worker.core.task import Task
 from worker.core.topics import TASK_INPUTS
+from worker.stream import OffsetRange
 
 
 def kinds(world: World, source: str) -> list[str]:
@@ -246,7 +247,7 @@ def test_where_the_log_has_a_hole_addresses_are_asked_for_again() -> None:
     progress = {b"0": world.progress[0][-1]}
     kept = core_kit.saved(world.rules, 0, progress, world.parked[0], {})
     task.restore(msgspec.structs.replace(kept, doubtful=True), world.moment)
-    task.compare_topics(world.identities, dict.fromkeys(TASK_INPUTS, FIRST_OFFSET))
+    task.compare_topics(world.identities, world.spans(0))
     decision = alone(world, task, TaskBatch([], {}))
     asked = [m for m in decision.outputs if m.topic == world.names.claims]
     assert len(asked) == len(world.parked[0]) > 0
@@ -263,8 +264,8 @@ def test_other_topics_that_were_created_anew_are_noticed_by_the_progress_alone()
         "internal.owners": "g",
     }
     task = Task(0, world.rules)
-    starts = dict.fromkeys(TASK_INPUTS, 0)
-    assert task.compare_topics(world.identities, starts, first).others == ()
+    spans = dict.fromkeys(TASK_INPUTS, OffsetRange(0, 10**6))
+    assert task.compare_topics(world.identities, spans, first).others == ()
     world.send("users", good("users", 1))
     decision = alone(world, task, TaskBatch(*world._read(world.tasks[0], None)))
     value = next(m.value for m in decision.outputs if m.topic == world.names.progress)
@@ -277,7 +278,7 @@ def test_other_topics_that_were_created_anew_are_noticed_by_the_progress_alone()
         "internal.granted",
         "internal.owners",
     )
-    missed = again.compare_topics(world.identities, starts, first | dict.fromkeys(anew, "f"))
+    missed = again.compare_topics(world.identities, spans, first | dict.fromkeys(anew, "f"))
     assert missed.others == anew
     assert again.books.incidents["accepted_recreated"] == 1
     assert again.books.incidents["rejected_recreated"] == 1

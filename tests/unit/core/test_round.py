@@ -26,7 +26,7 @@ from worker.core.task import GRANT_PATIENCE_MS, Task
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import TASK_INPUTS, Names
 from worker.index.memory import MemoryIndex
-from worker.stream import Message, Partition, ProducerRecord
+from worker.stream import Message, OffsetRange, Partition, ProducerRecord
 
 NAMES = Names()
 TASKS = 3
@@ -48,7 +48,9 @@ class Worker:
         self._batches: dict[int, list[Message]] = {number: [] for number in self.tasks}
         for task in self.tasks.values():
             task.restore(SavedState(None, (), ()), self.now)
-            task.compare_topics(dict.fromkeys(TASK_INPUTS, "one"), dict.fromkeys(TASK_INPUTS, 0))
+            task.compare_topics(
+                dict.fromkeys(TASK_INPUTS, "one"), dict.fromkeys(TASK_INPUTS, OffsetRange(0, 99))
+            )
         self.round()
 
     def send(self, task: int, entity: str, record: dict[str, Any] | None, key: str = "") -> str:
@@ -267,7 +269,8 @@ def test_a_record_that_has_asked_before_waits_for_its_reply_though_the_owner_run
         TaskSettings(names=NAMES, tasks=TASKS), 0, _row(progress), _row(copy), {}
     )
     worker.tasks[0].restore(saved, worker.now)
-    worker.tasks[0].compare_topics(dict.fromkeys(TASK_INPUTS, "one"), dict.fromkeys(TASK_INPUTS, 0))
+    spans = dict.fromkeys(TASK_INPUTS, OffsetRange(0, 99))
+    worker.tasks[0].compare_topics(dict.fromkeys(TASK_INPUTS, "one"), spans)
     second = worker.round().outputs
     assert not [m for m in second if ".accepted." in m.topic]
     (again,) = [m for m in second if m.topic == NAMES.claims]

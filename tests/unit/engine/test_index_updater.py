@@ -53,6 +53,9 @@ class Emptied:
     async def read(self, _limit: int, _timeout: float) -> list[Message]:
         return []
 
+    def cut(self) -> dict[Partition, int]:
+        return {}
+
     def skipped(self) -> dict[Partition, int]:
         return {}
 

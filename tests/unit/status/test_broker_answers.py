@@ -82,6 +82,12 @@ def test_of_a_topic_that_was_made_anew_nothing_is_read(changed: dict[str, Any]) 
     assert unread(found) == {USERS: 0}
 
 
+def test_a_topic_that_has_lost_its_last_records_is_read() -> None:
+    same = {"topics": {"users": "id-users"}, "next": ALL_READ | {"users": 400}}
+    tasks = {0: TaskCheckpoint(checkpoint(**same), NOW), 1: TaskCheckpoint(checkpoint(), NOW)}
+    assert unread(answers(tasks=tasks, group_offsets={USERS: 400})) == {}
+
+
 def test_a_topic_of_which_no_identity_is_known_is_taken_as_the_same() -> None:
     tasks = {
         0: TaskCheckpoint(checkpoint(topics={"users": ""}), NOW),

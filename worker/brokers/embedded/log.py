@@ -58,6 +58,8 @@ class Chunk(NamedTuple):
     end: int
     """The end offset of the partition at the time of the fetch."""
     expired: int = 0
+    cut: int = 0
+    """The number of offsets from the partition's end to the requested position beyond it."""
     skipped: int = 0
     """The number of damaged offsets passed over because they are marked as skipped."""
     damage: Damage | None = None
@@ -225,9 +227,9 @@ def _fetch_one(
         start, end, _ = _span(connection, number, partition)
     except DamagedLog as error:
         return Chunk([], position, position, damage=Damage(partition, ENTRY, ENTRY, str(error))), 0
-    # A position beyond the end belongs to an earlier topic of this name: nothing was missed, so
-    # read from the start, as on Kafka.
-    expired = max(0, start - position)
+    # A position beyond the end belongs to an earlier topic of this name, or to a log that has lost
+    # its last messages. The caller can tell which: see `contract.Reader.cut`.
+    expired, cut = max(0, start - position), max(0, position - end)
     position = max(position, start) if position <= end else start
     messages: list[Message] = []
     size = skipped = 0
@@ -247,7 +249,7 @@ def _fetch_one(
         position = piece.next
         if len(messages) >= limit or size >= room:
             break
-    return Chunk(messages, position, end, expired, skipped, damage), size
+    return Chunk(messages, position, end, expired, cut, skipped, damage), size
 
 
 def _messages(topic: Topic, number: int, batch: StoredBatch, position: int) -> list[Message]:

@@ -97,6 +97,7 @@ class _Course:
         self.taken = 0
         self.after = self.end = position
         self.expired = 0
+        self.cut = 0
         self.skipped = 0
         self.damage: Damage | None = None
 
@@ -110,6 +111,7 @@ class _Course:
         self.messages, self.taken = chunk.messages, 0
         self.after, self.end = chunk.position, chunk.end
         self.expired += chunk.expired
+        self.cut += chunk.cut
         self.skipped += chunk.skipped
         self.damage = chunk.damage
 
@@ -183,6 +185,15 @@ class EmbeddedReader:
             if course.expired:
                 found[partition] = course.expired
                 course.expired = 0
+        return found
+
+    def cut(self) -> dict[Partition, int]:
+        """See `contract.Reader.cut`."""
+        found = {}
+        for partition, course in self._courses.items():
+            if course.cut:
+                found[partition] = course.cut
+                course.cut = 0
         return found
 
     def skipped(self) -> dict[Partition, int]:

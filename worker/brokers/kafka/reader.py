@@ -70,6 +70,7 @@ class KafkaReader:
         self._settled: dict[Partition, int] = {}  # the positions of the consumer
         self._generation = 0
         self._expired: dict[Partition, int] = {}
+        self._cut: dict[Partition, int] = {}
         self._damaged: dict[Partition, _Damage] = {}
         self._stalls = Stalls(time.monotonic)
         self._heard: dict[Partition, object] = {}
@@ -151,6 +152,11 @@ class KafkaReader:
         """See `contract.Reader.expired`."""
         expired, self._expired = self._expired, {}
         return expired
+
+    def cut(self) -> dict[Partition, int]:
+        """See `contract.Reader.cut`."""
+        cut, self._cut = self._cut, {}
+        return cut
 
     def skipped(self) -> dict[Partition, int]:
         """See `contract.Reader.skipped`. Always empty: Kafka has no command that skips."""
@@ -270,6 +276,7 @@ class KafkaReader:
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 earliest = await self._consumer.beginning_offsets(ours)
+                ends = await self._consumer.end_offsets(ours)
         except FAILURES as error:
             topics = {number.topic for number in ours}
             raise await self._wire.failure(measuring(topics), error) from error
@@ -278,11 +285,14 @@ class KafkaReader:
         for number in ours:
             partition = Partition(*number)
             self._damaged.pop(partition, None)
-            # A position beyond the end belongs to an earlier topic of this name: nothing was
-            # missed, so read from the start.
-            skipped = earliest[number] - self._positions[partition]
+            position = self._positions[partition]
+            skipped = earliest[number] - position
             if skipped > 0:
                 self._expired[partition] = self._expired.get(partition, 0) + skipped
+            else:
+                # The position was beyond the end. By now there may be messages up to it again.
+                gone = max(1, position - ends[number])
+                self._cut[partition] = self._cut.get(partition, 0) + gone
             self._positions[partition] = earliest[number]
 
     def _is_damaged(self, number: Any, offset: int, why: BaseException) -> None:

@@ -1,0 +1,185 @@
+"""Inputs that lose their last records, as after a loss of power: nothing is judged twice."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.contract.broker_kit import Another, Cut
+from tests.contract.worker_kit import Row, Running, Stage, two
+from tests.kafka_server import KafkaServer
+from tests.unit.rows_kit import milestone, user
+from worker.engine.reprocess import reprocess
+from worker.errors import BrokerUnavailable, NobodyWorks
+from worker.stream import Partition
+
+pytestmark = pytest.mark.timeout(400)
+
+TASKS = 2
+
+
+@pytest.fixture
+def kafka_address(kafka_server: KafkaServer) -> str:
+    return kafka_server.address
+
+
+async def send(stage: Stage, entity: str, *rows: Row, partition: int = 0) -> list[str]:
+    """Send one batch, also to a broker that is just coming back.
+
+    Of a coordinate that was used before, the earlier outcomes are kept, followed by "cut".
+    """
+    before = {place: list(outcomes) for place, outcomes in stage.outcomes.items()}
+    places: list[str] = []
+
+    async def sent() -> bool:
+        try:
+            places.extend(await stage.send(entity, *rows, partition=partition))
+        except BrokerUnavailable:
+            return False
+        return True
+
+    await stage.until_asked(sent, lambda: "the broker takes a record")
+    for place in places:
+        stage.outcomes[place] = [*before[place], "cut"] if place in before else []
+    return places
+
+
+async def judged(stage: Stage, places: list[str]) -> None:
+    """Until each of these records has an outcome after the cut."""
+
+    async def there() -> bool:
+        try:
+            await stage.look()
+        except BrokerUnavailable:
+            return False
+        return all(stage.outcomes[place][-1:] not in ([], ["cut"]) for place in places)
+
+    await stage.until_asked(there, lambda: f"outcomes: {[stage.outcomes[p] for p in places]}")
+
+
+def told(logs: list[MutableMapping[str, Any]]) -> list[tuple[str, int, int]]:
+    return [(e["topic"], e["partition"], e["count"]) for e in logs if e["event"] == "input_cut"]
+
+
+def assert_told(stage: Stage, running: Running, place: Partition, count: int) -> None:
+    assert running.counted("buddy_input_cut_records_total", entity="users") == count
+    reasons = running.health.reasons(stage.clock.steady())
+    assert any(f"{place.topic}/0 has lost its last records: {count} " in r for r in reasons)
+    task = running.tasks[0].task
+    assert task.books.incidents["input_cut"] == count
+    assert "unreadable_internal" not in task.books.incidents
+
+
+@pytest.mark.parametrize("records", [2, 5], ids=["shorter", "longer"])
+async def test_an_input_that_has_grown_again_while_no_worker_looked(
+    stage: Stage, cut: Cut, records: int
+) -> None:
+    place = Partition(stage.names.input("users"), 0)
+    worker = await stage.started(grace=0)
+    first = [p for n in range(4) for p in await send(stage, "users", user(n))]
+    await judged(stage, first)
+    await stage.end(worker)
+    await cut(place, 2)
+    fresh = await send(stage, "users", *(user(10 + n) for n in range(records)))
+    with capture_logs() as logs:
+        worker = await stage.started("two", grace=0)
+        await judged(stage, fresh)
+        await stage.end(worker)
+        await stage.end(await stage.started("three", grace=0))
+    assert told(logs) == [(place.topic, 0, 2)], "once"
+    await stage.look(0.5)
+    assert [stage.outcomes[p] for p in first[:2]] == [["accepted"]] * 2
+    assert [stage.outcomes[p] for p in first[2:]] == [["accepted", "cut", "accepted"]] * 2
+    assert {tuple(stage.outcomes[p]) for p in {*fresh} - {*first}} <= {("accepted",)}
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["while it is away", "under a worker"])
+async def test_what_is_left_is_judged_once_and_what_is_new_too(
+    stage: Stage, cut: Cut, *, running: bool
+) -> None:
+    place = Partition(stage.names.input("users"), 0)
+    worker = await stage.started(grace=0)
+    first = [p for n in range(4) for p in await send(stage, "users", user(2 * n), user(2 * n + 1))]
+    (waits,) = await send(stage, "milestones", milestone(1, 0), partition=1)
+    await judged(stage, [*first, waits])
+    with capture_logs() as logs:
+        if not running:
+            await stage.end(worker)
+        await cut(place, 4)
+        if running:
+            await stage.until(lambda: bool(told(logs)), "it is told")
+        # Without a worker there are new records in the place of old ones before one looks.
+        fresh = await send(stage, "users", user(20), user(21))
+        if not running:
+            worker = await stage.started("two", grace=0)
+        await judged(stage, fresh)
+        more = await send(stage, "users", *(user(n) for n in range(22, 27)))
+        # Frontiers pass, and none relies on what was judged of the records that are gone.
+        orphan, known = await send(
+            stage, "milestones", milestone(2, 900), milestone(3, 25), partition=1
+        )
+        await judged(stage, [*more, orphan, known])
+    assert told(logs) == [(place.topic, 0, 4)]
+    assert not [e for e in logs if e["event"] in {"input_recreated", "unreadable_internal"}]
+    assert_told(stage, worker, place, 4)
+    await stage.end(worker)
+    await stage.look(0.5)
+    reused = {*fresh, *more} & {*first}
+    assert {len(stage.outcomes[p]) for p in {*first} - reused} == {1}
+    assert [stage.outcomes[p] for p in sorted(reused)] == [["accepted", "cut", "accepted"]] * 4
+    assert [stage.outcomes[p] for p in (*more[-3:], known)] == [["accepted"]] * 4
+    assert stage.outcomes[orphan] == ["rejected orphaned_user_id"]
+    assert len(await stage.rows("users")) == 8 + 7
+
+
+async def test_reprocess_leaves_a_cut_to_a_worker(
+    stage: Stage, cut: Cut, another: Another, kind: str
+) -> None:
+    if kind == "kafka":
+        pytest.skip("the rule does not depend on the broker")
+    first = await send(stage, "users", user(1), user(2))
+    first += await send(stage, "users", user(3), user(4))
+    worker = await stage.started(grace=0)
+    await judged(stage, first)
+    await stage.end(worker)
+    await cut(Partition(stage.names.input("users"), 0), 2)
+    with pytest.raises(NobodyWorks, match=r"in\.users/0 ends at 2 and was read up to 4"):
+        await reprocess(await another(), stage.names, "users", {0: 1})
+    await stage.started("two", grace=0)
+    assert await reprocess(await another(), stage.names, "users", {0: 1}) == {0: 1}
+    (fresh,) = await send(stage, "users", user(9))
+    await judged(stage, [fresh])
+    assert [stage.outcomes[place] for place in first] == [
+        ["accepted"],
+        ["accepted"] * 2,
+        ["accepted", "cut", "accepted"],
+        ["accepted"],
+    ]
+
+
+async def test_a_frontier_of_another_worker_does_not_wait_for_lost_records(
+    stage: Stage, cut: Cut
+) -> None:
+    one, other = await two(stage, grace=0)
+    (owner,) = [w for w in (one, other) if 0 in w.tasks]
+    (waiter,) = [w for w in (one, other) if 1 in w.tasks]
+    place = Partition(stage.names.input("users"), 0)
+    first = await send(stage, "users", user(1), user(2))
+    first += await send(stage, "users", user(3), user(4))
+    await judged(stage, first)
+    owner.held.add("users")
+    reading = owner.loop._reading
+    await stage.until(lambda: owner.loop._reading not in {None, reading}, "it reads no users")
+    await send(stage, "users", user(5), user(6))  # is lost unread
+    (orphan,) = await send(stage, "milestones", milestone(1, 900), partition=1)
+    await stage.until(lambda: place in waiter.blocked_by(), "the frontier waits for them")
+    with capture_logs() as logs:
+        await cut(place, 2)
+        owner.held.clear()
+        await judged(stage, [orphan])
+    assert told(logs) == [(place.topic, 0, 2)]
+    assert stage.outcomes[orphan] == ["rejected orphaned_user_id"]
+    assert [stage.outcomes[place] for place in first[:2]] == [["accepted"]] * 2
