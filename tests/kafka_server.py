@@ -153,7 +153,7 @@ class KafkaServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def cut(self, topic: str, partition: int, end: int) -> None:
+    def truncate(self, topic: str, partition: int, end: int) -> None:
         """Kill it, remove the batches of a partition from offset `end` on, and start it again.
 
         As after a loss of power: the last messages were acknowledged, but never reached the disk.

@@ -15,7 +15,7 @@ Connect = Callable[[], Broker]
 Another = Callable[[], Awaitable[Broker]]
 MakeTopic = Callable[..., Awaitable[str]]
 DeleteTopic = Callable[[str], Awaitable[None]]
-Cut = Callable[[Partition, int], Awaitable[None]]
+Truncate = Callable[[Partition, int], Awaitable[None]]
 Expire = Callable[[Partition], Awaitable[None]]
 
 

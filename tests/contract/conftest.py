@@ -15,20 +15,20 @@ from tests.contract.broker_kit import (
     Another,
     Clock,
     Connect,
-    Cut,
     DeleteTopic,
     Expire,
     MakeTopic,
+    Truncate,
     unique,
 )
 from tests.contract.bucket_kit import World
 from tests.contract.helpers import (
-    cut_embedded,
     delete_all,
     delete_embedded_topic,
     delete_topic,
     empty_embedded,
     empty_kafka,
+    truncated_embedded,
 )
 from tests.contract.sink_kit import Sink, a_sink
 from tests.kafka_server import KafkaServer
@@ -153,7 +153,7 @@ def remove(kind: str, broker: Broker, request: pytest.FixtureRequest) -> DeleteT
 
 
 @pytest.fixture
-def cut(kind: str, broker: Broker, request: pytest.FixtureRequest) -> Cut:
+def truncate(kind: str, broker: Broker, request: pytest.FixtureRequest) -> Truncate:
     """Removes the batches of a partition from an offset on, as a loss of power does.
 
     Kafka has to be restarted for that: the test's module takes its `kafka_address` from a
@@ -162,15 +162,15 @@ def cut(kind: str, broker: Broker, request: pytest.FixtureRequest) -> Cut:
 
     async def on_kafka(partition: Partition, end: int) -> None:
         server: KafkaServer = request.getfixturevalue("kafka_server")
-        await asyncio.to_thread(server.cut, *partition, end)
+        await asyncio.to_thread(server.truncate, *partition, end)
 
     async def embedded(partition: Partition, end: int) -> None:
         assert isinstance(broker, EmbeddedBroker)
-        await cut_embedded(broker, partition, end)
+        await truncated_embedded(broker, partition, end)
 
     async def memory(partition: Partition, end: int) -> None:
         assert isinstance(broker, MemoryBroker)
-        broker.cluster.log(partition).cut(end)
+        broker.cluster.log(partition).truncate(end)
 
     return {"embedded": embedded, "memory": memory, "kafka": on_kafka}[kind]
 

@@ -169,7 +169,7 @@ async def empty_embedded(broker: EmbeddedBroker, place: Partition) -> None:
     await broker._writing.run(work)
 
 
-async def cut_embedded(broker: EmbeddedBroker, place: Partition, end: int) -> None:
+async def truncated_embedded(broker: EmbeddedBroker, place: Partition, end: int) -> None:
     """Remove the batches of a partition of an embedded broker from offset `end` on."""
 
     def work(connection: sqlite3.Connection) -> None:

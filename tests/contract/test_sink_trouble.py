@@ -64,7 +64,7 @@ async def test_garbage_in_progress_is_skipped_counted_and_named(sink: Sink) -> N
     assert all(isinstance(entry["offset"], int) for entry in told)
 
 
-async def test_progress_from_before_an_input_was_cut_judges_nothing_and_is_no_garbage(
+async def test_progress_from_before_an_input_was_truncated_judges_nothing_and_is_no_garbage(
     sink: Sink,
 ) -> None:
     sink.patience = 0.3

@@ -161,8 +161,8 @@ class World:
         self.gone: set[str] = set()
         """The coordinates of records whose topic was created anew."""
         self.first_read: dict[str, int] = {}
-        self._cut_at: dict[Partition, int] = {}
-        """Where inputs were cut whose tasks have committed nothing since."""
+        self._truncated_at: dict[Partition, int] = {}
+        """Where inputs were truncated whose tasks have committed nothing since."""
         self._followed: dict[Partition, int] = {}
         self._pending: list[tuple[list[bytes], list[bytes]]] = [([], []) for _ in range(partitions)]
         self._frontiers: list[Frontier] = []
@@ -220,7 +220,7 @@ class World:
         self.identities[name] += "'"
         self.tasks = [self.restored(number) for number in range(self.count)]
 
-    def cut(self, name: str, records: int, partition: int = 0) -> None:
+    def truncate(self, name: str, records: int, partition: int = 0) -> None:
         """The topic of an input loses its last records; its task is taken over."""
         topic = self.names.input(name)
         log = self.inputs[Partition(topic, partition)]
@@ -229,7 +229,7 @@ class World:
         del log[len(log) - records :]
         end = FIRST_OFFSET + STEP * len(log)
         place = Partition(topic, partition)
-        self._cut_at[place] = min(end, self._cut_at.get(place, end))
+        self._truncated_at[place] = min(end, self._truncated_at.get(place, end))
         self.tasks[partition] = self.restored(partition)
 
     # --- rounds -------------------------------------------------------------------------------
@@ -334,12 +334,12 @@ class World:
     def spans(self, number: int, **starts: int) -> dict[str, OffsetRange]:
         """What the inputs of a task hold; `starts` where inputs begin meanwhile.
 
-        A task that has committed nothing since an input was cut finds the cut again.
+        A task that has committed nothing since an input was truncated finds the truncation again.
         """
         found = {}
         for name in TASK_INPUTS:
             place = Partition(self.names.input(name), number)
-            end = self._cut_at.get(place, FIRST_OFFSET + STEP * len(self.inputs[place]))
+            end = self._truncated_at.get(place, FIRST_OFFSET + STEP * len(self.inputs[place]))
             found[name] = OffsetRange(starts.get(name, FIRST_OFFSET), end)
         return found
 
@@ -439,7 +439,9 @@ class World:
                 assert (message.partition, message.key) == (number, str(number).encode())
                 assert message.value is not None
                 self.progress[number].append(message.value)
-                self._cut_at = {p: end for p, end in self._cut_at.items() if p.number != number}
+                self._truncated_at = {
+                    p: end for p, end in self._truncated_at.items() if p.number != number
+                }
                 held = msgspec.json.decode(message.value, type=Checkpoint).in_memory
                 for entity, by_time in held.items():
                     for first_read, offsets in by_time.items():

@@ -36,7 +36,7 @@ def fed() -> Metrics:
     users, matches = Partition("buddy.in.users", 0), Partition("buddy.in.matches", 1)
     metrics.tally(tally(), NOW)
     metrics.anomalies.input_expired("users", 5)
-    metrics.anomalies.input_cut("users", 6)
+    metrics.anomalies.input_truncated("users", 6)
     metrics.anomalies.input_recreated()
     metrics.anomalies.clock_stepped()
     metrics.anomalies.accepted_recreated()

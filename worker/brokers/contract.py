@@ -46,7 +46,7 @@ class Reader(Protocol):
     def expired(self) -> dict[Partition, int]:
         """Per partition, the number of offsets that expired unread, since the last call."""
 
-    def cut(self) -> dict[Partition, int]:
+    def truncated(self) -> dict[Partition, int]:
         """Per partition that ended before its position, the number of offsets in between.
 
         Since the last call. The log has lost its last messages, or the topic is another one.

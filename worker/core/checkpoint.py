@@ -22,7 +22,7 @@ class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
     topics: dict[str, str] = {}
     watermarks: dict[str, int] = msgspec.field(default_factory=dict, name="until")
     earlier: dict[str, int] = {}
-    """How often the topic of each input was recreated or cut: offsets before that are void."""
+    """How often the topic of each input was recreated or truncated: earlier offsets are void."""
 
 
 class Counts(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -49,7 +49,7 @@ class Checkpoint(Reached, frozen=True, omit_defaults=True):
 
     in_memory: dict[str, dict[int, list[int]]] = msgspec.field(default_factory=dict, name="held")
     arrived: dict[str, int] = {}
-    """By input, the latest append time of the records read: records after a cut arrive later."""
+    """By input, the latest append time of the records read: what follows a truncation is later."""
     counts: dict[str, Counts] = {}
     incidents: dict[str, int] = {}
     worker: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-INPUT_CUT: Final = "input_cut"
+INPUT_TRUNCATED: Final = "input_truncated"
 INPUT_EXPIRED: Final = "input_expired"
 INPUT_RECREATED: Final = "input_recreated"
 UNREADABLE_INTERNAL: Final = "unreadable_internal"

@@ -46,7 +46,7 @@ class Missed(NamedTuple):
 
     recreated: tuple[str, ...] = ()
     """The inputs whose topics were recreated: the task reads them from the start."""
-    cut: Mapping[str, int] = {}
+    truncated: Mapping[str, int] = {}
     """By input, how many offsets that the task had read are gone from the end of the topic."""
     expired: Mapping[str, int] = {}
     """By entity, how many records disappeared before they were judged."""
@@ -66,7 +66,7 @@ class Reading:
         self.topics: dict[str, str] = {}
         """The identity of each topic that the checkpoint names: inputs by name, and others."""
         self.earlier: dict[str, int] = {}
-        """How often the topic of each input was recreated or cut."""
+        """How often the topic of each input was recreated or truncated."""
         self.arrived: dict[str, int] = {}
         """By input, the latest append time of the records read."""
         self.watermarks: dict[str, int] = {}
@@ -92,14 +92,14 @@ class Reading:
     ) -> Missed:
         """Compare with the current inputs: the identities of their topics and their offsets.
 
-        `spans` include open transactions; a span of a topic that was cut ends at the cut.
+        `spans` include open transactions; the span of a truncated topic ends at the truncation.
         `others` has the identities of the other topics that the checkpoint of this task names. Call
         once, after `restore` if there is a checkpoint. A recreated topic is read from its start. If
         a topic has lost its last records, reading goes on at its end. Records to be read again that
         no longer exist are given up.
         """
         recreated: list[str] = []
-        cut: dict[str, int] = {}
+        truncated: dict[str, int] = {}
         expired: dict[str, int] = {}
         for name, identity in topics.items():
             start, end = spans[name].start, spans[name].end
@@ -116,7 +116,7 @@ class Reading:
                 self.next[name] = start
             else:
                 if lost > 0:  # the offsets of the lost records are given to others
-                    cut[name] = lost
+                    truncated[name] = lost
                     self.earlier[name] = self.earlier.get(name, 0) + 1
                     self.next[name] = again.until = end
                 first_read = again.first_read
@@ -130,7 +130,7 @@ class Reading:
                 expired[name] = gone
         unknown = [name for name in others if self._is_another(name, others[name])]
         self.topics |= others
-        return Missed(tuple(recreated), cut, expired, others=tuple(unknown))
+        return Missed(tuple(recreated), truncated, expired, others=tuple(unknown))
 
     def first_unread(self, name: str) -> int:
         """The first offset of an input that was never read; 0 for an unknown input."""
@@ -143,7 +143,7 @@ class Reading:
         return bool(before and identity) and before != identity
 
     def ordinal(self, name: str, offset: int) -> int:
-        """The number of a record in its input: unique over recreated and cut topics, in order."""
+        """The number of a record in its input: unique, and in order, over what topics have lost."""
         return _ordinal(self.earlier, name, offset)
 
     def undone(self, entity: str, batch: Sequence[Message]) -> Sequence[Message]:

@@ -15,9 +15,9 @@ from worker.core.books import Books
 from worker.core.checkpoint import Checkpoint
 from worker.core.decode import DecodeResult, decoders
 from worker.core.incidents import (
-    INPUT_CUT,
     INPUT_EXPIRED,
     INPUT_RECREATED,
+    INPUT_TRUNCATED,
     PARKED_LOST,
     RECREATED,
     UNREADABLE_INTERNAL,
@@ -120,14 +120,14 @@ class Task:
         self.doubtful = (
             self.doubtful
             or RESERVATIONS in missed.others
-            or not _ASKED.isdisjoint((*missed.recreated, *missed.cut))
+            or not _ASKED.isdisjoint((*missed.recreated, *missed.truncated))
         )
         if self._lost:
             self.books.incident(PARKED_LOST, sum(self._lost.values()))
         for count in missed.expired.values():
             self.books.incident(INPUT_EXPIRED, count)
-        for count in missed.cut.values():
-            self.books.incident(INPUT_CUT, count)
+        for count in missed.truncated.values():
+            self.books.incident(INPUT_TRUNCATED, count)
         for name in missed.others:
             self.books.incident(RECREATED[name.partition(".")[0]])
         if missed.recreated:

@@ -39,7 +39,7 @@ class Frontiers:
         self._open: list[tuple[int, Frontier]] = []
         self._withheld: tuple[int, list[Partition]] | None = None
         """Since when no frontier is noted, and the inputs that end before what is judged."""
-        self._cuts = 0
+        self._truncations = 0
         self._captured = -_CAPTURE_EVERY_MS
         self._reported = -_REPORT_BLOCKED_MS
 
@@ -100,7 +100,7 @@ class Frontiers:
         return Frontier(users, covers_matches=False), Frontier(ends, covers_matches=True)
 
     async def _note_accepted_ends(self, frontier: Frontier, now: int) -> bool:
-        """Note the ends of the accepted topics; False if they are not known, or an input was cut.
+        """Note the ends of the accepted topics; False if unknown, or if an input was truncated.
 
         What was judged of an input before it lost its last records does not cover the records that
         have got their offsets since.
@@ -124,10 +124,10 @@ class Frontiers:
         if not spans.keys() >= set(partitions):
             return None
         ends = {partition: span.end for partition, span in spans.items()}
-        cut = [p for p, end in ends.items() if judged.get(p, 0) > end]
-        if cut:
+        truncated = [p for p, end in ends.items() if judged.get(p, 0) > end]
+        if truncated:
             since = now if self._withheld is None else self._withheld[0]
-            self._withheld = since, cut
+            self._withheld = since, truncated
             return None
         self._withheld = None
         return ends
@@ -137,9 +137,9 @@ class Frontiers:
         return [Partition(n, q) for n in names for q in range(self._settings.tasks)]
 
     def _renew(self, tasks: Sequence[Task]) -> None:
-        """Drop all frontiers if an input was cut: the ends that they wait for may be gone."""
-        if self._cuts != self._updater.cuts:
-            self._cuts = self._updater.cuts
+        """Drop all frontiers if an input was truncated: the ends that they wait for may be gone."""
+        if self._truncations != self._updater.truncations:
+            self._truncations = self._updater.truncations
             self._open = []
             for task in tasks:
                 task.parking.drop_frontiers()

@@ -74,7 +74,7 @@ class IndexUpdater:
         self.passed: dict[Partition, tuple[int, int]] = {}
         """By input partition of users and matches: the offset, and the append time, up to which all
         records are judged or parked. As recent as the checkpoints read so far."""
-        self.cuts = 0
+        self.truncations = 0
         """How often inputs have lost their last records: offsets that were noted before are void.
 
         As recent as the checkpoints read so far: the owner of the input says so."""
@@ -301,7 +301,7 @@ class IndexUpdater:
                     passed = (reached.next.get(entity, 0), reached.watermarks.get(entity, 0))
                     self.passed[partition] = passed
                     earlier = reached.earlier.get(entity, 0)
-                    self.cuts += earlier > self._earlier.get(partition, earlier)
+                    self.truncations += earlier > self._earlier.get(partition, earlier)
                     self._earlier[partition] = earlier
         for partition, offsets in unreadable.items():
             self.on_unreadable(partition, offsets)

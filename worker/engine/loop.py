@@ -53,7 +53,7 @@ _log = structlog.get_logger(__name__)
 
 
 class WorkLoop:
-    """Works on topics with these identities, until one of them is deleted, recreated or cut.
+    """Works on topics with these identities, until one of them is deleted, recreated or truncated.
 
     Creates its collaborators, and connects their reports.
     """
@@ -217,7 +217,7 @@ class WorkLoop:
 
     async def _start_round(self, running: dict[int, TaskHandle]) -> None:
         """Start a round if there is work and the commit in flight allows it."""
-        self._look_for_cuts()
+        self._look_for_truncation()
         if self._rounds.is_postponed:
             await self._rounds.resume(self._tasks)
             return
@@ -244,7 +244,7 @@ class WorkLoop:
             return
         self._reading = None
         messages = await reading
-        self._look_for_cuts()
+        self._look_for_truncation()
         for (_, number), some in groupby(messages, attrgetter("topic", "partition")):
             handle = self._tasks.running.get(number)
             if handle is not None:
@@ -253,19 +253,20 @@ class WorkLoop:
         self._reports.skipped(self._reader.skipped(), self._tasks, self._settings.names)
         self._reports.damaged(self._reader.damaged().keys(), self._tasks)
 
-    def _look_for_cuts(self) -> None:
+    def _look_for_truncation(self) -> None:
         """Raise TopicRecreated if an input ended before its position: nothing of it counts.
 
         The reader has gone on at the start, also in a read that is still under way. Call before
         its messages, or its positions, are used. The take-over that follows tells what is lost.
-        Without identities a topic that was recreated cannot be told from one that was cut: then
+        Without identities a topic that was recreated cannot be told from a truncated one: then
         reading goes on.
         """
         identities = self._identities.of_topics()
-        if cut := [p for p in self._reader.cut() if identities.get(p.topic)]:
-            raise TopicRecreated(
-                f"partition {cut[0].number} of topic {cut[0].topic} ended before the position"
-            )
+        for topic, number in self._reader.truncated():
+            if identities.get(topic):
+                raise TopicRecreated(
+                    f"partition {number} of topic {topic} ended before the position"
+                )
 
     async def _assign(self) -> None:
         """Assign the inputs of all running tasks: new ones at the task's offset, others unmoved."""

@@ -1,4 +1,4 @@
-"""Reports of losses: topics that were re-created or cut, messages that were removed or skipped.
+"""Reports of losses: topics re-created or truncated, messages removed or skipped.
 
 Each loss is counted, logged in one line, and shown by `/ready` for ten minutes.
 """
@@ -55,8 +55,8 @@ class Losses:
             topic = settings.names.input(name)
             self.health.recreated(topic, self._clock.steady())
             _log.error("input_recreated", topic=topic, partition=task.number)
-        for name, count in missed.cut.items():
-            self._cut(Partition(settings.names.input(name), task.number), name, count)
+        for name, count in missed.truncated.items():
+            self._truncated(Partition(settings.names.input(name), task.number), name, count)
         for entity, count in missed.expired.items():
             self._expired(entity, Partition(settings.names.input(entity), task.number), count)
         for name in missed.others:
@@ -203,16 +203,18 @@ class Losses:
                 "input_skipped", topic=partition.topic, partition=partition.number, count=count
             )
 
-    def _cut(self, partition: Partition, name: str, count: int) -> None:
+    def _truncated(self, partition: Partition, name: str, count: int) -> None:
         """Report an input that has lost its last records, `count` of which had been read."""
         if name in ENTITIES:
-            self.metrics.anomalies.input_cut(name, count)
+            self.metrics.anomalies.input_truncated(name, count)
         self.health.report(
             f"{_name(partition)} has lost its last records: {count} that were read, and perhaps"
             " others that were not; have them sent again",
             self._clock.steady(),
         )
-        _log.error("input_cut", topic=partition.topic, partition=partition.number, count=count)
+        _log.error(
+            "input_truncated", topic=partition.topic, partition=partition.number, count=count
+        )
 
     def _expired(self, entity: str, partition: Partition, count: int) -> None:
         if entity in ENTITIES:

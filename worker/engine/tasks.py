@@ -24,13 +24,13 @@ from worker.core.reading import Missed
 from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import OWNERS, PARKED, PROGRESS, RESERVATIONS, TASK_INPUTS, Names
-from worker.engine.cuts import Read, cut_at, cut_inputs
 from worker.engine.identities import Identities
 from worker.engine.index_updater import INDEXED
 from worker.engine.order import FOREVER
 from worker.engine.saved import read_saved
 from worker.engine.session import Session, group_of
 from worker.engine.takeover import fence_earlier
+from worker.engine.truncation import Read, truncated_at, truncated_inputs
 from worker.errors import BuddyError
 from worker.stream import Message, OffsetRange, Partition, ProducerRecord
 from worker.waiting import Backoff
@@ -374,12 +374,12 @@ class TaskManager:
             left,
             of_state(state, names) | (self._identities.of_outcomes() if number == 0 else {}),
         )
-        if handle.missed.cut:
-            await self._identities.check()  # if the topic is another one, this was no cut
+        if handle.missed.truncated:
+            await self._identities.check()  # if the topic is another one, this was no truncation
         return handle
 
     async def _left(self, task: Task, inputs: Mapping[str, Partition]) -> dict[str, OffsetRange]:
-        """What the inputs hold, open transactions included; without what came after a cut.
+        """What the inputs hold, open transactions included; without what came after a truncation.
 
         Measured after the checkpoint was read. If another worker overtakes this take-over, its
         checkpoint is beyond ends that were measured before.
@@ -391,9 +391,9 @@ class TaskManager:
             for name, topic in task.reading.topics.items()
             if topic and topic == identities.get(name)
         }
-        for partition in await cut_inputs(self._broker, read):
+        for partition in await truncated_inputs(self._broker, read):
             span = spans[partition]
-            end = await cut_at(self._broker, partition, span, read[partition].latest)
+            end = await truncated_at(self._broker, partition, span, read[partition].latest)
             spans[partition] = OffsetRange(span.start, end)
         return {name: spans[partition] for name, partition in inputs.items()}
 

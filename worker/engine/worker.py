@@ -49,7 +49,7 @@ class Worker:
 
         Raises ConfigurationError or MissingTopic if the topics are wrong at the start,
         BrokerUnavailable if the broker is unreachable at the start, and StateError. Retries later
-        outages with backoff. When a topic is deleted, recreated or cut, or the index is damaged, a
+        outages with backoff. When a topic is deleted, recreated or truncated, or damage is found, a
         new loop reopens the reader and the index, and restores all tasks.
         """
         await self._check_topics()

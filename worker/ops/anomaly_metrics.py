@@ -22,8 +22,8 @@ class AnomalyMetrics:
             "buddy_input_expired_records",
             "Records that were gone from an input before they were read.",
         )
-        self._cut = make.by_entity(
-            "buddy_input_cut_records",
+        self._truncated = make.by_entity(
+            "buddy_input_truncated_records",
             "Offsets of an input that had been read when the log lost its last records.",
         )
         self._recreated = make.counter(
@@ -91,9 +91,9 @@ class AnomalyMetrics:
         """Count records of an input that were gone before they were read."""
         self._expired[entity].inc(records)
 
-    def input_cut(self, entity: str, records: int) -> None:
+    def input_truncated(self, entity: str, records: int) -> None:
         """Count offsets that had been read, and are gone from the end of an input."""
-        self._cut[entity].inc(records)
+        self._truncated[entity].inc(records)
 
     def input_skipped(self, entity: str, records: int) -> None:
         """Count damaged records of an input that were skipped."""

@@ -52,11 +52,14 @@ class Stage:
         self.task.parking.add(self.parked)
         self.said(10)
 
-    def said(self, judged: int, cuts: int = 0) -> None:
+    def said(self, judged: int, truncations: int = 0) -> None:
         """The owner of the inputs has saved a checkpoint."""
         positions = {"users": judged, "matches": 0}
         checkpoint = Checkpoint(
-            positions, positions, {"users": "one"}, earlier={"users": cuts} if cuts else {}
+            positions,
+            positions,
+            {"users": "one"},
+            earlier={"users": truncations} if truncations else {},
         )
         value = write_checkpoint(checkpoint)
         self.updater._take_checkpoints([Message(NAMES.progress, 0, 0, 0, b"0", value)])
@@ -90,7 +93,7 @@ async def test_a_frontier_is_passed_where_nothing_is_missing(stage: Stage) -> No
     assert stage.passed
 
 
-async def test_no_frontier_is_noted_before_the_owner_has_seen_the_cut(stage: Stage) -> None:
+async def test_no_frontier_is_noted_before_the_owner_has_seen_the_truncated(stage: Stage) -> None:
     stage.ends[USERS] = 8  # 7 are left, and one is new
     with capture_logs() as logs:
         for _ in range(30):
@@ -98,10 +101,10 @@ async def test_no_frontier_is_noted_before_the_owner_has_seen_the_cut(stage: Sta
     assert stage.frontiers.blocked_by() == [USERS]
     blocked = [entry for entry in logs if entry["event"] == "verdicts_blocked"]
     assert {tuple(entry["by"]) for entry in blocked} == {("b.in.users/0",)}
-    stage.said(7, cuts=1)
+    stage.said(7, truncations=1)
     assert await stage.advance() is State.HAS_FRONTIER
     assert stage.frontiers.blocked_by() == [USERS], "the new record is not judged"
-    stage.said(8, cuts=1)
+    stage.said(8, truncations=1)
     await stage.advance()
     assert stage.passed
     assert stage.frontiers.waiting_since() is None
@@ -114,13 +117,15 @@ async def test_a_frontier_does_not_wait_for_offsets_that_are_gone(stage: Stage) 
     stage.ends[USERS] = 7
     await stage.advance()
     assert not stage.passed
-    stage.said(7, cuts=1)
+    stage.said(7, truncations=1)
     assert await stage.advance() is State.HAS_FRONTIER
     assert stage.passed
 
 
-async def test_a_frontier_does_not_count_what_was_judged_before_the_cut(stage: Stage) -> None:
-    """The end was noted after the cut, and the checkpoint from before the cut was read later."""
+async def test_a_frontier_does_not_count_what_was_judged_before_a_truncation(
+    stage: Stage,
+) -> None:
+    """The end was noted after it, and the checkpoint from before it was read later."""
     stage.updater.judged = {}
     stage.ends[USERS] = 8
     await stage.advance()
@@ -129,21 +134,21 @@ async def test_a_frontier_does_not_count_what_was_judged_before_the_cut(stage: S
     for _ in range(3):
         await stage.advance()
         assert not stage.passed
-    stage.said(7, cuts=1)
+    stage.said(7, truncations=1)
     assert await stage.advance() is State.HAS_FRONTIER
     assert not stage.passed
-    stage.said(8, cuts=1)
+    stage.said(8, truncations=1)
     await stage.advance()
     assert stage.passed
 
 
-async def test_a_cut_that_is_told_while_the_ends_are_asked_for_counts(stage: Stage) -> None:
+async def test_a_truncation_that_is_told_while_the_ends_are_asked_for_counts(stage: Stage) -> None:
     stage.updater.judged = {}
     stage.ends[USERS] = 8
     await stage.advance()
     stage.said(10)
     stage.ends[USERS] = 10  # has grown again
-    stage.meanwhile = [{"judged": 7, "cuts": 1}]
+    stage.meanwhile = [{"judged": 7, "truncations": 1}]
     assert await stage.advance() is State.NEEDS_FRONTIER
     assert await stage.advance() is State.HAS_FRONTIER
     assert not stage.passed

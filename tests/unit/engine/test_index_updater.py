@@ -53,7 +53,7 @@ class Emptied:
     async def read(self, _limit: int, _timeout: float) -> list[Message]:
         return []
 
-    def cut(self) -> dict[Partition, int]:
+    def truncated(self) -> dict[Partition, int]:
         return {}
 
     def skipped(self) -> dict[Partition, int]:

@@ -69,7 +69,7 @@ def registered(metrics: Metrics) -> dict[str, tuple[str, tuple[str, ...], str]]:
         ("buddy_records_omitted_total", {}, 1),
         ("buddy_internal_errors_total", {}, 1),
         ("buddy_input_expired_records_total", {"entity": "users"}, 5),
-        ("buddy_input_cut_records_total", {"entity": "users"}, 6),
+        ("buddy_input_truncated_records_total", {"entity": "users"}, 6),
         ("buddy_input_recreated_total", {}, 1),
         ("buddy_clock_steps_total", {}, 1),
         ("buddy_accepted_recreated_total", {}, 1),

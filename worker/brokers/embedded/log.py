@@ -58,7 +58,7 @@ class Chunk(NamedTuple):
     end: int
     """The end offset of the partition at the time of the fetch."""
     expired: int = 0
-    cut: int = 0
+    truncated: int = 0
     """The number of offsets from the partition's end to the requested position beyond it."""
     skipped: int = 0
     """The number of damaged offsets passed over because they are marked as skipped."""
@@ -228,8 +228,8 @@ def _fetch_one(
     except DamagedLog as error:
         return Chunk([], position, position, damage=Damage(partition, ENTRY, ENTRY, str(error))), 0
     # A position beyond the end belongs to an earlier topic of this name, or to a log that has lost
-    # its last messages. The caller can tell which: see `contract.Reader.cut`.
-    expired, cut = max(0, start - position), max(0, position - end)
+    # its last messages. The caller can tell which: see `contract.Reader.truncated`.
+    expired, truncated = max(0, start - position), max(0, position - end)
     position = max(position, start) if position <= end else start
     messages: list[Message] = []
     size = skipped = 0
@@ -249,7 +249,7 @@ def _fetch_one(
         position = piece.next
         if len(messages) >= limit or size >= room:
             break
-    return Chunk(messages, position, end, expired, cut, skipped, damage), size
+    return Chunk(messages, position, end, expired, truncated, skipped, damage), size
 
 
 def _messages(topic: Topic, number: int, batch: StoredBatch, position: int) -> list[Message]:

@@ -97,7 +97,7 @@ class _Course:
         self.taken = 0
         self.after = self.end = position
         self.expired = 0
-        self.cut = 0
+        self.truncated = 0
         self.skipped = 0
         self.damage: Damage | None = None
 
@@ -111,7 +111,7 @@ class _Course:
         self.messages, self.taken = chunk.messages, 0
         self.after, self.end = chunk.position, chunk.end
         self.expired += chunk.expired
-        self.cut += chunk.cut
+        self.truncated += chunk.truncated
         self.skipped += chunk.skipped
         self.damage = chunk.damage
 
@@ -187,13 +187,13 @@ class EmbeddedReader:
                 course.expired = 0
         return found
 
-    def cut(self) -> dict[Partition, int]:
-        """See `contract.Reader.cut`."""
+    def truncated(self) -> dict[Partition, int]:
+        """See `contract.Reader.truncated`."""
         found = {}
         for partition, course in self._courses.items():
-            if course.cut:
-                found[partition] = course.cut
-                course.cut = 0
+            if course.truncated:
+                found[partition] = course.truncated
+                course.truncated = 0
         return found
 
     def skipped(self) -> dict[Partition, int]:

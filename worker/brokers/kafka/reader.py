@@ -70,7 +70,7 @@ class KafkaReader:
         self._settled: dict[Partition, int] = {}  # the positions of the consumer
         self._generation = 0
         self._expired: dict[Partition, int] = {}
-        self._cut: dict[Partition, int] = {}
+        self._truncated: dict[Partition, int] = {}
         self._damaged: dict[Partition, _Damage] = {}
         self._stalls = Stalls(time.monotonic)
         self._heard: dict[Partition, object] = {}
@@ -153,10 +153,10 @@ class KafkaReader:
         expired, self._expired = self._expired, {}
         return expired
 
-    def cut(self) -> dict[Partition, int]:
-        """See `contract.Reader.cut`."""
-        cut, self._cut = self._cut, {}
-        return cut
+    def truncated(self) -> dict[Partition, int]:
+        """See `contract.Reader.truncated`."""
+        truncated, self._truncated = self._truncated, {}
+        return truncated
 
     def skipped(self) -> dict[Partition, int]:
         """See `contract.Reader.skipped`. Always empty: Kafka has no command that skips."""
@@ -292,7 +292,7 @@ class KafkaReader:
             else:
                 # The position was beyond the end. By now there may be messages up to it again.
                 gone = max(1, position - ends[number])
-                self._cut[partition] = self._cut.get(partition, 0) + gone
+                self._truncated[partition] = self._truncated.get(partition, 0) + gone
             self._positions[partition] = earliest[number]
 
     def _is_damaged(self, number: Any, offset: int, why: BaseException) -> None:

@@ -118,7 +118,7 @@ class MemoryReader:
         self._ends: dict[Partition, int] = {}
         self._positions: dict[Partition, int] = {}
         self._expired: dict[Partition, int] = {}
-        self._cut: dict[Partition, int] = {}
+        self._truncated: dict[Partition, int] = {}
 
     def assign(self, positions: Mapping[Partition, int]) -> None:
         self._positions = dict(positions)
@@ -166,7 +166,9 @@ class MemoryReader:
         if log is None:
             return False
         if self._positions[place] > log.end:  # the topic was made anew, or has lost its tail
-            self._cut[place] = self._cut.get(place, 0) + self._positions[place] - log.end
+            self._truncated[place] = (
+                self._truncated.get(place, 0) + self._positions[place] - log.end
+            )
             self._positions[place] = 0
         return self._positions[place] < self._end_of(log)
 
@@ -198,8 +200,8 @@ class MemoryReader:
         found, self._expired = self._expired, {}
         return found
 
-    def cut(self) -> dict[Partition, int]:
-        found, self._cut = self._cut, {}
+    def truncated(self) -> dict[Partition, int]:
+        found, self._truncated = self._truncated, {}
         return found
 
     def skipped(self) -> dict[Partition, int]:

@@ -88,7 +88,7 @@ class Log:
         self._writers.append(writer)
         self.stable = next(iter(self._open.values())) if self._open else len(self.entries)
 
-    def cut(self, end: int) -> None:
+    def truncate(self, end: int) -> None:
         """Lose everything from this offset on; no transaction may be open here."""
         assert not self._open
         del self.entries[end:], self.ticks[end:], self._writers[end:], self._decided[end:]

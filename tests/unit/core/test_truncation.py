@@ -31,8 +31,8 @@ def test_reading_goes_on_at_the_end(records: int) -> None:
     world = World()
     old = users(world, 1, 4)
     world.settle()
-    world.cut("users", 2)
-    assert world.missed.cut == {"users": 2 * STEP}
+    world.truncate("users", 2)
+    assert world.missed.truncated == {"users": 2 * STEP}
     assert (world.missed.recreated, world.missed.expired) == ((), {})
     assert world.tasks[0].reading.next["users"] == FIRST_OFFSET + 2 * STEP
     new = users(world, 10, records)
@@ -41,20 +41,20 @@ def test_reading_goes_on_at_the_end(records: int) -> None:
     again = {s for s in new if s in old}
     assert {tuple(kinds(world, s)) for s in again} <= {("accepted", "accepted")}
     assert {tuple(kinds(world, s)) for s in {*new} - again} <= {("accepted",)}
-    assert saved(world).incidents["input_cut"] == 2 * STEP
+    assert saved(world).incidents["input_truncated"] == 2 * STEP
     assert saved(world).earlier == {"users": 1}
     assert saved(world).judged["users"] == FIRST_OFFSET + STEP * (2 + records)
     world.tasks = [world.restored(0)]
-    assert world.missed.cut == {}, "it is told once"
+    assert world.missed.truncated == {}, "it is told once"
 
 
-def test_an_input_that_is_whole_is_not_cut() -> None:
+def test_an_input_that_is_whole_is_not_truncated() -> None:
     world = World()
     users(world, 1, 3)
     world.settle()
     users(world, 10, 1)
-    world.cut("users", 1)  # which nobody had read
-    assert world.missed.cut == {}
+    world.truncate("users", 1)  # which nobody had read
+    assert world.missed.truncated == {}
     assert saved(world).earlier == {}
 
 
@@ -65,8 +65,8 @@ def test_records_in_memory_are_read_again_or_gone() -> None:
     )
     world.settle()
     assert saved(world).in_memory["milestones"]
-    world.cut("milestones", 1)
-    assert world.missed.cut == {"milestones": STEP}
+    world.truncate("milestones", 1)
+    assert world.missed.truncated == {"milestones": STEP}
     assert world.missed.expired == {"milestones": 1}
     assert world.tasks[0].reading.next["milestones"] == FIRST_OFFSET
     new = world.send("milestones", good("milestones", 3, user_id=uid(8)))
@@ -79,14 +79,14 @@ def test_records_in_memory_are_read_again_or_gone() -> None:
     assert (kinds(world, kept), kinds(world, new)) == (["accepted"], ["accepted"])
 
 
-def test_a_cut_while_records_are_read_again_ends_that_at_the_cut() -> None:
+def test_a_truncation_while_records_are_read_again_ends_that_there() -> None:
     world = World()
     kept = world.send("milestones", good("milestones", 1, user_id=uid(7)))
     known = users(world, 1, 1)
     done = [world.send("milestones", good("milestones", 2 + n, user_id=uid(1))) for n in range(3)]
     world.settle()
-    world.cut("milestones", 2)
-    world.cut("milestones", 0)  # and once more, before a round
+    world.truncate("milestones", 2)
+    world.truncate("milestones", 0)  # and once more, before a round
     new = [world.send("milestones", good("milestones", 8 + n, user_id=uid(1))) for n in range(2)]
     world.send("users", good("users", 7))
     world.settle()
@@ -98,7 +98,7 @@ def test_a_copy_of_a_lost_record_and_the_record_at_its_offset_are_two() -> None:
     world = World(persist_after=0)
     lost = world.send("milestones", good("milestones", 1, user_id=uid(7), points=1))
     world.settle()
-    world.cut("milestones", 1)
+    world.truncate("milestones", 1)
     new = world.send("milestones", good("milestones", 1, user_id=uid(7), points=2))
     assert new == lost
     world.settle()
@@ -117,7 +117,7 @@ def test_a_match_that_is_gone_from_its_input_keeps_verdicts_waiting() -> None:
     world = World(persist_after=0)
     world.send("matches", good("matches", 1, participant_id=uid(7), buddy_id=uid(8)))
     world.settle()
-    world.cut("matches", 1)
+    world.truncate("matches", 1)
     world.settle()
     orphan = world.send("checkins", good("checkins", 3, match_id=uid(1)))
     world.settle()
@@ -128,13 +128,13 @@ def test_a_match_that_is_gone_from_its_input_keeps_verdicts_waiting() -> None:
     assert world.outcomes()[orphan][0].codes == ()
 
 
-def test_without_identities_nothing_is_cut() -> None:
+def test_without_identities_nothing_is_truncated() -> None:
     world = World()
     world.identities = dict.fromkeys(TASK_INPUTS, "")
     users(world, 1, 2)
     world.settle()
-    world.cut("users", 1)
-    assert (world.missed.cut, world.missed.recreated) == ({}, ())
+    world.truncate("users", 1)
+    assert (world.missed.truncated, world.missed.recreated) == ({}, ())
     assert world.tasks[0].reading.next["users"] == FIRST_OFFSET + 2 * STEP
 
 
@@ -144,8 +144,8 @@ def test_a_checkpoint_that_names_no_topics_may_be_of_another_one() -> None:
     world.settle()
     old = saved(world)
     world.progress[0] = [write_checkpoint(msgspec.structs.replace(old, topics={}))]
-    world.cut("users", 1)
-    assert (world.missed.cut, world.missed.recreated) == ({}, ("users",))
+    world.truncate("users", 1)
+    assert (world.missed.truncated, world.missed.recreated) == ({}, ("users",))
     assert world.tasks[0].reading.next["users"] == FIRST_OFFSET
 
 
@@ -158,13 +158,13 @@ def test_an_address_is_asked_for_again_where_question_or_answer_is_gone(topic: s
     assert world.parked[0]
     if topic == "claims":
         world.round(only=[1])
-        world.cut(topic, len(world.parked[0]), partition=1)
+        world.truncate(topic, len(world.parked[0]), partition=1)
     else:
         world.round(only=[1])
         world.round(only=[0])
         assert not world.parked[0]
-        world.cut(topic, 1, partition=0)
-    assert list(world.missed.cut) == [topic]
+        world.truncate(topic, 1, partition=0)
+    assert list(world.missed.truncated) == [topic]
     world.finish()
     assert sum(".accepted.users" in m.topic for m in world.committed) == 8
 
@@ -189,8 +189,8 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("users"), st.integers(1, 3)),
         st.tuples(st.just("milestones"), st.integers(1, 3)),
-        st.tuples(st.just("cut users"), st.integers(1, 4)),
-        st.tuples(st.just("cut milestones"), st.integers(1, 4)),
+        st.tuples(st.just("truncate users"), st.integers(1, 4)),
+        st.tuples(st.just("truncate milestones"), st.integers(1, 4)),
         st.tuples(st.sampled_from(["round", "settle", "take over"]), st.integers(1, 2)),
     ),
     max_size=14,
@@ -210,10 +210,10 @@ def test_no_record_is_judged_twice_and_none_that_is_left_is_forgotten(
                 # Half of the milestones refer to a user that comes later, or never.
                 about = {"user_id": uid(sent - 1 + 2 * (sent % 2))} if what == "milestones" else {}
                 world.send(what, good(what, sent, **about))
-        elif what.startswith("cut"):
+        elif what.startswith("truncated"):
             name = what.split()[1]
             log = world.inputs[next(p for p in world.inputs if p.topic == world.names.input(name))]
-            world.cut(name, min(count, len(log)))
+            world.truncate(name, min(count, len(log)))
         elif what == "round":
             world.round(count)
         elif what == "settle":

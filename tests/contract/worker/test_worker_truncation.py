@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.broker_kit import Another, Cut
+from tests.contract.broker_kit import Another, Truncate
 from tests.contract.worker_kit import Row, Running, Stage, two
 from tests.kafka_server import KafkaServer
 from tests.unit.rows_kit import milestone, user
@@ -29,7 +29,7 @@ def kafka_address(kafka_server: KafkaServer) -> str:
 async def send(stage: Stage, entity: str, *rows: Row, partition: int = 0) -> list[str]:
     """Send one batch, also to a broker that is just coming back.
 
-    Of a coordinate that was used before, the earlier outcomes are kept, followed by "cut".
+    Of a coordinate that was used before, the earlier outcomes are kept, followed by "truncated".
     """
     before = {place: list(outcomes) for place, outcomes in stage.outcomes.items()}
     places: list[str] = []
@@ -43,46 +43,48 @@ async def send(stage: Stage, entity: str, *rows: Row, partition: int = 0) -> lis
 
     await stage.until_asked(sent, lambda: "the broker takes a record")
     for place in places:
-        stage.outcomes[place] = [*before[place], "cut"] if place in before else []
+        stage.outcomes[place] = [*before[place], "truncated"] if place in before else []
     return places
 
 
 async def judged(stage: Stage, places: list[str]) -> None:
-    """Until each of these records has an outcome after the cut."""
+    """Until each of these records has an outcome after the truncation."""
 
     async def there() -> bool:
         try:
             await stage.look()
         except BrokerUnavailable:
             return False
-        return all(stage.outcomes[place][-1:] not in ([], ["cut"]) for place in places)
+        return all(stage.outcomes[place][-1:] not in ([], ["truncated"]) for place in places)
 
     await stage.until_asked(there, lambda: f"outcomes: {[stage.outcomes[p] for p in places]}")
 
 
 def told(logs: list[MutableMapping[str, Any]]) -> list[tuple[str, int, int]]:
-    return [(e["topic"], e["partition"], e["count"]) for e in logs if e["event"] == "input_cut"]
+    return [
+        (e["topic"], e["partition"], e["count"]) for e in logs if e["event"] == "input_truncated"
+    ]
 
 
 def assert_told(stage: Stage, running: Running, place: Partition, count: int) -> None:
-    assert running.counted("buddy_input_cut_records_total", entity="users") == count
+    assert running.counted("buddy_input_truncated_records_total", entity="users") == count
     reasons = running.health.reasons(stage.clock.steady())
     assert any(f"{place.topic}/0 has lost its last records: {count} " in r for r in reasons)
     task = running.tasks[0].task
-    assert task.books.incidents["input_cut"] == count
+    assert task.books.incidents["input_truncated"] == count
     assert "unreadable_internal" not in task.books.incidents
 
 
 @pytest.mark.parametrize("records", [2, 5], ids=["shorter", "longer"])
 async def test_an_input_that_has_grown_again_while_no_worker_looked(
-    stage: Stage, cut: Cut, records: int
+    stage: Stage, truncate: Truncate, records: int
 ) -> None:
     place = Partition(stage.names.input("users"), 0)
     worker = await stage.started(grace=0)
     first = [p for n in range(4) for p in await send(stage, "users", user(n))]
     await judged(stage, first)
     await stage.end(worker)
-    await cut(place, 2)
+    await truncate(place, 2)
     fresh = await send(stage, "users", *(user(10 + n) for n in range(records)))
     with capture_logs() as logs:
         worker = await stage.started("two", grace=0)
@@ -92,13 +94,13 @@ async def test_an_input_that_has_grown_again_while_no_worker_looked(
     assert told(logs) == [(place.topic, 0, 2)], "once"
     await stage.look(0.5)
     assert [stage.outcomes[p] for p in first[:2]] == [["accepted"]] * 2
-    assert [stage.outcomes[p] for p in first[2:]] == [["accepted", "cut", "accepted"]] * 2
+    assert [stage.outcomes[p] for p in first[2:]] == [["accepted", "truncated", "accepted"]] * 2
     assert {tuple(stage.outcomes[p]) for p in {*fresh} - {*first}} <= {("accepted",)}
 
 
 @pytest.mark.parametrize("running", [False, True], ids=["while it is away", "under a worker"])
 async def test_what_is_left_is_judged_once_and_what_is_new_too(
-    stage: Stage, cut: Cut, *, running: bool
+    stage: Stage, truncate: Truncate, *, running: bool
 ) -> None:
     place = Partition(stage.names.input("users"), 0)
     worker = await stage.started(grace=0)
@@ -108,7 +110,7 @@ async def test_what_is_left_is_judged_once_and_what_is_new_too(
     with capture_logs() as logs:
         if not running:
             await stage.end(worker)
-        await cut(place, 4)
+        await truncate(place, 4)
         if running:
             await stage.until(lambda: bool(told(logs)), "it is told")
         # Without a worker there are new records in the place of old ones before one looks.
@@ -129,14 +131,16 @@ async def test_what_is_left_is_judged_once_and_what_is_new_too(
     await stage.look(0.5)
     reused = {*fresh, *more} & {*first}
     assert {len(stage.outcomes[p]) for p in {*first} - reused} == {1}
-    assert [stage.outcomes[p] for p in sorted(reused)] == [["accepted", "cut", "accepted"]] * 4
+    assert [stage.outcomes[p] for p in sorted(reused)] == [
+        ["accepted", "truncated", "accepted"]
+    ] * 4
     assert [stage.outcomes[p] for p in (*more[-3:], known)] == [["accepted"]] * 4
     assert stage.outcomes[orphan] == ["rejected orphaned_user_id"]
     assert len(await stage.rows("users")) == 8 + 7
 
 
-async def test_reprocess_leaves_a_cut_to_a_worker(
-    stage: Stage, cut: Cut, another: Another, kind: str
+async def test_reprocess_leaves_a_truncation_to_a_worker(
+    stage: Stage, truncate: Truncate, another: Another, kind: str
 ) -> None:
     if kind == "kafka":
         pytest.skip("the rule does not depend on the broker")
@@ -145,7 +149,7 @@ async def test_reprocess_leaves_a_cut_to_a_worker(
     worker = await stage.started(grace=0)
     await judged(stage, first)
     await stage.end(worker)
-    await cut(Partition(stage.names.input("users"), 0), 2)
+    await truncate(Partition(stage.names.input("users"), 0), 2)
     with pytest.raises(NobodyWorks, match=r"in\.users/0 ends at 2 and was read up to 4"):
         await reprocess(await another(), stage.names, "users", {0: 1})
     await stage.started("two", grace=0)
@@ -155,13 +159,13 @@ async def test_reprocess_leaves_a_cut_to_a_worker(
     assert [stage.outcomes[place] for place in first] == [
         ["accepted"],
         ["accepted"] * 2,
-        ["accepted", "cut", "accepted"],
+        ["accepted", "truncated", "accepted"],
         ["accepted"],
     ]
 
 
 async def test_a_frontier_of_another_worker_does_not_wait_for_lost_records(
-    stage: Stage, cut: Cut
+    stage: Stage, truncate: Truncate
 ) -> None:
     one, other = await two(stage, grace=0)
     (owner,) = [w for w in (one, other) if 0 in w.tasks]
@@ -177,7 +181,7 @@ async def test_a_frontier_of_another_worker_does_not_wait_for_lost_records(
     (orphan,) = await send(stage, "milestones", milestone(1, 900), partition=1)
     await stage.until(lambda: place in waiter.blocked_by(), "the frontier waits for them")
     with capture_logs() as logs:
-        await cut(place, 2)
+        await truncate(place, 2)
         owner.held.clear()
         await judged(stage, [orphan])
     assert told(logs) == [(place.topic, 0, 2)]

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.contract.broker_kit import Cut, MakeTopic
+from tests.contract.broker_kit import MakeTopic, Truncate
 from tests.contract.helpers import eventually, numbered, take, values
 from tests.kafka_server import KafkaServer
 from worker.brokers.contract import Broker
@@ -19,8 +19,8 @@ def kafka_address(kafka_server: KafkaServer) -> str:
     return kafka_server.address
 
 
-async def test_a_position_beyond_the_end_of_a_log_that_was_cut_is_told(
-    broker: Broker, make_topic: MakeTopic, cut: Cut
+async def test_a_position_beyond_the_end_of_a_log_that_was_truncated_is_told(
+    broker: Broker, make_topic: MakeTopic, truncate: Truncate
 ) -> None:
     partition = Partition(await make_topic(), 0)
     identity = await broker.identities([partition.topic])
@@ -29,8 +29,8 @@ async def test_a_position_beyond_the_end_of_a_log_that_was_cut_is_told(
     reader = broker.reader()
     reader.assign({partition: 0})
     await take(reader, 12)
-    assert reader.cut() == {}
-    await cut(partition, 8)
+    assert reader.truncated() == {}
+    await truncate(partition, 8)
 
     async def spans() -> OffsetRange:
         try:
@@ -48,8 +48,8 @@ async def test_a_position_beyond_the_end_of_a_log_that_was_cut_is_told(
         return found
 
     assert await eventually(read, lambda messages: len(messages) == 8) == [*range(8)]
-    assert (reader.cut(), reader.expired()) == ({partition: 4}, {})
-    assert reader.cut() == {}
+    assert (reader.truncated(), reader.expired()) == ({partition: 4}, {})
+    assert reader.truncated() == {}
 
     async def publish() -> list[tuple[int, int]]:
         try:
@@ -61,4 +61,4 @@ async def test_a_position_beyond_the_end_of_a_log_that_was_cut_is_told(
     assert values(await take(reader, 2)) == [20, 21]
     reader.assign({partition: 8})
     assert values(await take(reader, 2)) == [20, 21]
-    assert reader.cut() == {}
+    assert reader.truncated() == {}

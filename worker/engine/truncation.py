@@ -31,7 +31,7 @@ class Read(NamedTuple):
     """0 if it is unknown."""
 
 
-async def cut_inputs(broker: Broker, read: Mapping[Partition, Read]) -> list[Partition]:
+async def truncated_inputs(broker: Broker, read: Mapping[Partition, Read]) -> list[Partition]:
     """The inputs that end before what was read, or hold a new message there.
 
     A partition that gives nothing, because it is damaged or has no leader, counts as whole. Raises
@@ -77,10 +77,10 @@ async def _last(
     return last
 
 
-async def cut_at(broker: Broker, partition: Partition, span: OffsetRange, latest: int) -> int:
+async def truncated_at(broker: Broker, partition: Partition, span: OffsetRange, latest: int) -> int:
     """The offset of the first message that arrived after `latest`; else the end of `span`.
 
-    `latest` is the latest append time of the messages that were read before the log was cut. If it
+    `latest` is the latest append time of the messages that were read before the truncation. If it
     is 0 or the messages have no append times, all messages in `span` count as old. `span` includes
     open transactions. Raises BrokerUnavailable and DamagedLog.
     """

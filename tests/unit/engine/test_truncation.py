@@ -1,4 +1,4 @@
-"""Which logs were cut, and where, although they may have grown since: append times say so."""
+"""Which logs were truncated, and where, although they may have grown since: append times say so."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.engine import cuts
-from worker.engine.cuts import Read, cut_at, cut_inputs
+from worker.engine import truncation
+from worker.engine.truncation import Read, truncated_at, truncated_inputs
 from worker.errors import BrokerUnavailable, DamagedLog
 from worker.stream import Message, OffsetRange, Partition
 
@@ -34,9 +34,9 @@ class Log:
         self.read_from: list[int] = []
         self._position = 0
 
-    async def cut_at(self, latest: int) -> int:
+    async def truncated_at(self, latest: int) -> int:
         broker = SimpleNamespace(reader=lambda *, uncommitted: self)
-        return await cut_at(cast("Any", broker), PLACE, self.span, latest)
+        return await truncated_at(cast("Any", broker), PLACE, self.span, latest)
 
     def assign(self, positions: dict[Partition, int]) -> None:
         self._position = positions[PLACE]
@@ -70,38 +70,38 @@ async def test_what_arrived_later_is_new(
 ) -> None:
     log = Log(*old, *new, start=start)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuts, "_FIRST", first)
-        found = await log.cut_at(10)
+        patch.setattr(truncation, "_FIRST", first)
+        found = await log.truncated_at(10)
     there = [m.offset for m in log.messages if m.timestamp > 10]
     assert found == min(there, default=log.span.end)
 
 
 async def test_only_the_end_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuts, "_FIRST", 2)
+    monkeypatch.setattr(truncation, "_FIRST", 2)
     log = Log(*[1] * 1_000, 11, 12, 13)
-    assert await log.cut_at(10) == 1_000
+    assert await log.truncated_at(10) == 1_000
     assert log.read_from == [1_001, 995]
 
 
 async def test_where_no_append_time_is_known_reading_goes_on_at_the_end() -> None:
-    assert await Log(1, 2, 3).cut_at(0) == 3
-    assert await Log(11, 12, appended=False).cut_at(10) == 2
-    assert await Log().cut_at(10) == 0
+    assert await Log(1, 2, 3).truncated_at(0) == 3
+    assert await Log(11, 12, appended=False).truncated_at(10) == 2
+    assert await Log().truncated_at(10) == 0
 
 
 async def test_a_log_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     log = Log(1, 2)
     log.line = "damaged"
     with pytest.raises(DamagedLog, match="damaged"):
-        await log.cut_at(1)
-    monkeypatch.setattr(cuts, "_PATIENCE", 0)
+        await log.truncated_at(1)
+    monkeypatch.setattr(truncation, "_PATIENCE", 0)
     log = Log(1, 2)
     log.stalls = True
     with pytest.raises(BrokerUnavailable, match=r"p\.in\.users/0 makes no progress"):
-        await log.cut_at(1)
+        await log.truncated_at(1)
 
 
-# --- which inputs were cut ------------------------------------------------------------------------
+# --- which inputs were truncated ------------------------------------------------------------------
 
 
 class Inputs:
@@ -111,9 +111,9 @@ class Inputs:
         self.logs = {Partition(name, 0): log for name, log in logs.items()}
         self.read_from: dict[Partition, int] = {}
 
-    async def cut(self, **read: tuple[int, int]) -> list[str]:
+    async def truncate(self, **read: tuple[int, int]) -> list[str]:
         asked = {Partition(name, 0): Read(*both) for name, both in read.items()}
-        return [partition.topic for partition in await cut_inputs(cast("Any", self), asked)]
+        return [partition.topic for partition in await truncated_inputs(cast("Any", self), asked)]
 
     async def spans(self, partitions: Iterable[Partition]) -> dict[Partition, OffsetRange]:
         return {partition: self.logs[partition].span for partition in partitions}
@@ -149,37 +149,37 @@ class Inputs:
         pass
 
 
-async def test_an_input_that_ends_before_what_was_read_was_cut() -> None:
+async def test_an_input_that_ends_before_what_was_read_was_truncated() -> None:
     inputs = Inputs(a=Log(1, 2, 3), b=Log(1, 2, 3), c=Log(), d=Log(1, 2))
-    assert await inputs.cut(a=(4, 3), b=(3, 3), c=(1, 9), d=(3, 0)) == ["a", "c", "d"]
+    assert await inputs.truncate(a=(4, 3), b=(3, 3), c=(1, 9), d=(3, 0)) == ["a", "c", "d"]
 
 
-async def test_an_input_that_holds_a_new_record_before_what_was_read_was_cut() -> None:
+async def test_an_input_that_holds_a_new_record_before_what_was_read_was_truncated() -> None:
     inputs = Inputs(a=Log(1, 2, 13, 14), b=Log(1, 2, 3, 14, 15), c=Log(1, 2, 3, None, None, 16))
-    assert await inputs.cut(a=(3, 4), b=(3, 4), c=(5, 3)) == ["a"]
+    assert await inputs.truncate(a=(3, 4), b=(3, 4), c=(5, 3)) == ["a"]
 
 
-async def test_what_is_unknown_was_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_unknown_was_not_truncated(monkeypatch: pytest.MonkeyPatch) -> None:
     late = Log(11, 12, appended=False)
-    assert await Inputs(a=Log(11, 12), b=late, c=Log()).cut(a=(2, 0), b=(2, 9), c=(0, 5)) == []
-    assert await Inputs(a=Log(11, start=7)).cut(a=(7, 3)) == [], "what was read has expired"
-    assert await Inputs().cut() == []
+    assert await Inputs(a=Log(11, 12), b=late, c=Log()).truncate(a=(2, 0), b=(2, 9), c=(0, 5)) == []
+    assert await Inputs(a=Log(11, start=7)).truncate(a=(7, 3)) == [], "what was read has expired"
+    assert await Inputs().truncate() == []
     damaged, stalled = Log(11, 12), Log(11, 12)
     damaged.line, stalled.stalls = "damaged", True
-    assert await Inputs(a=damaged).cut(a=(2, 3)) == []
-    monkeypatch.setattr(cuts, "_PATIENCE", 0)
-    assert await Inputs(a=stalled).cut(a=(2, 3)) == []
+    assert await Inputs(a=damaged).truncate(a=(2, 3)) == []
+    monkeypatch.setattr(truncation, "_PATIENCE", 0)
+    assert await Inputs(a=stalled).truncate(a=(2, 3)) == []
 
 
 async def test_only_the_last_message_counts() -> None:
     """Those before it may have arrived later by the clock of another leader."""
     mixed = Log(1, 12, 3)
-    assert await Inputs(a=mixed).cut(a=(3, 10)) == []
+    assert await Inputs(a=mixed).truncate(a=(3, 10)) == []
     mixed.messages[2] = msgspec.structs.replace(mixed.messages[2], appended=False)
-    assert await Inputs(a=mixed).cut(a=(3, 10)) == []
+    assert await Inputs(a=mixed).truncate(a=(3, 10)) == []
 
 
 async def test_only_the_last_offsets_are_compared() -> None:
     inputs = Inputs(a=Log(*[1] * 1_000, *[11] * 1_000))
-    assert await inputs.cut(a=(1_000, 1)) == []
+    assert await inputs.truncate(a=(1_000, 1)) == []
     assert inputs.read_from == {Partition("a", 0): 990}
