@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -17,7 +18,7 @@ from worker.core.decode import RecordDecoder
 from worker.core.internal import read_progress
 from worker.core.known import IndexDelta
 from worker.core.moments import Moment
-from worker.core.outbox import SOURCE_HEADER
+from worker.core.outbox import SOURCE_HEADER, UNKNOWN_HEADER
 from worker.core.parked import State
 from worker.core.recent import RecentRows
 from worker.core.restoring import SavedState
@@ -356,3 +357,12 @@ def test_a_refusal_of_an_earlier_attempt_says_nothing() -> None:
     reply = ProducerRecord(NAMES.grants, b"0", msgspec.msgpack.encode(old))
     worker.deliver(0, "grants", reply)
     assert parked.state is State.REQUESTED
+
+
+def test_a_row_names_the_first_ten_fields_that_it_lacks() -> None:
+    worker = Worker()
+    worker.send(0, "users", good("users", 1))
+    worker.send(0, "users", good("users", 2) | {"tel": 1, **{f"n{n}": n for n in range(20)}})
+    rows = [m for m in worker.round().outputs if m.topic.endswith("accepted.users")]
+    found = [json.loads(dict(row.headers).get(UNKNOWN_HEADER, b"null")) for row in rows]
+    assert found == [None, ["tel", *(f"n{n}" for n in range(9))]]
