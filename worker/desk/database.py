@@ -142,10 +142,14 @@ class DeskDatabase:
             self._open(reason)
 
     def check_in_place(self) -> None:
-        """Raise `StateError` if the file was removed, or is another one: nobody reads this one."""
-        if not self._is_in_place():
+        """Raise `StateError` if the file was removed or is another one, or is said to be damaged.
+
+        Whoever reads beside this process may have found damage that is in no page read here.
+        """
+        if self._lock.distrust() is not None or not self._is_in_place():
             raise StateError(
-                f"{self.directory} was emptied while it was in use: it is rebuilt from the topics"
+                f"{self.directory} was emptied, or found to be damaged, while it was in use: it is"
+                " opened anew, and rebuilt from the topics"
             )
 
     @property
@@ -197,7 +201,7 @@ class DeskDatabase:
         except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
             damaged = any(sign in str(error) for sign in _DAMAGED)
             if damaged or not isinstance(error, sqlite3.OperationalError):
-                if not self.beside:  # its owner notices, and may just be creating the tables
+                if not (self.beside and "no such table" in str(error)):  # they are being created
                     self._lock.mark_damaged(str(error))
                 raise StateError(
                     f"{self.directory} is damaged ({error}): it is rebuilt from the topics at its"
@@ -258,10 +262,20 @@ class DeskDatabase:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._make_tables()
+            self._fill_index_of_wal()
             self._on_load(self)
         except BaseException:
             self._db.close()
             raise
+
+    def _fill_index_of_wal(self) -> None:
+        """Give the file that SQLite maps into memory all its blocks: on a full disk, it aborts."""
+        with suppress(FileNotFoundError):
+            index = os.open(self.directory / f"{FILE_NAME}-shm", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.posix_fallocate(index, 0, os.fstat(index).st_size or 1)
+            finally:
+                os.close(index)
 
     def _is_in_place(self) -> bool:
         try:

@@ -81,7 +81,7 @@ class Incident(msgspec.Struct, frozen=True):
     usual: float
     """The share of rejections before the incident. It stays as it was at the opening."""
     share: float
-    """The share of the last minute that had records."""
+    """The share of the last minute that had ten records."""
     rejected: int
     """Rejections from `since` to the latest bucket, the calm before the closing included."""
     seen: int
@@ -184,7 +184,7 @@ def _during(
     minute = _total(watch.window[-_MINUTE:])
     incident = msgspec.structs.replace(
         incident,
-        share=minute.share if sum(minute) else incident.share,
+        share=minute.share if sum(minute) >= _LEAST else incident.share,
         rejected=incident.rejected + verdicts.rejected,
         seen=incident.seen + sum(verdicts),
     )

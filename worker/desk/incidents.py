@@ -8,8 +8,8 @@ store, so an incident opens once and closes once, whoever is killed and when.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -31,6 +31,8 @@ from worker.desk.store import REJECTIONS, UNKNOWN_FIELDS, RejectionStore
 _MINUTE_MS: Final = WIDTHS_MS[0]
 _DAY_MS: Final = WIDTHS_MS[-1]
 _EXAMPLES: Final = 3
+_LATEST: Final = 20_000
+"""How many rejections an incident looks at."""
 _MOST: Final = 5
 """Values that stand out, of each kind."""
 KEPT_MS: Final = 30 * _DAY_MS
@@ -123,7 +125,7 @@ class IncidentBook:
                 if watch.bucket >= end + _AHEAD:  # the clock was wrong, and is right again
                     if watch.incident is not None:
                         over = IncidentClosed(watch.incident, end * BUCKET_MS)
-                        changed.append(self._write(subject, over.incident, end, over, tells=tells))
+                        changed.append(self._write(subject, over.incident, over, tells=tells))
                     watch = Watch(end - 2, past=watch.past)
                     self._save(subject, watch)
                 if watch.bucket < end - 1:
@@ -168,14 +170,17 @@ class IncidentBook:
 
     def told(self, report: IncidentReport) -> None:
         """This state of an incident was sent. Raises StateError."""
-        state = _OPENING if report.closed is None else _CLOSING
         database = self._store.database
         with database.guard(), database.transaction():
-            database.execute(
-                "UPDATE incidents SET untold = untold & ~?"
-                " WHERE entity = ? AND what = ? AND opened = ?",
-                (state, report.entity, report.what, report.opened),
-            )
+            self._told(report)
+
+    def _told(self, report: IncidentReport) -> None:
+        state = _OPENING if report.closed is None else _CLOSING
+        self._store.database.execute(
+            "UPDATE incidents SET untold = untold & ~?"
+            " WHERE entity = ? AND what = ? AND opened = ?",
+            (state, report.entity, report.what, report.opened),
+        )
 
     def forget_untold(self) -> None:
         """Nobody is to be told of what was found until now. Raises StateError."""
@@ -194,10 +199,13 @@ class IncidentBook:
         for bucket in sorted(counts):
             watch, events = advance(watch, bucket, counts[bucket])
             changed += [
-                self._write(subject, event.incident, end, event, tells=tells) for event in events
+                self._write(subject, event.incident, event, tells=tells) for event in events
             ]
         if watch.incident is not None:
-            self._write(subject, watch.incident, end)
+            self._write(subject, watch.incident)
+        elif len(changed) > 1:  # over before anybody could be told: of a store that is new
+            for report in changed:
+                self._told(report)
         self._save(subject, watch)
         return changed
 
@@ -223,7 +231,6 @@ class IncidentBook:
         self,
         subject: _Subject,
         incident: Incident,
-        end: int,
         event: IncidentOpened | IncidentClosed | None = None,
         *,
         tells: bool = False,
@@ -253,7 +260,7 @@ class IncidentBook:
         if subject.what == UNKNOWN_FIELDS:
             report.names = self._new_names(report)
         else:
-            self._add_what_stands_out(report, end)
+            self._add_what_stands_out(report)
         database.execute(
             "UPDATE incidents SET closed = ?, report = ?, untold = untold | ? WHERE id = ?",
             (closed, _encode(report), _states(event) if tells else 0, number),
@@ -268,39 +275,59 @@ class IncidentBook:
         new = [name for name, first in rows if first >= report.since - _EARLIER_MS]
         return (new or [name for name, _ in rows])[:_MOST]
 
-    def _add_what_stands_out(self, report: IncidentReport, end: int) -> None:
+    def _add_what_stands_out(self, report: IncidentReport) -> None:
         entity = report.entity
-        # Rejections have the broker's time.
-        since = (report.since + self._store.skew) // _MINUTE_MS * _MINUTE_MS
-        until = -(-(end * BUCKET_MS + self._store.skew) // _MINUTE_MS) * _MINUTE_MS
-        during = self._frequencies(entity, since, until)
-        before = self._frequencies(entity, since - _DAY_MS, since)
-        report.violations = stands_out(before.kinds, during.kinds)
-        report.producers = [p for p in stands_out(before.producers, during.producers) if p]
+        since = report.since + self._store.skew  # rejections have the broker's time
+        minute = since // _MINUTE_MS * _MINUTE_MS
+        during = self._latest(entity, since)
+        before = self._frequencies(entity, minute - _DAY_MS, minute)
+        # If the usual ones have become many, none stands out: then the most frequent are named.
+        report.violations = stands_out(before.kinds, during.kinds) or stands_out({}, during.kinds)
+        named = {name: count for name, count in during.producers.items() if name}
+        report.producers = stands_out(before.producers, named) or stands_out({}, named)
         if before.kinds:  # with nothing to compare with, every partition would stand out
             report.partitions = stands_out(before.partitions, during.partitions)
-        chosen = Filter(entity=entity, since=since)
+        chosen = Filter(entity=entity, since=minute)
         if report.violations:
             code, field = report.violations[0]
             chosen = chosen._replace(code=code, field=field)
         found = queries.listed(self._store, chosen, _EXAMPLES, everything=True)
         report.examples = [one.coordinate for one in found]
 
+    def _latest(self, entity: str, since: int) -> _Frequencies:
+        """Of the rejections since that time; of many, the latest."""
+        return _frequencies(
+            self._store.database.rows(
+                "SELECT k.violations, p.name, r.source_partition, count(*)"
+                " FROM (SELECT * FROM rejections ORDER BY id DESC LIMIT ?) r"
+                " JOIN kinds k ON k.id = r.kinds JOIN producers p ON p.id = r.producer"
+                " WHERE r.at >= ? AND k.entity = ? GROUP BY 1, 2, 3",
+                (_LATEST, since, entity),
+            )
+        )
+
     def _frequencies(self, entity: str, since: int, until: int) -> _Frequencies:
-        found = _Frequencies(Counter(), Counter(), Counter())
+        """Of the rejections from `since` to `until`, which are whole minutes."""
+        rows: list[tuple[Any, ...]] = []
         for level, first, end in cover(since, until):
-            for violations, producer, partition, records in self._store.database.rows(
+            rows += self._store.database.rows(
                 "SELECT k.violations, p.name, c.source_partition, sum(c.records) FROM counts c"
                 " JOIN kinds k ON k.id = c.kinds JOIN producers p ON p.id = c.producer"
                 " WHERE c.level = ? AND c.bucket >= ? AND c.bucket < ? AND k.entity = ?"
                 " GROUP BY 1, 2, 3",
                 (level, first, end, entity),
-            ):
-                for code, field in msgspec.json.decode(violations):
-                    found.kinds[code, field] += records
-                found.producers[producer] += records
-                found.partitions[partition] += records
-        return found
+            )
+        return _frequencies(rows)
+
+
+def _frequencies(rows: Iterable[tuple[Any, ...]]) -> _Frequencies:
+    found = _Frequencies(Counter(), Counter(), Counter())
+    for violations, producer, partition, records in rows:
+        for code, field in msgspec.json.decode(violations):
+            found.kinds[code, field] += records
+        found.producers[producer] += records
+        found.partitions[partition] += records
+    return found
 
 
 def stands_out(before: Mapping[T, int], during: Mapping[T, int]) -> list[T]:

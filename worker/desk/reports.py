@@ -125,10 +125,11 @@ class DeskReports:
                     one.since / 1000,
                     [
                         (code, field, producer)
-                        for code, field in one.violations or [("", name) for name in one.names]
+                        for code, field in one.violations
+                        or [("", name) for name in one.names]
+                        or [("", "")]
                         for producer in one.producers or [""]
-                    ]
-                    or [("", "", "")],
+                    ],
                 )
                 for one in still_open
             }

@@ -27,6 +27,8 @@ _PAUSE_SECONDS: Final = 1.0
 """Between passes."""
 _LATE_MS: Final = 2_000
 """After its end, a bucket is judged: by then its verdicts are committed and read, as a rule."""
+_LONG_MS: Final = 10_000
+"""After a pass that took longer, the next one reads what is not of this moment."""
 _LAST_SECONDS: Final = 2.0
 """How long a stop waits for the webhook."""
 _STORE, _BROKER = "desk", "broker"
@@ -119,6 +121,7 @@ class DeskService:
                     await self._tell(book)
                     await self._pass(updater, book)
                 except WAITED_OUT as error:
+                    store.is_live = False
                     seconds = backoff.failed()
                     self._reports.waits(_BROKER, error, seconds)
                     await wait(self._stop, seconds)
@@ -132,12 +135,14 @@ class DeskService:
     async def _pass(self, updater: DeskUpdater, book: IncidentBook) -> None:
         store = updater.store
         # What is accepted later is not read in this pass, but what is rejected later may be.
-        now = self._now() - _LATE_MS
+        began = self._now()
+        now = began - _LATE_MS
         if await updater.catch_up(self._reports.read):
             self._reports.still_open(await asyncio.to_thread(still_open, store))
         self._reports.free(_STORE, after=0)  # it is open and has taken what was read
         self._reports.free(_BROKER)
         self._reports.caught_up(store.replayed, store.database.rebuilt)
+        store.is_live = self._now() - began < _LONG_MS
         if now // BUCKET_MS > self._judged:
             self._judged = now // BUCKET_MS
             tells = self._webhook is not None

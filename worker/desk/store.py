@@ -120,8 +120,10 @@ class RejectionStore:
         """How many audits of replays were applied since the opening."""
         self.clock: Callable[[], int] | None = None
         """The time in ms, if verdicts are to be counted for `worker.desk.incidents`."""
+        self.is_live = False
+        """Whether what is read was written a moment ago: nothing older is left to be read."""
         self.skew = 0
-        """By how many ms the broker's clock is ahead of that time, as far as can be told."""
+        """By how many ms the broker's clock is ahead of ours, as live messages tell."""
         self.database = DeskDatabase(directory, names.prefix, self._load, beside=beside)
         """The tables; `queries` reads them."""
 
@@ -265,7 +267,7 @@ class RejectionStore:
         }
         rows: list[_Row] = []
         for partition, offset, seen in rejections:
-            cause = self._cause(seen.wanted)
+            cause = self._cause(seen)
             row = _Row(
                 None,
                 seen.at,
@@ -301,11 +303,12 @@ class RejectionStore:
             [(*name, count, first[name]) for name, count in counts.items()],
         )
 
-    def _cause(self, wanted: Sequence[int]) -> _Row | None:
-        """The latest rejection of a key that a record refers to and that was missing."""
-        for key in wanted:
+    def _cause(self, seen: RejectionSeen) -> _Row | None:
+        """The latest earlier rejection of a key that a record refers to and that was missing."""
+        for key in seen.wanted:
             row = self.database.execute(
-                "SELECT * FROM rejections WHERE key = ? ORDER BY id DESC LIMIT 1", (key,)
+                "SELECT * FROM rejections WHERE key = ? ORDER BY at <= ? DESC, id DESC LIMIT 1",
+                (key, seen.at),
             ).fetchone()
             if row is not None:
                 return _Row._make(row)
@@ -382,10 +385,9 @@ class RejectionStore:
     ) -> None:
         """Count those of the last hour. A broker's clock that is ahead counts as now."""
         times = [seen.at for _, _, seen in rejections] + [row.at for row in settlings]
-        if not times or max(times) < now - _COUNTED_MS:
-            return
-        self.skew = max(times) - now
-        since = now - _COUNTED_MS
+        if self.is_live and times:
+            self.skew = max(times) - now
+        since = now + min(0, self.skew) - _COUNTED_MS
         counts: Counter[tuple[str, int, bool, bool]] = Counter()
         for _, _, seen in rejections:
             if seen.at >= since:

@@ -18,6 +18,8 @@ from worker.desk.store import REJECTIONS, UNKNOWN_FIELDS
 
 _SECONDS: Final = 10.0
 """Longest time to connect, and longest wait for an answer."""
+_WHOLE_SECONDS: Final = 20.0
+"""Longest time for a message."""
 _NEVER: Final = "0001-01-01T00:00:00Z"
 """What Alertmanager writes where something has not ended."""
 NAMES: Final = {REJECTIONS: "BuddyRejections", UNKNOWN_FIELDS: "BuddyUnknownFields"}
@@ -49,7 +51,11 @@ class Webhook:
 
         # Not in the pool, which a process waits for at its end: a server may never answer.
         threading.Thread(target=run, name="webhook", daemon=True).start()
-        await outcome
+        try:
+            async with asyncio.timeout(_WHOLE_SECONDS):
+                await outcome
+        except TimeoutError:  # it answers a byte at a time
+            raise WebhookFailed(f"has not answered for {_WHOLE_SECONDS:.0f} s") from None
         return report
 
     def _post(self, body: bytes) -> WebhookFailed | None:

@@ -34,6 +34,7 @@ class Desk:
     def open(self) -> None:
         self.store = RejectionStore(self.directory, NAMES)
         self.store.clock = lambda: START + self.at
+        self.store.is_live = True
         self.book = IncidentBook(self.store)
 
     def stream(
@@ -111,6 +112,32 @@ def test_a_spike_of_unknown_fields_is_an_incident_that_names_them(desk: Desk) ->
     assert "fields: tel" in details(opened)
 
 
+def test_if_the_usual_ones_become_many_they_are_named(desk: Desk) -> None:
+    desk.stream(300, 3)
+    desk.stream(30, 30)
+    (opened,) = desk.changes
+    assert opened.violations == [("invalid_enum", "role")]
+    assert opened.producers == ["crm"]
+
+
+def test_what_was_before_the_incident_is_not_named_for_it(desk: Desk) -> None:
+    """Also in the minute in which it began."""
+    desk.stream(150, 10, producer="good")
+    desk.stream(30, 60, producer="bad")
+    (opened,) = desk.changes
+    assert opened.producers == ["bad"]
+
+
+def test_an_incident_that_was_over_before_it_was_found_is_told_to_nobody(desk: Desk) -> None:
+    judge, desk.book.judge = desk.book.judge, lambda *_args, **_options: []  # type: ignore[method-assign]
+    desk.stream(60, 1)
+    desk.stream(30, 30)
+    desk.stream(300, 1)
+    found = judge(START + desk.at, START + desk.at, tells=True)
+    assert [one.closed is None for one in found] == [True, False]
+    assert desk.book.untold() == []
+
+
 def test_a_restart_after_every_second_changes_nothing(desk: Desk, tmp_path: Path) -> None:
     other = Desk(tmp_path / "other")
     for bad, seconds in ((1, 60), (30, 30), (1, 150)):
@@ -139,8 +166,19 @@ def test_a_brokers_clock_that_is_ahead_counts_as_now(desk: Desk) -> None:
     assert ("invalid_enum", "role") in opened.violations
 
 
+@pytest.mark.parametrize("hours", [-30, -2, 2, 30])
+def test_clocks_that_differ_by_hours_hide_no_incident(desk: Desk, hours: int) -> None:
+    desk.at = 1_000 * 3600 * SECOND
+    desk.stream(300, 1, late=hours * 3600 * SECOND)
+    desk.stream(30, 30, late=hours * 3600 * SECOND)
+    (opened,) = desk.changes
+    assert ("invalid_enum", "role") in opened.violations
+    assert desk.store.skew == -hours * 3600 * SECOND
+
+
 def test_what_was_rejected_long_before_is_no_incident(desk: Desk) -> None:
     desk.at = 2 * 3600 * SECOND
+    desk.store.is_live = False
     desk.stream(60, 100, late=2 * 3600 * SECOND)
     assert desk.changes == []
 
