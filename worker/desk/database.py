@@ -262,20 +262,10 @@ class DeskDatabase:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._make_tables()
-            self._fill_index_of_wal()
             self._on_load(self)
         except BaseException:
             self._db.close()
             raise
-
-    def _fill_index_of_wal(self) -> None:
-        """Give the file that SQLite maps into memory all its blocks: on a full disk, it aborts."""
-        with suppress(FileNotFoundError):
-            index = os.open(self.directory / f"{FILE_NAME}-shm", os.O_RDWR | os.O_CLOEXEC)
-            try:
-                os.posix_fallocate(index, 0, os.fstat(index).st_size or 1)
-            finally:
-                os.close(index)
 
     def _is_in_place(self) -> bool:
         try:
