@@ -185,6 +185,10 @@ class DeskService:
             await asyncio.wait({self._sending}, timeout=_LAST_SECONDS)
             with suppress(StateError):
                 await self._tell(book)
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.wait({self._sending})
+            self._sending = None
 
     def _now(self) -> int:
         return self._clock.steady() + self._wall_minus_steady
