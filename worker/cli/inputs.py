@@ -1,6 +1,6 @@
 """Inputs of `check` and `send`: reads standard input, and refuses special files.
 
-Also collects what files state of themselves and is not so.
+Also collects mismatches between what files declare and what they hold.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ from worker.desk.detection import (
     advance,
 )
 from worker.desk.queries import Filter
-from worker.desk.store import REJECTIONS, UNKNOWN_FIELDS, RejectionStore
+from worker.desk.store import RejectionStore
+from worker.desk.verdicts import REJECTIONS, UNKNOWN_FIELDS
 
 _MINUTE_MS: Final = WIDTHS_MS[0]
 _DAY_MS: Final = WIDTHS_MS[-1]

@@ -27,8 +27,8 @@ from worker.core.topics import Names
 from worker.core.unknown import MOST_NAMED
 from worker.desk.buckets import WIDTHS_MS
 from worker.desk.database import VERSION, DeskDatabase
-from worker.desk.detection import BUCKET_MS
 from worker.desk.seen import RejectionSeen, Settling, key_digest
+from worker.desk.verdicts import verdict_counts
 from worker.index.freshness import SavedIndex
 from worker.index.tails import Tail
 from worker.stream import Partition
@@ -65,9 +65,7 @@ _VERDICTS: Final = (
     "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
     " others = others + excluded.others, found = found + excluded.found"
 )
-REJECTIONS, UNKNOWN_FIELDS = "rejections", "unknown_fields"
-"""What incidents are about: records that are rejected, and records with fields that no column is
-for."""
+
 
 _log = structlog.get_logger(__name__)
 
@@ -388,23 +386,8 @@ class RejectionStore:
         if self.is_live and times:
             self.skew = max(times) - now
         since = now + min(0, self.skew) - _COUNTED_MS
-        counts: Counter[tuple[str, int, bool, bool]] = Counter()
-        for _, _, seen in rejections:
-            if seen.at >= since:
-                bucket = min(seen.at, now) // BUCKET_MS
-                counts[seen.entity, bucket, True, bool(seen.unknown_names)] += 1
-        for row in settlings:
-            if row.at >= since:
-                bucket = min(row.at, now) // BUCKET_MS
-                counts[row.entity, bucket, False, bool(row.unknown_names)] += 1
-        self.database.executemany(
-            _VERDICTS,
-            [
-                (entity, what, bucket, 0 if is_so else count, count if is_so else 0)
-                for (entity, bucket, rejected, unknown), count in counts.items()
-                for what, is_so in ((REJECTIONS, rejected), (UNKNOWN_FIELDS, unknown))
-            ],
-        )
+        found = [seen for _, _, seen in rejections]
+        self.database.executemany(_VERDICTS, verdict_counts(found, settlings, since, now))
 
     def _kinds(self, seen: RejectionSeen) -> int:
         kinds = seen.entity, json.dumps(seen.kinds)

@@ -14,7 +14,7 @@ import urllib3
 
 from worker.core.topics import Names
 from worker.desk.incidents import IncidentReport
-from worker.desk.store import REJECTIONS, UNKNOWN_FIELDS
+from worker.desk.verdicts import REJECTIONS, UNKNOWN_FIELDS
 
 _SECONDS: Final = 10.0
 """Longest time to connect, and longest wait for an answer."""

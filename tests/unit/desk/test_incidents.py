@@ -28,6 +28,7 @@ class Desk:
         self.directory = directory
         self.at = 0
         self.offset = 0
+        self.judges = True
         self.changes: list[IncidentReport] = []
         self.open()
 
@@ -54,7 +55,8 @@ class Desk:
             positions = {each.partition: each.offset + 1 for each in found}
             self.store.apply(found, rows, positions, {}, {})
             self.at += SECOND
-            self.changes += self.book.judge(START + self.at, START + self.at, tells=True)
+            if self.judges:
+                self.changes += self.book.judge(START + self.at, START + self.at, tells=True)
 
     def restart(self) -> None:
         self.store.close()
@@ -129,11 +131,11 @@ def test_what_was_before_the_incident_is_not_named_for_it(desk: Desk) -> None:
 
 
 def test_an_incident_that_was_over_before_it_was_found_is_told_to_nobody(desk: Desk) -> None:
-    judge, desk.book.judge = desk.book.judge, lambda *_args, **_options: []  # type: ignore[method-assign]
+    desk.judges = False
     desk.stream(60, 1)
     desk.stream(30, 30)
     desk.stream(300, 1)
-    found = judge(START + desk.at, START + desk.at, tells=True)
+    found = desk.book.judge(START + desk.at, START + desk.at, tells=True)
     assert [one.closed is None for one in found] == [True, False]
     assert desk.book.untold() == []
 
