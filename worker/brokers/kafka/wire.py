@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -109,10 +110,10 @@ class Wire:
             async with asyncio.timeout(START_SECONDS):
                 await client.start()
         except FAILURES as error:
-            await stop(client)
+            await _give_up(client, error)
             raise await self.failure(attempt, error) from error
-        except BaseException:
-            await stop(client)
+        except BaseException as error:
+            await _give_up(client, error)
             raise
 
     async def _refused(self) -> str | None:
@@ -249,8 +250,8 @@ class Lasting:
                 client = self._make()
                 try:
                     await client.start()
-                except BaseException:
-                    await stop(client)
+                except BaseException as error:
+                    await _give_up(client, error)
                     raise
                 self._client = client
             return self._client
@@ -264,6 +265,18 @@ class Lasting:
 
 def _refusal(error: BaseException) -> str | None:
     return next((text for cause in causes(error) if (text := refused(cause))), None)
+
+
+async def _give_up(client: Any, error: BaseException) -> None:
+    """Stop a client whose start ended with this error."""
+    # If a start is cancelled while it waits for metadata, nothing but its frame refers to the
+    # connection: aiokafka would leave it open.
+    for cause in causes(error):
+        for frame, _ in traceback.walk_tb(cause.__traceback__):
+            connection = frame.f_locals.get("bootstrap_conn")
+            if connection is not None:
+                connection.close()
+    await stop(client)
 
 
 async def stop(client: Any) -> None:
