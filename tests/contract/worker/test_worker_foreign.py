@@ -86,6 +86,7 @@ async def test_no_record_waits_for_the_time_that_its_producer_gave(
         place = Partition(stage.names.input("users"), n % TASKS)
         users += await send_foreign(kafka_address, place, user(n), timestamp=time)
         bad += await send_foreign(kafka_address, place, (b"k", b"{}"), timestamp=time)
+    for n, time in enumerate(times):  # once all users are there: the grace period is 0 here
         place = Partition(stage.names.input("matches"), n % TASKS)
         row = match(100 + n, n, (n + 1) % len(times))
         matches += await send_foreign(kafka_address, place, row, timestamp=time)
