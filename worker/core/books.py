@@ -45,8 +45,8 @@ class Books:
                 parked.get(entity, 0),
             )
 
-    def found(self, kind: str, topic: str, count: int) -> int:
-        """Enter that a topic holds `count` faults of a kind. Returns how many are new."""
+    def note_faults(self, kind: str, topic: str, count: int) -> int:
+        """Note that a topic holds `count` faults of a kind. Returns how many are new."""
         what = f"{kind} {topic}"
         fresh = max(0, count - self.seen.get(what, 0))
         if count or what in self.seen:

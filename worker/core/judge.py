@@ -89,7 +89,7 @@ class Judge:
         match parked.state:
             case State.GRANTED:
                 return True
-            case State.DENIED:
+            case State.REFUSED:
                 return False
             case State.REQUESTED:
                 return None

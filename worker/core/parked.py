@@ -42,7 +42,7 @@ class State(Enum):
     """For the reply of the address's owner."""
     GRANTED = auto()
     """For nothing: it has its address."""
-    DENIED = auto()
+    REFUSED = auto()
     """For nothing: another user has its address."""
     TURN = auto()
     """For its turn alone: a deletion, for example."""
@@ -55,9 +55,9 @@ TRANSITIONS: Final = {
     State.HAS_FRONTIER: {State.NEEDS_FRONTIER},
     # Granted without a request: an earlier version's grant covers the record.
     State.UNREQUESTED: {State.REQUESTED, State.GRANTED},
-    State.REQUESTED: {State.GRANTED, State.DENIED},
+    State.REQUESTED: {State.GRANTED, State.REFUSED},
     State.GRANTED: set[State](),
-    State.DENIED: set[State](),
+    State.REFUSED: set[State](),
     State.TURN: set[State](),
 }
 """By state, the possible next states. A record leaves any state when it is settled."""

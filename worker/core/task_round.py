@@ -292,7 +292,7 @@ class TaskRound:
             return
         for parked in self.task.parking.waiting_for(request_id(reply.ordinal)):
             if reply.granted or reply.attempt == parked.attempt:
-                parked.move(State.GRANTED if reply.granted else State.DENIED)
+                parked.move(State.GRANTED if reply.granted else State.REFUSED)
                 self._try(parked)
         if reply.granted:  # even if no record waits for the reply
             self._out.release(reply.address, reply.ordinal)

@@ -180,7 +180,7 @@ class WorkLoop:
             self._reports.state_recreated(partition)
         for partition, gone in lost.items():
             topic_id = f"{partition.topic} {handle.state_topics.get(partition.topic, '')}"
-            if fresh := handle.task.books.found(INTERNAL_SKIPPED, topic_id, gone):
+            if fresh := handle.task.books.note_faults(INTERNAL_SKIPPED, topic_id, gone):
                 self._reports.state_lost(partition, fresh)
 
     async def _becomes_ready(self) -> bool:

@@ -66,7 +66,7 @@ class Refusals:
         )
         return Refusal(number, error if count > MOST else None)
 
-    def settled(self, number: int, records: Iterable[Record]) -> None:
+    def forget(self, number: int, records: Iterable[Record]) -> None:
         """Forget records whose rejections are committed."""
         for record in records:
             self.of(number).pop(record, None)

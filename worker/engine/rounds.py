@@ -242,7 +242,7 @@ class Rounds:
         self._recent.locate(written, coordinates, self._topics)
         self._reports.committed(decision.tallies, started.began)
         for number, tally in decision.tallies.items():
-            self.refusals.settled(number, tally.isolated)
+            self.refusals.forget(number, tally.isolated)
             self._reports.parked_lost(started.tasks[number], self._settings.names)
         return True
 

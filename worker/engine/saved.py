@@ -21,7 +21,7 @@ Holes = Callable[[Mapping[Partition, int]], None]
 """Called with the number of offsets that were removed, or damaged and skipped."""
 
 
-async def read_saved(
+async def read_state(
     broker: Broker, settings: TaskSettings, number: int, skipped: Skipped, holes: Holes
 ) -> SavedState:
     """The saved state of a task. Fence all earlier owners first.

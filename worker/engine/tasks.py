@@ -27,7 +27,7 @@ from worker.core.topics import OWNERS, PARKED, PROGRESS, RESERVATIONS, TASK_INPU
 from worker.engine.identities import Identities
 from worker.engine.index_updater import INDEXED
 from worker.engine.order import FOREVER
-from worker.engine.saved import read_saved
+from worker.engine.saved import read_state
 from worker.engine.session import Session, group_of
 from worker.engine.takeover import fence_earlier
 from worker.engine.truncation import Read, truncated_at, truncated_inputs
@@ -349,15 +349,15 @@ class TaskManager:
         lost_before = await self._identities.lost_offsets(
             [Partition(name, number) for name in names.of_state()]
         )
-        saved = await read_saved(self._broker, self._settings, number, skipped, holes.update)
+        saved = await read_state(self._broker, self._settings, number, skipped, holes.update)
         task.restore(saved, self._clock.now())
         # A hole stays in the log, so `books.found` lets each loss be reported only once.
         topic_ids = {name: f"{name} {state.get(name, '')}" for name in names.of_state()}
         for partition, count in holes.items():
-            if fresh := task.books.found(INTERNAL_SKIPPED, topic_ids[partition.topic], count):
+            if fresh := task.books.note_faults(INTERNAL_SKIPPED, topic_ids[partition.topic], count):
                 self.on_holes(partition, fresh)
         for partition, count in unreadable.items():
-            task.books.found(UNREADABLE_INTERNAL, topic_ids[partition.topic], count)
+            task.books.note_faults(UNREADABLE_INTERNAL, topic_ids[partition.topic], count)
         inputs = {name: Partition(names.input(name), number) for name in TASK_INPUTS}
         if saved.checkpoint is None and await self._broker.committed(self._group, inputs.values()):
             task.books.incident(PROGRESS_LOST)

@@ -228,12 +228,12 @@ def test_what_a_release_without_books_held_was_not_parked() -> None:
 
 def test_a_kind_that_stays_in_the_log_is_found_once() -> None:
     books = Books()
-    assert books.found("internal_skipped", "parked A", 3) == 3
-    assert books.found("internal_skipped", "parked A", 3) == 0
-    assert books.found("internal_skipped", "parked A", 5) == 2
-    assert books.found("internal_skipped", "parked B", 1) == 1  # created anew
+    assert books.note_faults("internal_skipped", "parked A", 3) == 3
+    assert books.note_faults("internal_skipped", "parked A", 3) == 0
+    assert books.note_faults("internal_skipped", "parked A", 5) == 2
+    assert books.note_faults("internal_skipped", "parked B", 1) == 1  # created anew
     books.incident("unreadable_internal", 9)  # in claims
-    assert books.found("unreadable_internal", "parked B", 1) == 1
+    assert books.note_faults("unreadable_internal", "parked B", 1) == 1
     assert books.incidents == {"internal_skipped": 6, "unreadable_internal": 10}
 
 
