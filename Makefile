@@ -29,9 +29,10 @@ test: $(DEV) ## everything: lint, types, all tests (those on Kafka where a broke
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
 	@$(MAKE) --no-print-directory coverage
-	@# Types beside the tests, which wait for processes most of the time. What mypy says comes last.
+	@# The unit tests have run by now. Types beside the others, which wait for processes most of the
+	@# time. What mypy says comes last.
 	@$(BIN)/mypy --no-error-summary > $(VENV)/types.log 2>&1 & types=$$!; \
-	$(PYTEST); tests=$$?; \
+	$(PYTEST) --ignore=tests/unit; tests=$$?; \
 	wait $$types || { cat $(VENV)/types.log >&2; exit 1; }; \
 	exit $$tests
 
@@ -43,11 +44,10 @@ check: $(DEV) ## lint, types and unit tests, under a minute: before every commit
 
 coverage: $(DEV) ## branches of schemas/ and worker/core/ that the unit tests reach: all; of the rest the share
 	@rm -f .coverage .coverage.*
-	@# Two processes side by side. What they start is not measured, since some tests look at all it says.
-	@$(BIN)/coverage run -m pytest --quiet tests/unit/core > $(VENV)/core.log 2>&1 & core=$$!; \
-	$(BIN)/coverage run -m pytest --quiet tests/unit --ignore=tests/unit/core > $(VENV)/rest.log 2>&1; rest=$$?; \
-	wait $$core || { cat $(VENV)/core.log >&2; exit 1; }; \
-	test $$rest = 0 || { cat $(VENV)/rest.log >&2; exit 1; }
+	@# Each of pytest's processes measures itself.
+	@COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(PYTEST) --quiet tests/unit > $(VENV)/unit.log 2>&1 \
+		|| { cat $(VENV)/unit.log >&2; exit 1; }
+	@tail -n 1 $(VENV)/unit.log
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --include 'schemas/*,worker/core/*' --fail-under=100
 	@echo "worker/ without its core, by unit tests alone: $$($(BIN)/coverage report --omit 'schemas/*,worker/core/*' --format=total) %"

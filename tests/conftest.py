@@ -26,6 +26,9 @@ def pytest_configure() -> None:
     Nor does the width of the terminal that it runs in reach what is tested.
     """
     os.environ.pop("COLUMNS", None)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # `make coverage` measures this process alone: some tests look at all that a process says.
+        os.environ.pop("COVERAGE_PROCESS_START", None)
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
