@@ -100,13 +100,13 @@ async def published(
     request: ExportRequest, source: CutSource, settings: ExportSettings
 ) -> Announcement | None:
     """The announcement of a finished export; None without one. Raises as `carry_out` does."""
-    there = await asyncio.to_thread(settings.place.find, export_id_of(request.id))
+    there = await asyncio.to_thread(settings.place.find_or_finish, export_id_of(request.id))
     return None if there is None else _answer(request, there, source)
 
 
 def reconcile_bookmarks(bookmarks: Bookmarks, place: ExportPlace) -> None:
     """Make the bookmarks agree with the finished exports. Blocking."""
-    bookmarks.reconcile(place.find)
+    bookmarks.reconcile(place.find_or_finish)
 
 
 async def _reconcile_again(bookmarks: Bookmarks, place: ExportPlace) -> None:
