@@ -260,14 +260,14 @@ class LeadershipSession:
         except UsageError as error:
             if isinstance(error, UnreadableRequest):
                 self._reports.unreadable(place, message.offset)
-            said = self._answers.failure(request_id_of(message), str(error))
+            said = self._answers.fail(request_id_of(message), str(error))
             await self._say(said, [], offsets)
             return
         age = self._clock.wall() - message.timestamp
         # A request that came during this session is young, whatever the wall clock says.
         if message.offset < self._ends.get(place, 0) and age > EXPIRY_MS:
             _log.warning("export_request_expired", request=request.id, seconds=age // 1000)
-            await self._say(await self._answers.expired(request), [], offsets)
+            await self._say(await self._answers.answer_expired(request), [], offsets)
             return
         answer = await unless(stop, self._answers.answer(request))
         if answer is not None:
@@ -279,7 +279,7 @@ class LeadershipSession:
         try:
             await self._committer.commit([message_of(self._names, said), *more], offsets)
         except MessageRefused as error:
-            failure = self._answers.failure(said.request_id, str(error))
+            failure = self._answers.fail(said.request_id, str(error))
             await self._committer.commit([message_of(self._names, failure), *more], offsets)
         self.answered += 1
         if said.directory is not None:

@@ -27,8 +27,6 @@ _GONE: Final = {
 }
 """What is lost if a topic, or offsets of it, are gone; by topic name without the prefix."""
 
-_LAG_EVERY_MS: Final = 5_000
-"""Measuring the lag costs a request to the broker."""
 _PLACE, _TRANSACTIONS = "exports", "transactions"
 """Parts of its work in which a sink can be hindered."""
 _MOST_GARBAGE: Final = 10_000
@@ -53,7 +51,6 @@ class SinkReports:
         self._metrics = metrics
         self._clock = clock
         self._steps = steps
-        self._measured = -_LAG_EVERY_MS
         self._place_away = False
         self._away: str | None = None
         self._hangs: str | None = None
@@ -141,14 +138,6 @@ class SinkReports:
     def skips(self, skipped: Mapping[Partition, int]) -> None:
         """The damaged offsets skipped in the broker's log, whoever skipped them."""
         self._skips.update(skipped, self._clock())
-
-    def lag_is_due(self) -> bool:
-        """Whether it is time to measure the lag again."""
-        now = self._clock()
-        due = now - self._measured >= _LAG_EVERY_MS
-        if due:
-            self._measured = now
-        return due
 
     def lag(self, ends: Mapping[Partition, int], positions: Mapping[Partition, int]) -> None:
         """How far the store is behind."""

@@ -101,8 +101,8 @@ class Retiring:
         if name in self._since:
             self._since = dict.fromkeys(self._since, now)
 
-    def due(self, beyond: Sequence[str], now: int) -> list[str]:
-        """The exports among those beyond the limits that must go now, in the given order."""
+    def update(self, beyond: Sequence[str], now: int) -> list[str]:
+        """Note which exports are beyond the limits now; returns those to remove, in that order."""
         self._since = {name: self._since.get(name, now) for name in beyond}
         return [name for name in beyond if now - self._since[name] >= GRACE_MS]
 

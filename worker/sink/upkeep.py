@@ -111,7 +111,7 @@ class PlaceUpkeep:
         """Remove the exports that were beyond the limits long enough; True if others remain."""
         now = moment_of(self._clock.wall())
         beyond = await asyncio.to_thread(_beyond, self._place, self._keep, now)
-        due = self._retiring.due(beyond, self._clock.steady())
+        due = self._retiring.update(beyond, self._clock.steady())
         for name in due:
             await asyncio.to_thread(self._place.remove, name)
             _log.info("export_removed", name=name)

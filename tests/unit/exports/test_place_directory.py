@@ -337,7 +337,12 @@ def test_below_a_volume_that_was_unmounted_nothing_is_done(tmp_path: Path) -> No
     for below in (False, True):
         if below:
             root.mkdir()
-        for call in (place.probe, place.sweep, lambda: place.find_or_finish(ID), lambda: place.sealed(ID)):
+        for call in (
+            place.probe,
+            place.sweep,
+            lambda: place.find_or_finish(ID),
+            lambda: place.sealed(ID),
+        ):
             with pytest.raises(StateError, match="was replaced or unmounted while in use"):
                 call()
     with pytest.raises(StateError, match="was replaced or unmounted while in use"):

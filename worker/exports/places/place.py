@@ -72,7 +72,7 @@ class ExportPlace(Protocol):
         """Stop waiting for a place that is away: calls that wait give up."""
 
     def find_or_finish(self, export_id: str) -> Finished | None:
-        """The export with that id, or None. An export that is sealed but not there is finished first."""
+        """The export with that id, or None. A sealed export that is not there is finished first."""
 
     def sealed(self, export_id: str) -> bool:
         """Whether that id is decided: its export is there, will be, or has been removed."""
