@@ -111,15 +111,15 @@ def _beyond(feed: list[Old], keep: Keep, now: datetime) -> list[Old]:
     """The exports of one feed that are beyond the limits. Feed and result are oldest first."""
     first = _firsts(feed)
     newest: dict[str, int] = {}
-    for place, export in enumerate(feed):
-        newest[first[export.export_id]] = place
+    for index, export in enumerate(feed):
+        newest[first[export.export_id]] = index
     kept = {
         chain
-        for chain, place in newest.items()
-        if place == len(feed) - 1
+        for chain, index in newest.items()
+        if index == len(feed) - 1
         or (
-            (not keep.exports or len(feed) - place <= keep.exports)
-            and (not keep.days or now - feed[place].at <= timedelta(days=keep.days))
+            (not keep.exports or len(feed) - index <= keep.exports)
+            and (not keep.days or now - feed[index].at <= timedelta(days=keep.days))
         )
     }
     return [export for export in feed if first[export.export_id] not in kept]
