@@ -92,7 +92,7 @@ class Pages:
         StateError if the store was made anew in between: numbers are others then, and an audit may
         be gone.
         """
-        if self._store is not None and self._once and self._store.database.beside:
+        if self._store is not None and self._once and self._store.database.read_only:
             return await asyncio.to_thread(self._next_page, self._store)
         if self._store is None:
             opening = open_store(self._context, broker, quiet=True, whole=True)
@@ -103,9 +103,9 @@ class Pages:
         page = await asyncio.to_thread(
             self._next_at_coordinates if self._coordinates else self._next_page, self._store
         )
-        if self._once and self._store.database.beside:
+        if self._once and self._store.database.read_only:
             return page
-        if self._store.database.beside or time.monotonic() - self._since >= _TURN_SECONDS:
+        if self._store.database.read_only or time.monotonic() - self._since >= _TURN_SECONDS:
             await self.close()  # others can use it while the caller works on the page
         return page
 

@@ -7,7 +7,7 @@ SQLite, in a directory of its own. Promises:
 * A rejection counts once: messages below the stored position are skipped.
 * The bytes of records stay in the topics. The store has coordinates, codes, fields, and digests of
   keys.
-* One process at a time writes; a second one gets `StateError`, but for reading beside the first.
+* One process at a time writes. A second one gets `StateError`, unless it opens the store read-only.
 
 A power cut may take the last transactions: they are read again. The topics can rebuild everything
 here, so a store that cannot be used is emptied, with one log line (`desk_rebuilt`).
@@ -108,10 +108,10 @@ class _Row(NamedTuple):
 class RejectionStore:
     """The rejections of one prefix. Its calls block; one at a time, from any thread."""
 
-    def __init__(self, directory: Path, names: Names, *, beside: bool = False) -> None:
+    def __init__(self, directory: Path, names: Names, *, read_only: bool = False) -> None:
         """Open or create the store. Raises `StateError`.
 
-        With `beside`, read the store that another process has open and keeps up to date.
+        With `read_only`, read the store that another process has open and keeps up to date.
         """
         self.names = names
         self.replayed = 0
@@ -122,7 +122,7 @@ class RejectionStore:
         """Whether what is read was written a moment ago: nothing older is left to be read."""
         self.skew = 0
         """By how many ms the broker's clock is ahead of ours, as live messages tell."""
-        self.database = DeskDatabase(directory, names.prefix, self._load, beside=beside)
+        self.database = DeskDatabase(directory, names.prefix, self._load, read_only=read_only)
         """The tables; `queries` reads them."""
 
     def close(self) -> None:

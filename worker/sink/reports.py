@@ -211,11 +211,13 @@ class SinkReports:
         """Offsets of a topic other than the accepted ones were removed, or skipped as damaged."""
         self._metrics.anomalies.unreadable_internal(count)
         self.health.report(
-            f"{count} offsets of {partition.topic}/{partition.number} were removed, or damaged and skipped:"
-            f" {_lost(partition.topic)}",
+            f"{count} offsets of {partition.topic}/{partition.number} were removed, or damaged and"
+            f" skipped: {_lost(partition.topic)}",
             self._clock(),
         )
-        _log.error("internal_skipped", topic=partition.topic, partition=partition.number, count=count)
+        _log.error(
+            "internal_skipped", topic=partition.topic, partition=partition.number, count=count
+        )
 
     def recreated(self, topic: str) -> None:
         """A topic other than the accepted ones was recreated."""

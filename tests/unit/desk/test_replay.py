@@ -16,9 +16,9 @@ from worker.desk.audit import ORIGIN_HEADER, encode_audit, read_audit, with_repl
 from worker.desk.queries import Candidate
 from worker.desk.replay import (
     NO_ORIGINAL,
-    OUTDATED,
     SENT_BEFORE,
     SETTLED,
+    SUPERSEDED,
     TOO_OFTEN,
     UNREADABLE,
     ReplayRun,
@@ -129,8 +129,8 @@ def test_settled_ones_need_force_and_none_is_sent_twice() -> None:
     assert [c.state for c in found] == [OPEN, ACCEPTED, DELETED]
     assert skipped == {SENT_BEFORE: 1}
     skipped = Skipped()
-    assert sendable([candidate()._replace(outdated=True)], forced, skipped) == []
-    assert skipped == {OUTDATED: 1}
+    assert sendable([candidate()._replace(superseded=True)], forced, skipped) == []
+    assert skipped == {SUPERSEDED: 1}
     assert [sent(rejected(), forced, c.state).audit.forced for c in found] == [False, True, True]
 
 

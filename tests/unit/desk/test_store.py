@@ -352,7 +352,7 @@ def test_an_audit_of_an_earlier_topic_or_of_another_key_says_nothing(
 def test_of_a_key_only_the_newest_rejection_is_not_outdated(desk: RejectionStore) -> None:
     apply(desk, *(rejection(n, key=key) for n, key in enumerate(["1", "2", "1", None, None])))
     found = queries.candidates(desk, Filter(), ("users",), 0, 9, consequences=False)
-    assert [one.outdated for one in found] == [True, False, False, False, False]
+    assert [one.superseded for one in found] == [True, False, False, False, False]
 
 
 @pytest.mark.parametrize("replay_first", [True, False])
