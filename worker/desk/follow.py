@@ -9,6 +9,7 @@ from typing import Final
 from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.core.topics import Names
+from worker.desk.expiry import expire
 from worker.desk.reading import Advance, CatchUp, Readers, ReadOptions, Unreadable
 from worker.desk.store import RejectionStore
 from worker.errors import MissingTopic
@@ -119,7 +120,7 @@ class DeskUpdater:
             await CatchUp(self._readers, self.store, identities, saved, spans, options).run()
         rejected = set(map(names.rejected, ENTITIES))
         starts = {p: span.start for p, span in spans.items() if p.topic in rejected}
-        removed = await asyncio.to_thread(self.store.expire, starts)
+        removed = await asyncio.to_thread(expire, self.store.database, starts)
         first, self._is_first = self._is_first, False
         self._is_verified = True
         return behind or removed > 0 or first

@@ -10,8 +10,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from worker.desk.buckets import WIDTHS_MS, cover
+from worker.desk.counts import OPEN, STATES
 from worker.desk.seen import key_digest
-from worker.desk.store import OPEN, STATES, RejectionStore
+from worker.desk.store import RejectionStore
 from worker.stream import Partition
 
 _MINUTE_MS: Final = WIDTHS_MS[0]

@@ -23,9 +23,9 @@ from worker.desk.audit import (
     is_coordinate,
     with_replay_headers,
 )
+from worker.desk.counts import ACCEPTED, DELETED, REPLAYED
 from worker.desk.originals import read_messages, read_original
 from worker.desk.queries import Candidate
-from worker.desk.store import ACCEPTED, DELETED, REPLAYED
 from worker.errors import MessageRefused
 from worker.stream import Message, Partition, ProducerRecord
 

@@ -13,6 +13,7 @@ from worker.core.decode import Invalid
 from worker.core.rejection import OmittedRecord, reject
 from worker.core.violations import Code, Violation
 from worker.desk.audit import ORIGIN_HEADER, encode_audit, read_audit, with_replay_headers
+from worker.desk.counts import ACCEPTED, DELETED, OPEN, REPLAYED
 from worker.desk.queries import Candidate
 from worker.desk.replay import (
     NO_ORIGINAL,
@@ -27,7 +28,6 @@ from worker.desk.replay import (
     resend,
     sendable,
 )
-from worker.desk.store import ACCEPTED, DELETED, OPEN, REPLAYED
 from worker.stream import Message, Partition
 
 RUN = ReplayRun(replay="r", at="2025-11-22T10:30:00Z", by="me", partitions=4)
