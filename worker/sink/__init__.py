@@ -3,7 +3,8 @@
 * `service` runs all parts of the sink.
 * `store` holds the rows; `store.consume` reads them from the accepted topics.
 * `requests` defines requests and announcements.
-* `answers` announces how a request goes; `export` carries the request out.
+* `answers` announces how a request goes; `export` carries the request out, and `attempt` makes
+  the export.
 * `judged` waits until the inputs are judged; `awaited` tells how far they are.
 * `selection.cut` brings the store to a cut, and `selection.plan` picks the rows of an export.
   `selection.spool` and `selection.increment` write them to files. `selection.bookmarks` knows the

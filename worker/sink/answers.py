@@ -18,7 +18,8 @@ from worker.errors import (
     StateLost,
     UsageError,
 )
-from worker.sink.export import ExportSettings, carry_out, moment_of, published
+from worker.sink.export import carry_out, published
+from worker.sink.export_settings import ExportSettings
 from worker.sink.reports import SinkReports
 from worker.sink.requests import (
     Announcement,
@@ -29,6 +30,7 @@ from worker.sink.requests import (
     export_id_of,
 )
 from worker.sink.selection.cut import CutSource
+from worker.sink.selection.plan import moment_of
 from worker.stream import ProducerRecord
 
 _REPORT_SECONDS: Final = 1.0

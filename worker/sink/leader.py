@@ -31,7 +31,7 @@ from worker.ops.steady_health import STEADY_MS
 from worker.sink.agenda import Agenda, Due, read_standing
 from worker.sink.answers import Answers, message_of
 from worker.sink.election import Election
-from worker.sink.export import ExportSettings
+from worker.sink.export_settings import ExportSettings
 from worker.sink.reports import SinkReports
 from worker.sink.requests import (
     Announcement,

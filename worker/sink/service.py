@@ -15,8 +15,10 @@ from worker.clock import Clock
 from worker.core.topics import Names
 from worker.errors import BrokerUnavailable, DamagedLog, MissingTopic, StateError, StateLost
 from worker.exports.places.place import ExportPlace
+from worker.sink.attempt import reconcile_bookmarks
 from worker.sink.election import Election
-from worker.sink.export import ExportSettings, clear_spool, reconcile_bookmarks
+from worker.sink.export import clear_spool
+from worker.sink.export_settings import ExportSettings
 from worker.sink.leader import Leader
 from worker.sink.reports import SinkReports, unheard
 from worker.sink.selection.bookmarks import Bookmarks

@@ -20,8 +20,8 @@ import structlog
 from worker.clock import Clock
 from worker.errors import BuddyError
 from worker.exports.places.place import ExportPlace
-from worker.sink.export import moment_of
 from worker.sink.retention import Keep, Retiring, old_of, to_remove
+from worker.sink.selection.plan import moment_of
 
 EVERY_MS: Final = 3_600_000
 AGAIN_MS: Final = 60_000

@@ -14,7 +14,7 @@ from worker.errors import BrokerUnavailable
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
 from worker.sink import leader
-from worker.sink.export import ExportSettings
+from worker.sink.export_settings import ExportSettings
 from worker.sink.leader import Leader
 from worker.sink.reports import SinkReports
 

@@ -271,6 +271,11 @@ def date_range(earliest: Iterable[str | None], days: Days, export_day: str) -> t
     return first, last
 
 
+def moment_of(milliseconds: int) -> datetime:
+    """The moment in UTC, in whole seconds like all times in an export."""
+    return datetime.fromtimestamp(milliseconds // 1000, UTC)
+
+
 def day_of(moment_ms: int) -> str:
     """The UTC day of a moment in milliseconds, YYYY-MM-DD."""
     return datetime.fromtimestamp(moment_ms / 1000, UTC).strftime("%Y-%m-%d")
