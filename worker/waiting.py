@@ -1,4 +1,4 @@
-"""Waits: exponential backoff with jitter, a wait that an event ends, services side by side."""
+"""Waits: backoff with jitter, intervals, a wait that an event ends, services side by side."""
 
 from __future__ import annotations
 
@@ -43,6 +43,23 @@ class Backoff:
     def untried(self) -> None:
         """Record that nothing was tried that could fail: the time before a reset begins anew."""
         self._until = max(self._until, self._clock())
+
+
+class Interval:
+    """Limits work to once in `milliseconds`. `clock` is steady, in milliseconds."""
+
+    def __init__(self, clock: Callable[[], int], milliseconds: int) -> None:
+        self._clock = clock
+        self._milliseconds = milliseconds
+        self._began = -milliseconds
+
+    def begin_if_over(self) -> bool:
+        """Begin the next interval if the last one is over; whether it was. The first one was."""
+        now = self._clock()
+        is_over = now - self._began >= self._milliseconds
+        if is_over:
+            self._began = now
+        return is_over
 
 
 async def wait(event: asyncio.Event, seconds: float) -> None:

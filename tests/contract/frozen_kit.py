@@ -107,9 +107,9 @@ class _Place:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def find(self, export_id: str) -> Finished | None:
+    def find_or_finish(self, export_id: str) -> Finished | None:
         self._freezer.reach_in_thread("taken up")
-        return self._inner.find(export_id)
+        return self._inner.find_or_finish(export_id)
 
     def publish(self, staging: Staging, abandoned: Callable[[], bool]) -> Finished:
         self._freezer.reach_in_thread("written")

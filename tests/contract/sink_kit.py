@@ -23,7 +23,7 @@ from worker.exports.places.directory import DirectoryPlace
 from worker.exports.places.place import ExportPlace
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
-from worker.sink.export import ExportSettings
+from worker.sink.export_settings import ExportSettings
 from worker.sink.reports import SinkReports
 from worker.sink.requests import Announcement, ExportRequest, decode_announcement, encode_request
 from worker.sink.retention import Keep

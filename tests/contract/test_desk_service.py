@@ -25,7 +25,7 @@ from worker.core.topics import Names, wanted
 from worker.core.violations import Code
 from worker.desk import follow, queries, reading
 from worker.desk import service as service_module
-from worker.desk.beside import goal, missing
+from worker.desk.goal import goal, offsets_left
 from worker.desk.queries import Filter
 from worker.desk.reports import DeskReports
 from worker.desk.service import DeskService
@@ -118,12 +118,12 @@ async def beside(desk: Desk) -> tuple[int, int]:
     async with asyncio.timeout(DEADLINE):
         while True:
             try:
-                store = RejectionStore(desk.directory, desk.names, beside=True)
+                store = RejectionStore(desk.directory, desk.names, read_only=True)
             except StateError:  # not created yet
                 await asyncio.sleep(0)
                 continue
             try:
-                if not missing(store, target):
+                if not offsets_left(store, target):
                     found = queries.summary(store, Filter())
                     return found.records, found.open
             finally:

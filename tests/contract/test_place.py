@@ -46,7 +46,7 @@ def names(place: ExportPlace) -> list[str]:
 
 
 def test_an_empty_place(place: ExportPlace) -> None:
-    assert place.find(ID) is None
+    assert place.find_or_finish(ID) is None
     assert not place.sealed(ID)
     assert names(place) == []
     assert place.sweep() == []
@@ -56,7 +56,7 @@ def test_an_empty_place(place: ExportPlace) -> None:
 def test_an_export_is_found_under_its_id_and_can_be_fetched(sink: Sink, tmp_path: Path) -> None:
     assert published(sink(), FIRST, "hello") == FIRST
     place = sink()
-    found = place.find(ID)
+    found = place.find_or_finish(ID)
     assert found is not None
     assert (found.name, found.manifest.export_id) == (FIRST, ID)
     assert found.location.endswith(f"/{FIRST}")
@@ -112,7 +112,7 @@ def test_the_newest_comes_first(place: ExportPlace) -> None:
     for hour, export_id in zip((11, 12, 13), ids, strict=True):
         published(place, f"20251122T{hour}0000Z_{export_id}")
     assert [name[9:11] for name in names(place)] == ["13", "12", "11"]
-    assert [place.find(i) is not None for i in ids] == [True] * 3
+    assert [place.find_or_finish(i) is not None for i in ids] == [True] * 3
 
 
 def test_what_a_clock_that_ran_ahead_has_stamped_is_not_the_newest(sink: Sink) -> None:
@@ -135,7 +135,7 @@ def test_what_was_removed_is_gone_and_does_not_come_again(sink: Sink) -> None:
     place.remove(FIRST)
     place.remove(FIRST)
     assert names(sink()) == []
-    assert (place.find(ID), place.sealed(ID)) == (None, True)
+    assert (place.find_or_finish(ID), place.sealed(ID)) == (None, True)
     with pytest.raises(StateError, match="removed since"):
         published(sink(), SECOND)
     assert names(place) == []

@@ -95,7 +95,7 @@ def test_a_kill_while_removing_never_shows_half_of_it(
     if seen:
         assert whole(world.sink(), FIRST, tmp_path / "seen") == "1"
         world.sink().remove(FIRST)
-    assert world.sink().find(ID) is None
+    assert world.sink().find_or_finish(ID) is None
     world.sink().sweep()
     assert world.held() == []
     assert world.sink().sealed(ID)
@@ -134,7 +134,7 @@ def test_a_zombie_that_finishes_after_the_removal_shows_nothing(world: World) ->
             world.sink().remove(FIRST)
 
     zombie.meta.events.register("before-send.s3", removed_meanwhile)
-    assert world.sink(zombie).find(ID) is None
+    assert world.sink(zombie).find_or_finish(ID) is None
     assert world.held() == []
 
 
@@ -150,7 +150,7 @@ def test_a_take_over_within_the_same_second_is_published(world: World, tmp_path:
     assert published(world.sink(), FIRST, "alive") == SECOND
     assert whole(world.sink(), SECOND, tmp_path / "copy") == "alive"
     assert world.held(f"exports/{FIRST}") == before, "nothing of another one is touched"
-    assert world.sink().find(ID) == next(world.sink().finished())
+    assert world.sink().find_or_finish(ID) == next(world.sink().finished())
 
 
 def test_of_two_within_the_same_second_one_counts(world: World, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_large_file_goes_in_parts_and_takes_little_memory(world: World, tmp_pa
         "before-send.s3",
         lambda request, **_: parts.append(request.url) if "partNumber=" in request.url else None,
     )
-    place.find(ID)  # what the client needs once
+    place.find_or_finish(ID)  # what the client needs once
     tracemalloc.start()
     try:
         place.publish(attempt, never)
@@ -283,7 +283,7 @@ def test_seals_go_when_their_requests_cannot_come_again(world: World) -> None:
     published(world.sink(), FIRST)
     world.clock.ahead = timedelta(days=SEAL_DAYS + 1)
     world.sink().sweep()
-    assert world.sink().find(ID) is not None, "its export is there"
+    assert world.sink().find_or_finish(ID) is not None, "its export is there"
     world.sink().remove(FIRST)
     world.clock.ahead = timedelta(days=SEAL_DAYS - 1)
     world.sink().sweep()
@@ -299,7 +299,7 @@ def test_files_that_were_removed_by_hand_do_not_come_back_by_halves(world: World
     published(place, FIRST)
     for key in world.held()[1:]:
         world.client.delete_object(Bucket=world.name, Key=key)
-    assert place.find(ID) is None
+    assert place.find_or_finish(ID) is None
     assert list(place.finished()) == []
     world.clock.ahead = timedelta(days=2)
     assert place.sweep() == [FIRST]

@@ -146,7 +146,7 @@ def test_a_clock_that_is_wrong_here_is_waited_for(world: World) -> None:
 
     assert gate.client is not None
     gate.client.meta.events.register("before-call.s3", skewed)
-    assert place.find(ID) is not None
+    assert place.find_or_finish(ID) is not None
     assert told[0] is not None
     assert "the clock of this machine, or of the server, is wrong" in told[0]
 

@@ -67,7 +67,7 @@ def _no_server(world: World) -> BucketPlace:
         (_no_server, "no answer from the server .*: is it there"),
     ],
 )
-@pytest.mark.parametrize("use", ["sweep", "find", "publish"])
+@pytest.mark.parametrize("use", ["sweep", "find_or_finish", "publish"])
 def test_what_is_set_up_wrongly_is_one_clear_line(
     world: World,
     wrong: Callable[[World], BucketPlace],
@@ -78,7 +78,7 @@ def test_what_is_set_up_wrongly_is_one_clear_line(
     attempt = staged(world.sink(), FIRST)
     uses: dict[str, Callable[[], object]] = {
         "sweep": place.sweep,
-        "find": lambda: place.find(ID),
+        "find_or_finish": lambda: place.find_or_finish(ID),
         "publish": lambda: place.publish(attempt, never),
     }
     with pytest.raises(StateError, match=line) as caught:
@@ -110,7 +110,7 @@ def test_settings_lead_to_the_bucket(world: World, tmp_path: Path) -> None:
     assert isinstance(place, BucketPlace)
     world.places.append(place)
     assert published(place, FIRST) == FIRST
-    found = place.find(ID)
+    found = place.find_or_finish(ID)
     assert found is not None
     assert found.location == f"s3://{world.name}/some/where/{FIRST}"
     assert f"some/where/{FIRST}/manifest.json" in world.held("some/where/2")
@@ -126,7 +126,7 @@ def test_credentials_of_the_environment_do_as_well(
     place = place_of(Settings(exports=f"s3://{world.name}"), {"AWS_REGION": "us-east-1"})
     assert isinstance(place, BucketPlace)
     world.places.append(place)
-    assert place.find(ID) is None
+    assert place.find_or_finish(ID) is None
 
 
 @pytest.mark.parametrize("exports", ["s3://B_/x", "s3://bucket/a//b", "s3://b/../c"])

@@ -21,7 +21,7 @@ from worker.core.topics import Names
 from worker.errors import BrokerUnavailable, MissingTopic, NoAnswer, StateError
 from worker.exports.manifest import read_manifest
 from worker.exports.places.directory import DirectoryPlace
-from worker.sink import answers, export, leader
+from worker.sink import answers, attempt, leader
 from worker.sink.reports import unheard
 from worker.sink.requests import ExportRequest, export_id_of
 from worker.sink.store.consume import Consumer
@@ -251,7 +251,7 @@ async def test_a_bug_fails_the_request_only_and_says_no_data(
 
     async with sink.running():
         with monkeypatch.context() as patch, capture_logs() as logs:
-            patch.setattr(export, "write_export", broken)
+            patch.setattr(attempt, "write_export", broken)
             await sink.ask(ExportRequest("a"))
             said = await sink.answer("failed")
         await sink.export("b", formats=("csv",))
@@ -273,7 +273,7 @@ async def test_stopping_gives_an_export_up_and_the_next_start_makes_it(
         raise AssertionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(export, "write_export", endless)
+        patch.setattr(attempt, "write_export", endless)
         async with sink.running() as stop:
             await sink.ask(ExportRequest("a"))
             await writing.wait()

@@ -19,7 +19,7 @@ from worker.core.topics import Names
 from worker.errors import StateError
 from worker.exports.places import outages
 from worker.sink.agenda import RETRY_MS
-from worker.sink.export import ExportSettings
+from worker.sink.export_settings import ExportSettings
 from worker.sink.schedule import Schedule
 from worker.sink.service import serve
 from worker.sink.upkeep import AGAIN_MS

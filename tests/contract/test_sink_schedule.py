@@ -100,7 +100,7 @@ async def test_a_failure_behind_the_seal_is_no_last_word(
     sink: Sink, monkeypatch: pytest.MonkeyPatch, away: bool
 ) -> None:
     """The connection goes when the export is there: it is announced now, or by the next try."""
-    publish, find = sink.place.publish, sink.place.find
+    publish, find = sink.place.publish, sink.place.find_or_finish
     gone = asyncio.Event()
 
     def publish_and_fail(staging: Staging, abandoned: Callable[[], bool]) -> Finished:
@@ -117,7 +117,7 @@ async def test_a_failure_behind_the_seal_is_no_last_word(
     async with sink.running():
         await begun(sink)
         monkeypatch.setattr(sink.place, "publish", publish_and_fail)
-        monkeypatch.setattr(sink.place, "find", find_if_there)
+        monkeypatch.setattr(sink.place, "find_or_finish", find_if_there)
         sink.clock.now += 2_000
         if away:
             await sink.answer("failed")

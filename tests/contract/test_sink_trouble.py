@@ -473,7 +473,7 @@ class BehindATransaction:
 async def test_what_is_behind_an_open_transaction_is_told(
     sink: Sink, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr("worker.sink.reports._LAG_EVERY_MS", 50)
+    monkeypatch.setattr("worker.sink.store.consume._MEASURE_EVERY_MS", 50)
     monkeypatch.setattr("worker.brokers.transactions._OPEN_MS", 300)
     broker = BehindATransaction(sink.broker)
     topic = f"{sink.names.prefix}.{what}"

@@ -25,7 +25,7 @@ from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.core.decode import Decoded, RecordDecoder, latest_moment
 from worker.core.topics import Names, wanted
 from worker.exports.places.directory import DirectoryPlace
-from worker.sink.export import ExportSettings
+from worker.sink.export_settings import ExportSettings
 from worker.sink.requests import ExportRequest, decode_announcement, encode_request
 from worker.sink.service import serve
 from worker.stream import Partition, ProducerRecord

@@ -16,7 +16,7 @@ from worker.stream import Partition
 
 if TYPE_CHECKING:
     from worker.brokers.contract import Broker
-    from worker.desk.beside import Goal
+    from worker.desk.goal import Goal
     from worker.desk.reading import Advance
     from worker.desk.store import RejectionStore
 
@@ -46,7 +46,7 @@ async def open_store(
 ) -> AsyncIterator[RejectionStore]:
     """The store, up to date with the topics.
 
-    If another process has it open, the store is read beside that one: a desk keeps it up to date,
+    If another process has it open, this one only reads the store: a desk keeps it up to date,
     and another command soon ends. With `whole`, open transactions are waited for.
     """
     store = await _up_to_date(context, broker, quiet=quiet, whole=whole)
@@ -74,7 +74,7 @@ async def _up_to_date(
     context: Context, broker: Broker, *, quiet: bool, whole: bool
 ) -> RejectionStore:
     """The store, once it is up to date: by this process, or by the one that has it open."""
-    from worker.desk.beside import goal
+    from worker.desk.goal import goal
 
     wanted = await goal(broker, context.names, whole=whole)
     total = before = sum(wanted.ends.values())
@@ -107,11 +107,11 @@ async def _up_to_date(
 async def _left(
     broker: Broker, store: RejectionStore, wanted: Goal, advance: Advance
 ) -> int | None:
-    """How much is still to be read, as `missing`; a store of this process is brought up to date."""
-    from worker.desk.beside import missing
+    """See `offsets_left`; 0 for a store of this process, which is brought up to date."""
+    from worker.desk.goal import offsets_left
 
-    if store.database.beside:
-        return await asyncio.to_thread(missing, store, wanted)
+    if store.database.read_only:
+        return await asyncio.to_thread(offsets_left, store, wanted)
     await _catch_up(broker, store, advance, whole=wanted.whole)
     return 0
 
@@ -122,7 +122,7 @@ def desk_directory(context: Context) -> Path:
 
 
 def opened(directory: Path, names: Names) -> RejectionStore:
-    """Open the store, or read it beside another process. Blocking. Raises StateError."""
+    """Open the store; read-only if another process has it open. Blocking. Raises StateError."""
     from worker.desk.store import RejectionStore
 
     patient_until = time.monotonic() + _CREATING_SECONDS
@@ -133,7 +133,7 @@ def opened(directory: Path, names: Names) -> RejectionStore:
             if not isinstance(error.__cause__, BlockingIOError):
                 raise
         try:
-            return RejectionStore(directory, names, beside=True)
+            return RejectionStore(directory, names, read_only=True)
         except StateError:  # the other process is just creating it
             if time.monotonic() >= patient_until:
                 raise

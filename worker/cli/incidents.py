@@ -49,7 +49,7 @@ def glance(directory: Path, names: Names, now: int) -> Glance | None:
     if not (directory / f"{FILE_NAME}-wal").exists():  # nobody has the store open
         return None
     try:
-        store = RejectionStore(directory, names, beside=True)
+        store = RejectionStore(directory, names, read_only=True)
     except StateError:
         return None
     try:

@@ -74,16 +74,16 @@ def verify(context: Context, as_json: bool) -> int:
 
 
 @log_command.command("skip")
-@click.argument("place", metavar="TOPIC/PARTITION[@OFFSET]")
+@click.argument("where", metavar="TOPIC/PARTITION[@OFFSET]")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_obj
-def skip(context: Context, place: str, yes: bool) -> int:
+def skip(context: Context, where: str, yes: bool) -> int:
     """Skip a damaged batch. Its messages are lost, and are counted as lost.
 
     If only an index is damaged, it is rebuilt instead and nothing is lost. Without OFFSET, the
     command skips the first known damage of the partition.
     """
-    partition, offset = _place(place)
+    partition, offset = _partition_and_offset(where)
 
     async def find() -> Damage:
         async with _log(context) as broker:
@@ -145,11 +145,11 @@ async def _log(context: Context) -> AsyncIterator[EmbeddedBroker]:
         await broker.close()
 
 
-def _place(text: str) -> tuple[Partition, int | None]:
-    name, at, offset = text.partition("@")
+def _partition_and_offset(where: str) -> tuple[Partition, int | None]:
+    name, at, offset = where.partition("@")
     topic, slash, number = name.rpartition("/")
     if not (slash and topic and number.isdecimal() and (not at or offset.isdecimal())):
         raise click.UsageError(
-            f"{text!r} is not TOPIC/PARTITION@OFFSET, such as buddy.in.users/0@7."
+            f"{where!r} is not TOPIC/PARTITION@OFFSET, such as buddy.in.users/0@7."
         )
     return Partition(topic, int(number)), int(offset) if at else None

@@ -92,8 +92,8 @@ class Pages:
         StateError if the store was made anew in between: numbers are others then, and an audit may
         be gone.
         """
-        if self._store is not None and self._once and self._store.database.beside:
-            return await asyncio.to_thread(self._page, self._store)
+        if self._store is not None and self._once and self._store.database.read_only:
+            return await asyncio.to_thread(self._next_page, self._store)
         if self._store is None:
             opening = open_store(self._context, broker, quiet=True, whole=True)
             self._store = await self._open.enter_async_context(opening)
@@ -101,11 +101,11 @@ class Pages:
         else:
             await catch_up(broker, self._store, quiet=True, whole=True)
         page = await asyncio.to_thread(
-            self._at_coordinates if self._coordinates else self._page, self._store
+            self._next_at_coordinates if self._coordinates else self._next_page, self._store
         )
-        if self._once and self._store.database.beside:
+        if self._once and self._store.database.read_only:
             return page
-        if self._store.database.beside or time.monotonic() - self._since >= _TURN_SECONDS:
+        if self._store.database.read_only or time.monotonic() - self._since >= _TURN_SECONDS:
             await self.close()  # others can use it while the caller works on the page
         return page
 
@@ -114,7 +114,7 @@ class Pages:
         self._store = None
         await self._open.aclose()
 
-    def _page(self, store: RejectionStore) -> list[Candidate]:
+    def _next_page(self, store: RejectionStore) -> list[Candidate]:
         from worker.desk import queries
 
         identity = store.database.identity
@@ -143,7 +143,7 @@ class Pages:
                 return found
         return []
 
-    def _at_coordinates(self, store: RejectionStore) -> list[Candidate]:
+    def _next_at_coordinates(self, store: RejectionStore) -> list[Candidate]:
         from worker.desk import queries
 
         if self._left is None:

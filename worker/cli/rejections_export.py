@@ -54,8 +54,8 @@ def export_command(
                     await pages.close()
 
     async def write(broker: Broker, candidates: list[Candidate]) -> None:
+        from worker.desk.counts import OPEN
         from worker.desk.originals import read_messages, read_original
-        from worker.desk.store import OPEN
 
         wanted = [one for one in candidates if everything or one.state == OPEN]
         async for message in read_messages(broker, wanted):

@@ -31,7 +31,7 @@ from worker.index.store import IndexStore
 from worker.ops.health import Health, ServiceHealth
 from worker.ops.metrics import Metrics
 from worker.private import tighten
-from worker.sink.export import ExportSettings
+from worker.sink.export_settings import ExportSettings
 from worker.sink.reports import SinkReports
 from worker.sink.retention import Keep
 from worker.sink.service import serve as serve_sink

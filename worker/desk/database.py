@@ -1,6 +1,6 @@
 """The database of the desk: its tables, how it is opened, and what its errors mean.
 
-One process at a time writes it; others may read it beside that one. A database that cannot be
+One process at a time writes it; others may read it meanwhile. A database that cannot be
 used is replaced with an empty one, with one log line (`desk_rebuilt`): the topics fill it again.
 SQLite has no checksums, so a file that was closed in order has one beside it. One of a process that
 was killed gets SQLite's own check when it is opened again.
@@ -95,16 +95,16 @@ class DeskDatabase:
         prefix: str,
         on_load: Callable[[DeskDatabase], None],
         *,
-        beside: bool = False,
+        read_only: bool = False,
     ) -> None:
         """Open or create the database. Raises `StateError`.
 
         Calls `on_load` whenever what was read from the tables before may be wrong: after an
-        opening, and after a transaction that was rolled back. With `beside`, another process has
-        the database open, and this one can only read it; nothing is created.
+        opening, and after a transaction that was rolled back. With `read_only`, another process has
+        the database open, and this one only reads it; nothing is created.
         """
         self.directory = directory
-        self.beside = beside
+        self.read_only = read_only
         # A caller that is cancelled closes the database while a thread of its own still uses it.
         self._turn = threading.RLock()
         self._file = directory / FILE_NAME
@@ -115,8 +115,8 @@ class DeskDatabase:
         self._lock = StateDirectory(directory)
         self.rebuilt = 0
         """How often it was replaced with an empty one since the opening."""
-        if beside:
-            self._connect_beside()
+        if read_only:
+            self._connect_read_only()
             return
         self._lock.take()
         try:
@@ -129,7 +129,7 @@ class DeskDatabase:
         """Write a checksum of what has changed, and release the directory."""
         with self._turn:
             try:
-                if not self._sealed and not self.beside and self._is_in_place():
+                if not self._sealed and not self.read_only and self._is_in_place():
                     self._seal()
             finally:
                 self._db.close()
@@ -144,7 +144,7 @@ class DeskDatabase:
     def check_in_place(self) -> None:
         """Raise `StateError` if the file was removed or is another one, or is said to be damaged.
 
-        Whoever reads beside this process may have found damage that is in no page read here.
+        Another process that reads it may have found damage that is in no page read here.
         """
         if self._lock.distrust() is not None or not self._is_in_place():
             raise StateError(
@@ -201,7 +201,7 @@ class DeskDatabase:
         except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
             damaged = any(sign in str(error) for sign in _DAMAGED)
             if damaged or not isinstance(error, sqlite3.OperationalError):
-                if not (self.beside and "no such table" in str(error)):  # they are being created
+                if not (self.read_only and "no such table" in str(error)):  # they are being created
                     self._lock.mark_damaged(str(error))
                 raise StateError(
                     f"{self.directory} is damaged ({error}): it is rebuilt from the topics at its"
@@ -235,7 +235,7 @@ class DeskDatabase:
     def _failure(self, error: sqlite3.Error) -> StateError:
         # SQLite calls some full disks an I/O error.
         full = "is full" in str(error)
-        with suppress(OSError):  # read beside its owner, the directory may not be there yet
+        with suppress(OSError):  # if read-only, the directory may not be there yet
             full = full or shutil.disk_usage(self.directory).free < _LEAST_FREE
         if full:
             return self._lock.failure(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
@@ -245,7 +245,7 @@ class DeskDatabase:
         """Write the checksum. Without one, the next opening takes longer."""
         with suppress(sqlite3.Error, OSError):
             busy, *_ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            if busy:  # someone reads beside this: the file changes when the last one closes it
+            if busy:  # another process reads it: the last one to close it changes the file
                 return
             seal(self._file, self._file.stat().st_size, FILE_MODE)
 
@@ -273,7 +273,7 @@ class DeskDatabase:
         except OSError:
             return False
 
-    def _connect_beside(self) -> None:
+    def _connect_read_only(self) -> None:
         with self.guard():
             where = f"{self._file.absolute().as_uri()}?mode=ro"
             self._db = sqlite3.connect(

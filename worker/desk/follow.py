@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.core.topics import Names
+from worker.desk.expiry import expire
 from worker.desk.reading import Advance, CatchUp, Readers, ReadOptions, Unreadable
 from worker.desk.store import RejectionStore
 from worker.errors import MissingTopic
@@ -119,17 +120,14 @@ class DeskUpdater:
             await CatchUp(self._readers, self.store, identities, saved, spans, options).run()
         rejected = set(map(names.rejected, ENTITIES))
         starts = {p: span.start for p, span in spans.items() if p.topic in rejected}
-        removed = await asyncio.to_thread(self.store.expire, starts)
+        removed = await asyncio.to_thread(expire, self.store.database, starts)
         first, self._is_first = self._is_first, False
         self._is_verified = True
         return behind or removed > 0 or first
 
-    async def blocked(self) -> dict[Partition, tuple[int, int]]:
+    async def readable_ends(self) -> dict[Partition, tuple[int, int]]:
         """How far each partition can be read, and its end with open transactions."""
-        partitions = partitions_of(await found_topics(self._broker, self.store.names))
-        ends = await self._broker.spans(partitions, uncommitted=True)
-        stable = await self._broker.spans(partitions)
-        return {p: (stable[p].end, span.end) for p, span in ends.items()}
+        return await _readable_ends(self._broker, self.store.names)
 
     def _tell_lost_audits(self, saved: SavedIndex, spans: Mapping[Partition, OffsetRange]) -> None:
         replays = self.store.names.replays
@@ -162,27 +160,32 @@ async def bring_up_to_date(
     finally:
         await updater.close()
     if not whole:
-        partitions = partitions_of(await found_topics(broker, store.names))
-        await _tell_open_transactions(broker, partitions, missed)
+        await _tell_open_transactions(broker, store.names, missed)
 
 
 async def _tell_open_transactions(
-    broker: Broker, partitions: Sequence[Partition], missed: Callable[[str], None]
+    broker: Broker, names: Names, missed: Callable[[str], None]
 ) -> None:
     """Report messages behind transactions that stay open; those of services end within a moment."""
-    ends = await broker.spans(partitions, uncommitted=True)
-    stable = await broker.spans(partitions)
-    if all(stable[p].end >= end.end for p, end in ends.items()):
+    ends = await _readable_ends(broker, names)
+    if all(readable >= end for readable, end in ends.values()):
         return
     await asyncio.sleep(_MOMENT_SECONDS)
-    stable = await broker.spans(partitions)
-    for partition, span in ends.items():
-        if (count := span.end - stable[partition].end) > 0:
+    readable_now = await broker.spans(ends)
+    for partition, (_, end) in ends.items():
+        if (count := end - readable_now[partition].end) > 0:
             missed(
                 f"{count} messages of {partition.topic}/{partition.number} are behind an open"
                 " transaction and not counted: see input_blocked in"
                 " docs/operations/troubleshooting.md"
             )
+
+
+async def _readable_ends(broker: Broker, names: Names) -> dict[Partition, tuple[int, int]]:
+    partitions = partitions_of(await found_topics(broker, names))
+    ends = await broker.spans(partitions, uncommitted=True)
+    readable = await broker.spans(partitions)
+    return {p: (readable[p].end, span.end) for p, span in ends.items()}
 
 
 def _still_there(saved: SavedIndex, spans: Mapping[Partition, OffsetRange]) -> SavedIndex:

@@ -1,7 +1,7 @@
 """Incidents: far more of an entity is rejected than usual, or has unknown fields; what stands out.
 
 The desk counts verdicts by entity and bucket of five seconds, in the same transaction as the
-rejections. Each complete bucket is judged once (`worker.desk.detection`). All state is in the
+rejections. Each complete bucket is looked at once (`worker.desk.detection`). All state is in the
 store, so an incident opens once and closes once, whoever is killed and when.
 """
 
@@ -107,13 +107,14 @@ class IncidentBook:
     def __init__(self, store: RejectionStore) -> None:
         self._store = store
 
-    def judge(self, now: int, wall: int, *, tells: bool) -> list[IncidentReport]:
-        """Judge all buckets that were complete at `now`; returns incidents that opened or closed.
+    def detect(self, now: int, wall: int, *, tells: bool) -> list[IncidentReport]:
+        """Look for incidents in all buckets that were complete at `now`; returns what changed.
 
         `wall` is what the wall clock says, for those who ask when the desk looked last.
 
-        What comes late for a bucket that was judged before counts in the next one. With `tells`,
-        the returned ones are `untold` until `told`. Raises StateError.
+        That is incidents that opened or closed. What comes late for a bucket that was looked at
+        before counts in the next one. With `tells`, what is returned is `untold` until `told`.
+        Raises StateError.
         """
         database = self._store.database
         end = now // BUCKET_MS
@@ -130,7 +131,7 @@ class IncidentBook:
                     watch = Watch(end - 2, past=watch.past)
                     self._save(subject, watch)
                 if watch.bucket < end - 1:
-                    changed += self._judge(subject, watch, end, tells=tells)
+                    changed += self._detect(subject, watch, end, tells=tells)
             database.execute("INSERT OR REPLACE INTO facts VALUES ('looked', ?)", (str(wall),))
             database.execute(
                 "DELETE FROM incidents WHERE closed < ? AND untold = 0", (now - KEPT_MS,)
@@ -189,7 +190,7 @@ class IncidentBook:
         with database.guard(), database.transaction():
             database.execute("UPDATE incidents SET untold = 0 WHERE untold")
 
-    def _judge(
+    def _detect(
         self, subject: _Subject, watch: Watch, end: int, *, tells: bool
     ) -> list[IncidentReport]:
         counts = self._take_counts(subject, watch.bucket + 1, end)

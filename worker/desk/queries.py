@@ -10,8 +10,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from worker.desk.buckets import WIDTHS_MS, cover
+from worker.desk.counts import OPEN, STATES
 from worker.desk.seen import key_digest
-from worker.desk.store import OPEN, STATES, RejectionStore
+from worker.desk.store import RejectionStore
 from worker.stream import Partition
 
 _MINUTE_MS: Final = WIDTHS_MS[0]
@@ -142,7 +143,7 @@ def listed(
     return _listed(store, where, values, limit)
 
 
-_OUTDATED: Final = "EXISTS (SELECT 1 FROM rejections n WHERE n.key = r.key AND n.id > r.id)"
+_SUPERSEDED: Final = "EXISTS (SELECT 1 FROM rejections n WHERE n.key = r.key AND n.id > r.id)"
 
 
 class Candidate(NamedTuple):
@@ -152,7 +153,7 @@ class Candidate(NamedTuple):
     partition: Partition
     offset: int
     state: int
-    outdated: bool = False
+    superseded: bool = False
     """Whether a newer record of its key was rejected as well."""
 
 
@@ -179,14 +180,14 @@ def candidates(
         wanted *= 2
     numbers = ",".join(str(n) for n, (entity, _) in kinds.items() if entity in entities)
     rows = store.database.rows(
-        f'SELECT r.id, p.topic, p.number, r."offset", r.state, {_OUTDATED} FROM rejections r'
+        f'SELECT r.id, p.topic, p.number, r."offset", r.state, {_SUPERSEDED} FROM rejections r'
         " JOIN partitions p ON p.id = r.topic_partition"
         f" WHERE r.id > ? AND r.kinds IN ({numbers}) AND {where} ORDER BY r.id LIMIT ?",
         (after, *wanted, limit),
     )
     return [
-        Candidate(id_, Partition(topic, number), offset, state, bool(outdated))
-        for id_, topic, number, offset, state, outdated in rows
+        Candidate(id_, Partition(topic, number), offset, state, bool(superseded))
+        for id_, topic, number, offset, state, superseded in rows
     ]
 
 

@@ -23,9 +23,9 @@ from worker.desk.audit import (
     is_coordinate,
     with_replay_headers,
 )
+from worker.desk.counts import ACCEPTED, DELETED, REPLAYED
 from worker.desk.originals import read_messages, read_original
 from worker.desk.queries import Candidate
-from worker.desk.store import ACCEPTED, DELETED, REPLAYED
 from worker.errors import MessageRefused
 from worker.stream import Message, Partition, ProducerRecord
 
@@ -35,7 +35,7 @@ _ENOUGH_BYTES: Final = 8 * 1024 * 1024
 # Why a rejection is not sent.
 SENT_BEFORE: Final = "sent again before"
 SETTLED: Final = "accepted or deleted since"
-OUTDATED: Final = "a newer version was rejected"
+SUPERSEDED: Final = "a newer version was rejected"
 TOO_OFTEN: Final = "sent again too often"
 NO_ORIGINAL: Final = "original not kept"
 GONE: Final = "no longer in its topic"
@@ -72,8 +72,8 @@ def sendable(candidates: Sequence[Candidate], run: ReplayRun, skipped: Skipped) 
     for candidate in candidates:
         if candidate.state == REPLAYED:
             skipped[SENT_BEFORE] += 1
-        elif candidate.outdated:
-            skipped[OUTDATED] += 1
+        elif candidate.superseded:
+            skipped[SUPERSEDED] += 1
         elif candidate.state in (ACCEPTED, DELETED) and not run.forced:
             skipped[SETTLED] += 1
         else:

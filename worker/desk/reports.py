@@ -22,8 +22,6 @@ from worker.stream import Partition
 _TRANSACTIONS, _WEBHOOK = "transactions", "webhook"
 """Parts of its work in which the desk can be hindered."""
 _SKEW_MS: Final = 60_000
-_TRANSACTIONS_EVERY_MS: Final = 5_000
-"""Looking for them costs requests to the broker."""
 
 _log = structlog.get_logger(__name__)
 
@@ -38,7 +36,6 @@ class DeskReports:
         self._hindrances = SteadyHealth(health, clock.steady)
         self._transactions = OpenTransactions(clock.steady)
         self._unreadable = Sparing(_unreadable_rejection)
-        self._looked = -_TRANSACTIONS_EVERY_MS
         self._rebuilt = self._replayed = 0
         self._is_off = False
 
@@ -144,14 +141,6 @@ class DeskReports:
             line = f"the webhook of incidents {error}"
             _log.warning("webhook_failed", error=line, retry_in=round(retry_in, 1))
             self.health.hindered(_WEBHOOK, line, self._clock.steady())
-
-    def transactions_are_due(self) -> bool:
-        """Whether it is time to look for open transactions again."""
-        now = self._clock.steady()
-        due = now - self._looked >= _TRANSACTIONS_EVERY_MS
-        if due:
-            self._looked = now
-        return due
 
     def open_transactions(self, ends: Mapping[Partition, tuple[int, int]]) -> None:
         """Report partitions that are blocked by a transaction that stays open.

@@ -21,14 +21,16 @@ from worker.desk.still_open import still_open
 from worker.desk.store import RejectionStore
 from worker.desk.webhook import Webhook, WebhookFailed
 from worker.errors import WAITED_OUT, StateError
-from worker.waiting import Backoff, wait
+from worker.waiting import Backoff, Interval, wait
 
 _PAUSE_SECONDS: Final = 1.0
 """Between passes."""
 _LATE_MS: Final = 2_000
-"""After its end, a bucket is judged: by then its verdicts are committed and read, as a rule."""
+"""After its end, a bucket is looked at: by then its verdicts are committed and read, as a rule."""
 _LONG_MS: Final = 10_000
 """After a pass that took longer, the next one reads what is not of this moment."""
+_TRANSACTIONS_EVERY_MS: Final = 5_000
+"""How often to look for open transactions, which costs requests to the broker."""
 _LAST_SECONDS: Final = 2.0
 """How long a stop waits for the webhook."""
 _STORE, _BROKER = "desk", "broker"
@@ -60,10 +62,11 @@ class DeskService:
         self._webhook = webhook
         self._share = share
         self._stop = asyncio.Event()
-        self._judged = 0
+        self._looked_at = 0
         """The number of the bucket up to which incidents were looked for."""
         self._sending: asyncio.Task[IncidentReport] | None = None
         self._retry = Backoff(clock.steady, first=1.0, longest=60.0)
+        self._transactions = Interval(clock.steady, _TRANSACTIONS_EVERY_MS)
         # Steady: incidents do not open or close because the wall clock is set.
         self._wall_minus_steady = clock.wall() - clock.steady()
 
@@ -143,15 +146,15 @@ class DeskService:
         self._reports.free(_BROKER)
         self._reports.caught_up(store.replayed, store.database.rebuilt)
         store.is_live = self._now() - began < _LONG_MS
-        if now // BUCKET_MS > self._judged:
-            self._judged = now // BUCKET_MS
+        if now // BUCKET_MS > self._looked_at:
+            self._looked_at = now // BUCKET_MS
             tells = self._webhook is not None
-            changed = await asyncio.to_thread(book.judge, now, self._clock.wall(), tells=tells)
+            changed = await asyncio.to_thread(book.detect, now, self._clock.wall(), tells=tells)
             self._reports.skew(store.skew)
             found = await asyncio.to_thread(book.reports, only_open=True)
             self._reports.incidents(changed, found)
-        if self._reports.transactions_are_due():
-            self._reports.open_transactions(await updater.blocked())
+        if self._transactions.begin_if_over():
+            self._reports.open_transactions(await updater.readable_ends())
 
     async def _tell(self, book: IncidentBook) -> None:
         """Note what became of the last message to the webhook, and begin with the next one.

@@ -7,7 +7,7 @@ SQLite, in a directory of its own. Promises:
 * A rejection counts once: messages below the stored position are skipped.
 * The bytes of records stay in the topics. The store has coordinates, codes, fields, and digests of
   keys.
-* One process at a time writes; a second one gets `StateError`, but for reading beside the first.
+* One process at a time writes. A second one gets `StateError`, unless it opens the store read-only.
 
 A power cut may take the last transactions: they are read again. The topics can rebuild everything
 here, so a store that cannot be used is emptied, with one log line (`desk_rebuilt`).
@@ -17,15 +17,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import structlog
-
 from worker.core.topics import Names
 from worker.core.unknown import MOST_NAMED
-from worker.desk.buckets import WIDTHS_MS
+from worker.desk.counts import ACCEPTED, DELETED, OPEN, REPLAYED, RejectionRow, add_counts
 from worker.desk.database import VERSION, DeskDatabase
 from worker.desk.seen import RejectionSeen, Settling, key_digest
 from worker.desk.verdicts import verdict_counts
@@ -33,41 +31,24 @@ from worker.index.freshness import SavedIndex
 from worker.index.tails import Tail
 from worker.stream import Partition
 
-OPEN, ACCEPTED, DELETED, REPLAYED = range(4)
-"""What became of a rejection: nothing yet, or its key was accepted or deleted since, or its record
-was sent again, whatever else."""
-STATES: Final = ("open", "accepted", "deleted", "replayed")
-
 _MOST_PRODUCERS: Final = 1_000
 _MOST_KINDS: Final = 100_000
 """Senders choose both, so their number is bounded: what comes later is counted as `OTHERS`."""
 OTHERS: Final = "(others)"
-MOST_REJECTIONS: Final = 20_000_000
-"""Some 2 GB. Topics keep rejections for 30 days; this holds where one keeps them for longer."""
 _AT_ONCE: Final = 500
 """Number of keys in one query."""
 _SKEW_MS: Final = 60_000
 """How far the clocks of a cluster's brokers may differ. An audit that is older than the rejection
 by more belongs to an earlier topic of the name."""
-_REMOVED_AT_ONCE: Final = 20_000
 _COUNTED_MS: Final = 3_600_000
 """What is older when it is read says nothing about now: accepted topics are compacted."""
 _TOMBSTONES: Final = "tombstones"
 
 _REJECTION: Final = "INSERT INTO rejections VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_COUNT: Final = (
-    "INSERT INTO counts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT DO UPDATE SET records = records + excluded.records,"
-    " open = open + excluded.open, first = min(first, excluded.first),"
-    " last = max(last, excluded.last)"
-)
 _VERDICTS: Final = (
     "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
     " others = others + excluded.others, found = found + excluded.found"
 )
-
-
-_log = structlog.get_logger(__name__)
 
 
 class Numbered(NamedTuple):
@@ -90,28 +71,13 @@ class Replayed(NamedTuple):
     at: int
 
 
-class _Row(NamedTuple):
-    id: int | None
-    at: int
-    key: int | None
-    kinds: int
-    topic_partition: int
-    offset: int
-    source_partition: int
-    source_offset: int
-    producer: int
-    state: int
-    cause: int | None
-    cause_kinds: int
-
-
 class RejectionStore:
     """The rejections of one prefix. Its calls block; one at a time, from any thread."""
 
-    def __init__(self, directory: Path, names: Names, *, beside: bool = False) -> None:
+    def __init__(self, directory: Path, names: Names, *, read_only: bool = False) -> None:
         """Open or create the store. Raises `StateError`.
 
-        With `beside`, read the store that another process has open and keeps up to date.
+        With `read_only`, read the store that another process has open and keeps up to date.
         """
         self.names = names
         self.replayed = 0
@@ -122,7 +88,7 @@ class RejectionStore:
         """Whether what is read was written a moment ago: nothing older is left to be read."""
         self.skew = 0
         """By how many ms the broker's clock is ahead of ours, as live messages tell."""
-        self.database = DeskDatabase(directory, names.prefix, self._load, beside=beside)
+        self.database = DeskDatabase(directory, names.prefix, self._load, read_only=read_only)
         """The tables; `queries` reads them."""
 
     def close(self) -> None:
@@ -189,40 +155,6 @@ class RejectionStore:
                 self._count_verdicts(self.clock(), rejections, settlings)
         self.replayed += len(replayed)
 
-    def expire(self, starts: Mapping[Partition, int], most: int = MOST_REJECTIONS) -> int:
-        """Remove rejections that their topics no longer have, with their counts.
-
-        `starts` has the start of each partition of rejections. Of more than `most` rejections the
-        oldest are removed as well. Returns how many were removed. Raises `StateError`.
-        """
-        removed = 0
-        with self.database.guard():
-            for partition, start in starts.items():
-                known = self.database.execute(
-                    "SELECT id FROM partitions WHERE topic = ? AND number = ? AND start < ?",
-                    (*partition, start),
-                ).fetchone()
-                if known is not None:
-                    removed += self._remove('topic_partition = ? AND "offset" < ?', (*known, start))
-                    with self.database.transaction():
-                        self.database.execute(
-                            "UPDATE partitions SET start = ? WHERE id = ?", (start, *known)
-                        )
-            (there,) = self.database.execute(
-                "SELECT coalesce(sum(records), 0) FROM counts WHERE level = ?",
-                (len(WIDTHS_MS) - 1,),
-            ).fetchone()
-            if there > most:
-                _log.warning("desk_full", removed=there - most)
-                limit = self.database.execute(
-                    "SELECT id FROM rejections ORDER BY id LIMIT 1 OFFSET ?", (there - most,)
-                ).fetchone()
-                removed += self._remove("id < ?", limit)
-            if removed:
-                with self.database.transaction():
-                    self.database.execute("DELETE FROM counts WHERE records = 0")
-        return removed
-
     def note_tombstones(self, tombstones: Mapping[Partition, int]) -> None:
         """Save `SavedIndex.tombstones`, once the store is found to be complete, or is empty.
 
@@ -240,22 +172,6 @@ class RejectionStore:
 
     # --- inside -------------------------------------------------------------------------------
 
-    def _remove(self, where: str, values: tuple[int, ...]) -> int:
-        """Remove rejections and their counts, some at a time. Returns how many."""
-        some = f"SELECT id FROM rejections WHERE {where} LIMIT {_REMOVED_AT_ONCE}"
-        removed = 0
-        while True:
-            with self.database.transaction():
-                rows = self.database.execute(
-                    f"DELETE FROM rejections WHERE id IN ({some}) RETURNING *",
-                    values,
-                )
-                gone = list(map(_Row._make, rows))
-                self._count((row, -1, -1 if row.state == OPEN else 0) for row in gone)
-            if not gone:
-                return removed
-            removed += len(gone)
-
     def _add(self, rejections: Sequence[Numbered]) -> None:
         numbers = {
             Partition(topic, number): id_
@@ -263,26 +179,26 @@ class RejectionStore:
                 "SELECT id, topic, number FROM partitions"
             )
         }
-        rows: list[_Row] = []
+        rows: list[RejectionRow] = []
         for partition, offset, seen in rejections:
             cause = self._cause(seen)
-            row = _Row(
+            row = RejectionRow(
                 None,
                 seen.at,
                 None if seen.key is None else key_digest(seen.entity, seen.key),
-                self._kinds(seen),
+                self._number_of_kinds(seen),
                 numbers[partition],
                 offset,
                 seen.source.partition,
                 seen.source.offset,
-                self._producer(seen.producer),
+                self._number_of_producer(seen.producer),
                 OPEN,
                 None if cause is None else cause.id,
                 0 if cause is None else cause.kinds,
             )
             self.database.execute(_REJECTION, row)
             rows.append(row)
-        self._count((row, 1, 1) for row in rows)
+        add_counts(self.database, ((row, 1, 1) for row in rows))
 
     def _note_unknown(self, records: Sequence[RejectionSeen | Settling]) -> None:
         """Count the names of fields that have no column, at most 50 of an entity."""
@@ -301,7 +217,7 @@ class RejectionStore:
             [(*name, count, first[name]) for name, count in counts.items()],
         )
 
-    def _cause(self, seen: RejectionSeen) -> _Row | None:
+    def _cause(self, seen: RejectionSeen) -> RejectionRow | None:
         """The latest earlier rejection of a key that a record refers to and that was missing."""
         for key in seen.wanted:
             row = self.database.execute(
@@ -309,7 +225,7 @@ class RejectionStore:
                 (key, seen.at),
             ).fetchone()
             if row is not None:
-                return _Row._make(row)
+                return RejectionRow._make(row)
         return None
 
     def _settle(self, settlings: Sequence[Settling]) -> None:
@@ -324,18 +240,18 @@ class RejectionStore:
                 f"SELECT * FROM rejections WHERE key IN ({marks}) AND state = {OPEN}",
                 some,
             )
-            settled: list[tuple[_Row, Settling]] = []
-            for row in map(_Row._make, rows):
+            settled: list[tuple[RejectionRow, Settling]] = []
+            for row in map(RejectionRow._make, rows):
                 since = [s for s in by_key[row.key or 0] if _is_since(s, row)]
                 settled += [(row, each) for each in since[-1:]]
-            self._count((row, 0, -1) for row, _ in settled)
+            add_counts(self.database, ((row, 0, -1) for row, _ in settled))
             self.database.executemany(
                 "UPDATE rejections SET state = ? WHERE id = ?",
                 [(DELETED if by.deleted else ACCEPTED, row.id) for row, by in settled],
             )
 
     def _replay(self, replayed: Sequence[Replayed]) -> None:
-        found: list[_Row] = []
+        found: list[RejectionRow] = []
         for first in range(0, len(replayed), _AT_ONCE):
             some = {(*r.partition, r.offset): r for r in replayed[first : first + _AT_ONCE]}
             keys = {each.key for each in some.values()} - {None}
@@ -348,35 +264,14 @@ class RejectionStore:
                 (*keys, *offsets),
             )
             for topic, number, *columns in rows.fetchall():
-                row = _Row._make(columns)
+                row = RejectionRow._make(columns)
                 audit = some.get((topic, number, row.offset))
                 if audit is not None and audit.key == row.key and row.at <= audit.at + _SKEW_MS:
                     found.append(row)
-        self._count((row, 0, -1) for row in found if row.state == OPEN)
+        add_counts(self.database, ((row, 0, -1) for row in found if row.state == OPEN))
         self.database.executemany(
             f"UPDATE rejections SET state = {REPLAYED} WHERE id = ?", [(row.id,) for row in found]
         )
-
-    def _count(self, changes: Iterable[tuple[_Row, int, int]]) -> None:
-        """Add to the counts of rejections, and of open ones, at every level."""
-        sums: dict[tuple[int, ...], list[int]] = {}
-        for row, records, open_ in changes:
-            for level, width in enumerate(WIDTHS_MS):
-                bucket = (
-                    level,
-                    row.at // width,
-                    row.kinds,
-                    row.source_partition,
-                    row.producer,
-                    row.cause_kinds,
-                )
-                at = row.at % width // 1000
-                found = sums.setdefault(bucket, [0, 0, at, at])
-                found[0] += records
-                found[1] += open_
-                found[2] = min(found[2], at)
-                found[3] = max(found[3], at)
-        self.database.executemany(_COUNT, [(*bucket, *found) for bucket, found in sums.items()])
 
     def _count_verdicts(
         self, now: int, rejections: Sequence[Numbered], settlings: Sequence[Settling]
@@ -389,7 +284,7 @@ class RejectionStore:
         found = [seen for _, _, seen in rejections]
         self.database.executemany(_VERDICTS, verdict_counts(found, settlings, since, now))
 
-    def _kinds(self, seen: RejectionSeen) -> int:
+    def _number_of_kinds(self, seen: RejectionSeen) -> int:
         kinds = seen.entity, json.dumps(seen.kinds)
         if kinds not in self._kind_numbers and len(self._kind_numbers) >= _MOST_KINDS:
             kinds = seen.entity, json.dumps(((OTHERS, ""),))
@@ -399,7 +294,7 @@ class RejectionStore:
             )
         return number
 
-    def _producer(self, name: str) -> int:
+    def _number_of_producer(self, name: str) -> int:
         if name not in self._producer_numbers and len(self._producer_numbers) >= _MOST_PRODUCERS:
             name = OTHERS
         if (number := self._producer_numbers.get(name)) is None:
@@ -430,7 +325,7 @@ def _marks(values: Collection[object]) -> str:
     return ",".join("?" * len(values))
 
 
-def _is_since(settling: Settling, row: _Row) -> bool:
+def _is_since(settling: Settling, row: RejectionRow) -> bool:
     """Whether a row or deletion was accepted after the rejection of its key.
 
     Records of one key and input partition are judged in order: of one millisecond, the later

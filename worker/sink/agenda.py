@@ -1,4 +1,4 @@
-"""The active sink's schedules: which slots are settled, and which slot is due.
+"""The leader's schedules: which slots are settled, and which slot is due.
 
 Pure: the caller passes in the time. Slots are moments of the wall clock; waits use the steady
 clock. A compacted topic holds the standing of each schedule in one message. So the standing

@@ -18,7 +18,8 @@ from worker.errors import (
     StateLost,
     UsageError,
 )
-from worker.sink.export import ExportSettings, carry_out, moment_of, published
+from worker.sink.export import carry_out, published
+from worker.sink.export_settings import ExportSettings
 from worker.sink.reports import SinkReports
 from worker.sink.requests import (
     Announcement,
@@ -29,6 +30,7 @@ from worker.sink.requests import (
     export_id_of,
 )
 from worker.sink.selection.cut import CutSource
+from worker.sink.selection.plan import moment_of
 from worker.stream import ProducerRecord
 
 _REPORT_SECONDS: Final = 1.0
@@ -72,24 +74,24 @@ class Answers:
         except (BrokerUnavailable, ConfigurationError, StateLost):
             raise
         except UsageError as error:
-            said = self.failure(request.id, str(error))
+            said = self.fail(request.id, str(error))
         except BuddyError as error:
             after_all = await self._published(request)
             decided = after_all is not None
-            said = after_all or self.failure(request.id, str(error))
+            said = after_all or self.fail(request.id, str(error))
         except Exception as error:  # noqa: BLE001 -- one request never ends the sink
             _log.error("export_internal_error", request=request.id, kind=type(error).__name__)
             decided = False
-            said = self.failure(request.id, f"internal error: {type(error).__name__}")
+            said = self.fail(request.id, f"internal error: {type(error).__name__}")
         if said.status == "finished":
             _report(request, said)
         self._reports.export(time.monotonic() - began, finished=said.status == "finished")
         return Answer(said, decided)
 
-    async def expired(self, request: ExportRequest) -> Announcement:
+    async def answer_expired(self, request: ExportRequest) -> Announcement:
         """The answer to a request that is too old: the export if it was made, else a failure."""
         error = "the request was more than an hour old when a sink came to it: ask again"
-        return await self._published(request) or self.failure(request.id, error)
+        return await self._published(request) or self.fail(request.id, error)
 
     async def _published(self, request: ExportRequest) -> Announcement | None:
         """The export if a failed attempt published it: after the seal, only the outcome is lost."""
@@ -98,8 +100,8 @@ class Answers:
         except BuddyError:  # the place is unreachable: the next attempt finds the export
             return None
 
-    def failure(self, request_id: str, error: str) -> Announcement:
-        """The answer to a request that cannot be carried out."""
+    def fail(self, request_id: str, error: str) -> Announcement:
+        """Log that a request cannot be carried out, and word the answer."""
         _log.error("export_failed", request=request_id, error=error)
         return msgspec.structs.replace(self._words(request_id, "failed"), error=error)
 

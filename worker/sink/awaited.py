@@ -39,7 +39,7 @@ class SavedPosition(msgspec.Struct, frozen=True):
 _decode: Final = msgspec.json.Decoder(SavedPosition).decode
 
 
-def read_saved(message: Message) -> SavedPosition | None:
+def read_saved_position(message: Message) -> SavedPosition | None:
     """The task's checkpoint in a message of `internal.progress`; None for garbage or tombstone."""
     if message.key != b"%d" % message.partition or message.value is None:
         return None
@@ -63,37 +63,37 @@ class Awaited:
         self._judged = dict(self._starts)
         self._read = dict(self._starts)
 
-    def note(self, task: int, progress: SavedPosition) -> None:
+    def note(self, task: int, saved: SavedPosition) -> None:
         """Take in a task's checkpoint; note a task's checkpoints in the order they were saved."""
         for entity in ENTITIES:
             partition = Partition(self._names.input(entity), task)
             if partition not in self._ends:
                 continue
-            if self._is_of_another(partition.topic, entity, progress):
+            if self._is_of_another(partition.topic, entity, saved):
                 continue
             start = self._starts[partition]
-            read = progress.next.get(entity, 0)
-            judged = progress.judged.get(entity, 0)
+            read = saved.next.get(entity, 0)
+            judged = saved.judged.get(entity, 0)
             # Expired records need no verdict if unread. Parked ones still do: the log has a
             # copy of them, or else the task's next owner finds out.
             self._judged[partition] = judged if judged < read else max(judged, start)
             self._read[partition] = max(read, start)
 
-    def is_beyond(self, task: int, progress: SavedPosition, ends: Mapping[Partition, int]) -> bool:
+    def is_beyond(self, task: int, saved: SavedPosition, ends: Mapping[Partition, int]) -> bool:
         """Whether a checkpoint says that more was read than an input holds: its end is gone.
 
         What was judged does not cover the records that get these offsets now. The owner of the
         task goes on at the end, and its next checkpoint counts again.
         """
-        partitions = {e: Partition(self._names.input(e), task) for e in progress.next}
+        partitions = {e: Partition(self._names.input(e), task) for e in saved.next}
         return any(
-            progress.next[entity] > ends.get(partition, _LARGEST)
-            and not self._is_of_another(partition.topic, entity, progress)
+            saved.next[entity] > ends.get(partition, _LARGEST)
+            and not self._is_of_another(partition.topic, entity, saved)
             for entity, partition in partitions.items()
         )
 
-    def _is_of_another(self, topic: str, entity: str, progress: SavedPosition) -> bool:
-        return is_another(progress.topics.get(entity), self._identities.get(topic))
+    def _is_of_another(self, topic: str, entity: str, saved: SavedPosition) -> bool:
+        return is_another(saved.topics.get(entity), self._identities.get(topic))
 
     def judged(self) -> dict[Partition, int]:
         """For each input, the offset up to which all records are judged."""

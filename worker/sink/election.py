@@ -1,9 +1,8 @@
-"""Elects the active sink of a prefix, which alone answers requests and runs schedules.
+"""Elects the leader of a prefix: the one active sink, which answers requests and runs schedules.
 
-Sinks share one seat as workers share tasks. The active sink is the one to which the group
-`<prefix>-sink` assigns partition 0 of export-requests. A frozen or dead sink loses the seat when
-its session expires. Two sinks may believe for a moment that they have the seat; the fence of the
-`Committer` makes that harmless.
+The leader is the sink to which the group `<prefix>-sink` assigns partition 0 of export-requests. A
+frozen or dead sink loses the lead when its session in the group expires. Two sinks may believe for
+a moment that they lead; the fence of the `Committer` makes that harmless.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from worker.ops.steady_health import STEADY_MS
 from worker.sink.reports import SinkReports
 from worker.waiting import wait
 
-SEAT: Final = 0
-"""The partition whose owner is active."""
+LEADER_PARTITION: Final = 0
+"""The partition whose owner is the leader."""
 _ASK_SECONDS: Final = 0.2
 _HINDERED_MS: Final = 30_000
-"""How long after a failure a sink without the seat still counts as hindered. The broker reports a
+"""How long after a failure a sink that does not lead still counts as hindered. The broker reports a
 failure once per attempt to join, and tells a passive sink nothing when an attempt succeeds."""
 _ELECTION: Final = "election"
 
@@ -43,9 +42,9 @@ class Election:
         clock: Clock,
     ) -> None:
         self.group = f"{names.prefix}-sink"
-        """The consumer group; also the name under which the active sink writes."""
+        """The consumer group; also the name under which the leader writes."""
         self.elected = asyncio.Event()
-        """Set while this sink has the seat, as far as it knows."""
+        """Set while this sink is the leader, as far as it knows."""
         self._broker = broker
         self._topic = names.export_requests
         self._reports = reports
@@ -63,7 +62,7 @@ class Election:
             raise RuntimeError("join before you run")
         while not stop.is_set():
             try:
-                elected = SEAT in await self._member.assignment()
+                elected = LEADER_PARTITION in await self._member.assignment()
             except WAITED_OUT as error:
                 elected = False
                 self._hindered(str(error))

@@ -13,7 +13,7 @@ from schemas import ENTITIES
 from worker.brokers.contract import Broker, Reader
 from worker.core.topics import Names
 from worker.errors import BrokerUnavailable, MissingTopic
-from worker.sink.awaited import Awaited, SavedPosition, read_saved
+from worker.sink.awaited import Awaited, SavedPosition, read_saved_position
 from worker.stream import Message, OffsetRange, Partition
 
 Advance = Callable[[int, int], None]
@@ -87,7 +87,11 @@ class _Latest:
     async def take(self) -> set[int]:
         """Note the new checkpoints; return the tasks that saved them."""
         messages = await self.reader.read(_BATCH, _POLL_SECONDS)
-        read = [(message, read_saved(message)) for message in messages if message.value is not None]
+        read = [
+            (message, read_saved_position(message))
+            for message in messages
+            if message.value is not None
+        ]
         if any(saved is not None and self._is_beyond(m, saved) for m, saved in read):
             spans = await self._broker.spans(self._ends, uncommitted=True)  # they may have grown
             self._ends = {partition: span.end for partition, span in spans.items()}

@@ -1,7 +1,7 @@
-"""The work of the active sink: it answers requests one after the other, and runs the schedules.
+"""The work of the leader: it answers requests one after the other, and runs the schedules.
 
 The last answer is one transaction with the mark that the request, or the schedule's slot, is done.
-Only one writer can commit such a transaction: that of the active sink. A sink that froze and thaws
+Only one writer can commit such a transaction: that of the leader. A sink that froze and thaws
 is fenced: it drops its work in hand and stands for election again. After a crash before the
 transaction, the request is taken up again; an export that was finished is only announced.
 """
@@ -31,7 +31,7 @@ from worker.ops.steady_health import STEADY_MS
 from worker.sink.agenda import Agenda, Due, read_standing
 from worker.sink.answers import Answers, message_of
 from worker.sink.election import Election
-from worker.sink.export import ExportSettings
+from worker.sink.export_settings import ExportSettings
 from worker.sink.reports import SinkReports
 from worker.sink.requests import (
     Announcement,
@@ -56,7 +56,8 @@ _SETTLED_MS: Final = 10_000
 """A session this long without a failure is a success too: there was nothing to answer."""
 _LOOK_MS: Final = 5_000
 """How often to check whether the topic of requests has more partitions."""
-_OFFICE: Final = "requests and schedules"
+_LEADING: Final = "requests and schedules"
+"""The part of its work in which a leader can be hindered."""
 
 T = TypeVar("T")
 
@@ -64,7 +65,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Leader:
-    """Does the active sink's work while this sink is elected."""
+    """Does the leader's work while this sink is elected."""
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class Leader:
         self._backoff = Backoff(clock.steady, _FIRST_PAUSE, _LONGEST_PAUSE)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Be active whenever elected, until `stop`; then abandon an export in hand.
+        """Lead whenever elected, until `stop`; then abandon an export in hand.
 
         Outages (`WAITED_OUT`) and a rebuilt store are waited out with backoff. The backoff starts
         anew once some work is done. Raises `StateError`.
@@ -91,25 +92,25 @@ class Leader:
         while not stop.is_set():
             try:
                 if not self._election.elected.is_set():
-                    self._reports.free(_OFFICE, after=0)  # another sink may do the work by now
+                    self._reports.free(_LEADING, after=0)  # another sink may do the work by now
                 await unless(stop, self._election.elected.wait())
-                await self._serve_a_term(stop)
-                self._reports.free(_OFFICE, after=0)  # the work is no longer this sink's
+                await self._lead(stop)
+                self._reports.free(_LEADING, after=0)  # the work is no longer this sink's
             except Fenced:
                 _log.warning("sink_fenced")
                 await wait(stop, self._backoff.failed())
             except (*WAITED_OUT, StateLost) as error:
                 seconds = self._backoff.failed()
-                self._reports.hindered(_OFFICE, str(error))
+                self._reports.hindered(_LEADING, str(error))
                 _log.warning("export_waits", error=str(error), seconds=round(seconds, 1))
                 await wait(stop, seconds)
         await self._upkeep.close()
 
-    async def _serve_a_term(self, stop: asyncio.Event) -> None:
-        """Work from the take-over until the seat is lost; then finish the work in hand.
+    async def _lead(self, stop: asyncio.Event) -> None:
+        """Hold one leadership session, until the lead is lost; then finish the work in hand.
 
         Abandoning the work would gain nothing: the other sink has begun the same work by then.
-        The slower of the two finds the finished export. The fence lets only the new active sink
+        The slower of the two finds the finished export. The fence lets only the new leader
         commit.
         """
         if stop.is_set():
@@ -124,36 +125,38 @@ class Leader:
             reader.assign(positions)
             agenda = Agenda(self._settings.schedules, names, await self._standings(broker))
             answers = Answers(self._source, self._settings, self._reports)
-            term = LeadershipSession(
+            session = LeadershipSession(
                 names, committer, answers, agenda, self._upkeep, self._reports, self._clock
             )
             _log.info("sink_active")
             self._reports.active(is_active=True)
             began = looked = self._clock.steady()
             try:
-                await term.begin(ends)
+                await session.begin(ends)
                 while self._election.elected.is_set() and not stop.is_set():
-                    await term.round(reader, stop)
+                    await session.round(reader, stop)
                     if self._clock.steady() - looked >= _LOOK_MS:
                         looked = self._clock.steady()
                         if await self._partitions(broker) != len(positions):
                             break  # the next session reads the added partitions
                     settled = self._clock.steady() - began >= _SETTLED_MS
-                    if settled or term.answered:
+                    if settled or session.answered:
                         self._backoff.succeeded()
-                        self._reports.free(_OFFICE, after=0 if settled else STEADY_MS)
+                        self._reports.free(_LEADING, after=0 if settled else STEADY_MS)
             finally:
                 self._reports.active(is_active=False)
                 _log.info("sink_passive")
 
     async def _standings(self, broker: Broker) -> dict[bytes, bytes]:
         """The standing of each schedule, whichever sink wrote it."""
-        place = Partition(self._source.names.schedules, 0)
-        table = await read_checked(broker, place, lambda k, v: v if read_standing(k, v) else None)
+        partition = Partition(self._source.names.schedules, 0)
+        table = await read_checked(
+            broker, partition, lambda k, v: v if read_standing(k, v) else None
+        )
         for offset in table.unreadable:
-            self._reports.unreadable(place, offset)
+            self._reports.unreadable(partition, offset)
         if table.holes:
-            self._reports.skipped(place, table.holes)
+            self._reports.skipped(partition, table.holes)
         return table.rows
 
     async def _positions(self, broker: Broker) -> tuple[dict[Partition, int], dict[Partition, int]]:
@@ -162,13 +165,13 @@ class Leader:
         spans = await broker.spans(Partition(name, n) for n in range(count))
         held = await broker.committed(self._election.group, spans)
         positions = {}
-        for place, span in spans.items():
-            position = held.get(place, span.start)
+        for partition, span in spans.items():
+            position = held.get(partition, span.start)
             if position < span.start:
-                self._reports.skipped(place, span.start - position)
+                self._reports.skipped(partition, span.start - position)
             # Outside the log: the topic was recreated, or the remaining messages have expired.
-            positions[place] = position if span.start <= position <= span.end else span.start
-        return positions, {place: span.end for place, span in spans.items()}
+            positions[partition] = position if span.start <= position <= span.end else span.start
+        return positions, {partition: span.end for partition, span in spans.items()}
 
     async def _partitions(self, broker: Broker) -> int:
         """Partitions of the topic of requests. It is created with one; somebody may add more."""
@@ -180,7 +183,7 @@ class Leader:
 
 
 class LeadershipSession:
-    """One period as the active sink. Any exception ends the period.
+    """One period as the leader. Any exception ends the period.
 
     All exceptions but `Fenced` may come again in the next period.
     """
@@ -225,8 +228,8 @@ class LeadershipSession:
             await self._run(due, stop)
         for message in await reader.read(1, _POLL_SECONDS):
             await self._take_up(message, stop)
-        for place, count in (*reader.skipped().items(), *reader.expired().items()):
-            self._reports.skipped(place, count)
+        for partition, count in (*reader.skipped().items(), *reader.expired().items()):
+            self._reports.skipped(partition, count)
 
     async def _correct(self) -> None:
         """Correct the schedules after the wall clock was set back."""
@@ -253,21 +256,21 @@ class LeadershipSession:
         self._reports.schedules(self._agenda.next())
 
     async def _take_up(self, message: Message, stop: asyncio.Event) -> None:
-        place = Partition(message.topic, message.partition)
-        offsets = {place: message.offset + 1}
+        partition = Partition(message.topic, message.partition)
+        offsets = {partition: message.offset + 1}
         try:
             request = read_request(message)
         except UsageError as error:
             if isinstance(error, UnreadableRequest):
-                self._reports.unreadable(place, message.offset)
-            said = self._answers.failure(request_id_of(message), str(error))
+                self._reports.unreadable(partition, message.offset)
+            said = self._answers.fail(request_id_of(message), str(error))
             await self._say(said, [], offsets)
             return
         age = self._clock.wall() - message.timestamp
         # A request that came during this session is young, whatever the wall clock says.
-        if message.offset < self._ends.get(place, 0) and age > EXPIRY_MS:
+        if message.offset < self._ends.get(partition, 0) and age > EXPIRY_MS:
             _log.warning("export_request_expired", request=request.id, seconds=age // 1000)
-            await self._say(await self._answers.expired(request), [], offsets)
+            await self._say(await self._answers.answer_expired(request), [], offsets)
             return
         answer = await unless(stop, self._answers.answer(request))
         if answer is not None:
@@ -279,7 +282,7 @@ class LeadershipSession:
         try:
             await self._committer.commit([message_of(self._names, said), *more], offsets)
         except MessageRefused as error:
-            failure = self._answers.failure(said.request_id, str(error))
+            failure = self._answers.fail(said.request_id, str(error))
             await self._committer.commit([message_of(self._names, failure), *more], offsets)
         self.answered += 1
         if said.directory is not None:

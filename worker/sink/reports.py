@@ -27,8 +27,6 @@ _GONE: Final = {
 }
 """What is lost if a topic, or offsets of it, are gone; by topic name without the prefix."""
 
-_LAG_EVERY_MS: Final = 5_000
-"""Measuring the lag costs a request to the broker."""
 _PLACE, _TRANSACTIONS = "exports", "transactions"
 """Parts of its work in which a sink can be hindered."""
 _MOST_GARBAGE: Final = 10_000
@@ -53,13 +51,12 @@ class SinkReports:
         self._metrics = metrics
         self._clock = clock
         self._steps = steps
-        self._measured = -_LAG_EVERY_MS
         self._place_away = False
         self._away: str | None = None
         self._hangs: str | None = None
         self._hung_since = 0
         self._was_active = False
-        """This sink was active and no longer is: the export place is now another sink's concern."""
+        """This sink has led and no longer does: the export place is now another sink's concern."""
         self._hindrances = SteadyHealth(health, clock)
         self._skips = Skips(metrics, health, ".exports")
         self._transactions = OpenTransactions(clock)
@@ -96,15 +93,15 @@ class SinkReports:
         self._split_keys.warn([split.log_fields() for split in applied.split])
         self._foreign_rows.warn([refused.log_fields("sink") for refused in applied.refused])
 
-    def unreadable(self, place: Partition, offset: int) -> None:
+    def unreadable(self, partition: Partition, offset: int) -> None:
         """A garbage message in one of the project's own topics was skipped; repeats are ignored."""
-        if (place, offset) in self._known_garbage:
+        if (partition, offset) in self._known_garbage:
             return
         if len(self._known_garbage) >= _MOST_GARBAGE:
             self._known_garbage.clear()
-        self._known_garbage.add((place, offset))
+        self._known_garbage.add((partition, offset))
         self._metrics.anomalies.unreadable_internal(1)
-        where = {"topic": place.topic, "partition": place.number, "offset": offset}
+        where = {"topic": partition.topic, "partition": partition.number, "offset": offset}
         self._garbage.warn([where])
 
     def flush(self) -> None:
@@ -142,17 +139,9 @@ class SinkReports:
         """The damaged offsets skipped in the broker's log, whoever skipped them."""
         self._skips.update(skipped, self._clock())
 
-    def lag_is_due(self) -> bool:
-        """Whether it is time to measure the lag again."""
-        now = self._clock()
-        due = now - self._measured >= _LAG_EVERY_MS
-        if due:
-            self._measured = now
-        return due
-
     def lag(self, ends: Mapping[Partition, int], positions: Mapping[Partition, int]) -> None:
         """How far the store is behind."""
-        lag = {place: max(0, end - positions[place]) for place, end in ends.items()}
+        lag = {partition: max(0, end - positions[partition]) for partition, end in ends.items()}
         self._metrics.sink.lag(lag)
         self.health.lag(sum(lag.values()))
 
@@ -175,8 +164,8 @@ class SinkReports:
     def place(self, away: str | None) -> None:
         """Why the export place cannot be used, in one line; None if it can be used.
 
-        A call that outlives this sink's time as the active one counts for nothing: the next
-        active sink reports.
+        A call that outlives this sink's leadership session counts for nothing: the next leader
+        reports.
         """
         self._away = None if self._was_active else away
         self._tell_place()
@@ -218,15 +207,17 @@ class SinkReports:
             self._metrics.anomalies.clock_stepped()
             _log.warning("clock_stepped", by_ms=step)
 
-    def skipped(self, place: Partition, count: int) -> None:
+    def skipped(self, partition: Partition, count: int) -> None:
         """Offsets of a topic other than the accepted ones were removed, or skipped as damaged."""
         self._metrics.anomalies.unreadable_internal(count)
         self.health.report(
-            f"{count} offsets of {place.topic}/{place.number} were removed, or damaged and skipped:"
-            f" {_lost(place.topic)}",
+            f"{count} offsets of {partition.topic}/{partition.number} were removed, or damaged and"
+            f" skipped: {_lost(partition.topic)}",
             self._clock(),
         )
-        _log.error("internal_skipped", topic=place.topic, partition=place.number, count=count)
+        _log.error(
+            "internal_skipped", topic=partition.topic, partition=partition.number, count=count
+        )
 
     def recreated(self, topic: str) -> None:
         """A topic other than the accepted ones was recreated."""
@@ -235,7 +226,7 @@ class SinkReports:
         _log.error("internal_recreated", topic=topic, partition=0)
 
     def schedules(self, following: Mapping[str, datetime]) -> None:
-        """By schedule: its first slot that is not settled. Only the active sink calls this."""
+        """By schedule: its first slot that is not settled. Only the leader calls this."""
         self._metrics.sink.schedules({name: at.timestamp() for name, at in following.items()})
 
 

@@ -101,8 +101,8 @@ class Retiring:
         if name in self._since:
             self._since = dict.fromkeys(self._since, now)
 
-    def due(self, beyond: Sequence[str], now: int) -> list[str]:
-        """The exports among those beyond the limits that must go now, in the given order."""
+    def update(self, beyond: Sequence[str], now: int) -> list[str]:
+        """Note which exports are beyond the limits now; returns those to remove, in that order."""
         self._since = {name: self._since.get(name, now) for name in beyond}
         return [name for name in beyond if now - self._since[name] >= GRACE_MS]
 
@@ -111,15 +111,15 @@ def _beyond(feed: list[Old], keep: Keep, now: datetime) -> list[Old]:
     """The exports of one feed that are beyond the limits. Feed and result are oldest first."""
     first = _firsts(feed)
     newest: dict[str, int] = {}
-    for place, export in enumerate(feed):
-        newest[first[export.export_id]] = place
+    for index, export in enumerate(feed):
+        newest[first[export.export_id]] = index
     kept = {
         chain
-        for chain, place in newest.items()
-        if place == len(feed) - 1
+        for chain, index in newest.items()
+        if index == len(feed) - 1
         or (
-            (not keep.exports or len(feed) - place <= keep.exports)
-            and (not keep.days or now - feed[place].at <= timedelta(days=keep.days))
+            (not keep.exports or len(feed) - index <= keep.exports)
+            and (not keep.days or now - feed[index].at <= timedelta(days=keep.days))
         )
     }
     return [export for export in feed if first[export.export_id] not in kept]

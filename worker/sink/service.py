@@ -1,4 +1,4 @@
-"""The sink as a service: it consumes, stands for election, and is active while elected."""
+"""The sink as a service: it consumes, stands for election, and leads while elected."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from worker.clock import Clock
 from worker.core.topics import Names
 from worker.errors import BrokerUnavailable, DamagedLog, MissingTopic, StateError, StateLost
 from worker.exports.places.place import ExportPlace
+from worker.sink.attempt import reconcile_bookmarks
 from worker.sink.election import Election
-from worker.sink.export import ExportSettings, clear_spool, reconcile_bookmarks
+from worker.sink.export import clear_spool
+from worker.sink.export_settings import ExportSettings
 from worker.sink.leader import Leader
 from worker.sink.reports import SinkReports, unheard
 from worker.sink.selection.bookmarks import Bookmarks
@@ -65,14 +67,14 @@ async def serve(
         consumer = Consumer(broker, store, names, clock, reports)
         source = CutSource(broker, names, store, consumer, clock.wall, reports.unreadable)
         election = Election(broker, names, reports, clock)
-        active = Leader(source, settings, election, reports, clock)
+        leader = Leader(source, settings, election, reports, clock)
         await _check_topics(broker, names)
         try:
             if not await _opened(consumer, stop, reports, clock):
                 return
             await election.join()
             _log.info("sink_started", rows=sum(store.counts().values()))
-            await together(stop, consumer.run(stop), election.run(stop), active.run(stop))
+            await together(stop, consumer.run(stop), election.run(stop), leader.run(stop))
         finally:
             await election.close()
             await consumer.close()

@@ -2,8 +2,8 @@
 
 It also probes the place, so that an unwritable place is reported before the next export is due.
 
-Upkeep runs when this sink becomes active, after each export, and once an hour. After a failure it
-runs every minute, until the place is back. In between it checks the place every 20 s, without
+Upkeep runs when this sink becomes the leader, after each export, and once an hour. After a failure
+it runs every minute, until the place is back. In between it checks the place every 20 s, without
 writing. It uses the steady clock, and runs in a task of its own, so that an unreachable place
 delays no request.
 """
@@ -20,8 +20,8 @@ import structlog
 from worker.clock import Clock
 from worker.errors import BuddyError
 from worker.exports.places.place import ExportPlace
-from worker.sink.export import moment_of
 from worker.sink.retention import Keep, Retiring, old_of, to_remove
+from worker.sink.selection.plan import moment_of
 
 EVERY_MS: Final = 3_600_000
 AGAIN_MS: Final = 60_000
@@ -111,7 +111,7 @@ class PlaceUpkeep:
         """Remove the exports that were beyond the limits long enough; True if others remain."""
         now = moment_of(self._clock.wall())
         beyond = await asyncio.to_thread(_beyond, self._place, self._keep, now)
-        due = self._retiring.due(beyond, self._clock.steady())
+        due = self._retiring.update(beyond, self._clock.steady())
         for name in due:
             await asyncio.to_thread(self._place.remove, name)
             _log.info("export_removed", name=name)

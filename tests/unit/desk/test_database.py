@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from tests.unit.desk_kit import NAMES, apply, counts, rejection
 from worker.desk.database import FILE_NAME
+from worker.desk.expiry import expire
 from worker.desk.store import RejectionStore
 from worker.errors import StateError
 from worker.stream import Partition
@@ -48,7 +49,7 @@ def test_a_look_that_changes_nothing_leaves_the_checksum(tmp_path: Path) -> None
     before = file.with_name("checksum").stat().st_mtime_ns
     opened = RejectionStore(tmp_path / "desk", NAMES)
     assert counts(opened) == (50, 50)
-    opened.expire({Partition(NAMES.rejected("users"), 0): 0})
+    expire(opened.database, {Partition(NAMES.rejected("users"), 0): 0})
     opened.close()
     assert file.with_name("checksum").stat().st_mtime_ns == before
 

@@ -56,7 +56,7 @@ class Desk:
             self.store.apply(found, rows, positions, {}, {})
             self.at += SECOND
             if self.judges:
-                self.changes += self.book.judge(START + self.at, START + self.at, tells=True)
+                self.changes += self.book.detect(START + self.at, START + self.at, tells=True)
 
     def restart(self) -> None:
         self.store.close()
@@ -106,7 +106,7 @@ def test_a_spike_of_unknown_fields_is_an_incident_that_names_them(desk: Desk) ->
         rows += [settling(str(n), at=desk.at) for n in range(100 - some)]
         desk.store.apply([], rows, {}, {}, {})
         desk.at += SECOND
-        desk.changes += desk.book.judge(START + desk.at, START + desk.at, tells=True)
+        desk.changes += desk.book.detect(START + desk.at, START + desk.at, tells=True)
     (opened,) = desk.changes
     assert (opened.entity, opened.what, opened.names) == ("users", "unknown_fields", ["tel"])
     assert opened.violations == []
@@ -135,7 +135,7 @@ def test_an_incident_that_was_over_before_it_was_found_is_told_to_nobody(desk: D
     desk.stream(60, 1)
     desk.stream(30, 30)
     desk.stream(300, 1)
-    found = desk.book.judge(START + desk.at, START + desk.at, tells=True)
+    found = desk.book.detect(START + desk.at, START + desk.at, tells=True)
     assert [one.closed is None for one in found] == [True, False]
     assert desk.book.untold() == []
 
@@ -188,7 +188,7 @@ def test_what_was_rejected_long_before_is_no_incident(desk: Desk) -> None:
 def test_a_clock_that_was_a_day_ahead_blinds_nobody(desk: Desk) -> None:
     desk.stream(60, 1)
     ahead = START + desk.at + 86_400 * SECOND
-    desk.book.judge(ahead, ahead, tells=True)
+    desk.book.detect(ahead, ahead, tells=True)
     desk.stream(60, 1)
     desk.stream(30, 30)
     assert len(desk.changes) == 1

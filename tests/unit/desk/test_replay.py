@@ -13,12 +13,13 @@ from worker.core.decode import Invalid
 from worker.core.rejection import OmittedRecord, reject
 from worker.core.violations import Code, Violation
 from worker.desk.audit import ORIGIN_HEADER, encode_audit, read_audit, with_replay_headers
+from worker.desk.counts import ACCEPTED, DELETED, OPEN, REPLAYED
 from worker.desk.queries import Candidate
 from worker.desk.replay import (
     NO_ORIGINAL,
-    OUTDATED,
     SENT_BEFORE,
     SETTLED,
+    SUPERSEDED,
     TOO_OFTEN,
     UNREADABLE,
     ReplayRun,
@@ -27,7 +28,6 @@ from worker.desk.replay import (
     resend,
     sendable,
 )
-from worker.desk.store import ACCEPTED, DELETED, OPEN, REPLAYED
 from worker.stream import Message, Partition
 
 RUN = ReplayRun(replay="r", at="2025-11-22T10:30:00Z", by="me", partitions=4)
@@ -129,8 +129,8 @@ def test_settled_ones_need_force_and_none_is_sent_twice() -> None:
     assert [c.state for c in found] == [OPEN, ACCEPTED, DELETED]
     assert skipped == {SENT_BEFORE: 1}
     skipped = Skipped()
-    assert sendable([candidate()._replace(outdated=True)], forced, skipped) == []
-    assert skipped == {OUTDATED: 1}
+    assert sendable([candidate()._replace(superseded=True)], forced, skipped) == []
+    assert skipped == {SUPERSEDED: 1}
     assert [sent(rejected(), forced, c.state).audit.forced for c in found] == [False, True, True]
 
 

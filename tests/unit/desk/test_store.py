@@ -15,8 +15,9 @@ from structlog.testing import capture_logs
 from tests.unit.desk_kit import NAMES, START, apply, counts, rejection, settling
 from worker.core.topics import Names
 from worker.core.violations import Code
-from worker.desk import queries, store
+from worker.desk import expiry, queries, store
 from worker.desk.database import FILE_NAME
+from worker.desk.expiry import expire
 from worker.desk.queries import Filter
 from worker.desk.seen import key_digest
 from worker.desk.store import RejectionStore, Replayed
@@ -94,11 +95,11 @@ def test_old_rejections_go_with_their_counts(desk: RejectionStore) -> None:
     partition = found[0].partition
     apply(desk, *found, rejection(0, partition=1))
     apply(desk, settled=(settling("5", at=121 * MINUTE), settling("100", at=121 * MINUTE)))
-    assert desk.expire({partition: 60}) == 60
+    assert expire(desk.database, {partition: 60}) == 60
     assert counts(desk) == (61, 60)
     assert counts(desk, since=START + MINUTE, until=START + 60 * MINUTE) == (0, 0)
-    assert desk.expire({partition: 60}) == 0
-    assert desk.expire({partition: 500}) == 60
+    assert expire(desk.database, {partition: 60}) == 0
+    assert expire(desk.database, {partition: 500}) == 60
     assert counts(desk) == (1, 1)
 
 
@@ -124,15 +125,15 @@ def test_damage_that_is_found_at_work_is_mended_by_the_next_command(tmp_path: Pa
 def test_the_oldest_go_where_there_are_too_many(
     desk: RejectionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "_REMOVED_AT_ONCE", 2)
+    monkeypatch.setattr(expiry, "_REMOVED_AT_ONCE", 2)
     apply(desk, *(rejection(n, key=str(n)) for n in range(9)))
     with capture_logs() as logs:
-        assert desk.expire({}, most=4) == 5
+        assert expire(desk.database, {}, most=4) == 5
     assert [(entry["event"], entry["removed"]) for entry in logs] == [("desk_full", 5)]
     assert [one.source for one in queries.listed(desk, Filter(), 9, everything=True)] == [
         f"t.in.users/0/{n}" for n in (8, 7, 6, 5)
     ]
-    assert desk.expire({}, most=4) == 0
+    assert expire(desk.database, {}, most=4) == 0
 
 
 def test_senders_cannot_make_it_grow_without_end(
@@ -296,7 +297,7 @@ def test_counts_are_those_of_the_rejections(
                 there[n] = (k, a, code, partition, producer, still)
         else:
             limit = number * rest[0] // 200
-            desk.expire({Partition(NAMES.rejected("users"), q): limit for q in range(2)})
+            expire(desk.database, {Partition(NAMES.rejected("users"), q): limit for q in range(2)})
             there = {n: one for n, one in there.items() if n >= limit}
     for chosen in (
         Filter(),
@@ -352,7 +353,7 @@ def test_an_audit_of_an_earlier_topic_or_of_another_key_says_nothing(
 def test_of_a_key_only_the_newest_rejection_is_not_outdated(desk: RejectionStore) -> None:
     apply(desk, *(rejection(n, key=key) for n, key in enumerate(["1", "2", "1", None, None])))
     found = queries.candidates(desk, Filter(), ("users",), 0, 9, consequences=False)
-    assert [one.outdated for one in found] == [True, False, False, False, False]
+    assert [one.superseded for one in found] == [True, False, False, False, False]
 
 
 @pytest.mark.parametrize("replay_first", [True, False])

@@ -47,11 +47,11 @@ WHOLE = [DATA, f"{DATA}.json", MANIFEST]
 
 def test_an_export_is_found_under_its_id(tmp_path: Path) -> None:
     place = DirectoryPlace(tmp_path / "exports")
-    assert place.find(ID) is None
+    assert place.find_or_finish(ID) is None
     assert not place.sealed(ID)
     assert list(place.finished()) == []
     assert published(place, FIRST) == FIRST
-    found = place.find(ID)
+    found = place.find_or_finish(ID)
     assert found is not None
     assert (found.name, found.location) == (FIRST, str(tmp_path / "exports" / FIRST))
     assert found.manifest.export_id == ID
@@ -140,7 +140,7 @@ def test_what_is_sealed_is_finished_by_a_sweep_as_well(
     place = DirectoryPlace(tmp_path)
     attempt = staged(place, FIRST)
     with monkeypatch.context() as patch:
-        patch.setattr(DirectoryPlace, "find", lambda *_: None)
+        patch.setattr(DirectoryPlace, "find_or_finish", lambda *_: None)
         with pytest.raises(StateError, match="removed since"):
             place.publish(attempt, never)
     assert shown(tmp_path) == {}
@@ -177,7 +177,7 @@ def test_what_is_no_export_does_not_come(tmp_path: Path) -> None:
     (tmp_path / f"20251122T170000Z_{ID}").mkdir()
     (tmp_path / f"20251122T170000Z_{ID}" / MANIFEST).write_text("{}")
     assert [f.name for f in place.finished()] == [FIRST]
-    found = place.find(ID)
+    found = place.find_or_finish(ID)
     assert found is not None
     assert found.name == FIRST
 
@@ -239,7 +239,7 @@ def test_a_clock_that_is_wrong_for_a_moment_forgets_no_seal(tmp_path: Path) -> N
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "exports").touch()
     place = DirectoryPlace(tmp_path / "exports")
-    assert place.find(ID) is None
+    assert place.find_or_finish(ID) is None
     assert place.sweep() == []
     with pytest.raises(StateError, match="Not a directory"):
         place.remove(FIRST)
@@ -337,7 +337,12 @@ def test_below_a_volume_that_was_unmounted_nothing_is_done(tmp_path: Path) -> No
     for below in (False, True):
         if below:
             root.mkdir()
-        for call in (place.probe, place.sweep, lambda: place.find(ID), lambda: place.sealed(ID)):
+        for call in (
+            place.probe,
+            place.sweep,
+            lambda: place.find_or_finish(ID),
+            lambda: place.sealed(ID),
+        ):
             with pytest.raises(StateError, match="was replaced or unmounted while in use"):
                 call()
     with pytest.raises(StateError, match="was replaced or unmounted while in use"):
@@ -346,7 +351,7 @@ def test_below_a_volume_that_was_unmounted_nothing_is_done(tmp_path: Path) -> No
     root.rmdir()
     volume.rename(root)
     place.probe()
-    assert place.find(ID) is not None
+    assert place.find_or_finish(ID) is not None
 
 
 def test_a_call_that_hangs_is_told_until_it_returns(

@@ -50,7 +50,7 @@ def test_a_link_that_is_called_like_an_export_is_none(
     link = root / FIRST
     link.symlink_to(elsewhere, target_is_directory=True)
     place = DirectoryPlace(root)
-    assert place.find(ID) is None
+    assert place.find_or_finish(ID) is None
     assert not place.sealed(ID)
     assert list(place.finished()) == []
     with pytest.raises(GoneError, match=FIRST):
@@ -79,9 +79,9 @@ def test_a_link_in_the_way_of_a_sealed_export_is_named(root: Path, elsewhere: Pa
     place._seal(attempt, ID)
     (root / FIRST).symlink_to(elsewhere)
     with pytest.raises(StateError, match=f"{FIRST} is in the way of a finished export: move it"):
-        place.find(ID)
+        place.find_or_finish(ID)
     (root / FIRST).unlink()
-    assert place.find(ID) is not None
+    assert place.find_or_finish(ID) is not None
 
 
 def test_a_manifest_that_is_a_link_makes_no_export(root: Path, elsewhere: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_manifest_that_is_a_link_makes_no_export(root: Path, elsewhere: Path) 
     (root / FIRST / MANIFEST).symlink_to(elsewhere / MANIFEST)
     place = DirectoryPlace(root)
     assert list(place.finished()) == []
-    assert place.find(ID) is None
+    assert place.find_or_finish(ID) is None
     assert swept(place) == ([], [str(root / FIRST / MANIFEST)])
 
 
@@ -154,7 +154,7 @@ def test_a_sweep_touches_nothing_behind_a_link_and_names_it(
     before = sorted(elsewhere.rglob("*"))
     place = DirectoryPlace(root, lambda: elsewhere.stat().st_mtime + 1e9)
     assert swept(place) == ([], [str(link)])
-    assert place.find(ID) is None
+    assert place.find_or_finish(ID) is None
     assert not place.sealed(ID)
     assert (link.is_symlink(), sorted(elsewhere.rglob("*"))) == (True, before)
     if make is not _leftover:
@@ -185,7 +185,7 @@ def test_links_in_a_dead_attempt_go_without_what_they_lead_to(root: Path, elsewh
 def test_a_link_in_a_seal_is_not_moved_out_of_it(root: Path, elsewhere: Path) -> None:
     (root / ".seals" / ID).mkdir(parents=True)
     (root / ".seals" / ID / FIRST).symlink_to(elsewhere)
-    assert DirectoryPlace(root).find(ID) is None
+    assert DirectoryPlace(root).find_or_finish(ID) is None
     assert list(root.glob("[!.]*")) == []
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from schemas import ENTITIES
 from tests.unit.rows_kit import NAMES
-from worker.sink.awaited import Awaited, SavedPosition, read_saved
+from worker.sink.awaited import Awaited, SavedPosition, read_saved_position
 from worker.stream import Message, OffsetRange, Partition
 
 
@@ -115,9 +115,11 @@ GOOD = b'{"next":{"users":3},"judged":{"users":-1}}'
 
 
 def test_progress_is_read_and_fields_of_later_versions_are_passed_over() -> None:
-    assert read_saved(progress(GOOD)) == SavedPosition({"users": 3}, {"users": -1})
+    assert read_saved_position(progress(GOOD)) == SavedPosition({"users": 3}, {"users": -1})
     more = GOOD[:-1] + b',"topics":{"users":"x"},"held":{"users":{"1":[2]}},"since":[1]}'
-    assert read_saved(progress(more)) == SavedPosition({"users": 3}, {"users": -1}, {"users": "x"})
+    assert read_saved_position(progress(more)) == SavedPosition(
+        {"users": 3}, {"users": -1}, {"users": "x"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_progress_is_read_and_fields_of_later_versions_are_passed_over() -> None
     ],
 )
 def test_garbage_is_no_progress(value: bytes | None, key: bytes | None) -> None:
-    assert read_saved(progress(value, key)) is None
+    assert read_saved_position(progress(value, key)) is None
 
 
 JSON = st.recursive(
@@ -162,7 +164,7 @@ JSON = st.recursive(
 
 @given(JSON.map(msgspec.json.encode) | st.binary(max_size=40))
 def test_no_bytes_make_reading_fail(value: bytes) -> None:
-    saved = read_saved(progress(value))
+    saved = read_saved_position(progress(value))
     waiting = awaited(users=(0, 5))
     if saved is not None:
         waiting.note(0, saved)

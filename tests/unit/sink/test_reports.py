@@ -1,4 +1,4 @@
-"""What a sink tells ends with its term: it is another sink's to tell from then on."""
+"""What a sink tells as the leader ends with its session: from then on the next leader tells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.errors import BrokerUnavailable
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
 from worker.sink import leader
-from worker.sink.export import ExportSettings
+from worker.sink.export_settings import ExportSettings
 from worker.sink.leader import Leader
 from worker.sink.reports import SinkReports
 
@@ -84,7 +84,7 @@ def test_what_hinders_the_logs_upkeep_is_told_until_it_is_over() -> None:
     assert told.health.reasons(0) == []
 
 
-async def test_a_term_that_failed_is_forgotten_once_the_seat_is_anothers(monkeypatch: Any) -> None:
+async def test_a_session_that_failed_is_forgotten_once_another_sink_leads(monkeypatch: Any) -> None:
     monkeypatch.setattr(leader, "_FIRST_PAUSE", 0.01)
     elected = asyncio.Event()
     elected.set()

@@ -178,24 +178,24 @@ def test_a_clock_that_was_behind_for_one_export_makes_none_older() -> None:
 
 def test_an_export_goes_a_while_after_it_got_beyond_the_limits() -> None:
     retiring = Retiring()
-    assert retiring.due(["a"], 1_000) == []
-    assert retiring.due(["a", "b"], 1_000 + GRACE_MS - 1) == []
-    assert retiring.due(["a", "b"], 1_000 + GRACE_MS) == ["a"]
-    assert retiring.due(["b"], 1_000 + 2 * GRACE_MS) == ["b"]
+    assert retiring.update(["a"], 1_000) == []
+    assert retiring.update(["a", "b"], 1_000 + GRACE_MS - 1) == []
+    assert retiring.update(["a", "b"], 1_000 + GRACE_MS) == ["a"]
+    assert retiring.update(["b"], 1_000 + 2 * GRACE_MS) == ["b"]
 
 
 def test_a_wall_clock_that_is_wrong_for_a_moment_removes_nothing() -> None:
     retiring = Retiring()
-    assert retiring.due(["a", "b"], 0) == [], "by a clock that is days ahead"
-    assert retiring.due([], 2_000) == []
-    assert retiring.due(["a"], GRACE_MS) == []
-    assert retiring.due(["a"], 2 * GRACE_MS) == ["a"]
+    assert retiring.update(["a", "b"], 0) == [], "by a clock that is days ahead"
+    assert retiring.update([], 2_000) == []
+    assert retiring.update(["a"], GRACE_MS) == []
+    assert retiring.update(["a"], 2 * GRACE_MS) == ["a"]
 
 
 def test_an_export_that_is_announced_again_is_spared_with_its_chain() -> None:
     retiring = Retiring()
-    retiring.due(["base", "increment"], 0)
+    retiring.update(["base", "increment"], 0)
     retiring.announced("increment", GRACE_MS - 1)
     retiring.announced("unknown", GRACE_MS)
-    assert retiring.due(["base", "increment"], GRACE_MS) == []
-    assert retiring.due(["base", "increment"], 2 * GRACE_MS - 1) == ["base", "increment"]
+    assert retiring.update(["base", "increment"], GRACE_MS) == []
+    assert retiring.update(["base", "increment"], 2 * GRACE_MS - 1) == ["base", "increment"]

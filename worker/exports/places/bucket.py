@@ -83,7 +83,7 @@ class BucketPlace:
         """See `ExportPlace`."""
         self._bucket.close()
 
-    def find(self, export_id: str) -> Finished | None:
+    def find_or_finish(self, export_id: str) -> Finished | None:
         """See `ExportPlace`."""
         seal = self._seal_of(export_id)
         if seal is None or seal.removed:
@@ -112,12 +112,12 @@ class BucketPlace:
         export_id = id_in(staging.name)
         if export_id is None:
             raise ValueError(f"{staging.name} is no export's name")
-        there = self.find(export_id)
+        there = self.find_or_finish(export_id)
         if there is not None:
             return there
         if not self.sealed(export_id):
             self._publish(staging, export_id, abandoned)
-        found = self.find(export_id)
+        found = self.find_or_finish(export_id)
         if found is None:
             raise StateError(f"export {export_id} was published before, and has been removed since")
         return found
@@ -269,7 +269,7 @@ class BucketPlace:
         export_id = id_in(name)
         assert export_id is not None
         seal = self._seal_of(export_id)
-        if seal is not None and seal.name == name and self.find(export_id) is not None:
+        if seal is not None and seal.name == name and self.find_or_finish(export_id) is not None:
             return []
         removed = seal is not None and seal.removed and seal.name == name
         if not removed and max(held.modified for held in objects) > limit:

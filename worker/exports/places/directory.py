@@ -96,7 +96,7 @@ class DirectoryPlace:
     def close(self) -> None:
         """See `ExportPlace`."""
 
-    def find(self, export_id: str) -> Finished | None:
+    def find_or_finish(self, export_id: str) -> Finished | None:
         """See `ExportPlace`."""
         with self._guard():
             self._finish(export_id)
@@ -132,7 +132,7 @@ class DirectoryPlace:
             raise ValueError(f"{staging.name} is no export's name")
         with self._guard():
             staging.sync()
-            there = self.find(export_id)
+            there = self.find_or_finish(export_id)
             if there is not None:
                 return there
             final = self._root / staging.name
@@ -141,7 +141,7 @@ class DirectoryPlace:
             stop_if(abandoned)
             self._mark(overtaken(orders(self._names(), self._marks()), staging.name), staging.name)
             self._seal(staging, export_id)
-            found = self.find(export_id)
+            found = self.find_or_finish(export_id)
         if found is None:
             raise StateError(f"export {export_id} was published before, and has been removed since")
         return found

@@ -71,8 +71,8 @@ class ExportPlace(Protocol):
     def close(self) -> None:
         """Stop waiting for a place that is away: calls that wait give up."""
 
-    def find(self, export_id: str) -> Finished | None:
-        """The export with that id, or None. A sealed export is finished first."""
+    def find_or_finish(self, export_id: str) -> Finished | None:
+        """The export with that id, or None. A sealed export that is not there is finished first."""
 
     def sealed(self, export_id: str) -> bool:
         """Whether that id is decided: its export is there, will be, or has been removed."""

@@ -82,7 +82,7 @@ class _RowHandler(ItemHandler):
         self._pieces: list[str] | None = None
         self._phonetic = False
 
-    def plain(self, text: str) -> bool:
+    def take_plain(self, text: str) -> bool:
         """Take one row without its end tag, if each cell has the form that most programs write."""
         head = _PLAIN_ROW.match(text)
         if head is None or len(text) > _LONGEST_PLAIN:

@@ -39,7 +39,7 @@ class SharedStrings(ItemHandler):
         text = self._data[self._ends[number] : self._ends[number + 1]].decode()
         return from_excel(text) if "_x" in text else text
 
-    def plain(self, text: str) -> bool:
+    def take_plain(self, text: str) -> bool:
         """Take one string without its end tag, if it is nothing but text."""
         found = _PLAIN.match(text)
         if found is not None:

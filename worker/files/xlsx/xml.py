@@ -62,7 +62,7 @@ class ItemHandler(Handler):
     inside = 0
     """The depth at which the container is open, else 0."""
 
-    def plain(self, text: str) -> bool:
+    def take_plain(self, text: str) -> bool:
         """Take one item, given without its end tag, if it is plain; returns whether it was.
 
         expat parses an item that is not plain.
@@ -171,7 +171,7 @@ class _Feed:
             text = ""  # expat reports what is wrong
         items = text.split(self._end)
         for n, item in enumerate(items[:-1]):
-            if self._handler.plain(item):
+            if self._handler.take_plain(item):
                 continue
             if "<!" in item or "<?" in item:
                 self._stop_cutting(self._end.join(items[n:]).encode())

@@ -42,7 +42,7 @@ class CutSource(msgspec.Struct, frozen=True):
     consumer: Consumer
     clock: Callable[[], int]
     """Wall clock in milliseconds since 1970, for stamps only: no wait uses it."""
-    unreadable: Callable[[Partition, int], None] = lambda _place, _offset: None
+    unreadable: Callable[[Partition, int], None] = lambda _partition, _offset: None
     """Called for each garbage message in the project's own topics."""
 
 
@@ -97,6 +97,6 @@ async def take_cut(source: CutSource, patience: float, report: Report) -> TakenC
 def _by_entity(names: Names, offsets: Mapping[Partition, int]) -> dict[str, dict[int, int]]:
     """The offsets as entity → partition → offset."""
     found: dict[str, dict[int, int]] = {}
-    for place, offset in sorted(offsets.items()):
-        found.setdefault(names.entity_of(place.topic), {})[place.number] = offset
+    for partition, offset in sorted(offsets.items()):
+        found.setdefault(names.entity_of(partition.topic), {})[partition.number] = offset
     return found

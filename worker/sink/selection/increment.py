@@ -183,6 +183,6 @@ class _Writing:
                     self.earliest[entity] = day if earliest is None else min(earliest, day)
                     for name, id_ in references:
                         self._referred[name].add(id_)
-                elif referred is not None and referred.has(one.key.decode()):
+                elif referred is not None and referred.advance_to(one.key.decode()):
                     self.into_base[entity] += 1
             yield one

@@ -162,8 +162,8 @@ class Ascending:
         self._ids = ids
         self._at = next(ids, _LAST)
 
-    def has(self, id_: str) -> bool:
-        """Whether the id is in the stream; never ask for a lower id afterwards."""
+    def advance_to(self, id_: str) -> bool:
+        """Advance to the id; whether it is in the stream. Never ask for a lower id afterwards."""
         while self._at < id_:
             self._at = next(self._ids, _LAST)
         return self._at == id_
@@ -234,7 +234,7 @@ class Picker:
         """Whether the row lies in the range, or an exported row refers to it."""
         if self._lowest <= date < self._highest:
             return True
-        return self._referred and self._wanted.has(self._id(read))
+        return self._referred and self._wanted.advance_to(self._id(read))
 
     def _users_gone(self, read: Any) -> bool:
         for column in self._users:
@@ -269,6 +269,11 @@ def date_range(earliest: Iterable[str | None], days: Days, export_day: str) -> t
     last = days.end or max(export_day, days.start or "")
     first = days.start or min([*(day for day in earliest if day is not None), last])
     return first, last
+
+
+def moment_of(milliseconds: int) -> datetime:
+    """The moment in UTC, in whole seconds like all times in an export."""
+    return datetime.fromtimestamp(milliseconds // 1000, UTC)
 
 
 def day_of(moment_ms: int) -> str:

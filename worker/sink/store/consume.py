@@ -41,7 +41,7 @@ from worker.sink.reports import SinkReports, unheard
 from worker.sink.store.opening import FORMAT
 from worker.sink.store.row_store import RowStore
 from worker.stream import Message, Partition
-from worker.waiting import Backoff, wait
+from worker.waiting import Backoff, Interval, wait
 
 Advance = Callable[[int, int], None]
 """Called with progress: done, total."""
@@ -51,6 +51,8 @@ _POLL_SECONDS: Final = 0.2
 _NONE: Final = 1 << 63
 """A limit that no offset reaches."""
 _CURRENT_EVERY_MS: Final = 30_000
+_MEASURE_EVERY_MS: Final = 5_000
+"""How often to measure the lag, which costs requests to the broker."""
 _LOOK_EVERY_MS: Final = 5_000
 """How often to check that the topics are still those that the store was made from."""
 _SILENT_MS: Final = 20_000
@@ -99,6 +101,7 @@ class Consumer:
         self._moved = asyncio.Condition()
         self._awaited: tuple[int, dict[Partition, int]] | None = None
         self._current_at = -_CURRENT_EVERY_MS
+        self._measuring = Interval(steady, _MEASURE_EVERY_MS)
         self._looked_at = steady()
         self._came_at = steady()
         self._holding = False
@@ -122,7 +125,7 @@ class Consumer:
         damage = Backoff(self._steady, first=1.0, longest=60.0)
         while not stop.is_set():
             try:
-                lost = self._store.damaged or await self._is_another()
+                lost = self._store.damaged or await self._compare_log()
                 if lost is not None:
                     self._reports.hindered(_STORE, lost)
                     await self._begin(lost)
@@ -130,7 +133,7 @@ class Consumer:
                 if await self._keep_current():
                     damage.succeeded()
                     self._reports.free(_STORE, after=0)
-                if self._reports.lag_is_due():
+                if self._measuring.begin_if_over():
                     await self._measure_lag()
                     self._reports.damage(await self._broker.damage())
                     self._reports.log_upkeep(self._broker.hindrance())
@@ -256,13 +259,13 @@ class Consumer:
         await asyncio.to_thread(self._store.note_topics, others)
         return identities
 
-    async def _is_another(self) -> str | None:
-        """Why the log is no longer the one that the store was made from; None if it is.
+    async def _compare_log(self) -> str | None:
+        """Returns why the log is no longer the one that the store was made from; None if it is.
 
         Messages before the position are compared after every outage, and after the log ended
         before the position.
         """
-        lost = await self._made_of_others()
+        lost = await self._compare_topics()
         if lost is not None or not self._was_away:
             return lost
         saved = self._store.saved()
@@ -275,8 +278,8 @@ class Consumer:
         self._was_away = False
         return lost
 
-    async def _made_of_others(self) -> str | None:
-        """Why a topic is no longer the one that the store was made from; checked every 5 s."""
+    async def _compare_topics(self) -> str | None:
+        """Returns why a topic is no longer the one that the store was made from; asks every 5 s."""
         if self._steady() - self._looked_at < _LOOK_EVERY_MS:
             return None
         identities = await self._look_at_topics()

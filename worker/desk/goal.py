@@ -1,4 +1,4 @@
-"""How far the store must have read that another process keeps up to date."""
+"""What a store must have read before a command answers from it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def goal(broker: Broker, names: Names, *, whole: bool) -> Goal:
     return Goal(ends, await broker.identities(found), whole)
 
 
-def missing(store: RejectionStore, wanted: Goal) -> int | None:
+def offsets_left(store: RejectionStore, wanted: Goal) -> int | None:
     """How many offsets the store has not read yet; None if it was made of other topics.
 
     A new store has read nothing. Raises StateError.
