@@ -52,6 +52,10 @@ class Missed(NamedTuple):
     """By entity, how many records disappeared before they were judged."""
     parked: Mapping[str, int] = {}
     """By entity, how many parked records disappeared together with their copies."""
+    surplus: int = 0
+    """How many copies of parked records belong to records that are judged."""
+    behind: int = 0
+    """How many offsets the checkpoint is behind the last one, which is lost."""
     others: tuple[str, ...] = ()
     """Other recreated topics, as in `accepted.users`: their former content is unknown."""
 
@@ -131,6 +135,18 @@ class Reading:
         unknown = [name for name in others if self._is_another(name, others[name])]
         self.topics |= others
         return Missed(tuple(recreated), truncated, expired, others=tuple(unknown))
+
+    def behind(self, committed: Mapping[str, int]) -> int:
+        """How many offsets were read beyond this position, by the group's offsets of the inputs.
+
+        One transaction saves both, so the last checkpoint is never behind. Call after `restore`.
+        Inputs that were recreated or truncated are passed over: their group offsets may be older.
+        """
+        return sum(
+            max(0, offset - self.first_unread(name))
+            for name, offset in committed.items()
+            if name in ENTITIES and not self.earlier.get(name)
+        )
 
     def first_unread(self, name: str) -> int:
         """The first offset of an input that was never read; 0 for an unknown input."""

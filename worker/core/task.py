@@ -18,6 +18,7 @@ from worker.core.incidents import (
     INPUT_EXPIRED,
     INPUT_RECREATED,
     INPUT_TRUNCATED,
+    INTERNAL_TRUNCATED,
     PARKED_LOST,
     RECREATED,
     UNREADABLE_INTERNAL,
@@ -37,6 +38,7 @@ GRANT_PATIENCE_MS: Final = 2_000
 """How long other records wait in their inboxes for a user whose address is not granted yet."""
 _ASKED: Final = frozenset({REQUESTS, REPLIES})
 _NONE: Final[Mapping[str, str]] = {}
+_NO_OFFSETS: Final[Mapping[str, int]] = {}
 _NEVER: Final = -(2**62)
 _OFFSET_BYTES: Final = 40
 """Upper bound of the bytes that one record in memory takes in the checkpoint."""
@@ -74,6 +76,7 @@ class Task:
             settings.most_in_memory, settings.rejection_limit // _OFFSET_BYTES
         )
         self._lost: Mapping[str, int] = {}
+        self._surplus = 0
         """By entity: how many parked records had lost their copy when the task was restored."""
         self._copies: deque[Parked] = deque()
         """Parked records whose copies must be written again."""
@@ -100,7 +103,11 @@ class Task:
                 self.parking.add(record)
                 lost[record.entity] -= 1
         self._lost = {entity: count for entity, count in lost.items() if count > 0}
-        self.doubtful = saved.doubtful
+        has_books = saved.checkpoint is not None and saved.checkpoint.has_books
+        if has_books and not saved.doubtful:
+            # Each copy and its removal are in one transaction with a checkpoint that counts it.
+            self._surplus = -sum(count for count in lost.values() if count < 0)
+        self.doubtful = saved.doubtful or self._surplus > 0
         self.awaits_first_round = True
 
     def compare_topics(
@@ -108,15 +115,18 @@ class Task:
         topics: Mapping[str, str],
         spans: Mapping[str, OffsetRange],
         others: Mapping[str, str] = _NONE,
+        committed: Mapping[str, int] = _NO_OFFSETS,
     ) -> Missed:
         """Compare the checkpoint's topics with those that are there. Call once, after `restore`.
 
         `topics` and `spans` are those of the inputs (`TASK_INPUTS`). `others` has the identities
-        of the state topics and, for task 0, of the accepted topics. Returns what
-        `Reading.compare_topics` finds missing, and the lost parked records. Enters both in the
-        books.
+        of the state topics and, for task 0, of the accepted topics. `committed` has the group's
+        offsets by input. Returns what `Reading.compare_topics` finds missing, the lost parked
+        records, and what the state topics have lost. Enters all of it in the books.
         """
-        missed = self.reading.compare_topics(topics, spans, others)._replace(parked=self._lost)
+        behind = self.reading.behind(committed)
+        missed = self.reading.compare_topics(topics, spans, others)
+        missed = missed._replace(parked=self._lost, surplus=self._surplus, behind=behind)
         self.doubtful = (
             self.doubtful
             or RESERVATIONS in missed.others
@@ -124,6 +134,8 @@ class Task:
         )
         if self._lost:
             self.books.incident(PARKED_LOST, sum(self._lost.values()))
+        if truncated := (missed.surplus > 0) + (missed.behind > 0):
+            self.books.incident(INTERNAL_TRUNCATED, truncated)
         for count in missed.expired.values():
             self.books.incident(INPUT_EXPIRED, count)
         for count in missed.truncated.values():

@@ -39,6 +39,8 @@ class Identities:
         self._state = names.of_state()
         self._known: Mapping[str, str] = {}
         self._now: Mapping[str, str] = {}
+        self._before: dict[str, str] = {}
+        """The last identities that this worker, or its index, knew of topics that it lost."""
         self.missing: Sequence[str] = ()
         """The topics of tasks' state that the last `check` did not find."""
         self._lost_offsets: Mapping[Partition, int] = {}
@@ -57,6 +59,22 @@ class Identities:
             raise MissingTopic(f"topic {missing[0]} is missing: run 'buddy topics create'")
         self._known = known
         self._checked = self._counted = self._clock()
+
+    def remember(self, identities: Mapping[str, str] | None = None) -> None:
+        """Remember these identities, or all that are known, before `capture` replaces them.
+
+        A task finds them in its checkpoint. They matter if the checkpoints were lost as well.
+        """
+        self._before |= {**self._now, **self._known} if identities is None else identities
+
+    def of_inputs_before(self) -> dict[str, str]:
+        """The remembered identity of each input's topic, by `TASK_INPUTS`; only those known."""
+        topics = self._inputs.items()
+        return {name: self._before[topic] for name, topic in topics if topic in self._before}
+
+    def is_another(self, topic: str, identity: str) -> bool:
+        """Whether the topic had another identity when it was remembered."""
+        return is_another(self._before.get(topic), identity)
 
     def of_inputs(self) -> dict[str, str]:
         """The identity of each input's topic, by `TASK_INPUTS`."""

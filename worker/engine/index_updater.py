@@ -21,6 +21,7 @@ from worker.errors import (
     TopicRecreated,
 )
 from worker.index.freshness import (
+    lost_ends,
     missed_deletions,
     outside_the_log,
     reason_to_rebuild,
@@ -68,6 +69,8 @@ class IndexUpdater:
         """Called with the number of damaged offsets skipped by order of an operator."""
         self.on_expired: Callable[[Partition, int], None] = lambda _place, _count: None
         """Called with the number of offsets removed before the index read them."""
+        self.on_truncated: Callable[[Partition, int], None] = lambda _place, _count: None
+        """Called with the number of offsets that the index had read and that are gone."""
         self.on_unreadable: Callable[[Partition, Sequence[int]], None] = lambda _place, _at: None
         """Called with the offsets of messages that are not valid checkpoints."""
         self.judged: dict[Partition, int] = {}
@@ -85,6 +88,8 @@ class IndexUpdater:
         self._earlier: dict[Partition, int] = {}
         """By input partition: see `Reached.earlier`."""
         self._was_away = False
+        self.progress_before: Mapping[str, str] = {}
+        """The identity that the index knew of the progress topic, by topic name."""
         self._progress_identity: Mapping[str, str] = {}
         """The identity of the progress topic at the start, by topic name."""
         self._broker = broker
@@ -125,11 +130,15 @@ class IndexUpdater:
         self, topics: Mapping[str, Topic], spans: Mapping[Partition, OffsetRange]
     ) -> None:
         """Resume at the positions of the index, or from the start if it cannot be trusted."""
-        saved, now = self.index.saved().now(spans, self._progress_identity), self._clock.wall()
+        saved, now = self.index.saved(), self._clock.wall()
+        self.progress_before = {p.topic: one.identity for p, one in saved.beside.items()}
+        saved = saved.now(spans, self._progress_identity)
         reason = reason_to_rebuild(
             saved, topics, spans, now, version=VERSION, identities=self._identities
         ) or await another_log(self._broker, saved, spans, self.on_step)
         if reason is not None:
+            for partition, count in lost_ends(saved, self._identities, spans).items():
+                self.on_truncated(partition, count)
             self.index.clear(reason)
         self.index.note_tombstones(tombstones_of({p: spans[p] for p in self.accepted}))
         positions = self.index.positions()

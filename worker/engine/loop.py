@@ -97,6 +97,7 @@ class WorkLoop:
         ended = asyncio.Event()
         if not await retried(self._updater.start, stop, self._reports, self._clock):
             return
+        self._identities.remember(self._updater.progress_before)
         following = asyncio.create_task(self._updater.run(ended))
         try:
             # Tasks are taken over before the index is ready. The index may depend on this: taking
@@ -380,6 +381,7 @@ def _connect(
     updater.on_outage = reports.followed
     updater.on_skipped = reports.accepted_skipped
     updater.on_expired = reports.accepted_expired
+    updater.on_truncated = reports.accepted_truncated
     updater.on_unreadable = tasks.on_unreadable = reports.unreadable
     tasks.on_holes = reports.holes
     tasks.on_progress_lost = reports.progress_lost

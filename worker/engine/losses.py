@@ -23,7 +23,8 @@ from worker.ops.metrics import Metrics
 from worker.stream import Partition
 
 ACCEPTED_EXPIRED: Final = "accepted_expired"
-"""Kind of incident, counted in offsets."""
+ACCEPTED_TRUNCATED: Final = "accepted_truncated"
+"""Kinds of incidents, counted in offsets."""
 
 _STATE: Final = {
     PROGRESS: "this task has written its progress there since",
@@ -46,7 +47,8 @@ class Losses:
         self.health = health
         self._clock = clock
         self._accepted_gone = 0
-        """Removed offsets of accepted topics that no task's books contain yet."""
+        self._accepted_truncated = 0
+        """Lost offsets of accepted topics that no task's books contain yet."""
 
     def missed(self, missed: Missed, task: Task, settings: TaskSettings) -> None:
         """Report losses found at a take-over; the books of the task already contain them."""
@@ -68,20 +70,26 @@ class Losses:
             else:
                 self._accepted_recreated(topic)
 
-    def parked_lost(self, handle: TaskHandle, names: Names) -> None:
-        """Report the parked records that a task has lost, after its first commit.
+    def state_missed(self, handle: TaskHandle, names: Names) -> None:
+        """Report what is missing of a task's state, after its first commit.
 
         Only the commit proves that no other worker took the task over while its topics were read.
         Otherwise their contents may be inconsistent.
         """
-        lost, handle.missed = handle.missed.parked, handle.missed._replace(parked={})
-        for entity, count in lost.items():
+        missed = handle.missed
+        handle.missed = missed._replace(parked={}, surplus=0, behind=0)
+        number = handle.task.number
+        if missed.surplus:
+            self._internal_truncated(Partition(names.parked, number), missed.surplus)
+        if missed.behind:
+            self._internal_truncated(Partition(names.progress, number), missed.behind)
+        for entity, count in missed.parked.items():
             self.metrics.anomalies.parked_lost(entity, count)
             self.health.expired(count, self._clock.steady())
             _log.error(
                 "parked_lost",
                 topic=names.parked,
-                partition=handle.task.number,
+                partition=number,
                 entity=entity,
                 count=count,
             )
@@ -110,6 +118,17 @@ class Losses:
             "internal_skipped", topic=partition.topic, partition=partition.number, count=count
         )
 
+    def _internal_truncated(self, partition: Partition, count: int) -> None:
+        self.metrics.anomalies.internal_truncated()
+        self.health.report(
+            f"{_name(partition)} has lost its last messages: {count} records that had been judged"
+            " may be judged again",
+            self._clock.steady(),
+        )
+        _log.error(
+            "internal_truncated", topic=partition.topic, partition=partition.number, count=count
+        )
+
     def progress_lost(self, partition: Partition) -> None:
         """Report that a task with earlier work has no checkpoint: it judges all inputs again."""
         self.health.report(
@@ -131,6 +150,19 @@ class Losses:
             "accepted_skipped", topic=partition.topic, partition=partition.number, count=count
         )
 
+    def accepted_truncated(self, partition: Partition, count: int) -> None:
+        """Report offsets that the index had read and that are gone from the end of a topic."""
+        self.metrics.anomalies.accepted_truncated(count)
+        self.health.report(
+            f"{_name(partition)} has lost its last {count} offsets: rows are missing; have them"
+            " judged again with 'buddy reprocess'",
+            self._clock.steady(),
+        )
+        _log.error(
+            "accepted_truncated", topic=partition.topic, partition=partition.number, count=count
+        )
+        self._accepted_truncated += count
+
     def accepted_expired(self, partition: Partition, count: int) -> None:
         """Report offsets removed before the index read them: rows may be missing."""
         self.metrics.anomalies.accepted_expired(count)
@@ -150,6 +182,9 @@ class Losses:
             if self._accepted_gone:
                 handle.task.books.incident(ACCEPTED_EXPIRED, self._accepted_gone)
                 self._accepted_gone = 0
+            if self._accepted_truncated:
+                handle.task.books.incident(ACCEPTED_TRUNCATED, self._accepted_truncated)
+                self._accepted_truncated = 0
 
     def state_recreated(self, partition: Partition) -> None:
         """Report a re-created topic of a running task's state: the task writes it again."""

@@ -61,14 +61,15 @@ async def _take_and_reset(
         coordinates = dict(zip(offsets, await session.commit(said, {}), strict=True))
         messages: list[ProducerRecord] = []
         back = {}
+        reset_to: dict[Partition, int] = {}
         for number, offset in offsets.items():
             # A worker does not release a task that is assigned to it, so fence it at once.
             _, at = coordinates[number]
             earlier, _ = await fence_earlier(broker, names, number, owner, at, seconds=0)
-            back[number], reset = await _reset(broker, names, entity, number, offset)
+            back[number], reset, positions = await _reset(broker, names, entity, number, offset)
             messages += reset
+            reset_to |= positions
             messages += [owner_tombstone(names, number, one) for one in earlier]
-        reset_to = {Partition(names.input(entity), q): at for q, at in offsets.items() if back[q]}
         try:
             await session.commit(messages, reset_to)
         except BrokerUnavailable as error:
@@ -88,21 +89,21 @@ async def _take_and_reset(
 
 async def _reset(
     broker: Broker, names: Names, entity: str, number: int, offset: int
-) -> tuple[int, list[ProducerRecord]]:
-    """The number of offsets that a task moves back, and the messages that reset it."""
+) -> tuple[int, list[ProducerRecord], dict[Partition, int]]:
+    """The number of offsets that a task moves back, the messages and positions that reset it."""
     key = str(number).encode()
     table = await read_progress_table(broker, names, number)
     if key in table.lost:
         return await _begin_anew(broker, names, number)
     checkpoint = table.rows.get(key)
     if checkpoint is None:
-        return 0, []
+        return 0, [], {}
     topic = names.input(entity)
     identity = (await broker.identities([topic])).get(topic)
     read = checkpoint.next.get(entity, 0)
     # A re-created topic is read from its start anyway; parked records belong to the old one.
     if offset >= read or is_another(checkpoint.topics.get(entity), identity):
-        return 0, []
+        return 0, [], {}
     place = Partition(topic, number)
     end = (await broker.spans([place], uncommitted=True))[place].end
     if identity and read > end:
@@ -138,12 +139,12 @@ async def _reset(
     )
     messages = [ProducerRecord(names.progress, key, value, partition=number)]
     messages += [ProducerRecord(names.parked, gone.key, None, partition=number) for gone in again]
-    return read - offset, messages
+    return read - offset, messages, {place: offset}
 
 
 async def _begin_anew(
     broker: Broker, names: Names, number: int
-) -> tuple[int, list[ProducerRecord]]:
+) -> tuple[int, list[ProducerRecord], dict[Partition, int]]:
     """As `_reset`, for a task without a readable checkpoint."""
     inputs = {name: Partition(names.input(name), number) for name in TASK_INPUTS}
     spans = await broker.spans(inputs.values())
@@ -155,7 +156,8 @@ async def _begin_anew(
         ProducerRecord(names.parked, parked.key, None, partition=number)
         for parked in await _parked(broker, names, number)
     ]
-    return sum(span.end - span.start for span in spans.values()), messages
+    back = sum(span.end - span.start for span in spans.values())
+    return back, messages, {inputs[name]: start for name, start in starts.items()}
 
 
 class _Parked(NamedTuple):

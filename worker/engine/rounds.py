@@ -167,7 +167,22 @@ class Rounds:
             return  # its tasks are dropped, and read these messages again
         tasks.succeeded()  # the commit before this one
         written = self._recent.take_round()
-        self.commit = asyncio.create_task(self._commit(started, decision, written, check))
+        offsets = self._due_offsets(started, decision)
+        self.commit = asyncio.create_task(self._commit(started, decision, written, offsets, check))
+
+    def _due_offsets(self, started: _Started, decision: Decision) -> dict[Partition, int] | None:
+        """The group offsets of this decision; None if they are not due.
+
+        A later round may move on before the commit begins. Group offsets beyond the checkpoint
+        would mean that the checkpoint is not the last one: `Reading.behind`.
+        """
+        since = self._clock.steady() - self._last_offset_commit
+        if decision.outputs and since < _OFFSETS_MS:
+            return None
+        offsets: dict[Partition, int] = {}
+        for handle in started.tasks.values():
+            offsets |= reached(handle.task, self._settings)
+        return offsets
 
     def drop_postponed(self) -> None:
         """Drop the postponed round."""
@@ -211,6 +226,7 @@ class Rounds:
         started: _Started,
         decision: Decision,
         written: list[Written],
+        offsets: dict[Partition, int] | None,
         check: asyncio.Task[None],
     ) -> bool:
         """Whether the tasks may continue. Raises TopicRecreated and StateError."""
@@ -220,14 +236,10 @@ class Rounds:
             if not decision.outputs and not self.heartbeat_due:
                 return True
             self._last_commit = now = self._clock.steady()
-            due = now - self._last_offset_commit >= _OFFSETS_MS or not decision.outputs
-            self._offsets_dirty = not due
-            offsets: dict[Partition, int] = {}
-            if due:
+            self._offsets_dirty = offsets is None
+            if offsets is not None:
                 self._last_offset_commit = now
-                for handle in started.tasks.values():
-                    offsets |= reached(handle.task, self._settings)
-            coordinates = await started.session.commit(decision.outputs, offsets)
+            coordinates = await started.session.commit(decision.outputs, offsets or {})
         except MessageRefused as error:
             self._reports.not_committed(started.tasks, error)
             refusal = self.refusals.add(decision.outputs, error)
@@ -243,7 +255,7 @@ class Rounds:
         self._reports.committed(decision.tallies, started.began)
         for number, tally in decision.tallies.items():
             self.refusals.forget(number, tally.isolated)
-            self._reports.parked_lost(started.tasks[number], self._settings.names)
+            self._reports.state_missed(started.tasks[number], self._settings.names)
         return True
 
     async def _synchronise(self) -> None:

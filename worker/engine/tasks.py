@@ -349,6 +349,9 @@ class TaskManager:
         lost_before = await self._identities.lost_offsets(
             [Partition(name, number) for name in names.of_state()]
         )
+        # Before the checkpoint, which another worker may have moved on by then.
+        inputs = {name: Partition(names.input(name), number) for name in TASK_INPUTS}
+        committed = await self._broker.committed(self._group, inputs.values())
         saved = await read_state(self._broker, self._settings, number, skipped, holes.update)
         task.restore(saved, self._clock.now())
         # A hole stays in the log, so `books.found` lets each loss be reported only once.
@@ -358,10 +361,13 @@ class TaskManager:
                 self.on_holes(partition, fresh)
         for partition, count in unreadable.items():
             task.books.note_faults(UNREADABLE_INTERNAL, topic_ids[partition.topic], count)
-        inputs = {name: Partition(names.input(name), number) for name in TASK_INPUTS}
-        if saved.checkpoint is None and await self._broker.committed(self._group, inputs.values()):
-            task.books.incident(PROGRESS_LOST)
-            self.on_progress_lost(Partition(names.progress, number))
+        if saved.checkpoint is None:
+            task.reading.topics = self._identities.of_inputs_before()
+            is_another = self._identities.is_another(names.progress, state.get(names.progress, ""))
+            if is_another or committed:
+                await self._identities.check()  # if the inputs are others, a new loop reports it
+                task.books.incident(PROGRESS_LOST)
+                self.on_progress_lost(Partition(names.progress, number))
         spans = await self._broker.spans(inputs.values())
         left = await self._left(task, inputs)
         handle = TaskHandle(
@@ -373,6 +379,7 @@ class TaskManager:
             self._identities.of_inputs(),
             left,
             of_state(state, names) | (self._identities.of_outcomes() if number == 0 else {}),
+            {names.entity_of(partition.topic): at for partition, at in committed.items()},
         )
         if handle.missed.truncated:
             await self._identities.check()  # if the topic is another one, this was no truncation

@@ -61,6 +61,7 @@ class Worker:
                 await self.loop.run(stop)
             except TopicRecreated as error:
                 _log.warning("topics_changed", reason=str(error))
+                self._identities.remember()
                 await retried(self._check_topics, stop, self._reports, self._clock)
             except StateLost:  # the index logs the reason when it is reopened
                 await wait(stop, damage.failed())

@@ -124,6 +124,19 @@ def _too_old(saved: SavedIndex, topics: Mapping[str, Topic], now_ms: int) -> str
     return None
 
 
+def lost_ends(
+    saved: SavedIndex, identities: Mapping[str, str], spans: Mapping[Partition, OffsetRange]
+) -> dict[Partition, int]:
+    """How many offsets behind its end the store has read, by partition of the same topic."""
+    return {
+        partition: position - spans[partition].end
+        for partition, position in saved.positions.items()
+        if partition in spans
+        and position > spans[partition].end
+        and not is_another(saved.identities.get(partition.topic), identities.get(partition.topic))
+    }
+
+
 def outside_the_log(saved: SavedIndex, spans: Mapping[Partition, OffsetRange]) -> str | None:
     """Which position lies outside its partition, for the log; None if none."""
     for partition, position in sorted(saved.positions.items()):

@@ -51,6 +51,14 @@ class AnomalyMetrics:
             "buddy_accepted_skipped_messages",
             "Damaged offsets that the index has skipped as somebody had said.",
         )
+        self._accepted_truncated = make.counter(
+            "buddy_accepted_truncated_messages",
+            "Offsets that accepted topics have lost after this process had read them.",
+        )
+        self._internal_truncated = make.counter(
+            "buddy_internal_truncated",
+            "Partitions of internal topics that were found without their last messages.",
+        )
         self._progress_lost = make.counter(
             "buddy_progress_lost", "Tasks that had worked before and were found without progress."
         )
@@ -145,6 +153,14 @@ class AnomalyMetrics:
     def log_skipped(self, offsets: int) -> None:
         """Count damaged offsets that were skipped in a topic that no service reads."""
         self._log_skipped.inc(offsets)
+
+    def accepted_truncated(self, offsets: int) -> None:
+        """Count offsets of an accepted topic that had been read, and are gone."""
+        self._accepted_truncated.inc(offsets)
+
+    def internal_truncated(self) -> None:
+        """Count a partition of an internal topic that has lost its last messages."""
+        self._internal_truncated.inc()
 
     def progress_lost(self) -> None:
         """Count a task that has worked before and has no checkpoint."""

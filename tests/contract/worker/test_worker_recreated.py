@@ -264,6 +264,41 @@ async def test_internal_and_accepted_topics_created_anew_are_told(
     assert "is empty: all that is in the inputs is judged again" in reasons
 
 
+@pytest.mark.parametrize("running", [False, True], ids=["while it is away", "under a worker"])
+async def test_inputs_and_state_created_anew_together_are_told(
+    stage: Stage, broker: Broker, remove: DeleteTopic, running: bool
+) -> None:
+    """The checkpoints that would say so are gone; what the worker and its index know is left."""
+    worker, _ = await with_parked(stage)
+    names = stage.names
+    inputs = [names.input(entity) for entity in ENTITIES]
+    if not running:
+        await stage.end(worker)
+    with capture_logs() as logs:
+        await create_anew(stage, broker, remove, *inputs, *names.of_state())
+        if not running:
+            worker = await stage.started(grace=3_600_000)
+        await stage.until(
+            lambda: worker.counted("buddy_progress_lost_total") == TASKS, "it has noticed"
+        )
+        if running:
+            counted = "buddy_input_recreated_total"
+            await stage.until(lambda: worker.counted(counted) == TASKS * len(ENTITIES), "as well")
+    assert sum(entry["event"] == "progress_lost" for entry in logs) == TASKS
+    reasons = " ".join(worker.health.reasons(stage.clock.steady()))
+    assert "is empty: all that is in the inputs is judged again" in reasons
+    sent = await send_again(stage, "users", user(500), user(501))
+    assert stage.verdicts(sent) == {"accepted": 2}
+
+
+async def send_again(stage: Stage, entity: str, *rows: Row) -> list[str]:
+    """Send to a topic that was created anew, and wait for these outcomes alone."""
+    stage.outcomes.clear()
+    places = await stage.send(entity, *rows)
+    await stage.judged(places)
+    return places
+
+
 @pytest.mark.kafka
 @pytest.mark.parametrize("kind", ["kafka"])
 async def test_partitions_that_were_added_are_told(

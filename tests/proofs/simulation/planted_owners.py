@@ -250,8 +250,9 @@ def a_release_with_a_reset() -> Iterator[None]:
     real = Session.commit
 
     async def reset(broker: Any, names: Any, entity: str, number: int, offset: int) -> Any:
-        back, messages = await real_reset(broker, names, entity, number, offset)
-        return back, [*messages, ProducerRecord("the owner", None, None, partition=number)]
+        back, messages, reset_to = await real_reset(broker, names, entity, number, offset)
+        messages += [ProducerRecord("the owner", None, None, partition=number)]
+        return back, messages, reset_to
 
     async def commit(session: Session, messages: Sequence[ProducerRecord], offsets: Any) -> Any:
         some = [

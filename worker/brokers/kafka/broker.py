@@ -290,12 +290,17 @@ class KafkaBroker:
         """
 
         async def ask(admin: Any) -> list[GroupMember] | None:
+            found = await describe(admin)
+            if found is not None:
+                return found
+            if group not in {g for g, *_ in await admin.list_consumer_groups()}:
+                return []
+            return await describe(admin)  # the group may have begun between the two requests
+
+        async def describe(admin: Any) -> list[GroupMember] | None:
             answers = await admin.describe_consumer_groups([group])
             described = [group for answer in answers for group in answer.groups]
-            found = members_of(described, self._wire.client_id)
-            if found is None and group not in {g for g, *_ in await admin.list_consumer_groups()}:
-                return []
-            return found
+            return members_of(described, self._wire.client_id)
 
         members = await self._admin.ask(describing_group(group), ask)
         if members is None:
