@@ -157,6 +157,7 @@ class World:
         self.commit_refusals: Mapping[tuple[str, int], int] = {}
         self.identities = dict.fromkeys(TASK_INPUTS, "one")
         self.parked_lost: dict[str, int] = {}
+        self.surplus = 0
         """What a task that is restored is to find out about the copies of its parked records."""
         self.gone: set[str] = set()
         """The coordinates of records whose topic was created anew."""
@@ -329,6 +330,7 @@ class World:
         task.restore(saved(self.rules, number, progress, parked, granted), self.moment)
         self.missed = task.compare_topics(self.identities, self.spans(number, **starts))
         assert self.missed.parked == self.parked_lost
+        assert self.missed.surplus == self.surplus
         return task
 
     def spans(self, number: int, **starts: int) -> dict[str, OffsetRange]:

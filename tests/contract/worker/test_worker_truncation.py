@@ -1,4 +1,7 @@
-"""Inputs that lose their last records, as after a loss of power: nothing is judged twice."""
+"""Topics that lose their last messages, as after a loss of power.
+
+Of inputs nothing is judged twice; what other topics have lost is told.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from structlog.testing import capture_logs
 from tests.contract.broker_kit import Another, Truncate
 from tests.contract.worker_kit import Row, Running, Stage, two
 from tests.kafka_server import KafkaServer
-from tests.unit.rows_kit import milestone, user
+from tests.unit.rows_kit import match, milestone, user
+from worker.brokers.partitioner import partition_for
 from worker.engine.reprocess import reprocess
 from worker.errors import BrokerUnavailable, NobodyWorks
 from worker.stream import Partition
@@ -186,3 +190,46 @@ async def test_a_frontier_of_another_worker_does_not_wait_for_lost_records(
     assert told(logs) == [(place.topic, 0, 2)]
     assert stage.outcomes[orphan] == ["rejected orphaned_user_id"]
     assert [stage.outcomes[place] for place in first[:2]] == [["accepted"]] * 2
+
+
+@pytest.mark.parametrize("which", ["parked", "progress", "accepted"])
+async def test_what_other_topics_have_lost_is_told(
+    stage: Stage, truncate: Truncate, which: str
+) -> None:
+    names = stage.names
+    place = {
+        "parked": Partition(names.parked, 0),
+        "progress": Partition(names.progress, 0),
+        "accepted": Partition(names.accepted("users"), partition_for(user(9)[0] or b"", TASKS)),
+    }[which]
+    options: dict[str, Any] = {"grace": 3_600_000, "persist_after": 0}
+    worker = await stage.started(**options)
+    waiting = await send(stage, "matches", *(match(10 + n, 1, 2) for n in range(8)))
+    await stage.until(lambda: worker.parked() == 8, "all are parked")
+    await stage.end(worker)  # the group's offsets are saved as well
+    end = (await stage.broker.spans([place]))[place].end
+    worker = await stage.started("two", **options)
+    await judged(stage, [*await send(stage, "users", user(1), user(2), user(9)), *waiting])
+    await stage.end(worker)
+    await truncate(place, end)
+    with capture_logs() as logs:
+        worker = await stage.started("two", **options)
+        event = "accepted_truncated" if which == "accepted" else "internal_truncated"
+        await stage.until(lambda: any(entry["event"] == event for entry in logs), "it is told")
+        (said,) = [entry for entry in logs if entry["event"] == event]
+        await stage.until(
+            lambda: any(event in t.task.books.incidents for t in worker.tasks.values()), "in books"
+        )
+    assert (said["topic"], said["partition"]) == (place.topic, place.number)
+    if which == "parked":
+        assert said["count"] == 8
+    reasons = " ".join(worker.health.reasons(stage.clock.steady()))
+    assert f"{place.topic}/{place.number} has lost its last" in reasons
+    metric = {"accepted": "buddy_accepted_truncated_messages_total"}.get(
+        which, "buddy_internal_truncated_total"
+    )
+    assert worker.counted(metric) > 0
+    await stage.end(worker)
+    with capture_logs() as logs:
+        await stage.end(await stage.started("two", **options))
+    assert not [entry for entry in logs if entry["event"] == event], "once"

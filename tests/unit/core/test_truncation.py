@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from tests.unit.core_kit import FIRST_OFFSET, GRACE, NOW, STEP, World, good, uid
 from worker.core.checkpoint import Checkpoint, write_checkpoint
+from worker.core.moments import Moment
+from worker.core.reading import Reading
 from worker.core.topics import TASK_INPUTS
 
 
@@ -183,6 +185,36 @@ def test_the_latest_append_time_is_kept() -> None:
         world.send("users", good("users", 3), timestamp=timestamp)
     world.settle()
     assert saved(world).arrived == {"users": NOW + 7}
+
+
+def test_copies_of_judged_records_are_told() -> None:
+    """The topic of parked records has lost its last messages: the removals of the copies."""
+    world = World(persist_after=0)
+    for number in (1, 2):
+        world.send("milestones", good("milestones", number, user_id=uid(7)))
+    world.settle()
+    copies = dict(world.parked[0])
+    world.send("users", good("users", 7))
+    world.settle()
+    assert not world.parked[0]
+    world.parked[0] = copies
+    world.surplus = 2
+    task = world.restored(0)
+    assert task.doubtful
+    assert task.books.incidents["internal_truncated"] == 1
+
+
+@pytest.mark.parametrize(
+    ("committed", "behind"), [({}, 0), ({"users": 2}, 0), ({"users": 3, "claims": 9}, 1)]
+)
+def test_group_offsets_beyond_the_checkpoint_are_told(
+    committed: dict[str, int], behind: int
+) -> None:
+    reading = Reading()
+    reading.restore(Checkpoint({"users": 2}, {}, {"users": "a"}), Moment(NOW, NOW))
+    assert reading.behind(committed) == behind
+    reading.earlier = {"users": 1}
+    assert reading.behind(committed) == 0, "they may be of the topic before"
 
 
 STEPS = st.lists(
