@@ -8,7 +8,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from structlog.testing import capture_logs
 
-from tests.contract.broker_kit import DeleteTopic, Expire, unique
+from tests.contract.broker_kit import DeleteTopic, Expire, Truncate, unique
 from tests.contract.desk_kit import NOW, PARTITIONS, Desk
 from tests.contract.helpers import damage_embedded
 from tests.unit.rows_kit import uuid
@@ -111,6 +111,22 @@ async def test_rejections_that_their_topic_has_lost_leave_the_desk(
     assert 0 < records == open_ < 20
     await empty(Partition(desk.names.rejected("users"), 1))
     assert await desk.look() == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["embedded"])  # what it finds does not depend on the broker
+async def test_rejections_that_are_gone_from_the_end_are_told(
+    desk: Desk, truncate: Truncate
+) -> None:
+    for n in range(4):
+        await desk.publish(desk.rejection("users", uuid(n), Code.INVALID_ENUM, "role"))
+    place = Partition(desk.names.rejected("users"), 0)
+    end = (await desk.broker.spans([place]))[place].end
+    assert end > 1
+    assert await desk.look() == (4, 4)
+    await truncate(place, 1)
+    assert await desk.look() == (5 - end, 5 - end)
+    (line,) = desk.missed
+    assert line.startswith(f"{place.topic}/0 has lost its last {end - 1} messages, which had been")
 
 
 async def test_a_topic_created_anew_empties_the_desk(desk: Desk, remove: DeleteTopic) -> None:

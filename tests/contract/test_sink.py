@@ -376,6 +376,7 @@ async def test_a_store_beyond_the_log_is_rebuilt(sink: Sink) -> None:
     store = RowStore(sink.store, sink.names)
     starts = {Partition(sink.names.accepted(name), p): 0 for name in ENTITIES for p in (0, 1)}
     store.apply([], starts | {place: 1000})
+    gone = 1000 - (await sink.ends("accepted"))["users"][0]
     store.mark_current(sink.clock())
     store.close()
     with capture_logs() as logs:
@@ -383,6 +384,8 @@ async def test_a_store_beyond_the_log_is_rebuilt(sink: Sink) -> None:
             said = await sink.export("a", formats=("csv",))
     assert (said.counts or {})["users"] == 4
     assert any(entry["event"] == "sink_store_rebuilt" for entry in logs)
+    told = [entry for entry in logs if entry["event"] == "accepted_truncated"]
+    assert [(e["topic"], e["partition"], e["count"]) for e in told] == [(*place, gone)]
 
 
 # --- Consuming ------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from worker.errors import MissingTopic
 from worker.index.freshness import (
     SavedIndex,
     created_anew,
+    lost_ends,
     missed_deletions,
     other_topics,
     outside_the_log,
@@ -110,6 +111,7 @@ class DeskUpdater:
             if reason is None and not verified:
                 reason = await another_log(self._broker, there, spans)
         if reason is not None:
+            self._tell_lost_ends(saved, identities, spans)
             await asyncio.to_thread(self.store.wipe, reason)
             saved = await asyncio.to_thread(self.store.saved)
         if (tombstones := tombstones_of(spans)) != saved.tombstones:
@@ -128,6 +130,18 @@ class DeskUpdater:
     async def readable_ends(self) -> dict[Partition, tuple[int, int]]:
         """How far each partition can be read, and its end with open transactions."""
         return await _readable_ends(self._broker, self.store.names)
+
+    def _tell_lost_ends(
+        self,
+        saved: SavedIndex,
+        identities: Mapping[str, str],
+        spans: Mapping[Partition, OffsetRange],
+    ) -> None:
+        for (topic, number), count in lost_ends(saved, identities, spans).items():
+            self._missed(
+                f"{topic}/{number} has lost its last {count} messages, which had been read: see"
+                " accepted_truncated in docs/operations/troubleshooting.md"
+            )
 
     def _tell_lost_audits(self, saved: SavedIndex, spans: Mapping[Partition, OffsetRange]) -> None:
         replays = self.store.names.replays

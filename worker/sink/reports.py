@@ -120,6 +120,18 @@ class SinkReports:
         self._metrics.sink.expired(messages)
         self.health.expired(messages, self._clock())
 
+    def truncated(self, partition: Partition, count: int) -> None:
+        """These offsets, which had been read, are gone from the end of an accepted topic."""
+        self._metrics.anomalies.accepted_truncated(count)
+        self.health.report(
+            f"{partition.topic}/{partition.number} has lost its last {count} offsets: rows are"
+            " missing; have them judged again with 'buddy reprocess'",
+            self._clock(),
+        )
+        _log.error(
+            "accepted_truncated", topic=partition.topic, partition=partition.number, count=count
+        )
+
     def damage(self, damage: Sequence[str]) -> None:
         """The damage known in the broker's log, whoever found it; one line each."""
         self._metrics.anomalies.log_damaged(len(damage))

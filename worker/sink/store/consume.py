@@ -30,6 +30,7 @@ from worker.errors import WAITED_OUT, MissingTopic, NoAnswer, StateLost
 from worker.index.freshness import (
     created_anew,
     is_another,
+    lost_ends,
     missed_deletions,
     other_topics,
     outside_the_log,
@@ -229,6 +230,8 @@ class Consumer:
         )
         held = dict(saved.positions)
         if reason is not None:
+            for partition, count in lost_ends(saved, identities, spans).items():
+                self._reports.truncated(partition, count)
             await asyncio.to_thread(self._store.wipe, reason)
             held = {}
         await asyncio.to_thread(self._store.note_tombstones, tombstones_of(spans))
