@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 from schemas import ENTITIES
 from worker.core.books import Books
 from worker.core.checkpoint import Checkpoint
 from worker.core.parking import Parking
 from worker.core.reading import Reading
+from worker.core.restoring import Outdated
 
 
-def parked_now(reading: Reading, parking: Parking) -> dict[str, int]:
-    """By entity, how many records wait: parked here, or to be read again."""
-    waiting = {e: parking.count(e) + len(reading.first_read(e)) for e in ENTITIES}
+def parked_now(reading: Reading, parking: Parking, outdated: Iterable[Outdated]) -> dict[str, int]:
+    """By entity, how many records wait: parked, to be read again, or `outdated`."""
+    waiting = Counter({e: parking.count(e) + len(reading.first_read(e)) for e in ENTITIES})
+    waiting.update(record.envelope.entity for record in outdated)
     return {entity: count for entity, count in waiting.items() if count}
 
 

@@ -250,7 +250,7 @@ class Task:
         reading.advance()
         for offsets in out.tally.unreadable.values():
             self.books.incident(UNREADABLE_INTERNAL, len(offsets))
-        self.books.enter(out.tally, parked_now(reading, self.parking))
+        self.books.enter(out.tally, parked_now(reading, self.parking, self.outdated))
         checkpoint = checkpoint_of(reading, self.parking, self.books)
         if always or not out.is_empty or says_more(checkpoint, self._saved):
             self._saved = checkpoint

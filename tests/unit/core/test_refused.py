@@ -7,6 +7,7 @@ import json
 import msgspec
 
 from tests.unit.core_kit import World, good, owned, uid
+from worker.core.checkpoint import Checkpoint
 from worker.core.decode import Invalid
 from worker.core.refused import record_of
 from worker.core.rejection import reject
@@ -85,6 +86,9 @@ def test_a_refused_user_is_rejected_in_the_first_decision_though_that_is_full() 
     world.tasks[0] = world.restored(0)
     world.round()
     assert (world.kind(user), world.kind(other)) == ("rejected", "open")
+    saved = msgspec.json.decode(world.progress[0][-1], type=Checkpoint)
+    assert saved.counts["milestones"].parked == 1, "it waits for room"
+    world.tasks[0] = world.restored(0)
     world.settle()
     assert world.kind(other) == "rejected"
 
