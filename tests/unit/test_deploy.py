@@ -271,7 +271,7 @@ def test_image_installs_with_hashes() -> None:
 def test_entrypoint_is_the_console_script() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert exec_form(last("ENTRYPOINT")) == ["buddy"]
-    assert project["scripts"]["buddy"] == "worker.cli.main:main"
+    assert project["scripts"]["buddy"] == "worker.cli.__main__:main"
 
 
 # --- the program agrees ---
