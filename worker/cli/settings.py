@@ -18,7 +18,13 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from worker.cli.locations import check_broker, check_directory, check_endpoint, check_exports
+from worker.cli.locations import (
+    check_apart,
+    check_broker,
+    check_directory,
+    check_endpoint,
+    check_exports,
+)
 from worker.errors import ConfigurationError
 from worker.sink.schedule import DEFAULTS, Schedule
 
@@ -90,6 +96,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         check_broker(self.broker)
         check_directory("data", self.data)
         check_exports(self.exports)
+        check_apart(self.data, self.broker, self.exports)
         names = [schedule.name for schedule in self.schedules]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"two schedules are called {twice[0]!r}: each needs a name of its own")
@@ -192,7 +199,7 @@ def _value(name: str, text: str, variable: str) -> Any:
         return text
     try:
         return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         raise ConfigurationError(
             f"{variable} is no JSON: write an array of tables such as "
             '[{"name": "nightly", "cron": "0 2 * * *"}], or [] for none'
@@ -209,6 +216,9 @@ def _from_file(named: str | None) -> dict[str, Any]:
         raise ConfigurationError(f"configuration file {named} does not exist") from None
     except (OSError, ValueError) as error:  # not UTF-8, not TOML
         raise ConfigurationError(f"configuration file {path} cannot be read: {error}") from None
+    except RecursionError:
+        reason = "its values are nested too deeply"
+        raise ConfigurationError(f"configuration file {path} cannot be read: {reason}") from None
 
 
 def _text_of(path: Path) -> str:

@@ -129,3 +129,32 @@ def test_a_file_without_an_end_is_refused() -> None:
         load("/dev/zero", {}, {})
     with pytest.raises(ConfigurationError, match="too large"):
         secret("/dev/zero", {}, "BUDDY_KAFKA_PASSWORD")
+
+
+def test_values_that_are_nested_too_deeply_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="BUDDY_SCHEDULES is no JSON"):
+        load(None, {"BUDDY_SCHEDULES": "[" * 100_000}, {})
+    file = tmp_path / "buddy.toml"
+    file.write_text("x = " + "[" * 5_000 + "]" * 5_000)
+    with pytest.raises(ConfigurationError, match="nested too deeply"):
+        load(str(file), {}, {})
+
+
+@pytest.mark.parametrize("state", ["desk", "index", "sink"])
+@pytest.mark.parametrize("below", ["", "/spool", "/spool/../x"])
+def test_no_place_may_lie_where_state_is_emptied(tmp_path: Path, state: str, below: str) -> None:
+    data, link = tmp_path / "data", tmp_path / "link"
+    link.symlink_to(data / state)
+    for place in (f"{data}/{state}{below}", f"{link}{below}"):
+        for name, value in (("broker", f"embedded:{place}"), ("exports", place)):
+            with pytest.raises(ConfigurationError, match=rf"`{name}` must not lie in {state}/"):
+                load(None, {}, {"data": str(data), name: value})
+
+
+@pytest.mark.parametrize("place", ["", "/broker", "/sinks", "/sink/../exports"])
+def test_other_places_below_data_are_fine(tmp_path: Path, place: str) -> None:
+    for name, value in (
+        ("broker", f"embedded:{tmp_path}{place}"),
+        ("exports", f"{tmp_path}{place}"),
+    ):
+        assert getattr(load(None, {}, {"data": str(tmp_path), name: value}), name) == value
