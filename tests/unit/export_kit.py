@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Generator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from worker.exports.layout import FORMATS, Format
 from worker.exports.manifest import Options
 from worker.exports.metadata import Metadata
 from worker.exports.places.directory import DirectoryPlace
-from worker.exports.spool import Spool
+from worker.exports.spool import Spool, SpoolFile
 from worker.exports.write import write_export
 
 FEWER = settings(max_examples=max(settings().max_examples // 4, 1), deadline=None)
@@ -162,7 +163,12 @@ def spool_of(folder: Path, tables: Mapping[str, Sequence[bytes]]) -> Spool:
     paths = {name: folder / f"{name}.spool" for name in tables}
     for name, rows in tables.items():
         paths[name].write_bytes(b"".join(row + b"\n" for row in rows))
-    return Spool(paths)
+    return Spool({name: as_written(path) for name, path in paths.items()})
+
+
+def as_written(path: Path) -> SpoolFile:
+    """The file as it is, taken for what was written."""
+    return SpoolFile(path, zlib.crc32(path.read_bytes()))
 
 
 def export_to(

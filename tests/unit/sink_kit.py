@@ -141,7 +141,7 @@ UNWATCHED = Waiter(lambda _done, _total: None, lambda: False)
 
 
 def read_spooled(found: Spooled) -> dict[str, list[bytes]]:
-    return {entity: path.read_bytes().splitlines() for entity, path in found.files.items()}
+    return {entity: file.path.read_bytes().splitlines() for entity, file in found.files.items()}
 
 
 def finished(

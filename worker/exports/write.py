@@ -13,7 +13,6 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, closing
-from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 import aiofiles
@@ -29,7 +28,7 @@ from worker.exports.manifest import CutCell, ExportedFile, Options, Origin
 from worker.exports.metadata import Metadata, json_file
 from worker.exports.places.place import ExportPlace, Finished
 from worker.exports.places.staging import Staging, create_private
-from worker.exports.spool import Spool, read_blocks
+from worker.exports.spool import Spool, SpoolFile, read_blocks
 from worker.private import DIRECTORY_MODE
 
 T = TypeVar("T")
@@ -266,8 +265,8 @@ class _Count:
     def __init__(self) -> None:
         self.rows = 0
 
-    def blocks(self, path: Path) -> Iterator[list[bytes]]:
-        for block in read_blocks(path):
+    def blocks(self, spooled: SpoolFile) -> Iterator[list[bytes]]:
+        for block in read_blocks(spooled):
             yield block
             self.rows += len(block)
 

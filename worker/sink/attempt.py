@@ -16,7 +16,7 @@ from worker.errors import StateError
 from worker.exports.manifest import Incremental, Origin
 from worker.exports.metadata import Metadata
 from worker.exports.places.place import ExportPlace, Finished
-from worker.exports.spool import Spool
+from worker.exports.spool import Spool, SpoolFile
 from worker.exports.write import OnWritten, ignore_written, total_steps, write_export
 from worker.sink.export_settings import ExportSettings
 from worker.sink.requests import ExportRequest, export_id_of, options_of, selection_of
@@ -136,7 +136,7 @@ class ExportAttempt:
         self,
         spooled: Spooled,
         incremental: Incremental | None = None,
-        deletions: Path | None = None,
+        deletions: SpoolFile | None = None,
         on_written: OnWritten = ignore_written,
     ) -> Finished:
         taken = self._taken

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.unit.export_kit import export_to, feedback, metadata_of, spool_of, user
+from tests.unit.export_kit import as_written, export_to, feedback, metadata_of, spool_of, user
 from worker.errors import StateError, UsageError
 from worker.exports import manifest as manifests
 from worker.exports.layout import Format
@@ -276,9 +276,20 @@ def test_spool_files_are_read_in_blocks(tmp_path: Path, size: int) -> None:
     path = tmp_path / "spool"
     for end in (b"\n", b""):
         path.write_bytes(b"\n".join(rows) + end)
-        blocks = list(read_blocks(path, size))
+        blocks = list(read_blocks(as_written(path), size))
         assert [row for block in blocks for row in block] == rows
         assert all(blocks)
+
+
+@pytest.mark.parametrize("at", [0, 5, -1])
+def test_a_byte_that_the_disk_has_changed_is_no_row(tmp_path: Path, at: int) -> None:
+    path = tmp_path / "spool"
+    path.write_bytes(b"one row\nanother row\n")
+    spooled, content = as_written(path), bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StateError, match="does not hold what was written"):
+        list(read_blocks(spooled, 4))
 
 
 def _truncate(path: Path) -> None:

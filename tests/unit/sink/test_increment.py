@@ -98,7 +98,7 @@ def key_of(entity: str, row: bytes) -> bytes:
 def lines(made: Increment) -> list[dict[str, str]]:
     if made.deletions is None:
         return []
-    return [json.loads(line) for line in made.deletions.read_text().splitlines()]
+    return [json.loads(line) for line in made.deletions.path.read_text().splitlines()]
 
 
 @pytest.fixture

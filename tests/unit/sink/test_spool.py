@@ -22,6 +22,8 @@ from tests.unit.sink_kit import (
     session,
     spooled,
 )
+from worker.errors import StateError
+from worker.exports.spool import read_blocks
 from worker.sink.selection import ids
 from worker.sink.selection.ids import Ids
 from worker.sink.selection.plan import Days, Reason, Selection
@@ -131,13 +133,24 @@ def test_ids_come_in_order_whatever_the_order_they_were_given_in(
     assert len(set(given_ids)) < run or files, "no more than a run is in memory"
 
 
+def test_ids_that_the_disk_has_changed_are_no_ids(tmp_path: Path) -> None:
+    held = Ids(tmp_path, "some", 1)
+    held.add(uuid(1))
+    (run,) = tmp_path.iterdir()
+    run.write_bytes(run.read_bytes().replace(b"1", b"2"))
+    with pytest.raises(StateError, match="does not hold what was written"):
+        list(held.ascending())
+
+
 def test_lines_are_private_and_added_where_that_is_wanted(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     with LineFile(path) as file:
         file.write([b"a", b"b"])
-    with LineFile(path, more=True) as file:
+    with LineFile(path, file.spooled()) as file:
         file.write([b"c" * 2_000_000])
         file.write([])
     assert path.read_bytes() == b"a\nb\n" + b"c" * 2_000_000 + b"\n"
+    rows = [row for block in read_blocks(file.spooled()) for row in block]
+    assert rows == [b"a", b"b", b"c" * 2_000_000]
     assert path.stat().st_mode & 0o077 == 0
     assert UNWATCHED.abandoned() is False

@@ -7,11 +7,13 @@ and reading merges the runs. As text, canonical UUIDs sort in the same order as 
 from __future__ import annotations
 
 import heapq
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from worker.errors import StateError
+from worker.exports.spool import SpoolFile
 from worker.sink.store import rocks
 
 _LENGTH: Final = 36
@@ -28,7 +30,7 @@ class Ids:
         self._name = name
         self._most = run
         self._held: set[str] = set()
-        self._runs: list[Path] = []
+        self._runs: list[SpoolFile] = []
 
     def add(self, id_: str) -> None:
         """Add an id; adding it again is harmless. Raises `StateError`."""
@@ -44,18 +46,22 @@ class Ids:
         path = self._directory / f"{self._name}.{len(self._runs)}.ids"
         try:
             path.touch(mode=0o600, exist_ok=False)
-            path.write_bytes("".join(sorted(self._held)).encode())
+            path.write_bytes(data := "".join(sorted(self._held)).encode())
         except OSError as error:
             raise StateError(rocks.in_one_line(self._directory, error)) from None
-        self._runs.append(path)
+        self._runs.append(SpoolFile(path, zlib.crc32(data)))
         self._held.clear()
 
-    def _read(self, path: Path) -> Iterator[str]:
+    def _read(self, run: SpoolFile) -> Iterator[str]:
+        crc32 = 0
         try:
-            with path.open("rb") as file:
+            with run.path.open("rb") as file:
                 while data := file.read(_READ):
-                    text = data.decode()
+                    crc32 = zlib.crc32(data, crc32)
+                    text = data.decode("ascii", "replace")
                     for start in range(0, len(text), _LENGTH):
                         yield text[start : start + _LENGTH]
         except OSError as error:
             raise StateError(rocks.in_one_line(self._directory, error)) from None
+        if crc32 != run.crc32:
+            raise run.changed()

@@ -15,6 +15,7 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.exports.layout import DELETIONS
+from worker.exports.spool import SpoolFile
 from worker.sink.selection.bookmarks import Draft, Generation
 from worker.sink.selection.compare import ComparedRow, Gone, compare
 from worker.sink.selection.ids import Ids
@@ -31,7 +32,7 @@ class Increment(msgspec.Struct, frozen=True):
     """The rows and deletions of an incremental export; all counts are by entity."""
 
     spooled: Spooled
-    deletions: Path | None
+    deletions: SpoolFile | None
     """The deletions, in the format of deletions.ndjson; None without a base."""
     deleted: Mapping[str, Mapping[Reason, int]]
     into_base: Mapping[str, int]
@@ -69,7 +70,7 @@ def spool_increment(
     totals = {entity: one.rows for entity, one in picked.items()}
     draft.seal(totals)
     spooled = Spooled(
-        {entity: directory / f"{entity}.ndjson" for entity in picked},
+        {entity: writing.files[entity] for entity in picked},
         {entity: writing.changed[entity] for entity in picked},
         {entity: writing.earliest[entity] for entity in picked},
         picked,
@@ -96,7 +97,8 @@ class _Writing:
         draft: Draft,
         base: Generation | None,
     ) -> None:
-        self.deletions = directory / DELETIONS
+        self.files: dict[str, SpoolFile] = {}
+        self.deletions: SpoolFile | None = None
         self.changed: Counter[str] = Counter()
         self.earliest: dict[str, str | None] = {}
         self.deleted: dict[str, Counter[Reason]] = {}
@@ -123,7 +125,7 @@ class _Writing:
         compared = compare(self._judged(entity, picker), self._delivered(entity))
         with (
             LineFile(self._directory / f"{entity}.ndjson") as rows,
-            LineFile(self.deletions, more=True) as gone,
+            LineFile(self._directory / DELETIONS, self.deletions) as gone,
         ):
             for one in self._noted(entity, self._counted(entity, compared)):
                 if isinstance(one, Gone):
@@ -133,6 +135,7 @@ class _Writing:
                 else:
                     self.changed[entity] += 1
                     rows.write([one.row])
+        self.files[entity], self.deletions = rows.spooled(), gone.spooled()
         return picker.picked()
 
     def _judged(self, entity: str, picker: Picker) -> Iterator[tuple[bytes, bytes, Reason | None]]:

@@ -7,6 +7,7 @@ the runs of `Ids`.
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.errors import StateError
+from worker.exports.spool import SpoolFile
 from worker.sink.selection.ids import Ids
 from worker.sink.selection.plan import KnownRows, Picked, Picker, Pulls, Reason, Selection
 from worker.sink.store import rocks
@@ -32,7 +34,7 @@ class Spooled(msgspec.Struct, frozen=True):
     earliest row. `picked` says what became of all rows of the selected entities.
     """
 
-    files: Mapping[str, Path]
+    files: Mapping[str, SpoolFile]
     rows: Mapping[str, int]
     earliest: Mapping[str, str | None]
     picked: Mapping[str, Picked]
@@ -63,16 +65,16 @@ def spool(snapshot: Snapshot, selection: Selection, directory: Path, waiter: Wai
     passes = Pass(snapshot, selection, directory)
     total = sum(snapshot.counts[entity] for entity in selection.entities)
     done = 0
-    files: dict[str, Path] = {}
+    files: dict[str, SpoolFile] = {}
     picked: dict[str, Picked] = {}
     for entity in selection.in_stages():
         picker = passes.picker(entity)
-        files[entity] = directory / f"{entity}.ndjson"
-        with LineFile(files[entity]) as file:
+        with LineFile(directory / f"{entity}.ndjson") as file:
             for block in snapshot.blocks(entity):
                 file.write(kept(block, picker.pick(block)))
                 done += len(block)
                 waiter.report(done, total)
+        files[entity] = file.spooled()
         picked[entity] = picker.picked()
     picked = {entity: picked[entity] for entity in selection.entities}
     return Spooled(
@@ -115,13 +117,13 @@ def kept(rows: list[bytes], fates: list[Reason | None]) -> list[bytes]:
 class LineFile:
     """A file of lines that only its owner can read, written in chunks of 1 MiB or more.
 
-    The file must be new; with `more`, lines are appended to an existing file, if there is one.
-    Raises `StateError`.
+    The file must be new; with `before`, lines are appended to that file. Raises `StateError`.
     """
 
-    def __init__(self, path: Path, *, more: bool = False) -> None:
-        self._mode = os.O_APPEND if more else os.O_EXCL
+    def __init__(self, path: Path, before: SpoolFile | None = None) -> None:
+        self._mode = os.O_EXCL if before is None else os.O_APPEND
         self._path = path
+        self._crc32 = 0 if before is None else before.crc32
         self._held: list[bytes] = []
         self._size = 0
         self._descriptor = -1
@@ -145,6 +147,10 @@ class LineFile:
         finally:
             os.close(self._descriptor)
 
+    def spooled(self) -> SpoolFile:
+        """The file as it was written; call after the end of the `with` block."""
+        return SpoolFile(self._path, self._crc32)
+
     def write(self, lines: Sequence[bytes]) -> None:
         """Add lines, given without their line ends."""
         for line in lines:
@@ -157,6 +163,7 @@ class LineFile:
         if not self._held:
             return
         left = memoryview(b"\n".join(self._held) + b"\n")
+        self._crc32 = zlib.crc32(left, self._crc32)
         self._held, self._size = [], 0
         try:
             while left:
