@@ -23,7 +23,8 @@ from worker.desk.seen import RejectionSeen, Settling, key_digest
 from worker.desk.store import Numbered, RejectionStore
 from worker.stream import Partition
 
-_REJECTIONS: Final = 1_000_000
+_PER_RECORD: Final = 5
+"""Rejections for each record of the bench: a million unless it is told otherwise."""
 _BATCH: Final = 5_000
 _START: Final = 1_764_547_200_000
 _SPAN: Final = 30 * 86_400_000
@@ -41,7 +42,7 @@ _FILTERS: Final = {
 
 def run(bench: Bench) -> list[Figure]:
     """Rejections spread over 30 days, of 20 kinds, three producers and four partitions."""
-    count = _REJECTIONS // 20 if bench.quick else _REJECTIONS
+    count = _PER_RECORD * bench.records
     with tempfile.TemporaryDirectory(prefix="buddy-bench-") as folder:
         return list(_run(Path(folder) / "desk", count))
 
