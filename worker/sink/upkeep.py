@@ -3,8 +3,8 @@
 It also probes the place, so that an unwritable place is reported before the next export is due.
 
 Upkeep runs when this sink becomes the leader, after each export, and once an hour. After a failure
-it runs every minute, until the place is back. In between it checks the place every 20 s, without
-writing. It uses the steady clock, and runs in a task of its own, so that an unreachable place
+it runs every minute, until the place is back. In between it checks the place every 20 s, at little
+cost. It uses the steady clock, and runs in a task of its own, so that an unreachable place
 delays no request.
 """
 

@@ -48,16 +48,18 @@ from worker.exports.places.staging import (
     sweep,
     sync_directory,
 )
+from worker.exports.places.writable import (
+    NO_RIGHT,
+    PROBE,
+    check_writable,
+    has_room,
+    unwritable,
+)
 from worker.private import DIRECTORY_MODE
 
 _SEALS: Final = ".seals"
 _READ: Final = 1 << 20
-_PROBE: Final = 1 << 20
-"""Bytes that `probe` must be able to write."""
-_FILES: Final = 32
-"""Files of an export, directories included, at the least."""
 _TAKEN: Final = (errno.ENOTEMPTY, errno.EEXIST)
-_NO_RIGHT: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 _IN_THE_WAY: Final = (*_TAKEN, errno.ENOTDIR)
 """Errors of renaming a directory onto a taken name; ENOTDIR: by a file or a link."""
 
@@ -199,33 +201,34 @@ class DirectoryPlace:
 
     def probe(self) -> None:
         """See `ExportPlace`."""
-        trial = self.staging("probe")
-        try:
-            with self._guard():
-                trial.open()
-                with (trial.directory / "probe").open("xb") as file:
-                    file.write(bytes(_PROBE))  # a full disk may still accept empty directories
-                    file.flush()
-                    os.fsync(file.fileno())
-                for own in self._check_own():
-                    _check_writable(own)
-        finally:
-            trial.discard()
+        self._try(PROBE)
 
     def check(self) -> None:
         """See `ExportPlace`. A directory that was never there is no fault: exports create it."""
         with self._guard():
             if self._seen is None:
                 return
-            if not _is_writable(self._root):
-                readonly = os.statvfs(self._root).f_flag & os.ST_RDONLY
-                code = errno.EROFS if readonly else errno.EACCES
-                raise OSError(code, os.strerror(code))
-            for own in self._check_own():
-                if not _is_writable(own):
-                    raise _unwritable(own, os.strerror(errno.EACCES))
-            if not _has_room(self._root):
+            if not has_room(self._root):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._try(1)  # a dead disk still answers from its cache
+
+    def _try(self, size: int) -> None:
+        """Write a file of that size to the disk, and remove it. Raises StateError.
+
+        Also tries whether entries can be created in the place's own directories.
+        """
+        trial = self.staging("probe")
+        try:
+            with self._guard():
+                trial.open()
+                with (trial.directory / "probe").open("xb") as file:
+                    file.write(bytes(size))  # a full disk may still accept empty directories
+                    file.flush()
+                    os.fsync(file.fileno())
+                for own in self._check_own():
+                    check_writable(own)
+        finally:
+            trial.discard()
 
     def _check_own(self) -> list[Path]:
         """The directories below the root that the place keeps for itself, as far as they exist.
@@ -258,8 +261,8 @@ class DirectoryPlace:
         except OSError as error:
             if error.errno in _TAKEN:
                 return
-            if error.errno in _NO_RIGHT:
-                raise _unwritable(self._seals, error.strerror) from error
+            if error.errno in NO_RIGHT:
+                raise unwritable(self._seals, error.strerror) from error
             raise
         staging.release()
         for directory in (self._seals, self._root):
@@ -364,32 +367,6 @@ class DirectoryPlace:
                 f"{self._root} was replaced or unmounted while in use: restart the sink if that is"
                 " right"
             )
-
-
-def _has_room(directory: Path) -> bool:
-    disk = os.statvfs(directory)
-    counts_files = disk.f_files > 0  # some file systems make room for files as they need it
-    return disk.f_bavail * disk.f_frsize >= _PROBE and not (counts_files and disk.f_favail < _FILES)
-
-
-def _check_writable(directory: Path) -> None:
-    """Raise StateError or OSError unless entries can be created in the directory."""
-    trial = directory / hidden_name("probe")
-    try:
-        trial.mkdir(mode=DIRECTORY_MODE)
-    except OSError as error:
-        if error.errno in _NO_RIGHT:
-            raise _unwritable(directory, error.strerror) from error
-        raise
-    trial.rmdir()
-
-
-def _is_writable(directory: Path) -> bool:
-    return os.access(directory, os.W_OK | os.X_OK, effective_ids=True)
-
-
-def _unwritable(directory: Path, why: str | None) -> StateError:
-    return StateError(f"{directory} cannot be written ({why}): let the sink's user write to it")
 
 
 def _check_no_link(path: Path) -> None:

@@ -122,9 +122,10 @@ class ExportPlace(Protocol):
         """Raise `StateError` if nothing could be written now. Leaves nothing behind."""
 
     def check(self) -> None:
-        """Raise `StateError` if the place is gone, as far as that can be told without writing.
+        """Raise `StateError` if the place cannot be used. Leaves nothing behind.
 
-        Costs a few system calls or one request, so an idle sink can afford it every 20 s.
+        A directory is written to, a bucket only read. Costs one flush of a byte or one request, so
+        an idle sink can afford it every 20 s.
         """
 
 
