@@ -11,7 +11,8 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from worker.brokers.embedded.seal import is_damage, reason_of, seal_batch
+from worker.brokers.embedded.disk import is_damage
+from worker.brokers.embedded.seal import reason_of, seal_batch
 
 NOTHING: Final = b"\x90"
 """The entries of an empty batch, in msgpack."""
@@ -54,7 +55,7 @@ def walk(
                     yield batch
                     position = batch.next
         except sqlite3.DatabaseError as error:
-            if not is_damage(error):
+            if not is_damage(error, connection):
                 raise
             fault = f"the database file is damaged: {reason_of(error)}"
         # A fault further on may come from the index: a new query may return the right row.
@@ -112,7 +113,7 @@ def _next_base(connection: sqlite3.Connection, partition: int, position: int, en
             "SELECT min(base) FROM batches WHERE partition = ? AND base > ?", (partition, position)
         ).fetchone()
     except sqlite3.DatabaseError as error:
-        if not is_damage(error):
+        if not is_damage(error, connection):
             raise
         return end
     return after if isinstance(after, int) and after < end else end

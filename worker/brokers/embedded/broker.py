@@ -7,9 +7,9 @@ There are two limits. The directory must be on a local disk, because file locks 
 unreliable. One process writes at a time. Larger installations use Kafka.
 
 `store` opens the database file, `format` defines its tables, `topics` and `log` read and write
-them. `seal`, `batches`, `damage` and `inspection` find damage. `clock` computes log time.
-`upkeep` does retention and compaction, `hindrance` reports what blocks upkeep. `group` assigns
-partitions to processes, `reader` reads.
+them. `seal`, `batches`, `damage` and `inspection` find damage, after `disk` has asked the disk.
+`clock` computes log time. `upkeep` does retention and compaction, `hindrance` reports what blocks
+upkeep. `group` assigns partitions to processes, `reader` reads.
 """
 
 from __future__ import annotations

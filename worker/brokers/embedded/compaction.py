@@ -28,8 +28,8 @@ from worker.brokers.embedded.batches import (
     is_sound,
 )
 from worker.brokers.embedded.damage import UnskippedHole, skipped_at
+from worker.brokers.embedded.disk import is_damage
 from worker.brokers.embedded.log import BATCH_BYTES
-from worker.brokers.embedded.seal import is_damage
 from worker.brokers.embedded.store import transaction
 from worker.brokers.embedded.topics import partition_row, store
 from worker.errors import StateError
@@ -177,7 +177,7 @@ def _window(connection: sqlite3.Connection, row_id: int, end: int) -> list[Store
                 if size >= STEP_BYTES:
                     break
     except sqlite3.DatabaseError as error:
-        if not is_damage(error):
+        if not is_damage(error, connection):
             raise
     return batches
 

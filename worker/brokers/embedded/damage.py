@@ -7,6 +7,8 @@ recover data from them. A skip is a record that readers, retention and compactio
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +17,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from worker.brokers.embedded.batches import UNSOUND, Hole, StoredBatch, walk
-from worker.brokers.embedded.seal import is_damage, reason_of, seal
+from worker.brokers.embedded.disk import fails, is_damage
+from worker.brokers.embedded.seal import reason_of, seal
 from worker.brokers.embedded.store import snapshot, transaction
 from worker.brokers.embedded.topics import (
     Catalogue,
@@ -147,7 +150,7 @@ def mend_index(connection: sqlite3.Connection, catalogue: Catalogue, damage: Dam
     except _NotMended:
         return False
     except sqlite3.DatabaseError as error:
-        if not is_damage(error):
+        if not is_damage(error, connection):
             raise
         return False
     return True
@@ -218,10 +221,13 @@ def look_at_file(connection: sqlite3.Connection) -> list[str]:
     try:
         lines = [str(text) for (text,) in connection.execute("PRAGMA integrity_check(20)")]
     except sqlite3.DatabaseError as error:
-        if not is_damage(error):
+        if not is_damage(error, connection):
             raise
         return [reason_of(error)]
-    return [" ".join(line.split()) for line in lines if line != "ok"]
+    found = [" ".join(line.split()) for line in lines if line != "ok"]
+    if found and fails(connection):  # a page that cannot be read is one of SQLite's findings
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    return found
 
 
 def _restore_row(connection: sqlite3.Connection, number: int, partition: Partition) -> None:

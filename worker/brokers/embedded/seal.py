@@ -49,8 +49,11 @@ def reason_of(error: sqlite3.Error) -> str:
     return str(error) if hasattr(error, "sqlite_errorcode") else "a column is not of its type"
 
 
-def is_damage(error: sqlite3.Error) -> bool:
-    """Whether an SQLite error means that the file is damaged where it was read."""
+def means_damage(error: sqlite3.Error) -> bool:
+    """Whether an SQLite error means that the file is damaged where it was read.
+
+    SQLite says the same of a file whose disk fails: see `disk.is_damage`.
+    """
     if isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError):
         return False  # a bug of this program
     code = getattr(error, "sqlite_errorcode", 0)

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import os
 import sqlite3
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +21,9 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import structlog
 
+from worker.brokers.embedded.disk import FAILED, NO_ROOM, refusal
 from worker.brokers.embedded.format import is_current, is_new, make, migrate
-from worker.brokers.embedded.seal import is_damage, reason_of
+from worker.brokers.embedded.seal import means_damage, reason_of
 from worker.errors import BrokerUnavailable, BuddyError, DamagedLog, StateError
 
 FILE_NAME = "log.sqlite"
@@ -37,10 +37,8 @@ CALL_SECONDS = 30.0
 WHOLE_LOG_SECONDS = 12 * 3600.0
 """The same for a call that goes through the whole log."""
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _NO_DIRECTORY = {errno.ENOTDIR, errno.EEXIST}
 _NO_FILES = {errno.EMFILE, errno.ENFILE}
-_PROBE_BYTES = 64 * 1024
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -320,41 +318,36 @@ def _code(error: sqlite3.Error) -> int:
     return code & 0xFF
 
 
-def _has_room(directory: Path) -> bool:
-    """Whether a small write still succeeds: SQLite reports some full disks as an I/O error."""
-    try:
-        with tempfile.TemporaryFile(dir=directory, buffering=0) as probe:
-            probe.write(b"x" * _PROBE_BYTES)
-            os.fsync(probe.fileno())
-    except OSError as error:
-        return error.errno not in _NO_ROOM
-    return True
-
-
 def _explain(error: sqlite3.Error, directory: Path) -> BuddyError:
     """The exception for a failure of SQLite. Only after an I/O error is the outcome unknown."""
     match _code(error):
         case sqlite3.SQLITE_FULL:
             return _full(directory)
-        case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if not _has_room(directory):
+        case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if refusal(directory) in NO_ROOM:
             return _full(directory)
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return BrokerUnavailable(
                 f"Another process has held the log in {directory} for {BUSY_SECONDS:.0f} s: "
                 f"look for one that hangs, then try again."
             )
-        case _ if is_damage(error):
+        case _ if refusal(directory) in FAILED:
+            return _failed(error, directory)
+        case _ if means_damage(error):
             return _damaged(reason_of(error), directory)
         case sqlite3.SQLITE_IOERR:
-            return BrokerUnavailable(
-                f"The disk of {directory} failed ({error}): check it, the quota, and the limit of "
-                f"file sizes ('ulimit -f', LimitFSIZE of systemd), then try again."
-            )
+            return _failed(error, directory)
         case _:
             return StateError(
                 f"The log in {directory} cannot be read or written ({error}): check the "
                 f"directory, its rights and the limit of open files."
             )
+
+
+def _failed(what: object, directory: Path) -> BrokerUnavailable:
+    return BrokerUnavailable(
+        f"The disk of {directory} failed ({what}): check it, the quota, and the limit of "
+        f"file sizes ('ulimit -f', LimitFSIZE of systemd), then try again."
+    )
 
 
 def _damaged(what: str, directory: Path) -> DamagedLog:
@@ -365,8 +358,10 @@ def _damaged(what: str, directory: Path) -> DamagedLog:
 
 
 def _explain_system(error: OSError, directory: Path) -> BuddyError:
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
         return _full(directory)
+    if error.errno in FAILED:
+        return _failed(error.strerror, directory)
     if error.errno in _NO_FILES:
         return StateError(
             f"{directory} cannot be used for the log ({error.strerror}): raise the limit of open "
