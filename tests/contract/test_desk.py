@@ -195,6 +195,13 @@ async def test_an_audit_settles_what_was_sent_again_and_a_lost_one_is_told(
     assert line.startswith(f"1 audits of {desk.names.replays} were removed before they were read")
     assert await desk.look() == (3, 2)
     assert len(desk.missed) == 1
+    new = Desk(desk.broker, desk.names, desk.directory / "new")
+    assert await new.look() == (3, 3)
+    (line,) = new.missed
+    assert line.endswith("unless they had expired, what they name counts as not sent again")
+    assert await new.look() == (3, 3)
+    assert len(new.missed) == 1, "once"
+    assert len(desk.missed) == 1
 
 
 @pytest.mark.parametrize("kind", [pytest.param("kafka", marks=pytest.mark.kafka)])

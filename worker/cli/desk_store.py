@@ -74,6 +74,7 @@ async def _up_to_date(
     context: Context, broker: Broker, *, quiet: bool, whole: bool
 ) -> RejectionStore:
     """The store, once it is up to date: by this process, or by the one that has it open."""
+    from worker.desk.follow import tell_open_transactions
     from worker.desk.goal import goal
 
     wanted = await goal(broker, context.names, whole=whole)
@@ -88,6 +89,8 @@ async def _up_to_date(
                 await asyncio.to_thread(store.close)
                 raise
             if left == 0:
+                if store.database.read_only and not whole:
+                    await tell_open_transactions(broker, context.names, complain)
                 return store
             await asyncio.to_thread(store.close)
             if left is None:  # a topic was created anew, or the other process has to notice it

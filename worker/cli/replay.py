@@ -28,7 +28,7 @@ from worker.cli.settled_inputs import until_judged
 from worker.core.rejection import timestamp
 from worker.core.shown import shown
 from worker.desk.audit import MOST_REPLAYS
-from worker.errors import Fenced, MissingTopic, StateError
+from worker.errors import BuddyError, Fenced, MissingTopic, StateError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -218,6 +218,12 @@ class _Replay:
                 "another 'buddy rejections replay' has begun: this one has stopped; the topic "
                 f"{self._names.replays} says what it has sent"
             ) from None
+        except BuddyError as error:
+            if self.sent:
+                count = count_of(self.sent, "record")
+                said = f"{error}; {count} sent again before that: the same command sends the rest"
+                error.args = (said,)
+            raise
         finally:
             await committer.close()
 

@@ -123,6 +123,8 @@ class DeskUpdater:
         rejected = set(map(names.rejected, ENTITIES))
         starts = {p: span.start for p, span in spans.items() if p.topic in rejected}
         removed = await asyncio.to_thread(expire, self.store.database, starts)
+        if not saved.positions:
+            await self._tell_missing_audits(spans)
         first, self._is_first = self._is_first, False
         self._is_verified = True
         return behind or removed > 0 or first
@@ -146,12 +148,33 @@ class DeskUpdater:
     def _tell_lost_audits(self, saved: SavedIndex, spans: Mapping[Partition, OffsetRange]) -> None:
         replays = self.store.names.replays
         for partition, span in spans.items():
-            # A new store misses none: audits are kept for longer than the rejections they name.
             gone = span.start - saved.positions.get(partition, span.start)
             if partition.topic == replays and gone > 0:
                 self._missed(
                     f"{gone} audits of {replays} were removed before they were read: what they"
                     " name counts as not sent again"
+                )
+
+    async def _tell_missing_audits(self, spans: Mapping[Partition, OffsetRange]) -> None:
+        """Tell, of a store that was just filled, if audits may be missing that matter.
+
+        Audits are kept for longer than the rejections they name. So those that are gone matter
+        only if there are rejections from before the first that is left.
+        """
+        oldest = await asyncio.to_thread(self.store.oldest)
+        for partition, span in spans.items():
+            if partition.topic != self.store.names.replays or not span.start or oldest is None:
+                continue
+            reader = self._broker.reader()
+            try:
+                reader.assign({partition: span.start})
+                first = await reader.read(1, 1.0) if span.end > span.start else []
+            finally:
+                await reader.close()
+            if not first or first[0].timestamp > oldest:
+                self._missed(
+                    f"{span.start} audits of {partition.topic} are gone: unless they had expired,"
+                    " what they name counts as not sent again"
                 )
 
 
@@ -174,10 +197,10 @@ async def bring_up_to_date(
     finally:
         await updater.close()
     if not whole:
-        await _tell_open_transactions(broker, store.names, missed)
+        await tell_open_transactions(broker, store.names, missed)
 
 
-async def _tell_open_transactions(
+async def tell_open_transactions(
     broker: Broker, names: Names, missed: Callable[[str], None]
 ) -> None:
     """Report messages behind transactions that stay open; those of services end within a moment."""

@@ -155,6 +155,11 @@ class RejectionStore:
                 self._count_verdicts(self.clock(), rejections, settlings)
         self.replayed += len(replayed)
 
+    def oldest(self) -> int | None:
+        """The append time of the oldest rejection, in milliseconds; None if there is none."""
+        at: int | None = self.database.rows("SELECT min(at) FROM rejections")[0][0]
+        return at
+
     def note_tombstones(self, tombstones: Mapping[Partition, int]) -> None:
         """Save `SavedIndex.tombstones`, once the store is found to be complete, or is empty.
 
