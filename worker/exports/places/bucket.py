@@ -310,7 +310,7 @@ class BucketPlace:
         content = self._bucket.read(_seal_name(export_id))
         try:
             return None if content is None else msgspec.json.decode(content, type=_Seal)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             url = self._bucket.url(_seal_name(export_id))
             raise StateError(f"{url} is no seal: remove it if nobody needs it") from None
 
