@@ -6,9 +6,7 @@ may hold a login is refused, and the error never repeats the text.
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 from typing import Final
 
 _HOST: Final = r"(?:[\w.-]+|\[[\w:.%]+\])(?::\d{1,5})?"
@@ -17,9 +15,6 @@ _BUCKET: Final = re.compile(r"s3://[^\s/:@?#]+(?:/[^?#]*)?")
 _ENDPOINT: Final = re.compile(rf"https?://{_HOST}(?:/[^\s@?#]*)?")
 _NO_DIRECTORY: Final = re.compile(r"://|:[^@]*@|^//[^/@][^@]*@")
 """Matches a URL, and a text that looks like `user:password@host`."""
-
-_STATE: Final = ("desk", "index", "sink")
-"""What the services keep below `data`, and empty when they rebuild it."""
 
 _KAFKA_LOGIN: Final = (
     "put user and password into `username` and `password_file` of [kafka] (or into "
@@ -59,21 +54,6 @@ def check_directory(name: str, text: str) -> None:
     """Raises ValueError, which names the setting, if the text looks like a URL or holds a login."""
     if _NO_DIRECTORY.search(text):
         raise ValueError(f"`{name}` must be a directory of this machine, not a URL")
-
-
-def check_apart(data: str, broker: str, exports: str) -> None:
-    """Raises ValueError if log or exports lie in a directory below `data` that is emptied.
-
-    Symbolic links count for what they point to.
-    """
-    scheme, _, log = broker.partition(":")
-    places = {"broker": log if scheme == "embedded" else None}
-    places["exports"] = None if exports.startswith("s3:") else exports
-    for name, place in places.items():
-        for state in _STATE:
-            emptied = os.path.realpath(Path(data) / state)
-            if place is not None and f"{os.path.realpath(place)}/".startswith(f"{emptied}/"):
-                raise ValueError(f"`{name}` must not lie in {state}/ of `data`: that is emptied")
 
 
 def _refusal(form: str, text: str, login: str) -> str:

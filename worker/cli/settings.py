@@ -18,8 +18,8 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from worker.cli.apart import check_apart
 from worker.cli.locations import (
-    check_apart,
     check_broker,
     check_directory,
     check_endpoint,
