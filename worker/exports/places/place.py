@@ -34,7 +34,7 @@ class GoneError(StateError):
 class Finished(msgspec.Struct, frozen=True):
     """A finished export: its name at the place, its location for people, and its manifest.
 
-    `order` sorts the exports that `ExportPlace.finished` yields, oldest first.
+    `order` sorts exports by their publication, oldest first.
     """
 
     name: str
@@ -78,7 +78,7 @@ class ExportPlace(Protocol):
         """Whether that id is decided: its export is there, will be, or has been removed."""
 
     def finished(self, skipped: Skipped = ignore_skipped) -> Iterator[Finished]:
-        """All finished exports, newest first: by the time of the cut, unless a clock was wrong.
+        """All finished exports, newest first, in the order of their publication.
 
         Each is read on demand. An unreadable one is passed over, and `skipped` is told.
         """
