@@ -1,9 +1,9 @@
 """When a reference is definitely missing. docs/definitive-verdicts.md has a diagram.
 
-Once the grace of a parked record is over, the worker notes the end offsets of `in.users`. If the record
-refers to a match, it also notes the end offsets of `in.matches`. The frontier is passed once every
-record before those offsets is *judged*, by any worker, and the index shows the outcomes. Until then
-the missing row may still be on its way, and no reference is called orphaned.
+Once the grace of a parked record is over, the worker notes the end offsets of `in.users`. If the
+record refers to a match, it also notes the end offsets of `in.matches`. The frontier is passed once
+every record before those offsets is *judged*, by any worker, and the index shows the outcomes.
+Until then the missing row may still be on its way, and no reference is called orphaned.
 """
 
 from __future__ import annotations

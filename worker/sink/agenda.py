@@ -1,4 +1,4 @@
-"""The leader's schedules: which slots are settled, and which slot is due.
+"""The leader's schedules: which slots are done, and which slot is due.
 
 Pure: the caller passes in the time. Slots are moments of the wall clock; waits use the steady
 clock. A compacted topic holds the standing of each schedule in one message. So the standing
@@ -38,7 +38,7 @@ Time = Annotated[datetime, Meta(tz=True)]
 
 
 class Standing(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The state of a schedule: all its slots up to `until` are settled.
+    """The state of a schedule: all its slots up to `until` are done.
 
     `export` is the id of the last export, and `made` its slot; both are None before the first
     export. `made` may lie after `until` if the clock has gone back since.
@@ -84,9 +84,9 @@ class Agenda:
         return [self._stand(name, _standing(moment)) for name in new]
 
     def correct(self, now: Moment) -> list[ProducerRecord]:
-        """The messages to write after the clock went back before settled slots.
+        """The messages to write after the clock went back before slots that are done.
 
-        Slots that were skipped, not made, are then no longer settled.
+        Slots that were skipped, not made, are then no longer done.
         """
         moment = _moment(now)
         return [
@@ -111,12 +111,12 @@ class Agenda:
             return Due(schedule, slot, fill_in(request_of(schedule, slot)))
         return None
 
-    def settled(self, due: Due, export: str) -> ProducerRecord:
-        """The message that settles the slot; call `settle` once it is written."""
+    def message_of(self, due: Due, export: str) -> ProducerRecord:
+        """The message that notes the slot as done; call `note_done` once it is written."""
         return self._message(due.schedule.name, self._after(due, export))
 
-    def settle(self, due: Due, export: str) -> None:
-        """Mark the slot and all earlier slots of the schedule as settled."""
+    def note_done(self, due: Due, export: str) -> None:
+        """Note that the slot and all earlier slots of the schedule are done."""
         self._standings[due.schedule.name] = self._after(due, export)
         self._failed.pop(due.schedule.name, None)
 
@@ -125,7 +125,7 @@ class Agenda:
         self._failed[due.schedule.name] = due.slot, now.steady + RETRY_MS
 
     def next(self) -> dict[str, datetime]:
-        """By schedule: the first slot that is not settled; in the past if overdue."""
+        """By schedule: the first slot that is not done; in the past if overdue."""
         return {s.name: upcoming(s, self._standings[s.name]) for s in self._schedules}
 
     def _has_to_wait(self, name: str, slot: datetime, steady: int) -> bool:
@@ -150,7 +150,7 @@ class Agenda:
 
 
 def upcoming(schedule: Schedule, standing: Standing) -> datetime:
-    """The first slot that is not settled."""
+    """The first slot that is not done."""
     slot = following(schedule, standing.until)
     while (run := standing.run_of(slot)) is not None:
         slot = following(schedule, run[1])
@@ -182,7 +182,7 @@ def read_standings(table: Mapping[bytes, bytes]) -> dict[str, Standing]:
 
 
 def _latest(schedule: Schedule, standing: Standing, now: datetime) -> datetime | None:
-    """The last slot up to `now` that is not settled; None if there is none."""
+    """The last slot up to `now` that is not done; None if there is none."""
     slot = latest(schedule, standing.until, now)
     while slot is not None and (run := standing.run_of(slot)) is not None:
         slot = latest(schedule, standing.until, run[0] - _SECOND)

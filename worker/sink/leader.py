@@ -52,7 +52,7 @@ somebody may be waiting."""
 _POLL_SECONDS: Final = 0.2
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 20.0
-_SETTLED_MS: Final = 10_000
+_STEADY_SESSION_MS: Final = 10_000
 """A session this long without a failure is a success too: there was nothing to answer."""
 _LOOK_MS: Final = 5_000
 """How often to check whether the topic of requests has more partitions."""
@@ -134,15 +134,15 @@ class Leader:
             try:
                 await session.begin(ends)
                 while self._election.elected.is_set() and not stop.is_set():
-                    await session.round(reader, stop)
+                    await session.step(reader, stop)
                     if self._clock.steady() - looked >= _LOOK_MS:
                         looked = self._clock.steady()
                         if await self._partitions(broker) != len(positions):
                             break  # the next session reads the added partitions
-                    settled = self._clock.steady() - began >= _SETTLED_MS
-                    if settled or session.answered:
+                    is_steady = self._clock.steady() - began >= _STEADY_SESSION_MS
+                    if is_steady or session.answered:
                         self._backoff.succeeded()
-                        self._reports.free(_LEADING, after=0 if settled else STEADY_MS)
+                        self._reports.free(_LEADING, after=0 if is_steady else STEADY_MS)
             finally:
                 self._reports.active(is_active=False)
                 _log.info("sink_passive")
@@ -219,7 +219,7 @@ class LeadershipSession:
         self._reports.schedules(self._agenda.next())
         self._upkeep.sweep_soon()
 
-    async def round(self, reader: Reader, stop: asyncio.Event) -> None:
+    async def step(self, reader: Reader, stop: asyncio.Event) -> None:
         """Handle at most one due slot and one request, so that neither starves the other."""
         self._upkeep.run_if_due()
         await self._correct()
@@ -248,8 +248,8 @@ class LeadershipSession:
         if answer is None:
             return
         if answer.decided:
-            await self._say(answer.said, [self._agenda.settled(due, answer.said.id)], {})
-            self._agenda.settle(due, answer.said.id)
+            await self._say(answer.said, [self._agenda.message_of(due, answer.said.id)], {})
+            self._agenda.note_done(due, answer.said.id)
         else:
             await self._say(answer.said, [], {})
             self._agenda.postpone(due, self._clock.now())

@@ -238,7 +238,7 @@ class SinkReports:
         _log.error("internal_recreated", topic=topic, partition=0)
 
     def schedules(self, following: Mapping[str, datetime]) -> None:
-        """By schedule: its first slot that is not settled. Only the leader calls this."""
+        """By schedule: its first slot that is not done. Only the leader calls this."""
         self._metrics.sink.schedules({name: at.timestamp() for name, at in following.items()})
 
 

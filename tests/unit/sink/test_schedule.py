@@ -194,8 +194,8 @@ def test_missed_slots_are_caught_up_once_by_whoever_is_active_next() -> None:
     ran = []
     while (due := agenda.due(now("2026-06-10T12:00"))) is not None:
         ran.append(due.request.id)
-        table |= table_of([agenda.settled(due, "an-id")])
-        agenda.settle(due, "an-id")
+        table |= table_of([agenda.message_of(due, "an-id")])
+        agenda.note_done(due, "an-id")
     assert ran == ["weekly:20260608T030000Z", "monthly:20260601T020000Z"], "longest overdue first"
     assert begun("2026-06-10T12:01", table).due(now("2026-06-10T12:01")) is None
     assert begun("2026-06-10", table).next() == {
@@ -226,7 +226,7 @@ def test_a_slot_that_failed_is_tried_again_and_holds_up_no_other() -> None:
     second = agenda.due(moment)
     assert second is not None
     assert second.schedule.name == "monthly"
-    agenda.settle(second, "x")
+    agenda.note_done(second, "x")
     assert agenda.due(now("2026-02-02T04:00", 5 + RETRY_MS - 1)) is None
     assert agenda.due(now("2026-02-02T04:00", 5 + RETRY_MS)) == first
     assert agenda.next()["weekly"] == at("2026-01-26T03:00"), "overdue since"
@@ -255,7 +255,7 @@ def test_a_slot_that_failed_does_not_hold_up_the_next_one_of_its_schedule() -> N
     following = agenda.due(now("2026-01-01T00:10", 300_000))
     assert following is not None
     assert following.slot == at("2026-01-01T00:10")
-    agenda.settle(following, "x")
+    agenda.note_done(following, "x")
     assert agenda.due(now("2026-01-01T00:14", RETRY_MS)) is None, "it stands for both"
 
 
@@ -304,8 +304,8 @@ class Running:
     def run(self, moment: Moment) -> None:
         self.table |= table_of([*self.agenda.begin(moment), *self.agenda.correct(moment)])
         while (due := self.agenda.due(moment)) is not None:
-            self.table |= table_of([self.agenda.settled(due, "x")])
-            self.agenda.settle(due, "x")
+            self.table |= table_of([self.agenda.message_of(due, "x")])
+            self.agenda.note_done(due, "x")
             self.made.append(due.slot)
 
     def through(self, start: str, hours: float) -> None:
