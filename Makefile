@@ -31,9 +31,9 @@ test: $(DEV) ## everything: lint, types, all tests (those on Kafka where a broke
 	@# What the tests of the core reach is held; what is reached of the rest, `make coverage` shows.
 	@BUDDY_COVERED=worker/core $(MAKE) --no-print-directory measured
 	@# The unit tests have run by now. Types beside the others, which wait for processes most of the
-	@# time. What mypy says comes last.
+	@# time. What mypy says comes last. The proofs' samples take longest, so they begin.
 	@$(BIN)/mypy --no-error-summary > $(VENV)/types.log 2>&1 & types=$$!; \
-	$(PYTEST) --ignore=tests/unit; tests=$$?; \
+	$(PYTEST) tests/proofs tests/acceptance tests/contract tests/exports; tests=$$?; \
 	wait $$types || { cat $(VENV)/types.log >&2; exit 1; }; \
 	exit $$tests
 

@@ -14,7 +14,6 @@ QUICK: Final = (
     "rows_and_progress_apart",
     "progress_without_its_rows",
     "unknown_outcome_taken_for_failure",
-    "identities_never_change",
     "positions_ahead_of_what_was_given",
     "positions_of_the_index_without_its_rows",
     "frontier_passed_too_early",
