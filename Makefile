@@ -33,7 +33,7 @@ test: $(DEV) ## everything: lint, types, all tests (those on Kafka where a broke
 	@# The unit tests have run by now. Types beside the others, which wait for processes most of the
 	@# time. What mypy says comes last. The proofs' samples take longest, so they begin.
 	@$(BIN)/mypy --no-error-summary > $(VENV)/types.log 2>&1 & types=$$!; \
-	$(PYTEST) tests/proofs tests/acceptance tests/contract tests/exports; tests=$$?; \
+	$(PYTEST) tests/proofs $(filter-out tests/unit/ tests/proofs/ %__pycache__/,$(wildcard tests/*/)); tests=$$?; \
 	wait $$types || { cat $(VENV)/types.log >&2; exit 1; }; \
 	exit $$tests
 
