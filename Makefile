@@ -37,7 +37,7 @@ test: $(DEV) ## everything: lint, types, all tests (those on Kafka where a broke
 	wait $$types || { cat $(VENV)/types.log >&2; exit 1; }; \
 	exit $$tests
 
-check: $(DEV) ## lint, types and unit tests, under a minute: before every commit
+check: $(DEV) ## lint, types and unit tests: before every commit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Final, cast
+from unittest.mock import patch
 
 from tests.proofs.simulation.broker.cluster import Cluster
 from tests.proofs.simulation.broker.connection import MemoryBroker
@@ -29,7 +30,7 @@ def _never() -> None:
     raise Broken("a worker takes an internal topic for truncated, which none is")
 
 
-_METRICS.anomalies.internal_truncated = _never  # type: ignore[method-assign]
+patch.object(_METRICS.anomalies, "internal_truncated", _never).start()
 
 
 class Machine:

@@ -34,20 +34,31 @@ class Admin:
         return [("g", "consumer")] if self._listed else []
 
 
-async def members(admin: Admin) -> list[GroupMember]:
-    broker = KafkaBroker("localhost:9092")
-    broker._admin = admin  # type: ignore[assignment]
-    return await broker.members("g")
+Members = Callable[[Admin], Awaitable[list[GroupMember]]]
 
 
-async def test_a_group_that_is_not_there_has_no_members() -> None:
+@pytest.fixture
+def members(monkeypatch: pytest.MonkeyPatch) -> Members:
+    """The members of the group, by the answers of this admin."""
+
+    async def ask(admin: Admin) -> list[GroupMember]:
+        broker = KafkaBroker("localhost:9092")
+        monkeypatch.setattr(broker, "_admin", admin)
+        return await broker.members("g")
+
+    return ask
+
+
+async def test_a_group_that_is_not_there_has_no_members(members: Members) -> None:
     assert await members(Admin(ABSENT, listed=False)) == []
 
 
-async def test_a_group_that_begins_between_the_requests_is_not_a_hidden_one() -> None:
+async def test_a_group_that_begins_between_the_requests_is_not_a_hidden_one(
+    members: Members,
+) -> None:
     assert [m.name for m in await members(Admin(ABSENT, PRESENT, listed=True))] == ["one"]
 
 
-async def test_a_group_that_stays_hidden_is_one_of_another_protocol() -> None:
+async def test_a_group_that_stays_hidden_is_one_of_another_protocol(members: Members) -> None:
     with pytest.raises(ConfigurationError, match=r"group\.protocol=consumer has joined group g"):
         await members(Admin(HIDDEN, HIDDEN, listed=True))
