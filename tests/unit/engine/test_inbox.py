@@ -13,7 +13,7 @@ from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import TASK_INPUTS, Names
 from worker.engine.order import FOREVER
-from worker.engine.tasks import TaskHandle
+from worker.engine.task_handle import TaskHandle
 from worker.stream import Message
 
 NAMES = Names()
