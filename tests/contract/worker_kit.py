@@ -23,7 +23,7 @@ from worker.core.topics import Names, wanted
 from worker.engine.loop import WorkLoop
 from worker.engine.reports import WorkerReports
 from worker.engine.session import GROUP, Session
-from worker.engine.tasks import TaskHandle
+from worker.engine.task_handle import TaskHandle
 from worker.engine.worker import Worker
 from worker.index.store import IndexStore
 from worker.ops.health import Health

@@ -29,7 +29,9 @@ from worker.engine.index_updater import INDEXED, IndexUpdater
 from worker.engine.order import FOREVER, ReadingOrder
 from worker.engine.reports import WorkerReports
 from worker.engine.rounds import Rounds
-from worker.engine.tasks import TaskHandle, TaskManager, inputs, of_state
+from worker.engine.task_handle import TaskHandle, inputs
+from worker.engine.task_restorer import TaskRestorer, of_state
+from worker.engine.tasks import TaskManager
 from worker.errors import (
     WAITED_OUT,
     BrokerUnavailable,
@@ -84,9 +86,10 @@ class WorkLoop:
         self._elsewhere = Elsewhere(
             broker, names, settings.tasks, self._updater.passed, clock.steady
         )
-        self._tasks = TaskManager(broker, settings, identities, clock)
+        restorer = TaskRestorer(broker, settings, identities, clock)
+        self._tasks = TaskManager(broker, settings, restorer, clock)
         self._rounds = Rounds(broker, settings, self._updater, identities, reports, clock)
-        _connect(self._updater, self._tasks, self._rounds, reports)
+        _connect(self._updater, restorer, self._tasks, self._rounds, reports)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. Then give up the tasks, and leave the group.
@@ -374,7 +377,11 @@ async def retried(
 
 
 def _connect(
-    updater: IndexUpdater, tasks: TaskManager, rounds: Rounds, reports: WorkerReports
+    updater: IndexUpdater,
+    restorer: TaskRestorer,
+    tasks: TaskManager,
+    rounds: Rounds,
+    reports: WorkerReports,
 ) -> None:
     """Have the collaborators tell the reports, and each other, what happens."""
     updater.on_step = reports.alive
@@ -382,11 +389,11 @@ def _connect(
     updater.on_skipped = reports.accepted_skipped
     updater.on_expired = reports.accepted_expired
     updater.on_truncated = reports.accepted_truncated
-    updater.on_unreadable = tasks.on_unreadable = reports.unreadable
-    tasks.on_holes = reports.holes
-    tasks.on_progress_lost = reports.progress_lost
+    updater.on_unreadable = restorer.on_unreadable = reports.unreadable
+    restorer.on_holes = reports.holes
+    restorer.on_progress_lost = reports.progress_lost
     tasks.on_restored = reports.metrics.restored
     tasks.on_not_started = reports.not_started
-    tasks.commit_refusals = rounds.refusals.of
+    restorer.commit_refusals = rounds.refusals.of
     tasks.before_giving_up = lambda: rounds.collect_commit(wait=True)
     rounds.on_stuck = tasks.stuck

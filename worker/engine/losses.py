@@ -17,7 +17,8 @@ from worker.core.reading import Missed
 from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import OWNERS, PARKED, PROGRESS, RESERVATIONS, Names
-from worker.engine.tasks import TaskHandle, TaskManager
+from worker.engine.task_handle import TaskHandle
+from worker.engine.tasks import TaskManager
 from worker.ops.health import ServiceHealth
 from worker.ops.metrics import Metrics
 from worker.stream import Partition

@@ -20,7 +20,8 @@ from worker.core.task_settings import TaskSettings
 from worker.engine.frontiers import Frontiers
 from worker.engine.index_updater import IndexUpdater
 from worker.engine.losses import Losses
-from worker.engine.tasks import TaskManager, inputs
+from worker.engine.task_handle import inputs
+from worker.engine.tasks import TaskManager
 from worker.errors import BuddyError, Fenced
 from worker.ops.health import Health, ServiceHealth
 from worker.ops.metrics import Metrics

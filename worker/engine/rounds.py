@@ -22,7 +22,8 @@ from worker.engine.index_updater import INDEXED, IndexUpdater
 from worker.engine.refusals import Refusals
 from worker.engine.reports import WorkerReports
 from worker.engine.session import Session
-from worker.engine.tasks import TaskHandle, TaskManager, reached
+from worker.engine.task_handle import TaskHandle, reached
+from worker.engine.tasks import TaskManager
 from worker.errors import (
     BrokerUnavailable,
     BuddyError,

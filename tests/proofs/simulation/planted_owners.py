@@ -22,7 +22,9 @@ from worker.engine.session import Session
 from worker.engine.takeover import _fence as real_fence
 from worker.engine.takeover import _not_given_up as real_not_given_up
 from worker.engine.takeover import fence_earlier as real_fence_earlier
-from worker.engine.tasks import TaskHandle, TaskManager
+from worker.engine.task_handle import TaskHandle
+from worker.engine.task_restorer import TaskRestorer
+from worker.engine.tasks import TaskManager
 from worker.stream import Message, Partition, ProducerRecord
 
 OWNERS: Final[dict[str, Plant]] = {}
@@ -135,7 +137,7 @@ def _late(count: int) -> Iterator[None]:
     """So many of the fences of a take-over come when the state has been read."""
     late: ContextVar[list[str] | None] = ContextVar("late", default=None)
     early: ContextVar[Collection[str]] = ContextVar("early", default=())
-    real = TaskManager._restore
+    real = TaskRestorer.restore
 
     async def unreleased(broker: Any, place: Partition, number: int, own: Any, s: float) -> Any:
         left, gone = await real_not_given_up(broker, place, number, own, s)
@@ -156,10 +158,10 @@ def _late(count: int) -> Iterator[None]:
     async def fence_late(broker: Any, names: Any) -> None:
         await asyncio.gather(*(real_fence(broker, names, name) for name in late.get() or ()))
 
-    async def restore(tasks: TaskManager, number: int, gone: int) -> TaskHandle:
-        owned = await real(tasks, number, gone)
-        await fence_late(tasks._broker, tasks._settings.names)
-        return owned
+    async def restore(restorer: TaskRestorer, number: int, gone: int) -> TaskHandle:
+        handle = await real(restorer, number, gone)
+        await fence_late(restorer._broker, restorer._settings.names)
+        return handle
 
     async def reset(broker: Any, names: Any, *args: Any) -> Any:
         found = await real_reset(broker, names, *args)
@@ -171,7 +173,7 @@ def _late(count: int) -> Iterator[None]:
         patch("worker.engine.takeover._fence", fence),
         patch("worker.engine.tasks.fence_earlier", fence_earlier),
         patch("worker.engine.reprocess.fence_earlier", fence_earlier),
-        patch.object(TaskManager, "_restore", restore),
+        patch.object(TaskRestorer, "restore", restore),
         patch("worker.engine.reprocess._reset", reset),
     ):
         yield
