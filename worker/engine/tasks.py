@@ -52,7 +52,7 @@ class TaskManager:
         self._ask_at = 0.0
         """When to request the assignment again, in the loop's time."""
         self._take_overs: dict[int, asyncio.Task[TaskHandle]] = {}
-        self._announced: asyncio.Task[list[tuple[int, int]]] | None = None
+        self._registered: asyncio.Task[list[tuple[int, int]]] | None = None
         """The last commit of owner records."""
         self.taken: set[int] = set()
         """The tasks this session has taken over and not given up, restored or not."""
@@ -184,15 +184,15 @@ class TaskManager:
             self._sessions.add(session.owner)
             self.session = session
         names, owner = self._settings.names, session.owner
-        announcement = session.commit(
+        registration = session.commit(
             [owner_record(names, number, owner) for number in numbers], {}
         )
-        announced = asyncio.create_task(announcement)
-        announced.add_done_callback(_retrieved)
-        self._announced = announced
+        registered = asyncio.create_task(registration)
+        registered.add_done_callback(_retrieved)
+        self._registered = registered
         self.taken.update(numbers)
         for index, number in enumerate(numbers):
-            start = self._run_take_over(number, owner, announced, index)
+            start = self._run_take_over(number, owner, registered, index)
             self._take_overs[number] = asyncio.create_task(start)
 
     def _finish_take_over(self, number: int) -> bool:
@@ -207,9 +207,9 @@ class TaskManager:
 
     def _report_unwritten(self) -> None:
         """Report the tasks whose owner records could not be committed."""
-        if self._announced is None or not self._announced.done() or self._announced.cancelled():
+        if self._registered is None or not self._registered.done() or self._registered.cancelled():
             return
-        error = self._announced.exception()
+        error = self._registered.exception()
         if isinstance(error, BuddyError):
             for number in self._take_overs:
                 self.on_not_started(number, error)
@@ -221,11 +221,11 @@ class TaskManager:
             await start
 
     async def _run_take_over(
-        self, number: int, owner: str, announced: asyncio.Task[list[tuple[int, int]]], index: int
+        self, number: int, owner: str, registered: asyncio.Task[list[tuple[int, int]]], index: int
     ) -> TaskHandle:
-        """Take a task over; `announced[index]` locates its owner record in the log."""
+        """Take a task over; `registered[index]` locates its owner record in the log."""
         began = time.monotonic()
-        _, offset = (await asyncio.shield(announced))[index]
+        _, offset = (await asyncio.shield(registered))[index]
         others = self._sessions - {owner}
         names = self._settings.names
         earlier, gone = await fence_earlier(self._broker, names, number, owner, offset, others)
