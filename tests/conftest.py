@@ -13,6 +13,7 @@ from hypothesis import settings
 from tests import s3_server
 from tests.kafka_server import KafkaServer, running
 
+settings.register_profile("quick", deadline=None, max_examples=10)
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.register_profile("long", deadline=None, max_examples=2_000)
 settings.load_profile(os.environ.get("BUDDY_HYPOTHESIS", "default"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,7 @@ def terms() -> dict[str, tuple[str, str]]:
     return {term: (meaning, where) for term, meaning, where in rows if term not in ("term", "---")}
 
 
+@cache
 def classes_of(path: Path) -> set[str]:
     return {
         node.name

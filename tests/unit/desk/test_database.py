@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -28,7 +28,6 @@ def filled(directory: Path) -> Path:
     return directory / FILE_NAME
 
 
-@settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_any_wrong_byte_is_found(data: st.DataObject, tmp_path_factory: Any) -> None:
     directory = tmp_path_factory.mktemp("desk") / "desk"

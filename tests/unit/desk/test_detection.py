@@ -10,7 +10,7 @@ from random import Random
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.desk.detection import (
@@ -278,7 +278,6 @@ gaps = st.sampled_from([1, 1, 1, 1, 2, 13, 61, 121, 10**6])
 runs = st.tuples(gaps, st.builds(Verdicts, counts, counts), st.integers(1, 60))
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.lists(runs, max_size=8))
 def test_any_buckets_open_and_close_in_turn(parts: Sequence[tuple[int, Verdicts, int]]) -> None:
     watch, bucket = Watch(), FIRST
@@ -298,7 +297,6 @@ def test_any_buckets_open_and_close_in_turn(parts: Sequence[tuple[int, Verdicts,
         assert not isinstance(event, IncidentClosed) or event.at > incident.opened
 
 
-@settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.integers(1, 150), st.builds(Verdicts, counts, counts)), max_size=8))
 def test_missing_buckets_are_empty_ones(parts: Sequence[tuple[int, Verdicts]]) -> None:
     skipped = filled = Watch(FIRST)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.desk_kit import NAMES, START, apply, rejection, settling
@@ -17,7 +17,6 @@ MINUTE = 60_000
 REJECTED = st.tuples(st.sampled_from(["users", "matches"]), st.integers(0, 9), st.integers(0, DAYS))
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     found=st.lists(REJECTED, max_size=30),
     settled=st.sets(st.tuples(st.sampled_from(["users", "matches"]), st.integers(0, 9))),

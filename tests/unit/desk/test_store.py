@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -265,7 +265,6 @@ steps = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
 @given(steps, st.integers(0, 200), st.integers(0, 200))
 def test_counts_are_those_of_the_rejections(
     tmp_path_factory: pytest.TempPathFactory,

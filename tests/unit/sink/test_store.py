@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import ENTITIES
@@ -386,7 +386,6 @@ def histories(draw: st.DrawFn) -> tuple[list[Message], list[list[Message]]]:
 
 
 @given(histories())
-@settings(deadline=None, max_examples=40)
 def test_any_history_in_any_batches_gives_the_latest_rows(
     history: tuple[list[Message], list[list[Message]]],
 ) -> None:

@@ -281,7 +281,7 @@ class Story:
             assert [m.offset for m in seen] == sorted({m.offset for m in seen})
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(_EVENTS, max_size=40), deletion_is_old=st.booleans())
 async def test_compaction_changes_no_table_that_a_reader_makes(
     tmp_path: Path, events: list[tuple[str, Any]], deletion_is_old: bool
