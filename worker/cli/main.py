@@ -20,10 +20,11 @@ from worker.errors import BuddyError, ReaderGoneError
 
 _INTERRUPTED = 130
 _COMMANDS: Final = {
-    "run": ("serve", "Run worker, sink and desk in one process."),
-    "worker": ("serve", "Run a worker: validate records as they arrive."),
-    "sink": ("serve", "Run a sink: store accepted rows and make exports."),
-    "desk": ("serve", "Run a desk: follow rejections, for 'buddy rejections'."),
+    "run": ("run", "Run worker, sink and desk in one process."),
+    "worker": ("run", "Run a worker: validate records as they arrive."),
+    "sink": ("run", "Run a sink: store accepted rows and make exports."),
+    "desk": ("run", "Run a desk: follow rejections, for 'buddy rejections'."),
+    "serve": ("serve", "Serve the HTTP API: records in, verdicts back."),
     "send": ("send", "Send records from files, directories or standard input."),
     "delete": ("send", "Delete rows of an entity by their keys."),
     "check": ("check", "Validate files without a broker."),
@@ -35,6 +36,7 @@ _COMMANDS: Final = {
     "reprocess": ("admin", "Judge records of an entity again."),
     "log": ("log", "Check and repair the embedded broker's log."),
     "schema": ("schema", "Print JSON Schemas, or AsyncAPI of the topics."),
+    "token": ("serve", "Make a token for the HTTP API."),
     "config": ("admin", "Print the effective settings; secrets are masked."),
     "demo": ("demo", "Stream made-up records through the whole program."),
 }

@@ -1,223 +1,74 @@
-"""`buddy run`, `worker`, `sink` and `desk`: each runs its services until a signal."""
+"""`buddy serve`: the HTTP API, until a signal; and `buddy token`: its tokens."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+import re
 from pathlib import Path
-from typing import Any, Final
 
 import click
-import structlog
 
-from worker import __version__, log
-from worker.brokers.contract import Broker
-from worker.cli.connect_place import place_of
-from worker.cli.connect_webhook import webhook_of
-from worker.cli.console import Context
-from worker.cli.desk_store import desk_directory
-from worker.cli.services import serve, stop_at_eof
-from worker.cli.strangers import watch_group
-from worker.clock import Clock, StepWatch
-from worker.core.pressure import Limits
-from worker.core.task_settings import TaskSettings
-from worker.desk.reports import DeskReports
-from worker.desk.service import DeskService
-from worker.engine.reports import WorkerReports
-from worker.engine.startup import check_topics, create_topics
-from worker.engine.worker import Worker
-from worker.index.store import IndexStore
-from worker.ops.health import Health, ServiceHealth
-from worker.ops.metrics import Metrics
-from worker.private import tighten
-from worker.sink.export_settings import ExportSettings
-from worker.sink.reports import SinkReports
-from worker.sink.retention import Keep
-from worker.sink.service import serve as serve_sink
-from worker.waiting import together
-
-CLOCK: Final = Clock()
-_DESK_SHARE: Final = 0.25
-"""The part of the time that the desk may take where a worker is in the same process."""
-
-_log = structlog.get_logger(__name__)
+from worker.cli.console import Context, OneOf, say
+from worker.cli.run import create_if_embedded, prepare, watched
+from worker.cli.services import serve
+from worker.engine.startup import check_topics
+from worker.errors import UsageError
+from worker.http.access import ROLES, Tokens, new_token
+from worker.http.app import ApiSettings, api
+from worker.http.server import listen, serve_http
 
 
-@click.command("run")
-@click.option("--until-eof", is_flag=True, hidden=True, help="Stop when standard input ends.")
+@click.command("serve")
 @click.pass_obj
-def run_command(context: Context, until_eof: bool) -> int:
-    """Run worker, sink and desk in one process, until SIGTERM or Ctrl-C.
+def serve_command(context: Context) -> int:
+    """Serve the HTTP API until SIGTERM or Ctrl-C."""
+    prepare(context)
+    settings = context.settings
+    file = settings.http_tokens_file
+    tokens = Tokens(Path(file)) if file else None
+    listening = listen(settings.http_host, settings.http_port, has_tokens=tokens is not None)
+    api_settings = ApiSettings(
+        record_limit=settings.max_record_bytes, skew_seconds=settings.clock_skew_seconds
+    )
 
-    On the embedded broker, missing topics are created first.
+    async def main(stop: asyncio.Event) -> None:
+        async with context.broker() as broker:
+            await create_if_embedded(context, broker)
+            await check_topics(broker, context.names, settings.max_record_bytes)
+            with watched(context, "http") as (_, health):
+                async with api(broker, context.names, api_settings, tokens) as app:
+                    health.restored()
+                    await serve_http(app, listening, stop)
+
+    with listening:
+        return serve(main)
+
+
+@click.command("token")
+@click.argument("name")
+@click.option(
+    "--role",
+    "roles",
+    type=OneOf("a role", ROLES),
+    multiple=True,
+    required=True,
+    help="send, watch, fetch or operate; repeat it for several.",
+)
+def token_command(name: str, roles: tuple[str, ...]) -> int:
+    """Make a token called NAME for the HTTP API, and the entry of the tokens file for it.
+
+    The token is shown this once: the entry holds only its hash.
     """
-    _prepare(context)
-
-    async def main(stop: asyncio.Event) -> None:
-        if until_eof:
-            stop_at_eof(stop)
-        async with context.broker() as broker:
-            await _create_if_embedded(context, broker)
-            with _watched(context, "worker", "sink", "desk") as (metrics, worker, sink, desk):
-                await together(
-                    stop,
-                    _worker(context, broker, stop, WorkerReports(metrics, worker, CLOCK)),
-                    _sink(context, broker, stop, SinkReports(metrics, sink, CLOCK.steady)),
-                    _desk(context, broker, stop, DeskReports(metrics, desk, CLOCK), _DESK_SHARE),
-                )
-
-    return serve(main)
-
-
-@click.command("worker")
-@click.pass_obj
-def worker_command(context: Context) -> int:
-    """Validate incoming records until SIGTERM or Ctrl-C."""
-    _prepare(context)
-
-    async def main(stop: asyncio.Event) -> None:
-        async with context.broker() as broker:
-            await _create_if_embedded(context, broker)
-            with _watched(context, "worker") as (metrics, worker):
-                await _worker(context, broker, stop, WorkerReports(metrics, worker, CLOCK))
-
-    return serve(main)
-
-
-@click.command("sink")
-@click.pass_obj
-def sink_command(context: Context) -> int:
-    """Collect accepted rows and carry out export requests, until SIGTERM or Ctrl-C."""
-    _prepare(context)
-
-    async def main(stop: asyncio.Event) -> None:
-        async with context.broker() as broker:
-            await _create_if_embedded(context, broker)
-            with _watched(context, "sink") as (metrics, sink):
-                reports = SinkReports(metrics, sink, CLOCK.steady, StepWatch(CLOCK))
-                await _sink(context, broker, stop, reports)
-
-    return serve(main)
-
-
-@click.command("desk")
-@click.pass_obj
-def desk_command(context: Context) -> int:
-    """Keep the store of rejections up to date, until SIGTERM or Ctrl-C.
-
-    'buddy rejections' reads it, and is then up to date at once.
-    """
-    _prepare(context)
-
-    async def main(stop: asyncio.Event) -> None:
-        async with context.broker() as broker:
-            await _create_if_embedded(context, broker)
-            with _watched(context, "desk") as (metrics, desk):
-                await _desk(context, broker, stop, DeskReports(metrics, desk, CLOCK))
-
-    return serve(main)
-
-
-def _prepare(context: Context) -> None:
-    settings = context.settings
-    log.configure(settings.log_level)
-    tighten(Path(settings.data))
-
-
-@contextmanager
-def _watched(context: Context, *services: str) -> Iterator[tuple[Any, ...]]:
-    """Metrics, and the health of each service. Both are served over HTTP if a port is set."""
-    settings = context.settings
-    # Logged only once the broker is open: otherwise its error is the only line.
-    where = {"broker": settings.broker, "prefix": settings.prefix}
-    _log.info("starting", services=services, version=__version__, **where)
-    metrics = Metrics()
-    health = Health(metrics, CLOCK.steady, host=settings.metrics_host, port=settings.metrics_port)
-    parts = [health.part(service) for service in services]
-    try:
-        if settings.metrics_port:
-            health.start()
-        yield (metrics, *parts)
-    finally:
-        health.close()
-
-
-async def _worker(
-    context: Context, broker: Broker, stop: asyncio.Event, reports: WorkerReports
-) -> None:
-    settings = context.settings
-    task_settings = TaskSettings(
-        names=context.names,
-        grace=int(settings.grace_seconds * 1000),
-        skew=int(settings.clock_skew_seconds * 1000),
-        record_limit=settings.max_record_bytes,
-    )
-    index = IndexStore(Path(settings.data) / "index")
-    limits = Limits(records=settings.max_parked, bytes=settings.max_parked_mib * 1024 * 1024)
-    worker = Worker(broker, task_settings, index, CLOCK, limits, reports)
-    async with _group_watched(context, broker, "worker", stop, reports.health):
-        await worker.run(stop)
-
-
-async def _sink(
-    context: Context, broker: Broker, stop: asyncio.Event, reports: SinkReports
-) -> None:
-    settings = context.settings
-    await check_topics(broker, context.names, settings.max_record_bytes)
-    exports = ExportSettings(
-        place_of(settings, context.environment),
-        settings.program_name,
-        settings.export_patience_seconds,
-        settings.schedules,
-        Keep(settings.keep_exports, settings.keep_days),
-    )
-    store = Path(settings.data) / "sink"
-    async with _group_watched(context, broker, "sink", stop, reports.health):
-        await serve_sink(broker, settings.prefix, store, exports, stop, reports=reports)
-
-
-async def _desk(
-    context: Context,
-    broker: Broker,
-    stop: asyncio.Event,
-    reports: DeskReports,
-    share: float = 1.0,
-) -> None:
-    await check_topics(broker, context.names, context.settings.max_record_bytes)
-    directory = desk_directory(context)
-    settings = context.settings
-    webhook = webhook_of(settings.incident_webhook_file, context.environment, context.names)
-    service = DeskService(
-        broker, context.names, directory, reports, CLOCK, webhook=webhook, share=share
-    )
-    await service.run(stop)
-
-
-@asynccontextmanager
-async def _group_watched(
-    context: Context, broker: Broker, service: str, stop: asyncio.Event, health: ServiceHealth
-) -> AsyncIterator[None]:
-    """Meanwhile, report other programs that hold partitions of the service's group."""
-
-    def report(line: str | None) -> None:
-        if line is None:
-            health.free("group")
-        else:
-            health.hindered("group", line, CLOCK.steady())
-
-    group = f"{context.settings.prefix}-{service}"
-    watching = asyncio.create_task(watch_group(broker, group, stop, report))
-    try:
-        yield
-    finally:
-        watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await watching
-
-
-async def _create_if_embedded(context: Context, broker: Broker) -> None:
-    """Create missing topics on the embedded broker: it has no administrator to create them."""
-    settings = context.settings
-    if settings.broker.startswith("embedded:"):
-        await create_topics(broker, context.names, settings.max_record_bytes, settings.partitions)
+    if not re.fullmatch(r"[\w.@-]{1,100}", name):
+        raise UsageError("a token's name has letters, digits, and . _ @ - only")
+    token, digest = new_token()
+    listed = ", ".join(f'"{role}"' for role in dict.fromkeys(roles))
+    for line in (
+        f"# The token, shown this once: {token}",
+        "[[tokens]]",
+        f'name = "{name}"',
+        f"roles = [{listed}]",
+        f'sha256 = "{digest}"',
+    ):
+        say(line)
+    return 0

@@ -77,6 +77,28 @@ def read_document(
         raise UsageError(f"{name}:{text.line}: something follows the end of the document")
 
 
+def read_plain(
+    stream: Readable, entity: str, name: str, *, limit: int = READ_LIMIT
+) -> Iterator[FileRecord]:
+    """The records of a plain document: an array of them, or one after the other.
+
+    Raises UsageError, naming the line, if the frame is broken: the records before it were yielded.
+    """
+    text = _Scanner(stream, name)
+    if text.peek() == b"[":
+        yield from _rows(text, entity, name, limit)
+        if text.peek():
+            raise UsageError(f"{name}:{text.line}: something follows the end of the document")
+        return
+    while first := text.peek():
+        if first != b"{":
+            raise text.broken("{ or [")
+        line = text.line
+        row = Collector(limit)
+        text.value(row)
+        yield _record(entity, name, line, row)
+
+
 def names_entities(stream: Readable, name: str) -> bool:
     """Whether this is the document of an export, which names the entity of each array.
 

@@ -1,0 +1,33 @@
+"""What every test of the HTTP API stands on: topics, and the API on them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.broker_kit import Another
+from tests.contract.http_kit import Served, served
+from tests.contract.worker_kit import MovingClock, Stage
+from worker.brokers.contract import Broker
+
+TASKS = 2
+
+
+@pytest.fixture
+def clock() -> MovingClock:
+    return MovingClock()
+
+
+@pytest.fixture
+async def stage(broker: Broker, another: Another, tmp_path: Path) -> AsyncIterator[Stage]:
+    stage = await Stage(broker, another, tmp_path).prepare(TASKS)
+    yield stage
+    await stage.close()
+
+
+@pytest.fixture
+async def http(stage: Stage, another: Another) -> AsyncIterator[Served]:
+    async with served(await another(), stage.names) as found:
+        yield found

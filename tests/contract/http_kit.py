@@ -1,0 +1,74 @@
+"""The HTTP API inside the test: on a broker, behind a port of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+
+from tests.contract.worker_kit import PATIENCE, Row
+from worker.brokers.contract import Broker
+from worker.core.topics import Names
+from worker.http.access import Tokens
+from worker.http.app import ApiSettings, api
+from worker.http.server import listen, serve_http
+
+RECORD_LIMIT = 64 * 1024
+
+
+class Served:
+    """The API at an address, and a client of it. The API uses the broker that it was given."""
+
+    def __init__(self, address: str, client: httpx.AsyncClient) -> None:
+        self.address = address
+        self.client = client
+
+    async def send(self, entity: str, body: Any, *, wait: str = "", **options: Any) -> Any:
+        """What `POST /v1/records/{entity}` answers, after it was successful."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        query = {"wait": wait} if wait else {}
+        answer = await self.client.post(
+            f"/v1/records/{entity}", content=content, params=query, **options
+        )
+        assert answer.status_code in (200, 202), answer.text
+        return answer.json()
+
+
+@asynccontextmanager
+async def served(
+    broker: Broker, names: Names, tokens: Tokens | None = None
+) -> AsyncIterator[Served]:
+    """Serve the API until the end of the block."""
+    stop = asyncio.Event()
+    settings = ApiSettings(record_limit=RECORD_LIMIT, skew_seconds=60)
+    with listen("127.0.0.1", 0, has_tokens=False) as listening:
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        async with (
+            api(broker, names, settings, tokens) as app,
+            httpx.AsyncClient(base_url=address, timeout=PATIENCE) as client,
+        ):
+            serving = asyncio.create_task(serve_http(app, listening, stop))
+            try:
+                yield Served(address, client)
+            finally:
+                await client.aclose()
+                stop.set()
+                await serving
+
+
+def ndjson(rows: Iterable[Row]) -> bytes:
+    """Records as lines."""
+    return b"".join((value or b"") + b"\n" for _, value in rows)
+
+
+def problem(answer: httpx.Response) -> tuple[int, str]:
+    """Status and code of an answer that is an error, once its form was looked at."""
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    body = answer.json()
+    assert body["status"] == answer.status_code
+    assert body.keys() >= {"type", "title", "code", "detail"}
+    return answer.status_code, body["code"]

@@ -1,0 +1,90 @@
+"""The server itself: where it listens, and clients that never get to the point."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from unittest.mock import patch
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from worker.errors import ConfigurationError
+from worker.http.guard import is_loopback
+from worker.http.server import listen, serve_http
+
+
+async def answer(_scope: Scope, _receive: Receive, send: Send) -> None:
+    """An application that answers everything."""
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body"})
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    """The port of a server that gives clients little time."""
+    stop = asyncio.Event()
+    with (
+        patch("worker.http.server.HEADER_SECONDS", 0.2),
+        listen("127.0.0.1", 0, has_tokens=False) as listening,
+    ):
+        serving = asyncio.create_task(serve_http(answer, listening, stop))
+        yield listening.getsockname()[1]
+        stop.set()
+        await serving
+
+
+@pytest.mark.parametrize("head", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nX: "])
+@pytest.mark.parametrize("served_before", [False, True])
+async def test_a_head_that_never_ends_is_cut_off(
+    port: int, head: bytes, served_before: bool
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    if served_before:
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
+        head = head or b"GET"
+    writer.write(head)
+    assert await reader.read() == b"", "closed, without an answer"
+    writer.close()
+
+
+async def test_a_head_that_is_too_long_is_refused(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 100_000)
+    assert (await reader.read()).startswith(b"HTTP/1.1 4")
+    writer.close()
+
+
+def test_others_are_served_with_tokens_only() -> None:
+    with pytest.raises(ConfigurationError, match="http_tokens_file"):
+        listen("0.0.0.0", 0, has_tokens=False)  # noqa: S104 -- this is refused
+    with listen("0.0.0.0", 0, has_tokens=True) as listening:  # noqa: S104 -- for a moment
+        assert listening.getsockname()[1] > 0
+
+
+def test_a_port_in_use_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=rf"port {port} on 127\.0\.0\.1 is in use"):
+            listen("127.0.0.1", port, has_tokens=False)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.9.1", True),
+        ("localhost", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("", False),
+        ("0.0.0.0", False),  # noqa: S104 -- a name to look at
+        ("localhost.evil.example", False),
+        ("127.0.0.1.evil.example", False),
+        ("10.0.0.1", False),
+    ],
+)
+def test_which_hosts_are_this_machine(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected

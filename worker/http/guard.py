@@ -1,0 +1,171 @@
+"""Stands before every endpoint: who may ask, from where, and how much at one time.
+
+Without tokens only this machine is served. A web page of another origin gets nothing: a browser on
+this machine would otherwise carry out requests for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from ipaddress import ip_address
+from typing import Any, Final
+
+import structlog
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from worker.errors import BuddyError
+from worker.http.access import ANYONE, Caller, Role, Tokens
+from worker.http.problems import Problem, problem_of
+
+MOST_REQUESTS: Final = 256
+"""Requests in progress at one time; more get 429."""
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+_log = structlog.get_logger(__name__)
+
+
+class Guard:
+    """ASGI middleware. Puts the caller into the state of the request, and answers errors."""
+
+    def __init__(self, app: ASGIApp, tokens: Tokens | None) -> None:
+        self._app = app
+        self._tokens = tokens
+        self._requests = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through to the endpoints, or answer it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        status = 0
+        began = time.monotonic()
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        self._requests += 1
+        try:
+            self._check_pressure()
+            check_origin(request)
+            request.state.caller = self._caller(request)
+            await self._app(scope, receive, sending)
+        except Problem as problem:
+            if not status:
+                await problem.response()(scope, receive, sending)
+        except ClientDisconnect:
+            status = 499
+        except Exception as error:  # noqa: BLE001 -- no request ends the server
+            _log.error("http_failed", path=_route(scope), error=type(error).__name__)
+            if not status:
+                await (await failed(request, error))(scope, receive, sending)
+        finally:
+            self._requests -= 1
+            milliseconds = round((time.monotonic() - began) * 1000, 1)
+            _log.debug(
+                "http_request",
+                method=request.method,
+                path=_route(scope),
+                status=status,
+                milliseconds=milliseconds,
+            )
+
+    def _check_pressure(self) -> None:
+        if self._requests > MOST_REQUESTS:
+            raise Problem(
+                429,
+                "too_many_requests",
+                f"{MOST_REQUESTS} requests are in progress: try again",
+                headers={"Retry-After": "1"},
+            )
+
+    def _caller(self, request: Request) -> Caller:
+        if self._tokens is None:
+            if not is_loopback(request.url.hostname or ""):
+                raise Problem(
+                    421,
+                    "not_this_machine",
+                    "without tokens only this machine is served: ask for 127.0.0.1, or set"
+                    " http_tokens_file",
+                )
+            return ANYONE
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        caller = self._tokens.caller(token.strip()) if scheme.lower() == "bearer" else None
+        if caller is None:
+            raise Problem(
+                401,
+                "unauthorized",
+                "send 'Authorization: Bearer TOKEN' with a token of the tokens file",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        return caller
+
+
+def needs(role: Role, endpoint: Endpoint) -> Endpoint:
+    """The endpoint, for callers with this role only."""
+
+    async def guarded(request: Request) -> Response:
+        caller: Caller = request.state.caller
+        if role not in caller.roles:
+            raise Problem(403, "forbidden", f"this takes a token with the role {role}")
+        try:
+            return await endpoint(request)
+        except BuddyError as error:
+            raise problem_of(error) from None
+
+    return guarded
+
+
+def check_origin(request: Request) -> None:
+    """Raise Problem 403 for a request that a browser sends for a page of another origin."""
+    origin = request.headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
+        raise Problem(403, "other_origin", "a page of another origin may ask nothing here")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or an address is this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+async def answered(_request: Request, error: Exception) -> Response:
+    """The answer that an endpoint gave by raising a problem."""
+    assert isinstance(error, Problem)
+    return error.response()
+
+
+async def failed(_request: Request, _error: Exception) -> Response:
+    """The answer to a request that failed by a fault of this program. The guard logs it."""
+    return Problem(500, "internal_error", "the request failed, see the log").response()
+
+
+async def not_found(_request: Request, _error: Exception) -> Response:
+    """The answer to a path that does not exist."""
+    return Problem(404, "not_found", "there is nothing at this path; see /openapi.json").response()
+
+
+async def wrong_method(_request: Request, error: Any) -> Response:
+    """The answer to a method that a path does not have."""
+    headers = dict(error.headers or {})
+    allowed = headers.get("Allow", "another method")
+    return Problem(405, "wrong_method", f"use {allowed}", headers=headers).response()
+
+
+def _route(scope: Scope) -> str:
+    """The path of the route, without what a client put into it."""
+    route = scope.get("route")
+    path: str = getattr(route, "path", "")
+    return path or HTTPStatus.NOT_FOUND.phrase

@@ -1,0 +1,263 @@
+"""Records in: `POST /v1/records/{entity}`, `DELETE /v1/records/{entity}/{key}`.
+
+A record counts as sent once the broker has it durably. What was sent before an error stays sent;
+the problem details say how much that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Final, Literal
+
+import msgspec
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+
+from schemas import ENTITIES
+from worker.brokers.contract import Broker
+from worker.core.keys import form_of, read_key
+from worker.core.sending import KeyReader
+from worker.core.topics import Names
+from worker.errors import BuddyError, MissingTopic
+from worker.files import FileRecord
+from worker.http.access import Caller
+from worker.http.body import Uploads
+from worker.http.parameters import entity_of, wait_of
+from worker.http.problems import Problem, problem_of
+from worker.http.verdicts import Verdict, VerdictWatch, VerdictWatches
+from worker.stream import ProducerRecord
+
+MOST_LISTED: Final = 10_000
+"""The records of one request whose coordinates and verdicts are listed; the others are counted."""
+_MOST_REFUSED: Final = 1_000
+
+_log = structlog.get_logger(__name__)
+
+
+class RefusedRecord(msgspec.Struct, frozen=True):
+    """A record that was not sent. `line` is where it begins in the body, `size` its bytes."""
+
+    line: int
+    size: int
+    code: Literal["record_too_large"] = "record_too_large"
+
+
+class SentRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A record that was sent. `verdict` and what follows is there if the request waits for it.
+
+    `pending`: the record is parked, or no worker has read it yet.
+    """
+
+    line: int
+    coordinate: str
+    verdict: Literal["accepted", "rejected", "pending"] | None = None
+    violations: msgspec.Raw | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class SendReport(msgspec.Struct):
+    """What became of a request. All but the lists are numbers of records.
+
+    VerdictWatches are counted if the request waits for them; the unlisted records count as pending.
+    """
+
+    entity: str
+    sent: int
+    refused: list[RefusedRecord] = []
+    refused_unlisted: int = 0
+    accepted: int | msgspec.UnsetType = msgspec.UNSET
+    rejected: int | msgspec.UnsetType = msgspec.UNSET
+    pending: int | msgspec.UnsetType = msgspec.UNSET
+    records: list[SentRecord] = []
+    records_unlisted: int = 0
+
+
+class RecordSender:
+    """The endpoints that send."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        names: Names,
+        uploads: Uploads,
+        verdicts: VerdictWatches,
+    ) -> None:
+        self._broker = broker
+        self._names = names
+        self._uploads = uploads
+        self._verdicts = verdicts
+        self._keys = {name: KeyReader(entity) for name, entity in ENTITIES.items()}
+
+    async def post(self, request: Request) -> Response:
+        """Send the records of the body. 202, or 200 if it waited and all have a verdict."""
+        entity = entity_of(request)
+        seconds = wait_of(request)
+        limit = await self._limit(entity)
+        report = _Report(entity)
+        async with AsyncExitStack() as stack:
+            watch = None
+            if seconds:
+                watch = await stack.enter_async_context(self._verdicts.watch(entity))
+            batches = await stack.enter_async_context(self._uploads.batches(request, entity, limit))
+            try:
+                async for batch in batches:
+                    await self._send(entity, batch, limit, watch, report)
+            except Problem as problem:
+                problem.members |= report.members()
+                raise
+            except BuddyError as error:
+                raise problem_of(error, report.members()) from None
+            finally:
+                if report.sent:
+                    caller = _name_of(request)
+                    _log.info("records_sent", caller=caller, entity=entity, count=report.sent)
+            if not report.sent and not report.refused_count:
+                raise Problem(400, "empty_body", "the body holds no record")
+            if watch is not None:
+                await watch.wait(seconds)
+                return report.answer(watch.found)
+        return report.answer(None)
+
+    async def delete(self, request: Request) -> Response:
+        """Send the deletion of a key. 202, or 200 if it waited and there is a verdict."""
+        entity = entity_of(request)
+        seconds = wait_of(request)
+        key = read_key(ENTITIES[entity], request.path_params["key"].encode())
+        if key is None:
+            raise Problem(400, "malformed_key", f"this is no key: {form_of(ENTITIES[entity])}")
+        report = _Report(entity)
+        message = ProducerRecord(self._names.input(entity), key, None)
+        async with AsyncExitStack() as stack:
+            watch = None
+            if seconds:
+                watch = await stack.enter_async_context(self._verdicts.watch(entity))
+            try:
+                await self._publish([message], [1], watch, report)
+            except BuddyError as error:
+                raise problem_of(error) from None
+            _log.info("deletion_sent", caller=_name_of(request), entity=entity)
+            if watch is not None:
+                await watch.wait(seconds)
+                return report.answer(watch.found)
+        return report.answer(None)
+
+    async def _limit(self, entity: str) -> int:
+        topic = self._names.input(entity)
+        try:
+            topics = await self._broker.topics([topic])
+            if topic not in topics:
+                raise MissingTopic(f"topic {topic} is missing: run 'buddy topics create'")
+        except BuddyError as error:
+            raise problem_of(error) from None
+        return topics[topic].max_message_bytes
+
+    async def _send(
+        self,
+        entity: str,
+        batch: Sequence[FileRecord],
+        limit: int,
+        watch: VerdictWatch | None,
+        report: _Report,
+    ) -> None:
+        topic, read_key_of = self._names.input(entity), self._keys[entity].read
+        messages: list[ProducerRecord] = []
+        lines: list[int] = []
+        for record in batch:
+            key = read_key_of(record.value)
+            size = record.oversize or len(record.value)
+            if record.oversize or size + len(key or b"") > limit:
+                report.refuse(RefusedRecord(record.line, size))
+            else:
+                messages.append(ProducerRecord(topic, key, record.value))
+                lines.append(record.line)
+        if messages:
+            await self._publish(messages, lines, watch, report)
+
+    async def _publish(
+        self,
+        messages: Sequence[ProducerRecord],
+        lines: Sequence[int],
+        watch: VerdictWatch | None,
+        report: _Report,
+    ) -> None:
+        if watch is None:
+            report.add(lines, self._coordinates(messages, await self._broker.publish(messages)))
+            return
+        async with watch.sending():
+            coordinates = self._coordinates(messages, await self._broker.publish(messages))
+            watch.expect(coordinates[: report.room()])
+        report.add(lines, coordinates)
+
+    def _coordinates(
+        self, messages: Sequence[ProducerRecord], places: Sequence[tuple[int, int]]
+    ) -> list[str]:
+        topic = messages[0].topic
+        return [f"{topic}/{number}/{offset}" for number, offset in places]
+
+
+class _Report:
+    """Collects what became of the records of one request."""
+
+    def __init__(self, entity: str) -> None:
+        self.sent = 0
+        self.refused_count = 0
+        self._entity = entity
+        self._refused: list[RefusedRecord] = []
+        self._listed: list[tuple[int, str]] = []
+
+    def room(self) -> int:
+        """How many more records can be listed."""
+        return MOST_LISTED - len(self._listed)
+
+    def refuse(self, record: RefusedRecord) -> None:
+        """Add a record that is too large to be sent."""
+        self.refused_count += 1
+        if len(self._refused) < _MOST_REFUSED:
+            self._refused.append(record)
+
+    def add(self, lines: Sequence[int], coordinates: Sequence[str]) -> None:
+        """Add records that were sent."""
+        self.sent += len(coordinates)
+        room = self.room()
+        self._listed += zip(lines[:room], coordinates[:room], strict=True)
+
+    def members(self) -> dict[str, object]:
+        """What was sent before an error, as members of its problem details."""
+        last = self._listed[-1] if self._listed and len(self._listed) == self.sent else None
+        members: dict[str, object] = {"sent": self.sent, "refused": self.refused_count}
+        return members | ({} if last is None else {"last_line": last[0]})
+
+    def answer(self, verdicts: Mapping[str, Verdict] | None) -> Response:
+        """The response: with verdicts, if the request waited for them."""
+        report = SendReport(
+            self._entity,
+            self.sent,
+            self._refused,
+            self.refused_count - len(self._refused),
+            records_unlisted=self.sent - len(self._listed),
+        )
+        if verdicts is None:
+            report.records = [SentRecord(line, at) for line, at in self._listed]
+            return Response(msgspec.json.encode(report), 202, media_type="application/json")
+        report.records = [_judged(line, at, verdicts.get(at)) for line, at in self._listed]
+        of = [record.verdict for record in report.records]
+        accepted, rejected = of.count("accepted"), of.count("rejected")
+        report.accepted, report.rejected = accepted, rejected
+        report.pending = self.sent - accepted - rejected
+        status = 202 if report.pending else 200
+        return Response(msgspec.json.encode(report), status, media_type="application/json")
+
+
+def _judged(line: int, coordinate: str, verdict: Verdict | None) -> SentRecord:
+    if verdict is None:
+        return SentRecord(line, coordinate, "pending")
+    if verdict.verdict == "rejected":
+        return SentRecord(line, coordinate, "rejected", verdict.violations)
+    return SentRecord(line, coordinate, "accepted", None, verdict.warnings)
+
+
+def _name_of(request: Request) -> str:
+    caller: Caller = request.state.caller
+    return caller.name

@@ -1,0 +1,136 @@
+"""Serves the application over HTTP/1.1 in the event loop of this process, until it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from worker.errors import ConfigurationError
+from worker.http.guard import is_loopback
+
+HEADER_SECONDS: Final = 10.0
+"""How long a client may take for the head of its first request."""
+KEEP_ALIVE_SECONDS: Final = 15
+GRACE_SECONDS: Final = 5
+"""How long requests in progress may go on after a stop."""
+_MOST_CONNECTIONS: Final = 2_000
+_MOST_HEADER_BYTES: Final = 32 * 1024
+_BACKLOG: Final = 512
+
+_log = structlog.get_logger(__name__)
+
+
+async def serve_http(app: ASGIApp, listening: socket.socket, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set; then give requests in progress `GRACE_SECONDS`."""
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=_MOST_CONNECTIONS,
+        h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    server = _Server(config)
+    host, port = listening.getsockname()[:2]
+    _log.info("http_started", host=host, port=port)
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    server.should_exit = True
+    await serving
+
+
+def listen(host: str, port: int, *, has_tokens: bool) -> socket.socket:
+    """A listening socket. Raises ConfigurationError if host or port cannot be used.
+
+    Also if others than this machine could ask, and there are no tokens.
+    """
+    if not has_tokens and not is_loopback(host):
+        raise ConfigurationError(
+            f"http_host {host} serves other machines, and there are no tokens: set"
+            " http_tokens_file ('buddy token' makes its entries), or http_host to 127.0.0.1"
+        )
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(_BACKLOG)
+        except BaseException:
+            listening.close()
+            raise
+    except OSError as error:
+        raise ConfigurationError(_complaint(host, port, error)) from None
+    return listening
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the process, which stops all of its services by them."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+class _Protocol(H11Protocol):
+    """Closes connections whose next request does not come: uvicorn limits only silence."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Give the client `HEADER_SECONDS` for the head of its request."""
+        super().connection_made(transport)
+        self._head_limit: asyncio.TimerHandle | None = None
+        self._limit_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Handle what has come. Data that is no whole head does not extend the limit."""
+        super().data_received(data)
+        self._limit_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the limit."""
+        if self._head_limit is not None:
+            self._head_limit.cancel()
+        super().connection_lost(exc)
+
+    def _limit_head(self) -> None:
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if self._head_limit is not None:
+                self._head_limit.cancel()
+                self._head_limit = None
+        elif self._head_limit is None:
+            self._head_limit = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+
+def _complaint(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use: set http_port (BUDDY_HTTP_PORT) to a free one"
+    if error.errno == errno.EACCES:
+        return f"port {port} may not be listened on: set http_port (BUDDY_HTTP_PORT) above 1023"
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return f"{host} is no address of this machine: set http_host (BUDDY_HTTP_HOST)"
+    text = os.strerror(error.errno) if error.errno else str(error)
+    return f"HTTP cannot be served on {host}, port {port}: {text}: see http_host and http_port"

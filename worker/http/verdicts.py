@@ -1,0 +1,206 @@
+"""Waits for the verdicts of records that were just sent, by following the public topics.
+
+A watch begins before its records are sent, so no verdict can come too early to be seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from typing import Final, Literal
+
+import msgspec
+import structlog
+
+from worker.brokers.contract import Broker, Reader
+from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
+from worker.core.topics import Names
+from worker.errors import BuddyError
+from worker.stream import Message, Partition
+from worker.waiting import Backoff
+
+_READ: Final = 5_000
+_POLL_SECONDS: Final = 0.25
+_LINGER: Final = 20
+"""Polls without a watch after which following ends."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The verdict of one record. `violations` as in its rejection; `warnings` are their codes."""
+
+    verdict: Literal["accepted", "rejected"]
+    violations: msgspec.Raw = msgspec.Raw(b"[]")
+    warnings: tuple[str, ...] = ()
+
+
+class _Rejected(msgspec.Struct):
+    violations: msgspec.Raw
+
+
+_rejected = msgspec.json.Decoder(_Rejected)
+
+
+class VerdictWatch:
+    """The verdicts of the records of one request: `expect` what was sent, then `wait`."""
+
+    def __init__(self, reader: _TopicReader) -> None:
+        self.found: dict[str, Verdict] = {}
+        """By the coordinate of the record."""
+        self._reader = reader
+        self._open: set[str] = set()
+        self._early: dict[str, Message] = {}
+        self._is_sending = False
+        self._done = asyncio.Event()
+
+    @asynccontextmanager
+    async def sending(self) -> AsyncIterator[None]:
+        """Meanwhile, keep the verdicts of all records: some may be of records being sent."""
+        self._is_sending = True
+        try:
+            yield
+        finally:
+            self._is_sending = False
+            self._early.clear()
+
+    def expect(self, coordinates: Iterable[str]) -> None:
+        """Expect verdicts of these records. Call this within `sending`."""
+        self._open.update(coordinates)
+        for coordinate in self._open & self._early.keys():
+            self._take(coordinate, self._early[coordinate])
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until all verdicts are there, but not longer than this."""
+        if self._open:
+            self._done.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._done.wait()
+
+    def see(self, coordinate: str, message: Message) -> None:
+        """Look at a verdict of any record."""
+        if coordinate in self._open:
+            self._take(coordinate, message)
+        elif self._is_sending:
+            self._early[coordinate] = message
+
+    def _take(self, coordinate: str, message: Message) -> None:
+        verdict = self._reader.verdict_in(message)
+        if verdict is not None:
+            self.found[coordinate] = verdict
+            self._open.discard(coordinate)
+            if not self._open:
+                self._done.set()
+
+
+class VerdictWatches:
+    """Follows the verdicts of entities for the requests that wait for some."""
+
+    def __init__(self, broker: Broker, names: Names) -> None:
+        self._broker = broker
+        self._names = names
+        self._readers: dict[str, _TopicReader] = {}
+
+    @asynccontextmanager
+    async def watch(self, entity: str) -> AsyncIterator[VerdictWatch]:
+        """A watch that begins now. Raises MissingTopic, BrokerUnavailable."""
+        reader = self._readers.get(entity)
+        if reader is None or reader.has_ended:
+            reader = self._readers[entity] = _TopicReader(self._broker, self._names, entity)
+        watch = VerdictWatch(reader)
+        reader.watches.add(watch)
+        try:
+            await reader.started()
+            yield watch
+        finally:
+            reader.watches.discard(watch)
+
+    async def close(self) -> None:
+        """Stop following. Requests must have ended."""
+        for reader in self._readers.values():
+            await reader.close()
+
+
+class _TopicReader:
+    """Reads the accepted and rejected topic of one entity, as long as somebody watches."""
+
+    def __init__(self, broker: Broker, names: Names, entity: str) -> None:
+        self.watches: set[VerdictWatch] = set()
+        self.has_ended = False
+        self._broker = broker
+        self._topics = (names.accepted(entity), names.rejected(entity))
+        self._rejected_topic = names.rejected(entity)
+        self._opening: asyncio.Task[Reader] | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    async def started(self) -> None:
+        """Wait until it reads from the ends that the topics had at the first call, or later."""
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open())
+        try:
+            reader = await asyncio.shield(self._opening)
+        except BuddyError:
+            self.has_ended = True
+            raise
+        if self._running is None:
+            self._running = asyncio.create_task(self._run(reader))
+
+    def verdict_in(self, message: Message) -> Verdict | None:
+        """The verdict in a message; None if no worker wrote it."""
+        try:
+            if message.topic == self._rejected_topic:
+                return Verdict("rejected", _rejected.decode(message.value or b"").violations)
+            warnings = dict(message.headers).get(WARNINGS_HEADER, b"").decode()
+        except (ValueError, msgspec.MsgspecError, RecursionError):
+            return None
+        return Verdict("accepted", warnings=tuple(warnings.split(",")) if warnings else ())
+
+    async def close(self) -> None:
+        self.has_ended = True
+        for task in (self._opening, self._running):
+            if task is not None:
+                await asyncio.wait({task})
+
+    async def _open(self) -> Reader:
+        topics = await self._broker.topics(self._topics)
+        spans = await self._broker.spans(
+            Partition(name, number)
+            for name in self._topics
+            for number in range(topics[name].partitions if name in topics else 1)
+        )
+        reader = self._broker.reader()
+        reader.assign({partition: span.end for partition, span in spans.items()})
+        return reader
+
+    async def _run(self, reader: Reader) -> None:
+        idle = 0
+        backoff = Backoff(_steady)
+        try:
+            while not self.has_ended:
+                idle = 0 if self.watches else idle + 1
+                if idle >= _LINGER:
+                    break
+                try:
+                    for message in await reader.read(_READ, _POLL_SECONDS):
+                        self._see(message)
+                    backoff.succeeded()
+                except BuddyError as error:  # whoever waits gets no verdict in time
+                    _log.warning("verdicts_not_read", error=str(error))
+                    await asyncio.sleep(backoff.failed())
+        finally:
+            self.has_ended = True
+            await reader.close()
+
+    def _see(self, message: Message) -> None:
+        if self.watches:
+            source = dict(message.headers).get(SOURCE_HEADER)
+            if source is not None:
+                coordinate = source.decode(errors="replace")
+                for watch in self.watches:
+                    watch.see(coordinate, message)
+
+
+def _steady() -> int:
+    return int(asyncio.get_running_loop().time() * 1000)
