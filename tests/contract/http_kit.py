@@ -13,6 +13,7 @@ import httpx
 from tests.contract.worker_kit import PATIENCE, Row
 from worker.brokers.contract import Broker
 from worker.core.topics import Names
+from worker.exports.places.place import ExportPlace
 from worker.http.access import Tokens
 from worker.http.app import ApiSettings, api
 from worker.http.server import listen, serve_http
@@ -40,7 +41,7 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    broker: Broker, names: Names, tokens: Tokens | None = None
+    broker: Broker, names: Names, place: ExportPlace, tokens: Tokens | None = None
 ) -> AsyncIterator[Served]:
     """Serve the API until the end of the block."""
     stop = asyncio.Event()
@@ -48,7 +49,7 @@ async def served(
     with listen("127.0.0.1", 0, has_tokens=False) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         async with (
-            api(broker, names, settings, tokens) as app,
+            api(broker, names, place, settings, tokens) as app,
             httpx.AsyncClient(base_url=address, timeout=PATIENCE) as client,
         ):
             serving = asyncio.create_task(serve_http(app, listening, stop))

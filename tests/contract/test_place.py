@@ -11,12 +11,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.s3_server import S3Server
-from tests.unit.place_kit import FIRST, ID, SECOND, die, never, published, staged, whole
+from tests.unit.place_kit import DATA, FIRST, ID, SECOND, die, never, published, staged, whole
 from worker.errors import StateError
 from worker.exports.places.bucket import BucketPlace
 from worker.exports.places.directory import DirectoryPlace
 from worker.exports.places.objects import Bucket
-from worker.exports.places.place import ExportPlace
+from worker.exports.places.place import ExportPlace, GoneError
 from worker.exports.places.staging import Staging
 
 Sink = Callable[[], ExportPlace]
@@ -63,6 +63,33 @@ def test_an_export_is_found_under_its_id_and_can_be_fetched(sink: Sink, tmp_path
     assert list(place.finished()) == [found]
     assert place.sealed(ID)
     assert whole(place, FIRST, tmp_path / "copy") == "hello"
+
+
+def test_an_export_is_found_by_its_name(sink: Sink) -> None:
+    published(sink(), FIRST, "hello")
+    place = sink()
+    found = place.find(FIRST)
+    assert found is not None
+    assert list(place.finished()) == [found]
+    for other in (SECOND, ".seals", "..", "", f"{FIRST}/{DATA}"):
+        assert place.find(other) is None
+
+
+def test_a_file_is_read_from_any_offset(sink: Sink) -> None:
+    place = sink()
+    text = "0123456789" * 100_000
+    published(place, FIRST, text)
+    file = place.open(FIRST, f"{DATA}/users.csv")
+    assert file.size == len(text)
+    for start, stop in ((0, len(text)), (0, 1), (999_990, 1_000_000), (123_456, 800_001), (5, 5)):
+        assert b"".join(file.chunks(start, stop)) == text[start:stop].encode()
+    file.close()
+    for name, path in ((SECOND, f"{DATA}.json"), (FIRST, "other"), ("..", "x"), (".seals", ID)):
+        with pytest.raises(GoneError):
+            place.open(name, path)
+    place.remove(FIRST)
+    with pytest.raises(GoneError):
+        place.open(FIRST, f"{DATA}.json")
 
 
 def test_of_two_attempts_the_one_that_seals_first_counts(sink: Sink, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from worker.cli.connect_place import place_of
 from worker.cli.console import Context, OneOf, say
 from worker.cli.run import create_if_embedded, prepare, watched
 from worker.cli.services import serve
@@ -31,12 +32,14 @@ def serve_command(context: Context) -> int:
         record_limit=settings.max_record_bytes, skew_seconds=settings.clock_skew_seconds
     )
 
+    place = place_of(settings, context.environment)
+
     async def main(stop: asyncio.Event) -> None:
         async with context.broker() as broker:
             await create_if_embedded(context, broker)
             await check_topics(broker, context.names, settings.max_record_bytes)
             with watched(context, "http") as (_, health):
-                async with api(broker, context.names, api_settings, tokens) as app:
+                async with api(broker, context.names, place, api_settings, tokens) as app:
                     health.restored()
                     await serve_http(app, listening, stop)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import msgspec
 from starlette.applications import Starlette
@@ -12,10 +13,14 @@ from starlette.types import ASGIApp
 
 from worker.brokers.contract import Broker
 from worker.core.topics import Names
-from worker.http.access import Tokens
+from worker.exports.places.place import ExportPlace
+from worker.http.access import Role, Tokens
+from worker.http.announcements import Announcements
 from worker.http.body import Uploads
 from worker.http.checks import RecordChecker
-from worker.http.guard import Guard, answered, failed, needs, not_found, wrong_method
+from worker.http.downloads import Downloads
+from worker.http.exports import Exports
+from worker.http.guard import Endpoint, Guard, answered, failed, needs, not_found, wrong_method
 from worker.http.problems import Problem
 from worker.http.records import RecordSender
 from worker.http.verdicts import VerdictWatches
@@ -30,21 +35,46 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 @asynccontextmanager
 async def api(
-    broker: Broker, names: Names, settings: ApiSettings, tokens: Tokens | None
+    broker: Broker,
+    names: Names,
+    place: ExportPlace,
+    settings: ApiSettings,
+    tokens: Tokens | None,
 ) -> AsyncIterator[ASGIApp]:
     """The application, over an open broker. `tokens` is None where only this machine is served."""
     uploads = Uploads()
+    downloads = Downloads()
     verdicts = VerdictWatches(broker, names)
+    announcements = Announcements(broker, names)
+    following = asyncio.create_task(announcements.run())
     sender = RecordSender(broker, names, uploads, verdicts)
     checker = RecordChecker(settings.record_limit, settings.skew_seconds, uploads)
+    exports = Exports(place, broker, names, announcements, downloads)
     routes = [
-        Route("/v1/records/{entity}", needs("send", sender.post), methods=["POST"]),
-        Route("/v1/records/{entity}/{key}", needs("send", sender.delete), methods=["DELETE"]),
-        Route("/v1/check/{entity}", needs("send", checker.post), methods=["POST"]),
+        _route("POST", "/v1/records/{entity}", "send", sender.post),
+        _route("DELETE", "/v1/records/{entity}/{key}", "send", sender.delete),
+        _route("POST", "/v1/check/{entity}", "send", checker.post),
+        _route("GET", "/v1/exports", "fetch", exports.list),
+        _route("POST", "/v1/exports", "fetch", exports.ask),
+        _route("GET", "/v1/exports/stream", "fetch", exports.stream),
+        _route("GET", "/v1/exports/requests/{id}", "fetch", exports.asked),
+        _route("GET", "/v1/exports/latest", "fetch", exports.latest),
+        _route("GET", "/v1/exports/latest/{rest:path}", "fetch", exports.latest),
+        _route("GET", "/v1/exports/{name}", "fetch", exports.manifest),
+        _route("GET", "/v1/exports/{name}/zip", "fetch", exports.zip),
+        _route("GET", "/v1/exports/{name}/files/{path:path}", "fetch", exports.file),
     ]
     handlers = {404: not_found, 405: wrong_method, Problem: answered, Exception: failed}
     try:
         yield Guard(Starlette(routes=routes, exception_handlers=handlers), tokens)
     finally:
+        following.cancel()
+        with suppress(asyncio.CancelledError):
+            await following
         await verdicts.close()
         uploads.close()
+        downloads.close()
+
+
+def _route(method: str, path: str, role: Role, endpoint: Endpoint) -> Route:
+    return Route(path, needs(role, endpoint), methods=[method])

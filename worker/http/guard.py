@@ -154,7 +154,7 @@ async def failed(_request: Request, _error: Exception) -> Response:
 
 async def not_found(_request: Request, _error: Exception) -> Response:
     """The answer to a path that does not exist."""
-    return Problem(404, "not_found", "there is nothing at this path; see /openapi.json").response()
+    return Problem(404, "not_found", "there is nothing at this path").response()
 
 
 async def wrong_method(_request: Request, error: Any) -> Response:

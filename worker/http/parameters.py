@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from difflib import get_close_matches
 from typing import Final
@@ -9,9 +10,12 @@ from typing import Final
 from starlette.requests import Request
 
 from schemas import ENTITIES
+from worker.http.access import Caller
 from worker.http.problems import Problem
 
 LONGEST_WAIT: Final = 60.0
+CLIENT_SECONDS: Final = 30.0
+"""How long a small body may take."""
 _SECONDS: Final = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(ms|s)?")
 
 
@@ -25,15 +29,43 @@ def entity_of(request: Request) -> str:
     raise Problem(404, "unknown_entity", f"no such entity: {hint}")
 
 
-def wait_of(request: Request) -> float:
+def caller_of(request: Request) -> Caller:
+    """Who makes the request."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+def number_of(request: Request, name: str, default: int, largest: int) -> int:
+    """A positive whole number in the query. Raises Problem 400."""
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= largest):
+        raise Problem(400, "malformed_filter", f"{name} must be a number from 1 to {largest}")
+    return int(text)
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """The whole body of a small request. Raises Problem 408 and 413."""
+    body = b""
+    try:
+        async with asyncio.timeout(CLIENT_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > most:
+                    raise Problem(413, "body_too_large", f"the body may have {most} bytes")
+    except TimeoutError:
+        raise Problem(408, "body_too_slow", "the body did not come in time") from None
+    return body
+
+
+def wait_of(request: Request, longest: float = LONGEST_WAIT) -> float:
     """The seconds of `?wait=10s`; 0 if the client does not wait. Raises Problem 400."""
     text = request.query_params.get("wait", "0")
     match = _SECONDS.fullmatch(text)
     seconds = float(match[1]) / (1000 if match[2] == "ms" else 1) if match else None
-    if seconds is None or seconds > LONGEST_WAIT:
+    if seconds is None or seconds > longest:
         raise Problem(
             400,
             "malformed_wait",
-            f"wait must be a time such as 10s or 500ms, at most {LONGEST_WAIT:.0f}s",
+            f"wait must be a time such as 10s or 500ms, at most {longest:.0f}s",
         )
     return seconds

@@ -22,9 +22,8 @@ from worker.core.sending import KeyReader
 from worker.core.topics import Names
 from worker.errors import BuddyError, MissingTopic
 from worker.files import FileRecord
-from worker.http.access import Caller
 from worker.http.body import Uploads
-from worker.http.parameters import entity_of, wait_of
+from worker.http.parameters import caller_of, entity_of, wait_of
 from worker.http.problems import Problem, problem_of
 from worker.http.verdicts import Verdict, VerdictWatch, VerdictWatches
 from worker.stream import ProducerRecord
@@ -111,7 +110,7 @@ class RecordSender:
                 raise problem_of(error, report.members()) from None
             finally:
                 if report.sent:
-                    caller = _name_of(request)
+                    caller = caller_of(request).name
                     _log.info("records_sent", caller=caller, entity=entity, count=report.sent)
             if not report.sent and not report.refused_count:
                 raise Problem(400, "empty_body", "the body holds no record")
@@ -137,7 +136,7 @@ class RecordSender:
                 await self._publish([message], [1], watch, report)
             except BuddyError as error:
                 raise problem_of(error) from None
-            _log.info("deletion_sent", caller=_name_of(request), entity=entity)
+            _log.info("deletion_sent", caller=caller_of(request).name, entity=entity)
             if watch is not None:
                 await watch.wait(seconds)
                 return report.answer(watch.found)
@@ -256,8 +255,3 @@ def _judged(line: int, coordinate: str, verdict: Verdict | None) -> SentRecord:
     if verdict.verdict == "rejected":
         return SentRecord(line, coordinate, "rejected", verdict.violations)
     return SentRecord(line, coordinate, "accepted", None, verdict.warnings)
-
-
-def _name_of(request: Request) -> str:
-    caller: Caller = request.state.caller
-    return caller.name

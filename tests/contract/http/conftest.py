@@ -11,6 +11,7 @@ from tests.contract.broker_kit import Another
 from tests.contract.http_kit import Served, served
 from tests.contract.worker_kit import MovingClock, Stage
 from worker.brokers.contract import Broker
+from worker.exports.places.directory import DirectoryPlace
 
 TASKS = 2
 
@@ -28,6 +29,7 @@ async def stage(broker: Broker, another: Another, tmp_path: Path) -> AsyncIterat
 
 
 @pytest.fixture
-async def http(stage: Stage, another: Another) -> AsyncIterator[Served]:
-    async with served(await another(), stage.names) as found:
+async def http(stage: Stage, another: Another, tmp_path: Path) -> AsyncIterator[Served]:
+    place = DirectoryPlace(tmp_path / "exports")
+    async with served(await another(), stage.names, place) as found:
         yield found

@@ -10,6 +10,7 @@ import pytest
 from tests.contract.broker_kit import Another
 from tests.contract.http_kit import problem, served
 from tests.contract.worker_kit import Stage
+from worker.exports.places.directory import DirectoryPlace
 from worker.http.access import Tokens
 
 pytestmark = pytest.mark.timeout(200)
@@ -30,7 +31,8 @@ async def test_a_token_with_the_role_is_needed(
     stage: Stage, another: Another, tmp_path: Path
 ) -> None:
     path = "/v1/records/users"
-    async with served(await another(), stage.names, tokens(tmp_path)) as http:
+    place = DirectoryPlace(tmp_path / "exports")
+    async with served(await another(), stage.names, place, tokens(tmp_path)) as http:
         nobody = await http.client.post(path, content=b"{}")
         assert problem(nobody) == (401, "unauthorized")
         assert nobody.headers["www-authenticate"] == "Bearer"

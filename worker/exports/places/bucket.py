@@ -26,6 +26,7 @@ from worker.exports.manifest import Manifest, decode
 from worker.exports.order import AHEAD, Order, is_of, orders, overtaken
 from worker.exports.places.hangs import Calls
 from worker.exports.places.objects import Bucket, Held, TakenError
+from worker.exports.places.opened import FileInBucket
 from worker.exports.places.place import (
     SEAL_DAYS,
     Finished,
@@ -121,6 +122,18 @@ class BucketPlace:
         if found is None:
             raise StateError(f"export {export_id} was published before, and has been removed since")
         return found
+
+    def find(self, name: str) -> Finished | None:
+        """See `ExportPlace`."""
+        content = None if id_in(name) is None else self._bucket.read(f"{name}/{MANIFEST}")
+        return None if content is None else self._decoded(name, content)
+
+    def open(self, name: str, path: str) -> FileInBucket:
+        """See `ExportPlace`."""
+        size = None if id_in(name) is None else self._bucket.size(f"{name}/{path}")
+        if size is None:
+            raise GoneError(f"there is no file {self._bucket.url(f'{name}/{path}')}")
+        return FileInBucket(self._bucket, f"{name}/{path}", size)
 
     def fetch(self, name: str, directory: Path) -> None:
         """See `ExportPlace`."""

@@ -29,6 +29,7 @@ from worker.exports.manifest import read_content
 from worker.exports.order import AHEAD, Order, is_of, orders, overtaken
 from worker.exports.places.hangs import Calls
 from worker.exports.places.links import is_directory, link_on_the_way, open_below
+from worker.exports.places.opened import FileOnDisk
 from worker.exports.places.place import (
     SEAL_DAYS,
     Finished,
@@ -147,6 +148,23 @@ class DirectoryPlace:
         if found is None:
             raise StateError(f"export {export_id} was published before, and has been removed since")
         return found
+
+    def find(self, name: str) -> Finished | None:
+        """See `ExportPlace`."""
+        if id_in(name) is None:
+            return None
+        with self._guard():
+            return self._read(name)
+
+    def open(self, name: str, path: str) -> FileOnDisk:
+        """See `ExportPlace`. The file stays readable if the export is removed meanwhile."""
+        if id_in(name) is None:
+            raise GoneError(f"there is no export {self._root / name}")
+        with self._guard():
+            try:
+                return FileOnDisk(open_below(self._root / name, path))
+            except (FileNotFoundError, NotADirectoryError):
+                raise GoneError(f"there is no file {self._root / name / path}") from None
 
     def fetch(self, name: str, directory: Path) -> None:
         """See `ExportPlace`."""

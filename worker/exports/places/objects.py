@@ -109,6 +109,23 @@ class Bucket:
                     return None
                 raise
 
+    def size(self, name: str) -> int | None:
+        """The size of an object in bytes; None if it does not exist."""
+        key = self._prefix + name
+        with self._guard():
+            try:
+                head = self._server.call(lambda s3: s3.head_object(Bucket=self._bucket, Key=key))
+            except ClientError as error:
+                if code_of(error) in MISSING:
+                    return None
+                raise
+        return head["ContentLength"]
+
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """The bytes of an object from `start` up to `stop`, which must not be equal."""
+        with self._guard():
+            return self._server.call(lambda s3: self._read_range(s3, name, start, stop))
+
     def download(self, name: str, path: Path) -> str:
         """Write an object into a new file; returns its SHA-256."""
         with self._guard():
@@ -206,6 +223,13 @@ class Bucket:
         answer = s3.get_object(Bucket=self._bucket, Key=self._prefix + name)
         with closing(answer["Body"]) as body:
             return body.read(MOST_BYTES + 1)
+
+    def _read_range(self, s3: S3Client, name: str, start: int, stop: int) -> bytes:
+        answer = s3.get_object(
+            Bucket=self._bucket, Key=self._prefix + name, Range=f"bytes={start}-{stop - 1}"
+        )
+        with closing(answer["Body"]) as body:
+            return body.read()
 
     def _download(self, s3: S3Client, name: str, path: Path) -> str:
         digest = hashlib.sha256()

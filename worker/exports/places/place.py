@@ -52,6 +52,18 @@ def ignore_skipped(_: str) -> None:
     """Tell nobody."""
 
 
+class OpenFile(Protocol):
+    """A file of a finished export, open for reading. Its methods block."""
+
+    size: int
+
+    def chunks(self, start: int, stop: int) -> Iterator[bytes]:
+        """The bytes from `start` up to `stop`. Raises `StateError`."""
+
+    def close(self) -> None:
+        """Release it."""
+
+
 class ExportPlace(Protocol):
     """Where finished exports are.
 
@@ -97,6 +109,12 @@ class ExportPlace(Protocol):
         An export that is already there under a later time proves a wrong clock, its own or this
         one's. It is marked as older, and that is logged (`worker.exports.order`).
         """
+
+    def find(self, name: str) -> Finished | None:
+        """The finished export of that name, or None."""
+
+    def open(self, name: str, path: str) -> OpenFile:
+        """A file of a finished export. Raises `GoneError` if it is not there."""
 
     def fetch(self, name: str, directory: Path) -> None:
         """Copy a finished export into an empty local directory, the manifest last.

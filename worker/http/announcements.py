@@ -1,0 +1,130 @@
+"""What sinks announce about exports: the latest for each request, and all of them as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from worker.brokers.contract import Broker, Reader
+from worker.core.topics import Names
+from worker.errors import WAITED_OUT, BuddyError, MissingTopic
+from worker.sink.requests import Announcement, decode_announcement
+from worker.stream import Message, Partition
+from worker.waiting import Backoff
+
+MOST_REQUESTS: Final = 10_000
+"""The requests whose latest announcement is kept; older ones are forgotten."""
+MOST_EVENTS: Final = 1_000
+"""The announcements that a client can catch up on."""
+_READ: Final = 1_000
+_POLL_SECONDS: Final = 0.5
+_SILENCE_SECONDS: Final = 15.0
+"""How often a client learns that there is nothing new, so that a dead connection is noticed."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Announcements:
+    """Follows the topic `exports`; `run` does the work, from its start."""
+
+    def __init__(self, broker: Broker, names: Names) -> None:
+        self._broker = broker
+        self._topic = names.exports
+        self._latest: dict[str, Announcement] = {}
+        self._events: deque[tuple[str, Announcement]] = deque(maxlen=MOST_EVENTS)
+        self._count = 0
+        """The announcements seen so far; the last ones are in `_events`."""
+        self._news = asyncio.Condition()
+
+    async def run(self) -> None:
+        """Follow until cancelled. Waits out outages."""
+        backoff = Backoff(_steady)
+        while True:
+            reader = self._broker.reader()
+            try:
+                await self._follow(reader)
+            except BuddyError as error:
+                if not isinstance(error, WAITED_OUT):
+                    raise
+                _log.warning("announcements_not_read", error=str(error))
+                await asyncio.sleep(backoff.failed())
+            finally:
+                await reader.close()
+
+    def latest(self, request_id: str) -> Announcement | None:
+        """The latest announcement for a request; None if there is none yet."""
+        return self._latest.get(request_id)
+
+    async def ended(self, request_id: str, seconds: float) -> Announcement | None:
+        """As `latest`, but waits so long for the last one of the request."""
+
+        def has_ended() -> bool:
+            found = self.latest(request_id)
+            return found is not None and found.status in ("finished", "failed")
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds), self._news:
+                await self._news.wait_for(has_ended)
+        return self.latest(request_id)
+
+    async def events(self, after: str | None) -> AsyncIterator[tuple[str, Announcement] | None]:
+        """Announcements with their coordinates as they come; None when nothing came for 15 s.
+
+        Begins behind the coordinate `after` if that is among the last ones, else now.
+        """
+        seen = self._count
+        for back, (coordinate, _) in enumerate(reversed(self._events)):
+            if coordinate == after:
+                seen -= back
+                break
+
+        def has_news() -> bool:
+            return self._count > seen
+
+        while True:
+            missed = min(self._count - seen, len(self._events))
+            seen = self._count
+            for event in list(self._events)[len(self._events) - missed :]:
+                yield event
+            if seen == self._count:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_SILENCE_SECONDS), self._news:
+                        await self._news.wait_for(has_news)
+                if seen == self._count:
+                    yield None
+
+    async def _follow(self, reader: Reader) -> None:
+        topics = await self._broker.topics([self._topic])
+        if self._topic not in topics:
+            raise MissingTopic(f"topic {self._topic} is missing: run 'buddy topics create'")
+        spans = await self._broker.spans(
+            Partition(self._topic, number) for number in range(topics[self._topic].partitions)
+        )
+        reader.assign({partition: span.start for partition, span in spans.items()})
+        while True:
+            if messages := await reader.read(_READ, _POLL_SECONDS):
+                async with self._news:
+                    for message in messages:
+                        self._take(message)
+                    self._news.notify_all()
+
+    def _take(self, message: Message) -> None:
+        found = decode_announcement(message.value)
+        if found is None:
+            return
+        coordinate = f"{message.topic}/{message.partition}/{message.offset}"
+        self._events.append((coordinate, found))
+        self._count += 1
+        self._latest.pop(found.request_id, None)
+        self._latest[found.request_id] = found
+        if len(self._latest) > MOST_REQUESTS:
+            del self._latest[next(iter(self._latest))]
+
+
+def _steady() -> int:
+    return int(asyncio.get_running_loop().time() * 1000)
