@@ -40,6 +40,7 @@ MAY_IMPORT: Final = {
     "ops": "schemas worker stream errors core",
     "engine": "schemas stream errors core clock waiting brokers index ops",
     "exports": "schemas worker errors private",
+    "pull": "errors private exports",
     "files": "schemas errors",
     "sink": "schemas stream errors private core clock waiting log brokers accepted ops exports",
     "desk": "schemas stream errors core clock waiting log brokers ops",

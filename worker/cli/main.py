@@ -30,6 +30,7 @@ _COMMANDS: Final = {
     "check": ("check", "Validate files without a broker."),
     "export": ("export", "Request an export from the sink."),
     "exports": ("exports", "List finished exports, or find the latest one."),
+    "pull": ("pull", "Fetch finished exports over HTTP into a folder."),
     "rejections": ("rejections", "Show what was rejected, and why."),
     "topics": ("admin", "Create the topics."),
     "status": ("status", "Show workers, progress, counts and incidents."),

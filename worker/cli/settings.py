@@ -106,8 +106,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 TABLES: Final[Mapping[str, type[msgspec.Struct]]] = {"kafka": KafkaSettings, "s3": S3Settings}
+TOKEN: Final = "BUDDY_HTTP_TOKEN"  # noqa: S105 -- the name of a variable
+"""The variable of the token that `buddy pull` sends, as an alternative to `--token-file`."""
 SECRETS: Final = frozenset(
     {
+        TOKEN,
         "BUDDY_INCIDENT_WEBHOOK",
         "BUDDY_KAFKA_PASSWORD",
         "BUDDY_KAFKA_KEY_PASSWORD",
