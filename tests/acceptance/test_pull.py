@@ -128,7 +128,7 @@ def test_what_cannot_be_pulled_is_one_line(local: Buddy, serving: str, tmp_path:
     ).complained(1)
     gone = "http://127.0.0.1:9"
     assert "cannot be reached" in local.run("pull", gone, folder).complained(4)
-    login = ":".join(("http", "//me", "secret@127.0.0.1"))
+    login = f"http://{'me:secret'}@127.0.0.1"
     for url in ("ftp://x", "nowhere", login, "http://[", "http://x?y"):
         line = local.run("pull", url, folder).complained(2)
         assert "secret" not in line

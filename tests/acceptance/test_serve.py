@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.acceptance.kit import DEADLINE, Another, Buddy, Service
+from tests.acceptance.kit import DEADLINE, Another, Buddy, Service, eventually
 from tests.unit.rows_kit import user
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(300)]
@@ -72,6 +74,40 @@ def test_a_token_that_buddy_made_lets_a_client_in(local: Buddy, tmp_path: Path) 
     log = "".join(service.lines)
     assert found[1] not in log
     assert "ada@x" not in log
+
+
+def test_run_serves_the_api_from_a_process_of_its_own(another: Another) -> None:
+    buddy = another(grace_seconds=1, http=True, http_port=0)
+    service = buddy.start("run").ready()
+    address = address_of(service)
+    with httpx.Client(base_url=address, timeout=DEADLINE) as client:
+        answer = client.post("/v1/records/users?wait=30s", content=user(1)[1])
+        assert (answer.status_code, answer.json()["accepted"]) == (200, 1)
+        assert client.get("/live").text.strip() == "alive"
+        eventually(lambda: client.get("/ready").status_code == 200, "all is ready")
+        assert "buddy_rows_accepted_total" in client.get("/metrics").text
+
+        (child,) = children(service)
+        os.kill(child, signal.SIGKILL)
+        service.wait_for("http_ended")
+        service.wait_for("http_started", 2)
+        (another_child,) = children(service)
+        assert another_child != child
+        eventually(lambda: client.get("/ready").status_code == 200, "it is ready again")
+
+    service.kill()
+    eventually(lambda: not Path(f"/proc/{another_child}").exists(), "it ends with its parent")
+    service = buddy.start("run").ready()
+    address_of(service)
+    (child,) = children(service)
+    service.stop().succeeded()
+    assert not Path(f"/proc/{child}").exists()
+
+
+def children(service: Service) -> list[int]:
+    """The processes that a service has started."""
+    pid = service.process.pid
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_what_cannot_be_served_is_one_line(local: Buddy) -> None:

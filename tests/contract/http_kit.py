@@ -12,11 +12,16 @@ import httpx
 
 from tests.contract.worker_kit import PATIENCE, Row
 from worker.brokers.contract import Broker
+from worker.clock import Clock
 from worker.core.topics import Names
 from worker.exports.places.place import ExportPlace
 from worker.http.access import Tokens
-from worker.http.app import ApiSettings, api
-from worker.http.server import listen, serve_http
+from worker.http.app import ApiParts, ApiSettings, api
+from worker.http.health import OwnHealth
+from worker.http.listening import listen
+from worker.http.server import serve_http
+from worker.ops.health import Health
+from worker.ops.metrics import Metrics
 
 RECORD_LIMIT = 64 * 1024
 
@@ -45,11 +50,13 @@ async def served(
 ) -> AsyncIterator[Served]:
     """Serve the API until the end of the block."""
     stop = asyncio.Event()
+    metrics = Metrics()
+    health = OwnHealth(Health(metrics, Clock().steady), metrics)
     settings = ApiSettings(record_limit=RECORD_LIMIT, skew_seconds=60)
     with listen("127.0.0.1", 0, has_tokens=False) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         async with (
-            api(broker, names, place, settings, tokens) as app,
+            api(ApiParts(broker, names, place, health, tokens), settings) as app,
             httpx.AsyncClient(base_url=address, timeout=PATIENCE) as client,
         ):
             serving = asyncio.create_task(serve_http(app, listening, stop))

@@ -65,6 +65,12 @@ class Context:
             complain(f"no such setting, ignored: {', '.join(names)}")
         return load(self._config, self.environment, self._options)
 
+    def arguments(self) -> list[str]:
+        """The options before the command, for another process of this program."""
+        options = {"config": self._config, **self._options}
+        given = [(name, value) for name, value in options.items() if value is not None]
+        return [part for name, value in given for part in (f"--{name.replace('_', '-')}", value)]
+
     @property
     def names(self) -> Names:
         """The names of the topics."""

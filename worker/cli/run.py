@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,11 +14,13 @@ import structlog
 
 from worker import __version__, log
 from worker.brokers.contract import Broker
+from worker.cli.api_process import run_api
 from worker.cli.connect_place import place_of
 from worker.cli.connect_webhook import webhook_of
 from worker.cli.console import Context
 from worker.cli.desk_store import desk_directory
 from worker.cli.services import serve, stop_at_eof
+from worker.cli.settings import Settings
 from worker.cli.strangers import watch_group
 from worker.clock import Clock, StepWatch
 from worker.core.pressure import Limits
@@ -38,6 +41,7 @@ from worker.sink.service import serve as serve_sink
 from worker.waiting import together
 
 CLOCK: Final = Clock()
+_SERVICES: Final = ("worker", "sink", "desk")
 _DESK_SHARE: Final = 0.25
 """The part of the time that the desk may take where a worker is in the same process."""
 
@@ -50,24 +54,31 @@ _log = structlog.get_logger(__name__)
 def run_command(context: Context, until_eof: bool) -> int:
     """Run worker, sink and desk in one process, until SIGTERM or Ctrl-C.
 
-    On the embedded broker, missing topics are created first.
+    On the embedded broker, missing topics are created first. With the setting http, a second
+    process serves the HTTP API.
     """
     prepare(context)
+
+    listening = listen_for_api(context.settings) if context.settings.http else None
 
     async def main(stop: asyncio.Event) -> None:
         if until_eof:
             stop_at_eof(stop)
         async with context.broker() as broker:
             await create_if_embedded(context, broker)
-            with watched(context, "worker", "sink", "desk") as (metrics, worker, sink, desk):
-                await together(
-                    stop,
+            names = _SERVICES if listening is None else (*_SERVICES, "http")
+            with watched(context, *names) as (health, metrics, worker, sink, desk, *http):
+                services = [
                     _worker(context, broker, stop, WorkerReports(metrics, worker, CLOCK)),
                     _sink(context, broker, stop, SinkReports(metrics, sink, CLOCK.steady)),
                     _desk(context, broker, stop, DeskReports(metrics, desk, CLOCK), _DESK_SHARE),
-                )
+                ]
+                if listening is not None:
+                    services.append(run_api(context, listening, health.port, stop, http[0], CLOCK))
+                await together(stop, *services)
 
-    return serve(main)
+    with listening or nullcontext():
+        return serve(main)
 
 
 @click.command("worker")
@@ -79,7 +90,7 @@ def worker_command(context: Context) -> int:
     async def main(stop: asyncio.Event) -> None:
         async with context.broker() as broker:
             await create_if_embedded(context, broker)
-            with watched(context, "worker") as (metrics, worker):
+            with watched(context, "worker") as (_, metrics, worker):
                 await _worker(context, broker, stop, WorkerReports(metrics, worker, CLOCK))
 
     return serve(main)
@@ -94,7 +105,7 @@ def sink_command(context: Context) -> int:
     async def main(stop: asyncio.Event) -> None:
         async with context.broker() as broker:
             await create_if_embedded(context, broker)
-            with watched(context, "sink") as (metrics, sink):
+            with watched(context, "sink") as (_, metrics, sink):
                 reports = SinkReports(metrics, sink, CLOCK.steady, StepWatch(CLOCK))
                 await _sink(context, broker, stop, reports)
 
@@ -113,10 +124,18 @@ def desk_command(context: Context) -> int:
     async def main(stop: asyncio.Event) -> None:
         async with context.broker() as broker:
             await create_if_embedded(context, broker)
-            with watched(context, "desk") as (metrics, desk):
+            with watched(context, "desk") as (_, metrics, desk):
                 await _desk(context, broker, stop, DeskReports(metrics, desk, CLOCK))
 
     return serve(main)
+
+
+def listen_for_api(settings: Settings) -> socket.socket:
+    """The socket of the HTTP API. Raises ConfigurationError."""
+    from worker.http.listening import listen
+
+    has_tokens = bool(settings.http_tokens_file)
+    return listen(settings.http_host, settings.http_port, has_tokens=has_tokens)
 
 
 def prepare(context: Context) -> None:
@@ -128,7 +147,10 @@ def prepare(context: Context) -> None:
 
 @contextmanager
 def watched(context: Context, *services: str) -> Iterator[tuple[Any, ...]]:
-    """Metrics, and the health of each service. Both are served over HTTP if a port is set."""
+    """Health, metrics, and the health of each service. They are served over HTTP if a port is set.
+
+    They are served to this machine alone if the HTTP API passes them on, and no port is set.
+    """
     settings = context.settings
     # Logged only once the broker is open: otherwise its error is the only line.
     where = {"broker": settings.broker, "prefix": settings.prefix}
@@ -137,9 +159,9 @@ def watched(context: Context, *services: str) -> Iterator[tuple[Any, ...]]:
     health = Health(metrics, CLOCK.steady, host=settings.metrics_host, port=settings.metrics_port)
     parts = [health.part(service) for service in services]
     try:
-        if settings.metrics_port:
+        if settings.metrics_port or "http" in services[1:]:
             health.start()
-        yield (metrics, *parts)
+        yield (health, metrics, *parts)
     finally:
         health.close()
 

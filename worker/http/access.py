@@ -57,6 +57,8 @@ class Caller(msgspec.Struct, frozen=True):
 
 ANYONE: Final = Caller("anyone", frozenset(ROLES))
 """The caller where no tokens are configured: then only this machine is served."""
+NOBODY: Final = Caller("nobody", frozenset())
+"""The caller without a token, where tokens are configured."""
 
 
 class Tokens:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Final, NamedTuple
 
 import msgspec
 from starlette.applications import Starlette
@@ -21,9 +22,13 @@ from worker.http.checks import RecordChecker
 from worker.http.downloads import Downloads
 from worker.http.exports import Exports
 from worker.http.guard import Endpoint, Guard, answered, failed, needs, not_found, wrong_method
+from worker.http.health import HealthEndpoints, HealthSource
 from worker.http.problems import Problem
 from worker.http.records import RecordSender
 from worker.http.verdicts import VerdictWatches
+
+OPEN: Final = frozenset({"/live", "/ready"})
+"""The paths that take no token."""
 
 
 class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,15 +38,23 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     skew_seconds: float
 
 
+class ApiParts(NamedTuple):
+    """What the API stands on: an open broker among it.
+
+    `tokens` is None where only this machine is served.
+    """
+
+    broker: Broker
+    names: Names
+    place: ExportPlace
+    health: HealthSource
+    tokens: Tokens | None
+
+
 @asynccontextmanager
-async def api(
-    broker: Broker,
-    names: Names,
-    place: ExportPlace,
-    settings: ApiSettings,
-    tokens: Tokens | None,
-) -> AsyncIterator[ASGIApp]:
-    """The application, over an open broker. `tokens` is None where only this machine is served."""
+async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
+    """The application."""
+    broker, names = parts.broker, parts.names
     uploads = Uploads()
     downloads = Downloads()
     verdicts = VerdictWatches(broker, names)
@@ -49,8 +62,12 @@ async def api(
     following = asyncio.create_task(announcements.run())
     sender = RecordSender(broker, names, uploads, verdicts)
     checker = RecordChecker(settings.record_limit, settings.skew_seconds, uploads)
-    exports = Exports(place, broker, names, announcements, downloads)
+    exports = Exports(parts.place, broker, names, announcements, downloads)
+    health = HealthEndpoints(parts.health)
     routes = [
+        _open("/live", health.live),
+        _open("/ready", health.ready),
+        _route("GET", "/metrics", "watch", health.metrics),
         _route("POST", "/v1/records/{entity}", "send", sender.post),
         _route("DELETE", "/v1/records/{entity}/{key}", "send", sender.delete),
         _route("POST", "/v1/check/{entity}", "send", checker.post),
@@ -66,7 +83,7 @@ async def api(
     ]
     handlers = {404: not_found, 405: wrong_method, Problem: answered, Exception: failed}
     try:
-        yield Guard(Starlette(routes=routes, exception_handlers=handlers), tokens)
+        yield Guard(Starlette(routes=routes, exception_handlers=handlers), parts.tokens, OPEN)
     finally:
         following.cancel()
         with suppress(asyncio.CancelledError):
@@ -74,6 +91,11 @@ async def api(
         await verdicts.close()
         uploads.close()
         downloads.close()
+
+
+def _open(path: str, endpoint: Endpoint) -> Route:
+    assert path in OPEN
+    return Route(path, endpoint)
 
 
 def _route(method: str, path: str, role: Role, endpoint: Endpoint) -> Route:

@@ -7,9 +7,8 @@ this machine would otherwise carry out requests for it.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from http import HTTPStatus
-from ipaddress import ip_address
 from typing import Any, Final
 
 import structlog
@@ -18,7 +17,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from worker.errors import BuddyError
-from worker.http.access import ANYONE, Caller, Role, Tokens
+from worker.http.access import ANYONE, NOBODY, Caller, Role, Tokens
+from worker.http.listening import is_loopback
 from worker.http.problems import Problem, problem_of
 
 MOST_REQUESTS: Final = 256
@@ -32,9 +32,13 @@ _log = structlog.get_logger(__name__)
 class Guard:
     """ASGI middleware. Puts the caller into the state of the request, and answers errors."""
 
-    def __init__(self, app: ASGIApp, tokens: Tokens | None) -> None:
+    def __init__(
+        self, app: ASGIApp, tokens: Tokens | None, open_paths: Container[str] = ()
+    ) -> None:
+        """Nobody needs a token for `open_paths`; without one they have no role."""
         self._app = app
         self._tokens = tokens
+        self._open_paths = open_paths
         self._requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,6 +103,8 @@ class Guard:
             return ANYONE
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         caller = self._tokens.caller(token.strip()) if scheme.lower() == "bearer" else None
+        if caller is None and request.url.path in self._open_paths:
+            return NOBODY
         if caller is None:
             raise Problem(
                 401,
@@ -129,16 +135,6 @@ def check_origin(request: Request) -> None:
     origin = request.headers.get("origin")
     if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
         raise Problem(403, "other_origin", "a page of another origin may ask nothing here")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or an address is this machine's own."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 async def answered(_request: Request, error: Exception) -> Response:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +14,6 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from worker.errors import ConfigurationError
-from worker.http.guard import is_loopback
-
 HEADER_SECONDS: Final = 10.0
 """How long a client may take for the head of its first request."""
 KEEP_ALIVE_SECONDS: Final = 15
@@ -26,7 +21,6 @@ GRACE_SECONDS: Final = 5
 """How long requests in progress may go on after a stop."""
 _MOST_CONNECTIONS: Final = 2_000
 _MOST_HEADER_BYTES: Final = 32 * 1024
-_BACKLOG: Final = 512
 
 _log = structlog.get_logger(__name__)
 
@@ -57,33 +51,6 @@ async def serve_http(app: ASGIApp, listening: socket.socket, stop: asyncio.Event
     stopping.cancel()
     server.should_exit = True
     await serving
-
-
-def listen(host: str, port: int, *, has_tokens: bool) -> socket.socket:
-    """A listening socket. Raises ConfigurationError if host or port cannot be used.
-
-    Also if others than this machine could ask, and there are no tokens.
-    """
-    if not has_tokens and not is_loopback(host):
-        raise ConfigurationError(
-            f"http_host {host} serves other machines, and there are no tokens: set"
-            " http_tokens_file ('buddy token' makes its entries), or http_host to 127.0.0.1"
-        )
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-            listening.listen(_BACKLOG)
-        except BaseException:
-            listening.close()
-            raise
-    except OSError as error:
-        raise ConfigurationError(_complaint(host, port, error)) from None
-    return listening
 
 
 class _Server(uvicorn.Server):
@@ -123,14 +90,3 @@ class _Protocol(H11Protocol):
                 self._head_limit = None
         elif self._head_limit is None:
             self._head_limit = self.loop.call_later(HEADER_SECONDS, self.transport.close)
-
-
-def _complaint(host: str, port: int, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is in use: set http_port (BUDDY_HTTP_PORT) to a free one"
-    if error.errno == errno.EACCES:
-        return f"port {port} may not be listened on: set http_port (BUDDY_HTTP_PORT) above 1023"
-    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-        return f"{host} is no address of this machine: set http_host (BUDDY_HTTP_HOST)"
-    text = os.strerror(error.errno) if error.errno else str(error)
-    return f"HTTP cannot be served on {host}, port {port}: {text}: see http_host and http_port"

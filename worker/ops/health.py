@@ -187,6 +187,17 @@ class Health:
         self._parts.append(part)
         return part
 
+    def stalled(self) -> str | None:
+        """Why the process is not alive, in one line; None if it is."""
+        now = self._clock()
+        return "; ".join(line for part in self._parts if (line := part.stalled(now))) or None
+
+    def readiness(self) -> Readiness:
+        """Whether the process is ready, and why not."""
+        now = self._clock()
+        reasons = [reason for part in self._parts for reason in part.reasons(now)]
+        return Readiness(not reasons, reasons, sum(part.lost for part in self._parts))
+
     @property
     def port(self) -> int:
         """The port of the server, once started."""
@@ -231,19 +242,14 @@ class Health:
         return _answer(start, "404 Not Found", "there are /live, /ready and /metrics")
 
     def _live(self, start: StartResponse) -> Iterable[bytes]:
-        now = self._clock()
-        stalled = [line for part in self._parts if (line := part.stalled(now))]
-        if stalled:
-            return _answer(start, _UNAVAILABLE, "; ".join(stalled))
-        return _answer(start, _OK, "alive")
+        stalled = self.stalled()
+        return _answer(start, _UNAVAILABLE if stalled else _OK, stalled or "alive")
 
     def _ready(self, start: StartResponse) -> Iterable[bytes]:
-        now = self._clock()
-        reasons = [reason for part in self._parts for reason in part.reasons(now)]
-        lost = sum(part.lost for part in self._parts)
-        body = msgspec.json.encode(Readiness(not reasons, reasons, lost)).decode()
+        found = self.readiness()
         kind = ("Content-Type", "application/json")
-        return _answer(start, _UNAVAILABLE if reasons else _OK, body, kind)
+        status = _OK if found.ready else _UNAVAILABLE
+        return _answer(start, status, msgspec.json.encode(found).decode(), kind)
 
 
 def _answer(

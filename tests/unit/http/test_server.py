@@ -11,8 +11,8 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from worker.errors import ConfigurationError
-from worker.http.guard import is_loopback
-from worker.http.server import listen, serve_http
+from worker.http.listening import is_loopback, listen
+from worker.http.server import serve_http
 
 
 async def answer(_scope: Scope, _receive: Receive, send: Send) -> None:
