@@ -17,7 +17,7 @@ BENCH := $(VENV)/.bench-installed
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check coverage measured bench fuzz chaos kill-exports kill-desk simulate format lock clean distclean
+.PHONY: help demo test check coverage measured bench fuzz chaos kill-exports kill-desk fuzz-http simulate format lock clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -69,6 +69,9 @@ kill-exports: $(DEV) ## a sink killed at every stage of an export: make kill-exp
 
 kill-desk: $(DEV) ## rejections summary and replay killed while they work: make kill-desk ROUNDS=50 SEED=1
 	@$(BIN)/python -m tests.proofs.kill_desk --rounds $(or $(ROUNDS),50) --seed $(or $(SEED),1)
+
+fuzz-http: $(DEV) ## the HTTP API fuzzed from its own description: make fuzz-http SECONDS=600 SEED=1
+	@$(BIN)/python -m tests.proofs.fuzz_http --seconds $(or $(SECONDS),600) --seed $(or $(SEED),1)
 
 simulate: $(DEV) ## real workers in virtual time, on a broker in memory: make simulate SEEDS=0:10000
 	@$(BIN)/python -m tests.proofs.simulation --seeds $(or $(SEEDS),0:10000)

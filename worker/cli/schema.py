@@ -21,9 +21,9 @@ _NAMES = (*ENTITIES, *MESSAGES)
 @click.option(
     "--format",
     "kind",
-    type=OneOf("a format", ["json-schema", "asyncapi"]),
+    type=OneOf("a format", ["json-schema", "asyncapi", "openapi"]),
     default="json-schema",
-    help="JSON Schema 2020-12 (default), or AsyncAPI 3 of all public topics.",
+    help="JSON Schema 2020-12 (default), AsyncAPI 3 of the public topics, OpenAPI 3.1 of the API.",
 )
 @click.pass_obj
 def schema_command(context: Context, name: str | None, kind: str) -> int:
@@ -31,8 +31,8 @@ def schema_command(context: Context, name: str | None, kind: str) -> int:
 
     Without NAME, print all schemas in one document.
     """
-    if kind == "asyncapi" and name is not None:
-        raise UsageError("AsyncAPI describes all topics in one document: leave the name out")
+    if kind != "json-schema" and name is not None:
+        raise UsageError(f"{kind} describes everything in one document: leave the name out")
     # ASCII only, so that any terminal shows which characters a pattern holds.
     click.echo(json.dumps(_document(context, name, kind), indent=2))
     return 0
@@ -41,6 +41,10 @@ def schema_command(context: Context, name: str | None, kind: str) -> int:
 def _document(context: Context, name: str | None, kind: str) -> dict[str, Any]:
     if kind == "asyncapi":
         return asyncapi(context.names, context.settings.max_record_bytes)
+    if kind == "openapi":
+        from worker.http.openapi import openapi
+
+        return openapi()
     if name is None:
         return whole_schema()
     return json_schema(ENTITIES[name]) if name in ENTITIES else message_schema(name)

@@ -9,13 +9,15 @@ from typing import Final, NamedTuple
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from worker.brokers.contract import Broker
 from worker.core.topics import Names
 from worker.exports.places.place import ExportPlace
-from worker.http.access import Role, Tokens
+from worker.http.access import Tokens
 from worker.http.announcements import Announcements
 from worker.http.body import Uploads
 from worker.http.checks import RecordChecker
@@ -23,11 +25,13 @@ from worker.http.downloads import Downloads
 from worker.http.exports import Exports
 from worker.http.guard import Endpoint, Guard, answered, failed, needs, not_found, wrong_method
 from worker.http.health import HealthEndpoints, HealthSource
+from worker.http.openapi import openapi
+from worker.http.operations import GREEDY, OPERATIONS, Operation
 from worker.http.problems import Problem
 from worker.http.records import RecordSender
 from worker.http.verdicts import VerdictWatches
 
-OPEN: Final = frozenset({"/live", "/ready"})
+OPEN: Final = frozenset(one.path for one in OPERATIONS if one.role is None)
 """The paths that take no token."""
 
 
@@ -64,23 +68,25 @@ async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
     checker = RecordChecker(settings.record_limit, settings.skew_seconds, uploads)
     exports = Exports(parts.place, broker, names, announcements, downloads)
     health = HealthEndpoints(parts.health)
-    routes = [
-        _open("/live", health.live),
-        _open("/ready", health.ready),
-        _route("GET", "/metrics", "watch", health.metrics),
-        _route("POST", "/v1/records/{entity}", "send", sender.post),
-        _route("DELETE", "/v1/records/{entity}/{key}", "send", sender.delete),
-        _route("POST", "/v1/check/{entity}", "send", checker.post),
-        _route("GET", "/v1/exports", "fetch", exports.list),
-        _route("POST", "/v1/exports", "fetch", exports.ask),
-        _route("GET", "/v1/exports/stream", "fetch", exports.stream),
-        _route("GET", "/v1/exports/requests/{id}", "fetch", exports.asked),
-        _route("GET", "/v1/exports/latest", "fetch", exports.latest),
-        _route("GET", "/v1/exports/latest/{rest:path}", "fetch", exports.latest),
-        _route("GET", "/v1/exports/{name}", "fetch", exports.manifest),
-        _route("GET", "/v1/exports/{name}/zip", "fetch", exports.zip),
-        _route("GET", "/v1/exports/{name}/files/{path:path}", "fetch", exports.file),
-    ]
+    endpoints: dict[str, Endpoint] = {
+        "send_records": sender.post,
+        "delete_row": sender.delete,
+        "check_records": checker.post,
+        "list_exports": exports.list,
+        "request_export": exports.ask,
+        "stream_exports": exports.stream,
+        "get_export_request": exports.asked,
+        "latest_export": exports.latest,
+        "latest_export_part": exports.latest,
+        "get_manifest": exports.manifest,
+        "get_zip": exports.zip,
+        "get_file": exports.file,
+        "get_live": health.live,
+        "get_ready": health.ready,
+        "get_metrics": health.metrics,
+        "get_openapi": describe,
+    }
+    routes = [_route(operation, endpoints[operation.name]) for operation in OPERATIONS]
     handlers = {404: not_found, 405: wrong_method, Problem: answered, Exception: failed}
     try:
         yield Guard(Starlette(routes=routes, exception_handlers=handlers), parts.tokens, OPEN)
@@ -93,10 +99,14 @@ async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
         downloads.close()
 
 
-def _open(path: str, endpoint: Endpoint) -> Route:
-    assert path in OPEN
-    return Route(path, endpoint)
+async def describe(_request: Request) -> Response:
+    """The OpenAPI document."""
+    return Response(msgspec.json.encode(openapi()), media_type="application/json")
 
 
-def _route(method: str, path: str, role: Role, endpoint: Endpoint) -> Route:
-    return Route(path, needs(role, endpoint), methods=[method])
+def _route(operation: Operation, endpoint: Endpoint) -> Route:
+    path = operation.path
+    for name in GREEDY:
+        path = path.replace(f"{{{name}}}", f"{{{name}:path}}")
+    guarded = endpoint if operation.role is None else needs(operation.role, endpoint)
+    return Route(path, guarded, methods=[operation.method])

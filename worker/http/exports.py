@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Final
+from typing import Final, Literal
 from uuid import uuid4
 
 import msgspec
@@ -56,6 +56,13 @@ class ExportList(msgspec.Struct, frozen=True):
     exports: list[Listed]
     next: str | None
     unreadable: list[str]
+
+
+class RequestedExport(msgspec.Struct, frozen=True):
+    """A request that no sink has taken up yet."""
+
+    request_id: str
+    status: Literal["requested"] = "requested"
 
 
 class Exports:
@@ -226,11 +233,11 @@ def _of_entity(found: Iterator[Finished], request: Request) -> Iterator[Finished
 
 
 def _behind(found: Iterator[Finished], name: str) -> Iterator[Finished]:
-    """The exports after the one of that name. Raises Problem 400 if it is not there any more."""
+    """The exports after the one of that name. Raises Problem 410 if it is not there any more."""
     for one in found:
         if one.name == name:
             return found
-    raise Problem(400, "malformed_filter", "the export named by after is gone: begin anew")
+    raise Problem(410, "stale_cursor", "the export named by after is gone: begin anew")
 
 
 def _listed(found: Finished) -> Listed:
@@ -248,7 +255,7 @@ def _public(announcement: Announcement) -> Announcement:
 def _answer(request_id: str, found: Announcement | None) -> Response:
     headers = {"Location": f"/v1/exports/requests/{request_id}"}
     if found is None:
-        return _json({"request_id": request_id, "status": "requested"}, headers, 202)
+        return _json(RequestedExport(request_id), headers, 202)
     status = 200 if found.status in ("finished", "failed") else 202
     return _json(_public(found), headers, status)
 

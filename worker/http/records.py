@@ -59,7 +59,7 @@ class SentRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 class SendReport(msgspec.Struct):
     """What became of a request. All but the lists are numbers of records.
 
-    VerdictWatches are counted if the request waits for them; the unlisted records count as pending.
+    Verdicts are counted if the request waits for them; the unlisted records count as pending.
     """
 
     entity: str

@@ -148,9 +148,11 @@ async def test_pages_go_from_the_newest_to_the_oldest(exporting: Served, sink: S
     listed = [one["directory"] for one in (*first["exports"], *second["exports"])]
     assert sorted(listed) == sorted(made)
     assert second["next"] is None
-    for query in ({"limit": 0}, {"limit": "x"}, {"format": "pdf"}, {"entity": "x"}, {"after": "x"}):
+    for query in ({"limit": 0}, {"limit": "x"}, {"format": "pdf"}, {"entity": "x"}):
         answer = await exporting.client.get("/v1/exports", params=query)
         assert problem(answer) == (400, "malformed_filter")
+    gone = await exporting.client.get("/v1/exports?after=x")
+    assert problem(gone) == (410, "stale_cursor")
 
 
 async def test_a_request_has_a_place_to_look_at(exporting: Served) -> None:

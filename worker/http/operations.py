@@ -1,0 +1,169 @@
+"""Every operation of the API as data: its path, its role, what it takes and what it answers.
+
+The routes and the OpenAPI document are made from this table, so neither can differ from the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from schemas import ENTITIES
+from worker.http.access import Role
+from worker.http.checks import CheckReport
+from worker.http.exports import ExportList, RequestedExport
+from worker.http.records import SendReport
+from worker.ops.health import Readiness
+from worker.sink.listing import Listed
+from worker.sink.requests import Announcement, ExportRequest
+
+JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
+EVENTS: Final = "text/event-stream"
+ANY: Final = "application/octet-stream"
+ZIP: Final = "application/zip"
+TEXT: Final = "text/plain"
+
+
+class Parameter(NamedTuple):
+    """A parameter of the query."""
+
+    name: str
+    description: str
+    schema: dict[str, Any]
+    repeatable: bool = False
+
+
+class Body(NamedTuple):
+    """A body: its media types, and the Structs that it may be; none if none describes it."""
+
+    kinds: tuple[str, ...]
+    structs: tuple[type[Any], ...] = ()
+    is_required: bool = True
+
+
+class Operation(NamedTuple):
+    """One operation. `role` is None where no token is needed. `answers` are by status."""
+
+    name: str
+    method: str
+    path: str
+    role: Role | None
+    summary: str
+    answers: dict[int, Body]
+    parameters: tuple[Parameter, ...] = ()
+    body: Body | None = None
+
+
+_TEXT: Final = {"type": "string"}
+ENTITY: Final = {"type": "string", "enum": list(ENTITIES)}
+WAIT: Final = Parameter(
+    "wait",
+    "How long to wait for the outcome: 10s, 500ms.",
+    {"type": "string", "pattern": r"^([0-9]|[1-5][0-9])(ms|s)?$", "examples": ["10s"]},
+)
+_FORMAT: Final = Parameter(
+    "format",
+    "Only exports with this format.",
+    {"type": "string", "enum": ["csv", "json", "xlsx"]},
+    repeatable=True,
+)
+_ENTITY: Final = Parameter("entity", "Only exports with this entity.", ENTITY, repeatable=True)
+_BOOKMARK: Final = Parameter("bookmark", "Only this feed; a schedule's is schedule:NAME.", _TEXT)
+_LIMIT: Final = Parameter(
+    "limit",
+    "The most entries of a page.",
+    {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+)
+_AFTER: Final = Parameter("after", "`next` of the page before.", _TEXT)
+_RECORDS: Final = Body((JSON, NDJSON))
+_REPORT: Final = Body((JSON,), (SendReport,))
+_ANSWER: Final = Body((JSON,), (Announcement,))
+_ASKED: Final = Body((JSON,), (RequestedExport, Announcement))
+_NOTHING: Final = Body(())
+
+OPERATIONS: Final = (
+    Operation(
+        "send_records", "POST", "/v1/records/{entity}", "send",
+        "Send the records of the body.",
+        {200: _REPORT, 202: _REPORT}, (WAIT,), _RECORDS,
+    ),
+    Operation(
+        "delete_row", "DELETE", "/v1/records/{entity}/{key}", "send",
+        "Send the deletion of a row.",
+        {200: _REPORT, 202: _REPORT}, (WAIT,),
+    ),
+    Operation(
+        "check_records", "POST", "/v1/check/{entity}", "send",
+        "Judge the records of the body, and send nothing.",
+        {200: Body((JSON,), (CheckReport,))}, (), _RECORDS,
+    ),
+    Operation(
+        "list_exports", "GET", "/v1/exports", "fetch",
+        "List finished exports, the newest first.",
+        {200: Body((JSON,), (ExportList,))}, (_FORMAT, _ENTITY, _BOOKMARK, _LIMIT, _AFTER),
+    ),
+    Operation(
+        "request_export", "POST", "/v1/exports", "fetch",
+        "Ask the sink for an export.",
+        {200: _ANSWER, 202: _ASKED}, (WAIT,), Body((JSON,), (ExportRequest,), is_required=False),
+    ),
+    Operation(
+        "stream_exports", "GET", "/v1/exports/stream", "fetch",
+        "Announcements of exports as server-sent events.",
+        {200: Body((EVENTS,))},
+    ),
+    Operation(
+        "get_export_request", "GET", "/v1/exports/requests/{id}", "fetch",
+        "What became of a request for an export.",
+        {200: _ANSWER, 202: _ANSWER}, (WAIT,),
+    ),
+    Operation(
+        "latest_export", "GET", "/v1/exports/latest", "fetch",
+        "The latest export that holds all rows, or of a feed.",
+        {200: Body((JSON,), (Listed,))}, (_FORMAT, _ENTITY, _BOOKMARK),
+    ),
+    Operation(
+        "latest_export_part", "GET", "/v1/exports/latest/{rest}", "fetch",
+        "A redirect to the zip or a file of the latest export.",
+        {307: _NOTHING}, (_FORMAT, _ENTITY, _BOOKMARK),
+    ),
+    Operation(
+        "get_manifest", "GET", "/v1/exports/{name}", "fetch",
+        "The manifest of an export.",
+        {200: Body((JSON,)), 206: Body((JSON,)), 304: _NOTHING},
+    ),
+    Operation(
+        "get_zip", "GET", "/v1/exports/{name}/zip", "fetch",
+        "All files of an export as one zip.",
+        {200: Body((ZIP,))},
+    ),
+    Operation(
+        "get_file", "GET", "/v1/exports/{name}/files/{path}", "fetch",
+        "A file of an export.",
+        {200: Body((ANY,)), 206: Body((ANY,)), 304: _NOTHING},
+    ),
+    Operation(
+        "get_live", "GET", "/live", None,
+        "Whether the process is alive.",
+        {200: Body((TEXT,))},
+    ),
+    Operation(
+        "get_ready", "GET", "/ready", None,
+        "Whether the process is ready.",
+        {200: Body((JSON,), (Readiness,))},
+    ),
+    Operation(
+        "get_metrics", "GET", "/metrics", "watch",
+        "The metrics, for Prometheus.",
+        {200: Body((TEXT,))},
+    ),
+    Operation(
+        "get_openapi", "GET", "/openapi.json", None,
+        "This document.",
+        {200: Body((JSON,))},
+    ),
+)  # fmt: skip
+"""In the order in which paths are matched."""
+
+GREEDY: Final = frozenset({"rest", "path"})
+"""The path parameters that may contain slashes."""
