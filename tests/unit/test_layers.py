@@ -45,7 +45,7 @@ MAY_IMPORT: Final = {
     "desk": "schemas stream errors core clock waiting log brokers ops",
     "checking": "stream core index files",
     "status": "schemas stream core",
-    "http": "schemas stream errors core waiting brokers files",
+    "http": "schemas stream errors core waiting brokers files desk",
     "message_schemas": "schemas core desk exports files sink",
     "asyncapi": "schemas worker stream core message_schemas",
 }

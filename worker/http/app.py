@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import msgspec
 from starlette.applications import Starlette
@@ -15,32 +16,56 @@ from worker.core.topics import Names
 from worker.http.access import Tokens
 from worker.http.body import Uploads
 from worker.http.checks import RecordChecker
+from worker.http.desk_reader import DeskReader
 from worker.http.guard import Guard, answered, failed, needs, not_found, wrong_method
 from worker.http.problems import Problem
 from worker.http.records import RecordSender
+from worker.http.rejections import RejectionViewer
+from worker.http.replays import ReplaySender, UntilJudged
 from worker.http.verdicts import VerdictWatches
 
 
 class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the API is told of records."""
+    """What the API is told of records, and where the desk has its store."""
 
     record_limit: int
     skew_seconds: float
+    desk: Path
+    show_values: bool = False
+    """Whether callers who may operate see the values of rejected records."""
 
 
 @asynccontextmanager
 async def api(
-    broker: Broker, names: Names, settings: ApiSettings, tokens: Tokens | None
+    broker: Broker,
+    names: Names,
+    settings: ApiSettings,
+    tokens: Tokens | None,
+    until_judged: UntilJudged,
 ) -> AsyncIterator[ASGIApp]:
-    """The application, over an open broker. `tokens` is None where only this machine is served."""
+    """The application, over an open broker. `tokens` is None where only this machine is served.
+
+    A desk, here or in another process, must keep the store of rejections up to date.
+    """
     uploads = Uploads()
     verdicts = VerdictWatches(broker, names)
     sender = RecordSender(broker, names, uploads, verdicts)
     checker = RecordChecker(settings.record_limit, settings.skew_seconds, uploads)
+    desk = DeskReader(broker, names, settings.desk)
+    viewer = RejectionViewer(desk, show_values=settings.show_values)
+    replays = ReplaySender(desk, until_judged)
     routes = [
         Route("/v1/records/{entity}", needs("send", sender.post), methods=["POST"]),
         Route("/v1/records/{entity}/{key}", needs("send", sender.delete), methods=["DELETE"]),
         Route("/v1/check/{entity}", needs("send", checker.post), methods=["POST"]),
+        Route("/v1/rejections", needs("watch", viewer.list), methods=["GET"]),
+        Route("/v1/rejections/summary", needs("watch", viewer.summary), methods=["GET"]),
+        Route(
+            "/v1/rejections/{topic}/{partition}/{offset}",
+            needs("watch", viewer.get),
+            methods=["GET"],
+        ),
+        Route("/v1/replays", needs("operate", replays.post), methods=["POST"]),
     ]
     handlers = {404: not_found, 405: wrong_method, Problem: answered, Exception: failed}
     try:
