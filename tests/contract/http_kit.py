@@ -6,16 +6,25 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tests.contract.worker_kit import PATIENCE, Row
 from worker.brokers.contract import Broker
+from worker.cli.settings import Settings
+from worker.cli.settled_inputs import until_judged
+from worker.clock import Clock
 from worker.core.topics import Names
+from worker.desk.reports import DeskReports
+from worker.desk.service import StandInDesk
 from worker.http.access import Tokens
 from worker.http.app import ApiSettings, api
+from worker.http.replays import UntilJudged
 from worker.http.server import listen, serve_http
+from worker.ops.health import Health
+from worker.ops.metrics import Metrics
 
 RECORD_LIMIT = 64 * 1024
 
@@ -40,15 +49,27 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    broker: Broker, names: Names, tokens: Tokens | None = None
+    broker: Broker,
+    names: Names,
+    tokens: Tokens | None = None,
+    *,
+    desk: Path = Path("no-desk"),
+    show_values: bool = False,
+    judged: UntilJudged | None = None,
 ) -> AsyncIterator[Served]:
-    """Serve the API until the end of the block."""
+    """Serve the API until the end of the block. Nobody keeps the store of its desk: see `kept`."""
     stop = asyncio.Event()
-    settings = ApiSettings(record_limit=RECORD_LIMIT, skew_seconds=60)
+    settings = ApiSettings(
+        record_limit=RECORD_LIMIT, skew_seconds=60, desk=desk, show_values=show_values
+    )
+
+    async def really(broker: Broker, tasks: int, patience: float) -> None:
+        await until_judged(broker, Settings(prefix=names.prefix), tasks, patience)
+
     with listen("127.0.0.1", 0, has_tokens=False) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         async with (
-            api(broker, names, settings, tokens) as app,
+            api(broker, names, settings, tokens, judged or really) as app,
             httpx.AsyncClient(base_url=address, timeout=PATIENCE) as client,
         ):
             serving = asyncio.create_task(serve_http(app, listening, stop))
@@ -58,6 +79,20 @@ async def served(
                 await client.aclose()
                 stop.set()
                 await serving
+
+
+@asynccontextmanager
+async def kept(broker: Broker, names: Names, desk: Path) -> AsyncIterator[None]:
+    """Keep the store of a desk up to date until the end of the block, as `buddy serve` does."""
+    clock, metrics, stop = Clock(), Metrics(), asyncio.Event()
+    reports = DeskReports(metrics, Health(metrics, clock.steady).part("desk"), clock)
+    service = StandInDesk(broker, names, desk, reports, clock)
+    running = asyncio.create_task(service.run(stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await running
 
 
 def ndjson(rows: Iterable[Row]) -> bytes:
