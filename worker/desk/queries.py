@@ -140,7 +140,7 @@ def listed(
         return []
     if not everything:
         where += f" AND r.state = {OPEN}"
-    return [one for _, one in _listed(store, where, values, limit)]
+    return [one for _, one in listed_where(store, where, values, limit)]
 
 
 class RejectionPage(NamedTuple):
@@ -163,20 +163,8 @@ def page(
     if before is not None:
         where += " AND r.id < ?"
         wanted.append(before)
-    found = _listed(store, where, wanted, limit + 1)
+    found = listed_where(store, where, wanted, limit + 1)
     return RejectionPage(found[:limit], len(found) > limit)
-
-
-def since_number(store: RejectionStore, number: int, limit: int) -> RejectionPage:
-    """The rejections behind this number in the store, whatever became of them, oldest first."""
-    found = _listed(store, "r.id > ?", (number,), limit + 1, order="ASC")
-    return RejectionPage(found[:limit], len(found) > limit)
-
-
-def last_number(store: RejectionStore) -> int:
-    """The number of the rejection that was read last; 0 if there is none."""
-    ((number,),) = store.database.rows("SELECT max(id) FROM rejections")
-    return number or 0
 
 
 _SUPERSEDED: Final = "EXISTS (SELECT 1 FROM rejections n WHERE n.key = r.key AND n.id > r.id)"
@@ -259,17 +247,18 @@ def at_coordinate(store: RejectionStore, coordinate: str) -> RejectionListed | N
     if topic == store.names.input(entity):
         topic = store.names.rejected(entity)
         where = "p.topic = ? AND r.source_partition = ? AND r.source_offset = ?"
-    found = _listed(store, where, (topic, int(partition), int(offset)), 1)
+    found = listed_where(store, where, (topic, int(partition), int(offset)), 1)
     return found[0][1] if found else None
 
 
-def _listed(
+def listed_where(
     store: RejectionStore,
     where: str,
     values: Sequence[str | int],
     limit: int,
     order: str = "DESC",
 ) -> list[tuple[int, RejectionListed]]:
+    """The rejections that meet a condition on `r`, with their numbers, in order of these."""
     kinds = _kinds(store)
     rows = store.database.rows(
         "SELECT r.id, r.at, r.kinds, p.topic, p.number, r.offset, r.source_partition,"

@@ -20,6 +20,7 @@ from worker.http.desk_reader import DeskReader
 from worker.http.guard import Guard, answered, failed, needs, not_found, wrong_method
 from worker.http.problems import Problem
 from worker.http.records import RecordSender
+from worker.http.rejection_stream import RejectionFollower, RejectionStreamer
 from worker.http.rejections import RejectionViewer
 from worker.http.replays import ReplaySender, UntilJudged
 from worker.http.verdicts import VerdictWatches
@@ -53,6 +54,8 @@ async def api(
     checker = RecordChecker(settings.record_limit, settings.skew_seconds, uploads)
     desk = DeskReader(broker, names, settings.desk)
     viewer = RejectionViewer(desk, show_values=settings.show_values)
+    follower = RejectionFollower(desk)
+    streamer = RejectionStreamer(follower)
     replays = ReplaySender(desk, until_judged)
     routes = [
         Route("/v1/records/{entity}", needs("send", sender.post), methods=["POST"]),
@@ -60,6 +63,7 @@ async def api(
         Route("/v1/check/{entity}", needs("send", checker.post), methods=["POST"]),
         Route("/v1/rejections", needs("watch", viewer.list), methods=["GET"]),
         Route("/v1/rejections/summary", needs("watch", viewer.summary), methods=["GET"]),
+        Route("/v1/rejections/stream", needs("watch", streamer.get), methods=["GET"]),
         Route(
             "/v1/rejections/{topic}/{partition}/{offset}",
             needs("watch", viewer.get),
@@ -71,5 +75,6 @@ async def api(
     try:
         yield Guard(Starlette(routes=routes, exception_handlers=handlers), tokens)
     finally:
+        await follower.close()
         await verdicts.close()
         uploads.close()
