@@ -32,9 +32,10 @@ RECORD_LIMIT = 64 * 1024
 class Served:
     """The API at an address, and a client of it. The API uses the broker that it was given."""
 
-    def __init__(self, address: str, client: httpx.AsyncClient) -> None:
+    def __init__(self, address: str, client: httpx.AsyncClient, stop: asyncio.Event) -> None:
         self.address = address
         self.client = client
+        self.stop = stop
 
     async def send(self, entity: str, body: Any, *, wait: str = "", **options: Any) -> Any:
         """What `POST /v1/records/{entity}` answers, after it was successful."""
@@ -69,12 +70,12 @@ async def served(
     with listen("127.0.0.1", 0, has_tokens=False) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         async with (
-            api(broker, names, settings, tokens, judged or really) as app,
+            api(broker, names, settings, tokens, judged or really, stop) as app,
             httpx.AsyncClient(base_url=address, timeout=PATIENCE) as client,
         ):
             serving = asyncio.create_task(serve_http(app, listening, stop))
             try:
-                yield Served(address, client)
+                yield Served(address, client, stop)
             finally:
                 await client.aclose()
                 stop.set()

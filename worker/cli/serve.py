@@ -60,7 +60,7 @@ def serve_command(context: Context) -> int:
                     CLOCK,
                     share=_DESK_SHARE,
                 )
-                async with api(broker, context.names, api_settings, tokens, judged) as app:
+                async with api(broker, context.names, api_settings, tokens, judged, stop) as app:
                     health.restored()
                     await together(stop, serve_http(app, listening, stop), desk.run(stop))
 

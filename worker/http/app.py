@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -43,10 +44,12 @@ async def api(
     settings: ApiSettings,
     tokens: Tokens | None,
     until_judged: UntilJudged,
+    stop: asyncio.Event,
 ) -> AsyncIterator[ASGIApp]:
     """The application, over an open broker. `tokens` is None where only this machine is served.
 
-    A desk, here or in another process, must keep the store of rejections up to date.
+    A desk, here or in another process, must keep the store of rejections up to date. `stop` ends
+    streams of events, so that they do not hold up the end of the process.
     """
     uploads = Uploads()
     verdicts = VerdictWatches(broker, names)
@@ -55,6 +58,7 @@ async def api(
     desk = DeskReader(broker, names, settings.desk)
     viewer = RejectionViewer(desk, show_values=settings.show_values)
     follower = RejectionFollower(desk)
+    ending = asyncio.create_task(follower.end_at(stop))
     streamer = RejectionStreamer(follower)
     replays = ReplaySender(desk, until_judged)
     routes = [
@@ -75,6 +79,7 @@ async def api(
     try:
         yield Guard(Starlette(routes=routes, exception_handlers=handlers), tokens)
     finally:
+        ending.cancel()
         await follower.close()
         await verdicts.close()
         uploads.close()

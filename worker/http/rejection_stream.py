@@ -120,6 +120,8 @@ class RejectionFollower:
     """Reads new rejections for all streams, as long as there are any."""
 
     def __init__(self, desk: DeskReader) -> None:
+        self.has_ended = False
+        """Whether streams are to end."""
         self._desk = desk
         self._streams = 0
         self._running: asyncio.Task[None] | None = None
@@ -174,6 +176,8 @@ class RejectionFollower:
         if self._running is None:
             self._running = asyncio.create_task(self._run())
         latest, seconds = self._place, _QUIET_SECONDS
+        if self.has_ended:
+            return
         if latest is None or latest.identity != place.identity:
             seconds = _POLL_SECONDS
         elif latest.number > place.number:
@@ -181,6 +185,12 @@ class RejectionFollower:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._news.wait()
+
+    async def end_at(self, stop: asyncio.Event) -> None:
+        """End all streams when this is set: their clients come back to another process."""
+        await stop.wait()
+        self.has_ended = True
+        self._news.set()
 
     async def close(self) -> None:
         """Stop following. Requests must have ended."""
@@ -265,7 +275,7 @@ class RejectionStreamer:
         entity, code = values.get("entity"), values.get("code")
         with self._follower.joined():
             yield b"retry: %d\nid: %b\n\n" % (_RETRY_MS, place.encode().encode())
-            while True:
+            while not self._follower.has_ended:
                 try:
                     batch = await self._follower.after(place)
                 except (Problem, BuddyError):  # the client comes back, and is told then

@@ -171,3 +171,12 @@ async def test_streams_are_bounded(http: Served, monkeypatch: pytest.MonkeyPatch
     async with streamed(http):
         answer = await http.client.get(PATH)
         assert problem(answer) == (429, "too_many_streams")
+
+
+async def test_a_stream_ends_with_the_server(desk: Desk, http: Served) -> None:
+    async with streamed(http) as stream:
+        await reject(desk, "a")
+        await stream.next()
+        http.stop.set()
+        with pytest.raises(StopAsyncIteration):
+            await stream.next()

@@ -19,6 +19,8 @@ from worker.core.violations import Code
 from worker.desk.store import RejectionStore
 from worker.http import desk_reader
 from worker.http.access import Tokens
+from worker.http.desk_reader import DeskReader
+from worker.http.problems import Problem
 from worker.http.rejection_query import Cursor, encode_cursor
 
 pytestmark = pytest.mark.timeout(200)
@@ -240,6 +242,21 @@ async def test_without_a_desk_there_is_no_answer(
         answer = await http.client.get("/v1/rejections")
         assert problem(answer) == (503, "desk_behind")
         assert answer.headers["retry-after"] == "5"
+
+
+async def test_a_question_that_takes_too_long_is_given_up(
+    desk: Desk, another: Another, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    broker = await another()
+    async with kept(broker, desk.names, desk.directory):
+        reader = DeskReader(broker, desk.names, desk.directory)
+        assert await reader.ask(lambda store: store.database.rows("SELECT 1")) == [(1,)]
+        monkeypatch.setattr(desk_reader, "ANSWER_SECONDS", 3.0)
+        with pytest.raises(Problem, match="within"):
+            await reader.ask(lambda store: store.database.rows(endless))
+        monkeypatch.undo()
+        assert await reader.ask(lambda store: store.database.rows("SELECT 1")) == [(1,)]
 
 
 async def test_it_reads_beside_another_process(desk: Desk, another: Another) -> None:
