@@ -94,6 +94,10 @@ class DamagedLog(StateError):
     """The embedded log does not hold what was written: `buddy log verify` shows where."""
 
 
+class ReplayTakenOver(StateError):
+    """Another replay has begun, and has stopped this one."""
+
+
 class ClockRefused(StateError):
     """The clock of this machine contradicts the embedded log's own time."""
 

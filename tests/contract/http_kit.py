@@ -6,19 +6,26 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tests.contract.worker_kit import PATIENCE, Row
 from worker.brokers.contract import Broker
+from worker.cli.settings import Settings
+from worker.cli.settled_inputs import until_judged
 from worker.clock import Clock
 from worker.core.topics import Names
+from worker.desk.reports import DeskReports
+from worker.desk.service import StandInDesk
+from worker.exports.places.directory import DirectoryPlace
 from worker.exports.places.place import ExportPlace
 from worker.http.access import Tokens
 from worker.http.app import ApiParts, ApiSettings, api
 from worker.http.health import OwnHealth
 from worker.http.listening import listen
+from worker.http.replays import UntilJudged
 from worker.http.server import serve_http
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
@@ -29,9 +36,10 @@ RECORD_LIMIT = 64 * 1024
 class Served:
     """The API at an address, and a client of it. The API uses the broker that it was given."""
 
-    def __init__(self, address: str, client: httpx.AsyncClient) -> None:
+    def __init__(self, address: str, client: httpx.AsyncClient, stop: asyncio.Event) -> None:
         self.address = address
         self.client = client
+        self.stop = stop
 
     async def send(self, entity: str, body: Any, *, wait: str = "", **options: Any) -> Any:
         """What `POST /v1/records/{entity}` answers, after it was successful."""
@@ -46,26 +54,55 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    broker: Broker, names: Names, place: ExportPlace, tokens: Tokens | None = None
+    broker: Broker,
+    names: Names,
+    tokens: Tokens | None = None,
+    *,
+    place: ExportPlace | None = None,
+    desk: Path = Path("no-desk"),
+    show_values: bool = False,
+    judged: UntilJudged | None = None,
 ) -> AsyncIterator[Served]:
-    """Serve the API until the end of the block."""
+    """Serve the API until the end of the block. Nobody keeps the store of its desk: see `kept`."""
     stop = asyncio.Event()
     metrics = Metrics()
     health = OwnHealth(Health(metrics, Clock().steady), metrics)
-    settings = ApiSettings(record_limit=RECORD_LIMIT, skew_seconds=60)
+    settings = ApiSettings(
+        record_limit=RECORD_LIMIT, skew_seconds=60, desk=desk, show_values=show_values
+    )
+
+    async def really(broker: Broker, tasks: int, patience: float) -> None:
+        await until_judged(broker, Settings(prefix=names.prefix), tasks, patience)
+
+    exports = place or DirectoryPlace(Path("no-exports"))
+    parts = ApiParts(broker, names, exports, health, tokens, judged or really, stop)
     with listen("127.0.0.1", 0, has_tokens=False) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         async with (
-            api(ApiParts(broker, names, place, health, tokens), settings) as app,
+            api(parts, settings) as app,
             httpx.AsyncClient(base_url=address, timeout=PATIENCE) as client,
         ):
             serving = asyncio.create_task(serve_http(app, listening, stop))
             try:
-                yield Served(address, client)
+                yield Served(address, client, stop)
             finally:
                 await client.aclose()
                 stop.set()
                 await serving
+
+
+@asynccontextmanager
+async def kept(broker: Broker, names: Names, desk: Path) -> AsyncIterator[None]:
+    """Keep the store of a desk up to date until the end of the block, as `buddy serve` does."""
+    clock, metrics, stop = Clock(), Metrics(), asyncio.Event()
+    reports = DeskReports(metrics, Health(metrics, clock.steady).part("desk"), clock)
+    service = StandInDesk(broker, names, desk, reports, clock)
+    running = asyncio.create_task(service.run(stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await running
 
 
 def ndjson(rows: Iterable[Row]) -> bytes:

@@ -28,7 +28,7 @@ from worker.desk import service as service_module
 from worker.desk.goal import goal, offsets_left
 from worker.desk.queries import Filter
 from worker.desk.reports import DeskReports
-from worker.desk.service import DeskService
+from worker.desk.service import DeskService, StandInDesk
 from worker.desk.store import RejectionStore
 from worker.desk.webhook import Webhook
 from worker.errors import BrokerUnavailable, StateError
@@ -353,3 +353,40 @@ async def test_a_webhook_that_hangs_holds_up_no_stop(
     assert CLOCK.steady() - began < 5_000
     connection.close()
     server.close()
+
+
+async def test_a_stand_in_works_alone_and_leaves_the_store_to_a_desk_that_comes(
+    desk: Desk,
+) -> None:
+    await desk.publish(desk.rejection("users", uuid(1), Code.INVALID_ENUM, "role"))
+    stop, stands_in, comes = asyncio.Event(), Reports(), Reports()
+    service = StandInDesk(desk.broker, desk.names, desk.directory, stands_in, CLOCK)
+    standing_in = asyncio.create_task(service.run(stop))
+    try:
+        await stands_in.until(passes=1)
+        assert await beside(desk) == (1, 1)
+        async with served(desk, comes):
+            await comes.until(passes=1)
+            await desk.publish(desk.row("users", uuid(1)))
+            assert await beside(desk) == (1, 0)
+    finally:
+        stop.set()
+        async with asyncio.timeout(DEADLINE):
+            await standing_in
+    assert not stands_in.waited, "it waits in silence"
+
+
+async def test_a_stand_in_waits_in_silence_where_a_desk_works(desk: Desk) -> None:
+    stop, stands_in = asyncio.Event(), Reports()
+    service = StandInDesk(desk.broker, desk.names, desk.directory, stands_in, CLOCK)
+    beside_it = asyncio.Event()
+    stands_in.beside = beside_it.set  # type: ignore[method-assign]
+    reports = Reports()
+    async with served(desk, reports):
+        await reports.until(passes=1)
+        standing_in = asyncio.create_task(service.run(stop))
+        async with asyncio.timeout(DEADLINE):
+            await beside_it.wait()
+        assert (stands_in.passes, stands_in.waited) == (0, 0)
+        stop.set()
+        await standing_in

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
-import msgspec
 
 from worker.cli.console import (
     Context,
@@ -19,8 +17,9 @@ from worker.cli.console import (
     say_more,
     short_time,
 )
-from worker.cli.desk_store import desk_directory, opened
+from worker.cli.desk_store import desk_directory
 from worker.core.topics import Names
+from worker.desk.answers import incident_answer, moment
 from worker.errors import StateError
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def say_glance(found: Glance | None) -> None:
     from worker.desk.webhook import details, headline
 
     if found.is_late:
-        when = short_time(_moment(found.looked), datetime.now(UTC))
+        when = short_time(moment(found.looked), datetime.now(UTC))
         say(f"Rejections: the desk has not looked since {when}: see its log")
     elif not found.open:
         say("Rejections: no incident")
@@ -80,19 +79,6 @@ def say_glance(found: Glance | None) -> None:
         say(f"Rejections: incident: {headline(one)}")
         for line in details(one):
             say_more(line)
-
-
-def for_programs(found: Sequence[IncidentReport]) -> list[dict[str, Any]]:
-    """Incidents for programs."""
-    return [
-        {
-            **msgspec.structs.asdict(one),
-            "since": _moment(one.since),
-            "opened": _moment(one.opened),
-            "closed": None if one.closed is None else _moment(one.closed),
-        }
-        for one in found
-    ]
 
 
 @click.command("incidents")
@@ -105,6 +91,7 @@ def incidents_command(context: Context, json_lines: bool) -> int:
     """
     from worker.desk.database import FILE_NAME
     from worker.desk.incidents import IncidentBook
+    from worker.desk.opening import opened
 
     directory = desk_directory(context)
     if not (directory / FILE_NAME).exists():
@@ -116,7 +103,7 @@ def incidents_command(context: Context, json_lines: bool) -> int:
     finally:
         store.close()
     if json_lines:
-        for one in for_programs(found):
+        for one in map(incident_answer, found):
             print_json(one)
         return 0
     now = datetime.now(UTC)
@@ -124,8 +111,8 @@ def incidents_command(context: Context, json_lines: bool) -> int:
         (
             one.entity,
             one.what.replace("_", " "),
-            short_time(_moment(one.since), now),
-            "open" if one.closed is None else short_time(_moment(one.closed), now),
+            short_time(moment(one.since), now),
+            "open" if one.closed is None else short_time(moment(one.closed), now),
             f"{one.usual:.1%}",
             f"{one.found / max(1, one.seen):.1%}",
             one.found,
@@ -148,7 +135,3 @@ def incidents_command(context: Context, json_lines: bool) -> int:
     )
     print_table("Incidents, the newest first", columns, rows, "times in UTC", whole=("entity",))
     return 0
-
-
-def _moment(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -25,14 +24,14 @@ from worker.cli.console import (
 )
 from worker.cli.desk_store import open_desk
 from worker.cli.unknown_fields import print_unknown
-from worker.core.rejection import LAST_MS
 from worker.core.unknown import UnknownNames
 from worker.core.violations import Code
+from worker.desk.answers import listed_answer, moment, summary_answer
+from worker.desk.choosing import UNITS_MS, back_from_now
 
 if TYPE_CHECKING:
     from worker.desk.queries import Filter, Summary
 
-_UNITS: Final = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _PARTS: Final = 40
 _DAY_MS: Final = 86_400_000
@@ -49,10 +48,10 @@ class Since(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Parse the text."""
-        found = re.fullmatch(r"([0-9]{1,5})([mhd])", str(value))
+        found = back_from_now(str(value))
         if found is None:
             self.fail(f"{value!r} is no time back from now: say 30m, 2h or 7d", param, ctx)
-        return int(found[1]) * _UNITS[found[2]]
+        return found
 
 
 def filters(command: _Command) -> _Command:
@@ -110,7 +109,7 @@ def summary_command(context: Context, /, everything: bool, as_json: bool, **opti
             found = queries.summary(store, chosen_)
             unknown = queries.unknown_fields(store, chosen_.entity)
             if as_json:
-                _print_summary_json(found, unknown)
+                print_json(summary_answer(found, unknown))
             else:
                 since = now - _DAY_MS if chosen_.since is None else chosen_.since
                 span = chosen_._replace(since=since, until=now)
@@ -119,26 +118,6 @@ def summary_command(context: Context, /, everything: bool, as_json: bool, **opti
 
     asyncio.run(run())
     return 0
-
-
-def _print_summary_json(found: Summary, unknown: dict[str, dict[str, int]]) -> None:
-    violations = [
-        {
-            **msgspec.structs.asdict(kind),
-            **msgspec.structs.asdict(counted),
-            "first": _moment(counted.first),
-            "last": _moment(counted.last),
-        }
-        for kind, counted in found.kinds
-    ]
-    print_json(
-        {
-            "rejections": found.records,
-            "open": found.open,
-            "violations": violations,
-            "unknown_names": unknown,
-        }
-    )
 
 
 def _print_summary(
@@ -156,8 +135,8 @@ def _print_summary(
             counted.open,
             counted.records,
             counted.consequences,
-            short_time(_moment(counted.first), now),
-            short_time(_moment(counted.last), now),
+            short_time(moment(counted.first), now),
+            short_time(moment(counted.last), now),
         )
         for kind, counted in found.kinds
         if everything or counted.open
@@ -196,12 +175,12 @@ def list_command(
     found = asyncio.run(run())
     if as_json:
         for one in found:
-            print_json({**msgspec.structs.asdict(one), "at": _moment(one.at)})
+            print_json(listed_answer(one))
         return 0
     shown_at = datetime.now(UTC)
     rows = [
         (
-            short_time(_moment(one.at), shown_at),
+            short_time(moment(one.at), shown_at),
             one.source,
             ", ".join(f"{field}: {code}" if field else code for code, field in one.violations),
             one.producer,
@@ -223,11 +202,6 @@ def sparkline(counts: Sequence[int]) -> str:
 
 def _span(milliseconds: int) -> str:
     for unit in ("d", "h", "m"):
-        if milliseconds % _UNITS[unit] == 0 and (unit != "d" or milliseconds > _DAY_MS):
-            return f"{milliseconds // _UNITS[unit]} {unit}"
-    return f"{milliseconds // _UNITS['m']} m"
-
-
-def _moment(milliseconds: int) -> datetime:
-    # Earlier releases kept any time in the store.
-    return datetime.fromtimestamp(min(milliseconds, LAST_MS) / 1000, UTC)
+        if milliseconds % UNITS_MS[unit] == 0 and (unit != "d" or milliseconds > _DAY_MS):
+            return f"{milliseconds // UNITS_MS[unit]} {unit}"
+    return f"{milliseconds // UNITS_MS['m']} m"

@@ -11,8 +11,8 @@ import click
 import msgspec
 
 from worker.cli.console import Context, count_of, now_ms, print_json, progress_bar, say
+from worker.cli.desk_store import store_access
 from worker.cli.line_files import LineFiles, new_directory, one_line
-from worker.cli.pages import Pages
 from worker.cli.rejection_lists import ALL, chosen, filters
 
 if TYPE_CHECKING:
@@ -37,10 +37,12 @@ def export_command(
     `send` read. A record that is sent from there is a new one: to send it again as it was, with its
     key and headers, use `replay`.
     """
+    from worker.desk.pages import Pages
+
     new_directory(directory)
     files = LineFiles()
     written: Counter[str] = Counter()
-    pages = Pages(context, chosen(options, now_ms()), limit=_AT_ONCE, once=True)
+    pages = Pages(store_access(context), chosen(options, now_ms()), limit=_AT_ONCE, once=True)
 
     async def run() -> None:
         with progress_bar(quiet=as_json) as bar:

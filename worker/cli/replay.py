@@ -7,7 +7,7 @@ import getpass
 import os
 import socket
 import uuid
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -20,26 +20,22 @@ from worker.cli.console import (
     progress_bar,
     say,
 )
+from worker.cli.desk_store import store_access
 from worker.cli.outcomes import Outcomes
-from worker.cli.pages import Pages, read_coordinate
 from worker.cli.rejection_lists import chosen, filters
 from worker.cli.send import TIMEOUT, WAIT, print_outcomes
 from worker.cli.settled_inputs import until_judged
 from worker.core.rejection import timestamp
 from worker.core.shown import shown
 from worker.desk.audit import MOST_REPLAYS
-from worker.errors import BuddyError, Fenced, MissingTopic, StateError
+from worker.desk.choosing import read_coordinate
+from worker.errors import BuddyError, ReplayTakenOver
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from worker.brokers.contract import Broker, Committer
-    from worker.desk.queries import Filter
-    from worker.desk.replay import ReplayRun, Resent
+    from worker.desk.replayer import Replayer
 
-_AT_ONCE: Final = 1_000
-"""Most records in one transaction. The store is brought up to date before each."""
-_EXAMPLES: Final = 10
 _PATIENCE: Final = 90.0
 """Seconds in which records sent before must have their verdicts: longer than any usual grace."""
 
@@ -99,6 +95,7 @@ def replay_command(
     if coordinates and (with_orphans or any(value is not None for value in options.values())):
         raise click.UsageError("coordinates go alone, without options that choose")
     from worker.desk.replay import REFUSED, ReplayRun
+    from worker.desk.replayer import Replayer, ReplayPlan
 
     now = now_ms()
     this_run = ReplayRun(
@@ -109,18 +106,17 @@ def replay_command(
         most=max_replays,
         forced=force,
     )
-    plan = _Plan(
+    plan = ReplayPlan(
         chosen(options, now),
-        tuple(read_coordinate(context, coordinate) for coordinate in coordinates),
+        tuple(read_coordinate(context.names, coordinate) for coordinate in coordinates),
         rate,
         dry=dry_run,
-        at_once=at_once,
         with_orphans=with_orphans,
-        patience=timeout if wait and not dry_run else None,
     )
+    patience = timeout if wait and not dry_run else None
+    run = Replayer(store_access(context), this_run, plan)
     with progress_bar(quiet=as_json) as bar:
-        run = _Replay(context, this_run, plan, bar)
-        outcomes = asyncio.run(run.run())
+        outcomes = asyncio.run(_run(context, run, bar, at_once=at_once, patience=patience))
     if as_json:
         print_json(_report(run, outcomes))
     else:
@@ -137,138 +133,55 @@ def _who() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-class _Plan(NamedTuple):
-    """What to send again, and how."""
+async def _run(
+    context: Context,
+    replayer: Replayer,
+    bar: Progress,
+    *,
+    at_once: bool,
+    patience: float | None,
+) -> Outcomes | None:
+    """Send everything; wait for the outcomes if there is patience, seconds for the next verdict.
 
-    chosen: Filter
-    coordinates: tuple[str, ...]
-    """If there are any, these rejections and no others."""
-    rate: int
-    """Records a second."""
-    dry: bool
-    at_once: bool
-    """Whether not to wait until everything sent before has its verdict."""
-    with_orphans: bool
-    patience: float | None
-    """How many seconds to wait for the next verdict; None if nothing waits for verdicts."""
-
-
-class _Replay:
-    """One run of the command."""
-
-    def __init__(self, context: Context, this_run: ReplayRun, plan: _Plan, bar: Progress) -> None:
-        self.this_run = this_run
-        self.plan = plan
-        self.sent = 0
-        """Records sent again, or with `dry` those that would be."""
-        self.pages = Pages(
-            context,
-            plan.chosen,
-            plan.coordinates,
-            limit=min(plan.rate, _AT_ONCE),
-            with_orphans=plan.with_orphans,
-        )
-        self.examples: list[Resent] = []
-        self._context = context
-        self._names = context.names
-        self._bar = bar
-
-    async def run(self) -> Outcomes | None:
-        """Send everything, and wait for the outcomes if that is planned.
-
-        Raises NoAnswer, StateError, MissingTopic, BrokerUnavailable, DamagedLog.
-        """
-        names, patience = self._names, self.plan.patience
-        async with self._context.broker(read_only=self.plan.dry) as broker:
-            topics = await broker.topics([names.input("users"), names.replays])
-            for name in (names.input("users"), names.replays):
-                if name not in topics:
-                    raise MissingTopic(f"topic {name} is missing: run 'buddy topics create'")
-            self.this_run = self.this_run._replace(
-                partitions=topics[names.input("users")].partitions
-            )
-            if not self.plan.dry and not self.plan.at_once:
-                settings = self._context.settings
-                await until_judged(broker, settings, self.this_run.partitions, _PATIENCE)
-            outcomes = Outcomes(broker, names)
-            if patience is not None:
-                await outcomes.open()
-            try:
-                if self.plan.dry:
-                    await self._send(broker, None, outcomes)
-                else:
-                    await self._send_once(broker, outcomes)
-            finally:
-                await self.pages.close()
-            if patience is None:
-                return None
-            judging = self._bar.add_task("judged", total=self.sent)
-            await outcomes.wait(patience, lambda done: self._bar.update(judging, completed=done))
-            await outcomes.close()
-            return outcomes
-
-    async def _send_once(self, broker: Broker, outcomes: Outcomes) -> None:
-        """Send as the only replay. What others have sent until now is in the audit."""
-        writer = f"{self._names.prefix}-replay"
-        committer = await broker.committer(writer, writer)
+    Raises NoAnswer, StateError, MissingTopic, BrokerUnavailable, DamagedLog.
+    """
+    dry = replayer.plan.dry
+    async with context.broker(read_only=dry) as broker:
+        await replayer.prepare(broker)
+        if not dry and not at_once:
+            await until_judged(broker, context.settings, replayer.this_run.partitions, _PATIENCE)
+        outcomes = Outcomes(broker, context.names)
+        if patience is not None:
+            await outcomes.open()
+        sending = bar.add_task("sending again", total=None)
         try:
-            await self._send(broker, committer, outcomes)
-        except Fenced:
-            raise StateError(
-                "another 'buddy rejections replay' has begun: this one has stopped; the topic "
-                f"{self._names.replays} says what it has sent"
-            ) from None
+            await replayer.send(
+                broker, outcomes.add_sent, lambda looked_at: bar.advance(sending, looked_at)
+            )
+        except ReplayTakenOver:
+            raise
         except BuddyError as error:
-            if self.sent:
-                count = count_of(self.sent, "record")
+            if replayer.sent and not dry:
+                count = count_of(replayer.sent, "record")
                 said = f"{error}; {count} sent again before that: the same command sends the rest"
                 error.args = (said,)
             raise
-        finally:
-            await committer.close()
-
-    async def _send(self, broker: Broker, committer: Committer | None, outcomes: Outcomes) -> None:
-        from worker.desk import replay
-
-        clock = asyncio.get_running_loop().time
-        sending = self._bar.add_task("sending again", total=None)
-        due = clock()
-        while candidates := await self.pages.next(broker):
-            may = replay.sendable(candidates, self.this_run, self.pages.skipped)
-            async for resent in replay.batches(
-                broker, self._names, may, self.this_run, self.pages.skipped
-            ):
-                self.examples += resent[: _EXAMPLES - len(self.examples)]
-                if committer is None:
-                    self.sent += len(resent)
-                    continue
-                sent = await replay.commit(committer, self._names, resent, self.pages.skipped)
-                outcomes.add_sent(*sent)
-                self.sent += len(sent[0])
-                due = max(due, clock()) + len(sent[0]) / self.plan.rate
-                await asyncio.sleep(max(0.0, due - clock()))
-            self._bar.advance(sending, len(candidates))
+        if patience is None:
+            return None
+        judging = bar.add_task("judged", total=replayer.sent)
+        await outcomes.wait(patience, lambda done: bar.update(judging, completed=done))
+        await outcomes.close()
+        return outcomes
 
 
-def _report(run: _Replay, outcomes: Outcomes | None) -> dict[str, Any]:
-    report: dict[str, Any] = {
-        "replay": run.this_run.replay,
-        "dry_run": run.plan.dry,
-        "sent": 0 if run.plan.dry else run.sent,
-        "skipped": dict(sorted((+run.pages.skipped).items())),
-        "orphans": run.pages.orphans,
-    }
-    if run.plan.dry:
-        report |= {
-            "would_send": run.sent,
-            "examples": [one.audit.rejection for one in run.examples],
-        }
+def _report(run: Replayer, outcomes: Outcomes | None) -> dict[str, Any]:
+    report = run.report()
     if outcomes is not None:
         report |= {"accepted": outcomes.accepted, "rejected": outcomes.rejected}
     return report
 
 
-def _print(run: _Replay, outcomes: Outcomes | None) -> None:
+def _print(run: Replayer, outcomes: Outcomes | None) -> None:
     if run.plan.dry and run.examples:
         rows = [
             (one.audit.entity, one.audit.rejection, one.audit.origin, one.audit.replays)

@@ -8,19 +8,31 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import click
 
+from worker.brokers.contract import Broker
 from worker.cli.connect_place import place_of
 from worker.cli.console import Context, OneOf, say
-from worker.cli.run import create_if_embedded, listen_for_api, prepare, watched
+from worker.cli.desk_store import desk_directory
+from worker.cli.run import CLOCK, create_if_embedded, listen_for_api, prepare, watched
 from worker.cli.services import serve, stop_at_eof
+from worker.cli.settled_inputs import until_judged
+from worker.desk.reports import DeskReports
+from worker.desk.service import StandInDesk
 from worker.engine.startup import check_topics
 from worker.errors import UsageError
 from worker.http.access import ROLES, Tokens, new_token
 from worker.http.app import ApiParts, ApiSettings, api
 from worker.http.health import HealthSource, OwnHealth, ServicesHealth
 from worker.http.server import serve_http
+from worker.ops.health import Health
+from worker.ops.metrics import Metrics
+from worker.waiting import together
+
+_DESK_SHARE: Final = 0.5
+"""The part of the time that a stand-in for the desk may take beside requests."""
 
 
 @click.command("serve")
@@ -35,9 +47,15 @@ def serve_command(context: Context, descriptor: int | None, health_port: int | N
     tokens = Tokens(Path(file)) if file else None
     listening = listen_for_api(settings) if descriptor is None else socket.socket(fileno=descriptor)
     api_settings = ApiSettings(
-        record_limit=settings.max_record_bytes, skew_seconds=settings.clock_skew_seconds
+        record_limit=settings.max_record_bytes,
+        skew_seconds=settings.clock_skew_seconds,
+        desk=desk_directory(context),
+        show_values=settings.show_values,
     )
     place = place_of(settings, context.environment)
+
+    async def judged(broker: Broker, tasks: int, patience: float) -> None:
+        await until_judged(broker, settings, tasks, patience)
 
     async def main(stop: asyncio.Event) -> None:
         if health_port is not None:  # a child of `buddy run`, which holds the other end
@@ -45,24 +63,34 @@ def serve_command(context: Context, descriptor: int | None, health_port: int | N
         async with context.broker() as broker:
             await create_if_embedded(context, broker)
             await check_topics(broker, context.names, settings.max_record_bytes)
-            with own_health(context, health_port) as health:
-                parts = ApiParts(broker, context.names, place, health, tokens)
+            with own_health(context, health_port) as (health, reports):
+                desk = StandInDesk(
+                    broker, context.names, api_settings.desk, reports, CLOCK, share=_DESK_SHARE
+                )
+                parts = ApiParts(broker, context.names, place, health, tokens, judged, stop)
                 async with api(parts, api_settings) as app:
-                    await serve_http(app, listening, stop)
+                    await together(stop, serve_http(app, listening, stop), desk.run(stop))
 
     with listening:
         return serve(main)
 
 
 @contextmanager
-def own_health(context: Context, health_port: int | None) -> Iterator[HealthSource]:
-    """What answers for this process: itself, or the process of the services."""
+def own_health(
+    context: Context, health_port: int | None
+) -> Iterator[tuple[HealthSource, DeskReports]]:
+    """What answers for this process, itself or the process of the services; and its desk's reports.
+
+    Beside the services there is a desk: the one here waits, and has nothing to report.
+    """
     if health_port is not None:
-        yield ServicesHealth(health_port)
+        metrics = Metrics()
+        unheard = Health(metrics, CLOCK.steady).part("desk")
+        yield ServicesHealth(health_port), DeskReports(metrics, unheard, CLOCK)
         return
-    with watched(context, "http") as (health, metrics, part):
+    with watched(context, "http", "desk") as (health, metrics, part, desk):
         part.restored()
-        yield OwnHealth(health, metrics)
+        yield OwnHealth(health, metrics), DeskReports(metrics, desk, CLOCK)
 
 
 @click.command("token")

@@ -13,12 +13,12 @@ import msgspec
 
 from worker.cli.console import Context, print_json, say, say_found, say_more, short_time
 from worker.cli.desk_store import open_desk
-from worker.cli.pages import read_coordinate
+from worker.desk.choosing import read_coordinate
+from worker.desk.masking import Masked, masked
 from worker.errors import UsageError
-from worker.stream import Message, Partition
+from worker.stream import Message
 
 if TYPE_CHECKING:
-    from worker.brokers.contract import Broker
     from worker.desk.queries import RejectionListed
 
 _PATIENCE: Final = 20.0
@@ -43,16 +43,20 @@ def show_command(context: Context, coordinate: str, as_json: bool) -> int:
     COORDINATE is that of the record (in.users/3/17) or of the rejection (rejected.users/3/5).
     Values of the original are masked unless the setting show_values is on.
     """
-    asked = read_coordinate(context, coordinate)
+    asked = read_coordinate(context.names, coordinate)
 
     async def run() -> tuple[RejectionListed, Message]:
         from worker.desk import queries
+        from worker.desk.originals import read_message
 
         async with open_desk(context, quiet=as_json) as (broker, store):
             listed = queries.at_coordinate(store, asked)
             if listed is None:
                 raise UsageError(f"there is no rejection at {asked}, or no longer")
-            return listed, await _read(broker, listed.coordinate)
+            message = await read_message(broker, listed.coordinate, _PATIENCE)
+            if message is None:
+                raise UsageError(f"the rejection at {listed.coordinate} is no longer there")
+            return listed, message
 
     listed, message = asyncio.run(run())
     value = message.value or b""
@@ -61,21 +65,6 @@ def show_command(context: Context, coordinate: str, as_json: bool) -> int:
     else:
         _print(listed, message, masks=not context.settings.show_values)
     return 0
-
-
-async def _read(broker: Broker, coordinate: str) -> Message:
-    """The message at that coordinate. Raises UsageError if it is gone."""
-    topic, number, offset = coordinate.rsplit("/", 2)
-    partition, position = Partition(topic, int(number)), int(offset)
-    reader = broker.reader()
-    reader.assign({partition: position})
-    try:
-        for message in await reader.read(1, _PATIENCE):
-            if message.offset == position:
-                return message
-    finally:
-        await reader.close()
-    raise UsageError(f"the rejection at {coordinate} is no longer there")
 
 
 def _print(listed: RejectionListed, message: Message, *, masks: bool) -> None:
@@ -125,37 +114,3 @@ def _lines(content: Any, faulty: set[str]) -> Iterator[str]:
 
 def _text(value: Any) -> str:
     return value.text if isinstance(value, Masked) else msgspec.json.encode(value).decode()
-
-
-class Masked(msgspec.Struct, frozen=True):
-    """What may be seen of a value: its shape."""
-
-    text: str
-
-
-def masked(value: Any) -> Any:
-    """The shape of a JSON value: of a text its first letter and its length, of a list its length.
-
-    The names of a record's own fields stay, and so do null, true and false.
-    """
-    match value:
-        case None | bool():
-            return value
-        case dict():
-            return {name: _shape(inner) for name, inner in value.items()}
-    return _shape(value)
-
-
-def _shape(value: Any) -> Any:
-    match value:
-        case None | bool():
-            return value
-        case str():
-            length = "1 character" if len(value) == 1 else f"{len(value)} characters"
-            first = value[:1] if value[:1].isalpha() else ""
-            return Masked(f'"{first}{"•" * min(5, len(value) - len(first))}" {length}')
-        case int() | float():
-            return Masked("a number")
-        case list():
-            return Masked("a list of " + ("1 value" if len(value) == 1 else f"{len(value)} values"))
-    return Masked("an object")

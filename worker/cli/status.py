@@ -14,9 +14,10 @@ from worker.brokers.tables import read_checked
 from worker.cli.ask_broker import broker_answers, first_unread, with_earlier_checkpoints
 from worker.cli.console import Context, now_ms, print_json, print_table, say, short_time
 from worker.cli.desk_store import desk_directory
-from worker.cli.incidents import for_programs, glance, say_glance
+from worker.cli.incidents import glance, say_glance
 from worker.cli.settings import Settings
 from worker.core.topics import Names
+from worker.desk.answers import incident_answer
 from worker.engine.startup import check_topics
 from worker.errors import DamagedLog, NobodyWorks
 from worker.sink.agenda import Standing, read_standing, upcoming
@@ -64,7 +65,7 @@ def status_command(context: Context, as_json: bool, quiet: bool, services: tuple
             "trouble": wrong,
             "damage": damage,
         }
-        rejected = None if seen is None or seen.is_late else for_programs(seen.open)
+        rejected = None if seen is None or seen.is_late else [*map(incident_answer, seen.open)]
         tail = {"schedules": runs, "rejection_incidents": rejected}
         print_json({**head, **msgspec.structs.asdict(found), **tail})
     elif not quiet:

@@ -171,6 +171,10 @@ class DeskDatabase:
         """Execute a statement once for each, within a `guard`."""
         self._db.executemany(statement, values)
 
+    def interrupt(self) -> None:
+        """End the statement that a thread executes now: it raises `StateError` there."""
+        self._db.interrupt()
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All of the block is written, or nothing. Nothing else may write."""

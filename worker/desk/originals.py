@@ -97,3 +97,21 @@ async def read_messages(broker: Broker, chosen: Sequence[Candidate]) -> AsyncIte
                     )
     finally:
         await reader.close()
+
+
+async def read_message(broker: Broker, coordinate: str, patience: float) -> Message | None:
+    """The message at a coordinate; None if it is gone, or does not come for so many seconds.
+
+    Raises BrokerUnavailable.
+    """
+    topic, number, offset = coordinate.rsplit("/", 2)
+    partition, position = Partition(topic, int(number)), int(offset)
+    reader = broker.reader()
+    reader.assign({partition: position})
+    try:
+        for message in await reader.read(1, patience):
+            if message.offset == position:
+                return message
+    finally:
+        await reader.close()
+    return None

@@ -140,7 +140,31 @@ def listed(
         return []
     if not everything:
         where += f" AND r.state = {OPEN}"
-    return _listed(store, where, values, limit)
+    return [one for _, one in listed_where(store, where, values, limit)]
+
+
+class RejectionPage(NamedTuple):
+    """Some of a list of rejections, with their numbers in the store, and whether there are more."""
+
+    rejections: list[tuple[int, RejectionListed]]
+    more: bool
+
+
+def page(
+    store: RejectionStore, chosen: Filter, limit: int, before: int | None, *, everything: bool
+) -> RejectionPage:
+    """The newest chosen rejections whose number in the store is less than `before`."""
+    where, values = _chosen(store, chosen, _kinds(store))
+    if where is None:
+        return RejectionPage([], more=False)
+    wanted: list[int] = [*values]
+    if not everything:
+        where += f" AND r.state = {OPEN}"
+    if before is not None:
+        where += " AND r.id < ?"
+        wanted.append(before)
+    found = listed_where(store, where, wanted, limit + 1)
+    return RejectionPage(found[:limit], len(found) > limit)
 
 
 _SUPERSEDED: Final = "EXISTS (SELECT 1 FROM rejections n WHERE n.key = r.key AND n.id > r.id)"
@@ -223,39 +247,44 @@ def at_coordinate(store: RejectionStore, coordinate: str) -> RejectionListed | N
     if topic == store.names.input(entity):
         topic = store.names.rejected(entity)
         where = "p.topic = ? AND r.source_partition = ? AND r.source_offset = ?"
-    return next(iter(_listed(store, where, (topic, int(partition), int(offset)), 1)), None)
+    found = listed_where(store, where, (topic, int(partition), int(offset)), 1)
+    return found[0][1] if found else None
 
 
-def _listed(
-    store: RejectionStore, where: str, values: Sequence[str | int], limit: int
-) -> list[RejectionListed]:
+def listed_where(
+    store: RejectionStore,
+    where: str,
+    values: Sequence[str | int],
+    limit: int,
+    order: str = "DESC",
+) -> list[tuple[int, RejectionListed]]:
+    """The rejections that meet a condition on `r`, with their numbers, in order of these."""
     kinds = _kinds(store)
     rows = store.database.rows(
-        "SELECT r.at, r.kinds, p.topic, p.number, r.offset, r.source_partition, r.source_offset,"
-        " n.name, r.state, c.kinds, c.source_partition, c.source_offset"
+        "SELECT r.id, r.at, r.kinds, p.topic, p.number, r.offset, r.source_partition,"
+        " r.source_offset, n.name, r.state, c.kinds, c.source_partition, c.source_offset"
         " FROM rejections r JOIN partitions p ON p.id = r.topic_partition"
         " JOIN producers n ON n.id = r.producer LEFT JOIN rejections c ON c.id = r.cause"
-        f" WHERE {where} ORDER BY r.id DESC LIMIT ?",
+        f" WHERE {where} ORDER BY r.id {order} LIMIT ?",
         (*values, limit),
     )
     found = []
-    for at, number, topic, q, offset, sp, so, producer, state, cause, cause_sp, cause_so in rows:
+    for id_, at, number, topic, q, offset, sp, so, producer, state, *cause in rows:
         entity, violations = kinds[number]
         caused_by = None
-        if cause is not None:
-            caused_by = f"{store.names.input(kinds[cause][0])}/{cause_sp}/{cause_so}"
-        found.append(
-            RejectionListed(
-                f"{topic}/{q}/{offset}",
-                f"{store.names.input(entity)}/{sp}/{so}",
-                at,
-                entity,
-                violations,
-                producer,
-                STATES[state],
-                caused_by,
-            )
+        if cause[0] is not None:
+            caused_by = f"{store.names.input(kinds[cause[0]][0])}/{cause[1]}/{cause[2]}"
+        listed_ = RejectionListed(
+            f"{topic}/{q}/{offset}",
+            f"{store.names.input(entity)}/{sp}/{so}",
+            at,
+            entity,
+            violations,
+            producer,
+            STATES[state],
+            caused_by,
         )
+        found.append((id_, listed_))
     return found
 
 

@@ -37,7 +37,7 @@ class DeskReports:
         self._transactions = OpenTransactions(clock.steady)
         self._unreadable = Sparing(_unreadable_rejection)
         self._rebuilt = self._replayed = 0
-        self._is_off = False
+        self._is_off = self._is_beside = False
 
     def alive(self) -> None:
         """The desk has read something, found nothing to read, or tries again."""
@@ -72,7 +72,17 @@ class DeskReports:
     def opened(self) -> None:
         """The store was opened: what it counts begins anew."""
         _log.info("desk_started")
+        self._is_beside = False
         self._rebuilt = self._replayed = 0
+
+    def beside(self) -> None:
+        """Another process keeps the store: there is nothing to do here."""
+        if not self._is_beside:
+            _log.info("desk_beside")
+        self._is_beside = True
+        self.health.restored()
+        self.health.lag(0)
+        self.alive()
 
     def skew(self, milliseconds: int) -> None:
         """By how much the broker's clock is ahead of this one, as far as can be told."""

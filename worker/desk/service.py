@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import structlog
 
@@ -33,6 +33,11 @@ _TRANSACTIONS_EVERY_MS: Final = 5_000
 """How often to look for open transactions, which costs requests to the broker."""
 _LAST_SECONDS: Final = 2.0
 """How long a stop waits for the webhook."""
+_LEFT_SECONDS: Final = 35.0
+"""How long a stand-in leaves the store alone for the desk that asked for it: longer than any pause
+between two tries of a desk."""
+_WANTED: Final = "wanted"
+"""A file in the directory of the store by which a desk asks a stand-in for it."""
 _STORE, _BROKER = "desk", "broker"
 """The parts of its work in which it can be hindered."""
 
@@ -41,6 +46,8 @@ _log = structlog.get_logger(__name__)
 
 class DeskService:
     """Keeps a store up to date, and looks for incidents in what it reads."""
+
+    _stands_in: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -61,6 +68,7 @@ class DeskService:
         self._clock = clock
         self._webhook = webhook
         self._share = share
+        self._wanted = directory / _WANTED
         self._stop = asyncio.Event()
         self._looked_at = 0
         """The number of the bucket up to which incidents were looked for."""
@@ -86,9 +94,17 @@ class DeskService:
                     await self._work(store, backoff)
                 finally:
                     await asyncio.to_thread(store.close)
+                if self._stands_in:
+                    await wait(stop, _LEFT_SECONDS)
             except Stopped:
                 break
             except StateError as error:
+                if isinstance(error.__cause__, BlockingIOError):  # another process has it open
+                    if self._stands_in:
+                        self._reports.beside()
+                        await wait(stop, _PAUSE_SECONDS)
+                        continue
+                    await asyncio.to_thread(self._ask_for_it)
                 seconds = backoff.failed()
                 self._reports.waits(_STORE, error, seconds)
                 await wait(stop, seconds)
@@ -105,10 +121,13 @@ class DeskService:
         return opening.result()
 
     async def _work(self, store: RejectionStore, backoff: Backoff) -> None:
-        """Work with one opening of the store. Raises Stopped, and StateError of the store."""
+        """Work with one opening of the store, until the end or until a desk asks for it.
+
+        Raises Stopped, and StateError of the store.
+        """
         store.clock = self._now
         book = IncidentBook(store)
-        if self._webhook is None:
+        if self._webhook is None and not self._stands_in:
             await asyncio.to_thread(book.forget_untold)
         updater = DeskUpdater(
             self._broker,
@@ -118,8 +137,11 @@ class DeskService:
             share=self._share,
             stop=self._stop,
         )
+        await asyncio.to_thread(self._forget_wish)
         try:
             while not self._stop.is_set():
+                if self._stands_in and await asyncio.to_thread(self._wanted.exists):
+                    return
                 try:
                     await self._tell(book)
                     await self._pass(updater, book)
@@ -148,7 +170,8 @@ class DeskService:
         store.is_live = self._now() - began < _LONG_MS
         if now // BUCKET_MS > self._looked_at:
             self._looked_at = now // BUCKET_MS
-            tells = self._webhook is not None
+            # What a stand-in finds is for the desk that comes after it.
+            tells = self._webhook is not None or self._stands_in
             changed = await asyncio.to_thread(book.detect, now, self._clock.wall(), tells=tells)
             self._reports.skew(store.skew)
             found = await asyncio.to_thread(book.reports, only_open=True)
@@ -193,5 +216,24 @@ class DeskService:
             await asyncio.wait({self._sending})
             self._sending = None
 
+    def _ask_for_it(self) -> None:
+        """Ask a stand-in for the store; another desk does not look."""
+        with suppress(OSError):
+            self._wanted.touch()
+
+    def _forget_wish(self) -> None:
+        """Remove what an earlier desk has asked for: it may have ended since."""
+        with suppress(OSError):
+            self._wanted.unlink(missing_ok=True)
+
     def _now(self) -> int:
         return self._clock.steady() + self._wall_minus_steady
+
+
+class StandInDesk(DeskService):
+    """A desk that works only while no other one does.
+
+    It waits in silence for its turn, and leaves the store to a desk that asks for it.
+    """
+
+    _stands_in = True

@@ -39,6 +39,7 @@ class Announcements:
         self._events: deque[tuple[str, Announcement]] = deque(maxlen=MOST_EVENTS)
         self._count = 0
         """The announcements seen so far; the last ones are in `_events`."""
+        self._has_ended = False
         self._news = asyncio.Condition()
 
     async def run(self) -> None:
@@ -55,6 +56,13 @@ class Announcements:
                 await asyncio.sleep(backoff.failed())
             finally:
                 await reader.close()
+
+    async def end_at(self, stop: asyncio.Event) -> None:
+        """End all streams of events once `stop` is set."""
+        await stop.wait()
+        async with self._news:
+            self._has_ended = True
+            self._news.notify_all()
 
     def latest(self, request_id: str) -> Announcement | None:
         """The latest announcement for a request; None if there is none yet."""
@@ -75,7 +83,8 @@ class Announcements:
     async def events(self, after: str | None) -> AsyncIterator[tuple[str, Announcement] | None]:
         """Announcements with their coordinates as they come; None when nothing came for 15 s.
 
-        Begins behind the coordinate `after` if that is among the last ones, else now.
+        Begins behind the coordinate `after` if that is among the last ones, else now. Ends with
+        `end_at`.
         """
         seen = self._count
         for back, (coordinate, _) in enumerate(reversed(self._events)):
@@ -84,9 +93,9 @@ class Announcements:
                 break
 
         def has_news() -> bool:
-            return self._count > seen
+            return self._count > seen or self._has_ended
 
-        while True:
+        while not self._has_ended:
             missed = min(self._count - seen, len(self._events))
             seen = self._count
             for event in list(self._events)[len(self._events) - missed :]:
@@ -95,7 +104,7 @@ class Announcements:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_SILENCE_SECONDS), self._news:
                         await self._news.wait_for(has_news)
-                if seen == self._count:
+                if seen == self._count and not self._has_ended:
                     yield None
 
     async def _follow(self, reader: Reader) -> None:

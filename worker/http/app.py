@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
@@ -21,7 +22,9 @@ from worker.http.access import Tokens
 from worker.http.announcements import Announcements
 from worker.http.body import Uploads
 from worker.http.checks import RecordChecker
+from worker.http.desk_reader import DeskReader
 from worker.http.downloads import Downloads
+from worker.http.event_streams import EventStreams
 from worker.http.exports import Exports
 from worker.http.guard import Endpoint, Guard, answered, failed, needs, not_found, wrong_method
 from worker.http.health import HealthEndpoints, HealthSource
@@ -29,6 +32,9 @@ from worker.http.openapi import openapi
 from worker.http.operations import GREEDY, OPERATIONS, Operation
 from worker.http.problems import Problem
 from worker.http.records import RecordSender
+from worker.http.rejection_stream import RejectionFollower, RejectionStreamer
+from worker.http.rejections import RejectionViewer
+from worker.http.replays import ReplaySender, UntilJudged
 from worker.http.verdicts import VerdictWatches
 
 OPEN: Final = frozenset(one.path for one in OPERATIONS if one.role is None)
@@ -36,16 +42,21 @@ OPEN: Final = frozenset(one.path for one in OPERATIONS if one.role is None)
 
 
 class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the API is told of records."""
+    """What the API is told of records, and where the desk has its store."""
 
     record_limit: int
     skew_seconds: float
+    desk: Path
+    show_values: bool = False
+    """Whether callers who may operate see the values of rejected records."""
 
 
 class ApiParts(NamedTuple):
     """What the API stands on: an open broker among it.
 
-    `tokens` is None where only this machine is served.
+    `tokens` is None where only this machine is served. A desk, here or in another process, must
+    keep the store of rejections up to date. `stop` ends streams of events, so that they do not hold
+    up the end of the process.
     """
 
     broker: Broker
@@ -53,6 +64,8 @@ class ApiParts(NamedTuple):
     place: ExportPlace
     health: HealthSource
     tokens: Tokens | None
+    until_judged: UntilJudged
+    stop: asyncio.Event
 
 
 @asynccontextmanager
@@ -66,12 +79,27 @@ async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
     following = asyncio.create_task(announcements.run())
     sender = RecordSender(broker, names, uploads, verdicts)
     checker = RecordChecker(settings.record_limit, settings.skew_seconds, uploads)
-    exports = Exports(parts.place, broker, names, announcements, downloads)
+    desk = DeskReader(broker, names, settings.desk)
+    viewer = RejectionViewer(desk, show_values=settings.show_values)
+    follower = RejectionFollower(desk)
+    streams = EventStreams()
+    streamer = RejectionStreamer(follower, streams)
+    exports = Exports(parts.place, broker, names, announcements, downloads, streams)
+    replays = ReplaySender(desk, parts.until_judged)
     health = HealthEndpoints(parts.health)
+    ending = [
+        asyncio.create_task(follower.end_at(parts.stop)),
+        asyncio.create_task(announcements.end_at(parts.stop)),
+    ]
     endpoints: dict[str, Endpoint] = {
         "send_records": sender.post,
         "delete_row": sender.delete,
         "check_records": checker.post,
+        "list_rejections": viewer.list,
+        "summarize_rejections": viewer.summary,
+        "stream_rejections": streamer.get,
+        "get_rejection": viewer.get,
+        "replay": replays.post,
         "list_exports": exports.list,
         "request_export": exports.ask,
         "stream_exports": exports.stream,
@@ -91,9 +119,11 @@ async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
     try:
         yield Guard(Starlette(routes=routes, exception_handlers=handlers), parts.tokens, OPEN)
     finally:
-        following.cancel()
+        for task in (*ending, following):
+            task.cancel()
         with suppress(asyncio.CancelledError):
             await following
+        await follower.close()
         await verdicts.close()
         uploads.close()
         downloads.close()

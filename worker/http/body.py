@@ -96,6 +96,12 @@ def check_type(request: Request) -> None:
         raise Problem(415, "unsupported_encoding", "the body may be compressed with gzip only")
 
 
+def is_json(request: Request) -> bool:
+    """Whether the body is read as JSON, and is not compressed."""
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    return media_type(request) in _JSON and encoding == "identity"
+
+
 def media_type(request: Request) -> str:
     """The media type of the body, without parameters; empty if the client names none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -12,7 +12,7 @@ from uuid import uuid4
 import msgspec
 import structlog
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker
@@ -23,7 +23,8 @@ from worker.exports.manifest import Manifest
 from worker.exports.places.place import ExportPlace, Finished, GoneError, OpenFile
 from worker.http.announcements import Announcements
 from worker.http.downloads import Downloads
-from worker.http.parameters import caller_of, number_of, read_body, wait_of
+from worker.http.event_streams import EventStreams
+from worker.http.parameters import caller_of, malformed, number_of, small_body, wait_of
 from worker.http.problems import Problem
 from worker.sink.listing import Listed, chosen, is_whole, listed, newest
 from worker.sink.requests import (
@@ -75,12 +76,14 @@ class Exports:
         names: Names,
         announcements: Announcements,
         downloads: Downloads,
+        streams: EventStreams,
     ) -> None:
         self._place = place
         self._broker = broker
         self._names = names
         self._announcements = announcements
         self._downloads = downloads
+        self._streams = streams
 
     async def list(self, request: Request) -> Response:
         """A page of finished exports."""
@@ -139,7 +142,7 @@ class Exports:
     async def ask(self, request: Request) -> Response:
         """Ask the sink for an export. 202 with the place to look; 200 if it is finished."""
         seconds = wait_of(request, _LONGEST_WAIT)
-        body = await read_body(request, _LARGEST_REQUEST)
+        body = await small_body(request, _LARGEST_REQUEST)
         wanted = _request_in(body)
         key, value = encode_request(wanted)
         record = ProducerRecord(self._names.export_requests, key, value, partition=0)
@@ -175,8 +178,7 @@ class Exports:
                     data = msgspec.json.encode(_public(announcement))
                     yield b"id: %b\nevent: export\ndata: %b\n\n" % (coordinate.encode(), data)
 
-        headers = {"Cache-Control": "no-store"}
-        return StreamingResponse(events(), headers=headers, media_type="text/event-stream")
+        return self._streams.answer(request, events())
 
     async def _latest(self, request: Request) -> Finished:
         bookmark, formats = _filters(request)
@@ -221,14 +223,14 @@ def _filters(request: Request) -> tuple[str | None, list[Format]]:
     formats = request.query_params.getlist("format")
     for name in formats:
         if name not in FORMATS:
-            raise Problem(400, "malformed_filter", f"format must be one of {', '.join(FORMATS)}")
+            raise malformed("format", f"must be one of {', '.join(FORMATS)}")
     return request.query_params.get("bookmark"), msgspec.convert(formats, list[Format])
 
 
 def _of_entity(found: Iterator[Finished], request: Request) -> Iterator[Finished]:
     wanted = frozenset(request.query_params.getlist("entity"))
     if not wanted <= ENTITIES.keys():
-        raise Problem(400, "malformed_filter", f"entity must be one of {', '.join(ENTITIES)}")
+        raise malformed("entity", f"must be one of {', '.join(ENTITIES)}")
     return (one for one in found if wanted <= set(one.manifest.options.entities))
 
 

@@ -57,6 +57,16 @@ class Guard:
             await send(message)
 
         self._requests += 1
+        counts = True
+
+        def release() -> None:
+            nonlocal counts
+            if counts:
+                counts = False
+                self._requests -= 1
+
+        # For a stream of events: it may be open for days, and mostly waits.
+        request.state.release = release
         try:
             self._check_pressure()
             check_origin(request)
@@ -72,7 +82,7 @@ class Guard:
             if not status:
                 await (await failed(request, error))(scope, receive, sending)
         finally:
-            self._requests -= 1
+            release()
             milliseconds = round((time.monotonic() - began) * 1000, 1)
             _log.debug(
                 "http_request",

@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from schemas import ENTITIES
+from worker.core.violations import Code
 from worker.http.access import Role
 from worker.http.checks import CheckReport
 from worker.http.exports import ExportList, RequestedExport
 from worker.http.records import SendReport
+from worker.http.replays import ReplayRequest
 from worker.ops.health import Readiness
 from worker.sink.listing import Listed
 from worker.sink.requests import Announcement, ExportRequest
@@ -75,6 +77,24 @@ _LIMIT: Final = Parameter(
     {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
 )
 _AFTER: Final = Parameter("after", "`next` of the page before.", _TEXT)
+_ONE_ENTITY: Final = Parameter("entity", "Only records of this entity.", ENTITY)
+_CODE: Final = Parameter(
+    "code", "Only records with this violation.", {"type": "string", "enum": [c.value for c in Code]}
+)
+_FILTERS: Final = (
+    _ONE_ENTITY,
+    _CODE,
+    Parameter("field", "Only records with a violation in this field.", _TEXT),
+    Parameter("key", "Only records with this key.", _TEXT),
+    Parameter("producer", "Only records of this producer.", _TEXT),
+    Parameter("partition", "Only this input partition.", {"type": "integer", "minimum": 0}),
+    Parameter(
+        "since",
+        "Only rejections since then: 2h, or a time.",
+        {"type": "string", "examples": ["2h"]},
+    ),
+)
+_ALL: Final = Parameter("all", "Whether to list settled ones as well.", {"type": "boolean"})
 _RECORDS: Final = Body((JSON, NDJSON))
 _REPORT: Final = Body((JSON,), (SendReport,))
 _ANSWER: Final = Body((JSON,), (Announcement,))
@@ -96,6 +116,31 @@ OPERATIONS: Final = (
         "check_records", "POST", "/v1/check/{entity}", "send",
         "Judge the records of the body, and send nothing.",
         {200: Body((JSON,), (CheckReport,))}, (), _RECORDS,
+    ),
+    Operation(
+        "list_rejections", "GET", "/v1/rejections", "watch",
+        "List open rejections, the newest first.",
+        {200: Body((JSON,))}, (*_FILTERS, _ALL, _LIMIT, _AFTER),
+    ),
+    Operation(
+        "summarize_rejections", "GET", "/v1/rejections/summary", "watch",
+        "Count rejections by entity, code and field; list incidents.",
+        {200: Body((JSON,))}, _FILTERS,
+    ),
+    Operation(
+        "stream_rejections", "GET", "/v1/rejections/stream", "watch",
+        "New rejections as server-sent events.",
+        {200: Body((EVENTS,))}, (_ONE_ENTITY, _CODE),
+    ),
+    Operation(
+        "get_rejection", "GET", "/v1/rejections/{topic}/{partition}/{offset}", "watch",
+        "One rejection and its original, by the coordinate of either.",
+        {200: Body((JSON,))},
+    ),
+    Operation(
+        "replay", "POST", "/v1/replays", "operate",
+        "Send rejected records to their inputs again.",
+        {200: Body((JSON,))}, (), Body((JSON,), (ReplayRequest,)),
     ),
     Operation(
         "list_exports", "GET", "/v1/exports", "fetch",

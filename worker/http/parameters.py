@@ -11,11 +11,10 @@ from starlette.requests import Request
 
 from schemas import ENTITIES
 from worker.http.access import Caller
+from worker.http.body import CLIENT_SECONDS, is_json
 from worker.http.problems import Problem
 
 LONGEST_WAIT: Final = 60.0
-CLIENT_SECONDS: Final = 30.0
-"""How long a small body may take."""
 _SECONDS: Final = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(ms|s)?")
 
 
@@ -39,21 +38,30 @@ def number_of(request: Request, name: str, default: int, largest: int) -> int:
     """A positive whole number in the query. Raises Problem 400."""
     text = request.query_params.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= largest):
-        raise Problem(400, "malformed_filter", f"{name} must be a number from 1 to {largest}")
+        raise malformed(name, f"must be a number from 1 to {largest}")
     return int(text)
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """The whole body of a small request. Raises Problem 408 and 413."""
+def malformed(name: str, what: str) -> Problem:
+    """The problem of a parameter whose value cannot be used."""
+    return Problem(400, "malformed_parameter", f"{name} {what}", members={"parameter": name})
+
+
+async def small_body(request: Request, most: int) -> bytes:
+    """A JSON body of at most so many bytes. Raises Problem 408, 413, 415 and ClientDisconnect."""
+    if not is_json(request):
+        raise Problem(415, "unsupported_type", "the body must be application/json, uncompressed")
     body = b""
     try:
         async with asyncio.timeout(CLIENT_SECONDS):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > most:
-                    raise Problem(413, "body_too_large", f"the body may have {most} bytes")
+                    raise Problem(413, "body_too_large", f"the body may have {most:,} bytes")
     except TimeoutError:
-        raise Problem(408, "body_too_slow", "the body did not come in time") from None
+        raise Problem(
+            408, "body_too_slow", f"the body did not come within {CLIENT_SECONDS:.0f} s"
+        ) from None
     return body
 
 

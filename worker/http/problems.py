@@ -19,6 +19,7 @@ from worker.errors import (
     MessageRefused,
     MissingTopic,
     NoAnswer,
+    ReplayTakenOver,
     StateError,
     UsageError,
 )
@@ -34,6 +35,7 @@ _STATUSES: Final[tuple[tuple[type[BuddyError], int, str], ...]] = (
     (NoAnswer, 504, "no_answer"),
     (MissingTopic, 503, "missing_topic"),
     (Fenced, 409, "taken_over"),
+    (ReplayTakenOver, 409, "taken_over"),
     *((kind, 503, "broker_unavailable") for kind in WAITED_OUT),
     (StateError, 503, "state_unusable"),
 )

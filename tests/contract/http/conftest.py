@@ -31,5 +31,5 @@ async def stage(broker: Broker, another: Another, tmp_path: Path) -> AsyncIterat
 @pytest.fixture
 async def http(stage: Stage, another: Another, tmp_path: Path) -> AsyncIterator[Served]:
     place = DirectoryPlace(tmp_path / "exports")
-    async with served(await another(), stage.names, place) as found:
+    async with served(await another(), stage.names, place=place) as found:
         yield found

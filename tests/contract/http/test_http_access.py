@@ -32,7 +32,7 @@ async def test_a_token_with_the_role_is_needed(
 ) -> None:
     path = "/v1/records/users"
     place = DirectoryPlace(tmp_path / "exports")
-    async with served(await another(), stage.names, place, tokens(tmp_path)) as http:
+    async with served(await another(), stage.names, tokens(tmp_path), place=place) as http:
         nobody = await http.client.post(path, content=b"{}")
         assert problem(nobody) == (401, "unauthorized")
         assert nobody.headers["www-authenticate"] == "Bearer"

@@ -31,7 +31,7 @@ async def exporting(sink: Sink, another: Another) -> AsyncIterator[Served]:
     """The API beside a running sink with rows, and over its place."""
     await fill(sink)
     place = DirectoryPlace(sink.exports)
-    async with sink.running(), served(await another(), sink.names, place) as http:
+    async with sink.running(), served(await another(), sink.names, place=place) as http:
         yield http
 
 
@@ -150,7 +150,7 @@ async def test_pages_go_from_the_newest_to_the_oldest(exporting: Served, sink: S
     assert second["next"] is None
     for query in ({"limit": 0}, {"limit": "x"}, {"format": "pdf"}, {"entity": "x"}):
         answer = await exporting.client.get("/v1/exports", params=query)
-        assert problem(answer) == (400, "malformed_filter")
+        assert problem(answer) == (400, "malformed_parameter")
     gone = await exporting.client.get("/v1/exports?after=x")
     assert problem(gone) == (410, "stale_cursor")
 

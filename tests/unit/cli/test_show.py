@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from tests.unit.embedded_kit import opened
 from tests.unit.rows_kit import uuid
 from worker.cli.main import run
-from worker.cli.show import Masked, masked
 from worker.core.decode import Invalid
 from worker.core.rejection import reject
 from worker.core.topics import Names
 from worker.core.violations import Code, Violation
+from worker.desk.masking import Masked, masked
 from worker.stream import Message, ProducerRecord
 
 NAMES = Names()

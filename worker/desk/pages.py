@@ -1,44 +1,25 @@
-"""The rejections that a command chooses, some at a time, each time as the topics say then."""
+"""Chosen rejections, some at a time, each time as the topics say then."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from schemas import ENTITIES
-from worker.cli.console import Context
-from worker.cli.desk_store import catch_up, open_store
+from worker.brokers.contract import Broker
+from worker.desk import queries
+from worker.desk.opening import StoreAccess
+from worker.desk.queries import Candidate, Filter
 from worker.desk.seen import STAGES
+from worker.desk.store import RejectionStore
 from worker.errors import StateError, UsageError
+from worker.stream import Partition
 
-if TYPE_CHECKING:
-    from worker.brokers.contract import Broker
-    from worker.desk.queries import Candidate, Filter
-    from worker.desk.store import RejectionStore
-    from worker.stream import Partition
-
-_COORDINATE: Final = re.compile(
-    rf"(?:(.+)\.)?(in|rejected)\.({'|'.join(ENTITIES)})/([0-9]{{1,6}})/([0-9]{{1,18}})"
-)
 _TURN_SECONDS: Final = 5.0
 """Opening and closing the store takes as long as reading its file, so not for every page."""
-
-
-def read_coordinate(context: Context, text: str) -> str:
-    """The coordinate of a record or of a rejection, with the prefix. Raises UsageError."""
-    found = _COORDINATE.fullmatch(text)
-    if found is None or found[1] not in (None, context.settings.prefix):
-        raise UsageError(
-            f"{text!r} is no coordinate: say TOPIC/PARTITION/OFFSET of an input or of a "
-            f"topic of rejections with prefix {context.settings.prefix}, such as in.users/3/17"
-        )
-    _, kind, entity, partition, offset = found.groups()
-    return f"{context.settings.prefix}.{kind}.{entity}/{int(partition)}/{int(offset)}"
 
 
 class Pages:
@@ -50,7 +31,7 @@ class Pages:
 
     def __init__(
         self,
-        context: Context,
+        access: StoreAccess,
         chosen: Filter,
         coordinates: tuple[str, ...] = (),
         *,
@@ -67,7 +48,7 @@ class Pages:
         """What the caller passes over, by reason."""
         self.orphans = 0
         """The open orphans that the chosen ones have caused."""
-        self._context = context
+        self._access = access
         self._chosen = chosen
         self._coordinates = coordinates
         self._limit = limit
@@ -88,18 +69,18 @@ class Pages:
     async def next(self, broker: Broker) -> list[Candidate]:
         """The next rejections; empty if there are no more.
 
-        Raises UsageError for a coordinate without a rejection, and what `open_store` raises. Raises
-        StateError if the store was made anew in between: numbers are others then, and an audit may
-        be gone.
+        Raises UsageError for a coordinate without a rejection, and what `StoreAccess.open` raises.
+        Raises StateError if the store was made anew in between: numbers are others then, and an
+        audit may be gone.
         """
         if self._store is not None and self._once and self._store.database.read_only:
             return await asyncio.to_thread(self._next_page, self._store)
         if self._store is None:
-            opening = open_store(self._context, broker, quiet=True, whole=True)
+            opening = self._access.open(broker, whole=True)
             self._store = await self._open.enter_async_context(opening)
             self._since = time.monotonic()
         else:
-            await catch_up(broker, self._store, quiet=True, whole=True)
+            await self._access.catch_up(broker, self._store, whole=True)
         page = await asyncio.to_thread(
             self._next_at_coordinates if self._coordinates else self._next_page, self._store
         )
@@ -115,8 +96,6 @@ class Pages:
         await self._open.aclose()
 
     def _next_page(self, store: RejectionStore) -> list[Candidate]:
-        from worker.desk import queries
-
         identity = store.database.identity
         if not self._identity:
             self._identity, self._ends = identity, store.saved().positions
@@ -144,8 +123,6 @@ class Pages:
         return []
 
     def _next_at_coordinates(self, store: RejectionStore) -> list[Candidate]:
-        from worker.desk import queries
-
         if self._left is None:
             found = []
             for coordinate in self._coordinates:
@@ -154,7 +131,7 @@ class Pages:
                     raise UsageError(f"there is no rejection at {coordinate}, or no longer")
                 found.append(candidate)
             stages = [entity for stage in STAGES for entity in stage]
-            names = self._context.names
+            names = self._access.names
             self._left = sorted(
                 set(found), key=lambda c: stages.index(names.entity_of(c.partition.topic))
             )

@@ -1,0 +1,35 @@
+"""How people and programs name rejections: by coordinate, and by time back from now. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from schemas import ENTITIES
+from worker.core.topics import Names
+from worker.errors import UsageError
+
+UNITS_MS: Final = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
+"""The units of a time back from now."""
+
+_COORDINATE: Final = re.compile(
+    rf"(?:(.+)\.)?(in|rejected)\.({'|'.join(ENTITIES)})/([0-9]{{1,6}})/([0-9]{{1,18}})"
+)
+
+
+def read_coordinate(names: Names, text: str) -> str:
+    """The coordinate of a record or of a rejection, with the prefix. Raises UsageError."""
+    found = _COORDINATE.fullmatch(text)
+    if found is None or found[1] not in (None, names.prefix):
+        raise UsageError(
+            f"{text!r} is no coordinate: say TOPIC/PARTITION/OFFSET of an input or of a "
+            f"topic of rejections with prefix {names.prefix}, such as in.users/3/17"
+        )
+    _, kind, entity, partition, offset = found.groups()
+    return f"{names.prefix}.{kind}.{entity}/{int(partition)}/{int(offset)}"
+
+
+def back_from_now(text: str) -> int | None:
+    """The milliseconds of `30m`, `2h` or `7d`; None for any other text."""
+    found = re.fullmatch(r"([0-9]{1,5})([mhd])", text)
+    return None if found is None else int(found[1]) * UNITS_MS[found[2]]

@@ -1,0 +1,157 @@
+"""How a request chooses rejections: filters, limits and cursors. Pure."""
+
+from __future__ import annotations
+
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from starlette.requests import Request
+
+from schemas import ENTITIES
+from worker.core.shown import shown
+from worker.core.violations import Code
+from worker.desk.choosing import back_from_now
+from worker.desk.queries import Filter
+from worker.http.parameters import malformed
+from worker.http.problems import Problem
+
+USUAL_PAGE: Final = 100
+LARGEST_PAGE: Final = 1_000
+FILTERS: Final = ("entity", "code", "field", "key", "producer", "partition", "since")
+"""The filters of `buddy rejections list`."""
+
+_CODES: Final = tuple(code.value for code in Code)
+_LONGEST: Final = 1_000
+"""Characters of a value."""
+_SHOWN: Final = 40
+_NUMBER: Final = re.compile(r"[0-9]{1,9}")
+_IDENTITY: Final = re.compile(r"[0-9a-f]{1,64}")
+
+
+class Cursor(NamedTuple):
+    """A place in the list of rejections of one store, which numbers them as it reads them."""
+
+    identity: str
+    """Of the store: see `DeskDatabase.identity`."""
+    number: int
+
+
+class _Cursor(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    identity: str
+    number: int
+
+
+_decode_cursor = msgspec.json.Decoder(_Cursor).decode
+
+
+def encode_cursor(cursor: Cursor) -> str:
+    """The cursor as opaque text that needs no quoting in a URL."""
+    return urlsafe_b64encode(msgspec.json.encode(cursor)).rstrip(b"=").decode()
+
+
+def decode_cursor(text: str) -> Cursor | None:
+    """The cursor in a text; None if there is none."""
+    try:
+        padded = text.encode("ascii") + b"=" * (-len(text) % 4)
+        found = _decode_cursor(urlsafe_b64decode(padded))
+    except (ValueError, msgspec.MsgspecError, RecursionError):
+        return None
+    if not (_IDENTITY.fullmatch(found.identity) and 0 <= found.number < 2**63):
+        return None
+    return Cursor(found.identity, found.number)
+
+
+class ListQuery(NamedTuple):
+    """What `GET /v1/rejections` asks for. `after` is the cursor of the page before."""
+
+    chosen: Filter
+    limit: int
+    after: Cursor | None
+    everything: bool
+    """Whether settled rejections are listed as well."""
+
+
+def list_query(request: Request, now: int) -> ListQuery:
+    """The query of a list. Raises Problem 400, which names the parameter."""
+    values = parameters(request, (*FILTERS, "all", "limit", "after"))
+    limit = _whole(values, "limit", 1, LARGEST_PAGE)
+    after = None
+    if "after" in values:
+        after = decode_cursor(values["after"])
+        if after is None:
+            raise malformed("after", "must be the 'next' of an earlier answer")
+    return ListQuery(
+        filter_of(values, now),
+        USUAL_PAGE if limit is None else limit,
+        after,
+        _flag(values, "all"),
+    )
+
+
+def parameters(request: Request, known: Iterable[str]) -> dict[str, str]:
+    """The query of a request. Raises Problem 400 for an unknown parameter, or one given twice."""
+    known = tuple(known)
+    values: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in known:
+            near = get_close_matches(name[:_SHOWN].lower(), known, 1, 0.7)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise Problem(
+                400,
+                "unknown_parameter",
+                f"no such parameter: {shown(name, _SHOWN)}: {hint}",
+                members={"parameter": shown(name, _SHOWN)},
+            )
+        if name in values:
+            raise malformed(name, "is given twice")
+        values[name] = value
+    return values
+
+
+def filter_of(values: Mapping[str, Any], now: int) -> Filter:
+    """The filter in these values: those of a query, or of a JSON body. Raises Problem 400."""
+    text = {name: values.get(name) for name in FILTERS if name != "partition"}
+    for name, value in text.items():
+        if value is not None and len(value) > _LONGEST:
+            raise malformed(name, f"has more than {_LONGEST} characters")
+    _one_of("entity", text["entity"], tuple(ENTITIES))
+    _one_of("code", text["code"], _CODES)
+    if text["key"] is not None and text["entity"] is None:
+        raise malformed("key", "alone names no record: give entity as well")
+    since = text.pop("since")
+    back = None if since is None else back_from_now(since)
+    if since is not None and back is None:
+        raise malformed("since", "must be a time back from now: 30m, 2h or 7d")
+    return Filter(
+        **text,
+        partition=_whole(values, "partition", 0, 999_999),
+        since=None if back is None else now - back,
+    )
+
+
+def _one_of(name: str, value: str | None, choices: tuple[str, ...]) -> None:
+    if value is None or value in choices:
+        return
+    near = get_close_matches(value[:_SHOWN].lower(), choices, 1, 0.7)
+    hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(choices)}"
+    raise malformed(name, f"has no value {shown(value, _SHOWN)}: {hint}")
+
+
+def _whole(values: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
+    value = values.get(name)
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = int(value)
+    if value is None or (isinstance(value, int) and least <= value <= most):
+        return value
+    raise malformed(name, f"must be a whole number from {least} to {most:,}")
+
+
+def _flag(values: Mapping[str, str], name: str) -> bool:
+    value = values.get(name, "false")
+    if value not in ("true", "false"):
+        raise malformed(name, "must be true or false")
+    return value == "true"
