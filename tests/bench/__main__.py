@@ -19,6 +19,7 @@ from tests.bench import (
     desk,
     embedded_path,
     hotkey,
+    http_path,
     index,
     index_sizes,
     judging,
@@ -72,6 +73,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterable[Figure]]] = {
     "exports": whole_export.run,
     "index": _index,
     "desk": desk.run,
+    "http": http_path.run,
 }
 
 
