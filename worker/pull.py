@@ -93,7 +93,11 @@ class ExportServer:
             raise UsageError("the URL must not hold a password: use --token-file")
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         retries = urllib3.Retry(
-            total=_TRIES, redirect=0, backoff_factor=0.5, status_forcelist=_AWAY
+            total=_TRIES,
+            redirect=0,
+            backoff_factor=0.5,
+            status_forcelist=_AWAY,
+            respect_retry_after_header=False,  # a server could name hours
         )
         self._pool = urllib3.PoolManager(retries=retries, timeout=_TIMEOUT)
 
@@ -150,9 +154,13 @@ class ExportServer:
     def _check(self, answer: urllib3.BaseHTTPResponse) -> None:
         if answer.status in (200, 206):
             return
+        if answer.status == 410:
+            raise _GoneError
         detail = ""
         with suppress(HTTPError, msgspec.MsgspecError, UnicodeDecodeError):
             detail = msgspec.json.decode(answer.read(_CHUNK), type=_Problem).detail
+        if answer.status >= 500:
+            raise BrokerUnavailable(f"{self._url} answers {answer.status}: try again")
         raise Refused(f"{self._url} answers {answer.status}: {detail[:300] or 'no reason given'}")
 
 
@@ -169,17 +177,19 @@ def pull(
     is needed, and every increment after it. Without, it gets the latest export. Raises StateError,
     NothingToPull, BrokerUnavailable and Refused.
     """
+    fetched: list[str] = []
     with _locked(folder):
         for _ in range(_TRIES):
-            newest, wanted = _wanted(server, folder, bookmark, formats)
             try:
+                newest, wanted = _wanted(server, folder, bookmark, formats)
                 for offered in wanted:
                     _fetch(server, folder, offered, advance)
+                    fetched.append(offered.directory)
             except _GoneError:
                 continue  # retention has removed it: the list has changed
             _point_to(folder, newest)
             _sweep(folder)
-            return [offered.directory for offered in wanted]
+            return fetched
         raise StateError(f"exports are removed faster than {folder} can fetch them: try again")
 
 
@@ -229,6 +239,8 @@ def _fetch(server: ExportServer, folder: Path, offered: Offered, advance: Advanc
         partial.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
         manifest = _manifest(server, path, offered, partial / MANIFEST)
         for file in decode(manifest, "manifest.json").files:
+            if "\0" in file.path:
+                raise StateError("the manifest lists a file whose name no system takes")
             target = partial / file.path
             target.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
             _file(server, f"{path}/files/{quote(file.path)}", file, target, advance)
@@ -240,9 +252,10 @@ def _fetch(server: ExportServer, folder: Path, offered: Offered, advance: Advanc
 
 def _manifest(server: ExportServer, path: str, offered: Offered, target: Path) -> bytes:
     """The manifest: that of an earlier pull, or fetched."""
-    with suppress(FileNotFoundError):
-        content = target.read_bytes()
+    with suppress(FileNotFoundError), target.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
         if hashlib.sha256(content).hexdigest() == offered.manifest_sha256:
+            os.fsync(file.fileno())  # the earlier pull may have been killed before it did so
             return content
     content = b""
     with server.open(path, 0, offered.manifest_sha256) as (_, chunks), _problems(path):
@@ -339,10 +352,11 @@ def _locked(folder: Path) -> Iterator[None]:
         make_private(folder)
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o640)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StateError(f"another pull is at work in {folder}: wait for it") from None
+        with _writing(folder):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StateError(f"another pull is at work in {folder}: wait for it") from None
         yield
     finally:
         os.close(lock)

@@ -43,6 +43,7 @@ def test_the_examples_run(local: Buddy, tmp_path: Path) -> None:
     (started,) = service.logged("http_started")
     room = tmp_path / "room"
     room.mkdir()
+    (room / "user.json").write_bytes(user(9)[1])
     (room / "users.ndjson").write_bytes(b"\n".join(user(n)[1] for n in range(5)) + b'\n{"id": 1}\n')
     local.export("--incremental", "partner")
     environment = os.environ | {"PATH": f"{commands(tmp_path)}:{os.environ['PATH']}"}

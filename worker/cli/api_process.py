@@ -29,17 +29,25 @@ _log = structlog.get_logger(__name__)
 async def run_api(
     context: Context,
     listening: socket.socket,
-    health_port: int,
+    address: str,
     stop: asyncio.Event,
     health: ServiceHealth,
     clock: Clock,
 ) -> None:
-    """Run the API until `stop` is set; start it anew if it ends. `health` is its own part."""
+    """Run the API until `stop` is set; start it anew if it ends.
+
+    `address` is where this process serves its health, and `health` the part of the API in it.
+    """
     backoff = Backoff(clock.steady, first=1.0, longest=30.0)
     watching = asyncio.create_task(_alive(stop, health, clock))
     try:
         while not stop.is_set():
-            process = await _start(context, listening, health_port)
+            backoff.succeeded()
+            try:
+                process = await _start(context, listening, address)
+            except OSError as error:  # too many processes, or no memory
+                await _ended(error.strerror or str(error), backoff, stop, health, clock)
+                continue
             health.restored()
             health.free("process")
             ended = asyncio.create_task(process.wait())
@@ -49,23 +57,30 @@ async def run_api(
             if not ended.done():
                 await _end(process)
                 return
-            seconds = backoff.failed()
-            _log.error("http_ended", code=process.returncode, seconds=round(seconds, 1))
-            reason = f"it ended with exit code {process.returncode}, and is started again"
-            health.hindered("process", reason, clock.steady())
-            await wait(stop, seconds)
+            await _ended(f"exit code {process.returncode}", backoff, stop, health, clock)
     finally:
         watching.cancel()
 
 
+async def _ended(
+    why: str, backoff: Backoff, stop: asyncio.Event, health: ServiceHealth, clock: Clock
+) -> None:
+    """Report that the process has ended, and wait until it may be started again."""
+    seconds = backoff.failed()
+    _log.error("http_ended", reason=why, seconds=round(seconds, 1))
+    reason = f"the process has ended ({why}), and is started again"
+    health.hindered("process", reason, clock.steady())
+    await wait(stop, seconds)
+
+
 async def _alive(stop: asyncio.Event, health: ServiceHealth, clock: Clock) -> None:
-    """Report that the event loop turns."""
+    """Report that this process turns: the API has nothing else to report of itself."""
     while not stop.is_set():
         health.alive(clock.steady())
         await wait(stop, 5.0)
 
 
-async def _start(context: Context, listening: socket.socket, health_port: int) -> Process:
+async def _start(context: Context, listening: socket.socket, address: str) -> Process:
     descriptor = listening.fileno()
     return await asyncio.create_subprocess_exec(
         sys.executable,
@@ -75,8 +90,8 @@ async def _start(context: Context, listening: socket.socket, health_port: int) -
         "serve",
         "--socket",
         str(descriptor),
-        "--health-port",
-        str(health_port),
+        "--health",
+        address,
         stdin=PIPE,
         pass_fds=(descriptor,),
         env=dict(context.environment),

@@ -74,7 +74,9 @@ def run_command(context: Context, until_eof: bool) -> int:
                     _desk(context, broker, stop, DeskReports(metrics, desk, CLOCK), _DESK_SHARE),
                 ]
                 if listening is not None:
-                    services.append(run_api(context, listening, health.port, stop, http[0], CLOCK))
+                    services.append(
+                        run_api(context, listening, health.address, stop, http[0], CLOCK)
+                    )
                 await together(stop, *services)
 
     with listening or nullcontext():
@@ -156,7 +158,9 @@ def watched(context: Context, *services: str) -> Iterator[tuple[Any, ...]]:
     where = {"broker": settings.broker, "prefix": settings.prefix}
     _log.info("starting", services=services, version=__version__, **where)
     metrics = Metrics()
-    health = Health(metrics, CLOCK.steady, host=settings.metrics_host, port=settings.metrics_port)
+    # Without a port, it is there for the API of this process alone.
+    host = settings.metrics_host if settings.metrics_port else "127.0.0.1"
+    health = Health(metrics, CLOCK.steady, host=host, port=settings.metrics_port)
     parts = [health.part(service) for service in services]
     try:
         if settings.metrics_port or "http" in services[1:]:

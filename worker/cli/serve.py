@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,15 +32,18 @@ from worker.ops.health import Health
 from worker.ops.metrics import Metrics
 from worker.waiting import together
 
+_DESCRIPTORS: Final = 8_192
+_PLACE_SECONDS: Final = 10.0
+"""How long a request waits for a bucket that is away."""
 _DESK_SHARE: Final = 0.5
 """The part of the time that a stand-in for the desk may take beside requests."""
 
 
 @click.command("serve")
 @click.option("--socket", "descriptor", type=int, hidden=True, help="An open socket to serve.")
-@click.option("--health-port", type=int, hidden=True, help="The port of the services' health.")
+@click.option("--health", hidden=True, help="Where the services' health is served.")
 @click.pass_obj
-def serve_command(context: Context, descriptor: int | None, health_port: int | None) -> int:
+def serve_command(context: Context, descriptor: int | None, health: str | None) -> int:
     """Serve the HTTP API until SIGTERM or Ctrl-C."""
     prepare(context)
     settings = context.settings
@@ -52,41 +56,51 @@ def serve_command(context: Context, descriptor: int | None, health_port: int | N
         desk=desk_directory(context),
         show_values=settings.show_values,
     )
-    place = place_of(settings, context.environment)
+    place = place_of(settings, context.environment, _PLACE_SECONDS)
 
     async def judged(broker: Broker, tasks: int, patience: float) -> None:
         await until_judged(broker, settings, tasks, patience)
 
     async def main(stop: asyncio.Event) -> None:
-        if health_port is not None:  # a child of `buddy run`, which holds the other end
+        if health is not None:  # a child of `buddy run`, which holds the other end
             stop_at_eof(stop)
         async with context.broker() as broker:
             await create_if_embedded(context, broker)
             await check_topics(broker, context.names, settings.max_record_bytes)
-            with own_health(context, health_port) as (health, reports):
+            with own_health(context, health) as (source, reports):
                 desk = StandInDesk(
                     broker, context.names, api_settings.desk, reports, CLOCK, share=_DESK_SHARE
                 )
-                parts = ApiParts(broker, context.names, place, health, tokens, judged, stop)
+                parts = ApiParts(broker, context.names, place, source, tokens, judged, stop)
                 async with api(parts, api_settings) as app:
-                    await together(stop, serve_http(app, listening, stop), desk.run(stop))
+                    try:
+                        await together(stop, serve_http(app, listening, stop), desk.run(stop))
+                    finally:
+                        place.close()  # calls that wait for it give up
 
+    _allow_descriptors()
     with listening:
         return serve(main)
 
 
+def _allow_descriptors() -> None:
+    """Raise the soft limit of open files: each connection takes one, and exports some more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 @contextmanager
-def own_health(
-    context: Context, health_port: int | None
-) -> Iterator[tuple[HealthSource, DeskReports]]:
+def own_health(context: Context, address: str | None) -> Iterator[tuple[HealthSource, DeskReports]]:
     """What answers for this process, itself or the process of the services; and its desk's reports.
 
     Beside the services there is a desk: the one here waits, and has nothing to report.
     """
-    if health_port is not None:
+    if address is not None:
         metrics = Metrics()
         unheard = Health(metrics, CLOCK.steady).part("desk")
-        yield ServicesHealth(health_port), DeskReports(metrics, unheard, CLOCK)
+        yield ServicesHealth(address), DeskReports(metrics, unheard, CLOCK)
         return
     with watched(context, "http", "desk") as (health, metrics, part, desk):
         part.restored()

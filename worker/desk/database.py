@@ -202,6 +202,8 @@ class DeskDatabase:
                 yield
         except OSError as error:
             raise self._lock.failure(error) from None
+        except sqlite3.ProgrammingError as error:  # closed under a question that was given up
+            raise StateError(f"{self.directory} cannot be read: {error}") from None
         except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
             damaged = any(sign in str(error) for sign in _DAMAGED)
             if damaged or not isinstance(error, sqlite3.OperationalError):

@@ -108,7 +108,7 @@ def new_token() -> tuple[str, str]:
 def _read(path: Path) -> tuple[Token, ...]:
     try:
         with path.open("rb") as file:
-            text = file.read(_LARGEST_FILE).decode()
+            text = _whole(file.read(_LARGEST_FILE + 1))
         tokens = msgspec.convert(tomllib.loads(text), _File).tokens
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -121,3 +121,9 @@ def _read(path: Path) -> tuple[Token, ...]:
             f"tokens file {path}: two tokens are called {twice[0]}: each needs a name of its own"
         )
     return tokens
+
+
+def _whole(content: bytes) -> str:
+    if len(content) > _LARGEST_FILE:
+        raise ValueError(f"it is larger than {_LARGEST_FILE} bytes")
+    return content.decode()

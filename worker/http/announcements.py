@@ -12,7 +12,8 @@ import structlog
 
 from worker.brokers.contract import Broker, Reader
 from worker.core.topics import Names
-from worker.errors import WAITED_OUT, BuddyError, MissingTopic
+from worker.errors import BuddyError, MissingTopic
+from worker.http.problems import RETRY_SECONDS, Problem
 from worker.sink.requests import Announcement, decode_announcement
 from worker.stream import Message, Partition
 from worker.waiting import Backoff
@@ -23,6 +24,7 @@ MOST_EVENTS: Final = 1_000
 """The announcements that a client can catch up on."""
 _READ: Final = 1_000
 _POLL_SECONDS: Final = 0.5
+_CURRENT_SECONDS: Final = 10.0
 _SILENCE_SECONDS: Final = 15.0
 """How often a client learns that there is nothing new, so that a dead connection is noticed."""
 
@@ -39,23 +41,36 @@ class Announcements:
         self._events: deque[tuple[str, Announcement]] = deque(maxlen=MOST_EVENTS)
         self._count = 0
         """The announcements seen so far; the last ones are in `_events`."""
+        self._positions: dict[Partition, int] = {}
+        self._is_current = asyncio.Event()
         self._has_ended = False
         self._news = asyncio.Condition()
 
     async def run(self) -> None:
-        """Follow until cancelled. Waits out outages."""
+        """Follow until cancelled. Waits out every error, and goes on where it was."""
         backoff = Backoff(_steady)
         while True:
             reader = self._broker.reader()
             try:
                 await self._follow(reader)
             except BuddyError as error:
-                if not isinstance(error, WAITED_OUT):
-                    raise
                 _log.warning("announcements_not_read", error=str(error))
                 await asyncio.sleep(backoff.failed())
             finally:
                 await reader.close()
+
+    async def current(self) -> None:
+        """Wait until all that was announced before the start is known. Raises Problem 503."""
+        try:
+            async with asyncio.timeout(_CURRENT_SECONDS):
+                await self._is_current.wait()
+        except TimeoutError:
+            raise Problem(
+                503,
+                "announcements_behind",
+                "the announcements of exports have not been read yet: try again",
+                headers={"Retry-After": str(RETRY_SECONDS)},
+            ) from None
 
     async def end_at(self, stop: asyncio.Event) -> None:
         """End all streams of events once `stop` is set."""
@@ -114,12 +129,18 @@ class Announcements:
         spans = await self._broker.spans(
             Partition(self._topic, number) for number in range(topics[self._topic].partitions)
         )
-        reader.assign({partition: span.start for partition, span in spans.items()})
+        for partition, span in spans.items():
+            self._positions.setdefault(partition, span.start)
+        reader.assign(self._positions)
         while True:
-            if messages := await reader.read(_READ, _POLL_SECONDS):
-                async with self._news:
-                    for message in messages:
-                        self._take(message)
+            messages = await reader.read(_READ, _POLL_SECONDS)
+            async with self._news:
+                for message in messages:
+                    self._take(message)
+                self._positions = {p: reader.position(p) for p in self._positions}
+                if all(self._positions[p] >= span.end for p, span in spans.items()):
+                    self._is_current.set()
+                if messages:
                     self._news.notify_all()
 
     def _take(self, message: Message) -> None:

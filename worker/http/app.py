@@ -30,6 +30,7 @@ from worker.http.guard import Endpoint, Guard, answered, failed, needs, not_foun
 from worker.http.health import HealthEndpoints, HealthSource
 from worker.http.openapi import openapi
 from worker.http.operations import GREEDY, OPERATIONS, Operation
+from worker.http.parameters import check_query
 from worker.http.problems import Problem
 from worker.http.records import RecordSender
 from worker.http.rejection_stream import RejectionFollower, RejectionStreamer
@@ -138,5 +139,11 @@ def _route(operation: Operation, endpoint: Endpoint) -> Route:
     path = operation.path
     for name in GREEDY:
         path = path.replace(f"{{{name}}}", f"{{{name}:path}}")
-    guarded = endpoint if operation.role is None else needs(operation.role, endpoint)
+    known = {parameter.name for parameter in operation.parameters}
+
+    async def checked(request: Request) -> Response:
+        check_query(request, known)
+        return await endpoint(request)
+
+    guarded = checked if operation.role is None else needs(operation.role, checked)
     return Route(path, guarded, methods=[operation.method])

@@ -7,6 +7,7 @@ for the client while it has nothing to read; the number of threads bounds the up
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -23,6 +24,8 @@ MOST_UPLOADS: Final = 16
 """Bodies that are read at one time, each by a thread."""
 CLIENT_SECONDS: Final = 30.0
 """How long a client may send nothing in the middle of a body."""
+LEAST_RATE: Final = 256
+"""Bytes a second, from the start of a body."""
 BATCH_RECORDS: Final = 1_000
 BATCH_BYTES: Final = 4 * 1024 * 1024
 """The records that are published together, and so are in memory, for each upload."""
@@ -137,16 +140,20 @@ class _Chunks:
     def __init__(self, stream: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> None:
         self._stream = stream
         self._loop = loop
-        self._closed = False
+        self._closed = threading.Event()
+        self._began = loop.time()
+        self._size = 0
         self._awaited: Future[bytes] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        if self._closed:
+        if self._closed.is_set():
             raise ClientDisconnect
         self._awaited = asyncio.run_coroutine_threadsafe(self._receive(), self._loop)
+        if self._closed.is_set():
+            self._awaited.cancel()
         if chunk := self._awaited.result():
             return chunk
         raise StopIteration
@@ -157,6 +164,7 @@ class _Chunks:
             async with asyncio.timeout(CLIENT_SECONDS):
                 async for chunk in self._stream:
                     if chunk:
+                        self._check_rate(len(chunk))
                         return chunk
         except TimeoutError:
             raise Problem(
@@ -164,8 +172,15 @@ class _Chunks:
             ) from None
         return b""
 
+    def _check_rate(self, size: int) -> None:
+        """Raise Problem 408 if the body comes so slowly that it only occupies a thread."""
+        self._size += size
+        seconds = self._loop.time() - self._began
+        if seconds > CLIENT_SECONDS and self._size < seconds * LEAST_RATE:
+            raise Problem(408, "body_too_slow", f"less than {LEAST_RATE} bytes a second came")
+
     def close(self) -> None:
         """Release the thread, if it still waits. Call this in the event loop."""
-        self._closed = True
+        self._closed.set()
         if self._awaited is not None:
             self._awaited.cancel()

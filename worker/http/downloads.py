@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 from zipstream import ZipStream
 
 from worker.exports.places.place import OpenFile
@@ -22,8 +22,6 @@ from worker.http.problems import Problem
 
 T = TypeVar("T")
 
-CLIENT_SECONDS: Final = 60.0
-"""How long a client may take nothing in the middle of an answer."""
 _THREADS: Final = 16
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
@@ -159,14 +157,7 @@ class _Download(StreamingResponse):
         self._file = chunks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def sending(message: Message) -> None:
-            try:
-                async with asyncio.timeout(CLIENT_SECONDS):
-                    await send(message)
-            except TimeoutError:
-                raise ClientDisconnect from None
-
         try:
-            await super().__call__(scope, receive, sending)
+            await super().__call__(scope, receive, send)
         finally:
             self._file.close()

@@ -26,7 +26,7 @@ from worker.http.downloads import Downloads
 from worker.http.event_streams import EventStreams
 from worker.http.parameters import caller_of, malformed, number_of, small_body, wait_of
 from worker.http.problems import Problem
-from worker.sink.listing import Listed, chosen, is_whole, listed, newest
+from worker.sink.listing import Listed, chosen, in_order, is_whole, listed, newest
 from worker.sink.requests import (
     Announcement,
     ExportRequest,
@@ -95,7 +95,8 @@ class Exports:
             found = self._place.finished(unreadable.append)
             if after is not None:
                 found = _behind(found, after)
-            return list(islice(chosen(_of_entity(found, request), *_filters(request)), limit + 1))
+            found = chosen(_of_entity(in_order(found), request), *_filters(request))
+            return list(islice(found, limit + 1))
 
         found = await self._downloads.run(page)
         following = found[limit - 1].name if len(found) > limit else None
@@ -142,6 +143,8 @@ class Exports:
     async def ask(self, request: Request) -> Response:
         """Ask the sink for an export. 202 with the place to look; 200 if it is finished."""
         seconds = wait_of(request, _LONGEST_WAIT)
+        if seconds:
+            await self._announcements.current()
         body = await small_body(request, _LARGEST_REQUEST)
         wanted = _request_in(body)
         key, value = encode_request(wanted)
@@ -155,6 +158,7 @@ class Exports:
         """What became of a request."""
         request_id = request.path_params["id"]
         seconds = wait_of(request, _LONGEST_WAIT)
+        await self._announcements.current()
         found = await self._announcements.ended(request_id, seconds)
         if found is None:
             raise Problem(
@@ -167,6 +171,7 @@ class Exports:
     async def stream(self, request: Request) -> Response:
         """Announcements as server-sent events."""
         after = request.headers.get("last-event-id")
+        await self._announcements.current()
 
         async def events() -> AsyncIterator[bytes]:
             yield b": connected\n\n"

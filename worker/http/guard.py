@@ -6,6 +6,7 @@ this machine would otherwise carry out requests for it.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Awaitable, Callable, Container
 from http import HTTPStatus
@@ -23,6 +24,10 @@ from worker.http.problems import Problem, problem_of
 
 MOST_REQUESTS: Final = 256
 """Requests in progress at one time; more get 429."""
+
+_HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
+_SAME_SITE: Final = ("same-origin", "none")
+"""What browsers say of requests that no page of another origin has caused."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -68,7 +73,8 @@ class Guard:
         # For a stream of events: it may be open for days, and mostly waits.
         request.state.release = release
         try:
-            self._check_pressure()
+            if request.url.path not in self._open_paths:  # a probe must not fail for others' load
+                self._check_pressure()
             check_origin(request)
             request.state.caller = self._caller(request)
             await self._app(scope, receive, sending)
@@ -103,7 +109,7 @@ class Guard:
 
     def _caller(self, request: Request) -> Caller:
         if self._tokens is None:
-            if not is_loopback(request.url.hostname or ""):
+            if not is_loopback(asked_host(request)):
                 raise Problem(
                     421,
                     "not_this_machine",
@@ -140,10 +146,17 @@ def needs(role: Role, endpoint: Endpoint) -> Endpoint:
     return guarded
 
 
+def asked_host(request: Request) -> str:
+    """The host that the client asks for, by its header alone; empty if that is malformed."""
+    match = _HOST.fullmatch(request.headers.get("host", ""))
+    return "" if match is None else match[1] or match[2]
+
+
 def check_origin(request: Request) -> None:
     """Raise Problem 403 for a request that a browser sends for a page of another origin."""
     origin = request.headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
+    others = origin is not None and origin.partition("://")[2] != request.headers.get("host")
+    if others or request.headers.get("sec-fetch-site", "none") not in _SAME_SITE:
         raise Problem(403, "other_origin", "a page of another origin may ask nothing here")
 
 

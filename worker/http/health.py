@@ -63,10 +63,11 @@ class OwnHealth:
 
 
 class ServicesHealth:
-    """The health of the process that started this one, by its port on this machine."""
+    """The health of the process that started this one, by the address of its health."""
 
-    def __init__(self, port: int) -> None:
-        self._url = f"http://127.0.0.1:{port}"
+    def __init__(self, address: str) -> None:
+        """`address` is `host:port`."""
+        self._url = f"http://{address}"
         self._pool = urllib3.PoolManager(retries=False, timeout=_TIMEOUT)
 
     async def ask(self, path: str) -> HealthAnswer:

@@ -18,15 +18,11 @@ def listen(host: str, port: int, *, has_tokens: bool) -> socket.socket:
 
     Also if others than this machine could ask, and there are no tokens.
     """
-    if not has_tokens and not is_loopback(host):
-        raise ConfigurationError(
-            f"http_host {host} serves other machines, and there are no tokens: set"
-            " http_tokens_file ('buddy token' makes its entries), or http_host to 127.0.0.1"
-        )
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
+        _check_served(host, str(address[0]), has_tokens=has_tokens)
         listening = socket.socket(family, socket.SOCK_STREAM)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -38,6 +34,14 @@ def listen(host: str, port: int, *, has_tokens: bool) -> socket.socket:
     except OSError as error:
         raise ConfigurationError(_complaint(host, port, error)) from None
     return listening
+
+
+def _check_served(host: str, address: str, *, has_tokens: bool) -> None:
+    if not has_tokens and not is_loopback(address):
+        raise ConfigurationError(
+            f"http_host {host} serves other machines, and there are no tokens: set"
+            " http_tokens_file ('buddy token' makes its entries), or http_host to 127.0.0.1"
+        )
 
 
 def is_loopback(host: str) -> bool:

@@ -90,7 +90,7 @@ _FILTERS: Final = (
     Parameter("partition", "Only this input partition.", {"type": "integer", "minimum": 0}),
     Parameter(
         "since",
-        "Only rejections since then: 2h, or a time.",
+        "Only rejections of so long: 30m, 2h, 7d.",
         {"type": "string", "examples": ["2h"]},
     ),
 )

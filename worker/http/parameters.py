@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Collection
 from difflib import get_close_matches
 from typing import Final
 
 from starlette.requests import Request
 
 from schemas import ENTITIES
+from worker.core.shown import shown
 from worker.http.access import Caller
 from worker.http.body import CLIENT_SECONDS, is_json
 from worker.http.problems import Problem
 
 LONGEST_WAIT: Final = 60.0
+_SHOWN: Final = 40
 _SECONDS: Final = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(ms|s)?")
 
 
@@ -40,6 +43,21 @@ def number_of(request: Request, name: str, default: int, largest: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= largest):
         raise malformed(name, f"must be a number from 1 to {largest}")
     return int(text)
+
+
+def check_query(request: Request, known: Collection[str]) -> None:
+    """Raise Problem 400 for a parameter that does not exist, rather than ignore it in silence."""
+    for name in request.query_params:
+        if name not in known:
+            near = get_close_matches(name[:_SHOWN].lower(), known, 1, 0.7)
+            there = f"there are {', '.join(known)}" if known else "there are none here"
+            hint = f"did you mean {near[0]}?" if near else there
+            raise Problem(
+                400,
+                "unknown_parameter",
+                f"no such parameter: {shown(name, _SHOWN)}: {hint}",
+                members={"parameter": shown(name, _SHOWN)},
+            )
 
 
 def malformed(name: str, what: str) -> Problem:

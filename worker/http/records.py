@@ -20,7 +20,7 @@ from worker.brokers.contract import Broker
 from worker.core.keys import form_of, read_key
 from worker.core.sending import KeyReader
 from worker.core.topics import Names
-from worker.errors import BuddyError, MissingTopic
+from worker.errors import BuddyError, MessageRefused, MissingTopic
 from worker.files import FileRecord
 from worker.http.body import Uploads
 from worker.http.parameters import caller_of, entity_of, wait_of
@@ -171,8 +171,20 @@ class RecordSender:
             else:
                 messages.append(ProducerRecord(topic, key, record.value))
                 lines.append(record.line)
-        if messages:
+        if not messages:
+            return
+        try:
             await self._publish(messages, lines, watch, report)
+        except MessageRefused as error:
+            if not error.refused:
+                raise
+            # Kafka counts some bytes of its own. It has sent nothing, or what is sent again now.
+            for index in error.refused:
+                report.refuse(RefusedRecord(lines[index], len(messages[index].value or b"")))
+            left = [n for n in range(len(messages)) if n not in error.refused]
+            if left:
+                good, at = [messages[n] for n in left], [lines[n] for n in left]
+                await self._publish(good, at, watch, report)
 
     async def _publish(
         self,
@@ -205,6 +217,7 @@ class _Report:
         self._entity = entity
         self._refused: list[RefusedRecord] = []
         self._listed: list[tuple[int, str]] = []
+        self._last_line: int | None = None
 
     def room(self) -> int:
         """How many more records can be listed."""
@@ -219,14 +232,14 @@ class _Report:
     def add(self, lines: Sequence[int], coordinates: Sequence[str]) -> None:
         """Add records that were sent."""
         self.sent += len(coordinates)
+        self._last_line = lines[-1]
         room = self.room()
         self._listed += zip(lines[:room], coordinates[:room], strict=True)
 
     def members(self) -> dict[str, object]:
         """What was sent before an error, as members of its problem details."""
-        last = self._listed[-1] if self._listed and len(self._listed) == self.sent else None
         members: dict[str, object] = {"sent": self.sent, "refused": self.refused_count}
-        return members | ({} if last is None else {"last_line": last[0]})
+        return members | ({} if self._last_line is None else {"last_line": self._last_line})
 
     def answer(self, verdicts: Mapping[str, Verdict] | None) -> Response:
         """The response: with verdicts, if the request waited for them."""
@@ -245,7 +258,7 @@ class _Report:
         accepted, rejected = of.count("accepted"), of.count("rejected")
         report.accepted, report.rejected = accepted, rejected
         report.pending = self.sent - accepted - rejected
-        status = 202 if report.pending else 200
+        status = 202 if "pending" in of else 200
         return Response(msgspec.json.encode(report), status, media_type="application/json")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any, Final, NamedTuple
 
@@ -16,8 +16,7 @@ from worker.core.shown import shown
 from worker.core.violations import Code
 from worker.desk.choosing import back_from_now
 from worker.desk.queries import Filter
-from worker.http.parameters import malformed
-from worker.http.problems import Problem
+from worker.http.parameters import check_query, malformed
 
 USUAL_PAGE: Final = 100
 LARGEST_PAGE: Final = 1_000
@@ -92,20 +91,11 @@ def list_query(request: Request, now: int) -> ListQuery:
     )
 
 
-def parameters(request: Request, known: Iterable[str]) -> dict[str, str]:
+def parameters(request: Request, known: Collection[str]) -> dict[str, str]:
     """The query of a request. Raises Problem 400 for an unknown parameter, or one given twice."""
-    known = tuple(known)
+    check_query(request, known)
     values: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
-        if name not in known:
-            near = get_close_matches(name[:_SHOWN].lower(), known, 1, 0.7)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise Problem(
-                400,
-                "unknown_parameter",
-                f"no such parameter: {shown(name, _SHOWN)}: {hint}",
-                members={"parameter": shown(name, _SHOWN)},
-            )
         if name in values:
             raise malformed(name, "is given twice")
         values[name] = value

@@ -16,6 +16,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 HEADER_SECONDS: Final = 10.0
 """How long a client may take for the head of its first request."""
+CLIENT_SECONDS: Final = 60.0
+"""How long a client may take none of what waits for it; at most some 300 KB do."""
 KEEP_ALIVE_SECONDS: Final = 15
 GRACE_SECONDS: Final = 5
 """How long requests in progress may go on after a stop."""
@@ -51,6 +53,8 @@ async def serve_http(app: ASGIApp, listening: socket.socket, stop: asyncio.Event
     stopping.cancel()
     server.should_exit = True
     await serving
+    if cancelled := server.server_state.tasks:  # requests beyond the grace: they clean up
+        await asyncio.wait(cancelled, timeout=GRACE_SECONDS)
 
 
 class _Server(uvicorn.Server):
@@ -69,6 +73,7 @@ class _Protocol(H11Protocol):
         """Give the client `HEADER_SECONDS` for the head of its request."""
         super().connection_made(transport)
         self._head_limit: asyncio.TimerHandle | None = None
+        self._write_limit: asyncio.TimerHandle | None = None
         self._limit_head()
 
     def data_received(self, data: bytes) -> None:
@@ -77,10 +82,23 @@ class _Protocol(H11Protocol):
         self._limit_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the limit."""
-        if self._head_limit is not None:
-            self._head_limit.cancel()
+        """End the limits."""
+        for limit in (self._head_limit, self._write_limit):
+            if limit is not None:
+                limit.cancel()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Give the client `CLIENT_SECONDS` to take what waits for it."""
+        super().pause_writing()
+        self._write_limit = self.loop.call_later(CLIENT_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It has taken most of it."""
+        super().resume_writing()
+        if self._write_limit is not None:
+            self._write_limit.cancel()
+            self._write_limit = None
 
     def _limit_head(self) -> None:
         cycle: RequestResponseCycle | None = self.cycle

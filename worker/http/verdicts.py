@@ -141,7 +141,7 @@ class _TopicReader:
             self._opening = asyncio.create_task(self._open())
         try:
             reader = await asyncio.shield(self._opening)
-        except BuddyError:
+        except Exception:
             self.has_ended = True
             raise
         if self._running is None:
@@ -151,7 +151,7 @@ class _TopicReader:
         """The verdict in a message; None if no worker wrote it."""
         try:
             if message.topic == self._rejected_topic:
-                return Verdict("rejected", _rejected.decode(message.value or b"").violations)
+                return Verdict("rejected", _rejected.decode(message.value or b"").violations.copy())
             warnings = dict(message.headers).get(WARNINGS_HEADER, b"").decode()
         except (ValueError, msgspec.MsgspecError, RecursionError):
             return None

@@ -204,6 +204,14 @@ class Health:
         assert self._server is not None
         return self._server.server_port
 
+    @property
+    def address(self) -> str:
+        """Where this machine reaches the server, as `host:port`, once started."""
+        assert self._server is not None
+        host = str(self._server.server_address[0])
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- all of them
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
     def start(self) -> None:
         """Listen. Raises ConfigurationError if host or port cannot be used."""
         self._server = _listen(self._host, self._port, self._serve)

@@ -86,6 +86,12 @@ def age(found: Finished) -> tuple[Order, int, bool]:
     return found.order, read, _base(manifest) is not None
 
 
+def in_order(found: Iterable[Finished]) -> Iterator[Finished]:
+    """The same exports, newest first, those of one second too. Read only as far as needed."""
+    for _, same_second in groupby(found, key=lambda export: export.order):
+        yield from sorted(same_second, key=age, reverse=True)
+
+
 def newest(found: Iterable[Finished]) -> Finished | None:
     """The newest export, or None. `found` comes newest first, and is read only as far as needed."""
     for _, same_second in groupby(found, key=lambda export: export.order):

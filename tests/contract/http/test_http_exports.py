@@ -200,6 +200,24 @@ async def test_no_other_file_of_the_directory_is_sent(exporting: Served, sink: S
         assert answer.status_code == 404
 
 
+async def test_a_process_that_starts_knows_what_was_announced_before(
+    exporting: Served, sink: Sink, another: Another
+) -> None:
+    told = await exported(exporting, id="before", formats=["csv"])
+    async with served(await another(), sink.names, place=DirectoryPlace(sink.exports)) as http:
+        answer = await http.client.get("/v1/exports/requests/before")
+        assert (answer.status_code, answer.json()) == (200, told)
+        async with http.client.stream("GET", "/v1/exports/stream") as stream:
+            lines = stream.aiter_lines()
+            assert await anext(lines) == ": connected"
+            after = await exported(http, id="after", formats=["csv"])
+            async for line in lines:
+                if line.startswith("data: "):
+                    assert json.loads(line[6:])["request_id"] == "after", "no history as news"
+                    break
+        assert after["request_id"] == "after"
+
+
 async def test_events_come_as_they_happen_and_can_be_taken_up_again(exporting: Served) -> None:
     async def events(last: str | None, until: str) -> list[tuple[str, Any]]:
         found: list[tuple[str, Any]] = []

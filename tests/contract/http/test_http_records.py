@@ -14,6 +14,8 @@ from tests.contract.broker_kit import DeleteTopic
 from tests.contract.http_kit import RECORD_LIMIT, Served, ndjson, problem
 from tests.contract.worker_kit import Row, Stage
 from tests.unit.rows_kit import match, user, uuid
+from worker.http import body as http_body
+from worker.http import guard, records
 from worker.stream import Message, Partition
 
 pytestmark = pytest.mark.timeout(200)
@@ -127,6 +129,48 @@ async def test_a_record_too_large_is_named_and_the_others_are_sent(
     assert len(await inputs(stage)) == 2
 
 
+async def test_a_record_that_only_the_broker_finds_too_large_is_named_too(
+    stage: Stage, http: Served
+) -> None:
+    """Kafka counts bytes of its own around a record; the embedded broker does not."""
+    topic = stage.names.input("users")
+    limit = (await stage.broker.topics([topic]))[topic].max_message_bytes
+    large = b'{"x": "' + b"x" * (limit - 12) + b'"}'
+    body = b"\n".join([record(user(1)), large, record(user(2))])
+    report = await http.send("users", body, headers=NDJSON)
+    assert [refused["line"] for refused in report["refused"]] in ([], [2])
+    assert report["sent"] + len(report["refused"]) == 3
+    assert len(await inputs(stage)) == report["sent"]
+
+
+async def test_beyond_what_is_listed_records_are_counted(
+    stage: Stage, http: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "MOST_LISTED", 3)
+    await stage.started(grace=0)
+    lines = [record(user(n)) for n in range(5)]
+    answer = await http.client.post(
+        "/v1/records/users?wait=30s", content=b"\n".join(lines), headers=NDJSON
+    )
+    report = answer.json()
+    assert (answer.status_code, report["sent"], report["accepted"]) == (200, 5, 3)
+    assert (len(report["records"]), report["records_unlisted"]) == (3, 2)
+    broken = b"[" + b",\n".join(lines) + b"\n; broken"
+    monkeypatch.setattr(http_body, "BATCH_RECORDS", 1)
+    told = (await http.client.post("/v1/records/users", content=broken)).json()
+    assert (told["sent"], told["last_line"]) == (5, 5)
+
+
+async def test_probes_are_answered_under_any_load(
+    http: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "MOST_REQUESTS", 0)
+    assert (await http.client.get("/live")).status_code == 200
+    answer = await http.client.get("/v1/exports")
+    assert problem(answer) == (429, "too_many_requests")
+    assert answer.headers["retry-after"] == "1"
+
+
 async def test_a_broken_frame_says_where_and_how_much_was_sent(stage: Stage, http: Served) -> None:
     body = b"[" + b",\n".join(record(user(n)) for n in range(2_500)) + b"\n; broken"
     answer = await http.client.post("/v1/records/users", content=body)
@@ -171,7 +215,11 @@ async def test_a_body_that_is_cut_off_has_sent_a_prefix(stage: Stage, http: Serv
         ("/v1/records/users", b"{}", {"content-encoding": "br"}, (415, "unsupported_encoding")),
         ("/v1/records/users", b"\x1f\x8b no gzip", {}, (400, "malformed_body")),
         ("/v1/records/users", b"{}", {"origin": "http://evil.example"}, (403, "other_origin")),
+        ("/v1/records/users", b"{}", {"sec-fetch-site": "cross-site"}, (403, "other_origin")),
         ("/v1/records/users", b"{}", {"host": "evil.example"}, (421, "not_this_machine")),
+        ("/v1/records/users", b"{}", {"host": "a{b.evil.example"}, (421, "not_this_machine")),
+        ("/v1/records/users", b"{}", {"host": "127.0.0.1:999999"}, (421, "not_this_machine")),
+        ("/v1/records/users?wiat=10s", b"{}", {}, (400, "unknown_parameter")),
         ("/nowhere", b"{}", {}, (404, "not_found")),
         ("/v1/records/users/1", b"{}", {}, (405, "wrong_method")),
     ],

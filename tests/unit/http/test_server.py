@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from unittest.mock import patch
 
 import pytest
@@ -55,6 +56,34 @@ async def test_a_head_that_is_too_long_is_refused(port: int) -> None:
     writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 100_000)
     assert (await reader.read()).startswith(b"HTTP/1.1 4")
     writer.close()
+
+
+async def test_a_client_that_takes_nothing_is_cut_off() -> None:
+    async def large(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(1_000):
+            await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
+        ended.set()
+
+    stop, ended = asyncio.Event(), asyncio.Event()
+    with (
+        patch("worker.http.server.CLIENT_SECONDS", 0.2),
+        listen("127.0.0.1", 0, has_tokens=False) as listening,
+    ):
+        serving = asyncio.create_task(serve_http(large, listening, stop))
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", listening.getsockname()[1], limit=1_000
+        )
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await ended.wait()  # the rest is dropped, once the connection is
+        taken = 0
+        with suppress(ConnectionResetError):
+            while chunk := await reader.read(1_000_000):
+                taken += len(chunk)
+        assert taken < 100_000_000, "not all of it"
+        writer.close()
+        stop.set()
+        await serving
 
 
 def test_others_are_served_with_tokens_only() -> None:

@@ -54,7 +54,8 @@ class FileInBucket:
             data = self._bucket.read_range(self._name, start, min(stop, start + _RANGE))
             if not data:
                 raise StateError("an object ends early: somebody has changed it")
-            yield data
+            for first in range(0, len(data), _CHUNK):
+                yield data[first : first + _CHUNK]
             start += len(data)
 
     def close(self) -> None:
