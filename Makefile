@@ -31,9 +31,10 @@ test: $(DEV) ## everything: lint, types, all tests (those on Kafka where a broke
 	@# What the tests of the core reach is held; what is reached of the rest, `make coverage` shows.
 	@BUDDY_COVERED=worker/core $(MAKE) --no-print-directory measured
 	@# The unit tests have run by now. Types beside the others, which wait for processes most of the
-	@# time. What mypy says comes last. The proofs' samples take longest, so they begin.
+	@# time: so there are three processes, on two cores too. What mypy says comes last. The proofs'
+	@# samples take longest, so they begin.
 	@$(BIN)/mypy --no-error-summary > $(VENV)/types.log 2>&1 & types=$$!; \
-	$(PYTEST) tests/proofs $(filter-out tests/unit/ tests/proofs/ %__pycache__/,$(wildcard tests/*/)); tests=$$?; \
+	$(PYTEST) --numprocesses=3 tests/proofs $(filter-out tests/unit/ tests/proofs/ %__pycache__/,$(wildcard tests/*/)); tests=$$?; \
 	wait $$types || { cat $(VENV)/types.log >&2; exit 1; }; \
 	exit $$tests
 
