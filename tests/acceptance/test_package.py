@@ -24,6 +24,7 @@ from zipfile import ZipFile
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.acceptance.kit import Result
 from tests.paths import ROOT
@@ -80,7 +81,7 @@ def declared(requirements: Iterable[str], extras: Iterable[str] = ()) -> Iterato
 def link_dependencies(packages: Path) -> None:
     """Link every distribution that the program needs from the running venv."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    for name in set(declared(project["dependencies"])):
+    for name in set(map(canonicalize_name, declared(project["dependencies"]))):
         distribution = metadata.distribution(name)
         files = distribution.files or []
         for top in {file.parts[0] for file in files} - {"..", "__pycache__"}:

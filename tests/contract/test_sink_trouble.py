@@ -304,7 +304,7 @@ async def test_what_keeps_it_from_its_work_is_told_and_waited_out(
     reason: Exception,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.sink.leader._SETTLED_MS", 500)
+    monkeypatch.setattr("worker.sink.leader._STEADY_SESSION_MS", 500)
     names = sink.names
     name = {"accepted": names.accepted("users"), "export_requests": names.export_requests}
     broker = Refusing(sink.broker, what, name.get(topic, ""))
