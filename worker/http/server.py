@@ -77,7 +77,7 @@ class _Protocol(H11Protocol):
         self._limit_head()
 
     def data_received(self, data: bytes) -> None:
-        """Handle what has come. Data that is no whole head does not extend the limit."""
+        """Handle the data. Data that is no whole head does not extend the limit."""
         super().data_received(data)
         self._limit_head()
 

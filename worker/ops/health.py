@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -208,9 +209,10 @@ class Health:
     def address(self) -> str:
         """Where this machine reaches the server, as `host:port`, once started."""
         assert self._server is not None
-        host = str(self._server.server_address[0])
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- all of them
-        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        host = ip_address(str(self._server.server_address[0]).partition("%")[0])
+        if host.is_unspecified:  # it listens on all addresses
+            host = ip_address("127.0.0.1" if host.version == 4 else "::1")
+        return f"{host}:{self.port}" if host.version == 4 else f"[{host}]:{self.port}"
 
     def start(self) -> None:
         """Listen. Raises ConfigurationError if host or port cannot be used."""
