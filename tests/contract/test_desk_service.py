@@ -376,11 +376,13 @@ async def test_a_stand_in_works_alone_and_leaves_the_store_to_a_desk_that_comes(
     assert not stands_in.waited, "it waits in silence"
 
 
-async def test_a_stand_in_waits_in_silence_where_a_desk_works(desk: Desk) -> None:
+async def test_a_stand_in_waits_in_silence_where_a_desk_works(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stop, stands_in = asyncio.Event(), Reports()
     service = StandInDesk(desk.broker, desk.names, desk.directory, stands_in, CLOCK)
     beside_it = asyncio.Event()
-    stands_in.beside = beside_it.set  # type: ignore[method-assign]
+    monkeypatch.setattr(stands_in, "beside", beside_it.set)
     reports = Reports()
     async with served(desk, reports):
         await reports.until(passes=1)

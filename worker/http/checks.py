@@ -14,7 +14,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from worker.core.decode import Decoded, RecordDecoder, decoders, latest_moment
+from worker.core.decode import Decoded, Deletion, RecordDecoder, decoders, latest_moment
 from worker.core.references import unexpected
 from worker.core.violations import Code, Violation, violation
 from worker.errors import BuddyError
@@ -91,7 +91,8 @@ class RecordChecker:
                 outcome = decoder.decode(record.value, None, latest)
                 is_valid = isinstance(outcome, Decoded)
                 key = outcome.key
-                found = outcome.warnings if isinstance(outcome, Decoded) else outcome.violations  # type: ignore[union-attr]
+                assert not isinstance(outcome, Deletion)  # a body holds none
+                found = outcome.warnings if isinstance(outcome, Decoded) else outcome.violations
         except Exception:  # noqa: BLE001 -- one record never stops the check
             is_valid, found = False, (unexpected(),)
         report.valid += is_valid

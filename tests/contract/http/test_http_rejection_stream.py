@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from tests.contract.broker_kit import Another
 from tests.contract.desk_kit import Desk
-from tests.contract.http_kit import Served, kept, problem, served
-from tests.contract.worker_kit import Stage
-from worker.brokers.contract import Broker
+from tests.contract.http_kit import Served, problem
 from worker.core.violations import Code
 from worker.http import event_streams, rejection_stream
 from worker.http.rejection_stream import EventPlace
@@ -68,18 +64,8 @@ class Stream:
 
 
 @pytest.fixture
-def desk(broker: Broker, stage: Stage, tmp_path: Path) -> Desk:
-    return Desk(broker, stage.names, tmp_path / "desk")
-
-
-@pytest.fixture
-async def http(desk: Desk, another: Another) -> AsyncIterator[Served]:
-    broker = await another()
-    async with (
-        kept(broker, desk.names, desk.directory),
-        served(broker, desk.names, desk=desk.directory) as found,
-    ):
-        yield found
+def http(beside_a_desk: Served) -> Served:
+    return beside_a_desk
 
 
 @asynccontextmanager

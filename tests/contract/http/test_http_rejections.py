@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ import pytest
 from tests.contract.broker_kit import Another, DeleteTopic
 from tests.contract.desk_kit import Desk
 from tests.contract.http_kit import Served, kept, problem, served
-from tests.contract.worker_kit import Stage
 from tests.unit.rows_kit import uuid
-from worker.brokers.contract import Broker
 from worker.core.violations import Code
 from worker.desk.store import RejectionStore
 from worker.http import desk_reader
@@ -29,18 +26,8 @@ ROLES = ("send", "watch", "operate")
 
 
 @pytest.fixture
-def desk(broker: Broker, stage: Stage, tmp_path: Path) -> Desk:
-    return Desk(broker, stage.names, tmp_path / "desk")
-
-
-@pytest.fixture
-async def http(desk: Desk, another: Another) -> AsyncIterator[Served]:
-    broker = await another()
-    async with (
-        kept(broker, desk.names, desk.directory),
-        served(broker, desk.names, desk=desk.directory) as found,
-    ):
-        yield found
+def http(beside_a_desk: Served) -> Served:
+    return beside_a_desk
 
 
 def tokens(tmp_path: Path) -> Tokens:

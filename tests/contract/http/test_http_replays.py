@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,6 @@ from structlog.testing import capture_logs
 from tests.contract.broker_kit import Another
 from tests.contract.desk_kit import Desk
 from tests.contract.http_kit import Served, kept, problem, served
-from tests.contract.worker_kit import Stage
 from tests.unit.rows_kit import uuid
 from worker.brokers.contract import Broker
 from worker.core.violations import Code
@@ -29,18 +26,8 @@ ROLE = {"code": "invalid_enum"}
 
 
 @pytest.fixture
-def desk(broker: Broker, stage: Stage, tmp_path: Path) -> Desk:
-    return Desk(broker, stage.names, tmp_path / "desk")
-
-
-@pytest.fixture
-async def http(desk: Desk, another: Another) -> AsyncIterator[Served]:
-    broker = await another()
-    async with (
-        kept(broker, desk.names, desk.directory),
-        served(broker, desk.names, desk=desk.directory) as found,
-    ):
-        yield found
+def http(beside_a_desk: Served) -> Served:
+    return beside_a_desk
 
 
 async def replay(http: Served, **body: Any) -> Any:
