@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import pytest
 from tests.acceptance.accounts import broker_of, everything
 from tests.acceptance.kit import Another, Buddy, Service, eventually
 from tests.unit.rows_kit import user
+from worker.brokers.embedded.store import FILE_NAME
 from worker.exports.verify import verify
 from worker.sink.agenda import Standing
 from worker.sink.requests import Announcement, decode_announcement, export_id_of
@@ -38,7 +42,7 @@ def test_the_other_sink_finishes_what_a_frozen_one_has_begun(another: Another) -
 
     frozen = first.start("sink").ready().wait_for("export_started")
     eventually(lambda: bool(list(exports.glob(".*.partial"))), "the first sink writes")
-    frozen.send(signal.SIGSTOP)
+    _freeze(frozen, first)
     assert _finished(exports) == [], "it was frozen before it was done"
 
     other = second.start("sink").ready().wait_for("sink_active").wait_for("export_finished")
@@ -62,6 +66,34 @@ def test_the_other_sink_finishes_what_a_frozen_one_has_begun(another: Another) -
     runs = first.run("status", "--json").json["schedules"]  # no worker runs
     assert export_id_of(_slot(datetime.now(UTC))) == runs["monthly"]["export"]
     _well_ended([frozen, other])
+
+
+def _freeze(service: Service, buddy: Buddy) -> None:
+    """SIGSTOP between two transactions: others wait for one that holds the embedded log."""
+    log = buddy.directory / "broker" / FILE_NAME
+
+    def frozen() -> bool:
+        service.send(signal.SIGSTOP)
+        state = os.waitid(os.P_PID, service.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        assert state is not None
+        assert state.si_code == os.CLD_STOPPED, f"it has ended\n{service}"
+        if log.exists() and _is_held(log):
+            service.send(signal.SIGCONT)
+            return False
+        return True
+
+    eventually(frozen, "it is frozen between two transactions")
+
+
+def _is_held(log: Path) -> bool:
+    with closing(sqlite3.connect(log, timeout=0, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            assert error.sqlite_errorcode == sqlite3.SQLITE_BUSY  # noqa: PT017 -- nothing else may fail
+            return True
+        connection.execute("ROLLBACK")
+        return False
 
 
 def _well_ended(services: Sequence[Service]) -> None:
