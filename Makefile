@@ -38,11 +38,11 @@ test: $(DEV) ## everything: lint, types, all tests (those on Kafka where a broke
 	wait $$types || { cat $(VENV)/types.log >&2; exit 1; }; \
 	exit $$tests
 
-check: $(DEV) ## lint, types and unit tests, with few examples of each property: before every commit
+check: $(DEV) ## lint, types and unit tests but for the thorough ones, under a minute: before every commit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	@BUDDY_HYPOTHESIS=quick $(PYTEST) --quiet tests/unit
+	@BUDDY_HYPOTHESIS=quick $(PYTEST) -p no:schemathesis -m 'not thorough' --quiet tests/unit
 
 coverage: measured ## branches of schemas/ and worker/core/ that the unit tests reach: all; of the rest the share
 	@echo "worker/ without its core, by unit tests alone: $$($(BIN)/coverage report --omit 'schemas/*,worker/core/*' --format=total) %"

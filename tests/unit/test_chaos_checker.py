@@ -437,6 +437,7 @@ def test_a_recording_gives_back_what_it_was_given(tmp_path: Path) -> None:
     assert list(recording.read("other")) == []
 
 
+@pytest.mark.thorough
 def test_a_stream_is_the_same_for_one_seed_and_has_everything() -> None:
     def sent(seed: int) -> list[Sent]:
         stream = Stream(seed, grace=3, contested=True)

@@ -24,6 +24,8 @@ from worker.core.rules import is_email
 from worker.core.violations import Code
 from worker.files.records import FileRecord
 
+pytestmark = pytest.mark.thorough
+
 PAGE = (ROOT / "docs" / "schemas.md").read_text("utf-8")
 DEFINITIONS: Final = definitions()
 DECODERS: Final = decoders()

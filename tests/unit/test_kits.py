@@ -10,6 +10,8 @@ import pytest
 
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.thorough
+
 TESTS = ROOT / "tests"
 
 

@@ -265,6 +265,7 @@ def test_a_place_that_may_not_be_read_is_one_line(
         assert said.err == f"buddy: cannot use the exports in {made.root}: Permission denied\n"
 
 
+@pytest.mark.thorough
 def test_the_job_of_the_docs_loads_each_export_once(tmp_path: Path) -> None:
     section = EXPORTING.read_text("utf-8").partition("\n## Finding exports\n")[2]
     job = section.partition("```sh\n")[2].partition("```")[0]

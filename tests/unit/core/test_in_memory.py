@@ -252,6 +252,7 @@ def test_an_idle_task_has_nothing_to_say_at_the_end() -> None:
     assert world.tasks[0].flush_parked(world.moment) == []
 
 
+@pytest.mark.thorough
 def test_the_progress_of_any_number_of_held_records_fits_into_its_topic() -> None:
     world, limit = World(), 60_000
     task = world.tasks[0] = Task(0, msgspec.structs.replace(world.rules, rejection_limit=limit))

@@ -18,6 +18,8 @@ from worker.demo.programme import programme
 from worker.demo.record import Record
 from worker.demo.record_stream import DUPLICATE_GAP, WINDOW, stream
 
+pytestmark = pytest.mark.thorough
+
 NOW = datetime(2025, 11, 22, 10, 30, tzinfo=UTC)
 COUNT = 20_000
 CODES = {

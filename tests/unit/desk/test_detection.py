@@ -25,6 +25,8 @@ from worker.desk.detection import (
     opens_at,
 )
 
+pytestmark = pytest.mark.thorough
+
 MINUTE = 60_000 // BUCKET_MS
 HOUR = 60 * MINUTE
 FIRST = 300_000_000

@@ -15,6 +15,8 @@ from worker.desk.incidents import IncidentBook, IncidentReport, stands_out
 from worker.desk.store import RejectionStore
 from worker.desk.webhook import details, headline
 
+pytestmark = pytest.mark.thorough
+
 SECOND = 1_000
 MINUTE = 60 * SECOND
 ROLE = ((Code.INVALID_ENUM, "role"),)

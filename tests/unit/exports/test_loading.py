@@ -20,6 +20,8 @@ from tests.paths import ROOT
 from tests.unit.export_kit import export_to
 from tests.unit.exports.golden_kit import golden_rows
 
+pytestmark = pytest.mark.thorough
+
 PAGE = (ROOT / "docs" / "loading.md").read_text("utf-8")
 SECTION = re.compile(r"^## (\w+)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

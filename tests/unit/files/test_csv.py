@@ -305,6 +305,7 @@ def test_a_whole_number_with_decimals_is_an_integer(
     assert (type(found), found) == (type(points), points)
 
 
+@pytest.mark.thorough
 def test_many_columns_take_no_more_than_their_share() -> None:
     """A look at all columns for each column would take longer than the time limit of a test."""
     names = ",".join(f"c{n}" for n in range(100_000))

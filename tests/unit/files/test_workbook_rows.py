@@ -17,6 +17,8 @@ from worker.files.xlsx.rows import Row, read_rows
 from worker.files.xlsx.strings import SharedStrings
 from worker.files.xlsx.xml import TEXT
 
+pytestmark = pytest.mark.thorough
+
 
 class Pieces:
     """A part that comes in pieces of some bytes."""

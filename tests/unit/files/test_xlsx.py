@@ -153,6 +153,7 @@ SHEET = (
 )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("content", "fault"),
     [

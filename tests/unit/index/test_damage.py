@@ -14,6 +14,8 @@ import pytest
 from tests.paths import ROOT
 from tests.unit.index.store_kit import filled, reopened
 
+pytestmark = pytest.mark.thorough
+
 
 def test_any_changed_byte_of_a_file_that_was_closed_in_order_is_found(directory: Path) -> None:
     filled(directory, 300)

@@ -26,6 +26,8 @@ from worker.index.store import IndexStore
 from worker.index.tails import Tail, mark_of
 from worker.stream import Message, Partition
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def store(directory: Path) -> Iterator[IndexStore]:

@@ -17,6 +17,8 @@ from tests.unit.rows_kit import NAMES, message, user
 from worker.sink.store.row_store import RowStore
 from worker.stream import Message, Partition
 
+pytestmark = pytest.mark.thorough
+
 KEYS = 40
 BATCH = 25
 USERS = Partition(NAMES.accepted("users"), 0)

@@ -21,6 +21,8 @@ from worker.sink.store.positions import partition_key
 from worker.sink.store.row_store import RowStore
 from worker.stream import Partition
 
+pytestmark = pytest.mark.thorough
+
 USERS, OTHER = (Partition(NAMES.accepted("users"), number) for number in range(2))
 COUNT = 300
 ROWS = [user(n, location="x" * 100) for n in range(COUNT)]

@@ -25,6 +25,8 @@ from worker.brokers.tables import read_checked, read_table
 from worker.errors import BuddyError, DamagedLog, MissingTopic, UsageError
 from worker.stream import Message, OffsetRange, Partition, ProducerRecord, Topic
 
+pytestmark = pytest.mark.thorough
+
 FLIPS = 3_000 if os.environ.get("BUDDY_HYPOTHESIS") == "long" else 60
 
 PLAIN, TABLE = Topic("plain", 2), Topic("table", 1, compacted=True)
