@@ -9,6 +9,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Tests mostly wait: for processes, brokers, disks. The long files come first, each in one process.
 PYTEST := $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+# Measuring doubles the time of a test: `make test` measures those that reach all of the core.
+UNIT := tests/unit
+OF_CORE := tests/unit/core/ tests/unit/engine/ tests/unit/index/ $(wildcard tests/unit/test_*.py)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
@@ -29,12 +32,13 @@ test: $(DEV) ## everything: lint, types, all tests (those on Kafka where a broke
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
 	@# What the tests of the core reach is held; what is reached of the rest, `make coverage` shows.
-	@BUDDY_COVERED=worker/core $(MAKE) --no-print-directory measured
-	@# The unit tests have run by now. Types beside the others, which wait for processes most of the
+	@BUDDY_COVERED=worker/core $(MAKE) --no-print-directory measured UNIT="$(OF_CORE)"
+	@# Types beside the others, which wait for processes most of the
 	@# time: so there are three processes, on two cores too. What mypy says comes last. The proofs'
 	@# samples take longest, so they begin.
 	@$(BIN)/mypy --no-error-summary > $(VENV)/types.log 2>&1 & types=$$!; \
-	$(PYTEST) --numprocesses=3 tests/proofs $(filter-out tests/unit/ tests/proofs/ %__pycache__/,$(wildcard tests/*/)); tests=$$?; \
+	$(PYTEST) --numprocesses=3 tests/proofs $(filter-out tests/unit/ tests/proofs/ %__pycache__/,$(wildcard tests/*/)) \
+		$(filter-out $(OF_CORE) %__pycache__/,$(wildcard tests/unit/*/)); tests=$$?; \
 	wait $$types || { cat $(VENV)/types.log >&2; exit 1; }; \
 	exit $$tests
 
@@ -50,7 +54,7 @@ coverage: measured ## branches of schemas/ and worker/core/ that the unit tests 
 # The unit tests; each of pytest's processes measures itself.
 measured: $(DEV)
 	@rm -f .coverage .coverage.*
-	@COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(PYTEST) --quiet tests/unit > $(VENV)/unit.log 2>&1 \
+	@COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(PYTEST) --quiet $(UNIT) > $(VENV)/unit.log 2>&1 \
 		|| { cat $(VENV)/unit.log >&2; exit 1; }
 	@tail -n 1 $(VENV)/unit.log
 	@$(BIN)/coverage combine --quiet
