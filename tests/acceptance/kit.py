@@ -116,6 +116,13 @@ class Service:
         """Send a signal and go on."""
         self.process.send_signal(number)
 
+    def freeze(self) -> None:
+        """SIGSTOP, and until it stands still. Fails when the process has ended."""
+        self.send(signal.SIGSTOP)
+        state = os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        assert state is not None
+        assert state.si_code == os.CLD_STOPPED, f"{self.name} has ended\n{self}"
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> Result:
         """Send a signal and wait for the end."""
         if self.process.poll() is None:

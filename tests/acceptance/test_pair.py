@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import sqlite3
 from collections.abc import Sequence
@@ -73,10 +72,7 @@ def _freeze(service: Service, buddy: Buddy) -> None:
     log = buddy.directory / "broker" / FILE_NAME
 
     def frozen() -> bool:
-        service.send(signal.SIGSTOP)
-        state = os.waitid(os.P_PID, service.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        assert state is not None
-        assert state.si_code == os.CLD_STOPPED, f"it has ended\n{service}"
+        service.freeze()
         if log.exists() and _is_held(log):
             service.send(signal.SIGCONT)
             return False
@@ -90,7 +86,8 @@ def _is_held(log: Path) -> bool:
         try:
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
-            assert error.sqlite_errorcode == sqlite3.SQLITE_BUSY  # noqa: PT017 -- nothing else may fail
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
             return True
         connection.execute("ROLLBACK")
         return False

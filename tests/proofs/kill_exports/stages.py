@@ -7,7 +7,6 @@ one, and whoever lists the exports directory sees it at each of these moments.
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -85,12 +84,8 @@ def step(service: Service, look: Callable[[], bool]) -> None:
     It is left standing. AssertionError when it ends by itself or takes too long.
     """
     deadline = time.monotonic() + _LIMIT
-    process = service.process
     while True:
-        service.send(signal.SIGSTOP)
-        state = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        assert state is not None
-        assert state.si_code == os.CLD_STOPPED, f"the sink has ended\n{service}"
+        service.freeze()
         if look():
             return
         assert time.monotonic() < deadline, f"the export does not come to an end\n{service}"
