@@ -31,8 +31,8 @@ class ReservationRequest(msgspec.Struct, frozen=True, array_like=True, tag="clai
 
     `ordinal` is its number there (`Reading.ordinal`), also in messages that refer to the request.
 
-    A record may repeat its request after a long time, when the request or its reply may have
-    expired.
+    A record repeats its request if it gets no reply for minutes: the request or its reply may have
+    expired, or a truncated topic may have lost it.
     """
 
     address: bytes

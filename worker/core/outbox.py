@@ -66,6 +66,8 @@ class Tally:
         """Coordinate and exception type of each record whose judging failed."""
         self.isolated: list[tuple[str, int]] = []
         """Entity and offset of each record rejected because the broker refused its outcome."""
+        self.asked_again = 0
+        """How many requests for addresses were repeated, since they were unanswered."""
         self.unreadable: dict[Partition, list[int]] = {}
         """By partition: the offsets of invalid messages in claims and grants."""
 
@@ -196,6 +198,7 @@ class Outbox:
 
     def request(self, address: bytes, user: bytes, parked: Parked) -> None:
         """Request an address from its owner."""
+        self.tally.asked_again += parked.attempt > 0
         request = ReservationRequest(address, user, self._number, parked.ordinal, parked.attempt)
         self._write_to_owner(address, parked.ordinal, request)
 

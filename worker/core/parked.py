@@ -16,6 +16,9 @@ PARKED_BYTES: Final = 2_500
 _HEADER_BYTES: Final = 200
 _ATTENDEE_BYTES: Final = 96
 """Measured memory overhead of a parked record, and of each of its headers and attendees."""
+_REPLY_PATIENCE_MS: Final = 300_000
+_MOST_DOUBLINGS: Final = 8
+"""While an owner is away, replies take long: requests must not pile up meanwhile."""
 
 
 def headers_weight(headers: Headers) -> int:
@@ -55,7 +58,8 @@ TRANSITIONS: Final = {
     State.HAS_FRONTIER: {State.NEEDS_FRONTIER},
     # Granted without a request: an earlier version's grant covers the record.
     State.UNREQUESTED: {State.REQUESTED, State.GRANTED},
-    State.REQUESTED: {State.GRANTED, State.REFUSED},
+    # Nobody replied: the request, or its reply, may be lost.
+    State.REQUESTED: {State.GRANTED, State.REFUSED, State.UNREQUESTED},
     State.GRANTED: set[State](),
     State.REFUSED: set[State](),
     State.TURN: set[State](),
@@ -111,6 +115,8 @@ class Parked(msgspec.Struct, eq=False):
     """What it waits for in the state `HAS_FRONTIER`."""
     attempt: int = 0
     """How often the request for its address has been repeated."""
+    tried: int = 0
+    """When it was judged last and had to wait, on the steady clock."""
     persisted: bool = False
     """Whether the log has a copy of it."""
     wanted: frozenset[bytes] = frozenset()
@@ -147,6 +153,11 @@ class Parked(msgspec.Struct, eq=False):
                 size += len(decoded.row)
             size += _ATTENDEE_BYTES * len(decoded.attendees)
         self.size = size
+
+    @property
+    def reply_patience(self) -> int:
+        """How many milliseconds a request may stay unanswered: 5 min, doubled by each attempt."""
+        return _REPLY_PATIENCE_MS << min(self.attempt, _MOST_DOUBLINGS)
 
     @property
     def refers_to_matches(self) -> bool:

@@ -125,6 +125,14 @@ class Parking:
         del entity.queues[parked.decoded.key]
         return None
 
+    def unanswered(self, now: int) -> list[Parked]:
+        """The users whose requests have been unanswered for too long; looks at all users."""
+        return [
+            parked
+            for parked in self._entities["users"].records.values()
+            if parked.state is State.REQUESTED and now - parked.tried >= parked.reply_patience
+        ]
+
     # --- ids ----------------------------------------------------------------------------------
 
     def want(self, parked: Parked, ids: Iterable[bytes]) -> None:

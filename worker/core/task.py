@@ -37,6 +37,7 @@ from worker.stream import Message, OffsetRange, ProducerRecord
 GRANT_PATIENCE_MS: Final = 2_000
 """How long other records wait in their inboxes for a user whose address is not granted yet."""
 _ASKED: Final = frozenset({REQUESTS, REPLIES})
+_LOOK_FOR_UNANSWERED_MS: Final = 60_000
 _NONE: Final[Mapping[str, str]] = {}
 _NO_OFFSETS: Final[Mapping[str, int]] = {}
 _NEVER: Final = -(2**62)
@@ -64,6 +65,9 @@ class Task:
         """Restored records to reject as soon as a decision has room for them."""
         self.ready: deque[Parked] = deque()
         """Parked records that may proceed as soon as a decision has room for them."""
+        self.unanswered: deque[Parked] = deque()
+        """Users whose requests to repeat as soon as a decision has room for them."""
+        self._looked_for_unanswered = 0
         self.commit_refusals: Mapping[tuple[str, int], int] = {}
         """By entity and offset: how often the broker has refused to take a record's verdict."""
         self.awaits_first_round = False
@@ -161,6 +165,13 @@ class Task:
         """Whether records in memory are due to be persisted: a round writes their copies."""
         latest = now.steady - self.settings.persist_after
         return bool(self.parking.to_persist(latest, self._may_stay_in_memory()))
+
+    def has_to_ask_again(self, now: Moment) -> bool:
+        """Whether requests are to be repeated, which a round does. Looks for them once a minute."""
+        if now.steady - self._looked_for_unanswered >= _LOOK_FOR_UNANSWERED_MS:
+            self._looked_for_unanswered = now.steady
+            self.unanswered = deque(self.parking.unanswered(now.steady))
+        return bool(self.unanswered)
 
     def end_grace(self, now: Moment) -> bool:
         """End the grace of records: whether any need a frontier (`Parking.await_frontiers`)."""

@@ -11,8 +11,6 @@ What happens to a record:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
-
 from worker.core.addresses import Addresses, ReservationRequest
 from worker.core.decode import Decoded, DecodeResult, Invalid, latest_moment
 from worker.core.internal import read_reply, read_request
@@ -25,9 +23,6 @@ from worker.core.restoring import Outdated
 from worker.core.task import Task
 from worker.errors import BuddyError
 from worker.stream import Message, ProducerRecord
-
-_REQUEST_AGAIN_MS: Final = 24 * 3600 * 1000
-"""A take-over repeats older reservation requests. Requests and replies expire after seven days."""
 
 
 class TaskRound:
@@ -59,6 +54,7 @@ class TaskRound:
         """Settle what can proceed without new input."""
         if self._is_first_round:
             self._reconsider_restored()
+        self._ask_again()
         self._proceed()
 
     def wake(self, known: Iterable[bytes]) -> None:
@@ -198,6 +194,7 @@ class TaskRound:
             parked.persisted = parked.entity == "users"
             if parked.persisted:
                 self._out.persist(parked)
+            parked.tried = self._now.steady
             task.parking.add(parked)
             task.parking.want(parked, wanted)
             if parked.message.offset not in task.reading.first_read(parked.entity):
@@ -223,7 +220,7 @@ class TaskRound:
             # A user requests its address on reaching the head of its queue. Repeat old requests:
             # they or their replies may have expired. Behind an outdated record, a user may never
             # have sent its request.
-            old = self._now.steady - parked.first_read.steady >= _REQUEST_AGAIN_MS
+            old = self._now.steady - parked.first_read.steady >= parked.reply_patience
             if old or outdated or task.doubtful:
                 parked.attempt += 1
             else:
@@ -233,6 +230,19 @@ class TaskRound:
             for reservation in task.addresses:
                 self._out.reply_again(reservation)
         task.doubtful = task.awaits_first_round = False
+
+    def _ask_again(self) -> None:
+        """Repeat requests that stay unanswered: the log may have lost them, or their replies.
+
+        A lost message that nobody had read leaves no other trace.
+        """
+        task = self.task
+        while task.has_to_ask_again(self._now) and not self._out.is_full:
+            parked = task.unanswered.popleft()
+            if parked.state is State.REQUESTED and task.parking.is_parked(parked):
+                parked.attempt += 1
+                parked.move(State.UNREQUESTED)
+                self._try(parked)
 
     def _proceed(self) -> None:
         """Settle what is ready while the decision has room; the next decision settles the rest."""
@@ -263,6 +273,7 @@ class TaskRound:
                 return
             wanted = self._judge.judge(parked)
             if wanted:
+                parked.tried = self._now.steady
                 parking.want(parked, wanted)
                 return
             if parked.persisted:

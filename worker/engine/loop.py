@@ -292,6 +292,7 @@ class WorkLoop:
             or handle.task.writes_again
             or handle.task.can_proceed
             or handle.task.has_to_persist(self._clock.now())
+            or handle.task.has_to_ask_again(self._clock.now())
         )
 
     def _positions(self, handle: TaskHandle) -> dict[str, int]:

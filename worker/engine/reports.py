@@ -110,6 +110,9 @@ class WorkerReports(Losses):
             _log.error("internal_error", source=source, error=error)
         for partition, offsets in tally.unreadable.items():
             self.unreadable(partition, offsets)
+        if tally.asked_again:
+            self.metrics.anomalies.asked_again(tally.asked_again)
+            _log.warning("requests_repeated", task=number, count=tally.asked_again)
         for source in tally.records_omitted:
             _log.error("record_omitted", source=source)
 

@@ -59,6 +59,10 @@ class AnomalyMetrics:
             "buddy_internal_truncated",
             "Partitions of internal topics that were found without their last messages.",
         )
+        self._asked_again = make.counter(
+            "buddy_reservation_requests_repeated",
+            "Requests for unique addresses that were repeated, since nobody had replied.",
+        )
         self._progress_lost = make.counter(
             "buddy_progress_lost", "Tasks that had worked before and were found without progress."
         )
@@ -161,6 +165,10 @@ class AnomalyMetrics:
     def internal_truncated(self) -> None:
         """Count a partition of an internal topic that has lost its last messages."""
         self._internal_truncated.inc()
+
+    def asked_again(self, requests: int) -> None:
+        """Count requests for addresses that were repeated."""
+        self._asked_again.inc(requests)
 
     def progress_lost(self) -> None:
         """Count a task that has worked before and has no checkpoint."""

@@ -1,0 +1,105 @@
+"""Requests for addresses that nobody answers, since the log has lost them or the replies."""
+
+from __future__ import annotations
+
+from tests.unit.core_kit import World, good, owned
+from worker.core.addresses import ReservationReply, ReservationRequest
+from worker.core.internal import read_reply, read_request
+from worker.stream import Partition
+
+FIVE_MINUTES = 300_000
+
+
+def requests(world: World) -> list[ReservationRequest]:
+    """The requests that the owner, task 1, has in its log."""
+    log = world.inputs[Partition(world.names.claims, 1)]
+    asked = [read_request(message.value, 1, world.count) for message in log]
+    return [one for one in asked if isinstance(one, ReservationRequest)]
+
+
+def replies(world: World) -> list[ReservationReply]:
+    log = world.inputs[Partition(world.names.grants, 0)]
+    return [reply for m in log if (reply := read_reply(m.value)) is not None]
+
+
+def asking() -> tuple[World, str]:
+    """A user of task 0 that has asked task 1 for its address."""
+    world = World(partitions=2)
+    sent = world.send("users", good("users", 2, email=owned(1, 2)), partition=0)
+    world.round(only=[0])
+    assert len(requests(world)) == 1
+    return world, sent
+
+
+def lose_requests(world: World) -> None:
+    world.inputs[Partition(world.names.claims, 1)].clear()
+
+
+def test_a_lost_request_is_repeated_after_five_minutes() -> None:
+    world, sent = asking()
+    lose_requests(world)
+    world.now += FIVE_MINUTES - 1
+    decision = world.round(only=[0])[0]
+    assert (requests(world), decision.tally.asked_again) == ([], 0)
+    world.now += 60_000  # a task looks once a minute
+    decision = world.round(only=[0])[0]
+    assert ([one.attempt for one in requests(world)], decision.tally.asked_again) == ([1], 1)
+    world.settle()
+    assert world.kind(sent) == "accepted"
+    world.finish()
+
+
+def test_each_attempt_waits_twice_as_long() -> None:
+    world, _ = asking()
+    moments = []
+    for minute in range(1, 80):
+        lose_requests(world)
+        world.now += 60_000
+        world.round(only=[0])
+        if requests(world):
+            moments.append(minute)
+    assert moments == [5, 15, 35, 75]
+
+
+def test_a_take_over_repeats_it_once_it_is_old() -> None:
+    world, sent = asking()
+    lose_requests(world)
+    world.now += FIVE_MINUTES
+    world.tasks[0] = world.restored(0)
+    world.round(only=[0])
+    assert [one.attempt for one in requests(world)] == [1]
+    world.settle()
+    assert world.kind(sent) == "accepted"
+
+
+def test_the_next_owner_of_the_task_knows_which_attempt_counts() -> None:
+    world, sent = asking()
+    lose_requests(world)
+    world.now += FIVE_MINUTES + 60_000
+    world.round(only=[0])
+    world.tasks[0] = world.restored(0)
+    world.round(only=[0])
+    world.round(only=[1])
+    assert [(reply.granted, reply.attempt) for reply in replies(world)] == [(True, 1)]
+    world.settle()
+    assert world.kind(sent) == "accepted"
+    world.finish()
+
+
+def test_a_late_reply_and_the_one_to_the_repeated_request_are_one_verdict() -> None:
+    world, sent = asking()
+    world.now += FIVE_MINUTES + 60_000
+    world.round(only=[0])
+    assert [one.attempt for one in requests(world)] == [0, 1]
+    world.settle()
+    assert world.kind(sent) == "accepted"
+    world.finish()
+
+
+def test_an_answered_request_is_not_repeated() -> None:
+    world, sent = asking()
+    world.settle()
+    assert world.kind(sent) == "accepted"
+    world.now += 10 * FIVE_MINUTES
+    world.settle()
+    assert len(requests(world)) == 1
