@@ -11,6 +11,7 @@ What happens to a record:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+
 from worker.core.addresses import Addresses, ReservationRequest
 from worker.core.decode import Decoded, DecodeResult, Invalid, latest_moment
 from worker.core.internal import read_reply, read_request

@@ -17,7 +17,7 @@ from worker.brokers.sound import sound_spans
 from worker.core.topics import TASK_INPUTS, Names
 from worker.errors import MissingTopic, TopicRecreated
 from worker.index.freshness import is_another
-from worker.stream import Partition
+from worker.stream import OffsetRange, Partition
 
 _EVERY_MS: Final = 5_000
 """Interval of the checks of an idle worker."""
@@ -43,6 +43,8 @@ class Identities:
         """The last identities that this worker, or its index, knew of topics that it lost."""
         self.missing: Sequence[str] = ()
         """The topics of tasks' state that the last `check` did not find."""
+        self.truncated: set[Partition] = set()
+        """The partitions of tasks' state that the last count found without their last messages."""
         self._lost_offsets: Mapping[Partition, int] = {}
         self._checked = 0
         self._counted = 0
@@ -104,8 +106,14 @@ class Identities:
         Compaction never moves a start, but removing records does. Raises BrokerUnavailable,
         MissingTopic.
         """
+        return await self._lost(await self._spans(state))
+
+    async def _spans(self, state: Collection[Partition]) -> dict[Partition, OffsetRange]:
+        # Open transactions included: the markers of a finished commit may still be on their way.
+        return await sound_spans(self._broker, state, uncommitted=True)
+
+    async def _lost(self, spans: Mapping[Partition, OffsetRange]) -> dict[Partition, int]:
         skipped = await self._broker.skipped()
-        spans = await sound_spans(self._broker, state)
         return {p: span.start + skipped.get(p, 0) for p, span in spans.items()}
 
     def forget(self, partition: Partition) -> None:
@@ -122,11 +130,13 @@ class Identities:
         """Whether the last `check` is at least 5 s old."""
         return self._clock() - self._checked >= _EVERY_MS
 
-    async def check_partitions(self, tasks: int, state: Collection[Partition]) -> None:
+    async def check_partitions(self, tasks: int, written: Mapping[Partition, int]) -> None:
         """Check every 5 s that each input still has exactly one partition per task.
 
         Adding partitions does not change a topic's identity. Also count the lost offsets of the
-        `state` partitions. Raises TopicRecreated, BrokerUnavailable.
+        partitions of tasks' state, and find those that are truncated: `written` has the offset
+        after the last message of each that is surely there. Raises TopicRecreated,
+        BrokerUnavailable.
         """
         if self._clock() - self._counted < _EVERY_MS:
             return
@@ -134,7 +144,9 @@ class Identities:
             if topic.partitions != tasks:
                 raise TopicRecreated(f"topic {name} had {tasks} partitions, now {topic.partitions}")
         with suppress(MissingTopic):  # `missing` reports it
-            self._lost_offsets = await self.lost_offsets(state)
+            spans = await self._spans(written)
+            self._lost_offsets = await self._lost(spans)
+            self.truncated = {p for p, end in written.items() if p in spans and spans[p].end < end}
         self._counted = self._clock()
 
     async def check(self) -> None:

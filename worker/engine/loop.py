@@ -18,7 +18,6 @@ import structlog
 from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.clock import Clock
-from worker.core.incidents import INTERNAL_RECREATED, INTERNAL_SKIPPED
 from worker.core.pressure import Limits, crowded, overfull
 from worker.core.round import TaskBatch
 from worker.core.task_settings import TaskSettings
@@ -26,11 +25,12 @@ from worker.engine.elsewhere import Backlog, Elsewhere
 from worker.engine.frontiers import Frontiers
 from worker.engine.identities import Identities
 from worker.engine.index_updater import INDEXED, IndexUpdater
+from worker.engine.lost_state import check_state
 from worker.engine.order import FOREVER, ReadingOrder
 from worker.engine.reports import WorkerReports
 from worker.engine.rounds import Rounds
 from worker.engine.task_handle import TaskHandle, inputs
-from worker.engine.task_restorer import TaskRestorer, of_state
+from worker.engine.task_restorer import TaskRestorer
 from worker.engine.tasks import TaskManager
 from worker.errors import (
     WAITED_OUT,
@@ -148,8 +148,9 @@ class WorkLoop:
         self._reports.watch_clock(self._tasks)
         if self._identities.due:
             await self._identities.check()
-        state = [p for handle in self._tasks.running.values() for p in handle.lost_offsets]
-        await self._identities.check_partitions(self._settings.tasks, state)
+        handles = self._tasks.running.values()
+        written = {p: h.written.get(p, 0) for h in handles for p in h.lost_offsets}
+        await self._identities.check_partitions(self._settings.tasks, written)
         if await self._tasks.update():
             await self._assign()
         running = self._tasks.running
@@ -158,7 +159,7 @@ class WorkLoop:
             return
         await self._frontiers.advance([handle.task for handle in running.values()])
         for handle in running.values():
-            self._check_state(handle)
+            await check_state(handle, self._identities, self._settings.names, self._reports)
         await self._read(running)
         await self._start_round(running)
         self._reports.round(self._tasks, in_flight=self._rounds.commit is not None)
@@ -166,26 +167,6 @@ class WorkLoop:
         await self._reports.measure_lag(
             self._tasks, self._updater, self._broker, self._reader, self._settings
         )
-
-    def _check_state(self, handle: TaskHandle) -> None:
-        """Make a task rewrite its state if a state topic was re-created or lost records."""
-        anew = self._identities.anew(handle.state_topics)
-        lost = self._identities.newly_lost(handle.lost_offsets)
-        if not anew and not lost:
-            return
-        handle.state_topics |= anew
-        handle.lost_offsets |= lost
-        handle.task.write_again(of_state(handle.state_topics, self._settings.names))
-        for topic in anew:
-            partition = Partition(topic, handle.task.number)
-            handle.lost_offsets[partition] = 0
-            self._identities.forget(partition)
-            handle.task.books.incident(INTERNAL_RECREATED)
-            self._reports.state_recreated(partition)
-        for partition, gone in lost.items():
-            topic_id = f"{partition.topic} {handle.state_topics.get(partition.topic, '')}"
-            if fresh := handle.task.books.note_faults(INTERNAL_SKIPPED, topic_id, gone):
-                self._reports.state_lost(partition, fresh)
 
     async def _becomes_ready(self) -> bool:
         """Wait briefly for the index; the worker reads and judges nothing before it is ready."""

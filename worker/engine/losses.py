@@ -109,6 +109,10 @@ class Losses:
         what = "removed, or damaged and skipped: what running tasks know is written there again"
         self._internal_skipped(partition, count, what)
 
+    def state_truncated(self, partition: Partition) -> None:
+        """Report that a running task's state has lost its end: the task writes it again."""
+        self._truncated_state(partition, "what running tasks know is written there again")
+
     def _internal_skipped(self, partition: Partition, count: int, what: str) -> None:
         self.metrics.anomalies.unreadable_internal(count)
         self.health.report(
@@ -120,14 +124,16 @@ class Losses:
         )
 
     def _internal_truncated(self, partition: Partition, count: int) -> None:
+        what = f"{count} records that had been judged may be judged again"
+        self._truncated_state(partition, what, count=count)
+
+    def _truncated_state(self, partition: Partition, what: str, **fields: int) -> None:
         self.metrics.anomalies.internal_truncated()
         self.health.report(
-            f"{_name(partition)} has lost its last messages: {count} records that had been judged"
-            " may be judged again",
-            self._clock.steady(),
+            f"{_name(partition)} has lost its last messages: {what}", self._clock.steady()
         )
         _log.error(
-            "internal_truncated", topic=partition.topic, partition=partition.number, count=count
+            "internal_truncated", topic=partition.topic, partition=partition.number, **fields
         )
 
     def progress_lost(self, partition: Partition) -> None:

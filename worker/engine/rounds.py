@@ -79,6 +79,7 @@ class Rounds:
         """The round that waits until the index shows every committed row."""
         self._synchronising: asyncio.Task[None] | None = None
         self._topics = {entity: settings.names.accepted(entity) for entity in INDEXED}
+        self._state = frozenset(settings.names.of_state())
         self._session: Session | None = None
         self._recent = RecentRows(updater.index)
         """The rows accepted in this session that the index does not show yet."""
@@ -252,6 +253,9 @@ class Rounds:
             self._reports.not_committed(started.tasks, error)
             started.session.is_over = True
             return False
+        for message, (partition, offset) in zip(decision.outputs, coordinates, strict=True):
+            if message.topic in self._state and (handle := started.tasks.get(partition)):
+                handle.note_written(message.topic, offset)
         self._recent.locate(written, coordinates, self._topics)
         self._reports.committed(decision.tallies, started.began)
         for number, tally in decision.tallies.items():

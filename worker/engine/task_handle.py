@@ -40,6 +40,10 @@ class TaskHandle:
         """The identities of the topics that its state was last read from or rewritten to."""
         self.lost_offsets: dict[Partition, int] = {}
         """The number of lost offsets in the partitions of these topics at that time."""
+        self.written: dict[Partition, int] = {}
+        """By partition of these topics: the offset after the last message of a finished commit."""
+        self.truncated: set[Partition] = set()
+        """Those that have lost messages of finished commits since."""
 
     def put(self, messages: Sequence[Message], now: int) -> None:
         """Append messages of one input to its inbox, in offset order. `now` is the wall clock.
@@ -80,6 +84,16 @@ class TaskHandle:
             for entity in INDEXED
             if entity in self.read_until
         }
+
+    def note_written(self, topic: str, offset: int) -> None:
+        """Note the offset of a committed message of the task's state.
+
+        Offsets only grow. A lower one than before proves that the topic has lost its last messages.
+        """
+        partition = Partition(topic, self.task.number)
+        if offset < self.written.get(partition, 0):
+            self.truncated.add(partition)
+        self.written[partition] = offset + 1
 
     def waiting(self) -> int:
         """Number of messages in the inbox."""

@@ -233,3 +233,38 @@ async def test_what_other_topics_have_lost_is_told(
     with capture_logs() as logs:
         await stage.end(await stage.started("two", **options))
     assert not [entry for entry in logs if entry["event"] == event], "once"
+
+
+# On Kafka the broker has to be restarted, which may be an outage: then the copies are lost.
+@pytest.mark.parametrize("kind", ["memory", "embedded"])
+async def test_copies_that_the_log_loses_under_a_worker_are_written_again(
+    stage: Stage, truncate: Truncate
+) -> None:
+    place = Partition(stage.names.parked, 0)
+    options: dict[str, Any] = {"grace": 3_600_000, "persist_after": 0}
+    worker = await stage.started(**options)
+    waiting = await send(stage, "matches", *(match(10 + n, 1, 2) for n in range(8)))
+    await stage.until(lambda: worker.parked() == 8, "all are parked")
+    handle = worker.tasks[0]
+    await stage.until(lambda: place in handle.written, "the copies are committed")
+    with capture_logs() as logs:
+        await truncate(place, 0)
+        await stage.until(
+            lambda: any(entry["event"] == "internal_truncated" for entry in logs), "it is told"
+        )
+        await stage.until(lambda: place in handle.written, "the copies are written again")
+    assert [(e["topic"], e["partition"]) for e in logs if e["event"] == "internal_truncated"] == [
+        (place.topic, 0)
+    ]
+    assert handle.task.books.incidents["internal_truncated"] == 1
+    assert worker.counted("buddy_internal_truncated_total") == 1
+    reasons = " ".join(worker.health.reasons(stage.clock.steady()))
+    assert f"{place.topic}/0 has lost its last messages: what running tasks know is" in reasons
+    await stage.end(worker)  # what has a copy is not written at the end
+    with capture_logs() as logs:
+        worker = await stage.started("two", **options)
+        await judged(stage, [*await send(stage, "users", user(1), user(2)), *waiting])
+    assert not [e for e in logs if e["event"] in {"parked_lost", "internal_truncated"}]
+    await stage.look(0.5)
+    assert [stage.outcomes[p] for p in waiting] == [["accepted"]] * 8
+    await stage.end(worker)
