@@ -84,6 +84,8 @@ class IndexUpdater:
         self.accepted: list[Partition] = []
         """The partitions that feed the index."""
         self.progress: list[Partition] = []
+        self.progress_truncated: set[Partition] = set()
+        """Partitions of the progress topic that had lost their last messages at the start."""
         self._followed: dict[Partition, int] = {}
         self._earlier: dict[Partition, int] = {}
         """By input partition: see `Reached.earlier`."""
@@ -135,7 +137,7 @@ class IndexUpdater:
         saved = saved.now(spans, self._progress_identity)
         reason = reason_to_rebuild(
             saved, topics, spans, now, version=VERSION, identities=self._identities
-        ) or await another_log(self._broker, saved, spans, self.on_step)
+        ) or await another_log(self._broker, saved, spans, self.on_step, self._note_other)
         if reason is not None:
             for partition, count in lost_ends(saved, self._identities, spans).items():
                 self.on_truncated(partition, count)
@@ -150,6 +152,10 @@ class IndexUpdater:
         self._followed = {p: positions.get(p, spans[p].start) for p in self.accepted}
         self._followed |= {p: spans[p].start for p in self.progress}
         self._reader.assign(self._followed)
+
+    def _note_other(self, partition: Partition) -> None:
+        if partition in self.progress:
+            self.progress_truncated.add(partition)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow the topics until `stop` is set; retry outages and damage with backoff.

@@ -374,6 +374,7 @@ def _connect(
     updater.on_unreadable = restorer.on_unreadable = reports.unreadable
     restorer.on_holes = reports.holes
     restorer.on_progress_lost = reports.progress_lost
+    restorer.progress_truncated = updater.progress_truncated
     tasks.on_restored = reports.metrics.restored
     tasks.on_not_started = reports.not_started
     restorer.commit_refusals = rounds.refusals.of

@@ -84,6 +84,10 @@ class Losses:
             self._internal_truncated(Partition(names.parked, number), missed.surplus)
         if missed.behind:
             self._internal_truncated(Partition(names.progress, number), missed.behind)
+        if handle.progress_truncated:
+            handle.progress_truncated = False
+            what = "records that had been judged may be judged again"
+            self._truncated_state(Partition(names.progress, number), what)
         for entity, count in missed.parked.items():
             self.metrics.anomalies.parked_lost(entity, count)
             self.health.expired(count, self._clock.steady())

@@ -34,6 +34,8 @@ class TaskHandle:
         """By input: the first offset after the latest batch."""
         self.missed = Missed()
         """The losses and re-created topics found at the take-over."""
+        self.progress_truncated = False
+        """Whether the index had read checkpoints that are gone, while `missed` knows nothing."""
         self.assigned = False
         """Whether the reader is assigned its inputs."""
         self.state_topics: dict[str, str] = {}

@@ -13,7 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.books import Books
-from worker.core.incidents import INTERNAL_SKIPPED, PROGRESS_LOST, UNREADABLE_INTERNAL
+from worker.core.incidents import (
+    INTERNAL_SKIPPED,
+    INTERNAL_TRUNCATED,
+    PROGRESS_LOST,
+    UNREADABLE_INTERNAL,
+)
 from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import OWNERS, PARKED, PROGRESS, RESERVATIONS, TASK_INPUTS, Names
@@ -38,6 +43,8 @@ class TaskRestorer:
         self._worker = f"{socket.gethostname()}/{os.getpid()}"
         """The name of this process in the books."""
         self._clock = clock
+        self.progress_truncated: set[Partition] = set()
+        """Partitions of the progress topic that are known to have lost their last messages."""
         self.commit_refusals: Callable[[int], Mapping[tuple[str, int], int]] = lambda _number: {}
         """Returns the records of a task whose outcome the broker refused, and how often."""
         self.on_unreadable: Callable[[Partition, Sequence[int]], None] = lambda _partition, _at: (
@@ -106,6 +113,13 @@ class TaskRestorer:
             of_state(state, names) | (self._identities.of_outcomes() if number == 0 else {}),
             {names.entity_of(partition.topic): at for partition, at in committed.items()},
         )
+        progress = Partition(names.progress, number)
+        if progress in self.progress_truncated:
+            self.progress_truncated.discard(progress)
+            # The group's offsets may have been lost together with the checkpoints.
+            handle.progress_truncated = not handle.missed.behind
+            if handle.progress_truncated:
+                task.books.incident(INTERNAL_TRUNCATED)
         if handle.missed.truncated:
             await self._identities.check()  # if the topic is another one, this was no truncation
         return handle

@@ -23,16 +23,25 @@ async def another_log(
     saved: SavedIndex,
     spans: Mapping[Partition, OffsetRange],
     on_step: Callable[[], None] = lambda: None,
+    on_other: Callable[[Partition], None] = lambda _partition: None,
 ) -> str | None:
     """Why the log may differ from the log that was read, for a log line; None if verified.
 
     Reads the last few messages before each position again. Reads more only from partitions where
     compaction removed some of them. Call after `freshness.reason_to_rebuild` has returned None.
-    Calls `on_step` after each read. Raises BrokerUnavailable, also after 40 s without progress.
+    Calls `on_step` after each read, and `on_other` with each partition that is not the one that was
+    read: once one is found, others are not looked for. Raises BrokerUnavailable, also after 40 s
+    without progress.
     """
     comparison = Comparison(saved.tails, saved.positions, spans, saved.beside)
-    if comparison.reason is not None or not comparison.starts:
-        return comparison.reason
+    if comparison.reason is None and comparison.starts:
+        await _compare(broker, comparison, on_step)
+    for partition in sorted(comparison.others):
+        on_other(partition)
+    return comparison.reason
+
+
+async def _compare(broker: Broker, comparison: Comparison, on_step: Callable[[], None]) -> None:
     clock = asyncio.get_running_loop().time
     reader = broker.reader()
     reader.assign(comparison.starts)
@@ -56,7 +65,6 @@ async def another_log(
                 )
     finally:
         await reader.close()
-    return comparison.reason
 
 
 def went_back(

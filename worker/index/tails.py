@@ -155,6 +155,8 @@ class Comparison:
         """Tails in `beside` can only prove a different log; without proof they are ignored."""
         self.reason: str | None = None
         """For a log line: why the log is different or cannot be verified; None if neither."""
+        self.others: set[Partition] = set()
+        """The partitions found to be different, or not to be verified."""
         self.settled: set[Partition] = set()
         self.starts: dict[Partition, int] = {}
         self._ends: dict[Partition, int] = {}
@@ -221,6 +223,7 @@ class Comparison:
             )
 
     def _end(self, partition: Partition, what: str) -> None:
+        self.others.add(partition)
         self.reason = self.reason or (
             f"partition {partition.number} of topic {partition.topic} {what}"
         )

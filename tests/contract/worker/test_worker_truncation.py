@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from tests.contract.broker_kit import Another, Truncate
 from tests.contract.worker_kit import Row, Running, Stage, two
 from tests.kafka_server import KafkaServer
+from tests.proofs.simulation.broker.connection import MemoryBroker
 from tests.unit.rows_kit import match, milestone, user
 from worker.brokers.partitioner import partition_for
 from worker.engine.reprocess import reprocess
@@ -268,3 +269,35 @@ async def test_copies_that_the_log_loses_under_a_worker_are_written_again(
     await stage.look(0.5)
     assert [stage.outcomes[p] for p in waiting] == [["accepted"]] * 8
     await stage.end(worker)
+
+
+@pytest.mark.parametrize("kind", ["memory"])  # which lets go of the group's offsets
+async def test_checkpoints_that_are_lost_with_the_groups_offsets_are_told(
+    stage: Stage, truncate: Truncate
+) -> None:
+    place = Partition(stage.names.progress, 0)
+    worker = await stage.started(grace=0)
+    await judged(stage, await send(stage, "users", user(1)))
+    await stage.end(worker)
+    end = (await stage.broker.spans([place]))[place].end
+    worker = await stage.started("two", grace=0)
+    await judged(stage, await send(stage, "users", user(2)))
+    await stage.end(worker)
+    await truncate(place, end)
+    assert isinstance(stage.broker, MemoryBroker)
+    stage.broker.cluster.offsets.clear()
+    with capture_logs() as logs:
+        worker = await stage.started("two", grace=0)
+        await stage.until(
+            lambda: any(entry["event"] == "internal_truncated" for entry in logs), "it is told"
+        )
+        await stage.end(worker)
+    assert [(e["topic"], e["partition"]) for e in logs if e["event"] == "internal_truncated"] == [
+        (place.topic, 0)
+    ]
+    assert worker.counted("buddy_internal_truncated_total") == 1
+    reasons = " ".join(worker.health.reasons(stage.clock.steady()))
+    assert f"{place.topic}/0 has lost its last messages: records that had been judged" in reasons
+    with capture_logs() as logs:
+        await stage.end(await stage.started("two", grace=0))
+    assert not [entry for entry in logs if entry["event"] == "internal_truncated"], "once"
