@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from worker.brokers.contract import Broker
+from worker.brokers.truncation import Read, truncated_at, truncated_partitions
 from worker.clock import Clock
 from worker.core.books import Books
 from worker.core.incidents import (
@@ -26,7 +27,6 @@ from worker.engine.identities import Identities
 from worker.engine.saved import read_state
 from worker.engine.session import group_of
 from worker.engine.task_handle import TaskHandle
-from worker.engine.truncation import Read, truncated_at, truncated_inputs
 from worker.stream import OffsetRange, Partition
 
 
@@ -137,7 +137,7 @@ class TaskRestorer:
             for name, topic in task.reading.topics.items()
             if topic and topic == identities.get(name)
         }
-        for partition in await truncated_inputs(self._broker, read):
+        for partition in await truncated_partitions(self._broker, read):
             span = spans[partition]
             end = await truncated_at(self._broker, partition, span, read[partition].latest)
             spans[partition] = OffsetRange(span.start, end)

@@ -18,7 +18,6 @@ import structlog
 from worker.brokers.contract import Broker, Committer, Reader
 from worker.brokers.tables import read_checked
 from worker.clock import Clock
-from worker.core.topics import Names
 from worker.errors import (
     WAITED_OUT,
     Fenced,
@@ -29,6 +28,7 @@ from worker.errors import (
 )
 from worker.ops.steady_health import STEADY_MS
 from worker.sink.agenda import Agenda, Due, read_standing
+from worker.sink.answer_mark import KEY, AnswerMarks, read_mark
 from worker.sink.answers import Answers, message_of
 from worker.sink.election import Election
 from worker.sink.export_settings import ExportSettings
@@ -121,20 +121,25 @@ class Leader:
             stack.push_async_callback(committer.close)
             reader = broker.reader()
             stack.push_async_callback(reader.close)
-            positions, ends = await self._positions(broker)
+            table = await self._standings(broker)
+            identities = await broker.identities([names.export_requests, names.exports])
+            marks = AnswerMarks(names, identities, table.get(KEY))
+            lost = await marks.lost_requests(broker, await self._answered(broker))
+            positions, ends = await self._positions(broker, lost)
             reader.assign(positions)
-            agenda = Agenda(self._settings.schedules, names, await self._standings(broker))
+            agenda = Agenda(self._settings.schedules, names, table)
             answers = Answers(self._source, self._settings, self._reports)
             session = LeadershipSession(
-                names, committer, answers, agenda, self._upkeep, self._reports, self._clock
+                committer, answers, agenda, marks, self._upkeep, self._reports, self._clock
             )
             _log.info("sink_active")
             self._reports.active(is_active=True)
             began = looked = self._clock.steady()
             try:
-                await session.begin(ends)
+                await session.begin(ends, lost, await marks.lost_announcements(broker))
                 while self._election.elected.is_set() and not stop.is_set():
-                    await session.step(reader, stop)
+                    if not await session.step(reader, stop):
+                        break  # the next session finds out where to go on
                     if self._clock.steady() - looked >= _LOOK_MS:
                         looked = self._clock.steady()
                         if await self._partitions(broker) != len(positions):
@@ -148,22 +153,31 @@ class Leader:
                 _log.info("sink_passive")
 
     async def _standings(self, broker: Broker) -> dict[bytes, bytes]:
-        """The standing of each schedule, whichever sink wrote it."""
+        """The standing of each schedule and the mark of answers, whichever sink wrote them."""
         partition = Partition(self._source.names.schedules, 0)
-        table = await read_checked(
-            broker, partition, lambda k, v: v if read_standing(k, v) else None
-        )
+        table = await read_checked(broker, partition, _checked)
         for offset in table.unreadable:
             self._reports.unreadable(partition, offset)
         if table.holes:
             self._reports.skipped(partition, table.holes)
         return table.rows
 
-    async def _positions(self, broker: Broker) -> tuple[dict[Partition, int], dict[Partition, int]]:
-        """By partition: the offset after the last request any sink answered; the current end."""
+    async def _answered(self, broker: Broker) -> dict[Partition, int]:
+        """By partition of requests: the offset after the last one that any sink answered."""
+        name, count = self._source.names.export_requests, await self._partitions(broker)
+        places = [Partition(name, number) for number in range(count)]
+        return await broker.committed(self._election.group, places)
+
+    async def _positions(
+        self, broker: Broker, lost: Mapping[Partition, int]
+    ) -> tuple[dict[Partition, int], dict[Partition, int]]:
+        """By partition of requests: where to go on, and the current end.
+
+        `lost` has the partitions that are truncated, and where.
+        """
         name, count = self._source.names.export_requests, await self._partitions(broker)
         spans = await broker.spans(Partition(name, n) for n in range(count))
-        held = await broker.committed(self._election.group, spans)
+        held = {**await self._answered(broker), **lost}
         positions = {}
         for partition, span in spans.items():
             position = held.get(partition, span.start)
@@ -190,10 +204,10 @@ class LeadershipSession:
 
     def __init__(
         self,
-        names: Names,
         committer: Committer,
         answers: Answers,
         agenda: Agenda,
+        marks: AnswerMarks,
         upkeep: PlaceUpkeep,
         reports: SinkReports,
         clock: Clock,
@@ -201,35 +215,54 @@ class LeadershipSession:
         self.answered = 0
         """The number of requests and slots that got their last answer."""
         self._ends: Mapping[Partition, int] = {}
-        self._names = names
+        self._names = marks.names
         self._answers = answers
         self._agenda = agenda
+        self._marks = marks
         self._upkeep = upkeep
         self._reports = reports
         self._committer = committer
         self._clock = clock
 
-    async def begin(self, ends: Mapping[Partition, int]) -> None:
+    async def begin(
+        self,
+        ends: Mapping[Partition, int],
+        lost: Mapping[Partition, int],
+        marks: Sequence[ProducerRecord],
+    ) -> None:
         """Save the standing of new schedules: they run from now on, and make up for no slot.
 
-        Requests before `ends` were in the topic when this session began.
+        Requests before `ends` were in the topic when this session began. `lost` has where to go on
+        in truncated partitions; `marks` says that announcements were lost.
         """
         self._ends = ends
-        await self._committer.commit(self._agenda.begin(self._clock.now()), {})
+        fresh = self._agenda.begin(self._clock.now())
+        await self._committer.commit([*fresh, *marks], lost)
+        for partition in lost:
+            self._reports.lost_end(partition)
+        if marks:
+            self._reports.lost_end(Partition(self._names.exports, 0))
         self._reports.schedules(self._agenda.next())
         self._upkeep.sweep_soon()
 
-    async def step(self, reader: Reader, stop: asyncio.Event) -> None:
-        """Handle at most one due slot and one request, so that neither starves the other."""
+    async def step(self, reader: Reader, stop: asyncio.Event) -> bool:
+        """Handle at most one due slot and one request, so that neither starves the other.
+
+        False if the topic of requests has lost its last messages: the positions are void.
+        """
         self._upkeep.run_if_due()
         await self._correct()
         due = self._agenda.due(self._clock.now())
         if due is not None:
             await self._run(due, stop)
-        for message in await reader.read(1, _POLL_SECONDS):
+        messages = await reader.read(1, _POLL_SECONDS)
+        if reader.truncated():
+            return False
+        for message in messages:
             await self._take_up(message, stop)
         for partition, count in (*reader.skipped().items(), *reader.expired().items()):
             self._reports.skipped(partition, count)
+        return True
 
     async def _correct(self) -> None:
         """Correct the schedules after the wall clock was set back."""
@@ -248,7 +281,8 @@ class LeadershipSession:
         if answer is None:
             return
         if answer.decided:
-            await self._say(answer.said, [self._agenda.message_of(due, answer.said.id)], {})
+            mark = self._marks.answered(None, answer.said.request_id)
+            await self._say(answer.said, [self._agenda.message_of(due, answer.said.id), mark], {})
             self._agenda.note_done(due, answer.said.id)
         else:
             await self._say(answer.said, [], {})
@@ -264,31 +298,41 @@ class LeadershipSession:
             if isinstance(error, UnreadableRequest):
                 self._reports.unreadable(partition, message.offset)
             said = self._answers.fail(request_id_of(message), str(error))
-            await self._say(said, [], offsets)
+            await self._say(said, [self._marks.answered(message, said.request_id)], offsets)
             return
+        mark = self._marks.answered(message, request.id)
         age = self._clock.wall() - message.timestamp
         # A request that came during this session is young, whatever the wall clock says.
         if message.offset < self._ends.get(partition, 0) and age > EXPIRY_MS:
             _log.warning("export_request_expired", request=request.id, seconds=age // 1000)
-            await self._say(await self._answers.answer_expired(request), [], offsets)
+            await self._say(await self._answers.answer_expired(request), [mark], offsets)
             return
         answer = await unless(stop, self._answers.answer(request))
         if answer is not None:
-            await self._say(answer.said, [], offsets)
+            await self._say(answer.said, [mark], offsets)
 
     async def _say(
         self, said: Announcement, more: Sequence[ProducerRecord], offsets: Mapping[Partition, int]
     ) -> None:
         try:
-            await self._committer.commit([message_of(self._names, said), *more], offsets)
+            places = await self._committer.commit([message_of(self._names, said), *more], offsets)
         except MessageRefused as error:
             failure = self._answers.fail(said.request_id, str(error))
-            await self._committer.commit([message_of(self._names, failure), *more], offsets)
+            said_instead = [message_of(self._names, failure), *more]
+            places = await self._committer.commit(said_instead, offsets)
+        if self._marks.announced(places[0][1]):
+            self._reports.lost_end(Partition(self._names.exports, 0))
         self.answered += 1
         if said.directory is not None:
             self._upkeep.announced(said.directory)
         else:
             self._upkeep.sweep_soon()
+
+
+def _checked(key: bytes, value: bytes) -> bytes | None:
+    """The value if a sink can have written it."""
+    is_ours = read_mark(value) if key == KEY else read_standing(key, value)
+    return None if is_ours is None else value
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:

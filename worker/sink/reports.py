@@ -231,6 +231,16 @@ class SinkReports:
             "internal_skipped", topic=partition.topic, partition=partition.number, count=count
         )
 
+    def lost_end(self, partition: Partition) -> None:
+        """A topic other than the accepted ones has lost its last messages."""
+        self._metrics.anomalies.internal_truncated()
+        self.health.report(
+            f"{partition.topic}/{partition.number} has lost its last messages:"
+            f" {_lost(partition.topic)}",
+            self._clock(),
+        )
+        _log.error("internal_truncated", topic=partition.topic, partition=partition.number)
+
     def recreated(self, topic: str) -> None:
         """A topic other than the accepted ones was recreated."""
         self._metrics.anomalies.internal_recreated()

@@ -26,6 +26,7 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
     NodeNotReadyError,
     OffsetMetadataTooLargeError,
+    OutOfOrderSequenceNumber,
     ProducerFenced,
     RecordListTooLargeError,
     RequestTimedOutError,
@@ -256,6 +257,8 @@ def explain(error: BaseException) -> str:
         text = "no connection"
     elif isinstance(error, InvalidTxnState):
         text = "the broker has ended the transaction"
+    elif isinstance(error, OutOfOrderSequenceNumber):
+        text = "a partition has lost messages that this process has written to it"
     elif isinstance(error, KafkaError):
         text = _texts(error) or _words(type(error).__name__)
     elif isinstance(error, OSError) and error.strerror:

@@ -19,6 +19,7 @@ from aiokafka.errors import (
     NoError,
     NotEnoughReplicasError,
     OffsetMetadataTooLargeError,
+    OutOfOrderSequenceNumber,
     ProducerFenced,
     RequestTimedOutError,
     SaslAuthenticationFailed,
@@ -172,6 +173,14 @@ def line(attempt: Attempt, error: BaseException) -> str:
             COMMIT,
             GroupAuthorizationFailedError("p-worker"),
             "cannot commit as p-task-3: Kafka refuses it; grant this user READ on group p-worker",
+        ),
+        (
+            COMMIT,
+            OutOfOrderSequenceNumber(),
+            (
+                "cannot commit as p-task-3: a partition has lost messages that this process has"
+                " written to it; see the log of Kafka at kafka:9092"
+            ),
         ),
         (
             COMMIT,

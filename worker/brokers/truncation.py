@@ -1,4 +1,4 @@
-"""Finds inputs whose log has lost its last messages, and where, although it may have grown since.
+"""Finds partitions that have lost their last messages, and where. They may have grown since.
 
 An append time tells old messages from new ones, whatever their offsets: a message that arrived
 after every message that was read is new.
@@ -7,7 +7,7 @@ after every message that was read is new.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from worker.brokers.contract import Broker
@@ -24,15 +24,15 @@ _PATIENCE: Final = 20.0
 
 
 class Read(NamedTuple):
-    """What was read of an input: the first offset that was not, and the latest append time."""
+    """What was read of a partition: the first offset that was not, and the latest append time."""
 
     until: int
     latest: int
     """0 if it is unknown."""
 
 
-async def truncated_inputs(broker: Broker, read: Mapping[Partition, Read]) -> list[Partition]:
-    """The inputs that end before what was read, or hold a new message there.
+async def truncated_partitions(broker: Broker, read: Mapping[Partition, Read]) -> list[Partition]:
+    """Those that end before what was read, or hold a new message there.
 
     A partition that gives nothing, because it is damaged or has no leader, counts as whole. Raises
     BrokerUnavailable.
@@ -88,7 +88,7 @@ async def truncated_at(broker: Broker, partition: Partition, span: OffsetRange, 
     while latest:
         begin = max(span.start, span.end - size)
         found = _Later(latest)
-        await _read(broker, partition, OffsetRange(begin, span.end), found)
+        await read_span(broker, partition, OffsetRange(begin, span.end), found.see)
         if begin == span.start or not found.all_later:
             return span.end if found.first is None else found.first
         size *= 4
@@ -110,7 +110,13 @@ class _Later:
             self.first = message.offset
 
 
-async def _read(broker: Broker, partition: Partition, span: OffsetRange, found: _Later) -> None:
+async def read_span(
+    broker: Broker, partition: Partition, span: OffsetRange, see: Callable[[Message], None]
+) -> None:
+    """Call `see` with each message in `span`, open transactions included, in offset order.
+
+    Raises BrokerUnavailable and DamagedLog.
+    """
     reader = broker.reader(uncommitted=True)
     reader.assign({partition: span.start})
     clock = asyncio.get_running_loop().time
@@ -122,7 +128,7 @@ async def _read(broker: Broker, partition: Partition, span: OffsetRange, found: 
                 raise DamagedLog(damaged[partition])
             for message in messages:
                 if message.offset < span.end:
-                    found.see(message)
+                    see(message)
             if messages:
                 moved = clock()
             elif clock() - moved >= _PATIENCE:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.engine import truncation
-from worker.engine.truncation import Read, truncated_at, truncated_inputs
+from worker.brokers import truncation
+from worker.brokers.truncation import Read, truncated_at, truncated_partitions
 from worker.errors import BrokerUnavailable, DamagedLog
 from worker.stream import Message, OffsetRange, Partition
 
@@ -113,7 +113,9 @@ class Inputs:
 
     async def truncate(self, **read: tuple[int, int]) -> list[str]:
         asked = {Partition(name, 0): Read(*both) for name, both in read.items()}
-        return [partition.topic for partition in await truncated_inputs(cast("Any", self), asked)]
+        return [
+            partition.topic for partition in await truncated_partitions(cast("Any", self), asked)
+        ]
 
     async def spans(self, partitions: Iterable[Partition]) -> dict[Partition, OffsetRange]:
         return {partition: self.logs[partition].span for partition in partitions}
