@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -11,7 +11,7 @@ from schemas import ENTITIES
 from worker.brokers.contract import Broker, Reader
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
 from worker.core.topics import Names
-from worker.errors import NoAnswer
+from worker.errors import NoAnswer, TopicRecreated
 from worker.stream import Message, Partition, ProducerRecord
 
 
@@ -38,9 +38,12 @@ class Outcomes:
         self._names = names
         self._reader: Reader | None = None
         self._open: dict[str, set[int]] = defaultdict(set)
+        self._inputs: Mapping[str, str] = {}
+        """Their identities before anything was sent."""
 
     async def open(self) -> None:
         """Start reading outcomes at the current ends. Raises MissingTopic, BrokerUnavailable."""
+        self._inputs = await self._broker.identities(self._names.input(e) for e in ENTITIES)
         names = [self._names.accepted(e) for e in ENTITIES]
         names += [self._names.rejected(e) for e in ENTITIES]
         topics = await self._broker.topics(names)
@@ -77,14 +80,21 @@ class Outcomes:
         return self.accepted + self.rejected
 
     async def refresh(self, timeout: float = 0.0) -> None:
-        """Count new outcomes; wait up to `timeout` seconds for the first."""
+        """Count new outcomes; wait up to `timeout` seconds for the first.
+
+        Raises TopicRecreated if an input that was sent to is not the same any more: it uses the
+        coordinates of the sent records again.
+        """
         assert self._reader is not None
-        for message in await self._reader.read(5_000, timeout):
+        messages = await self._reader.read(5_000, timeout)
+        await self._check_inputs()
+        for message in messages:
             self._take(message)
 
     async def wait(self, patience: float, progress: Callable[[int], None]) -> None:
         """Wait for all outcomes. Raises NoAnswer after `patience` seconds without a new one.
 
+        Raises TopicRecreated as `refresh` does.
         Calls `progress` with the number of outcomes so far.
         """
         total = sum(self.sent.values())
@@ -104,6 +114,16 @@ class Outcomes:
         """Stop reading."""
         if self._reader is not None:
             await self._reader.close()
+
+    async def _check_inputs(self) -> None:
+        topics = [self._names.input(entity) for entity in self.sent]
+        now = await self._broker.identities(topics)
+        for topic in topics:
+            if now.get(topic) != self._inputs.get(topic):
+                raise TopicRecreated(
+                    f"topic {topic} was deleted or created anew after records were sent to it:"
+                    " nobody can tell their verdicts, so send them again"
+                )
 
     def _take(self, message: Message) -> None:
         try:

@@ -6,7 +6,7 @@ the problem details say how much that is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Final, Literal
 
@@ -46,12 +46,13 @@ class RefusedRecord(msgspec.Struct, frozen=True):
 class SentRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A record that was sent. `verdict` and what follows is there if the request waits for it.
 
-    `pending`: the record is parked, or no worker has read it yet.
+    `pending`: the record is parked, or no worker has read it yet. `lost`: the input was deleted or
+    created anew since the request began, so nobody can tell the verdict.
     """
 
     line: int
     coordinate: str
-    verdict: Literal["accepted", "rejected", "pending"] | None = None
+    verdict: Literal["accepted", "rejected", "pending", "lost"] | None = None
     violations: msgspec.Raw | None = None
     warnings: tuple[str, ...] = ()
 
@@ -60,6 +61,7 @@ class SendReport(msgspec.Struct):
     """What became of a request. All but the lists are numbers of records.
 
     Verdicts are counted if the request waits for them; the unlisted records count as pending.
+    If the input was created anew, all records count as lost.
     """
 
     entity: str
@@ -69,6 +71,7 @@ class SendReport(msgspec.Struct):
     accepted: int | msgspec.UnsetType = msgspec.UNSET
     rejected: int | msgspec.UnsetType = msgspec.UNSET
     pending: int | msgspec.UnsetType = msgspec.UNSET
+    lost: int | msgspec.UnsetType = msgspec.UNSET
     records: list[SentRecord] = []
     records_unlisted: int = 0
 
@@ -116,8 +119,7 @@ class RecordSender:
                 raise Problem(400, "empty_body", "the body holds no record")
             if watch is not None:
                 await watch.wait(seconds)
-                return report.answer(watch.found)
-        return report.answer(None)
+        return report.answer(watch)
 
     async def delete(self, request: Request) -> Response:
         """Send the deletion of a key. 202, or 200 if it waited and there is a verdict."""
@@ -139,8 +141,7 @@ class RecordSender:
             _log.info("deletion_sent", caller=caller_of(request).name, entity=entity)
             if watch is not None:
                 await watch.wait(seconds)
-                return report.answer(watch.found)
-        return report.answer(None)
+        return report.answer(watch)
 
     async def _limit(self, entity: str) -> int:
         topic = self._names.input(entity)
@@ -241,7 +242,7 @@ class _Report:
         members: dict[str, object] = {"sent": self.sent, "refused": self.refused_count}
         return members | ({} if self._last_line is None else {"last_line": self._last_line})
 
-    def answer(self, verdicts: Mapping[str, Verdict] | None) -> Response:
+    def answer(self, watch: VerdictWatch | None) -> Response:
         """The response: with verdicts, if the request waited for them."""
         report = SendReport(
             self._entity,
@@ -250,21 +251,25 @@ class _Report:
             self.refused_count - len(self._refused),
             records_unlisted=self.sent - len(self._listed),
         )
-        if verdicts is None:
+        if watch is None:
             report.records = [SentRecord(line, at) for line, at in self._listed]
             return Response(msgspec.json.encode(report), 202, media_type="application/json")
-        report.records = [_judged(line, at, verdicts.get(at)) for line, at in self._listed]
+        without: Literal["pending", "lost"] = "lost" if watch.is_lost else "pending"
+        report.records = [_judged(n, at, watch.found.get(at), without) for n, at in self._listed]
         of = [record.verdict for record in report.records]
         accepted, rejected = of.count("accepted"), of.count("rejected")
+        others = self.sent - accepted - rejected
         report.accepted, report.rejected = accepted, rejected
-        report.pending = self.sent - accepted - rejected
-        status = 202 if "pending" in of else 200
+        report.pending, report.lost = (0, others) if watch.is_lost else (others, 0)
+        status = 202 if without in of else 200
         return Response(msgspec.json.encode(report), status, media_type="application/json")
 
 
-def _judged(line: int, coordinate: str, verdict: Verdict | None) -> SentRecord:
+def _judged(
+    line: int, coordinate: str, verdict: Verdict | None, without: Literal["pending", "lost"]
+) -> SentRecord:
     if verdict is None:
-        return SentRecord(line, coordinate, "pending")
+        return SentRecord(line, coordinate, without)
     if verdict.verdict == "rejected":
         return SentRecord(line, coordinate, "rejected", verdict.violations)
     return SentRecord(line, coordinate, "accepted", None, verdict.warnings)

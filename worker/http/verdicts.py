@@ -1,6 +1,8 @@
 """Waits for the verdicts of records that were just sent, by following the public topics.
 
-A watch begins before its records are sent, so no verdict can come too early to be seen.
+A watch begins before its records are sent, so no verdict can come too early to be seen. A verdict
+names its record by the coordinate alone, and an input that is created anew uses coordinates again.
+So verdicts count only if the input is still the same once they have been read.
 """
 
 from __future__ import annotations
@@ -46,10 +48,14 @@ _rejected = msgspec.json.Decoder(_Rejected)
 class VerdictWatch:
     """The verdicts of the records of one request: `expect` what was sent, then `wait`."""
 
-    def __init__(self, reader: _TopicReader) -> None:
+    def __init__(self, reader: _TopicReader, identity: str | None) -> None:
+        """`identity` is that of the input before anything was sent."""
         self.found: dict[str, Verdict] = {}
         """By the coordinate of the record."""
+        self.is_lost = False
+        """Whether the input is not the one any more that the records may have been sent to."""
         self._reader = reader
+        self._identity = identity
         self._open: set[str] = set()
         self._early: dict[str, Message] = {}
         self._is_sending = False
@@ -72,12 +78,22 @@ class VerdictWatch:
             self._take(coordinate, self._early[coordinate])
 
     async def wait(self, seconds: float) -> None:
-        """Wait until all verdicts are there, but not longer than this."""
+        """Wait until all verdicts are there, but not longer than this.
+
+        `found` is empty if the input was created anew, or if the broker cannot tell.
+        """
         if self._open:
             self._done.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._done.wait()
+        try:
+            self.is_lost = await self._reader.input_identity() != self._identity
+        except BuddyError as error:
+            _log.warning("verdicts_not_read", error=str(error))
+            self.found.clear()
+        if self.is_lost:
+            self.found.clear()
 
     def see(self, coordinate: str, message: Message) -> None:
         """Look at a verdict of any record."""
@@ -109,7 +125,7 @@ class VerdictWatches:
         reader = self._readers.get(entity)
         if reader is None or reader.has_ended:
             reader = self._readers[entity] = _TopicReader(self._broker, self._names, entity)
-        watch = VerdictWatch(reader)
+        watch = VerdictWatch(reader, await reader.input_identity())
         reader.watches.add(watch)
         try:
             await reader.started()
@@ -130,6 +146,7 @@ class _TopicReader:
         self.watches: set[VerdictWatch] = set()
         self.has_ended = False
         self._broker = broker
+        self._input = names.input(entity)
         self._topics = (names.accepted(entity), names.rejected(entity))
         self._rejected_topic = names.rejected(entity)
         self._opening: asyncio.Task[Reader] | None = None
@@ -146,6 +163,10 @@ class _TopicReader:
             raise
         if self._running is None:
             self._running = asyncio.create_task(self._run(reader))
+
+    async def input_identity(self) -> str | None:
+        """The identity of the input; None if it is missing. Raises BrokerUnavailable."""
+        return (await self._broker.identities([self._input])).get(self._input)
 
     def verdict_in(self, message: Message) -> Verdict | None:
         """The verdict in a message; None if no worker wrote it."""

@@ -23,6 +23,9 @@ class Given:
     def __init__(self, messages: list[Message]) -> None:
         self._messages = messages
 
+    async def identities(self, names: object) -> dict[str, str]:
+        return {}
+
     async def topics(self, names: object) -> dict[str, object]:
         return {}
 

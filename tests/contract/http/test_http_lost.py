@@ -1,0 +1,94 @@
+"""An input that is created anew while somebody waits for verdicts of records in it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from tests.contract.broker_kit import DeleteTopic
+from tests.contract.helpers import eventually
+from tests.contract.http.conftest import TASKS
+from tests.contract.http_kit import Served
+from tests.contract.worker_kit import Stage
+from tests.unit.rows_kit import user
+from worker.cli.outcomes import Outcomes
+from worker.core.outbox import SOURCE_HEADER
+from worker.core.topics import wanted
+from worker.errors import TopicRecreated
+from worker.stream import Partition, ProducerRecord
+
+pytestmark = pytest.mark.timeout(200)
+
+LIMIT = 1024 * 1024
+
+
+async def coordinates(stage: Stage) -> list[str]:
+    """Those of all users that were sent."""
+    topic = stage.names.input("users")
+    spans = await stage.broker.spans(Partition(topic, number) for number in range(TASKS))
+    return [
+        f"{topic}/{place.number}/{offset}"
+        for place, span in spans.items()
+        for offset in range(span.start, span.end)
+    ]
+
+
+async def create_anew(stage: Stage, remove: DeleteTopic) -> None:
+    topic = stage.names.input("users")
+    await remove(topic)
+    await stage.broker.create([wanted(stage.names, TASKS, LIMIT)[topic]])
+
+
+async def accept(stage: Stage, coordinate: str) -> None:
+    """What a worker writes for the record that has this coordinate now."""
+    source = (SOURCE_HEADER, coordinate.encode())
+    row = ProducerRecord(stage.names.accepted("users"), b"k", b"{}", headers=(source,))
+    await stage.broker.publish([row])
+
+
+async def test_a_request_that_waits_is_told_no_verdict_of_another_record(
+    stage: Stage, http: Served, remove: DeleteTopic
+) -> None:
+    _, content = user(1)
+    request = asyncio.create_task(
+        http.client.post("/v1/records/users?wait=60s", content=content or b"")
+    )
+    [coordinate] = await eventually(lambda: coordinates(stage), bool)
+    await create_anew(stage, remove)
+    await accept(stage, coordinate)
+    answer = await request
+    report = answer.json()
+    assert answer.status_code == 202
+    assert [one["verdict"] for one in report["records"]] == ["lost"]
+    assert [report[name] for name in ("accepted", "pending", "lost")] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("is_made_anew", [True, False])
+async def test_a_record_whose_input_is_gone_is_not_pending(
+    stage: Stage, http: Served, remove: DeleteTopic, is_made_anew: bool
+) -> None:
+    request = asyncio.create_task(
+        http.client.post("/v1/records/users?wait=3s", content=json.dumps({"id": 1}))
+    )
+    await eventually(lambda: coordinates(stage), bool)
+    await (create_anew(stage, remove) if is_made_anew else remove(stage.names.input("users")))
+    report = (await request).json()
+    assert [one["verdict"] for one in report["records"]] == ["lost"]
+
+
+async def test_whoever_sends_and_waits_counts_no_verdict_of_another_record(
+    stage: Stage, remove: DeleteTopic
+) -> None:
+    outcomes = Outcomes(stage.broker, stage.names)
+    await outcomes.open()
+    sent = [ProducerRecord(stage.names.input("users"), *user(1))]
+    outcomes.add_sent(sent, await stage.broker.publish(sent))
+    [coordinate] = await coordinates(stage)
+    await create_anew(stage, remove)
+    await accept(stage, coordinate)
+    with pytest.raises(TopicRecreated, match="send them again"):
+        await outcomes.wait(30, lambda _judged: None)
+    assert outcomes.judged == 0
+    await outcomes.close()
