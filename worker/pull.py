@@ -21,7 +21,13 @@ import msgspec
 import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError, MaxRetryError
 
-from worker.errors import BrokerUnavailable, BuddyError, StateError, UsageError
+from worker.errors import (
+    BrokerUnavailable,
+    BuddyError,
+    ConfigurationError,
+    StateError,
+    UsageError,
+)
 from worker.exports.layout import MANIFEST, id_in
 from worker.exports.manifest import MOST_BYTES, ExportedFile, decode
 from worker.private import DIRECTORY_MODE, make_private
@@ -83,14 +89,22 @@ class ExportServer:
     """
 
     def __init__(self, url: str, token: str | None) -> None:
-        """Raises UsageError if `url` is no URL of a server."""
+        """Raises UsageError if `url` is no URL of a server, and ConfigurationError.
+
+        No error repeats the token.
+        """
         self._url = url.rstrip("/")
         with _problems(url):
             parsed = urllib3.util.parse_url(self._url)
-        if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query:
+        has_more = parsed.query is not None or parsed.fragment is not None
+        if parsed.scheme not in ("http", "https") or not parsed.host or has_more:
             raise UsageError("the server must be a URL such as http://127.0.0.1:8080")
         if parsed.auth is not None:
             raise UsageError("the URL must not hold a password: use --token-file")
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise ConfigurationError(
+                "the token (--token-file, BUDDY_HTTP_TOKEN) holds characters that no token has"
+            )
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         retries = urllib3.Retry(
             total=_TRIES,

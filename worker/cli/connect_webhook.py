@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
+from worker.cli.locations import is_host
 from worker.cli.settings import secret
 from worker.core.topics import Names
 from worker.desk.webhook import Webhook
@@ -26,6 +27,7 @@ def webhook_of(file: str, environment: Mapping[str, str], names: Names) -> Webho
         parts = urlsplit(url.strip())
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
         usable = usable and parts.username is None  # it would not be sent
+        usable = usable and is_host(parts.hostname or "")
     except ValueError:
         usable = False
     if not usable:

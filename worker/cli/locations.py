@@ -13,8 +13,8 @@ _HOST: Final = r"(?:[\w.-]+|\[[\w:.%]+\])(?::\d{1,5})?"
 _KAFKA: Final = re.compile(rf"kafka://{_HOST}(?:\s*,\s*{_HOST})*/*")
 _BUCKET: Final = re.compile(r"s3://[^\s/:@?#]+(?:/[^?#]*)?")
 _ENDPOINT: Final = re.compile(rf"https?://{_HOST}(?:/[^\s@?#]*)?")
-_NO_DIRECTORY: Final = re.compile(r"://|:[^@]*@|^//[^/@][^@]*@")
-"""Matches a URL, and a text that looks like `user:password@host`."""
+_NO_DIRECTORY: Final = re.compile(r"://|:[^@]*@|^//[^/@][^@]*@|\0")
+"""Matches a URL, a text that looks like `user:password@host`, and what no system takes."""
 
 _KAFKA_LOGIN: Final = (
     "put user and password into `username` and `password_file` of [kafka] (or into "
@@ -29,8 +29,11 @@ _S3_LOGIN: Final = (
 def check_broker(text: str) -> None:
     """Raises ValueError unless the text is `embedded:DIRECTORY` or `kafka://host:port,…`."""
     scheme, _, directory = text.partition(":")
-    is_directory = scheme == "embedded" and directory and not _NO_DIRECTORY.search(directory)
-    if not is_directory and not _KAFKA.fullmatch(text):
+    if scheme == "embedded":
+        is_usable = bool(directory) and not _NO_DIRECTORY.search(directory)
+    else:
+        is_usable = bool(_KAFKA.fullmatch(text)) and all(map(is_host, _hosts(directory)))
+    if not is_usable:
         form = "`broker` must be embedded:DIRECTORY or kafka://host:port,host:port"
         raise ValueError(_refusal(form, text, _KAFKA_LOGIN))
 
@@ -54,6 +57,26 @@ def check_directory(name: str, text: str) -> None:
     """Raises ValueError, which names the setting, if the text looks like a URL or holds a login."""
     if _NO_DIRECTORY.search(text):
         raise ValueError(f"`{name}` must be a directory of this machine, not a URL")
+
+
+def check_host(name: str, text: str) -> None:
+    """Raises ValueError, which names the setting, if the text can be no host name or address."""
+    if not is_host(text):
+        raise ValueError(f"`{name}` must be a host name or an address")
+
+
+def _hosts(addresses: str) -> list[str]:
+    stripped = (one.strip(" /") for one in addresses.split(","))
+    return [one.rpartition(":")[0] or one for one in stripped]
+
+
+def is_host(text: str) -> bool:
+    """Whether resolvers can be asked for the text: of others, Python's codec ends in an error."""
+    try:
+        text.encode("idna")
+    except UnicodeError:  # an empty label, or one of more than 63 characters
+        return False
+    return "\0" not in text
 
 
 def _refusal(form: str, text: str, login: str) -> str:

@@ -24,7 +24,9 @@ from worker.cli.locations import (
     check_directory,
     check_endpoint,
     check_exports,
+    check_host,
 )
+from worker.cli.sendable import check_sendable
 from worker.errors import ConfigurationError
 from worker.sink.schedule import DEFAULTS, Schedule
 
@@ -49,6 +51,9 @@ class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key_password_file: str | None = None
     token_file: str | None = None
 
+    def __post_init__(self) -> None:
+        check_sendable("username", self.username)
+
 
 class S3Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The `[s3]` table: the connection to the server of an exports bucket.
@@ -64,6 +69,7 @@ class S3Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.endpoint is not None:
             check_endpoint(self.endpoint)
+        check_sendable("access_key_id", self.access_key_id)
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,6 +106,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         check_broker(self.broker)
         check_directory("data", self.data)
         check_exports(self.exports)
+        check_host("metrics_host", self.metrics_host)
+        check_host("http_host", self.http_host)
         check_apart(self.data, self.broker, self.exports)
         names = [schedule.name for schedule in self.schedules]
         if twice := [name for name in names if names.count(name) > 1]:
@@ -185,15 +193,22 @@ def load(file: str | None, environment: Mapping[str, str], options: Mapping[str,
 def secret(file: str | None, environment: Mapping[str, str], variable: str) -> str | None:
     """A secret: the content of the file, or of the variable if no file is named; None if neither.
 
-    Raises ConfigurationError if the file cannot be read.
+    Line ends behind it do not belong to it. Raises ConfigurationError, which never repeats the
+    secret, if the file cannot be read, or if this is no secret that a server can be sent.
     """
     if file is None:
-        return environment.get(variable) or None
+        found = environment.get(variable, "").rstrip("\r\n") or None
+    else:
+        try:
+            found = _text_of(Path(file)).rstrip("\r\n")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8, or too large"
+            raise ConfigurationError(f"secret file {file} cannot be read: {reason}") from None
     try:
-        return _text_of(Path(file)).rstrip("\r\n")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8, or too large"
-        raise ConfigurationError(f"secret file {file} cannot be read: {reason}") from None
+        check_sendable(variable if file is None else f"secret file {file}", found)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+    return found
 
 
 def _variable(*names: str) -> str:

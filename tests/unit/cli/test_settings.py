@@ -87,6 +87,53 @@ def test_addresses_without_a_login_are_taken(key: str, value: str) -> None:
     assert value in (settings.broker, settings.exports, settings.s3.endpoint)
 
 
+@pytest.mark.parametrize("host", ["a..b", ".a", "a" * 64, "ok." + "a" * 64, "a\udcff", "a\0"])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("metrics_host", "{}"),
+        ("http_host", "{}"),
+        ("broker", "kafka://{}"),
+        ("broker", "kafka://localhost:9092,{}:9092"),
+    ],
+)
+def test_a_host_that_no_resolver_takes_is_refused(name: str, form: str, host: str) -> None:
+    assert f"`{name}` must be" in refusal(None, {}, {name: form.format(host)})
+
+
+@pytest.mark.parametrize("host", ["", "127.0.0.1", "::", "localhost", "example.org.", "münchen"])
+def test_other_hosts_are_taken(host: str) -> None:
+    assert load(None, {}, {"http_host": host}).http_host == host
+
+
+@pytest.mark.parametrize("name", ["data", "exports", "broker"])
+def test_a_directory_that_no_system_takes_is_refused(name: str) -> None:
+    value = "embedded:a\0b" if name == "broker" else "a\0b"
+    assert f"`{name}` must be" in refusal(None, {}, {name: value})
+
+
+@pytest.mark.parametrize("text", [f"{SECRET}\n2", f"{SECRET}\0", f"{SECRET}\udcff"])
+def test_a_login_that_no_protocol_carries_is_refused_and_not_repeated(
+    text: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    for named in (None, str(file)):
+        with pytest.raises(ConfigurationError, match=r"BUDDY_HTTP_TOKEN|secret file") as raised:
+            secret(named, {"BUDDY_HTTP_TOKEN": text}, "BUDDY_HTTP_TOKEN")
+        assert SECRET not in str(raised.value)
+    for variable in ("BUDDY_KAFKA_USERNAME", "BUDDY_S3_ACCESS_KEY_ID"):
+        line = refusal(None, {variable: text}, {})
+        assert variable in line
+        assert SECRET not in line
+
+
+def test_line_ends_behind_a_secret_do_not_belong_to_it(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("pässword\r\n")
+    assert secret(str(tmp_path / "secret"), {}, "X") == "pässword"
+    assert secret(None, {"X": "pässword\n"}, "X") == "pässword"
+
+
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [

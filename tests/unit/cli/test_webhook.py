@@ -47,6 +47,8 @@ def test_the_url_is_in_a_file_or_in_the_environment(tmp_path: Path) -> None:
         "https://" + "secret:x@example.org",
         "http://[secret",
         "x:0",
+        "http://secret..example.org",
+        "http://example.org/secret\nX: 1",
     ],
 )
 def test_what_is_no_url_is_refused_and_not_shown(url: str) -> None:

@@ -137,8 +137,9 @@ class TokenFile(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no
             raise AuthenticationFailedError(
                 f"token_file {self._path} cannot be read: {reason}"
             ) from None
-        if not token:
-            raise AuthenticationFailedError(f"token_file {self._path} is empty")
+        if not token or not token.isprintable():
+            what = "holds more than one line" if token else "is empty"
+            raise AuthenticationFailedError(f"token_file {self._path} {what}")
         return token
 
 

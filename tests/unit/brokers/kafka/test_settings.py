@@ -162,7 +162,7 @@ async def test_a_token_is_read_again_each_time(tmp_path: Path) -> None:
         assert await tokens.token() == token
 
 
-@pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff"])
+@pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff", b"two\nlines"])
 async def test_a_token_that_is_not_there_fails_the_login(
     tmp_path: Path, content: bytes | None
 ) -> None:
