@@ -18,7 +18,7 @@ from tests.unit.rows_kit import user, uuid
 from worker.brokers.contract import Broker, Committer, Reader
 from worker.core.topics import wanted
 from worker.errors import BrokerUnavailable, ConfigurationError, StateLost
-from worker.sink import leader, upkeep
+from worker.sink import leader, service, upkeep
 from worker.sink.requests import ExportRequest, encode_request
 from worker.sink.store import consume
 from worker.stream import Message, OffsetRange, Partition, ProducerRecord
@@ -352,6 +352,25 @@ async def test_exports_that_cannot_be_written_are_told_before_one_is_due(
     async with sink.running():
         await eventually(lambda: asyncio.sleep(0, sink.reasons()), _holds(expected))
         sink.exports.unlink()
+        await eventually(lambda: asyncio.sleep(0, sink.reasons()), lambda found: not found)
+
+
+@embedded_only
+@pytest.mark.parametrize("room", ["spool", "snapshots"])
+async def test_a_file_where_exports_need_room_is_named(
+    sink: Sink, room: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_LOOK_AT_ROOMS_SECONDS", 0.02)
+    path = sink.store / room
+    expected = f"sink: spool: {path} cannot be used as a directory"
+    async with sink.running():
+        await eventually(lambda: asyncio.sleep(0, path.is_dir()), bool)
+        path.rename(path.with_name("aside"))
+        path.touch()
+        await eventually(lambda: asyncio.sleep(0, sink.reasons()), _holds(expected))
+        await sink.ask(ExportRequest("a", formats=("csv",)))
+        assert str(path) in str((await sink.answer("failed")).error)
+        path.unlink()
         await eventually(lambda: asyncio.sleep(0, sink.reasons()), lambda found: not found)
 
 

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -30,6 +31,10 @@ from worker.sink.selection.cut import CutSource, Report, take_cut
 from worker.sink.selection.plan import moment_of
 from worker.sink.store import rocks
 from worker.sink.store.snapshot import SNAPSHOTS
+
+_SPOOL: Final = "spool"
+_ROOMS: Final = (_SPOOL, SNAPSHOTS)
+"""The directories beside the store that an export needs."""
 
 
 async def carry_out(
@@ -81,8 +86,17 @@ def clear_spool(store_directory: Path) -> None:
 
     Nobody else may be using the store.
     """
-    for name in ("spool", SNAPSHOTS):
+    for name in _ROOMS:
         shutil.rmtree(store_directory / name, ignore_errors=True)
+
+
+def check_rooms(store_directory: Path) -> None:
+    """Raise StateError, which names the path, unless exports find room beside the store. Blocking.
+
+    A file may stand in the place of a directory, or its rights may have changed.
+    """
+    for name in _ROOMS:
+        _make_temporary(store_directory / name).rmdir()
 
 
 def _make_spool_directory(store_directory: Path) -> Path:
@@ -91,12 +105,15 @@ def _make_spool_directory(store_directory: Path) -> Path:
     The system's temporary directory is unsuitable: it is often in memory. Rows are also personal
     data, which a crash must not leave there.
     """
-    parent = store_directory / "spool"
-    rocks.make_directory(parent)
+    return _make_temporary(store_directory / _SPOOL)
+
+
+def _make_temporary(room: Path) -> Path:
+    rocks.make_directory(room)
     try:
-        return Path(tempfile.mkdtemp(dir=parent))
+        return Path(tempfile.mkdtemp(dir=room))
     except OSError as error:
-        raise StateError(rocks.in_one_line(parent, error)) from None
+        raise StateError(rocks.in_one_line(room, error)) from None
 
 
 def _answer(request: ExportRequest, finished: Finished, source: CutSource) -> Announcement:

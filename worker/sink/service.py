@@ -17,7 +17,7 @@ from worker.errors import BrokerUnavailable, DamagedLog, MissingTopic, StateErro
 from worker.exports.places.place import ExportPlace
 from worker.sink.attempt import reconcile_bookmarks
 from worker.sink.election import Election
-from worker.sink.export import clear_spool
+from worker.sink.export import check_rooms, clear_spool
 from worker.sink.export_settings import ExportSettings
 from worker.sink.leader import Leader
 from worker.sink.reports import SinkReports, unheard
@@ -28,6 +28,9 @@ from worker.sink.store.row_store import RowStore
 from worker.waiting import Backoff, together, wait
 
 _LOOK_SECONDS: Final = 1.0
+_LOOK_AT_ROOMS_SECONDS: Final = 10.0
+_ROOMS: Final = "spool"
+"""The part of its work in which a sink is hindered if exports find no room beside the store."""
 
 _log = structlog.get_logger(__name__)
 
@@ -74,7 +77,13 @@ async def serve(
                 return
             await election.join()
             _log.info("sink_started", rows=sum(store.counts().values()))
-            await together(stop, consumer.run(stop), election.run(stop), leader.run(stop))
+            await together(
+                stop,
+                consumer.run(stop),
+                election.run(stop),
+                leader.run(stop),
+                _watch_rooms(store_directory, reports, stop),
+            )
         finally:
             await election.close()
             await consumer.close()
@@ -117,6 +126,23 @@ async def _watch(place: ExportPlace, reports: SinkReports, stop: asyncio.Event) 
         reports.place_hangs(place.hang())
         await wait(stop, _LOOK_SECONDS)
     place.close()
+
+
+async def _watch_rooms(store_directory: Path, reports: SinkReports, stop: asyncio.Event) -> None:
+    """Report when exports find no room beside the store, until `stop`."""
+    hindered = False
+    while not stop.is_set():
+        try:
+            await asyncio.to_thread(check_rooms, store_directory)
+        except StateError as error:
+            if not hindered:
+                _log.warning("export_room_unusable", error=str(error))
+            hindered = True
+            reports.hindered(_ROOMS, str(error))
+        else:
+            hindered = False
+            reports.free(_ROOMS, after=0)
+        await wait(stop, _LOOK_AT_ROOMS_SECONDS)
 
 
 async def _check_topics(broker: Broker, names: Names) -> None:

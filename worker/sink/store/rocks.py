@@ -5,6 +5,8 @@ rocksdict raises plain `Exception` with RocksDB's text. No other module parses t
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -80,6 +82,8 @@ def make_directory(directory: Path) -> None:
     """Make a directory that only owner and group can read. Raises `StateError`."""
     try:
         make_private(directory)
+        if not directory.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except OSError as error:
         raise StateError(in_one_line(directory, error)) from None
 
