@@ -95,8 +95,16 @@ def test_run_serves_the_api_from_a_process_of_its_own(another: Another) -> None:
         assert another_child != child
         eventually(lambda: client.get("/ready").status_code == 200, "it is ready again")
 
+        assert not service.logged("desk_beside"), "beside the desk the API stands in for nobody"
+        os.kill(another_child, signal.SIGSTOP)
+        service.wait_for("http_hangs")
+        os.kill(another_child, signal.SIGCONT)
+        eventually(lambda: client.get("/ready").status_code == 200, "it goes on")
+
+        os.kill(another_child, signal.SIGSTOP)
     service.kill()
     eventually(lambda: not Path(f"/proc/{another_child}").exists(), "it ends with its parent")
+    buddy.settings["http_port"] = int(address.rpartition(":")[2])
     service = buddy.start("run").ready()
     address_of(service)
     (child,) = children(service)
@@ -117,6 +125,8 @@ def test_what_cannot_be_served_is_one_line(local: Buddy) -> None:
         port = other.getsockname()[1]
         line = local.run("serve", env={"BUDDY_HTTP_PORT": str(port)}).complained(3)
     assert f"port {port} on 127.0.0.1 is in use" in line
-    assert "tokens" in local.run("serve", env={"BUDDY_HTTP_TOKENS_FILE": "none"}).complained(3)
+    tokens = {"BUDDY_HTTP": "true", "BUDDY_HTTP_TOKENS_FILE": "none"}
+    for command in ("serve", "run"):
+        assert "tokens file none" in local.run(command, env=tokens).complained(3)
     assert "name" in local.run("token", "a b", "--role", "send").complained(2)
     assert json.dumps("all")[1:-1] in local.run("token", "a", "--role", "all").complained(2)

@@ -26,6 +26,7 @@ from worker.http.app import ApiParts, ApiSettings, api
 from worker.http.health import OwnHealth
 from worker.http.listening import listen
 from worker.http.replays import UntilJudged
+from worker.http.sending import SendingWatch
 from worker.http.server import serve_http
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
@@ -75,7 +76,8 @@ async def served(
         await until_judged(broker, Settings(prefix=names.prefix), tasks, patience)
 
     exports = place or DirectoryPlace(Path("no-exports"))
-    parts = ApiParts(broker, names, exports, health, tokens, judged or really, stop)
+    sending = SendingWatch(broker, names, lambda _line: None)
+    parts = ApiParts(broker, names, exports, health, tokens, sending, judged or really, stop)
     with listen("127.0.0.1", 0, has_tokens=False) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         async with (

@@ -151,7 +151,8 @@ class Broker(Protocol):
     async def publish(self, messages: Sequence[ProducerRecord]) -> list[tuple[int, int]]:
         """Write messages at least once, in order per partition; return (partition, offset) each.
 
-        Raises `MissingTopic`, `MessageRefused` (too large), `BrokerUnavailable`.
+        Raises `MissingTopic`, `MessageRefused` (too large), `BrokerUnavailable`. Without a message
+        it writes nothing, and raises what is known to keep this object from writing any.
         """
 
     def reader(self, *, uncommitted: bool = False) -> Reader:

@@ -1,12 +1,14 @@
 """The HTTP API beside the services of `buddy run`: a process of its own, so it costs them nothing.
 
 It inherits the listening socket, so a restart loses no connection, and ends with its parent for any
-reason: its standard input ends then.
+reason. Every few seconds it writes a line to its standard output: what keeps it from sending
+records, or nothing. A process that hangs writes none.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -22,6 +24,10 @@ from worker.waiting import Backoff, wait
 
 _END_SECONDS: Final = 10.0
 """How long the process may take to end, longer than requests in progress may."""
+
+_SILENT_SECONDS: Final = 20.0
+"""After so long without a line the process hangs."""
+_LONGEST_LINE: Final = 1_000
 
 _log = structlog.get_logger(__name__)
 
@@ -48,18 +54,51 @@ async def run_api(
             except OSError as error:  # too many processes, or no memory
                 await _ended(error.strerror or str(error), backoff, stop, health, clock)
                 continue
-            health.restored()
-            health.free("process")
-            ended = asyncio.create_task(process.wait())
+            hearing = asyncio.create_task(_hear(process, health, clock))
             stopping = asyncio.create_task(stop.wait())
-            await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({hearing, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
-            if not ended.done():
+            if not hearing.done():
                 await _end(process)
+                await hearing
                 return
+            await process.wait()
             await _ended(f"exit code {process.returncode}", backoff, stop, health, clock)
     finally:
         watching.cancel()
+
+
+def tell_parent(hindrance: str | None) -> None:
+    """Write the line of this process, which is the API: what keeps it from sending, or nothing."""
+    line = " ".join((hindrance or "").split())[:_LONGEST_LINE]
+    os.set_blocking(1, False)  # a parent that is frozen must not hold this process
+    with suppress(OSError):
+        os.write(1, f"{line}\n".encode())
+
+
+async def _hear(process: Process, health: ServiceHealth, clock: Clock) -> None:
+    """Report what the process says, and that it says nothing, until it ends."""
+    assert process.stdout is not None
+    is_silent = False
+    while True:
+        try:
+            async with asyncio.timeout(_SILENT_SECONDS):
+                line = await process.stdout.readline()
+        except TimeoutError:
+            if not is_silent:
+                _log.error("http_hangs", seconds=_SILENT_SECONDS)
+            is_silent = True
+            health.hindered("process", "it hangs: it serves nothing", clock.steady())
+            continue
+        if not line:
+            return
+        is_silent = False
+        health.restored()
+        health.free("process")
+        if hindrance := line.decode(errors="replace").strip():
+            health.hindered("sending", hindrance, clock.steady())
+        else:
+            health.free("sending")
 
 
 async def _ended(
@@ -70,6 +109,7 @@ async def _ended(
     _log.error("http_ended", reason=why, seconds=round(seconds, 1))
     reason = f"the process has ended ({why}), and is started again"
     health.hindered("process", reason, clock.steady())
+    health.free("sending")
     await wait(stop, seconds)
 
 
@@ -93,6 +133,7 @@ async def _start(context: Context, listening: socket.socket, address: str) -> Pr
         "--health",
         address,
         stdin=PIPE,
+        stdout=PIPE,
         pass_fds=(descriptor,),
         env=dict(context.environment),
         start_new_session=True,  # Ctrl-C reaches the parent alone, which ends both in order

@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import structlog
@@ -40,6 +40,9 @@ from worker.sink.retention import Keep
 from worker.sink.service import serve as serve_sink
 from worker.waiting import together
 
+if TYPE_CHECKING:
+    from worker.http.access import Tokens
+
 CLOCK: Final = Clock()
 _SERVICES: Final = ("worker", "sink", "desk")
 _DESK_SHARE: Final = 0.25
@@ -59,7 +62,10 @@ def run_command(context: Context, until_eof: bool) -> int:
     """
     prepare(context)
 
-    listening = listen_for_api(context.settings) if context.settings.http else None
+    listening = None
+    if context.settings.http:
+        tokens_of(context.settings)  # a file that cannot be used is refused here
+        listening = listen_for_api(context.settings)
 
     async def main(stop: asyncio.Event) -> None:
         if until_eof:
@@ -138,6 +144,13 @@ def listen_for_api(settings: Settings) -> socket.socket:
 
     has_tokens = bool(settings.http_tokens_file)
     return listen(settings.http_host, settings.http_port, has_tokens=has_tokens)
+
+
+def tokens_of(settings: Settings) -> Tokens | None:
+    """The tokens of the HTTP API; None without a file. Raises ConfigurationError."""
+    from worker.http.access import Tokens
+
+    return Tokens(Path(settings.http_tokens_file)) if settings.http_tokens_file else None
 
 
 def prepare(context: Context) -> None:

@@ -6,30 +6,36 @@ import asyncio
 import re
 import resource
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import click
 
 from worker.brokers.contract import Broker
+from worker.cli.api_process import tell_parent
 from worker.cli.connect_place import place_of
 from worker.cli.console import Context, OneOf, say
 from worker.cli.desk_store import desk_directory
-from worker.cli.run import CLOCK, create_if_embedded, listen_for_api, prepare, watched
-from worker.cli.services import serve, stop_at_eof
+from worker.cli.run import (
+    CLOCK,
+    create_if_embedded,
+    listen_for_api,
+    prepare,
+    tokens_of,
+    watched,
+)
+from worker.cli.services import end_with_parent, serve
 from worker.cli.settled_inputs import until_judged
 from worker.desk.reports import DeskReports
 from worker.desk.service import StandInDesk
 from worker.engine.startup import check_topics
 from worker.errors import UsageError
-from worker.http.access import ROLES, Tokens, new_token
+from worker.http.access import ROLES, new_token
 from worker.http.app import ApiParts, ApiSettings, api
 from worker.http.health import HealthSource, OwnHealth, ServicesHealth
+from worker.http.sending import SendingWatch
 from worker.http.server import serve_http
-from worker.ops.health import Health
-from worker.ops.metrics import Metrics
 from worker.waiting import together
 
 _DESCRIPTORS: Final = 8_192
@@ -47,8 +53,7 @@ def serve_command(context: Context, descriptor: int | None, health: str | None) 
     """Serve the HTTP API until SIGTERM or Ctrl-C."""
     prepare(context)
     settings = context.settings
-    file = settings.http_tokens_file
-    tokens = Tokens(Path(file)) if file else None
+    tokens = tokens_of(settings)
     listening = listen_for_api(settings) if descriptor is None else socket.socket(fileno=descriptor)
     api_settings = ApiSettings(
         record_limit=settings.max_record_bytes,
@@ -63,18 +68,29 @@ def serve_command(context: Context, descriptor: int | None, health: str | None) 
 
     async def main(stop: asyncio.Event) -> None:
         if health is not None:  # a child of `buddy run`, which holds the other end
-            stop_at_eof(stop)
+            end_with_parent(stop)
         async with context.broker() as broker:
             await create_if_embedded(context, broker)
             await check_topics(broker, context.names, settings.max_record_bytes)
-            with own_health(context, health) as (source, reports):
-                desk = StandInDesk(
-                    broker, context.names, api_settings.desk, reports, CLOCK, share=_DESK_SHARE
+            with reporting(context, health) as told:
+                sending = SendingWatch(broker, context.names, told.sending)
+                parts = ApiParts(
+                    broker, context.names, place, told.source, tokens, sending, judged, stop
                 )
-                parts = ApiParts(broker, context.names, place, source, tokens, judged, stop)
                 async with api(parts, api_settings) as app:
+                    services = [serve_http(app, listening, stop), sending.run(stop)]
+                    if told.desk is not None:
+                        desk = StandInDesk(
+                            broker,
+                            context.names,
+                            api_settings.desk,
+                            told.desk,
+                            CLOCK,
+                            share=_DESK_SHARE,
+                        )
+                        services.append(desk.run(stop))
                     try:
-                        await together(stop, serve_http(app, listening, stop), desk.run(stop))
+                        await together(stop, *services)
                     finally:
                         place.close()  # calls that wait for it give up
 
@@ -91,20 +107,34 @@ def _allow_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-@contextmanager
-def own_health(context: Context, address: str | None) -> Iterator[tuple[HealthSource, DeskReports]]:
-    """What answers for this process, itself or the process of the services; and its desk's reports.
+class _Reporting(NamedTuple):
+    """Where this process reports to."""
 
-    Beside the services there is a desk: the one here waits, and has nothing to report.
-    """
+    source: HealthSource
+    """What answers for it."""
+    sending: Callable[[str | None], None]
+    """Takes what keeps the API from sending, in one line; None if nothing does."""
+    desk: DeskReports | None
+    """None if the process of the services has a desk, which keeps the store."""
+
+
+@contextmanager
+def reporting(context: Context, address: str | None) -> Iterator[_Reporting]:
+    """Report to this process itself, or to the process of the services, by its address."""
     if address is not None:
-        metrics = Metrics()
-        unheard = Health(metrics, CLOCK.steady).part("desk")
-        yield ServicesHealth(address), DeskReports(metrics, unheard, CLOCK)
+        yield _Reporting(ServicesHealth(address), tell_parent, None)
         return
     with watched(context, "http", "desk") as (health, metrics, part, desk):
         part.restored()
-        yield OwnHealth(health, metrics), DeskReports(metrics, desk, CLOCK)
+
+        def sending(hindrance: str | None) -> None:
+            part.alive(CLOCK.steady())
+            if hindrance is None:
+                part.free("sending")
+            else:
+                part.hindered("sending", hindrance, CLOCK.steady())
+
+        yield _Reporting(OwnHealth(health, metrics), sending, DeskReports(metrics, desk, CLOCK))
 
 
 @click.command("token")

@@ -7,9 +7,11 @@ ignored.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -19,6 +21,9 @@ _COLLECT_AFTER: Final = 100_000
 """Number of new containers after which the garbage collector searches for cycles. A round creates
 some ten thousand, which live until its commit. At Python's 700, the search took a sixth of all
 time."""
+
+_PR_SET_PDEATHSIG: Final = 1
+"""From <linux/prctl.h>."""
 
 _log = structlog.get_logger(__name__)
 
@@ -54,6 +59,17 @@ def _unheard(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log exceptions of abandoned futures at debug level: aiokafka abandons some in an outage."""
     error = context.get("exception")
     _log.debug("unheard_exception", error=type(error).__name__ if error else "")
+
+
+def end_with_parent(stop: asyncio.Event) -> None:
+    """End when the parent process is gone, for any reason.
+
+    Linux then kills this process at once, even a frozen one, which would keep its port. Elsewhere
+    it notices that standard input ends.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    stop_at_eof(stop)
 
 
 def stop_at_eof(stop: asyncio.Event) -> None:

@@ -36,6 +36,7 @@ from worker.http.records import RecordSender
 from worker.http.rejection_stream import RejectionFollower, RejectionStreamer
 from worker.http.rejections import RejectionViewer
 from worker.http.replays import ReplaySender, UntilJudged
+from worker.http.sending import SendingWatch
 from worker.http.verdicts import VerdictWatches
 
 OPEN: Final = frozenset(one.path for one in OPERATIONS if one.role is None)
@@ -55,9 +56,9 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
 class ApiParts(NamedTuple):
     """What the API stands on: an open broker among it.
 
-    `tokens` is None where only this machine is served. A desk, here or in another process, must
-    keep the store of rejections up to date. `stop` ends streams of events, so that they do not hold
-    up the end of the process.
+    `tokens` is None where only this machine is served. `sending` hears of failures. A
+    desk, here or in another process, must keep the store of rejections up to date. `stop` ends
+    streams of events, so that they do not hold up the end of the process.
     """
 
     broker: Broker
@@ -65,6 +66,7 @@ class ApiParts(NamedTuple):
     place: ExportPlace
     health: HealthSource
     tokens: Tokens | None
+    sending: SendingWatch
     until_judged: UntilJudged
     stop: asyncio.Event
 
@@ -78,7 +80,7 @@ async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
     verdicts = VerdictWatches(broker, names)
     announcements = Announcements(broker, names)
     following = asyncio.create_task(announcements.run())
-    sender = RecordSender(broker, names, uploads, verdicts)
+    sender = RecordSender(broker, names, uploads, verdicts, parts.sending)
     checker = RecordChecker(settings.record_limit, settings.skew_seconds, uploads)
     desk = DeskReader(broker, names, settings.desk)
     viewer = RejectionViewer(desk, show_values=settings.show_values)

@@ -25,6 +25,7 @@ from worker.files import FileRecord
 from worker.http.body import Uploads
 from worker.http.parameters import caller_of, entity_of, wait_of
 from worker.http.problems import Problem, problem_of
+from worker.http.sending import SendingWatch
 from worker.http.verdicts import Verdict, VerdictWatch, VerdictWatches
 from worker.stream import ProducerRecord
 
@@ -85,11 +86,13 @@ class RecordSender:
         names: Names,
         uploads: Uploads,
         verdicts: VerdictWatches,
+        sending: SendingWatch,
     ) -> None:
         self._broker = broker
         self._names = names
         self._uploads = uploads
         self._verdicts = verdicts
+        self._sending = sending
         self._keys = {name: KeyReader(entity) for name, entity in ENTITIES.items()}
 
     async def post(self, request: Request) -> Response:
@@ -110,6 +113,7 @@ class RecordSender:
                 problem.members |= report.members()
                 raise
             except BuddyError as error:
+                self._sending.failed(error)
                 raise problem_of(error, report.members()) from None
             finally:
                 if report.sent:
@@ -137,6 +141,7 @@ class RecordSender:
             try:
                 await self._publish([message], [1], watch, report)
             except BuddyError as error:
+                self._sending.failed(error)
                 raise problem_of(error) from None
             _log.info("deletion_sent", caller=caller_of(request).name, entity=entity)
             if watch is not None:

@@ -9,7 +9,6 @@ import pytest
 
 from tests.contract.broker_kit import DeleteTopic
 from tests.contract.helpers import eventually
-from tests.contract.http.conftest import TASKS
 from tests.contract.http_kit import Served
 from tests.contract.worker_kit import Stage
 from tests.unit.rows_kit import user
@@ -27,7 +26,7 @@ LIMIT = 1024 * 1024
 async def coordinates(stage: Stage) -> list[str]:
     """Those of all users that were sent."""
     topic = stage.names.input("users")
-    spans = await stage.broker.spans(Partition(topic, number) for number in range(TASKS))
+    spans = await stage.broker.spans(Partition(topic, number) for number in range(stage.tasks))
     return [
         f"{topic}/{place.number}/{offset}"
         for place, span in spans.items()
@@ -38,7 +37,7 @@ async def coordinates(stage: Stage) -> list[str]:
 async def create_anew(stage: Stage, remove: DeleteTopic) -> None:
     topic = stage.names.input("users")
     await remove(topic)
-    await stage.broker.create([wanted(stage.names, TASKS, LIMIT)[topic]])
+    await stage.broker.create([wanted(stage.names, stage.tasks, LIMIT)[topic]])
 
 
 async def accept(stage: Stage, coordinate: str) -> None:

@@ -1,0 +1,100 @@
+"""What keeps the API from sending records is told, also while no request comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.clock_kit import SettableClock
+from tests.unit.embedded_kit import HOUR, opened
+from worker.brokers.contract import Broker
+from worker.core.topics import Names, wanted
+from worker.errors import BrokerUnavailable, MessageRefused
+from worker.http import sending
+from worker.http.sending import SendingWatch
+
+NAMES = Names()
+LIMIT = 1024 * 1024
+
+
+class Told:
+    """What a watch tells, one by one."""
+
+    def __init__(self) -> None:
+        self._lines: asyncio.Queue[str | None] = asyncio.Queue()
+        self.tell = self._lines.put_nowait
+
+    async def until(self, part: str | None) -> None:
+        """Wait for a line with this part, or for none."""
+        async with asyncio.timeout(30):
+            while True:
+                line = await self._lines.get()
+                if line is None if part is None else part in (line or ""):
+                    return
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "_LOOK_SECONDS", 0.01)
+
+
+@asynccontextmanager
+async def watching(broker: Broker, told: Told) -> AsyncIterator[SendingWatch]:
+    stop = asyncio.Event()
+    watch = SendingWatch(broker, NAMES, told.tell)
+    running = asyncio.create_task(watch.run(stop))
+    try:
+        yield watch
+    finally:
+        stop.set()
+        await running
+
+
+async def test_a_clock_that_the_log_refuses_is_told_until_it_is_right(tmp_path: Path) -> None:
+    clock, told = SettableClock(), Told()
+    async with opened(tmp_path / "log", clock, "boot") as broker:
+        await broker.create(wanted(NAMES, 1, LIMIT).values())
+    clock.step(HOUR)
+    async with opened(tmp_path / "log", clock, "boot") as broker, watching(broker, told):
+        await told.until("accept-clock")
+        clock.step(-HOUR)
+        await told.until(None)
+
+
+async def test_a_missing_input_is_told_until_it_is_there(tmp_path: Path) -> None:
+    told = Told()
+    async with opened(tmp_path / "log") as broker, watching(broker, told):
+        await told.until("is missing: run 'buddy topics create'")
+        await broker.create(wanted(NAMES, 1, LIMIT).values())
+        await told.until(None)
+        await told.until(None)  # again and again: whoever is told learns that it still looks
+
+
+async def test_a_request_that_failed_counts_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+    async with opened(tmp_path / "log") as broker:
+        await broker.create(wanted(NAMES, 1, LIMIT).values())
+        async with watching(broker, told) as watch:
+            watch.failed(MessageRefused("too large"))
+            await told.until(None)
+            watch.failed(BrokerUnavailable("no right to write"))
+            await told.until("no right to write")
+            monkeypatch.setattr(sending, "_LASTING_SECONDS", 0.0)
+            await told.until(None)
+
+
+async def test_a_broker_that_does_not_answer_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "_SLOW_SECONDS", 0.0)
+    told = Told()
+    async with opened(tmp_path / "log") as broker:
+        monkeypatch.setattr(broker, "topics", lambda _names: asyncio.Event().wait())
+        async with watching(broker, told):
+            await told.until("has not answered")
