@@ -75,7 +75,8 @@ class _Page(msgspec.Struct, frozen=True):
 
 
 class _Problem(msgspec.Struct, frozen=True):
-    detail: str = ""
+    code: str = ""
+    detail: str = "no reason given"
 
 
 class _GoneError(Exception):
@@ -85,7 +86,8 @@ class _GoneError(Exception):
 class ExportServer:
     """The HTTP API of a server, for fetching exports. Calls block, and are retried for a while.
 
-    Raises `BrokerUnavailable` if the server stays away, and `Refused`.
+    Raises `BrokerUnavailable` if the server stays away, `Refused`, and StateError for a file that
+    is damaged at the server.
     """
 
     def __init__(self, url: str, token: str | None) -> None:
@@ -170,12 +172,14 @@ class ExportServer:
             return
         if answer.status == 410:
             raise _GoneError
-        detail = ""
+        problem = _Problem()
         with suppress(HTTPError, msgspec.MsgspecError, UnicodeDecodeError):
-            detail = msgspec.json.decode(answer.read(_CHUNK), type=_Problem).detail
+            problem = msgspec.json.decode(answer.read(_CHUNK), type=_Problem)
+        if problem.code == "damaged_export":
+            raise StateError(f"damaged at the server: {problem.detail[:300]}")
         if answer.status >= 500:
             raise BrokerUnavailable(f"{self._url} answers {answer.status}: try again")
-        raise Refused(f"{self._url} answers {answer.status}: {detail[:300] or 'no reason given'}")
+        raise Refused(f"{self._url} answers {answer.status}: {problem.detail[:300]}")
 
 
 def pull(

@@ -150,10 +150,13 @@ def test_a_damaged_file_never_appears(local: Buddy, serving: str) -> None:
     name = published(place_of(local), FIRST, "12345")
     damaged = local.directory / "exports" / name / DATA / "users.csv"
     damaged.chmod(0o640)
-    damaged.write_text("12346")
     folder = local.directory / "pulled"
+    for content in ("12346", "123", "", "123456"):
+        damaged.write_text(content)
+        assert "damaged" in local.run("pull", serving, folder).complained(6)
+        assert entries(folder) == []
+    damaged.unlink()
     assert "damaged" in local.run("pull", serving, folder).complained(6)
-    assert entries(folder) == []
     damaged.write_text("12345")
     local.run("pull", serving, folder).succeeded()
     assert msgspec.json.decode((folder / name / "manifest.json").read_bytes())

@@ -114,7 +114,7 @@ class Exports:
     async def manifest(self, request: Request) -> Response:
         """The manifest of an export, as it is."""
         found = await self._find(request)
-        file = await self._open(found.name, MANIFEST)
+        file = await self._open(found, MANIFEST)
         headers = {"Content-Type": _KINDS["json"]}
         return self._downloads.file(request, file, found.manifest_sha256, headers)
 
@@ -125,7 +125,7 @@ class Exports:
         listed_file = next((one for one in found.manifest.files if one.path == path), None)
         if listed_file is None:
             raise Problem(404, "no_such_file", "the manifest lists no such file")
-        file = await self._open(found.name, path)
+        file = await self._open(found, path)
         kind = _KINDS.get(path.rpartition(".")[2], "application/octet-stream")
         headers = {"Content-Type": kind, **_named(_download_name(path, found.manifest))}
         return self._downloads.file(request, file, listed_file.sha256, headers)
@@ -136,7 +136,7 @@ class Exports:
         manifest = found.manifest
         stem = f"buddy_export_{manifest.export_date[:10]}"
         paths = [*(one.path for one in manifest.files), MANIFEST]
-        files = await self._downloads.run(lambda: _open_all(self._place, found.name, paths))
+        files = await self._downloads.run(lambda: _open_all(self._place, found, paths))
         headers = {"Content-Type": "application/zip", **_named(f"{stem}.zip")}
         return self._downloads.zip(request, files, headers)
 
@@ -204,24 +204,41 @@ class Exports:
             raise Problem(404, "no_such_export", "there is no export of this name")
         return found
 
-    async def _open(self, name: str, path: str) -> OpenFile:
-        ((_, file),) = await self._downloads.run(lambda: _open_all(self._place, name, [path]))
+    async def _open(self, export: Finished, path: str) -> OpenFile:
+        ((_, file),) = await self._downloads.run(lambda: _open_all(self._place, export, [path]))
         return file
 
 
-def _open_all(place: ExportPlace, name: str, paths: Sequence[str]) -> list[tuple[str, OpenFile]]:
-    """Open files of an export, all or none. Raises Problem 404 if it has been removed."""
+def _open_all(
+    place: ExportPlace, export: Finished, paths: Sequence[str]
+) -> list[tuple[str, OpenFile]]:
+    """Open files of an export, all or none.
+
+    Raises Problem: 404 if it has been removed, 500 if a file of it is missing or of another size
+    than the manifest lists.
+    """
+    sizes = {one.path: one.bytes for one in export.manifest.files}
     with ExitStack() as opened:
         files = []
         for path in paths:
             try:
-                file = place.open(name, path)
+                file = place.open(export.name, path)
             except GoneError:
+                if place.find(export.name) is not None:
+                    raise _damaged(export, path, "is missing") from None
                 raise Problem(404, "no_such_export", "the export has been removed") from None
             opened.callback(file.close)
+            listed_size = sizes.get(path, file.size)
+            if file.size != listed_size:
+                raise _damaged(export, path, f"has {file.size} bytes instead of {listed_size}")
             files.append((path, file))
         opened.pop_all()
     return files
+
+
+def _damaged(export: Finished, path: str, what: str) -> Problem:
+    _log.error("export_damaged", name=export.name, path=path, what=what)
+    return Problem(500, "damaged_export", f"{path} of {export.name} {what}: ask for another export")
 
 
 def _filters(request: Request) -> tuple[str | None, list[Format]]:
