@@ -69,18 +69,20 @@ class ChunkStream:
         raise OSError("not seekable")
 
 
-def as_utf8(stream: Readable, name: str) -> ChunkStream:
+def as_utf8(stream: Readable, name: str, *, freely: int | None = None) -> ChunkStream:
     """The text of a stream: gzip is unpacked; UTF-16 becomes UTF-8 with a BOM.
 
     UTF-16 without a BOM is recognised if its first two characters are ASCII. Memory is bounded for
     any input.
 
     Raises UsageError, now or while reading, if the stream is not text or its gzip is broken. Also
-    if it unpacks to more than 200 times its size, and to more than 256 MiB.
+    if it unpacks to more than 200 times its size, and to more than `freely` bytes (256 MiB).
     """
     start, chunks = _started(_chunks_of(stream))
     if start.startswith(_GZIP):
-        start, chunks = _started(_gunzip(chunks, name))
+        start, chunks = _started(
+            _gunzip(chunks, name, _FREELY_UNPACKED if freely is None else freely)
+        )
         if start.startswith(_GZIP):
             raise UsageError(f"{name}: is gzip inside gzip: unpack it once")
     for magic, why in NO_TEXT.items():
@@ -119,7 +121,7 @@ def _started(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
     return start, chain([start], chunks)
 
 
-def _gunzip(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
+def _gunzip(chunks: Iterator[bytes], name: str, freely: int) -> Iterator[bytes]:
     packed = ChunkStream(chunks)
     unpacked = 0
     with GzipFile(fileobj=packed, mode="rb") as file:
@@ -131,7 +133,7 @@ def _gunzip(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
             if not data:
                 return
             unpacked += len(data)
-            if unpacked > max(_FREELY_UNPACKED, packed.taken * _HIGHEST_RATIO):
+            if unpacked > max(freely, packed.taken * _HIGHEST_RATIO):
                 raise UsageError(
                     f"{name}: unpacks to more than {_HIGHEST_RATIO} times its size; "
                     "if that is right, unpack it first"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from math import inf
 from typing import Final
 
 import msgspec
@@ -26,14 +27,21 @@ from worker.files.tabular import COLUMNS, shown
 _METADATA: Final = "export_metadata"
 _FIELDS: Final = frozenset({_METADATA, *ENTITIES})
 _SPACE: Final = re.compile(rb"[ \t\r\n]*+")
-_PLAIN: Final = re.compile(
-    rb"""[^"{}\[\]]*+ (?: " [^"\\]*+ (?: \\. [^"\\]*+ )*+ " [^"{}\[\]]*+ )*+""",
+_STEP: Final = re.compile(
+    rb"""[^"{}\[\]]*+ (?: " [^"\\]*+ (?: \\. [^"\\]*+ )*+ " [^"{}\[\]]*+ )*+
+         (?: ([{\[]++) | ([}\]]++) | (") | \Z )""",
     re.DOTALL | re.VERBOSE,
 )
-"""From outside a string to the next bracket, past all strings that end within the chunk."""
-_STRING: Final = re.compile(rb'[^"\\]*+')
+"""From outside a string past all strings that end within the chunk, and past the next brackets.
+
+Its group is `_OPENING` or `_CLOSING`. `_QUOTE` opens a string that does not end within the chunk.
+"""
+_OPENING, _CLOSING, _QUOTE = 1, 2, 3
+_STRING: Final = re.compile(rb'[^"\\]*+ (?: \\. [^"\\]*+ )*+', re.DOTALL | re.VERBOSE)
 _SCALAR_END: Final = re.compile(rb"[,\]} \t\r\n]")
 _LONGEST_NAME: Final = 1000
+_DEEPEST: Final = 100
+"""How deep brackets may be nested in a record of a plain document."""
 _LONGEST_METADATA: Final = 1 << 20
 _STRUCTURE: Final = {
     b"": "the end of the file",
@@ -82,11 +90,12 @@ def read_plain(
 ) -> Iterator[FileRecord]:
     """The records of a plain document: an array of them, or one after the other.
 
-    Raises UsageError, naming the line, if the frame is broken: the records before it were yielded.
+    Raises UsageError, naming the line, if the frame is broken, if a record is no object or if its
+    brackets are nested too deeply: the records before it were yielded.
     """
-    text = _Scanner(stream, name)
+    text = _Scanner(stream, name, deepest=_DEEPEST)
     if text.peek() == b"[":
-        yield from _rows(text, entity, name, limit)
+        yield from _rows(text, entity, name, limit, only_objects=True)
         if text.peek():
             raise UsageError(f"{name}:{text.line}: something follows the end of the document")
         return
@@ -227,13 +236,16 @@ def _record(entity: str, name: str, line: int, row: Collector) -> FileRecord:
     return FileRecord(entity, name, line, row.value, oversize=row.oversize, sha256=row.sha256)
 
 
-def _rows(text: _Scanner, entity: str, name: str, limit: int) -> Iterator[FileRecord]:
+def _rows(
+    text: _Scanner, entity: str, name: str, limit: int, *, only_objects: bool = False
+) -> Iterator[FileRecord]:
     text.expect(b"[")
     if text.peek() == b"]":
         text.expect(b"]")
         return
     while True:
-        text.peek()
+        if text.peek() != b"{" and only_objects:
+            raise text.broken("{")
         line = text.line
         row = Collector(limit)
         text.value(row)
@@ -245,8 +257,10 @@ def _rows(text: _Scanner, entity: str, name: str, limit: int) -> Iterator[FileRe
 class _Scanner:
     """Moves through a document, one chunk in memory; `line` is the current line."""
 
-    def __init__(self, stream: Readable, name: str) -> None:
+    def __init__(self, stream: Readable, name: str, deepest: float = inf) -> None:
+        """Brackets nested more than `deepest` raise UsageError."""
         self._chunks = read_chunks(stream)
+        self._deepest = deepest
         self._name = name
         self._data = b""
         self._at = 0
@@ -303,17 +317,26 @@ class _Scanner:
 
     def nested(self, into: Collector, depth: int = 0) -> None:
         """Collect an object or array, byte for byte; or its rest, if `depth` brackets are open."""
+        deepest = self._deepest
         while self._at < len(self._data) or self._more():
-            match = _PLAIN.match(self._data, self._at)
-            end = match.end() if match else self._at
-            byte = self._data[end : end + 1]
-            self._take(end + len(byte) - self._at, into)
-            if byte == b'"':
-                self._string(into)
-            elif byte:
-                depth += 1 if byte in b"{[" else -1
-                if not depth:
-                    return
+            for step in _STEP.finditer(self._data, self._at):
+                kind, end = step.lastindex, step.end()
+                if kind == _OPENING:
+                    depth += end - step.start(_OPENING)
+                    if depth > deepest:
+                        line = self.line
+                        raise UsageError(f"{self._name}:{line}: brackets are nested too deeply")
+                elif kind == _CLOSING:
+                    start = step.start(_CLOSING)
+                    if end - start >= depth:
+                        self._take(start + depth - self._at, into)
+                        return
+                    depth -= end - start
+                else:
+                    self._take(end - self._at, into)
+                    if kind == _QUOTE:
+                        self._string(into)
+                    break
         raise self.broken("the end of a row")
 
     def _string(self, into: Collector) -> None:

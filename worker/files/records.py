@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -76,15 +76,15 @@ class Collector:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._pieces: list[bytes] = []
-        self._hash = hashlib.sha256()
+        self._hash: Any = None
+        """Of what was added so far, once that is over the limit."""
         self.size = 0
 
     def add(self, piece: bytes) -> None:
         """Add the next bytes of the record."""
-        if self.size <= self._limit < self.size + len(piece):
-            for earlier in self._pieces:
-                self._hash.update(earlier)
         if self.size + len(piece) > self._limit:
+            if self._hash is None:
+                self._hash = hashlib.sha256(self.value)
             self._hash.update(piece)
         if (room := self._limit - self.size) > 0:
             self._pieces.append(piece[:room])

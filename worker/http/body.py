@@ -26,6 +26,8 @@ CLIENT_SECONDS: Final = 30.0
 """How long a client may send nothing in the middle of a body."""
 LEAST_RATE: Final = 256
 """Bytes a second, from the start of a body."""
+_FREELY_UNPACKED: Final = 1024 * 1024
+"""Bytes that any gzip may unpack to; beyond it no more than 200 times its size."""
 BATCH_RECORDS: Final = 1_000
 BATCH_BYTES: Final = 4 * 1024 * 1024
 """The records that are published together, and so are in memory, for each upload."""
@@ -127,7 +129,7 @@ def batched(records: Iterator[FileRecord]) -> Iterator[list[FileRecord]]:
 def _records(
     chunks: Iterator[bytes], request: Request, entity: str, limit: int
 ) -> Iterator[FileRecord]:
-    text = as_utf8(ChunkStream(chunks), _NAME)
+    text = as_utf8(ChunkStream(chunks), _NAME, freely=_FREELY_UNPACKED)
     if media_type(request) in NDJSON:
         yield from read_ndjson(text, entity, _NAME, limit=limit)
     else:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.types import Message
 
+from worker.errors import UsageError
 from worker.files import FileRecord
-from worker.http.body import BATCH_BYTES, BATCH_RECORDS, batched
+from worker.http.body import BATCH_BYTES, BATCH_RECORDS, Uploads, batched
 
 
 def of(sizes: list[int]) -> list[FileRecord]:
@@ -28,3 +34,26 @@ def test_every_record_comes_once_in_order_and_bounded(sizes: list[int]) -> None:
 def test_a_batch_has_no_more_records_than_it_may() -> None:
     batches = list(batched(iter(of([1] * (2 * BATCH_RECORDS + 1)))))
     assert [len(batch) for batch in batches] == [BATCH_RECORDS, BATCH_RECORDS, 1]
+
+
+async def test_a_gzip_that_is_a_bomb_is_given_up_early() -> None:
+    packed = gzip.compress(b"{}\n" * 1_000_000)
+    uploads, messages = Uploads(), [{"type": "http.request", "body": packed}]
+
+    async def receive() -> Message:
+        return messages.pop()
+
+    headers = [(b"content-type", b"application/x-ndjson"), (b"content-encoding", b"gzip")]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    read = 0
+
+    async def drain() -> None:
+        nonlocal read
+        async with uploads.batches(request, "users", 1000) as batches:
+            async for batch in batches:
+                read += len(batch)
+
+    with pytest.raises(UsageError, match="unpacks to more than 200 times"):
+        await drain()
+    uploads.close()
+    assert read * 3 <= 1024 * 1024
