@@ -90,12 +90,12 @@ def read_plain(
 ) -> Iterator[FileRecord]:
     """The records of a plain document: an array of them, or one after the other.
 
-    Raises UsageError, naming the line, if the frame is broken, if a record is no object or if its
+    Raises UsageError, naming the line, if the frame is broken, if a record is an array or if its
     brackets are nested too deeply: the records before it were yielded.
     """
     text = _Scanner(stream, name, deepest=_DEEPEST)
     if text.peek() == b"[":
-        yield from _rows(text, entity, name, limit, only_objects=True)
+        yield from _rows(text, entity, name, limit, arrays=False)
         if text.peek():
             raise UsageError(f"{name}:{text.line}: something follows the end of the document")
         return
@@ -237,14 +237,14 @@ def _record(entity: str, name: str, line: int, row: Collector) -> FileRecord:
 
 
 def _rows(
-    text: _Scanner, entity: str, name: str, limit: int, *, only_objects: bool = False
+    text: _Scanner, entity: str, name: str, limit: int, *, arrays: bool = True
 ) -> Iterator[FileRecord]:
     text.expect(b"[")
     if text.peek() == b"]":
         text.expect(b"]")
         return
     while True:
-        if text.peek() != b"{" and only_objects:
+        if text.peek() == b"[" and not arrays:
             raise text.broken("{")
         line = text.line
         row = Collector(limit)

@@ -42,8 +42,6 @@ def test_every_object_comes_byte_for_byte(
     [
         (b"[", b"[" * 1000, "expected {, found \\["),
         (b"", b"[" * 1000, "expected {, found \\["),
-        (b"[", b"1,", "expected {, found something else"),
-        (b"[", b'"a",', "expected {, found a string"),
         (b"[{},", b"[],", "expected {, found \\["),
         (b"", b"{" * 1000, "nested too deeply"),
         (b"", b'{"a":' * 1000, "nested too deeply"),
