@@ -180,3 +180,13 @@ def test_a_server_that_takes_calls_and_never_answers_is_told(
             list(place.finished())
         assert time.monotonic() - began < 10
         assert told
+
+
+@pytest.mark.parametrize(
+    "name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]
+)
+@pytest.mark.parametrize("key", ["tr0ub4dor\nX: 1", "tr0ub4dor€", "tr0ub4dor\udcff"])
+def test_a_key_that_no_request_carries_is_one_clear_line_without_it(name: str, key: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} holds characters") as caught:
+        place_of(Settings(exports="s3://bucket"), {name: key})
+    assert "tr0ub4dor" not in str(caught.value)

@@ -20,6 +20,8 @@ _BUCKET = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
 _READ_SECONDS = 20
 """Seconds of silence after which a server is unavailable. boto's default of 60 s is too long."""
 
+_AWS_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
 
 def place_of(
     settings: Settings, environment: Mapping[str, str], patience: float | None = None
@@ -58,6 +60,11 @@ def _client(settings: S3Settings, environment: Mapping[str, str]) -> S3Client:
             "[s3]: access_key_id and the secret access key go together: set both, or neither to "
             "use what the environment gives (AWS_ACCESS_KEY_ID, a profile, a role)"
         )
+    keys = {"access_key_id": settings.access_key_id, "the secret access key": key}
+    keys |= {name: environment.get(name) for name in _AWS_KEYS}
+    for name, text in keys.items():
+        if text and not (text.isascii() and text.isprintable()):
+            raise ConfigurationError(f"[s3]: {name} holds characters that no key has")
     # A self-hosted server rarely has a DNS name for each bucket.
     style: Any = {"addressing_style": "path"} if settings.endpoint else None
     # `outages` retries and reports, so boto tries once. A hanging server is reported within 30 s.
