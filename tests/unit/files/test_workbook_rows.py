@@ -80,6 +80,7 @@ _strings = st.lists(st.sampled_from(["<t>a</t>", "<r><t>b</t></r>", "<t>c&amp;</
 
 @given(_rows, _strings, st.sampled_from([1, 7, 64, 1 << 18]))
 @example(['<row r="3"><!-- </row>', "<row><c><v>1</v></c></row>", "--></row>"], [], 1 << 18)
+@example(['<row r="3"><c r="A1"><v>1</v></c></row><c><v>1.50</v></c></row>'], [], 1 << 18)
 def test_the_short_cut_finds_what_expat_finds(rows: list[str], texts: list[str], size: int) -> None:
     """A prefix keeps everything from the short cut."""
     shared = "".join(f"<si>{text}</si>" for text in texts)

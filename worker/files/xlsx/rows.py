@@ -155,7 +155,7 @@ class _RowHandler(ItemHandler):
         self.taken += 1
         if self.taken > MAX_ROWS:
             raise BrokenPart(f"more than {MAX_ROWS} rows")
-        cells = self._cells
+        cells, self._cells = self._cells, {}  # a cell after the row belongs to none
         if cells:
             if (last := max(cells)) >= MAX_COLUMNS:
                 raise BrokenPart(f"column {last + 1} of at most {MAX_COLUMNS}")
