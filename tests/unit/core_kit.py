@@ -159,6 +159,7 @@ class World:
         self.parked_lost: dict[str, int] = {}
         self.surplus = 0
         """What a task that is restored is to find out about the copies of its parked records."""
+        self.missing_reservations = 0
         self.gone: set[str] = set()
         """The coordinates of records whose topic was created anew."""
         self.first_read: dict[str, int] = {}
@@ -331,6 +332,7 @@ class World:
         self.missed = task.compare_topics(self.identities, self.spans(number, **starts))
         assert self.missed.parked == self.parked_lost
         assert self.missed.surplus == self.surplus
+        assert self.missed.reservations == self.missing_reservations
         return task
 
     def spans(self, number: int, **starts: int) -> dict[str, OffsetRange]:

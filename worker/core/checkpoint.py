@@ -42,9 +42,10 @@ class Checkpoint(Reached, frozen=True, omit_defaults=True):
     exactly these again. It has, by entity, the time of first reading in milliseconds and the
     offsets.
 
-    The other fields are reported to people. `worker` has owned the task since `since`. `counts` has
-    the outcomes; `incidents` counts what went wrong. `seen` has, for lasting faults in a topic, the
-    number already counted. `oldest` is when the oldest parked record was first read.
+    `reserved` shows whether the log has lost reservations. The other fields are reported to people.
+    `worker` has owned the task since `since`. `counts` has the outcomes; `incidents` counts what
+    went wrong. `seen` has, for lasting faults in a topic, the number already counted. `oldest` is
+    when the oldest parked record was first read.
     """
 
     in_memory: dict[str, dict[int, list[int]]] = msgspec.field(default_factory=dict, name="held")
@@ -55,6 +56,8 @@ class Checkpoint(Reached, frozen=True, omit_defaults=True):
     worker: str = ""
     since: int = 0
     oldest: int = 0
+    reserved: int | None = None
+    """How many reservations the log has; None in checkpoints of earlier releases."""
     seen: dict[str, int] = {}
 
     @property

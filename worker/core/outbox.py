@@ -67,7 +67,7 @@ class Tally:
         self.isolated: list[tuple[str, int]] = []
         """Entity and offset of each record rejected because the broker refused its outcome."""
         self.asked_again = 0
-        """How many requests for addresses were repeated, since they were unanswered."""
+        """How many requests for addresses, and grants, were repeated."""
         self.unreadable: dict[Partition, list[int]] = {}
         """By partition: the offsets of invalid messages in claims and grants."""
 
@@ -217,6 +217,7 @@ class Outbox:
 
     def reply_again(self, reservation: Reservation) -> None:
         """Repeat the replies that grant a reservation: judged records are then released again."""
+        self.tally.asked_again += len(reservation.records)
         for task, ordinal in reservation.records:
             self._write_reply(task, ReservationReply(ordinal, reservation.address, granted=True))
 

@@ -54,6 +54,8 @@ class Missed(NamedTuple):
     """By entity, how many parked records disappeared together with their copies."""
     surplus: int = 0
     """How many copies of parked records belong to records that are judged."""
+    reservations: int = 0
+    """How many reservations are missing, or if negative, came back although they are released."""
     behind: int = 0
     """How many offsets the checkpoint is behind the last one, which is lost."""
     others: tuple[str, ...] = ()

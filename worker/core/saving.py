@@ -20,7 +20,7 @@ def parked_now(reading: Reading, parking: Parking, outdated: Iterable[Outdated])
     return {entity: count for entity, count in waiting.items() if count}
 
 
-def checkpoint_of(reading: Reading, parking: Parking, books: Books) -> Checkpoint:
+def checkpoint_of(reading: Reading, parking: Parking, books: Books, reserved: int) -> Checkpoint:
     """The checkpoint of a task in this state."""
     judged = {entity: reading.reached.get(entity, 0) for entity in ENTITIES}
     in_memory: dict[str, dict[int, list[int]]] = {}
@@ -48,6 +48,7 @@ def checkpoint_of(reading: Reading, parking: Parking, books: Books) -> Checkpoin
         books.worker,
         books.since,
         0 if oldest is None else oldest.wall,
+        reserved,
         dict(books.seen),
     )
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from worker.core.addresses import Addresses
+from worker.core.addresses import Addresses, Reservation
 from worker.core.at_once import sorters
 from worker.core.books import Books
 from worker.core.checkpoint import Checkpoint
@@ -25,6 +25,7 @@ from worker.core.incidents import (
 )
 from worker.core.moments import Moment
 from worker.core.outbox import Outbox
+from worker.core.overdue import OverdueReservations
 from worker.core.parked import Parked
 from worker.core.parking import Parking
 from worker.core.reading import Missed, Reading
@@ -67,6 +68,9 @@ class Task:
         """Parked records that may proceed as soon as a decision has room for them."""
         self.unanswered: deque[Parked] = deque()
         """Users whose requests to repeat as soon as a decision has room for them."""
+        self.unreleased: deque[Reservation] = deque()
+        """Reservations whose replies to repeat, likewise."""
+        self._overdue = OverdueReservations()
         self._looked_for_unanswered = 0
         self.commit_refusals: Mapping[tuple[str, int], int] = {}
         """By entity and offset: how often the broker has refused to take a record's verdict."""
@@ -82,6 +86,7 @@ class Task:
         self._lost: Mapping[str, int] = {}
         self._surplus = 0
         """By entity: how many parked records had lost their copy when the task was restored."""
+        self._missing_reservations = 0
         self._copies: deque[Parked] = deque()
         """Parked records whose copies must be written again."""
         self._fenced: list[str] = []
@@ -111,6 +116,9 @@ class Task:
         if has_books and not saved.doubtful:
             # Each copy and its removal are in one transaction with a checkpoint that counts it.
             self._surplus = -sum(count for count in lost.values() if count < 0)
+            reserved = saved.checkpoint.reserved if saved.checkpoint is not None else None
+            if reserved is not None:
+                self._missing_reservations = reserved - len(self.addresses)
         self.doubtful = saved.doubtful or self._surplus > 0
         self.awaits_first_round = True
 
@@ -120,30 +128,46 @@ class Task:
         spans: Mapping[str, OffsetRange],
         others: Mapping[str, str] = _NONE,
         committed: Mapping[str, int] = _NO_OFFSETS,
+        *,
+        outdated: bool = False,
     ) -> Missed:
         """Compare the checkpoint's topics with those that are there. Call once, after `restore`.
 
         `topics` and `spans` are those of the inputs (`TASK_INPUTS`). `others` has the identities
         of the state topics and, for task 0, of the accepted topics. `committed` has the group's
-        offsets by input. Returns what `Reading.compare_topics` finds missing, the lost parked
-        records, and what the state topics have lost. Enters all of it in the books.
+        offsets by input. `outdated`: the checkpoint is known not to be the last one. Returns what
+        `Reading.compare_topics` finds missing, the lost parked records, and what the state topics
+        have lost. Enters all of it in the books.
         """
         behind = self.reading.behind(committed)
         missed = self.reading.compare_topics(topics, spans, others)
-        missed = missed._replace(parked=self._lost, surplus=self._surplus, behind=behind)
+        if outdated or behind:  # its counts are outdated, too
+            self.doubtful = True
+            missed = missed._replace(behind=behind)
+        else:
+            anew = RESERVATIONS in missed.others
+            missed = missed._replace(
+                parked=self._lost,
+                surplus=self._surplus,
+                reservations=0 if anew else self._missing_reservations,
+            )
         self.doubtful = (
             self.doubtful
             or RESERVATIONS in missed.others
+            or missed.reservations != 0
             or not _ASKED.isdisjoint((*missed.recreated, *missed.truncated))
         )
-        if self._lost:
-            self.books.incident(PARKED_LOST, sum(self._lost.values()))
-        if truncated := (missed.surplus > 0) + (missed.behind > 0):
+        if missed.parked:
+            self.books.incident(PARKED_LOST, sum(missed.parked.values()))
+        asked = sum(name in _ASKED for name in missed.truncated)
+        lost_ends = (missed.surplus > 0, missed.behind > 0 or outdated, missed.reservations != 0)
+        if truncated := asked + sum(lost_ends):
             self.books.incident(INTERNAL_TRUNCATED, truncated)
         for count in missed.expired.values():
             self.books.incident(INPUT_EXPIRED, count)
-        for count in missed.truncated.values():
-            self.books.incident(INPUT_TRUNCATED, count)
+        for name, count in missed.truncated.items():
+            if name not in _ASKED:
+                self.books.incident(INPUT_TRUNCATED, count)
         for name in missed.others:
             self.books.incident(RECREATED[name.partition(".")[0]])
         if missed.recreated:
@@ -167,11 +191,12 @@ class Task:
         return bool(self.parking.to_persist(latest, self._may_stay_in_memory()))
 
     def has_to_ask_again(self, now: Moment) -> bool:
-        """Whether requests are to be repeated, which a round does. Looks for them once a minute."""
+        """Whether a round is to repeat requests, or replies. Looks for them once a minute."""
         if now.steady - self._looked_for_unanswered >= _LOOK_FOR_UNANSWERED_MS:
             self._looked_for_unanswered = now.steady
             self.unanswered = deque(self.parking.unanswered(now.steady))
-        return bool(self.unanswered)
+            self.unreleased = deque(self._overdue.look(self.addresses, now.steady))
+        return bool(self.unanswered or self.unreleased)
 
     def end_grace(self, now: Moment) -> bool:
         """End the grace of records: whether any need a frontier (`Parking.await_frontiers`)."""
@@ -262,7 +287,7 @@ class Task:
         for offsets in out.tally.unreadable.values():
             self.books.incident(UNREADABLE_INTERNAL, len(offsets))
         self.books.enter(out.tally, parked_now(reading, self.parking, self.outdated))
-        checkpoint = checkpoint_of(reading, self.parking, self.books)
+        checkpoint = checkpoint_of(reading, self.parking, self.books, len(self.addresses))
         if always or not out.is_empty or says_more(checkpoint, self._saved):
             self._saved = checkpoint
             out.save(checkpoint)

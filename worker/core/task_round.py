@@ -233,12 +233,15 @@ class TaskRound:
         task.doubtful = task.awaits_first_round = False
 
     def _ask_again(self) -> None:
-        """Repeat requests that stay unanswered: the log may have lost them, or their replies.
+        """Repeat requests without a reply, and replies without a release: they may be lost.
 
         A lost message that nobody had read leaves no other trace.
         """
         task = self.task
         while task.has_to_ask_again(self._now) and not self._out.is_full:
+            if task.unreleased:
+                self._out.reply_again(task.unreleased.popleft())
+                continue
             parked = task.unanswered.popleft()
             if parked.state is State.REQUESTED and task.parking.is_parked(parked):
                 parked.attempt += 1

@@ -246,10 +246,27 @@ class IndexUpdater:
             self.on_step()
             if quiet >= _REPORT_SECONDS:
                 quiet = 0.0
-                _log.warning("index_waiting", missing=missing)
+                self._report_waiting(until, missing)
         if not self._missing(until):
             _log.info("index_ready", **self.index.counts())
             self.ready.set()
+
+    def _report_waiting(self, until: Mapping[Partition, int], missing: int) -> None:
+        """Report what gives nothing, although it has messages."""
+        place = next(p for p, end in until.items() if self._followed[p] < end)
+        offset = self._followed[place]
+        _log.warning(
+            "index_waiting",
+            missing=missing,
+            topic=place.topic,
+            partition=place.number,
+            offset=offset,
+        )
+        why = (
+            f"{place.topic}/{place.number} gives nothing from offset {offset} on: a transaction is"
+            " open there, or the partition has no leader"
+        )
+        self.on_outage(BrokerUnavailable(why))
 
     async def _follow(self, timeout: float) -> bool:
         messages = await self._reader.read(_BATCH, timeout)

@@ -78,7 +78,7 @@ class Losses:
         Otherwise their contents may be inconsistent.
         """
         missed = handle.missed
-        handle.missed = missed._replace(parked={}, surplus=0, behind=0)
+        handle.missed = missed._replace(parked={}, surplus=0, behind=0, reservations=0)
         number = handle.task.number
         if missed.surplus:
             self._internal_truncated(Partition(names.parked, number), missed.surplus)
@@ -88,6 +88,10 @@ class Losses:
             handle.progress_truncated = False
             what = "records that had been judged may be judged again"
             self._truncated_state(Partition(names.progress, number), what)
+        if missed.reservations:
+            where = Partition(names.granted, number)
+            what = "released addresses stay reserved until their last records are asked for again"
+            self._truncated_state(where, _STATE[RESERVATIONS] if missed.reservations > 0 else what)
         for entity, count in missed.parked.items():
             self.metrics.anomalies.parked_lost(entity, count)
             self.health.expired(count, self._clock.steady())
@@ -251,8 +255,11 @@ class Losses:
 
     def _truncated(self, partition: Partition, name: str, count: int) -> None:
         """Report an input that has lost its last records, `count` of which had been read."""
-        if name in ENTITIES:
-            self.metrics.anomalies.input_truncated(name, count)
+        if name not in ENTITIES:
+            what = "requests and replies that are not answered are repeated"
+            self._truncated_state(partition, what)
+            return
+        self.metrics.anomalies.input_truncated(name, count)
         self.health.report(
             f"{_name(partition)} has lost its last records: {count} that were read, and perhaps"
             " others that were not; have them sent again",

@@ -14,12 +14,7 @@ from worker.brokers.contract import Broker
 from worker.brokers.truncation import Read, truncated_at, truncated_partitions
 from worker.clock import Clock
 from worker.core.books import Books
-from worker.core.incidents import (
-    INTERNAL_SKIPPED,
-    INTERNAL_TRUNCATED,
-    PROGRESS_LOST,
-    UNREADABLE_INTERNAL,
-)
+from worker.core.incidents import INTERNAL_SKIPPED, PROGRESS_LOST, UNREADABLE_INTERNAL
 from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import OWNERS, PARKED, PROGRESS, RESERVATIONS, TASK_INPUTS, Names
@@ -107,19 +102,18 @@ class TaskRestorer:
         )
         handle.state_topics = state
         handle.lost_offsets = lost_before
+        progress = Partition(names.progress, number)
+        outdated = progress in self.progress_truncated
+        self.progress_truncated.discard(progress)
         handle.missed = task.compare_topics(
             self._identities.of_inputs(),
             left,
             of_state(state, names) | (self._identities.of_outcomes() if number == 0 else {}),
             {names.entity_of(partition.topic): at for partition, at in committed.items()},
+            outdated=outdated,
         )
-        progress = Partition(names.progress, number)
-        if progress in self.progress_truncated:
-            self.progress_truncated.discard(progress)
-            # The group's offsets may have been lost together with the checkpoints.
-            handle.progress_truncated = not handle.missed.behind
-            if handle.progress_truncated:
-                task.books.incident(INTERNAL_TRUNCATED)
+        # The group's offsets may have been lost together with the checkpoints.
+        handle.progress_truncated = outdated and not handle.missed.behind
         if handle.missed.truncated:
             await self._identities.check()  # if the topic is another one, this was no truncation
         return handle

@@ -231,6 +231,7 @@ class TaskManager:
         earlier, gone = await fence_earlier(self._broker, names, number, owner, offset, others)
         handle = await self._restorer.restore(number, gone)
         handle.task.owner = owner
+        handle.note_written(names.owners, offset)
         handle.task.strike_out(earlier)
         self.on_restored(time.monotonic() - began)
         task = handle.task

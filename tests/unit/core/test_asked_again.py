@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tests.unit.core_kit import World, good, owned
+from tests.unit.core_kit import World, good, owned, saved, uid
 from worker.core.addresses import ReservationReply, ReservationRequest
 from worker.core.internal import read_reply, read_request
+from worker.core.task import Task
 from worker.stream import Partition
 
 FIVE_MINUTES = 300_000
@@ -94,6 +95,86 @@ def test_a_late_reply_and_the_one_to_the_repeated_request_are_one_verdict() -> N
     world.settle()
     assert world.kind(sent) == "accepted"
     world.finish()
+
+
+def rival(world: World) -> str:
+    """Another user of task 0 that asks for the same address."""
+    return world.send("users", good("users", 3, email=owned(1, 2)), partition=0)
+
+
+def settled_without_release() -> World:
+    """A granted user, accepted and deleted, whose release the log has lost unread."""
+    world, sent = asking()
+    world.round(only=[1])
+    world.round(only=[0])
+    assert world.kind(sent) == "accepted"
+    del world.inputs[Partition(world.names.claims, 1)][1:]
+    world.delete("users", uid(2), partition=0)
+    world.settle()
+    assert len(world.tasks[1].addresses) == 1
+    return world
+
+
+def test_a_lost_release_is_asked_for_again() -> None:
+    world = settled_without_release()
+    refused = rival(world)
+    world.settle()
+    assert world.kind(refused) == "rejected", "nobody knows yet"
+    world.settle()  # the owner sees the reservation for the first time
+    for _ in range(7):
+        world.now += 60_000
+        world.round(only=[1])
+    world.settle()
+    assert len(world.tasks[1].addresses) == 0
+    granted = rival(world)
+    world.settle()
+    assert world.kind(granted) == "accepted"
+    world.finish()
+
+
+def test_reservations_that_came_back_are_released_at_once() -> None:
+    """The topic of reservations has lost its last messages: the removals."""
+    world, sent = asking()
+    world.round(only=[1])
+    reserved = dict(world.granted[1])
+    world.settle()
+    assert (world.kind(sent), world.granted[1]) == ("accepted", {})
+    world.delete("users", uid(2), partition=0)
+    world.settle()
+    world.granted[1], world.missing_reservations = reserved, -1
+    world.tasks[1] = world.restored(1)
+    assert world.tasks[1].doubtful
+    assert world.tasks[1].books.incidents["internal_truncated"] == 1
+    world.settle()
+    granted = rival(world)
+    world.settle()
+    assert world.kind(granted) == "accepted"
+    world.finish()
+
+
+def test_lost_reservations_are_told() -> None:
+    world, _ = asking()
+    world.round(only=[1])
+    world.granted[1], world.missing_reservations = {}, 1
+    task = world.restored(1)
+    assert task.doubtful
+    assert task.books.incidents["internal_truncated"] == 1
+
+
+def test_a_checkpoint_that_is_not_the_last_proves_no_loss() -> None:
+    world = World(persist_after=0)
+    world.send("milestones", good("milestones", 1, user_id=uid(7)))
+    world.settle()
+    before = list(world.progress[0])
+    world.send("users", good("users", 7))
+    world.settle()
+    task = Task(0, world.rules)
+    state = saved(world.rules, 0, {b"0": before[-1]}, {}, {})
+    task.restore(state, world.moment)
+    missed = task.compare_topics(world.identities, world.spans(0), outdated=True)
+    assert (missed.parked, missed.surplus, missed.reservations) == ({}, 0, 0)
+    assert task.doubtful
+    assert task.books.incidents["internal_truncated"] == 1
 
 
 def test_an_answered_request_is_not_repeated() -> None:
