@@ -102,3 +102,27 @@ async def test_lost_announcements_are_told(sink: Sink, truncate: Truncate) -> No
             await ask(sink, "last")
             await answered(sink, "last")
     assert told(logs) == [place.topic], "once"
+
+
+async def test_a_mark_that_is_not_the_last_is_told_and_repeats_nothing(
+    sink: Sink, truncate: Truncate
+) -> None:
+    await sink.accept("users", user(1))
+    place = Partition(sink.names.schedules, 0)
+    async with sink.running():
+        await exported(sink, "old0")
+    end = (await sink.broker.spans([place]))[place].end
+    async with sink.running():
+        sink.clock.now += 1_000
+        await exported(sink, "old1")
+    await truncate(place, end)
+    with capture_logs() as logs:
+        async with sink.running():
+            await ask(sink, "new")
+            await answered(sink, "new")
+            assert any("schedules/0 has lost its last messages" in why for why in sink.reasons())
+        async with sink.running():
+            await ask(sink, "last")
+            await answered(sink, "last")
+    assert told(logs) == [place.topic], "once"
+    assert [s.request_id for s in await sink.announced()] == ["old0", "old1", "new", "last"]

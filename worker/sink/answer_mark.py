@@ -8,7 +8,7 @@ last answer is in one transaction with a mark, in the topic of the schedules.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -27,16 +27,27 @@ KEY: Final = b":answers"
 class AnswerMark(msgspec.Struct, frozen=True, omit_defaults=True):
     """The state of requests and announcements at the last answer.
 
-    `arrived` has the latest append time of the answered requests, by partition. `last` is the id of
-    the request that was answered last; its announcement is at the offset `announced` or later.
-    `requests` and `exports` are the identities of the topics.
+    `answered` has, by partition of requests, the next offset and the latest append time of those
+    that were answered. `last` is the id of the request that was answered last; its announcement is
+    at the offset `announced` or later. `requests` and `exports` are the identities of the topics.
     """
 
     requests: str = ""
-    arrived: dict[int, int] = {}
+    answered: dict[int, tuple[int, int]] = {}
     exports: str = ""
     announced: int = 0
     last: str = ""
+
+
+class Resumed(NamedTuple):
+    """Where a session goes on in the requests, and the partitions that have lost their ends.
+
+    Commit `messages` with the positions, so that each loss is told once.
+    """
+
+    positions: dict[Partition, int]
+    lost: list[Partition]
+    messages: list[ProducerRecord]
 
 
 def read_mark(value: bytes) -> AnswerMark | None:
@@ -56,18 +67,20 @@ class AnswerMarks:
         exports = identities.get(names.exports, "")
         mark = read_mark(saved or b"") or AnswerMark()
         if mark.requests != requests:  # created anew: its messages are all new
-            mark = replace(mark, requests=requests, arrived={})
+            mark = replace(mark, requests=requests, answered={})
         if mark.exports != exports:
             mark = replace(mark, exports=exports, announced=0, last="")
         self._mark = mark
 
     def answered(self, request: Message | None, request_id: str) -> ProducerRecord:
         """The mark to write with the last answer to a request; None stands for that of a slot."""
-        arrived = dict(self._mark.arrived)
-        if request is not None and request.appended:
-            latest = max(request.timestamp, arrived.get(request.partition, 0))
-            arrived[request.partition] = latest
-        self._mark = replace(self._mark, arrived=arrived, last=request_id)
+        answered = dict(self._mark.answered)
+        if request is not None:
+            _, latest = answered.get(request.partition, (0, 0))
+            if request.appended:
+                latest = max(latest, request.timestamp)
+            answered[request.partition] = request.offset + 1, latest
+        self._mark = replace(self._mark, answered=answered, last=request_id)
         return self._message()
 
     def announced(self, offset: int) -> bool:
@@ -76,28 +89,35 @@ class AnswerMarks:
         self._mark = replace(self._mark, announced=offset + 1)
         return is_lower
 
-    async def lost_requests(
-        self, broker: Broker, positions: Mapping[Partition, int]
-    ) -> dict[Partition, int]:
-        """Where to go on in those partitions of requests that have lost their last messages.
+    async def resume(self, broker: Broker, committed: Mapping[Partition, int]) -> Resumed:
+        """Compare the mark with its topics; `committed` has the group's offsets of requests.
 
-        `positions` are the group's. Raises BrokerUnavailable and DamagedLog.
+        Group's offsets beyond the mark prove that it is not the last one. Those before it were
+        lost. Raises BrokerUnavailable and DamagedLog.
         """
-        latest = self._mark.arrived
-        read = {p: Read(at, latest[p.number]) for p, at in positions.items() if p.number in latest}
+        topic, answered = self.names.export_requests, dict(self._mark.answered)
+        positions, lost = dict(committed), set[Partition]()
+        read: dict[Partition, Read] = {}
+        for number, (position, latest) in self._mark.answered.items():
+            partition = Partition(topic, number)
+            if committed.get(partition, 0) > position:
+                lost.add(Partition(self.names.schedules, 0))
+                del answered[number]
+                continue
+            positions[partition] = position
+            read[partition] = Read(position, latest)
         truncated = await truncated_partitions(broker, read)
         spans = await broker.spans(truncated, uncommitted=True)
-        return {p: await truncated_at(broker, p, spans[p], read[p].latest) for p in truncated}
-
-    async def lost_announcements(self, broker: Broker) -> list[ProducerRecord]:
-        """The mark to write if the last announcement is gone, although it cannot have expired.
-
-        Empty if it is there, or if that cannot be told. Raises BrokerUnavailable.
-        """
-        if not await self._last_is_gone(broker):
-            return []
-        self._mark = replace(self._mark, announced=0, last="")
-        return [self._message()]
+        for partition in truncated:
+            latest = read[partition].latest
+            end = await truncated_at(broker, partition, spans[partition], latest)
+            positions[partition], answered[partition.number] = end, (end, latest)
+            lost.add(partition)
+        self._mark = replace(self._mark, answered=answered)
+        if await self._last_is_gone(broker):
+            self._mark = replace(self._mark, announced=0, last="")
+            lost.add(Partition(self.names.exports, 0))
+        return Resumed(positions, sorted(lost), [self._message()] if lost else [])
 
     def _message(self) -> ProducerRecord:
         value = msgspec.json.encode(self._mark)

@@ -28,7 +28,7 @@ from worker.errors import (
 )
 from worker.ops.steady_health import STEADY_MS
 from worker.sink.agenda import Agenda, Due, read_standing
-from worker.sink.answer_mark import KEY, AnswerMarks, read_mark
+from worker.sink.answer_mark import KEY, AnswerMarks, Resumed, read_mark
 from worker.sink.answers import Answers, message_of
 from worker.sink.election import Election
 from worker.sink.export_settings import ExportSettings
@@ -124,8 +124,8 @@ class Leader:
             table = await self._standings(broker)
             identities = await broker.identities([names.export_requests, names.exports])
             marks = AnswerMarks(names, identities, table.get(KEY))
-            lost = await marks.lost_requests(broker, await self._answered(broker))
-            positions, ends = await self._positions(broker, lost)
+            resumed = await marks.resume(broker, await self._answered(broker))
+            positions, ends = await self._positions(broker, resumed.positions)
             reader.assign(positions)
             agenda = Agenda(self._settings.schedules, names, table)
             answers = Answers(self._source, self._settings, self._reports)
@@ -136,7 +136,7 @@ class Leader:
             self._reports.active(is_active=True)
             began = looked = self._clock.steady()
             try:
-                await session.begin(ends, lost, await marks.lost_announcements(broker))
+                await session.begin(ends, resumed)
                 while self._election.elected.is_set() and not stop.is_set():
                     if not await session.step(reader, stop):
                         break  # the next session finds out where to go on
@@ -169,18 +169,14 @@ class Leader:
         return await broker.committed(self._election.group, places)
 
     async def _positions(
-        self, broker: Broker, lost: Mapping[Partition, int]
+        self, broker: Broker, answered: Mapping[Partition, int]
     ) -> tuple[dict[Partition, int], dict[Partition, int]]:
-        """By partition of requests: where to go on, and the current end.
-
-        `lost` has the partitions that are truncated, and where.
-        """
+        """By partition of requests: where to go on, and the current end."""
         name, count = self._source.names.export_requests, await self._partitions(broker)
         spans = await broker.spans(Partition(name, n) for n in range(count))
-        held = {**await self._answered(broker), **lost}
         positions = {}
         for partition, span in spans.items():
-            position = held.get(partition, span.start)
+            position = answered.get(partition, span.start)
             if position < span.start:
                 self._reports.skipped(partition, span.start - position)
             # Outside the log: the topic was recreated, or the remaining messages have expired.
@@ -224,24 +220,17 @@ class LeadershipSession:
         self._committer = committer
         self._clock = clock
 
-    async def begin(
-        self,
-        ends: Mapping[Partition, int],
-        lost: Mapping[Partition, int],
-        marks: Sequence[ProducerRecord],
-    ) -> None:
+    async def begin(self, ends: Mapping[Partition, int], resumed: Resumed) -> None:
         """Save the standing of new schedules: they run from now on, and make up for no slot.
 
-        Requests before `ends` were in the topic when this session began. `lost` has where to go on
-        in truncated partitions; `marks` says that announcements were lost.
+        Requests before `ends` were in the topic when this session began.
         """
         self._ends = ends
         fresh = self._agenda.begin(self._clock.now())
-        await self._committer.commit([*fresh, *marks], lost)
-        for partition in lost:
+        offsets = resumed.positions if resumed.lost else {}
+        await self._committer.commit([*fresh, *resumed.messages], offsets)
+        for partition in resumed.lost:
             self._reports.lost_end(partition)
-        if marks:
-            self._reports.lost_end(Partition(self._names.exports, 0))
         self._reports.schedules(self._agenda.next())
         self._upkeep.sweep_soon()
 
