@@ -124,6 +124,22 @@ async def test_a_committer_that_never_wrote_is_fenced_as_well(
     assert values(await all_of(broker, topic, 1)) == [2]
 
 
+async def test_a_fenced_committer_stays_fenced_when_its_successors_are_closed(
+    broker: Broker, make_topic: MakeTopic
+) -> None:
+    topic, name, group = await make_topic(), unique("name"), unique("group")
+    old = await broker.committer(name, group)
+    for value in (1, 2):
+        successor = await broker.committer(name, group)
+        await successor.commit(numbered(topic, [value]), {})
+        await successor.close()
+        await successor.close()
+    with pytest.raises(Fenced):
+        await old.commit(numbered(topic, [3]), {})
+    await old.close()
+    assert values(await all_of(broker, topic, 2)) == [1, 2]
+
+
 async def test_committers_of_different_names_do_not_disturb_each_other(
     broker: Broker, another: Another, make_topic: MakeTopic
 ) -> None:

@@ -221,7 +221,11 @@ class EmbeddedBroker:
             self._wrote()
             return written
 
-        return EmbeddedCommitter(commit)
+        def leave(connection: sqlite3.Connection) -> None:
+            with transaction(connection):
+                log.give_up(connection, name, epoch)
+
+        return EmbeddedCommitter(commit, lambda: self._writing.run(leave))
 
     async def maintain(self) -> None:
         """Run retention and compaction now, in full; do nothing if another process runs them."""
@@ -326,8 +330,10 @@ class EmbeddedCommitter:
         commit: Callable[
             [Sequence[ProducerRecord], Mapping[Partition, int]], Awaitable[list[tuple[int, int]]]
         ],
+        leave: Callable[[], Awaitable[None]],
     ) -> None:
         self._write = commit
+        self._leave = leave
         self._closed = False
 
     async def commit(
@@ -339,8 +345,11 @@ class EmbeddedCommitter:
         return await self._write(messages, offsets)
 
     async def close(self) -> None:
-        """Refuse further commits; there is nothing to release."""
-        self._closed = True
+        """Refuse further commits, and forget the name. A log that is away may keep it."""
+        if not self._closed:
+            self._closed = True
+            with contextlib.suppress(BuddyError):
+                await self._leave()
 
 
 def _data_version(connection: sqlite3.Connection) -> int:

@@ -10,6 +10,7 @@ Every function runs in the thread of the connection that is passed to it.
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -112,17 +113,29 @@ def append_all(
 
 
 def take_over(connection: sqlite3.Connection, name: str) -> int:
-    """Fence the earlier committers of that name, within a transaction; return the new epoch."""
+    """Fence the earlier committers of that name, within a transaction; return the new epoch.
+
+    Epochs are random: a name whose row was removed never gets the epoch of an earlier committer.
+    """
+    epoch = secrets.randbits(62) + 1
     connection.execute(
-        "INSERT INTO committers (name, epoch) VALUES (?, 1)"
-        " ON CONFLICT (name) DO UPDATE SET epoch = epoch + 1",
-        (name,),
+        "INSERT INTO committers (name, epoch) VALUES (?, ?)"
+        " ON CONFLICT (name) DO UPDATE SET epoch = excluded.epoch",
+        (name, epoch),
     )
-    return _epoch(connection, name)
+    return epoch
+
+
+def give_up(connection: sqlite3.Connection, name: str, epoch: int) -> None:
+    """Remove the row of a committer that is closed, so that names used once do not pile up.
+
+    Call this within a transaction. Fenced committers stay fenced.
+    """
+    connection.execute("DELETE FROM committers WHERE name = ? AND epoch = ?", (name, epoch))
 
 
 def check_fence(connection: sqlite3.Connection, name: str, epoch: int) -> None:
-    """Raise `Fenced` unless `epoch` is the newest of that name; call within a transaction."""
+    """Raise `Fenced` unless `epoch` is the last of that name; call within a transaction."""
     if _epoch(connection, name) != epoch:
         raise Fenced(f"Another worker has taken over {name}: this one gives it up.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from tests.unit.embedded_kit import opened, read_all
 from worker.brokers.embedded import log as embedded_log
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.brokers.embedded.group import share
+from worker.brokers.embedded.store import FILE_NAME
 from worker.brokers.embedded.topics import Catalogue, create
 from worker.errors import ConfigurationError, MissingTopic
 from worker.stream import Message, Partition, ProducerRecord, Topic
@@ -308,3 +310,13 @@ async def test_a_cancelled_publish_happens_or_does_not(broker: EmbeddedBroker) -
 async def test_what_kafka_would_refuse_is_refused(broker: EmbeddedBroker, topic: Topic) -> None:
     with pytest.raises(ConfigurationError):
         await broker.create([topic])
+
+
+async def test_names_of_closed_committers_do_not_pile_up(tmp_path: Path) -> None:
+    async with opened(tmp_path) as broker:
+        for number in range(5):
+            await (await broker.committer(f"name-{number}", "group")).close()
+        kept = await broker.committer("kept", "group")
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
+        assert connection.execute("SELECT name FROM committers").fetchall() == [("kept",)]
+    await kept.close()  # the log is closed: nothing to complain about
