@@ -60,6 +60,7 @@ def test_the_examples_run(local: Buddy, tmp_path: Path) -> None:
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
         said += done.stdout
     assert '"accepted":1' in said, "the record of the first example"
+    assert '"repeated":0' in said, "the example of a request that may be repeated"
     assert "6 rejected" in said, "the line of the file that is wrong"
     assert list(room.glob("buddy_export_*.zip"))
     assert (room / "exports" / "latest" / "manifest.json").exists()

@@ -22,6 +22,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import pytest
 
 from tests.acceptance.kit import Buddy, Service
@@ -38,10 +39,11 @@ pytestmark = [pytest.mark.kafka, pytest.mark.acceptance, pytest.mark.timeout(600
 
 NOT_READY_WITHIN = READY_WITHIN = 30.0
 UNREACHABLE = 4
+NDJSON = "application/x-ndjson"
 
 _CONFIGURING = ROOT / "docs" / "operations" / "configuring.md"
 _SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required"
-_USERS = ("worker", "sink", "client", "watch", "maker")
+_USERS = ("worker", "sink", "client", "watch", "maker", "serve")
 
 
 class Site(NamedTuple):
@@ -207,6 +209,7 @@ async def test_least_rights_do_and_each_that_is_missing_is_told(site: Site) -> N
             *zip(TAKEN, TAKEN, strict=True),
             ("client", "send"),
             ("watch", "status"),
+            ("serve", "serve"),
         ):
             await rights.grant(user, [*documented("all"), *documented(role)])
         ports = [int(port) for port in free_ports(2)]
@@ -218,6 +221,7 @@ async def test_least_rights_do_and_each_that_is_missing_is_told(site: Site) -> N
             for service in services.values():
                 await asyncio.to_thread(service.ready)
             await asyncio.to_thread(everything_works, site)
+            await asyncio.to_thread(everything_works_over_http, site)
             async with trickle(site.server.inner_address):
                 # Side by side: they know nothing of each other.
                 await asyncio.gather(
@@ -242,13 +246,13 @@ async def topics_are_created(site: Site, rights: Rights) -> None:
     maker = site.buddy("maker")
     await rights.grant("maker", documented("topics create"))
     blind = await asyncio.to_thread(maker.run, "topics", "create", "--partitions", "2")
-    assert "34 topics created" in blind.out
+    assert "35 topics created" in blind.out
     line = blind.complained(UNREACHABLE)
     assert "grant this user DESCRIBE on" in line
     assert "leader" not in line
     await rights.grant("maker", documented("all"))
     again = await asyncio.to_thread(maker.run, "topics", "create", "--partitions", "2")
-    assert "0 topics created, 34 were there" in again.succeeded().out
+    assert "0 topics created, 35 were there" in again.succeeded().out
 
 
 def everything_works(site: Site) -> None:
@@ -262,6 +266,31 @@ def everything_works(site: Site) -> None:
     assert answer["counts"]["users"] == 2
     assert "1 rejection, 1 open\n" in client.run("rejections", "summary").succeeded().out
     site.buddy("watch").run("status").succeeded()
+
+
+def everything_works_over_http(site: Site) -> None:
+    """Each kind of request of the API does what it is for."""
+    service = site.buddy("serve", http_port=0).start("serve").wait_for("http_started")
+    (started,) = service.logged("http_started")
+    body = b"\n".join(one(name).value or b"" for name in ("good", "bad"))
+    keyed = {"content-type": NDJSON, "idempotency-key": "of this test"}
+    with httpx.Client(base_url=f"http://127.0.0.1:{started['port']}", timeout=90) as client:
+
+        def asked(method: str, path: str, **options: Any) -> Any:
+            answer = client.request(method, path, **options)
+            assert answer.is_success, answer.text
+            return answer.json()
+
+        for headers, repeated in ((keyed, 0), (keyed, 2), ({"content-type": NDJSON}, None)):
+            wait = "/v1/records/users?wait=60s"
+            report = asked("POST", wait, content=body, headers=headers)
+            assert (report["accepted"], report["rejected"]) == (1, 1), f"{report}\n{service}"
+            assert report.get("repeated") == repeated
+        assert asked("GET", "/v1/rejections")["rejections"]
+        assert asked("POST", "/v1/replays", json={"entity": "users"})["sent"] >= 1
+        assert asked("POST", "/v1/exports?wait=60s", json={})["status"] == "finished"
+    service.stop().succeeded()
+    assert service.complaints == []
 
 
 def a_record_is_sent_again(site: Site) -> None:

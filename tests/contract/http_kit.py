@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from tests.contract.worker_kit import PATIENCE, Row
+from tests.contract.worker_kit import PATIENCE, Row, Stage
 from worker.brokers.contract import Broker
 from worker.cli.settings import Settings
 from worker.cli.settled_inputs import until_judged
@@ -30,6 +30,7 @@ from worker.http.sending import SendingWatch
 from worker.http.server import serve_http
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
+from worker.stream import Message, Partition
 
 RECORD_LIMIT = 64 * 1024
 
@@ -105,6 +106,19 @@ async def kept(broker: Broker, names: Names, desk: Path) -> AsyncIterator[None]:
     finally:
         stop.set()
         await running
+
+
+async def inputs(stage: Stage, entity: str = "users") -> list[Message]:
+    """All messages of an input."""
+    topic = stage.names.input(entity)
+    spans = await stage.broker.spans(Partition(topic, number) for number in range(stage.tasks))
+    reader = stage.broker.reader()
+    reader.assign({partition: span.start for partition, span in spans.items()})
+    found: list[Message] = []
+    while any(reader.position(partition) < span.end for partition, span in spans.items()):
+        found += await reader.read(5_000, 0.1)
+    await reader.close()
+    return found
 
 
 def ndjson(rows: Iterable[Row]) -> bytes:

@@ -15,6 +15,8 @@ _REJECTIONS_MS: Final = 30 * _DAY_MS
 _REPLAYS_MS: Final = 2 * _REJECTIONS_MS
 """Longer than any rejection is kept: what its audit says decides whether it is sent again. Kafka
 removes whole segments, so messages may stay for some days longer than told."""
+_RECEIPTS_MS: Final = _DAY_MS
+"""How long a request over HTTP may be repeated with its `Idempotency-Key`."""
 _ENVELOPE: Final = 64 * 1024
 """Bytes beside a record for the metadata of its rejection or parked copy."""
 _FRAMING: Final = 4 * 1024
@@ -107,6 +109,11 @@ class Names(msgspec.Struct, frozen=True):
         """How far each schedule is, by its name; one partition."""
         return f"{self.prefix}.internal.schedules"
 
+    @property
+    def receipts(self) -> str:
+        """What requests with an `Idempotency-Key` have sent, by the digest of the key."""
+        return f"{self.prefix}.internal.receipts"
+
     def entity_of(self, topic: str) -> str:
         """The entity of an entity's topic: the last part of the topic's name."""
         return topic.rsplit(".", 1)[1]
@@ -121,6 +128,10 @@ class Names(msgspec.Struct, frozen=True):
             yield self.rejected(entity)
         yield from (self.parked, self.progress, self.claims, self.grants, self.granted)
 
+    def of_one_partition(self) -> tuple[str, ...]:
+        """The topics that belong to no task: one partition is enough."""
+        return (self.exports, self.export_requests, self.schedules, self.replays, self.receipts)
+
     def every(self) -> Iterator[str]:
         """All topic names, inputs first."""
         for entity in ENTITIES:
@@ -128,7 +139,8 @@ class Names(msgspec.Struct, frozen=True):
         for entity in ENTITIES:
             yield self.accepted(entity)
         yield from self.of_originals()
-        yield from (self.owners, self.exports, self.export_requests, self.schedules, self.replays)
+        yield self.owners
+        yield from self.of_one_partition()
 
 
 def wanted(names: Names, partitions: int, record_limit: int) -> dict[str, Topic]:
@@ -171,6 +183,7 @@ def wanted(names: Names, partitions: int, record_limit: int) -> dict[str, Topic]
         Topic(names.export_requests, 1, retention_ms=7 * _DAY_MS),
         Topic(names.schedules, 1, compacted=True),
         Topic(names.replays, 1, retention_ms=_REPLAYS_MS),
+        Topic(names.receipts, 1, retention_ms=_RECEIPTS_MS),
     ]
     return {topic.name: topic for topic in topics}
 
@@ -200,6 +213,7 @@ def _policy(names: Names, topic: Topic, is_now: Topic) -> Iterator[str]:
         names.claims,
         names.grants,
         names.replays,
+        names.receipts,
     }
     if is_now.compacted and name in read_whole:
         yield (
@@ -226,14 +240,14 @@ def complaints(names: Names, there: Mapping[str, Topic], record_limit: int) -> I
         return
     partitions = there[names.input("users")].partitions
     inputs = _inputs_of(names, there)
+    needed_for = {
+        **{names.rejected(entity): ("rejections", _REJECTIONS_MS) for entity in ENTITIES},
+        names.replays: ("audits", _REPLAYS_MS),
+        names.receipts: ("receipts", _RECEIPTS_MS),
+    }
     for name, topic in wanted(names, partitions, record_limit).items():
         is_now = there[name]
-        if is_now.partitions != topic.partitions and name not in (
-            names.exports,
-            names.export_requests,
-            names.schedules,
-            names.replays,
-        ):
+        if is_now.partitions != topic.partitions and name not in names.of_one_partition():
             yield (
                 f"topic {name} has {is_now.partitions} partitions, but {names.input('users')} "
                 f"has {partitions}: create it anew with as many"
@@ -241,16 +255,11 @@ def complaints(names: Names, there: Mapping[str, Topic], record_limit: int) -> I
         yield from _policy(names, topic, is_now)
         if name in map(names.input, ENTITIES) and not is_now.append_time:
             yield f"topic {name} has no append time: set message.timestamp.type=LogAppendTime on it"
-        kept = is_now.retention_ms
-        if name in map(names.rejected, ENTITIES) and kept is not None and kept < _REJECTIONS_MS:
+        what, least = needed_for.get(name, ("", 0))
+        if is_now.retention_ms is not None and is_now.retention_ms < least:
             yield (
-                f"topic {name} keeps rejections too short a time: set "
-                f"retention.ms={_REJECTIONS_MS} or more on it"
-            )
-        if name == names.replays and kept is not None and kept < _REPLAYS_MS:
-            yield (
-                f"topic {name} keeps audits too short a time: set retention.ms={_REPLAYS_MS} or"
-                " more on it"
+                f"topic {name} keeps {what} too short a time: set retention.ms={least} or more on"
+                " it"
             )
         needed, why = topic.max_message_bytes, ""
         if name in inputs:

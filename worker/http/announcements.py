@@ -10,20 +10,18 @@ from typing import Final
 
 import structlog
 
-from worker.brokers.contract import Broker, Reader
+from worker.brokers.contract import Broker
 from worker.core.topics import Names
-from worker.errors import BuddyError, MissingTopic
+from worker.errors import BuddyError
+from worker.http.following import TopicFollower
 from worker.http.problems import RETRY_SECONDS, Problem
 from worker.sink.requests import Announcement, decode_announcement
-from worker.stream import Message, Partition
-from worker.waiting import Backoff
+from worker.stream import Message
 
 MOST_REQUESTS: Final = 10_000
 """The requests whose latest announcement is kept; older ones are forgotten."""
 MOST_EVENTS: Final = 1_000
 """The announcements that a client can catch up on."""
-_READ: Final = 1_000
-_POLL_SECONDS: Final = 0.5
 _CURRENT_SECONDS: Final = 10.0
 _SILENCE_SECONDS: Final = 15.0
 """How often a client learns that there is nothing new, so that a dead connection is noticed."""
@@ -35,35 +33,23 @@ class Announcements:
     """Follows the topic `exports`; `run` does the work, from its start."""
 
     def __init__(self, broker: Broker, names: Names) -> None:
-        self._broker = broker
-        self._topic = names.exports
+        self._follower = TopicFollower(broker, names.exports, self._take, _not_read)
+        self._news = self._follower.news
         self._latest: dict[str, Announcement] = {}
         self._events: deque[tuple[str, Announcement]] = deque(maxlen=MOST_EVENTS)
         self._count = 0
         """The announcements seen so far; the last ones are in `_events`."""
-        self._positions: dict[Partition, int] = {}
-        self._is_current = asyncio.Event()
         self._has_ended = False
-        self._news = asyncio.Condition()
 
     async def run(self) -> None:
         """Follow until cancelled. Waits out every error, and goes on where it was."""
-        backoff = Backoff(_steady)
-        while True:
-            reader = self._broker.reader()
-            try:
-                await self._follow(reader)
-            except BuddyError as error:
-                _log.warning("announcements_not_read", error=str(error))
-                await asyncio.sleep(backoff.failed())
-            finally:
-                await reader.close()
+        await self._follower.run()
 
     async def current(self) -> None:
         """Wait until all that was announced before the start is known. Raises Problem 503."""
         try:
             async with asyncio.timeout(_CURRENT_SECONDS):
-                await self._is_current.wait()
+                await self._follower.is_current.wait()
         except TimeoutError:
             raise Problem(
                 503,
@@ -122,27 +108,6 @@ class Announcements:
                 if seen == self._count and not self._has_ended:
                     yield None
 
-    async def _follow(self, reader: Reader) -> None:
-        topics = await self._broker.topics([self._topic])
-        if self._topic not in topics:
-            raise MissingTopic(f"topic {self._topic} is missing: run 'buddy topics create'")
-        spans = await self._broker.spans(
-            Partition(self._topic, number) for number in range(topics[self._topic].partitions)
-        )
-        for partition, span in spans.items():
-            self._positions.setdefault(partition, span.start)
-        reader.assign(self._positions)
-        while True:
-            messages = await reader.read(_READ, _POLL_SECONDS)
-            async with self._news:
-                for message in messages:
-                    self._take(message)
-                self._positions = {p: reader.position(p) for p in self._positions}
-                if all(self._positions[p] >= span.end for p, span in spans.items()):
-                    self._is_current.set()
-                if messages:
-                    self._news.notify_all()
-
     def _take(self, message: Message) -> None:
         found = decode_announcement(message.value)
         if found is None:
@@ -156,5 +121,5 @@ class Announcements:
             del self._latest[next(iter(self._latest))]
 
 
-def _steady() -> int:
-    return int(asyncio.get_running_loop().time() * 1000)
+def _not_read(error: BuddyError) -> None:
+    _log.warning("announcements_not_read", error=str(error))

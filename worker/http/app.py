@@ -28,6 +28,7 @@ from worker.http.event_streams import EventStreams
 from worker.http.exports import Exports
 from worker.http.guard import Endpoint, Guard, answered, failed, needs, not_found, wrong_method
 from worker.http.health import HealthEndpoints, HealthSource
+from worker.http.keyed import KeyedRequests
 from worker.http.openapi import openapi
 from worker.http.operations import GREEDY, OPERATIONS, Operation
 from worker.http.parameters import check_query
@@ -79,8 +80,9 @@ async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
     downloads = Downloads()
     verdicts = VerdictWatches(broker, names)
     announcements = Announcements(broker, names)
-    following = asyncio.create_task(announcements.run())
-    sender = RecordSender(broker, names, uploads, verdicts, parts.sending)
+    keyed = KeyedRequests(broker, names)
+    following = [asyncio.create_task(one.run()) for one in (announcements, keyed)]
+    sender = RecordSender(broker, names, uploads, verdicts, keyed, parts.sending)
     checker = RecordChecker(settings.record_limit, settings.skew_seconds, uploads)
     desk = DeskReader(broker, names, settings.desk)
     viewer = RejectionViewer(desk, show_values=settings.show_values)
@@ -122,10 +124,11 @@ async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
     try:
         yield Guard(Starlette(routes=routes, exception_handlers=handlers), parts.tokens, OPEN)
     finally:
-        for task in (*ending, following):
+        for task in (*ending, *following):
             task.cancel()
-        with suppress(asyncio.CancelledError):
-            await following
+        for task in following:
+            with suppress(asyncio.CancelledError):
+                await task
         await follower.close()
         await verdicts.close()
         uploads.close()
@@ -141,7 +144,7 @@ def _route(operation: Operation, endpoint: Endpoint) -> Route:
     path = operation.path
     for name in GREEDY:
         path = path.replace(f"{{{name}}}", f"{{{name}:path}}")
-    known = {parameter.name for parameter in operation.parameters}
+    known = {one.name for one in operation.parameters if not one.is_header}
 
     async def checked(request: Request) -> Response:
         check_query(request, known)

@@ -7,6 +7,7 @@ for the client while it has nothing to read; the number of threads bounds the up
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +26,7 @@ MOST_UPLOADS: Final = 16
 CLIENT_SECONDS: Final = 30.0
 """How long a client may send nothing in the middle of a body."""
 LEAST_RATE: Final = 256
-"""Bytes a second, from the start of a body."""
+"""Bytes a second, since the body was first asked for."""
 _FREELY_UNPACKED: Final = 1024 * 1024
 """Bytes that any gzip may unpack to; beyond it no more than 200 times its size."""
 BATCH_RECORDS: Final = 1_000
@@ -143,7 +144,7 @@ class _Chunks:
         self._stream = stream
         self._loop = loop
         self._closed = threading.Event()
-        self._began = loop.time()
+        self._began = math.inf
         self._size = 0
         self._awaited: Future[bytes] | None = None
 
@@ -162,6 +163,7 @@ class _Chunks:
 
     async def _receive(self) -> bytes:
         """The next chunk that is not empty; empty at the end."""
+        self._began = min(self._began, self._loop.time())
         try:
             async with asyncio.timeout(CLIENT_SECONDS):
                 async for chunk in self._stream:

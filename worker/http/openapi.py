@@ -109,7 +109,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
         schema = {"type": "array", "items": schema}
     return {
         "name": parameter.name,
-        "in": "query",
+        "in": "header" if parameter.is_header else "query",
         "description": parameter.description,
         "schema": schema,
     }

@@ -12,8 +12,9 @@ from worker.core.violations import Code
 from worker.http.access import Role
 from worker.http.checks import CheckReport
 from worker.http.exports import ExportList, RequestedExport
-from worker.http.records import SendReport
+from worker.http.keyed import IDEMPOTENCY_KEY
 from worker.http.replays import ReplayRequest
+from worker.http.send_report import SendReport
 from worker.ops.health import Readiness
 from worker.sink.listing import Listed
 from worker.sink.requests import Announcement, ExportRequest
@@ -27,12 +28,13 @@ TEXT: Final = "text/plain"
 
 
 class Parameter(NamedTuple):
-    """A parameter of the query."""
+    """A parameter of the query, or a header."""
 
     name: str
     description: str
     schema: dict[str, Any]
     repeatable: bool = False
+    is_header: bool = False
 
 
 class Body(NamedTuple):
@@ -62,6 +64,12 @@ WAIT: Final = Parameter(
     "wait",
     "How long to wait for the outcome: 10s, 500ms.",
     {"type": "string", "pattern": r"^([0-9]|[1-5][0-9])(ms|s)?$", "examples": ["10s"]},
+)
+_KEY: Final = Parameter(
+    IDEMPOTENCY_KEY,
+    "Names the request: a repeat sends only what was not sent before.",
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+    is_header=True,
 )
 _FORMAT: Final = Parameter(
     "format",
@@ -105,7 +113,7 @@ OPERATIONS: Final = (
     Operation(
         "send_records", "POST", "/v1/records/{entity}", "send",
         "Send the records of the body.",
-        {200: _REPORT, 202: _REPORT}, (WAIT,), _RECORDS,
+        {200: _REPORT, 202: _REPORT}, (WAIT, _KEY), _RECORDS,
     ),
     Operation(
         "delete_row", "DELETE", "/v1/records/{entity}/{key}", "send",

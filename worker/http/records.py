@@ -6,11 +6,9 @@ the problem details say how much that is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import Final, Literal
 
-import msgspec
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,58 +21,15 @@ from worker.core.topics import Names
 from worker.errors import BuddyError, MessageRefused, MissingTopic
 from worker.files import FileRecord
 from worker.http.body import Uploads
+from worker.http.keyed import KeyedRequest, KeyedRequests, NumberedRecord, key_of
 from worker.http.parameters import caller_of, entity_of, wait_of
 from worker.http.problems import Problem, problem_of
+from worker.http.send_report import RefusedRecord, SendTally
 from worker.http.sending import SendingWatch
-from worker.http.verdicts import Verdict, VerdictWatch, VerdictWatches
+from worker.http.verdicts import VerdictWatch, VerdictWatches
 from worker.stream import ProducerRecord
 
-MOST_LISTED: Final = 10_000
-"""The records of one request whose coordinates and verdicts are listed; the others are counted."""
-_MOST_REFUSED: Final = 1_000
-
 _log = structlog.get_logger(__name__)
-
-
-class RefusedRecord(msgspec.Struct, frozen=True):
-    """A record that was not sent. `line` is where it begins in the body, `size` its bytes."""
-
-    line: int
-    size: int
-    code: Literal["record_too_large"] = "record_too_large"
-
-
-class SentRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A record that was sent. `verdict` and what follows is there if the request waits for it.
-
-    `pending`: the record is parked, or no worker has read it yet. `lost`: the input was deleted or
-    created anew since the request began, so nobody can tell the verdict.
-    """
-
-    line: int
-    coordinate: str
-    verdict: Literal["accepted", "rejected", "pending", "lost"] | None = None
-    violations: msgspec.Raw | None = None
-    warnings: tuple[str, ...] = ()
-
-
-class SendReport(msgspec.Struct):
-    """What became of a request. All but the lists are numbers of records.
-
-    Verdicts are counted if the request waits for them; the unlisted records count as pending.
-    If the input was created anew, all records count as lost.
-    """
-
-    entity: str
-    sent: int
-    refused: list[RefusedRecord] = []
-    refused_unlisted: int = 0
-    accepted: int | msgspec.UnsetType = msgspec.UNSET
-    rejected: int | msgspec.UnsetType = msgspec.UNSET
-    pending: int | msgspec.UnsetType = msgspec.UNSET
-    lost: int | msgspec.UnsetType = msgspec.UNSET
-    records: list[SentRecord] = []
-    records_unlisted: int = 0
 
 
 class RecordSender:
@@ -86,12 +41,14 @@ class RecordSender:
         names: Names,
         uploads: Uploads,
         verdicts: VerdictWatches,
+        keyed: KeyedRequests,
         sending: SendingWatch,
     ) -> None:
         self._broker = broker
         self._names = names
         self._uploads = uploads
         self._verdicts = verdicts
+        self._keyed = keyed
         self._sending = sending
         self._keys = {name: KeyReader(entity) for name, entity in ENTITIES.items()}
 
@@ -99,31 +56,38 @@ class RecordSender:
         """Send the records of the body. 202, or 200 if it waited and all have a verdict."""
         entity = entity_of(request)
         seconds = wait_of(request)
+        key = key_of(request, entity)
         limit = await self._limit(entity)
-        report = _Report(entity)
+        topic = self._names.input(entity)
+        tally = SendTally(entity)
         async with AsyncExitStack() as stack:
-            watch = None
-            if seconds:
-                watch = await stack.enter_async_context(self._verdicts.watch(entity))
             batches = await stack.enter_async_context(self._uploads.batches(request, entity, limit))
+            keyed = watch = None
+            if key is not None:
+                keyed = await stack.enter_async_context(self._keyed.begin(key, entity))
+            if seconds:
+                earlier = None if keyed is None else keyed.sent_before
+                watch = await stack.enter_async_context(self._verdicts.watch(entity, earlier))
+            sending = _Sending(self._broker, topic, tally, watch, keyed)
             try:
                 async for batch in batches:
-                    await self._send(entity, batch, limit, watch, report)
+                    await sending.send(batch, self._keys[entity].read, limit)
+                sending.finish()
             except Problem as problem:
-                problem.members |= report.members()
+                problem.members |= tally.members()
                 raise
             except BuddyError as error:
                 self._sending.failed(error)
-                raise problem_of(error, report.members()) from None
+                raise problem_of(error, tally.members()) from None
             finally:
-                if report.sent:
+                if count := tally.sent - (tally.repeated or 0):
                     caller = caller_of(request).name
-                    _log.info("records_sent", caller=caller, entity=entity, count=report.sent)
-            if not report.sent and not report.refused_count:
+                    _log.info("records_sent", caller=caller, entity=entity, count=count)
+            if not tally.sent and not tally.refused_count:
                 raise Problem(400, "empty_body", "the body holds no record")
             if watch is not None:
                 await watch.wait(seconds)
-        return report.answer(watch)
+        return tally.answer(watch)
 
     async def delete(self, request: Request) -> Response:
         """Send the deletion of a key. 202, or 200 if it waited and there is a verdict."""
@@ -132,21 +96,22 @@ class RecordSender:
         key = read_key(ENTITIES[entity], request.path_params["key"].encode())
         if key is None:
             raise Problem(400, "malformed_key", f"this is no key: {form_of(ENTITIES[entity])}")
-        report = _Report(entity)
-        message = ProducerRecord(self._names.input(entity), key, None)
+        topic = self._names.input(entity)
+        tally = SendTally(entity)
         async with AsyncExitStack() as stack:
             watch = None
             if seconds:
                 watch = await stack.enter_async_context(self._verdicts.watch(entity))
+            sending = _Sending(self._broker, topic, tally, watch)
             try:
-                await self._publish([message], [1], watch, report)
+                await sending.publish([NumberedRecord(0, 1, ProducerRecord(topic, key, None))])
             except BuddyError as error:
                 self._sending.failed(error)
                 raise problem_of(error) from None
             _log.info("deletion_sent", caller=caller_of(request).name, entity=entity)
             if watch is not None:
                 await watch.wait(seconds)
-        return report.answer(watch)
+        return tally.answer(watch)
 
     async def _limit(self, entity: str) -> int:
         topic = self._names.input(entity)
@@ -158,123 +123,99 @@ class RecordSender:
             raise problem_of(error) from None
         return topics[topic].max_message_bytes
 
-    async def _send(
+
+class _Sending:
+    """Sends the records of one request, and counts them.
+
+    `watch` gets to know their coordinates. With `keyed`, records are not sent that were sent
+    before.
+    """
+
+    def __init__(
         self,
-        entity: str,
-        batch: Sequence[FileRecord],
-        limit: int,
+        broker: Broker,
+        topic: str,
+        tally: SendTally,
         watch: VerdictWatch | None,
-        report: _Report,
+        keyed: KeyedRequest | None = None,
     ) -> None:
-        topic, read_key_of = self._names.input(entity), self._keys[entity].read
-        messages: list[ProducerRecord] = []
-        lines: list[int] = []
-        for record in batch:
+        self._broker = broker
+        self._topic = topic
+        self._tally = tally
+        self._watch = watch
+        self._keyed = keyed
+        if keyed is not None:
+            tally.go_on(keyed.before.sent, keyed.before.read - keyed.before.sent)
+
+    async def send(
+        self, batch: Sequence[FileRecord], read_key_of: Callable[[bytes], bytes | None], limit: int
+    ) -> None:
+        """Send the next batch of the body. Refuses records of more than `limit` bytes."""
+        first = 0
+        if self._keyed is not None:
+            known, batch = self._keyed.split(batch)
+            first = self._keyed.read - len(batch)
+            for number, record in enumerate(known, first - len(known)):
+                self._repeat(number, record)
+            if known and first == self._keyed.before.read:
+                self._tally.reach(known[-1].line)
+        outgoing = []
+        for number, record in enumerate(batch, first):
             key = read_key_of(record.value)
             size = record.oversize or len(record.value)
             if record.oversize or size + len(key or b"") > limit:
-                report.refuse(RefusedRecord(record.line, size))
+                self._refuse(number, record.line, size)
             else:
-                messages.append(ProducerRecord(topic, key, record.value))
-                lines.append(record.line)
-        if not messages:
+                message = ProducerRecord(self._topic, key, record.value)
+                outgoing.append(NumberedRecord(number, record.line, message))
+        while outgoing:
+            try:
+                await self.publish(outgoing)
+                return
+            except MessageRefused as error:
+                if not error.refused:
+                    raise
+                # A broker counts some bytes of its own. It has sent nothing.
+                for index in error.refused:
+                    number, line, message = outgoing[index]
+                    self._refuse(number, line, len(message.value or b""))
+                outgoing = [one for n, one in enumerate(outgoing) if n not in error.refused]
+
+    async def publish(self, outgoing: Sequence[NumberedRecord]) -> None:
+        """Send these records, and expect their verdicts."""
+        if self._watch is None:
+            await self._write(outgoing)
             return
-        try:
-            await self._publish(messages, lines, watch, report)
-        except MessageRefused as error:
-            if not error.refused:
-                raise
-            # Kafka counts some bytes of its own. It has sent nothing, or what is sent again now.
-            for index in error.refused:
-                report.refuse(RefusedRecord(lines[index], len(messages[index].value or b"")))
-            left = [n for n in range(len(messages)) if n not in error.refused]
-            if left:
-                good, at = [messages[n] for n in left], [lines[n] for n in left]
-                await self._publish(good, at, watch, report)
+        async with self._watch.sending():
+            coordinates = await self._write(outgoing)
+            self._watch.expect(coordinates)
 
-    async def _publish(
-        self,
-        messages: Sequence[ProducerRecord],
-        lines: Sequence[int],
-        watch: VerdictWatch | None,
-        report: _Report,
-    ) -> None:
-        if watch is None:
-            report.add(lines, self._coordinates(messages, await self._broker.publish(messages)))
-            return
-        async with watch.sending():
-            coordinates = self._coordinates(messages, await self._broker.publish(messages))
-            watch.expect(coordinates[: report.room()])
-        report.add(lines, coordinates)
+    def finish(self) -> None:
+        """The body has ended. Raises Problem 422 if it is another one than that of its key."""
+        if self._keyed is not None:
+            self._keyed.finish()
 
-    def _coordinates(
-        self, messages: Sequence[ProducerRecord], places: Sequence[tuple[int, int]]
-    ) -> list[str]:
-        topic = messages[0].topic
-        return [f"{topic}/{number}/{offset}" for number, offset in places]
+    async def _write(self, outgoing: Sequence[NumberedRecord]) -> Sequence[str]:
+        """Send these records; the coordinates of those that are listed."""
+        room = self._tally.room()
+        if self._keyed is not None:
+            places = await self._keyed.write(outgoing, listed=room > 0)
+        else:
+            places = await self._broker.publish([one.message for one in outgoing])
+        coordinates = [f"{self._topic}/{number}/{offset}" for number, offset in places]
+        self._tally.add([one.line for one in outgoing], coordinates)
+        return coordinates[:room]
 
+    def _repeat(self, number: int, record: FileRecord) -> None:
+        """List a record that was sent or refused before."""
+        assert self._keyed is not None
+        if number in self._keyed.refused:
+            size = record.oversize or len(record.value)
+            self._tally.refuse(RefusedRecord(record.line, size), repeated=True)
+        else:
+            self._tally.repeat(record.line, self._keyed.places.get(number))
 
-class _Report:
-    """Collects what became of the records of one request."""
-
-    def __init__(self, entity: str) -> None:
-        self.sent = 0
-        self.refused_count = 0
-        self._entity = entity
-        self._refused: list[RefusedRecord] = []
-        self._listed: list[tuple[int, str]] = []
-        self._last_line: int | None = None
-
-    def room(self) -> int:
-        """How many more records can be listed."""
-        return MOST_LISTED - len(self._listed)
-
-    def refuse(self, record: RefusedRecord) -> None:
-        """Add a record that is too large to be sent."""
-        self.refused_count += 1
-        if len(self._refused) < _MOST_REFUSED:
-            self._refused.append(record)
-
-    def add(self, lines: Sequence[int], coordinates: Sequence[str]) -> None:
-        """Add records that were sent."""
-        self.sent += len(coordinates)
-        self._last_line = lines[-1]
-        room = self.room()
-        self._listed += zip(lines[:room], coordinates[:room], strict=True)
-
-    def members(self) -> dict[str, object]:
-        """What was sent before an error, as members of its problem details."""
-        members: dict[str, object] = {"sent": self.sent, "refused": self.refused_count}
-        return members | ({} if self._last_line is None else {"last_line": self._last_line})
-
-    def answer(self, watch: VerdictWatch | None) -> Response:
-        """The response: with verdicts, if the request waited for them."""
-        report = SendReport(
-            self._entity,
-            self.sent,
-            self._refused,
-            self.refused_count - len(self._refused),
-            records_unlisted=self.sent - len(self._listed),
-        )
-        if watch is None:
-            report.records = [SentRecord(line, at) for line, at in self._listed]
-            return Response(msgspec.json.encode(report), 202, media_type="application/json")
-        without: Literal["pending", "lost"] = "lost" if watch.is_lost else "pending"
-        report.records = [_judged(n, at, watch.found.get(at), without) for n, at in self._listed]
-        of = [record.verdict for record in report.records]
-        accepted, rejected = of.count("accepted"), of.count("rejected")
-        others = self.sent - accepted - rejected
-        report.accepted, report.rejected = accepted, rejected
-        report.pending, report.lost = (0, others) if watch.is_lost else (others, 0)
-        status = 202 if without in of else 200
-        return Response(msgspec.json.encode(report), status, media_type="application/json")
-
-
-def _judged(
-    line: int, coordinate: str, verdict: Verdict | None, without: Literal["pending", "lost"]
-) -> SentRecord:
-    if verdict is None:
-        return SentRecord(line, coordinate, without)
-    if verdict.verdict == "rejected":
-        return SentRecord(line, coordinate, "rejected", verdict.violations)
-    return SentRecord(line, coordinate, "accepted", None, verdict.warnings)
+    def _refuse(self, number: int, line: int, size: int) -> None:
+        if self._keyed is not None:
+            self._keyed.refuse(number)
+        self._tally.refuse(RefusedRecord(line, size))

@@ -8,9 +8,9 @@ So verdicts count only if the input is still the same once they have been read.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 import structlog
@@ -43,6 +43,15 @@ class _Rejected(msgspec.Struct):
 
 
 _rejected = msgspec.json.Decoder(_Rejected)
+
+
+class SentBefore(NamedTuple):
+    """Records that were sent before a watch begins, and where topics ended before they were."""
+
+    identity: str | None
+    """Of the input that they were sent to."""
+    since: Mapping[Partition, int]
+    coordinates: Collection[str]
 
 
 class VerdictWatch:
@@ -120,18 +129,34 @@ class VerdictWatches:
         self._readers: dict[str, _TopicReader] = {}
 
     @asynccontextmanager
-    async def watch(self, entity: str) -> AsyncIterator[VerdictWatch]:
-        """A watch that begins now. Raises MissingTopic, BrokerUnavailable."""
-        reader = self._readers.get(entity)
-        if reader is None or reader.has_ended:
-            reader = self._readers[entity] = _TopicReader(self._broker, self._names, entity)
-        watch = VerdictWatch(reader, await reader.input_identity())
+    async def watch(
+        self, entity: str, earlier: SentBefore | None = None
+    ) -> AsyncIterator[VerdictWatch]:
+        """A watch that begins now, or with `earlier` records: then these are expected.
+
+        Raises MissingTopic, BrokerUnavailable.
+        """
+        if earlier is not None:
+            reader = _TopicReader(self._broker, self._names, entity, earlier.since)
+        else:
+            reader = self._shared(entity)
+        identity = await reader.input_identity() if earlier is None else earlier.identity
+        watch = VerdictWatch(reader, identity)
+        watch.expect(() if earlier is None else earlier.coordinates)
         reader.watches.add(watch)
         try:
             await reader.started()
             yield watch
         finally:
             reader.watches.discard(watch)
+            if earlier is not None:
+                await reader.close()
+
+    def _shared(self, entity: str) -> _TopicReader:
+        reader = self._readers.get(entity)
+        if reader is None or reader.has_ended:
+            reader = self._readers[entity] = _TopicReader(self._broker, self._names, entity, {})
+        return reader
 
     async def close(self) -> None:
         """Stop following. Requests must have ended."""
@@ -140,9 +165,15 @@ class VerdictWatches:
 
 
 class _TopicReader:
-    """Reads the accepted and rejected topic of one entity, as long as somebody watches."""
+    """Reads the accepted and rejected topic of one entity, as long as somebody watches.
 
-    def __init__(self, broker: Broker, names: Names, entity: str) -> None:
+    It begins at the offsets `since`, or at the end of a partition that is not there.
+    """
+
+    def __init__(
+        self, broker: Broker, names: Names, entity: str, since: Mapping[Partition, int]
+    ) -> None:
+        self._since = since
         self.watches: set[VerdictWatch] = set()
         self.has_ended = False
         self._broker = broker
@@ -192,7 +223,7 @@ class _TopicReader:
             for number in range(topics[name].partitions if name in topics else 1)
         )
         reader = self._broker.reader()
-        reader.assign({partition: span.end for partition, span in spans.items()})
+        reader.assign({p: self._since.get(p, span.end) for p, span in spans.items()})
         return reader
 
     async def _run(self, reader: Reader) -> None:

@@ -11,30 +11,17 @@ import pytest
 
 from schemas import ENTITIES
 from tests.contract.broker_kit import DeleteTopic
-from tests.contract.http_kit import RECORD_LIMIT, Served, ndjson, problem
+from tests.contract.http_kit import RECORD_LIMIT, Served, inputs, ndjson, problem
 from tests.contract.worker_kit import Row, Stage
 from tests.unit.rows_kit import match, user, uuid
 from worker.http import body as http_body
-from worker.http import guard, records
-from worker.stream import Message, Partition
+from worker.http import guard, send_report
+from worker.stream import Message
 
 pytestmark = pytest.mark.timeout(200)
 
 NDJSON = {"content-type": "application/x-ndjson"}
 NOBODY = 900_000
-
-
-async def inputs(stage: Stage, entity: str = "users") -> list[Message]:
-    """All messages of an input."""
-    topic = stage.names.input(entity)
-    spans = await stage.broker.spans(Partition(topic, number) for number in range(stage.tasks))
-    reader = stage.broker.reader()
-    reader.assign({partition: span.start for partition, span in spans.items()})
-    found: list[Message] = []
-    while any(reader.position(partition) < span.end for partition, span in spans.items()):
-        found += await reader.read(5_000, 0.1)
-    await reader.close()
-    return found
 
 
 def values(messages: list[Message]) -> list[bytes]:
@@ -146,7 +133,7 @@ async def test_a_record_that_only_the_broker_finds_too_large_is_named_too(
 async def test_beyond_what_is_listed_records_are_counted(
     stage: Stage, http: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "MOST_LISTED", 3)
+    monkeypatch.setattr(send_report, "MOST_LISTED", 3)
     await stage.started(grace=0)
     lines = [record(user(n)) for n in range(5)]
     answer = await http.client.post(

@@ -75,7 +75,8 @@ def test_wanted_topics_are_those_of_the_contract() -> None:
         assert there[name].compacted
         assert there[name].delete_retention_ms == 7 * DAY_MS
     internal = [topic for name, topic in there.items() if name.startswith("buddy.internal.")]
-    assert {topic.partitions for topic in internal if topic.name != NAMES.schedules} == {4}
+    single = {topic.name for topic in internal if topic.partitions != 4}
+    assert single == {NAMES.schedules, NAMES.receipts}
     assert (there[NAMES.schedules].partitions, there[NAMES.schedules].compacted) == (1, True)
     assert there[NAMES.parked].max_message_bytes >= int(enlarged)
 
@@ -209,6 +210,13 @@ def test_the_largest_value_is_what_the_narrowest_topic_of_records_takes() -> Non
     narrow = NAMES.rejected("users")
     there[narrow] = msgspec.structs.replace(there[narrow], max_message_bytes=100_000)
     assert usual > largest_value(NAMES, there) == 100_000 - 4 * 1024
+
+
+def test_receipts_kept_too_short_a_time_are_complained_about() -> None:
+    [line] = found(topics(internal__receipts={"retention_ms": DAY_MS // 2}))
+    assert line.startswith("topic buddy.internal.receipts keeps receipts too short a time")
+    [line] = found(topics(internal__receipts={"compacted": True}))
+    assert "internal.receipts is compacted" in line
 
 
 def test_audits_are_kept_longer_than_rejections() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 
 import pytest
@@ -12,7 +13,7 @@ from starlette.types import Message
 
 from worker.errors import UsageError
 from worker.files import FileRecord
-from worker.http.body import BATCH_BYTES, BATCH_RECORDS, Uploads, batched
+from worker.http.body import BATCH_BYTES, BATCH_RECORDS, CLIENT_SECONDS, Uploads, batched
 
 
 def of(sizes: list[int]) -> list[FileRecord]:
@@ -34,6 +35,26 @@ def test_every_record_comes_once_in_order_and_bounded(sizes: list[int]) -> None:
 def test_a_batch_has_no_more_records_than_it_may() -> None:
     batches = list(batched(iter(of([1] * (2 * BATCH_RECORDS + 1)))))
     assert [len(batch) for batch in batches] == [BATCH_RECORDS, BATCH_RECORDS, 1]
+
+
+async def test_the_rate_counts_from_when_the_body_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before, a request may wait for something else, such as its receipts."""
+    loop = asyncio.get_running_loop()
+    now, ahead = loop.time, 0.0
+    monkeypatch.setattr(loop, "time", lambda: now() + ahead)
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": b"{}"}
+
+    request = Request({"type": "http", "method": "POST", "headers": []}, receive)
+    uploads = Uploads()
+    async with uploads.batches(request, "users", 100) as batches:
+        ahead = 2 * CLIENT_SECONDS
+        found = [record.value async for batch in batches for record in batch]
+    uploads.close()
+    assert found == [b"{}"]
 
 
 async def test_a_gzip_that_is_a_bomb_is_given_up_early() -> None:

@@ -31,8 +31,14 @@ def test_each_operation_stands_there_once() -> None:
 
 
 def test_entities_are_named() -> None:
-    (entity, _) = DOCUMENT["paths"]["/v1/records/{entity}"]["post"]["parameters"]
+    (entity, *_) = DOCUMENT["paths"]["/v1/records/{entity}"]["post"]["parameters"]
     assert entity["schema"]["enum"] == list(ENTITIES)
+
+
+def test_the_idempotency_key_is_a_header_and_no_parameter_of_the_query() -> None:
+    (*_, wait, key) = DOCUMENT["paths"]["/v1/records/{entity}"]["post"]["parameters"]
+    assert (wait["name"], wait["in"]) == ("wait", "query")
+    assert (key["name"], key["in"]) == ("Idempotency-Key", "header")
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: one.name)

@@ -1,0 +1,92 @@
+"""Follows a topic from its start, in the background, through every outage."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from worker.brokers.contract import Broker, Reader
+from worker.errors import BuddyError, MissingTopic
+from worker.stream import Message, OffsetRange, Partition
+from worker.waiting import Backoff
+
+_READ: Final = 1_000
+_POLL_SECONDS: Final = 0.5
+
+
+class TopicFollower:
+    """Gives each message of a topic to `take`, each once; `run` does the work.
+
+    After each read it notifies `news`, which it holds meanwhile. `failed` is called with an error
+    before it is waited out.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        topic: str,
+        take: Callable[[Message], None],
+        failed: Callable[[BuddyError], None],
+    ) -> None:
+        self.topic = topic
+        self.news = asyncio.Condition()
+        self.is_current = asyncio.Event()
+        """Set once everything is taken that the topic held at the start."""
+        self._broker = broker
+        self._take = take
+        self._failed = failed
+        self._positions: dict[Partition, int] = {}
+
+    async def run(self) -> None:
+        """Follow until cancelled. Goes on where it was after an error."""
+        backoff = Backoff(_steady)
+        while True:
+            reader = self._broker.reader()
+            try:
+                await self._follow(reader)
+            except BuddyError as error:
+                self._failed(error)
+                await asyncio.sleep(backoff.failed())
+            finally:
+                await reader.close()
+
+    async def reach(self) -> None:
+        """Wait until everything is taken that is in the topic now, open transactions included.
+
+        Raises MissingTopic, BrokerUnavailable.
+        """
+        ends = {p: span.end for p, span in (await self._spans(uncommitted=True)).items()}
+
+        def is_there() -> bool:
+            return all(self._positions.get(p, -1) >= end for p, end in ends.items())
+
+        async with self.news:
+            await self.news.wait_for(is_there)
+
+    async def _follow(self, reader: Reader) -> None:
+        spans = await self._spans()
+        for partition, span in spans.items():
+            self._positions.setdefault(partition, span.start)
+        reader.assign(self._positions)
+        while True:
+            messages = await reader.read(_READ, _POLL_SECONDS)
+            async with self.news:
+                for message in messages:
+                    self._take(message)
+                self._positions = {p: reader.position(p) for p in self._positions}
+                if all(self._positions[p] >= span.end for p, span in spans.items()):
+                    self.is_current.set()
+                self.news.notify_all()
+
+    async def _spans(self, *, uncommitted: bool = False) -> dict[Partition, OffsetRange]:
+        topics = await self._broker.topics([self.topic])
+        if self.topic not in topics:
+            raise MissingTopic(f"topic {self.topic} is missing: run 'buddy topics create'")
+        numbers = range(topics[self.topic].partitions)
+        partitions = [Partition(self.topic, number) for number in numbers]
+        return await self._broker.spans(partitions, uncommitted=uncommitted)
+
+
+def _steady() -> int:
+    return int(asyncio.get_running_loop().time() * 1000)
