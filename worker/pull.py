@@ -110,7 +110,6 @@ class ExportServer:
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         retries = urllib3.Retry(
             total=_TRIES,
-            redirect=0,
             backoff_factor=0.5,
             status_forcelist=_AWAY,
             respect_retry_after_header=False,  # a server could name hours
@@ -137,12 +136,17 @@ class ExportServer:
 
         Raises _GoneError if it is not there any more.
         """
-        headers = {"If-Range": f'"{etag}"', "Range": f"bytes={start}-"} if start else {}
-        answer = self._get(path, headers)
+        wanted = {"Range": f"bytes={start}-"} if start else {}
+        condition = {"If-Range": f'"{etag}"'} if start else {}
+        server, answer = self._url, self._get(path, wanted | condition)
         try:
+            if answer.status == 307:
+                answer.close()
+                server = f"the bucket that {self._url} redirects to"
+                answer = self._follow(server, answer.headers.get("location", ""), wanted)
             if answer.status == 404:
                 raise _GoneError
-            self._check(answer)
+            _check(server, answer)
             yield answer.status == 206, answer.stream(_CHUNK)
         finally:
             answer.close()
@@ -152,7 +156,7 @@ class ExportServer:
         try:
             if answer.status == 404:
                 raise NothingToPull(f"{self._url} has no such export")
-            self._check(answer)
+            _check(self._url, answer)
             with _problems(self._url):
                 content = answer.read(_LARGEST_ANSWER)
             return msgspec.json.decode(content, type=kind)
@@ -164,22 +168,46 @@ class ExportServer:
     def _get(self, path: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
         with _problems(self._url):
             return self._pool.request(
-                "GET", self._url + path, headers=self._headers | headers, preload_content=False
+                "GET",
+                self._url + path,
+                headers=self._headers | headers,
+                preload_content=False,
+                redirect=False,
             )
 
-    def _check(self, answer: urllib3.BaseHTTPResponse) -> None:
-        if answer.status in (200, 206):
-            return
-        if answer.status == 410:
-            raise _GoneError
-        problem = _Problem()
-        with suppress(HTTPError, msgspec.MsgspecError, UnicodeDecodeError):
-            problem = msgspec.json.decode(answer.read(_CHUNK), type=_Problem)
-        if problem.code == "damaged_export":
-            raise StateError(f"damaged at the server: {problem.detail[:300]}")
-        if answer.status >= 500:
-            raise BrokerUnavailable(f"{self._url} answers {answer.status}: try again")
-        raise Refused(f"{self._url} answers {answer.status}: {problem.detail[:300]}")
+    def _follow(
+        self, bucket: str, location: str, headers: dict[str, str]
+    ) -> urllib3.BaseHTTPResponse:
+        """The answer of the bucket, which gets no token, and has ETags of its own.
+
+        Whoever has the location has the file, so no error shows it.
+        """
+        try:
+            parsed = urllib3.util.parse_url(location)
+        except LocationParseError:
+            parsed = urllib3.util.Url()
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise Refused(f"{bucket} is no server")
+        with _problems(bucket):
+            return self._pool.request(
+                "GET", location, headers=headers, preload_content=False, redirect=False
+            )
+
+
+def _check(server: str, answer: urllib3.BaseHTTPResponse) -> None:
+    """Raise what an answer without content means."""
+    if answer.status in (200, 206):
+        return
+    if answer.status == 410:
+        raise _GoneError
+    problem = _Problem()
+    with suppress(HTTPError, msgspec.MsgspecError, UnicodeDecodeError):
+        problem = msgspec.json.decode(answer.read(_CHUNK), type=_Problem)
+    if problem.code == "damaged_export":
+        raise StateError(f"damaged at the server: {problem.detail[:300]}")
+    if answer.status >= 500:
+        raise BrokerUnavailable(f"{server} answers {answer.status}: try again")
+    raise Refused(f"{server} answers {answer.status}: {problem.detail[:300]}")
 
 
 def pull(

@@ -71,6 +71,28 @@ def test_an_export_appears_in_the_bucket_and_can_be_copied_out(there: Buddy) -> 
     again.stop().succeeded()
 
 
+def test_a_pull_fetches_from_the_bucket_itself(there: Buddy) -> None:
+    there.settings |= {"http_redirect_downloads": True, "http": True, "http_port": 0}
+    made = there.run("token", "crm", "--role", "fetch").succeeded().out
+    (there.directory / "tokens.toml").write_text(made)
+    token = made.splitlines()[0].rpartition(" ")[2]
+    there.settings["http_tokens_file"] = "tokens.toml"
+    service = there.start("--log-level", "debug", "run").ready()
+    service.wait_for("http_started")
+    address = f"http://127.0.0.1:{service.logged('http_started')[0]['port']}"
+    there.run("send", "users.ndjson", "--wait").succeeded()
+    made = there.run("export", "--wait", "--json").succeeded().json["directory"]
+    pulled = there.run("pull", address, "pulled", env={"BUDDY_HTTP_TOKEN": token}).succeeded()
+    assert verify(there.directory / "pulled" / made).problems == ()
+    files = [entry for entry in service.logged("http_request") if "{path" in entry["path"]]
+    assert files
+    assert {entry["status"] for entry in files} == {307}
+    service.stop().succeeded()
+    for text in (*service.lines, pulled.out, pulled.err):
+        assert "X-Amz-" not in text
+        assert token not in text
+
+
 def test_a_copy_that_cannot_be_made_says_where_the_export_is(there: Buddy) -> None:
     service = there.start("run").ready()
     there.settings["s3_access_key_id"] = "nobody"

@@ -64,13 +64,18 @@ async def served(
     desk: Path = Path("no-desk"),
     show_values: bool = False,
     judged: UntilJudged | None = None,
+    redirect_downloads: bool = False,
 ) -> AsyncIterator[Served]:
     """Serve the API until the end of the block. Nobody keeps the store of its desk: see `kept`."""
     stop = asyncio.Event()
     metrics = Metrics()
     health = OwnHealth(Health(metrics, Clock().steady), metrics)
     settings = ApiSettings(
-        record_limit=RECORD_LIMIT, skew_seconds=60, desk=desk, show_values=show_values
+        record_limit=RECORD_LIMIT,
+        skew_seconds=60,
+        desk=desk,
+        show_values=show_values,
+        redirect_downloads=redirect_downloads,
     )
 
     async def really(broker: Broker, tasks: int, patience: float) -> None:

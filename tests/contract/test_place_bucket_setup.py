@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 
 from tests.contract.bucket_kit import World
 from tests.maven import free_ports
-from tests.unit.place_kit import FIRST, ID, never, published, staged
+from tests.unit.place_kit import DATA, FIRST, ID, never, published, staged
 from worker.cli import connect_place as connect
 from worker.cli.connect_place import place_of
 from worker.cli.settings import S3Settings, Settings
@@ -114,6 +115,10 @@ def test_settings_lead_to_the_bucket(world: World, tmp_path: Path) -> None:
     assert found is not None
     assert found.location == f"s3://{world.name}/some/where/{FIRST}"
     assert f"some/where/{FIRST}/manifest.json" in world.held("some/where/2")
+    link = place.link(FIRST, f"{DATA}/users.csv", "text/csv", "inline")
+    assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in link, "version 2 is refused by newer buckets"
+    assert "X-Amz-Expires=300" in link
+    assert urllib3.request("GET", link).data == b"1"
     assert [path.name for path in (tmp_path / "data").rglob("*")] == ["sink", "staging"]
 
 

@@ -70,6 +70,7 @@ def _client(settings: S3Settings, environment: Mapping[str, str]) -> S3Client:
     # `outages` retries and reports, so boto tries once. A hanging server is reported within 30 s.
     config = Config(
         s3=style,
+        signature_version="s3v4",  # of presigned URLs, too: boto would sign some by version 2
         connect_timeout=10,
         read_timeout=_READ_SECONDS,
         retries={"mode": "standard", "total_max_attempts": 1},

@@ -60,6 +60,7 @@ def serve_command(context: Context, descriptor: int | None, health: str | None) 
         skew_seconds=settings.clock_skew_seconds,
         desk=desk_directory(context),
         show_values=settings.show_values,
+        redirect_downloads=settings.http_redirect_downloads,
     )
     place = place_of(settings, context.environment, _PLACE_SECONDS)
 

@@ -98,6 +98,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Meta(ge=0, le=65535)] = 8080
     http_tokens_file: str = ""
+    http_redirect_downloads: bool = False
     schedules: tuple[Schedule, ...] = DEFAULTS
     kafka: KafkaSettings = KafkaSettings()
     s3: S3Settings = S3Settings()

@@ -52,6 +52,8 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     desk: Path
     show_values: bool = False
     """Whether callers who may operate see the values of rejected records."""
+    redirect_downloads: bool = False
+    """Whether files of exports in a bucket are fetched from the bucket itself."""
 
 
 class ApiParts(NamedTuple):
@@ -89,7 +91,15 @@ async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
     follower = RejectionFollower(desk)
     streams = EventStreams()
     streamer = RejectionStreamer(follower, streams)
-    exports = Exports(parts.place, broker, names, announcements, downloads, streams)
+    exports = Exports(
+        parts.place,
+        broker,
+        names,
+        announcements,
+        downloads,
+        streams,
+        redirects=settings.redirect_downloads,
+    )
     replays = ReplaySender(desk, parts.until_judged)
     health = HealthEndpoints(parts.health)
     ending = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import islice
@@ -77,13 +77,17 @@ class Exports:
         announcements: Announcements,
         downloads: Downloads,
         streams: EventStreams,
+        *,
+        redirects: bool,
     ) -> None:
+        """With `redirects`, clients fetch files from the place itself, if it serves them."""
         self._place = place
         self._broker = broker
         self._names = names
         self._announcements = announcements
         self._downloads = downloads
         self._streams = streams
+        self._redirects = redirects
 
     async def list(self, request: Request) -> Response:
         """A page of finished exports."""
@@ -119,7 +123,7 @@ class Exports:
         return self._downloads.file(request, file, found.manifest_sha256, headers)
 
     async def file(self, request: Request) -> Response:
-        """A file of an export."""
+        """A file of an export, or a redirect to where the place serves it."""
         found = await self._find(request)
         path = request.path_params["path"]
         listed_file = next((one for one in found.manifest.files if one.path == path), None)
@@ -128,6 +132,11 @@ class Exports:
         file = await self._open(found, path)
         kind = _KINDS.get(path.rpartition(".")[2], "application/octet-stream")
         headers = {"Content-Type": kind, **_named(_download_name(path, found.manifest))}
+        if self._redirects and request.method == "GET":  # a link is signed for GET alone
+            link = await self._link(found.name, path, headers)
+            if link is not None:
+                file.close()
+                return RedirectResponse(link, 307, {"Cache-Control": "no-store"})
         return self._downloads.file(request, file, listed_file.sha256, headers)
 
     async def zip(self, request: Request) -> Response:
@@ -203,6 +212,10 @@ class Exports:
         if found is None:
             raise Problem(404, "no_such_export", "there is no export of this name")
         return found
+
+    async def _link(self, name: str, path: str, headers: Mapping[str, str]) -> str | None:
+        kind, disposition = headers["Content-Type"], headers["Content-Disposition"]
+        return await self._downloads.run(lambda: self._place.link(name, path, kind, disposition))
 
     async def _open(self, export: Finished, path: str) -> OpenFile:
         ((_, file),) = await self._downloads.run(lambda: _open_all(self._place, export, [path]))

@@ -192,8 +192,8 @@ OPERATIONS: Final = (
     ),
     Operation(
         "get_file", "GET", "/v1/exports/{name}/files/{path}", "fetch",
-        "A file of an export.",
-        {200: Body((ANY,)), 206: Body((ANY,)), 304: _NOTHING},
+        "A file of an export, or a redirect to the bucket that has it.",
+        {200: Body((ANY,)), 206: Body((ANY,)), 304: _NOTHING, 307: _NOTHING},
     ),
     Operation(
         "get_live", "GET", "/live", None,

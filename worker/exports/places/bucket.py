@@ -28,6 +28,7 @@ from worker.exports.places.hangs import Calls
 from worker.exports.places.objects import Bucket, Held, TakenError
 from worker.exports.places.opened import FileInBucket
 from worker.exports.places.place import (
+    LINK_SECONDS,
     SEAL_DAYS,
     Finished,
     GoneError,
@@ -134,6 +135,10 @@ class BucketPlace:
         if size is None:
             raise GoneError(f"there is no file {self._bucket.url(f'{name}/{path}')}")
         return FileInBucket(self._bucket, f"{name}/{path}", size)
+
+    def link(self, name: str, path: str, kind: str, disposition: str) -> str:
+        """See `ExportPlace`: a presigned URL."""
+        return self._bucket.link(f"{name}/{path}", kind, disposition, LINK_SECONDS)
 
     def fetch(self, name: str, directory: Path) -> None:
         """See `ExportPlace`."""

@@ -166,6 +166,9 @@ class DirectoryPlace:
             except (FileNotFoundError, NotADirectoryError):
                 raise GoneError(f"there is no file {self._root / name / path}") from None
 
+    def link(self, _name: str, _path: str, _kind: str, _disposition: str) -> None:
+        """See `ExportPlace`: a directory serves nobody."""
+
     def fetch(self, name: str, directory: Path) -> None:
         """See `ExportPlace`."""
         finished = self._root / name

@@ -126,6 +126,22 @@ class Bucket:
         with self._guard():
             return self._server.call(lambda s3: self._read_range(s3, name, start, stop))
 
+    def link(self, name: str, kind: str, disposition: str, seconds: int) -> str:
+        """A presigned URL of an object: who has it may read that object for so long.
+
+        The answer has these headers, `Content-Type` and `Content-Disposition`. Sends no request.
+        """
+        wanted = {
+            "Bucket": self._bucket,
+            "Key": self._prefix + name,
+            "ResponseContentType": kind,
+            "ResponseContentDisposition": disposition,
+        }
+        with self._guard():
+            return self._server.call(
+                lambda s3: s3.generate_presigned_url("get_object", wanted, ExpiresIn=seconds)
+            )
+
     def download(self, name: str, path: Path) -> str:
         """Write an object into a new file; returns its SHA-256."""
         with self._guard():

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 import structlog
@@ -23,6 +23,9 @@ from worker.exports.manifest import Manifest, decode
 from worker.exports.order import Order, order_of
 from worker.exports.places.staging import Staging
 from worker.private import DIRECTORY_MODE
+
+LINK_SECONDS: Final = 300
+"""How long a link to a file can be followed. A download that has begun may take longer."""
 
 _log = structlog.get_logger(__name__)
 
@@ -115,6 +118,13 @@ class ExportPlace(Protocol):
 
     def open(self, name: str, path: str) -> OpenFile:
         """A file of a finished export. Raises `GoneError` if it is not there."""
+
+    def link(self, name: str, path: str, kind: str, disposition: str) -> str | None:
+        """A URL that gives a file to whoever has it, for `LINK_SECONDS`: treat it as a secret.
+
+        `kind` and `disposition` are the headers of the file that it answers with. None if the place
+        serves nobody by itself. Sends no request, so the file need not be there.
+        """
 
     def fetch(self, name: str, directory: Path) -> None:
         """Copy a finished export into an empty local directory, the manifest last.

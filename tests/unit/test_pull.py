@@ -1,0 +1,117 @@
+"""What `buddy pull` says to a bucket that the server redirects to."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from worker.errors import BrokerUnavailable
+from worker.pull import ExportServer, Refused
+
+CONTENT = b"0123456789"
+ETAG = hashlib.sha256(CONTENT).hexdigest()
+SECRET = "X-Amz-Signature=the-secret-of-the-link"
+PATH = "/v1/exports/e/files/users.csv"
+
+
+class Stub(ThreadingHTTPServer):
+    """Redirects to `location`, or serves ranges of `CONTENT` as a bucket does, with `status`."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.asked: list[dict[str, str]] = []
+        self.location: str | None = None
+        self.status = 200
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Stub
+
+    def do_GET(self) -> None:
+        self.server.asked.append({name.lower(): value for name, value in self.headers.items()})
+        if self.server.location is not None:
+            self._answer(307, b"", ("Location", self.server.location))
+        elif self.server.status != 200:
+            self._answer(self.server.status, b"<Error/>")
+        elif "range" in self.server.asked[-1] and "if-range" not in self.server.asked[-1]:
+            start = int(self.server.asked[-1]["range"].removeprefix("bytes=").rstrip("-"))
+            self._answer(206, CONTENT[start:])
+        else:
+            self._answer(200, CONTENT)
+
+    def _answer(self, status: int, content: bytes, *headers: tuple[str, str]) -> None:
+        self.send_response(status)
+        for name, value in (*headers, ("Content-Length", str(len(content)))):
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def running() -> Iterator[Stub]:
+    with Stub() as stub:
+        thread = threading.Thread(target=stub.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield stub
+        finally:
+            stub.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def bucket() -> Iterator[Stub]:
+    with running() as stub:
+        yield stub
+
+
+@pytest.fixture
+def api(bucket: Stub) -> Iterator[Stub]:
+    with running() as stub:
+        stub.location = f"{bucket.url}/exports/users.csv?{SECRET}"
+        yield stub
+
+
+def test_the_bucket_gets_the_range_and_neither_token_nor_etag(api: Stub, bucket: Stub) -> None:
+    with ExportServer(api.url, "the-token").open(PATH, 4, ETAG) as (resumes, chunks):
+        assert (resumes, b"".join(chunks)) == (True, CONTENT[4:])
+    (asked,) = api.asked
+    assert asked["authorization"] == "Bearer the-token"
+    assert asked["if-range"] == f'"{ETAG}"'
+    (found,) = bucket.asked
+    assert found["range"] == "bytes=4-"
+    assert not found.keys() & {"authorization", "if-range"}
+
+
+@pytest.mark.parametrize(("status", "kind"), [(403, Refused), (500, BrokerUnavailable)])
+def test_an_answer_of_the_bucket_is_told_without_the_link(
+    api: Stub, bucket: Stub, status: int, kind: type[Exception]
+) -> None:
+    bucket.status = status
+    server = ExportServer(api.url, None)
+    with pytest.raises(kind, match=f"the bucket that .* redirects to answers {status}") as raised:
+        server.open(PATH, 0, ETAG).__enter__()
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize("location", ["", "/relative", "file:///etc/passwd", "http://[", "http://"])
+def test_what_is_no_bucket_is_refused(api: Stub, location: str) -> None:
+    api.location = location
+    with pytest.raises(Refused, match="is no server"):
+        ExportServer(api.url, None).open(PATH, 0, ETAG).__enter__()
+
+
+def test_a_bucket_that_redirects_is_followed_no_further(api: Stub, bucket: Stub) -> None:
+    bucket.location = api.url
+    with pytest.raises(Refused, match="answers 307"):
+        ExportServer(api.url, "the-token").open(PATH, 0, ETAG).__enter__()
+    assert len(api.asked) == 1
