@@ -85,7 +85,11 @@ def test_run_serves_the_api_from_a_process_of_its_own(another: Another) -> None:
         assert (answer.status_code, answer.json()["accepted"]) == (200, 1)
         assert client.get("/live").text.strip() == "alive"
         eventually(lambda: client.get("/ready").status_code == 200, "all is ready")
-        assert "buddy_rows_accepted_total" in client.get("/metrics").text
+        metrics = client.get("/metrics").text
+        assert "buddy_rows_accepted_total" in metrics
+        assert 'buddy_http_records_sent_total{entity="users"} 1.0' in metrics
+        names = re.findall(r"^# TYPE (\S+)", metrics, re.MULTILINE)
+        assert len(set(names)) == len(names), "no name comes twice"
 
         (child,) = children(service)
         os.kill(child, signal.SIGKILL)

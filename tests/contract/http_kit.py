@@ -25,6 +25,8 @@ from worker.http.access import Tokens
 from worker.http.app import ApiParts, ApiSettings, api
 from worker.http.health import OwnHealth
 from worker.http.listening import listen
+from worker.http.metrics import HttpMetrics
+from worker.http.operations import NAMES
 from worker.http.replays import UntilJudged
 from worker.http.sending import SendingWatch
 from worker.http.server import serve_http
@@ -83,7 +85,9 @@ async def served(
 
     exports = place or DirectoryPlace(Path("no-exports"))
     sending = SendingWatch(broker, names, lambda _line: None)
-    parts = ApiParts(broker, names, exports, health, tokens, sending, judged or really, stop)
+    counted = HttpMetrics(metrics.instruments, NAMES)
+    until = judged or really
+    parts = ApiParts(broker, names, exports, health, counted, tokens, sending, until, stop)
     with listen("127.0.0.1", 0, has_tokens=False) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         async with (

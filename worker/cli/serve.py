@@ -34,8 +34,11 @@ from worker.errors import UsageError
 from worker.http.access import ROLES, new_token
 from worker.http.app import ApiParts, ApiSettings, api
 from worker.http.health import HealthSource, OwnHealth, ServicesHealth
+from worker.http.metrics import HttpMetrics
+from worker.http.operations import NAMES
 from worker.http.sending import SendingWatch
 from worker.http.server import serve_http
+from worker.ops.instruments import Instruments
 from worker.waiting import together
 
 _DESCRIPTORS: Final = 8_192
@@ -76,7 +79,15 @@ def serve_command(context: Context, descriptor: int | None, health: str | None) 
             with reporting(context, health) as told:
                 sending = SendingWatch(broker, context.names, told.sending)
                 parts = ApiParts(
-                    broker, context.names, place, told.source, tokens, sending, judged, stop
+                    broker,
+                    context.names,
+                    place,
+                    told.source,
+                    told.metrics,
+                    tokens,
+                    sending,
+                    judged,
+                    stop,
                 )
                 async with api(parts, api_settings) as app:
                     services = [serve_http(app, listening, stop), sending.run(stop)]
@@ -112,7 +123,8 @@ class _Reporting(NamedTuple):
     """Where this process reports to."""
 
     source: HealthSource
-    """What answers for it."""
+    """What answers for it, with the metrics of the API among its own."""
+    metrics: HttpMetrics
     sending: Callable[[str | None], None]
     """Takes what keeps the API from sending, in one line; None if nothing does."""
     desk: DeskReports | None
@@ -123,7 +135,9 @@ class _Reporting(NamedTuple):
 def reporting(context: Context, address: str | None) -> Iterator[_Reporting]:
     """Report to this process itself, or to the process of the services, by its address."""
     if address is not None:
-        yield _Reporting(ServicesHealth(address), tell_parent, None)
+        make = Instruments()
+        source = ServicesHealth(address, make.registry)
+        yield _Reporting(source, HttpMetrics(make, NAMES), tell_parent, None)
         return
     with watched(context, "http", "desk") as (health, metrics, part, desk):
         part.restored()
@@ -135,7 +149,12 @@ def reporting(context: Context, address: str | None) -> Iterator[_Reporting]:
             else:
                 part.hindered("sending", hindrance, CLOCK.steady())
 
-        yield _Reporting(OwnHealth(health, metrics), sending, DeskReports(metrics, desk, CLOCK))
+        yield _Reporting(
+            OwnHealth(health, metrics),
+            HttpMetrics(metrics.instruments, NAMES),
+            sending,
+            DeskReports(metrics, desk, CLOCK),
+        )
 
 
 @click.command("token")

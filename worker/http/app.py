@@ -29,6 +29,7 @@ from worker.http.exports import Exports
 from worker.http.guard import Endpoint, Guard, answered, failed, needs, not_found, wrong_method
 from worker.http.health import HealthEndpoints, HealthSource
 from worker.http.keyed import KeyedRequests
+from worker.http.metrics import HttpMetrics
 from worker.http.openapi import openapi
 from worker.http.operations import GREEDY, OPERATIONS, Operation
 from worker.http.parameters import check_query
@@ -68,6 +69,7 @@ class ApiParts(NamedTuple):
     names: Names
     place: ExportPlace
     health: HealthSource
+    metrics: HttpMetrics
     tokens: Tokens | None
     sending: SendingWatch
     until_judged: UntilJudged
@@ -78,18 +80,19 @@ class ApiParts(NamedTuple):
 async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
     """The application."""
     broker, names = parts.broker, parts.names
-    uploads = Uploads()
-    downloads = Downloads()
+    metrics = parts.metrics
+    uploads = Uploads(metrics)
+    downloads = Downloads(metrics)
     verdicts = VerdictWatches(broker, names)
     announcements = Announcements(broker, names)
     keyed = KeyedRequests(broker, names)
     following = [asyncio.create_task(one.run()) for one in (announcements, keyed)]
-    sender = RecordSender(broker, names, uploads, verdicts, keyed, parts.sending)
+    sender = RecordSender(broker, names, uploads, verdicts, keyed, parts.sending, metrics)
     checker = RecordChecker(settings.record_limit, settings.skew_seconds, uploads)
     desk = DeskReader(broker, names, settings.desk)
     viewer = RejectionViewer(desk, show_values=settings.show_values)
     follower = RejectionFollower(desk)
-    streams = EventStreams()
+    streams = EventStreams(metrics)
     streamer = RejectionStreamer(follower, streams)
     exports = Exports(
         parts.place,
@@ -132,7 +135,8 @@ async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
     routes = [_route(operation, endpoints[operation.name]) for operation in OPERATIONS]
     handlers = {404: not_found, 405: wrong_method, Problem: answered, Exception: failed}
     try:
-        yield Guard(Starlette(routes=routes, exception_handlers=handlers), parts.tokens, OPEN)
+        app = Starlette(routes=routes, exception_handlers=handlers)
+        yield Guard(app, parts.tokens, metrics, OPEN)
     finally:
         for task in (*ending, *following):
             task.cancel()
@@ -161,4 +165,4 @@ def _route(operation: Operation, endpoint: Endpoint) -> Route:
         return await endpoint(request)
 
     guarded = checked if operation.role is None else needs(operation.role, checked)
-    return Route(path, guarded, methods=[operation.method])
+    return Route(path, guarded, methods=[operation.method], name=operation.name)

@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from worker.files import FileRecord, as_utf8, read_ndjson
 from worker.files.encodings import ChunkStream
 from worker.files.json_document import read_plain
+from worker.http.metrics import HttpMetrics
 from worker.http.problems import Problem
 
 MOST_UPLOADS: Final = 16
@@ -45,7 +46,8 @@ _NAME: Final = "body"
 class Uploads:
     """Reads bodies in its threads, at most `MOST_UPLOADS` at one time."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: HttpMetrics) -> None:
+        self._metrics = metrics
         self._pool = ThreadPoolExecutor(MOST_UPLOADS, "upload")
         self._busy = 0
 
@@ -70,13 +72,17 @@ class Uploads:
                 f"{MOST_UPLOADS} bodies are being read: try again",
                 headers={"Retry-After": "1"},
             )
-        self._busy += 1
+        self._count(1)
         chunks = _Chunks(request.stream(), asyncio.get_running_loop())
         try:
             yield self._read(batched(_records(chunks, request, entity, limit)))
         finally:
             chunks.close()
-            self._busy -= 1
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self._busy += change
+        self._metrics.uploads(self._busy)
 
     async def _read(self, batches: Iterator[list[FileRecord]]) -> AsyncIterator[list[FileRecord]]:
         loop = asyncio.get_running_loop()

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from zipstream import ZipStream
 
 from worker.exports.places.place import OpenFile
+from worker.http.metrics import HttpMetrics
 from worker.http.problems import Problem
 
 T = TypeVar("T")
@@ -29,7 +30,8 @@ _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 class Downloads:
     """Runs what blocks in threads, and sends files."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: HttpMetrics) -> None:
+        self._metrics = metrics
         self._pool = ThreadPoolExecutor(_THREADS, "download")
 
     def close(self) -> None:
@@ -90,7 +92,8 @@ class Downloads:
         if request.method == "HEAD":
             close()
             return Response(status_code=status, headers=dict(headers))
-        return _Download(_Chunks(self._pool, chunks, close), status, headers)
+        sent = _Chunks(self._pool, chunks, close, self._metrics.delivered)
+        return _Download(sent, status, headers)
 
 
 def is_known(request: Request, etag: str) -> bool:
@@ -129,11 +132,17 @@ class _Chunks:
     """Chunks that are read in a thread. `close` closes nothing under a thread that still reads."""
 
     def __init__(
-        self, pool: ThreadPoolExecutor, chunks: Iterator[bytes], close: Callable[[], None]
+        self,
+        pool: ThreadPoolExecutor,
+        chunks: Iterator[bytes],
+        close: Callable[[], None],
+        sent: Callable[[int], None],
     ) -> None:
+        """`sent` is told the size of each chunk that was sent."""
         self._pool = pool
         self._chunks = chunks
         self._close = close
+        self._sent = sent
         self._reading: Future[bytes] | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -143,6 +152,7 @@ class _Chunks:
             if not chunk:
                 return
             yield chunk
+            self._sent(len(chunk))
 
     def close(self) -> None:
         if self._reading is None or self._reading.done():

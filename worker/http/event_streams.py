@@ -8,6 +8,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from worker.http.metrics import HttpMetrics
 from worker.http.problems import Problem
 
 MOST_STREAMS: Final = 1_000
@@ -18,7 +19,8 @@ _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 class EventStreams:
     """Counts the open streams of this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: HttpMetrics) -> None:
+        self._metrics = metrics
         self._open = 0
 
     def check_room(self) -> None:
@@ -41,9 +43,13 @@ class EventStreams:
         )
 
     async def _counted(self, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        self._open += 1
+        self._count(1)
         try:
             async for event in events:
                 yield event
         finally:
-            self._open -= 1
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self._open += change
+        self._metrics.streams(self._open)

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from worker.errors import BuddyError
 from worker.http.access import ANYONE, NOBODY, Caller, Role, Tokens
 from worker.http.listening import is_loopback
+from worker.http.metrics import OTHER, HttpMetrics
 from worker.http.problems import Problem, problem_of
 
 MOST_REQUESTS: Final = 256
@@ -38,11 +39,16 @@ class Guard:
     """ASGI middleware. Puts the caller into the state of the request, and answers errors."""
 
     def __init__(
-        self, app: ASGIApp, tokens: Tokens | None, open_paths: Container[str] = ()
+        self,
+        app: ASGIApp,
+        tokens: Tokens | None,
+        metrics: HttpMetrics,
+        open_paths: Container[str] = (),
     ) -> None:
         """Nobody needs a token for `open_paths`; without one they have no role."""
         self._app = app
         self._tokens = tokens
+        self._metrics = metrics
         self._open_paths = open_paths
         self._requests = 0
 
@@ -59,6 +65,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                self._metrics.answered(_operation(scope), status)
             await send(message)
 
         self._requests += 1
@@ -69,6 +76,7 @@ class Guard:
             if counts:
                 counts = False
                 self._requests -= 1
+                self._metrics.took(_operation(scope), time.monotonic() - began)
 
         # For a stream of events: it may be open for days, and mostly waits.
         request.state.release = release
@@ -181,6 +189,12 @@ async def wrong_method(_request: Request, error: Any) -> Response:
     headers = dict(error.headers or {})
     allowed = headers.get("Allow", "another method")
     return Problem(405, "wrong_method", f"use {allowed}", headers=headers).response()
+
+
+def _operation(scope: Scope) -> str:
+    """The name of the operation, once the request is routed."""
+    name: str = getattr(scope.get("route"), "name", OTHER)
+    return name
 
 
 def _route(scope: Scope) -> str:

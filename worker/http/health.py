@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import urllib3
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 from urllib3.exceptions import HTTPError
@@ -63,23 +63,38 @@ class OwnHealth:
 
 
 class ServicesHealth:
-    """The health of the process that started this one, by the address of its health."""
+    """The health of the process that started this one, by the address of its health.
 
-    def __init__(self, address: str) -> None:
-        """`address` is `host:port`."""
+    Whoever asks while a question is open gets the answer to that one: each waits in a thread, and a
+    process that hangs would otherwise take them all.
+    """
+
+    def __init__(self, address: str, registry: CollectorRegistry) -> None:
+        """`address` is `host:port`; the metrics of `registry` are added to those of the process."""
         self._url = f"http://{address}"
+        self._registry = registry
         self._pool = urllib3.PoolManager(retries=False, timeout=_TIMEOUT)
+        self._open: dict[str, asyncio.Task[HealthAnswer]] = {}
 
     async def ask(self, path: str) -> HealthAnswer:
         """See `HealthSource`. A process that does not answer is neither alive nor ready."""
+        if path not in self._open:
+            self._open[path] = asyncio.create_task(asyncio.to_thread(self._answer, path))
+            self._open[path].add_done_callback(lambda _: self._open.pop(path))
+        return await asyncio.shield(self._open[path])
+
+    def _answer(self, path: str) -> HealthAnswer:
         try:
-            answer = await asyncio.to_thread(self._pool.request, "GET", self._url + path)
+            answer = self._pool.request("GET", self._url + path)
         except HTTPError:
             reason = "the process of the services does not answer"
             silent = Readiness(ready=False, reasons=[reason], expired=0)
             return HealthAnswer(_UNAVAILABLE, "application/json", msgspec.json.encode(silent))
         kind = answer.headers.get("content-type", "text/plain")
-        return HealthAnswer(answer.status, kind, answer.data)
+        content = answer.data
+        if path == "/metrics" and answer.status == 200:  # both are in the text format
+            content += generate_latest(self._registry)
+        return HealthAnswer(answer.status, kind, content)
 
 
 class HealthEndpoints:

@@ -218,5 +218,7 @@ OPERATIONS: Final = (
 )  # fmt: skip
 """In the order in which paths are matched."""
 
+NAMES: Final = tuple(operation.name for operation in OPERATIONS)
+
 GREEDY: Final = frozenset({"rest", "path"})
 """The path parameters that may contain slashes."""

@@ -22,6 +22,7 @@ from worker.errors import BuddyError, MessageRefused, MissingTopic
 from worker.files import FileRecord
 from worker.http.body import Uploads
 from worker.http.keyed import KeyedRequest, KeyedRequests, NumberedRecord, key_of
+from worker.http.metrics import HttpMetrics
 from worker.http.parameters import caller_of, entity_of, wait_of
 from worker.http.problems import Problem, problem_of
 from worker.http.send_report import RefusedRecord, SendTally
@@ -43,6 +44,7 @@ class RecordSender:
         verdicts: VerdictWatches,
         keyed: KeyedRequests,
         sending: SendingWatch,
+        metrics: HttpMetrics,
     ) -> None:
         self._broker = broker
         self._names = names
@@ -50,6 +52,7 @@ class RecordSender:
         self._verdicts = verdicts
         self._keyed = keyed
         self._sending = sending
+        self._metrics = metrics
         self._keys = {name: KeyReader(entity) for name, entity in ENTITIES.items()}
 
     async def post(self, request: Request) -> Response:
@@ -80,7 +83,9 @@ class RecordSender:
                 self._sending.failed(error)
                 raise problem_of(error, tally.members()) from None
             finally:
-                if count := tally.sent - (tally.repeated or 0):
+                count = tally.sent - (tally.repeated or 0)
+                self._metrics.records(entity, count, tally.refused_count)
+                if count:
                     caller = caller_of(request).name
                     _log.info("records_sent", caller=caller, entity=entity, count=count)
             if not tally.sent and not tally.refused_count:
@@ -108,6 +113,7 @@ class RecordSender:
             except BuddyError as error:
                 self._sending.failed(error)
                 raise problem_of(error) from None
+            self._metrics.records(entity, report.sent, 0)
             _log.info("deletion_sent", caller=caller_of(request).name, entity=entity)
             if watch is not None:
                 await watch.wait(seconds)

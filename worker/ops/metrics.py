@@ -57,6 +57,11 @@ class Metrics:
         self.sink = SinkMetrics(self._make)
         self.desk = DeskMetrics(self._make)
 
+    @property
+    def instruments(self) -> Instruments:
+        """Makes further metrics of the process."""
+        return self._make
+
     # --- outcomes of records ------------------------------------------------------------------
 
     def tally(self, tally: Tally, now: int) -> None:

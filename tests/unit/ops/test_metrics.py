@@ -13,6 +13,8 @@ import yaml
 from tests.paths import ROOT
 from tests.unit.metrics_kit import NOW, fed, tally
 from worker.core.violations import Code
+from worker.http.metrics import HttpMetrics
+from worker.http.operations import NAMES
 from worker.ops.metrics import MOST_BLOCKING, Metrics
 from worker.stream import Partition
 
@@ -27,6 +29,7 @@ def registered(metrics: Metrics) -> dict[str, tuple[str, tuple[str, ...], str]]:
     """Type, labels and help of every metric of the project, by its name as it is exposed."""
     found = {}
     suffixes = {"counter": "_total", "info": "_info"}
+    HttpMetrics(metrics.instruments, NAMES)
     for metric in metrics.registry.collect():
         if metric.name.startswith("buddy_"):
             labels = sorted({n for sample in metric.samples for n in sample.labels} - {"le"})
