@@ -19,6 +19,7 @@ from tests.bench import (
     desk,
     embedded_path,
     hotkey,
+    http_crowd,
     http_path,
     index,
     index_sizes,
@@ -74,6 +75,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterable[Figure]]] = {
     "index": _index,
     "desk": desk.run,
     "http": http_path.run,
+    "crowd": http_crowd.run,
 }
 
 

@@ -17,7 +17,7 @@ import time
 from typing import NamedTuple
 
 from schemas import ENTITIES
-from tests.acceptance.kit import Buddy
+from tests.acceptance.kit import Buddy, Service
 from tests.bench.copying import own_buddy
 from tests.bench.figures import Cost, Figure, quantile
 from tests.bench.machine import cpu_seconds
@@ -90,17 +90,25 @@ def measure(bench: Bench, kind: str, rate: float, title: str, aims: Aims) -> lis
 async def _run(
     buddy: Buddy, rate: float, warm: float, seconds: float
 ) -> tuple[Seen, dict[str, float], Cost]:
-    names = buddy.names
     async with opened(buddy.broker) as broker:
-        await create(broker, names)
-        worker = buddy.start("worker")
-        await started(worker)
+        await create(broker, buddy.names)
+    worker = buddy.start("worker")
+    await started(worker)
+    return await observed(buddy, worker, rate, warm, seconds)
+
+
+async def observed(
+    buddy: Buddy, worker: Service, rate: float, warm: float, seconds: float
+) -> tuple[Seen, dict[str, float], Cost]:
+    """What a worker that runs makes of a steady rate, what was sent, and what it took."""
+    names, pid = buddy.names, worker.process.pid
+    async with opened(buddy.broker) as broker:
         with pacing(buddy.broker, names, rate, warm + seconds) as pacer:
 
             async def send() -> tuple[dict[str, float], Cost]:
-                before, begin = cpu_seconds(worker.process.pid), time.monotonic()
+                before, begin = cpu_seconds(pid), time.monotonic()
                 done = await asyncio.to_thread(pacer.send)
-                used, took = cpu_seconds(worker.process.pid) - before, time.monotonic() - begin
+                used, took = cpu_seconds(pid) - before, time.monotonic() - begin
                 return done, Cost(int(done["sent"]), took, used)
 
             paced = asyncio.create_task(send())
