@@ -92,6 +92,11 @@ def test_run_serves_the_api_from_a_process_of_its_own(another: Another) -> None:
         assert len(set(names)) == len(names), "no name comes twice"
 
         (child,) = children(service)
+        pid = service.process.pid
+        nice, ours = (os.getpriority(os.PRIO_PROCESS, one) for one in (child, pid))
+        assert nice > ours, "the services come first"
+        assert os.getsid(child) == os.getsid(pid), "else Linux compares sessions, not priorities"
+        assert os.getpgid(child) != os.getpgid(pid), "Ctrl-C is for the parent"
         os.kill(child, signal.SIGKILL)
         service.wait_for("http_ended")
         service.wait_for("http_started", 2)

@@ -136,7 +136,9 @@ async def _start(context: Context, listening: socket.socket, address: str) -> Pr
         stdout=PIPE,
         pass_fds=(descriptor,),
         env=dict(context.environment),
-        start_new_session=True,  # Ctrl-C reaches the parent alone, which ends both in order
+        # Ctrl-C reaches the parent alone, which ends both in order. In a session of its own, Linux
+        # would not compare its priority with that of the parent.
+        process_group=0,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import resource
 import socket
@@ -42,6 +43,8 @@ from worker.ops.instruments import Instruments
 from worker.waiting import together
 
 _DESCRIPTORS: Final = 8_192
+_NICENESS: Final = 10
+"""Beside the services: where both want one core, they get nine tenths of it."""
 _PLACE_SECONDS: Final = 10.0
 """How long a request waits for a bucket that is away."""
 _DESK_SHARE: Final = 0.5
@@ -55,6 +58,8 @@ _DESK_SHARE: Final = 0.5
 def serve_command(context: Context, descriptor: int | None, health: str | None) -> int:
     """Serve the HTTP API until SIGTERM or Ctrl-C."""
     prepare(context)
+    if health is not None:  # a child of `buddy run`
+        os.nice(_NICENESS)
     settings = context.settings
     tokens = tokens_of(settings)
     listening = listen_for_api(settings) if descriptor is None else socket.socket(fileno=descriptor)
@@ -71,7 +76,7 @@ def serve_command(context: Context, descriptor: int | None, health: str | None) 
         await until_judged(broker, settings, tasks, patience)
 
     async def main(stop: asyncio.Event) -> None:
-        if health is not None:  # a child of `buddy run`, which holds the other end
+        if health is not None:  # the parent holds the other end
             end_with_parent(stop)
         async with context.broker() as broker:
             await create_if_embedded(context, broker)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from worker.brokers.contract import Broker, Reader
+from worker.clock import Clock
 from worker.errors import BuddyError, MissingTopic
 from worker.stream import Message, OffsetRange, Partition
 from worker.waiting import Backoff
@@ -40,7 +41,7 @@ class TopicFollower:
 
     async def run(self) -> None:
         """Follow until cancelled. Goes on where it was after an error."""
-        backoff = Backoff(_steady)
+        backoff = Backoff(Clock().steady)
         while True:
             reader = self._broker.reader()
             try:
@@ -86,7 +87,3 @@ class TopicFollower:
         numbers = range(topics[self.topic].partitions)
         partitions = [Partition(self.topic, number) for number in numbers]
         return await self._broker.spans(partitions, uncommitted=uncommitted)
-
-
-def _steady() -> int:
-    return int(asyncio.get_running_loop().time() * 1000)

@@ -113,7 +113,7 @@ class RecordSender:
             except BuddyError as error:
                 self._sending.failed(error)
                 raise problem_of(error) from None
-            self._metrics.records(entity, report.sent, 0)
+            self._metrics.records(entity, tally.sent, 0)
             _log.info("deletion_sent", caller=caller_of(request).name, entity=entity)
             if watch is not None:
                 await watch.wait(seconds)

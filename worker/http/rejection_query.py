@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any, Final, NamedTuple
@@ -16,6 +15,7 @@ from worker.core.shown import shown
 from worker.core.violations import Code
 from worker.desk.choosing import back_from_now
 from worker.desk.queries import Filter
+from worker.http import opaque
 from worker.http.parameters import check_query, malformed
 
 USUAL_PAGE: Final = 100
@@ -31,7 +31,7 @@ _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _IDENTITY: Final = re.compile(r"[0-9a-f]{1,64}")
 
 
-class Cursor(NamedTuple):
+class Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A place in the list of rejections of one store, which numbers them as it reads them."""
 
     identity: str
@@ -39,29 +39,12 @@ class Cursor(NamedTuple):
     number: int
 
 
-class _Cursor(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    identity: str
-    number: int
-
-
-_decode_cursor = msgspec.json.Decoder(_Cursor).decode
-
-
-def encode_cursor(cursor: Cursor) -> str:
-    """The cursor as opaque text that needs no quoting in a URL."""
-    return urlsafe_b64encode(msgspec.json.encode(cursor)).rstrip(b"=").decode()
-
-
 def decode_cursor(text: str) -> Cursor | None:
     """The cursor in a text; None if there is none."""
-    try:
-        padded = text.encode("ascii") + b"=" * (-len(text) % 4)
-        found = _decode_cursor(urlsafe_b64decode(padded))
-    except (ValueError, msgspec.MsgspecError, RecursionError):
-        return None
-    if not (_IDENTITY.fullmatch(found.identity) and 0 <= found.number < 2**63):
-        return None
-    return Cursor(found.identity, found.number)
+    found = opaque.decode(text, Cursor)
+    if found and _IDENTITY.fullmatch(found.identity) and 0 <= found.number < 2**63:
+        return found
+    return None
 
 
 class ListQuery(NamedTuple):

@@ -11,7 +11,6 @@ then the events of the minute before come again.
 from __future__ import annotations
 
 import asyncio
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -28,6 +27,7 @@ from worker.desk.latest import last_read, number_before, since_number
 from worker.desk.queries import RejectionListed
 from worker.desk.store import RejectionStore
 from worker.errors import BuddyError
+from worker.http import opaque
 from worker.http.desk_reader import DeskReader
 from worker.http.event_streams import EventStreams
 from worker.http.parameters import malformed
@@ -56,21 +56,15 @@ class EventPlace(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
     def encode(self) -> str:
         """The place as the id of an event."""
-        return urlsafe_b64encode(msgspec.json.encode(self)).rstrip(b"=").decode()
-
-
-_decode_place = msgspec.json.Decoder(EventPlace).decode
+        return opaque.encode(self)
 
 
 def decode_place(text: str) -> EventPlace | None:
     """The place in the id of an event; None if there is none."""
-    try:
-        place = _decode_place(urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4)))
-    except (ValueError, msgspec.MsgspecError, RecursionError):
-        return None
-    if not (0 <= place.number < 2**63 and 0 <= place.at < 2**62):
-        return None
-    return place
+    place = opaque.decode(text, EventPlace)
+    if place and 0 <= place.number < 2**63 and 0 <= place.at < 2**62:
+        return place
+    return None
 
 
 class RejectionEvent(NamedTuple):

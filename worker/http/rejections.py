@@ -22,6 +22,7 @@ from worker.desk.originals import Original, read_message, read_original
 from worker.desk.queries import RejectionListed, RejectionPage, Summary
 from worker.desk.store import RejectionStore
 from worker.errors import UsageError
+from worker.http import opaque
 from worker.http.access import Caller
 from worker.http.desk_reader import ANSWER_SECONDS, DeskReader
 from worker.http.parameters import malformed
@@ -29,7 +30,6 @@ from worker.http.problems import Problem
 from worker.http.rejection_query import (
     FILTERS,
     Cursor,
-    encode_cursor,
     filter_of,
     list_query,
     parameters,
@@ -68,7 +68,7 @@ class RejectionViewer:
         identity, page = await self._desk.ask(ask)
         following = None
         if page.more:
-            following = encode_cursor(Cursor(identity, page.rejections[-1][0]))
+            following = opaque.encode(Cursor(identity, page.rejections[-1][0]))
         return _json(
             {"rejections": [listed_answer(one) for _, one in page.rejections], "next": following}
         )

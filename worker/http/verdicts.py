@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from worker.brokers.contract import Broker, Reader
+from worker.clock import Clock
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
 from worker.core.topics import Names
 from worker.errors import BuddyError
@@ -228,7 +229,7 @@ class _TopicReader:
 
     async def _run(self, reader: Reader) -> None:
         idle = 0
-        backoff = Backoff(_steady)
+        backoff = Backoff(Clock().steady)
         try:
             while not self.has_ended:
                 idle = 0 if self.watches else idle + 1
@@ -252,7 +253,3 @@ class _TopicReader:
                 coordinate = source.decode(errors="replace")
                 for watch in self.watches:
                     watch.see(coordinate, message)
-
-
-def _steady() -> int:
-    return int(asyncio.get_running_loop().time() * 1000)

@@ -14,11 +14,11 @@ from tests.contract.http_kit import Served, kept, problem, served
 from tests.unit.rows_kit import uuid
 from worker.core.violations import Code
 from worker.desk.store import RejectionStore
-from worker.http import desk_reader
+from worker.http import desk_reader, opaque
 from worker.http.access import Tokens
 from worker.http.desk_reader import DeskReader
 from worker.http.problems import Problem
-from worker.http.rejection_query import Cursor, encode_cursor
+from worker.http.rejection_query import Cursor
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -121,7 +121,7 @@ async def test_pages_stay_the_same_while_rejections_come_and_go(desk: Desk, http
 
 async def test_a_cursor_of_another_store_is_refused(desk: Desk, http: Served) -> None:
     await desk.publish(desk.rejection("users", "a", Code.INVALID_ENUM, "role"))
-    cursor = encode_cursor(Cursor("0" * 32, 1))
+    cursor = opaque.encode(Cursor("0" * 32, 1))
     answer = await http.client.get("/v1/rejections", params={"after": cursor})
     assert problem(answer) == (410, "stale_cursor")
 

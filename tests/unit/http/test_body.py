@@ -14,6 +14,8 @@ from starlette.types import Message
 from worker.errors import UsageError
 from worker.files import FileRecord
 from worker.http.body import BATCH_BYTES, BATCH_RECORDS, CLIENT_SECONDS, Uploads, batched
+from worker.http.metrics import HttpMetrics
+from worker.ops.instruments import Instruments
 
 
 def of(sizes: list[int]) -> list[FileRecord]:
@@ -49,7 +51,7 @@ async def test_the_rate_counts_from_when_the_body_is_asked_for(
         return {"type": "http.request", "body": b"{}"}
 
     request = Request({"type": "http", "method": "POST", "headers": []}, receive)
-    uploads = Uploads()
+    uploads = Uploads(HttpMetrics(Instruments(), []))
     async with uploads.batches(request, "users", 100) as batches:
         ahead = 2 * CLIENT_SECONDS
         found = [record.value async for batch in batches for record in batch]
@@ -59,7 +61,8 @@ async def test_the_rate_counts_from_when_the_body_is_asked_for(
 
 async def test_a_gzip_that_is_a_bomb_is_given_up_early() -> None:
     packed = gzip.compress(b"{}\n" * 1_000_000)
-    uploads, messages = Uploads(), [{"type": "http.request", "body": packed}]
+    uploads = Uploads(HttpMetrics(Instruments(), []))
+    messages = [{"type": "http.request", "body": packed}]
 
     async def receive() -> Message:
         return messages.pop()
