@@ -27,6 +27,7 @@ from worker.cli.run import (
 )
 from worker.cli.services import end_with_parent, serve
 from worker.cli.settled_inputs import until_judged
+from worker.cli.whole_status import whole_status
 from worker.desk.reports import DeskReports
 from worker.desk.service import StandInDesk
 from worker.engine.startup import check_topics
@@ -36,6 +37,7 @@ from worker.http.app import ApiParts, ApiSettings, api
 from worker.http.health import HealthSource, OwnHealth, ServicesHealth
 from worker.http.sending import SendingWatch
 from worker.http.server import serve_http
+from worker.status.whole import WholeStatus
 from worker.waiting import together
 
 _DESCRIPTORS: Final = 8_192
@@ -66,6 +68,9 @@ def serve_command(context: Context, descriptor: int | None, health: str | None) 
     async def judged(broker: Broker, tasks: int, patience: float) -> None:
         await until_judged(broker, settings, tasks, patience)
 
+    async def look(broker: Broker) -> WholeStatus:
+        return await whole_status(broker, settings, ["worker"])
+
     async def main(stop: asyncio.Event) -> None:
         if health is not None:  # a child of `buddy run`, which holds the other end
             end_with_parent(stop)
@@ -75,7 +80,7 @@ def serve_command(context: Context, descriptor: int | None, health: str | None) 
             with reporting(context, health) as told:
                 sending = SendingWatch(broker, context.names, told.sending)
                 parts = ApiParts(
-                    broker, context.names, place, told.source, tokens, sending, judged, stop
+                    broker, context.names, place, told.source, tokens, sending, judged, look, stop
                 )
                 async with api(parts, api_settings) as app:
                     services = [serve_http(app, listening, stop), sending.run(stop)]

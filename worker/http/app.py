@@ -22,6 +22,10 @@ from worker.http.access import Tokens
 from worker.http.announcements import Announcements
 from worker.http.body import Uploads
 from worker.http.checks import RecordChecker
+from worker.http.console.console import console_routes
+from worker.http.console.overview import Overview
+from worker.http.console.pages import Pages
+from worker.http.console.sampler import Look, StatusSampler
 from worker.http.desk_reader import DeskReader
 from worker.http.downloads import Downloads
 from worker.http.event_streams import EventStreams
@@ -68,6 +72,7 @@ class ApiParts(NamedTuple):
     tokens: Tokens | None
     sending: SendingWatch
     until_judged: UntilJudged
+    look: Look
     stop: asyncio.Event
 
 
@@ -90,7 +95,12 @@ async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
     exports = Exports(parts.place, broker, names, announcements, downloads, streams)
     replays = ReplaySender(desk, parts.until_judged)
     health = HealthEndpoints(parts.health)
+    pages = Pages()
+    sampler = StatusSampler(broker, parts.look, parts.health)
+    sampling = asyncio.create_task(sampler.run())
+    overview = Overview(pages, sampler, desk, streams)
     ending = [
+        asyncio.create_task(sampler.end_at(parts.stop)),
         asyncio.create_task(follower.end_at(parts.stop)),
         asyncio.create_task(announcements.end_at(parts.stop)),
     ]
@@ -117,15 +127,19 @@ async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
         "get_metrics": health.metrics,
         "get_openapi": describe,
     }
-    routes = [_route(operation, endpoints[operation.name]) for operation in OPERATIONS]
+    routes = [
+        *(_route(operation, endpoints[operation.name]) for operation in OPERATIONS),
+        *console_routes(pages, overview),
+    ]
     handlers = {404: not_found, 405: wrong_method, Problem: answered, Exception: failed}
     try:
         yield Guard(Starlette(routes=routes, exception_handlers=handlers), parts.tokens, OPEN)
     finally:
-        for task in (*ending, following):
+        for task in (*ending, following, sampling):
             task.cancel()
-        with suppress(asyncio.CancelledError):
-            await following
+        for task in (following, sampling):
+            with suppress(asyncio.CancelledError):
+                await task
         await follower.close()
         await verdicts.close()
         uploads.close()

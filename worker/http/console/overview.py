@@ -1,0 +1,240 @@
+"""The first page: what comes in, what becomes of it, and what waits; live."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final, NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from worker.desk import queries
+from worker.desk.buckets import WIDTHS_MS
+from worker.desk.incidents import IncidentBook, IncidentReport
+from worker.desk.queries import Filter, RejectionListed
+from worker.desk.store import RejectionStore
+from worker.desk.webhook import details, headline
+from worker.errors import BuddyError
+from worker.http.console import charts
+from worker.http.console.history import COLUMNS, Column, Window
+from worker.http.console.pages import Pages, event
+from worker.http.console.sampler import StatusSampler
+from worker.http.console.texts import duration, number, percent
+from worker.http.desk_reader import DeskReader
+from worker.http.event_streams import EventStreams
+from worker.http.parameters import caller_of
+from worker.http.problems import Problem
+from worker.http.rejections import now_ms
+
+_HOUR_MS: Final = WIDTHS_MS[1]
+_MOST_CODES: Final = 8
+_LATEST: Final = 6
+_FIRST_SECONDS: Final = 2.0
+"""How long the page waits for the first sample of a process that has just begun."""
+_SILENCE_SECONDS: Final = 15.0
+
+
+class CodeRow(NamedTuple):
+    """How often records of the last hour had a code, by minute."""
+
+    code: str
+    fields: list[str]
+    records: int
+    open: int
+    bars: str
+
+
+class Rejections(NamedTuple):
+    """What the desk knows of the last hour."""
+
+    incidents: list[IncidentReport]
+    records: int
+    open: int
+    """Of all times."""
+    codes: list[CodeRow]
+    latest: list[RejectionListed]
+
+
+class Tile(NamedTuple):
+    """A figure, and its chart. `kind` names the colours."""
+
+    kind: str
+    title: str
+    figure: str
+    unit: str
+    note: str
+    label: str
+    """The chart in words."""
+    area: str
+    line: str
+
+
+class Overview:
+    """The page and its events. The live part is rendered once for all who look."""
+
+    def __init__(
+        self, pages: Pages, sampler: StatusSampler, desk: DeskReader, streams: EventStreams
+    ) -> None:
+        self._pages = pages
+        self._sampler = sampler
+        self._desk = desk
+        self._streams = streams
+        self._rendered = (-1, "")
+        self._rendering = asyncio.Lock()
+
+    async def get(self, request: Request) -> Response:
+        """The page."""
+        roles = caller_of(request).roles
+        if "watch" not in roles and "fetch" in roles:
+            return RedirectResponse("/exports", 303)
+        if not self._sampler.number:
+            try:
+                async with asyncio.timeout(_FIRST_SECONDS):
+                    await self._sampler.after(0)
+            except TimeoutError:
+                pass  # the page says that there are no figures yet
+        return self._pages.page(request, "overview.html", live=await self._live())
+
+    async def stream(self, request: Request) -> Response:
+        """The live part as server-sent events, after each sample."""
+
+        async def events() -> AsyncIterator[bytes]:
+            seen = -1
+            while not self._sampler.has_ended:
+                if self._sampler.number > seen:
+                    seen = self._sampler.number
+                    yield event("live", await self._live())
+                    continue
+                try:
+                    async with asyncio.timeout(_SILENCE_SECONDS):
+                        await self._sampler.after(seen)
+                except TimeoutError:
+                    yield b": nothing new\n\n"
+
+        return self._streams.answer(request, events())
+
+    async def _live(self) -> str:
+        async with self._rendering:
+            number = self._sampler.number
+            if self._rendered[0] != number:
+                self._rendered = (number, await self._render())
+            return self._rendered[1]
+
+    async def _render(self) -> str:
+        now = now_ms()
+        trouble = None
+        rejections = None
+        try:
+            rejections = await self._desk.ask(lambda store: rejections_of(store, now))
+        except Problem as problem:
+            trouble = problem.detail
+        except BuddyError as error:
+            trouble = str(error)
+        window = self._sampler.history.window(now / 1_000)
+        return self._pages.fragment(
+            "live.html",
+            tiles=tiles(window),
+            window=window,
+            status=self._sampler.status,
+            failure=self._sampler.failure,
+            rejections=rejections,
+            incidents=[
+                (one, headline(one), details(one)[1:])
+                for one in (rejections.incidents if rejections else [])
+            ],
+            desk_trouble=trouble,
+        )
+
+
+def rejections_of(store: RejectionStore, now: int) -> Rejections:
+    """What the overview shows of the store. Blocking."""
+    minute = WIDTHS_MS[0]
+    until = (now // minute + 1) * minute
+    since = until - _HOUR_MS
+    found = queries.summary(store, Filter(since=since, until=until))
+    totals: dict[str, list[int]] = {}
+    fields: dict[str, list[str]] = {}
+    for kind, counted in found.kinds:
+        total = totals.setdefault(kind.code, [0, 0])
+        total[0] += counted.records
+        total[1] += counted.open
+        name = f"{kind.entity}.{kind.field}" if kind.field else kind.entity
+        fields.setdefault(kind.code, []).append(name)
+    codes = sorted(totals, key=lambda code: (-totals[code][0], code))[:_MOST_CODES]
+    series = {
+        code: queries.over_time(store, Filter(code=code, since=since, until=until), COLUMNS)
+        for code in codes
+    }
+    top = charts.top_of(*series.values())
+    rows = []
+    for code in codes:
+        records, open_ = totals[code]
+        rows.append(CodeRow(code, fields[code], records, open_, charts.bars(series[code], top)))
+    return Rejections(
+        incidents=IncidentBook(store).reports(only_open=True),
+        records=found.records,
+        open=queries.summary(store, Filter()).open,
+        codes=rows,
+        latest=queries.listed(store, Filter(), _LATEST, everything=False),
+    )
+
+
+def tiles(window: Window) -> list[Tile]:
+    """The figures over the window. Pure."""
+    now = window.now
+    share = None
+    if now.accepted is not None and now.rejected is not None and now.accepted + now.rejected:
+        share = now.rejected / (now.accepted + now.rejected)
+    slowest = "" if now.slowest is None else f"99 % within {duration(now.slowest)}"
+    return [
+        _tile(window, "arrived", "Arriving", "a second", _peak(window, "arrived")),
+        _tile(window, "accepted", "Accepted", "a second", _peak(window, "accepted")),
+        _tile(
+            window,
+            "rejected",
+            "Rejected",
+            "a second",
+            _peak(window, "rejected") if share is None else f"{percent(share)} of the verdicts",
+        ),
+        _tile(window, "parked", "Parked", "records", "wait for a reference or an address"),
+        _tile(window, "lag", "Lag", "records", "are still to be read"),
+        _tile(window, "median", "Latency", "", slowest or "from arrival to verdict, the median"),
+    ]
+
+
+def _tile(window: Window, name: str, title: str, unit: str, note: str) -> Tile:
+    values = [_value(column, name) for column in window.columns]
+    now = _value(window.now, name)
+    top = charts.top_of(values)
+    shown = duration if name == "median" else number
+    known = [value for value in values if value is not None]
+    words = f"{title}, the last {window.seconds // 60} minutes: nothing is known yet"
+    if known:
+        words = (
+            f"{title}, the last {window.seconds // 60} minutes: from {shown(min(known))} to"
+            f" {shown(max(known))} {unit}".rstrip()
+        )
+    figure, _, suffix = shown(now).partition(" ") if name == "median" else (shown(now), "", unit)
+    if now is None:
+        figure, suffix = "-", ""
+    return Tile(
+        name,
+        title,
+        figure,
+        suffix,
+        note,
+        words,
+        charts.area(values, top),
+        charts.line(values, top),
+    )
+
+
+def _peak(window: Window, name: str) -> str:
+    top = charts.top_of([_value(column, name) for column in window.columns])
+    return f"peak {number(top)} a second" if top else "none in this time"
+
+
+def _value(column: Column, name: str) -> float | None:
+    value: float | None = getattr(column, name)
+    return value
