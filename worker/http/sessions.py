@@ -14,15 +14,15 @@ from starlette.responses import Response
 
 COOKIE: Final = "buddy_token"
 _PAGES: Final = frozenset(
-    {"", "rejections", "replay", "exports", "state", "login", "logout", "console"}
+    {"rejections", "replay", "exports", "state", "login", "logout", "console"}
 )
-"""The first part of the path of every page of the console."""
+"""The first part of the path of every page of the console but `/`."""
 _SAFE: Final = ("GET", "HEAD")
 
 
 def is_page(path: str) -> bool:
     """Whether the path belongs to the console, and not to the API."""
-    return path.split("/", 2)[1] in _PAGES if path.startswith("/") else False
+    return path == "/" or (path.startswith("/") and path.split("/", 2)[1] in _PAGES)
 
 
 def token_in_cookie(request: Request) -> str | None:

@@ -18,11 +18,12 @@ from worker.desk.webhook import details, headline
 from worker.errors import BuddyError
 from worker.http.console import charts
 from worker.http.console.history import COLUMNS, Column, Window
-from worker.http.console.pages import Pages, event
+from worker.http.console.pages import HEADERS, Pages, event
 from worker.http.console.sampler import StatusSampler
 from worker.http.console.texts import duration, number, percent
 from worker.http.desk_reader import DeskReader
 from worker.http.event_streams import EventStreams
+from worker.http.guard import needs
 from worker.http.parameters import caller_of
 from worker.http.problems import Problem
 from worker.http.rejections import now_ms
@@ -82,12 +83,16 @@ class Overview:
         self._streams = streams
         self._rendered = (-1, "")
         self._rendering = asyncio.Lock()
+        self._watch = needs("watch", self._get)
 
     async def get(self, request: Request) -> Response:
         """The page."""
         roles = caller_of(request).roles
         if "watch" not in roles and "fetch" in roles:
-            return RedirectResponse("/exports", 303)
+            return RedirectResponse("/exports", 303, HEADERS)
+        return await self._watch(request)
+
+    async def _get(self, request: Request) -> Response:
         if not self._sampler.number:
             try:
                 async with asyncio.timeout(_FIRST_SECONDS):

@@ -1,0 +1,34 @@
+"""The state of the services: workers, tasks, sinks, schedules, and what hinders them."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from worker.http.console.pages import Pages
+from worker.http.console.sampler import StatusSampler
+from worker.http.health import HealthSource
+from worker.ops.health import Readiness
+
+
+class StatePage:
+    """The page. It shows the latest sample of the status."""
+
+    def __init__(self, pages: Pages, sampler: StatusSampler, health: HealthSource) -> None:
+        self._pages = pages
+        self._sampler = sampler
+        self._health = health
+
+    async def get(self, request: Request) -> Response:
+        """The page."""
+        ready = await self._health.ask("/ready")
+        live = await self._health.ask("/live")
+        return self._pages.page(
+            request,
+            "state.html",
+            found=self._sampler.status,
+            failure=self._sampler.failure,
+            ready=msgspec.json.decode(ready.content, type=Readiness),
+            live=live.content.decode(errors="replace") if live.status != 200 else None,
+        )
