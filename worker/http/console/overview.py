@@ -30,7 +30,7 @@ from worker.http.rejections import now_ms
 
 _HOUR_MS: Final = WIDTHS_MS[1]
 _MOST_CODES: Final = 8
-_LATEST: Final = 6
+_LATEST: Final = 8
 _FIRST_SECONDS: Final = 2.0
 """How long the page waits for the first sample of a process that has just begun."""
 _SILENCE_SECONDS: Final = 15.0
