@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -35,6 +36,8 @@ IMAGES: Final = ROOT / "docs" / "images"
 SEED: Final = 7
 RATE: Final = 60
 """Records a second, on average."""
+AHEAD: Final = 3_000
+"""By how many records: the demo's worker waits two seconds for a reference."""
 PRODUCERS: Final = {"users": "crm", "feedback": "survey", "events": "calendar"}
 SIZES: Final = {"wide": (1280, 860), "phone": (390, 844)}
 
@@ -46,8 +49,10 @@ def main() -> int:
     minutes = parser.parse_args().minutes
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "demo"
-        command = [sys.executable, "-m", "worker.cli", "demo", "--stay", "--directory", directory]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as demo:
+        command = [sys.executable, "-m", "worker.cli", "demo", "--stay", "--directory"]
+        with subprocess.Popen(
+            [*command, str(directory)], stdout=subprocess.PIPE, text=True
+        ) as demo:
             assert demo.stdout is not None
             lines = iter(demo.stdout.readline, "")
             address = next(found[0] for line in lines if (found := re.search(r"http://\S+/", line)))
@@ -59,16 +64,21 @@ def main() -> int:
 
 
 async def send(directory: Path, seconds: float) -> None:
-    """Send records at a rate that rises and falls."""
+    """Send records at a rate that rises and falls; users and matches ahead of what names them."""
     broker = EmbeddedBroker(directory)
     await broker.open()
     try:
-        records = stream(round(2 * RATE * seconds), SEED, datetime.now(UTC))
+        records = stream(round(3 * RATE * seconds), SEED, datetime.now(UTC))
+        later: deque[Record] = deque(islice(records, AHEAD))
         began = time.monotonic()
         while (passed := time.monotonic() - began) < seconds:
             count = round(RATE * (1 + 0.5 * math.sin(passed / 40) + (passed % 90 < 8)))
+            batch = []
+            for record in islice(records, count):
+                (batch if record.entity in ("users", "matches") else later).append(record)
+            batch += [later.popleft() for _ in range(count - len(batch))]
             faulty = passed > 0.67 * seconds
-            await broker.publish([message(one, faulty=faulty) for one in islice(records, count)])
+            await broker.publish([message(one, faulty=faulty) for one in batch])
             await asyncio.sleep(1)
     finally:
         await broker.close()
@@ -106,7 +116,7 @@ def take(
     *,
     follow: str | None = None,
 ) -> None:
-    """One picture of the first screen, of the page behind the first link `follow` if there is one."""
+    """A picture of the first screen: of the page, or of that behind its first link `follow`."""
     width, height = SIZES[size]
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
@@ -116,6 +126,8 @@ def take(
     if follow is not None:
         page.locator(follow).first.click()
     page.locator("main").wait_for()
+    if page.locator("#live-state").count():
+        page.locator("#live-state.is-live").wait_for()
     page.screenshot(path=IMAGES / f"{name}.png")
     context.close()
 

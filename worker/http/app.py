@@ -25,7 +25,7 @@ from worker.http.checks import RecordChecker
 from worker.http.console.console import ConsoleParts, console_routes
 from worker.http.console.export_pages import ExportPages
 from worker.http.console.overview import Overview
-from worker.http.console.pages import Pages
+from worker.http.console.pages import PageRenderer
 from worker.http.console.rejection_pages import RejectionPages
 from worker.http.console.replay_pages import ReplayPages
 from worker.http.console.sampler import Look, StatusSampler
@@ -100,7 +100,7 @@ async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
     exports = Exports(parts.place, broker, names, announcements, downloads, streams)
     replays = ReplaySender(desk, parts.until_judged)
     health = HealthEndpoints(parts.health)
-    pages = Pages()
+    pages = PageRenderer()
     sampler = StatusSampler(broker, parts.look, parts.health)
     sampling = asyncio.create_task(sampler.run())
     console = ConsoleParts(

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from worker.http.access import NOBODY, Role
 from worker.http.console.export_pages import ExportPages
 from worker.http.console.overview import Overview
-from worker.http.console.pages import Pages
+from worker.http.console.pages import PageRenderer
 from worker.http.console.rejection_pages import RejectionPages
 from worker.http.console.replay_pages import ReplayPages
 from worker.http.console.sign_in import SignIn, to_sign_in
@@ -24,7 +24,7 @@ from worker.http.problems import Problem
 class ConsoleParts(NamedTuple):
     """The pages."""
 
-    pages: Pages
+    pages: PageRenderer
     overview: Overview
     rejections: RejectionPages
     replays: ReplayPages
@@ -58,7 +58,7 @@ def console_routes(parts: ConsoleParts) -> list[Route]:
     ]
 
 
-def _page(pages: Pages, endpoint: Endpoint) -> Endpoint:
+def _page(pages: PageRenderer, endpoint: Endpoint) -> Endpoint:
     """The endpoint for those who are signed in; others are led to where they do so."""
     shown = _shown(pages, endpoint)
 
@@ -68,7 +68,7 @@ def _page(pages: Pages, endpoint: Endpoint) -> Endpoint:
     return page
 
 
-def _shown(pages: Pages, endpoint: Endpoint) -> Endpoint:
+def _shown(pages: PageRenderer, endpoint: Endpoint) -> Endpoint:
     """The endpoint; its problems are pages."""
 
     async def shown(request: Request) -> Response:

@@ -17,7 +17,7 @@ from worker.exports.manifest import ExportedFile
 from worker.exports.places.place import Finished
 from worker.http.announcements import Announcements
 from worker.http.console.forms import Form, read_form
-from worker.http.console.pages import HEADERS, Pages
+from worker.http.console.pages import HEADERS, PageRenderer
 from worker.http.exports import Exports
 from worker.http.parameters import caller_of, check_query, malformed
 from worker.http.problems import Problem
@@ -51,7 +51,7 @@ class ExportRow(NamedTuple):
 class ExportPages:
     """The page of the exports."""
 
-    def __init__(self, pages: Pages, exports: Exports, announcements: Announcements) -> None:
+    def __init__(self, pages: PageRenderer, exports: Exports, announcements: Announcements) -> None:
         self._pages = pages
         self._exports = exports
         self._announcements = announcements

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from worker.http.console.latency import Bucket, added, between, quantile
+from worker.http.console.latency import LatencyBucket, added, between, quantile
 from worker.status.report import Figures, Report
 
 SAMPLE_SECONDS: Final = 5.0
@@ -34,10 +34,10 @@ class Sample(NamedTuple):
     rejected: int | None
     parked: int | None
     lag: int
-    verdicts: tuple[Bucket, ...] = ()
+    verdicts: tuple[LatencyBucket, ...] = ()
 
 
-class Column(NamedTuple):
+class HistoryColumn(NamedTuple):
     """A part of the window: records a second, records that wait, seconds. None is unknown."""
 
     arrived: float | None = None
@@ -57,8 +57,8 @@ class Window(NamedTuple):
     """
 
     seconds: int
-    columns: list[Column]
-    now: Column
+    columns: list[HistoryColumn]
+    now: HistoryColumn
     since: float | None
 
 
@@ -93,7 +93,7 @@ class History:
         return Window(seconds, columns, current, since)
 
 
-def sample_of(report: Report, at: float, verdicts: tuple[Bucket, ...]) -> Sample:
+def sample_of(report: Report, at: float, verdicts: tuple[LatencyBucket, ...]) -> Sample:
     """The sample of a status report, with the histogram of the services' process."""
 
     def total(figure: Callable[[Figures], int | None]) -> int | None:
@@ -116,15 +116,15 @@ def _sum(one: int | None, other: int | None) -> int | None:
     return None if one is None or other is None else one + other
 
 
-def _column(pairs: Sequence[tuple[Sample, Sample]]) -> Column:
+def _column(pairs: Sequence[tuple[Sample, Sample]]) -> HistoryColumn:
     """The column of samples that follow each other. Each pair belongs to where it ends."""
     if not pairs:
-        return Column()
-    verdicts: tuple[Bucket, ...] = ()
+        return HistoryColumn()
+    verdicts: tuple[LatencyBucket, ...] = ()
     for before, after in pairs:
         verdicts = added(verdicts, between(before.verdicts, after.verdicts))
     last = pairs[-1][1]
-    return Column(
+    return HistoryColumn(
         arrived=_rate(pairs, lambda sample: sample.arrived),
         accepted=_rate(pairs, lambda sample: sample.accepted),
         rejected=_rate(pairs, lambda sample: sample.rejected),

@@ -11,19 +11,21 @@ _BUCKET: Final = re.compile(
 )
 
 
-class Bucket(NamedTuple):
+class LatencyBucket(NamedTuple):
     """How many verdicts took at most so many seconds."""
 
     seconds: float
     verdicts: float
 
 
-def buckets_of(metrics: bytes) -> tuple[Bucket, ...]:
+def buckets_of(metrics: bytes) -> tuple[LatencyBucket, ...]:
     """The histogram of verdicts in a page of metrics; empty if it has none."""
-    return tuple(Bucket(float(le), float(count)) for le, count in _BUCKET.findall(metrics))
+    return tuple(LatencyBucket(float(le), float(count)) for le, count in _BUCKET.findall(metrics))
 
 
-def between(before: Sequence[Bucket], after: Sequence[Bucket]) -> tuple[Bucket, ...]:
+def between(
+    before: Sequence[LatencyBucket], after: Sequence[LatencyBucket]
+) -> tuple[LatencyBucket, ...]:
     """The verdicts of the time between two histograms.
 
     Empty if they do not belong together: a process that starts anew counts from 0.
@@ -31,23 +33,25 @@ def between(before: Sequence[Bucket], after: Sequence[Bucket]) -> tuple[Bucket, 
     if [one.seconds for one in before] != [one.seconds for one in after]:
         return ()
     found = tuple(
-        Bucket(new.seconds, new.verdicts - old.verdicts)
+        LatencyBucket(new.seconds, new.verdicts - old.verdicts)
         for old, new in zip(before, after, strict=True)
     )
     return () if any(one.verdicts < 0 for one in found) else found
 
 
-def added(one: Sequence[Bucket], other: Sequence[Bucket]) -> tuple[Bucket, ...]:
+def added(
+    one: Sequence[LatencyBucket], other: Sequence[LatencyBucket]
+) -> tuple[LatencyBucket, ...]:
     """The verdicts of both histograms; either may be empty. The bounds of the later one count."""
     if [each.seconds for each in one] != [each.seconds for each in other]:
         return tuple(other or one)
     return tuple(
-        Bucket(left.seconds, left.verdicts + right.verdicts)
+        LatencyBucket(left.seconds, left.verdicts + right.verdicts)
         for left, right in zip(one, other, strict=True)
     )
 
 
-def quantile(buckets: Sequence[Bucket], share: float) -> float | None:
+def quantile(buckets: Sequence[LatencyBucket], share: float) -> float | None:
     """The seconds within which that share of the verdicts came, interpolated within a bucket.
 
     None without verdicts. Beyond the last finite bound, that bound.

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final, NamedTuple
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -17,8 +18,8 @@ from worker.desk.store import RejectionStore
 from worker.desk.webhook import details, headline
 from worker.errors import BuddyError
 from worker.http.console import charts
-from worker.http.console.history import COLUMNS, Column, Window
-from worker.http.console.pages import HEADERS, Pages, event
+from worker.http.console.history import COLUMNS, HistoryColumn, Window
+from worker.http.console.pages import HEADERS, PageRenderer, event
 from worker.http.console.sampler import StatusSampler
 from worker.http.console.texts import duration, number, percent
 from worker.http.desk_reader import DeskReader
@@ -31,8 +32,6 @@ from worker.http.rejections import now_ms
 _HOUR_MS: Final = WIDTHS_MS[1]
 _MOST_CODES: Final = 8
 _LATEST: Final = 8
-_FIRST_SECONDS: Final = 2.0
-"""How long the page waits for the first sample of a process that has just begun."""
 _SILENCE_SECONDS: Final = 15.0
 
 
@@ -75,7 +74,7 @@ class Overview:
     """The page and its events. The live part is rendered once for all who look."""
 
     def __init__(
-        self, pages: Pages, sampler: StatusSampler, desk: DeskReader, streams: EventStreams
+        self, pages: PageRenderer, sampler: StatusSampler, desk: DeskReader, streams: EventStreams
     ) -> None:
         self._pages = pages
         self._sampler = sampler
@@ -93,12 +92,7 @@ class Overview:
         return await self._watch(request)
 
     async def _get(self, request: Request) -> Response:
-        if not self._sampler.number:
-            try:
-                async with asyncio.timeout(_FIRST_SECONDS):
-                    await self._sampler.after(0)
-            except TimeoutError:
-                pass  # the page says that there are no figures yet
+        await self._sampler.first()
         return self._pages.page(request, "overview.html", live=await self._live())
 
     async def stream(self, request: Request) -> Response:
@@ -145,7 +139,7 @@ class Overview:
             failure=self._sampler.failure,
             rejections=rejections,
             incidents=[
-                (one, headline(one), details(one)[1:])
+                (one, headline(one), details(msgspec.structs.replace(one, examples=[]))[1:])
                 for one in (rejections.incidents if rejections else [])
             ],
             desk_trouble=trouble,
@@ -240,6 +234,6 @@ def _peak(window: Window, name: str) -> str:
     return f"peak {number(top)} a second" if top else "none in this time"
 
 
-def _value(column: Column, name: str) -> float | None:
+def _value(column: HistoryColumn, name: str) -> float | None:
     value: float | None = getattr(column, name)
     return value

@@ -42,7 +42,7 @@ _KINDS: Final = {
 }
 
 
-class Pages:
+class PageRenderer:
     """The templates and the static files."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from worker.desk.queries import RejectionListed
-from worker.http.console.pages import Pages
+from worker.http.console.pages import PageRenderer
 from worker.http.parameters import caller_of
 from worker.http.problems import Problem
 from worker.http.rejection_query import (
@@ -41,7 +41,7 @@ class FieldRow(NamedTuple):
 class RejectionPages:
     """The pages that show rejections."""
 
-    def __init__(self, pages: Pages, viewer: RejectionViewer) -> None:
+    def __init__(self, pages: PageRenderer, viewer: RejectionViewer) -> None:
         self._pages = pages
         self._viewer = viewer
 

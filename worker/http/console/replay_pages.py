@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from worker.core.shown import shown
 from worker.http.console.forms import read_form
-from worker.http.console.pages import Pages
+from worker.http.console.pages import PageRenderer
 from worker.http.parameters import caller_of, malformed
 from worker.http.problems import Problem
 from worker.http.rejection_query import FILTERS, parameters
@@ -24,7 +24,7 @@ _OPTIONS: Final = ("with_orphans", "at_once")
 class ReplayPages:
     """The pages of replays. The choice is in the form, and nothing is kept between two pages."""
 
-    def __init__(self, pages: Pages, sender: ReplaySender) -> None:
+    def __init__(self, pages: PageRenderer, sender: ReplaySender) -> None:
         self._pages = pages
         self._sender = sender
 

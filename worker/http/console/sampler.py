@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -22,6 +23,7 @@ from worker.status.whole import WholeStatus
 
 _LONGEST: Final = 30.0
 """How long a look at the status may take."""
+_FIRST_SECONDS: Final = 2.0
 
 Look = Callable[[Broker], Awaitable[WholeStatus]]
 """Finds the status now. Raises MissingTopic, BrokerUnavailable."""
@@ -60,6 +62,12 @@ class StatusSampler:
         """Wait for a look behind that number, or for the end."""
         async with self._news:
             await self._news.wait_for(lambda: self.number > number or self.has_ended)
+
+    async def first(self) -> None:
+        """Wait a little for the first look of a process that has just begun."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_SECONDS):
+                await self.after(0)
 
     async def end_at(self, stop: asyncio.Event) -> None:
         """Nobody waits any more once `stop` is set."""

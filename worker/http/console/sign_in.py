@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 
 from worker.http.access import NOBODY, Tokens
 from worker.http.console.forms import read_form
-from worker.http.console.pages import HEADERS, Pages
+from worker.http.console.pages import HEADERS, PageRenderer
 from worker.http.parameters import caller_of
 from worker.http.sessions import delete_cookie, is_page, set_cookie
 
@@ -23,7 +23,7 @@ _log = structlog.get_logger(__name__)
 class SignIn:
     """The page on which a person gives a token, and its forms."""
 
-    def __init__(self, pages: Pages, tokens: Tokens | None) -> None:
+    def __init__(self, pages: PageRenderer, tokens: Tokens | None) -> None:
         self._pages = pages
         self._tokens = tokens
 

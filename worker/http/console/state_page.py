@@ -6,7 +6,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from worker.http.console.pages import Pages
+from worker.http.console.pages import PageRenderer
 from worker.http.console.sampler import StatusSampler
 from worker.http.health import HealthSource
 from worker.ops.health import Readiness
@@ -15,13 +15,14 @@ from worker.ops.health import Readiness
 class StatePage:
     """The page. It shows the latest sample of the status."""
 
-    def __init__(self, pages: Pages, sampler: StatusSampler, health: HealthSource) -> None:
+    def __init__(self, pages: PageRenderer, sampler: StatusSampler, health: HealthSource) -> None:
         self._pages = pages
         self._sampler = sampler
         self._health = health
 
     async def get(self, request: Request) -> Response:
         """The page."""
+        await self._sampler.first()
         ready = await self._health.ask("/ready")
         live = await self._health.ask("/live")
         return self._pages.page(
