@@ -73,7 +73,7 @@ async def send(directory: Path, seconds: float) -> None:
         began = time.monotonic()
         while (passed := time.monotonic() - began) < seconds:
             count = round(RATE * (1 + 0.5 * math.sin(passed / 40) + (passed % 90 < 8)))
-            batch = []
+            batch: list[Record] = []
             for record in islice(records, count):
                 (batch if record.entity in ("users", "matches") else later).append(record)
             batch += [later.popleft() for _ in range(count - len(batch))]
