@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import deque
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -36,6 +37,7 @@ IMAGES: Final = ROOT / "docs" / "images"
 SEED: Final = 7
 RATE: Final = 60
 """Records a second, on average."""
+MOST: Final = 1_000_000
 AHEAD: Final = 3_000
 """By how many records: the demo's worker waits two seconds for a reference."""
 PRODUCERS: Final = {"users": "crm", "feedback": "survey", "events": "calendar"}
@@ -46,39 +48,52 @@ def main() -> int:
     """Take all pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="how long records come")
-    minutes = parser.parse_args().minutes
+    seconds = 60 * parser.parse_args().minutes
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "demo"
-        command = [sys.executable, "-m", "worker.cli", "demo", "--stay", "--directory"]
-        with subprocess.Popen(
-            [*command, str(directory)], stdout=subprocess.PIPE, text=True
-        ) as demo:
+        command = [sys.executable, "-m", "worker.cli", "demo", "--stay", "--records", "300"]
+        command += ["--directory", str(directory)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as demo:
             assert demo.stdout is not None
             lines = iter(demo.stdout.readline, "")
             address = next(found[0] for line in lines if (found := re.search(r"http://\S+/", line)))
-            asyncio.run(send(directory / "broker", minutes * 60))
-            with chromium() as browser:
-                take_all(browser, address)
+            asyncio.run(send_and_take(directory / "broker", address, seconds))
             demo.send_signal(signal.SIGINT)
     return 0
 
 
-async def send(directory: Path, seconds: float) -> None:
-    """Send records at a rate that rises and falls; users and matches ahead of what names them."""
+async def send_and_take(directory: Path, address: str, seconds: float) -> None:
+    """Take the pictures after so many seconds, while records go on coming."""
+    sending = asyncio.create_task(send(directory, faulty_after=0.7 * seconds))
+    await asyncio.wait({sending}, timeout=seconds)
+
+    def take_pictures() -> None:
+        with chromium() as browser:
+            take_all(browser, address)
+
+    await asyncio.to_thread(take_pictures)
+    sending.cancel()
+    with suppress(asyncio.CancelledError):
+        await sending
+
+
+async def send(directory: Path, faulty_after: float) -> None:
+    """Send records at a rate that rises and falls, until cancelled; users ahead of all others."""
     broker = EmbeddedBroker(directory)
     await broker.open()
     try:
-        records = stream(round(3 * RATE * seconds), SEED, datetime.now(UTC))
-        later: deque[Record] = deque(islice(records, AHEAD))
+        records = stream(MOST, SEED, datetime.now(UTC))
+        users: list[Record] = []
+        later: deque[Record] = deque()
         began = time.monotonic()
-        while (passed := time.monotonic() - began) < seconds:
+        while True:
+            passed = time.monotonic() - began
             count = round(RATE * (1 + 0.5 * math.sin(passed / 40) + (passed % 90 < 8)))
-            batch: list[Record] = []
-            for record in islice(records, count):
-                (batch if record.entity in ("users", "matches") else later).append(record)
-            batch += [later.popleft() for _ in range(count - len(batch))]
-            faulty = passed > 0.67 * seconds
-            await broker.publish([message(one, faulty=faulty) for one in batch])
+            for record in islice(records, count if later else AHEAD):
+                (users if record.entity == "users" else later).append(record)
+            batch = [*users, *(later.popleft() for _ in range(count - len(users)))]
+            users.clear()
+            await broker.publish([message(one, faulty=passed > faulty_after) for one in batch])
             await asyncio.sleep(1)
     finally:
         await broker.close()
@@ -102,8 +117,8 @@ def take_all(browser: Browser, address: str) -> None:
     take(browser, address, "console-overview-dark", "wide", "dark")
     take(browser, address, "console-overview-phone", "phone", "dark")
     take(browser, address + query, "console-rejections", "wide", "light")
-    take(browser, address + query, "console-rejection", "wide", "light", follow=".coordinate")
-    take(browser, address + "exports", "console-exports", "wide", "light")
+    take(browser, address + query, "console-rejection", "wide", "light", click="a.coordinate")
+    take(browser, address + "exports", "console-exports", "wide", "light", click="button.primary")
     take(browser, address + "state", "console-state", "wide", "dark")
 
 
@@ -114,18 +129,18 @@ def take(
     size: str,
     scheme: Literal["light", "dark"],
     *,
-    follow: str | None = None,
+    click: str | None = None,
 ) -> None:
-    """A picture of the first screen: of the page, or of that behind its first link `follow`."""
+    """A picture of the first screen: of the page, or of what a click on it leads to."""
     width, height = SIZES[size]
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
     )
     page = context.new_page()
     page.goto(address)
-    if follow is not None:
-        page.locator(follow).first.click()
-    page.locator("main").wait_for()
+    if click is not None:
+        page.locator(click).first.click()
+        page.wait_for_url(lambda url: url != address)
     if page.locator("#live-state").count():
         page.locator("#live-state.is-live").wait_for()
     page.screenshot(path=IMAGES / f"{name}.png")

@@ -13,7 +13,7 @@ from zipfile import ZipFile
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, StorageState, expect
 
 from tests.acceptance.kit import DEADLINE, Buddy
 from tests.chromium import chromium_or_skipped
@@ -55,7 +55,7 @@ def address(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Itera
     (started,) = service.logged("http_started")
     found = f"http://127.0.0.1:{started['port']}"
     rows = [user(n)[1] for n in range(20)]
-    faults: list[Any] = [{"id": n, HOSTILE: "x", "role": HOSTILE} for n in range(60)]
+    faults: list[Any] = [{"id": n, HOSTILE: "x", "role": HOSTILE} for n in range(12)]
     send(found, b"\n".join([*rows, *(json.dumps(one).encode() for one in faults)]))
     yield found
     service.stop().succeeded()
@@ -73,6 +73,7 @@ def context_of(
     size: str = "wide",
     scheme: Literal["light", "dark"] = "light",
     *,
+    state: StorageState | None = None,
     script: bool = True,
 ) -> BrowserContext:
     width, height = SIZES[size]
@@ -80,6 +81,7 @@ def context_of(
         viewport={"width": width, "height": height},
         color_scheme=scheme,
         reduced_motion="reduce",  # axe must not look at a colour that is still changing
+        storage_state=state,
         java_script_enabled=script,
         accept_downloads=True,
     )
@@ -94,13 +96,23 @@ def sign_in(page: Page, address: str, path: str = "/") -> None:
     expect(page).to_have_url(address + path)
 
 
-@pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    """A page of somebody who is signed in. Whatever the browser complains of fails the test."""
+@pytest.fixture(scope="module")
+def signed_in(browser: Browser, address: str) -> StorageState:
+    """The cookie of somebody who has signed in."""
     context = context_of(browser)
+    sign_in(context.new_page(), address)
+    state = context.storage_state()
+    context.close()
+    return state
+
+
+@pytest.fixture
+def page(browser: Browser, address: str, signed_in: StorageState) -> Iterator[Page]:
+    """The first page. Whatever the browser complains of fails the test."""
+    context = context_of(browser, state=signed_in)
     page = context.new_page()
     complaints = watched(page)
-    sign_in(page, address)
+    page.goto(address)
     yield page
     context.close()
     assert not complaints
@@ -122,14 +134,15 @@ def watched(page: Page) -> list[str]:
 
 @pytest.mark.parametrize(("size", "scheme"), [("wide", "light"), ("phone", "dark")])
 def test_every_page_is_accessible_fits_and_keeps_its_policy(
-    browser: Browser, address: str, size: str, scheme: Literal["light", "dark"]
+    browser: Browser,
+    address: str,
+    signed_in: StorageState,
+    size: str,
+    scheme: Literal["light", "dark"],
 ) -> None:
-    context = context_of(browser, size, scheme)
+    context = context_of(browser, size, scheme, state=signed_in)
     page = context.new_page()
     complaints = watched(page)
-    page.goto(address)
-    check(page)
-    sign_in(page, address)
     page.goto(f"{address}/rejections")
     one = page.locator("a.coordinate").first.get_attribute("href")
     assert one is not None
@@ -155,6 +168,19 @@ def test_the_overview_changes_by_itself(page: Page, address: str) -> None:
     before = latest.inner_text()
     send(address, b'{"id": "none"}')
     expect(latest).not_to_have_text(before)
+
+
+def test_the_sign_in_is_accessible_and_tells_of_a_wrong_token(
+    browser: Browser, address: str
+) -> None:
+    context = context_of(browser)
+    page = context.new_page()
+    page.goto(address)
+    page.get_by_label("Token").fill("wrong")
+    page.get_by_label("Token").press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("not in the tokens file")
+    check(page)
+    context.close()
 
 
 def test_without_a_script_every_page_works(browser: Browser, address: str) -> None:
