@@ -45,10 +45,14 @@ def form_key(request: Request) -> str:
     return hmac.digest(token.encode(), b"buddy-console-form", "sha256").hex() if token else ""
 
 
+def is_https(request: Request) -> bool:
+    """Whether the browser speaks HTTPS, to a proxy that says so."""
+    return request.headers.get("x-forwarded-proto", request.url.scheme) == "https"
+
+
 def set_cookie(request: Request, answer: Response, token: str) -> None:
     """Keep the token in the browser, until it is closed."""
-    is_https = request.headers.get("x-forwarded-proto", request.url.scheme) == "https"
-    answer.set_cookie(COOKIE, token, secure=is_https, httponly=True, samesite="strict")
+    answer.set_cookie(COOKIE, token, secure=is_https(request), httponly=True, samesite="strict")
 
 
 def delete_cookie(answer: Response) -> None:

@@ -21,6 +21,7 @@ from worker.http.console.pages import HEADERS, PageRenderer
 from worker.http.exports import Exports
 from worker.http.parameters import caller_of, check_query, malformed
 from worker.http.problems import Problem
+from worker.http.sessions import is_https
 from worker.sink.listing import listed
 from worker.sink.requests import ExportRequest, check_request
 
@@ -77,6 +78,7 @@ class ExportPages:
             requested=requested,
             answer=answer,
             formats=FORMATS,
+            scheme="https" if is_https(request) else "http",
             host=request.headers.get("host", ""),
         )
 

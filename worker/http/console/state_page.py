@@ -25,11 +25,13 @@ class StatePage:
         await self._sampler.first()
         ready = await self._health.ask("/ready")
         live = await self._health.ask("/live")
+        # A process that does not answer stands among the reasons already.
+        says_why = live.status != 200 and live.kind.startswith("text/plain")
         return self._pages.page(
             request,
             "state.html",
             found=self._sampler.status,
             failure=self._sampler.failure,
             ready=msgspec.json.decode(ready.content, type=Readiness),
-            live=live.content.decode(errors="replace") if live.status != 200 else None,
+            stalled=live.content.decode(errors="replace") if says_why else None,
         )
