@@ -57,8 +57,10 @@ def main() -> int:
             assert demo.stdout is not None
             lines = iter(demo.stdout.readline, "")
             address = next(found[0] for line in lines if (found := re.search(r"http://\S+/", line)))
-            asyncio.run(send_and_take(directory / "broker", address, seconds))
-            demo.send_signal(signal.SIGINT)
+            try:
+                asyncio.run(send_and_take(directory / "broker", address, seconds))
+            finally:
+                demo.send_signal(signal.SIGINT)
     return 0
 
 

@@ -51,6 +51,7 @@ class PageRenderer:
             loader=FileSystemLoader(_HERE / "templates"),
             autoescape=True,
             undefined=StrictUndefined,
+            auto_reload=False,
             trim_blocks=True,
             lstrip_blocks=True,
         )
@@ -70,6 +71,9 @@ class PageRenderer:
             "relative": texts.relative,
             "quoted": _quoted,
         }
+
+        for name in self._env.list_templates():  # an upgrade replaces the files under this process
+            self._env.get_template(name)
 
     def fragment(self, template: str, **values: Any) -> str:
         """A part of a page, the same for all callers."""
