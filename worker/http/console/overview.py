@@ -18,10 +18,10 @@ from worker.desk.store import RejectionStore
 from worker.desk.webhook import details, headline
 from worker.errors import BuddyError
 from worker.http.console import charts
-from worker.http.console.history import COLUMNS, HistoryColumn, Window
+from worker.http.console.history import COLUMNS
 from worker.http.console.pages import HEADERS, PageRenderer, event
 from worker.http.console.sampler import StatusSampler
-from worker.http.console.texts import duration, number, percent
+from worker.http.console.tiles import tiles
 from worker.http.desk_reader import DeskReader
 from worker.http.event_streams import EventStreams
 from worker.http.guard import needs
@@ -42,6 +42,8 @@ class CodeRow(NamedTuple):
     fields: list[str]
     records: int
     open: int
+    peak: int
+    """The most in a minute."""
     bars: str
 
 
@@ -54,20 +56,6 @@ class Rejections(NamedTuple):
     """Of all times."""
     codes: list[CodeRow]
     latest: list[RejectionListed]
-
-
-class Tile(NamedTuple):
-    """A figure, and its chart. `kind` names the colours."""
-
-    kind: str
-    title: str
-    figure: str
-    unit: str
-    note: str
-    label: str
-    """The chart in words."""
-    area: str
-    line: str
 
 
 class Overview:
@@ -169,7 +157,8 @@ def rejections_of(store: RejectionStore, now: int) -> Rejections:
     rows = []
     for code in codes:
         records, open_ = totals[code]
-        rows.append(CodeRow(code, fields[code], records, open_, charts.bars(series[code], top)))
+        bars = charts.bars(series[code], top)
+        rows.append(CodeRow(code, fields[code], records, open_, max(series[code]), bars))
     return Rejections(
         incidents=IncidentBook(store).reports(only_open=True),
         records=found.records,
@@ -177,63 +166,3 @@ def rejections_of(store: RejectionStore, now: int) -> Rejections:
         codes=rows,
         latest=queries.listed(store, Filter(), _LATEST, everything=False),
     )
-
-
-def tiles(window: Window) -> list[Tile]:
-    """The figures over the window. Pure."""
-    now = window.now
-    share = None
-    if now.accepted is not None and now.rejected is not None and now.accepted + now.rejected:
-        share = now.rejected / (now.accepted + now.rejected)
-    slowest = "" if now.slowest is None else f"99 % within {duration(now.slowest)}"
-    return [
-        _tile(window, "arrived", "Arriving", "a second", _peak(window, "arrived")),
-        _tile(window, "accepted", "Accepted", "a second", _peak(window, "accepted")),
-        _tile(
-            window,
-            "rejected",
-            "Rejected",
-            "a second",
-            _peak(window, "rejected") if share is None else f"{percent(share)} of the verdicts",
-        ),
-        _tile(window, "parked", "Parked", "records", "wait for a reference or an address"),
-        _tile(window, "lag", "Lag", "records", "are still to be read"),
-        _tile(window, "median", "Latency", "", slowest or "from arrival to verdict, the median"),
-    ]
-
-
-def _tile(window: Window, name: str, title: str, unit: str, note: str) -> Tile:
-    values = [_value(column, name) for column in window.columns]
-    now = _value(window.now, name)
-    top = charts.top_of(values)
-    shown = duration if name == "median" else number
-    known = [value for value in values if value is not None]
-    words = f"{title}, the last {window.seconds // 60} minutes: nothing is known yet"
-    if known:
-        words = (
-            f"{title}, the last {window.seconds // 60} minutes: from {shown(min(known))} to"
-            f" {shown(max(known))} {unit}".rstrip()
-        )
-    figure, _, suffix = shown(now).partition(" ") if name == "median" else (shown(now), "", unit)
-    if now is None:
-        figure, suffix = "-", ""
-    return Tile(
-        name,
-        title,
-        figure,
-        suffix,
-        note,
-        words,
-        charts.area(values, top),
-        charts.line(values, top),
-    )
-
-
-def _peak(window: Window, name: str) -> str:
-    top = charts.top_of([_value(column, name) for column in window.columns])
-    return f"peak {number(top)} a second" if top else "none in this time"
-
-
-def _value(column: HistoryColumn, name: str) -> float | None:
-    value: float | None = getattr(column, name)
-    return value

@@ -63,8 +63,6 @@ class PageRenderer:
         self._env.filters |= {
             "number": texts.number,
             "size": texts.size,
-            "duration": texts.duration,
-            "percent": texts.percent,
             "clipped": texts.clipped,
             "iso": texts.iso,
             "as_time": texts.as_time,

@@ -8,17 +8,14 @@ from typing import Final
 from worker.core.shown import shown
 from worker.desk.answers import moment
 
-UNKNOWN: Final = "unknown"
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 _MINUTE: Final = 60
 _HOUR: Final = 3_600
 _DAY: Final = 86_400
 
 
-def number(value: float | None) -> str:
+def number(value: float) -> str:
     """`12,345`; small fractions have one digit."""
-    if value is None:
-        return UNKNOWN
     return f"{value:,.1f}" if 0 < value < 10 and value != int(value) else f"{value:,.0f}"
 
 
@@ -30,10 +27,8 @@ def size(count: int) -> str:
     return f"{count} B" if not unit else f"{value:,.1f} {_UNITS[unit]}"
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: float) -> str:
     """`12 ms`, `1.2 s`, `3 min`."""
-    if seconds is None:
-        return UNKNOWN
     if seconds < 0.9995:
         return f"{seconds * 1_000:.0f} ms"
     if seconds < 100:
