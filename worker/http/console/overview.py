@@ -47,6 +47,16 @@ class CodeRow(NamedTuple):
     bars: str
 
 
+class IncidentRow(NamedTuple):
+    """An open incident. `query` chooses its rejections in the list."""
+
+    id: int
+    began: int
+    headline: str
+    details: str
+    query: dict[str, str]
+
+
 class Rejections(NamedTuple):
     """What the desk knows of the last hour."""
 
@@ -126,10 +136,9 @@ class Overview:
             status=self._sampler.status,
             failure=self._sampler.failure,
             rejections=rejections,
-            incidents=[
-                (one, headline(one), details(msgspec.structs.replace(one, examples=[]))[1:])
-                for one in (rejections.incidents if rejections else [])
-            ],
+            incidents=[incident_row(one, now) for one in rejections.incidents]
+            if rejections
+            else [],
             desk_trouble=trouble,
         )
 
@@ -166,3 +175,11 @@ def rejections_of(store: RejectionStore, now: int) -> Rejections:
         codes=rows,
         latest=queries.listed(store, Filter(), _LATEST, everything=False),
     )
+
+
+def incident_row(found: IncidentReport, now: int) -> IncidentRow:
+    """An incident as the overview shows it: without what the page shows elsewhere. Pure."""
+    _, *lines = details(msgspec.structs.replace(found, examples=[]))  # the first has its beginning
+    minutes = max(0, now - found.since) // WIDTHS_MS[0] + 1
+    query = {"entity": found.entity, "since": f"{minutes}m"}
+    return IncidentRow(found.id, found.since, headline(found), "; ".join(lines), query)
