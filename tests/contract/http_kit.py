@@ -82,9 +82,7 @@ async def served(
 
     exports = place or DirectoryPlace(Path("no-exports"))
     sending = SendingWatch(broker, names, lambda _line: None)
-    parts = ApiParts(
-        broker, names, exports, health, tokens, sending, judged or really, look, stop
-    )
+    parts = ApiParts(broker, names, exports, health, tokens, sending, judged or really, look, stop)
     with listen("127.0.0.1", 0, has_tokens=False) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         async with (
