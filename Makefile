@@ -20,13 +20,13 @@ BENCH := $(VENV)/.bench-installed
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check coverage measured bench fuzz chaos kill-exports kill-desk fuzz-http simulate format lock clean distclean
+.PHONY: help demo test check coverage measured bench fuzz chaos kill-exports kill-desk fuzz-http screenshots simulate format lock clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-demo: $(RUNTIME) ## stream a made-up programme through broker, worker and sink; cut and verify an export
-	@$(BIN)/buddy demo
+demo: $(RUNTIME) ## stream a made-up programme, cut and verify an export; then serve the console: make demo STAY=1
+	@$(BIN)/buddy demo $(if $(STAY),--stay)
 
 test: $(DEV) ## everything: lint, types, all tests (those on Kafka where a broker can be had)
 	$(BIN)/ruff check --quiet .
@@ -77,6 +77,9 @@ kill-desk: $(DEV) ## rejections summary and replay killed while they work: make 
 
 fuzz-http: $(DEV) ## the HTTP API fuzzed from its own description: make fuzz-http SECONDS=600 SEED=1
 	@$(BIN)/python -m tests.proofs.fuzz_http --seconds $(or $(SECONDS),600) --seed $(or $(SEED),1)
+
+screenshots: $(DEV) ## pictures of the console for README and docs (needs Chromium): make screenshots MINUTES=10
+	@$(BIN)/python -m tests.screenshots --minutes $(or $(MINUTES),10)
 
 simulate: $(DEV) ## real workers in virtual time, on a broker in memory: make simulate SEEDS=0:10000
 	@$(BIN)/python -m tests.proofs.simulation --seeds $(or $(SEEDS),0:10000)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.acceptance.kit import Buddy, Service, eventually
+from tests.acceptance.kit import DEADLINE, Buddy, Service, eventually
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.acceptance
@@ -102,3 +104,13 @@ def test_killed_it_leaves_nobody_behind(local: Buddy) -> None:
     finally:
         for number in set(left) & set(services_below(local.directory)):
             os.kill(number, signal.SIGKILL)
+
+
+def test_it_stays_and_serves_the_console_until_it_is_interrupted(local: Buddy) -> None:
+    demo = local.start(*FEW, "--stay")
+    eventually(lambda: any("Console:" in line for line in demo.printed(0)), "the address")
+    address = re.search(r"Console: +(http://127\.0\.0\.1:\d+/)", "\n".join(demo.printed(0)))
+    assert address is not None
+    assert "By entity, since the beginning" in httpx.get(address[1], timeout=DEADLINE).text
+    demo.stop(signal.SIGINT).succeeded()
+    assert services_below(local.directory) == []

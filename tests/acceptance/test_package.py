@@ -97,6 +97,14 @@ def program() -> set[str]:
     }
 
 
+def data() -> set[str]:
+    """What the program reads at run time, and the marks of typed packages."""
+    console = ROOT / "worker" / "http" / "console"
+    files = [*console.joinpath("templates").iterdir(), *console.joinpath("static").iterdir()]
+    marks = {f"{package}/py.typed" for package in PACKAGES}
+    return {path.relative_to(ROOT).as_posix() for path in files} | marks
+
+
 def test_built_files_hold_the_program_and_nothing_else(built: Path) -> None:
     assert {path.name for path in built.iterdir()} == {
         f"{NAME}.tar.gz",
@@ -104,7 +112,7 @@ def test_built_files_hold_the_program_and_nothing_else(built: Path) -> None:
     }
     with ZipFile(built / f"{NAME}-py3-none-any.whl") as wheel:
         names = {name for name in wheel.namelist() if not name.startswith(f"{NAME}.dist-info/")}
-    assert names == program() | {f"{package}/py.typed" for package in PACKAGES}
+    assert names == program() | data()
     with tarfile.open(built / f"{NAME}.tar.gz") as sdist:
         parts = {Path(name).parts[1:2] for name in sdist.getnames()}
     assert ("tests",) not in parts

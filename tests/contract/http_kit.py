@@ -15,6 +15,7 @@ from tests.contract.worker_kit import PATIENCE, Row, Stage
 from worker.brokers.contract import Broker
 from worker.cli.settings import Settings
 from worker.cli.settled_inputs import until_judged
+from worker.cli.whole_status import whole_status
 from worker.clock import Clock
 from worker.core.topics import Names
 from worker.desk.reports import DeskReports
@@ -32,6 +33,7 @@ from worker.http.sending import SendingWatch
 from worker.http.server import serve_http
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
+from worker.status.whole import WholeStatus
 from worker.stream import Message, Partition
 
 RECORD_LIMIT = 64 * 1024
@@ -83,11 +85,14 @@ async def served(
     async def really(broker: Broker, tasks: int, patience: float) -> None:
         await until_judged(broker, Settings(prefix=names.prefix), tasks, patience)
 
+    async def look(broker: Broker) -> WholeStatus:
+        return await whole_status(broker, Settings(prefix=names.prefix), ["worker"])
+
     exports = place or DirectoryPlace(Path("no-exports"))
     sending = SendingWatch(broker, names, lambda _line: None)
     counted = HttpMetrics(metrics.instruments, NAMES)
     until = judged or really
-    parts = ApiParts(broker, names, exports, health, counted, tokens, sending, until, stop)
+    parts = ApiParts(broker, names, exports, health, counted, tokens, sending, until, look, stop)
     with listen("127.0.0.1", 0, has_tokens=False) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         async with (

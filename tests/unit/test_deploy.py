@@ -345,8 +345,9 @@ def test_every_dependency_is_pinned() -> None:
         assert {re.split(r"[<>=~![]", entry)[0] for entry in dependencies} <= pinned
 
 
-def test_ci_requires_kafka() -> None:
+def test_ci_requires_kafka_and_a_browser() -> None:
     text = CI.read_text(encoding="utf-8")
     assert os.access(CI, os.X_OK)
     assert "BUDDY_REQUIRE_KAFKA=1" in text
+    assert "BUDDY_REQUIRE_CHROMIUM=1" in text
     assert "make --no-print-directory test" in text

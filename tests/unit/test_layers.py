@@ -46,7 +46,9 @@ MAY_IMPORT: Final = {
     "desk": "schemas stream errors core clock waiting log brokers ops",
     "checking": "stream core index files",
     "status": "schemas stream core",
-    "http": "schemas worker stream errors core clock waiting brokers ops exports files sink desk",
+    "http": (
+        "schemas worker stream errors core clock waiting brokers ops exports files sink desk status"
+    ),
     "message_schemas": "schemas core desk exports files sink",
     "asyncapi": "schemas worker stream core message_schemas",
 }

@@ -6,11 +6,12 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,7 @@ from worker.brokers.contract import Broker
 from worker.cli.console import Context, count_of, print_table, progress_bar, say
 from worker.cli.export import ask
 from worker.cli.outcomes import Outcomes
+from worker.cli.settings import Settings
 from worker.core.topics import Names, wanted
 from worker.core.violations import WARNINGS, Code
 from worker.demo.record import Record
@@ -66,7 +68,8 @@ class Expected:
     show_default=True,
     type=click.Path(path_type=Path, file_okay=False),
 )
-def demo_command(records: int, seed: int, directory: Path) -> int:
+@click.option("--stay", is_flag=True, help="Serve the console afterwards, until Ctrl-C.")
+def demo_command(records: int, seed: int, directory: Path, stay: bool) -> int:
     """Stream a made-up programme through broker, worker and sink, and cut a verified export."""
     _make_room(directory)
     options = {
@@ -77,12 +80,19 @@ def demo_command(records: int, seed: int, directory: Path) -> int:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("BUDDY_")
     } | {"BUDDY_GRACE_SECONDS": str(_GRACE_SECONDS), "BUDDY_SCHEDULES": "[]"}
+    port = _free_port() if stay else 0
+    if stay:
+        environment |= {"BUDDY_HTTP": "true", "BUDDY_HTTP_PORT": str(port)}
     context = Context(os.devnull, options, environment)
     asyncio.run(_create_topics(context))
     with _services(options, environment, directory / "run.log") as process:
         outcomes, expected, answer = asyncio.run(_stream(context, records, seed, process))
-    finished = directory / "exports" / (answer.directory or "")
-    _report(outcomes, expected, answer, verify(finished), finished, directory)
+        finished = directory / "exports" / (answer.directory or "")
+        _report(outcomes, expected, answer, verify(finished), finished, directory)
+        if stay:
+            say(f"Console:     http://127.0.0.1:{port}/    (Ctrl-C stops it)")
+            with suppress(KeyboardInterrupt):
+                process.wait()
     return 0
 
 
@@ -96,6 +106,16 @@ def _make_room(directory: Path) -> None:
         (directory / _MARK).touch()
     except OSError as error:
         raise StateError(f"{directory} cannot be written: {error.strerror}") from None
+
+
+def _free_port() -> int:
+    """The usual port of the API if it is free, else another one."""
+    for port in (Settings().http_port, 0):
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise StateError("no port of this machine is free")
 
 
 async def _create_topics(context: Context) -> None:

@@ -28,6 +28,7 @@ from worker.cli.run import (
 )
 from worker.cli.services import end_with_parent, serve
 from worker.cli.settled_inputs import until_judged
+from worker.cli.whole_status import whole_status
 from worker.desk.reports import DeskReports
 from worker.desk.service import StandInDesk
 from worker.engine.startup import check_topics
@@ -40,6 +41,7 @@ from worker.http.operations import NAMES
 from worker.http.sending import SendingWatch
 from worker.http.server import serve_http
 from worker.ops.instruments import Instruments
+from worker.status.whole import WholeStatus
 from worker.waiting import together
 
 _DESCRIPTORS: Final = 8_192
@@ -75,6 +77,9 @@ def serve_command(context: Context, descriptor: int | None, health: str | None) 
     async def judged(broker: Broker, tasks: int, patience: float) -> None:
         await until_judged(broker, settings, tasks, patience)
 
+    async def look(broker: Broker) -> WholeStatus:
+        return await whole_status(broker, settings, ["worker"])
+
     async def main(stop: asyncio.Event) -> None:
         if health is not None:  # the parent holds the other end
             end_with_parent(stop)
@@ -92,6 +97,7 @@ def serve_command(context: Context, descriptor: int | None, health: str | None) 
                     tokens,
                     sending,
                     judged,
+                    look,
                     stop,
                 )
                 async with api(parts, api_settings) as app:

@@ -9,31 +9,15 @@ from datetime import UTC, datetime
 import click
 import msgspec
 
-from worker.brokers.contract import Broker
-from worker.brokers.tables import read_checked
-from worker.cli.ask_broker import broker_answers, first_unread, with_earlier_checkpoints
 from worker.cli.console import Context, now_ms, print_json, print_table, say, short_time
 from worker.cli.desk_store import desk_directory
 from worker.cli.incidents import glance, say_glance
 from worker.cli.settings import Settings
-from worker.core.topics import Names
+from worker.cli.whole_status import whole_status
 from worker.desk.answers import incident_answer
-from worker.engine.startup import check_topics
-from worker.errors import DamagedLog, NobodyWorks
-from worker.sink.agenda import Standing, read_standing, upcoming
-from worker.status.broker_answers import unread
-from worker.status.report import Report, report
-from worker.status.trouble import may_be_still, stalled, trouble
-from worker.stream import Partition
-
-
-class Run(msgspec.Struct, frozen=True):
-    """The last and the next slot of a schedule. An export may begin later than its slot."""
-
-    cron: str
-    last: str | None
-    export: str | None
-    next: str
+from worker.errors import NobodyWorks
+from worker.status.report import Report
+from worker.status.whole import ScheduleRun, WholeStatus
 
 
 @click.command("status")
@@ -55,7 +39,8 @@ def status_command(context: Context, as_json: bool, quiet: bool, services: tuple
     records have waited for 30 s in an input whose position does not move. The command creates no
     topics and no files.
     """
-    found, runs, wrong, damage = asyncio.run(_collect(context, services))
+    status = asyncio.run(_collect(context, services))
+    found, runs, wrong, damage = status.report, status.runs, status.trouble, status.damage
     seen = glance(desk_directory(context), context.names, now_ms())
     if as_json:
         settings = context.settings
@@ -78,57 +63,12 @@ def status_command(context: Context, as_json: bool, quiet: bool, services: tuple
     return 0
 
 
-async def _collect(
-    context: Context, services: Collection[str]
-) -> tuple[Report, dict[str, Run], str | None, list[str]]:
-    settings, names = context.settings, context.names
+async def _collect(context: Context, services: Collection[str]) -> WholeStatus:
     async with context.broker(read_only=True) as broker:
-        tasks = await check_topics(broker, names, settings.max_record_bytes)
-        answers, runs = await asyncio.gather(
-            broker_answers(broker, settings, tasks),
-            _runs(broker, names, settings),
-        )
-        positions = unread(answers)
-        doubtful = any(may_be_still(answers, partition) for partition in positions)
-        waiting = await first_unread(broker, positions, answers.spans) if doubtful else {}
-        answers = await with_earlier_checkpoints(broker, answers, waiting)
-        damage = await broker.damage()
-        hindrance = broker.hindrance()
-    lags = {
-        partition: answers.spans[partition].end - at
-        for partition, at in positions.items()
-        if partition in waiting or not doubtful
-    }
-    late = stalled(answers, waiting)
-    wrong = trouble(answers, sum(lags.values()), late, services) or hindrance
-    return report(answers, lags), runs, wrong, damage
+        return await whole_status(broker, context.settings, services)
 
 
-async def _runs(broker: Broker, names: Names, settings: Settings) -> dict[str, Run]:
-    if not settings.schedules:
-        return {}
-    try:
-        table = await read_checked(broker, Partition(names.schedules, 0), read_standing)
-    except DamagedLog:  # reported with the other damage
-        return {}
-    now = datetime.now(UTC)
-    runs = {}
-    for schedule in settings.schedules:
-        standing = table.rows.get(schedule.name.encode(), Standing(now))
-        runs[schedule.name] = Run(
-            schedule.cron,
-            None if standing.made is None else _time(standing.made),
-            standing.export,
-            _time(upcoming(schedule, standing)),
-        )
-    return runs
-
-
-def _time(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
-
-
-def _print(settings: Settings, found: Report, runs: Mapping[str, Run]) -> None:
+def _print(settings: Settings, found: Report, runs: Mapping[str, ScheduleRun]) -> None:
     entities = {name: msgspec.structs.asdict(figures) for name, figures in found.entities.items()}
     held_up = any(figures["blocked"] for figures in entities.values())
     counted = ("read", "accepted", "deleted", "rejected", "parked", "lag")

@@ -22,6 +22,15 @@ from worker.http.access import Tokens
 from worker.http.announcements import Announcements
 from worker.http.body import Uploads
 from worker.http.checks import RecordChecker
+from worker.http.console.console import ConsoleParts, console_routes
+from worker.http.console.export_pages import ExportPages
+from worker.http.console.overview import Overview
+from worker.http.console.pages import PageRenderer
+from worker.http.console.rejection_pages import RejectionPages
+from worker.http.console.replay_pages import ReplayPages
+from worker.http.console.sampler import Look, StatusSampler
+from worker.http.console.sign_in import SignIn
+from worker.http.console.state_page import StatePage
 from worker.http.desk_reader import DeskReader
 from worker.http.downloads import Downloads
 from worker.http.event_streams import EventStreams
@@ -73,6 +82,7 @@ class ApiParts(NamedTuple):
     tokens: Tokens | None
     sending: SendingWatch
     until_judged: UntilJudged
+    look: Look
     stop: asyncio.Event
 
 
@@ -105,7 +115,20 @@ async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
     )
     replays = ReplaySender(desk, parts.until_judged)
     health = HealthEndpoints(parts.health)
+    pages = PageRenderer()
+    sampler = StatusSampler(broker, parts.look, parts.health)
+    sampling = asyncio.create_task(sampler.run())
+    console = ConsoleParts(
+        pages,
+        Overview(pages, sampler, desk, streams),
+        RejectionPages(pages, viewer),
+        ReplayPages(pages, replays),
+        ExportPages(pages, exports, announcements),
+        StatePage(pages, sampler, parts.health),
+        SignIn(pages, parts.tokens),
+    )
     ending = [
+        asyncio.create_task(sampler.end_at(parts.stop)),
         asyncio.create_task(follower.end_at(parts.stop)),
         asyncio.create_task(announcements.end_at(parts.stop)),
     ]
@@ -132,15 +155,18 @@ async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
         "get_metrics": health.metrics,
         "get_openapi": describe,
     }
-    routes = [_route(operation, endpoints[operation.name]) for operation in OPERATIONS]
+    routes = [
+        *(_route(operation, endpoints[operation.name]) for operation in OPERATIONS),
+        *console_routes(console),
+    ]
     handlers = {404: not_found, 405: wrong_method, Problem: answered, Exception: failed}
     try:
         app = Starlette(routes=routes, exception_handlers=handlers)
         yield Guard(app, parts.tokens, metrics, OPEN)
     finally:
-        for task in (*ending, *following):
+        for task in (*ending, *following, sampling):
             task.cancel()
-        for task in following:
+        for task in (*following, sampling):
             with suppress(asyncio.CancelledError):
                 await task
         await follower.close()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 from uuid import uuid4
 
 import msgspec
@@ -21,6 +21,7 @@ from worker.errors import UsageError
 from worker.exports.layout import FORMATS, MANIFEST, Format
 from worker.exports.manifest import Manifest
 from worker.exports.places.place import ExportPlace, Finished, GoneError, OpenFile
+from worker.http.access import Caller
 from worker.http.announcements import Announcements
 from worker.http.downloads import Downloads
 from worker.http.event_streams import EventStreams
@@ -59,6 +60,14 @@ class ExportList(msgspec.Struct, frozen=True):
     unreadable: list[str]
 
 
+class ExportPage(NamedTuple):
+    """Finished exports, the newest first; `following` is the name to go on after, if any."""
+
+    exports: list[Finished]
+    following: str | None
+    unreadable: list[str]
+
+
 class RequestedExport(msgspec.Struct, frozen=True):
     """A request that no sink has taken up yet."""
 
@@ -91,7 +100,12 @@ class Exports:
 
     async def list(self, request: Request) -> Response:
         """A page of finished exports."""
-        limit = number_of(request, "limit", 100, _MOST_LISTED)
+        found = await self.page(request, number_of(request, "limit", 100, _MOST_LISTED))
+        exports = [_listed(one) for one in found.exports]
+        return _json(ExportList(exports, found.following, found.unreadable))
+
+    async def page(self, request: Request, limit: int) -> ExportPage:
+        """The finished exports that the query of a request chooses. Raises Problem."""
         after = request.query_params.get("after")
         unreadable: list[str] = []
 
@@ -104,8 +118,7 @@ class Exports:
 
         found = await self._downloads.run(page)
         following = found[limit - 1].name if len(found) > limit else None
-        listing = ExportList([_listed(one) for one in found[:limit]], following, unreadable)
-        return _json(listing)
+        return ExportPage(found[:limit], following, unreadable)
 
     async def latest(self, request: Request) -> Response:
         """The latest export, or below it by a redirect."""
@@ -156,12 +169,16 @@ class Exports:
             await self._announcements.current()
         body = await small_body(request, _LARGEST_REQUEST)
         wanted = _request_in(body)
+        await self.request(wanted, caller_of(request))
+        found = await self._announcements.ended(wanted.id, seconds) if seconds else None
+        return _answer(wanted.id, found)
+
+    async def request(self, wanted: ExportRequest, caller: Caller) -> None:
+        """Ask the sink for an export. Raises BrokerUnavailable."""
         key, value = encode_request(wanted)
         record = ProducerRecord(self._names.export_requests, key, value, partition=0)
         await self._broker.publish([record])
-        _log.info("export_requested", caller=caller_of(request).name, request=wanted.id)
-        found = await self._announcements.ended(wanted.id, seconds) if seconds else None
-        return _answer(wanted.id, found)
+        _log.info("export_requested", caller=caller.name, request=wanted.id)
 
     async def asked(self, request: Request) -> Response:
         """What became of a request."""

@@ -22,6 +22,7 @@ from worker.http.access import ANYONE, NOBODY, Caller, Role, Tokens
 from worker.http.listening import is_loopback
 from worker.http.metrics import OTHER, HttpMetrics
 from worker.http.problems import Problem, problem_of
+from worker.http.sessions import is_page, token_in_cookie
 
 MOST_REQUESTS: Final = 256
 """Requests in progress at one time; more get 429."""
@@ -45,7 +46,7 @@ class Guard:
         metrics: HttpMetrics,
         open_paths: Container[str] = (),
     ) -> None:
-        """Nobody needs a token for `open_paths`; without one they have no role."""
+        """Nobody needs a token for `open_paths` and pages; without one they have no role."""
         self._app = app
         self._tokens = tokens
         self._metrics = metrics
@@ -125,9 +126,9 @@ class Guard:
                     " http_tokens_file",
                 )
             return ANYONE
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        caller = self._tokens.caller(token.strip()) if scheme.lower() == "bearer" else None
-        if caller is None and request.url.path in self._open_paths:
+        token = token_of(request)
+        caller = None if token is None else self._tokens.caller(token)
+        if caller is None and (request.url.path in self._open_paths or is_page(request.url.path)):
             return NOBODY
         if caller is None:
             raise Problem(
@@ -154,6 +155,15 @@ def needs(role: Role, endpoint: Endpoint) -> Endpoint:
     return guarded
 
 
+def token_of(request: Request) -> str | None:
+    """The token in the header, or without that header in the cookie; None if there is none."""
+    header = request.headers.get("authorization")
+    if header is None:
+        return token_in_cookie(request)
+    scheme, _, token = header.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
 def asked_host(request: Request) -> str:
     """The host that the client asks for, by its header alone; empty if that is malformed."""
     match = _HOST.fullmatch(request.headers.get("host", ""))
@@ -163,9 +173,22 @@ def asked_host(request: Request) -> str:
 def check_origin(request: Request) -> None:
     """Raise Problem 403 for a request that a browser sends for a page of another origin."""
     origin = request.headers.get("origin")
+    if origin is None and _follows_a_link(request):
+        return
     others = origin is not None and origin.partition("://")[2] != request.headers.get("host")
     if others or request.headers.get("sec-fetch-site", "none") not in _SAME_SITE:
         raise Problem(403, "other_origin", "a page of another origin may ask nothing here")
+
+
+def _follows_a_link(request: Request) -> bool:
+    """Whether a person opens a page of the console from elsewhere. The page there learns nothing.
+
+    The cookie is not sent with such a request, and reading changes nothing.
+    """
+    asked = (request.headers.get("sec-fetch-mode"), request.headers.get("sec-fetch-dest"))
+    return (
+        request.method == "GET" and asked == ("navigate", "document") and is_page(request.url.path)
+    )
 
 
 async def answered(_request: Request, error: Exception) -> Response:

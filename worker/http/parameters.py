@@ -69,6 +69,11 @@ async def small_body(request: Request, most: int) -> bytes:
     """A JSON body of at most so many bytes. Raises Problem 408, 413, 415 and ClientDisconnect."""
     if not is_json(request):
         raise Problem(415, "unsupported_type", "the body must be application/json, uncompressed")
+    return await read_small(request, most)
+
+
+async def read_small(request: Request, most: int) -> bytes:
+    """A body of at most so many bytes. Raises Problem 408, 413 and ClientDisconnect."""
     body = b""
     try:
         async with asyncio.timeout(CLIENT_SECONDS):

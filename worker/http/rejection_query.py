@@ -57,9 +57,17 @@ class ListQuery(NamedTuple):
     """Whether settled rejections are listed as well."""
 
 
+LISTING: Final = (*FILTERS, "all", "limit", "after")
+"""What a list takes."""
+
+
 def list_query(request: Request, now: int) -> ListQuery:
     """The query of a list. Raises Problem 400, which names the parameter."""
-    values = parameters(request, (*FILTERS, "all", "limit", "after"))
+    return query_of(parameters(request, LISTING), now)
+
+
+def query_of(values: Mapping[str, str], now: int) -> ListQuery:
+    """The query of a list with these values. Raises Problem 400, which names the parameter."""
     limit = _whole(values, "limit", 1, LARGEST_PAGE)
     after = None
     if "after" in values:

@@ -30,6 +30,7 @@ from worker.http.problems import Problem
 from worker.http.rejection_query import (
     FILTERS,
     Cursor,
+    ListQuery,
     filter_of,
     list_query,
     parameters,
@@ -50,7 +51,16 @@ class RejectionViewer:
 
     async def list(self, request: Request) -> Response:
         """A page of the list, the newest first."""
-        query = list_query(request, now_ms())
+        identity, page = await self.page(list_query(request, now_ms()))
+        following = None
+        if page.more:
+            following = opaque.encode(Cursor(identity, page.rejections[-1][0]))
+        return _json(
+            {"rejections": [listed_answer(one) for _, one in page.rejections], "next": following}
+        )
+
+    async def page(self, query: ListQuery) -> tuple[str, RejectionPage]:
+        """A page of the list, and the identity of its store. Raises Problem 410 and 503."""
 
         def ask(store: RejectionStore) -> tuple[str, RejectionPage]:
             identity = store.database.identity
@@ -65,13 +75,7 @@ class RejectionViewer:
                 store, query.chosen, query.limit, before, everything=query.everything
             )
 
-        identity, page = await self._desk.ask(ask)
-        following = None
-        if page.more:
-            following = opaque.encode(Cursor(identity, page.rejections[-1][0]))
-        return _json(
-            {"rejections": [listed_answer(one) for _, one in page.rejections], "next": following}
-        )
+        return await self._desk.ask(ask)
 
     async def summary(self, request: Request) -> Response:
         """The counts by entity, code and field, and the incidents."""
@@ -95,6 +99,10 @@ class RejectionViewer:
 
     async def get(self, request: Request) -> Response:
         """One rejection, by the coordinate of its record or its own."""
+        return _json(await self.find(request))
+
+    async def find(self, request: Request) -> dict[str, Any]:
+        """What is known of the rejection in the path, for this caller. Raises Problem."""
         parameters(request, ())
         asked = coordinate_of(request.path_params, self._desk.names)
         listed = await self._desk.ask(lambda store: queries.at_coordinate(store, asked))
@@ -105,7 +113,7 @@ class RejectionViewer:
             raise Problem(404, "no_rejection", f"there is no rejection at {asked}, or no longer")
         caller: Caller = request.state.caller
         shows = self._show_values and "operate" in caller.roles
-        return _json(rejection_answer(listed, read_original(message), masks=not shows))
+        return rejection_answer(listed, read_original(message), masks=not shows)
 
 
 def coordinate_of(path: Mapping[str, str], names: Names) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import structlog
@@ -27,7 +27,7 @@ from worker.desk.replayer import Replayer, ReplayPlan
 from worker.errors import BuddyError, NoAnswer, NobodyWorks, UsageError
 from worker.http.access import Caller
 from worker.http.desk_reader import DeskReader, behind
-from worker.http.parameters import malformed, small_body
+from worker.http.parameters import caller_of, malformed, small_body
 from worker.http.problems import Problem, problem_of
 from worker.http.rejection_query import FILTERS, filter_of, parameters
 from worker.http.rejections import now_ms
@@ -79,6 +79,11 @@ class ReplaySender:
         """Send the chosen rejections again, or with `dry_run` say what would be sent. 200."""
         parameters(request, ())
         asked = read_request(await small_body(request, LARGEST_BODY))
+        report = await self.replay(asked, caller_of(request))
+        return Response(msgspec.json.encode(report), media_type="application/json")
+
+    async def replay(self, asked: ReplayRequest, caller: Caller) -> dict[str, Any]:
+        """Carry a checked request out, and report it. Raises Problem."""
         now = now_ms()
         plan = ReplayPlan(
             filter_of(_filters(asked), now) if not asked.coordinates else Filter(),
@@ -87,7 +92,6 @@ class ReplaySender:
             with_orphans=asked.with_orphans,
             seconds=MOST_SECONDS,
         )
-        caller: Caller = request.state.caller
         this_run = ReplayRun(
             replay=str(uuid.uuid4()),
             at=timestamp(now),
@@ -109,8 +113,7 @@ class ReplaySender:
             await self._send(replayer, caller.name, at_once=asked.at_once)
         finally:
             self._busy = False
-        report = replayer.report() | {"complete": replayer.complete}
-        return Response(msgspec.json.encode(report), media_type="application/json")
+        return replayer.report() | {"complete": replayer.complete}
 
     async def _send(self, replayer: Replayer, caller: str, *, at_once: bool) -> None:
         broker, dry = self._desk.broker, replayer.plan.dry
@@ -161,6 +164,12 @@ def read_request(body: bytes) -> ReplayRequest:
         asked = _decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Problem(400, "malformed_body", f"body: {shown(str(error), 200)}") from None
+    check_request(asked)
+    return asked
+
+
+def check_request(asked: ReplayRequest) -> None:
+    """Raise Problem 400 unless the request chooses something in one way."""
     chooses = any(getattr(asked, name) is not None for name in FILTERS)
     if not asked.coordinates and not chooses:
         raise Problem(
@@ -170,7 +179,6 @@ def read_request(body: bytes) -> ReplayRequest:
         )
     if asked.coordinates and (asked.with_orphans or chooses):
         raise malformed("coordinates", "go alone, without filters and with_orphans")
-    return asked
 
 
 def _filters(asked: ReplayRequest) -> dict[str, str | int | None]:
