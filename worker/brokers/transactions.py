@@ -33,7 +33,7 @@ class Blocked(NamedTuple):
         return (
             f"{self.records} records of {self.partition.topic}/{self.partition.number} are behind a"
             f" transaction that has been open at offset {self.offset} for {self.seconds} s:"
-            " end it where it was begun"
+            " end it where it was begun, or abort it with kafka-transactions.sh"
         )
 
 

@@ -36,6 +36,11 @@ def owner_tombstone(names: Names, number: int, owner: str) -> ProducerRecord:
     return ProducerRecord(names.owners, owner.encode(), None, partition=number)
 
 
+def no_owners(messages: Iterable[Message]) -> list[int]:
+    """The offsets of messages that no worker has written."""
+    return [m.offset for m in messages if not _ID.fullmatch(m.key or b"")]
+
+
 def owners_before(messages: Iterable[Message], offset: int) -> list[str]:
     """Owners that took the task over before `offset` and have not given it up, oldest first.
 

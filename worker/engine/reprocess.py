@@ -65,11 +65,11 @@ async def _take_and_reset(
         for number, offset in offsets.items():
             # A worker does not release a task that is assigned to it, so fence it at once.
             _, at = coordinates[number]
-            earlier, _ = await fence_earlier(broker, names, number, owner, at, seconds=0)
+            earlier = await fence_earlier(broker, names, number, owner, at, seconds=0)
             back[number], reset, positions = await _reset(broker, names, entity, number, offset)
             messages += reset
             reset_to |= positions
-            messages += [owner_tombstone(names, number, one) for one in earlier]
+            messages += [owner_tombstone(names, number, one) for one in earlier.owners]
         try:
             await session.commit(messages, reset_to)
         except BrokerUnavailable as error:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from typing import Final
+from typing import Final, NamedTuple
 
 from worker.brokers.contract import Broker
-from worker.core.ownership import earlier_writer_name, owners_before, writer_name
+from worker.core.ownership import earlier_writer_name, no_owners, owners_before, writer_name
 from worker.core.topics import Names
 from worker.engine.session import group_of
 from worker.errors import BrokerUnavailable, DamagedLog
@@ -22,6 +22,18 @@ _PATIENCE: Final = 20.0
 _STEP_SECONDS: Final = 0.05
 
 
+class Earlier(NamedTuple):
+    """The fenced owners of a task, and what hides others.
+
+    An owner at a missing offset, removed or damaged and skipped, is not fenced. `unreadable` are
+    the offsets of messages that no worker has written.
+    """
+
+    owners: list[str]
+    missing: int
+    unreadable: list[int]
+
+
 async def fence_earlier(
     broker: Broker,
     names: Names,
@@ -31,24 +43,23 @@ async def fence_earlier(
     own: Collection[str] = (),
     *,
     seconds: float = GIVE_UP_SECONDS,
-) -> tuple[list[str], int]:
+) -> Earlier:
     """Fence every other owner that took the task over before `offset` in the owners topic.
 
     Live owners have `seconds` to give the task up first. Owners in `own` get no time: they are
     earlier sessions of this process and give nothing up. Afterwards the saved state of the task
     is complete: the open transactions of the fenced owners are aborted.
 
-    Returns the fenced owners, and the number of offsets that were removed, or damaged and
-    skipped. An owner at such an offset is not fenced. Raises BrokerUnavailable, DamagedLog.
+    Raises BrokerUnavailable, DamagedLog.
     """
     partition = Partition(names.owners, number)
-    left, holes = await _not_given_up(broker, partition, offset, {owner, *own}, seconds)
-    earlier = [one for one in left if one != owner]
+    found = await _not_given_up(broker, partition, offset, {owner, *own}, seconds)
+    earlier = [one for one in found.owners if one != owner]
     # Without an earlier owner, a worker of a version before 2 may still write for the task.
     fenced = [writer_name(names, one) for one in earlier]
     fenced = fenced or [earlier_writer_name(names, number)]
     await asyncio.gather(*(_fence(broker, names, name) for name in fenced))
-    return earlier, holes
+    return found._replace(owners=earlier)
 
 
 async def _fence(broker: Broker, names: Names, name: str) -> None:
@@ -58,8 +69,8 @@ async def _fence(broker: Broker, names: Names, name: str) -> None:
 
 async def _not_given_up(
     broker: Broker, partition: Partition, offset: int, own: Collection[str], seconds: float
-) -> tuple[list[str], int]:
-    """The owners that have not given the task up in time, and the number of missing offsets."""
+) -> Earlier:
+    """The owners that have not given the task up in time."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     span = (await broker.spans([partition], uncommitted=True))[partition]
@@ -79,7 +90,7 @@ async def _not_given_up(
                 left = [owner for owner in earlier if owner.encode() not in given_up]
                 late = loop.time() - began >= seconds
                 if late or not any(owner not in own for owner in left):
-                    return left, holes
+                    return Earlier(left, holes, no_owners(messages))
             elif partition in (damaged := reader.damaged()):
                 raise DamagedLog(damaged[partition])
             elif loop.time() - began >= _PATIENCE:

@@ -21,6 +21,7 @@ from worker.core.topics import OWNERS, PARKED, PROGRESS, RESERVATIONS, TASK_INPU
 from worker.engine.identities import Identities
 from worker.engine.saved import read_state
 from worker.engine.session import group_of
+from worker.engine.takeover import Earlier
 from worker.engine.task_handle import TaskHandle
 from worker.stream import OffsetRange, Partition
 
@@ -56,8 +57,8 @@ class TaskRestorer:
         """The topics of the tasks' state that are missing."""
         return self._identities.missing
 
-    async def restore(self, number: int, gone: int) -> TaskHandle:
-        """Restore a task from the log; `gone` offsets of its owners partition are missing.
+    async def restore(self, number: int, earlier: Earlier) -> TaskHandle:
+        """Restore a task from the log; `earlier` is what its owners partition says.
 
         Fence all earlier owners first. Raises as `read_state`.
         """
@@ -65,12 +66,15 @@ class TaskRestorer:
         task = Task(number, self._settings, Books(self._worker, self._clock.wall()))
         task.commit_refusals = self.commit_refusals(number)
         unreadable: Counter[Partition] = Counter()
-        holes = Counter({Partition(names.owners, number): gone})
+        owners = Partition(names.owners, number)
+        holes = Counter({owners: earlier.missing})
 
         def skipped(partition: Partition, offsets: Sequence[int]) -> None:
             unreadable[partition] += len(offsets)
             self.on_unreadable(partition, offsets)
 
+        if earlier.unreadable:
+            skipped(owners, earlier.unreadable)
         # Identities and lost offsets before the state, so that a later change is noticed.
         state = await self._identities.of_state()
         lost_before = await self._identities.lost_offsets(

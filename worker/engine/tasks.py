@@ -228,11 +228,11 @@ class TaskManager:
         _, offset = (await asyncio.shield(registered))[index]
         others = self._sessions - {owner}
         names = self._settings.names
-        earlier, gone = await fence_earlier(self._broker, names, number, owner, offset, others)
-        handle = await self._restorer.restore(number, gone)
+        earlier = await fence_earlier(self._broker, names, number, owner, offset, others)
+        handle = await self._restorer.restore(number, earlier)
         handle.task.owner = owner
         handle.note_written(names.owners, offset)
-        handle.task.strike_out(earlier)
+        handle.task.strike_out(earlier.owners)
         self.on_restored(time.monotonic() - began)
         task = handle.task
         _log.info("task_started", task=number, parked=len(task.parking), next=task.reading.next)

@@ -19,6 +19,7 @@ from worker.core.task_round import TaskRound
 from worker.engine.reprocess import _reset as real_reset
 from worker.engine.rounds import Rounds
 from worker.engine.session import Session
+from worker.engine.takeover import Earlier
 from worker.engine.takeover import _fence as real_fence
 from worker.engine.takeover import _not_given_up as real_not_given_up
 from worker.engine.takeover import fence_earlier as real_fence_earlier
@@ -98,10 +99,10 @@ def only_the_newest_is_fenced_and_all_are_struck_out() -> Iterator[None]:
     """Nobody will ever fence the others."""
     spared: ContextVar[Collection[str]] = ContextVar("spared", default=())
 
-    async def unreleased(broker: Any, place: Partition, *args: Any) -> tuple[list[str], int]:
-        left, gone = await real_not_given_up(broker, place, *args)
-        spared.set(left[:-1])
-        return left, gone
+    async def unreleased(broker: Any, place: Partition, *args: Any) -> Earlier:
+        found = await real_not_given_up(broker, place, *args)
+        spared.set(found.owners[:-1])
+        return found
 
     async def fence(broker: Any, names: Any, name: str) -> None:
         if name not in {writer_name(names, owner) for owner in spared.get()}:
@@ -120,11 +121,11 @@ def later_owners_are_struck_out() -> Iterator[None]:
 
     async def fence_earlier(
         broker: MemoryBroker, names: Any, number: int, owner: str, offset: int, own: Any
-    ) -> tuple[list[str], int]:
-        earlier, gone = await real_fence_earlier(broker, names, number, owner, offset, own)
+    ) -> Earlier:
+        found = await real_fence_earlier(broker, names, number, owner, offset, own)
         log = broker.cluster.logs[names.owners, number]
         later = real_owners_before([m for m in log.entries[offset + 1 :] if m], _EVER)
-        return [*earlier, *(one for one in later if one != owner)], gone
+        return found._replace(owners=[*found.owners, *(one for one in later if one != owner)])
 
     with patch("worker.engine.tasks.fence_earlier", fence_earlier):
         yield
@@ -140,9 +141,9 @@ def _late(count: int) -> Iterator[None]:
     real = TaskRestorer.restore
 
     async def unreleased(broker: Any, place: Partition, number: int, own: Any, s: float) -> Any:
-        left, gone = await real_not_given_up(broker, place, number, own, s)
-        early.set(left[:-count])
-        return left, gone
+        found = await real_not_given_up(broker, place, number, own, s)
+        early.set(found.owners[:-count])
+        return found
 
     async def fence(broker: Any, names: Any, name: str) -> None:
         waiting = late.get()
@@ -151,15 +152,15 @@ def _late(count: int) -> Iterator[None]:
         else:
             waiting.append(name)
 
-    async def fence_earlier(*args: Any, **options: Any) -> tuple[list[str], int]:
+    async def fence_earlier(*args: Any, **options: Any) -> Earlier:
         late.set([])
         return await real_fence_earlier(*args, **options)
 
     async def fence_late(broker: Any, names: Any) -> None:
         await asyncio.gather(*(real_fence(broker, names, name) for name in late.get() or ()))
 
-    async def restore(restorer: TaskRestorer, number: int, gone: int) -> TaskHandle:
-        handle = await real(restorer, number, gone)
+    async def restore(restorer: TaskRestorer, number: int, earlier: Earlier) -> TaskHandle:
+        handle = await real(restorer, number, earlier)
         await fence_late(restorer._broker, restorer._settings.names)
         return handle
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import count
 from typing import Literal, NamedTuple
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from worker.core.ownership import (
     earlier_writer_name,
+    no_owners,
     owner_record,
     owner_tombstone,
     owners_before,
@@ -52,6 +54,16 @@ def log_of(entries: list[tuple[bytes | None, bytes | None]], step: int = 2) -> l
 
 def is_owner(key: bytes | None) -> bool:
     return key is not None and key in [owner.encode() for owner in OWNERS]
+
+
+@given(st.lists(said.map(written) | garbage, max_size=30))
+def test_garbage_among_the_owners_is_known(
+    entries: list[tuple[bytes | None, bytes | None]],
+) -> None:
+    log = log_of(entries)
+    assert no_owners(log) == [
+        m.offset for m in log if re.fullmatch(rb"[0-9a-f]{32}", m.key or b"") is None
+    ]
 
 
 @given(st.lists(said, max_size=30), st.integers(0, 62))
