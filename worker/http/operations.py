@@ -218,7 +218,10 @@ OPERATIONS: Final = (
 )  # fmt: skip
 """In the order in which paths are matched."""
 
-NAMES: Final = tuple(operation.name for operation in OPERATIONS)
+CONSOLE: Final = "console"
+"""In the place of an operation: a page of the console."""
+
+NAMES: Final = (*(operation.name for operation in OPERATIONS), CONSOLE)
 
 GREEDY: Final = frozenset({"rest", "path"})
 """The path parameters that may contain slashes."""

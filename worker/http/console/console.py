@@ -17,6 +17,7 @@ from worker.http.console.replay_pages import ReplayPages
 from worker.http.console.sign_in import SignIn, to_sign_in
 from worker.http.console.state_page import StatePage
 from worker.http.guard import Endpoint, needs
+from worker.http.operations import CONSOLE
 from worker.http.parameters import caller_of
 from worker.http.problems import Problem
 
@@ -39,7 +40,7 @@ def console_routes(parts: ConsoleParts) -> list[Route]:
 
     def page(path: str, role: Role | None, endpoint: Endpoint, method: str = "GET") -> Route:
         guarded = endpoint if role is None else needs(role, endpoint)
-        return Route(path, _page(pages, guarded), methods=[method])
+        return Route(path, _page(pages, guarded), methods=[method], name=CONSOLE)
 
     return [
         page("/", None, parts.overview.get),
@@ -52,9 +53,9 @@ def console_routes(parts: ConsoleParts) -> list[Route]:
         page("/exports", "fetch", parts.exports.post, "POST"),
         page("/state", "watch", parts.state.get),
         page("/logout", None, parts.sign_in.end, "POST"),
-        Route("/login", _shown(pages, parts.sign_in.get), methods=["GET"]),
-        Route("/login", _shown(pages, parts.sign_in.post), methods=["POST"]),
-        Route("/console/static/{name}", pages.static),
+        Route("/login", _shown(pages, parts.sign_in.get), methods=["GET"], name=CONSOLE),
+        Route("/login", _shown(pages, parts.sign_in.post), methods=["POST"], name=CONSOLE),
+        Route("/console/static/{name}", pages.static, name=CONSOLE),
     ]
 
 
