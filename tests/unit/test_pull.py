@@ -1,4 +1,4 @@
-"""What `buddy pull` says to a bucket that the server redirects to."""
+"""What `buddy pull` says of a server, and to a bucket that the server redirects to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from worker.errors import BrokerUnavailable
-from worker.pull import ExportServer, Refused
+from worker.pull.server import ExportServer, Refused
 
 CONTENT = b"0123456789"
 ETAG = hashlib.sha256(CONTENT).hexdigest()
@@ -27,6 +27,7 @@ class Stub(ThreadingHTTPServer):
         self.asked: list[dict[str, str]] = []
         self.location: str | None = None
         self.status = 200
+        self.problem = b"<Error/>"
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -38,7 +39,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.location is not None:
             self._answer(307, b"", ("Location", self.server.location))
         elif self.server.status != 200:
-            self._answer(self.server.status, b"<Error/>")
+            self._answer(self.server.status, self.server.problem)
         elif "range" in self.server.asked[-1] and "if-range" not in self.server.asked[-1]:
             start = int(self.server.asked[-1]["range"].removeprefix("bytes=").rstrip("-"))
             self._answer(206, CONTENT[start:])
@@ -115,3 +116,17 @@ def test_a_bucket_that_redirects_is_followed_no_further(api: Stub, bucket: Stub)
     with pytest.raises(Refused, match="answers 307"):
         ExportServer(api.url, "the-token").open(PATH, 0, ETAG).__enter__()
     assert len(api.asked) == 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_why_a_server_cannot_answer_is_told(
+    bucket: Stub, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", lambda _seconds: None)
+    bucket.status = status
+    bucket.problem = b'{"code": "state_unusable", "detail": "the clock is one hour ahead"}'
+    with pytest.raises(
+        BrokerUnavailable, match=f"answers {status}: the clock is one hour ahead; try again"
+    ):
+        ExportServer(bucket.url, None).latest([])
+    assert len(bucket.asked) == 6, "it was tried again"

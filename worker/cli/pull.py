@@ -10,7 +10,8 @@ from rich.progress import TaskID
 from worker.cli.console import Context, OneOf, count_of, print_json, progress_bar, say
 from worker.cli.settings import TOKEN, secret
 from worker.exports.layout import FORMATS
-from worker.pull import LATEST, ExportServer, pull
+from worker.pull.folder import LATEST, pull
+from worker.pull.server import ExportServer
 
 
 @click.command("pull")

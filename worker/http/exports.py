@@ -255,7 +255,7 @@ def _open_all(
                 file = place.open(export.name, path)
             except GoneError:
                 if place.find(export.name) is not None:
-                    raise _damaged(export, path, "is missing") from None
+                    raise _damaged(export, path, "is missing, or is no regular file") from None
                 raise Problem(404, "no_such_export", "the export has been removed") from None
             opened.callback(file.close)
             listed_size = sizes.get(path, file.size)

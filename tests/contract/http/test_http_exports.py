@@ -137,17 +137,22 @@ async def test_an_export_that_is_being_read_is_sent_whole(exporting: Served, sin
     assert problem(await exporting.client.get(path)) == (404, "no_such_export")
 
 
-@pytest.mark.parametrize("size", [None, 0, -1, 1])
+@pytest.mark.parametrize("size", [None, 0, -1, 1, "link", "directory"])
 async def test_a_file_that_is_not_as_the_manifest_says_is_refused(
-    exporting: Served, sink: Sink, size: int | None
+    exporting: Served, sink: Sink, size: int | str | None
 ) -> None:
     told = await exported(exporting, formats=["csv"], entities=["users"])
     path = next(file["path"] for file in told["files"] if file["bytes"] > 1)
     on_disk = sink.exports / told["directory"] / path
     content = on_disk.read_bytes()
     on_disk.unlink()
-    if size is not None:
+    if isinstance(size, int):
         on_disk.write_bytes(content[:size] if size <= 0 else content + b"x")
+    elif size == "link":
+        (sink.exports / "elsewhere").write_bytes(content)
+        on_disk.symlink_to(sink.exports / "elsewhere")
+    elif size == "directory":
+        on_disk.mkdir()
     for below in (f"files/{path}", "zip"):
         answer = await exporting.client.get(
             f"{told['location']}/{below}", headers={"range": f"bytes={len(content) - 1}-"}

@@ -28,7 +28,12 @@ from worker.exports.layout import MANIFEST, id_in
 from worker.exports.manifest import read_content
 from worker.exports.order import AHEAD, Order, is_of, orders, overtaken
 from worker.exports.places.hangs import Calls
-from worker.exports.places.links import is_directory, link_on_the_way, open_below
+from worker.exports.places.links import (
+    NoRegularFileError,
+    is_directory,
+    link_on_the_way,
+    open_below,
+)
 from worker.exports.places.opened import FileOnDisk
 from worker.exports.places.place import (
     SEAL_DAYS,
@@ -163,7 +168,7 @@ class DirectoryPlace:
         with self._guard():
             try:
                 return FileOnDisk(open_below(self._root / name, path))
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError, NoRegularFileError):
                 raise GoneError(f"there is no file {self._root / name / path}") from None
 
     def link(self, _name: str, _path: str, _kind: str, _disposition: str) -> None:

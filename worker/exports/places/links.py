@@ -6,6 +6,7 @@ exports directory itself may be a link: that is its owner's choice.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -14,6 +15,10 @@ from typing import Final
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 """Non-blocking: opening a pipe would otherwise wait for a writer."""
+
+
+class NoRegularFileError(OSError):
+    """What stands there is a link, a directory, a pipe or a device."""
 
 
 def is_directory(path: Path) -> bool:
@@ -32,8 +37,9 @@ def open_directory(path: Path) -> int:
 def open_below(directory: Path, path: str) -> int:
     """A descriptor for reading the file at `path` below `directory`.
 
-    Raises OSError if `directory`, the file or a directory between them is a link, or if the file
-    is not a regular one. The checks are made on open descriptors, so nothing can be swapped in.
+    Raises OSError if `directory` or a directory below it is a link, and NoRegularFileError if the
+    file is a link or not a regular one. The checks are made on open descriptors, so nothing can be
+    swapped in.
     """
     *folders, name = path.split("/")
     here = open_directory(directory)
@@ -43,11 +49,15 @@ def open_below(directory: Path, path: str) -> int:
             os.close(here)
             here = inner
         file = os.open(name, _FILE, dir_fd=here)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise NoRegularFileError(f"{directory / path} is a link") from None
+        raise
     finally:
         os.close(here)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise OSError(f"{directory / path} is no file")
+        raise NoRegularFileError(f"{directory / path} is no file")
     return file
 
 

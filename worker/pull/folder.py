@@ -1,4 +1,4 @@
-"""`buddy pull`: keeps a folder of finished exports up to date, from the HTTP API.
+"""Keeps a folder of finished exports up to date.
 
 An export appears in the folder in one step, once each of its files has the SHA-256 that the
 manifest lists. A pull that is killed leaves a hidden directory. The next pull goes on with it, and
@@ -14,200 +14,23 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar
-from urllib.parse import quote, urlencode
+from typing import Any, Final
+from urllib.parse import quote
 
-import msgspec
-import urllib3
-from urllib3.exceptions import HTTPError, LocationParseError, MaxRetryError
-
-from worker.errors import (
-    BrokerUnavailable,
-    BuddyError,
-    ConfigurationError,
-    StateError,
-    UsageError,
-)
+from worker.errors import BrokerUnavailable, StateError
 from worker.exports.layout import MANIFEST, id_in
 from worker.exports.manifest import MOST_BYTES, ExportedFile, decode
 from worker.private import DIRECTORY_MODE, make_private
-
-T = TypeVar("T")
+from worker.pull.server import ExportServer, Gone, NothingToPull, Offered, Refused, problems_of
 
 LATEST: Final = "latest"
 _LOCK: Final = ".pull.lock"
 _PARTIAL: Final = ".partial"
-_CHUNK: Final = 1 << 20
-_PAGE: Final = 100
 _LONGEST_CHAIN: Final = 10_000
-_LARGEST_ANSWER: Final = 64 << 20
 _TRIES: Final = 5
-_AWAY: Final = (429, 502, 503, 504)
-_TIMEOUT: Final = urllib3.Timeout(connect=10, read=60)
 
 Advance = Callable[[str, int, int], None]
 """Called with the name of a file, the bytes that are there, and its size."""
-
-
-class NothingToPull(BuddyError):
-    """The server has no such export."""
-
-
-class Refused(BuddyError):
-    """The server refuses the request: the token, its role, or the request itself."""
-
-    exit_code = 3
-
-
-class Offered(msgspec.Struct, frozen=True):
-    """A finished export as the server lists it."""
-
-    id: str
-    directory: str
-    full: bool
-    base: str | None
-    manifest_sha256: str
-
-
-class _Page(msgspec.Struct, frozen=True):
-    exports: list[Offered]
-    next: str | None = None
-
-
-class _Problem(msgspec.Struct, frozen=True):
-    code: str = ""
-    detail: str = "no reason given"
-
-
-class _GoneError(Exception):
-    """The export was removed while it was being pulled."""
-
-
-class ExportServer:
-    """The HTTP API of a server, for fetching exports. Calls block, and are retried for a while.
-
-    Raises `BrokerUnavailable` if the server stays away, `Refused`, and StateError for a file that
-    is damaged at the server.
-    """
-
-    def __init__(self, url: str, token: str | None) -> None:
-        """Raises UsageError if `url` is no URL of a server, and ConfigurationError.
-
-        No error repeats the token.
-        """
-        self._url = url.rstrip("/")
-        with _problems(url):
-            parsed = urllib3.util.parse_url(self._url)
-        has_more = parsed.query is not None or parsed.fragment is not None
-        if parsed.scheme not in ("http", "https") or not parsed.host or has_more:
-            raise UsageError("the server must be a URL such as http://127.0.0.1:8080")
-        if parsed.auth is not None:
-            raise UsageError("the URL must not hold a password: use --token-file")
-        if token is not None and not (token.isascii() and token.isprintable()):
-            raise ConfigurationError(
-                "the token (--token-file, BUDDY_HTTP_TOKEN) holds characters that no token has"
-            )
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        retries = urllib3.Retry(
-            total=_TRIES,
-            backoff_factor=0.5,
-            status_forcelist=_AWAY,
-            respect_retry_after_header=False,  # a server could name hours
-        )
-        self._pool = urllib3.PoolManager(retries=retries, timeout=_TIMEOUT)
-
-    def latest(self, formats: Sequence[str]) -> Offered:
-        """The latest export that holds all rows. Raises NothingToPull."""
-        return self._json("/v1/exports/latest", {"format": formats}, Offered)
-
-    def feed(self, bookmark: str, formats: Sequence[str]) -> Iterator[Offered]:
-        """The exports of a feed, the newest first."""
-        query = {"bookmark": bookmark, "format": formats, "limit": _PAGE}
-        while True:
-            page = self._json("/v1/exports", query, _Page)
-            yield from page.exports
-            if page.next is None:
-                return
-            query["after"] = page.next
-
-    @contextmanager
-    def open(self, path: str, start: int, etag: str) -> Iterator[tuple[bool, Iterator[bytes]]]:
-        """The bytes of a file from `start` on, and whether they begin there: else at 0.
-
-        Raises _GoneError if it is not there any more.
-        """
-        wanted = {"Range": f"bytes={start}-"} if start else {}
-        condition = {"If-Range": f'"{etag}"'} if start else {}
-        server, answer = self._url, self._get(path, wanted | condition)
-        try:
-            if answer.status == 307:
-                answer.close()
-                server = f"the bucket that {self._url} redirects to"
-                answer = self._follow(server, answer.headers.get("location", ""), wanted)
-            if answer.status == 404:
-                raise _GoneError
-            _check(server, answer)
-            yield answer.status == 206, answer.stream(_CHUNK)
-        finally:
-            answer.close()
-
-    def _json(self, path: str, query: dict[str, Any], kind: type[T]) -> T:
-        answer = self._get(f"{path}?{urlencode(query, doseq=True)}", {})
-        try:
-            if answer.status == 404:
-                raise NothingToPull(f"{self._url} has no such export")
-            _check(self._url, answer)
-            with _problems(self._url):
-                content = answer.read(_LARGEST_ANSWER)
-            return msgspec.json.decode(content, type=kind)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise Refused(f"{self._url} is no API of Buddy Stream") from None
-        finally:
-            answer.close()
-
-    def _get(self, path: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
-        with _problems(self._url):
-            return self._pool.request(
-                "GET",
-                self._url + path,
-                headers=self._headers | headers,
-                preload_content=False,
-                redirect=False,
-            )
-
-    def _follow(
-        self, bucket: str, location: str, headers: dict[str, str]
-    ) -> urllib3.BaseHTTPResponse:
-        """The answer of the bucket, which gets no token, and has ETags of its own.
-
-        Whoever has the location has the file, so no error shows it.
-        """
-        try:
-            parsed = urllib3.util.parse_url(location)
-        except LocationParseError:
-            parsed = urllib3.util.Url()
-        if parsed.scheme not in ("http", "https") or not parsed.host:
-            raise Refused(f"{bucket} is no server")
-        with _problems(bucket):
-            return self._pool.request(
-                "GET", location, headers=headers, preload_content=False, redirect=False
-            )
-
-
-def _check(server: str, answer: urllib3.BaseHTTPResponse) -> None:
-    """Raise what an answer without content means."""
-    if answer.status in (200, 206):
-        return
-    if answer.status == 410:
-        raise _GoneError
-    problem = _Problem()
-    with suppress(HTTPError, msgspec.MsgspecError, UnicodeDecodeError):
-        problem = msgspec.json.decode(answer.read(_CHUNK), type=_Problem)
-    if problem.code == "damaged_export":
-        raise StateError(f"damaged at the server: {problem.detail[:300]}")
-    if answer.status >= 500:
-        raise BrokerUnavailable(f"{server} answers {answer.status}: try again")
-    raise Refused(f"{server} answers {answer.status}: {problem.detail[:300]}")
 
 
 def pull(
@@ -231,7 +54,7 @@ def pull(
                 for offered in wanted:
                     _fetch(server, folder, offered, advance)
                     fetched.append(offered.directory)
-            except _GoneError:
+            except Gone:
                 continue  # retention has removed it: the list has changed
             _point_to(folder, newest)
             _sweep(folder)
@@ -304,7 +127,7 @@ def _manifest(server: ExportServer, path: str, offered: Offered, target: Path) -
             os.fsync(file.fileno())  # the earlier pull may have been killed before it did so
             return content
     content = b""
-    with server.open(path, 0, offered.manifest_sha256) as (_, chunks), _problems(path):
+    with server.open(path, 0, offered.manifest_sha256) as (_, chunks), problems_of(path):
         for chunk in chunks:
             content += chunk
             if len(content) > MOST_BYTES:
@@ -353,9 +176,10 @@ def _rest(
     advance: Advance,
 ) -> tuple[Any, int]:
     """Append the bytes from `size` on, as far as the connection goes: it is tried again."""
+    why = "the server has sent less than it said; try again"
     for _ in range(_TRIES):
         try:
-            with server.open(path, size, file.sha256) as (resumes, chunks), _problems(path):
+            with server.open(path, size, file.sha256) as (resumes, chunks), problems_of(path):
                 if size and not resumes:
                     kept.truncate(0)
                     digest, size = hashlib.sha256(), 0
@@ -366,12 +190,11 @@ def _rest(
                     advance(file.path, size, file.bytes)
                     if size > file.bytes:
                         return digest, size
-        except BrokerUnavailable:
-            if size < file.bytes:
-                continue
+        except BrokerUnavailable as error:
+            why = str(error)
         if size >= file.bytes:
             return digest, size
-    raise BrokerUnavailable(f"{file.path} breaks off at {size} of {file.bytes} bytes: try again")
+    raise BrokerUnavailable(f"{file.path} breaks off at {size} of {file.bytes} bytes: {why}")
 
 
 def _point_to(folder: Path, name: str) -> None:
@@ -415,22 +238,6 @@ def _writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise StateError(f"{folder} cannot be written: {reason}") from None
-
-
-@contextmanager
-def _problems(where: str) -> Iterator[None]:
-    """Turn what goes wrong with a connection into one line."""
-    try:
-        yield
-    except LocationParseError:
-        raise UsageError("the server must be a URL such as http://127.0.0.1:8080") from None
-    except MaxRetryError as error:
-        reason = type(error.reason).__name__ if error.reason else "no answer"
-        raise BrokerUnavailable(f"{where} cannot be reached ({reason}): try again") from None
-    except HTTPError as error:
-        raise BrokerUnavailable(
-            f"the connection to {where} broke off ({type(error).__name__}): try again"
-        ) from None
 
 
 def _flush(directory: Path) -> None:
