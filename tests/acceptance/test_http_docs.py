@@ -1,4 +1,4 @@
-"""Every example of the page on the HTTP API runs as it stands there, in its order."""
+"""Every example of the pages for those who send, watch and fetch runs as it stands there."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.kit import DEADLINE, Buddy
+from tests.acceptance.kit import DEADLINE, Another, Buddy
 from tests.paths import ROOT
 from tests.unit.rows_kit import user
+from worker.brokers.partitioner import partition_for
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(300)]
 
-PAGE = ROOT / "docs" / "operations" / "http.md"
+PAGES = [
+    ROOT / "docs" / "operations" / name
+    for name in ("sending.md", "rejections-http.md", "fetching.md")
+]
 EXAMPLE = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ADDRESS = "http://127.0.0.1:8080"
+KAFKA = "localhost:9092"
 
 
 def commands(directory: Path) -> Path:
@@ -36,6 +41,28 @@ def commands(directory: Path) -> Path:
     return found
 
 
+def all_examples() -> list[tuple[str, str]]:
+    """Language and text, in the order of the pages."""
+    return [each for page in PAGES for each in EXAMPLE.findall(page.read_text("utf-8"))]
+
+
+@pytest.mark.parametrize("kind", [pytest.param("kafka", marks=pytest.mark.kafka)], indirect=True)
+def test_the_example_of_kafka_runs(another: Another, tmp_path: Path) -> None:
+    buddy = another()
+    rows = [user(n) for n in range(5)]
+    (tmp_path / "users.ndjson").write_bytes(b"\n".join(value for _, value in rows))
+    ((_, example),) = [each for each in all_examples() if KAFKA in each[1]]
+    text = example.replace(KAFKA, buddy.broker.removeprefix("kafka://"))
+    text = text.replace("buddy.in.users", buddy.names.input("users"))
+    done = subprocess.run(
+        [sys.executable], input=text, cwd=tmp_path, text=True, capture_output=True,
+        check=False, timeout=2 * DEADLINE,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    sent = [place.split("/")[1] for place in done.stdout.split()]
+    assert sent == [str(partition_for(key, 2)) for key, _ in rows], "as the program expects"
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
 def test_the_examples_run(local: Buddy, tmp_path: Path) -> None:
     local.settings |= {"http": True, "http_port": 0, "grace_seconds": 1}
@@ -47,7 +74,7 @@ def test_the_examples_run(local: Buddy, tmp_path: Path) -> None:
     (room / "users.ndjson").write_bytes(b"\n".join(user(n)[1] for n in range(5)) + b'\n{"id": 1}\n')
     local.export("--incremental", "partner")
     environment = os.environ | {"PATH": f"{commands(tmp_path)}:{os.environ['PATH']}"}
-    examples = EXAMPLE.findall(PAGE.read_text("utf-8"))
+    examples = [each for each in all_examples() if KAFKA not in each[1]]
     assert len(examples) >= 6
     said = ""
     for language, example in examples:
