@@ -21,7 +21,14 @@ from worker.errors import BrokerUnavailable, StateError
 from worker.exports.layout import MANIFEST, id_in
 from worker.exports.manifest import MOST_BYTES, ExportedFile, decode
 from worker.private import DIRECTORY_MODE, make_private
-from worker.pull.server import ExportServer, Gone, NothingToPull, Offered, Refused, problems_of
+from worker.pull.server import (
+    ExportGone,
+    ExportServer,
+    NothingToPull,
+    Offered,
+    Refused,
+    problems_of,
+)
 
 LATEST: Final = "latest"
 _LOCK: Final = ".pull.lock"
@@ -54,7 +61,7 @@ def pull(
                 for offered in wanted:
                     _fetch(server, folder, offered, advance)
                     fetched.append(offered.directory)
-            except Gone:
+            except ExportGone:
                 continue  # retention has removed it: the list has changed
             _point_to(folder, newest)
             _sweep(folder)

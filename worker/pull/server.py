@@ -59,7 +59,7 @@ class _Problem(msgspec.Struct, frozen=True):
     detail: str = "no reason given"
 
 
-class Gone(Exception):
+class ExportGone(Exception):
     """The export was removed while it was being pulled."""
 
 
@@ -115,7 +115,7 @@ class ExportServer:
     def open(self, path: str, start: int, etag: str) -> Iterator[tuple[bool, Iterator[bytes]]]:
         """The bytes of a file from `start` on, and whether they begin there: else at 0.
 
-        Raises Gone if it is not there any more.
+        Raises ExportGone if it is not there any more.
         """
         wanted = {"Range": f"bytes={start}-"} if start else {}
         condition = {"If-Range": f'"{etag}"'} if start else {}
@@ -126,7 +126,7 @@ class ExportServer:
                 server = f"the bucket that {self._url} redirects to"
                 answer = self._follow(server, answer.headers.get("location", ""), wanted)
             if answer.status == 404:
-                raise Gone
+                raise ExportGone
             _check(server, answer)
             yield answer.status == 206, answer.stream(_CHUNK)
         finally:
@@ -180,7 +180,7 @@ def _check(server: str, answer: urllib3.BaseHTTPResponse) -> None:
     if answer.status in (200, 206):
         return
     if answer.status == 410:
-        raise Gone
+        raise ExportGone
     problem = _Problem()
     with suppress(HTTPError, msgspec.MsgspecError, UnicodeDecodeError):
         problem = msgspec.json.decode(answer.read(_CHUNK), type=_Problem)
