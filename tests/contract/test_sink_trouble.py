@@ -362,7 +362,7 @@ async def test_a_file_where_exports_need_room_is_named(
 ) -> None:
     monkeypatch.setattr(service, "_LOOK_AT_ROOMS_SECONDS", 0.02)
     path = sink.store / room
-    expected = f"sink: spool: {path} cannot be used as a directory"
+    expected = f"sink: spool: {path} is in the way of a directory: move it away"
     async with sink.running():
         await eventually(lambda: asyncio.sleep(0, path.is_dir()), bool)
         path.rename(path.with_name("aside"))

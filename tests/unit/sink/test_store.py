@@ -313,7 +313,7 @@ def test_a_second_opening_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_a_file_in_the_way_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StateError, match="name another one"):
+    with pytest.raises(StateError, match=r"file is in the way of a directory: move it away"):
         RowStore(tmp_path / "file", NAMES)
 
 

@@ -5,8 +5,6 @@ rocksdict raises plain `Exception` with RocksDB's text. No other module parses t
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -82,10 +80,13 @@ def make_directory(directory: Path) -> None:
     """Make a directory that only owner and group can read. Raises `StateError`."""
     try:
         make_private(directory)
-        if not directory.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        obstacle = None if directory.is_dir() else directory
+    except FileExistsError as error:  # a link to nothing, also above
+        obstacle = Path(error.filename)
     except OSError as error:
         raise StateError(in_one_line(directory, error)) from None
+    if obstacle is not None:
+        raise StateError(f"{obstacle} is in the way of a directory: move it away")
 
 
 @contextmanager
