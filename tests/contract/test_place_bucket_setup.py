@@ -134,7 +134,7 @@ def test_credentials_of_the_environment_do_as_well(
     assert place.find_or_finish(ID) is None
 
 
-@pytest.mark.parametrize("exports", ["s3://B_/x", "s3://bucket/a//b", "s3://b/../c"])
+@pytest.mark.parametrize("exports", ["s3://B_/x", "s3://a..b/x", "s3://bucket/a//b", "s3://b/../c"])
 def test_what_is_no_bucket_is_one_clear_line(exports: str) -> None:
     with pytest.raises(ConfigurationError, match="names no bucket"):
         place_of(Settings(exports=exports), {})

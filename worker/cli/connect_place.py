@@ -16,7 +16,8 @@ from worker.exports.places.place import ExportPlace
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_BUCKET = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
+_BUCKET = re.compile(r"s3://(?![^/]*\.\.)([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
+"""Capitals and underscores are left out: few servers take them, and only if told to."""
 _READ_SECONDS = 20
 """Seconds of silence after which a server is unavailable. boto's default of 60 s is too long."""
 
