@@ -9,9 +9,10 @@ import msgspec
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Reader
+from worker.cli.console import count_of
 from worker.core.outbox import SOURCE_HEADER, WARNINGS_HEADER
 from worker.core.topics import Names
-from worker.errors import NoAnswer, TopicRecreated
+from worker.errors import BrokerUnavailable, NoAnswer, TopicRecreated
 from worker.stream import Message, Partition, ProducerRecord
 
 
@@ -38,14 +39,17 @@ class Outcomes:
         self._names = names
         self._reader: Reader | None = None
         self._open: dict[str, set[int]] = defaultdict(set)
-        self._inputs: Mapping[str, str] = {}
-        """Their identities before anything was sent."""
+        self._before: Mapping[str, str] = {}
+        """The identities of the inputs and of the topics read, before anything was sent."""
+        self._read: frozenset[str] = frozenset()
 
     async def open(self) -> None:
         """Start reading outcomes at the current ends. Raises MissingTopic, BrokerUnavailable."""
-        self._inputs = await self._broker.identities(self._names.input(e) for e in ENTITIES)
         names = [self._names.accepted(e) for e in ENTITIES]
         names += [self._names.rejected(e) for e in ENTITIES]
+        self._read = frozenset(names)
+        inputs = [self._names.input(e) for e in ENTITIES]
+        self._before = await self._broker.identities(inputs + names)
         topics = await self._broker.topics(names)
         spans = await self._broker.spans(
             Partition(name, number)
@@ -82,12 +86,16 @@ class Outcomes:
     async def refresh(self, timeout: float = 0.0) -> None:
         """Count new outcomes; wait up to `timeout` seconds for the first.
 
-        Raises TopicRecreated if an input that was sent to is not the same any more: it uses the
-        coordinates of the sent records again.
+        Raises TopicRecreated if an input that was sent to, or a topic that is read, is not the same
+        any more: the one uses coordinates again, the other may have lost outcomes.
         """
         assert self._reader is not None
-        messages = await self._reader.read(5_000, timeout)
-        await self._check_inputs()
+        try:
+            messages = await self._reader.read(5_000, timeout)
+        except BrokerUnavailable:  # also for a topic that is gone
+            await self._check_topics()
+            raise
+        await self._check_topics()
         for message in messages:
             self._take(message)
 
@@ -115,15 +123,20 @@ class Outcomes:
         if self._reader is not None:
             await self._reader.close()
 
-    async def _check_inputs(self) -> None:
-        topics = [self._names.input(entity) for entity in self.sent]
-        now = await self._broker.identities(topics)
-        for topic in topics:
-            if now.get(topic) != self._inputs.get(topic):
-                raise TopicRecreated(
-                    f"topic {topic} was deleted or created anew after records were sent to it:"
-                    " nobody can tell their verdicts, so send them again"
-                )
+    async def _check_topics(self) -> None:
+        inputs = {self._names.input(entity) for entity in self.sent}
+        watched = [topic for topic in self._before if topic in inputs or topic in self._read]
+        now = await self._broker.identities(watched)
+        for topic in watched:
+            if now.get(topic) == self._before[topic]:
+                continue
+            sent = count_of(self.sent.total(), "record was", "records were")
+            told = f"topic {topic} was deleted or created anew after {sent} sent"
+            if topic in inputs:
+                raise TopicRecreated(f"{told}: nobody can tell the verdicts, so send them again")
+            raise TopicRecreated(
+                f"{told}: {self.judged} had a verdict before that, those of the others are unknown"
+            )
 
     def _take(self, message: Message) -> None:
         try:

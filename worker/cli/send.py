@@ -83,8 +83,8 @@ def send_command(
     Files may be Buddy exports, saved by Excel or written by hand. All but XLSX may be compressed
     with gzip. If PATH is -, the command reads NDJSON from standard input. The exit code
     is 1 if a file holds another number of records than it or its export states. With --wait, it is
-    also 1 if any record is rejected, 5 if no verdicts come, and 3 if an input topic is created anew
-    meanwhile: then nobody can tell the verdicts.
+    also 1 if any record is rejected, 5 if no verdicts come, and 3 if an input topic, or one of
+    verdicts, is deleted or created anew meanwhile: then nobody can tell the verdicts.
     """
     noticed: list[str] = []
     notice = notices(noticed)

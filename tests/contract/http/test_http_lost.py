@@ -91,3 +91,22 @@ async def test_whoever_sends_and_waits_counts_no_verdict_of_another_record(
         await outcomes.wait(30, lambda _judged: None)
     assert outcomes.judged == 0
     await outcomes.close()
+
+
+@pytest.mark.parametrize("is_made_anew", [True, False])
+@pytest.mark.parametrize("of", ["accepted.users", "rejected.matches"])
+async def test_whoever_waits_is_told_how_much_was_sent_if_a_topic_of_verdicts_is_gone(
+    stage: Stage, remove: DeleteTopic, of: str, is_made_anew: bool
+) -> None:
+    outcomes = Outcomes(stage.broker, stage.names)
+    await outcomes.open()
+    sent = [ProducerRecord(stage.names.input("users"), *user(number)) for number in (1, 2)]
+    outcomes.add_sent(sent, await stage.broker.publish(sent))
+    topic = f"{stage.names.prefix}.{of}"
+    await remove(topic)
+    if is_made_anew:
+        await stage.broker.create([wanted(stage.names, stage.tasks, LIMIT)[topic]])
+    expected = f"topic {topic} was deleted or created anew after 2 records were sent: 0 had"
+    with pytest.raises(TopicRecreated, match=expected):
+        await outcomes.wait(30, lambda _judged: None)
+    await outcomes.close()
