@@ -108,6 +108,7 @@ def test_run_serves_the_api_from_a_process_of_its_own(another: Another) -> None:
         os.kill(another_child, signal.SIGSTOP)
         service.wait_for("http_hangs")
         os.kill(another_child, signal.SIGCONT)
+        service.wait_for("http_answers")
         eventually(lambda: client.get("/ready").status_code == 200, "it goes on")
 
         os.kill(another_child, signal.SIGSTOP)

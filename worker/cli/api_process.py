@@ -27,6 +27,7 @@ _END_SECONDS: Final = 10.0
 
 _SILENT_SECONDS: Final = 20.0
 """After so long without a line the process hangs."""
+_SLICE_SECONDS: Final = 1.0
 _LONGEST_LINE: Final = 1_000
 
 _log = structlog.get_logger(__name__)
@@ -54,7 +55,8 @@ async def run_api(
             except OSError as error:  # too many processes, or no memory
                 await _ended(error.strerror or str(error), backoff, stop, health, clock)
                 continue
-            hearing = asyncio.create_task(_hear(process, health, clock))
+            assert process.stdout is not None
+            hearing = asyncio.create_task(hear(process.stdout, health, clock))
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({hearing, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
@@ -76,23 +78,29 @@ def tell_parent(hindrance: str | None) -> None:
         os.write(1, f"{line}\n".encode())
 
 
-async def _hear(process: Process, health: ServiceHealth, clock: Clock) -> None:
+async def hear(said: asyncio.StreamReader, health: ServiceHealth, clock: Clock) -> None:
     """Report what the process says, and that it says nothing, until it ends."""
-    assert process.stdout is not None
-    is_silent = False
+    hangs = False
+    silent = 0.0
     while True:
         try:
-            async with asyncio.timeout(_SILENT_SECONDS):
-                line = await process.stdout.readline()
+            async with asyncio.timeout(_SLICE_SECONDS):
+                line = await said.readline()
         except TimeoutError:
-            if not is_silent:
-                _log.error("http_hangs", seconds=_SILENT_SECONDS)
-            is_silent = True
-            health.hindered("process", "it hangs: it serves nothing", clock.steady())
+            # Counted, not measured: while this process is frozen, it hears nothing.
+            silent += _SLICE_SECONDS
+            if silent >= _SILENT_SECONDS:
+                if not hangs:
+                    _log.error("http_hangs", seconds=_SILENT_SECONDS)
+                hangs = True
+                health.hindered("process", "it hangs: it serves nothing", clock.steady())
             continue
         if not line:
             return
-        is_silent = False
+        if hangs:
+            _log.info("http_answers", seconds=silent)
+        hangs = False
+        silent = 0.0
         health.restored()
         health.free("process")
         if hindrance := line.decode(errors="replace").strip():
