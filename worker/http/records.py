@@ -76,18 +76,19 @@ class RecordSender:
                 async for batch in batches:
                     await sending.send(batch, self._keys[entity].read, limit)
                 sending.finish()
+                if tally.new:
+                    self._sending.sent(topic)
             except Problem as problem:
                 problem.members |= tally.members()
                 raise
             except BuddyError as error:
-                self._sending.failed(error)
+                self._sending.failed(topic, error)
                 raise problem_of(error, tally.members()) from None
             finally:
-                count = tally.sent - (tally.repeated or 0)
-                self._metrics.records(entity, count, tally.refused_count)
-                if count:
+                self._metrics.records(entity, tally.new, tally.refused_count)
+                if tally.new:
                     caller = caller_of(request).name
-                    _log.info("records_sent", caller=caller, entity=entity, count=count)
+                    _log.info("records_sent", caller=caller, entity=entity, count=tally.new)
             if not tally.sent and not tally.refused_count:
                 raise Problem(400, "empty_body", "the body holds no record")
             if watch is not None:
@@ -111,8 +112,9 @@ class RecordSender:
             try:
                 await sending.publish([NumberedRecord(0, 1, ProducerRecord(topic, key, None))])
             except BuddyError as error:
-                self._sending.failed(error)
+                self._sending.failed(topic, error)
                 raise problem_of(error) from None
+            self._sending.sent(topic)
             self._metrics.records(entity, tally.sent, 0)
             _log.info("deletion_sent", caller=caller_of(request).name, entity=entity)
             if watch is not None:

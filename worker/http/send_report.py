@@ -72,6 +72,11 @@ class SendTally:
         self._listed: list[tuple[int, str]] = []
         self._last_line: int | None = None
 
+    @property
+    def new(self) -> int:
+        """How many records this request has sent, without what requests before had."""
+        return self.sent - (self.repeated or 0)
+
     def room(self) -> int:
         """How many more records can be listed."""
         return MOST_LISTED - len(self._listed)

@@ -15,13 +15,15 @@ from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.core.topics import Names
 from worker.errors import WAITED_OUT, BuddyError, StateError
+from worker.stream import Partition
 from worker.waiting import wait
 
 _LOOK_SECONDS: Final = 5.0
 _SLOW_SECONDS: Final = 15.0
 """How long the broker may take for an answer."""
 _LASTING_SECONDS: Final = 30.0
-"""How long a request that failed counts: a look does not see every missing right."""
+"""How long a failed request counts if no other sends to its topic: a look misses some faults, such
+as a missing right, and whoever sends nothing to an API that is not ready would never end it."""
 
 _log = structlog.get_logger(__name__)
 
@@ -35,13 +37,17 @@ class SendingWatch:
         self._inputs = [names.input(entity) for entity in ENTITIES]
         self._tell = tell
         self._known: str | None = None
-        self._failure = ""
-        self._failed_at: float | None = None
+        self._failures: dict[str, tuple[str, float]] = {}
+        """By input: the last error, and when it was."""
 
-    def failed(self, error: BuddyError) -> None:
-        """A request could not send."""
+    def failed(self, topic: str, error: BuddyError) -> None:
+        """A request could not send to that input."""
         if isinstance(error, (*WAITED_OUT, StateError)):
-            self._failure, self._failed_at = str(error), _now()
+            self._failures[topic] = str(error), _now()
+
+    def sent(self, topic: str) -> None:
+        """A request has sent all of its records to that input: earlier failures are over."""
+        self._failures.pop(topic, None)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look until `stop` is set."""
@@ -75,15 +81,21 @@ class SendingWatch:
             for topic in self._inputs:
                 if topic not in there:
                     return f"topic {topic} is missing: run 'buddy topics create'"
+            # A request writes to any of the partitions.
+            await self._broker.spans(
+                Partition(topic, number)
+                for topic in self._inputs
+                for number in range(there[topic].partitions)
+            )
             await self._broker.publish(())
         except BuddyError as error:
             return str(error)
         return self._broker.hindrance()
 
     def _recent_failure(self) -> str | None:
-        if self._failed_at is None or _now() - self._failed_at >= _LASTING_SECONDS:
-            return None
-        return self._failure
+        since = _now() - _LASTING_SECONDS
+        self._failures = {topic: one for topic, one in self._failures.items() if one[1] > since}
+        return next((line for line, _ in self._failures.values()), None)
 
     def _say(self, line: str | None) -> None:
         if line is not None and self._known is None:

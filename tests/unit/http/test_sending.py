@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,12 +14,14 @@ import pytest
 from tests.clock_kit import SettableClock
 from tests.unit.embedded_kit import HOUR, opened
 from worker.brokers.contract import Broker
+from worker.brokers.embedded.store import FILE_NAME
 from worker.core.topics import Names, wanted
 from worker.errors import BrokerUnavailable, MessageRefused
 from worker.http import sending
 from worker.http.sending import SendingWatch
 
 NAMES = Names()
+USERS = NAMES.input("users")
 LIMIT = 1024 * 1024
 
 
@@ -81,12 +85,51 @@ async def test_a_request_that_failed_counts_for_a_while(
     async with opened(tmp_path / "log") as broker:
         await broker.create(wanted(NAMES, 1, LIMIT).values())
         async with watching(broker, told) as watch:
-            watch.failed(MessageRefused("too large"))
+            watch.failed(USERS, MessageRefused("too large"))
             await told.until(None)
-            watch.failed(BrokerUnavailable("no right to write"))
+            watch.failed(USERS, BrokerUnavailable("no right to write"))
             await told.until("no right to write")
             monkeypatch.setattr(sending, "_LASTING_SECONDS", 0.0)
             await told.until(None)
+
+
+async def test_a_request_that_failed_counts_until_its_input_takes_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "_LASTING_SECONDS", 1_000.0)
+    told = Told()
+    async with opened(tmp_path / "log") as broker:
+        await broker.create(wanted(NAMES, 1, LIMIT).values())
+        async with watching(broker, told) as watch:
+            watch.failed(USERS, BrokerUnavailable("no right to write"))
+            await told.until("no right to write")
+            watch.sent(NAMES.input("events"))
+            await told.until("no right to write")
+            watch.sent(USERS)
+            await told.until(None)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+async def test_a_damaged_partition_is_told_until_it_is_mended(tmp_path: Path, number: int) -> None:
+    told = Told()
+    async with opened(tmp_path / "log") as broker:
+        await broker.create(wanted(NAMES, 2, LIMIT).values())
+        async with watching(broker, told):
+            await told.until(None)
+            damage(tmp_path / "log", number, 1)
+            await told.until(f"entry of {USERS}/{number} is damaged")
+            damage(tmp_path / "log", number, -1)
+            await told.until(None)
+
+
+def damage(log: Path, number: int, by: int) -> None:
+    """Change the checksum of a partition of users."""
+    with contextlib.closing(sqlite3.connect(log / FILE_NAME)) as connection, connection:
+        connection.execute(
+            "UPDATE partitions SET crc = crc + ? WHERE number = ?"
+            " AND topic = (SELECT id FROM topics WHERE name = ?)",
+            (by, number, USERS),
+        )
 
 
 async def test_a_broker_that_does_not_answer_is_told(
