@@ -7,6 +7,8 @@ import gzip
 import io
 import lzma
 import os
+import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -166,6 +168,43 @@ def test_a_bomb_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="unpacks to more than 200 times its size"):
         drain()
     assert read <= 32 << 20
+
+
+HEADER = b"\x1f\x8b\x08%c\0\0\0\0\0\xff"
+
+
+@pytest.mark.parametrize("flags", [8, 16])
+def test_a_long_name_in_a_gzip_costs_few_steps(flags: int) -> None:
+    """A name or a comment that never ends is read in pieces, never byte by byte."""
+    steps = 0
+
+    def count(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    def drain() -> None:
+        with pytest.raises(UsageError, match="gzip is broken"):
+            as_utf8(io.BytesIO(HEADER % flags + b"n" * 1_000_000), "f.csv").read()
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        drain()
+    finally:
+        sys.setprofile(before)
+    assert steps < 10_000
+
+
+@pytest.mark.parametrize("size", [1, 3, 100_000])
+def test_everything_that_a_gzip_header_may_hold(size: int) -> None:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    body = packer.compress(TEXT.encode()) + packer.flush()
+    end = struct.pack("<II", zlib.crc32(TEXT.encode()), len(TEXT.encode()))
+    extra, names = b"\5\0extra", b"name\0" + b"comment" * 20_000 + b"\0"
+    member = HEADER % (4 | 8 | 16) + extra + names + body + end
+    if size < 100_000:
+        member = member.replace(b"comment" * 20_000, b"comment")
+    assert text_of(member + bytes(40_000) + member, size) == 2 * TEXT.encode()
 
 
 def test_a_pipe_is_read_as_it_comes() -> None:
