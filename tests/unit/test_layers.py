@@ -28,15 +28,16 @@ MAY_IMPORT: Final = {
     "stream": "",
     "errors": "",
     "private": "",
+    "small_files": "",
     "demo": "",
     "core": "schemas stream errors",
     "clock": "core",
     "waiting": "",
     "log": "core",
     "rules_page": "schemas core",
-    "brokers": "stream errors clock",
+    "brokers": "stream errors small_files clock",
     "accepted": "schemas stream core",
-    "index": "stream errors private core log brokers accepted",
+    "index": "stream errors private small_files core log brokers accepted",
     "ops": "schemas worker stream errors core",
     "engine": "schemas stream errors core clock waiting brokers index ops",
     "exports": "schemas worker errors private",
@@ -47,7 +48,8 @@ MAY_IMPORT: Final = {
     "checking": "stream core index files",
     "status": "schemas stream core",
     "http": (
-        "schemas worker stream errors core clock waiting brokers ops exports files sink desk status"
+        "schemas worker stream errors small_files core clock waiting brokers ops exports files sink"
+        " desk status"
     ),
     "message_schemas": "schemas core desk exports files sink",
     "asyncapi": "schemas worker stream core message_schemas",

@@ -9,12 +9,16 @@ from __future__ import annotations
 import re
 from typing import Final
 
+import msgspec
+
 _HOST: Final = r"(?:[\w.-]+|\[[\w:.%]+\])(?::\d{1,5})?"
 _KAFKA: Final = re.compile(rf"kafka://{_HOST}(?:\s*,\s*{_HOST})*/*")
 _BUCKET: Final = re.compile(r"s3://[^\s/:@?#]+(?:/[^?#]*)?")
 _ENDPOINT: Final = re.compile(rf"https?://{_HOST}(?:/[^\s@?#]*)?")
 _NO_DIRECTORY: Final = re.compile(r"://|:[^@]*@|^//[^/@][^@]*@|\0")
 """Matches a URL, a text that looks like `user:password@host`, and what no system takes."""
+
+_NO_HOST: Final = re.compile(r"[\0@/]")
 
 _KAFKA_LOGIN: Final = (
     "put user and password into `username` and `password_file` of [kafka] (or into "
@@ -59,6 +63,14 @@ def check_directory(name: str, text: str) -> None:
         raise ValueError(f"`{name}` must be a directory of this machine, not a URL")
 
 
+def check_files(settings: msgspec.Struct) -> None:
+    """Raises ValueError, which names the setting, if a file looks like a URL or holds a login."""
+    for name in settings.__struct_fields__:
+        text = getattr(settings, name)
+        if name.endswith("_file") and text is not None and _NO_DIRECTORY.search(text):
+            raise ValueError(f"`{name}` must be a file of this machine")
+
+
 def check_host(name: str, text: str) -> None:
     """Raises ValueError, which names the setting, if the text can be no host name or address."""
     if not is_host(text):
@@ -76,7 +88,7 @@ def is_host(text: str) -> bool:
         text.encode("idna")
     except UnicodeError:  # an empty label, or one of more than 63 characters
         return False
-    return "\0" not in text
+    return not _NO_HOST.search(text)
 
 
 def _refusal(form: str, text: str, login: str) -> str:

@@ -24,15 +24,16 @@ from worker.cli.locations import (
     check_directory,
     check_endpoint,
     check_exports,
+    check_files,
     check_host,
 )
 from worker.cli.sendable import check_sendable
 from worker.errors import ConfigurationError
 from worker.sink.schedule import DEFAULTS, Schedule
+from worker.small_files import read_small
 
 DEFAULT_FILE: Final = "buddy.toml"
 _MASK: Final = "***"
-_LARGEST_FILE: Final = 1024 * 1024
 
 Level = Literal["debug", "info", "warning", "error"]
 Seconds = Annotated[float, Meta(ge=0, le=365 * 24 * 3600)]
@@ -53,6 +54,7 @@ class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         check_sendable("username", self.username)
+        check_files(self)
 
 
 class S3Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,6 +72,7 @@ class S3Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.endpoint is not None:
             check_endpoint(self.endpoint)
         check_sendable("access_key_id", self.access_key_id)
+        check_files(self)
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,6 +112,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         check_exports(self.exports)
         check_host("metrics_host", self.metrics_host)
         check_host("http_host", self.http_host)
+        check_files(self)
         check_apart(self.data, self.broker, self.exports)
         names = [schedule.name for schedule in self.schedules]
         if twice := [name for name in names if names.count(name) > 1]:
@@ -201,9 +205,9 @@ def secret(file: str | None, environment: Mapping[str, str], variable: str) -> s
         found = environment.get(variable, "").rstrip("\r\n") or None
     else:
         try:
-            found = _text_of(Path(file)).rstrip("\r\n")
+            found = read_small(Path(file)).decode().rstrip("\r\n")
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8, or too large"
+            reason = getattr(error, "strerror", None) or "not UTF-8"
             raise ConfigurationError(f"secret file {file} cannot be read: {reason}") from None
     try:
         check_sendable(variable if file is None else f"secret file {file}", found)
@@ -232,25 +236,17 @@ def _value(name: str, text: str, variable: str) -> Any:
 def _from_file(named: str | None) -> dict[str, Any]:
     path = Path(named or DEFAULT_FILE)
     try:
-        return tomllib.loads(_text_of(path))
+        return tomllib.loads(read_small(path).decode())
     except FileNotFoundError:
         if named is None:
             return {}
         raise ConfigurationError(f"configuration file {named} does not exist") from None
     except (OSError, ValueError) as error:  # not UTF-8, not TOML
-        raise ConfigurationError(f"configuration file {path} cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigurationError(f"configuration file {path} cannot be read: {reason}") from None
     except RecursionError:
         reason = "its values are nested too deeply"
         raise ConfigurationError(f"configuration file {path} cannot be read: {reason}") from None
-
-
-def _text_of(path: Path) -> str:
-    """The text of a small file. Raises OSError, or ValueError if large (/dev/zero) or not UTF-8."""
-    with path.open("rb") as file:
-        data = file.read(_LARGEST_FILE + 1)
-    if len(data) > _LARGEST_FILE:
-        raise ValueError(f"it is larger than {_LARGEST_FILE} bytes")
-    return data.decode()
 
 
 def _check(merged: dict[str, Any], source: str) -> Settings:

@@ -25,11 +25,11 @@ import structlog
 from msgspec import Meta
 
 from worker.errors import ConfigurationError
+from worker.small_files import read_small
 
 Role = Literal["send", "watch", "fetch", "operate"]
 ROLES: Final[tuple[Role, ...]] = ("send", "watch", "fetch", "operate")
 
-_LARGEST_FILE: Final = 1024 * 1024
 _BYTES: Final = 32
 """The random bytes of a token: far too many to be guessed, so a plain hash suffices."""
 
@@ -107,9 +107,7 @@ def new_token() -> tuple[str, str]:
 
 def _read(path: Path) -> tuple[Token, ...]:
     try:
-        with path.open("rb") as file:
-            text = _whole(file.read(_LARGEST_FILE + 1))
-        tokens = msgspec.convert(tomllib.loads(text), _File).tokens
+        tokens = msgspec.convert(tomllib.loads(read_small(path).decode()), _File).tokens
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(
@@ -121,9 +119,3 @@ def _read(path: Path) -> tuple[Token, ...]:
             f"tokens file {path}: two tokens are called {twice[0]}: each needs a name of its own"
         )
     return tokens
-
-
-def _whole(content: bytes) -> str:
-    if len(content) > _LARGEST_FILE:
-        raise ValueError(f"it is larger than {_LARGEST_FILE} bytes")
-    return content.decode()

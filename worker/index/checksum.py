@@ -7,6 +7,8 @@ import zlib
 from pathlib import Path
 from typing import Final
 
+from worker.small_files import open_regular, read_small
+
 _SEAL: Final = "checksum"
 _CHUNK: Final = 1 << 20
 
@@ -39,7 +41,7 @@ def is_sealed(file: Path) -> bool:
 
 def mismatch(file: Path) -> str | None:
     """Why a sealed file is not as it was when it was sealed; None if it is. Raises OSError."""
-    said = file.with_name(_SEAL).read_bytes()
+    said = read_small(file.with_name(_SEAL))
     if not file.exists():
         return "it is missing"
     length, _, checksum = said.partition(b" ")
@@ -51,7 +53,7 @@ def mismatch(file: Path) -> str | None:
 def _checksum(file: Path, length: int) -> int:
     """The CRC-32 of the first `length` bytes, or of all bytes if the file is shorter."""
     checksum = 0
-    with file.open("rb") as content:
+    with open_regular(file) as content:
         while length > 0 and (chunk := content.read(min(_CHUNK, length))):
             checksum = zlib.crc32(chunk, checksum)
             length -= len(chunk)

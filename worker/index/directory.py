@@ -16,6 +16,7 @@ from typing import Final
 
 from worker.errors import StateError
 from worker.private import make_private
+from worker.small_files import read_small
 
 FILE_MODE: Final = 0o640
 """For owner and group only: docs/contract.md, "Configuration and logs"."""
@@ -71,7 +72,7 @@ class StateDirectory:
     def distrust(self) -> str | None:
         """Why the files may be torn or damaged, or None. Raises StateError."""
         try:
-            mark = self._mark.read_text("utf-8", "replace")
+            mark = read_small(self._mark).decode("utf-8", "replace")
         except FileNotFoundError:
             return None
         except OSError as error:

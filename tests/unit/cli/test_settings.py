@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.files_kit import improper
 from worker.cli.settings import environment_names, load, secret, unknown_variables
 from worker.errors import ConfigurationError
 
@@ -36,6 +37,13 @@ LOGINS = [
     ("s3.endpoint", f"https://{LOGIN}s3.example.org"),
     ("s3.endpoint", f"https://s3.example.org/?X-Amz-Signature={SECRET}"),
     ("s3.endpoint", f"{LOGIN}s3.example.org"),
+    ("http_host", f"{LOGIN}host"),
+    ("http_host", f"http://{SECRET}"),
+    ("metrics_host", f"{LOGIN}host"),
+    ("incident_webhook_file", f"https://hooks.example.org/{SECRET}"),
+    ("http_tokens_file", f"{LOGIN}host"),
+    ("kafka.ca_file", f"https://{LOGIN}host/ca.pem"),
+    ("kafka.token_file", f"{LOGIN}host"),
 ]
 
 
@@ -56,7 +64,7 @@ def test_a_login_in_a_url_is_refused_and_not_repeated(key: str, value: str, tmp_
         assert f"`{name}` must be" in line
         assert SECRET not in line
         assert ("password_file" in line or "secret_access_key_file" in line) == (
-            "@" in value and name != "data"
+            name in ("broker", "exports", "endpoint") and "@" in value
         )
 
 
@@ -171,11 +179,15 @@ def test_what_kubernetes_sets_for_a_service_called_buddy_is_no_setting() -> None
     assert load(None, {"BUDDY_METRICS_PORT": "9090"}, {}).metrics_port == 9090
 
 
-def test_a_file_without_an_end_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"/dev/zero cannot be read: it is larger than"):
-        load("/dev/zero", {}, {})
-    with pytest.raises(ConfigurationError, match="too large"):
-        secret("/dev/zero", {}, "BUDDY_KAFKA_PASSWORD")
+@pytest.mark.parametrize("kind", ["pipe", "device", "directory", "large"])
+def test_what_is_no_small_file_is_refused(kind: str, tmp_path: Path) -> None:
+    """A pipe is not waited for."""
+    path = improper(tmp_path / "file", kind)
+    reason = "it is larger than" if kind == "large" else "it is no regular file"
+    with pytest.raises(ConfigurationError, match=f"^configuration file .* be read: {reason}"):
+        load(str(path), {}, {})
+    with pytest.raises(ConfigurationError, match=f"^secret file .* be read: {reason}"):
+        secret(str(path), {}, "BUDDY_KAFKA_PASSWORD")
 
 
 def test_values_that_are_nested_too_deeply_are_one_line(tmp_path: Path) -> None:

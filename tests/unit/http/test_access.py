@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from tests.unit.files_kit import improper
 from worker.errors import ConfigurationError
 from worker.http.access import Caller, Tokens, new_token
 
@@ -54,6 +55,19 @@ def test_a_changed_file_is_read_again(file: Path) -> None:
     rewrite(file, entry("crm", "second", "send"))
     assert tokens.caller("first") is None
     assert tokens.caller("second") is not None
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "directory", "large"])
+def test_what_is_no_small_file_is_refused_and_not_waited_for(file: Path, kind: str) -> None:
+    file.write_text(entry("crm", "first", "send"))
+    tokens = Tokens(file)
+    file.unlink()
+    improper(file, kind)
+    with pytest.raises(ConfigurationError, match=r"^tokens file .* cannot be used: it is "):
+        Tokens(file)
+    with capture_logs() as logs:
+        assert tokens.caller("first") is not None, "it stays valid"
+    assert [line["event"] for line in logs] == ["tokens_not_read"]
 
 
 @pytest.mark.parametrize("text", ["[[tokens]", 'tokens = "all"', None])

@@ -13,6 +13,7 @@ from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import AuthenticationFailedError
 
 from worker.errors import ConfigurationError
+from worker.small_files import open_regular, read_small
 
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
@@ -105,6 +106,8 @@ class KafkaSecurity(msgspec.Struct, frozen=True, kw_only=True):
 
     def _tls(self) -> ssl.SSLContext:
         try:
+            if self.ca_file:
+                open_regular(Path(self.ca_file)).close()
             context = ssl.create_default_context(cafile=self.ca_file)
         except OSError as error:  # includes ssl.SSLError
             raise ConfigurationError(
@@ -112,6 +115,9 @@ class KafkaSecurity(msgspec.Struct, frozen=True, kw_only=True):
             ) from None
         if self.cert_file:
             try:
+                for file in (self.cert_file, self.key_file):
+                    if file:
+                        open_regular(Path(file)).close()
                 # Never None: OpenSSL would then prompt on the terminal for a missing password.
                 context.load_cert_chain(self.cert_file, self.key_file, self.key_password or "")
             except OSError as error:
@@ -131,7 +137,7 @@ class TokenFile(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no
     async def token(self) -> str:
         """The token. If there is none, raises an `AuthenticationFailedError` for aiokafka."""
         try:
-            token = (await asyncio.to_thread(self._path.read_text, "ascii")).strip()
+            token = (await asyncio.to_thread(read_small, self._path)).decode("ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = _reason(error) if isinstance(error, OSError) else "not ASCII"
             raise AuthenticationFailedError(

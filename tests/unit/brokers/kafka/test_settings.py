@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from tests.unit.files_kit import improper
 from worker.brokers.kafka.batches import BATCH_BYTES, BATCH_MESSAGES, check, pack, place
 from worker.brokers.kafka.broker import KafkaBroker
 from worker.brokers.kafka.security import KafkaSecurity, TokenFile
@@ -152,6 +153,22 @@ def test_certificates_that_cannot_be_used(tmp_path: Path, field: str, content: s
     with pytest.raises(ConfigurationError, match=f"{field} .*cannot be used") as caught:
         security.client_arguments()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["ca_file", "cert_file", "key_file"])
+def test_a_pipe_in_place_of_a_certificate_is_not_waited_for(tmp_path: Path, field: str) -> None:
+    path = improper(tmp_path / "pipe", "pipe")
+    (tmp_path / "cert.pem").write_text("")
+    given = {"security_protocol": "SSL", "cert_file": str(tmp_path / "cert.pem"), field: str(path)}
+    security = msgspec.convert(given, KafkaSecurity)
+    with pytest.raises(ConfigurationError, match="cannot be used: it is no regular file"):
+        security.client_arguments()
+
+
+async def test_a_pipe_in_place_of_a_token_fails_the_login(tmp_path: Path) -> None:
+    path = improper(tmp_path / "pipe", "pipe")
+    with pytest.raises(AuthenticationFailedError, match="it is no regular file"):
+        await TokenFile(str(path)).token()
 
 
 async def test_a_token_is_read_again_each_time(tmp_path: Path) -> None:
