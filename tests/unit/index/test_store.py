@@ -17,6 +17,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.paths import ROOT
+from tests.unit.files_kit import improper
 from tests.unit.index.store_kit import FIRST, TOPIC, filled, row, user
 from worker.accepted import Foreign
 from worker.core.known import address_digest
@@ -194,6 +195,15 @@ def test_what_cannot_be_trusted_is_wiped(
     assert logs == []
     assert store.user(user(1).bytes)
     store.close()
+
+
+@pytest.mark.parametrize("name", ["unflushed", "checksum", "data.mdb"])
+def test_a_pipe_in_its_files_is_told_and_not_waited_for(directory: Path, name: str) -> None:
+    filled(directory)
+    (directory / name).unlink(missing_ok=True)
+    improper(directory / name, "pipe")
+    with pytest.raises(StateError, match="it is no regular file"):
+        IndexStore(directory).open()
 
 
 def test_damage_found_at_work_is_one_line_and_mended_by_a_restart(
