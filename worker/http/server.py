@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+import h11
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
@@ -19,6 +20,8 @@ HEADER_SECONDS: Final = 10.0
 CLIENT_SECONDS: Final = 60.0
 """How long a client may take none of what waits for it; at most some 300 KB do."""
 KEEP_ALIVE_SECONDS: Final = 15
+LINGER_SECONDS: Final = 3.0
+"""How long the rest of a body is dropped that was answered before its end."""
 GRACE_SECONDS: Final = 5
 """How long requests in progress may go on after a stop."""
 _MOST_CONNECTIONS: Final = 2_000
@@ -67,26 +70,51 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """Closes connections whose next request does not come: uvicorn limits only silence."""
+    """Closes connections whose next request does not come: uvicorn limits only silence.
+
+    A connection whose client still sends is not closed at once: the system would reset it, and the
+    client would lose the answer.
+    """
 
     def connection_made(self, transport: Any) -> None:
         """Give the client `HEADER_SECONDS` for the head of its request."""
-        super().connection_made(transport)
+        closing: Any = _Closing(transport, self)
+        super().connection_made(closing)
+        self._linger_limit: asyncio.TimerHandle | None = None
         self._head_limit: asyncio.TimerHandle | None = None
         self._write_limit: asyncio.TimerHandle | None = None
         self._limit_head()
 
     def data_received(self, data: bytes) -> None:
         """Handle the data. Data that is no whole head does not extend the limit."""
+        if self.lingers:
+            return
         super().data_received(data)
         self._limit_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the limits."""
-        for limit in (self._head_limit, self._write_limit):
+        for limit in (self._head_limit, self._write_limit, self._linger_limit):
             if limit is not None:
                 limit.cancel()
         super().connection_lost(exc)
+
+    @property
+    def lingers(self) -> bool:
+        """Whether all is answered, and what the client still sends is dropped."""
+        return self._linger_limit is not None
+
+    def close(self, transport: asyncio.Transport) -> None:
+        """Close the connection, once the client has sent what it is sending, or has not in time."""
+        cycle: RequestResponseCycle | None = self.cycle
+        answered = cycle is not None and cycle.response_complete
+        sends = answered and self.conn.their_state is h11.SEND_BODY
+        if self.lingers or not sends or transport.is_closing():
+            transport.close()
+            return
+        transport.write_eof()
+        self.flow.resume_reading()
+        self._linger_limit = self.loop.call_later(LINGER_SECONDS, transport.close)
 
     def pause_writing(self) -> None:
         """Give the client `CLIENT_SECONDS` to take what waits for it."""
@@ -108,3 +136,22 @@ class _Protocol(H11Protocol):
                 self._head_limit = None
         elif self._head_limit is None:
             self._head_limit = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+
+class _Closing:
+    """A transport that the protocol closes."""
+
+    def __init__(self, transport: asyncio.Transport, protocol: _Protocol) -> None:
+        self._transport = transport
+        self._protocol = protocol
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        """Whether nothing more can be written."""
+        return self._protocol.lingers or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Close it, as the protocol does."""
+        self._protocol.close(self._transport)

@@ -86,6 +86,30 @@ async def test_a_client_that_takes_nothing_is_cut_off() -> None:
         await serving
 
 
+async def sent(writer: asyncio.StreamWriter, megabytes: int, stated: int) -> None:
+    """Send a body; the client asks that the connection be closed, as urllib does."""
+    head = "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n"
+    writer.write(head.format(stated).encode())
+    for _ in range(megabytes):
+        writer.write(bytes(1_000_000))
+        await writer.drain()
+
+
+async def test_an_answer_before_the_end_of_a_body_reaches_the_client(port: int) -> None:
+    """The client sends all of it, and reads only then."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    await sent(writer, 32, 32_000_000)
+    assert (await reader.read()).startswith(b"HTTP/1.1 204")
+    writer.close()
+
+
+async def test_a_body_that_never_ends_is_not_taken_for_ever(port: int) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    with patch("worker.http.server.LINGER_SECONDS", 0.2), pytest.raises(ConnectionError):
+        await sent(writer, 1_000_000, 10**12)
+    writer.close()
+
+
 def test_others_are_served_with_tokens_only() -> None:
     with pytest.raises(ConfigurationError, match="http_tokens_file"):
         listen("0.0.0.0", 0, has_tokens=False)  # noqa: S104 -- this is refused
