@@ -184,3 +184,18 @@ def test_an_answered_request_is_not_repeated() -> None:
     world.now += 10 * FIVE_MINUTES
     world.settle()
     assert len(requests(world)) == 1
+
+
+def test_a_request_that_was_answered_while_a_full_decision_put_it_off_is_not_repeated() -> None:
+    world, sent = asking()
+    world.now += FIVE_MINUTES + 60_000
+    task = world.tasks[0]
+    assert task.has_to_ask_again(world.moment)
+    (parked,) = task.unanswered
+    world.settle()
+    assert world.kind(sent) == "accepted"
+    task.unanswered.append(parked)
+    before = requests(world)
+    world.round(only=[0])
+    assert requests(world) == before
+    assert not task.unanswered
