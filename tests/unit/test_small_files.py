@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,10 @@ def test_a_file_behind_links_is_read_whole(tmp_path: Path) -> None:
     (tmp_path / "one").symlink_to("file")
     (tmp_path / "two").symlink_to("one")
     assert read_small(tmp_path / "two") == b"x" * LARGEST
+
+
+def test_the_null_device_is_an_empty_file() -> None:
+    assert read_small(Path(os.devnull)) == b""
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "directory", "large"])
