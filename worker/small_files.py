@@ -16,7 +16,7 @@ LARGEST: Final = 1024 * 1024
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file, or the null device. Raises OSError for anything else. Waits for nobody."""
+    """Open a regular file, or the null device; OSError for anything else. Waits for nobody."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     found = os.fstat(descriptor)
     is_null = stat.S_ISCHR(found.st_mode) and found.st_rdev == Path(os.devnull).stat().st_rdev
