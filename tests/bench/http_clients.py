@@ -18,7 +18,9 @@ import time
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, NamedTuple
+from typing import NamedTuple
+
+from tests.bench.child import child, pipe_of
 
 _CHUNK = 64 * 1024
 _OPENING = 32
@@ -133,8 +135,8 @@ class Visitors:
 
     def leave(self) -> dict[str, float]:
         """Close them; what `crowd` returned. Raises RuntimeError if they failed."""
-        _of(self._process.stdin).close()
-        line = _of(self._process.stdout).readline()
+        pipe_of(self._process.stdin).close()
+        line = pipe_of(self._process.stdout).readline()
         if not line:
             raise RuntimeError("the clients have failed")
         found: dict[str, float] = json.loads(line)
@@ -145,24 +147,8 @@ class Visitors:
 def visiting(address: tuple[str, int], file: str, wanted: Crowd) -> Iterator[Visitors]:
     """The clients of a server, once all are served. Raises RuntimeError."""
     numbers = [str(number) for number in wanted]
-    command = ["-m", "tests.bench.http_clients", address[0], str(address[1]), file, *numbers]
-    process = subprocess.Popen(
-        [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    try:
-        if _of(process.stdout).readline() != b"ready\n":
-            raise RuntimeError("the clients did not start")
+    with child("tests.bench.http_clients", address[0], str(address[1]), file, *numbers) as process:
         yield Visitors(process)
-    finally:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            _of(pipe).close()
-
-
-def _of(pipe: IO[bytes] | None) -> IO[bytes]:
-    assert pipe is not None
-    return pipe
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import IO
 
 from tests.bench import mix
+from tests.bench.child import child, pipe_of
 from tests.bench.figures import settled_memory
 from tests.bench.running import opened
 from worker.brokers.contract import Broker
@@ -63,9 +63,9 @@ class Sender:
 
     def send(self) -> dict[str, float]:
         """Send everything; what `pace` returned. Raises RuntimeError if it failed."""
-        _of(self._process.stdin).write(b"go\n")
-        _of(self._process.stdin).flush()
-        line = _of(self._process.stdout).readline()
+        pipe_of(self._process.stdin).write(b"go\n")
+        pipe_of(self._process.stdin).flush()
+        line = pipe_of(self._process.stdout).readline()
         if not line:
             raise RuntimeError("the sender has failed")
         found: dict[str, float] = json.loads(line)
@@ -75,24 +75,8 @@ class Sender:
 @contextmanager
 def pacing(url: str, names: Names, rate: float, seconds: float) -> Iterator[Sender]:
     """A sender as a process, once it has made its records. Raises RuntimeError."""
-    command = ["-m", "tests.bench.pacer", url, names.prefix, str(rate), str(seconds)]
-    process = subprocess.Popen(
-        [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    try:
-        if _of(process.stdout).readline() != b"ready\n":
-            raise RuntimeError("the sender did not start")
+    with child("tests.bench.pacer", url, names.prefix, str(rate), str(seconds)) as process:
         yield Sender(process)
-    finally:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            _of(pipe).close()
-
-
-def _of(pipe: IO[bytes] | None) -> IO[bytes]:
-    assert pipe is not None
-    return pipe
 
 
 if __name__ == "__main__":

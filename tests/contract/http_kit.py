@@ -124,9 +124,13 @@ async def kept(broker: Broker, names: Names, desk: Path) -> AsyncIterator[None]:
 
 async def inputs(stage: Stage, entity: str = "users") -> list[Message]:
     """All messages of an input."""
-    topic = stage.names.input(entity)
-    spans = await stage.broker.spans(Partition(topic, number) for number in range(stage.tasks))
-    reader = stage.broker.reader()
+    return await messages(stage.broker, stage.names.input(entity), stage.tasks)
+
+
+async def messages(broker: Broker, topic: str, partitions: int) -> list[Message]:
+    """All messages of a topic."""
+    spans = await broker.spans(Partition(topic, number) for number in range(partitions))
+    reader = broker.reader()
     reader.assign({partition: span.start for partition, span in spans.items()})
     found: list[Message] = []
     while any(reader.position(partition) < span.end for partition, span in spans.items()):

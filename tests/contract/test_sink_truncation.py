@@ -29,6 +29,20 @@ async def answered(sink: Sink, request_id: str) -> None:
         pass
 
 
+async def a_loss_is_told_once(sink: Sink, place: Partition) -> None:
+    """The next session answers, and says what is lost; the one after it says nothing."""
+    with capture_logs() as logs:
+        async with sink.running():
+            await ask(sink, "new")
+            await answered(sink, "new")
+            lost = f"{place.topic}/{place.number} has lost its last messages"
+            assert any(lost in why for why in sink.reasons())
+        async with sink.running():
+            await ask(sink, "last")
+            await answered(sink, "last")
+    assert told(logs) == [place.topic], "once"
+
+
 async def exported(sink: Sink, *requests: str) -> None:
     """Have the sink answer these requests, and read the answers."""
     for request in requests:
@@ -93,15 +107,7 @@ async def test_lost_announcements_are_told(sink: Sink, truncate: Truncate) -> No
         await exported(sink, "old0", "old1", "old2")
     place = Partition(sink.names.exports, 0)
     await truncate(place, (await sink.broker.spans([place]))[place].end - 2)
-    with capture_logs() as logs:
-        async with sink.running():
-            await ask(sink, "new")
-            await answered(sink, "new")
-            assert any("exports/0 has lost its last messages" in why for why in sink.reasons())
-        async with sink.running():
-            await ask(sink, "last")
-            await answered(sink, "last")
-    assert told(logs) == [place.topic], "once"
+    await a_loss_is_told_once(sink, place)
 
 
 async def test_a_mark_that_is_not_the_last_is_told_and_repeats_nothing(
@@ -116,13 +122,5 @@ async def test_a_mark_that_is_not_the_last_is_told_and_repeats_nothing(
         sink.clock.now += 1_000
         await exported(sink, "old1")
     await truncate(place, end)
-    with capture_logs() as logs:
-        async with sink.running():
-            await ask(sink, "new")
-            await answered(sink, "new")
-            assert any("schedules/0 has lost its last messages" in why for why in sink.reasons())
-        async with sink.running():
-            await ask(sink, "last")
-            await answered(sink, "last")
-    assert told(logs) == [place.topic], "once"
+    await a_loss_is_told_once(sink, place)
     assert [s.request_id for s in await sink.announced()] == ["old0", "old1", "new", "last"]

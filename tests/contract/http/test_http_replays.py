@@ -11,14 +11,13 @@ from structlog.testing import capture_logs
 
 from tests.contract.broker_kit import Another
 from tests.contract.desk_kit import Desk
-from tests.contract.http_kit import Served, kept, problem, served
+from tests.contract.http_kit import Served, kept, messages, problem, served
 from tests.unit.rows_kit import uuid
 from worker.brokers.contract import Broker
 from worker.core.violations import Code
 from worker.desk.audit import ReplayAudit, read_audit
 from worker.errors import NobodyWorks
 from worker.http.replays import LARGEST_BODY
-from worker.stream import Message, Partition
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -36,19 +35,8 @@ async def replay(http: Served, **body: Any) -> Any:
     return answer.json()
 
 
-async def messages(desk: Desk, topic: str, partitions: int) -> list[Message]:
-    spans = await desk.broker.spans(Partition(topic, number) for number in range(partitions))
-    reader = desk.broker.reader()
-    reader.assign({partition: span.start for partition, span in spans.items()})
-    found: list[Message] = []
-    while any(reader.position(partition) < span.end for partition, span in spans.items()):
-        found += await reader.read(5_000, 0.1)
-    await reader.close()
-    return found
-
-
 async def audits(desk: Desk) -> list[ReplayAudit]:
-    found = map(read_audit, await messages(desk, desk.names.replays, 1))
+    found = map(read_audit, await messages(desk.broker, desk.names.replays, 1))
     return [audit for audit in found if audit is not None]
 
 
@@ -66,13 +54,13 @@ async def test_chosen_records_are_sent_once(desk: Desk, http: Served) -> None:
     await fill(desk)
     dry = await replay(http, **ROLE, dry_run=True)
     assert (dry["sent"], dry["would_send"], len(dry["examples"])) == (0, 3, 3)
-    assert await messages(desk, desk.names.input("users"), 2) == []
+    assert await messages(desk.broker, desk.names.input("users"), 2) == []
     with capture_logs() as logs:
         report = await replay(http, **ROLE)
     assert (report["sent"], report["skipped"], report["complete"]) == (3, {}, True)
     (line,) = [line for line in logs if line["event"] == "records_replayed"]
     assert (line["caller"], line["count"], line["replay"]) == ("anyone", 3, report["replay"])
-    sent = await messages(desk, desk.names.input("users"), 2)
+    sent = await messages(desk.broker, desk.names.input("users"), 2)
     assert sorted(json.loads(m.value or b"")["id"] for m in sent) == [uuid(n) for n in range(3)]
     told = await audits(desk)
     assert {audit.by for audit in told} == {"anyone"}
