@@ -16,6 +16,7 @@ from tests.contract import broker_kit
 from tests.contract.helpers import PATIENCE, eventually
 from tests.unit.rows_kit import event, match, milestone, user
 from worker.brokers.contract import Broker
+from worker.brokers.tables import read_table
 from worker.clock import Clock, StepWatch
 from worker.core.checkpoint import Checkpoint
 from worker.core.topics import Names, wanted
@@ -204,8 +205,9 @@ async def consuming(sink: Sink) -> AsyncIterator[tuple[Consumer, RowStore]]:
 async def begun(sink: Sink) -> None:
     """Wait until a sink is active: it has noted its schedules."""
     place = Partition(sink.names.schedules, 0)
+    schedules = {schedule.name.encode() for schedule in sink.schedules}
 
-    async def ask() -> int:
-        return (await sink.broker.spans([place]))[place].end
+    async def ask() -> bool:
+        return schedules <= set(await read_table(sink.broker, place))
 
     await eventually(ask, bool)
