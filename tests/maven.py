@@ -20,7 +20,7 @@ import pytest
 
 from tests.paths import ROOT
 
-_CACHE = ROOT / ".cache"
+CACHE = ROOT / ".cache"
 
 
 class NotFetched(Exception):
@@ -69,24 +69,31 @@ def version(pom: Path, of: str) -> str:
 
 def jars(pom: Path, name: str) -> Path:
     """The directory of the jars that a pom depends on, fetched when it is not there yet."""
-    home = _CACHE / name
+    home = CACHE / name
     if any(home.glob("*.jar")):
         return home
     maven = shutil.which("mvn")
     if maven is None:
         raise NotFetched(f"no Maven (mvn) to fetch {name} with")
-    _CACHE.mkdir(exist_ok=True)
-    with (_CACHE / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
+    with locked(name):
         if not any(home.glob("*.jar")):
             _fetch(maven, pom, home)
     return home
 
 
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Nobody else makes what has this name in the cache: tests run in several processes."""
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _fetch(maven: str, pom: Path, home: Path) -> None:
     name = home.name
     # Fetched aside and moved: an interrupted download is never taken for a whole one.
-    aside = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_CACHE))
+    aside = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=CACHE))
     try:
         subprocess.run(
             [maven, "-q", "-B", "-f", pom, "dependency:copy-dependencies",

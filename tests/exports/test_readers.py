@@ -1,14 +1,15 @@
-"""100,000 random rows of hostile text through a sink, and back through four foreign readers.
+"""Thousands of random rows of hostile text through a sink, and back through four foreign readers.
 
 Records are decoded as a worker does and accepted; a sink reads them and makes one export in all
-formats. The csv module, json, openpyxl and calamine then read every cell of it, all 100,000 rows,
-and each cell must be what docs/contract.md makes of the accepted row.
+formats. The csv module, json, openpyxl and calamine then read every cell of all rows. Each cell
+must be what docs/contract.md makes of the accepted row.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Mapping
 from itertools import islice
@@ -30,7 +31,7 @@ from worker.sink.requests import ExportRequest, decode_announcement, encode_requ
 from worker.sink.service import serve
 from worker.stream import Partition, ProducerRecord
 
-ROWS = 100_000
+ROWS = int(os.environ.get("BUDDY_READERS_ROWS", "30000"))
 SEED = 5
 SECONDS = 120.0
 """For the export; it takes some ten."""
@@ -166,4 +167,4 @@ def test_the_manifest_names_every_file_every_cut_cell_and_counts_the_formulas(ma
         for c in made.manifest["xlsx_cut_cells"]
     }
     assert listed == expected.long_cells(made.rows)
-    assert len(listed) > 40
+    assert len(listed) > ROWS // 2_500

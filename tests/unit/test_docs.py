@@ -209,7 +209,7 @@ def test_the_example_shows_the_defaults() -> None:
 
 def test_variables_in_the_pages_exist() -> None:
     tests = {"BUDDY_TEST_KAFKA", "BUDDY_REQUIRE_KAFKA", "BUDDY_HYPOTHESIS", "BUDDY_KAFKA_HOME"}
-    tests |= {"BUDDY_CHROMIUM", "BUDDY_REQUIRE_CHROMIUM"}
+    tests |= {"BUDDY_CHROMIUM", "BUDDY_REQUIRE_CHROMIUM", "BUDDY_READERS_ROWS"}
     known = environment_names() | tests | {"BUDDY_"}
     for page in PAGES:
         named = set(re.findall(r"BUDDY_[A-Z0-9_]*", page.read_text("utf-8")))
