@@ -1,4 +1,4 @@
-"""The database file of the embedded broker: its directory, format, connections and failures.
+"""The database file of the embedded broker: its directory, format and connections.
 
 One SQLite database in WAL mode holds all data. With `synchronous=FULL`, a transaction is on disk
 once it returns. Each connection has a thread of its own, because SQLite waits for the disk and
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import sqlite3
 import threading
@@ -21,24 +20,25 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import structlog
 
-from worker.brokers.embedded.disk import FAILED, NO_ROOM, refusal
+from worker.brokers.embedded.explanations import (
+    BUSY_SECONDS,
+    explain_os_error,
+    explain_sqlite_error,
+    log_damaged,
+    log_missing,
+    not_a_directory,
+    primary_code,
+)
 from worker.brokers.embedded.format import is_current, is_new, make, migrate
-from worker.brokers.embedded.seal import means_damage, reason_of
-from worker.errors import BrokerUnavailable, BuddyError, DamagedLog, StateError
+from worker.errors import BrokerUnavailable, BuddyError, StateError
 
 FILE_NAME = "log.sqlite"
-
-BUSY_SECONDS = 10.0
-"""How long a write waits for other processes before it gives up."""
 
 CALL_SECONDS = 30.0
 """How long a call waits for its thread: a disk that hangs must not block the caller for ever."""
 
 WHOLE_LOG_SECONDS = 12 * 3600.0
 """The same for a call that goes through the whole log."""
-
-_NO_DIRECTORY = {errno.ENOTDIR, errno.EEXIST}
-_NO_FILES = {errno.EMFILE, errno.ENFILE}
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -123,11 +123,11 @@ class Connection:
         try:
             return work()
         except sqlite3.Error as error:
-            raise _explain(error, self._directory) from error
+            raise explain_sqlite_error(error, self._directory) from error
         except UnicodeDecodeError as error:  # in SQLite's message, which quotes damaged text
-            raise _damaged("its tables cannot be told", self._directory) from error
+            raise log_damaged("its tables cannot be told", self._directory) from error
         except OSError as error:
-            raise _explain_system(error, self._directory) from error
+            raise explain_os_error(error, self._directory) from error
 
     def _ready(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -243,7 +243,7 @@ def _make_tables(connection: sqlite3.Connection) -> None:
 
 def _is_current(connection: sqlite3.Connection, path: Path) -> bool:
     if is_new(connection):  # another process is about to create its tables
-        raise _missing(path.parent)
+        raise log_missing(path.parent)
     return is_current(connection, path)
 
 
@@ -267,7 +267,7 @@ def _patiently(attempt: Callable[[], _T]) -> _T:
         try:
             return attempt()
         except sqlite3.OperationalError as error:
-            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
         time.sleep(pause)
         pause = min(pause * 1.5, 0.005)
@@ -278,7 +278,7 @@ def _prepare(directory: Path, path: Path) -> None:
         directory.mkdir(mode=0o750)
     except FileExistsError:
         if not directory.is_dir():
-            raise _is_a_file(directory) from None
+            raise not_a_directory(directory) from None
     else:
         _sync(directory.parent)
     with _creating:
@@ -292,9 +292,9 @@ def _prepare(directory: Path, path: Path) -> None:
 
 def _find(directory: Path, path: Path) -> None:
     if directory.exists() and not directory.is_dir():
-        raise _is_a_file(directory)
+        raise not_a_directory(directory)
     if not path.exists():
-        raise _missing(directory)
+        raise log_missing(directory)
 
 
 def _sync(directory: Path) -> None:
@@ -311,108 +311,3 @@ def _place(path: str | Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _code(error: sqlite3.Error) -> int:
-    code: int = getattr(error, "sqlite_errorcode", 0)
-    return code & 0xFF
-
-
-def _explain(error: sqlite3.Error, directory: Path) -> BuddyError:
-    """The exception for a failure of SQLite. Only after an I/O error is the outcome unknown."""
-    match _code(error):
-        case sqlite3.SQLITE_FULL:
-            return _full(directory)
-        case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if refusal(directory) in NO_ROOM:
-            return _full(directory)
-        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return BrokerUnavailable(
-                f"Another process has held the log in {directory} for {BUSY_SECONDS:.0f} s: "
-                f"look for one that hangs, then try again."
-            )
-        case _ if refusal(directory) in FAILED:
-            return _failed(error, directory)
-        case _ if means_damage(error):
-            return _damaged(reason_of(error), directory)
-        case sqlite3.SQLITE_IOERR:
-            return _failed(error, directory)
-        case _:
-            return StateError(
-                f"The log in {directory} cannot be read or written ({error}): check the "
-                f"directory, its rights and the limit of open files."
-            )
-
-
-def _failed(what: object, directory: Path) -> BrokerUnavailable:
-    return BrokerUnavailable(
-        f"The disk of {directory} failed ({what}): check it, the quota, and the limit of "
-        f"file sizes ('ulimit -f', LimitFSIZE of systemd), then try again."
-    )
-
-
-def _damaged(what: str, directory: Path) -> DamagedLog:
-    return DamagedLog(
-        f"The log in {directory} is damaged or not a log ({what}): 'buddy log verify' tells more, "
-        f"if it can be opened; else put a copy back, or move the directory away."
-    )
-
-
-def _explain_system(error: OSError, directory: Path) -> BuddyError:
-    if error.errno in NO_ROOM:
-        return _full(directory)
-    if error.errno in FAILED:
-        return _failed(error.strerror, directory)
-    if error.errno in _NO_FILES:
-        return StateError(
-            f"{directory} cannot be used for the log ({error.strerror}): raise the limit of open "
-            f"files ('ulimit -n', LimitNOFILE of systemd)."
-        )
-    if error.errno == errno.EFBIG:
-        return StateError(
-            f"A file in {directory} would be larger than this process may make it: raise the limit "
-            f"of file sizes ('ulimit -f', LimitFSIZE of systemd)."
-        )
-    obstacle = _obstacle(error, directory)
-    if obstacle is not None:
-        return StateError(
-            f"{obstacle} is in the way of the log in {directory} ({error.strerror}): move it away."
-        )
-    return StateError(
-        f"{directory} cannot be used for the log ({error.strerror or error}): make it a directory "
-        f"that this user may write to."
-    )
-
-
-def _obstacle(error: OSError, directory: Path) -> Path | None:
-    """What stands below the directory in the place of a directory, or of a file; None if unknown.
-
-    `members` may be a file, for example, or `upkeep.lock` a directory.
-    """
-    if not isinstance(error.filename, str) or directory not in Path(error.filename).parents:
-        return None
-    path = Path(error.filename)
-    if error.errno == errno.EISDIR:
-        return path
-    if error.errno in _NO_DIRECTORY:
-        above = (p for p in (path, *path.parents) if directory in p.parents)
-        return next((p for p in above if os.path.lexists(p) and not p.is_dir()), None)
-    return None
-
-
-def _is_a_file(directory: Path) -> BuddyError:
-    return StateError(
-        f"{directory} is a file: name a directory for the log, or move the file away."
-    )
-
-
-def _missing(directory: Path) -> BuddyError:
-    return BrokerUnavailable(
-        f"There is no log in {directory}: is --broker right? The first 'buddy run' or 'buddy "
-        f"topics create' makes it."
-    )
-
-
-def _full(directory: Path) -> BuddyError:
-    return StateError(
-        f"The disk of {directory} is full: make room; nothing of this write was stored."
-    )

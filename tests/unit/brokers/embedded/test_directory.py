@@ -22,6 +22,7 @@ from tests.paths import ROOT
 from tests.unit.embedded_kit import opened, read_all
 from worker.brokers.embedded import store as embedded_store
 from worker.brokers.embedded.broker import EmbeddedBroker
+from worker.brokers.embedded.explanations import explain_os_error
 from worker.errors import BrokerUnavailable, BuddyError, StateError
 from worker.stream import OffsetRange, Partition, ProducerRecord, Topic
 
@@ -125,7 +126,7 @@ async def test_a_limit_of_file_sizes_is_named_where_a_disk_fails(broker: Embedde
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert await broker.publish([ProducerRecord("log", b"k", b"x")]) == [(0, 0)]
-    line = str(embedded_store._explain_system(OSError(errno.EFBIG, "File too large"), Path("d")))
+    line = str(explain_os_error(OSError(errno.EFBIG, "File too large"), Path("d")))
     assert "raise the limit of file sizes" in line
 
 
