@@ -7,6 +7,7 @@ key stays in force in both.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -30,8 +31,8 @@ _ANY_SIZE: Final = 1 << 60
 _LAST_MS: Final = 253_402_300_000_000
 """In the year 9999: the times of a row are compared with no clock."""
 
-_DIGITS: Final = 10
-"""A partition number has fewer digits than this."""
+_SOURCE: Final = re.compile(rb"([^/]+)/([0-9]{1,9})/[0-9]{1,19}")
+"""Input topic, partition and offset: what a worker writes into the header of each row."""
 
 _topic = attrgetter("topic")
 
@@ -91,12 +92,8 @@ def source_partition(message: Message) -> int:
 
     If the message does not name it: the partition of the message itself.
     """
-    for name, value in message.headers:
-        if name == SOURCE_HEADER:
-            number = value.split(b"/")[-2:][0]
-            if number.isdigit() and len(number) < _DIGITS:
-                return int(number)
-    return message.partition
+    named = _named_source(message)
+    return message.partition if named is None else named
 
 
 class RowRule:
@@ -177,6 +174,16 @@ def count_partitions(every: Iterable[Partition]) -> dict[str, int]:
 
 def _misplaced(message: Message, read: Read) -> Read:
     """Classify a message that lies outside the partition of its key."""
-    if isinstance(read, Foreign) or any(name == SOURCE_HEADER for name, _ in message.headers):
+    if isinstance(read, Foreign) or _named_source(message) is not None:
         return read
     return Foreign.PARTITION
+
+
+def _named_source(message: Message) -> int | None:
+    """The partition in the header with the record's coordinate; None if no worker wrote it."""
+    prefix, _, entity = message.topic.rpartition(".accepted.")
+    for name, value in message.headers:
+        if name == SOURCE_HEADER and (found := _SOURCE.fullmatch(value)):
+            topic, partition = found.groups()
+            return int(partition) if topic == f"{prefix}.in.{entity}".encode() else None
+    return None

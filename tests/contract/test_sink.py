@@ -446,6 +446,20 @@ async def test_unreadable_rows_are_logged_by_coordinates_only(sink: Sink) -> Non
     assert "alice" not in str(entry)
 
 
+async def test_a_foreign_message_that_hides_a_row_is_told(sink: Sink) -> None:
+    key, row = user(1)
+    await sink.accept("users", (key, row), (key, b"nonsense"))
+    with capture_logs() as logs:
+        async with sink.running():
+            said = await sink.export("whole", formats=("json",))
+            (reason,) = sink.reasons()
+    assert reason.startswith(f"sink: {sink.names.accepted('users')}/")
+    assert "send those records again" in reason
+    (entry,) = [entry for entry in logs if entry["event"] == "row_hidden"]
+    assert (entry["log_level"], entry["count"], entry["offset"]) == ("error", 1, 1)
+    assert said.counts == {**dict.fromkeys(ENTITIES, 0), "users": 1}
+
+
 async def test_what_keeps_the_log_from_its_upkeep_is_told(
     sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -142,10 +142,25 @@ def test_a_row_lies_where_its_key_belongs() -> None:
 
 def test_a_row_that_names_its_source_may_lie_where_it_was_put_before_the_topic_grew() -> None:
     for number in range(4):
-        found = Message(
-            NAMES.accepted("users"), number, 0, 0, KEY, VALUE, ((SOURCE_HEADER, b"t.in.users/0/7"),)
-        )
-        assert not isinstance(read_one(found, 4), Foreign)
+        assert not isinstance(read_one(from_source(number, "users", b"0/7"), 4), Foreign)
+
+
+@pytest.mark.parametrize(
+    "rest", [b"", b"/", b"0", b"-1/7", b"0/7/1", b"\xff/\xff", b"9" * 99 + b"/7"]
+)
+def test_a_header_that_no_worker_writes_moves_no_row(rest: bytes) -> None:
+    right = partition_for(KEY, 4)
+    for number in range(4):
+        for entity in ("users", "matches"):
+            found = read_one(from_source(number, entity, rest), 4)
+            assert (found is Foreign.PARTITION) is (number != right)
+    other = read_one(from_source((right + 1) % 4, "matches", b"0/7"), 4)
+    assert other is Foreign.PARTITION
+
+
+def from_source(partition: int, entity: str, rest: bytes) -> Message:
+    headers = ((SOURCE_HEADER, NAMES.input(entity).encode() + b"/" + rest),)
+    return Message(NAMES.accepted("users"), partition, 0, 0, KEY, VALUE, headers)
 
 
 def test_messages_keep_their_order_over_topics() -> None:

@@ -24,7 +24,7 @@ from worker.core.ownership import owner_record, owner_tombstone
 from worker.core.parked import Parked
 from worker.core.possible import column_of
 from worker.core.references import unexpected
-from worker.core.rejection import reject, replays_header, timestamp
+from worker.core.rejection import reject, smallest_headers, timestamp
 from worker.core.task_settings import TaskSettings
 from worker.core.unknown import UnknownNames
 from worker.core.violations import Code, Violation
@@ -187,8 +187,8 @@ class Outbox:
         """Write the copy of a parked record."""
         envelope = _pack(parked.envelope())
         if len(envelope) > self._settings.rejection_limit:
-            # Headers may have any size. A rejection would omit them as well.
-            ours = replays_header(parked.message.headers)
+            # Headers may have any size. A rejection would omit them as well, and tells so.
+            ours = smallest_headers(parked.message.headers)
             envelope = _pack(msgspec.structs.replace(parked.envelope(), headers=ours))
         self._write_parked(parked.entity, parked.ordinal, envelope)
 

@@ -15,11 +15,15 @@ from worker.core.violations import Violation
 from worker.stream import Headers, Message
 
 REPLAYS_HEADER: Final = "buddy-replays"
+_HEADERS_OMITTED: Final = "buddy-headers-omitted"
+"""In the copy of a parked record: how many of its headers were too large to be kept."""
 _NULL: Final = msgspec.Raw(b"null")
 _BLANK: Final = b" \t\r\n"
 _FIRST_MS: Final = -62_135_596_800_000
 LAST_MS: Final = 253_402_300_799_999
 """The first and the last millisecond of the years 1 to 9999."""
+_DIGITS: Final = 5
+"""The most digits of a number in a header."""
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -56,7 +60,13 @@ class Rejection(msgspec.Struct, frozen=True, kw_only=True):
     record_omitted: OmittedRecord | msgspec.UnsetType = msgspec.UNSET
     message_key_base64: str | None = None
     headers: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    headers_omitted: int | msgspec.UnsetType = msgspec.UNSET
     replays: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it holds the record and its headers."""
+        return self.record_omitted is msgspec.UNSET and self.headers_omitted is msgspec.UNSET
 
 
 _encode = msgspec.json.Encoder().encode
@@ -80,16 +90,22 @@ def original(rejection: Rejection) -> bytes | None:
 
 def replays_of(headers: Headers) -> int:
     """How often a record has been replayed, according to its headers."""
+    return _number(headers, REPLAYS_HEADER)
+
+
+def smallest_headers(headers: Headers) -> Headers:
+    """What a rejection must know of headers that are too large to be kept, in a few bytes."""
+    kept: list[tuple[str, bytes]] = [(_HEADERS_OMITTED, b"%d" % min(len(headers), 10**_DIGITS - 1))]
+    if replays := replays_of(headers):
+        kept.append((REPLAYS_HEADER, b"%d" % replays))
+    return tuple(kept)
+
+
+def _number(headers: Headers, wanted: str) -> int:
     for name, value in headers:
-        if name == REPLAYS_HEADER and value.isdigit() and len(value) < 6:
+        if name == wanted and value.isdigit() and len(value) <= _DIGITS:
             return int(value)
     return 0
-
-
-def replays_header(headers: Headers) -> Headers:
-    """The only header that the worker interprets, in a few bytes; empty if absent."""
-    replays = replays_of(headers)
-    return ((REPLAYS_HEADER, b"%d" % replays),) if replays else ()
 
 
 def reject(
@@ -101,7 +117,7 @@ def reject(
     source: object = None,
     omitted: OmittedRecord | None = None,
 ) -> tuple[bytes, bool]:
-    """The rejection of one message as JSON, and whether its record was omitted.
+    """The rejection of one message as JSON, and whether its record or its headers were omitted.
 
     The JSON has at most `limit` bytes, unless even its smallest form is larger. Content that does
     not fit is dropped in this order:
@@ -126,12 +142,14 @@ def reject(
         headers=[(name, b64encode(value).decode()) for name, value in message.headers],
         replays=replays_of(message.headers),
     )
+    if dropped := _number(message.headers, _HEADERS_OMITTED):
+        rejection = msgspec.structs.replace(rejection, headers_omitted=dropped)
     is_json = not invalid.malformed
     for small in _ever_smaller(rejection, message.value, omitted, is_json=is_json):
         encoded = _encode(small)
         if len(encoded) <= limit:
             break
-    return encoded, small.record_omitted is not msgspec.UNSET
+    return encoded, not small.is_whole
 
 
 def _ever_smaller(
@@ -152,12 +170,13 @@ def _ever_smaller(
                 if is_json:
                     yield replace(whole, record=msgspec.Raw(value))
             yield whole
-            yield replace(whole, headers=[])
+            yield _without_headers(whole)
         omitted = OmittedRecord(len(value), sha256(value).hexdigest())
     small = replace(rejection, record_omitted=omitted)
     yield small
-    yield replace(small, headers=[])
-    small = replace(small, headers=[], message_key_base64=None)
+    small = _without_headers(small)
+    yield small
+    small = replace(small, message_key_base64=None)
     yield small
     more = len(small.violations[1:])
     yield replace(
@@ -165,3 +184,10 @@ def _ever_smaller(
         violations=small.violations[:1],
         violations_omitted=small.violations_omitted + more,
     )
+
+
+def _without_headers(rejection: Rejection) -> Rejection:
+    if not rejection.headers:
+        return rejection
+    count = len(rejection.headers)
+    return msgspec.structs.replace(rejection, headers=[], headers_omitted=count)

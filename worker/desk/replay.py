@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Final, NamedTuple
 
-import msgspec
-
 from worker.brokers.contract import Broker, Committer
 from worker.core.topics import Names
 from worker.desk.audit import (
@@ -120,7 +118,7 @@ def resend(message: Message, names: Names, candidate: Candidate, run: ReplayRun)
     if found is None:
         return UNREADABLE
     rejection = found.rejection
-    if not isinstance(rejection.record_omitted, msgspec.UnsetType):
+    if not rejection.is_whole:
         return NO_ORIGINAL
     if rejection.replays >= run.most:
         return TOO_OFTEN

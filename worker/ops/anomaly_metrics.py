@@ -92,6 +92,11 @@ class AnomalyMetrics:
             "reader",
             ("index", "sink"),
         )
+        self._hidden = make.counter(
+            "buddy_hidden_rows",
+            "Foreign messages that follow a row of the same key in an accepted topic: compaction"
+            " removes the row.",
+        )
         self._rebuilt = make.counters(
             "buddy_state_rebuilt",
             "Times that state on disk was thrown away, to be read anew from the topics.",
@@ -142,6 +147,10 @@ class AnomalyMetrics:
     def foreign_rows(self, reader: Literal["index", "sink"], rows: int) -> None:
         """Count messages of accepted topics that this reader refused: they are no rows of ours."""
         self._foreign[reader].inc(rows)
+
+    def hidden_rows(self, rows: int) -> None:
+        """Count foreign messages behind a row of their key, which compaction will remove."""
+        self._hidden.inc(rows)
 
     def split_keys(self, versions: int) -> None:
         """Count versions of a key from another input partition than the version before."""

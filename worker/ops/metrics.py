@@ -183,7 +183,8 @@ class Metrics:
             "Users that had to wait for their address, or behind one of their own key.",
         )
         self._omitted = self._make.counter(
-            "buddy_records_omitted", "Rejections too large to hold the original record."
+            "buddy_records_omitted",
+            "Rejections too large to hold the original record or its headers.",
         )
         self._failures = self._make.counter(
             "buddy_internal_errors", "Records that could not be judged because the program failed."

@@ -61,6 +61,7 @@ class SinkReports:
         self._skips = Skips(metrics, health, ".exports")
         self._transactions = OpenTransactions(clock)
         self._foreign_rows = Sparing(_foreign_row)
+        self._hidden_rows = Sparing(_row_hidden)
         self._split_keys = Sparing(_key_in_two_partitions)
         self._garbage = Sparing(_unreadable_internal)
         self._wiped = 0
@@ -92,6 +93,14 @@ class SinkReports:
         self._metrics.anomalies.split_keys(len(applied.split))
         self._split_keys.warn([split.log_fields() for split in applied.split])
         self._foreign_rows.warn([refused.log_fields("sink") for refused in applied.refused])
+        self._metrics.anomalies.hidden_rows(len(applied.hiding))
+        self._hidden_rows.warn([hiding.log_fields("sink") for hiding in applied.hiding])
+        for topic, partition in {(m.topic, m.partition) for m, _ in applied.hiding}:
+            self.health.report(
+                f"{topic}/{partition} has foreign messages behind rows of the same key, which the"
+                " log will drop: send those records again (row_hidden in the log has the places)",
+                self._clock(),
+            )
 
     def unreadable(self, partition: Partition, offset: int) -> None:
         """A garbage message in one of the project's own topics was skipped; repeats are ignored."""
@@ -107,6 +116,7 @@ class SinkReports:
     def flush(self) -> None:
         """Log the events that were counted but not logged yet."""
         self._foreign_rows.flush()
+        self._hidden_rows.flush()
         self._split_keys.flush()
         self._garbage.flush()
 
@@ -258,6 +268,10 @@ def _lost(topic: str) -> str:
 
 def _foreign_row(**fields: object) -> None:
     _log.error("foreign_row", **fields)
+
+
+def _row_hidden(**fields: object) -> None:
+    _log.error("row_hidden", **fields)
 
 
 def _key_in_two_partitions(**fields: object) -> None:

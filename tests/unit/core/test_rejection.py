@@ -201,11 +201,13 @@ def test_headers_go_before_the_record_and_the_key_do() -> None:
     value = to_json(good("users", role="king"))
     headers: Headers = (("trace", b"x" * 1_110_000),)
     invalid = invalid_of(ENTITIES["users"], value, None)
-    encoded, _ = reject("users", message_of(value, b"key", headers), invalid, NOW, LIMIT)
+    encoded, omitted = reject("users", message_of(value, b"key", headers), invalid, NOW, LIMIT)
     told = json.loads(encoded)
     assert len(encoded) <= LIMIT
     assert original(encoded) == value
     assert b64decode(told["message_key_base64"]) == b"key"
+    assert (told["headers"], told["headers_omitted"]) == ([], 1)
+    assert omitted, "somebody has to be told"
 
 
 @given(
@@ -229,8 +231,9 @@ def test_it_is_never_over_the_limit_and_never_says_less_than_size_and_hash(
     assert len(encoded) <= limit
     told = json.loads(encoded)
     assert len(told["violations"]) == 100
-    assert omitted == ("record_omitted" in told)
-    if omitted:
+    assert told.get("headers_omitted", 0) + len(told["headers"]) == len(headers)
+    assert omitted == ("record_omitted" in told or "headers_omitted" in told)
+    if "record_omitted" in told:
         expected = {"bytes": len(value), "sha256": sha256(value).hexdigest()}
         assert told["record_omitted"] == expected
     else:

@@ -11,6 +11,7 @@ from tests.unit.core_kit import FIRST_OFFSET, GRACE, Crash, World, good, owned, 
 from worker.core.checkpoint import Checkpoint, write_checkpoint
 from worker.core.decode import RecordDecoder
 from worker.core.internal import read_parked
+from worker.core.rejection import Rejection
 from worker.stream import Headers, Partition
 
 CRASHES: list[Crash] = ["before commit", "after commit"]
@@ -171,11 +172,26 @@ def test_a_parked_record_with_headers_of_any_size_can_be_kept(headers: Headers) 
     assert len(envelope) <= world.rules.rejection_limit
     kept = read_parked(next(iter(world.parked[0])), envelope, 0, world.names)
     assert kept is not None
-    assert kept.headers == (("buddy-replays", b"2"),)
+    count = b"%d" % min(len(headers), 99_999)
+    assert kept.headers == (("buddy-headers-omitted", count), ("buddy-replays", b"2"))
     world.tasks[0] = world.restored(0)
     world.send("users", good("users", 1))
     world.settle()
     assert world.kind(sent) == "accepted"
+
+
+def test_the_rejection_of_a_copy_without_its_headers_says_so() -> None:
+    world = World(persist_after=0)
+    headers = (("trace", b"x" * 1_500_000), ("other", b""))
+    sent = world.send("milestones", good("milestones", 5, user_id=uid(9)), headers=headers)
+    world.round()
+    world.tasks[0] = world.restored(0)
+    world.finish()
+    outcome = world.outcome(sent)
+    assert outcome is not None
+    told = msgspec.json.decode(outcome.message.value or b"", type=Rejection)
+    assert told.headers_omitted == 2
+    assert not told.is_whole
 
 
 def test_a_copy_that_cannot_be_decoded_again_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,8 @@ def test_three_times_are_enough_unless_told_otherwise() -> None:
 def test_what_cannot_be_sent_again() -> None:
     omitted = rejected(omitted=OmittedRecord(5, "0" * 64))
     assert resend(omitted, NAMES, candidate(), RUN) == NO_ORIGINAL
+    without_headers = rejected(headers=[("buddy-headers-omitted", b"1")])
+    assert resend(without_headers, NAMES, candidate(), RUN) == NO_ORIGINAL
     for value in (None, b"", b"[]", b"{}", b'{"source": 1}', b"\xff", b"[" * 100_000):
         garbage = Message(*REJECTED, 5, 0, None, value)
         assert resend(garbage, NAMES, candidate(), RUN) == UNREADABLE

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from schemas import ENTITIES
 from tests.unit.rows_kit import NAMES, event, match, message, milestone, user, uuid
+from worker.brokers.partitioner import partition_for
 from worker.core.topics import Names
 from worker.errors import StateError
 from worker.sink.store import opening, rocks
@@ -100,7 +101,7 @@ def test_versions_of_a_key_from_two_input_partitions_are_noted(opened: RowStore)
 
     names = ("Ada", "Bea", "Cleo", "Dora")
     values = [user(1, first_name=name)[1] for name in names]
-    one, other = b"buddy.in.users/1/7", b"buddy.in.users/2/9"
+    one, other = (f"{NAMES.input('users')}/{place}".encode() for place in ("1/7", "2/9"))
     assert opened.apply([version(0, one, values[0]), version(1, one, values[1])], {}).split == ()
     (split,) = opened.apply([version(2, other, values[2])], {}).split
     assert (split.before, split.now, split.message.offset) == (1, 2, 2)
@@ -150,6 +151,30 @@ def test_unreadable_messages_are_set_aside_with_their_coordinates(opened: RowSto
         (300, 2, b"\xff"),
     ]
     assert rows(opened, "users") == [row], "an unreadable update leaves the row as it is"
+
+
+def test_foreign_messages_that_hide_a_row_are_told(opened: RowStore) -> None:
+    """The log is compacted by key: it will keep the foreign message, and drop the row."""
+    key, row = user(1)
+    other, _ = user(2)
+    home = {USERS: 0}
+    applied = opened.apply(
+        [message("users", 0, key, b"early"), message("users", 1, key, row)], home
+    )
+    assert (len(applied.refused), applied.hiding) == (1, ()), "a row that follows is safe"
+    applied = opened.apply(
+        [
+            message("users", 2, other, b"nonsense"),
+            message("users", 3, key, b"nonsense"),
+            message("users", 4, None, b"nonsense"),
+        ],
+        home,
+    )
+    assert [(m.partition, m.offset) for m, _ in applied.hiding] == [(0, 3)]
+    two = {USERS: 0, USERS._replace(number=1): 0}
+    elsewhere = 1 - partition_for(key, 2)
+    applied = opened.apply([message("users", 9, key, b"nonsense", partition=elsewhere)], two)
+    assert (len(applied.refused), applied.hiding) == (1, ()), "another partition hides nothing"
 
 
 def test_the_store_is_the_same_after_it_was_closed(tmp_path: Path) -> None:

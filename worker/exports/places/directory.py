@@ -11,7 +11,6 @@ a leftover is logged once a sweep and left alone.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import stat
@@ -30,11 +29,12 @@ from worker.exports.order import AHEAD, Order, is_of, orders, overtaken
 from worker.exports.places.hangs import Calls
 from worker.exports.places.links import (
     NoRegularFileError,
+    check_no_file,
+    check_no_link,
     is_directory,
-    link_on_the_way,
     open_below,
 )
-from worker.exports.places.opened import FileOnDisk
+from worker.exports.places.opened import FileOnDisk, copy_file
 from worker.exports.places.place import (
     SEAL_DAYS,
     Finished,
@@ -64,7 +64,6 @@ from worker.exports.places.writable import (
 from worker.private import DIRECTORY_MODE
 
 _SEALS: Final = ".seals"
-_READ: Final = 1 << 20
 _TAKEN: Final = (errno.ENOTEMPTY, errno.EEXIST)
 _IN_THE_WAY: Final = (*_TAKEN, errno.ENOTDIR)
 """Errors of renaming a directory onto a taken name; ENOTDIR: by a file or a link."""
@@ -184,7 +183,7 @@ class DirectoryPlace:
         except OSError:
             raise GoneError(f"there is no export {finished}") from None
         try:
-            copy_out(content, str(finished), directory, lambda p, to: _copy(finished, p, to))
+            copy_out(content, str(finished), directory, lambda p, to: copy_file(finished, p, to))
         except StateError:
             if not os.path.lexists(finished / MANIFEST):
                 raise GoneError(f"export {finished} has been removed meanwhile") from None
@@ -262,7 +261,7 @@ class DirectoryPlace:
         Raises StateError if one is something else than a directory.
         """
         for own in (self._seals, self._ahead):
-            _check_no_file(own)
+            check_no_file(own)
         return [own for own in (self._seals, self._ahead) if is_directory(own)]
 
     def _links(self) -> Iterator[Path]:
@@ -277,11 +276,11 @@ class DirectoryPlace:
 
     def _seal(self, staging: Staging, export_id: str) -> None:
         """Decide the export: the staged one wins unless another is sealed already."""
-        _check_no_file(self._seals)
+        check_no_file(self._seals)
         self._seals.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
         seal = self._seals / export_id
         for path in (self._seals, seal):
-            _check_no_link(path)
+            check_no_link(path)
         try:
             staging.outer.rename(seal)
         except OSError as error:
@@ -301,7 +300,7 @@ class DirectoryPlace:
         """Write the marks: these exports are older than the export of that name."""
         if not marks:
             return
-        _check_no_file(self._ahead)
+        check_no_file(self._ahead)
         self._ahead.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
         for mark in marks:
             flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
@@ -393,32 +392,3 @@ class DirectoryPlace:
                 f"{self._root} was replaced or unmounted while in use: restart the sink if that is"
                 " right"
             )
-
-
-def _check_no_link(path: Path) -> None:
-    if path.is_symlink():
-        raise StateError(f"{path} is a symbolic link, which is never followed: remove it")
-
-
-def _check_no_file(path: Path) -> None:
-    _check_no_link(path)
-    if os.path.lexists(path) and not is_directory(path):
-        raise StateError(f"{path} is no directory: move it away, the sink makes it anew")
-
-
-def _copy(finished: Path, path: str, target: Path) -> str:
-    """Copy one file of a finished export; returns the SHA-256 of the copy."""
-    try:
-        source = open_below(finished, path)
-    except OSError as error:
-        why = "a symbolic link is never followed"
-        problem = why if link_on_the_way(finished, path) else error.strerror or str(error)
-        raise StateError(f"{finished / path} cannot be read: {problem}") from None
-    digest = hashlib.sha256()
-    with os.fdopen(source, "rb") as original:
-        copy = create_private(str(target), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        with os.fdopen(copy, "wb") as file:
-            while data := original.read(_READ):
-                digest.update(data)
-                file.write(data)
-    return digest.hexdigest()

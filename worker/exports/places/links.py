@@ -12,6 +12,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from worker.errors import StateError
+
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 """Non-blocking: opening a pipe would otherwise wait for a writer."""
@@ -65,3 +67,16 @@ def link_on_the_way(directory: Path, path: str) -> bool:
     """Whether `directory`, or any part of `path` below it, is a link."""
     at = directory
     return at.is_symlink() or any((at := at / part).is_symlink() for part in path.split("/"))
+
+
+def check_no_link(path: Path) -> None:
+    """Raise StateError if a link stands there."""
+    if path.is_symlink():
+        raise StateError(f"{path} is a symbolic link, which is never followed: remove it")
+
+
+def check_no_file(path: Path) -> None:
+    """Raise StateError if something stands there that is no directory."""
+    check_no_link(path)
+    if os.path.lexists(path) and not is_directory(path):
+        raise StateError(f"{path} is no directory: move it away, the sink makes it anew")

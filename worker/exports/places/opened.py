@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final, Protocol
 
 from worker.errors import StateError
+from worker.exports.places.links import link_on_the_way, open_below
+from worker.exports.places.staging import create_private
 
 _CHUNK: Final = 256 * 1024
 _RANGE: Final = 2 * 1024 * 1024
+_COPY_BYTES: Final = 1 << 20
 
 
 class _Ranges(Protocol):
@@ -60,3 +65,24 @@ class FileInBucket:
 
     def close(self) -> None:
         """See `OpenFile`."""
+
+
+def copy_file(finished: Path, path: str, target: Path) -> str:
+    """Copy one file of a finished export; returns the SHA-256 of the copy.
+
+    Raises StateError if it cannot be read, or is a link.
+    """
+    try:
+        source = open_below(finished, path)
+    except OSError as error:
+        why = "a symbolic link is never followed"
+        problem = why if link_on_the_way(finished, path) else error.strerror or str(error)
+        raise StateError(f"{finished / path} cannot be read: {problem}") from None
+    digest = hashlib.sha256()
+    with os.fdopen(source, "rb") as original:
+        copy = create_private(str(target), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with os.fdopen(copy, "wb") as file:
+            while data := original.read(_COPY_BYTES):
+                digest.update(data)
+                file.write(data)
+    return digest.hexdigest()

@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 import msgspec
@@ -30,6 +30,7 @@ from rocksdict import Rdict, WriteBatch
 
 from schemas import ENTITIES
 from worker.accepted import ForeignMessage, Split, count_partitions, source_partition
+from worker.brokers.partitioner import partitions_for
 from worker.core.keys import id_bytes
 from worker.core.topics import Names
 from worker.errors import StateError, StateLost
@@ -50,7 +51,7 @@ from worker.sink.store.opening import (
     replace_database,
 )
 from worker.sink.store.rows import Referring
-from worker.sink.store.snapshot import ID, ROW_HEADER, SNAPSHOTS, Snapshot
+from worker.sink.store.snapshot import ID, ROW, ROW_HEADER, SNAPSHOTS, Snapshot
 from worker.stream import Message, Partition
 
 _ASIDE: Final = b"xp"
@@ -67,6 +68,8 @@ class Applied(msgspec.Struct, frozen=True):
     """The foreign messages, which were set aside."""
     split: tuple[Split, ...] = ()
     """The versions of a key from another input partition than the version before."""
+    hiding: tuple[ForeignMessage, ...] = ()
+    """The foreign messages that follow a row of their key: compaction will remove the row."""
 
 
 class RowStore:
@@ -200,9 +203,13 @@ class RowStore:
             changes.tails = extended(
                 self._content.tails, self._content.positions, messages, positions
             )
-            return self._write(
+            applied = self._write(
                 batch, changes, rows, dict(identities or self._content.state.identities)
             )
+            if not applied.refused:
+                return applied
+            hiding = self._hiding(applied.refused, count_partitions(positions))
+            return msgspec.structs.replace(applied, hiding=hiding)
 
     def mark_current(self, moment: int) -> None:
         """Record that the store holds every row that was accepted by `moment` (ms)."""
@@ -308,6 +315,25 @@ class RowStore:
             if before is None:
                 added[name] = added.get(name, 0) + 1
         return added
+
+    def _hiding(
+        self, refused: Sequence[ForeignMessage], partitions: Mapping[str, int]
+    ) -> tuple[ForeignMessage, ...]:
+        """Those messages that lie behind a row of their key, in its partition."""
+        keys = [one.message.key or b"" for one in refused]
+        topics = [one.message.topic for one in refused]
+        tagged: list[Any] = [
+            ROW + self._tags[topic] + key for topic, key in zip(topics, keys, strict=True)
+        ]
+        with self._guard():
+            rows = self._opened().get(tagged) or []
+        found = []
+        for one, key, row in zip(refused, keys, rows, strict=True):
+            behind = row and ROW_HEADER.unpack_from(row)[1] < one.message.offset
+            home = partitions_for([key], max(1, partitions.get(one.message.topic, 1)))
+            if behind and home == [one.message.partition]:
+                found.append(one)
+        return tuple(found)
 
     def _write(
         self,
