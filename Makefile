@@ -33,11 +33,11 @@ test: $(DEV) ## everything: lint, types, all tests (those on Kafka where a broke
 	$(BIN)/ruff format --check --quiet .
 	@# What the tests of the core reach is held; what is reached of the rest, `make coverage` shows.
 	@BUDDY_COVERED=worker/core $(MAKE) --no-print-directory measured UNIT="$(OF_CORE)"
-	@# Types beside the others, which wait for processes most of the time: so there are three
+	@# Types beside the others, which wait for processes most of the time: so there are four
 	@# processes, on two cores too. What mypy says comes last. The proofs' samples take longest, so
 	@# they begin.
 	@$(BIN)/mypy --no-error-summary > $(VENV)/types.log 2>&1 & types=$$!; \
-	$(PYTEST) --numprocesses=3 tests/proofs $(filter-out tests/unit/ tests/proofs/ %__pycache__/,$(wildcard tests/*/)) \
+	$(PYTEST) --numprocesses=4 tests/proofs $(filter-out tests/unit/ tests/proofs/ %__pycache__/,$(wildcard tests/*/)) \
 		$(filter-out $(OF_CORE) %__pycache__/,$(wildcard tests/unit/*/)); tests=$$?; \
 	wait $$types || { cat $(VENV)/types.log >&2; exit 1; }; \
 	exit $$tests
