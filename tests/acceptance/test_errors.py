@@ -20,6 +20,7 @@ USAGE, SETTINGS, UNREACHABLE, STATE = 2, 3, 4, 6
         ("--nosuch status", "--nosuch"),
         ("send --nosuch x", "--nosuch"),
         ("send", "PATH"),
+        ("send - --entity users --producer=", "--producer"),
         ("check nosuch.ndjson", "nosuch.ndjson: no such file"),
         ("check --entity nosuch -", "'nosuch'"),
         ("check -", "--entity"),

@@ -27,7 +27,7 @@ def test_rejections_show_code_and_field_and_never_the_record(another: Another) -
     watching = buddy.start("rejections", "watch", "--from-start", "--limit", "2")
     as_json = buddy.start("rejections", "watch", "--from-start", "--limit", "2", "--json")
     only = buddy.start("rejections", "watch", "--from-start", "--code", "invalid_enum", "--limit=1")
-    buddy.run("send", "users.ndjson", "--wait")
+    buddy.run("send", "users.ndjson", "--wait", "--producer", "import")
     shown = [watching.end(), as_json.end(), only.end()]
     service.stop().succeeded()
     summary = buddy.run("rejections", "summary").succeeded()
@@ -44,6 +44,9 @@ def test_rejections_show_code_and_field_and_never_the_record(another: Another) -
     assert shown[-1].json["rejections"] == 2
     keys = {json.loads(line)["key"] for line in shown[1].out.splitlines()}
     assert keys == {record["id"] for record in records[:2]}
+    for name, count in (("import", 2), ("crm", 0)):
+        found = buddy.run("rejections", "summary", "--json", "--producer", name).succeeded()
+        assert found.json["rejections"] == count
     other = buddy.run("rejections", "summary", "--json", "--code", "duplicate_email").succeeded()
     assert (other.json["rejections"], other.json["violations"]) == (0, [])
 

@@ -29,6 +29,7 @@ from worker.cli.outcomes import Outcomes
 from worker.cli.settings import Settings
 from worker.core.keys import form_of, read_key
 from worker.core.sending import KeyReader
+from worker.desk.seen import LONGEST_PRODUCER, PRODUCER_HEADER
 from worker.errors import MessageRefused, UsageError
 from worker.files import (
     READ_LIMIT,
@@ -40,7 +41,7 @@ from worker.files import (
     expand,
     read_ndjson,
 )
-from worker.stream import ProducerRecord
+from worker.stream import Headers, ProducerRecord
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -63,11 +64,19 @@ TIMEOUT = click.option(
 )
 
 
+PRODUCER = click.option(
+    "--producer",
+    metavar="NAME",
+    help="Name the sender, for those who look at rejections.",
+)
+
+
 @click.command("send")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH…")
 @ENTITY
 @WAIT
 @TIMEOUT
+@PRODUCER
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 @click.pass_obj
 def send_command(
@@ -76,6 +85,7 @@ def send_command(
     entity: str | None,
     wait: bool,
     timeout: float,
+    producer: str | None,
     as_json: bool,
 ) -> int:
     """Send the records of NDJSON, CSV, JSON or XLSX files, or of directories of them.
@@ -95,8 +105,9 @@ def send_command(
         records = _standard_input(str(entity), limit)
     else:
         records = _records(sources, limit, notice, mismatches.add)
+    headers = producer_headers(producer)
     with progress_bar(quiet=as_json) as bar:
-        sending = _Sending(context, bar)
+        sending = _Sending(context, bar, headers)
         outcomes = asyncio.run(sending.run(records, timeout if wait else None))
     result = {"sent": outcomes.sent.total()}
     if wait:
@@ -119,6 +130,15 @@ def send_command(
             "not sent, all others were"
         )
     return 1 if mismatches.found or (wait and outcomes.rejected) else 0
+
+
+def producer_headers(name: str | None) -> Headers:
+    """The header that names the producer of a record. Raises UsageError."""
+    if name is None:
+        return ()
+    if not 1 <= len(name) <= LONGEST_PRODUCER or not name.isprintable():
+        raise UsageError(f"--producer must have 1 to {LONGEST_PRODUCER} printable characters")
+    return ((PRODUCER_HEADER, name.encode()),)
 
 
 def print_outcomes(outcomes: Outcomes) -> None:
@@ -163,10 +183,11 @@ def _records(
 class _Sending:
     """Sends records in batches, in their order. `refused` holds those too large for the broker."""
 
-    def __init__(self, context: Context, bar: Progress) -> None:
+    def __init__(self, context: Context, bar: Progress, headers: Headers) -> None:
         self.refused: list[tuple[FileRecord, int]] = []
         self._context = context
         self._bar = bar
+        self._headers = headers
         self._keys = {name: KeyReader(entity) for name, entity in ENTITIES.items()}
         self._limits: dict[str, int] = {}
 
@@ -206,7 +227,7 @@ class _Sending:
         if record.oversize or size + len(key or b"") > self._limits.get(topic, size * 2):
             self.refused.append((record, size))
             return None
-        return ProducerRecord(topic, key, record.value)
+        return ProducerRecord(topic, key, record.value, self._headers)
 
 
 @click.command("delete")

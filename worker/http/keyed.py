@@ -265,7 +265,8 @@ async def _find(sender: _Sender, topic: str, receipts: Sequence[Receipt]) -> dic
 
 def _marked(outgoing: NumberedRecord, key: str) -> ProducerRecord:
     mark = (REQUEST_HEADER, f"{key}/{outgoing.number}".encode())
-    return msgspec.structs.replace(outgoing.message, headers=(mark,))
+    message = outgoing.message
+    return msgspec.structs.replace(message, headers=(*message.headers, mark))
 
 
 def _number_in(message: Message, key: str) -> int | None:

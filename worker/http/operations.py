@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from schemas import ENTITIES
 from worker.core.violations import Code
+from worker.desk.seen import LONGEST_PRODUCER, PRODUCER_HEADER
 from worker.http.access import Role
 from worker.http.checks import CheckReport
 from worker.http.exports import ExportList, RequestedExport
@@ -71,6 +72,12 @@ _KEY: Final = Parameter(
     {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
     is_header=True,
 )
+_PRODUCER: Final = Parameter(
+    PRODUCER_HEADER,
+    "The sender's name, for those who look at rejections; by default that of the token.",
+    {"type": "string", "minLength": 1, "maxLength": LONGEST_PRODUCER, "pattern": "^[ -~]+$"},
+    is_header=True,
+)
 _FORMAT: Final = Parameter(
     "format",
     "Only exports with this format.",
@@ -113,12 +120,12 @@ OPERATIONS: Final = (
     Operation(
         "send_records", "POST", "/v1/records/{entity}", "send",
         "Send the records of the body.",
-        {200: _REPORT, 202: _REPORT}, (WAIT, _KEY), _RECORDS,
+        {200: _REPORT, 202: _REPORT}, (WAIT, _KEY, _PRODUCER), _RECORDS,
     ),
     Operation(
         "delete_row", "DELETE", "/v1/records/{entity}/{key}", "send",
         "Send the deletion of a row.",
-        {200: _REPORT, 202: _REPORT}, (WAIT,),
+        {200: _REPORT, 202: _REPORT}, (WAIT, _PRODUCER),
     ),
     Operation(
         "check_records", "POST", "/v1/check/{entity}", "send",

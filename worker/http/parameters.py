@@ -12,12 +12,15 @@ from starlette.requests import Request
 
 from schemas import ENTITIES
 from worker.core.shown import shown
-from worker.http.access import Caller
+from worker.desk.seen import LONGEST_PRODUCER, PRODUCER_HEADER
+from worker.http.access import ANYONE, Caller
 from worker.http.body import CLIENT_SECONDS, is_json
 from worker.http.problems import Problem
+from worker.stream import Headers
 
 LONGEST_WAIT: Final = 60.0
 _SHOWN: Final = 40
+_PRODUCER: Final = re.compile(rf"[ -~]{{1,{LONGEST_PRODUCER}}}")
 _SECONDS: Final = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(ms|s)?")
 
 
@@ -35,6 +38,25 @@ def caller_of(request: Request) -> Caller:
     """Who makes the request."""
     caller: Caller = request.state.caller
     return caller
+
+
+def producer_of(request: Request) -> Headers:
+    """The header of each record that names its producer: as the request does, or by its token.
+
+    Raises Problem 400.
+    """
+    named = request.headers.getlist(PRODUCER_HEADER)
+    if not named:
+        caller = caller_of(request)
+        return () if caller is ANYONE else ((PRODUCER_HEADER, caller.name.encode()),)
+    if len(named) > 1 or not _PRODUCER.fullmatch(named[0]):
+        raise Problem(
+            400,
+            "malformed_producer",
+            f"{PRODUCER_HEADER} must be one string of 1 to {LONGEST_PRODUCER} printable ASCII"
+            " characters",
+        )
+    return ((PRODUCER_HEADER, named[0].encode()),)
 
 
 def number_of(request: Request, name: str, default: int, largest: int) -> int:

@@ -23,12 +23,12 @@ from worker.files import FileRecord
 from worker.http.body import Uploads
 from worker.http.keyed import KeyedRequest, KeyedRequests, NumberedRecord, key_of
 from worker.http.metrics import HttpMetrics
-from worker.http.parameters import caller_of, entity_of, wait_of
+from worker.http.parameters import caller_of, entity_of, producer_of, wait_of
 from worker.http.problems import Problem, problem_of
 from worker.http.send_report import RefusedRecord, SendTally
 from worker.http.sending import SendingWatch
 from worker.http.verdicts import VerdictWatch, VerdictWatches
-from worker.stream import ProducerRecord
+from worker.stream import Headers, ProducerRecord
 
 _log = structlog.get_logger(__name__)
 
@@ -60,6 +60,7 @@ class RecordSender:
         entity = entity_of(request)
         seconds = wait_of(request)
         key = key_of(request, entity)
+        headers = producer_of(request)
         limit = await self._limit(entity)
         topic = self._names.input(entity)
         tally = SendTally(entity)
@@ -71,7 +72,7 @@ class RecordSender:
             if seconds:
                 earlier = None if keyed is None else keyed.sent_before
                 watch = await stack.enter_async_context(self._verdicts.watch(entity, earlier))
-            sending = _Sending(self._broker, topic, tally, watch, keyed)
+            sending = _Sending(self._broker, topic, tally, watch, keyed, headers)
             try:
                 async for batch in batches:
                     await sending.send(batch, self._keys[entity].read, limit)
@@ -103,6 +104,7 @@ class RecordSender:
         if key is None:
             raise Problem(400, "malformed_key", f"this is no key: {form_of(ENTITIES[entity])}")
         topic = self._names.input(entity)
+        record = ProducerRecord(topic, key, None, producer_of(request))
         tally = SendTally(entity)
         async with AsyncExitStack() as stack:
             watch = None
@@ -110,7 +112,7 @@ class RecordSender:
                 watch = await stack.enter_async_context(self._verdicts.watch(entity))
             sending = _Sending(self._broker, topic, tally, watch)
             try:
-                await sending.publish([NumberedRecord(0, 1, ProducerRecord(topic, key, None))])
+                await sending.publish([NumberedRecord(0, 1, record)])
             except BuddyError as error:
                 self._sending.failed(topic, error)
                 raise problem_of(error) from None
@@ -136,7 +138,7 @@ class _Sending:
     """Sends the records of one request, and counts them.
 
     `watch` gets to know their coordinates. With `keyed`, records are not sent that were sent
-    before.
+    before. `headers` go with each record.
     """
 
     def __init__(
@@ -146,12 +148,14 @@ class _Sending:
         tally: SendTally,
         watch: VerdictWatch | None,
         keyed: KeyedRequest | None = None,
+        headers: Headers = (),
     ) -> None:
         self._broker = broker
         self._topic = topic
         self._tally = tally
         self._watch = watch
         self._keyed = keyed
+        self._headers = headers
         if keyed is not None:
             tally.go_on(keyed.before.sent, keyed.before.read - keyed.before.sent)
 
@@ -174,7 +178,7 @@ class _Sending:
             if record.oversize or size + len(key or b"") > limit:
                 self._refuse(number, record.line, size)
             else:
-                message = ProducerRecord(self._topic, key, record.value)
+                message = ProducerRecord(self._topic, key, record.value, self._headers)
                 outgoing.append(NumberedRecord(number, record.line, message))
         while outgoing:
             try:

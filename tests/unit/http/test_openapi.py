@@ -35,10 +35,11 @@ def test_entities_are_named() -> None:
     assert entity["schema"]["enum"] == list(ENTITIES)
 
 
-def test_the_idempotency_key_is_a_header_and_no_parameter_of_the_query() -> None:
-    (*_, wait, key) = DOCUMENT["paths"]["/v1/records/{entity}"]["post"]["parameters"]
+def test_what_a_header_says_is_no_parameter_of_the_query() -> None:
+    (*_, wait, key, producer) = DOCUMENT["paths"]["/v1/records/{entity}"]["post"]["parameters"]
     assert (wait["name"], wait["in"]) == ("wait", "query")
     assert (key["name"], key["in"]) == ("Idempotency-Key", "header")
+    assert (producer["name"], producer["in"]) == ("buddy-producer", "header")
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: one.name)
