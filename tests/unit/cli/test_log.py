@@ -17,6 +17,7 @@ from worker.cli.main import run
 from worker.stream import Partition, Topic
 
 STATE, USAGE, NOBODY = 6, 2, 8
+ONE_THAT_IS = "name one that 'buddy log verify' reports.\n"
 Output = pytest.CaptureFixture[str]
 
 
@@ -74,7 +75,9 @@ def test_skip_asks_first(log: str, capsys: Output, monkeypatch: pytest.MonkeyPat
         ("log skip a.b/0", USAGE, "nobody can be asked"),
         ("log skip a.b/0@0", USAGE, "not damaged at offset 0"),
         ("log skip a.b", USAGE, "TOPIC/PARTITION@OFFSET"),
-        ("log skip a.b/1 --yes", 3, "has no partition 1"),
+        ("log skip a.b/1 --yes", 3, f"The log has no partition a.b/1: {ONE_THAT_IS}"),
+        ("log skip a.b/1@0 --yes", 3, f"The log has no partition a.b/1: {ONE_THAT_IS}"),
+        ("log skip b/0 --yes", 3, f"The log has no topic b: {ONE_THAT_IS}"),
         ("--broker kafka://127.0.0.1:1 log verify", USAGE, "for the log of an embedded broker"),
         ("--broker kafka://127.0.0.1:1 log skip x/0", USAGE, "for the log of an embedded broker"),
         ("--broker embedded:nosuch log verify", STATE, "There is no log in nosuch"),

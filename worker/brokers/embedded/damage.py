@@ -27,7 +27,7 @@ from worker.brokers.embedded.topics import (
     partition_row,
     store,
 )
-from worker.errors import DamagedLog, UsageError
+from worker.errors import DamagedLog, MissingTopic, UsageError
 from worker.stream import Partition
 
 LOOK_BYTES: Final = 32 * 1024 * 1024
@@ -120,8 +120,15 @@ def look_for(
 
     Raises `UsageError` if there is none, `MissingTopic`.
     """
-    number = catalogue.partition(partition)
     name = f"{partition.topic}/{partition.number}"
+    try:
+        number = catalogue.partition(partition)
+    except MissingTopic:
+        is_known = catalogue.find(partition.topic) is not None
+        missing = f"partition {name}" if is_known else f"topic {partition.topic}"
+        raise MissingTopic(
+            f"The log has no {missing}: name one that 'buddy log verify' reports."
+        ) from None
     try:
         row = partition_row(connection, number, partition)
     except DamagedLog as error:
