@@ -163,6 +163,23 @@ def test_a_sweep_touches_nothing_behind_a_link_and_names_it(
         assert sorted(elsewhere.rglob("*")) == before
 
 
+def test_a_link_is_named_once_an_hour_however_many_sweeps_there_are(
+    root: Path, elsewhere: Path
+) -> None:
+    now = 0.0
+    place = DirectoryPlace(root, steady=lambda: now)
+    link = _leftover(root, elsewhere)
+    named = []
+    for minutes in (0, 0, 1, 60, 61):  # at the start, as the leader, after a failure, hourly
+        now = minutes * 60.0
+        named += [minutes] if swept(place)[1] == [str(link)] else []
+    assert named == [0, 60]
+    link.unlink()
+    assert swept(place)[1] == []
+    link.symlink_to(elsewhere)
+    assert swept(place)[1] == [str(link)], "it is another one"
+
+
 def test_a_lock_that_is_a_link_is_not_opened(root: Path, tmp_path: Path) -> None:
     outer = root / hidden_name(FIRST)
     outer.mkdir()

@@ -5,7 +5,7 @@ non-empty directory fails, and a seal is never empty: the lock file stays in it.
 comes across the seal renames the export out of it to its final name.
 
 Symbolic links in the directory are never followed (`links`). A link named like an export, a seal or
-a leftover is logged once a sweep and left alone.
+a leftover is logged once an hour and left alone.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ from worker.exports.places.writable import (
 from worker.private import DIRECTORY_MODE
 
 _SEALS: Final = ".seals"
+_TOLD_SECONDS: Final = 3_000
+"""A link is not logged again before. Less than an hour, so that each hourly sweep logs it."""
 _TAKEN: Final = (errno.ENOTEMPTY, errno.EEXIST)
 _IN_THE_WAY: Final = (*_TAKEN, errno.ENOTDIR)
 """Errors of renaming a directory onto a taken name; ENOTDIR: by a file or a link."""
@@ -89,9 +91,12 @@ class DirectoryPlace:
         self._seals = root / _SEALS
         self._ahead = root / AHEAD
         self._clock = clock
+        self._steady = steady
         self._calls = Calls(root, steady)
         self._seen: tuple[int, int] | None = None
         """Device and inode of the root."""
+        self._told: dict[Path, float] = {}
+        """The links of the last sweep, each with the time (`steady`) when it was logged."""
 
     def tell(self, tell: Callable[[str | None], object]) -> None:
         """See `ExportPlace`: never told, since a failing disk is not waited for."""
@@ -207,8 +212,7 @@ class DirectoryPlace:
     def sweep(self) -> list[str]:
         """See `ExportPlace`."""
         with self._guard():
-            for link in self._links():
-                _log.warning("export_link_ignored", path=str(link))
+            self._tell_links()
             seals = [s for s in self._entries(self._seals) if self._is_sealed(s.name)]
             sealed = {seal.name: seal.stat().st_mtime for seal in seals}
             # A clock that runs ahead must not expire seals: the newest seal bounds the time.
@@ -273,6 +277,17 @@ class DirectoryPlace:
                 if found.is_symlink():
                     yield found
         yield from (path for path in self._entries(self._seals) if path.is_symlink())
+
+    def _tell_links(self) -> None:
+        """Log each link once an hour, however often the place is swept."""
+        before, now = self._told, self._steady()
+        self._told = {}
+        for link in self._links():
+            told = before.get(link)
+            if told is None or now - told >= _TOLD_SECONDS:
+                told = now
+                _log.warning("export_link_ignored", path=str(link))
+            self._told[link] = told
 
     def _seal(self, staging: Staging, export_id: str) -> None:
         """Decide the export: the staged one wins unless another is sealed already."""
