@@ -55,7 +55,7 @@ def pull(
     """
     fetched: list[str] = []
     with _locked(folder):
-        for _ in range(_TRIES):
+        for removed in range(_TRIES):
             try:
                 newest, wanted = _wanted(server, folder, bookmark, formats)
                 for offered in wanted:
@@ -63,6 +63,13 @@ def pull(
                     fetched.append(offered.directory)
             except ExportGone:
                 continue  # retention has removed it: the list has changed
+            except NothingToPull as error:
+                if not removed:
+                    raise
+                raise NothingToPull(
+                    f"what was being fetched has been removed at the server, and now {error}; once"
+                    " there is another, the next pull fetches the newest"
+                ) from None
             _point_to(folder, newest)
             _sweep(folder)
             return fetched
