@@ -16,6 +16,7 @@ from rich.progress import Progress
 from schemas import ENTITIES
 from worker import log
 from worker.brokers.contract import Broker
+from worker.cli.apart import check_out
 from worker.cli.console import (
     Context,
     OneOf,
@@ -129,6 +130,8 @@ def export_command(
         ExportRequest,
     )
     check_request(request)
+    if out is not None:
+        check_out(out, context.settings.data, context.settings.broker, context.settings.exports)
     with ExitStack() as stack:
         room = None if out is None else stack.enter_context(room_for(out))
         with progress_bar(quiet=as_json) as bar:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from tests.unit.place_kit import FIRST, ID, SECOND, published, whole
+from worker.cli.apart import check_out
 from worker.cli.export_copy import copy, places_of, room_for
 from worker.cli.main import run
 from worker.cli.settings import Settings
@@ -46,6 +47,45 @@ def test_a_directory_that_is_missing_is_one_as_well(
     out = tmp_path / "missing" / "out"
     assert run(["--broker", NOBODY, "export", "--out", str(out)]) == USAGE
     assert "missing is no directory: make it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("out", "name"),
+    [
+        ("exports", "exports"),
+        ("exports/x", "exports"),
+        ("exports/.seals/x", "exports"),
+        ("link/x", "exports"),
+        ("log/x", "broker"),
+        ("log/members/x", "broker"),
+        ("state/x", "data"),
+        ("state/sink/rows/x", "data"),
+    ],
+)
+def test_no_copy_is_made_among_exports_log_or_state(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, name: str
+) -> None:
+    for directory in ("exports/.seals", "log/members", "state/sink/rows"):
+        (tmp_path / directory).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "exports")
+    places = {"exports": "exports", "broker": "log", "data": "state"}
+    options = [f"--{n}={tmp_path / p}" for n, p in places.items() if n != "broker"]
+    options.append(f"--broker=embedded:{tmp_path / 'log'}")
+    there = sorted(tmp_path.rglob("*"))
+    assert run([*options, "export", "--out", str(tmp_path / out)]) == USAGE
+    assert capsys.readouterr().err == (
+        f"buddy: {tmp_path / out} lies in {tmp_path / places[name]}, the directory of `{name}`: "
+        "name one elsewhere with --out\n"
+    )
+    assert sorted(tmp_path.rglob("*")) == there
+
+
+@pytest.mark.parametrize("broker", ["embedded:{}/log", "kafka://127.0.0.1:1"])
+@pytest.mark.parametrize("exports", ["{}/exports", "s3://exports/x"])
+def test_a_copy_may_lie_beside_them(tmp_path: Path, broker: str, exports: str) -> None:
+    places = (f"{tmp_path}/state", broker.format(tmp_path), exports.format(tmp_path))
+    for name in ("exports-of-mine", "log.copy", "state.copy"):
+        check_out(tmp_path / name, *places)
 
 
 @pytest.fixture
