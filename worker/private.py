@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from worker.errors import StateError
+
 DIRECTORY_MODE: Final = 0o750
 
 _OURS: Final = {"broker", "desk", "index", "sink"}
@@ -13,11 +15,24 @@ _OURS: Final = {"broker", "desk", "index", "sink"}
 
 
 def make_private(path: Path) -> None:
-    """Create a directory and its missing parents. Raises OSError."""
+    """Create a directory and its missing parents.
+
+    Raises OSError, and StateError if a symbolic link leads nowhere: what it names is not created.
+    """
     # `mkdir` with `parents` applies its mode to the last directory only.
     missing = [each for each in (path, *path.parents) if not each.exists()]
     for each in reversed(missing):
+        check_link(each)
         each.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+
+
+def check_link(path: Path) -> None:
+    """Raise StateError if a symbolic link stands there and leads nowhere."""
+    if path.is_symlink() and not path.exists():
+        raise StateError(
+            f"{path} is a symbolic link that leads nowhere ({path.readlink()}): make the directory "
+            "that it names, or remove the link"
+        )
 
 
 def tighten(data: Path) -> None:

@@ -27,7 +27,7 @@ MAY_IMPORT: Final = {
     "worker": "",
     "stream": "",
     "errors": "",
-    "private": "",
+    "private": "errors",
     "small_files": "",
     "demo": "",
     "core": "schemas stream errors",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pytest
 from tests.unit.place_kit import FIRST, ID
 from worker.errors import BrokerUnavailable
 from worker.pull.folder import pull
-from worker.pull.server import ExportGone, ExportServer, NothingToPull, Offered, Refused
+from worker.pull.server import ExportServer, NothingToPull, Offered, Refused
 
 CONTENT = b"0123456789"
 ETAG = hashlib.sha256(CONTENT).hexdigest()
@@ -136,37 +136,30 @@ def test_why_a_server_cannot_answer_is_told(
 
 
 class _Emptied(ExportServer):
-    """A server whose exports are removed after it has listed the first `listed` of them."""
+    """Lists an export `listed` times, at a server that has none any more."""
 
-    def __init__(self, listed: int) -> None:
-        super().__init__("http://127.0.0.1:9", None)
+    def __init__(self, url: str, listed: int) -> None:
+        super().__init__(url, None)
         self._left = listed
 
-    def latest(self, _formats: Sequence[str]) -> Offered:
+    def latest(self, formats: Sequence[str]) -> Offered:
         if not self._left:
-            raise NothingToPull("http://127.0.0.1:9 has no such export")
+            return super().latest(formats)
         self._left -= 1
         return Offered(ID, FIRST, full=True, base=None, manifest_sha256=ETAG)
 
-    def open(
-        self, _path: str, _start: int, _etag: str
-    ) -> AbstractContextManager[tuple[bool, Iterator[bytes]]]:
-        raise ExportGone
 
-
-@pytest.mark.parametrize("listed", [1, 2])
+@pytest.mark.parametrize("listed", [0, 1, 2])
 def test_the_only_export_removed_in_mid_pull_is_told_with_what_to_do(
-    tmp_path: Path, listed: int
+    bucket: Stub, tmp_path: Path, listed: int
 ) -> None:
+    bucket.status = 404
     with pytest.raises(NothingToPull) as raised:
-        pull(_Emptied(listed), tmp_path, None, [], lambda *_: None)
-    assert str(raised.value) == (
-        "what was being fetched has been removed at the server, and now http://127.0.0.1:9 has no"
-        " such export; once there is another, the next pull fetches the newest"
+        pull(_Emptied(bucket.url, listed), tmp_path, None, [], lambda *_: None)
+    none = f"{bucket.url} has no such export"
+    removed = (
+        f"what was being fetched has been removed at the server, and now {none}; once there is "
+        "another, the next pull fetches the newest"
     )
+    assert str(raised.value) == (removed if listed else none)
     assert raised.value.exit_code == 1
-
-
-def test_a_server_that_never_had_an_export_has_removed_none(tmp_path: Path) -> None:
-    with pytest.raises(NothingToPull, match=r"^http://127.0.0.1:9 has no such export$"):
-        pull(_Emptied(0), tmp_path, None, [], lambda *_: None)

@@ -11,7 +11,7 @@ import msgspec
 from worker.brokers.contract import Broker
 from worker.cli.settings import KafkaSettings, Settings, secret
 from worker.errors import ConfigurationError, StateError
-from worker.private import DIRECTORY_MODE
+from worker.private import DIRECTORY_MODE, check_link
 
 if TYPE_CHECKING:
     from worker.brokers.kafka.security import KafkaSecurity
@@ -44,6 +44,8 @@ def connect(
 def _make_parent(directory: Path) -> None:
     # The broker creates only its own directory, so that a typo creates no log elsewhere. The parent
     # is by default the data directory, which is ours, so it is created here.
+    for link in (directory.parent, directory):
+        check_link(link)
     try:
         directory.parent.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
     except OSError as error:
