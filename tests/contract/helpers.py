@@ -198,15 +198,16 @@ async def damage_embedded_entry(broker: EmbeddedBroker, place: Partition) -> Non
     await broker._writing.run(work)
 
 
-async def damage_embedded(broker: EmbeddedBroker, place: Partition) -> None:
-    """Damage the first batch of a partition of an embedded broker."""
+async def damage_embedded(broker: EmbeddedBroker, place: Partition, base: int = 0) -> None:
+    """Damage the batch of a partition of an embedded broker that begins at `base`."""
 
     def work(connection: sqlite3.Connection) -> None:
         broker._to_write.refresh(connection)
         number = broker._to_write.partition(place)
         with transaction(connection):  # which waits for a worker that writes
             connection.execute(
-                "UPDATE batches SET content = x'90' WHERE partition = ? AND base = 0", (number,)
+                "UPDATE batches SET content = x'90' WHERE partition = ? AND base = ?",
+                (number, base),
             )
 
     await broker._writing.run(work)

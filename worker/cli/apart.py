@@ -29,10 +29,11 @@ def check_out(out: Path, data: str, broker: str, exports: str) -> None:
     There it could be taken for what this program keeps, or be removed with it. Symbolic links count
     for what they point to.
     """
-    for name, place in (_places(broker, exports) | {"data": data}).items():
+    states = [("data", str(Path(data) / state)) for state in _STATE]
+    for name, place in (*_places(broker, exports).items(), *states):
         if _lies_in(out, place):
             raise UsageError(
-                f"{out} lies in {place}, the directory of `{name}`: name one elsewhere with --out"
+                f"{out} lies in {place}, a directory of `{name}`: name one elsewhere with --out"
             )
 
 

@@ -236,7 +236,7 @@ class WorkLoop:
                 handle.put(list(some), self._clock.wall())
         self._reports.expired(self._reader.expired(), self._tasks, self._settings.names)
         self._reports.skipped(self._reader.skipped(), self._tasks, self._settings.names)
-        self._reports.damaged(self._reader.damaged().keys(), self._tasks)
+        self._reports.damaged(self._reader.damaged(), self._tasks)
 
     def _look_for_truncation(self) -> None:
         """Raise TopicRecreated if an input ended before its position: nothing of it counts.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from typing import Final
 
 import structlog
@@ -50,7 +49,7 @@ class WorkerReports(Losses):
         self._foreign = self._rebuilt = 0
         self._last_measured = -_MEASURE_EVERY_MS
         self._lag_measured = self._damage_looked_for = -_LAG_EVERY_MS
-        self._damaged: set[Partition] = set()
+        self._damaged: dict[Partition, str] = {}
         self._skips = Skips(metrics, health, ".rejected.")
         self._missing: Sequence[str] = ()
         self._hindrances = SteadyHealth(health, clock.steady)
@@ -158,12 +157,16 @@ class WorkerReports(Losses):
             handle.task.books.incident(CLOCK_STEPPED)
         _log.warning("clock_stepped", by_ms=step)
 
-    def damaged(self, partitions: AbstractSet[Partition], tasks: TaskManager) -> None:
-        """Report inputs that damage blocks; the broker has logged the coordinates."""
-        for partition in partitions - self._damaged:
-            if (handle := tasks.running.get(partition.number)) is not None:
+    def damaged(self, damage: Mapping[Partition, str], tasks: TaskManager) -> None:
+        """Report the damage that blocks inputs, one line each: each place is an incident.
+
+        The broker has logged the coordinates.
+        """
+        for partition, line in damage.items():
+            handle = tasks.running.get(partition.number)
+            if handle is not None and self._damaged.get(partition) != line:
                 handle.task.books.incident("log_damaged")
-        self._damaged = set(partitions)
+        self._damaged = dict(damage)
 
     async def look_for_damage(self, broker: Broker) -> None:
         """Report every 5 s: known damage, skipped offsets of rejected topics, blocked upkeep.

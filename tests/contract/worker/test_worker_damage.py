@@ -60,6 +60,32 @@ async def test_a_damaged_input_is_told_and_skipped_when_somebody_says_so(
     await stage.books_balance()
 
 
+@pytest.mark.parametrize("second", [1, 2])
+async def test_each_damaged_place_of_an_input_is_logged_and_in_the_books(
+    stage: Stage, broker: Broker, second: int
+) -> None:
+    assert isinstance(broker, EmbeddedBroker)
+    place = Partition(stage.names.input("milestones"), 1)
+    users = await stage.send("users", *(user(n) for n in range(1, 5)))
+    sent = [await stage.send("milestones", milestone(n, n), partition=1) for n in range(1, 5)]
+    for base in (0, second):
+        await damage_embedded(broker, place, base)
+        [lost] = sent[base]
+        del stage.outcomes[lost]
+    with capture_logs() as logs:
+        running = await stage.started()
+        await stage.judged(users)
+        incidents = running.tasks[1].task.books.incidents
+        await stage.until(lambda: incidents["log_damaged"] == 1, "the first counts")
+        await broker.inspection.skip(await broker.inspection.find(place, 0))
+        await stage.until(lambda: incidents["log_damaged"] == 2, "the second counts")
+        await broker.inspection.skip(await broker.inspection.find(place, second))
+        await stage.judged()
+    assert [e["offset"] for e in logs if e["event"] == "log_damaged"] == [0, second]
+    assert incidents["log_damaged"] == 2
+    await stage.books_balance()
+
+
 @pytest.mark.parametrize("topic", ["in.feedback", "rejected.feedback", "internal.granted"])
 async def test_a_damaged_entry_of_a_partition_holds_up_that_alone(
     stage: Stage, broker: Broker, topic: str

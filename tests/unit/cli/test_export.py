@@ -58,8 +58,8 @@ def test_a_directory_that_is_missing_is_one_as_well(
         ("link/x", "exports"),
         ("log/x", "broker"),
         ("log/members/x", "broker"),
-        ("state/x", "data"),
-        ("state/sink/rows/x", "data"),
+        ("state/sink", "data/sink"),
+        ("state/sink/rows/x", "data/sink"),
     ],
 )
 def test_no_copy_is_made_among_exports_log_or_state(
@@ -72,9 +72,11 @@ def test_no_copy_is_made_among_exports_log_or_state(
     options = [f"--{n}={tmp_path / p}" for n, p in places.items() if n != "broker"]
     options.append(f"--broker=embedded:{tmp_path / 'log'}")
     there = sorted(tmp_path.rglob("*"))
+    setting, _, inner = name.partition("/")
+    emptied = tmp_path / places[setting] / inner
     assert run([*options, "export", "--out", str(tmp_path / out)]) == USAGE
     assert capsys.readouterr().err == (
-        f"buddy: {tmp_path / out} lies in {tmp_path / places[name]}, the directory of `{name}`: "
+        f"buddy: {tmp_path / out} lies in {emptied}, a directory of `{setting}`: "
         "name one elsewhere with --out\n"
     )
     assert sorted(tmp_path.rglob("*")) == there
@@ -84,7 +86,7 @@ def test_no_copy_is_made_among_exports_log_or_state(
 @pytest.mark.parametrize("exports", ["{}/exports", "s3://exports/x"])
 def test_a_copy_may_lie_beside_them(tmp_path: Path, broker: str, exports: str) -> None:
     places = (f"{tmp_path}/state", broker.format(tmp_path), exports.format(tmp_path))
-    for name in ("exports-of-mine", "log.copy", "state.copy"):
+    for name in ("exports-of-mine", "log.copy", "state.copy", "state/users-csv"):
         check_out(tmp_path / name, *places)
 
 
