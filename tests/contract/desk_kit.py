@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from worker.brokers.contract import Broker
+from worker.clock import Clock
 from worker.core.decode import Invalid
 from worker.core.outbox import ACCEPTED_AT_HEADER, SOURCE_HEADER
 from worker.core.rejection import reject, timestamp
@@ -15,9 +18,16 @@ from worker.core.violations import Code, Violation
 from worker.desk import queries
 from worker.desk.follow import bring_up_to_date
 from worker.desk.queries import Filter
+from worker.desk.reports import DeskReports
+from worker.desk.service import DeskService
 from worker.desk.store import RejectionStore
+from worker.ops.health import Health, ServiceHealth
+from worker.ops.metrics import Metrics
 from worker.stream import Message, Partition, ProducerRecord
 
+DEADLINE = 30.0
+CLOCK = Clock()
+OPEN = "buddy_incident_open"
 PARTITIONS = 2
 NOW = 1_764_547_200_000
 
@@ -72,3 +82,75 @@ class Desk:
             return (found.records, found.open) if ask is None else ask(store)
         finally:
             store.close()
+
+
+class MovedClock(Clock):
+    """The clock of the machine, but `ahead` on both clocks, and wrong on the wall clock alone."""
+
+    def __init__(self, wrong: int = 0) -> None:
+        self.ahead, self.wrong = 0, wrong
+        super().__init__(
+            lambda: CLOCK.wall() + self.ahead + self.wrong, lambda: CLOCK.steady() + self.ahead
+        )
+
+
+class Reports(DeskReports):
+    """Reports that a test can wait for."""
+
+    def __init__(self, *, tells_steps: bool = True) -> None:
+        self.metrics = Metrics()
+        self.part: ServiceHealth = Health(self.metrics, CLOCK.steady).part("desk")
+        super().__init__(self.metrics, self.part, CLOCK, tells_steps=tells_steps)
+        self.passed = asyncio.Condition()
+        self.passes = self.waited = 0
+
+    def caught_up(self, replayed: int, rebuilt: int) -> None:
+        super().caught_up(replayed, rebuilt)
+        self.passes += 1
+        self._notify()
+
+    def waits(self, what: str, error: Exception, seconds: float) -> None:
+        super().waits(what, error, seconds)
+        self.waited += 1
+        self._notify()
+
+    def _notify(self) -> None:
+        async def notify() -> None:
+            async with self.passed:
+                self.passed.notify_all()
+
+        self.task = asyncio.ensure_future(notify())
+
+    async def until(
+        self,
+        *,
+        passes: int = 0,
+        waited: int = 0,
+        waits_for: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Wait for so many passes and failures in all, and for that condition."""
+        async with asyncio.timeout(DEADLINE), self.passed:
+            await self.passed.wait_for(
+                lambda: self.passes >= passes and self.waited >= waited and waits_for()
+            )
+
+    def value(self, name: str, labels: Mapping[str, str] | None = None) -> float:
+        return self.metrics.registry.get_sample_value(name, dict(labels or {})) or 0.0
+
+    def reasons(self) -> list[str]:
+        return self.part.reasons(CLOCK.steady())
+
+
+@asynccontextmanager
+async def served(desk: Desk, reports: Reports, **options: Any) -> AsyncIterator[asyncio.Event]:
+    """The service, until the end of the block."""
+    stop = asyncio.Event()
+    clock = options.pop("clock", CLOCK)
+    made = DeskService(desk.broker, desk.names, desk.directory, reports, clock, **options)
+    service = asyncio.create_task(made.run(stop))
+    try:
+        yield stop
+    finally:
+        stop.set()
+        async with asyncio.timeout(DEADLINE):
+            await service

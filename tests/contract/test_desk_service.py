@@ -7,8 +7,6 @@ import json
 import re
 import shutil
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,78 +14,33 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.contract.broker_kit import DeleteTopic, unique
-from tests.contract.desk_kit import PARTITIONS, Desk
+from tests.contract.desk_kit import (
+    CLOCK,
+    DEADLINE,
+    OPEN,
+    PARTITIONS,
+    Desk,
+    MovedClock,
+    Reports,
+    served,
+)
 from tests.contract.helpers import eventually
 from tests.unit.rows_kit import uuid
 from worker.brokers.contract import Broker
-from worker.clock import Clock
 from worker.core.topics import Names, wanted
 from worker.core.violations import Code
 from worker.desk import follow, queries, reading
 from worker.desk import service as service_module
 from worker.desk.goal import goal, offsets_left
 from worker.desk.queries import Filter
-from worker.desk.reports import DeskReports
-from worker.desk.service import DeskService, StandInDesk
+from worker.desk.service import StandInDesk
 from worker.desk.store import RejectionStore
 from worker.desk.webhook import Webhook
 from worker.errors import BrokerUnavailable, StateError
-from worker.ops.health import Health, ServiceHealth
-from worker.ops.metrics import Metrics
 from worker.stream import ProducerRecord
 
-DEADLINE = 30.0
-CLOCK = Clock()
-OPEN = "buddy_incident_open"
 USERS = {"entity": "users", "what": "rejections"}
 MESSAGES = "buddy_incident_webhook_messages_total"
-
-
-class Reports(DeskReports):
-    """Reports that a test can wait for."""
-
-    def __init__(self) -> None:
-        self.metrics = Metrics()
-        self.part: ServiceHealth = Health(self.metrics, CLOCK.steady).part("desk")
-        super().__init__(self.metrics, self.part, CLOCK)
-        self.passed = asyncio.Condition()
-        self.passes = self.waited = 0
-
-    def caught_up(self, replayed: int, rebuilt: int) -> None:
-        super().caught_up(replayed, rebuilt)
-        self.passes += 1
-        self._notify()
-
-    def waits(self, what: str, error: Exception, seconds: float) -> None:
-        super().waits(what, error, seconds)
-        self.waited += 1
-        self._notify()
-
-    def _notify(self) -> None:
-        async def notify() -> None:
-            async with self.passed:
-                self.passed.notify_all()
-
-        self.task = asyncio.ensure_future(notify())
-
-    async def until(
-        self,
-        *,
-        passes: int = 0,
-        waited: int = 0,
-        waits_for: Callable[[], bool] = lambda: True,
-    ) -> None:
-        """Wait for so many passes and failures in all, and for that condition."""
-        async with asyncio.timeout(DEADLINE), self.passed:
-            await self.passed.wait_for(
-                lambda: self.passes >= passes and self.waited >= waited and waits_for()
-            )
-
-    def value(self, name: str, labels: Mapping[str, str] | None = None) -> float:
-        return self.metrics.registry.get_sample_value(name, dict(labels or {})) or 0.0
-
-    def reasons(self) -> list[str]:
-        return self.part.reasons(CLOCK.steady())
 
 
 @pytest.fixture
@@ -95,21 +48,6 @@ async def desk(broker: Broker, tmp_path: Path) -> Desk:
     names = Names(unique("desk"))
     await broker.create(wanted(names, PARTITIONS, 1024 * 1024).values())
     return Desk(broker, names, tmp_path / "desk")
-
-
-@asynccontextmanager
-async def served(desk: Desk, reports: Reports, **options: Any) -> AsyncIterator[asyncio.Event]:
-    """The service, until the end of the block."""
-    stop = asyncio.Event()
-    clock = options.pop("clock", CLOCK)
-    made = DeskService(desk.broker, desk.names, desk.directory, reports, clock, **options)
-    service = asyncio.create_task(made.run(stop))
-    try:
-        yield stop
-    finally:
-        stop.set()
-        async with asyncio.timeout(DEADLINE):
-            await service
 
 
 async def beside(desk: Desk) -> tuple[int, int]:
@@ -239,8 +177,7 @@ async def test_an_incident_is_told_once_in_log_metric_and_webhook(
             await received.wait_for(lambda: len(sent) >= count)
 
     monkeypatch.setattr(service_module, "_PAUSE_SECONDS", 0.01)
-    ahead = [0]
-    clock = Clock(steady=lambda: CLOCK.steady() + ahead[0])
+    clock = MovedClock()
     server = await asyncio.start_server(receive, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     hook = Webhook(f"http://127.0.0.1:{port}/token-of-ours", desk.names)
@@ -252,14 +189,14 @@ async def test_an_incident_is_told_once_in_log_metric_and_webhook(
             for number in range(60):
                 await desk.publish(desk.rejection("users", uuid(number), Code.INVALID_ENUM, "role"))
             await reports.until(passes=reports.passes + 2)
-            ahead[0] += 10_000  # the bucket is over
+            clock.ahead += 10_000  # the bucket is over
             await reports.until(waits_for=lambda: reports.value(OPEN, USERS) == 1)
             refused = "desk: webhook: the webhook of incidents answers 503"
             await reports.until(waits_for=lambda: refused in str(reports.reasons()))
-            ahead[0] += 60_000  # the retry is due
+            clock.ahead += 60_000  # the retry is due
             await reports.until(waits_for=lambda: reports.value(MESSAGES, {"outcome": "sent"}) == 1)
         async with served(desk, reports, clock=clock, webhook=hook):
-            ahead[0] += 900_000  # nothing comes any more
+            clock.ahead += 900_000  # nothing comes any more
             await until_sent(2)
             await reports.until(waits_for=lambda: reports.value(OPEN, USERS) == 0)
     server.close()
@@ -309,14 +246,13 @@ async def test_an_incident_needs_accepted_rows_of_the_same_time(
 ) -> None:
     """A pass that takes long reads rejections of later than the accepted rows that it reads."""
     monkeypatch.setattr(service_module, "_PAUSE_SECONDS", 0.01)
-    ahead = [0]
-    clock = Clock(steady=lambda: CLOCK.steady() + ahead[0])
+    clock = MovedClock()
     reports = Reports()
     real = RejectionStore.apply
 
     def slow(self: RejectionStore, *args: Any) -> None:
         real(self, *args)
-        ahead[0] += 4_000
+        clock.ahead += 4_000
 
     monkeypatch.setattr(RejectionStore, "apply", slow)
     with capture_logs() as logs:
@@ -338,15 +274,14 @@ async def test_a_webhook_that_hangs_holds_up_no_stop(
     server.setblocking(False)
     port = server.getsockname()[1]
     hook = Webhook(f"http://127.0.0.1:{port}", desk.names)
-    ahead = [0]
-    clock = Clock(steady=lambda: CLOCK.steady() + ahead[0])
+    clock = MovedClock()
     reports = Reports()
     async with served(desk, reports, clock=clock, webhook=hook):
         await reports.until(passes=1)
         for number in range(60):
             await desk.publish(desk.rejection("users", uuid(number), Code.INVALID_ENUM, "role"))
         await reports.until(passes=reports.passes + 2)
-        ahead[0] += 10_000
+        clock.ahead += 10_000
         async with asyncio.timeout(DEADLINE):
             connection, _ = await asyncio.get_running_loop().sock_accept(server)
         began = CLOCK.steady()

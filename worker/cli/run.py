@@ -74,10 +74,12 @@ def run_command(context: Context, until_eof: bool) -> int:
             await create_if_embedded(context, broker)
             names = _SERVICES if listening is None else (*_SERVICES, "http")
             with watched(context, *names) as (health, metrics, worker, sink, desk, *http):
+                # The worker tells for all three that the clock was set.
+                desk_reports = DeskReports(metrics, desk, CLOCK, tells_steps=False)
                 services = [
                     _worker(context, broker, stop, WorkerReports(metrics, worker, CLOCK)),
                     _sink(context, broker, stop, SinkReports(metrics, sink, CLOCK.steady)),
-                    _desk(context, broker, stop, DeskReports(metrics, desk, CLOCK), _DESK_SHARE),
+                    _desk(context, broker, stop, desk_reports, _DESK_SHARE),
                 ]
                 if listening is not None:
                     services.append(

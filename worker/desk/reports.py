@@ -29,8 +29,12 @@ _log = structlog.get_logger(__name__)
 class DeskReports:
     """Turns events of the desk into metrics, health and logs."""
 
-    def __init__(self, metrics: Metrics, health: ServiceHealth, clock: Clock) -> None:
+    def __init__(
+        self, metrics: Metrics, health: ServiceHealth, clock: Clock, *, tells_steps: bool = True
+    ) -> None:
+        """Without `tells_steps`, another service of the process tells that the clock was set."""
         self.health = health
+        self._tells_steps = tells_steps
         self._metrics = metrics
         self._clock = clock
         self._hindrances = SteadyHealth(health, clock.steady)
@@ -83,6 +87,12 @@ class DeskReports:
         self.health.restored()
         self.health.lag(0)
         self.alive()
+
+    def clock_stepped(self, milliseconds: int) -> None:
+        """The wall clock was set."""
+        if self._tells_steps:
+            self._metrics.anomalies.clock_stepped()
+            _log.warning("clock_stepped", by_ms=milliseconds)
 
     def skew(self, milliseconds: int) -> None:
         """By how much the broker's clock is ahead of this one, as far as can be told."""

@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 import structlog
 
 from worker.brokers.contract import Broker
-from worker.clock import Clock
+from worker.clock import Clock, StepWatch
 from worker.core.topics import Names
 from worker.desk.detection import BUCKET_MS
 from worker.desk.follow import DeskUpdater
@@ -75,8 +75,9 @@ class DeskService:
         self._sending: asyncio.Task[IncidentReport] | None = None
         self._retry = Backoff(clock.steady, first=1.0, longest=60.0)
         self._transactions = Interval(clock.steady, _TRANSACTIONS_EVERY_MS)
-        # Steady: incidents do not open or close because the wall clock is set.
+        # Its time passes steadily within a pass, and is the wall clock's again in the next one.
         self._wall_minus_steady = clock.wall() - clock.steady()
+        self._steps = StepWatch(clock)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set.
@@ -87,6 +88,7 @@ class DeskService:
         self._stop = stop
         backoff = Backoff(self._clock.steady, longest=30.0)
         while not stop.is_set():
+            self._follow_clock()
             try:
                 store = await self._open()
                 self._reports.opened()
@@ -142,6 +144,7 @@ class DeskService:
             while not self._stop.is_set():
                 if self._stands_in and await asyncio.to_thread(self._wanted.exists):
                     return
+                self._follow_clock()
                 try:
                     await self._tell(book)
                     await self._pass(updater, book)
@@ -225,6 +228,13 @@ class DeskService:
         """Remove what an earlier desk has asked for: it may have ended since."""
         with suppress(OSError):
             self._wanted.unlink(missing_ok=True)
+
+    def _follow_clock(self) -> None:
+        """If the wall clock was set, date by it from now on, as after a restart."""
+        if step := self._steps.step():
+            self._wall_minus_steady += step
+            self._looked_at = 0  # it may lie in the future now
+            self._reports.clock_stepped(step)
 
     def _now(self) -> int:
         return self._clock.steady() + self._wall_minus_steady
