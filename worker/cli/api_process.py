@@ -1,8 +1,8 @@
 """The HTTP API beside the services of `buddy run`: a process of its own, so it costs them nothing.
 
 It inherits the listening socket, so a restart loses no connection, and ends with its parent for any
-reason. Every few seconds it writes a line to its standard output: what keeps it from sending
-records, or nothing. A process that hangs writes none.
+reason. Every few seconds it writes a line to its standard output: what keeps it from a part of its
+work, or nothing. A process that hangs writes none.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ async def run_api(
 
 
 def tell_parent(hindrance: str | None) -> None:
-    """Write the line of this process, which is the API: what keeps it from sending, or nothing."""
+    """Write the line of this process, which is the API: what keeps it from its work, or nothing."""
     line = " ".join((hindrance or "").split())[:_LONGEST_LINE]
     os.set_blocking(1, False)  # a parent that is frozen must not hold this process
     with suppress(OSError):
@@ -104,9 +104,9 @@ async def hear(said: asyncio.StreamReader, health: ServiceHealth, clock: Clock) 
         health.restored()
         health.free("process")
         if hindrance := line.decode(errors="replace").strip():
-            health.hindered("sending", hindrance, clock.steady())
+            health.hindered("requests", hindrance, clock.steady())
         else:
-            health.free("sending")
+            health.free("requests")
 
 
 async def _ended(
@@ -117,7 +117,7 @@ async def _ended(
     _log.error("http_ended", reason=why, seconds=round(seconds, 1))
     reason = f"the process has ended ({why}), and is started again"
     health.hindered("process", reason, clock.steady())
-    health.free("sending")
+    health.free("requests")
     await wait(stop, seconds)
 
 

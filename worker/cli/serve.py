@@ -137,7 +137,7 @@ class _Reporting(NamedTuple):
     """What answers for it, with the metrics of the API among its own."""
     metrics: HttpMetrics
     sending: Callable[[str | None], None]
-    """Takes what keeps the API from sending, in one line; None if nothing does."""
+    """Takes what keeps the API from a part of its work, in one line; None if nothing does."""
     desk: DeskReports | None
     """None if the process of the services has a desk, which keeps the store."""
 
@@ -156,9 +156,9 @@ def reporting(context: Context, address: str | None) -> Iterator[_Reporting]:
         def sending(hindrance: str | None) -> None:
             part.alive(CLOCK.steady())
             if hindrance is None:
-                part.free("sending")
+                part.free("requests")
             else:
-                part.hindered("sending", hindrance, CLOCK.steady())
+                part.hindered("requests", hindrance, CLOCK.steady())
 
         yield _Reporting(
             OwnHealth(health, metrics),

@@ -15,6 +15,7 @@ from worker.core.topics import Names
 from worker.errors import BuddyError
 from worker.http.following import TopicFollower
 from worker.http.problems import RETRY_SECONDS, Problem
+from worker.http.sending import SendingWatch
 from worker.sink.requests import Announcement, decode_announcement
 from worker.stream import Message
 
@@ -32,8 +33,8 @@ _log = structlog.get_logger(__name__)
 class Announcements:
     """Follows the topic `exports`; `run` does the work, from its start."""
 
-    def __init__(self, broker: Broker, names: Names) -> None:
-        self._follower = TopicFollower(broker, names.exports, self._take, _not_read)
+    def __init__(self, broker: Broker, names: Names, watch: SendingWatch) -> None:
+        self._follower = TopicFollower(broker, names.exports, self._take, _not_read, watch)
         self._news = self._follower.news
         self._latest: dict[str, Announcement] = {}
         self._events: deque[tuple[str, Announcement]] = deque(maxlen=MOST_EVENTS)
@@ -121,5 +122,5 @@ class Announcements:
             del self._latest[next(iter(self._latest))]
 
 
-def _not_read(error: BuddyError) -> None:
-    _log.warning("announcements_not_read", error=str(error))
+def _not_read(error: BuddyError, seconds: float) -> None:
+    _log.warning("announcements_not_read", error=str(error), retry_in=round(seconds, 1))

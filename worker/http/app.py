@@ -94,8 +94,8 @@ async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
     uploads = Uploads(metrics)
     downloads = Downloads(metrics)
     verdicts = VerdictWatches(broker, names)
-    announcements = Announcements(broker, names)
-    keyed = KeyedRequests(broker, names)
+    announcements = Announcements(broker, names, parts.sending)
+    keyed = KeyedRequests(broker, names, parts.sending)
     following = [asyncio.create_task(one.run()) for one in (announcements, keyed)]
     sender = RecordSender(broker, names, uploads, verdicts, keyed, parts.sending, metrics)
     checker = RecordChecker(settings.record_limit, settings.skew_seconds, uploads)

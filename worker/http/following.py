@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import sleep
 from collections.abc import Callable
 from typing import Final
 
 from worker.brokers.contract import Broker, Reader
 from worker.clock import Clock
 from worker.errors import BuddyError, MissingTopic
+from worker.http.sending import SendingWatch
 from worker.stream import Message, OffsetRange, Partition
 from worker.waiting import Backoff
 
@@ -20,7 +22,7 @@ class TopicFollower:
     """Gives each message of a topic to `take`, each once; `run` does the work.
 
     After each read it notifies `news`, which it holds meanwhile. `failed` is called with an error
-    before it is waited out.
+    before it is waited out, for so many seconds. `watch` hears of errors and of reads.
     """
 
     def __init__(
@@ -28,7 +30,8 @@ class TopicFollower:
         broker: Broker,
         topic: str,
         take: Callable[[Message], None],
-        failed: Callable[[BuddyError], None],
+        failed: Callable[[BuddyError, float], None],
+        watch: SendingWatch,
     ) -> None:
         self.topic = topic
         self.news = asyncio.Condition()
@@ -37,18 +40,21 @@ class TopicFollower:
         self._broker = broker
         self._take = take
         self._failed = failed
+        self._watch = watch
+        self._backoff = Backoff(Clock().steady, longest=30.0)
         self._positions: dict[Partition, int] = {}
 
     async def run(self) -> None:
         """Follow until cancelled. Goes on where it was after an error."""
-        backoff = Backoff(Clock().steady)
         while True:
             reader = self._broker.reader()
             try:
                 await self._follow(reader)
             except BuddyError as error:
-                self._failed(error)
-                await asyncio.sleep(backoff.failed())
+                seconds = self._backoff.failed()
+                self._failed(error, seconds)
+                self._watch.not_followed(self.topic, error)
+                await sleep(seconds)
             finally:
                 await reader.close()
 
@@ -72,6 +78,8 @@ class TopicFollower:
         reader.assign(self._positions)
         while True:
             messages = await reader.read(_READ, _POLL_SECONDS)
+            self._backoff.succeeded()
+            self._watch.followed(self.topic)
             async with self.news:
                 for message in messages:
                     self._take(message)

@@ -25,6 +25,7 @@ from worker.http.parameters import caller_of
 from worker.http.problems import RETRY_SECONDS, Problem
 from worker.http.receipts import BodyDigest, Receipt, Receipts, StoredReceipt, encode_receipt
 from worker.http.send_report import MOST_LISTED, MOST_REFUSED
+from worker.http.sending import SendingWatch
 from worker.http.verdicts import SentBefore
 from worker.stream import Message, OffsetRange, Partition, ProducerRecord
 
@@ -69,10 +70,10 @@ def key_of(request: Request, entity: str) -> str | None:
 class KeyedRequests:
     """Begins requests with a key; `run` follows the receipts."""
 
-    def __init__(self, broker: Broker, names: Names) -> None:
+    def __init__(self, broker: Broker, names: Names, watch: SendingWatch) -> None:
         self._broker = broker
         self._names = names
-        self._receipts = Receipts(broker, names)
+        self._receipts = Receipts(broker, names, watch)
 
     async def run(self) -> None:
         """Follow the receipts until cancelled."""

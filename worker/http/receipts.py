@@ -18,6 +18,7 @@ from worker.core.topics import Names
 from worker.errors import BuddyError
 from worker.files import FileRecord
 from worker.http.following import TopicFollower
+from worker.http.sending import SendingWatch
 from worker.stream import Message, Partition, ProducerRecord
 
 MOST_KEYS: Final = 100_000
@@ -89,10 +90,10 @@ def read_receipt(message: Message) -> Receipt | None:
 class Receipts:
     """Finds the receipts of keys; `run` follows their topic."""
 
-    def __init__(self, broker: Broker, names: Names) -> None:
+    def __init__(self, broker: Broker, names: Names, watch: SendingWatch) -> None:
         self._broker = broker
         self._partition = Partition(names.receipts, 0)
-        self._follower = TopicFollower(broker, names.receipts, self._take, _not_read)
+        self._follower = TopicFollower(broker, names.receipts, self._take, _not_read, watch)
         self._latest: dict[bytes, int] = {}
         """The offset of the last receipt of each key, the key that sent last at the end."""
 
@@ -136,5 +137,5 @@ class Receipts:
             del self._latest[next(iter(self._latest))]
 
 
-def _not_read(error: BuddyError) -> None:
-    _log.warning("receipts_not_read", error=str(error))
+def _not_read(error: BuddyError, seconds: float) -> None:
+    _log.warning("receipts_not_read", error=str(error), retry_in=round(seconds, 1))

@@ -1,4 +1,4 @@
-"""Watches whether records can be sent.
+"""Watches whether records can be sent, and topics be followed.
 
 The API looks by itself: where it is not ready, no more requests come that would show it.
 """
@@ -15,6 +15,7 @@ from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.core.topics import Names
 from worker.errors import WAITED_OUT, BuddyError, StateError
+from worker.ops.steady_health import STEADY_MS
 from worker.stream import Partition
 from worker.waiting import wait
 
@@ -29,16 +30,21 @@ _log = structlog.get_logger(__name__)
 
 
 class SendingWatch:
-    """Looks every few seconds, and hears of requests that could not send."""
+    """Looks every few seconds, and hears of requests that could not send, and of followers."""
 
     def __init__(self, broker: Broker, names: Names, tell: Callable[[str | None], object]) -> None:
-        """`tell` gets what keeps the API from sending, in one line, or None; every few seconds."""
+        """`tell` gets what keeps the API from a part of its work, in one line, or None.
+
+        It gets that every few seconds.
+        """
         self._broker = broker
         self._inputs = [names.input(entity) for entity in ENTITIES]
         self._tell = tell
         self._known: str | None = None
         self._failures: dict[str, tuple[str, float]] = {}
         """By input: the last error, and when it was."""
+        self._unfollowed: dict[str, tuple[str, float | None]] = {}
+        """By topic: the last error, and since when it is read again."""
 
     def failed(self, topic: str, error: BuddyError) -> None:
         """A request could not send to that input."""
@@ -48,6 +54,23 @@ class SendingWatch:
     def sent(self, topic: str) -> None:
         """A request has sent all of its records to that input: earlier failures are over."""
         self._failures.pop(topic, None)
+
+    def not_followed(self, topic: str, error: BuddyError) -> None:
+        """That topic could not be read, and is tried again: what is known of it is not current."""
+        self._unfollowed[topic] = str(error), None
+
+    def followed(self, topic: str) -> None:
+        """That topic was read; an earlier failure is over after five seconds of it."""
+        if topic in self._unfollowed:
+            line, since = self._unfollowed[topic]
+            since = _now() if since is None else since
+            self._unfollowed[topic] = line, since
+            if _now() - since >= STEADY_MS / 1000:
+                del self._unfollowed[topic]
+
+    def hindrance(self) -> str | None:
+        """What keeps the API from a part of its work, in one line; None if nothing does."""
+        return self._known or next((line for line, _ in self._unfollowed.values()), None)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look until `stop` is set."""
@@ -67,7 +90,7 @@ class SendingWatch:
                     elif seconds >= _SLOW_SECONDS:
                         self._say(f"the broker has not answered for {_SLOW_SECONDS:.0f} s")
                     else:
-                        self._tell(self._known)
+                        self._tell(self.hindrance())
             finally:
                 for task in (looking, stopping):
                     task.cancel()
@@ -103,7 +126,7 @@ class SendingWatch:
         elif line is None and self._known is not None:
             _log.info("http_can_send")
         self._known = line
-        self._tell(line)
+        self._tell(self.hindrance())
 
 
 def _now() -> float:

@@ -1,4 +1,4 @@
-"""What keeps the API from sending records is told, also while no request comes."""
+"""What keeps the API from sending records or following topics is told, also while nobody asks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.clock_kit import SettableClock
 from tests.unit.embedded_kit import HOUR, opened
@@ -17,7 +18,8 @@ from worker.brokers.contract import Broker
 from worker.brokers.embedded.store import FILE_NAME
 from worker.core.topics import Names, wanted
 from worker.errors import BrokerUnavailable, MessageRefused
-from worker.http import sending
+from worker.http import following, sending
+from worker.http.announcements import Announcements
 from worker.http.sending import SendingWatch
 
 NAMES = Names()
@@ -141,3 +143,49 @@ async def test_a_broker_that_does_not_answer_is_told(
         monkeypatch.setattr(broker, "topics", lambda _names: asyncio.Event().wait())
         async with watching(broker, told):
             await told.until("has not answered")
+
+
+async def test_a_topic_that_cannot_be_followed_is_told_until_it_has_been_read_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "STEADY_MS", 0)
+    told = Told()
+    topics = wanted(NAMES, 1, LIMIT)
+    async with opened(tmp_path / "log") as broker:
+        await broker.create(topic for name, topic in topics.items() if name != NAMES.exports)
+        async with watching(broker, told) as watch:
+            await told.until(None)
+            running = asyncio.create_task(Announcements(broker, NAMES, watch).run())
+            await told.until(f"topic {NAMES.exports} is missing")
+            await broker.create([topics[NAMES.exports]])
+            await told.until(None)
+            running.cancel()
+    watch.not_followed(NAMES.exports, BrokerUnavailable("no right to read"))
+    monkeypatch.setattr(sending, "STEADY_MS", 1_000_000)
+    watch.followed(NAMES.exports)
+    assert watch.hindrance() == "no right to read", "one read is no sign that it is over"
+
+
+async def test_a_topic_that_cannot_be_followed_is_tried_ever_more_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses, enough = list[float](), asyncio.Event()
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 20:
+            enough.set()
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(following, "sleep", pause)
+    with capture_logs() as logs:
+        async with opened(tmp_path / "log") as broker:
+            watch = SendingWatch(broker, NAMES, lambda _line: None)
+            running = asyncio.create_task(Announcements(broker, NAMES, watch).run())
+            async with asyncio.timeout(30):
+                await enough.wait()
+            running.cancel()
+    assert pauses[0] < 1
+    assert all(15 <= seconds <= 30 for seconds in pauses[10:])
+    assert [one["retry_in"] for one in logs] == [round(seconds, 1) for seconds in pauses]
+    assert {one["event"] for one in logs} == {"announcements_not_read"}
