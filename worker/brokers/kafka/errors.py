@@ -19,6 +19,8 @@ from aiokafka.errors import (
     GroupAuthorizationFailedError,
     IllegalOperation,
     IllegalSaslStateError,
+    InvalidProducerIdMapping,
+    InvalidSessionTimeoutError,
     InvalidTransactionTimeout,
     InvalidTxnState,
     KafkaConnectionError,
@@ -64,13 +66,24 @@ TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 TRANSACTION_MILLISECONDS: Final = 15_000
 """The longest time that a worker frozen in a transaction blocks readers of its partitions."""
+SESSION_MILLISECONDS: Final = 6_000
+"""How long a dead member keeps its partitions. A false eviction is harmless; a long wait is not."""
 OFFSETS_NOTE: Final = "buddy-stream"
 """Committed with each offset. Offsets without it are another program's, or set by a person."""
-_SETTINGS: Final[Mapping[type[KafkaError], tuple[str, int]]] = {
-    InvalidTransactionTimeout: ("transaction.max.timeout.ms", TRANSACTION_MILLISECONDS),
-    OffsetMetadataTooLargeError: ("offset.metadata.max.bytes", len(OFFSETS_NOTE)),
+_REMEDIES: Final[Mapping[type[KafkaError], str]] = {
+    InvalidTransactionTimeout: (
+        f"set transaction.max.timeout.ms of Kafka to {TRANSACTION_MILLISECONDS} or more"
+    ),
+    OffsetMetadataTooLargeError: (
+        f"set offset.metadata.max.bytes of Kafka to {len(OFFSETS_NOTE)} or more"
+    ),
+    InvalidSessionTimeoutError: (
+        f"set group.min.session.timeout.ms of Kafka to {SESSION_MILLISECONDS} or less,"
+        f" and group.max.session.timeout.ms to {SESSION_MILLISECONDS} or more"
+    ),
+    InvalidProducerIdMapping: "nothing is lost, and the service begins anew by itself",
 }
-"""Settings of the brokers that are too low for this program, by the error: the least value."""
+"""By the error: which setting of the brokers does not suit this program, or that none is wrong."""
 
 _MOST_NAMED: Final = 3
 
@@ -185,9 +198,9 @@ def _reason(attempt: Attempt, chain: list[BaseException], address: str) -> str:
     for cause in chain:
         if isinstance(cause, _FORBIDDEN):
             return f"Kafka refuses it; grant this user {_right(attempt, cause)}"
-        for kind, (setting, least) in _SETTINGS.items():
+        for kind, remedy in _REMEDIES.items():
             if isinstance(cause, kind):
-                return f"{explain(cause)}; set {setting} of Kafka to {least} or more"
+                return f"{explain(cause)}; {remedy}"
         refusal = refused(cause)
         if refusal is not None:
             return f"Kafka at {address} {refusal}"
@@ -257,6 +270,8 @@ def explain(error: BaseException) -> str:
         text = "no connection"
     elif isinstance(error, InvalidTxnState):
         text = "the broker has ended the transaction"
+    elif isinstance(error, InvalidProducerIdMapping):
+        text = "its name has expired unused (transactional.id.expiration.ms)"
     elif isinstance(error, OutOfOrderSequenceNumber):
         text = "a partition has lost messages that this process has written to it"
     elif isinstance(error, KafkaError):

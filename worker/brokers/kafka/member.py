@@ -9,12 +9,9 @@ from typing import Any
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
-from worker.brokers.kafka.errors import FAILURES, joining
+from worker.brokers.kafka.errors import FAILURES, SESSION_MILLISECONDS, joining
 from worker.brokers.kafka.wire import Wire, stop
 from worker.errors import BuddyError
-
-SESSION_MILLISECONDS = 6_000
-"""How long a dead member keeps its partitions. A false eviction is harmless; a long wait is not."""
 
 HEARTBEAT_MILLISECONDS = 1_500
 REBALANCE_MILLISECONDS = 20_000

@@ -11,6 +11,8 @@ from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
     IllegalOperation,
+    InvalidProducerIdMapping,
+    InvalidSessionTimeoutError,
     InvalidTransactionTimeout,
     InvalidTxnState,
     KafkaConnectionError,
@@ -220,6 +222,24 @@ def line(attempt: Attempt, error: BaseException) -> str:
             (
                 "cannot commit as buddy-task-1: offset metadata too large;"
                 " set offset.metadata.max.bytes of Kafka to 12 or more"
+            ),
+        ),
+        (
+            joining("buddy-worker", "a"),
+            InvalidSessionTimeoutError(),
+            (
+                "cannot join group buddy-worker: invalid session timeout;"
+                " set group.min.session.timeout.ms of Kafka to 6000 or less,"
+                " and group.max.session.timeout.ms to 6000 or more"
+            ),
+        ),
+        (
+            COMMIT,
+            wrapped(InvalidProducerIdMapping()),
+            (
+                "cannot commit as p-task-3: its name has expired unused"
+                " (transactional.id.expiration.ms);"
+                " nothing is lost, and the service begins anew by itself"
             ),
         ),
         (
