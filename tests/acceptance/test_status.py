@@ -137,3 +137,17 @@ def test_a_look_makes_nothing(local: Buddy) -> None:
     assert shown.code == NOBODY
     assert all(entity in shown.out for entity in ENTITIES)
     assert sorted(local.directory.rglob("*")) == before
+
+
+def test_settings_of_topics_that_do_not_suit_are_told_beside_who_works(local: Buddy) -> None:
+    """As if the limits of topics had been lowered under the worker."""
+    service = local.start("worker").ready()
+    larger = {"BUDDY_MAX_RECORD_BYTES": "16777216"}
+    asked = f"topic {local.names.input('users')} takes messages of"
+    assert f"Topics: {asked}" in local.run("status", env=larger).succeeded().out
+    found = local.run("status", "--json", env=larger).succeeded().json
+    assert (found["trouble"], found["topics"][: len(asked)]) == (None, asked)
+    assert found["workers"]
+    assert status(local)["topics"] is None
+    service.stop().succeeded()
+    assert asked in local.run("status", env=larger).complained(3)

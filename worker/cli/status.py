@@ -36,8 +36,8 @@ def status_command(context: Context, as_json: bool, quiet: bool, services: tuple
     """Show workers, sinks, positions, counts, and the last and next run of each schedule.
 
     The exit code is 0 if the services of --service work. It is 8 if one is not running, or if
-    records have waited for 30 s in an input whose position does not move. The command creates no
-    topics and no files.
+    records have waited for 30 s in an input whose position does not move. It is 3 if, besides, a
+    topic is not as it must be. The command creates no topics and no files.
     """
     status = asyncio.run(_collect(context, services))
     found, runs, wrong, damage = status.report, status.runs, status.trouble, status.damage
@@ -49,6 +49,7 @@ def status_command(context: Context, as_json: bool, quiet: bool, services: tuple
             "prefix": settings.prefix,
             "trouble": wrong,
             "damage": damage,
+            "topics": status.topics,
         }
         rejected = None if seen is None or seen.is_late else [*map(incident_answer, seen.open)]
         tail = {"schedules": runs, "rejection_incidents": rejected}
@@ -58,6 +59,8 @@ def status_command(context: Context, as_json: bool, quiet: bool, services: tuple
         say_glance(seen)
         for line in damage:
             say(f"Damage: {line}")
+        if status.topics is not None:
+            say(f"Topics: {status.topics}")
     if wrong is not None:
         raise NobodyWorks(wrong)
     return 0

@@ -12,7 +12,7 @@ from worker.cli.ask_broker import broker_answers, first_unread, with_earlier_che
 from worker.cli.settings import Settings
 from worker.core.topics import Names
 from worker.engine.startup import check_topics
-from worker.errors import DamagedLog
+from worker.errors import ConfigurationError, DamagedLog
 from worker.sink.agenda import Standing, read_standing, upcoming
 from worker.status.broker_answers import unread
 from worker.status.report import report
@@ -26,10 +26,17 @@ async def whole_status(
 ) -> WholeStatus:
     """The status now; `services` must work, else `trouble` says why one does not.
 
-    Raises MissingTopic, BrokerUnavailable.
+    Raises MissingTopic and BrokerUnavailable. Raises ConfigurationError if topics are not as they
+    must be, unless the services work all the same: a setting may change under them.
     """
     names = Names(settings.prefix)
-    tasks = await check_topics(broker, names, settings.max_record_bytes)
+    unfit: ConfigurationError | None = None
+    try:
+        tasks = await check_topics(broker, names, settings.max_record_bytes)
+    except ConfigurationError as error:
+        unfit, tasks = error, await _tasks(broker, names)
+        if not tasks:
+            raise
     answers, runs = await asyncio.gather(
         broker_answers(broker, settings, tasks),
         _runs(broker, names, settings),
@@ -46,7 +53,18 @@ async def whole_status(
     }
     late = stalled(answers, waiting)
     wrong = trouble(answers, sum(lags.values()), late, services) or broker.hindrance()
-    return WholeStatus(report(answers, lags), runs, wrong, damage)
+    if unfit is not None and wrong is not None:  # it may be the cause
+        raise unfit
+    topics = None if unfit is None else str(unfit)
+    return WholeStatus(report(answers, lags), runs, wrong, damage, topics)
+
+
+async def _tasks(broker: Broker, names: Names) -> int:
+    """The number of tasks; 0 if topics are missing, or have other numbers of partitions."""
+    every = set(names.every())
+    there = await broker.topics(every)
+    counts = {there[name].partitions for name in there.keys() - names.of_one_partition()}
+    return counts.pop() if there.keys() == every and len(counts) == 1 else 0
 
 
 async def _runs(broker: Broker, names: Names, settings: Settings) -> dict[str, ScheduleRun]:

@@ -17,9 +17,13 @@ class ScheduleRun(msgspec.Struct, frozen=True):
 
 
 class WholeStatus(msgspec.Struct, frozen=True):
-    """The report, the runs by schedule, why a service does not work, and damage of the log."""
+    """The report, the runs by schedule, why a service does not work, and damage of the log.
+
+    `topics` says what is wrong with a topic although the services work: they would not start.
+    """
 
     report: Report
     runs: dict[str, ScheduleRun]
     trouble: str | None
     damage: list[str]
+    topics: str | None = None
