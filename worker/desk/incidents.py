@@ -127,7 +127,7 @@ class IncidentBook:
                 if watch.bucket >= end + _AHEAD:  # the clock was wrong, and is right again
                     if watch.incident is not None:
                         over = IncidentClosed(watch.incident, end * BUCKET_MS)
-                        changed.append(self._write(subject, over.incident, over, tells=tells))
+                        changed.append(self._end(subject, over, tells=tells))
                     watch = Watch(end - 2, past=watch.past)
                     self._save(subject, watch)
                 if watch.bucket < end - 1:
@@ -229,6 +229,28 @@ class IncidentBook:
             found[at] = Verdicts(*(one + other for one, other in zip(known, counts, strict=True)))
         return found
 
+    def _end(self, subject: _Subject, over: IncidentClosed, *, tells: bool) -> IncidentReport:
+        """Close an incident as it was last reported: this clock cannot tell what stands out."""
+        ((text,),) = self._store.database.rows(
+            "SELECT report FROM incidents WHERE entity = ? AND what = ? AND opened = ?",
+            (*subject, over.incident.opened),
+        )
+        report = msgspec.structs.replace(_report(text), closed=over.at)
+        self._keep(report, over, tells=tells)
+        return report
+
+    def _keep(
+        self,
+        report: IncidentReport,
+        event: IncidentOpened | IncidentClosed | None,
+        *,
+        tells: bool,
+    ) -> None:
+        self._store.database.execute(
+            "UPDATE incidents SET closed = ?, report = ?, untold = untold | ? WHERE id = ?",
+            (report.closed, _encode(report), _states(event) if tells else 0, report.id),
+        )
+
     def _write(
         self,
         subject: _Subject,
@@ -263,10 +285,7 @@ class IncidentBook:
             report.names = self._new_names(report)
         else:
             self._add_what_stands_out(report)
-        database.execute(
-            "UPDATE incidents SET closed = ?, report = ?, untold = untold | ? WHERE id = ?",
-            (closed, _encode(report), _states(event) if tells else 0, number),
-        )
+        self._keep(report, event, tells=tells)
         return report
 
     def _new_names(self, report: IncidentReport) -> list[str]:

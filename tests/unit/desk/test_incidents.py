@@ -216,13 +216,15 @@ def test_what_is_to_be_sent_is_known_until_it_was_sent(desk: Desk) -> None:
 
 
 def test_an_incident_of_a_wrong_clock_ends_when_the_clock_is_right(desk: Desk) -> None:
-    desk.at = 86_400 * SECOND
-    desk.stream(60, 1)
-    desk.stream(30, 30)
-    desk.at = 0
+    ahead = 86_400 * SECOND
+    desk.at = ahead
+    desk.stream(60, 1, late=ahead)
+    desk.stream(30, 30, late=ahead)
+    desk.at -= ahead
     desk.stream(60, 1)
     opened, closed = desk.changes
     assert (closed.id, closed.closed is not None) == (opened.id, True)
+    assert closed.violations == opened.violations == [("invalid_enum", "role")]
     desk.stream(30, 30)
     assert len(desk.book.reports(only_open=True)) == 1
 
