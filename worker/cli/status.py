@@ -36,8 +36,9 @@ def status_command(context: Context, as_json: bool, quiet: bool, services: tuple
     """Show workers, sinks, positions, counts, and the last and next run of each schedule.
 
     The exit code is 0 if the services of --service work. It is 8 if one is not running, or if
-    records have waited for 30 s in an input whose position does not move. It is 3 if, besides, a
-    topic is not as it must be. The command creates no topics and no files.
+    records have waited for 30 s in an input whose position does not move. It is 3 if a topic
+    is missing, or if one of these holds and a topic has wrong settings. The command creates no
+    topics and no files.
     """
     status = asyncio.run(_collect(context, services))
     found, runs, wrong, damage = status.report, status.runs, status.trouble, status.damage
