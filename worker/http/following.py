@@ -41,7 +41,7 @@ class TopicFollower:
         self._take = take
         self._failed = failed
         self._watch = watch
-        self._backoff = Backoff(Clock().steady, longest=30.0)
+        self._backoff = Backoff(Clock().steady, longest=10.0)
         self._positions: dict[Partition, int] = {}
 
     async def run(self) -> None:
