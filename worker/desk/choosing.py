@@ -1,8 +1,9 @@
-"""How people and programs name rejections: by coordinate, and by time back from now. Pure."""
+"""How people and programs name rejections: by coordinate, and by time. Pure."""
 
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Final
 
 from schemas import ENTITIES
@@ -15,6 +16,7 @@ UNITS_MS: Final = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _COORDINATE: Final = re.compile(
     rf"(?:(.+)\.)?(in|rejected)\.({'|'.join(ENTITIES)})/([0-9]{{1,6}})/([0-9]{{1,18}})"
 )
+_MOMENT: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2})?Z")
 
 
 def read_coordinate(names: Names, text: str) -> str:
@@ -33,3 +35,13 @@ def back_from_now(text: str) -> int | None:
     """The milliseconds of `30m`, `2h` or `7d`; None for any other text."""
     found = re.fullmatch(r"([0-9]{1,5})([mhd])", text)
     return None if found is None else int(found[1]) * UNITS_MS[found[2]]
+
+
+def moment_named(text: str) -> int | None:
+    """The moment of `2026-11-29T11:53Z` in milliseconds since 1970; None for any other text."""
+    if not _MOMENT.fullmatch(text):
+        return None
+    try:
+        return int(datetime.fromisoformat(text).timestamp()) * 1_000
+    except ValueError:  # a month 13, say
+        return None

@@ -105,8 +105,8 @@ _FILTERS: Final = (
     Parameter("partition", "Only this input partition.", {"type": "integer", "minimum": 0}),
     Parameter(
         "since",
-        "Only rejections of so long: 30m, 2h, 7d.",
-        {"type": "string", "examples": ["2h"]},
+        "Only rejections of so long (30m, 2h, 7d), or since a moment in UTC.",
+        {"type": "string", "examples": ["2h", "2026-11-29T11:53Z"]},
     ),
 )
 _ALL: Final = Parameter("all", "Whether to list settled ones as well.", {"type": "boolean"})

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from schemas import ENTITIES
 from worker.core.shown import shown
 from worker.core.violations import Code
-from worker.desk.choosing import back_from_now
+from worker.desk.choosing import back_from_now, moment_named
 from worker.desk.queries import Filter
 from worker.http import opaque
 from worker.http.parameters import check_query, malformed
@@ -104,14 +104,22 @@ def filter_of(values: Mapping[str, Any], now: int) -> Filter:
     if text["key"] is not None and text["entity"] is None:
         raise malformed("key", "alone names no record: give entity as well")
     since = text.pop("since")
-    back = None if since is None else back_from_now(since)
-    if since is not None and back is None:
-        raise malformed("since", "must be a time back from now: 30m, 2h or 7d")
     return Filter(
         **text,
         partition=_whole(values, "partition", 0, 999_999),
-        since=None if back is None else now - back,
+        since=None if since is None else _since(since, now),
     )
+
+
+def _since(text: str, now: int) -> int:
+    back = back_from_now(text)
+    found = moment_named(text) if back is None else now - back
+    if found is None:
+        raise malformed(
+            "since",
+            "must be a time back from now (30m, 2h or 7d) or a moment in UTC (2026-11-29T11:53Z)",
+        )
+    return found
 
 
 def _one_of(name: str, value: str | None, choices: tuple[str, ...]) -> None:

@@ -83,6 +83,11 @@ def test_each_part_of_a_query_counts() -> None:
     assert query[1:] == (LARGEST_PAGE, Cursor("ab", 7), True)
 
 
+@pytest.mark.parametrize("text", ["2025-12-01T00:00Z", "2025-12-01T00:00:00Z"])
+def test_a_list_may_begin_at_a_moment(text: str) -> None:
+    assert filter_of({"since": text}, NOW + HOUR_MS).since == NOW
+
+
 @pytest.mark.parametrize(
     ("values", "named"),
     [
@@ -91,6 +96,8 @@ def test_each_part_of_a_query_counts() -> None:
         ({"key": "a"}, "key"),
         ({"since": "2 h"}, "since"),
         ({"since": "٣h"}, "since"),
+        ({"since": "2025-13-01T00:00Z"}, "since"),
+        ({"since": "2025-12-01T00:00"}, "since"),
         ({"partition": "٣"}, "partition"),
         ({"partition": -1}, "partition"),
         ({"partition": 10**9}, "partition"),
