@@ -124,7 +124,7 @@ async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
         RejectionPages(pages, viewer),
         ReplayPages(pages, replays),
         ExportPages(pages, exports, announcements),
-        StatePage(pages, sampler, parts.health),
+        StatePage(pages, sampler, desk, parts.health),
         SignIn(pages, parts.tokens),
     )
     ending = [

@@ -6,19 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final, NamedTuple
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from worker.desk import queries
 from worker.desk.buckets import WIDTHS_MS
-from worker.desk.incidents import IncidentBook, IncidentReport
 from worker.desk.queries import Filter, RejectionListed
 from worker.desk.store import RejectionStore
-from worker.desk.webhook import details, headline
-from worker.errors import BuddyError
 from worker.http.console import charts
 from worker.http.console.history import COLUMNS
+from worker.http.console.incident_rows import Incidents, incidents_of, told
 from worker.http.console.pages import HEADERS, PageRenderer, event
 from worker.http.console.sampler import StatusSampler
 from worker.http.console.tiles import tiles
@@ -26,7 +23,6 @@ from worker.http.desk_reader import DeskReader
 from worker.http.event_streams import EventStreams
 from worker.http.guard import needs
 from worker.http.parameters import caller_of
-from worker.http.problems import Problem
 from worker.http.rejections import now_ms
 
 _HOUR_MS: Final = WIDTHS_MS[1]
@@ -47,20 +43,10 @@ class CodeRow(NamedTuple):
     bars: str
 
 
-class IncidentRow(NamedTuple):
-    """An open incident. `query` chooses its rejections in the list."""
-
-    id: int
-    began: int
-    headline: str
-    details: str
-    query: dict[str, str]
-
-
 class Rejections(NamedTuple):
     """What the desk knows of the last hour."""
 
-    incidents: list[IncidentReport]
+    incidents: Incidents
     records: int
     open: int
     """Of all times."""
@@ -120,14 +106,7 @@ class Overview:
 
     async def _render(self) -> str:
         now = now_ms()
-        trouble = None
-        rejections = None
-        try:
-            rejections = await self._desk.ask(lambda store: rejections_of(store, now))
-        except Problem as problem:
-            trouble = problem.detail
-        except BuddyError as error:
-            trouble = str(error)
+        rejections, trouble = await told(self._desk, lambda store: rejections_of(store, now))
         window = self._sampler.history.window(now / 1_000)
         return self._pages.fragment(
             "live.html",
@@ -136,9 +115,7 @@ class Overview:
             status=self._sampler.status,
             failure=self._sampler.failure,
             rejections=rejections,
-            incidents=[incident_row(one, now) for one in rejections.incidents]
-            if rejections
-            else [],
+            incidents=rejections.incidents if rejections else Incidents([], []),
             desk_trouble=trouble,
         )
 
@@ -169,17 +146,9 @@ def rejections_of(store: RejectionStore, now: int) -> Rejections:
         bars = charts.bars(series[code], top)
         rows.append(CodeRow(code, fields[code], records, open_, max(series[code]), bars))
     return Rejections(
-        incidents=IncidentBook(store).reports(only_open=True),
+        incidents=incidents_of(store, now),
         records=found.records,
         open=queries.summary(store, Filter()).open,
         codes=rows,
         latest=queries.listed(store, Filter(), _LATEST, everything=False),
     )
-
-
-def incident_row(found: IncidentReport, now: int) -> IncidentRow:
-    """An incident as the overview shows it: without what the page shows elsewhere. Pure."""
-    _, *lines = details(msgspec.structs.replace(found, examples=[]))  # the first has its beginning
-    minutes = max(0, now - found.since) // WIDTHS_MS[0] + 1
-    query = {"entity": found.entity, "since": f"{minutes}m"}
-    return IncidentRow(found.id, found.since, headline(found), "; ".join(lines), query)
