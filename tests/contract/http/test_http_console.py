@@ -155,6 +155,9 @@ async def test_a_replay_is_tried_confirmed_and_done(desk: Desk, http: Served) ->
     with capture_logs() as log:
         sent = await send_form(http, "/replay", fields | {"step": "send"})
     assert "3 records were sent again" in sent.text
+    following = re.search(r'href="(/rejections\?since=[^"]*)"', sent.text)
+    assert following is not None
+    assert "No open rejection is like that" in await page(http, unescape(following[1]))
     (line,) = [entry for entry in log if entry["event"] == "records_replayed"]
     assert (line["caller"], line["count"]) == ("anyone", 3)
     again = await send_form(http, "/replay", fields | {"step": "dry"})
@@ -167,13 +170,15 @@ async def test_one_record_is_sent_again_by_its_coordinate(desk: Desk, http: Serv
     fields = {"coordinate": "in.users/0/1", "at_once": "true", "step": "send"}
     sent = await send_form(http, "/replay", fields)
     assert "1 record was sent again" in sent.text
+    assert "/rejections?entity=users&amp;since=" in sent.text
     gone = await send_form(http, "/replay", fields | {"coordinate": "in.users/0/9"})
     assert gone.status_code == 404
     assert "Nothing was sent" in gone.text
 
 
 async def test_nothing_chosen_is_not_everything(http: Served) -> None:
-    assert "nothing_chosen" in await page(http, "/replay", 400)
+    asked = await http.client.get("/replay?code=")
+    assert (asked.status_code, asked.headers["location"]) == (303, "/rejections")
     answer = await send_form(http, "/replay", {"step": "send"})
     assert answer.status_code == 400
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from worker.core.shown import shown
 from worker.http.console.forms import read_form
-from worker.http.console.pages import PageRenderer
+from worker.http.console.pages import HEADERS, PageRenderer
+from worker.http.console.texts import as_time, iso
 from worker.http.parameters import caller_of, malformed
 from worker.http.problems import Problem
 from worker.http.rejection_query import FILTERS, parameters
+from worker.http.rejections import now_ms
 from worker.http.replays import ReplayRequest, ReplaySender, check_request
 
 _CHOICES: Final = (*FILTERS, "coordinate")
@@ -29,9 +32,11 @@ class ReplayPages:
         self._sender = sender
 
     async def get(self, request: Request) -> Response:
-        """The choice, before the dry run."""
+        """The choice, before the dry run. Without a choice, the list where one is made."""
         given = parameters(request, _CHOICES)
         chosen = {name: value for name, value in given.items() if value}
+        if not chosen:
+            return RedirectResponse("/rejections", 303, HEADERS)
         replay_request(chosen, dry=True)
         return self._page(request, chosen, {})
 
@@ -43,11 +48,13 @@ class ReplayPages:
         dry = form.get("step") != "send"
         report, problem = None, None
         asked = replay_request(chosen | options, dry=dry)
+        began = now_ms()
         try:
             report = await self._sender.replay(asked, caller_of(request))
         except Problem as found:
             problem = found
-        return self._page(request, chosen, options, report=report, problem=problem)
+        again = rejected_again(chosen, began, with_orphans="with_orphans" in options)
+        return self._page(request, chosen, options, report=report, problem=problem, again=again)
 
     def _page(
         self,
@@ -57,6 +64,7 @@ class ReplayPages:
         *,
         report: dict[str, Any] | None = None,
         problem: Problem | None = None,
+        again: dict[str, str] | None = None,
     ) -> Response:
         coordinate = chosen.get("coordinate")
         back = f"/rejections?{urlencode(chosen)}" if coordinate is None else None
@@ -69,7 +77,20 @@ class ReplayPages:
             back=back,
             report=report,
             problem=problem,
+            again=again,
         )
+
+
+def rejected_again(chosen: Mapping[str, str], began: int, *, with_orphans: bool) -> dict[str, str]:
+    """The filters of the list that show what was rejected since a replay began. Pure.
+
+    Orphans may be of other entities than the record that has caused them.
+    """
+    entity = chosen.get("entity")
+    if "coordinate" in chosen:
+        entity = chosen["coordinate"].partition("/")[0].rpartition(".")[2]
+    only = {} if entity is None or with_orphans else {"entity": entity}
+    return only | {"since": iso(as_time(began))}
 
 
 def replay_request(values: dict[str, Any], *, dry: bool) -> ReplayRequest:

@@ -53,6 +53,11 @@ def iso(at: datetime) -> str:
     return f"{at:%Y-%m-%dT%H:%M:%SZ}"
 
 
+def clock(at: datetime) -> str:
+    """A moment of today to the minute: `11:53`."""
+    return f"{at:%H:%M}"
+
+
 def relative(at: datetime, now: datetime) -> str:
     """`12 s ago`, `3 min ago`, `in 2 h`; beyond a day the date."""
     seconds = (now - at).total_seconds()
