@@ -175,6 +175,15 @@ async def test_values_are_for_those_who_operate(
     assert ("Send this record again" in text) is shows
 
 
+async def test_the_hint_to_pull_names_a_token_where_one_is_needed(
+    desk: Desk, another: Another, http: Served
+) -> None:
+    await sign_in(http, "partner")
+    assert "exports/ --token-file FILE" in (await http.client.get("/exports")).text
+    async with served(await another(), desk.names, desk=desk.directory) as without:
+        assert "--token-file" not in (await without.client.get("/exports")).text
+
+
 async def test_a_form_must_come_from_a_page_of_this_session(http: Served) -> None:
     await sign_in(http, "ops")
     fields = {"code": "invalid_enum", "step": "dry"}

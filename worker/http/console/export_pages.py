@@ -15,6 +15,7 @@ from worker.errors import UsageError
 from worker.exports.layout import FORMATS, Format
 from worker.exports.manifest import ExportedFile
 from worker.exports.places.place import Finished
+from worker.http.access import ANYONE
 from worker.http.announcements import Announcements
 from worker.http.console.forms import Form, read_form
 from worker.http.console.pages import HEADERS, PageRenderer
@@ -42,6 +43,7 @@ class ExportRow(NamedTuple):
     bytes: int
     rows: int
     formats: tuple[str, ...]
+    entities: tuple[str, ...]
     judged: int
     """The records that were judged before the cut."""
     left_out: int
@@ -80,6 +82,7 @@ class ExportPages:
             formats=FORMATS,
             scheme="https" if is_https(request) else "http",
             host=request.headers.get("host", ""),
+            takes_token=caller_of(request) != ANYONE,
         )
 
     async def post(self, request: Request) -> Response:
@@ -131,6 +134,7 @@ def row_of(found: Finished) -> ExportRow:
         bytes=sum(file.bytes for file in manifest.files),
         rows=sum(manifest.record_counts.values()),
         formats=options.formats,
+        entities=options.entities,
         judged=sum(sum(offsets.values()) for offsets in manifest.cut.judged.values()),
         left_out=sum(sum(counts.values()) for counts in manifest.left_out.values()),
         counts=manifest.record_counts,
