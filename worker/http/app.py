@@ -22,7 +22,7 @@ from worker.http.access import Tokens
 from worker.http.announcements import Announcements
 from worker.http.body import Uploads
 from worker.http.checks import RecordChecker
-from worker.http.console.console import ConsoleParts, console_routes
+from worker.http.console.console import ConsoleParts, console_routes, missing_page
 from worker.http.console.export_pages import ExportPages
 from worker.http.console.overview import Overview
 from worker.http.console.pages import PageRenderer
@@ -35,7 +35,7 @@ from worker.http.desk_reader import DeskReader
 from worker.http.downloads import Downloads
 from worker.http.event_streams import EventStreams
 from worker.http.exports import Exports
-from worker.http.guard import Endpoint, Guard, answered, failed, needs, not_found, wrong_method
+from worker.http.guard import Endpoint, Guard, answered, failed, needs, wrong_method
 from worker.http.health import HealthEndpoints, HealthSource
 from worker.http.keyed import KeyedRequests
 from worker.http.metrics import HttpMetrics
@@ -159,7 +159,7 @@ async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
         *(_route(operation, endpoints[operation.name]) for operation in OPERATIONS),
         *console_routes(console),
     ]
-    handlers = {404: not_found, 405: wrong_method, Problem: answered, Exception: failed}
+    handlers = {404: missing_page(pages), 405: wrong_method, Problem: answered, Exception: failed}
     try:
         app = Starlette(routes=routes, exception_handlers=handlers)
         yield Guard(app, parts.tokens, metrics, OPEN)

@@ -204,7 +204,12 @@ async def failed(_request: Request, _error: Exception) -> Response:
 
 async def not_found(_request: Request, _error: Exception) -> Response:
     """The answer to a path that does not exist."""
-    return Problem(404, "not_found", "there is nothing at this path").response()
+    return nothing_here().response()
+
+
+def nothing_here() -> Problem:
+    """The problem of a path that does not exist."""
+    return Problem(404, "not_found", "there is nothing at this path")
 
 
 async def wrong_method(_request: Request, error: Any) -> Response:

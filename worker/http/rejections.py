@@ -19,7 +19,7 @@ from worker.desk.choosing import read_coordinate
 from worker.desk.incidents import IncidentBook, IncidentReport
 from worker.desk.masking import Masked, masked
 from worker.desk.originals import Original, read_message, read_original
-from worker.desk.queries import RejectionListed, RejectionPage, Summary
+from worker.desk.queries import Filter, RejectionListed, RejectionPage, Summary
 from worker.desk.store import RejectionStore
 from worker.errors import UsageError
 from worker.http import opaque
@@ -76,6 +76,10 @@ class RejectionViewer:
             )
 
         return await self._desk.ask(ask)
+
+    async def counts(self, chosen: Filter) -> Summary:
+        """How many rejections a filter chooses, by kind. Raises Problem 503."""
+        return await self._desk.ask(lambda store: queries.summary(store, chosen))
 
     async def summary(self, request: Request) -> Response:
         """The counts by entity, code and field, and the incidents."""

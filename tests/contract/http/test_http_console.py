@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.contract.desk_kit import Desk
-from tests.contract.http_kit import Served
+from tests.contract.http_kit import Served, problem
 from tests.unit.rows_kit import uuid
 from worker.core.violations import Code
 from worker.http.console.pages import HEADERS
@@ -86,6 +86,21 @@ async def test_the_list_has_its_filters_in_the_address(desk: Desk, http: Served)
     assert 'href="/replay?entity=users&amp;since=30d"' in chosen
 
 
+async def test_the_list_says_how_many_there_are(desk: Desk, http: Served) -> None:
+    await desk.publish(
+        desk.rejection("users", "a", Code.INVALID_ENUM, "role"),
+        desk.rejection("users", "b", Code.INVALID_ENUM, "role"),
+        desk.rejection("matches", "c", Code.WRONG_TYPE, "buddy_id"),
+        desk.row("users", "b"),
+    )
+    every = await page(http, "/rejections", all="true")
+    assert "3, 2 open" in every
+    assert "Send" not in every, "nothing is chosen"
+    assert "Send this one again" in await page(http, "/rejections", entity="users")
+    await desk.publish(desk.rejection("users", "d", Code.INVALID_ENUM, "role"))
+    assert "Send these 2 again" in await page(http, "/rejections", entity="users")
+
+
 async def test_a_filter_that_cannot_be_used_is_named(http: Served) -> None:
     text = await page(http, "/rejections", 400, since=HOSTILE)
     assert "since must be a time back from now" in unescape(text)
@@ -139,6 +154,13 @@ async def test_what_others_chose_is_text_and_nothing_else(desk: Desk, http: Serv
 )
 async def test_an_error_is_a_page(http: Served, path: str, status: int) -> None:
     assert f"{status} <code>" in await page(http, path, status)
+
+
+async def test_an_unknown_address_is_a_page_for_a_browser_alone(http: Served) -> None:
+    answer = await http.client.get("/nothing", headers={"accept": "text/html,*/*;q=0.8"})
+    assert (answer.status_code, answer.headers["content-type"][:9]) == (404, "text/html")
+    assert 'href="/"' in answer.text
+    assert problem(await http.client.get("/nothing")) == (404, "not_found")
 
 
 async def test_a_replay_is_tried_confirmed_and_done(desk: Desk, http: Served) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from starlette.requests import Request
@@ -16,7 +17,7 @@ from worker.http.console.rejection_pages import RejectionPages
 from worker.http.console.replay_pages import ReplayPages
 from worker.http.console.sign_in import SignIn, to_sign_in
 from worker.http.console.state_page import StatePage
-from worker.http.guard import Endpoint, needs
+from worker.http.guard import Endpoint, needs, not_found, nothing_here
 from worker.http.operations import CONSOLE
 from worker.http.parameters import caller_of
 from worker.http.problems import Problem
@@ -32,6 +33,17 @@ class ConsoleParts(NamedTuple):
     exports: ExportPages
     state: StatePage
     sign_in: SignIn
+
+
+def missing_page(pages: PageRenderer) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """The answer to a path that does not exist: a page for a browser, a problem for programs."""
+
+    async def missing(request: Request, error: Exception) -> Response:
+        if "text/html" not in request.headers.get("accept", ""):
+            return await not_found(request, error)
+        return pages.problem(request, nothing_here())
+
+    return missing
 
 
 def console_routes(parts: ConsoleParts) -> list[Route]:

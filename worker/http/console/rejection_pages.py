@@ -12,7 +12,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from worker.desk.queries import RejectionListed
+from worker.desk.queries import RejectionListed, Summary
 from worker.http import opaque
 from worker.http.console.pages import PageRenderer
 from worker.http.parameters import caller_of
@@ -21,6 +21,7 @@ from worker.http.rejection_query import (
     FILTERS,
     LISTING,
     Cursor,
+    filter_of,
     parameters,
     query_of,
 )
@@ -49,12 +50,14 @@ class RejectionPages:
         """A page of the list. A filter that cannot be used is named above it."""
         problem: Problem | None = None
         rejections: Sequence[RejectionListed] = ()
+        counts: Summary | None = None
         older: str | None = None
         values = dict(request.query_params)
         try:
             given = parameters(request, LISTING)
             values = {name: value for name, value in given.items() if value}
             rejections, older = await self._page(values)
+            counts = await self._viewer.counts(filter_of(values, now_ms()))
         except Problem as found:
             if "parameter" not in found.members and found.code != "stale_cursor":
                 raise
@@ -68,6 +71,7 @@ class RejectionPages:
             chosen=chosen,
             query=urlencode(chosen),
             rejections=rejections,
+            counts=counts,
             older=older,
             problem=problem,
         )
