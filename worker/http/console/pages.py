@@ -66,6 +66,7 @@ class PageRenderer:
             "clipped": texts.clipped,
             "iso": texts.iso,
             "as_time": texts.as_time,
+            "tasks": texts.tasks,
             "clock": texts.clock,
             "relative": texts.relative,
             "quoted": _quoted,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -17,6 +18,16 @@ _DAY: Final = 86_400
 def number(value: float) -> str:
     """`12,345`; small fractions have one digit."""
     return f"{value:,.1f}" if 0 < value < 10 and value != int(value) else f"{value:,.0f}"
+
+
+def tasks(numbers: Sequence[int]) -> str:
+    """`task 0`, `tasks 0 to 3`, `tasks 0, 2`; the numbers rise."""
+    first, last = numbers[0], numbers[-1]
+    if first == last:
+        return f"task {first}"
+    if last - first + 1 == len(numbers) > 2:
+        return f"tasks {first} to {last}"
+    return f"tasks {', '.join(map(str, numbers))}"
 
 
 def size(count: int) -> str:

@@ -64,3 +64,11 @@ def test_a_moment_may_come_in_any_form(value: float | str | datetime) -> None:
 def test_foreign_text_is_bounded_and_printable() -> None:
     assert texts.clipped("a" * 300, 10) == "a" * 9 + "…"
     assert texts.clipped("a\x1b\u202e") == "a\\x1b\\u202e"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [([4], "task 4"), ([0, 1], "tasks 0, 1"), ([1, 2, 3], "tasks 1 to 3"), ([0, 2], "tasks 0, 2")],
+)
+def test_tasks_are_named_in_few_words(numbers: list[int], text: str) -> None:
+    assert texts.tasks(numbers) == text
