@@ -149,6 +149,12 @@ def test_every_page_is_accessible_fits_and_keeps_its_policy(
     for path in (*PAGES, one):
         page.goto(address + path)
         check(page)
+        if path in ("/", "/state"):
+            scrolled = page.locator(".scroll").evaluate_all(
+                "all => all.filter(one => one.scrollWidth > one.clientWidth)"
+                ".map(one => one.getAttribute('aria-label'))"
+            )
+            assert not scrolled, "a column is out of sight"
     context.close()
     assert not complaints
 

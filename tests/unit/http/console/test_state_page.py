@@ -52,3 +52,9 @@ def test_what_the_desk_does_not_know_is_not_well() -> None:
     text = page([], "the desk has not read")
     assert "All is well" not in text
     assert "the desk has not read" in text
+
+
+def test_a_worker_is_named_whole_with_its_tasks() -> None:
+    text = page([], tasks=(0, 1, 2, 3))
+    assert '<code class="id" title="0123456789abcdef">0123456789abcdef</code>' in text
+    assert "tasks 0 to 3" in text
