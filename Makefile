@@ -46,7 +46,7 @@ check: $(DEV) ## lint, types and unit tests but for the thorough ones, under a m
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	@BUDDY_HYPOTHESIS=quick $(PYTEST) -p no:schemathesis -m 'not thorough' --quiet tests/unit
+	@BUDDY_HYPOTHESIS=quick $(PYTEST) -m 'not thorough' --quiet tests/unit
 
 coverage: measured ## branches of schemas/ and worker/core/ that the unit tests reach: all; of the rest the share
 	@echo "worker/ without its core, by unit tests alone: $$($(BIN)/coverage report --omit 'schemas/*,worker/core/*' --format=total) %"

@@ -18,7 +18,7 @@ import pytest
 from tests.kafka_server import KafkaUnavailable, jars
 from tests.paths import ROOT
 
-SECONDS = float(os.environ.get("BUDDY_CHAOS_SECONDS", "25"))
+SECONDS = float(os.environ.get("BUDDY_CHAOS_SECONDS", "20"))
 WAITS = 300.0
 """Seconds beside the rounds: start, healing, the last verdicts, export, the checker."""
 

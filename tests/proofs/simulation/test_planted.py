@@ -23,8 +23,6 @@ QUICK: Final = (
     "grants_not_restored",
     "nobody_fences_earlier_owners",
     "owners_before_our_own_record_are_not_fenced",
-    "revoked_tasks_stay_in_the_round_that_waits",
-    "rows_of_a_failed_round_kept",
 )
 MOST: Final = 300
 """Far more than any takes now: another engine gives seeds another course."""
