@@ -60,7 +60,7 @@ def main() -> int:
             try:
                 asyncio.run(send_and_take(directory / "broker", address, seconds))
             finally:
-                demo.send_signal(signal.SIGINT)
+                demo.send_signal(signal.SIGTERM)  # SIGINT may be ignored, in the background
     return 0
 
 
