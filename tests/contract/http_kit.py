@@ -24,12 +24,12 @@ from worker.exports.places.directory import DirectoryPlace
 from worker.exports.places.place import ExportPlace
 from worker.http.access import Tokens
 from worker.http.app import ApiParts, ApiSettings, api
+from worker.http.broker_watch import BrokerWatch
 from worker.http.health import OwnHealth
 from worker.http.listening import listen
 from worker.http.metrics import HttpMetrics
 from worker.http.operations import NAMES
 from worker.http.replays import UntilJudged
-from worker.http.sending import SendingWatch
 from worker.http.server import serve_http
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
@@ -89,10 +89,10 @@ async def served(
         return await whole_status(broker, Settings(prefix=names.prefix), ["worker"])
 
     exports = place or DirectoryPlace(Path("no-exports"))
-    sending = SendingWatch(broker, names, lambda _line: None)
+    watch = BrokerWatch(broker, names, lambda _line: None)
     counted = HttpMetrics(metrics.instruments, NAMES)
     until = judged or really
-    parts = ApiParts(broker, names, exports, health, counted, tokens, sending, until, look, stop)
+    parts = ApiParts(broker, names, exports, health, counted, tokens, watch, until, look, stop)
     with listen("127.0.0.1", 0, has_tokens=False) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         async with (

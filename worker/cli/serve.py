@@ -35,10 +35,10 @@ from worker.engine.startup import check_topics
 from worker.errors import UsageError
 from worker.http.access import ROLES, new_token
 from worker.http.app import ApiParts, ApiSettings, api
+from worker.http.broker_watch import BrokerWatch
 from worker.http.health import HealthSource, OwnHealth, ServicesHealth
 from worker.http.metrics import HttpMetrics
 from worker.http.operations import NAMES
-from worker.http.sending import SendingWatch
 from worker.http.server import serve_http
 from worker.ops.instruments import Instruments
 from worker.status.whole import WholeStatus
@@ -87,7 +87,7 @@ def serve_command(context: Context, descriptor: int | None, health: str | None) 
             await create_if_embedded(context, broker)
             await check_topics(broker, context.names, settings.max_record_bytes)
             with reporting(context, health) as told:
-                sending = SendingWatch(broker, context.names, told.sending)
+                watch = BrokerWatch(broker, context.names, told.hindrance)
                 parts = ApiParts(
                     broker,
                     context.names,
@@ -95,13 +95,13 @@ def serve_command(context: Context, descriptor: int | None, health: str | None) 
                     told.source,
                     told.metrics,
                     tokens,
-                    sending,
+                    watch,
                     judged,
                     look,
                     stop,
                 )
                 async with api(parts, api_settings) as app:
-                    services = [serve_http(app, listening, stop), sending.run(stop)]
+                    services = [serve_http(app, listening, stop), watch.run(stop)]
                     if told.desk is not None:
                         desk = StandInDesk(
                             broker,
@@ -136,7 +136,7 @@ class _Reporting(NamedTuple):
     source: HealthSource
     """What answers for it, with the metrics of the API among its own."""
     metrics: HttpMetrics
-    sending: Callable[[str | None], None]
+    hindrance: Callable[[str | None], None]
     """Takes what keeps the API from a part of its work, in one line; None if nothing does."""
     desk: DeskReports | None
     """None if the process of the services has a desk, which keeps the store."""
@@ -153,17 +153,17 @@ def reporting(context: Context, address: str | None) -> Iterator[_Reporting]:
     with watched(context, "http", "desk") as (health, metrics, part, desk):
         part.restored()
 
-        def sending(hindrance: str | None) -> None:
+        def tell_hindrance(line: str | None) -> None:
             part.alive(CLOCK.steady())
-            if hindrance is None:
+            if line is None:
                 part.free("requests")
             else:
-                part.hindered("requests", hindrance, CLOCK.steady())
+                part.hindered("requests", line, CLOCK.steady())
 
         yield _Reporting(
             OwnHealth(health, metrics),
             HttpMetrics(metrics.instruments, NAMES),
-            sending,
+            tell_hindrance,
             DeskReports(metrics, desk, CLOCK),
         )
 

@@ -61,7 +61,7 @@ class Tally:
         """Includes those of rejected records: a missing field may be there under another name."""
         self.parked: Counter[str] = Counter()
         self.records_omitted: list[str] = []
-        """Coordinates of rejected records that exceed even the enlarged limit."""
+        """Coordinates of rejected records whose rejection lacks the record or its headers."""
         self.failures: list[tuple[str, str]] = []
         """Coordinate and exception type of each record whose judging failed."""
         self.isolated: list[tuple[str, int]] = []

@@ -13,9 +13,9 @@ import structlog
 from worker.brokers.contract import Broker
 from worker.core.topics import Names
 from worker.errors import BuddyError
+from worker.http.broker_watch import BrokerWatch
 from worker.http.following import TopicFollower
 from worker.http.problems import RETRY_SECONDS, Problem
-from worker.http.sending import SendingWatch
 from worker.sink.requests import Announcement, decode_announcement
 from worker.stream import Message
 
@@ -33,7 +33,7 @@ _log = structlog.get_logger(__name__)
 class Announcements:
     """Follows the topic `exports`; `run` does the work, from its start."""
 
-    def __init__(self, broker: Broker, names: Names, watch: SendingWatch) -> None:
+    def __init__(self, broker: Broker, names: Names, watch: BrokerWatch) -> None:
         self._follower = TopicFollower(broker, names.exports, self._take, _not_read, watch)
         self._news = self._follower.news
         self._latest: dict[str, Announcement] = {}

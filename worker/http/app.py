@@ -21,6 +21,7 @@ from worker.exports.places.place import ExportPlace
 from worker.http.access import Tokens
 from worker.http.announcements import Announcements
 from worker.http.body import Uploads
+from worker.http.broker_watch import BrokerWatch
 from worker.http.checks import RecordChecker
 from worker.http.console.console import ConsoleParts, console_routes, missing_page
 from worker.http.console.export_pages import ExportPages
@@ -47,7 +48,6 @@ from worker.http.records import RecordSender
 from worker.http.rejection_stream import RejectionFollower, RejectionStreamer
 from worker.http.rejections import RejectionViewer
 from worker.http.replays import ReplaySender, UntilJudged
-from worker.http.sending import SendingWatch
 from worker.http.verdicts import VerdictWatches
 
 OPEN: Final = frozenset(one.path for one in OPERATIONS if one.role is None)
@@ -69,7 +69,7 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
 class ApiParts(NamedTuple):
     """What the API stands on: an open broker among it.
 
-    `tokens` is None where only this machine is served. `sending` hears of failures. A
+    `tokens` is None where only this machine is served. `watch` hears of failures. A
     desk, here or in another process, must keep the store of rejections up to date. `stop` ends
     streams of events, so that they do not hold up the end of the process.
     """
@@ -80,7 +80,7 @@ class ApiParts(NamedTuple):
     health: HealthSource
     metrics: HttpMetrics
     tokens: Tokens | None
-    sending: SendingWatch
+    watch: BrokerWatch
     until_judged: UntilJudged
     look: Look
     stop: asyncio.Event
@@ -94,10 +94,10 @@ async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
     uploads = Uploads(metrics)
     downloads = Downloads(metrics)
     verdicts = VerdictWatches(broker, names)
-    announcements = Announcements(broker, names, parts.sending)
-    keyed = KeyedRequests(broker, names, parts.sending)
+    announcements = Announcements(broker, names, parts.watch)
+    keyed = KeyedRequests(broker, names, parts.watch)
     following = [asyncio.create_task(one.run()) for one in (announcements, keyed)]
-    sender = RecordSender(broker, names, uploads, verdicts, keyed, parts.sending, metrics)
+    sender = RecordSender(broker, names, uploads, verdicts, keyed, parts.watch, metrics)
     checker = RecordChecker(settings.record_limit, settings.skew_seconds, uploads)
     desk = DeskReader(broker, names, settings.desk)
     viewer = RejectionViewer(desk, show_values=settings.show_values)

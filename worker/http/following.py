@@ -10,7 +10,7 @@ from typing import Final
 from worker.brokers.contract import Broker, Reader
 from worker.clock import Clock
 from worker.errors import BuddyError, MissingTopic
-from worker.http.sending import SendingWatch
+from worker.http.broker_watch import BrokerWatch
 from worker.stream import Message, OffsetRange, Partition
 from worker.waiting import Backoff
 
@@ -31,7 +31,7 @@ class TopicFollower:
         topic: str,
         take: Callable[[Message], None],
         failed: Callable[[BuddyError, float], None],
-        watch: SendingWatch,
+        watch: BrokerWatch,
     ) -> None:
         self.topic = topic
         self.news = asyncio.Condition()

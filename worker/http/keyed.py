@@ -21,11 +21,11 @@ from worker.brokers.contract import Broker, Committer
 from worker.core.topics import Names
 from worker.errors import Fenced, MessageRefused, MissingTopic
 from worker.files import FileRecord
+from worker.http.broker_watch import BrokerWatch
 from worker.http.parameters import caller_of
 from worker.http.problems import RETRY_SECONDS, Problem
 from worker.http.receipts import BodyDigest, Receipt, Receipts, StoredReceipt, encode_receipt
 from worker.http.send_report import MOST_LISTED, MOST_REFUSED
-from worker.http.sending import SendingWatch
 from worker.http.verdicts import SentBefore
 from worker.stream import Message, OffsetRange, Partition, ProducerRecord
 
@@ -70,7 +70,7 @@ def key_of(request: Request, entity: str) -> str | None:
 class KeyedRequests:
     """Begins requests with a key; `run` follows the receipts."""
 
-    def __init__(self, broker: Broker, names: Names, watch: SendingWatch) -> None:
+    def __init__(self, broker: Broker, names: Names, watch: BrokerWatch) -> None:
         self._broker = broker
         self._names = names
         self._receipts = Receipts(broker, names, watch)

@@ -17,8 +17,8 @@ from worker.brokers.contract import Broker
 from worker.core.topics import Names
 from worker.errors import BuddyError
 from worker.files import FileRecord
+from worker.http.broker_watch import BrokerWatch
 from worker.http.following import TopicFollower
-from worker.http.sending import SendingWatch
 from worker.stream import Message, Partition, ProducerRecord
 
 MOST_KEYS: Final = 100_000
@@ -90,7 +90,7 @@ def read_receipt(message: Message) -> Receipt | None:
 class Receipts:
     """Finds the receipts of keys; `run` follows their topic."""
 
-    def __init__(self, broker: Broker, names: Names, watch: SendingWatch) -> None:
+    def __init__(self, broker: Broker, names: Names, watch: BrokerWatch) -> None:
         self._broker = broker
         self._partition = Partition(names.receipts, 0)
         self._follower = TopicFollower(broker, names.receipts, self._take, _not_read, watch)

@@ -21,12 +21,12 @@ from worker.core.topics import Names
 from worker.errors import BuddyError, MessageRefused, MissingTopic
 from worker.files import FileRecord
 from worker.http.body import Uploads
+from worker.http.broker_watch import BrokerWatch
 from worker.http.keyed import KeyedRequest, KeyedRequests, NumberedRecord, key_of
 from worker.http.metrics import HttpMetrics
 from worker.http.parameters import caller_of, entity_of, producer_of, wait_of
 from worker.http.problems import Problem, problem_of
 from worker.http.send_report import RefusedRecord, SendTally
-from worker.http.sending import SendingWatch
 from worker.http.verdicts import VerdictWatch, VerdictWatches
 from worker.stream import Headers, ProducerRecord
 
@@ -43,7 +43,7 @@ class RecordSender:
         uploads: Uploads,
         verdicts: VerdictWatches,
         keyed: KeyedRequests,
-        sending: SendingWatch,
+        broker_watch: BrokerWatch,
         metrics: HttpMetrics,
     ) -> None:
         self._broker = broker
@@ -51,7 +51,7 @@ class RecordSender:
         self._uploads = uploads
         self._verdicts = verdicts
         self._keyed = keyed
-        self._sending = sending
+        self._broker_watch = broker_watch
         self._metrics = metrics
         self._keys = {name: KeyReader(entity) for name, entity in ENTITIES.items()}
 
@@ -78,12 +78,12 @@ class RecordSender:
                     await sending.send(batch, self._keys[entity].read, limit)
                 sending.finish()
                 if tally.new:
-                    self._sending.sent(topic)
+                    self._broker_watch.sent(topic)
             except Problem as problem:
                 problem.members |= tally.members()
                 raise
             except BuddyError as error:
-                self._sending.failed(topic, error)
+                self._broker_watch.failed(topic, error)
                 raise problem_of(error, tally.members()) from None
             finally:
                 self._metrics.records(entity, tally.new, tally.refused_count)
@@ -114,9 +114,9 @@ class RecordSender:
             try:
                 await sending.publish([NumberedRecord(0, 1, record)])
             except BuddyError as error:
-                self._sending.failed(topic, error)
+                self._broker_watch.failed(topic, error)
                 raise problem_of(error) from None
-            self._sending.sent(topic)
+            self._broker_watch.sent(topic)
             self._metrics.records(entity, tally.sent, 0)
             _log.info("deletion_sent", caller=caller_of(request).name, entity=entity)
             if watch is not None:

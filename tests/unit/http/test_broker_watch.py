@@ -18,9 +18,9 @@ from worker.brokers.contract import Broker
 from worker.brokers.embedded.store import FILE_NAME
 from worker.core.topics import Names, wanted
 from worker.errors import BrokerUnavailable, MessageRefused
-from worker.http import following, sending
+from worker.http import broker_watch, following
 from worker.http.announcements import Announcements
-from worker.http.sending import SendingWatch
+from worker.http.broker_watch import BrokerWatch
 
 NAMES = Names()
 USERS = NAMES.input("users")
@@ -45,13 +45,13 @@ class Told:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(broker_watch, "_LOOK_SECONDS", 0.01)
 
 
 @asynccontextmanager
-async def watching(broker: Broker, told: Told) -> AsyncIterator[SendingWatch]:
+async def watching(broker: Broker, told: Told) -> AsyncIterator[BrokerWatch]:
     stop = asyncio.Event()
-    watch = SendingWatch(broker, NAMES, told.tell)
+    watch = BrokerWatch(broker, NAMES, told.tell)
     running = asyncio.create_task(watch.run(stop))
     try:
         yield watch
@@ -91,14 +91,14 @@ async def test_a_request_that_failed_counts_for_a_while(
             await told.until(None)
             watch.failed(USERS, BrokerUnavailable("no right to write"))
             await told.until("no right to write")
-            monkeypatch.setattr(sending, "_LASTING_SECONDS", 0.0)
+            monkeypatch.setattr(broker_watch, "_LASTING_SECONDS", 0.0)
             await told.until(None)
 
 
 async def test_a_request_that_failed_counts_until_its_input_takes_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "_LASTING_SECONDS", 1_000.0)
+    monkeypatch.setattr(broker_watch, "_LASTING_SECONDS", 1_000.0)
     told = Told()
     async with opened(tmp_path / "log") as broker:
         await broker.create(wanted(NAMES, 1, LIMIT).values())
@@ -137,7 +137,7 @@ def damage(log: Path, number: int, by: int) -> None:
 async def test_a_broker_that_does_not_answer_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "_SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(broker_watch, "_SLOW_SECONDS", 0.0)
     told = Told()
     async with opened(tmp_path / "log") as broker:
         monkeypatch.setattr(broker, "topics", lambda _names: asyncio.Event().wait())
@@ -148,7 +148,7 @@ async def test_a_broker_that_does_not_answer_is_told(
 async def test_a_topic_that_cannot_be_followed_is_told_until_it_has_been_read_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "STEADY_MS", 0)
+    monkeypatch.setattr(broker_watch, "STEADY_MS", 0)
     told = Told()
     topics = wanted(NAMES, 1, LIMIT)
     async with opened(tmp_path / "log") as broker:
@@ -161,7 +161,7 @@ async def test_a_topic_that_cannot_be_followed_is_told_until_it_has_been_read_fo
             await told.until(None)
             running.cancel()
     watch.not_followed(NAMES.exports, BrokerUnavailable("no right to read"))
-    monkeypatch.setattr(sending, "STEADY_MS", 1_000_000)
+    monkeypatch.setattr(broker_watch, "STEADY_MS", 1_000_000)
     watch.followed(NAMES.exports)
     assert watch.hindrance() == "no right to read", "one read is no sign that it is over"
 
@@ -180,7 +180,7 @@ async def test_a_topic_that_cannot_be_followed_is_tried_ever_more_seldom(
     monkeypatch.setattr(following, "sleep", pause)
     with capture_logs() as logs:
         async with opened(tmp_path / "log") as broker:
-            watch = SendingWatch(broker, NAMES, lambda _line: None)
+            watch = BrokerWatch(broker, NAMES, lambda _line: None)
             running = asyncio.create_task(Announcements(broker, NAMES, watch).run())
             async with asyncio.timeout(30):
                 await enough.wait()

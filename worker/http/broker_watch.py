@@ -29,7 +29,7 @@ as a missing right, and whoever sends nothing to an API that is not ready would 
 _log = structlog.get_logger(__name__)
 
 
-class SendingWatch:
+class BrokerWatch:
     """Looks every few seconds, and hears of requests that could not send, and of followers."""
 
     def __init__(self, broker: Broker, names: Names, tell: Callable[[str | None], object]) -> None:
