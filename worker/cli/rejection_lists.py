@@ -27,7 +27,7 @@ from worker.cli.unknown_fields import print_unknown
 from worker.core.unknown import UnknownNames
 from worker.core.violations import Code
 from worker.desk.answers import listed_answer, moment, summary_answer
-from worker.desk.choosing import UNITS_MS, back_from_now
+from worker.desk.choosing import UNITS_MS, moment_named
 
 if TYPE_CHECKING:
     from worker.desk.queries import Filter, Summary
@@ -39,19 +39,6 @@ _PATIENCE: Final = 30.0
 """How long to wait for another command that uses the store."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-class Since(click.ParamType[int]):
-    """A time back from now: `30m`, `2h`, `7d`. Gives milliseconds."""
-
-    name = "TIME"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Parse the text."""
-        found = back_from_now(str(value))
-        if found is None:
-            self.fail(f"{value!r} is no time back from now: say 30m, 2h or 7d", param, ctx)
-        return found
 
 
 def filters(command: _Command) -> _Command:
@@ -68,7 +55,11 @@ def filters(command: _Command) -> _Command:
         click.option("--key", metavar="KEY", help="Only records of this key; needs --entity."),
         click.option("--producer", metavar="NAME", help="Only senders that name themselves so."),
         click.option("--partition", type=click.IntRange(0), help="Only this input partition."),
-        click.option("--since", type=Since(), help="Only the last 30m, 2h, 7d … by whole minutes."),
+        click.option(
+            "--since",
+            metavar="TIME",
+            help="Only the last 30m, 2h, 7d …, or since 2026-11-29T11:53Z; by whole minutes.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -79,13 +70,29 @@ ALL: Final = click.option("--all", "everything", is_flag=True, help="Settled rej
 
 
 def chosen(options: dict[str, Any], now: int) -> Filter:
-    """The filter of these options. Raises click.UsageError for a key without an entity."""
+    """The filter of these options.
+
+    Raises click.UsageError for a key without an entity, and for a time that is none or lies ahead.
+    """
     if options["key"] is not None and options["entity"] is None:
         raise click.UsageError("a key alone names no record: say --entity as well")
     from worker.desk.queries import Filter
 
     since = options.pop("since")
-    return Filter(**options, since=None if since is None else now - since)
+    return Filter(**options, since=None if since is None else _since(since, now))
+
+
+def _since(text: str, now: int) -> int:
+    found = moment_named(text, now)
+    if found is None:
+        raise click.BadParameter(
+            f"{text!r} is no time: say 30m, 2h or 7d back from now, or a moment in UTC such as "
+            "2026-11-29T11:53Z",
+            param_hint="--since",
+        )
+    if found > now:
+        raise click.BadParameter(f"{text} lies ahead of this machine's clock", param_hint="--since")
+    return found
 
 
 @click.command("summary")
@@ -204,4 +211,5 @@ def _span(milliseconds: int) -> str:
     for unit in ("d", "h", "m"):
         if milliseconds % UNITS_MS[unit] == 0 and (unit != "d" or milliseconds > _DAY_MS):
             return f"{milliseconds // UNITS_MS[unit]} {unit}"
-    return f"{milliseconds // UNITS_MS['m']} m"
+    unit = "h" if milliseconds > 2 * _DAY_MS else "m"
+    return f"{milliseconds // UNITS_MS[unit]} {unit}"

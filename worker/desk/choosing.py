@@ -31,14 +31,13 @@ def read_coordinate(names: Names, text: str) -> str:
     return f"{names.prefix}.{kind}.{entity}/{int(partition)}/{int(offset)}"
 
 
-def back_from_now(text: str) -> int | None:
-    """The milliseconds of `30m`, `2h` or `7d`; None for any other text."""
-    found = re.fullmatch(r"([0-9]{1,5})([mhd])", text)
-    return None if found is None else int(found[1]) * UNITS_MS[found[2]]
+def moment_named(text: str, now: int) -> int | None:
+    """The moment of a time back from now (`30m`, `2h`, `7d`) or in UTC (`2026-11-29T11:53Z`).
 
-
-def moment_named(text: str) -> int | None:
-    """The moment of `2026-11-29T11:53Z` in milliseconds since 1970; None for any other text."""
+    In milliseconds since 1970, as `now`; None for any other text.
+    """
+    if back := re.fullmatch(r"([0-9]{1,5})([mhd])", text):
+        return now - int(back[1]) * UNITS_MS[back[2]]
     if not _MOMENT.fullmatch(text):
         return None
     try:

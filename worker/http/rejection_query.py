@@ -13,7 +13,7 @@ from starlette.requests import Request
 from schemas import ENTITIES
 from worker.core.shown import shown
 from worker.core.violations import Code
-from worker.desk.choosing import back_from_now, moment_named
+from worker.desk.choosing import moment_named
 from worker.desk.queries import Filter
 from worker.http import opaque
 from worker.http.parameters import check_query, malformed
@@ -112,8 +112,7 @@ def filter_of(values: Mapping[str, Any], now: int) -> Filter:
 
 
 def _since(text: str, now: int) -> int:
-    back = back_from_now(text)
-    found = moment_named(text) if back is None else now - back
+    found = moment_named(text, now)
     if found is None:
         raise malformed(
             "since",

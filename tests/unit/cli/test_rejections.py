@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -162,3 +162,22 @@ def test_a_watch_tells_of_damage_that_hides_rejections(
     (line,) = said.err.splitlines()
     assert line.startswith(f"buddy: {topic}/0 is damaged from offset 0 up to 1")
     assert line.endswith("goes on behind it; nothing behind it is shown until then")
+
+
+def test_since_takes_a_moment_in_utc_as_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = datetime.now(UTC)
+    option = filled(tmp_path, 1, [(0, rejection(f"{now:%Y-%m-%dT%H:%M:%SZ}", ROLE))])
+    listing = [option, "rejections", "list", "--all", "--json", "--since"]
+    capsys.readouterr()
+    assert run([*listing, f"{now - timedelta(minutes=10):%Y-%m-%dT%H:%MZ}"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    for wrong, said in (
+        (f"{now + timedelta(days=2):%Y-%m-%dT%H:%MZ}", "lies ahead of this machine's clock"),
+        ("yesterday", "is no time: say 30m, 2h or 7d back from now, or a moment in UTC"),
+    ):
+        assert run([*listing, wrong]) == 2
+        assert said in capsys.readouterr().err
+    assert run([option, "rejections", "summary", "--since", f"{now.year - 2}-01-01T00:00Z"]) == 0
+    assert re.search(r"The last [0-9]{5} h: ", capsys.readouterr().out)
