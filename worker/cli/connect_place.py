@@ -45,15 +45,18 @@ def place_of(
     from worker.exports.places.outages import PATIENCE_SECONDS
 
     seconds = PATIENCE_SECONDS if patience is None else patience
-    connect = partial(_client, settings.s3, environment)
+    connect = partial(client_of, settings.s3, environment)
     bucket = Bucket(connect, found[1], prefix, patience=seconds)
     return BucketPlace(bucket, Path(settings.data) / "sink" / "staging")
 
 
-def _client(settings: S3Settings, environment: Mapping[str, str]) -> S3Client:
+def client_of(settings: S3Settings, environment: Mapping[str, str]) -> S3Client:
+    """A client that tries each call once. Raises ConfigurationError."""
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
+
+    from worker.exports.places.s3_errors import end_redirects
 
     key = secret(settings.secret_access_key_file, environment, "BUDDY_S3_SECRET_ACCESS_KEY")
     if (settings.access_key_id is None) != (key is None):
@@ -82,10 +85,12 @@ def _client(settings: S3Settings, environment: Mapping[str, str]) -> S3Client:
             aws_secret_access_key=key,
             region_name=settings.region or environment.get("AWS_REGION") or None,
         )
-        return session.client("s3", endpoint_url=settings.endpoint, config=config)
+        client = session.client("s3", endpoint_url=settings.endpoint, config=config)
     except ValueError:  # its text repeats the URL, which may hold a secret
         raise ConfigurationError(
             "[s3]: the endpoint (or AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL) is no URL of a server"
         ) from None
     except BotoCoreError as error:
         raise ConfigurationError(f"[s3]: {' '.join(str(error).split())}") from None
+    end_redirects(client)
+    return client

@@ -26,6 +26,7 @@ from worker.exports.places.outages import PATIENCE_SECONDS, Persistent, Tell
 from worker.exports.places.place import stop_if
 from worker.exports.places.s3_errors import (
     MISSING,
+    NO_SUCH_KEY,
     THERE,
     code_of,
     is_outage,
@@ -105,7 +106,7 @@ class Bucket:
             try:
                 return self._server.call(lambda s3: self._read(s3, name))
             except ClientError as error:
-                if code_of(error) in MISSING:
+                if code_of(error) == NO_SUCH_KEY:
                     return None
                 raise
 
@@ -237,8 +238,12 @@ class Bucket:
 
     def _read(self, s3: S3Client, name: str) -> bytes:
         answer = s3.get_object(Bucket=self._bucket, Key=self._prefix + name)
+        content = bytearray()
         with closing(answer["Body"]) as body:
-            return body.read(MOST_BYTES + 1)
+            # botocore notices a connection that broke off only in the read at the end.
+            while piece := body.read(MOST_BYTES + 1 - len(content)):
+                content += piece
+        return bytes(content)
 
     def _read_range(self, s3: S3Client, name: str, start: int, stop: int) -> bytes:
         answer = s3.get_object(

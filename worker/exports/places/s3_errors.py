@@ -5,7 +5,7 @@ The server's own text may hold secrets (keys, signatures), so only its code is u
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -16,7 +16,12 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as NoConnection
 
-MISSING: Final = frozenset({"NoSuchKey", "404"})
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+NO_SUCH_KEY: Final = "NoSuchKey"
+MISSING: Final = frozenset({NO_SUCH_KEY, "404"})
+"""The answer to HEAD has no body and so only the status. To GET, a bare 404 is not the server's."""
 THERE: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
 _REFUSED: Final = frozenset(
     {"403", "AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken",
@@ -27,7 +32,9 @@ _BUSY: Final = frozenset(
     {"InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown",
      "Throttling", "ThrottlingException", _SKEWED}
 )  # fmt: skip
-_TOO_MANY: Final = 429
+_BUSY_STATUS: Final = frozenset({408, 429})
+_REFUSED_STATUS: Final = frozenset({401, 403})
+_REDIRECTS: Final = range(300, 400)
 _SERVER_ERROR: Final = 500
 _RIGHTS: Final = (
     "check the credentials and their rights (docs/operations/exporting.md, Exports in a bucket)"
@@ -41,14 +48,17 @@ def code_of(error: ClientError) -> str:
 
 def is_refusal(error: BaseException) -> bool:
     """Whether other credentials, or more rights, would help."""
-    return isinstance(error, ClientError) and code_of(error) in _REFUSED
+    if not isinstance(error, ClientError):
+        return False
+    code = code_of(error)
+    return code in _REFUSED or (_status_of(error) in _REFUSED_STATUS and code != _SKEWED)
 
 
 def is_outage(error: BaseException) -> bool:
     """Whether the same call may succeed later without any change on our side."""
     if isinstance(error, ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= _SERVER_ERROR or status == _TOO_MANY or code_of(error) in _BUSY
+        status = _status_of(error)
+        return status >= _SERVER_ERROR or status in _BUSY_STATUS or code_of(error) in _BUSY
     if _is_untrusted(error):
         return False
     return isinstance(error, NoConnection | HTTPClientError | IncompleteReadError)
@@ -57,14 +67,17 @@ def is_outage(error: BaseException) -> bool:
 def problem_of(error: BotoCoreError | ClientError, bucket: str) -> str:
     """What is wrong and what to do, in one line for people."""
     if isinstance(error, ClientError):
-        code = code_of(error)
+        code, status = code_of(error), _status_of(error)
         if code == "NoSuchBucket":
             return f"there is no bucket {bucket}: create it, or change `exports`"
         if code == _SKEWED:
             return f"the clock of this machine, or of the server, is wrong ({code}): set it"
         if is_refusal(error):
-            return f"access was refused ({code}): {_RIGHTS}"
-        return f"{error.operation_name} failed ({code})"
+            return f"access was refused ({code or status}): {_RIGHTS}"
+        if status in _REDIRECTS:
+            return f"the server sends elsewhere ({code or status}): is the endpoint right?"
+        hint = "is the endpoint right, and does no proxy refuse it?"
+        return f"{error.operation_name} failed ({code or status}): {hint}"
     kind = type(error).__name__
     if _is_untrusted(error):
         return (
@@ -73,6 +86,27 @@ def problem_of(error: BotoCoreError | ClientError, bucket: str) -> str:
     if is_outage(error):
         return f"no answer from the server ({kind}): is it there, and is the endpoint right?"
     return f"{kind}: {_RIGHTS}"  # no credentials, no such profile, no region
+
+
+def end_redirects(client: S3Client) -> None:
+    """Let a redirect that names no region be an error of that client.
+
+    botocore asks for the bucket's region at each redirect, and would do so for the redirect of
+    that question as well, until Python's stack is full.
+    """
+
+    def end(response: Any, operation: Any, **_: Any) -> None:
+        if response is None:  # there was no answer
+            return
+        answer, parsed = response
+        if answer.status_code in _REDIRECTS and "x-amz-bucket-region" not in answer.headers:
+            raise ClientError(parsed, operation.name)
+
+    client.meta.events.register_first("needs-retry.s3.HeadBucket", end)
+
+
+def _status_of(error: ClientError) -> int:
+    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 
 def _is_untrusted(error: BaseException) -> bool:
