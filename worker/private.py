@@ -27,8 +27,11 @@ def make_private(path: Path) -> None:
 
 
 def check_link(path: Path) -> None:
-    """Raise StateError if a symbolic link stands there and leads nowhere."""
-    if path.is_symlink() and not path.exists():
+    """Raise StateError if a symbolic link stands there and leads nowhere.
+
+    What may not be looked at is no such link: whoever opens it reports that.
+    """
+    if os.path.islink(path) and not os.path.exists(path):  # noqa: PTH110, PTH114 -- never raise
         raise StateError(
             f"{path} is a symbolic link that leads nowhere ({path.readlink()}): make the directory "
             "that it names, or remove the link"

@@ -40,27 +40,38 @@ class Glance(NamedTuple):
 
 
 def glance(directory: Path, names: Names, now: int) -> Glance | None:
-    """The incidents that are open; None if no desk looks for them here. Creates nothing."""
+    """The incidents that are open; None if no desk looks for them here. Creates nothing.
+
+    Raises StateError if that cannot be told.
+    """
     from worker.desk.database import FILE_NAME
     from worker.desk.incidents import IncidentBook
     from worker.desk.store import RejectionStore
 
-    if not (directory / f"{FILE_NAME}-wal").exists():  # nobody has the store open
+    if not _has(directory, f"{FILE_NAME}-wal"):  # nobody has the store open
         return None
-    try:
-        store = RejectionStore(directory, names, read_only=True)
-    except StateError:
-        return None
+    store = RejectionStore(directory, names, read_only=True)
     try:
         book = IncidentBook(store)
         looked = book.looked()
         if looked is None:
             return None
         return Glance(looked, abs(now - looked) > _OLD_MS, book.reports(only_open=True))
-    except StateError:
-        return None
     finally:
         store.close()
+
+
+def _has(directory: Path, name: str) -> bool:
+    """Whether the desk's directory has that file. Raises StateError if that cannot be told."""
+    try:
+        (directory / name).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise StateError(
+            f"{directory} cannot be read ({error.strerror}): look at its owner and rights"
+        ) from error
+    return True
 
 
 def say_glance(found: Glance | None) -> None:
@@ -94,7 +105,7 @@ def incidents_command(context: Context, json_lines: bool) -> int:
     from worker.desk.opening import opened
 
     directory = desk_directory(context)
-    if not (directory / FILE_NAME).exists():
+    if not _has(directory, FILE_NAME):
         complain(f"no desk has looked for incidents in {directory} yet: start 'buddy desk'")
         return 0
     store = opened(directory, context.names)

@@ -12,6 +12,7 @@ import click
 
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.brokers.embedded.damage import Damage, Looked
+from worker.brokers.embedded.explanations import explain_os_error
 from worker.brokers.embedded.store import FILE_NAME
 from worker.cli.console import Context, confirm, count_of, print_json, progress_bar, say
 from worker.errors import DamagedLog, StateError, UsageError
@@ -109,6 +110,7 @@ def skip(context: Context, where: str, yes: bool) -> int:
 @click.pass_obj
 def accept_clock(context: Context, yes: bool) -> int:
     """Accept this machine's clock as right, although it contradicts the log's own time."""
+    _file(context)  # before anybody is asked
     now = datetime.now(UTC)
     if not yes:
         confirm(f"Is it {now:%Y-%m-%dT%H:%M:%SZ}? What is kept for a time may go")
@@ -130,8 +132,12 @@ def _file(context: Context) -> Path:
             f"'buddy log' is for the log of an embedded broker; {scheme} looks after its own."
         )
     path = Path(rest) / FILE_NAME
-    if not path.exists():
-        raise StateError(f"There is no log in {rest}: name another one with --broker.")
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise StateError(f"There is no log in {rest}: name another one with --broker.") from None
+    except OSError as error:
+        raise explain_os_error(error, path.parent) from error
     return path
 
 

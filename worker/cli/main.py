@@ -16,7 +16,7 @@ import click
 from worker import __version__
 from worker.cli import streams
 from worker.cli.console import Context, OneOf, complain
-from worker.errors import BuddyError, ReaderGoneError
+from worker.errors import BuddyError, ReaderGoneError, StateError
 
 _INTERRUPTED = 130
 _COMMANDS: Final = {
@@ -114,6 +114,14 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except BuddyError as error:
         return _complain(str(error), error.exit_code)
+    except OSError as error:
+        if not isinstance(error.filename, str):  # no path of a user: a fault of the program
+            raise
+        return _complain(
+            f"{error.filename} cannot be used: {error.strerror}; look at this path, its owner and "
+            "its rights",
+            StateError.exit_code,
+        )
     except (click.Abort, KeyboardInterrupt):
         return _complain("interrupted", _INTERRUPTED)
     return result

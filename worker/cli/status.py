@@ -15,7 +15,7 @@ from worker.cli.incidents import glance, say_glance
 from worker.cli.settings import Settings
 from worker.cli.whole_status import whole_status
 from worker.desk.answers import incident_answer
-from worker.errors import NobodyWorks
+from worker.errors import NobodyWorks, StateError
 from worker.status.report import Report
 from worker.status.whole import ScheduleRun, WholeStatus
 
@@ -42,7 +42,11 @@ def status_command(context: Context, as_json: bool, quiet: bool, services: tuple
     """
     status = asyncio.run(_collect(context, services))
     found, runs, wrong, damage = status.report, status.runs, status.trouble, status.damage
-    seen = glance(desk_directory(context), context.names, now_ms())
+    seen, unseen = None, None
+    try:
+        seen = glance(desk_directory(context), context.names, now_ms())
+    except StateError as error:
+        unseen = str(error)
     if as_json:
         settings = context.settings
         head = {
@@ -57,7 +61,10 @@ def status_command(context: Context, as_json: bool, quiet: bool, services: tuple
         print_json({**head, **msgspec.structs.asdict(found), **tail})
     elif not quiet:
         _print(context.settings, found, runs)
-        say_glance(seen)
+        if unseen is None:
+            say_glance(seen)
+        else:
+            say(f"Rejections: {unseen}")
         for line in damage:
             say(f"Damage: {line}")
         if status.topics is not None:

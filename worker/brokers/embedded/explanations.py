@@ -20,6 +20,7 @@ BUSY_SECONDS: Final = 10.0
 
 _NO_DIRECTORY: Final = frozenset({errno.ENOTDIR, errno.EEXIST})
 _NO_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE})
+_REFUSED: Final = frozenset({errno.EACCES, errno.EPERM})
 
 
 def primary_code(error: sqlite3.Error) -> int:
@@ -68,8 +69,11 @@ def log_damaged(what: str, directory: Path) -> DamagedLog:
     )
 
 
-def explain_os_error(error: OSError, directory: Path) -> BuddyError:
-    """The exception for a failure of the file system."""
+def explain_os_error(error: OSError, directory: Path, *, is_open: bool = False) -> BuddyError:
+    """The exception for a failure of the file system.
+
+    A log that `is_open` and loses its rights is an outage: they can be given back.
+    """
     if error.errno in NO_ROOM:
         return _full(directory)
     if error.errno in FAILED:
@@ -83,6 +87,11 @@ def explain_os_error(error: OSError, directory: Path) -> BuddyError:
         return StateError(
             f"A file in {directory} would be larger than this process may make it: raise the limit "
             f"of file sizes ('ulimit -f', LimitFSIZE of systemd)."
+        )
+    if is_open and error.errno in _REFUSED:
+        return BrokerUnavailable(
+            f"{error.filename or directory} may not be used any more ({error.strerror}): give this "
+            f"user its rights to {directory} back."
         )
     obstacle = _obstacle(error, directory)
     if obstacle is not None:

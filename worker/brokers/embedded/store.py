@@ -127,7 +127,8 @@ class Connection:
         except UnicodeDecodeError as error:  # in SQLite's message, which quotes damaged text
             raise log_damaged("its tables cannot be told", self._directory) from error
         except OSError as error:
-            raise explain_os_error(error, self._directory) from error
+            is_open = self._connection is not None
+            raise explain_os_error(error, self._directory, is_open=is_open) from error
 
     def _ready(self) -> sqlite3.Connection:
         if self._connection is None:

@@ -99,6 +99,22 @@ asyncio.run(main())
     assert done.stderr == ""
 
 
+async def test_a_running_log_that_loses_its_rights_is_an_outage(
+    tmp_path: Path, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service waits until they are given back, as for a right on Kafka."""
+    await broker.create([Topic("log", 1)])
+
+    def refused(path: str | Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as rights:
+        rights.setattr(embedded_store, "_place", refused)
+        with pytest.raises(BrokerUnavailable, match=r"give this user its rights to .* back"):
+            await broker.publish([ProducerRecord("log", b"k", b"x")])
+    assert await broker.publish([ProducerRecord("log", b"k", b"x")]) == [(0, 0)]
+
+
 async def test_too_many_open_files(tmp_path: Path) -> None:
     with no_more_files(tmp_path):
         await fails_to_open(tmp_path / "broker", "raise the limit of open files")
