@@ -207,8 +207,7 @@ class _Sending:
             if patience is not None:
                 await outcomes.open()
             while batch := await asyncio.to_thread(list, islice(records, _BATCH)):
-                messages = [message for r in batch if (message := self._message(r)) is not None]
-                outcomes.add_sent(messages, await broker.publish(messages))
+                await self._send(broker, batch, outcomes)
                 self._bar.advance(sending, len(batch))
             total = outcomes.sent.total()
             self._bar.update(sending, total=total, completed=total)
@@ -219,6 +218,23 @@ class _Sending:
                 )
             await outcomes.close()
         return outcomes
+
+    async def _send(self, broker: Broker, batch: list[FileRecord], outcomes: Outcomes) -> None:
+        outgoing = [(r, message) for r in batch if (message := self._message(r)) is not None]
+        while outgoing:
+            messages = [message for _, message in outgoing]
+            try:
+                outcomes.add_sent(messages, await broker.publish(messages))
+            except MessageRefused as error:
+                if not error.refused:
+                    raise
+                # A broker counts headers and some bytes of its own. It has sent nothing.
+                for index in error.refused:
+                    record = outgoing[index][0]
+                    self.refused.append((record, len(record.value)))
+                outgoing = [one for n, one in enumerate(outgoing) if n not in error.refused]
+            else:
+                return
 
     def _message(self, record: FileRecord) -> ProducerRecord | None:
         topic = self._context.names.input(record.entity)
