@@ -101,12 +101,11 @@ class StateDirectory:
         what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         if any(sign in what for sign in _FULL):
             return StateError(
-                f"{self.path} cannot be written, the disk is full ({what}): free some space and "
-                "start again"
+                f"{self.path} cannot be written, the disk is full ({what}): free some space"
             )
         return StateError(
             f"{self.path} cannot be read or written ({what}): look at its rights and the space "
-            "on its disk, then start again"
+            "on its disk"
         )
 
     def _write_mark(self, text: str) -> None:

@@ -17,9 +17,11 @@ from worker.errors import UsageError
 from worker.exports.layout import Format
 from worker.sink.requests import SCHEDULED, ExportRequest, check_request
 
-_NAME_LIMIT: Final = 64
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""Ids of slots and names of bookmarks begin with it."""
 _FIELDS: Final = 5
 """No field for seconds: nobody needs exports that often."""
+_ANY_SLOT: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _SECOND: Final = timedelta(seconds=1)
 _STAMP: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 
@@ -40,12 +42,13 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     guard_formulas: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.name) > _NAME_LIMIT:
-            raise ValueError(f"the name of a schedule has at most {_NAME_LIMIT} characters")
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"{self.name[:80]!r} is no name of a schedule: use 1 to 64 of A-Z a-z 0-9 . _ -"
+            )
         try:
-            # The schedule's name is also that of its bookmark, or may become so.
-            slot = request_of(self, datetime(2000, 1, 1, tzinfo=UTC))
-            check_request(msgspec.structs.replace(slot, incremental=self.name))
+            # The name of its bookmark is none that a request may give.
+            check_request(msgspec.structs.replace(request_of(self, _ANY_SLOT), incremental=None))
         except UsageError as error:
             raise ValueError(f"schedule {self.name!r}: {error}") from None
         if problem := _problem(self.cron):

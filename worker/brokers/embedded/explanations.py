@@ -90,8 +90,8 @@ def explain_os_error(error: OSError, directory: Path, *, is_open: bool = False) 
         )
     if is_open and error.errno in _REFUSED:
         return BrokerUnavailable(
-            f"{error.filename or directory} may not be used any more ({error.strerror}): give this "
-            f"user its rights to {directory} back."
+            f"{error.filename or directory} may not be used ({error.strerror}): give this "
+            f"user its rights to {directory}."
         )
     obstacle = _obstacle(error, directory)
     if obstacle is not None:

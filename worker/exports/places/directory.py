@@ -388,9 +388,8 @@ class DirectoryPlace:
                 self._check_root()
                 yield
         except OSError as error:
-            raise StateError(
-                f"cannot use the exports in {self._root}: {error.strerror or error}"
-            ) from error
+            where = error.filename if isinstance(error.filename, str) else self._root
+            raise StateError(f"cannot use the exports in {where}: {error.strerror}") from error
 
     def _check_root(self) -> None:
         """Raise StateError unless the root is the directory first seen."""

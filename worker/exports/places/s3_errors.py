@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NO_SUCH_KEY: Final = "NoSuchKey"
 MISSING: Final = frozenset({NO_SUCH_KEY, "404"})
-"""The answer to HEAD has no body and so only the status. To GET, a bare 404 is not the server's."""
+"""An answer to HEAD has no body, and so no code but the status."""
 THERE: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
 _REFUSED: Final = frozenset(
     {"403", "AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken",
@@ -35,6 +35,7 @@ _BUSY: Final = frozenset(
 _BUSY_STATUS: Final = frozenset({408, 429})
 _REFUSED_STATUS: Final = frozenset({401, 403})
 _REDIRECTS: Final = range(300, 400)
+_NOT_FOUND: Final = 404
 _SERVER_ERROR: Final = 500
 _RIGHTS: Final = (
     "check the credentials and their rights (docs/operations/exporting.md, Exports in a bucket)"
@@ -55,10 +56,15 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether the same call may succeed later without any change on our side."""
+    """Whether the same call may succeed later without any change on our side.
+
+    Of an object that is missing, the server says so: any other 404 was cut, or is a proxy's.
+    """
     if isinstance(error, ClientError):
-        status = _status_of(error)
-        return status >= _SERVER_ERROR or status in _BUSY_STATUS or code_of(error) in _BUSY
+        status, code = _status_of(error), code_of(error)
+        if error.operation_name == "GetObject" and status == _NOT_FOUND:
+            return code not in {NO_SUCH_KEY, "NoSuchBucket"}
+        return status >= _SERVER_ERROR or status in _BUSY_STATUS or code in _BUSY
     if _is_untrusted(error):
         return False
     return isinstance(error, NoConnection | HTTPClientError | IncompleteReadError)
@@ -76,6 +82,8 @@ def problem_of(error: BotoCoreError | ClientError, bucket: str) -> str:
             return f"access was refused ({code or status}): {_RIGHTS}"
         if status in _REDIRECTS:
             return f"the server sends elsewhere ({code or status}): is the endpoint right?"
+        if status >= _SERVER_ERROR:
+            return f"the server failed ({code or status}): look at its log"
         hint = "is the endpoint right, and does no proxy refuse it?"
         return f"{error.operation_name} failed ({code or status}): {hint}"
     kind = type(error).__name__

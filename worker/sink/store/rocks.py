@@ -120,7 +120,7 @@ def in_one_line(directory: Path, error: Exception) -> str:
             "or give this one a directory of its own"
         )
     if any(sign in small for sign in _FULL):
-        return f"{directory} cannot be written, the disk is full: free some space and start again"
+        return f"{directory} cannot be written, the disk is full: free some space"
     if any(sign in small for sign in _REFUSED):
         return f"{directory} cannot be written: check its owner and rights"
     if any(sign in small for sign in _NO_DIRECTORY):

@@ -110,7 +110,7 @@ async def test_a_running_log_that_loses_its_rights_is_an_outage(
 
     with monkeypatch.context() as rights:
         rights.setattr(embedded_store, "_place", refused)
-        with pytest.raises(BrokerUnavailable, match=r"give this user its rights to .* back"):
+        with pytest.raises(BrokerUnavailable, match="give this user its rights to "):
             await broker.publish([ProducerRecord("log", b"k", b"x")])
     assert await broker.publish([ProducerRecord("log", b"k", b"x")]) == [(0, 0)]
 
