@@ -55,14 +55,18 @@ class Answering(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def bucket_behind(*answers: tuple[int, bytes, int]) -> Iterator[tuple[Bucket, Answers]]:
+def bucket_behind(
+    *answers: tuple[int, bytes, int], patience: float = 30
+) -> Iterator[tuple[Bucket, Answers]]:
     """A bucket whose server gives these answers."""
     with Answers(*answers) as server:
         Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         endpoint = f"http://127.0.0.1:{server.server_port}"
         settings = S3Settings(endpoint=endpoint, region="here", access_key_id="me")
         secrets = {"BUDDY_S3_SECRET_ACCESS_KEY": "secret"}
-        bucket = Bucket(partial(client_of, settings, secrets), "bucket", "exports", patience=30)
+        bucket = Bucket(
+            partial(client_of, settings, secrets), "bucket", "exports", patience=patience
+        )
         try:
             yield bucket, server
         finally:
@@ -95,7 +99,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again() -> None:
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_server_that_sends_elsewhere_is_one_line(status: int) -> None:
     """botocore asked for the region at each redirect, of that question as well."""
-    with bucket_behind(whole(status)) as (bucket, server):
+    with bucket_behind(whole(status), patience=0) as (bucket, server):
         uses = (bucket.objects, lambda: bucket.read("x"), lambda: bucket.size("x"))
         for use in uses:
             with pytest.raises(StateError, match=rf"the server sends elsewhere \({status}\): is"):
@@ -118,8 +122,9 @@ def test_what_a_proxy_refuses_has_its_status() -> None:
         bucket.objects()
 
 
-def test_a_proxy_without_time_is_waited_for() -> None:
-    with bucket_behind(whole(408), whole(429), whole(200, CONTENT)) as (bucket, _):
+def test_a_server_or_proxy_without_time_is_waited_for() -> None:
+    away = [whole(status) for status in (307, 302, 408, 429, 503)]
+    with bucket_behind(*away, whole(200, CONTENT)) as (bucket, _):
         assert bucket.read("x") == CONTENT
 
 

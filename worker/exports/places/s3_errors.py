@@ -32,7 +32,8 @@ _BUSY: Final = frozenset(
     {"InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown",
      "Throttling", "ThrottlingException", _SKEWED}
 )  # fmt: skip
-_BUSY_STATUS: Final = frozenset({408, 429})
+_BUSY_STATUS: Final = frozenset({302, 307, 408, 429})
+"""Of the redirects, the temporary ones."""
 _REFUSED_STATUS: Final = frozenset({401, 403})
 _REDIRECTS: Final = range(300, 400)
 _NOT_FOUND: Final = 404
