@@ -10,17 +10,15 @@ from structlog.testing import capture_logs
 
 from tests.contract.broker_kit import DeleteTopic, Expire, Truncate, unique
 from tests.contract.desk_kit import NOW, PARTITIONS, Desk
-from tests.contract.helpers import damage_embedded
 from tests.unit.rows_kit import uuid
 from worker.brokers.contract import Broker
-from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.core.rejection import timestamp
 from worker.core.topics import Names, wanted
 from worker.core.violations import Code
 from worker.desk import queries, reading
 from worker.desk.audit import ReplayAudit, encode_audit
 from worker.desk.queries import Filter
-from worker.errors import BrokerUnavailable, DamagedLog, MissingTopic
+from worker.errors import BrokerUnavailable, MissingTopic
 from worker.stream import Partition, ProducerRecord
 
 
@@ -146,24 +144,6 @@ async def test_a_topic_created_anew_empties_the_desk(desk: Desk, remove: DeleteT
     assert [(entry["event"], entry["reason"]) for entry in logs] == [
         ("desk_rebuilt", f"topic {topic} was created anew")
     ]
-
-
-@pytest.mark.parametrize("kind", ["embedded"])
-async def test_damage_is_told_and_what_was_read_stays(desk: Desk) -> None:
-    assert isinstance(desk.broker, EmbeddedBroker)
-    await desk.publish(
-        *(desk.rejection("users", uuid(n), Code.INVALID_ENUM, "role") for n in range(10))
-    )
-    assert await desk.look() == (10, 10)
-    topic = desk.names.rejected("matches")
-    await desk.publish(
-        desk.rejection("matches", uuid(1), Code.ORPHANED_USER_ID, "buddy_id"),
-        desk.rejection("users", uuid(1), Code.INVALID_ENUM, "role"),
-    )
-    for number in range(PARTITIONS):
-        await damage_embedded(desk.broker, Partition(topic, number))
-    with pytest.raises(DamagedLog, match=f"{topic}/"):
-        await desk.look()
 
 
 def audit(desk: Desk, rejection: str, key: str) -> ProducerRecord:

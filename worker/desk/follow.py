@@ -8,11 +8,20 @@ from typing import Final
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker
+from worker.brokers.sound import sound_spans, spans_and_damage
 from worker.core.topics import Names
 from worker.desk.expiry import expire
-from worker.desk.reading import Advance, CatchUp, Readers, ReadOptions, Unreadable
+from worker.desk.lacking import lacking
+from worker.desk.reading import (
+    Advance,
+    CatchUp,
+    Readers,
+    ReadOptions,
+    RejectionsLateError,
+    Unreadable,
+)
 from worker.desk.store import RejectionStore
-from worker.errors import MissingTopic
+from worker.errors import DamagedLog, MissingTopic
 from worker.index.freshness import (
     SavedIndex,
     created_anew,
@@ -89,18 +98,19 @@ class DeskUpdater:
 
         Returns whether anything has changed.
         Rejections that their topics no longer have leave the store. With `whole`, open
-        transactions are waited for: a newer row may be in one.
+        transactions are waited for: a newer row may be in one. What is behind damage is not read:
+        see `RejectionStore.damage`.
 
-        Raises MissingTopic, BrokerUnavailable, DamagedLog, Stopped, and StateError, also if the
-        store's file was removed. What was read
-        until then stays in the store.
+        Raises MissingTopic, BrokerUnavailable, DamagedLog for damage that hides a topic, Stopped,
+        and StateError, also if the store's file was removed. What was read until then stays in the
+        store.
         """
         verified, self._is_verified = self._is_verified, False
         names = self.store.names
         found = await found_topics(self._broker, names)
         identities = await self._broker.identities(found)
         partitions = partitions_of(found)
-        spans = await self._broker.spans(partitions, uncommitted=whole)
+        spans, damaged = await spans_and_damage(self._broker, partitions, uncommitted=whole)
         self.store.database.check_in_place()
         saved = await asyncio.to_thread(self.store.saved)
         self._tell_lost_audits(saved, spans)
@@ -116,10 +126,22 @@ class DeskUpdater:
             saved = await asyncio.to_thread(self.store.saved)
         if (tombstones := tombstones_of(spans)) != saved.tombstones:
             await asyncio.to_thread(self.store.note_tombstones, tombstones)
+        noted = await asyncio.to_thread(self.store.damage)
+        if not damaged.keys() <= noted.keys():
+            noted = {**noted, **damaged}
+            await asyncio.to_thread(self.store.note_damage, noted)
         behind = any(saved.positions.get(p) != span.end for p, span in spans.items())
         if behind:
             options = ReadOptions(self._unreadable, advance, whole, self._share, self._stop)
-            await CatchUp(self._readers, self.store, identities, saved, spans, options).run()
+            reading = CatchUp(self._readers, self.store, identities, saved, spans, options)
+            try:
+                await reading.run()
+            except RejectionsLateError as late:
+                await asyncio.to_thread(self.store.wipe, str(late))
+                return await self.catch_up(advance, whole=whole)
+            damaged |= reading.damaged
+        if damaged != noted:
+            await asyncio.to_thread(self.store.note_damage, damaged)
         rejected = set(map(names.rejected, ENTITIES))
         starts = {p: span.start for p, span in spans.items() if p.topic in rejected}
         removed = await asyncio.to_thread(expire, self.store.database, starts)
@@ -189,15 +211,21 @@ async def bring_up_to_date(
 ) -> None:
     """Bring a store up to date once: `DeskUpdater.catch_up`, whose errors it raises.
 
-    Unless `whole`, `missed` also gets a line about messages behind open transactions.
+    Unless `whole`, `missed` also gets a line about messages behind open transactions, and about
+    each damaged partition. With `whole`, raises DamagedLog if there is one.
     """
     updater = DeskUpdater(broker, store, unreadable, missed)
     try:
         await updater.catch_up(advance, whole=whole)
     finally:
         await updater.close()
+    lines = await asyncio.to_thread(lacking, store)
     if not whole:
+        for line in lines:
+            missed(line)
         await tell_open_transactions(broker, store.names, missed)
+    elif lines:
+        raise DamagedLog(lines[0])
 
 
 async def tell_open_transactions(
@@ -208,9 +236,9 @@ async def tell_open_transactions(
     if all(readable >= end for readable, end in ends.values()):
         return
     await asyncio.sleep(_MOMENT_SECONDS)
-    readable_now = await broker.spans(ends)
+    readable_now = await sound_spans(broker, ends)
     for partition, (_, end) in ends.items():
-        if (count := end - readable_now[partition].end) > 0:
+        if partition in readable_now and (count := end - readable_now[partition].end) > 0:
             missed(
                 f"{count} messages of {partition.topic}/{partition.number} are behind an open"
                 " transaction and not counted: see input_blocked in"
@@ -220,13 +248,19 @@ async def tell_open_transactions(
 
 async def _readable_ends(broker: Broker, names: Names) -> dict[Partition, tuple[int, int]]:
     partitions = partitions_of(await found_topics(broker, names))
-    ends = await broker.spans(partitions, uncommitted=True)
-    readable = await broker.spans(partitions)
-    return {p: (readable[p].end, span.end) for p, span in ends.items()}
+    ends = await sound_spans(broker, partitions, uncommitted=True)
+    readable = await sound_spans(broker, partitions)
+    return {p: (readable[p].end, span.end) for p, span in ends.items() if p in readable}
 
 
 def _still_there(saved: SavedIndex, spans: Mapping[Partition, OffsetRange]) -> SavedIndex:
-    """Positions and tails without what has expired: that is no reason to rebuild."""
-    positions = {p: max(position, spans[p].start) for p, position in saved.positions.items()}
-    tails = {p: tail for p, tail in saved.tails.items() if spans[p].start < saved.positions[p]}
+    """Positions and tails without what has expired or is damaged: no reason to rebuild."""
+    positions = {
+        p: max(position, spans[p].start) for p, position in saved.positions.items() if p in spans
+    }
+    tails = {
+        p: tail
+        for p, tail in saved.tails.items()
+        if p in spans and spans[p].start < saved.positions[p]
+    }
     return saved._replace(positions=positions, tails=tails)

@@ -113,12 +113,14 @@ class IncidentBook:
         `wall` is what the wall clock says, for those who ask when the desk looked last.
 
         That is incidents that opened or closed. What comes late for a bucket that was looked at
-        before counts in the next one. With `tells`, what is returned is `untold` until `told`.
-        Raises StateError.
+        before counts in the next one. While damage hides verdicts of an entity, its share of
+        rejections is unknown: its buckets wait. With `tells`, what is returned is `untold` until
+        `told`. Raises StateError.
         """
         database = self._store.database
         end = now // BUCKET_MS
         changed: list[IncidentReport] = []
+        unsure = {self._store.names.entity_of(p.topic) for p in self._store.damage()}
         with database.guard(), database.transaction():
             rows = database.execute("SELECT entity, what, watch FROM watches").fetchall()
             watches = {_Subject(entity, what): _watch(watch) for entity, what, watch in rows}
@@ -130,7 +132,7 @@ class IncidentBook:
                         changed.append(self._end(subject, over, tells=tells))
                     watch = Watch(end - 2, past=watch.past)
                     self._save(subject, watch)
-                if watch.bucket < end - 1:
+                if watch.bucket < end - 1 and subject.entity not in unsure:
                     changed += self._detect(subject, watch, end, tells=tells)
             database.execute("INSERT OR REPLACE INTO facts VALUES ('looked', ?)", (str(wall),))
             database.execute(

@@ -13,6 +13,7 @@ from worker.brokers.contract import Broker
 from worker.core.topics import Names
 from worker.desk.follow import bring_up_to_date, tell_open_transactions
 from worker.desk.goal import Goal, goal, offsets_left
+from worker.desk.lacking import lacking
 from worker.desk.reading import Advance
 from worker.desk.store import RejectionStore
 from worker.errors import NoAnswer, StateError
@@ -59,8 +60,9 @@ class StoreAccess:
     ) -> RejectionStore:
         """Open the store, once it is up to date: by this process, or by the one that has it open.
 
-        With `whole`, open transactions are waited for. Raises MissingTopic, BrokerUnavailable,
-        StateError, DamagedLog; and NoAnswer if the other process is silent for too long.
+        With `whole`, open transactions are waited for, and damage raises DamagedLog; without, it is
+        told (`missed`). Raises MissingTopic, BrokerUnavailable, StateError; and NoAnswer if the
+        other process is silent for too long.
         """
         wanted = await goal(broker, self.names, whole=whole)
         total = before = sum(wanted.ends.values())
@@ -145,6 +147,8 @@ class StoreAccess:
 
     async def _tell(self, broker: Broker, store: RejectionStore, *, whole: bool) -> None:
         if self._missed is not None and store.database.read_only and not whole:
+            for line in await asyncio.to_thread(lacking, store):
+                self._missed(line)
             await tell_open_transactions(broker, self.names, self._missed)
 
 

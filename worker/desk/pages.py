@@ -42,7 +42,8 @@ class Pages:
         """If there are coordinates, `chosen` does not matter.
 
         `with_orphans` adds the orphans that the chosen ones have caused. With `once`, pages need
-        not be as the topics say then: what a desk has read before the first one is enough.
+        not be as the topics say then: what a desk has read before the first one is enough, also
+        if open transactions or damage hide something.
         """
         self.skipped: Counter[str] = Counter()
         """What the caller passes over, by reason."""
@@ -76,11 +77,11 @@ class Pages:
         if self._store is not None and self._once and self._store.database.read_only:
             return await asyncio.to_thread(self._next_page, self._store)
         if self._store is None:
-            opening = self._access.open(broker, whole=True)
+            opening = self._access.open(broker, whole=not self._once)
             self._store = await self._open.enter_async_context(opening)
             self._since = time.monotonic()
         else:
-            await self._access.catch_up(broker, self._store, whole=True)
+            await self._access.catch_up(broker, self._store, whole=not self._once)
         page = await asyncio.to_thread(
             self._next_at_coordinates if self._coordinates else self._next_page, self._store
         )

@@ -9,6 +9,10 @@ Three orders make the store exact, whichever process wrote what:
   rejection of its key.
 * *Rejection before replay.* The end of the audit is noted before those of the rejections, and the
   audit is read last.
+
+A damaged partition holds up no other one. What it holds may be read late, then: rows and audits
+that come late lead to the same store, but rejections do not. So the store notes the damage first,
+and is rebuilt (`RejectionsLateError`) once there are rejections behind it.
 """
 
 from __future__ import annotations
@@ -19,10 +23,11 @@ from typing import Final, NamedTuple
 
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Reader
+from worker.brokers.sound import sound_spans
 from worker.desk.audit import read_audit
 from worker.desk.seen import STAGES, Settling, key_digest, read_rejection, read_settling, time_of
 from worker.desk.store import Numbered, RejectionStore, Replayed
-from worker.errors import BrokerUnavailable, DamagedLog
+from worker.errors import BrokerUnavailable
 from worker.index.freshness import SavedIndex
 from worker.index.tails import Tail, extended
 from worker.stream import Message, OffsetRange, Partition
@@ -41,6 +46,10 @@ _PATIENCE: Final = 40.0
 
 class Stopped(Exception):
     """The service is to end. What was read until then is in the store."""
+
+
+class RejectionsLateError(Exception):
+    """Rejections can be read behind damage, after what may have settled them: see above."""
 
 
 class ReadOptions(NamedTuple):
@@ -83,6 +92,10 @@ class CatchUp:
         spans: Mapping[Partition, OffsetRange],
         options: ReadOptions,
     ) -> None:
+        self.damaged: dict[Partition, str] = {}
+        """The partitions that damage holds up, with a line about each."""
+        self._noted: dict[Partition, str] = {}
+        """Damage of now and of before that the store knows of."""
         self._options = options
         self._stop = options.stop or asyncio.Event()
         self._began = asyncio.get_running_loop().time()
@@ -113,33 +126,40 @@ class CatchUp:
             reader.assign({p: self._positions[p] for p in assigned})
 
     async def run(self) -> None:
-        """Read everything. Raises BrokerUnavailable, DamagedLog, StateError, Stopped."""
+        """Read everything, but for what is behind damage.
+
+        Raises BrokerUnavailable, StateError, Stopped, RejectionsLateError.
+        """
+        self._noted = await asyncio.to_thread(self._store.damage)
         if self._is_new:
             # Every partition has a position from here on, whether it holds messages or not.
             await self._apply([], self._positions)
         await self._read_rejections()
-        while self._left(self._accepted_ends):
+        while self._more(self._accepted_ends):
             rows, moved = await self._read(self._readers.accepted, self._accepted_ends)
             await self._read_rejections()
             settlings = [s for s in map(read_settling, rows) if s is not None]
             await self._apply(rows, moved, settlings=settlings)
-        while self._left(self._audit_ends):
+        while self._more(self._audit_ends):
             messages, moved = await self._read(self._readers.audits, self._audit_ends)
             await self._apply(messages, moved, replayed=self._replayed(messages))
 
     async def _read_rejections(self) -> None:
         ends = [
-            await self._broker.spans(stage, uncommitted=self._options.whole)
+            await sound_spans(self._broker, stage, uncommitted=self._options.whole)
             for stage in reversed(self._stages)
         ]
         for spans in reversed(ends):
             stage = {p: span.end for p, span in spans.items()}
-            while self._left(stage):
+            while self._more(stage):
                 messages, moved = await self._read(self._readers.rejections, stage)
                 await self._apply(messages, moved, rejections=self._numbered(messages))
 
     def _left(self, ends: Mapping[Partition, int]) -> list[Partition]:
         return [p for p, end in ends.items() if self._positions[p] < end]
+
+    def _more(self, ends: Mapping[Partition, int]) -> bool:
+        return any(p not in self.damaged for p in self._left(ends))
 
     def _numbered(self, messages: Iterable[Message]) -> list[Numbered]:
         found = []
@@ -172,7 +192,8 @@ class CatchUp:
     ) -> tuple[list[Message], dict[Partition, int]]:
         """The next messages before these ends, and the positions behind them.
 
-        Raises Stopped, DamagedLog, and BrokerUnavailable after 40 s without any.
+        None if damage hides them. Raises Stopped, RejectionsLateError, and BrokerUnavailable after
+        40 s without any.
         """
         clock = asyncio.get_running_loop().time
         await self._leave_time(clock() - self._began)
@@ -184,13 +205,12 @@ class CatchUp:
                 raise Stopped
             messages = await reader.read(_BATCH, _STEP_SECONDS, rest)
             moved = {p: min(reader.position(p), end) for p, end in open_.items()}
-            if any(at > self._positions[p] for p, at in moved.items()):
+            came = [p for p, at in moved.items() if at > self._positions[p]]
+            await self._look_for_damage(reader, open_, came)
+            if came or not self._more(open_):
                 break
-            for partition, line in reader.damaged().items():
-                if partition in open_:
-                    raise DamagedLog(line)
             if clock() - began >= _PATIENCE:
-                topic, number = next(iter(open_))
+                topic, number = next(p for p in open_ if p not in self.damaged)
                 raise BrokerUnavailable(
                     f"reading {topic}/{number} makes no progress: nothing has come for"
                     f" {_PATIENCE:.0f} s; a transaction may be open there, see input_blocked in"
@@ -201,6 +221,22 @@ class CatchUp:
             reader.assign({p: moved.get(p, self._positions[p]) for p in self._assigned[reader]})
             messages = [m for m in messages if m.offset < moved[Partition(m.topic, m.partition)]]
         return messages, moved
+
+    async def _look_for_damage(
+        self, reader: Reader, open_: Mapping[Partition, int], came: Sequence[Partition]
+    ) -> None:
+        """Note new damage of the open partitions. Raises RejectionsLateError."""
+        if reader is self._readers.rejections:
+            for topic, number in self._noted.keys() & set(came):
+                raise RejectionsLateError(
+                    f"partition {number} of topic {topic} can be read again where it was damaged:"
+                    " what settled its rejections may have been read before them"
+                )
+        found = {p: line for p, line in reader.damaged().items() if p in open_}
+        self.damaged = {p: line for p, line in self.damaged.items() if p not in open_} | found
+        if not found.keys() <= self._noted.keys():
+            self._noted = {**self._noted, **found}
+            await asyncio.to_thread(self._store.note_damage, self._noted)
 
     async def _apply(
         self,

@@ -19,7 +19,7 @@ from worker.ops.metrics import Metrics
 from worker.ops.steady_health import STEADY_MS, SteadyHealth
 from worker.stream import Partition
 
-_TRANSACTIONS, _WEBHOOK = "transactions", "webhook"
+_TRANSACTIONS, _WEBHOOK, _LOG = "transactions", "webhook", "log"
 """Parts of its work in which the desk can be hindered."""
 _SKEW_MS: Final = 60_000
 
@@ -56,6 +56,14 @@ class DeskReports:
     def free(self, what: str, after: int = STEADY_MS) -> None:
         """That part of the work goes on; effective once it has gone well for `after` ms."""
         self._hindrances.free(what, after)
+
+    def damage(self, damage: Sequence[str]) -> None:
+        """The damage known in the broker's log, whoever found it; one line each."""
+        self._metrics.anomalies.log_damaged(len(damage))
+        if damage:
+            self.health.hindered(_LOG, damage[0], self._clock.steady())
+        else:
+            self.health.free(_LOG)
 
     def unreadable(self, partition: Partition, offset: int) -> None:
         """A message is no rejection, or no audit of a replay; it was skipped."""

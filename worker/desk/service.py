@@ -29,8 +29,8 @@ _LATE_MS: Final = 2_000
 """After its end, a bucket is looked at: by then its verdicts are committed and read, as a rule."""
 _LONG_MS: Final = 10_000
 """After a pass that took longer, the next one reads what is not of this moment."""
-_TRANSACTIONS_EVERY_MS: Final = 5_000
-"""How often to look for open transactions, which costs requests to the broker."""
+_MEASURE_EVERY_MS: Final = 5_000
+"""How often to look for damage and open transactions, which costs requests to the broker."""
 _LAST_SECONDS: Final = 2.0
 """How long a stop waits for the webhook."""
 _LEFT_SECONDS: Final = 35.0
@@ -74,7 +74,7 @@ class DeskService:
         """The number of the bucket up to which incidents were looked for."""
         self._sending: asyncio.Task[IncidentReport] | None = None
         self._retry = Backoff(clock.steady, first=1.0, longest=60.0)
-        self._transactions = Interval(clock.steady, _TRANSACTIONS_EVERY_MS)
+        self._measuring = Interval(clock.steady, _MEASURE_EVERY_MS)
         # Its time passes steadily within a pass, and is the wall clock's again in the next one.
         self._wall_minus_steady = clock.wall() - clock.steady()
         self._steps = StepWatch(clock)
@@ -179,7 +179,8 @@ class DeskService:
             self._reports.skew(store.skew)
             found = await asyncio.to_thread(book.reports, only_open=True)
             self._reports.incidents(changed, found)
-        if self._transactions.begin_if_over():
+        if self._measuring.begin_if_over():
+            self._reports.damage(await self._broker.damage())
             self._reports.open_transactions(await updater.readable_ends())
 
     async def _tell(self, book: IncidentBook) -> None:

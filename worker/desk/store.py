@@ -19,7 +19,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from worker.core.topics import Names
 from worker.core.unknown import MOST_NAMED
@@ -43,6 +43,7 @@ by more belongs to an earlier topic of the name."""
 _COUNTED_MS: Final = 3_600_000
 """What is older when it is read says nothing about now: accepted topics are compacted."""
 _TOMBSTONES: Final = "tombstones"
+_DAMAGE: Final = "damage"
 
 _REJECTION: Final = "INSERT INTO rejections VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _VERDICTS: Final = (
@@ -109,10 +110,16 @@ class RejectionStore:
                 if tail is not None:
                     tails[partition] = Tail.decode(tail)
             identities = dict(self.database.execute("SELECT topic, identity FROM topics"))
-            facts = self.database.execute("SELECT value FROM facts WHERE name = ?", (_TOMBSTONES,))
-            noted = [json.loads(value) for (value,) in facts]
-        tombstones = {Partition(topic, n): to for one in noted for topic, n, to in one}
+            tombstones = {Partition(topic, n): to for topic, n, to in self._noted(_TOMBSTONES)}
         return SavedIndex(VERSION, None, positions, identities, tails, tombstones=tombstones)
+
+    def damage(self) -> dict[Partition, str]:
+        """The partitions that cannot be read on because of damage, with a line about each.
+
+        Raises `StateError`.
+        """
+        with self.database.guard():
+            return {Partition(topic, n): line for topic, n, line in self._noted(_DAMAGE)}
 
     # --- what changes it ----------------------------------------------------------------------
 
@@ -165,17 +172,29 @@ class RejectionStore:
 
         Raises `StateError`.
         """
-        value = json.dumps([(*partition, to) for partition, to in tombstones.items()])
-        with self.database.guard(), self.database.transaction():
-            self.database.execute(
-                "INSERT OR REPLACE INTO facts VALUES (?, ?)", (_TOMBSTONES, value)
-            )
+        self._note(_TOMBSTONES, tombstones)
+
+    def note_damage(self, damage: Mapping[Partition, str]) -> None:
+        """Save `damage`, before anything is read that should come behind it.
+
+        Raises `StateError`.
+        """
+        self._note(_DAMAGE, damage)
 
     def wipe(self, reason: str) -> None:
         """Empty the store, to be filled again from the topics. Raises `StateError`."""
         self.database.replace(reason)
 
     # --- inside -------------------------------------------------------------------------------
+
+    def _noted(self, name: str) -> list[Any]:
+        rows = self.database.rows("SELECT value FROM facts WHERE name = ?", (name,))
+        return [noted for (value,) in rows for noted in json.loads(value)]
+
+    def _note(self, name: str, values: Mapping[Partition, object]) -> None:
+        text = json.dumps([(*partition, value) for partition, value in values.items()])
+        with self.database.guard(), self.database.transaction():
+            self.database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, text))
 
     def _add(self, rejections: Sequence[Numbered]) -> None:
         numbers = {

@@ -14,6 +14,7 @@ from worker.core.violations import Code
 from worker.desk.incidents import IncidentBook, IncidentReport, stands_out
 from worker.desk.store import RejectionStore
 from worker.desk.webhook import details, headline
+from worker.stream import Partition
 
 pytestmark = pytest.mark.thorough
 
@@ -95,6 +96,19 @@ def test_an_incident_opens_once_and_closes_once_and_names_what_stands_out(desk: 
     assert closed.found >= 60 * 30
     assert desk.book.reports(only_open=True) == []
     assert desk.book.reports() == [closed]
+
+
+def test_shares_of_an_entity_wait_while_damage_hides_its_verdicts(desk: Desk) -> None:
+    """Without accepted rows, each record of the entity would seem to be rejected."""
+    desk.stream(300, 1)
+    desk.store.note_damage({Partition(NAMES.accepted("users"), 0): "damaged"})
+    desk.stream(60, 10, of=10)
+    assert desk.changes == []
+    rows = [settling(str(n), at=desk.at - MINUTE + n) for n in range(MINUTE)]
+    desk.store.apply([], rows, {}, {}, {})
+    desk.store.note_damage({})
+    desk.stream(60, 1)
+    assert desk.changes == [], "the rows that came late count"
 
 
 def test_a_spike_of_unknown_fields_is_an_incident_that_names_them(desk: Desk) -> None:
