@@ -488,8 +488,11 @@ async def test_holding_without_progress_ends_with_one_line(sink: Sink) -> None:
     consumer = Consumer(sink.broker, store, sink.names, sink.clocks)
     await consumer.open()
     try:
-        with pytest.raises(NoAnswer, match="could not be read to their ends: 1 messages"):
+        with pytest.raises(NoAnswer, match="could not be read to their ends") as raised:
             await consumer.hold(["users"], patience=0.01)
+        topic = sink.names.accepted("users")
+        assert f"1 messages of {topic}/" in str(raised.value)
+        assert "a transaction may be open there" in str(raised.value)
     finally:
         await consumer.close()
         store.close()

@@ -73,6 +73,22 @@ async def test_an_entry_that_is_damaged_at_the_start_is_waited_out(
         await sink.export("one", formats=("json",))
 
 
+async def test_an_export_that_damage_holds_up_says_where_and_what_to_do(
+    sink: Sink, broker: Broker
+) -> None:
+    assert isinstance(broker, EmbeddedBroker)
+    sink.patience = 0.5
+    place = Partition(sink.names.accepted("users"), 0)
+    await broker.publish([ProducerRecord(place.topic, b"lost", b"{}", (), 0)])
+    await damage_embedded(broker, place)
+    async with sink.running():
+        await sink.export_request("one", formats=("json",))
+        said = await sink.answer("failed")
+    line = f"1 messages of {place.topic}/0 are missing: {place.topic}/0 is damaged from offset 0"
+    assert line in (said.error or "")
+    assert f"'buddy log skip {place.topic}/0'" in (said.error or "")
+
+
 async def test_skipped_announcements_are_told(sink: Sink, broker: Broker) -> None:
     assert isinstance(broker, EmbeddedBroker)
     place = Partition(sink.names.exports, 0)

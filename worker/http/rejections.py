@@ -17,6 +17,7 @@ from worker.desk import queries
 from worker.desk.answers import incident_answer, listed_answer, moment, summary_answer
 from worker.desk.choosing import read_coordinate
 from worker.desk.incidents import IncidentBook, IncidentReport
+from worker.desk.lacking import lacking
 from worker.desk.masking import Masked, masked
 from worker.desk.originals import Original, read_message, read_original
 from worker.desk.queries import Filter, RejectionListed, RejectionPage, Summary
@@ -51,18 +52,25 @@ class RejectionViewer:
 
     async def list(self, request: Request) -> Response:
         """A page of the list, the newest first."""
-        identity, page = await self.page(list_query(request, now_ms()))
+        identity, page, damage = await self.page(list_query(request, now_ms()))
         following = None
         if page.more:
             following = opaque.encode(Cursor(identity, page.rejections[-1][0]))
         return _json(
-            {"rejections": [listed_answer(one) for _, one in page.rejections], "next": following}
+            {
+                "rejections": [listed_answer(one) for _, one in page.rejections],
+                "next": following,
+                "damage": damage,
+            }
         )
 
-    async def page(self, query: ListQuery) -> tuple[str, RejectionPage]:
-        """A page of the list, and the identity of its store. Raises Problem 410 and 503."""
+    async def page(self, query: ListQuery) -> tuple[str, RejectionPage, list[str]]:
+        """A page of the list, the identity of its store, and what damage hides, in lines.
 
-        def ask(store: RejectionStore) -> tuple[str, RejectionPage]:
+        Raises Problem 410 and 503.
+        """
+
+        def ask(store: RejectionStore) -> tuple[str, RejectionPage, list[str]]:
             identity = store.database.identity
             if query.after is not None and query.after.identity != identity:
                 raise Problem(
@@ -71,9 +79,10 @@ class RejectionViewer:
                     "the store was made anew, or is another process's: begin at the first page",
                 )
             before = None if query.after is None else query.after.number
-            return identity, queries.page(
+            page = queries.page(
                 store, query.chosen, query.limit, before, everything=query.everything
             )
+            return identity, page, lacking(store)
 
         return await self._desk.ask(ask)
 
@@ -82,22 +91,23 @@ class RejectionViewer:
         return await self._desk.ask(lambda store: queries.summary(store, chosen))
 
     async def summary(self, request: Request) -> Response:
-        """The counts by entity, code and field, and the incidents."""
+        """The counts by entity, code and field, the incidents, and what damage hides."""
         chosen = filter_of(parameters(request, FILTERS), now_ms())
 
         def ask(
             store: RejectionStore,
-        ) -> tuple[Summary, dict[str, dict[str, int]], list[IncidentReport]]:
+        ) -> tuple[Summary, dict[str, dict[str, int]], list[IncidentReport], list[str]]:
             found = queries.summary(store, chosen)
             unknown = queries.unknown_fields(store, chosen.entity)
-            return found, unknown, IncidentBook(store).reports()
+            return found, unknown, IncidentBook(store).reports(), lacking(store)
 
-        found, unknown, incidents = await self._desk.ask(ask)
+        found, unknown, incidents, damage = await self._desk.ask(ask)
         shown = [one for one in incidents if chosen.entity in (None, one.entity)]
         return _json(
             {
                 **summary_answer(found, unknown),
                 "incidents": [incident_answer(one) for one in shown[:MOST_INCIDENTS]],
+                "damage": damage,
             }
         )
 

@@ -52,11 +52,12 @@ class RejectionPages:
         rejections: Sequence[RejectionListed] = ()
         counts: Summary | None = None
         older: str | None = None
+        damage: list[str] = []
         values = dict(request.query_params)
         try:
             given = parameters(request, LISTING)
             values = {name: value for name, value in given.items() if value}
-            rejections, older = await self._page(values)
+            rejections, older, damage = await self._page(values)
             counts = await self._viewer.counts(filter_of(values, now_ms()))
         except Problem as found:
             if "parameter" not in found.members and found.code != "stale_cursor":
@@ -73,19 +74,21 @@ class RejectionPages:
             rejections=rejections,
             counts=counts,
             older=older,
+            damage=damage,
             problem=problem,
         )
 
     async def _page(
         self, values: Mapping[str, str]
-    ) -> tuple[Sequence[RejectionListed], str | None]:
-        """The rejections, and the query of the page behind them."""
-        identity, page = await self._viewer.page(query_of({"limit": _PAGE, **values}, now_ms()))
+    ) -> tuple[Sequence[RejectionListed], str | None, list[str]]:
+        """The rejections, the query of the page behind them, and what damage hides."""
+        query = query_of({"limit": _PAGE, **values}, now_ms())
+        identity, page, damage = await self._viewer.page(query)
         older = None
         if page.more:
             cursor = opaque.encode(Cursor(identity, page.rejections[-1][0]))
             older = urlencode({**values, "after": cursor})
-        return [one for _, one in page.rejections], older
+        return [one for _, one in page.rejections], older, damage
 
     async def get(self, request: Request) -> Response:
         """One rejection."""

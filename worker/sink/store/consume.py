@@ -41,6 +41,7 @@ from worker.index.resuming import another_log, went_back
 from worker.sink.reports import SinkReports, unheard
 from worker.sink.store.opening import FORMAT
 from worker.sink.store.row_store import RowStore
+from worker.sink.store.standstill import standstill
 from worker.stream import Message, Partition
 from worker.waiting import Backoff, Interval, wait
 
@@ -183,9 +184,11 @@ class Consumer:
                 async with asyncio.timeout(patience):
                     left = await self._less_behind(ends, left)
             except TimeoutError:
+                missing = {p: n for p in ends if (n := self._behind({p: ends[p]}))}
+                why = standstill(missing, reader.damaged())
                 raise NoAnswer(
-                    f"the accepted topics could not be read to their ends: {left} messages are "
-                    f"missing and none came for {patience:.0f} s"
+                    "the accepted topics could not be read to their ends, and none came for"
+                    f" {patience:.0f} s: {why}"
                 ) from None
         return ends
 
