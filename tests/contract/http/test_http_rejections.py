@@ -10,8 +10,10 @@ import pytest
 
 from tests.contract.broker_kit import Another, DeleteTopic
 from tests.contract.desk_kit import Desk
+from tests.contract.helpers import damage_embedded
 from tests.contract.http_kit import Served, kept, problem, served
 from tests.unit.rows_kit import uuid
+from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.core.violations import Code
 from worker.desk.store import RejectionStore
 from worker.http import desk_reader, opaque
@@ -19,6 +21,7 @@ from worker.http.access import Tokens
 from worker.http.desk_reader import DeskReader
 from worker.http.problems import Problem
 from worker.http.rejection_query import Cursor
+from worker.stream import Partition
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -56,7 +59,7 @@ async def test_the_list_holds_what_is_open_newest_first(desk: Desk, http: Served
     await desk.publish(desk.rejection("users", "a", Code.INVALID_ENUM, "role"))
     await desk.publish(desk.rejection("matches", "b", Code.MISSING_REQUIRED_FIELD, "user_id"))
     answer = await get(http, "/v1/rejections")
-    assert answer["next"] is None
+    assert (answer["next"], answer["damage"]) == (None, [])
     assert sources(answer) == [2, 1]
     newest, oldest = answer["rejections"]
     assert (newest["entity"], oldest["entity"]) == ("matches", "users")
@@ -69,6 +72,27 @@ async def test_the_list_holds_what_is_open_newest_first(desk: Desk, http: Served
     assert sources(await get(http, "/v1/rejections")) == [2]
     both = await get(http, "/v1/rejections", all="true")
     assert [one["state"] for one in both["rejections"]] == ["open", "accepted"]
+
+
+@pytest.mark.parametrize("kind", ["embedded"])
+async def test_answers_say_what_damage_hides(desk: Desk, http: Served) -> None:
+    assert isinstance(desk.broker, EmbeddedBroker)
+    topic = desk.names.rejected("users")
+    written = await desk.broker.publish([desk.rejection("users", "a", Code.INVALID_ENUM, "role")])
+    place = Partition(topic, written[0][0])
+    await damage_embedded(desk.broker, place)
+    await desk.publish(desk.rejection("matches", "b", Code.MISSING_REQUIRED_FIELD, "user_id"))
+    answer = await get(http, "/v1/rejections")
+    assert sources(answer) == [2]
+    (line,) = answer["damage"]
+    assert line.startswith(f"{topic}/{place.number} is damaged from offset 0")
+    assert (await get(http, "/v1/rejections/summary"))["damage"] == [line]
+    page = await http.client.get("/rejections")
+    assert f"{topic}/{place.number} is damaged from offset 0" in page.text
+    asked = {"entity": "matches", "at_once": True}
+    refused = await http.client.post("/v1/replays", json=asked)
+    assert problem(refused) == (503, "broker_unavailable")
+    assert refused.json()["detail"] == line
 
 
 @pytest.mark.parametrize(
