@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -64,13 +64,13 @@ class RejectionViewer:
             }
         )
 
-    async def page(self, query: ListQuery) -> tuple[str, RejectionPage, list[str]]:
+    async def page(self, query: ListQuery) -> tuple[str, RejectionPage, Sequence[str]]:
         """A page of the list, the identity of its store, and what damage hides, in lines.
 
         Raises Problem 410 and 503.
         """
 
-        def ask(store: RejectionStore) -> tuple[str, RejectionPage, list[str]]:
+        def ask(store: RejectionStore) -> tuple[str, RejectionPage, Sequence[str]]:
             identity = store.database.identity
             if query.after is not None and query.after.identity != identity:
                 raise Problem(

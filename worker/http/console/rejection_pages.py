@@ -52,7 +52,7 @@ class RejectionPages:
         rejections: Sequence[RejectionListed] = ()
         counts: Summary | None = None
         older: str | None = None
-        damage: list[str] = []
+        damage: Sequence[str] = ()
         values = dict(request.query_params)
         try:
             given = parameters(request, LISTING)
@@ -80,7 +80,7 @@ class RejectionPages:
 
     async def _page(
         self, values: Mapping[str, str]
-    ) -> tuple[Sequence[RejectionListed], str | None, list[str]]:
+    ) -> tuple[Sequence[RejectionListed], str | None, Sequence[str]]:
         """The rejections, the query of the page behind them, and what damage hides."""
         query = query_of({"limit": _PAGE, **values}, now_ms())
         identity, page, damage = await self._viewer.page(query)
