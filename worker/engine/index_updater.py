@@ -241,23 +241,27 @@ class IndexUpdater:
         until = {partition: span.end for partition, span in spans.items()}
         _log.info("index_restoring", missing=self._missing(until))
         quiet = 0.0
-        while (missing := self._missing(until)) and not stop.is_set():
+        while self._missing(until) and not stop.is_set():
             quiet = 0.0 if await self._follow(_STEP_SECONDS) else quiet + _STEP_SECONDS
             self.on_step()
             if quiet >= _REPORT_SECONDS:
                 quiet = 0.0
-                self._report_waiting(until, missing)
+                self._report_waiting(until)
         if not self._missing(until):
             _log.info("index_ready", **self.index.counts())
             self.ready.set()
 
-    def _report_waiting(self, until: Mapping[Partition, int], missing: int) -> None:
-        """Report what gives nothing, although it has messages."""
-        place = next(p for p, end in until.items() if self._followed[p] < end)
+    def _report_waiting(self, until: Mapping[Partition, int]) -> None:
+        """Report what gives nothing, although it has messages. Damage is reported elsewhere."""
+        damaged = self._reader.damaged()
+        waiting = [p for p, end in until.items() if self._followed[p] < end and p not in damaged]
+        if not waiting:
+            return
+        place = waiting[0]
         offset = self._followed[place]
         _log.warning(
             "index_waiting",
-            missing=missing,
+            missing=self._missing(until),
             topic=place.topic,
             partition=place.number,
             offset=offset,

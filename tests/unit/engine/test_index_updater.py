@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from worker.core.frontier import Frontier
 from worker.core.topics import Names
 from worker.engine.index_updater import IndexUpdater
 from worker.errors import MissingTopic
-from worker.stream import Message, Partition, Topic
+from worker.stream import Message, OffsetRange, Partition, Topic
 
 NAMES = Names("b")
 USERS = Partition(NAMES.input("users"), 0)
@@ -83,3 +84,70 @@ async def test_a_topic_deleted_before_the_start_is_reported() -> None:
     updater = IndexUpdater(broker, NAMES, cast("Any", None), {}, Clock())
     with pytest.raises(MissingTopic, match=r"b\.accepted\.matches is missing: run 'buddy topics"):
         await updater.start()
+
+
+class Quiet(Emptied):
+    """A reader that gets no message. Without damage, its position moves to `end` in the 51st read.
+
+    That is the first one after ten seconds of nothing.
+    """
+
+    def __init__(self, place: Partition, end: int, damage: dict[Partition, str]) -> None:
+        super().__init__({})
+        self._place = place
+        self._end = end
+        self._damage = damage
+        self.reads = 0
+
+    async def read(self, _limit: int, _timeout: float) -> list[Message]:
+        self.reads += 1
+        return []
+
+    def damaged(self) -> dict[Partition, str]:
+        return self._damage
+
+    def position(self, place: Partition) -> int:
+        is_over = self.reads > 50 and not self._damage and place == self._place
+        return self._end if is_over else 0
+
+
+def restoring(reader: Quiet, place: Partition) -> tuple[IndexUpdater, list[str], asyncio.Event]:
+    """An updater that restores from that partition, what it says of outages, and what stops it."""
+
+    async def spans(_places: list[Partition], **_: bool) -> dict[Partition, OffsetRange]:
+        return {place: OffsetRange(0, 5)}
+
+    broker = cast("Any", SimpleNamespace(reader=lambda: reader, spans=spans))
+    index = cast("Any", SimpleNamespace(stamp=lambda _now: None, counts=lambda: {"users": 0}))
+    updater = IndexUpdater(broker, NAMES, index, {}, Clock())
+    updater.accepted = [place]
+    updater._followed = {place: 0}
+    told: list[str] = []
+    updater.on_outage = lambda error: told.append(str(error))
+    stop = asyncio.Event()
+
+    def until_late() -> None:
+        if reader.reads >= 120:
+            stop.set()
+
+    updater.on_step = until_late
+    return updater, told, stop
+
+
+async def test_offsets_without_messages_that_end_the_wait_for_them() -> None:
+    """The records were deleted meanwhile: the restoring is over, with nothing left to report."""
+    place = Partition(NAMES.accepted("users"), 0)
+    updater, told, stop = restoring(Quiet(place, 5, {}), place)
+    await updater._bootstrap(stop)
+    assert updater.ready.is_set()
+    assert told == []
+
+
+async def test_damage_is_not_called_an_open_transaction() -> None:
+    place = Partition(NAMES.accepted("users"), 0)
+    for damage, lines in (({place: "is damaged"}, 0), ({}, 2)):
+        reader = Quiet(place, 0, damage)
+        updater, told, stop = restoring(reader, place)
+        await updater._bootstrap(stop)
+        assert not updater.ready.is_set()
+        assert len(told) == lines, told
