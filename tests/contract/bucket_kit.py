@@ -16,6 +16,7 @@ from tests.unit.place_kit import ID, KilledError
 from worker.exports.places.bucket import BucketPlace
 from worker.exports.places.objects import Bucket
 from worker.exports.places.outages import PATIENCE_SECONDS
+from worker.exports.places.s3_errors import refuse_strangers
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -79,6 +80,7 @@ class World:
 
     def new_client(self, **options: Any) -> S3Client:
         client = self.server.client(**options)
+        refuse_strangers(client)
         self.clients.append(client)
         return client
 

@@ -163,7 +163,7 @@ def test_what_was_removed_is_gone_and_does_not_come_again(sink: Sink) -> None:
     place.remove(FIRST)
     assert names(sink()) == []
     assert (place.find_or_finish(ID), place.sealed(ID)) == (None, True)
-    with pytest.raises(StateError, match="removed since"):
+    with pytest.raises(StateError, match="is gone or damaged"):
         published(sink(), SECOND)
     assert names(place) == []
     assert place.sweep() == []

@@ -56,7 +56,7 @@ def client_of(settings: S3Settings, environment: Mapping[str, str]) -> S3Client:
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
 
-    from worker.exports.places.s3_errors import end_redirects
+    from worker.exports.places.s3_errors import end_redirects, refuse_strangers
 
     key = secret(settings.secret_access_key_file, environment, "BUDDY_S3_SECRET_ACCESS_KEY")
     if (settings.access_key_id is None) != (key is None):
@@ -93,4 +93,5 @@ def client_of(settings: S3Settings, environment: Mapping[str, str]) -> S3Client:
     except BotoCoreError as error:
         raise ConfigurationError(f"[s3]: {' '.join(str(error).split())}") from None
     end_redirects(client)
+    refuse_strangers(client)
     return client

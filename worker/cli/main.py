@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -16,7 +17,7 @@ import click
 from worker import __version__
 from worker.cli import streams
 from worker.cli.console import Context, OneOf, complain
-from worker.errors import BuddyError, ReaderGoneError, StateError
+from worker.errors import BuddyError, ReaderGoneError, StateError, UsageError
 
 _INTERRUPTED = 130
 _COMMANDS: Final = {
@@ -105,6 +106,7 @@ def cli(context: click.Context, /, config: str | None, **options: Any) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code. Prints an error as one line on standard error."""
     try:
+        _check_directory()
         result = _invoke(arguments)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -114,6 +116,8 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except BuddyError as error:
         return _complain(str(error), error.exit_code)
+    except UnicodeEncodeError:  # a byte of an argument became a surrogate
+        return _complain("an argument holds a byte that is not UTF-8", UsageError.exit_code)
     except OSError as error:
         if not isinstance(error.filename, str):  # no path of a user: a fault of the program
             raise
@@ -125,6 +129,15 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _complain("interrupted", _INTERRUPTED)
     return result
+
+
+def _check_directory() -> None:
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise StateError(
+            f"the working directory cannot be used ({error.strerror}): change to one that exists"
+        ) from None
 
 
 def _invoke(arguments: Sequence[str]) -> int:

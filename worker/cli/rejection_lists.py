@@ -79,6 +79,9 @@ def chosen(options: dict[str, Any], now: int) -> Filter:
     from worker.desk.queries import Filter
 
     since = options.pop("since")
+    for name, value in options.items():
+        if isinstance(value, str) and not value.isprintable():
+            raise click.BadParameter("a byte or character in it cannot be", param_hint=f"--{name}")
     return Filter(**options, since=None if since is None else _since(since, now))
 
 

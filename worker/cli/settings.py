@@ -251,7 +251,13 @@ def _from_file(named: str | None) -> dict[str, Any]:
 
 def _check(merged: dict[str, Any], source: str) -> Settings:
     try:
-        return msgspec.convert(merged, Settings, strict=False)
+        found = msgspec.convert(merged, Settings, strict=False)
+        msgspec.json.encode(found)  # announcements, manifests and answers name places
+        return found
+    except UnicodeEncodeError:
+        raise ConfigurationError(
+            f"{source}: a text holds a byte that is not UTF-8: use another name"
+        ) from None
     except msgspec.ValidationError as error:
         text = str(error).replace(" - at `$.", ": `").replace("Object contains", "contains")
         raise ConfigurationError(f"{source}: {text}; see deploy/buddy.example.toml") from None

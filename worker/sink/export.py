@@ -61,8 +61,8 @@ async def carry_out(
         )
     if await asyncio.to_thread(settings.place.sealed, export_id_of(request.id)):
         raise UsageError(
-            f"id {request.id} stands for an export that has been removed since: ask under another "
-            "id"
+            f"id {request.id} stands for an export that has been removed since, or whose manifest "
+            "is damaged: ask under another id"
         )
     taken = await take_cut(source, settings.patience, report)
     async with AsyncExitStack() as used:

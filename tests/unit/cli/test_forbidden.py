@@ -1,4 +1,4 @@
-"""Paths that may not be looked at are one line.
+"""Paths that may not be looked at, and texts that are not UTF-8, are one line.
 
 A name that is too long fails as one without rights does, also for root.
 """
@@ -12,7 +12,9 @@ import pytest
 from worker.cli import main
 from worker.cli.main import run
 
-STATE, NOBODY = 6, 8
+USAGE, CONFIGURATION, STATE, NOBODY = 2, 3, 6, 8
+STRANGE = "a\udcff"
+"""What Python makes of a byte of an argument that is not UTF-8."""
 
 
 @pytest.mark.parametrize(
@@ -61,3 +63,42 @@ def test_any_other_path_is_one_line(
     monkeypatch.setattr(main, "_invoke", refused)
     assert run(["status"]) == STATE
     assert capsys.readouterr().err.startswith("buddy: some/where cannot be used: Permission denied")
+
+
+def test_a_working_directory_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert run(["config"]) == STATE
+    assert capsys.readouterr().err == (
+        "buddy: the working directory cannot be used (No such file or directory): change to one "
+        "that exists\n"
+    )
+
+
+def test_names_of_places_must_be_utf_8(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An announcement that named such a place ended the sink, and each one after it."""
+    assert run(["--exports", STRANGE, "config"]) == CONFIGURATION
+    assert capsys.readouterr().err == (
+        "buddy: options: a text holds a byte that is not UTF-8: use another name\n"
+    )
+    monkeypatch.setenv("BUDDY_DATA", STRANGE)
+    assert run(["status"]) == CONFIGURATION
+    assert capsys.readouterr().err.startswith("buddy: BUDDY_DATA: a text holds a byte")
+
+
+def test_what_filters_cannot_hold_damages_no_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [f"--broker=embedded:{tmp_path / 'broker'}", f"--data={tmp_path / 'data'}"]
+    assert run([*options, "topics", "create"]) == 0
+    capsys.readouterr()
+    for wrong in (STRANGE, "a\0"):
+        assert run([*options, "rejections", "list", "--producer", wrong]) == USAGE
+        assert "Invalid value for --producer" in capsys.readouterr().err
+    assert not (tmp_path / "data" / "desk").exists()

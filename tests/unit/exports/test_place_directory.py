@@ -141,7 +141,7 @@ def test_what_is_sealed_is_finished_by_a_sweep_as_well(
     attempt = staged(place, FIRST)
     with monkeypatch.context() as patch:
         patch.setattr(DirectoryPlace, "find_or_finish", lambda *_: None)
-        with pytest.raises(StateError, match="removed since"):
+        with pytest.raises(StateError, match="is gone or damaged"):
             place.publish(attempt, never)
     assert shown(tmp_path) == {}
     assert DirectoryPlace(tmp_path).sweep() == []

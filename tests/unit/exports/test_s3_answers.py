@@ -26,6 +26,7 @@ class Answers(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answering)
         self.answers = list(answers)
         self.requests = 0
+        self.genuine = {CONTENT, b""}
 
 
 class Answering(BaseHTTPRequestHandler):
@@ -41,11 +42,17 @@ class Answering(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Location", f"http://127.0.0.1:{server.server_port}/other")
         self.send_header("Content-Length", str(len(body)))
+        if body in server.genuine:
+            self.send_header("ETag", '"0"')
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body[:sent])
         if sent < len(body):
             self.close_connection = True
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -135,3 +142,28 @@ def test_only_the_server_says_that_an_object_is_missing() -> None:
     with bucket_behind(*others, whole(404, missing)) as (bucket, server):
         assert bucket.read("x") is None
         assert server.requests == 4
+
+
+PAGE = b"<html>Welcome to the hotel</html>"
+
+
+def test_a_page_of_something_else_is_no_answer() -> None:
+    """It was an empty listing, an object that was written, and a manifest that "is none"."""
+    listing = (
+        b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>exports/a</Key>"
+        b"<Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
+        b"</ListBucketResult>"
+    )
+    for page in (PAGE, b"no <xml"):
+        with bucket_behind(whole(200, page), whole(200, listing)) as (bucket, _):
+            assert [held.name for held in bucket.objects()] == ["a"]
+        answers = whole(200, page), whole(200), whole(200, CONTENT)
+        with bucket_behind(*answers) as (bucket, server):
+            bucket.put("x", b"x")
+            assert bucket.read("x") == CONTENT
+            assert server.requests == 3
+    with (
+        bucket_behind(whole(200, PAGE), patience=0) as (bucket, _),
+        pytest.raises(StateError, match=r"no answer from the server \(NotFromS3Error\): is it"),
+    ):
+        bucket.put_new("x", b"x")

@@ -121,7 +121,7 @@ class BucketPlace:
             self._publish(staging, export_id, abandoned)
         found = self.find_or_finish(export_id)
         if found is None:
-            raise StateError(f"export {export_id} was published before, and has been removed since")
+            raise StateError(f"export {export_id} was published before, and is gone or damaged")
         return found
 
     def find(self, name: str) -> Finished | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from worker.errors import StateError
 from worker.exports.manifest import MOST_BYTES
@@ -27,7 +27,9 @@ from worker.exports.places.place import stop_if
 from worker.exports.places.s3_errors import (
     MISSING,
     NO_SUCH_KEY,
+    S3_FAILURES,
     THERE,
+    S3Failure,
     code_of,
     is_outage,
     is_refusal,
@@ -321,7 +323,7 @@ class Bucket:
             )
         except BaseException:
             self._left.add(upload)
-            with suppress(BotoCoreError, ClientError):
+            with suppress(*S3_FAILURES):
                 self._end_upload(key, upload)
                 self._left.discard(upload)
             raise
@@ -377,7 +379,7 @@ class Bucket:
         """Turn any failure into one line, without the server's own text: it may hold secrets."""
         try:
             yield
-        except (BotoCoreError, ClientError) as error:
+        except S3_FAILURES as error:
             if is_refusal(error):
                 self._server.renew()
             raise StateError(self._problem(error)) from None
@@ -386,5 +388,5 @@ class Bucket:
                 f"{error.filename or 'a file'} cannot be used: {error.strerror or error}"
             ) from error
 
-    def _problem(self, error: BotoCoreError | ClientError) -> str:
+    def _problem(self, error: S3Failure) -> str:
         return f"cannot use the exports in {self.url()}: {problem_of(error, self._bucket)}"

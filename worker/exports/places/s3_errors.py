@@ -5,20 +5,50 @@ The server's own text may hold secrets (keys, signatures), so only its code is u
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
     SSLError,
 )
 from botocore.exceptions import ConnectionError as NoConnection
+from botocore.parsers import ResponseParserError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+
+class NotFromS3Error(BotoCoreError):
+    """An answer with a status of success that lacks what every answer of S3 has."""
+
+    fmt = "the answer is not that of an S3 server"
+
+
+S3Failure: TypeAlias = BotoCoreError | ClientError | ResponseParserError
+S3_FAILURES: Final = (BotoCoreError, ClientError, ResponseParserError)
+"""What a call of a client raises."""
+
+_SIGNS: Final = {
+    "CompleteMultipartUpload": "ETag",
+    "CreateMultipartUpload": "UploadId",
+    "GetObject": "ETag",
+    "HeadObject": "ETag",
+    "ListMultipartUploads": "IsTruncated",
+    "ListObjectsV2": "IsTruncated",
+    "PutObject": "ETag",
+    "UploadPart": "ETag",
+}
+"""By operation: what its answers have, as S3's API reference says."""
+_BROKEN: Final = (
+    NoConnection, HTTPClientError, IncompleteReadError, FlexibleChecksumError, ResponseParserError,
+    NotFromS3Error,
+)  # fmt: skip
+"""No answer, or one that was changed on its way or is not the server's."""
 NO_SUCH_KEY: Final = "NoSuchKey"
 MISSING: Final = frozenset({NO_SUCH_KEY, "404"})
 """An answer to HEAD has no body, and so no code but the status."""
@@ -68,10 +98,10 @@ def is_outage(error: BaseException) -> bool:
         return status >= _SERVER_ERROR or status in _BUSY_STATUS or code in _BUSY
     if _is_untrusted(error):
         return False
-    return isinstance(error, NoConnection | HTTPClientError | IncompleteReadError)
+    return isinstance(error, _BROKEN)
 
 
-def problem_of(error: BotoCoreError | ClientError, bucket: str) -> str:
+def problem_of(error: S3Failure, bucket: str) -> str:
     """What is wrong and what to do, in one line for people."""
     if isinstance(error, ClientError):
         code, status = code_of(error), _status_of(error)
@@ -112,6 +142,20 @@ def end_redirects(client: S3Client) -> None:
             raise ClientError(parsed, operation.name)
 
     client.meta.events.register_first("needs-retry.s3.HeadBucket", end)
+
+
+def refuse_strangers(client: S3Client) -> None:
+    """Let an answer that is not S3's be an error of that client: a portal's or a proxy's page.
+
+    botocore takes such a page for an empty listing, or for an object that was written.
+    """
+
+    def check(http_response: Any, parsed: Any, sign: str, **_: Any) -> None:
+        if http_response.status_code < _REDIRECTS.start and sign not in parsed:
+            raise NotFromS3Error
+
+    for operation, sign in _SIGNS.items():
+        client.meta.events.register(f"after-call.s3.{operation}", partial(check, sign=sign))
 
 
 def _status_of(error: ClientError) -> int:
