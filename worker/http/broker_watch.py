@@ -44,7 +44,7 @@ class BrokerWatch:
         self._failures: dict[str, tuple[str, float]] = {}
         """By input: the last error, and when it was."""
         self._unfollowed: dict[str, tuple[str, float | None]] = {}
-        """By topic: the last error, and since when it is read again."""
+        """By topic: why it could not be read, and since when it is read again."""
 
     def failed(self, topic: str, error: BuddyError) -> None:
         """A request could not send to that input."""
@@ -55,9 +55,12 @@ class BrokerWatch:
         """A request has sent all of its records to that input: earlier failures are over."""
         self._failures.pop(topic, None)
 
-    def not_followed(self, topic: str, error: BuddyError) -> None:
-        """That topic could not be read, and is tried again: what is known of it is not current."""
-        self._unfollowed[topic] = str(error), None
+    def not_followed(self, topic: str, why: str) -> None:
+        """That topic cannot be read, and is tried again: what is known of it is not current.
+
+        `why` is one line.
+        """
+        self._unfollowed[topic] = why, None
 
     def followed(self, topic: str) -> None:
         """That topic was read; an earlier failure is over after five seconds of it."""

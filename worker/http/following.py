@@ -22,7 +22,8 @@ class TopicFollower:
     """Gives each message of a topic to `take`, each once; `run` does the work.
 
     After each read it notifies `news`, which it holds meanwhile. `failed` is called with an error
-    before it is waited out, for so many seconds. `watch` hears of errors and of reads.
+    before it is waited out, for so many seconds, `lost` with the number of offsets of a partition
+    that were removed or skipped before they were read. `watch` hears of errors, damage and reads.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class TopicFollower:
         take: Callable[[Message], None],
         failed: Callable[[BuddyError, float], None],
         watch: BrokerWatch,
+        lost: Callable[[Partition, int], None] | None = None,
     ) -> None:
         self.topic = topic
         self.news = asyncio.Condition()
@@ -41,6 +43,7 @@ class TopicFollower:
         self._take = take
         self._failed = failed
         self._watch = watch
+        self._lost = lost
         self._backoff = Backoff(Clock().steady, longest=10.0)
         self._positions: dict[Partition, int] = {}
 
@@ -53,7 +56,7 @@ class TopicFollower:
             except BuddyError as error:
                 seconds = self._backoff.failed()
                 self._failed(error, seconds)
-                self._watch.not_followed(self.topic, error)
+                self._watch.not_followed(self.topic, str(error))
                 await sleep(seconds)
             finally:
                 await reader.close()
@@ -79,7 +82,7 @@ class TopicFollower:
         while True:
             messages = await reader.read(_READ, _POLL_SECONDS)
             self._backoff.succeeded()
-            self._watch.followed(self.topic)
+            self._report(reader)
             async with self.news:
                 for message in messages:
                     self._take(message)
@@ -87,6 +90,15 @@ class TopicFollower:
                 if all(self._positions[p] >= span.end for p, span in spans.items()):
                     self.is_current.set()
                 self.news.notify_all()
+
+    def _report(self, reader: Reader) -> None:
+        if damaged := reader.damaged():
+            self._watch.not_followed(self.topic, next(iter(damaged.values())))
+        else:
+            self._watch.followed(self.topic)
+        if self._lost is not None:
+            for partition, count in (*reader.expired().items(), *reader.skipped().items()):
+                self._lost(partition, count)
 
     async def _spans(self, *, uncommitted: bool = False) -> dict[Partition, OffsetRange]:
         topics = await self._broker.topics([self.topic])

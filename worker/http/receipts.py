@@ -93,7 +93,7 @@ class Receipts:
     def __init__(self, broker: Broker, names: Names, watch: BrokerWatch) -> None:
         self._broker = broker
         self._partition = Partition(names.receipts, 0)
-        self._follower = TopicFollower(broker, names.receipts, self._take, _not_read, watch)
+        self._follower = TopicFollower(broker, names.receipts, self._take, _not_read, watch, _lost)
         self._latest: dict[bytes, int] = {}
         """The offset of the last receipt of each key, the key that sent last at the end."""
 
@@ -139,3 +139,7 @@ class Receipts:
 
 def _not_read(error: BuddyError, seconds: float) -> None:
     _log.warning("receipts_not_read", error=str(error), retry_in=round(seconds, 1))
+
+
+def _lost(partition: Partition, count: int) -> None:
+    _log.warning("receipts_lost", topic=partition.topic, partition=partition.number, count=count)

@@ -160,7 +160,7 @@ async def test_a_topic_that_cannot_be_followed_is_told_until_it_has_been_read_fo
             await broker.create([topics[NAMES.exports]])
             await told.until(None)
             running.cancel()
-    watch.not_followed(NAMES.exports, BrokerUnavailable("no right to read"))
+    watch.not_followed(NAMES.exports, "no right to read")
     monkeypatch.setattr(broker_watch, "STEADY_MS", 1_000_000)
     watch.followed(NAMES.exports)
     assert watch.hindrance() == "no right to read", "one read is no sign that it is over"
