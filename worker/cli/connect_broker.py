@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 def connect(
     settings: Settings, environment: Mapping[str, str], *, read_only: bool = False
 ) -> Broker:
-    """The broker of `settings.broker`, not opened yet. With `read_only`, it creates no log.
+    """The broker of `settings.broker`, not opened yet.
+
+    With `read_only`, it creates no log, and logs no damage.
 
     The setting is `embedded:DIRECTORY` or `kafka://host:port,…`. Raises ConfigurationError for
     anything else, and StateError if the directory's parent cannot be created.
@@ -37,7 +39,7 @@ def connect(
         from worker.brokers.kafka.broker import KafkaBroker
 
         security = _security(settings.kafka, environment)
-        return KafkaBroker(addresses, security)
+        return KafkaBroker(addresses, security, looks=read_only)
     raise ConfigurationError("broker is neither embedded:DIRECTORY nor kafka://host:port")
 
 

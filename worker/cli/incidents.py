@@ -102,6 +102,7 @@ def incidents_command(context: Context, json_lines: bool) -> int:
     """
     from worker.desk.database import FILE_NAME
     from worker.desk.incidents import IncidentBook
+    from worker.desk.lacking import lacking
     from worker.desk.opening import opened
 
     directory = desk_directory(context)
@@ -111,6 +112,8 @@ def incidents_command(context: Context, json_lines: bool) -> int:
     store = opened(directory, context.names)
     try:
         found = IncidentBook(store).reports()
+        for line in lacking(store):
+            complain(line)
     finally:
         store.close()
     if json_lines:

@@ -18,6 +18,7 @@ from worker.desk.reading import (
     Readers,
     ReadOptions,
     RejectionsLateError,
+    Removed,
     Unreadable,
 )
 from worker.desk.store import RejectionStore
@@ -29,6 +30,7 @@ from worker.index.freshness import (
     missed_deletions,
     other_topics,
     outside_the_log,
+    removed_unread,
     tombstones_of,
 )
 from worker.index.resuming import another_log
@@ -61,6 +63,10 @@ def _unseen(_done: int, _total: int) -> None:
     """Progress that nobody watches."""
 
 
+def _unheard(_partition: Partition, _count: int) -> None:
+    """A loss that nobody is told."""
+
+
 class DeskUpdater:
     """Brings a store up to date, from call to call. Call `close` at the end."""
 
@@ -70,18 +76,21 @@ class DeskUpdater:
         store: RejectionStore,
         unreadable: Unreadable,
         missed: Callable[[str], None] = lambda _line: None,
+        expired: Removed = _unheard,
         *,
         share: float = 1.0,
         stop: asyncio.Event | None = None,
     ) -> None:
         """`missed` gets a line about each partition of which something could not be read.
 
+        `expired` is told how many offsets of rejections were removed before they were read.
         `share` is the part of the time in which it reads; `stop` ends a reading with `Stopped`.
         """
         self._broker = broker
         self.store = store
         self._unreadable = unreadable
         self._missed = missed
+        self._expired = expired
         self._share = share
         self._stop = stop
         self._readers = Readers(broker)
@@ -113,7 +122,6 @@ class DeskUpdater:
         spans, damaged = await spans_and_damage(self._broker, partitions, uncommitted=whole)
         self.store.database.check_in_place()
         saved = await asyncio.to_thread(self.store.saved)
-        self._tell_lost_audits(saved, spans)
         reason = other_topics(saved, found) or created_anew(saved.identities, identities)
         if reason is None:
             there = _still_there(saved, spans)
@@ -122,7 +130,10 @@ class DeskUpdater:
                 reason = await another_log(self._broker, there, spans)
         if reason is not None:
             self._tell_lost_ends(saved, identities, spans)
+            removed_before = removed_unread(saved, identities, spans)
             await asyncio.to_thread(self.store.wipe, reason)
+            for partition, count in removed_before.items():
+                self._removed(partition, count)
             saved = await asyncio.to_thread(self.store.saved)
         if (tombstones := tombstones_of(spans)) != saved.tombstones:
             await asyncio.to_thread(self.store.note_tombstones, tombstones)
@@ -132,7 +143,9 @@ class DeskUpdater:
             await asyncio.to_thread(self.store.note_damage, noted)
         behind = any(saved.positions.get(p) != span.end for p, span in spans.items())
         if behind:
-            options = ReadOptions(self._unreadable, advance, whole, self._share, self._stop)
+            options = ReadOptions(
+                self._unreadable, self._removed, advance, whole, self._share, self._stop
+            )
             reading = CatchUp(self._readers, self.store, identities, saved, spans, options)
             try:
                 await reading.run()
@@ -167,15 +180,16 @@ class DeskUpdater:
                 " accepted_truncated in docs/operations/troubleshooting.md"
             )
 
-    def _tell_lost_audits(self, saved: SavedIndex, spans: Mapping[Partition, OffsetRange]) -> None:
-        replays = self.store.names.replays
-        for partition, span in spans.items():
-            gone = span.start - saved.positions.get(partition, span.start)
-            if partition.topic == replays and gone > 0:
-                self._missed(
-                    f"{gone} audits of {replays} were removed before they were read: what they"
-                    " name counts as not sent again"
-                )
+    def _removed(self, partition: Partition, count: int) -> None:
+        """Tell of offsets that were removed unread. Index and sink tell of accepted rows."""
+        names = self.store.names
+        if partition.topic == names.replays:
+            self._missed(
+                f"{count} audits of {names.replays} were removed before they were read: what they"
+                " name counts as not sent again"
+            )
+        elif partition.topic in map(names.rejected, ENTITIES):
+            self._expired(partition, count)
 
     async def _tell_missing_audits(self, spans: Mapping[Partition, OffsetRange]) -> None:
         """Tell, of a store that was just filled, if audits may be missing that matter.
@@ -214,7 +228,14 @@ async def bring_up_to_date(
     Unless `whole`, `missed` also gets a line about messages behind open transactions, and about
     each damaged partition. With `whole`, raises DamagedLog if there is one.
     """
-    updater = DeskUpdater(broker, store, unreadable, missed)
+
+    def expired(partition: Partition, count: int) -> None:
+        missed(
+            f"{count} messages of {partition.topic}/{partition.number} were removed before they"
+            " were read: see rejections_expired in docs/operations/troubleshooting.md"
+        )
+
+    updater = DeskUpdater(broker, store, unreadable, missed, expired)
     try:
         await updater.catch_up(advance, whole=whole)
     finally:

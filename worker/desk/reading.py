@@ -28,7 +28,7 @@ from worker.desk.audit import read_audit
 from worker.desk.seen import STAGES, Settling, key_digest, read_rejection, read_settling, time_of
 from worker.desk.store import Numbered, RejectionStore, Replayed
 from worker.errors import BrokerUnavailable
-from worker.index.freshness import SavedIndex
+from worker.index.freshness import SavedIndex, removed_unread
 from worker.index.tails import Tail, extended
 from worker.stream import Message, OffsetRange, Partition
 from worker.waiting import wait
@@ -37,6 +37,8 @@ Advance = Callable[[int, int], None]
 """Called with progress: offsets read, offsets in all."""
 Unreadable = Callable[[Partition, int], None]
 """Called for each message that is no rejection, or no audit of a replay; it is skipped."""
+Removed = Callable[[Partition, int], None]
+"""Called with the number of offsets of a partition that were removed before they were read."""
 
 _BATCH: Final = 5_000
 _STEP_SECONDS: Final = 0.25
@@ -56,6 +58,7 @@ class ReadOptions(NamedTuple):
     """How a pass reads."""
 
     unreadable: Unreadable
+    removed: Removed
     advance: Advance
     whole: bool = False
     """Whether open transactions are waited for."""
@@ -105,6 +108,7 @@ class CatchUp:
         self._positions = {
             p: max(span.start, saved.positions.get(p, span.start)) for p, span in spans.items()
         }
+        self._removed = removed_unread(saved, identities, spans)
         self._is_new = self._positions != saved.positions or saved.identities != identities
         self._tails: dict[Partition, Tail] = dict(saved.tails)
         self._total = sum(spans[p].end - at for p, at in self._positions.items())
@@ -134,6 +138,8 @@ class CatchUp:
         if self._is_new:
             # Every partition has a position from here on, whether it holds messages or not.
             await self._apply([], self._positions)
+        for partition, count in self._removed.items():
+            self._options.removed(partition, count)
         await self._read_rejections()
         while self._more(self._accepted_ends):
             rows, moved = await self._read(self._readers.accepted, self._accepted_ends)
@@ -206,6 +212,9 @@ class CatchUp:
             messages = await reader.read(_BATCH, _STEP_SECONDS, rest)
             moved = {p: min(reader.position(p), end) for p, end in open_.items()}
             came = [p for p, at in moved.items() if at > self._positions[p]]
+            for p, count in reader.expired().items():
+                if p in came:  # what lies behind its end is read, and counted, later
+                    self._options.removed(p, min(count, moved[p] - self._positions[p]))
             await self._look_for_damage(reader, open_, came)
             if came or not self._more(open_):
                 break
@@ -225,13 +234,14 @@ class CatchUp:
     async def _look_for_damage(
         self, reader: Reader, open_: Mapping[Partition, int], came: Sequence[Partition]
     ) -> None:
-        """Note new damage of the open partitions. Raises RejectionsLateError."""
-        if reader is self._readers.rejections:
-            for topic, number in self._noted.keys() & set(came):
+        """Note new damage of the open partitions, and its end. Raises RejectionsLateError."""
+        for topic, number in self._noted.keys() & set(came):
+            if reader is self._readers.rejections:
                 raise RejectionsLateError(
-                    f"partition {number} of topic {topic} can be read again where it was damaged:"
-                    " what settled its rejections may have been read before them"
+                    f"partition {number} of topic {topic} is no longer held up by damage: what"
+                    " settled its later rejections may have been read before them"
                 )
+            self._store.is_live = False
         found = {p: line for p, line in reader.damaged().items() if p in open_}
         self.damaged = {p: line for p, line in self.damaged.items() if p not in open_} | found
         if not found.keys() <= self._noted.keys():

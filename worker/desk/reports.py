@@ -76,6 +76,18 @@ class DeskReports:
         _log.error("desk_missed", what=line)
         self.health.report(line, self._clock.steady())
 
+    def expired(self, partition: Partition, count: int) -> None:
+        """Offsets of rejections were removed before they were read."""
+        self._metrics.anomalies.rejections_expired(count)
+        _log.warning(
+            "rejections_expired", topic=partition.topic, partition=partition.number, count=count
+        )
+        self.health.report(
+            f"{partition.topic}/{partition.number} has lost {count} messages that were not read:"
+            " see rejections_expired in docs/operations/troubleshooting.md",
+            self._clock.steady(),
+        )
+
     def read(self, done: int, total: int) -> None:
         """A pass has read so many offsets of so many."""
         self.health.lag(total - done)

@@ -136,6 +136,7 @@ class DeskService:
             store,
             self._reports.unreadable,
             self._reports.missed,
+            self._reports.expired,
             share=self._share,
             stop=self._stop,
         )

@@ -183,6 +183,7 @@ class RejectionStore:
 
     def wipe(self, reason: str) -> None:
         """Empty the store, to be filled again from the topics. Raises `StateError`."""
+        self.is_live = False
         self.database.replace(reason)
 
     # --- inside -------------------------------------------------------------------------------

@@ -137,6 +137,19 @@ def lost_ends(
     }
 
 
+def removed_unread(
+    saved: SavedIndex, identities: Mapping[str, str], spans: Mapping[Partition, OffsetRange]
+) -> dict[Partition, int]:
+    """How many offsets were removed before the store read them, by partition of the same topic."""
+    return {
+        partition: spans[partition].start - position
+        for partition, position in saved.positions.items()
+        if partition in spans
+        and position < spans[partition].start
+        and not is_another(saved.identities.get(partition.topic), identities.get(partition.topic))
+    }
+
+
 def outside_the_log(saved: SavedIndex, spans: Mapping[Partition, OffsetRange]) -> str | None:
     """Which position lies outside its partition, for the log; None if none."""
     for partition, position in sorted(saved.positions.items()):

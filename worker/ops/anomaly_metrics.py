@@ -84,7 +84,8 @@ class AnomalyMetrics:
         )
         self._log_skipped = make.counter(
             "buddy_log_skipped_offsets",
-            "Damaged offsets of rejections or announcements that somebody had skipped.",
+            "Offsets of rejections or announcements that were damaged and skipped as somebody had"
+            " said, or that were removed before the desk read them.",
         )
         self._foreign = make.counters(
             "buddy_foreign_rows",
@@ -165,6 +166,10 @@ class AnomalyMetrics:
 
     def log_skipped(self, offsets: int) -> None:
         """Count damaged offsets that were skipped in a topic that no service reads."""
+        self._log_skipped.inc(offsets)
+
+    def rejections_expired(self, offsets: int) -> None:
+        """Count offsets of rejections that were removed before the desk read them."""
         self._log_skipped.inc(offsets)
 
     def accepted_truncated(self, offsets: int) -> None:

@@ -82,8 +82,15 @@ class KafkaBroker:
     """
 
     def __init__(
-        self, bootstrap: str, security: KafkaSecurity | None = None, *, client_id: str = "buddy"
+        self,
+        bootstrap: str,
+        security: KafkaSecurity | None = None,
+        *,
+        client_id: str = "buddy",
+        looks: bool = False,
     ) -> None:
+        """With `looks`, its readers log no damage: the caller reports it."""
+        self._looks = looks
         self._wire = Wire(bootstrap, security or KafkaSecurity(), client_id)
         self._chores = Chores()
         self._admin = Lasting(self._wire, self._wire.admin)
@@ -270,7 +277,9 @@ class KafkaBroker:
     def reader(self, *, uncommitted: bool = False) -> KafkaReader:
         """See `contract.Broker.reader`."""
         level = "read_uncommitted" if uncommitted else "read_committed"
-        reader = KafkaReader(self._wire, self._chores, self._diagnose, level, self._known)
+        reader = KafkaReader(
+            self._wire, self._chores, self._diagnose, level, self._known, looks=self._looks
+        )
         self._keep(reader)
         return reader
 

@@ -56,13 +56,19 @@ class KafkaReader:
         diagnose: Diagnose,
         level: str,
         topics: Mapping[str, Topic],
+        *,
+        looks: bool = False,
     ) -> None:
-        """`level` is the isolation level; `topics` are those described so far, by name."""
+        """`level` is the isolation level; `topics` are those described so far, by name.
+
+        With `looks`, no damage is logged: the caller reports `damaged`.
+        """
         self._wire = wire
         self._chores = chores
         self._diagnose = diagnose
         self._level = level
         self._described = topics
+        self._looks = looks
         self._consumer: Any = None
         self._closed = False
         self._turn = asyncio.Lock()
@@ -307,13 +313,7 @@ class KafkaReader:
             " docs/operations/troubleshooting.md"
         )
         if partition not in self._damaged:
-            _log.error(
-                "log_damaged",
-                topic=partition.topic,
-                partition=partition.number,
-                offset=offset,
-                reason=reason,
-            )
+            self._log_damage(partition, offset, reason)
         again = asyncio.get_running_loop().time() + _TRY_AGAIN_SECONDS
         passed_over = isinstance(why, RecordTooLargeError)
         self._damaged[partition] = _Damage(offset, line, again, passed_over)
@@ -327,13 +327,13 @@ class KafkaReader:
         answers, self._heard = heard != self._heard, heard
         marks = [(partition, self._mark(partition)) for partition in listened]
         for partition in self._stalls.update(marks, answers=answers):
-            _log.error(
-                "log_damaged",
-                topic=partition.topic,
-                partition=partition.number,
-                offset=self._positions[partition],
-                reason=f"the broker has delivered nothing for {STALL_SECONDS:.0f} s",
-            )
+            reason = f"the broker has delivered nothing for {STALL_SECONDS:.0f} s"
+            self._log_damage(partition, self._positions[partition], reason)
+
+    def _log_damage(self, partition: Partition, offset: int, reason: str) -> None:
+        if not self._looks:
+            topic, number = partition
+            _log.error("log_damaged", topic=topic, partition=number, offset=offset, reason=reason)
 
     def _mark(self, partition: Partition) -> object:
         """A value that changes with each delivery; None if fetched records are at hand."""
