@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 from structlog.testing import capture_logs
@@ -109,6 +110,49 @@ async def test_rejections_that_their_topic_has_lost_leave_the_desk(
     assert 0 < records == open_ < 20
     await empty(Partition(desk.names.rejected("users"), 1))
     assert await desk.look() == (0, 0)
+
+
+async def test_rejections_that_are_removed_unread_are_told_once(desk: Desk, empty: Expire) -> None:
+    place = Partition(desk.names.rejected("users"), 0)
+    user = desk.rejection("users", uuid(1), Code.INVALID_ENUM, "role")
+    first, second, third = (msgspec.structs.replace(user, partition=0) for _ in range(3))
+    await desk.publish(first)
+    await empty(place)
+    assert await desk.look() == (0, 0)
+    assert desk.missed == [], "a new store has lost nothing"
+    await desk.publish(second)
+    assert await desk.look() == (1, 1)
+    await empty(place)
+    assert await desk.look() == (0, 0)
+    assert desk.missed == [], "it was read"
+    await desk.publish(third)
+    await empty(place)
+    assert await desk.look() == (0, 0)
+    (line,) = desk.missed
+    assert line.startswith(f"1 messages of {place.topic}/0 were removed before they were read")
+    assert await desk.look() == (0, 0)
+    assert len(desk.missed) == 1, "once"
+
+
+async def test_rejections_that_are_removed_during_a_reading_are_told(
+    desk: Desk, empty: Expire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Partition(desk.names.rejected("users"), 0)
+    user = desk.rejection("users", uuid(1), Code.INVALID_ENUM, "role")
+    assert await desk.look() == (0, 0)
+    await desk.publish(*(msgspec.structs.replace(user, partition=0) for _ in range(3)))
+    run = reading.CatchUp.run
+
+    async def late(self: reading.CatchUp) -> None:
+        await empty(place)
+        await run(self)
+
+    monkeypatch.setattr(reading.CatchUp, "run", late)
+    assert await desk.look() == (0, 0)
+    (line,) = desk.missed
+    assert line.startswith(f"3 messages of {place.topic}/0 were removed before they were read")
+    assert await desk.look() == (0, 0)
+    assert len(desk.missed) == 1, "once"
 
 
 @pytest.mark.parametrize("kind", ["embedded"])  # what it finds does not depend on the broker

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.broker_kit import unique
+from tests.contract.broker_kit import Expire, unique
 from tests.contract.desk_kit import PARTITIONS, Desk, Reports, served
 from tests.contract.helpers import damage_embedded, damage_embedded_entry
 from tests.unit.rows_kit import uuid
@@ -23,6 +23,7 @@ from worker.errors import DamagedLog
 from worker.stream import Partition, ProducerRecord
 
 PLACES = "buddy_log_damaged_places"
+SKIPPED = "buddy_log_skipped_offsets_total"
 
 
 @pytest.fixture
@@ -97,7 +98,9 @@ async def test_rejections_behind_damage_are_settled_by_what_was_read_before_them
     with capture_logs() as logs:
         assert await desk.look(_states) == {0: "accepted", 6: "accepted", 7: "accepted"}
     (rebuilt,) = (entry for entry in logs if entry["event"] == "desk_rebuilt")
-    assert rebuilt["reason"].startswith(f"partition 0 of topic {place.topic} can be read again")
+    assert rebuilt["reason"].startswith(
+        f"partition 0 of topic {place.topic} is no longer held up by damage: "
+    )
     assert await desk.look() == (10, 7)
     assert await desk.look(lambda store: store.damage()) == {}
     assert len(desk.missed) == 1
@@ -177,6 +180,31 @@ async def test_the_service_goes_on_and_tells_the_damage(desk: Desk) -> None:
     ]
     assert [entry["offset"] for entry in logs if entry["event"] == "log_damaged"] == [5]
     assert not [entry for entry in logs if entry["event"] == "desk_waits"]
+
+
+async def test_rejections_that_are_removed_with_the_damage_are_told(
+    desk: Desk, empty: Expire
+) -> None:
+    place = await _damaged_rejections(desk)
+    reports = Reports()
+    with capture_logs() as logs:
+        async with served(desk, reports):
+            await reports.until(passes=1)
+            await empty(place)
+            await desk.publish(_user(desk, 11))
+            await reports.until(passes=reports.passes + 2)
+            assert reports.value(SKIPPED) == 2
+    told = [entry for entry in logs if entry["event"] == "rejections_expired"]
+    assert told == [
+        {
+            "event": "rejections_expired", "log_level": "warning", "topic": place.topic,
+            "partition": 0, "count": 2,
+        }
+    ]  # fmt: skip
+    (rebuilt,) = (entry for entry in logs if entry["event"] == "desk_rebuilt")
+    assert "no longer held up by damage" in rebuilt["reason"]
+    assert await desk.look() == (5, 4)
+    assert desk.missed == []
 
 
 def _listed_matches(store: RejectionStore) -> list[object]:

@@ -164,6 +164,27 @@ def test_a_watch_tells_of_damage_that_hides_rejections(
     assert line.endswith("goes on behind it; nothing behind it is shown until then")
 
 
+def test_incidents_say_what_damage_hides(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option = filled(tmp_path, 2, [(number, rejection(EARLY, ROLE)) for number in (0, 1)])
+    topic = Names().rejected("users")
+
+    async def damage() -> None:
+        async with opened(tmp_path / "broker") as broker:
+            await damage_embedded(broker, Partition(topic, 0))
+
+    asyncio.run(damage())
+    assert run([option, "rejections", "summary"]) == 0
+    capsys.readouterr()
+    assert run([option, "rejections", "incidents", "--json"]) == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert line.startswith(f"buddy: {topic}/0 is damaged from offset 0")
+    assert line.endswith("its later rejections are missing here, also as causes of orphans")
+
+
 def test_since_takes_a_moment_in_utc_as_well(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
+from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
+from worker.brokers.kafka.broker import KafkaBroker
 from worker.brokers.kafka.fetched import OrderedBatches, ReadableRecords
 from worker.brokers.kafka.reader import KafkaReader
 from worker.stream import Message, Partition
@@ -162,6 +165,22 @@ def test_a_position_that_is_another_by_now_is_not_lost() -> None:
     reader.assign({HERE: 7})
     asyncio.run(reader._skip(1, {TopicPartition("t", 0): 3, TopicPartition("t", 1): 7}))
     assert (reader.position(HERE), reader.expired()) == (7, {})
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_a_command_that_looks_reports_damage_itself(*, looks: bool) -> None:
+    """Its line is for people; a log line beside it would say the same again, as JSON."""
+    reader = KafkaBroker("localhost:1", looks=looks).reader()
+    reader.assign({HERE: 7})
+
+    async def find() -> None:
+        reader._is_damaged(TopicPartition("t", 0), 7, CorruptRecordException("crc"))
+
+    with capture_logs() as logs:
+        asyncio.run(find())
+    assert [(e["event"], e["offset"]) for e in logs] == ([] if looks else [("log_damaged", 7)])
+    (line,) = reader.damaged().values()
+    assert line.startswith("t/0 is damaged from offset 7: Kafka gives a batch")
 
 
 def test_a_read_that_is_cut_short_goes_on_where_it_ended() -> None:
