@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
 
 def connect(
-    settings: Settings, environment: Mapping[str, str], *, read_only: bool = False
+    settings: Settings,
+    environment: Mapping[str, str],
+    *,
+    read_only: bool = False,
+    logs_damage: bool = True,
 ) -> Broker:
     """The broker of `settings.broker`, not opened yet.
 
-    With `read_only`, it creates no log, and logs no damage.
+    With `read_only`, it creates no log. Without `logs_damage`, the caller reports damage on Kafka.
 
     The setting is `embedded:DIRECTORY` or `kafka://host:port,…`. Raises ConfigurationError for
     anything else, and StateError if the directory's parent cannot be created.
@@ -39,7 +43,7 @@ def connect(
         from worker.brokers.kafka.broker import KafkaBroker
 
         security = _security(settings.kafka, environment)
-        return KafkaBroker(addresses, security, looks=read_only)
+        return KafkaBroker(addresses, security, logs_damage=logs_damage)
     raise ConfigurationError("broker is neither embedded:DIRECTORY nor kafka://host:port")
 
 

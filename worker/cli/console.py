@@ -79,16 +79,21 @@ class Context:
         return Names(self.settings.prefix)
 
     @asynccontextmanager
-    async def broker(self, *, read_only: bool = False) -> AsyncIterator[Broker]:
+    async def broker(
+        self, *, read_only: bool = False, logs_damage: bool = True
+    ) -> AsyncIterator[Broker]:
         """An open broker, closed at the end. With `read_only`, it creates no log if there is none.
 
+        Without `logs_damage`, the command itself reports damage that it finds on Kafka.
         Raises BrokerUnavailable, ConfigurationError and StateError.
         """
         from worker import log
         from worker.cli.connect_broker import connect
 
         log.silence_libraries()
-        broker = connect(self.settings, self.environment, read_only=read_only)
+        broker = connect(
+            self.settings, self.environment, read_only=read_only, logs_damage=logs_damage
+        )
         await broker.open()
         try:
             yield broker

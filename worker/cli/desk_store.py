@@ -22,7 +22,7 @@ async def open_desk(
 ) -> AsyncIterator[tuple[Broker, RejectionStore]]:
     """The broker, and the store, up to date with the topics."""
     access = store_access(context)
-    async with context.broker(read_only=True) as broker:
+    async with context.broker(read_only=True, logs_damage=False) as broker:
         with progress_bar(quiet=quiet) as bar:
             task = bar.add_task("Reading rejections", total=None)
             store = await access.up_to_date(

@@ -97,7 +97,7 @@ async def _rejections(
 ) -> AsyncIterator[RejectionSeen]:
     names = context.names
     chosen = [names.rejected(e) for e in ([entity] if entity else ENTITIES)]
-    async with context.broker(read_only=True) as broker:
+    async with context.broker(read_only=True, logs_damage=False) as broker:
         topics = await broker.topics(chosen)
         if len(topics) < len(chosen):
             raise MissingTopic("the rejection topics are missing: run 'buddy topics create'")

@@ -47,7 +47,7 @@ def export_command(
     async def run() -> None:
         with progress_bar(quiet=as_json) as bar:
             writing = bar.add_task("writing", total=None)
-            async with context.broker(read_only=True) as broker:
+            async with context.broker(read_only=True, logs_damage=False) as broker:
                 try:
                     while candidates := await pages.next(broker):
                         await write(broker, candidates)

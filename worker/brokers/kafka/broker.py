@@ -87,10 +87,10 @@ class KafkaBroker:
         security: KafkaSecurity | None = None,
         *,
         client_id: str = "buddy",
-        looks: bool = False,
+        logs_damage: bool = True,
     ) -> None:
-        """With `looks`, its readers log no damage: the caller reports it."""
-        self._looks = looks
+        """Without `logs_damage`, the caller reports what its readers find."""
+        self._logs_damage = logs_damage
         self._wire = Wire(bootstrap, security or KafkaSecurity(), client_id)
         self._chores = Chores()
         self._admin = Lasting(self._wire, self._wire.admin)
@@ -278,7 +278,12 @@ class KafkaBroker:
         """See `contract.Broker.reader`."""
         level = "read_uncommitted" if uncommitted else "read_committed"
         reader = KafkaReader(
-            self._wire, self._chores, self._diagnose, level, self._known, looks=self._looks
+            self._wire,
+            self._chores,
+            self._diagnose,
+            level,
+            self._known,
+            logs_damage=self._logs_damage,
         )
         self._keep(reader)
         return reader

@@ -57,18 +57,18 @@ class KafkaReader:
         level: str,
         topics: Mapping[str, Topic],
         *,
-        looks: bool = False,
+        logs_damage: bool = True,
     ) -> None:
         """`level` is the isolation level; `topics` are those described so far, by name.
 
-        With `looks`, no damage is logged: the caller reports `damaged`.
+        Without `logs_damage`, the caller reports `damaged`.
         """
         self._wire = wire
         self._chores = chores
         self._diagnose = diagnose
         self._level = level
         self._described = topics
-        self._looks = looks
+        self._logs_damage = logs_damage
         self._consumer: Any = None
         self._closed = False
         self._turn = asyncio.Lock()
@@ -331,7 +331,7 @@ class KafkaReader:
             self._log_damage(partition, self._positions[partition], reason)
 
     def _log_damage(self, partition: Partition, offset: int, reason: str) -> None:
-        if not self._looks:
+        if self._logs_damage:
             topic, number = partition
             _log.error("log_damaged", topic=topic, partition=number, offset=offset, reason=reason)
 

@@ -167,10 +167,10 @@ def test_a_position_that_is_another_by_now_is_not_lost() -> None:
     assert (reader.position(HERE), reader.expired()) == (7, {})
 
 
-@pytest.mark.parametrize("looks", [False, True])
-def test_a_command_that_looks_reports_damage_itself(*, looks: bool) -> None:
+@pytest.mark.parametrize("logs_damage", [False, True])
+def test_a_command_may_report_damage_itself(*, logs_damage: bool) -> None:
     """Its line is for people; a log line beside it would say the same again, as JSON."""
-    reader = KafkaBroker("localhost:1", looks=looks).reader()
+    reader = KafkaBroker("localhost:1", logs_damage=logs_damage).reader()
     reader.assign({HERE: 7})
 
     async def find() -> None:
@@ -178,7 +178,7 @@ def test_a_command_that_looks_reports_damage_itself(*, looks: bool) -> None:
 
     with capture_logs() as logs:
         asyncio.run(find())
-    assert [(e["event"], e["offset"]) for e in logs] == ([] if looks else [("log_damaged", 7)])
+    assert [(e["event"], e["offset"]) for e in logs] == [("log_damaged", 7)] * logs_damage
     (line,) = reader.damaged().values()
     assert line.startswith("t/0 is damaged from offset 7: Kafka gives a batch")
 
