@@ -134,12 +134,15 @@ async def test_rejections_that_are_removed_unread_are_told_once(desk: Desk, empt
     assert len(desk.missed) == 1, "once"
 
 
+@pytest.mark.parametrize("is_new", [False, True])
 async def test_rejections_that_are_removed_during_a_reading_are_told(
-    desk: Desk, empty: Expire, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, empty: Expire, monkeypatch: pytest.MonkeyPatch, *, is_new: bool
 ) -> None:
+    """But not to a new store: an earlier one may have read them."""
     place = Partition(desk.names.rejected("users"), 0)
     user = desk.rejection("users", uuid(1), Code.INVALID_ENUM, "role")
-    assert await desk.look() == (0, 0)
+    if not is_new:
+        assert await desk.look() == (0, 0)
     await desk.publish(*(msgspec.structs.replace(user, partition=0) for _ in range(3)))
     run = reading.CatchUp.run
 
@@ -148,11 +151,10 @@ async def test_rejections_that_are_removed_during_a_reading_are_told(
         await run(self)
 
     monkeypatch.setattr(reading.CatchUp, "run", late)
-    assert await desk.look() == (0, 0)
-    (line,) = desk.missed
-    assert line.startswith(f"3 messages of {place.topic}/0 were removed before they were read")
-    assert await desk.look() == (0, 0)
-    assert len(desk.missed) == 1, "once"
+    for _ in range(2):
+        assert await desk.look() == (0, 0)
+        said = f"3 messages of {place.topic}/0 were removed before they were read"
+        assert [line.split(":")[0] for line in desk.missed] == ([] if is_new else [said]), "once"
 
 
 @pytest.mark.parametrize("kind", ["embedded"])  # what it finds does not depend on the broker

@@ -109,6 +109,7 @@ class CatchUp:
             p: max(span.start, saved.positions.get(p, span.start)) for p, span in spans.items()
         }
         self._removed = removed_unread(saved, identities, spans)
+        self._began_empty = not saved.positions
         self._is_new = self._positions != saved.positions or saved.identities != identities
         self._tails: dict[Partition, Tail] = dict(saved.tails)
         self._total = sum(spans[p].end - at for p, at in self._positions.items())
@@ -213,7 +214,8 @@ class CatchUp:
             moved = {p: min(reader.position(p), end) for p, end in open_.items()}
             came = [p for p, at in moved.items() if at > self._positions[p]]
             for p, count in reader.expired().items():
-                if p in came:  # what lies behind its end is read, and counted, later
+                # A new store has lost nothing. What lies behind the end counts later.
+                if p in came and not self._began_empty:
                     self._options.removed(p, min(count, moved[p] - self._positions[p]))
             await self._look_for_damage(reader, open_, came)
             if came or not self._more(open_):
