@@ -388,8 +388,10 @@ class DirectoryPlace:
                 self._check_root()
                 yield
         except OSError as error:
-            where = error.filename if isinstance(error.filename, str) else self._root
-            raise StateError(f"cannot use the exports in {where}: {error.strerror}") from error
+            where = f" ({error.filename})" if error.filename is not None else ""
+            raise StateError(
+                f"cannot use the exports in {self._root}: {error.strerror or error}{where}"
+            ) from error
 
     def _check_root(self) -> None:
         """Raise StateError unless the root is the directory first seen."""
