@@ -5,6 +5,7 @@ The server's own text may hold secrets (keys, signatures), so only its code is u
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -34,16 +35,17 @@ S3_FAILURES: Final = (BotoCoreError, ClientError, ResponseParserError)
 """What a call of a client raises."""
 
 _SIGNS: Final = {
-    "CompleteMultipartUpload": "ETag",
-    "CreateMultipartUpload": "UploadId",
-    "GetObject": "ETag",
-    "HeadObject": "ETag",
-    "ListMultipartUploads": "IsTruncated",
-    "ListObjectsV2": "IsTruncated",
-    "PutObject": "ETag",
-    "UploadPart": "ETag",
+    "CompleteMultipartUpload": ("ETag",),
+    "CreateMultipartUpload": ("UploadId",),
+    "GetObject": ("ETag",),
+    "HeadObject": ("ETag",),
+    "ListMultipartUploads": ("IsTruncated", "Bucket", "MaxUploads"),
+    "ListObjectsV2": ("IsTruncated", "Name", "MaxKeys"),
+    "PutObject": ("ETag",),
+    "UploadPart": ("ETag",),
 }
-"""By operation: what its answers have, as S3's API reference says."""
+"""By operation: what its answers have, as S3's API reference says; one is enough, since servers
+that are like S3 may leave some out."""
 _BROKEN: Final = (
     NoConnection, HTTPClientError, IncompleteReadError, FlexibleChecksumError, ResponseParserError,
     NotFromS3Error,
@@ -150,12 +152,12 @@ def refuse_strangers(client: S3Client) -> None:
     botocore takes such a page for an empty listing, or for an object that was written.
     """
 
-    def check(http_response: Any, parsed: Any, sign: str, **_: Any) -> None:
-        if http_response.status_code < _REDIRECTS.start and sign not in parsed:
+    def check(http_response: Any, parsed: Any, signs: Sequence[str], **_: Any) -> None:
+        if http_response.status_code < _REDIRECTS.start and not any(s in parsed for s in signs):
             raise NotFromS3Error
 
-    for operation, sign in _SIGNS.items():
-        client.meta.events.register(f"after-call.s3.{operation}", partial(check, sign=sign))
+    for operation, signs in _SIGNS.items():
+        client.meta.events.register(f"after-call.s3.{operation}", partial(check, signs=signs))
 
 
 def _status_of(error: ClientError) -> int:
