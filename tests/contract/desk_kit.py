@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.contract.broker_kit import unique
 from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.decode import Invalid
 from worker.core.outbox import ACCEPTED_AT_HEADER, SOURCE_HEADER
 from worker.core.rejection import reject, timestamp
-from worker.core.topics import Names
+from worker.core.topics import Names, wanted
 from worker.core.violations import Code, Violation
 from worker.desk import queries
 from worker.desk.follow import bring_up_to_date
@@ -139,6 +140,13 @@ class Reports(DeskReports):
 
     def reasons(self) -> list[str]:
         return self.part.reasons(CLOCK.steady())
+
+
+async def new_desk(broker: Broker, directory: Path) -> Desk:
+    """A desk of topics of its own."""
+    names = Names(unique("desk"))
+    await broker.create(wanted(names, PARTITIONS, 1024 * 1024).values())
+    return Desk(broker, names, directory / "desk")
 
 
 @asynccontextmanager

@@ -10,11 +10,11 @@ from aiokafka import AIOKafkaProducer
 from structlog.testing import capture_logs
 
 from tests.contract.broker_kit import DeleteTopic, Expire, Truncate, unique
-from tests.contract.desk_kit import NOW, PARTITIONS, Desk
+from tests.contract.desk_kit import NOW, PARTITIONS, Desk, new_desk
 from tests.unit.rows_kit import uuid
 from worker.brokers.contract import Broker
 from worker.core.rejection import timestamp
-from worker.core.topics import Names, wanted
+from worker.core.topics import wanted
 from worker.core.violations import Code
 from worker.desk import queries, reading
 from worker.desk.audit import ReplayAudit, encode_audit
@@ -25,9 +25,7 @@ from worker.stream import Partition, ProducerRecord
 
 @pytest.fixture
 async def desk(broker: Broker, tmp_path: Path) -> Desk:
-    names = Names(unique("desk"))
-    await broker.create(wanted(names, PARTITIONS, 1024 * 1024).values())
-    return Desk(broker, names, tmp_path / "desk")
+    return await new_desk(broker, tmp_path)
 
 
 @pytest.fixture(autouse=True)

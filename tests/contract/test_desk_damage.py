@@ -8,13 +8,12 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.broker_kit import Expire, unique
-from tests.contract.desk_kit import PARTITIONS, Desk, Reports, served
+from tests.contract.broker_kit import Expire
+from tests.contract.desk_kit import Desk, Reports, new_desk, served
 from tests.contract.helpers import damage_embedded, damage_embedded_entry
 from tests.unit.rows_kit import uuid
 from worker.brokers.contract import Broker
 from worker.brokers.embedded.broker import EmbeddedBroker
-from worker.core.topics import Names, wanted
 from worker.core.violations import Code
 from worker.desk import queries, reading
 from worker.desk.opening import StoreAccess
@@ -33,9 +32,7 @@ def kind() -> str:
 
 @pytest.fixture
 async def desk(broker: Broker, tmp_path: Path) -> Desk:
-    names = Names(unique("desk"))
-    await broker.create(wanted(names, PARTITIONS, 1024 * 1024).values())
-    return Desk(broker, names, tmp_path / "desk")
+    return await new_desk(broker, tmp_path)
 
 
 @pytest.fixture(autouse=True)
