@@ -55,7 +55,9 @@ def _run(directory: Path, count: int) -> Iterator[Figure]:
         seconds += _seconds(partial(store.apply, batch, [], ends, {}, {}))
     yield _figure("rejections added", count / seconds, "1/s")
     rows = [
-        Settling("users", key_digest("users", str(n)), _START + _SPAN, 0, 0, deleted=False)
+        Settling(
+            "users", key_digest("users", str(n)), _START + _SPAN, 0, 0, deleted=False, judged=0
+        )
         for n in range(0, count, 7)
     ]
     seconds = _seconds(partial(store.apply, [], rows, {}, {}, {}))

@@ -54,11 +54,11 @@ class Desk:
         return ProducerRecord(self.names.rejected(entity), key.encode(), value)
 
     def row(self, entity: str, key: str, value: bytes | None = b"{}") -> ProducerRecord:
-        """A row or deletion of the next offset of input partition 0."""
+        """A row or deletion of the next offset of input partition 0, in the round of all others."""
         self._offset += 1
         headers = (
             (SOURCE_HEADER, f"{self.names.input(entity)}/0/{self._offset}".encode()),
-            (ACCEPTED_AT_HEADER, timestamp(NOW - 1_000).encode()),
+            (ACCEPTED_AT_HEADER, timestamp(NOW).encode()),
         )
         return ProducerRecord(self.names.accepted(entity), key.encode(), value, headers)
 

@@ -29,18 +29,20 @@ def rejection(
     kinds: Sequence[tuple[Code, str]] = ((Code.INVALID_ENUM, "role"),),
     partition: int = 0,
     source: tuple[int, int] | None = None,
+    judged: int | None = None,
     producer: str = "",
     wanted: tuple[int, ...] = (),
 ) -> Numbered:
     """The rejection at that offset of a partition, `at` milliseconds after `START`.
 
     `source` is the partition and offset of its record: those of the rejection if not given.
+    `judged` is when its round was, `at` if not given.
     """
     number, position = source or (partition, offset)
     seen = RejectionSeen(
         entity,
         key,
-        datetime.fromtimestamp((START + at) / 1000, UTC),
+        datetime.fromtimestamp((START + (at if judged is None else judged)) / 1000, UTC),
         Source(NAMES.input(entity), number, position, ""),
         [Violation(code, field, "", "error") for code, field in kinds],
         producer=producer,
@@ -58,11 +60,16 @@ def settling(
     partition: int = 0,
     offset: int = 0,
     deleted: bool = False,
+    judged: int | None = None,
     unknown: tuple[str, ...] = (),
 ) -> Settling:
-    """The row or deletion of that key, accepted `at` milliseconds after `START`."""
+    """The row or deletion of that key, accepted `at` milliseconds after `START`.
+
+    `judged` is when its round was, `at` if not given.
+    """
     digest = key_digest(entity, key)
-    return Settling(entity, digest, START + at, partition, offset, deleted, unknown)
+    round_ = START + (at if judged is None else judged)
+    return Settling(entity, digest, START + at, partition, offset, deleted, round_, unknown)
 
 
 def apply(desk: RejectionStore, *found: Numbered, settled: tuple[Settling, ...] = ()) -> None:

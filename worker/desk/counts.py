@@ -36,6 +36,7 @@ class RejectionRow(NamedTuple):
     state: int
     cause: int | None
     cause_kinds: int
+    judged: int
 
 
 def add_counts(database: DeskDatabase, changes: Iterable[tuple[RejectionRow, int, int]]) -> None:

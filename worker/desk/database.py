@@ -25,7 +25,7 @@ from worker.errors import StateError
 from worker.index.checksum import is_sealed, mismatch, seal, unseal
 from worker.index.directory import FILE_MODE, StateDirectory
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Version of the tables below; any other version on disk is rebuilt."""
 FILE_NAME: Final = "rejections.sqlite"
 
@@ -47,7 +47,8 @@ CREATE TABLE rejections (
     id INTEGER PRIMARY KEY, at INTEGER NOT NULL, key INTEGER, kinds INTEGER NOT NULL,
     topic_partition INTEGER NOT NULL, "offset" INTEGER NOT NULL,
     source_partition INTEGER NOT NULL, source_offset INTEGER NOT NULL, producer INTEGER NOT NULL,
-    state INTEGER NOT NULL, cause INTEGER, cause_kinds INTEGER NOT NULL);
+    state INTEGER NOT NULL, cause INTEGER, cause_kinds INTEGER NOT NULL,
+    judged INTEGER NOT NULL);
 CREATE INDEX rejections_by_key ON rejections (key) WHERE key IS NOT NULL;
 CREATE INDEX rejections_without_key ON rejections ("offset") WHERE key IS NULL;
 CREATE TABLE counts (
@@ -71,6 +72,7 @@ CREATE TABLE incidents (
 """Rejections are numbered as they are read. `topic_partition` and `offset` are the coordinate of
 the rejection, and the next two columns that of the record in the input of the entity. `cause` is
 the rejection of what the record refers to, `cause_kinds` are the kinds of that rejection, or 0.
+`judged` is the time of the round that rejected it, by the clock of its worker.
 `first` and `last` are in seconds since the start of the bucket. `verdicts` counts what
 `worker.desk.incidents` has not judged yet; its state is in `watches`."""
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
 from schemas import ENTITIES
-from worker.core.outbox import SOURCE_HEADER, UNKNOWN_HEADER
+from worker.core.outbox import ACCEPTED_AT_HEADER, SOURCE_HEADER, UNKNOWN_HEADER
 from worker.core.rejection import LAST_MS, Source
 from worker.core.rules import read_uuid
 from worker.core.shown import shown
@@ -36,12 +36,17 @@ _MOST: Final = 2**62
 """More than any offset or partition number."""
 
 
+_Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+
+
 class RejectionSeen(msgspec.Struct):
     """The parts of a rejection that are read; nothing here prints the record itself."""
 
     entity: str
     key: str | None
-    rejected_at: Annotated[datetime, msgspec.Meta(tz=True)]
+    rejected_at: _Moment
     source: Source
     violations: list[Violation]
     violations_omitted: int = 0
@@ -54,6 +59,11 @@ class RejectionSeen(msgspec.Struct):
     wrong."""
     wanted: tuple[int, ...] = ()
     """The digests of the keys that the record refers to and that were missing: `key_digest`."""
+
+    @property
+    def judged(self) -> int:
+        """The time of the round that rejected it, by its worker's clock, in milliseconds."""
+        return _milliseconds(self.rejected_at)
 
     @property
     def kinds(self) -> tuple[tuple[str, str], ...]:
@@ -73,6 +83,8 @@ class Settling(NamedTuple):
     offset: int
     """The coordinate of its record in the input of the entity."""
     deleted: bool
+    judged: int
+    """The time of the round that accepted it, by its worker's clock, in milliseconds."""
     unknown_names: tuple[str, ...] = ()
     """Fields of its record that have no column."""
 
@@ -135,10 +147,13 @@ def read_rejection(message: Message) -> RejectionSeen | None:
 def read_settling(message: Message) -> Settling | None:
     """The row or deletion in a message of an accepted topic; None if it does not say its source."""
     source = b""
+    judged = 0
     unknown: tuple[str, ...] = ()
     for name, value in message.headers:
         if name == SOURCE_HEADER:
             source = value
+        elif name == ACCEPTED_AT_HEADER:
+            judged = _moment_of(value)
         elif name == UNKNOWN_HEADER:
             unknown = _names(value)
     _, _, coordinate = source.partition(b"/")
@@ -154,7 +169,19 @@ def read_settling(message: Message) -> Settling | None:
         return None
     entity = message.topic.rpartition(".")[2]
     digest, at = key_digest(entity, key), time_of(message)
-    return Settling(entity, digest, at, partition, offset, message.value is None, unknown)
+    return Settling(entity, digest, at, partition, offset, message.value is None, judged, unknown)
+
+
+def _moment_of(header: bytes) -> int:
+    """The time in a header, in milliseconds; 0 if it is not a worker's."""
+    try:
+        return _milliseconds(msgspec.convert(header.decode(), _Moment))
+    except _UNDECODABLE:
+        return 0
+
+
+def _milliseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MILLISECOND
 
 
 def _names(header: bytes) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ _COUNTED_MS: Final = 3_600_000
 _TOMBSTONES: Final = "tombstones"
 _DAMAGE: Final = "damage"
 
-_REJECTION: Final = "INSERT INTO rejections VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_REJECTION: Final = "INSERT INTO rejections VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _VERDICTS: Final = (
     "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
     " others = others + excluded.others, found = found + excluded.found"
@@ -220,6 +220,7 @@ class RejectionStore:
                 OPEN,
                 None if cause is None else cause.id,
                 0 if cause is None else cause.kinds,
+                seen.judged,
             )
             self.database.execute(_REJECTION, row)
             rows.append(row)
@@ -353,10 +354,11 @@ def _marks(values: Collection[object]) -> str:
 def _is_since(settling: Settling, row: RejectionRow) -> bool:
     """Whether a row or deletion was accepted after the rejection of its key.
 
-    Records of one key and input partition are judged in order: of one millisecond, the later
-    offset is the later one.
+    A round judges the records of an input partition in order, and has one time. The broker appends
+    what it has decided in any order: of one round, or one millisecond, the later offset is later.
     """
-    if settling.at == row.at:
-        same = settling.partition == row.source_partition
-        return same and settling.offset > row.source_offset
+    if settling.partition == row.source_partition and (
+        settling.judged == row.judged or settling.at == row.at
+    ):
+        return settling.offset > row.source_offset
     return settling.at > row.at

@@ -102,15 +102,22 @@ def test_what_no_worker_writes_is_skipped(change: dict[str, Any]) -> None:
 
 
 def accepted(value: bytes | None = b"{}", **headers: bytes) -> Message:
-    given = {SOURCE_HEADER: b"t.in.users/3/17", ACCEPTED_AT_HEADER: b"2025-12-01T00:00:00.123Z"}
+    given = {SOURCE_HEADER: b"t.in.users/3/17", ACCEPTED_AT_HEADER: b"2025-12-01T00:00:00.122Z"}
     found = {**given, **{name.replace("_", "-"): text for name, text in headers.items()}}
     return message(value, topic=NAMES.accepted("users"), headers=tuple(found.items()))
 
 
 def test_an_accepted_row_and_a_deletion() -> None:
-    digest = key_digest("users", "k")
-    assert read_settling(accepted()) == Settling("users", digest, NOW, 3, 17, deleted=False)
-    assert read_settling(accepted(None)) == Settling("users", digest, NOW, 3, 17, deleted=True)
+    row = Settling("users", key_digest("users", "k"), NOW, 3, 17, deleted=False, judged=NOW - 1)
+    assert read_settling(accepted()) == row
+    assert read_settling(accepted(None)) == row._replace(deleted=True)
+
+
+@pytest.mark.parametrize("moment", [b"", b"\xff", b"yesterday", b"2025-12-01T00:00:00"])
+def test_a_row_whose_round_cannot_be_read_has_none(moment: bytes) -> None:
+    row = read_settling(accepted(buddy_accepted_at=moment))
+    assert row is not None
+    assert row.judged == 0
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,17 @@ def test_what_comes_after_a_rejection(
     assert counts(desk) == (1, int(not settles))
 
 
+@pytest.mark.parametrize("ahead", [-3, 0, 3])
+@pytest.mark.parametrize(("offset", "settles"), [(6, False), (8, True)])
+def test_what_a_round_decides_is_in_the_order_of_its_input(
+    desk: RejectionStore, ahead: int, offset: int, settles: bool
+) -> None:
+    """The broker may append the rows of a transaction before its rejections, or after them."""
+    apply(desk, rejection(0, at=10, source=(0, 7), judged=5))
+    apply(desk, settled=(settling(at=10 + ahead, offset=offset, judged=5),))
+    assert counts(desk) == (1, int(not settles))
+
+
 def test_keys_of_other_entities_and_rejections_without_a_key_stay_open(
     desk: RejectionStore,
 ) -> None:
