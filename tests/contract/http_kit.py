@@ -89,8 +89,8 @@ async def served(
         return await whole_status(broker, Settings(prefix=names.prefix), ["worker"])
 
     exports = place or DirectoryPlace(Path("no-exports"))
-    watch = BrokerWatch(broker, names, lambda _line: None)
     counted = HttpMetrics(metrics.instruments, NAMES)
+    watch = BrokerWatch(broker, names, lambda _line: None, counted)
     until = judged or really
     parts = ApiParts(broker, names, exports, health, counted, tokens, watch, until, look, stop)
     with listen("127.0.0.1", 0, has_tokens=False) as listening:

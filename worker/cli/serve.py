@@ -87,7 +87,7 @@ def serve_command(context: Context, descriptor: int | None, health: str | None) 
             await create_if_embedded(context, broker)
             await check_topics(broker, context.names, settings.max_record_bytes)
             with reporting(context, health) as told:
-                watch = BrokerWatch(broker, context.names, told.hindrance)
+                watch = BrokerWatch(broker, context.names, told.hindrance, told.metrics)
                 parts = ApiParts(
                     broker,
                     context.names,

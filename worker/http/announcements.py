@@ -17,7 +17,7 @@ from worker.http.broker_watch import BrokerWatch
 from worker.http.following import TopicFollower
 from worker.http.problems import RETRY_SECONDS, Problem
 from worker.sink.requests import Announcement, decode_announcement
-from worker.stream import Message
+from worker.stream import Message, Partition
 
 MOST_REQUESTS: Final = 10_000
 """The requests whose latest announcement is kept; older ones are forgotten."""
@@ -34,7 +34,7 @@ class Announcements:
     """Follows the topic `exports`; `run` does the work, from its start."""
 
     def __init__(self, broker: Broker, names: Names, watch: BrokerWatch) -> None:
-        self._follower = TopicFollower(broker, names.exports, self._take, _not_read, watch)
+        self._follower = TopicFollower(broker, names.exports, self._take, _not_read, watch, _lost)
         self._news = self._follower.news
         self._latest: dict[str, Announcement] = {}
         self._events: deque[tuple[str, Announcement]] = deque(maxlen=MOST_EVENTS)
@@ -124,3 +124,9 @@ class Announcements:
 
 def _not_read(error: BuddyError, seconds: float) -> None:
     _log.warning("announcements_not_read", error=str(error), retry_in=round(seconds, 1))
+
+
+def _lost(partition: Partition, count: int) -> None:
+    _log.warning(
+        "announcements_lost", topic=partition.topic, partition=partition.number, count=count
+    )

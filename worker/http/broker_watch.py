@@ -15,6 +15,7 @@ from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.core.topics import Names
 from worker.errors import WAITED_OUT, BuddyError, StateError
+from worker.http.metrics import HttpMetrics
 from worker.ops.steady_health import STEADY_MS
 from worker.stream import Partition
 from worker.waiting import wait
@@ -25,6 +26,8 @@ _SLOW_SECONDS: Final = 15.0
 _LASTING_SECONDS: Final = 30.0
 """How long a failed request counts if no other sends to its topic: a look misses some faults, such
 as a missing right, and whoever sends nothing to an API that is not ready would never end it."""
+_SHOWN_SECONDS: Final = 600.0
+"""How long a loss counts, so that somebody notices."""
 
 _log = structlog.get_logger(__name__)
 
@@ -32,7 +35,13 @@ _log = structlog.get_logger(__name__)
 class BrokerWatch:
     """Looks every few seconds, and hears of requests that could not send, and of followers."""
 
-    def __init__(self, broker: Broker, names: Names, tell: Callable[[str | None], object]) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        names: Names,
+        tell: Callable[[str | None], object],
+        metrics: HttpMetrics,
+    ) -> None:
         """`tell` gets what keeps the API from a part of its work, in one line, or None.
 
         It gets that every few seconds.
@@ -45,6 +54,9 @@ class BrokerWatch:
         """By input: the last error, and when it was."""
         self._unfollowed: dict[str, tuple[str, float | None]] = {}
         """By topic: why it could not be read, and since when it is read again."""
+        self._metrics = metrics
+        self._lost: dict[Partition, tuple[str, float]] = {}
+        """By partition: its last loss, and when that was seen."""
 
     def failed(self, topic: str, error: BuddyError) -> None:
         """A request could not send to that input."""
@@ -71,9 +83,27 @@ class BrokerWatch:
             if _now() - since >= STEADY_MS / 1000:
                 del self._unfollowed[topic]
 
+    def lost(self, partition: Partition, count: int, *, is_new: bool) -> None:
+        """Offsets of a followed topic were removed, or skipped as damaged, before they were read.
+
+        If the loss is not new, it does not affect readiness.
+        """
+        topic, number = partition
+        self._metrics.lost(count)
+        if is_new or topic in self._unfollowed:
+            line = (
+                f"{count} offsets of {topic}/{number} were removed, or damaged and skipped, before"
+                " they were read: see receipts_lost and announcements_lost in"
+                " docs/operations/troubleshooting.md"
+            )
+            self._lost[partition] = line, _now()
+
     def hindrance(self) -> str | None:
         """What keeps the API from a part of its work, in one line; None if nothing does."""
-        return self._known or next((line for line, _ in self._unfollowed.values()), None)
+        since = _now() - _SHOWN_SECONDS
+        self._lost = {partition: one for partition, one in self._lost.items() if one[1] > since}
+        unread = (*self._unfollowed.values(), *self._lost.values())
+        return self._known or next((line for line, _ in unread), None)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look until `stop` is set."""

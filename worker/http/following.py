@@ -23,7 +23,7 @@ class TopicFollower:
 
     After each read it notifies `news`, which it holds meanwhile. `failed` is called with an error
     before it is waited out, for so many seconds, `lost` with the number of offsets of a partition
-    that were removed or skipped before they were read. `watch` hears of errors, damage and reads.
+    that were removed or skipped before they were read. `watch` hears of all that, and of reads.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class TopicFollower:
         take: Callable[[Message], None],
         failed: Callable[[BuddyError, float], None],
         watch: BrokerWatch,
-        lost: Callable[[Partition, int], None] | None = None,
+        lost: Callable[[Partition, int], None],
     ) -> None:
         self.topic = topic
         self.news = asyncio.Condition()
@@ -92,13 +92,14 @@ class TopicFollower:
                 self.news.notify_all()
 
     def _report(self, reader: Reader) -> None:
+        is_new = self.is_current.is_set()
+        for partition, count in (*reader.expired().items(), *reader.skipped().items()):
+            self._lost(partition, count)
+            self._watch.lost(partition, count, is_new=is_new)
         if damaged := reader.damaged():
             self._watch.not_followed(self.topic, next(iter(damaged.values())))
         else:
             self._watch.followed(self.topic)
-        if self._lost is not None:
-            for partition, count in (*reader.expired().items(), *reader.skipped().items()):
-                self._lost(partition, count)
 
     async def _spans(self, *, uncommitted: bool = False) -> dict[Partition, OffsetRange]:
         topics = await self._broker.topics([self.topic])

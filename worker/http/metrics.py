@@ -51,6 +51,11 @@ class HttpMetrics:
         self._too_large = make.by_entity(
             "buddy_http_records_refused", "Records that were too large to be sent."
         )
+        self._lost = make.counter(
+            "buddy_http_lost_offsets",
+            "Offsets of receipts or announcements that were removed, or damaged and skipped, before"
+            " the API read them.",
+        )
         self._delivered = make.counter("buddy_http_export_bytes", "Bytes of exports sent.")
         self._streams = make.gauge("buddy_http_streams", "Streams of events that are open.")
         self._uploads = make.gauge("buddy_http_uploads", "Bodies of records that are being read.")
@@ -70,6 +75,10 @@ class HttpMetrics:
         """Count the records of a request, and those that were too large to be sent."""
         self._sent[entity].inc(sent)
         self._too_large[entity].inc(refused)
+
+    def lost(self, offsets: int) -> None:
+        """Count offsets of followed topics that were gone before they were read."""
+        self._lost.inc(offsets)
 
     def delivered(self, size: int) -> None:
         """Count bytes of an export that were sent."""

@@ -21,6 +21,8 @@ from worker.errors import BrokerUnavailable, MessageRefused
 from worker.http import broker_watch, following
 from worker.http.announcements import Announcements
 from worker.http.broker_watch import BrokerWatch
+from worker.http.metrics import HttpMetrics
+from worker.ops.instruments import Instruments
 
 NAMES = Names()
 USERS = NAMES.input("users")
@@ -51,7 +53,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def watching(broker: Broker, told: Told) -> AsyncIterator[BrokerWatch]:
     stop = asyncio.Event()
-    watch = BrokerWatch(broker, NAMES, told.tell)
+    watch = BrokerWatch(broker, NAMES, told.tell, HttpMetrics(Instruments(), []))
     running = asyncio.create_task(watch.run(stop))
     try:
         yield watch
@@ -180,7 +182,7 @@ async def test_a_topic_that_cannot_be_followed_is_tried_ever_more_seldom(
     monkeypatch.setattr(following, "sleep", pause)
     with capture_logs() as logs:
         async with opened(tmp_path / "log") as broker:
-            watch = BrokerWatch(broker, NAMES, lambda _line: None)
+            watch = BrokerWatch(broker, NAMES, lambda _line: None, HttpMetrics(Instruments(), []))
             running = asyncio.create_task(Announcements(broker, NAMES, watch).run())
             async with asyncio.timeout(30):
                 await enough.wait()

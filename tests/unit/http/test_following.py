@@ -18,11 +18,14 @@ from worker.core.topics import Names, wanted
 from worker.http import broker_watch
 from worker.http.announcements import Announcements
 from worker.http.broker_watch import BrokerWatch
+from worker.http.metrics import HttpMetrics
 from worker.http.receipts import Receipt, Receipts, encode_receipt
+from worker.ops.instruments import Instruments
 from worker.stream import Partition
 
 NAMES = Names()
 PLACE = Partition(NAMES.receipts, 0)
+TOLD = f"offsets of {PLACE.topic}/0 were removed, or damaged and skipped, before they were read"
 LOST = {"event": "receipts_lost", "topic": PLACE.topic, "partition": 0, "log_level": "warning"}
 
 
@@ -42,7 +45,9 @@ class HeardWatch(BrokerWatch):
     """Has news after each report of a follower."""
 
     def __init__(self, broker: EmbeddedBroker) -> None:
-        super().__init__(broker, NAMES, lambda _line: None)
+        make = Instruments()
+        super().__init__(broker, NAMES, lambda _line: None, HttpMetrics(make, []))
+        self.registry = make.registry
         self._news = asyncio.Event()
 
     def not_followed(self, topic: str, why: str) -> None:
@@ -52,6 +57,10 @@ class HeardWatch(BrokerWatch):
     def followed(self, topic: str) -> None:
         super().followed(topic)
         self._news.set()
+
+    def counted(self) -> float | None:
+        """The offsets that were lost."""
+        return self.registry.get_sample_value("buddy_http_lost_offsets_total")
 
     async def until(self, part: str | None) -> None:
         """Wait until there is a hindrance with this part, or none."""
@@ -87,7 +96,7 @@ async def skip(broker: EmbeddedBroker, place: Partition) -> None:
 
 
 def lost(logs: list[Any]) -> list[Any]:
-    return [entry for entry in logs if entry["event"] == "receipts_lost"]
+    return [entry for entry in logs if entry["event"].endswith("_lost")]
 
 
 async def test_damaged_receipts_are_told_until_they_are_skipped_and_then_as_lost(
@@ -102,23 +111,44 @@ async def test_damaged_receipts_are_told_until_they_are_skipped_and_then_as_lost
             await watch.until(f"{PLACE.topic}/0 is damaged from offset 1")
             assert lost(logs) == []
             await skip(broker, PLACE)
-            await watch.until(None)
+            await watch.until(f"1 {TOLD}: see receipts_lost")
             found = [bool(await receipts.of(key)) for key in ("known", "damaged", "behind")]
     assert found == [True, False, True]
     assert lost(logs) == [LOST | {"count": 1}]
+    assert watch.counted() == 1
 
 
-async def test_damaged_announcements_are_told_until_they_are_skipped(
-    broker: EmbeddedBroker,
+async def test_damaged_announcements_are_told_until_they_are_skipped_and_then_as_lost(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = Partition(NAMES.exports, 0)
     await broker.publish([encode_receipt(place.topic, "no announcement", Receipt(1, 1, ""))])
     await damage_embedded(broker, place)
     watch = HeardWatch(broker)
-    async with following(Announcements(broker, NAMES, watch)):
-        await watch.until(f"{place.topic}/0 is damaged from offset 0")
-        await skip(broker, place)
-        await watch.until(None)
+    with capture_logs() as logs:
+        async with following(Announcements(broker, NAMES, watch)):
+            await watch.until(f"{place.topic}/0 is damaged from offset 0")
+            await skip(broker, place)
+            await watch.until("see receipts_lost and announcements_lost in docs")
+            monkeypatch.setattr(broker_watch, "_SHOWN_SECONDS", 0.0)
+            await watch.until(None)
+    assert lost(logs) == [LOST | {"event": "announcements_lost", "topic": place.topic, "count": 1}]
+    assert watch.counted() == 1
+
+
+async def test_what_was_skipped_before_the_start_does_not_affect_readiness(
+    broker: EmbeddedBroker,
+) -> None:
+    await write(broker, "damaged", "behind")
+    await damage_embedded(broker, PLACE)
+    await skip(broker, PLACE)
+    watch = HeardWatch(broker)
+    receipts = Receipts(broker, NAMES, watch)
+    with capture_logs() as logs:
+        async with following(receipts):
+            assert await receipts.of("behind")
+            assert watch.hindrance() is None
+    assert lost(logs) == [LOST | {"count": 1}]
 
 
 async def test_receipts_that_are_removed_unread_are_told(broker: EmbeddedBroker) -> None:
@@ -130,7 +160,7 @@ async def test_receipts_that_are_removed_unread_are_told(broker: EmbeddedBroker)
             await watch.until("is damaged from offset 1")
             await empty_embedded(broker, PLACE)
             await write(broker, "next")
-            await watch.until(None)
+            await watch.until(f"2 {TOLD}")
     assert lost(logs) == [LOST | {"count": 2}]
 
 
