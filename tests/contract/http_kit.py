@@ -42,10 +42,13 @@ RECORD_LIMIT = 64 * 1024
 class Served:
     """The API at an address, and a client of it. The API uses the broker that it was given."""
 
-    def __init__(self, address: str, client: httpx.AsyncClient, stop: asyncio.Event) -> None:
+    def __init__(
+        self, address: str, client: httpx.AsyncClient, stop: asyncio.Event, watch: BrokerWatch
+    ) -> None:
         self.address = address
         self.client = client
         self.stop = stop
+        self.watch = watch
 
     async def send(self, entity: str, body: Any, *, wait: str = "", **options: Any) -> Any:
         """What `POST /v1/records/{entity}` answers, after it was successful."""
@@ -101,7 +104,7 @@ async def served(
         ):
             serving = asyncio.create_task(serve_http(app, listening, stop))
             try:
-                yield Served(address, client, stop)
+                yield Served(address, client, stop, watch)
             finally:
                 await client.aclose()
                 stop.set()

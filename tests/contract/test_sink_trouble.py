@@ -17,7 +17,7 @@ from tests.contract.sink_kit import PARTITIONS, Sink, csv_rows, fill
 from tests.unit.rows_kit import user, uuid
 from worker.brokers.contract import Broker, Committer, Reader
 from worker.core.topics import wanted
-from worker.errors import BrokerUnavailable, ConfigurationError, StateLost
+from worker.errors import BrokerUnavailable, ConfigurationError, MessageRefused, StateLost
 from worker.sink import leader, service, upkeep
 from worker.sink.requests import ExportRequest, encode_request
 from worker.sink.store import consume
@@ -282,18 +282,18 @@ class Refusing:
 
 DENIED = BrokerUnavailable("Kafka does not allow to read t: topic authorization failed")
 LOGIN = ConfigurationError("Kafka refuses the login of buddy: wrong password")
+TOO_LARGE = MessageRefused("a message of 358 bytes is too large for t.exports, which takes 300")
+READS = [("reader", "accepted", "broker"), ("spans", "", "broker")]
+WRITES = [("commit", "", "requests and schedules"), ("publish", "", "requests and schedules")]
+ASKS = ("reader", "export_requests", "requests and schedules")
 
 
 @embedded_only
-@pytest.mark.parametrize("reason", [DENIED, LOGIN])
 @pytest.mark.parametrize(
-    ("what", "topic", "hindered"),
+    ("what", "topic", "hindered", "reason"),
     [
-        ("reader", "accepted", "broker"),
-        ("spans", "", "broker"),
-        ("commit", "", "requests and schedules"),
-        ("reader", "export_requests", "requests and schedules"),
-        ("publish", "", "requests and schedules"),
+        *((*each, reason) for each in (*READS, *WRITES, ASKS) for reason in (DENIED, LOGIN)),
+        *((*each, TOO_LARGE) for each in WRITES),
     ],
 )
 async def test_what_keeps_it_from_its_work_is_told_and_waited_out(

@@ -35,6 +35,7 @@ from worker.http.console.state_page import StatePage
 from worker.http.desk_reader import DeskReader
 from worker.http.downloads import Downloads
 from worker.http.event_streams import EventStreams
+from worker.http.export_requests import ExportRequests
 from worker.http.exports import Exports
 from worker.http.guard import Endpoint, Guard, answered, failed, needs, wrong_method
 from worker.http.health import HealthEndpoints, HealthSource
@@ -104,16 +105,16 @@ async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
     follower = RejectionFollower(desk)
     streams = EventStreams(metrics)
     streamer = RejectionStreamer(follower, streams)
+    requests = ExportRequests(broker, names, parts.watch)
     exports = Exports(
         parts.place,
-        broker,
-        names,
+        requests,
         announcements,
         downloads,
         streams,
         redirects=settings.redirect_downloads,
     )
-    replays = ReplaySender(desk, parts.until_judged)
+    replays = ReplaySender(desk, parts.until_judged, parts.watch)
     health = HealthEndpoints(parts.health)
     pages = PageRenderer()
     sampler = StatusSampler(broker, parts.look, parts.health)
@@ -123,7 +124,7 @@ async def api(parts: ApiParts, settings: ApiSettings) -> AsyncIterator[ASGIApp]:
         Overview(pages, sampler, desk, streams),
         RejectionPages(pages, viewer),
         ReplayPages(pages, replays),
-        ExportPages(pages, exports, announcements),
+        ExportPages(pages, exports, requests, announcements),
         StatePage(pages, sampler, desk, parts.health),
         SignIn(pages, parts.tokens),
     )

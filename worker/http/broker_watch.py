@@ -14,7 +14,7 @@ import structlog
 from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.core.topics import Names
-from worker.errors import WAITED_OUT, BuddyError, StateError
+from worker.errors import WAITED_OUT, BuddyError, ReplayTakenOver, StateError
 from worker.http.metrics import HttpMetrics
 from worker.ops.steady_health import STEADY_MS
 from worker.stream import Partition
@@ -24,7 +24,7 @@ _LOOK_SECONDS: Final = 5.0
 _SLOW_SECONDS: Final = 15.0
 """How long the broker may take for an answer."""
 _LASTING_SECONDS: Final = 30.0
-"""How long a failed request counts if no other sends to its topic: a look misses some faults, such
+"""How long a failed request counts if no other writes to its topic: a look misses some faults, such
 as a missing right, and whoever sends nothing to an API that is not ready would never end it."""
 _SHOWN_SECONDS: Final = 600.0
 """How long a loss counts, so that somebody notices."""
@@ -51,7 +51,7 @@ class BrokerWatch:
         self._tell = tell
         self._known: str | None = None
         self._failures: dict[str, tuple[str, float]] = {}
-        """By input: the last error, and when it was."""
+        """By topic that requests write to: the last error, and when it was."""
         self._unfollowed: dict[str, tuple[str, float | None]] = {}
         """By topic: why it could not be read, and since when it is read again."""
         self._metrics = metrics
@@ -59,12 +59,12 @@ class BrokerWatch:
         """By partition: its last loss, and when that was seen."""
 
     def failed(self, topic: str, error: BuddyError) -> None:
-        """A request could not send to that input."""
-        if isinstance(error, (*WAITED_OUT, StateError)):
+        """A request could not write to that topic."""
+        if isinstance(error, (*WAITED_OUT, StateError)) and not isinstance(error, ReplayTakenOver):
             self._failures[topic] = str(error), _now()
 
     def sent(self, topic: str) -> None:
-        """A request has sent all of its records to that input: earlier failures are over."""
+        """A request has written all that it had for that topic: earlier failures are over."""
         self._failures.pop(topic, None)
 
     def not_followed(self, topic: str, why: str) -> None:

@@ -15,16 +15,14 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from schemas import ENTITIES
-from worker.brokers.contract import Broker
-from worker.core.topics import Names
 from worker.errors import UsageError
 from worker.exports.layout import FORMATS, MANIFEST, Format
 from worker.exports.manifest import Manifest
 from worker.exports.places.place import ExportPlace, Finished, GoneError, OpenFile
-from worker.http.access import Caller
 from worker.http.announcements import Announcements
 from worker.http.downloads import Downloads
 from worker.http.event_streams import EventStreams
+from worker.http.export_requests import ExportRequests
 from worker.http.parameters import caller_of, malformed, number_of, small_body, wait_of
 from worker.http.problems import Problem
 from worker.sink.listing import Listed, chosen, in_order, is_whole, listed, newest
@@ -32,9 +30,7 @@ from worker.sink.requests import (
     Announcement,
     ExportRequest,
     check_request,
-    encode_request,
 )
-from worker.stream import ProducerRecord
 
 _MOST_LISTED: Final = 1_000
 _LONGEST_WAIT: Final = 600.0
@@ -81,8 +77,7 @@ class Exports:
     def __init__(
         self,
         place: ExportPlace,
-        broker: Broker,
-        names: Names,
+        requests: ExportRequests,
         announcements: Announcements,
         downloads: Downloads,
         streams: EventStreams,
@@ -91,8 +86,7 @@ class Exports:
     ) -> None:
         """With `redirects`, clients fetch files from the place itself, if it serves them."""
         self._place = place
-        self._broker = broker
-        self._names = names
+        self._requests = requests
         self._announcements = announcements
         self._downloads = downloads
         self._streams = streams
@@ -169,16 +163,9 @@ class Exports:
             await self._announcements.current()
         body = await small_body(request, _LARGEST_REQUEST)
         wanted = _request_in(body)
-        await self.request(wanted, caller_of(request))
+        await self._requests.send(wanted, caller_of(request))
         found = await self._announcements.ended(wanted.id, seconds) if seconds else None
         return _answer(wanted.id, found)
-
-    async def request(self, wanted: ExportRequest, caller: Caller) -> None:
-        """Ask the sink for an export. Raises BrokerUnavailable."""
-        key, value = encode_request(wanted)
-        record = ProducerRecord(self._names.export_requests, key, value, partition=0)
-        await self._broker.publish([record])
-        _log.info("export_requested", caller=caller.name, request=wanted.id)
 
     async def asked(self, request: Request) -> Response:
         """What became of a request."""

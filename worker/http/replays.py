@@ -26,6 +26,7 @@ from worker.desk.replay import ReplayRun
 from worker.desk.replayer import Replayer, ReplayPlan
 from worker.errors import BuddyError, NoAnswer, NobodyWorks, UsageError
 from worker.http.access import Caller
+from worker.http.broker_watch import BrokerWatch
 from worker.http.desk_reader import DeskReader, behind
 from worker.http.parameters import caller_of, malformed, small_body
 from worker.http.problems import Problem, problem_of
@@ -70,8 +71,10 @@ _decode = msgspec.json.Decoder(ReplayRequest).decode
 class ReplaySender:
     """The endpoint that sends again, one request at a time."""
 
-    def __init__(self, desk: DeskReader, until_judged: UntilJudged) -> None:
+    def __init__(self, desk: DeskReader, until_judged: UntilJudged, watch: BrokerWatch) -> None:
+        """`watch` hears whether the broker lets records be sent again."""
         self._desk = desk
+        self._watch = watch
         self._until_judged = until_judged
         self._busy = False
 
@@ -122,6 +125,7 @@ class ReplaySender:
             if not dry and not at_once:
                 await self._until_judged(broker, replayer.this_run.partitions, JUDGED_SECONDS)
             await replayer.send(broker)
+            self._watch.sent(self._desk.names.replays)
         except NobodyWorks:
             raise Problem(
                 503,
@@ -137,6 +141,7 @@ class ReplaySender:
         except UsageError as error:  # only a coordinate can be wrong here
             raise Problem(404, "no_rejection", str(error), members=_sent(replayer)) from None
         except BuddyError as error:
+            self._watch.failed(self._desk.names.replays, error)
             raise problem_of(error, _sent(replayer)) from None
         finally:
             if replayer.sent and not dry:

@@ -29,7 +29,8 @@ class SentRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A record that was sent. `verdict` and what follows is there if the request waits for it.
 
     `pending`: the record is parked, or no worker has read it yet. `lost`: the input was deleted or
-    created anew since the request began, so nobody can tell the verdict.
+    created anew since the request began, so nobody can tell the verdict. A rejected record has
+    `violations`, but beyond 4 MiB of them in one answer.
     """
 
     line: int
@@ -56,6 +57,8 @@ class SendReport(msgspec.Struct):
     rejected: int | msgspec.UnsetType = msgspec.UNSET
     pending: int | msgspec.UnsetType = msgspec.UNSET
     lost: int | msgspec.UnsetType = msgspec.UNSET
+    violations_unlisted: int | msgspec.UnsetType = msgspec.UNSET
+    """Of `rejected`: how many are listed without their violations."""
     records: list[SentRecord] = []
     records_unlisted: int = 0
 
@@ -132,6 +135,8 @@ class SendTally:
         accepted, rejected = of.count("accepted"), of.count("rejected")
         others = self.sent - accepted - rejected
         report.accepted, report.rejected = accepted, rejected
+        listed = sum(record.violations is not None for record in report.records)
+        report.violations_unlisted = rejected - listed
         report.pending, report.lost = (0, others) if watch.is_lost else (others, 0)
         status = 202 if without in of else 200
         return Response(msgspec.json.encode(report), status, media_type="application/json")

@@ -27,15 +27,20 @@ _READ: Final = 5_000
 _POLL_SECONDS: Final = 0.25
 _LINGER: Final = 20
 """Polls without a watch after which following ends."""
+MOST_BYTES: Final = 4 * 1024 * 1024
+"""The bytes of violations that one request lists: a record may have very many."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The verdict of one record. `violations` as in its rejection; `warnings` are their codes."""
+    """The verdict of one record. `violations` as in its rejection; `warnings` are their codes.
+
+    `violations` is None if the record is accepted, or if there is no room for them.
+    """
 
     verdict: Literal["accepted", "rejected"]
-    violations: msgspec.Raw = msgspec.Raw(b"[]")
+    violations: msgspec.Raw | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -64,6 +69,7 @@ class VerdictWatch:
         """By the coordinate of the record."""
         self.is_lost = False
         """Whether the input is not the one any more that the records may have been sent to."""
+        self._room = MOST_BYTES
         self._reader = reader
         self._identity = identity
         self._open: set[str] = set()
@@ -115,6 +121,10 @@ class VerdictWatch:
     def _take(self, coordinate: str, message: Message) -> None:
         verdict = self._reader.verdict_in(message)
         if verdict is not None:
+            if verdict.violations is not None:
+                self._room -= len(bytes(verdict.violations))
+                if self._room < 0:
+                    verdict = Verdict(verdict.verdict)
             self.found[coordinate] = verdict
             self._open.discard(coordinate)
             if not self._open:

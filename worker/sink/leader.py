@@ -86,8 +86,9 @@ class Leader:
     async def run(self, stop: asyncio.Event) -> None:
         """Lead whenever elected, until `stop`; then abandon an export in hand.
 
-        Outages (`WAITED_OUT`) and a rebuilt store are waited out with backoff. The backoff starts
-        anew once some work is done. Raises `StateError`.
+        Outages (`WAITED_OUT`), a topic that refuses even the shortest answer, and a rebuilt store
+        are waited out with backoff. The backoff starts anew once some work is done. Raises
+        `StateError`.
         """
         while not stop.is_set():
             try:
@@ -99,7 +100,7 @@ class Leader:
             except Fenced:
                 _log.warning("sink_fenced")
                 await wait(stop, self._backoff.failed())
-            except (*WAITED_OUT, StateLost) as error:
+            except (*WAITED_OUT, MessageRefused, StateLost) as error:
                 seconds = self._backoff.failed()
                 self._reports.hindered(_LEADING, str(error))
                 _log.warning("export_waits", error=str(error), seconds=round(seconds, 1))

@@ -15,7 +15,7 @@ from tests.contract.http_kit import RECORD_LIMIT, Served, inputs, ndjson, proble
 from tests.contract.worker_kit import Row, Stage
 from tests.unit.rows_kit import match, user, uuid
 from worker.http import body as http_body
-from worker.http import guard, send_report
+from worker.http import guard, send_report, verdicts
 from worker.stream import Message
 
 pytestmark = pytest.mark.timeout(200)
@@ -68,6 +68,21 @@ async def test_a_request_that_waits_gets_every_verdict(stage: Stage, http: Serve
     assert (second["line"], second["warnings"]) == (3, ["email_lowercased"])
     assert [v["code"] for v in third["violations"]] == ["invalid_enum"]
     assert [v["code"] for v in fourth["violations"]] == ["malformed_record"]
+
+
+async def test_violations_beyond_the_bytes_of_an_answer_are_left_out_and_counted(
+    stage: Stage, http: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verdicts, "MOST_BYTES", 1_000)
+    await stage.started(grace=0)
+    lines = [record(user(1)), *[b"{"] * 20]
+    report = await http.send("users", b"\n".join(lines), wait="30s", headers=NDJSON)
+    assert [report[name] for name in ("accepted", "rejected")] == [1, 20]
+    listed = [one for one in report["records"] if "violations" in one]
+    assert 0 < len(listed) < 20
+    assert sum(len(json.dumps(one["violations"])) for one in listed) <= 1_100
+    assert report["violations_unlisted"] == 20 - len(listed)
+    assert {one["verdict"] for one in report["records"]} == {"accepted", "rejected"}
 
 
 async def test_a_record_that_waits_for_its_reference_is_pending(stage: Stage, http: Served) -> None:

@@ -16,7 +16,7 @@ from tests.unit.rows_kit import uuid
 from worker.brokers.contract import Broker
 from worker.core.violations import Code
 from worker.desk.audit import ReplayAudit, read_audit
-from worker.errors import NobodyWorks
+from worker.errors import BrokerUnavailable, NobodyWorks
 from worker.http.replays import LARGEST_BODY
 
 pytestmark = pytest.mark.timeout(200)
@@ -149,3 +149,24 @@ async def test_what_is_not_judged_in_time_is_said(desk: Desk, another: Another) 
         answer = await http.client.post("/v1/replays", json=ROLE)
         assert problem(answer) == (503, "not_judged")
         assert "at_once" in answer.json()["detail"]
+
+
+async def test_what_the_broker_does_not_allow_is_told_until_a_replay_succeeds(
+    desk: Desk, another: Another
+) -> None:
+    denied = [BrokerUnavailable("cannot read internal.progress: no right")]
+
+    async def judged(_broker: Broker, _tasks: int, _patience: float) -> None:
+        if denied:
+            raise denied.pop()
+
+    broker = await another()
+    async with (
+        kept(broker, desk.names, desk.directory),
+        served(broker, desk.names, desk=desk.directory, judged=judged) as http,
+    ):
+        answer = await http.client.post("/v1/replays", json=ROLE)
+        assert problem(answer) == (503, "broker_unavailable")
+        assert http.watch._recent_failure() == "cannot read internal.progress: no right"
+        await replay(http, **ROLE)
+        assert http.watch._recent_failure() is None

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from structlog.testing import capture_logs
@@ -17,12 +18,15 @@ from tests.unit.embedded_kit import HOUR, opened
 from worker.brokers.contract import Broker
 from worker.brokers.embedded.store import FILE_NAME
 from worker.core.topics import Names, wanted
-from worker.errors import BrokerUnavailable, MessageRefused
+from worker.errors import BrokerUnavailable, MessageRefused, MissingTopic, ReplayTakenOver
 from worker.http import broker_watch, following
+from worker.http.access import ANYONE
 from worker.http.announcements import Announcements
 from worker.http.broker_watch import BrokerWatch
+from worker.http.export_requests import ExportRequests
 from worker.http.metrics import HttpMetrics
 from worker.ops.instruments import Instruments
+from worker.sink.requests import ExportRequest
 
 NAMES = Names()
 USERS = NAMES.input("users")
@@ -111,6 +115,31 @@ async def test_a_request_that_failed_counts_until_its_input_takes_records(
             await told.until("no right to write")
             watch.sent(USERS)
             await told.until(None)
+
+
+async def test_a_request_for_an_export_that_cannot_be_sent_counts_until_one_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker_watch, "_LASTING_SECONDS", 1_000.0)
+    told = Told()
+    async with opened(tmp_path / "log") as broker:
+        topics = wanted(NAMES, 1, LIMIT)
+        absent = topics.pop(NAMES.export_requests)
+        await broker.create(topics.values())
+        async with watching(broker, told) as watch:
+            requests = ExportRequests(broker, NAMES, watch)
+            with pytest.raises(MissingTopic):
+                await requests.send(ExportRequest("a"), ANYONE)
+            await told.until(f"{NAMES.export_requests} does not exist")
+            await broker.create([absent])
+            await requests.send(ExportRequest("b"), ANYONE)
+            await told.until(None)
+
+
+def test_a_replay_that_another_one_has_stopped_is_no_failure_of_the_broker() -> None:
+    watch = BrokerWatch(Mock(), NAMES, Told().tell, HttpMetrics(Instruments(), []))
+    watch.failed(NAMES.replays, ReplayTakenOver("another replay has begun"))
+    assert watch._failures == {}
 
 
 @pytest.mark.parametrize("number", [0, 1])

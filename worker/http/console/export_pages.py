@@ -19,6 +19,7 @@ from worker.http.access import ANYONE
 from worker.http.announcements import Announcements
 from worker.http.console.forms import Form, read_form
 from worker.http.console.pages import HEADERS, PageRenderer
+from worker.http.export_requests import ExportRequests
 from worker.http.exports import Exports
 from worker.http.parameters import caller_of, check_query, malformed
 from worker.http.problems import Problem
@@ -54,9 +55,16 @@ class ExportRow(NamedTuple):
 class ExportPages:
     """The page of the exports."""
 
-    def __init__(self, pages: PageRenderer, exports: Exports, announcements: Announcements) -> None:
+    def __init__(
+        self,
+        pages: PageRenderer,
+        exports: Exports,
+        requests: ExportRequests,
+        announcements: Announcements,
+    ) -> None:
         self._pages = pages
         self._exports = exports
+        self._requests = requests
         self._announcements = announcements
 
     async def get(self, request: Request) -> Response:
@@ -89,7 +97,7 @@ class ExportPages:
         """Ask for an export, wait for it a little, and show the list."""
         wanted = export_request(await read_form(request))
         await self._announcements.current()
-        await self._exports.request(wanted, caller_of(request))
+        await self._requests.send(wanted, caller_of(request))
         await self._announcements.ended(wanted.id, _WAIT_SECONDS)
         return RedirectResponse(f"/exports?{urlencode({'requested': wanted.id})}", 303, HEADERS)
 
