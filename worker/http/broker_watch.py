@@ -24,7 +24,7 @@ _LOOK_SECONDS: Final = 5.0
 _SLOW_SECONDS: Final = 15.0
 """How long the broker may take for an answer."""
 _LASTING_SECONDS: Final = 30.0
-"""How long a failed request counts if no other writes to its topic: a look misses some faults, such
+"""How long a failed request counts if no other takes its path: a look misses some faults, such
 as a missing right, and whoever sends nothing to an API that is not ready would never end it."""
 _SHOWN_SECONDS: Final = 600.0
 """How long a loss counts, so that somebody notices."""
@@ -51,21 +51,21 @@ class BrokerWatch:
         self._tell = tell
         self._known: str | None = None
         self._failures: dict[str, tuple[str, float]] = {}
-        """By topic that requests write to: the last error, and when it was."""
+        """By path of requests to the broker: the last error, and when it was."""
         self._unfollowed: dict[str, tuple[str, float | None]] = {}
         """By topic: why it could not be read, and since when it is read again."""
         self._metrics = metrics
         self._lost: dict[Partition, tuple[str, float]] = {}
         """By partition: its last loss, and when that was seen."""
 
-    def failed(self, topic: str, error: BuddyError) -> None:
-        """A request could not write to that topic."""
+    def failed(self, path: str, error: BuddyError) -> None:
+        """A request could not write: to that topic, or in a way of its own."""
         if isinstance(error, (*WAITED_OUT, StateError)) and not isinstance(error, ReplayTakenOver):
-            self._failures[topic] = str(error), _now()
+            self._failures[path] = str(error), _now()
 
-    def sent(self, topic: str) -> None:
-        """A request has written all that it had for that topic: earlier failures are over."""
-        self._failures.pop(topic, None)
+    def sent(self, path: str) -> None:
+        """A request has written all that it had on that path: earlier failures of it are over."""
+        self._failures.pop(path, None)
 
     def not_followed(self, topic: str, why: str) -> None:
         """That topic cannot be read, and is tried again: what is known of it is not current.

@@ -63,27 +63,33 @@ class RecordSender:
         headers = producer_of(request)
         limit = await self._limit(entity)
         topic = self._names.input(entity)
+        # Requests with a key need more of the broker: others may pass while they cannot.
+        path = topic if key is None else f"{topic} with a key"
         tally = SendTally(entity)
         async with AsyncExitStack() as stack:
             batches = await stack.enter_async_context(self._uploads.batches(request, entity, limit))
             keyed = watch = None
-            if key is not None:
-                keyed = await stack.enter_async_context(self._keyed.begin(key, entity))
-            if seconds:
-                earlier = None if keyed is None else keyed.sent_before
-                watch = await stack.enter_async_context(self._verdicts.watch(entity, earlier))
+            try:
+                if key is not None:
+                    keyed = await stack.enter_async_context(self._keyed.begin(key, entity))
+                if seconds:
+                    earlier = None if keyed is None else keyed.sent_before
+                    watch = await stack.enter_async_context(self._verdicts.watch(entity, earlier))
+            except BuddyError as error:
+                self._broker_watch.failed(path, error)
+                raise problem_of(error) from None
             sending = _Sending(self._broker, topic, tally, watch, keyed, headers)
             try:
                 async for batch in batches:
                     await sending.send(batch, self._keys[entity].read, limit)
                 sending.finish()
                 if tally.new:
-                    self._broker_watch.sent(topic)
+                    self._broker_watch.sent(path)
             except Problem as problem:
                 problem.members |= tally.members()
                 raise
             except BuddyError as error:
-                self._broker_watch.failed(topic, error)
+                self._broker_watch.failed(path, error)
                 raise problem_of(error, tally.members()) from None
             finally:
                 self._metrics.records(entity, tally.new, tally.refused_count)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx
 import pytest
@@ -250,6 +251,22 @@ async def test_a_batch_whose_outcome_is_unknown_is_not_sent_again(
     assert (report["sent"], report["repeated"]) == (2_500, 2_000)
     await sent_once(stage, ROWS)
     await listed_well(stage, report, ROWS)
+
+
+async def test_what_keeps_requests_with_a_key_alone_is_told_until_one_passes(
+    stage: Stage, another: Another, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = await another()
+    denied = BrokerUnavailable("cannot start the writer of the key: no right")
+    async with served(broker, stage.names) as http:
+        with monkeypatch.context() as patch:
+            patch.setattr(broker, "committer", AsyncMock(side_effect=denied))
+            answer = await http.client.post("/v1/records/users", content=b"{}", headers=KEYED)
+            assert problem(answer) == (503, "broker_unavailable")
+        await http.send("users", b"{}")
+        assert http.watch._recent_failure() == str(denied)
+        await http.send("users", b"{}", headers=KEYED)
+        assert http.watch._recent_failure() is None
 
 
 async def test_receipts_that_cannot_be_read_to_the_end_send_nothing(
