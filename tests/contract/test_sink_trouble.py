@@ -12,10 +12,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.contract.broker_kit import Another, DeleteTopic
-from tests.contract.helpers import PATIENCE, add_partitions, eventually
+from tests.contract.helpers import PATIENCE, add_partitions, damage_embedded, eventually
 from tests.contract.sink_kit import PARTITIONS, Sink, csv_rows, fill
 from tests.unit.rows_kit import user, uuid
 from worker.brokers.contract import Broker, Committer, Reader
+from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.core.topics import wanted
 from worker.errors import BrokerUnavailable, ConfigurationError, MessageRefused, StateLost
 from worker.sink import leader, service, upkeep
@@ -213,6 +214,18 @@ async def test_a_store_that_is_damaged_under_a_sink_is_rebuilt_and_the_export_is
             said = await sink.export("after", formats=("csv",))
     assert (said.counts or {})["users"] == 4
     assert [e["event"] for e in logs].count("sink_store_rebuilt") == 1
+
+
+@pytest.mark.parametrize("kind", ["embedded"])
+async def test_an_export_that_needs_damaged_progress_fails_and_names_it(sink: Sink) -> None:
+    await sink.send("users", 3)
+    await sink.judge(0, {"users": 3})
+    assert isinstance(sink.broker, EmbeddedBroker)
+    await damage_embedded(sink.broker, Partition(sink.names.progress, 0))
+    async with sink.running():
+        await sink.export_request("a", formats=("csv",))
+        said = await sink.answer("failed")
+    assert f"{sink.names.progress}/0 is damaged from offset 0" in (said.error or "")
 
 
 # --- refusals -------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import structlog
 from schemas import ENTITIES
 from worker.brokers.contract import Broker, Reader
 from worker.core.topics import Names
-from worker.errors import BrokerUnavailable, MissingTopic
+from worker.errors import BrokerUnavailable, DamagedLog, MissingTopic
 from worker.sink.awaited import Awaited, SavedPosition, read_saved_position
 from worker.stream import Message, OffsetRange, Partition
 
@@ -44,7 +44,8 @@ async def wait_until_judged(
     """Wait until all records now in the inputs are judged, open transactions included.
 
     Gives up after `patience` seconds in which no worker makes progress on them; `pending` then
-    tells what is left. Raises `MissingTopic`, `BrokerUnavailable`.
+    tells what is left. Raises `MissingTopic`, `BrokerUnavailable`, and `DamagedLog` if damage hides
+    what tasks have judged.
     """
     inputs = [names.input(entity) for entity in ENTITIES]
     # Identities come first: a checkpoint for a topic recreated after this must not count.
@@ -113,7 +114,7 @@ class _Latest:
     ) -> set[int]:
         """Read from `positions` to the ends; return the tasks with a checkpoint in between.
 
-        Raises BrokerUnavailable after 20 s without progress.
+        Raises DamagedLog, and BrokerUnavailable after 20 s without progress.
         """
         clock = asyncio.get_running_loop().time
         self.reader.assign(positions)
@@ -121,6 +122,9 @@ class _Latest:
         before, moved = dict(positions), clock()
         while left := [p for p, span in spans.items() if self.reader.position(p) < span.end]:
             found |= await self.take()
+            damaged = self.reader.damaged()
+            if line := next((damaged[p] for p in left if p in damaged), None):
+                raise DamagedLog(line)
             now = {partition: self.reader.position(partition) for partition in spans}
             if now != before:
                 before, moved = now, clock()

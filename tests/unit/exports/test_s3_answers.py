@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from struct import pack
 from threading import Thread
 
 import pytest
@@ -27,6 +29,8 @@ class Answers(ThreadingHTTPServer):
         self.answers = list(answers)
         self.requests = 0
         self.genuine = {CONTENT, b""}
+        self.resets = False
+        """Whether a connection that is cut is reset."""
 
 
 class Answering(BaseHTTPRequestHandler):
@@ -49,6 +53,10 @@ class Answering(BaseHTTPRequestHandler):
             self.wfile.write(body[:sent])
         if sent < len(body):
             self.close_connection = True
+            if server.resets:
+                self.wfile.flush()
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, pack("ii", 1, 0))
+                self.connection.close()
 
     def do_PUT(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -101,6 +109,19 @@ def test_an_answer_that_breaks_off_is_asked_for_again() -> None:
     assert told[0] is not None
     assert "no answer from the server (IncompleteReadError)" in told[0]
     assert told[-1] is None
+
+
+@pytest.mark.parametrize("status", [403, 404, 503])
+def test_an_error_that_breaks_off_is_asked_for_again(status: int) -> None:
+    """botocore reads the body of an error where it does not translate what urllib3 raises."""
+    told: list[str | None] = []
+    cut = (status, b"<Error><Code>NoSuchKey</Code></Error>", 9)
+    with bucket_behind(cut, cut, whole(200, CONTENT)) as (bucket, server):
+        server.resets = True
+        bucket.tell(told.append)
+        assert bucket.read("some/manifest.json") == CONTENT
+    assert told[0] is not None
+    assert "no answer from the server (ProtocolError)" in told[0]
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])

@@ -257,9 +257,13 @@ def _last_beat(path: Path) -> int | None:
 
 
 def _sweep(connection: sqlite3.Connection, directory: Path) -> None:
-    """Remove files without a row: their processes died between two steps."""
+    """Remove seats without a row: their processes died between two steps.
+
+    What is not named like a seat is somebody else's: the directory may be a link.
+    """
     known = {name for (name,) in connection.execute("SELECT name FROM members")}
     for path in directory.iterdir():
-        if path.name not in known and _last_beat(path) is None:
+        is_seat = _NAME.fullmatch(path.name) is not None
+        if is_seat and path.name not in known and _last_beat(path) is None:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()

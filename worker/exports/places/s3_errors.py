@@ -19,6 +19,7 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as NoConnection
 from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -30,9 +31,10 @@ class NotFromS3Error(BotoCoreError):
     fmt = "the answer is not that of an S3 server"
 
 
-S3Failure: TypeAlias = BotoCoreError | ClientError | ResponseParserError
-S3_FAILURES: Final = (BotoCoreError, ClientError, ResponseParserError)
-"""What a call of a client raises."""
+S3Failure: TypeAlias = BotoCoreError | ClientError | ResponseParserError | HTTPError
+S3_FAILURES: Final = (BotoCoreError, ClientError, ResponseParserError, HTTPError)
+"""What a call of a client raises. Where it reads the body of an error, botocore lets through what
+urllib3 raises (HTTPError)."""
 
 _SIGNS: Final = {
     "CompleteMultipartUpload": ("ETag",),
@@ -48,7 +50,7 @@ _SIGNS: Final = {
 that are like S3 may leave some out."""
 _BROKEN: Final = (
     NoConnection, HTTPClientError, IncompleteReadError, FlexibleChecksumError, ResponseParserError,
-    NotFromS3Error,
+    NotFromS3Error, HTTPError,
 )  # fmt: skip
 """No answer, or one that was changed on its way or is not the server's."""
 NO_SUCH_KEY: Final = "NoSuchKey"

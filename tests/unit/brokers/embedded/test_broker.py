@@ -216,14 +216,18 @@ async def test_a_topic_made_anew_between_placing_and_writing(
     assert await read_all(broker, "other") == []
 
 
-async def test_files_that_no_member_stands_for_are_removed(
+async def test_seats_that_no_member_stands_for_are_removed_and_nothing_else(
     tmp_path: Path, broker: EmbeddedBroker
 ) -> None:
     await broker.create([Topic("log", 1)])
-    (tmp_path / "broker" / "members").mkdir()
-    (tmp_path / "broker" / "members" / "left-behind").touch()
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    for name in ("notes.txt", "0" * 32):
+        (foreign / name).touch()
+    (tmp_path / "broker" / "members").symlink_to(foreign)
     member = await broker.join("group", "log")
-    assert len(list((tmp_path / "broker" / "members").iterdir())) == 1
+    assert member.seat is not None
+    assert {path.name for path in foreign.iterdir()} == {"notes.txt", member.seat.name}
     assert await member.assignment() == {0}
 
 
