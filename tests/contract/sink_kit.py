@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import csv
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from schemas import ENTITIES
 from tests.contract import broker_kit
@@ -35,6 +36,8 @@ from worker.sink.store.row_store import RowStore
 from worker.stream import Partition, ProducerRecord
 
 PARTITIONS = 2
+embedded_only = pytest.mark.parametrize("kind", ["embedded"])
+"""For what no broker has a part in."""
 
 
 class Sink:
@@ -211,3 +214,8 @@ async def begun(sink: Sink) -> None:
         return schedules <= set(await read_table(sink.broker, place))
 
     await eventually(ask, bool)
+
+
+def holds(expected: str) -> Callable[[list[str]], bool]:
+    """Whether one of the reasons begins like that."""
+    return lambda reasons: any(reason.startswith(expected) for reason in reasons)
