@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -29,25 +29,44 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     records: int = 200_000
     bytes: int = 256 * _MIB
 
-    def room(self, tasks: int) -> int:
-        """The bytes for the parked records of one task, however many tasks this worker runs.
+    def room(self, tasks: int, of: int = 1) -> int:
+        """The bytes for the parked records of `of` tasks, however many tasks this worker runs.
 
         `tasks` is the number of tasks of all workers.
         """
-        return max(1, self.bytes // tasks)
+        return max(1, self.bytes * of // tasks)
 
-    def batch(self, tasks: int) -> int:
-        """The bytes that one task reads before it judges, and that one decision settles."""
-        return max(_MIB, self.bytes // 4 // tasks)
+    def batch(self, tasks: int, of: int = 1) -> int:
+        """The bytes that `of` tasks read before they judge. One decision settles those of one."""
+        return max(_MIB, self.bytes // 4 * of // tasks)
 
 
-def crowded(parking: Parking, records: int, room: int) -> set[str]:
-    """The entities that pause because the task has too many of their records parked."""
+class ParkedLoad(NamedTuple):
+    """How many records of a level are parked, and how many bytes they take."""
+
+    records: int
+    bytes: int
+
+
+def loads(parking: Parking) -> list[ParkedLoad]:
+    """What a task has parked, by level."""
+    return [
+        ParkedLoad(sum(map(parking.count, level)), sum(map(parking.weight, level)))
+        for level, _ in _LEVELS
+    ]
+
+
+def total(tasks: Iterable[list[ParkedLoad]]) -> list[ParkedLoad]:
+    """What several tasks have parked, by level. There must be one at least."""
+    return [ParkedLoad(*map(sum, zip(*level, strict=True))) for level in zip(*tasks, strict=True)]
+
+
+def crowded(parked: Iterable[ParkedLoad], records: int, room: int) -> set[str]:
+    """The entities that pause because too many of their records are parked."""
     found: set[str] = set()
-    for level, part in _LEVELS:
-        count = sum(map(parking.count, level))
+    for (level, part), load in zip(_LEVELS, parked, strict=True):
         # Without a parked record, none will be released: however small the share, read one.
-        if count and (count >= records or sum(map(parking.weight, level)) >= room // part):
+        if load.records and (load.records >= records or load.bytes >= room // part):
             found.update(level)
     return found
 

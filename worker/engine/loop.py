@@ -7,6 +7,7 @@ one round of all tasks (`rounds`). Records that arrive during a commit belong to
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from itertools import groupby
@@ -18,7 +19,7 @@ import structlog
 from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.clock import Clock
-from worker.core.pressure import Limits, crowded, overfull
+from worker.core.pressure import Limits, crowded, loads, overfull, total
 from worker.core.round import TaskBatch
 from worker.core.task_settings import TaskSettings
 from worker.engine.elsewhere import Backlog, Elsewhere
@@ -320,14 +321,22 @@ class WorkLoop:
     def _paused(self, running: dict[int, TaskHandle]) -> set[Partition]:
         """The inputs to pause: memory stays bounded, and no input waits for itself.
 
-        `crowded` limits parked records, `overfull` the inboxes, in bytes and in messages.
+        `crowded` limits parked records, `overfull` the inboxes, in bytes and in messages. A task
+        may exceed its share by a record, but all tasks of the worker together may not.
         """
+        if not running:
+            return set()
         paused: set[Partition] = set()
-        tasks = self._settings.tasks
-        records, room = self._limits.records // max(1, len(running)), self._limits.room(tasks)
+        limits, tasks, many = self._limits, self._settings.tasks, len(running)
+        parked = {number: loads(handle.task.parking) for number, handle in running.items()}
+        inboxes = Counter[str]()
+        for handle in running.values():
+            inboxes.update({name: handle.inbox_bytes[name] for name in ENTITIES})
+        everywhere = crowded(total(parked.values()), limits.records, limits.room(tasks, many))
+        everywhere |= overfull(inboxes, limits.batch(tasks, many))
         for number, handle in running.items():
-            names = crowded(handle.task.parking, records, room)
-            names |= overfull(handle.inbox_bytes, self._limits.batch(tasks))
+            names = everywhere | crowded(parked[number], limits.records // many, limits.room(tasks))
+            names |= overfull(handle.inbox_bytes, limits.batch(tasks))
             names |= overfull({n: len(messages) for n, messages in handle.inbox.items()}, 2 * BATCH)
             paused |= {Partition(self._settings.names.input(name), number) for name in names}
         return paused

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -21,7 +21,7 @@ from worker.engine.index_updater import IndexUpdater
 from worker.engine.losses import Losses
 from worker.engine.task_handle import inputs
 from worker.engine.tasks import TaskManager
-from worker.errors import BuddyError, Fenced
+from worker.errors import BuddyError, DamagedLog, Fenced
 from worker.ops.health import Health, ServiceHealth
 from worker.ops.metrics import Metrics
 from worker.ops.skips import Skips
@@ -55,8 +55,10 @@ class WorkerReports(Losses):
         self._hindrances = SteadyHealth(health, clock.steady)
         self._failing: set[int] = set()
         """Tasks of rounds whose commit failed; cleared by the next successful commit."""
-        self._not_started: set[int] = set()
+        self._not_started: dict[int, BuddyError] = {}
         """Assigned tasks whose last take-over failed and that do not run yet."""
+        self._refused: dict[int, str] = {}
+        """Assigned tasks that cannot continue, since the broker refuses an outcome, and why."""
         self._steps = StepWatch(clock)
         self._inputs = OpenTransactions(clock.steady)
         self._followed = OpenTransactions(clock.steady)
@@ -96,6 +98,7 @@ class WorkerReports(Losses):
         self.metrics.batch(max(0, now - began) / 1000, read)
         for number, tally in tallies.items():
             self._done(number, tally)
+        self._keep_refused(self._refused.keys() - tallies.keys())
 
     def _done(self, number: int, tally: Tally) -> None:
         self.metrics.tally(tally, self._clock.wall())
@@ -139,13 +142,25 @@ class WorkerReports(Losses):
     def not_started(self, number: int, error: BuddyError) -> None:
         """Report that a take-over failed."""
         _log.warning("task_not_started", task=number, error=str(error))
-        self._not_started.add(number)
+        self._not_started[number] = error
         self.hindered("tasks", error)
 
     def refused(self, number: int | None, why: str | None) -> None:
         """Report a refused commit; `why` is set if the task cannot continue."""
         if why is not None:
             _log.error("commit_refused", task=number, error=why)
+            if number is not None:
+                self._refused[number] = why
+                self._keep_refused(self._refused.keys())
+
+    def _keep_refused(self, numbers: Collection[int]) -> None:
+        """Not ready while the broker refuses an outcome of these tasks, whatever others commit."""
+        self._refused = {n: why for n, why in self._refused.items() if n in numbers}
+        if self._refused:
+            why = next(iter(self._refused.values()))
+            self.health.hindered("refused outcomes", why, self._clock.steady())
+        else:
+            self.health.free("refused outcomes")
 
     def watch_clock(self, tasks: TaskManager) -> None:
         """Report if the wall clock was set."""
@@ -179,7 +194,8 @@ class WorkerReports(Losses):
         self._damage_looked_for = now
         self._skips.update(await broker.skipped(), now)
         damage = await broker.damage()
-        self.metrics.anomalies.log_damaged(len(damage))
+        state = {str(e) for e in self._not_started.values() if isinstance(e, DamagedLog)}
+        self.metrics.anomalies.log_damaged(len({*damage, *state}))
         if damage:
             self.health.hindered("log", damage[0], now)
         else:
@@ -202,7 +218,9 @@ class WorkerReports(Losses):
         self.metrics.tasks(len(tasks.assigned), len(tasks.running))
         self.health.tasks(len(tasks.assigned), len(tasks.running))
         self._failing &= tasks.assigned
-        self._not_started &= tasks.assigned - tasks.running.keys()
+        waiting = tasks.assigned - tasks.running.keys()
+        self._not_started = {n: error for n, error in self._not_started.items() if n in waiting}
+        self._keep_refused(tasks.assigned)
         if not self._failing and not self._not_started:
             self.free("tasks")
 

@@ -256,6 +256,8 @@ class Rounds:
         for message, (partition, offset) in zip(decision.outputs, coordinates, strict=True):
             if message.topic in self._state and (handle := started.tasks.get(partition)):
                 handle.note_written(message.topic, offset)
+                if message.topic == self._settings.names.progress:
+                    handle.checkpoint = message.value
         self._recent.locate(written, coordinates, self._topics)
         self._reports.committed(decision.tallies, started.began)
         for number, tally in decision.tallies.items():

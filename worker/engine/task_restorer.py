@@ -10,11 +10,14 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
 from worker.brokers.contract import Broker
 from worker.brokers.truncation import Read, truncated_at, truncated_partitions
 from worker.clock import Clock
 from worker.core.books import Books
 from worker.core.incidents import INTERNAL_SKIPPED, PROGRESS_LOST, UNREADABLE_INTERNAL
+from worker.core.internal import read_progress
 from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import OWNERS, PARKED, PROGRESS, RESERVATIONS, TASK_INPUTS, Names
@@ -39,6 +42,8 @@ class TaskRestorer:
         self._worker = f"{socket.gethostname()}/{os.getpid()}"
         """The name of this process in the books."""
         self._clock = clock
+        self._checkpoints: dict[int, bytes] = {}
+        """The last checkpoint that this worker has committed, of each task that it has dropped."""
         self.progress_truncated: set[Partition] = set()
         """Partitions of the progress topic that are known to have lost their last messages."""
         self.commit_refusals: Callable[[int], Mapping[tuple[str, int], int]] = lambda _number: {}
@@ -57,9 +62,16 @@ class TaskRestorer:
         """The topics of the tasks' state that are missing."""
         return self._identities.missing
 
+    def remember(self, number: int, handle: TaskHandle) -> None:
+        """Remember how far a task was that this worker drops, in case its topic loses that."""
+        if handle.checkpoint is not None:
+            self._checkpoints[number] = handle.checkpoint
+
     async def restore(self, number: int, earlier: Earlier) -> TaskHandle:
         """Restore a task from the log; `earlier` is what its owners partition says.
 
+        A task without a checkpoint in the log goes on from the one that this worker remembers.
+        Others may have gone on from there, as when the topic has lost its last messages.
         Fence all earlier owners first. Raises as `read_state`.
         """
         names = self._settings.names
@@ -84,6 +96,9 @@ class TaskRestorer:
         inputs = {name: Partition(names.input(name), number) for name in TASK_INPUTS}
         committed = await self._broker.committed(self._group, inputs.values())
         saved = await read_state(self._broker, self._settings, number, skipped, holes.update)
+        if saved.checkpoint is None and (value := self._checkpoints.get(number)) is not None:
+            known = read_progress(b"%d" % number, value, number)
+            saved = msgspec.structs.replace(saved, checkpoint=known)
         task.restore(saved, self._clock.now())
         # A hole stays in the log, so `books.found` lets each loss be reported only once.
         topic_ids = {name: f"{name} {state.get(name, '')}" for name in names.of_state()}

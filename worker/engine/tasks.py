@@ -126,7 +126,8 @@ class TaskManager:
             self._report_unwritten()
         for number in list(self._take_overs):
             await self._cancel(number)
-        for number in self.running:
+        for number, handle in self.running.items():
+            self._restorer.remember(number, handle)
             _log.info("task_dropped", task=number, why=why)
         self.running.clear()
         self.taken.clear()
@@ -168,7 +169,8 @@ class TaskManager:
         for number in numbers:
             if number in self._take_overs:
                 await self._cancel(number)
-            elif self.running.pop(number, None) is not None:
+            elif (handle := self.running.pop(number, None)) is not None:
+                self._restorer.remember(number, handle)
                 _log.info("task_dropped", task=number, why="revoked")
         self.taken.difference_update(numbers)
         if self.session is not None:

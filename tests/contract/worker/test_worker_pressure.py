@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from schemas import ENTITIES
 from tests.contract.worker_kit import Running, Stage, checkin, event, feedback
 from tests.unit.rows_kit import match, milestone, user
 from worker.engine import loop
@@ -20,6 +21,8 @@ FEW_BYTES = {"bytes": TASKS * MAX_PARKED * 2_500}
 USERS = 400
 MATCHES = 1_000
 NOBODY = 900_000
+
+OTHERS = [entity for entity in ENTITIES if entity not in ("users", "matches")]
 
 MOST = MAX_PARKED // TASKS + 2 * BATCH
 """Of matches, and of the others, in one task: below the limit a task takes what is in its inbox,
@@ -43,6 +46,10 @@ async def send_users_last(stage: Stage) -> None:
     rows = [match(10_000 + n, n % USERS, (n + 1) % USERS) for n in range(MATCHES)]
     await stage.send("matches", *rows)
     await stage.send("users", *(user(n) for n in range(USERS)))
+
+
+def inputs_of(stage: Stage, *entities: str) -> set[Partition]:
+    return {Partition(stage.names.input(name), q) for name in entities for q in range(TASKS)}
 
 
 def check_bounds(running: Running) -> None:
@@ -75,24 +82,8 @@ async def test_users_last_and_the_limit_reached_all_is_judged_in_the_end(
 async def test_what_is_paused_at_the_limit_and_what_is_not(stage: Stage) -> None:
     await send_users_last(stage)
     running = await stage.start(limits=LIMITS, held={"users"})
-    names = stage.names
-
-    def all_but_users_paused() -> bool:
-        return running.paused == {
-            Partition(names.input(entity), q)
-            for q in range(TASKS)
-            for entity in (
-                "matches",
-                "events",
-                "event_attendance",
-                "skill_sessions",
-                "checkins",
-                "feedback",
-                "milestones",
-            )
-        }
-
-    await stage.until(all_but_users_paused, "everything is paused but the users")
+    rest = inputs_of(stage, "matches", *OTHERS)
+    await stage.until(lambda: running.paused == rest, "everything is paused but the users")
     lag = sum(
         end - running.loop._reader.position(place)
         for place, (_, end, _) in (await stage.broker.spans(running.paused)).items()
@@ -102,6 +93,22 @@ async def test_what_is_paused_at_the_limit_and_what_is_not(stage: Stage) -> None
     running.held.clear()
     await all_is_judged(stage)
     check_bounds(running)
+    await stage.books_balance()
+
+
+async def test_a_record_larger_than_the_share_of_its_task_pauses_the_other_tasks(
+    stage: Stage,
+) -> None:
+    running = await stage.started(limits={"bytes": 1}, grace=3_600_000)
+    await stage.send("milestones", milestone(1, 1))
+    others = inputs_of(stage, *OTHERS)
+    await stage.until(lambda: running.parked() == 1, "it is parked")
+    await stage.until(lambda: running.paused == others, "the others pause in all tasks")
+    await stage.send("milestones", *(milestone(1 + n, n) for n in range(1, 20)))
+    await stage.send("users", *(user(n) for n in range(20)))
+    await stage.judged()
+    assert stage.verdicts(stage.outcomes) == {"accepted": len(stage.outcomes)}
+    await stage.until(lambda: not running.paused, "nothing pauses")
     await stage.books_balance()
 
 

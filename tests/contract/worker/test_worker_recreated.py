@@ -192,6 +192,29 @@ async def test_what_running_tasks_know_is_written_again(
     await stage.books_balance()
 
 
+@pytest.mark.parametrize("kind", ["embedded"])  # a commit on Kafka fails after ten seconds
+async def test_progress_that_is_missing_until_tasks_are_dropped_is_known_all_the_same(
+    stage: Stage, broker: Broker, remove: DeleteTopic
+) -> None:
+    worker, parked = await with_parked(stage)
+    with capture_logs() as logs:
+        await remove(stage.names.progress)
+        places = await stage.send("users", user(501))
+
+        def none_runs() -> bool:
+            return any(e["event"] == "commit_failed" for e in logs) and not worker.tasks
+
+        await stage.until(none_runs, "the tasks are dropped")
+        made = wanted(stage.names, TASKS, LIMIT)
+        await broker.create([made[stage.names.progress]])
+        await stage.judged(places)
+        await another_accepts(stage, worker, parked)
+    said = [entry["event"] for entry in logs]
+    assert not {"parked_lost", "progress_lost", "internal_truncated"} & {*said}
+    assert said.count("internal_recreated") == TASKS
+    await stage.books_balance()
+
+
 async def test_what_is_removed_under_running_tasks_is_written_again(
     stage: Stage, empty: Expire
 ) -> None:

@@ -27,7 +27,6 @@ from worker.stream import Partition, ProducerRecord
 
 MIB = 1024 * 1024
 KNOWN_EVERY = 10
-TASKS = 4
 _STEP_BYTES = 16 * MIB
 _STEP_RECORDS = 5_000
 
@@ -41,6 +40,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     max_parked_mib: int = 256
     grace: float = 30.0
     patience: float = 3_600.0
+    partitions: int = 4
     kafka: str | None = None
     """The address of a Kafka, whose topics pack what they hold; else the embedded broker."""
 
@@ -59,8 +59,10 @@ async def play(plan: Plan, directory: Path, say: bool = False) -> Report:
     """Carry out a run. Fails when the worker dies, or does not end in time."""
     address = None if plan.kafka is None else f"kafka://{plan.kafka}"
     grace, most = plan.grace, plan.max_parked_mib
-    buddy = Buddy(directory, address, grace_seconds=grace, max_parked_mib=most, partitions=TASKS)
-    buddy.create_topics(TASKS)
+    buddy = Buddy(
+        directory, address, grace_seconds=grace, max_parked_mib=most, partitions=plan.partitions
+    )
+    buddy.create_topics(plan.partitions)
     async with broker_of(buddy) as broker:
         await _send(broker, buddy.names, plan)
         worker = buddy.start("worker", before=lambda: _limit(plan.limit))
@@ -106,7 +108,7 @@ async def _watch(
     most = 0
     while True:
         assert worker.process.poll() is None, f"it died ({worker.process.poll()}): {worker}"
-        counts = await _counts(broker, names)
+        counts = await _counts(broker, names, plan.partitions)
         most = max(most, counts.parked)
         seconds = time.monotonic() - began
         if say:
@@ -120,10 +122,10 @@ async def _watch(
         await asyncio.sleep(5.0 if say else 0.1)
 
 
-async def _counts(broker: Broker, names: Names) -> Counts:
+async def _counts(broker: Broker, names: Names, partitions: int) -> Counts:
     """What the tasks' books say of all entities together."""
     found = [0, 0, 0, 0, 0]
-    for number in range(TASKS):
+    for number in range(partitions):
         for key, value in (await read_table(broker, Partition(names.progress, number))).items():
             progress = read_progress(key, value, number)
             assert progress is not None

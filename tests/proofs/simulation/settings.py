@@ -21,8 +21,8 @@ class SmallLimits(Limits, frozen=True, kw_only=True):
 
     decision: int
 
-    def batch(self, tasks: int) -> int:
-        """As a decision is limited, so is a batch."""
+    def batch(self, tasks: int, of: int = 1) -> int:
+        """As a decision is limited, so is a batch, also that of all tasks of a worker."""
         return self.decision
 
 

@@ -10,7 +10,7 @@ from tests.unit.core_kit import GRACE, Decision, World, good, owned, to_json, ui
 from worker.core.decode import Decoded
 from worker.core.outbox import Tally
 from worker.core.parked import PARKED_BYTES
-from worker.core.pressure import Limits, crowded, overfull, weight
+from worker.core.pressure import Limits, crowded, loads, overfull, total, weight
 from worker.stream import Message
 
 MIB = 1024 * 1024
@@ -31,17 +31,17 @@ def narrow(world: World, size: int) -> None:
 def test_each_level_pauses_for_itself_alone() -> None:
     world = World(partitions=2)
     parking = world.tasks[0].parking
-    assert crowded(parking, 0, 0) == set(), "or nothing would ever be read"
+    assert crowded(loads(parking), 0, 0) == set(), "or nothing would ever be read"
     world.send("milestones", good("milestones", 1), partition=0)
     world.round()
-    assert crowded(parking, 1, PLENTY) == OTHERS
-    assert crowded(parking, 2, PLENTY) == set()
+    assert crowded(loads(parking), 1, PLENTY) == OTHERS
+    assert crowded(loads(parking), 2, PLENTY) == set()
     world.send("matches", good("matches", 1), partition=0)
     world.round()
-    assert crowded(parking, 1, PLENTY) == OTHERS | {"matches"}
+    assert crowded(loads(parking), 1, PLENTY) == OTHERS | {"matches"}
     world.send("users", good("users", 5, email=owned(1, 2)), partition=0)
     world.round(only=[0])
-    assert crowded(parking, 1, PLENTY) == set(ENTITIES)
+    assert crowded(loads(parking), 1, PLENTY) == set(ENTITIES)
 
 
 def test_the_rest_has_half_of_the_room_and_users_and_matches_a_quarter_each() -> None:
@@ -53,8 +53,21 @@ def test_the_rest_has_half_of_the_room_and_users_and_matches_a_quarter_each() ->
     parking = world.tasks[0].parking
     for level, part in ((OTHERS, 2), ({"matches"}, 4), ({"users"}, 4)):
         room = sum(map(parking.weight, level)) * part
-        assert level <= crowded(parking, PLENTY, room)
-        assert not level & crowded(parking, PLENTY, room + part)
+        assert level <= crowded(loads(parking), PLENTY, room)
+        assert not level & crowded(loads(parking), PLENTY, room + part)
+
+
+def test_tasks_that_exceed_their_shares_pause_together() -> None:
+    world = World(partitions=2)
+    for partition in (0, 1):
+        world.send("milestones", bulky(1 + partition), partition=partition)
+    world.round()
+    parked = [loads(task.parking) for task in world.tasks]
+    alone = 2 * parked[0][2].bytes
+    assert crowded(total(parked[:1]), PLENTY, alone + 2) == set()
+    assert crowded(total(parked), PLENTY, alone + 2) == OTHERS
+    assert crowded(total(parked), 2, PLENTY) == OTHERS
+    assert crowded(total(parked), 3, PLENTY) == set()
 
 
 def test_an_inbox_is_full_by_level_and_claims_by_themselves() -> None:
@@ -171,6 +184,8 @@ def test_shares_are_of_all_tasks_and_a_batch_is_a_mib_at_least() -> None:
     limits = Limits(bytes=256 * MIB)
     assert [limits.room(tasks) for tasks in (1, 4, 256)] == [256 * MIB, 64 * MIB, MIB]
     assert [limits.batch(tasks) for tasks in (1, 4, 256)] == [64 * MIB, 16 * MIB, MIB]
+    assert [limits.room(600, of) for of in (1, 300, 600)] == [447_392, 128 * MIB, 256 * MIB]
+    assert [limits.batch(600, of) for of in (1, 300, 600)] == [MIB, 32 * MIB, 64 * MIB]
 
 
 def test_a_message_weighs_what_it_would_parked() -> None:

@@ -17,7 +17,7 @@ from worker.core.reading import Missed
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import Names
 from worker.engine.reports import WorkerReports
-from worker.errors import BrokerUnavailable, Fenced
+from worker.errors import BrokerUnavailable, DamagedLog, Fenced
 from worker.ops.health import Health
 from worker.ops.metrics import Metrics
 from worker.stream import OffsetRange, Partition
@@ -136,6 +136,48 @@ async def test_what_hinders_the_logs_upkeep_is_told_until_it_is_over(
     clock.advance(5_000)
     await reports.look_for_damage(cast("Broker", broker))
     assert reasons(reports, clock) == []
+
+
+def test_a_task_whose_outcome_is_refused_is_told_whatever_others_commit(
+    reports: WorkerReports, clock: SettableClock
+) -> None:
+    reports.refused(1, "too large for buddy.rejected.users")
+    for _ in range(9):
+        reports.committed({0: Tally()}, clock.steady())
+        reports.tasks(tasks(0, 1, running=[0]))
+        clock.advance(5_000)
+    assert reasons(reports, clock) == [
+        "worker: 1 of 2 assigned tasks are running",
+        "worker: refused outcomes: too large for buddy.rejected.users (for 45 s)",
+    ]
+    reports.committed({0: Tally(), 1: Tally()}, clock.steady())
+    reports.tasks(tasks(0, 1))
+    assert reasons(reports, clock) == []
+    reports.refused(1, "too large again")
+    reports.tasks(tasks(0))
+    assert reasons(reports, clock) == [], "another worker has it now"
+
+
+async def test_damaged_state_of_a_task_counts_until_it_starts(
+    reports: WorkerReports, clock: SettableClock
+) -> None:
+    line = "buddy.internal.parked/1 is damaged from offset 7"
+
+    async def counted(*known: str) -> float | None:
+        broker = Mock(damage=AsyncMock(return_value=[*known]), skipped=AsyncMock(return_value={}))
+        broker.hindrance.return_value = None
+        clock.advance(5_000)
+        await reports.look_for_damage(cast("Broker", broker))
+        return reports.metrics.registry.get_sample_value("buddy_log_damaged_places")
+
+    reports.not_started(1, DamagedLog(line))
+    reports.tasks(tasks(0, 1, running=[0]))
+    assert [await counted(), await counted(line), await counted("another")] == [1, 1, 2]
+    reports.not_started(1, REFUSED)
+    assert await counted() == 0
+    reports.not_started(1, DamagedLog(line))
+    reports.tasks(tasks(0, 1))
+    assert await counted() == 0
 
 
 def test_a_refused_round_is_an_error_only_where_it_cannot_go_on(reports: WorkerReports) -> None:
