@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from worker.brokers.contract import Broker
-from worker.cli.settings import KafkaSettings, Settings, secret
+from worker.cli.settings import KafkaSettings, Settings, secret, without_logins
 from worker.errors import ConfigurationError, StateError
 from worker.private import DIRECTORY_MODE, check_link
 
@@ -75,4 +75,4 @@ def _security(settings: KafkaSettings, environment: Mapping[str, str]) -> KafkaS
     try:
         return msgspec.convert(given, KafkaSecurity)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"[kafka]: {error}") from None
+        raise ConfigurationError(f"[kafka]: {without_logins(str(error))}") from None

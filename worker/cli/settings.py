@@ -34,6 +34,8 @@ from worker.small_files import read_small
 
 DEFAULT_FILE: Final = "buddy.toml"
 _MASK: Final = "***"
+_LOGIN: Final = re.compile(r"(?<=://)\S*(?=@)")
+"""Matches the login in a URL, also in a setting that takes no URL."""
 
 Level = Literal["debug", "info", "warning", "error"]
 Seconds = Annotated[float, Meta(ge=0, le=365 * 24 * 3600)]
@@ -260,11 +262,21 @@ def _check(merged: dict[str, Any], source: str) -> Settings:
         ) from None
     except msgspec.ValidationError as error:
         text = str(error).replace(" - at `$.", ": `").replace("Object contains", "contains")
+        text = without_logins(text)
         raise ConfigurationError(f"{source}: {text}; see deploy/buddy.example.toml") from None
 
 
 def shown(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]:
-    """The settings as `buddy config` prints them. Secrets are masked."""
-    plain: dict[str, Any] = msgspec.to_builtins(settings)
+    """The settings as `buddy config` prints them. Secrets are masked, also logins in URLs."""
+    plain: dict[str, Any] = without_logins(msgspec.to_builtins(settings))
     set_here = [name for name in sorted(SECRETS) if environment.get(name)]
     return {**plain, "secrets": dict.fromkeys(set_here, _MASK)}
+
+
+def without_logins(value: Any) -> Any:
+    """The value, with the login masked in each URL in it."""
+    if isinstance(value, dict):
+        return {name: without_logins(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_logins(item) for item in value]
+    return _LOGIN.sub(_MASK, value) if isinstance(value, str) else value

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.files_kit import improper
-from worker.cli.settings import environment_names, load, secret, unknown_variables
+from worker.cli.connect_broker import connect
+from worker.cli.settings import environment_names, load, secret, shown, unknown_variables
 from worker.errors import ConfigurationError
 
 SECRET = "tr0ub4dor"
@@ -66,6 +67,27 @@ def test_a_login_in_a_url_is_refused_and_not_repeated(key: str, value: str, tmp_
         assert ("password_file" in line or "secret_access_key_file" in line) == (
             name in ("broker", "exports", "endpoint") and "@" in value
         )
+
+
+@pytest.mark.parametrize(
+    "key", ["kafka.sasl_mechanism", "kafka.username", "s3.region", "program_name"]
+)
+def test_a_login_in_a_setting_that_takes_no_url_is_masked(key: str) -> None:
+    variable = f"BUDDY_{key.replace('.', '_').upper()}"
+    settings = load(None, {variable: f"kafka://{LOGIN}host:9092"}, {})
+    printed = str(shown(settings, {}))
+    assert "kafka://***@host:9092" in printed
+    assert SECRET not in printed
+
+
+def test_no_error_repeats_a_login_that_is_no_such_word() -> None:
+    url = f"kafka://{LOGIN}host"
+    assert SECRET not in refusal(None, {"BUDDY_LOG_LEVEL": url}, {})
+    settings = load(None, {"BUDDY_BROKER": "kafka://h", "BUDDY_KAFKA_SASL_MECHANISM": url}, {})
+    with pytest.raises(ConfigurationError) as raised:
+        connect(settings, {})
+    assert "`$.sasl_mechanism`" in str(raised.value)
+    assert SECRET not in str(raised.value)
 
 
 def refusal(file: str | None, environment: dict[str, str], options: dict[str, str]) -> str:
