@@ -39,6 +39,7 @@ from worker.http.broker_watch import BrokerWatch
 from worker.http.health import HealthSource, OwnHealth, ServicesHealth
 from worker.http.metrics import HttpMetrics
 from worker.http.operations import NAMES
+from worker.http.place_watch import PlaceWatch
 from worker.http.server import serve_http
 from worker.ops.instruments import Instruments
 from worker.status.whole import WholeStatus
@@ -101,7 +102,11 @@ def serve_command(context: Context, descriptor: int | None, health: str | None) 
                     stop,
                 )
                 async with api(parts, api_settings) as app:
-                    services = [serve_http(app, listening, stop), watch.run(stop)]
+                    services = [
+                        serve_http(app, listening, stop),
+                        watch.run(stop),
+                        PlaceWatch(place, watch).run(stop),
+                    ]
                     if told.desk is not None:
                         desk = StandInDesk(
                             broker,

@@ -53,7 +53,7 @@ class BrokerWatch:
         self._failures: dict[str, tuple[str, float]] = {}
         """By path of requests to the broker: the last error, and when it was."""
         self._unfollowed: dict[str, tuple[str, float | None]] = {}
-        """By topic: why it could not be read, and since when it is read again."""
+        """By topic, or `exports`: why it could not be read, and since when it is read again."""
         self._metrics = metrics
         self._lost: dict[Partition, tuple[str, float]] = {}
         """By partition: its last loss, and when that was seen."""
@@ -67,21 +67,18 @@ class BrokerWatch:
         """A request has written all that it had on that path: earlier failures of it are over."""
         self._failures.pop(path, None)
 
-    def not_followed(self, topic: str, why: str) -> None:
-        """That topic cannot be read, and is tried again: what is known of it is not current.
+    def not_followed(self, what: str, why: str) -> None:
+        """That topic, or `exports`, cannot be read and is tried again. `why` is one line."""
+        self._unfollowed[what] = why, None
 
-        `why` is one line.
-        """
-        self._unfollowed[topic] = why, None
-
-    def followed(self, topic: str) -> None:
-        """That topic was read; an earlier failure is over after five seconds of it."""
-        if topic in self._unfollowed:
-            line, since = self._unfollowed[topic]
+    def followed(self, what: str) -> None:
+        """That topic, or `exports`, was read; an earlier failure is over after five seconds."""
+        if what in self._unfollowed:
+            line, since = self._unfollowed[what]
             since = _now() if since is None else since
-            self._unfollowed[topic] = line, since
+            self._unfollowed[what] = line, since
             if _now() - since >= STEADY_MS / 1000:
-                del self._unfollowed[topic]
+                del self._unfollowed[what]
 
     def lost(self, partition: Partition, count: int, *, is_new: bool) -> None:
         """Offsets of a followed topic were removed, or skipped as damaged, before they were read.

@@ -50,8 +50,8 @@ class HeardWatch(BrokerWatch):
         self.registry = make.registry
         self._news = asyncio.Event()
 
-    def not_followed(self, topic: str, why: str) -> None:
-        super().not_followed(topic, why)
+    def not_followed(self, what: str, why: str) -> None:
+        super().not_followed(what, why)
         self._news.set()
 
     def followed(self, topic: str) -> None:

@@ -405,6 +405,6 @@ class DirectoryPlace:
             self._seen = found
         if found != self._seen:
             raise StateError(
-                f"{self._root} was replaced or unmounted while in use: restart the sink if that is"
-                " right"
+                f"{self._root} was replaced or unmounted while in use: restart the service if"
+                " that is right"
             )
