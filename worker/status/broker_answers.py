@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -38,7 +40,7 @@ class TaskCheckpoint(msgspec.Struct, frozen=True):
         return self.checkpoint.has_books or self.committed is None
 
 
-class BrokerAnswers(msgspec.Struct, frozen=True, kw_only=True):
+class BrokerAnswers(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """All answers of the broker."""
 
     names: Names
@@ -64,9 +66,19 @@ class BrokerAnswers(msgspec.Struct, frozen=True, kw_only=True):
     """Damaged offsets that an operator had skipped."""
     grace_ms: int = 0
 
+    @cached_property
     def owners(self) -> dict[int, str]:
         """By task, the worker to which the group assigns it."""
         return {number: member.name for member in self.workers for number in member.numbers}
+
+    @cached_property
+    def parked(self) -> Mapping[tuple[str | None, str], int]:
+        """How many records are parked, by worker and entity; None for tasks without a worker."""
+        found = Counter[tuple[str | None, str]]()
+        for number, task in self.tasks.items():
+            for entity, counts in task.checkpoint.counts.items():
+                found[self.owners.get(number), entity] += counts.parked
+        return found
 
 
 def latest_checkpoint(messages: Iterable[Message]) -> TaskCheckpoint:

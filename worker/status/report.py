@@ -78,7 +78,7 @@ class Report(msgspec.Struct, frozen=True):
 
 def report(answers: BrokerAnswers, lags: Mapping[Partition, int]) -> Report:
     """The report. `lags` is how much of each input is still to be read."""
-    owners = answers.owners()
+    owners = answers.owners
     checkpoints = [task.checkpoint for task in answers.tasks.values()]
     stamps = [checkpoint.oldest for checkpoint in checkpoints if checkpoint.oldest]
     incidents: Counter[str] = Counter()

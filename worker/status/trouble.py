@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from schemas import ENTITIES
 from worker.status.broker_answers import BrokerAnswers
 from worker.stream import Partition
 
@@ -56,7 +57,7 @@ def stalled(
         for partition in waiting
         if answers.at - _still_since(answers, partition) >= _patience(answers, partition)
     }
-    owners = answers.owners()
+    owners = answers.owners
     turns: dict[str | None, int] = {}
     """By worker, the first level of inputs that has a backlog and is being read."""
     for partition, since in waiting.items():
@@ -102,8 +103,8 @@ def _not_reduced(answers: BrokerAnswers, stalled: Mapping[Partition, int]) -> st
         why = "nothing was committed meanwhile: look at the workers' log"
     elif parked := _parked_beside(answers, partition):
         why = (
-            f"{parked} records of its kind are parked: the input may be paused until they have"
-            " verdicts, see 'Back-pressure' in docs/operations/running.md"
+            f"{parked} records of its kind are parked in this worker: the input may be paused"
+            " until they have verdicts, see 'Back-pressure' in docs/operations/running.md"
         )
     else:
         why = "its position has not moved, though the task commits: look at the workers' log"
@@ -130,14 +131,15 @@ def _still_since(answers: BrokerAnswers, partition: Partition) -> int:
 
 
 def _parked_beside(answers: BrokerAnswers, partition: Partition) -> int:
-    """How many parked records share the room for parked records of this input."""
-    counts = answers.tasks[partition.number].checkpoint.counts
-    inputs = {entity: Partition(answers.names.input(entity), partition.number) for entity in counts}
-    level = _level(answers, partition)
-    return sum(c.parked for e, c in counts.items() if _level(answers, inputs[e]) == level)
+    """How many parked records share the room of this input: those of all tasks of its worker."""
+    owner, level = answers.owners.get(partition.number), _level(answers, partition)
+    return sum(answers.parked.get((owner, e), 0) for e in ENTITIES if _level_of(e) == level)
 
 
 def _level(answers: BrokerAnswers, partition: Partition) -> int:
-    """The level of an input: 0 for users, 1 for matches, 2 for the rest, which are read last."""
-    entity = answers.names.entity_of(partition.topic)
+    return _level_of(answers.names.entity_of(partition.topic))
+
+
+def _level_of(entity: str) -> int:
+    """The level of an entity: 0 for users, 1 for matches, 2 for the rest, which are read last."""
     return _FIRST.index(entity) if entity in _FIRST else len(_FIRST)
