@@ -66,6 +66,7 @@ class Wire:
         self.bootstrap = bootstrap
         self._security = security
         self.client_id = client_id
+        self._was_reached = False
         self._knocking = asyncio.Lock()
         self._knocked = 0.0
         self._refusal: str | None = None
@@ -87,6 +88,7 @@ class Wire:
                     raise ConfigurationError(f"Kafka at {host}:{port} {refusal}") from error
                 last = self._guess(error)
             else:
+                self._was_reached = True
                 return
         raise BrokerUnavailable(
             f"Kafka at {self.bootstrap} cannot be reached: {explain(last)};"
@@ -134,6 +136,8 @@ class Wire:
                 refusal = _refusal(error)
                 if refusal is not None:
                     return f"Kafka at {host}:{port} {refusal}"
+            except BuddyError as error:  # a file of a certificate
+                return str(error)
             else:
                 return None
         return None
@@ -148,7 +152,7 @@ class Wire:
         return [(host, port) for host, port, _family in found]
 
     async def _knock(self, host: str, port: int) -> None:
-        arguments = {"sasl_mechanism": None, **self._security.client_arguments()}
+        arguments = {"sasl_mechanism": None, **self._arguments()}
         connection = await create_conn(
             host,
             port,
@@ -161,6 +165,18 @@ class Wire:
             await connection.send(MetadataRequest([]))
         finally:
             await connection.close()
+
+    def _arguments(self) -> dict[str, Any]:
+        """What every client takes. An unusable certificate is an outage once a login succeeded.
+
+        Each new client reads the files again, and somebody may be renewing them.
+        """
+        try:
+            return self._security.client_arguments()
+        except ConfigurationError as error:
+            if self._was_reached:
+                raise BrokerUnavailable(str(error)) from None
+            raise
 
     def _guess(self, error: BaseException) -> BaseException:
         """A likely cause of a broken connection, where the error names none."""
@@ -180,7 +196,7 @@ class Wire:
             bootstrap_servers=self.bootstrap,
             client_id=self.client_id,
             request_timeout_ms=REQUEST_MILLISECONDS,
-            **self._security.client_arguments(),
+            **self._arguments(),
         )
 
     def producer(self, **settings: Any) -> Any:
@@ -194,7 +210,7 @@ class Wire:
             compression_type=COMPRESSION,
             max_batch_size=BATCH_CEILING,
             max_request_size=BATCH_CEILING,
-            **self._security.client_arguments(),
+            **self._arguments(),
             **settings,
         )
 
@@ -206,7 +222,7 @@ class Wire:
             bootstrap_servers=self.bootstrap,
             client_id=self.client_id,
             enable_auto_commit=False,
-            **self._security.client_arguments(),
+            **self._arguments(),
             **settings,
         )
 

@@ -1,4 +1,4 @@
-"""Clients that do not start: nothing of them stays open."""
+"""Clients that do not start: nothing of them stays open, and a service waits for certificates."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import asyncio
 import struct
 import warnings
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 
 from worker.brokers.kafka.errors import Attempt, describing
 from worker.brokers.kafka.security import KafkaSecurity
 from worker.brokers.kafka.wire import Lasting, Wire
+from worker.errors import BrokerUnavailable, ConfigurationError
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -82,3 +85,24 @@ async def test_a_start_that_is_given_up_closes_its_connection(
         assert work.cancelled()
         await broker.closed.wait()
     assert [str(each.message) for each in said] == []
+
+
+async def test_a_certificate_that_becomes_unusable_is_an_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each new client reads the files, also in the middle of their renewal."""
+    file = tmp_path / "ca.pem"
+    file.write_text("garbage")
+    wire = Wire("127.0.0.1:1", KafkaSecurity(security_protocol="SSL", ca_file=str(file)), "buddy")
+    unusable = f"kafka security: ca_file {file} cannot be used"
+    with pytest.raises(ConfigurationError, match=unusable):
+        await wire.probe()
+    with monkeypatch.context() as reached:
+        reached.setattr(wire, "_knock", AsyncMock())
+        await wire.probe()
+    for make in (wire.admin, wire.producer, wire.consumer):
+        with pytest.raises(BrokerUnavailable, match=unusable):
+            make()
+    told = await wire.failure(ATTEMPT, ConnectionError("closed"))
+    assert isinstance(told, BrokerUnavailable)
+    assert str(told).startswith(f"cannot {ATTEMPT.words}: {unusable}")
