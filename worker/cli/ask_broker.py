@@ -137,20 +137,22 @@ async def first_unread(
 async def _next(
     broker: Broker, positions: Mapping[Partition, int], spans: Mapping[Partition, OffsetRange]
 ) -> tuple[dict[Partition, Message], set[Partition]]:
-    """The next message of each partition, and the unread partitions that gave none for 2 s."""
+    """The next message of each partition; also those left unread when none came for 2 s."""
     found: dict[Partition, Message] = {}
     left = set(positions)
     if not left:
         return found, left
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + _NEXT_SECONDS
+    moved = loop.time()
     reader = broker.reader()
     reader.assign(positions)
     try:
-        while left and loop.time() < deadline:
+        while left and loop.time() < moved + _NEXT_SECONDS:
             for message in await reader.read(1_000, 0.1, positions.keys() - left):
                 found.setdefault(Partition(message.topic, message.partition), message)
-            left = {p for p in left - found.keys() if reader.position(p) < spans[p].end}
+            still = {p for p in left - found.keys() if reader.position(p) < spans[p].end}
+            if still != left:
+                left, moved = still, loop.time()
     finally:
         await reader.close()
     return found, left
