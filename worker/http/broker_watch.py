@@ -81,7 +81,7 @@ class BrokerWatch:
                 del self._unfollowed[what]
 
     def lost(self, partition: Partition, count: int, *, is_new: bool) -> None:
-        """Offsets of a followed topic were removed, or skipped as damaged, before they were read.
+        """Offsets of a followed topic are lost: removed, skipped, or of an earlier topic.
 
         If the loss is not new, it does not affect readiness.
         """
@@ -89,9 +89,9 @@ class BrokerWatch:
         self._metrics.lost(count)
         if is_new or topic in self._unfollowed:
             line = (
-                f"{count} offsets of {topic}/{number} were removed, or damaged and skipped, before"
-                " they were read: see receipts_lost and announcements_lost in"
-                " docs/operations/troubleshooting.md"
+                f"{count} offsets of {topic}/{number} are lost: removed, damaged and skipped, or"
+                " gone with an earlier topic of this name: see receipts_lost and"
+                " announcements_lost in docs/operations/troubleshooting.md"
             )
             self._lost[partition] = line, _now()
 

@@ -9,13 +9,16 @@ from typing import Final
 
 from worker.brokers.contract import Broker, Reader
 from worker.clock import Clock
-from worker.errors import BuddyError, MissingTopic
+from worker.errors import BrokerUnavailable, BuddyError, MissingTopic
 from worker.http.broker_watch import BrokerWatch
+from worker.index.freshness import is_another
 from worker.stream import Message, OffsetRange, Partition
 from worker.waiting import Backoff
 
 _READ: Final = 1_000
 _POLL_SECONDS: Final = 0.5
+_IDENTITY_MS: Final = 5_000
+"""How often the topic's identity is compared: it may be deleted and created anew."""
 
 
 class TopicFollower:
@@ -23,7 +26,8 @@ class TopicFollower:
 
     After each read it notifies `news`, which it holds meanwhile. `failed` is called with an error
     before it is waited out, for so many seconds, `lost` with the number of offsets of a partition
-    that were removed or skipped before they were read. `watch` hears of all that, and of reads.
+    that were removed or skipped before they were read, or have been read and are gone. `watch`
+    hears of all that, and of reads. A topic that was created anew is read from its start.
     """
 
     def __init__(
@@ -44,8 +48,12 @@ class TopicFollower:
         self._failed = failed
         self._watch = watch
         self._lost = lost
-        self._backoff = Backoff(Clock().steady, longest=10.0)
+        self._clock = Clock().steady
+        self._backoff = Backoff(self._clock, longest=10.0)
         self._positions: dict[Partition, int] = {}
+        self._identity: str | None = None
+        self._compared = 0
+        """When the identity was last compared."""
 
     async def run(self) -> None:
         """Follow until cancelled. Goes on where it was after an error."""
@@ -64,9 +72,13 @@ class TopicFollower:
     async def reach(self) -> None:
         """Wait until everything is taken that is in the topic now, open transactions included.
 
-        Raises MissingTopic, BrokerUnavailable.
+        Raises MissingTopic, and BrokerUnavailable, also if the topic has lost what was read.
         """
         ends = {p: span.end for p, span in (await self._spans(uncommitted=True)).items()}
+
+        if any(self._positions.get(p, 0) > end for p, end in ends.items()):
+            self._compared -= _IDENTITY_MS
+            raise BrokerUnavailable(f"topic {self.topic} has lost messages: it is read again")
 
         def is_there() -> bool:
             return all(self._positions.get(p, -1) >= end for p, end in ends.items())
@@ -75,12 +87,13 @@ class TopicFollower:
             await self.news.wait_for(is_there)
 
     async def _follow(self, reader: Reader) -> None:
+        await self._place()
         spans = await self._spans()
-        for partition, span in spans.items():
-            self._positions.setdefault(partition, span.start)
         reader.assign(self._positions)
         while True:
             messages = await reader.read(_READ, _POLL_SECONDS)
+            if reader.truncated() or await self._has_lost():
+                return
             self._backoff.succeeded()
             self._report(reader)
             async with self.news:
@@ -90,6 +103,34 @@ class TopicFollower:
                 if all(self._positions[p] >= span.end for p, span in spans.items()):
                     self.is_current.set()
                 self.news.notify_all()
+
+    async def _place(self) -> None:
+        """Set the positions from which to read, and report what was read and is gone."""
+        self._compared = self._clock()
+        identity = await self._identity_now()
+        is_anew = is_another(self._identity, identity)
+        self._identity = identity or self._identity
+        positions: dict[Partition, int] = {}
+        for partition, span in (await self._spans(uncommitted=True)).items():
+            before = self._positions.get(partition, span.start)
+            positions[partition] = span.start if is_anew else min(before, span.end)
+            if (gone := before - positions[partition]) > 0:
+                self._lost(partition, gone)
+                self._watch.lost(partition, gone, is_new=True)
+        self._positions = positions
+
+    async def _has_lost(self) -> bool:
+        """Whether the topic is another one, or ends before a position. Asks every five seconds."""
+        if self._clock() - self._compared < _IDENTITY_MS:
+            return False
+        self._compared = self._clock()
+        ends = await self._spans(uncommitted=True)
+        return is_another(self._identity, await self._identity_now()) or any(
+            self._positions[p] > ends[p].end for p in self._positions if p in ends
+        )
+
+    async def _identity_now(self) -> str | None:
+        return (await self._broker.identities([self.topic])).get(self.topic)
 
     def _report(self, reader: Reader) -> None:
         is_new = self.is_current.is_set()

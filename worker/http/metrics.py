@@ -53,8 +53,8 @@ class HttpMetrics:
         )
         self._lost = make.counter(
             "buddy_http_lost_offsets",
-            "Offsets of receipts or announcements that were removed, or damaged and skipped, before"
-            " the API read them.",
+            "Offsets of receipts or announcements that are lost: removed, or damaged and skipped,"
+            " before the API read them, or gone with an earlier topic.",
         )
         self._delivered = make.counter("buddy_http_export_bytes", "Bytes of exports sent.")
         self._streams = make.gauge("buddy_http_streams", "Streams of events that are open.")

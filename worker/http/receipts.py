@@ -116,7 +116,10 @@ class Receipts:
         return found[::-1]
 
     async def _read(self, key: str, offset: int) -> Receipt | None:
-        """The receipt at an offset; None if it has expired."""
+        """The receipt at an offset; None if it has expired, or the topic ends before it."""
+        spans = await self._broker.spans([self._partition], uncommitted=True)
+        if offset >= spans[self._partition].end:
+            return None
         reader = self._broker.reader()
         reader.assign({self._partition: offset})
         try:

@@ -11,15 +11,17 @@ from unittest.mock import AsyncMock
 import httpx
 import pytest
 from aiokafka import AIOKafkaProducer
+from structlog.testing import capture_logs
 
 from tests.contract.broker_kit import Another, DeleteTopic, unique
-from tests.contract.http_kit import Served, inputs, ndjson, problem, served
+from tests.contract.http_kit import RECORD_LIMIT, Served, inputs, ndjson, problem, served
 from tests.contract.worker_kit import Row, Stage
 from tests.unit.rows_kit import user
 from worker.brokers.contract import Committer
+from worker.core.topics import wanted
 from worker.errors import BrokerUnavailable
 from worker.http import body as http_body
-from worker.http import keyed, receipts, send_report
+from worker.http import following, keyed, receipts, send_report
 from worker.http.receipts import StoredReceipt
 from worker.stream import Partition
 
@@ -319,14 +321,38 @@ async def test_without_their_topic_keys_alone_are_refused(
     assert (await http.send("users", ndjson(ROWS[:1])))["sent"] == 1
 
 
+@pytest.mark.parametrize("more", [False, True], ids=["before", "after others have sent"])
+async def test_receipts_that_are_created_anew_are_told_and_those_after_them_count(
+    stage: Stage,
+    http: Served,
+    remove: DeleteTopic,
+    monkeypatch: pytest.MonkeyPatch,
+    more: bool,
+) -> None:
+    monkeypatch.setattr(following, "_IDENTITY_MS", 200)
+    topic = stage.names.receipts
+    with capture_logs() as logs:
+        for key in "abc":
+            await keyed_send(http, key)
+        await remove(topic)
+        await stage.broker.create([wanted(stage.names, 1, RECORD_LIMIT)[topic]])
+        said = f"offsets of {topic}/0 are lost"
+        await stage.until(lambda: said in (http.watch.hindrance() or ""), "it is told")
+        if more:
+            await keyed_send(http, "d")
+        assert [await keyed_send(http, key) for key in "aabb"] == [0, 1, 0, 1]
+    assert [e["topic"] for e in logs if e["event"] == "receipts_lost"] == [topic]
+
+
+async def keyed_send(http: Served, key: str) -> int:
+    """Send a record with this key. How many were there already."""
+    headers = KEYED | {"idempotency-key": key}
+    found: int = (await http.send("users", ndjson(ROWS[:1]), headers=headers))["repeated"]
+    return found
+
+
 async def test_the_keys_that_sent_longest_ago_are_forgotten(
     stage: Stage, http: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(receipts, "MOST_KEYS", 2)
-
-    async def repeated(key: str) -> int:
-        headers = KEYED | {"idempotency-key": key}
-        found: int = (await http.send("users", ndjson(ROWS[:1]), headers=headers))["repeated"]
-        return found
-
-    assert [await repeated(key) for key in "abcbca"] == [0, 0, 0, 1, 1, 0]
+    assert [await keyed_send(http, key) for key in "abcbca"] == [0, 0, 0, 1, 1, 0]

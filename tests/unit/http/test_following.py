@@ -25,7 +25,7 @@ from worker.stream import Partition
 
 NAMES = Names()
 PLACE = Partition(NAMES.receipts, 0)
-TOLD = f"offsets of {PLACE.topic}/0 were removed, or damaged and skipped, before they were read"
+TOLD = f"offsets of {PLACE.topic}/0 are lost: removed, damaged and skipped, or gone with an earlier"
 LOST = {"event": "receipts_lost", "topic": PLACE.topic, "partition": 0, "log_level": "warning"}
 
 
@@ -111,7 +111,7 @@ async def test_damaged_receipts_are_told_until_they_are_skipped_and_then_as_lost
             await watch.until(f"{PLACE.topic}/0 is damaged from offset 1")
             assert lost(logs) == []
             await skip(broker, PLACE)
-            await watch.until(f"1 {TOLD}: see receipts_lost")
+            await watch.until(f"1 {TOLD} topic of this name: see receipts_lost")
             found = [bool(await receipts.of(key)) for key in ("known", "damaged", "behind")]
     assert found == [True, False, True]
     assert lost(logs) == [LOST | {"count": 1}]
