@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from tests.contract.broker_kit import Another
+from tests.contract.broker_kit import Another, DeleteTopic
 from tests.contract.helpers import PATIENCE, add_partitions, eventually
-from tests.contract.sink_kit import Sink, embedded_only, holds
+from tests.contract.sink_kit import PARTITIONS, Sink, embedded_only, holds
 from worker.brokers.contract import Broker, Committer, Reader
+from worker.core.topics import wanted
 from worker.errors import BrokerUnavailable, ConfigurationError, MessageRefused
 from worker.sink import leader, service, upkeep
 from worker.sink.requests import ExportRequest, encode_request
@@ -172,6 +175,29 @@ async def test_a_file_where_exports_need_room_is_named(
         assert str(path) in str((await sink.answer("failed")).error)
         path.unlink()
         await eventually(lambda: asyncio.sleep(0, sink.reasons()), lambda found: not found)
+
+
+@pytest.mark.parametrize("missing", ["progress", "feedback", "exports", "schedules"])
+async def test_an_idle_sink_tells_of_a_topic_that_exports_need_and_that_is_missing(
+    sink: Sink, remove: DeleteTopic, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setattr(service, "_LOOK_AT_TOPICS_SECONDS", 0.1)
+    names = sink.names
+    topic = names.input("feedback") if missing == "feedback" else getattr(names, missing)
+    expected = f"sink: topics: topic {topic} is missing: run 'buddy topics create'"
+    with capture_logs() as logs:
+        async with sink.running():
+            await eventually(lambda: asyncio.sleep(0, sink.reasons()), lambda found: not found)
+            await remove(topic)
+            await eventually(lambda: asyncio.sleep(0, sink.reasons()), holds(expected))
+            made = wanted(names, PARTITIONS, 1024 * 1024)
+            await sink.broker.create([made[topic]])
+            await eventually(lambda: asyncio.sleep(0, sink.reasons()), lacks("topics: "))
+    assert [e["topic"] for e in logs if e["event"] == "topic_missing"] == [topic]
+
+
+def lacks(part: str) -> Callable[[list[str]], bool]:
+    return lambda reasons: not any(part in reason for reason in reasons)
 
 
 @embedded_only

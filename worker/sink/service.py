@@ -10,10 +10,18 @@ from typing import Final
 import msgspec
 import structlog
 
+from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.clock import Clock
 from worker.core.topics import Names
-from worker.errors import BrokerUnavailable, DamagedLog, MissingTopic, StateError, StateLost
+from worker.errors import (
+    BrokerUnavailable,
+    BuddyError,
+    DamagedLog,
+    MissingTopic,
+    StateError,
+    StateLost,
+)
 from worker.exports.places.place import ExportPlace
 from worker.sink.attempt import reconcile_bookmarks
 from worker.sink.election import Election
@@ -29,6 +37,9 @@ from worker.waiting import Backoff, together, wait
 
 _LOOK_SECONDS: Final = 1.0
 _LOOK_AT_ROOMS_SECONDS: Final = 10.0
+_LOOK_AT_TOPICS_SECONDS: Final = 10.0
+_TOPICS: Final = "topics"
+"""The part of its work in which a sink is hindered if an export would find no topic."""
 _ROOMS: Final = "spool"
 """The part of its work in which a sink is hindered if exports find no room beside the store."""
 
@@ -83,6 +94,7 @@ async def serve(
                 election.run(stop),
                 leader.run(stop),
                 _watch_rooms(store_directory, reports, stop),
+                _watch_topics(broker, names, reports, stop),
             )
         finally:
             await election.close()
@@ -143,6 +155,31 @@ async def _watch_rooms(store_directory: Path, reports: SinkReports, stop: asynci
             hindered = False
             reports.free(_ROOMS, after=0)
         await wait(stop, _LOOK_AT_ROOMS_SECONDS)
+
+
+async def _watch_topics(
+    broker: Broker, names: Names, reports: SinkReports, stop: asyncio.Event
+) -> None:
+    """Report topics that are missing and that exports need, also while none is due."""
+    every = [names.input(entity) for entity in ENTITIES]
+    every += [names.accepted(entity) for entity in ENTITIES]
+    every += [names.progress, names.schedules, names.export_requests, names.exports]
+    before: list[str] = []
+    while not stop.is_set():
+        with suppress(BuddyError):  # an outage is told by who reads
+            there = await broker.topics(every)
+            missing = [name for name in every if name not in there]
+            for name in missing:
+                if name not in before:
+                    _log.warning("topic_missing", topic=name)
+            before = missing
+            if missing:
+                more = f" (and {len(missing) - 1} more)" if missing[1:] else ""
+                line = f"topic {missing[0]} is missing{more}: run 'buddy topics create'"
+                reports.hindered(_TOPICS, line)
+            else:
+                reports.free(_TOPICS, after=0)
+        await wait(stop, _LOOK_AT_TOPICS_SECONDS)
 
 
 async def _check_topics(broker: Broker, names: Names) -> None:
