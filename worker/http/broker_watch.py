@@ -48,6 +48,7 @@ class BrokerWatch:
         """
         self._broker = broker
         self._inputs = [names.input(entity) for entity in ENTITIES]
+        self._others = [names.export_requests, names.replays, names.progress]
         self._tell = tell
         self._known: str | None = None
         self._failures: dict[str, tuple[str, float]] = {}
@@ -130,8 +131,8 @@ class BrokerWatch:
     async def _look(self) -> str | None:
         """What keeps the API from sending, as far as that shows without a record."""
         try:
-            there = await self._broker.topics(self._inputs)
-            for topic in self._inputs:
+            there = await self._broker.topics([*self._inputs, *self._others])
+            for topic in (*self._inputs, *self._others):
                 if topic not in there:
                     return f"topic {topic} is missing: run 'buddy topics create'"
             # A request writes to any of the partitions.

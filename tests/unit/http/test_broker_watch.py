@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from structlog.testing import capture_logs
@@ -18,7 +18,7 @@ from tests.unit.embedded_kit import HOUR, opened
 from worker.brokers.contract import Broker
 from worker.brokers.embedded.store import FILE_NAME
 from worker.core.topics import Names, wanted
-from worker.errors import BrokerUnavailable, MessageRefused, MissingTopic, ReplayTakenOver
+from worker.errors import BrokerUnavailable, MessageRefused, ReplayTakenOver
 from worker.http import broker_watch, following
 from worker.http.access import ANYONE
 from worker.http.announcements import Announcements
@@ -86,6 +86,16 @@ async def test_a_missing_input_is_told_until_it_is_there(tmp_path: Path) -> None
         await told.until(None)  # again and again: whoever is told learns that it still looks
 
 
+@pytest.mark.parametrize("missing", [NAMES.progress, NAMES.replays, NAMES.export_requests])
+async def test_a_topic_that_other_requests_need_is_told_too(tmp_path: Path, missing: str) -> None:
+    told, topics = Told(), wanted(NAMES, 1, LIMIT)
+    async with opened(tmp_path / "log") as broker, watching(broker, told):
+        await broker.create(topic for name, topic in topics.items() if name != missing)
+        await told.until(f"topic {missing} is missing: run 'buddy topics create'")
+        await broker.create([topics[missing]])
+        await told.until(None)
+
+
 async def test_a_request_that_failed_counts_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,15 +133,14 @@ async def test_a_request_for_an_export_that_cannot_be_sent_counts_until_one_can(
     monkeypatch.setattr(broker_watch, "_LASTING_SECONDS", 1_000.0)
     told = Told()
     async with opened(tmp_path / "log") as broker:
-        topics = wanted(NAMES, 1, LIMIT)
-        absent = topics.pop(NAMES.export_requests)
-        await broker.create(topics.values())
+        await broker.create(wanted(NAMES, 1, LIMIT).values())
+        refuse = AsyncMock(side_effect=BrokerUnavailable("no right to write there"))
         async with watching(broker, told) as watch:
+            refused = ExportRequests(Mock(publish=refuse), NAMES, watch)
+            with pytest.raises(BrokerUnavailable):
+                await refused.send(ExportRequest("a"), ANYONE)
+            await told.until("no right to write there")
             requests = ExportRequests(broker, NAMES, watch)
-            with pytest.raises(MissingTopic):
-                await requests.send(ExportRequest("a"), ANYONE)
-            await told.until(f"{NAMES.export_requests} does not exist")
-            await broker.create([absent])
             await requests.send(ExportRequest("b"), ANYONE)
             await told.until(None)
 
