@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 from worker.brokers.contract import Broker
 from worker.exports.places.place import ExportPlace, Finished
 from worker.exports.places.staging import Staging
+from worker.sink.requests import Status, decode_announcement
 
-Stage = Literal["taken up", "written", "published", "announcing"]
-STAGES: tuple[Stage, ...] = ("taken up", "written", "published", "announcing")
+Stage = Literal["starting", "taken up", "written", "published", "announcing"]
+STAGES: tuple[Stage, ...] = ("starting", "taken up", "written", "published", "announcing")
+_ANNOUNCING: Mapping[Status, Stage] = {"started": "starting", "finished": "announcing"}
 PATIENCE = 20.0
 
 
@@ -89,8 +91,10 @@ class _Gate:
             return found
 
         async def gated(*args: Any, **more: Any) -> Any:
-            if name == "commit" and args[0] and "exports" in args[0][0].topic:
-                await self._freezer.reach("announcing")
+            if name in ("commit", "publish") and args[0]:
+                said = decode_announcement(args[0][0].value)
+                if said is not None and said.status in _ANNOUNCING:
+                    await self._freezer.reach(_ANNOUNCING[said.status])
             await self._freezer.pass_by()
             result = await found(*args, **more)
             await self._freezer.pass_by()

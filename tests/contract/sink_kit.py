@@ -142,8 +142,8 @@ class Sink:
                     if status in (None, said.status):
                         return said
 
-    async def announced(self, status: str = "finished") -> list[Announcement]:
-        """All announcements of that status so far."""
+    async def announced(self, status: str | None = "finished") -> list[Announcement]:
+        """All announcements so far, of that status if one is named."""
         place = Partition(self.names.exports, 0)
         end = (await self.broker.spans([place]))[place].end
         reader = self.broker.reader()
@@ -152,7 +152,7 @@ class Sink:
         while reader.position(place) < end:
             found += [decode_announcement(m.value) for m in await reader.read(1000, 1.0)]
         await reader.close()
-        return [said for said in found if said is not None and said.status == status]
+        return [said for said in found if said is not None and status in (None, said.status)]
 
     async def export_request(self, request_id: str, **options: Any) -> None:
         await self.ask(ExportRequest(request_id, **options))

@@ -177,7 +177,7 @@ class _Crashing:
         commit = committer.commit
 
         async def crash(messages: Any, offsets: Any) -> list[tuple[int, int]]:
-            if not messages:
+            if not offsets:  # no last answer
                 return list(await commit(messages, offsets))
             if not self._before:
                 await commit(messages, offsets)

@@ -18,6 +18,7 @@ from tests.contract.sink_kit import Sink, a_sink, begun, fill
 from worker.brokers.contract import Broker
 from worker.core.topics import Names
 from worker.exports.verify import verify
+from worker.sink import answers
 from worker.sink.requests import ExportRequest, export_id_of
 from worker.sink.schedule import Schedule
 
@@ -50,8 +51,13 @@ def slot_id(moment: int) -> str:
 
 
 async def published(sink: Sink) -> dict[str, str]:
-    """The finished exports, as announced: by request id the directory, which must be but one."""
+    """The finished exports, as announced: by request id the directory, which must be but one.
+
+    The last announcement for each request must be that it is finished.
+    """
     found: dict[str, set[str]] = {}
+    latest = {said.request_id: said.status for said in await sink.announced(None)}
+    assert set(latest.values()) == {"finished"}, latest
     for said in await sink.announced():
         assert said.id == export_id_of(said.request_id)
         found.setdefault(said.request_id, set()).add(str(said.directory))
@@ -147,7 +153,7 @@ async def test_a_slot_is_published_once_though_the_active_sink_stops(
     assert finished(first) == [said.directory]
 
 
-async def test_a_fenced_sink_drops_its_answer_and_stands_again(pair: Pair) -> None:
+async def test_a_fenced_sink_announces_nothing_and_stands_again(pair: Pair) -> None:
     first, _ = pair
     first.schedules = ()
     with capture_logs() as logs:
@@ -158,9 +164,38 @@ async def test_a_fenced_sink_drops_its_answer_and_stands_again(pair: Pair) -> No
             await first.export("two", formats=("csv",))
             await thief.close()
     assert _events(logs).count("sink_fenced") == 1
-    assert [s.request_id for s in await first.announced("started")] == ["one", "two", "two"]
+    assert [s.request_id for s in await first.announced("started")] == ["one", "two"]
     assert [s.request_id for s in await first.announced()] == ["one", "two"]
     assert len(finished(first)) == 2
+
+
+async def test_a_sink_that_is_fenced_during_an_export_announces_no_more(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither progress nor an answer; the export is announced when it leads again."""
+    monkeypatch.setattr(answers, "_REPORT_SECONDS", 0.01)
+    monkeypatch.setattr(answers, "_ALIVE_SECONDS", 0.0)
+    first, _ = pair
+    first.schedules = ()
+    await first.send("users", 1)  # nobody judges it
+    first.patience = PATIENCE
+    with capture_logs() as logs:
+        async with first.running():
+            await first.export_request("one", formats=("csv",))
+            await first.answer("progress")
+            group = f"{first.names.prefix}-sink"
+            thief = await first.broker.committer(group, group)
+            said = len(await first.announced(None))
+            await eventually(
+                lambda: asyncio.sleep(0, _events(logs)),
+                lambda events: "export_progress_not_announced" in events,
+            )
+            assert len(await first.announced(None)) == said
+            await first.judge(0, {"users": 1})
+            await first.answer("finished")
+            await thief.close()
+    assert _events(logs).count("export_progress_not_announced") == 1
+    assert list(await published(first)) == ["one"]
 
 
 async def test_a_request_that_comes_twice_is_one_export(pair: Pair) -> None:

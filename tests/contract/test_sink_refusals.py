@@ -91,7 +91,7 @@ DENIED = BrokerUnavailable("Kafka does not allow to read t: topic authorization 
 LOGIN = ConfigurationError("Kafka refuses the login of buddy: wrong password")
 TOO_LARGE = MessageRefused("a message of 358 bytes is too large for t.exports, which takes 300")
 READS = [("reader", "accepted", "broker"), ("spans", "", "broker")]
-WRITES = [("commit", "", "requests and schedules"), ("publish", "", "requests and schedules")]
+WRITES = ("commit", "", "requests and schedules")
 ASKS = ("reader", "export_requests", "requests and schedules")
 
 
@@ -99,8 +99,8 @@ ASKS = ("reader", "export_requests", "requests and schedules")
 @pytest.mark.parametrize(
     ("what", "topic", "hindered", "reason"),
     [
-        *((*each, reason) for each in (*READS, *WRITES, ASKS) for reason in (DENIED, LOGIN)),
-        *((*each, TOO_LARGE) for each in WRITES),
+        *((*each, reason) for each in (*READS, WRITES, ASKS) for reason in (DENIED, LOGIN)),
+        (*WRITES, TOO_LARGE),
     ],
 )
 async def test_what_keeps_it_from_its_work_is_told_and_waited_out(

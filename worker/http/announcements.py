@@ -1,4 +1,7 @@
-"""What sinks announce about exports: the latest for each request, and all of them as they come."""
+"""What sinks announce about exports: the latest for each request, and all news as they come.
+
+Outdated announcements (`outdated`) are no news.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from worker.errors import BuddyError
 from worker.http.broker_watch import BrokerWatch
 from worker.http.following import TopicFollower
 from worker.http.problems import RETRY_SECONDS, Problem
-from worker.sink.requests import Announcement, decode_announcement
+from worker.sink.requests import Announcement, decode_announcement, outdated
 from worker.stream import Message, Partition
 
 MOST_REQUESTS: Final = 10_000
@@ -112,6 +115,9 @@ class Announcements:
     def _take(self, message: Message) -> None:
         found = decode_announcement(message.value)
         if found is None:
+            return
+        latest = self._latest.get(found.request_id)
+        if latest is not None and outdated(found, latest):
             return
         coordinate = f"{message.topic}/{message.partition}/{message.offset}"
         self._events.append((coordinate, found))

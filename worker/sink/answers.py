@@ -10,11 +10,13 @@ from typing import Final, NamedTuple
 import msgspec
 import structlog
 
+from worker.brokers.contract import Committer
 from worker.core.topics import Names
 from worker.errors import (
     BrokerUnavailable,
     BuddyError,
     ConfigurationError,
+    Fenced,
     StateLost,
     UsageError,
 )
@@ -32,6 +34,7 @@ from worker.sink.requests import (
 from worker.sink.selection.cut import CutSource
 from worker.sink.selection.plan import moment_of
 from worker.stream import ProducerRecord
+from worker.waiting import wait
 
 _REPORT_SECONDS: Final = 1.0
 _ALIVE_SECONDS: Final = 10.0
@@ -51,19 +54,27 @@ class Answers:
     """Makes exports, and words the answers. It publishes every answer but the last of a request.
 
     The caller publishes the last one, in one transaction with the mark that the request is done.
+    Both use the leader's committer: once another sink leads, this one announces nothing.
     """
 
-    def __init__(self, source: CutSource, settings: ExportSettings, reports: SinkReports) -> None:
+    def __init__(
+        self,
+        source: CutSource,
+        committer: Committer,
+        settings: ExportSettings,
+        reports: SinkReports,
+    ) -> None:
         self._source = source
+        self._committer = committer
         self._settings = settings
         self._reports = reports
 
     async def answer(self, request: ExportRequest, *, scheduled: bool = False) -> Answer:
         """Carry out a request, or that of a slot; return its last answer: "finished" or "failed".
 
-        Raises `BrokerUnavailable`, `ConfigurationError` if a login is refused meanwhile, and
-        `StateLost` if the store is rebuilt. The outcome is then unknown, and the request must be
-        taken up again.
+        Raises `Fenced` before it begins if another sink leads. Raises `BrokerUnavailable`,
+        `ConfigurationError` if a login is refused meanwhile, and `StateLost` if the store is
+        rebuilt. The outcome is then unknown, and the request must be taken up again.
         """
         _log.info("export_started", request=request.id, entities=len(request.entities))
         began = time.monotonic()
@@ -116,20 +127,29 @@ class Answers:
         def report(stage: str, done: int, total: int) -> None:
             latest[:] = [Progress(stage, done, total)]
 
-        reporting = asyncio.create_task(self._report(request.id, latest))
+        over = asyncio.Event()
+        reporting = asyncio.create_task(self._report(request.id, latest, over))
         try:
             return await carry_out(
                 request, self._source, self._settings, report, scheduled=scheduled
             )
+        except asyncio.CancelledError:
+            reporting.cancel()  # the sink stops and commits no more
+            raise
         finally:
-            reporting.cancel()
+            # Cancelling in the middle of a commit would lose the committer, and the last answer.
+            over.set()
             await asyncio.wait({reporting})
 
-    async def _report(self, request_id: str, latest: Sequence[Progress]) -> None:
+    async def _report(
+        self, request_id: str, latest: Sequence[Progress], over: asyncio.Event
+    ) -> None:
         told: Progress | None = None
         spoke = time.monotonic()
         while True:
-            await asyncio.sleep(_REPORT_SECONDS)
+            await wait(over, _REPORT_SECONDS)
+            if over.is_set():
+                return
             # A hung thread is no sign of life: let the waiting client run into its time-out.
             alive = self._settings.place.hang() is None
             if latest[0] != told or (alive and time.monotonic() - spoke >= _ALIVE_SECONDS):
@@ -140,13 +160,15 @@ class Answers:
                     await self._announce(msgspec.structs.replace(words, progress=told))
                 except BuddyError as error:  # only the export itself matters
                     _log.warning("export_progress_not_announced", error=str(error))
+                    if isinstance(error, Fenced):  # so will be the rest
+                        return
 
     def _words(self, request_id: str, status: Status) -> Announcement:
         at = moment_of(self._source.clock())
         return Announcement(export_id_of(request_id), request_id, status, at)
 
     async def _announce(self, announcement: Announcement) -> None:
-        await self._source.broker.publish([message_of(self._source.names, announcement)])
+        await self._committer.commit([message_of(self._source.names, announcement)], {})
 
 
 def _report(request: ExportRequest, said: Announcement) -> None:

@@ -1,9 +1,9 @@
 """The work of the leader: it answers requests one after the other, and runs the schedules.
 
 The last answer is one transaction with the mark that the request, or the schedule's slot, is done.
-Only one writer can commit such a transaction: that of the leader. A sink that froze and thaws
-is fenced: it drops its work in hand and stands for election again. After a crash before the
-transaction, the request is taken up again; an export that was finished is only announced.
+Every announcement is a transaction of one writer: that of the leader. A sink that froze and thaws
+is fenced: it announces nothing, drops its work in hand and stands for election again. After a crash
+before the last transaction, the request is taken up again; a finished export is only announced.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Leader:
             positions, ends = await self._positions(broker, resumed.positions)
             reader.assign(positions)
             agenda = Agenda(self._settings.schedules, names, table)
-            answers = Answers(self._source, self._settings, self._reports)
+            answers = Answers(self._source, committer, self._settings, self._reports)
             session = LeadershipSession(
                 committer, answers, agenda, marks, self._upkeep, self._reports, self._clock
             )

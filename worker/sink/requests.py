@@ -131,6 +131,18 @@ def decode_announcement(value: bytes | None) -> Announcement | None:
         return None
 
 
+def outdated(said: Announcement, latest: Announcement) -> bool:
+    """Whether `said` is older news than `latest`, an earlier announcement for the same request.
+
+    Sinks of earlier releases announced late after they had been frozen. An export is made once, so
+    only another last answer follows "finished". A failed request may be asked again, so "started"
+    follows "failed".
+    """
+    if said.status == "started":
+        return latest.status == "finished"
+    return said.status == "progress" and latest.status in ("finished", "failed")
+
+
 def is_request_id(text: str) -> bool:
     """Whether a request can have this id."""
     return _ID.fullmatch(text) is not None

@@ -17,11 +17,13 @@ from worker.errors import UsageError
 from worker.sink.requests import (
     Announcement,
     ExportRequest,
+    Status,
     decode_announcement,
     encode_announcement,
     encode_request,
     export_id_of,
     options_of,
+    outdated,
     read_request,
     request_id_of,
     selection_of,
@@ -130,3 +132,21 @@ def test_announcements_survive_the_topic_and_others_are_passed_over() -> None:
     assert decode_announcement(value) == said
     for other in (None, b"", b"\xff", b"{}", b"[" * 100_000):
         assert decode_announcement(other) is None
+
+
+@pytest.mark.parametrize(
+    ("latest", "followed_by"),
+    [
+        ("started", ["started", "progress", "finished", "failed"]),
+        ("progress", ["started", "progress", "finished", "failed"]),
+        ("failed", ["started", "finished", "failed"]),  # it may be asked again
+        ("finished", ["finished", "failed"]),
+    ],
+)
+def test_what_comes_behind_a_last_answer_may_be_outdated(
+    latest: Status, followed_by: list[Status]
+) -> None:
+    said = Announcement("e", "r", latest, datetime(2025, 11, 22, tzinfo=UTC))
+    every: tuple[Status, ...] = ("started", "progress", "finished", "failed")
+    news = [s for s in every if not outdated(msgspec.structs.replace(said, status=s), said)]
+    assert news == followed_by
