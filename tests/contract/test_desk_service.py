@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import socket
@@ -31,6 +32,7 @@ from worker.core.topics import Names, wanted
 from worker.core.violations import Code
 from worker.desk import follow, queries, reading
 from worker.desk import service as service_module
+from worker.desk.database import FILE_NAME
 from worker.desk.goal import goal, offsets_left
 from worker.desk.queries import Filter
 from worker.desk.service import StandInDesk
@@ -239,6 +241,23 @@ async def test_a_store_that_is_removed_under_the_desk_is_made_anew(desk: Desk) -
         await reports.until(waited=1)
         assert await beside(desk) == (1, 1)
     assert await desk.look() == (1, 1)
+
+
+async def test_a_store_that_is_emptied_under_the_desk_is_rebuilt_in_one_line(desk: Desk) -> None:
+    """A process that opens an empty file removes what the desk has written beside it."""
+    await desk.publish(desk.rejection("users", uuid(1), Code.INVALID_ENUM, "role"))
+    reports = Reports()
+    with capture_logs() as logs:
+        async with served(desk, reports):
+            assert await beside(desk) == (1, 1)
+            os.truncate(desk.directory / FILE_NAME, 0)
+            await reports.until(waited=1)
+            assert any("while it was in use" in reason for reason in reports.reasons())
+            assert await beside(desk) == (1, 1)
+            rebuilt = "buddy_state_rebuilt_total"
+            await reports.until(waits_for=lambda: reports.value(rebuilt, {"state": "desk"}) == 1)
+            assert reports.reasons() == []
+    assert [one["event"] for one in logs].count("desk_rebuilt") == 1
 
 
 async def test_an_incident_needs_accepted_rows_of_the_same_time(

@@ -29,6 +29,9 @@ VERSION: Final = 4
 """Version of the tables below; any other version on disk is rebuilt."""
 FILE_NAME: Final = "rejections.sqlite"
 
+_SUFFIXES: Final = ("", "-wal", "-shm")
+"""Of the names of the files. All of them exist while the database is open."""
+
 _TABLES: Final = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE partitions (
@@ -110,6 +113,10 @@ class DeskDatabase:
         # A caller that is cancelled closes the database while a thread of its own still uses it.
         self._turn = threading.RLock()
         self._file = directory / FILE_NAME
+        self._places: list[tuple[int, int]] = []
+        """Device and inode of each file that this process has open."""
+        self._least = 0
+        """Bytes that the file had: it never shrinks, since nothing vacuums it."""
         self._sealed = False
         """Whether the checksum beside the file is right."""
         self._made_for = f"{VERSION} {prefix}"
@@ -131,8 +138,10 @@ class DeskDatabase:
         """Write a checksum of what has changed, and release the directory."""
         with self._turn:
             try:
-                if not self._sealed and not self.read_only and self._is_in_place():
-                    self._seal()
+                if not self._sealed and not self.read_only:
+                    with suppress(StateError):  # the next opening replaces it
+                        self.check_in_place()
+                        self._seal()
             finally:
                 self._db.close()
                 self._lock.release()
@@ -144,11 +153,18 @@ class DeskDatabase:
             self._open(reason)
 
     def check_in_place(self) -> None:
-        """Raise `StateError` if the file was removed or is another one, or is said to be damaged.
+        """Raise `StateError` if a file was removed, replaced or cut short, or is marked as damaged.
 
-        Another process that reads it may have found damage that is in no page read here.
+        The next opening then replaces the database. SQLite itself may notice none of it: it reads
+        the pages that it has in memory, and writes into files that nobody else sees. Another
+        process that reads the database may have found damage that is in no page read here.
         """
-        if self._lock.distrust() is not None or not self._is_in_place():
+        damaged = self._lock.distrust() is not None
+        if not damaged and not self._is_in_place():
+            damaged = True
+            with suppress(StateError):  # the directory may be gone too: it is made anew
+                self._lock.mark_damaged("a file was removed, replaced or cut short in use")
+        if damaged:
             raise StateError(
                 f"{self.directory} was emptied, or found to be damaged, while it was in use: it is"
                 " opened anew, and rebuilt from the topics"
@@ -179,7 +195,11 @@ class DeskDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of the block is written, or nothing. Nothing else may write."""
+        """All of the block is written, or nothing. Nothing else may write.
+
+        Raises what `check_in_place` raises: a commit may write to the file, which hides a cut.
+        """
+        self.check_in_place()
         if self._sealed:
             unseal(self._file)
             self._sealed = False
@@ -263,7 +283,6 @@ class DeskDatabase:
             raise _OtherStoreError(why)
         os.close(os.open(self._file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, FILE_MODE))
         self._db = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)
-        self._opened = self._file.stat().st_ino
         try:
             if not self._sealed:
                 self._check()
@@ -271,15 +290,24 @@ class DeskDatabase:
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._make_tables()
             self._on_load(self)
+            self._places, self._least = self._look()
         except BaseException:
             self._db.close()
             raise
 
     def _is_in_place(self) -> bool:
         try:
-            return self._file.stat().st_ino == self._opened
+            places, size = self._look()
         except OSError:
             return False
+        least, self._least = self._least, max(self._least, size)
+        return places == self._places and size >= least
+
+    def _look(self) -> tuple[list[tuple[int, int]], int]:
+        """The places of the files, -wal and -shm included, and the size of the first one."""
+        paths = (self.directory / f"{FILE_NAME}{suffix}" for suffix in _SUFFIXES)
+        found = [path.stat() for path in paths]
+        return [(each.st_dev, each.st_ino) for each in found], found[0].st_size
 
     def _connect_read_only(self) -> None:
         with self.guard():
@@ -322,7 +350,7 @@ class DeskDatabase:
     def _unlink(self) -> None:
         try:
             unseal(self._file)
-            for suffix in ("", "-wal", "-shm"):
+            for suffix in _SUFFIXES:
                 (self.directory / f"{FILE_NAME}{suffix}").unlink(missing_ok=True)
             self._lock.unmark()
         except OSError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,50 @@ def test_damage_under_a_killed_process_is_one_line_and_heals(tmp_path: Path, dam
         assert counts(again) == (0, 0)
         again.close()
     assert [entry["event"] for entry in logs] == ["desk_rebuilt"]
+
+
+def replace(file: Path) -> None:
+    other = file.with_name("other")
+    other.write_bytes(file.read_bytes())
+    other.replace(file)
+
+
+IN_USE = {
+    "emptied": ("", lambda file: os.truncate(file, 0)),
+    "cut to a page": ("", lambda file: os.truncate(file, 4096)),
+    "replaced": ("", replace),
+    "removed": ("", Path.unlink),
+    "-wal removed": ("-wal", Path.unlink),
+    "-wal replaced": ("-wal", replace),
+    "-shm removed": ("-shm", Path.unlink),
+}
+
+
+@pytest.mark.parametrize("found_by", ["a pass", "a commit", "the close"])
+@pytest.mark.parametrize(("suffix", "harm"), IN_USE.values(), ids=IN_USE)
+def test_a_file_that_is_cut_short_or_replaced_in_use_is_noticed(
+    tmp_path: Path, suffix: str, harm: Callable[[Path], None], found_by: str
+) -> None:
+    """SQLite has its pages in memory and notices nothing. Others would read something else."""
+    filled(tmp_path / "desk")
+    opened = RejectionStore(tmp_path / "desk", NAMES)
+    apply(opened, rejection(50, key="50"))
+    opened.database.check_in_place()
+    harm(tmp_path / "desk" / f"{FILE_NAME}{suffix}")
+    if found_by == "a pass":
+        with pytest.raises(StateError, match="while it was in use"):
+            opened.database.check_in_place()
+    elif found_by == "a commit":
+        with pytest.raises(StateError, match="while it was in use"):
+            apply(opened, rejection(51, key="51"))
+    opened.close()
+    with capture_logs() as logs:
+        again = RejectionStore(tmp_path / "desk", NAMES)
+        assert (counts(again), again.saved().positions) == ((0, 0), {})
+        again.close()
+    (line,) = logs
+    assert line["event"] == "desk_rebuilt"
+    assert "removed, replaced or cut short in use" in line["reason"]
 
 
 def test_the_file_is_for_owner_and_group(tmp_path: Path) -> None:
