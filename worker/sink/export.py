@@ -109,7 +109,7 @@ def _make_spool_directory(store_directory: Path) -> Path:
 
 
 def _make_temporary(room: Path) -> Path:
-    rocks.make_directory(room)
+    rocks.make_room(room)
     try:
         return Path(tempfile.mkdtemp(dir=room))
     except OSError as error:

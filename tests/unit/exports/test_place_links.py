@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from structlog.testing import capture_logs
@@ -12,6 +13,7 @@ from structlog.testing import capture_logs
 from tests.unit.place_kit import DATA, FIRST, ID, SECOND, die, never, published, staged, whole
 from worker.errors import StateError, UsageError
 from worker.exports.layout import MANIFEST
+from worker.exports.places.bucket import BucketPlace
 from worker.exports.places.directory import DirectoryPlace
 from worker.exports.places.links import open_below
 from worker.exports.places.place import GoneError
@@ -41,6 +43,17 @@ def swept(place: DirectoryPlace) -> tuple[list[str], list[str]]:
     with capture_logs() as logs:
         removed = place.sweep()
     return removed, [entry["path"] for entry in logs if entry["event"] == "export_link_ignored"]
+
+
+def test_a_bucket_sweeps_no_directory_that_its_room_links_to(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs" / hidden_name("letters")
+    theirs.mkdir(parents=True)
+    (tmp_path / "staging").symlink_to(tmp_path / "theirs")
+    place = BucketPlace(Mock(), tmp_path / "staging")
+    with pytest.raises(StateError, match=r"staging is a symbolic link, which is never followed"):
+        place.sweep()
+    assert list(theirs.parent.iterdir()) == [theirs]
+    assert list(theirs.iterdir()) == []
 
 
 def test_a_link_that_is_called_like_an_export_is_none(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import resource
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from tests.unit.rows_kit import NAMES, event, match, message, milestone, user, u
 from worker.brokers.partitioner import partition_for
 from worker.core.topics import Names
 from worker.errors import StateError
+from worker.sink.export import check_rooms, clear_spool
 from worker.sink.store import opening, rocks
 from worker.sink.store.row_store import RowStore
 from worker.sink.store.snapshot import ROW_HEADER
@@ -340,6 +342,53 @@ def test_a_file_in_the_way_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StateError, match=r"file is in the way of a directory: move it away"):
         RowStore(tmp_path / "file", NAMES)
+
+
+THEIRS = {"letter.txt", "CURRENT", "000099.sst", "000008.log"}
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """A directory of somebody else, with files such as a database has."""
+    (tmp_path / "theirs").mkdir()
+    for name in THEIRS:
+        (tmp_path / "theirs" / name).write_text("precious")
+    return tmp_path / "theirs"
+
+
+def intact(theirs: Path) -> set[str]:
+    return {path.name for path in theirs.iterdir() if path.read_bytes() == b"precious"}
+
+
+@pytest.mark.parametrize("room", ["rows", "spool", "snapshots"])
+def test_nothing_is_removed_through_a_link(tmp_path: Path, theirs: Path, room: str) -> None:
+    store = tmp_path / "sink"
+    store.mkdir()
+    (store / room).symlink_to(theirs)
+    says = re.escape(f"{store / room} is a symbolic link, which is never followed: remove it")
+    clear_spool(store)
+    with pytest.raises(StateError, match=says):
+        RowStore(store, NAMES) if room == "rows" else check_rooms(store)
+    assert intact(theirs) == {path.name for path in theirs.iterdir()} == THEIRS
+
+
+def test_a_wipe_removes_nothing_through_a_link(tmp_path: Path, theirs: Path) -> None:
+    """RocksDB, which was open, has its files under the names of then: it may replace such files."""
+    held = RowStore(tmp_path / "sink", NAMES)
+    (tmp_path / "sink" / "rows").rename(tmp_path / "moved")
+    (tmp_path / "sink" / "rows").symlink_to(theirs)
+    with pytest.raises(StateError, match="is a symbolic link, which is never followed"):
+        held.wipe("a topic was created anew")
+    assert "letter.txt" in intact(theirs)
+
+
+def test_the_directory_of_the_store_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "other disk").mkdir()
+    (tmp_path / "sink").symlink_to(tmp_path / "other disk")
+    held = RowStore(tmp_path / "sink", NAMES)
+    held.wipe("a topic was created anew")
+    held.close()
+    assert (tmp_path / "other disk" / "rows").is_dir()
 
 
 def test_directories_are_for_owner_and_group(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from worker.exports.layout import MANIFEST, id_in
 from worker.exports.manifest import Manifest, decode
 from worker.exports.order import AHEAD, Order, is_of, orders, overtaken
 from worker.exports.places.hangs import Calls
+from worker.exports.places.links import check_no_link
 from worker.exports.places.objects import Bucket, Held, TakenError
 from worker.exports.places.opened import FileInBucket
 from worker.exports.places.place import (
@@ -176,7 +177,11 @@ class BucketPlace:
         self._bucket.read(_PROBE)
 
     def sweep(self) -> list[str]:
-        """See `ExportPlace`. Also raises `StateError` if the server ignores conditional writes."""
+        """See `ExportPlace`. Also raises `StateError` if the server ignores conditional writes.
+
+        The same if `room` is a symbolic link: what it leads to may not be ours to remove.
+        """
+        check_no_link(self._room)
         self._probe()
         removed = [path.name for path in sweep(self._room)]
         for name, attempt in list(self._left.items()):

@@ -95,7 +95,7 @@ def open_database(directory: Path, made_for: MadeFor) -> Opened:
     """
     rows = directory / "rows"
     rocks.make_directory(directory)
-    rocks.make_directory(rows)
+    rocks.make_room(rows)
     is_new = not (rows / "CURRENT").exists()
     db: Rdict | None = None
     loaded = _Loaded()

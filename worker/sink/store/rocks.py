@@ -23,6 +23,7 @@ from rocksdict import (
 )
 
 from worker.errors import BuddyError, StateError, StateLost
+from worker.exports.places.links import check_no_link
 from worker.private import make_private
 
 _MIB: Final = 1024 * 1024
@@ -65,7 +66,11 @@ def close(db: Rdict) -> None:
 
 
 def destroy(directory: Path) -> None:
-    """Remove the database's files. RocksDB's own `destroy` fails on a damaged database."""
+    """Remove the database's files. RocksDB's own `destroy` fails on a damaged database.
+
+    Raises `StateError`, also for a symbolic link in its place.
+    """
+    check_no_link(directory)
     try:
         for path in directory.iterdir():
             if path.is_file():
@@ -87,6 +92,15 @@ def make_directory(directory: Path) -> None:
         raise StateError(in_one_line(directory, error)) from None
     if obstacle is not None:
         raise StateError(f"{obstacle} is in the way of a directory: move it away")
+
+
+def make_room(directory: Path) -> None:
+    """Make a directory below the store's, whose content may be removed. Raises `StateError`.
+
+    A symbolic link there may lead to files of others, which RocksDB itself would remove as well.
+    """
+    check_no_link(directory)
+    make_directory(directory)
 
 
 @contextmanager

@@ -158,7 +158,7 @@ class RowStore:
     def snapshot(self) -> Snapshot:
         """The store as it is between two batches, without later ones; close it after use."""
         directory = self.directory / SNAPSHOTS / uuid4().hex
-        rocks.make_directory(directory.parent)
+        rocks.make_room(directory.parent)
         with self._lock, self._guard():
             positions = {
                 p: o for p, o in self._content.positions.items() if p.topic in self._referring
