@@ -24,7 +24,9 @@ from tests.unit.place_kit import (
 )
 from worker.errors import StateError
 from worker.exports.places import outages
-from worker.exports.places.place import SEAL_DAYS
+from worker.exports.places.place import SEAL_DAYS, NoSealError
+
+ANOTHER = "00000000-0000-4000-8000-000000000000"
 
 # --- Kills ----------------------------------------------------------------------------------------
 
@@ -75,6 +77,20 @@ def test_what_is_sealed_is_finished_by_a_sweep_as_well(world: World) -> None:
     assert list(world.sink().finished()) == []
     assert world.sink().sweep() == []
     assert [found.name for found in place.finished()] == [FIRST]
+
+
+def test_a_damaged_seal_is_named_after_all_else_is_swept(world: World) -> None:
+    place = world.sink()
+    published(place, FIRST)
+    world.client.delete_object(Bucket=world.name, Key=f"exports/{FIRST}/manifest.json")
+    world.client.put_object(Bucket=world.name, Key=f"exports/.seals/{ID}.json", Body=b"garbage")
+    other = f"exports/{FIRST.replace(ID, ANOTHER)}/users.csv"
+    world.client.put_object(Bucket=world.name, Key=other, Body=b"left by the dead")
+    world.clock.ahead = timedelta(days=2)
+    with pytest.raises(NoSealError, match=rf"{ID}\.json is no seal: remove it; then an export may"):
+        world.sink().sweep()
+    assert other not in world.held()
+    assert world.held(), "what the seal may decide is kept"
 
 
 @pytest.mark.parametrize("answered", [False, True])

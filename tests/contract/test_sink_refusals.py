@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from structlog.testing import capture_logs
@@ -15,6 +16,7 @@ from tests.contract.sink_kit import PARTITIONS, Sink, embedded_only, holds
 from worker.brokers.contract import Broker, Committer, Reader
 from worker.core.topics import wanted
 from worker.errors import BrokerUnavailable, ConfigurationError, MessageRefused
+from worker.exports.places.place import NoSealError
 from worker.sink import leader, service, upkeep
 from worker.sink.requests import ExportRequest, encode_request
 from worker.stream import Message, ProducerRecord
@@ -175,6 +177,17 @@ async def test_a_file_where_exports_need_room_is_named(
         assert str(path) in str((await sink.answer("failed")).error)
         path.unlink()
         await eventually(lambda: asyncio.sleep(0, sink.reasons()), lambda found: not found)
+
+
+@embedded_only
+async def test_a_damaged_seal_ends_no_start_and_is_told(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "s3://bucket/.seals/id.json is no seal"
+    monkeypatch.setattr(sink.place, "sweep", Mock(side_effect=NoSealError(line)))
+    async with sink.running():
+        await eventually(lambda: asyncio.sleep(0, sink.reasons()), holds(f"sink: exports: {line}"))
+        assert (await sink.export("a", formats=("csv",))).status == "finished"
 
 
 @pytest.mark.parametrize("missing", ["progress", "feedback", "exports", "schedules"])

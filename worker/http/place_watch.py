@@ -12,7 +12,8 @@ from worker.exports.places.place import ExportPlace
 from worker.http.broker_watch import BrokerWatch
 from worker.waiting import wait
 
-_LOOK_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 5.0
+"""A bucket's server that hangs is noticed after 20 s, and is to be told within 30 s."""
 _NO_EXPORT: Final = "19700101T000000Z_00000000-0000-4000-8000-000000000000"
 """To look for it is the cheapest read, and needs no more rights than a download."""
 

@@ -22,7 +22,7 @@ from worker.errors import (
     StateError,
     StateLost,
 )
-from worker.exports.places.place import ExportPlace
+from worker.exports.places.place import ExportPlace, NoSealError
 from worker.sink.attempt import reconcile_bookmarks
 from worker.sink.election import Election
 from worker.sink.export import check_rooms, clear_spool
@@ -70,8 +70,9 @@ async def serve(
     try:
         await asyncio.to_thread(clear_spool, store_directory)
         try:
-            for leftover in await asyncio.to_thread(settings.place.sweep):
-                _log.warning("export_leftover_removed", name=leftover)
+            with suppress(NoSealError):  # it concerns one export, and the upkeep reports it
+                for leftover in await asyncio.to_thread(settings.place.sweep):
+                    _log.warning("export_leftover_removed", name=leftover)
             with suppress(StateLost):  # the store notes the damage; the consumer wipes it
                 await asyncio.to_thread(reconcile_bookmarks, Bookmarks(store), settings.place)
         except StateError:

@@ -98,10 +98,10 @@ def _not_reduced(answers: BrokerAnswers, stalled: Mapping[Partition, int]) -> st
     tasks = ", ".join(map(str, numbers[:_MOST_NAMED]))
     more = f" and {len(numbers) - _MOST_NAMED} more" if len(numbers) > _MOST_NAMED else ""
     partition = max(sorted(stalled), key=lambda partition: stalled[partition])
-    task = answers.tasks[partition.number]
-    if task.committed is None or answers.at - task.committed >= STALLED_MS:
+    parked = _parked_beside(answers, partition)
+    if not _works(answers, partition, with_others=parked > 0):
         why = "nothing was committed meanwhile: look at the workers' log"
-    elif parked := _parked_beside(answers, partition):
+    elif parked:
         why = (
             f"{parked} records of its kind are parked in this worker: the input may be paused"
             " until they have verdicts, see 'Back-pressure' in docs/operations/running.md"
@@ -112,6 +112,17 @@ def _not_reduced(answers: BrokerAnswers, stalled: Mapping[Partition, int]) -> st
         f"nobody reduces the lag of task {tasks}{more}: a record has waited for"
         f" {stalled[partition] // 1000} s in {partition.topic}/{partition.number}, and {why}"
     )
+
+
+def _works(answers: BrokerAnswers, partition: Partition, *, with_others: bool) -> bool:
+    """Whether the input's task has committed lately, or with others any task of its worker.
+
+    What other tasks have parked may pause all inputs of a task, which then commits nothing.
+    """
+    owner = answers.owners.get(partition.number)
+    numbers = [n for n in answers.tasks if with_others and answers.owners.get(n) == owner]
+    tasks = (answers.tasks[number] for number in (partition.number, *numbers))
+    return any(t.committed is not None and answers.at - t.committed < STALLED_MS for t in tasks)
 
 
 def _waited(answers: BrokerAnswers, partition: Partition, since: int | None) -> int:

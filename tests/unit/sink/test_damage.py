@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from structlog.testing import capture_logs
@@ -169,6 +170,19 @@ def test_damage_is_told_from_a_full_disk(tmp_path: Path, text: str, *, lost: boo
         raise Exception(text)  # noqa: TRY002 -- as rocksdict does
     assert isinstance(caught.value, StateLost) is lost
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("reason", "lost"), [("Permission denied", False), ("No space left", False), ("EOF", True)]
+)
+def test_a_store_whose_files_may_not_be_read_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, *, lost: bool
+) -> None:
+    text = f"IO error: While opening a file for sequentially reading: CURRENT: {reason}"
+    monkeypatch.setattr(rocks, "Rdict", Mock(side_effect=Exception(text)))
+    with pytest.raises(StateError) as caught:
+        rocks.open_database(tmp_path)
+    assert isinstance(caught.value, StateLost) is lost
 
 
 def test_the_messages_read_last_go_with_the_positions(tmp_path: Path) -> None:

@@ -176,12 +176,20 @@ def test_where_records_are_parked_an_input_may_be_paused_for_a_grace_and_then_it
 
 
 def test_records_that_another_task_of_the_worker_has_parked_may_pause_an_input_too() -> None:
-    still = history((95, {}), (0, {}))
+    still = history((105, {}), (0, {}))
     counts = {"feedback": Counts(parked=7)}
     parked = TaskCheckpoint(checkpoint(counts=counts), NOW)
     found = of_task_0(still, grace_ms=70_000)
     together = msgspec.structs.replace(found, tasks={0: still, 1: parked})
     assert trouble_of(together, {LATE: NOW - 95_000}) is None
+    line = trouble_of(together, {LATE: NOW - 100_001})
+    assert "7 records of its kind are parked in this worker: the input may be paused" in line
+    silent = TaskCheckpoint(checkpoint(), NOW - 100_000)
+    paused = msgspec.structs.replace(found, tasks={0: silent, 1: parked})
+    assert "the input may be paused" in trouble_of(paused, {LATE: NOW - 100_001})
+    hung = msgspec.structs.replace(parked, committed=NOW - 100_000)
+    paused = msgspec.structs.replace(found, tasks={0: silent, 1: hung})
+    assert "nothing was committed meanwhile" in trouble_of(paused, {LATE: NOW - 100_001})
     apart = [GroupMember("a", frozenset({0})), GroupMember("b", frozenset({1}))]
     line = trouble_of(msgspec.structs.replace(together, workers=apart), {LATE: NOW - 95_000})
     assert "its position has not moved" in line

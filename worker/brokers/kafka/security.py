@@ -101,6 +101,12 @@ class KafkaSecurity(msgspec.Struct, frozen=True, kw_only=True):
             return "key_password needs cert_file"
         return None
 
+    def _why(self, error: OSError) -> str:
+        # OpenSSL gives no reason for a password that is missing or wrong, nor for what is no PEM.
+        if isinstance(error, ssl.SSLError) and not error.reason:
+            return f"no PEM in it, or key_password is {'wrong' if self.key_password else 'missing'}"
+        return _reason(error)
+
     def _first_set(self, names: tuple[str, ...]) -> str | None:
         return next((name for name in names if getattr(self, name) is not None), None)
 
@@ -123,7 +129,7 @@ class KafkaSecurity(msgspec.Struct, frozen=True, kw_only=True):
             except OSError as error:
                 raise ConfigurationError(
                     f"kafka security: cert_file {self.cert_file} with"
-                    f" key_file {self.key_file or 'in it'} cannot be used: {_reason(error)}"
+                    f" key_file {self.key_file or 'in it'} cannot be used: {self._why(error)}"
                 ) from None
         return context
 

@@ -33,6 +33,7 @@ from worker.exports.places.place import (
     SEAL_DAYS,
     Finished,
     GoneError,
+    NoSealError,
     Skipped,
     copy_out,
     finished_from,
@@ -179,8 +180,10 @@ class BucketPlace:
     def sweep(self) -> list[str]:
         """See `ExportPlace`. Also raises `StateError` if the server ignores conditional writes.
 
-        The same if `room` is a symbolic link: what it leads to may not be ours to remove.
+        The same if `room` is a symbolic link: what it leads to may not be ours to remove. Raises
+        `NoSealError` at the end, after everything else.
         """
+        damaged: NoSealError | None = None
         check_no_link(self._room)
         self._probe()
         removed = [path.name for path in sweep(self._room)]
@@ -202,11 +205,16 @@ class BucketPlace:
                 exports.setdefault(folder, []).append(held)
         for name, objects in exports.items():
             if not any(held.name == f"{name}/{MANIFEST}" for held in objects):
-                removed += self._finish_or_remove(name, objects, limit)
+                try:
+                    removed += self._finish_or_remove(name, objects, limit)
+                except NoSealError as error:
+                    damaged = error
         for mark in marks:
             if not is_of(mark, exports):
                 self._bucket.delete(f"{AHEAD}/{mark}")
         self._forget_seals(seals, {id_in(name) for name in exports})
+        if damaged is not None:
+            raise damaged
         return removed
 
     def _publish(self, staging: Staging, export_id: str, abandoned: Callable[[], bool]) -> None:
@@ -335,7 +343,9 @@ class BucketPlace:
             return None if content is None else msgspec.json.decode(content, type=_Seal)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             url = self._bucket.url(_seal_name(export_id))
-            raise StateError(f"{url} is no seal: remove it if nobody needs it") from None
+            raise NoSealError(
+                f"{url} is no seal: remove it; then an export may be made anew under this id"
+            ) from None
 
     def _decoded(
         self,

@@ -34,6 +34,10 @@ class GoneError(StateError):
     """The export is not at the place: it was removed, or never existed."""
 
 
+class NoSealError(StateError):
+    """An object in the place of a seal is none: whether that one export is decided is unknown."""
+
+
 class Finished(msgspec.Struct, frozen=True):
     """A finished export: its name at the place, its location for people, and its manifest.
 

@@ -43,7 +43,7 @@ def open_database(directory: Path) -> Rdict:
     try:
         return Rdict(str(directory), _options())
     except Exception as error:  # noqa: BLE001 -- rocksdict raises nothing more precise
-        if _has(str(error), _UNREADABLE):
+        if _has(str(error), _UNREADABLE) and not _has(str(error), (*_REFUSED, *_FULL)):
             raise StateLost(damage(directory, str(error))) from None
         raise StateError(in_one_line(directory, error)) from None
 

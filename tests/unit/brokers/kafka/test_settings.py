@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -153,6 +155,22 @@ def test_certificates_that_cannot_be_used(tmp_path: Path, field: str, content: s
     with pytest.raises(ConfigurationError, match=f"{field} .*cannot be used") as caught:
         security.client_arguments()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("password", "which"), [(None, "missing"), ("x", "wrong")])
+def test_a_key_that_needs_another_password_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, password: str | None, which: str
+) -> None:
+    """OpenSSL gives no reason, as for a file that is no PEM."""
+    (tmp_path / "both.pem").touch()
+    error = ssl.SSLError(9, "[SSL] PEM lib")
+    error.reason = ""
+    context = Mock(load_cert_chain=Mock(side_effect=error))
+    monkeypatch.setattr(ssl, "create_default_context", lambda **_: context)
+    file = str(tmp_path / "both.pem")
+    security = KafkaSecurity(security_protocol="SSL", cert_file=file, key_password=password)
+    with pytest.raises(ConfigurationError, match=f"no PEM in it, or key_password is {which}$"):
+        security.client_arguments()
 
 
 @pytest.mark.parametrize("field", ["ca_file", "cert_file", "key_file"])
