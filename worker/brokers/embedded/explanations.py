@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -47,11 +48,23 @@ def explain_sqlite_error(error: sqlite3.Error, directory: Path) -> BuddyError:
             return log_damaged(reason_of(error), directory)
         case sqlite3.SQLITE_IOERR:
             return _failed(error, directory)
+        case sqlite3.SQLITE_CANTOPEN if links := sorted(filter(Path.is_symlink, _files(directory))):
+            return StateError(
+                f"{links[0]} is a symbolic link, which SQLite does not follow: put the file itself "
+                f"there, or remove the link."
+            )
         case _:
             return StateError(
                 f"The log in {directory} cannot be read or written ({error}): check the "
                 f"directory, its rights and the limit of open files."
             )
+
+
+def _files(directory: Path) -> list[Path]:
+    """The files beside the log's own; none if they cannot be listed."""
+    with suppress(OSError):
+        return [*directory.glob("*.sqlite-*")]
+    return []
 
 
 def _failed(what: object, directory: Path) -> BrokerUnavailable:

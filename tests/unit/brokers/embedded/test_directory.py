@@ -146,6 +146,19 @@ async def test_a_limit_of_file_sizes_is_named_where_a_disk_fails(broker: Embedde
     assert "raise the limit of file sizes" in line
 
 
+async def test_a_link_in_the_place_of_a_file_beside_the_log_is_named(tmp_path: Path) -> None:
+    async with opened(tmp_path / "log") as broker:
+        await broker.create([Topic("log", 1)])
+    theirs, link = tmp_path / "theirs", tmp_path / "log" / "log.sqlite-wal"
+    theirs.write_text("a letter")
+    link.unlink(missing_ok=True)
+    link.symlink_to(theirs)
+    with pytest.raises(StateError, match=rf"^{link} is a symbolic link, which SQLite does not"):
+        async with opened(tmp_path / "log"):
+            pass
+    assert theirs.read_text() == "a letter"
+
+
 async def test_what_stands_in_the_place_of_members_or_the_lock_is_named(
     tmp_path: Path, broker: EmbeddedBroker
 ) -> None:
