@@ -105,8 +105,8 @@ class Reports(DeskReports):
         self.passed = asyncio.Condition()
         self.passes = self.waited = 0
 
-    def caught_up(self, replayed: int, rebuilt: int) -> None:
-        super().caught_up(replayed, rebuilt)
+    def caught_up(self, replayed: int, rebuilt: int, identity: str) -> None:
+        super().caught_up(replayed, rebuilt, identity)
         self.passes += 1
         self._notify()
 

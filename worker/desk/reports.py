@@ -41,6 +41,8 @@ class DeskReports:
         self._transactions = OpenTransactions(clock.steady)
         self._unreadable = Sparing(_unreadable_rejection)
         self._rebuilt = self._replayed = 0
+        self._identity = ""
+        """That of the store in the last pass."""
         self._is_off = self._is_beside = False
 
     def alive(self) -> None:
@@ -132,14 +134,19 @@ class DeskReports:
             {entity: (count.oldest or 0) / 1000 for entity, count in found.items()},
         )
 
-    def caught_up(self, replayed: int, rebuilt: int) -> None:
-        """A pass has ended. Both are totals since the store was opened.
+    def caught_up(self, replayed: int, rebuilt: int, identity: str) -> None:
+        """A pass has ended. The numbers are totals since the store was opened.
 
-        That is audits of replays read, and replacements of the store with an empty one.
+        They are audits of replays read, and replacements of the store with an empty one. Another
+        process may replace it between two openings: then only its identity is another one.
         """
         self._metrics.desk.replayed(replayed - self._replayed)
-        self._metrics.anomalies.state_rebuilt("desk", rebuilt - self._rebuilt)
-        self._replayed, self._rebuilt = replayed, rebuilt
+        times = rebuilt - self._rebuilt
+        if not times and self._identity not in ("", identity):
+            _log.warning("desk_rebuilt", reason="another process found it to be unusable")
+            times = 1
+        self._metrics.anomalies.state_rebuilt("desk", times)
+        self._replayed, self._rebuilt, self._identity = replayed, rebuilt, identity
         self.health.restored()
         self.health.lag(0)
         self._unreadable.flush()

@@ -170,7 +170,8 @@ class DeskService:
             self._reports.still_open(await asyncio.to_thread(still_open, store))
         self._reports.free(_STORE, after=0)  # it is open and has taken what was read
         self._reports.free(_BROKER)
-        self._reports.caught_up(store.replayed, store.database.rebuilt)
+        identity = await asyncio.to_thread(lambda: store.database.identity)
+        self._reports.caught_up(store.replayed, store.database.rebuilt, identity)
         store.is_live = self._now() - began < _LONG_MS
         if now // BUCKET_MS > self._looked_at:
             self._looked_at = now // BUCKET_MS
