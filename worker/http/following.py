@@ -11,7 +11,6 @@ from worker.brokers.contract import Broker, Reader
 from worker.clock import Clock
 from worker.errors import BrokerUnavailable, BuddyError, MissingTopic
 from worker.http.broker_watch import BrokerWatch
-from worker.index.freshness import is_another
 from worker.stream import Message, OffsetRange, Partition
 from worker.waiting import Backoff
 
@@ -108,8 +107,8 @@ class TopicFollower:
         """Set the positions from which to read, and report what was read and is gone."""
         self._compared = self._clock()
         identity = await self._identity_now()
-        is_anew = is_another(self._identity, identity)
-        self._identity = identity or self._identity
+        is_anew = self._identity is not None and identity != self._identity
+        self._identity = identity
         positions: dict[Partition, int] = {}
         for partition, span in (await self._spans(uncommitted=True)).items():
             before = self._positions.get(partition, span.start)
@@ -125,12 +124,14 @@ class TopicFollower:
             return False
         self._compared = self._clock()
         ends = await self._spans(uncommitted=True)
-        return is_another(self._identity, await self._identity_now()) or any(
+        return await self._identity_now() != self._identity or any(
             self._positions[p] > ends[p].end for p in self._positions if p in ends
         )
 
     async def _identity_now(self) -> str | None:
-        return (await self._broker.identities([self.topic])).get(self.topic)
+        """The topic's identity, or the last one that is known: an old broker tells none."""
+        now = await self._broker.identities([self.topic])
+        return now.get(self.topic, self._identity)
 
     def _report(self, reader: Reader) -> None:
         is_new = self.is_current.is_set()
