@@ -61,7 +61,7 @@ class Refusing:
                 self._refuse()
                 return await commit(*args)
 
-            committer.commit = refuse  # type: ignore[assignment, method-assign]
+            committer.commit = refuse  # type: ignore[assignment, method-assign]  # a fault
         return committer
 
     def reader(self, *, uncommitted: bool = False) -> Reader:
@@ -80,7 +80,7 @@ class Refusing:
                 self._refuse()
             return await read(*args, **more)
 
-        reader.assign, reader.read = note, refuse  # type: ignore[method-assign]
+        reader.assign, reader.read = note, refuse  # type: ignore[method-assign]  # a fault
         return reader
 
     def _refuse(self) -> None:
@@ -275,7 +275,7 @@ async def test_a_refused_election_is_told_and_waited_out(
                 raise refused[0]
             return frozenset(await assignment())
 
-        member.assignment = ask  # type: ignore[method-assign]
+        member.assignment = ask  # type: ignore[method-assign]  # a fault
         return member
 
     real = sink.broker.join

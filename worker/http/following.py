@@ -108,15 +108,16 @@ class TopicFollower:
         self._compared = self._clock()
         identity = await self._identity_now()
         is_anew = self._identity is not None and identity != self._identity
-        self._identity = identity
         positions: dict[Partition, int] = {}
-        for partition, span in (await self._spans(uncommitted=True)).items():
+        spans = await self._spans(uncommitted=True)
+        for partition, span in spans.items():
             before = self._positions.get(partition, span.start)
             positions[partition] = span.start if is_anew else min(before, span.end)
             if (gone := before - positions[partition]) > 0:
                 self._lost(partition, gone)
                 self._watch.lost(partition, gone, is_new=True)
-        self._positions = positions
+        # Only now: if a request failed before, the next try has to find the same.
+        self._identity, self._positions = identity, positions
 
     async def _has_lost(self) -> bool:
         """Whether the topic is another one, or ends before a position. Asks every five seconds."""

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from tests.clock_kit import SettableClock
 from tests.unit.embedded_kit import HOUR, opened
+from tests.unit.http.watch_kit import Told
 from worker.brokers.contract import Broker
 from worker.brokers.embedded.store import FILE_NAME
 from worker.core.topics import Names, wanted
@@ -31,22 +32,6 @@ from worker.sink.requests import ExportRequest
 NAMES = Names()
 USERS = NAMES.input("users")
 LIMIT = 1024 * 1024
-
-
-class Told:
-    """What a watch tells, one by one."""
-
-    def __init__(self) -> None:
-        self._lines: asyncio.Queue[str | None] = asyncio.Queue()
-        self.tell = self._lines.put_nowait
-
-    async def until(self, part: str | None) -> None:
-        """Wait for a line with this part, or for none."""
-        async with asyncio.timeout(30):
-            while True:
-                line = await self._lines.get()
-                if line is None if part is None else part in (line or ""):
-                    return
 
 
 @pytest.fixture(autouse=True)

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract.helpers import damage_embedded, empty_embedded
+from tests.contract.helpers import damage_embedded, delete_embedded_topic, empty_embedded
 from tests.unit.embedded_kit import opened
 from worker.brokers.embedded.broker import EmbeddedBroker
 from worker.core.topics import Names, wanted
+from worker.errors import BrokerUnavailable
 from worker.http import broker_watch
+from worker.http import following as following_module
 from worker.http.announcements import Announcements
 from worker.http.broker_watch import BrokerWatch
 from worker.http.metrics import HttpMetrics
@@ -162,6 +164,31 @@ async def test_receipts_that_are_removed_unread_are_told(broker: EmbeddedBroker)
             await write(broker, "next")
             await watch.until(f"2 {TOLD}")
     assert lost(logs) == [LOST | {"count": 2}]
+
+
+async def test_a_topic_created_anew_is_told_though_the_broker_is_away_just_then(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following_module, "_IDENTITY_MS", 0)
+    await write(broker, "a", "b", "c")
+    watch = HeardWatch(broker)
+    receipts = Receipts(broker, NAMES, watch)
+
+    async def away(*_: Any, **__: Any) -> Any:
+        raise BrokerUnavailable("the broker is away")
+
+    with capture_logs() as logs:
+        async with following(receipts):
+            assert await receipts.of("c")
+            with monkeypatch.context() as outage:
+                outage.setattr(broker, "spans", away)
+                await delete_embedded_topic(broker, PLACE.topic)
+                await broker.create([wanted(NAMES, 1, 1024 * 1024)[PLACE.topic]])
+                await write(broker, "d", "e", "f", "g")
+                await watch.until("the broker is away")
+            await watch.until(f"3 {TOLD}")
+            assert await receipts.of("d"), "it was read from its start"
+    assert lost(logs) == [LOST | {"count": 3}]
 
 
 async def test_receipts_that_expired_before_the_start_are_no_loss(broker: EmbeddedBroker) -> None:

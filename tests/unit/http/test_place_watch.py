@@ -12,6 +12,7 @@ from unittest.mock import Mock
 import pytest
 from structlog.testing import capture_logs
 
+from tests.unit.http.watch_kit import Told
 from worker.core.topics import Names
 from worker.exports.places.directory import DirectoryPlace
 from worker.exports.places.place import ExportPlace
@@ -23,31 +24,19 @@ from worker.ops.instruments import Instruments
 
 
 class Heard(BrokerWatch):
-    """Keeps each line that it hears, or None where exports were read."""
+    """Tells each line that it hears, or None where exports were read."""
 
     def __init__(self) -> None:
         super().__init__(Mock(), Names(), Mock(), HttpMetrics(Instruments(), []))
-        self._lines: asyncio.Queue[str | None] = asyncio.Queue()
+        self.told = Told()
 
     def not_followed(self, what: str, why: str) -> None:
         super().not_followed(what, why)
-        self._lines.put_nowait(why)
+        self.told.tell(why)
 
     def followed(self, what: str) -> None:
         super().followed(what)
-        self._lines.put_nowait(None)
-
-    async def next(self) -> str | None:
-        """The next line that it hears."""
-        async with asyncio.timeout(30):
-            return await self._lines.get()
-
-    async def until(self, part: str | None) -> None:
-        """Wait for a line with this part, or for none."""
-        while True:
-            line = await self.next()
-            if line is None if part is None else part in (line or ""):
-                return
+        self.told.tell(None)
 
 
 @pytest.fixture(autouse=True)
@@ -70,14 +59,16 @@ async def test_a_directory_that_is_gone_is_told_until_it_is_back(tmp_path: Path)
     root, away = tmp_path / "exports", tmp_path / "away"
     with capture_logs() as logs:
         async with watching(DirectoryPlace(root)) as heard:
-            assert await heard.next() is None, "it was never there: the first export creates it"
+            assert await heard.told.next() is None, (
+                "it was never there: the first export creates it"
+            )
             root.mkdir()
-            assert [await heard.next() for _ in range(3)] == [None] * 3
+            assert [await heard.told.next() for _ in range(3)] == [None] * 3
             root.rename(away)
-            await heard.until("was replaced or unmounted")
+            await heard.told.until("was replaced or unmounted")
             assert "was replaced or unmounted" in str(heard.hindrance())
             away.rename(root)
-            await heard.until(None)
+            await heard.told.until(None)
     assert [entry["event"] for entry in logs] == ["exports_not_read", "exports_read_again"]
 
 
@@ -85,6 +76,6 @@ async def test_a_disk_that_hangs_is_told_too() -> None:
     line, thaw = "the disk of exports has not answered for 20 s", threading.Event()
     place = Mock(**{"hang.return_value": line, "find.side_effect": lambda _name: thaw.wait(30)})
     async with watching(place) as heard:
-        assert await heard.next() == line
+        assert await heard.told.next() == line
         thaw.set()
-        await heard.until(None)
+        await heard.told.until(None)
