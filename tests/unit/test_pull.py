@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.place_kit import FIRST, ID
-from worker.errors import BrokerUnavailable
+from worker.errors import BrokerUnavailable, UsageError
 from worker.pull.folder import pull
 from worker.pull.server import ExportServer, NothingToPull, Offered, Refused
 
@@ -163,3 +163,10 @@ def test_the_only_export_removed_in_mid_pull_is_told_with_what_to_do(
     )
     assert str(raised.value) == (removed if listed else none)
     assert raised.value.exit_code == 1
+
+
+@pytest.mark.parametrize("login", ["user:secret@", "user%3Asecret%40", "user%40", "user@"])
+def test_a_login_in_the_url_is_refused_and_not_repeated(login: str) -> None:
+    with pytest.raises(UsageError, match="must not hold a password") as refused:
+        ExportServer(f"http://{login}127.0.0.1:1", None)
+    assert "secret" not in str(refused.value)

@@ -20,7 +20,8 @@ def seal(file: Path, length: int, mode: int) -> None:
     """
     line = b"%d %08x\n" % (length, _checksum(file, length))
     fresh = file.with_name(f"{_SEAL}.new")
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    fresh.unlink(missing_ok=True)  # also a link, which must not be written through
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         os.write(handle, line)
         os.fsync(handle)

@@ -23,6 +23,8 @@ FILE_MODE: Final = 0o640
 
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _DAMAGED: Final = "damaged"
+_MAKE: Final = os.O_CREAT | os.O_NOFOLLOW
+"""A symbolic link might lead to a file of others."""
 _FULL: Final = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
 
 
@@ -47,7 +49,7 @@ class StateDirectory:
         """
         try:
             make_private(self.path)
-            lock = os.open(self.path / "owner.lock", os.O_RDWR | os.O_CREAT, FILE_MODE)
+            lock = os.open(self.path / "owner.lock", os.O_RDWR | _MAKE, FILE_MODE)
         except OSError as error:
             raise self.failure(error) from error
         try:
@@ -99,6 +101,10 @@ class StateDirectory:
     def failure(self, error: Exception) -> StateError:
         """The StateError for this error: one line that says what to do."""
         what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if isinstance(error, OSError) and error.errno == errno.ELOOP:
+            return StateError(
+                f"{error.filename} is a symbolic link, which is never followed: remove it"
+            )
         if any(sign in what for sign in _FULL):
             return StateError(
                 f"{self.path} cannot be written, the disk is full ({what}): free some space"
@@ -110,7 +116,7 @@ class StateDirectory:
 
     def _write_mark(self, text: str) -> None:
         try:
-            mark = os.open(self._mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
+            mark = os.open(self._mark, os.O_WRONLY | os.O_TRUNC | _MAKE, FILE_MODE)
             try:
                 os.write(mark, text.encode())
                 os.fsync(mark)

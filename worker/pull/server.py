@@ -81,7 +81,7 @@ class ExportServer:
         has_more = parsed.query is not None or parsed.fragment is not None
         if parsed.scheme not in ("http", "https") or not parsed.host or has_more:
             raise UsageError("the server must be a URL such as http://127.0.0.1:8080")
-        if parsed.auth is not None:
+        if parsed.auth is not None or "%40" in parsed.host:  # a quoted @
             raise UsageError("the URL must not hold a password: use --token-file")
         if token is not None and not (token.isascii() and token.isprintable()):
             raise ConfigurationError(
