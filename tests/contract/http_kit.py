@@ -102,7 +102,7 @@ async def served(
             api(parts, settings) as app,
             httpx.AsyncClient(base_url=address, timeout=PATIENCE) as client,
         ):
-            serving = asyncio.create_task(serve_http(app, listening, stop))
+            serving = asyncio.create_task(serve_http(app, listening, stop, counted.stalled))
             try:
                 yield Served(address, client, stop, watch)
             finally:

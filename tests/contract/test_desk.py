@@ -188,6 +188,14 @@ async def test_a_topic_created_anew_empties_the_desk(desk: Desk, remove: DeleteT
     assert [(entry["event"], entry["reason"]) for entry in logs] == [
         ("desk_rebuilt", f"topic {topic} was created anew")
     ]
+    (line,) = desk.missed
+    assert line.startswith(f"topic {topic} was created anew: its rejections are gone; have")
+    desk.missed.clear()
+    await remove(desk.names.replays)
+    await desk.broker.create([wanted(desk.names, PARTITIONS, 1024 * 1024)[desk.names.replays]])
+    assert await desk.look() == (6, 6)
+    (line,) = desk.missed
+    assert line.startswith(f"topic {desk.names.replays} was created anew: what earlier replays")
 
 
 def audit(desk: Desk, rejection: str, key: str) -> ProducerRecord:

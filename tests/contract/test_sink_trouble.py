@@ -162,6 +162,11 @@ async def test_an_accepted_topic_that_was_created_anew_is_read_from_its_start(
     rebuilt = [entry for entry in logs if entry["event"] == "sink_store_rebuilt"]
     assert len(rebuilt) == 1
     assert topic in rebuilt[0]["reason"]
+    assert [entry["topic"] for entry in logs if entry["event"] == "accepted_recreated"] == [topic]
+    value = sink.metrics.registry.get_sample_value
+    assert value("buddy_accepted_recreated_total") == 1
+    reason = f"topic {topic} was created anew: its rows are gone"
+    assert any(reason in one for one in sink.reasons())
     rows = csv_rows(sink.exports / str(said.directory), "users")
     assert [row["id"] for row in rows] == [uuid(100 + n) for n in range(records)]
 

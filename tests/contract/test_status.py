@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import pytest
 
+from schemas import ENTITIES
 from tests.contract.broker_kit import Clock, MakeTopic, unique
 from tests.contract.helpers import all_of
 from worker.brokers.contract import Broker
 from worker.cli.ask_broker import (
+    broker_answers,
     first_unread,
     latest_checkpoints,
     with_earlier_checkpoints,
 )
+from worker.cli.settings import Settings
 from worker.core.topics import Names, wanted
 from worker.engine import latest
 from worker.status.broker_answers import BrokerAnswers
+from worker.status.report import report
 from worker.status.trouble import STALLED_MS, stalled
 from worker.stream import OffsetRange, Partition, ProducerRecord
 
@@ -114,3 +121,24 @@ async def test_earlier_progress_is_looked_for_until_it_shows_that_a_position_sta
     assert found.tasks[0].unmoved_since["events"] == progress[0].timestamp
     assert found.tasks[0].unmoved_since["users"] == progress[99].timestamp
     assert stalled(found, waiting) == {place: STALLED_MS}
+
+
+async def test_what_is_appended_meanwhile_is_not_in_an_open_transaction(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = Names(unique("prefix"))
+    topics = wanted(names, 1, LIMIT)
+    await broker.create([topics[names.input(entity)] for entity in ENTITIES])
+    await broker.create([topics[names.progress]])
+    really = broker.spans
+
+    async def spans(partitions: Iterable[Partition], **options: bool) -> Any:
+        await broker.publish([ProducerRecord(names.input("users"), b"k", b"v")])
+        return await really(partitions, **options)
+
+    monkeypatch.setattr(broker, "spans", spans)
+    answers = await broker_answers(broker, Settings(prefix=names.prefix), 1)
+    figures = report(answers, {}).entities
+    assert {entity: found.blocked for entity, found in figures.items()} == dict.fromkeys(
+        ENTITIES, 0
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -43,14 +43,13 @@ async def broker_answers(broker: Broker, settings: Settings, tasks: int) -> Brok
     inputs = [Partition(topic, number) for topic in topics for number in range(tasks)]
     group = f"{names.prefix}-worker"
     (
-        (checkpoints, committed, spans, ends),
+        (checkpoints, committed, (spans, ends)),
         (identities, workers, sinks, skipped),
     ) = await asyncio.gather(
         asyncio.gather(
             latest_checkpoints(broker, names, tasks),
             broker.committed(group, inputs),
-            broker.spans(inputs),
-            broker.spans(inputs, uncommitted=True),
+            _spans_and_ends(broker, inputs),
         ),
         asyncio.gather(
             broker.identities(topics),
@@ -64,7 +63,7 @@ async def broker_answers(broker: Broker, settings: Settings, tasks: int) -> Brok
         at=time.time_ns() // 1_000_000,
         tasks=checkpoints,
         spans=spans,
-        ends={partition: span.end for partition, span in ends.items()},
+        ends=ends,
         group_offsets=committed,
         identities=identities,
         workers=[member for member in workers if member.ours],
@@ -77,6 +76,17 @@ async def broker_answers(broker: Broker, settings: Settings, tasks: int) -> Brok
         skipped=skipped,
         grace_ms=int(settings.grace_seconds * 1000),
     )
+
+
+async def _spans_and_ends(
+    broker: Broker, inputs: Sequence[Partition]
+) -> tuple[Mapping[Partition, OffsetRange], dict[Partition, int]]:
+    """How far the inputs can be read, and their ends with open transactions.
+
+    The ends come first: what is appended between the two requests is not taken for blocked.
+    """
+    latest = await broker.spans(inputs, uncommitted=True)
+    return await broker.spans(inputs), {partition: span.end for partition, span in latest.items()}
 
 
 async def latest_checkpoints(broker: Broker, names: Names, tasks: int) -> dict[int, TaskCheckpoint]:

@@ -103,7 +103,7 @@ def serve_command(context: Context, descriptor: int | None, health: str | None) 
                 )
                 async with api(parts, api_settings) as app:
                     services = [
-                        serve_http(app, listening, stop),
+                        serve_http(app, listening, stop, told.metrics.stalled),
                         watch.run(stop),
                         PlaceWatch(place, watch).run(stop),
                     ]

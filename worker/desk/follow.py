@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from schemas import ENTITIES
@@ -32,6 +32,7 @@ from worker.index.freshness import (
     outside_the_log,
     removed_unread,
     tombstones_of,
+    topics_anew,
 )
 from worker.index.resuming import another_log
 from worker.stream import OffsetRange, Partition, Topic
@@ -129,6 +130,7 @@ class DeskUpdater:
             if reason is None and not verified:
                 reason = await another_log(self._broker, there, spans)
         if reason is not None:
+            self._tell_topics_anew(topics_anew(saved.identities, identities))
             self._tell_lost_ends(saved, identities, spans)
             removed_before = removed_unread(saved, identities, spans)
             await asyncio.to_thread(self.store.wipe, reason)
@@ -167,6 +169,24 @@ class DeskUpdater:
     async def readable_ends(self) -> dict[Partition, tuple[int, int]]:
         """How far each partition can be read, and its end with open transactions."""
         return await _readable_ends(self._broker, self.store.names)
+
+    def _tell_topics_anew(self, topics: Sequence[str]) -> None:
+        """Tell which topics were created anew. The sink tells of accepted ones.
+
+        A worker tells of rejected ones, too, unless its state is lost.
+        """
+        names = self.store.names
+        for topic in topics:
+            if topic in map(names.rejected, ENTITIES):
+                self._missed(
+                    f"topic {topic} was created anew: its rejections are gone; have the records"
+                    " judged again with 'buddy reprocess'"
+                )
+            elif topic == names.replays:
+                self._missed(
+                    f"topic {topic} was created anew: what earlier replays named counts as not"
+                    " sent again"
+                )
 
     def _tell_lost_ends(
         self,

@@ -56,6 +56,10 @@ class HttpMetrics:
             "Offsets of receipts or announcements that are lost: removed, or damaged and skipped,"
             " before the API read them, or gone with an earlier topic.",
         )
+        self._stalled = make.counter(
+            "buddy_http_clients_stalled",
+            "Clients that were cut off in mid-answer, because they took nothing for two minutes.",
+        )
         self._delivered = make.counter("buddy_http_export_bytes", "Bytes of exports sent.")
         self._streams = make.gauge("buddy_http_streams", "Streams of events that are open.")
         self._uploads = make.gauge("buddy_http_uploads", "Bodies of records that are being read.")
@@ -79,6 +83,10 @@ class HttpMetrics:
     def lost(self, offsets: int) -> None:
         """Count offsets of followed topics that were gone before they were read."""
         self._lost.inc(offsets)
+
+    def stalled(self) -> None:
+        """Count a client that was cut off because it took nothing of its answer."""
+        self._stalled.inc()
 
     def delivered(self, size: int) -> None:
         """Count bytes of an export that were sent."""

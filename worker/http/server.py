@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from fcntl import ioctl
+from termios import TIOCOUTQ
 from typing import Any, Final
 
 import h11
@@ -17,8 +20,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 HEADER_SECONDS: Final = 10.0
 """How long a client may take for the head of its first request."""
-CLIENT_SECONDS: Final = 60.0
-"""How long a client may take none of what waits for it; at most some 300 KB do."""
+CLIENT_SECONDS: Final = 120.0
+"""How long a client may take none of what waits for it. Its system may announce room only in steps
+of 400 KB: within a minute, a client that reads 6 KB a second would seem to take nothing.
+"""
 KEEP_ALIVE_SECONDS: Final = 15
 LINGER_SECONDS: Final = 3.0
 """How long the rest of a body is dropped that was answered before its end."""
@@ -30,12 +35,21 @@ _MOST_HEADER_BYTES: Final = 32 * 1024
 _log = structlog.get_logger(__name__)
 
 
-async def serve_http(app: ASGIApp, listening: socket.socket, stop: asyncio.Event) -> None:
-    """Serve until `stop` is set; then give requests in progress `GRACE_SECONDS`."""
+async def serve_http(
+    app: ASGIApp, listening: socket.socket, stop: asyncio.Event, stalled: Callable[[], None]
+) -> None:
+    """Serve until `stop` is set; then give requests in progress `GRACE_SECONDS`.
+
+    `stalled` is called for each client that is cut off because it takes nothing.
+    """
+
+    class Protocol(_Protocol):
+        cut_off = staticmethod(stalled)
+
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         app,
-        http=_Protocol,
+        http=Protocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -75,6 +89,9 @@ class _Protocol(H11Protocol):
     A connection whose client still sends is not closed at once: the system would reset it, and the
     client would lose the answer.
     """
+
+    cut_off: Callable[[], None]
+    """Counts a client that is cut off because it takes nothing."""
 
     def connection_made(self, transport: Any) -> None:
         """Give the client `HEADER_SECONDS` for the head of its request."""
@@ -117,16 +134,40 @@ class _Protocol(H11Protocol):
         self._linger_limit = self.loop.call_later(LINGER_SECONDS, transport.close)
 
     def pause_writing(self) -> None:
-        """Give the client `CLIENT_SECONDS` to take what waits for it."""
+        """Give the client `CLIENT_SECONDS` to take some of what waits for it."""
         super().pause_writing()
-        self._write_limit = self.loop.call_later(CLIENT_SECONDS, self.transport.abort)
+        self._limit_writing(self._waiting())
 
     def resume_writing(self) -> None:
-        """It has taken most of it."""
+        """The system has taken most of it."""
         super().resume_writing()
         if self._write_limit is not None:
             self._write_limit.cancel()
             self._write_limit = None
+
+    def _limit_writing(self, waiting: int) -> None:
+        self._write_limit = self.loop.call_later(CLIENT_SECONDS, self._check_writing, waiting)
+
+    def _check_writing(self, before: int) -> None:
+        """Cut off a client that has taken nothing since the last check; a slow one goes on."""
+        waiting = self._waiting()
+        if waiting < before:
+            self._limit_writing(waiting)
+            return
+        _log.warning("http_client_stalled", seconds=int(CLIENT_SECONDS), bytes=waiting)
+        self.cut_off()
+        self.transport.abort()
+
+    def _waiting(self) -> int:
+        """How many bytes the client has not taken: those in this process, and in the system.
+
+        The system keeps megabytes for a slow client, and asks for more only once half is gone.
+        """
+        transport: Any = self.transport
+        sent = array("i", [0])
+        with suppress(OSError):  # a system that cannot tell, or a connection that is gone
+            ioctl(transport.get_extra_info("socket").fileno(), TIOCOUTQ, sent)
+        return int(transport.get_write_buffer_size()) + sent[0]
 
     def _limit_head(self) -> None:
         cycle: RequestResponseCycle | None = self.cycle

@@ -99,10 +99,13 @@ def created_anew(before: Mapping[str, str], now: Mapping[str, str]) -> str | Non
 
     Offsets of the old topic mean nothing in the new topic.
     """
-    for name in sorted(before):
-        if is_another(before[name], now.get(name)):
-            return f"topic {name} was created anew"
-    return None
+    anew = topics_anew(before, now)
+    return f"topic {anew[0]} was created anew" if anew else None
+
+
+def topics_anew(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The topics that have a new identity, in order of their names."""
+    return [name for name in sorted(before) if is_another(before[name], now.get(name))]
 
 
 def is_another(before: str | None, now: str | None) -> bool:

@@ -251,6 +251,16 @@ class SinkReports:
         )
         _log.error("internal_truncated", topic=partition.topic, partition=partition.number)
 
+    def accepted_recreated(self, topic: str) -> None:
+        """An accepted topic was recreated. A worker tells of it, too, unless its state is lost."""
+        self._metrics.anomalies.accepted_recreated()
+        self.health.report(
+            f"topic {topic} was created anew: its rows are gone; have them judged again with"
+            " 'buddy reprocess'",
+            self._clock(),
+        )
+        _log.error("accepted_recreated", topic=topic)
+
     def recreated(self, topic: str) -> None:
         """A topic other than the accepted ones was recreated."""
         self._metrics.anomalies.internal_recreated()

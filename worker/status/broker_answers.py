@@ -51,7 +51,7 @@ class BrokerAnswers(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     spans: Mapping[Partition, OffsetRange]
     """The offset ranges of the inputs, committed messages only."""
     ends: Mapping[Partition, int]
-    """The ends of the inputs, open transactions included."""
+    """The ends of the inputs, open transactions included, from just before `spans`."""
     group_offsets: Mapping[Partition, int]
     """The offsets that the workers' group has committed."""
     identities: Mapping[str, str]

@@ -123,7 +123,7 @@ def _figures(answers: BrokerAnswers, entity: str, lags: Mapping[Partition, int])
         **{name: counts[name] if counted else None for name in Counts.__struct_fields__},
         lag=sum(lag for partition, lag in lags.items() if partition.topic == topic),
         blocked=sum(
-            end - answers.spans[partition].end
+            max(0, end - answers.spans[partition].end)  # the ends were asked for first
             for partition, end in answers.ends.items()
             if partition.topic == topic and partition in answers.spans
         ),

@@ -6,14 +6,15 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 from starlette.types import Receive, Scope, Send
+from structlog.testing import capture_logs
 
 from worker.errors import ConfigurationError
 from worker.http.listening import is_loopback, listen
-from worker.http.server import serve_http
+from worker.http.server import _Protocol, serve_http
 
 
 async def answer(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -30,7 +31,7 @@ async def port() -> AsyncIterator[int]:
         patch("worker.http.server.HEADER_SECONDS", 0.2),
         listen("127.0.0.1", 0, has_tokens=False) as listening,
     ):
-        serving = asyncio.create_task(serve_http(answer, listening, stop))
+        serving = asyncio.create_task(serve_http(answer, listening, stop, Mock()))
         yield listening.getsockname()[1]
         stop.set()
         await serving
@@ -58,19 +59,25 @@ async def test_a_head_that_is_too_long_is_refused(port: int) -> None:
     writer.close()
 
 
+async def large(_scope: Scope, _receive: Receive, send: Send) -> None:
+    """An application that answers with 100 MB."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for _ in range(1_000):
+        await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
+
+
 async def test_a_client_that_takes_nothing_is_cut_off() -> None:
-    async def large(_scope: Scope, _receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        for _ in range(1_000):
-            await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
+    async def watched(scope: Scope, receive: Receive, send: Send) -> None:
+        await large(scope, receive, send)
         ended.set()
 
-    stop, ended = asyncio.Event(), asyncio.Event()
+    stop, ended, stalled = asyncio.Event(), asyncio.Event(), Mock()
     with (
+        capture_logs() as logs,
         patch("worker.http.server.CLIENT_SECONDS", 0.2),
         listen("127.0.0.1", 0, has_tokens=False) as listening,
     ):
-        serving = asyncio.create_task(serve_http(large, listening, stop))
+        serving = asyncio.create_task(serve_http(watched, listening, stop, stalled))
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", listening.getsockname()[1], limit=1_000
         )
@@ -81,6 +88,43 @@ async def test_a_client_that_takes_nothing_is_cut_off() -> None:
             while chunk := await reader.read(1_000_000):
                 taken += len(chunk)
         assert taken < 100_000_000, "not all of it"
+        writer.close()
+        stop.set()
+        await serving
+    stalled.assert_called_once_with()
+    assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == [
+        "http_client_stalled"
+    ]
+
+
+async def test_a_client_that_takes_little_is_not_cut_off() -> None:
+    stop, paused = asyncio.Event(), asyncio.Event()
+    served: list[_Protocol] = []
+
+    class Watched(_Protocol):
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            served.append(self)
+            paused.set()
+
+    with (
+        patch("worker.http.server._Protocol", Watched),
+        listen("127.0.0.1", 0, has_tokens=False) as listening,
+    ):
+        serving = asyncio.create_task(serve_http(large, listening, stop, Mock()))
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", listening.getsockname()[1], limit=1_000
+        )
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await paused.wait()
+        protocol = served[0]
+        before = protocol._waiting()
+        while protocol._waiting() >= before:
+            assert await reader.read(10_000)
+        protocol._check_writing(before)
+        assert not protocol.transport.is_closing(), "it has taken something since"
+        protocol._check_writing(protocol._waiting())
+        assert protocol.transport.is_closing()
         writer.close()
         stop.set()
         await serving

@@ -422,7 +422,8 @@ def test_a_full_disk_is_one_clear_line_and_nothing_is_half_applied(opened: RowSt
     [
         ("IO error: No space left on device: /x", "the disk is full"),
         ("IO error: While lock file: /x/LOCK: Resource temporarily unavailable", "another sink"),
-        ("IO error: Permission denied", "check its owner and rights"),
+        ("IO error: Permission denied", "d cannot be read or written: check its owner and rights"),
+        ("IO error: While mkdir: d/snapshots/x.tmp: Permission denied", "d cannot be read"),
         ("strange\nthing", "cannot be used: strange thing"),
     ],
 )
@@ -430,6 +431,16 @@ def test_errors_of_the_disk_are_one_line(text: str, line: str) -> None:
     said = rocks.in_one_line(Path("d"), Exception(text))
     assert line in said
     assert "\n" not in said
+
+
+def test_a_missing_right_is_told_of_what_lacks_it(tmp_path: Path) -> None:
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    (rows / "9.sst").touch()
+    text = f"IO error: While open a file for {{}}: {rows}/{{}}: Permission denied"
+    for file, named in (("9.sst", rows / "9.sst"), ("10.log", rows)):
+        said = rocks.in_one_line(tmp_path, Exception(text.format("appending", file)))
+        assert said == f"{named} cannot be read or written: check its owner and rights"
 
 
 # --- Any history ----------------------------------------------------------------------------------

@@ -29,9 +29,8 @@ def test_counts_are_summed_over_the_tasks() -> None:
         ),
     }
     base = answers()
-    found = report(
-        answers(tasks=tasks, ends={**base.ends, EVENTS: 14}, exact=False), {EVENTS: 4, USERS: 2}
-    )
+    ends = {**base.ends, EVENTS: 14, USERS: 7}  # users were appended between the two requests
+    found = report(answers(tasks=tasks, ends=ends, exact=False), {EVENTS: 4, USERS: 2})
     users = msgspec.structs.asdict(found.entities["users"])
     assert users == {name: 2 * n for name, n in msgspec.structs.asdict(counts).items()} | {
         "lag": 2,

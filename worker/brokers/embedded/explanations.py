@@ -120,12 +120,12 @@ def explain_os_error(error: OSError, directory: Path, *, is_open: bool = False) 
 def _obstacle(error: OSError, directory: Path) -> Path | None:
     """What stands below the directory in the place of a directory, or of a file; None if unknown.
 
-    `members` may be a file, for example, or `upkeep.lock` a directory.
+    `members` may be a file, for example, or `upkeep.lock` a directory or a link.
     """
     if not isinstance(error.filename, str) or directory not in Path(error.filename).parents:
         return None
     path = Path(error.filename)
-    if error.errno == errno.EISDIR:
+    if error.errno in (errno.EISDIR, errno.ELOOP):
         return path
     if error.errno in _NO_DIRECTORY:
         above = (p for p in (path, *path.parents) if directory in p.parents)

@@ -36,6 +36,7 @@ from worker.index.freshness import (
     outside_the_log,
     reason_to_rebuild,
     tombstones_of,
+    topics_anew,
 )
 from worker.index.resuming import another_log, went_back
 from worker.sink.reports import SinkReports, unheard
@@ -233,6 +234,8 @@ class Consumer:
         )
         held = dict(saved.positions)
         if reason is not None:
+            for name in topics_anew(saved.identities, identities):
+                self._reports.accepted_recreated(name)
             for partition, count in lost_ends(saved, identities, spans).items():
                 self._reports.truncated(partition, count)
             await asyncio.to_thread(self._store.wipe, reason)

@@ -5,6 +5,8 @@ rocksdict raises plain `Exception` with RocksDB's text. No other module parses t
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -136,10 +138,20 @@ def in_one_line(directory: Path, error: Exception) -> str:
     if any(sign in small for sign in _FULL):
         return f"{directory} cannot be written, the disk is full: free some space"
     if any(sign in small for sign in _REFUSED):
-        return f"{directory} cannot be written: check its owner and rights"
+        refused = _named(directory, text)
+        return f"{refused} cannot be read or written: check its owner and rights"
     if any(sign in small for sign in _NO_DIRECTORY):
         return f"{directory} cannot be used as a directory: name another one"
     return f"{directory} cannot be used: {text[:200]}"
+
+
+def _named(directory: Path, text: str) -> Path:
+    """The path below `directory` that RocksDB's text names; above it, what is there."""
+    found = re.search(rf"{re.escape(str(directory))}/[^:\s]+", text)
+    path = directory if found is None else Path(found.group())
+    while path != directory and not os.path.lexists(path):
+        path = path.parent
+    return path
 
 
 def until(end: bytes) -> ReadOptions:

@@ -175,8 +175,14 @@ async def test_what_stands_in_the_place_of_members_or_the_lock_is_named(
     assert await member.assignment() == {0}
     (directory / "upkeep.lock").unlink(missing_ok=True)
     (directory / "upkeep.lock").mkdir()
-    with pytest.raises(StateError, match=re.escape(f"{directory / 'upkeep.lock'} is in the way")):
+    in_the_way = re.escape(f"{directory / 'upkeep.lock'} is in the way")
+    with pytest.raises(StateError, match=in_the_way):
         await broker.maintain()
+    (directory / "upkeep.lock").rmdir()
+    (directory / "upkeep.lock").symlink_to(tmp_path / "others")
+    with pytest.raises(StateError, match=in_the_way):
+        await broker.maintain()
+    assert not (tmp_path / "others").exists(), "no link is followed"
 
 
 async def test_an_unknown_format_is_left_alone(tmp_path: Path) -> None:
