@@ -18,6 +18,8 @@ class Blocked(NamedTuple):
     offset: int
     records: int
     seconds: int
+    others: int = 0
+    """How many more partitions are blocked for as long as is reported."""
 
     def log_fields(self) -> dict[str, object]:
         """The fields of a log line."""
@@ -27,12 +29,14 @@ class Blocked(NamedTuple):
             "offset": self.offset,
             "count": self.records,
             "seconds": self.seconds,
+            "others": self.others,
         }
 
     def __str__(self) -> str:
+        more = f" (and {self.others} more partitions are blocked)" if self.others else ""
         return (
             f"{self.records} records of {self.partition.topic}/{self.partition.number} are behind a"
-            f" transaction that has been open at offset {self.offset} for {self.seconds} s:"
+            f" transaction that has been open at offset {self.offset} for {self.seconds} s{more}:"
             " end it where it was begun, or abort it with kafka-transactions.sh"
         )
 
@@ -62,4 +66,5 @@ class OpenTransactions:
             return None
         partition = max(blocked, key=lambda partition: blocked[partition])
         stable, end = ends[partition]
-        return Blocked(partition, stable, end - stable, blocked[partition] // 1000)
+        others = sum(lasts >= _OPEN_MS for lasts in blocked.values()) - 1
+        return Blocked(partition, stable, end - stable, blocked[partition] // 1000, others)

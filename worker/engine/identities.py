@@ -41,6 +41,9 @@ class Identities:
         self._now: Mapping[str, str] = {}
         self._before: dict[str, str] = {}
         """The last identities that this worker, or its index, knew of topics that it lost."""
+        self.checkpoints: dict[int, bytes] = {}
+        """The last checkpoint that this worker has committed, of each task that it has dropped: the
+        topic that holds it may be lost together with an input."""
         self.missing: Sequence[str] = ()
         """The topics of tasks' state that the last `check` did not find."""
         self.truncated: set[Partition] = set()

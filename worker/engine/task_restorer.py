@@ -42,8 +42,6 @@ class TaskRestorer:
         self._worker = f"{socket.gethostname()}/{os.getpid()}"
         """The name of this process in the books."""
         self._clock = clock
-        self._checkpoints: dict[int, bytes] = {}
-        """The last checkpoint that this worker has committed, of each task that it has dropped."""
         self.progress_truncated: set[Partition] = set()
         """Partitions of the progress topic that are known to have lost their last messages."""
         self.commit_refusals: Callable[[int], Mapping[tuple[str, int], int]] = lambda _number: {}
@@ -65,7 +63,7 @@ class TaskRestorer:
     def remember(self, number: int, handle: TaskHandle) -> None:
         """Remember how far a task was that this worker drops, in case its topic loses that."""
         if handle.checkpoint is not None:
-            self._checkpoints[number] = handle.checkpoint
+            self._identities.checkpoints[number] = handle.checkpoint
 
     async def restore(self, number: int, earlier: Earlier) -> TaskHandle:
         """Restore a task from the log; `earlier` is what its owners partition says.
@@ -96,7 +94,8 @@ class TaskRestorer:
         inputs = {name: Partition(names.input(name), number) for name in TASK_INPUTS}
         committed = await self._broker.committed(self._group, inputs.values())
         saved = await read_state(self._broker, self._settings, number, skipped, holes.update)
-        if saved.checkpoint is None and (value := self._checkpoints.get(number)) is not None:
+        value = self._identities.checkpoints.get(number)
+        if saved.checkpoint is None and value is not None:
             known = read_progress(b"%d" % number, value, number)
             saved = msgspec.structs.replace(saved, checkpoint=known)
         task.restore(saved, self._clock.now())
@@ -107,13 +106,18 @@ class TaskRestorer:
                 self.on_holes(partition, fresh)
         for partition, count in unreadable.items():
             task.books.note_faults(UNREADABLE_INTERNAL, topic_ids[partition.topic], count)
+        progress = Partition(names.progress, number)
+        outdated = progress in self.progress_truncated
+        self.progress_truncated.discard(progress)
         if saved.checkpoint is None:
             task.reading.topics = self._identities.of_inputs_before()
             is_another = self._identities.is_another(names.progress, state.get(names.progress, ""))
             if is_another or committed:
                 await self._identities.check()  # if the inputs are others, a new loop reports it
                 task.books.incident(PROGRESS_LOST)
-                self.on_progress_lost(Partition(names.progress, number))
+                self.on_progress_lost(progress)
+                # That says it all: it did not lose its last messages alone.
+                task.doubtful, committed, outdated = True, {}, False
         spans = await self._broker.spans(inputs.values())
         left = await self._left(task, inputs)
         handle = TaskHandle(
@@ -121,9 +125,6 @@ class TaskRestorer:
         )
         handle.state_topics = state
         handle.lost_offsets = lost_before
-        progress = Partition(names.progress, number)
-        outdated = progress in self.progress_truncated
-        self.progress_truncated.discard(progress)
         handle.missed = task.compare_topics(
             self._identities.of_inputs(),
             left,

@@ -215,6 +215,28 @@ async def test_progress_that_is_missing_until_tasks_are_dropped_is_known_all_the
     await stage.books_balance()
 
 
+@pytest.mark.parametrize("other", ["internal.claims", "rejected.events"])
+async def test_progress_that_is_created_anew_with_other_topics_is_known_all_the_same(
+    stage: Stage, broker: Broker, remove: DeleteTopic, other: str
+) -> None:
+    """The worker begins anew with each of these topics, and remembers how far its tasks were."""
+    worker, parked = await with_parked(stage)
+    with capture_logs() as logs:
+        await create_anew(
+            stage, broker, remove, stage.names.progress, f"{stage.names.prefix}.{other}"
+        )
+        stage.clock.put_forward(5_001)
+        await stage.until(
+            lambda: any(entry["event"] == "topics_changed" for entry in logs), "it has noticed"
+        )
+        await stage.until(lambda: worker.runs(range(TASKS)), "it goes on")
+        await stage.judged(await stage.send("users", user(501)))
+        await another_accepts(stage, worker, parked)
+    said = {entry["event"] for entry in logs}
+    assert not {"parked_lost", "progress_lost", "internal_truncated"} & said
+    await stage.books_balance()
+
+
 async def test_what_is_removed_under_running_tasks_is_written_again(
     stage: Stage, empty: Expire
 ) -> None:
@@ -296,7 +318,7 @@ async def test_internal_and_accepted_topics_created_anew_are_told(
 async def test_inputs_and_state_created_anew_together_are_told(
     stage: Stage, broker: Broker, remove: DeleteTopic, running: bool
 ) -> None:
-    """The checkpoints that would say so are gone; what the worker and its index know is left."""
+    """The checkpoints that would say so are gone; what a worker and its index know is left."""
     worker, _ = await with_parked(stage)
     names = stage.names
     inputs = [names.input(entity) for entity in ENTITIES]
@@ -306,15 +328,15 @@ async def test_inputs_and_state_created_anew_together_are_told(
         await create_anew(stage, broker, remove, *inputs, *names.of_state())
         if not running:
             worker = await stage.started(grace=3_600_000)
-        await stage.until(
-            lambda: worker.counted("buddy_progress_lost_total") == TASKS, "it has noticed"
-        )
-        if running:
-            counted = "buddy_input_recreated_total"
-            await stage.until(lambda: worker.counted(counted) == TASKS * len(ENTITIES), "as well")
-    assert sum(entry["event"] == "progress_lost" for entry in logs) == TASKS
+        told, times = ("progress", TASKS) if not running else ("input", TASKS * len(ENTITIES))
+        counted = {"progress": "buddy_progress_lost_total", "input": "buddy_input_recreated_total"}
+        await stage.until(lambda: worker.counted(counted[told]) == times, "it has noticed")
+        await stage.until(lambda: worker.runs(range(TASKS)), "it goes on")
+    said = [entry["event"] for entry in logs]
+    assert said.count("progress_lost") == (0 if running else TASKS)
+    assert "internal_truncated" not in said
     reasons = " ".join(worker.health.reasons(stage.clock.steady()))
-    assert "is empty: all that is in the inputs is judged again" in reasons
+    assert ("is empty: all that is in the inputs is judged again" in reasons) is not running
     sent = await send_again(stage, "users", user(500), user(501))
     assert stage.verdicts(sent) == {"accepted": 2}
 
