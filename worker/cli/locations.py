@@ -13,7 +13,7 @@ import msgspec
 
 _HOST: Final = r"(?:[\w.-]+|\[[\w:.%]+\])(?::\d{1,5})?"
 _KAFKA: Final = re.compile(rf"kafka://{_HOST}(?:\s*,\s*{_HOST})*/*")
-_BUCKET: Final = re.compile(r"s3://[^\s/:@?#]+(?:/[^?#]*)?")
+_BUCKET: Final = re.compile(r"s3://[^\s/:@?#%]+(?:/[^?#]*)?")
 _ENDPOINT: Final = re.compile(rf"https?://{_HOST}(?:/[^\s@?#]*)?")
 _NO_DIRECTORY: Final = re.compile(r"://|:[^@]*@|^//[^/@][^@]*@|\0")
 """Matches a URL, a text that looks like `user:password@host`, and what no system takes."""
@@ -92,4 +92,4 @@ def is_host(text: str) -> bool:
 
 
 def _refusal(form: str, text: str, login: str) -> str:
-    return f"{form}; {login}" if "@" in text else form
+    return f"{form}; {login}" if "@" in text or "%40" in text else form

@@ -90,9 +90,17 @@ class KeyedRequests:
         writer = f"{names.prefix}-send-{key}"
         committer = await self._broker.committer(writer, writer)
         try:
-            identity = (await self._broker.identities(topics[:1])).get(topics[0])
+            identities = await self._broker.identities(topics)
             partitions = await _partitions(self._broker, topics)
-            sender = _Sender(self._broker, committer, names.receipts, key, identity, partitions)
+            sender = _Sender(
+                self._broker,
+                committer,
+                names.receipts,
+                key,
+                identities.get(topics[0]),
+                partitions,
+                identities,
+            )
             chain, places = await self._read_receipts(sender, topics[0])
             yield KeyedRequest(sender, chain, places)
         finally:
@@ -125,6 +133,8 @@ class _Sender(NamedTuple):
     """Of the input."""
     partitions: Sequence[Partition]
     """Of the topics of its entity: where its records and their verdicts come."""
+    identities: Mapping[str, str]
+    """Of these topics."""
 
 
 class KeyedRequest:
@@ -144,7 +154,7 @@ class KeyedRequest:
         """The records of the body so far."""
         self._sender = sender
         there = _of_input(chain, sender.identity)
-        self._since = there[0].ends if there else {}
+        self._since = _since(there[0], sender.identities) if there else {}
         self._digest = BodyDigest()
         self._sent = self.before.sent
         self._refused = list(self.before.refused)
@@ -155,13 +165,8 @@ class KeyedRequest:
     @property
     def sent_before(self) -> SentBefore | None:
         """Where the verdicts of the records at `places` are; None without any."""
-        since = {
-            Partition(topic, number): end
-            for topic, ends in self._since.items()
-            for number, end in enumerate(ends)
-        }
         coordinates = self.places.values()
-        return SentBefore(self._sender.identity, since, coordinates) if coordinates else None
+        return SentBefore(self._sender.identity, self._since, coordinates) if coordinates else None
 
     def split(self, batch: Sequence[FileRecord]) -> tuple[Sequence[FileRecord], ...]:
         """The records of the next batch that requests before have done, and the others.
@@ -196,7 +201,7 @@ class KeyedRequest:
         `listed`: a repeat lists their coordinates. Raises Problem 409 if the request was repeated
         meanwhile, MessageRefused (nothing is sent then), MissingTopic, BrokerUnavailable.
         """
-        broker, committer, topic, key, identity, partitions = self._sender
+        broker, committer, topic, key, identity, partitions, identities = self._sender
         receipt = Receipt(
             self.read,
             self._sent + len(outgoing),
@@ -205,6 +210,7 @@ class KeyedRequest:
             tuple(self._refused),
             _by_topic(await broker.spans(partitions)) if listed else {},
             self._earlier,
+            dict(identities) if listed else {},
         )
         records = [_marked(one, key) for one in outgoing]
         try:
@@ -236,6 +242,16 @@ async def _partitions(broker: Broker, names: Sequence[str]) -> list[Partition]:
 def _of_input(chain: Sequence[StoredReceipt], identity: str | None) -> list[Receipt]:
     """The receipts for records in this input, which may have been created anew since."""
     return [receipt for _, receipt in chain if receipt.identity == identity]
+
+
+def _since(receipt: Receipt, identities: Mapping[str, str]) -> dict[Partition, int]:
+    """Where the topics ended before a batch; of those that were created anew since, their start."""
+    return {
+        Partition(topic, number): end if receipt.topics.get(topic) in (None, now) else 0
+        for topic, ends in receipt.ends.items()
+        for now in (identities.get(topic),)
+        for number, end in enumerate(ends)
+    }
 
 
 async def _find(sender: _Sender, topic: str, receipts: Sequence[Receipt]) -> dict[int, str]:

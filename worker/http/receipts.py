@@ -44,6 +44,8 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     """By topic: where its partitions ended before this batch. Only of batches that are listed."""
     earlier: int | None = None
     """The offset of the latest receipt before this one that has `ends`."""
+    topics: dict[str, str] = {}
+    """The identities of the topics of `ends` then; receipts of earlier releases lack them."""
 
 
 class StoredReceipt(NamedTuple):

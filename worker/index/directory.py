@@ -25,6 +25,8 @@ _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _DAMAGED: Final = "damaged"
 _MAKE: Final = os.O_CREAT | os.O_NOFOLLOW
 """A symbolic link might lead to a file of others."""
+_NOT_OPENED: Final = "unable to open database file"
+"""SQLite's words, also for a link in the place of a file beside the database."""
 _FULL: Final = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
 
 
@@ -105,6 +107,9 @@ class StateDirectory:
             return StateError(
                 f"{error.filename} is a symbolic link, which is never followed: remove it"
             )
+        links = sorted(filter(Path.is_symlink, self.path.glob("*")))
+        if links and _NOT_OPENED in what:
+            return StateError(f"{links[0]} is a symbolic link, which is never followed: remove it")
         if any(sign in what for sign in _FULL):
             return StateError(
                 f"{self.path} cannot be written, the disk is full ({what}): free some space"

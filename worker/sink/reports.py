@@ -24,8 +24,11 @@ _GONE: Final = {
     "export-requests": "requests that had not been answered are gone, ask again",
     "exports": "earlier announcements are gone; 'buddy exports list' names what is finished",
     "internal.schedules": "slots that were due before may have been left out",
+    "replays": "what earlier replays named counts as not sent again",
+    "accepted": "its rows are gone; have them judged again with 'buddy reprocess'",
+    "rejected": "its rejections are gone; have the records judged again with 'buddy reprocess'",
 }
-"""What is lost if a topic, or offsets of it, are gone; by topic name without the prefix."""
+"""What is lost if a topic, or offsets of it, are gone; by topic name without prefix and entity."""
 
 _PLACE, _TRANSACTIONS = "exports", "transactions"
 """Parts of its work in which a sink can be hindered."""
@@ -251,21 +254,19 @@ class SinkReports:
         )
         _log.error("internal_truncated", topic=partition.topic, partition=partition.number)
 
-    def accepted_recreated(self, topic: str) -> None:
-        """An accepted topic was recreated. A worker tells of it, too, unless its state is lost."""
-        self._metrics.anomalies.accepted_recreated()
-        self.health.report(
-            f"topic {topic} was created anew: its rows are gone; have them judged again with"
-            " 'buddy reprocess'",
-            self._clock(),
-        )
-        _log.error("accepted_recreated", topic=topic)
-
     def recreated(self, topic: str) -> None:
-        """A topic other than the accepted ones was recreated."""
-        self._metrics.anomalies.internal_recreated()
+        """A topic was recreated. A worker tells of some, too, unless its own state is lost."""
+        kind = _kind(topic)
         self.health.report(f"topic {topic} was created anew: {_lost(topic)}", self._clock())
-        _log.error("internal_recreated", topic=topic, partition=0)
+        if kind == "accepted":
+            self._metrics.anomalies.accepted_recreated()
+            _log.error("accepted_recreated", topic=topic)
+        elif kind == "rejected":
+            self._metrics.anomalies.rejected_recreated()
+            _log.error("rejected_recreated", topic=topic)
+        else:
+            self._metrics.anomalies.internal_recreated()
+            _log.error("internal_recreated", topic=topic, partition=0)
 
     def schedules(self, following: Mapping[str, datetime]) -> None:
         """By schedule: its first slot that is not done. Only the leader calls this."""
@@ -273,7 +274,13 @@ class SinkReports:
 
 
 def _lost(topic: str) -> str:
-    return next(lost for name, lost in _GONE.items() if topic.endswith(f".{name}"))
+    return _GONE[_kind(topic)]
+
+
+def _kind(topic: str) -> str:
+    """The topic's name without prefix and entity, by which `_GONE` knows it."""
+    name = topic.partition(".")[2]
+    return name if name in _GONE else name.partition(".")[0]
 
 
 def _foreign_row(**fields: object) -> None:

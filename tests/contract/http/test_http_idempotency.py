@@ -211,7 +211,8 @@ async def test_receipts_name_neither_the_key_nor_a_record(stage: Stage, http: Se
     reader.assign({Partition(stage.names.receipts, 0): 0})
     [receipt] = await reader.read(10, 20)
     assert b"upload" not in (receipt.key or b"") + (receipt.value or b"")
-    assert json.loads(receipt.value or b"").keys() == {"read", "sent", "digest", "identity", "ends"}
+    fields = {"read", "sent", "digest", "identity", "ends", "topics"}
+    assert json.loads(receipt.value or b"").keys() == fields
 
 
 class _Unsure:

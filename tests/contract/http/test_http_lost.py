@@ -64,6 +64,23 @@ async def test_a_request_that_waits_is_told_no_verdict_of_another_record(
     assert [report[name] for name in ("accepted", "pending", "lost")] == [0, 0, 1]
 
 
+async def test_a_verdict_in_a_topic_that_was_created_anew_is_found_by_a_repeat(
+    stage: Stage, http: Served, remove: DeleteTopic
+) -> None:
+    for earlier in range(3):
+        await accept(stage, f"of no record/0/{earlier}")
+    _, content = user(1)
+    headers = {"idempotency-key": "a"}
+    await http.send("users", content or b"", headers=headers)
+    [coordinate] = await coordinates(stage)
+    topic = stage.names.accepted("users")
+    await remove(topic)
+    await stage.broker.create([wanted(stage.names, stage.tasks, LIMIT)[topic]])
+    await accept(stage, coordinate)
+    report = await http.send("users", content or b"", headers=headers, wait="60s")
+    assert (report["repeated"], report["accepted"], report["pending"]) == (1, 1, 0)
+
+
 @pytest.mark.parametrize("is_made_anew", [True, False])
 async def test_a_record_whose_input_is_gone_is_not_pending(
     stage: Stage, http: Served, remove: DeleteTopic, is_made_anew: bool

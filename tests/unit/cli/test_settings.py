@@ -31,6 +31,7 @@ LOGINS = [
     ("broker", SECRET),
     ("exports", f"s3://{LOGIN}bucket/prefix"),
     ("exports", f"s3://AKIA:{SECRET}/with/slashes@bucket"),
+    ("exports", f"s3://AKIA%3A{SECRET}%40bucket/prefix"),
     ("exports", f"s3://bucket/prefix?secret={SECRET}"),
     ("exports", f"s3:{LOGIN}bucket"),
     ("exports", f"https://{LOGIN}s3.example.org/bucket"),
@@ -65,7 +66,7 @@ def test_a_login_in_a_url_is_refused_and_not_repeated(key: str, value: str, tmp_
         assert f"`{name}` must be" in line
         assert SECRET not in line
         assert ("password_file" in line or "secret_access_key_file" in line) == (
-            name in ("broker", "exports", "endpoint") and "@" in value
+            name in ("broker", "exports", "endpoint") and ("@" in value or "%40" in value)
         )
 
 

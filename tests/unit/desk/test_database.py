@@ -165,3 +165,12 @@ def test_a_store_that_is_closed_beside_a_reader_is_not_sealed(tmp_path: Path) ->
         assert counts(again) == (2, 2)
         again.close()
     assert logs == []
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+def test_a_link_beside_the_file_is_named(tmp_path: Path, suffix: str) -> None:
+    link = Path(f"{filled(tmp_path / 'desk')}{suffix}")
+    link.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StateError, match=rf"^{link} is a symbolic link, which is never followed"):
+        RejectionStore(tmp_path / "desk", NAMES)
+    assert not (tmp_path / "nowhere").exists()

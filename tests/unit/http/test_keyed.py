@@ -24,7 +24,7 @@ from worker.http.receipts import (
 )
 from worker.stream import Message, Partition
 
-SENDER = cast("Any", SimpleNamespace(identity=None))
+SENDER = cast("Any", SimpleNamespace(identity=None, identities={}))
 OTHER = Caller("other", frozenset({"send"}))
 
 
@@ -101,15 +101,18 @@ def test_a_body_that_does_not_begin_alike_is_another(
 
 def test_verdicts_of_an_input_that_was_there_before_are_not_looked_for() -> None:
     """Its records had the coordinates that records of the new one have."""
+    ends: dict[str, tuple[int, ...]] = {"in": (0,), "out": (8,), "bad": (9,)}
     receipts = (
         Receipt(1, 1, "", "old", ends={"in": (7,)}),
-        Receipt(2, 2, "", "new", ends={"in": (0,)}, earlier=5),
+        Receipt(2, 2, "", "new", ends=ends, earlier=5, topics={"out": "old"}),
     )
     chain = [StoredReceipt(offset, receipt) for offset, receipt in enumerate(receipts, 5)]
-    keyed = KeyedRequest(cast("Any", SimpleNamespace(identity="new")), chain, {1: "in/0/0"})
+    now = SimpleNamespace(identity="new", identities={"in": "new", "out": "new", "bad": "one"})
+    keyed = KeyedRequest(cast("Any", now), chain, {1: "in/0/0"})
     found = keyed.sent_before
     assert found is not None
-    assert (found.identity, dict(found.since)) == ("new", {Partition("in", 0): 0})
+    since = {Partition("in", 0): 0, Partition("out", 0): 0, Partition("bad", 0): 9}
+    assert (found.identity, dict(found.since)) == ("new", since), "of a topic made anew, from 0"
     assert list(found.coordinates) == ["in/0/0"]
 
 

@@ -372,6 +372,17 @@ def test_nothing_is_removed_through_a_link(tmp_path: Path, theirs: Path, room: s
     assert intact(theirs) == {path.name for path in theirs.iterdir()} == THEIRS
 
 
+@pytest.mark.parametrize("name", ["LOCK", "LOG", "000099.log"])
+def test_no_file_of_the_database_is_written_through_a_link(tmp_path: Path, name: str) -> None:
+    RowStore(tmp_path / "sink", NAMES).close()
+    link = tmp_path / "sink" / "rows" / name
+    link.unlink(missing_ok=True)
+    link.symlink_to(tmp_path / "others")
+    with pytest.raises(StateError, match=rf"^{link} is a symbolic link, which is never followed"):
+        RowStore(tmp_path / "sink", NAMES)
+    assert not (tmp_path / "others").exists()
+
+
 def test_a_wipe_removes_nothing_through_a_link(tmp_path: Path, theirs: Path) -> None:
     """RocksDB, which was open, has its files under the names of then: it may replace such files."""
     held = RowStore(tmp_path / "sink", NAMES)

@@ -98,7 +98,11 @@ class Consumer:
         self._reader: Reader | None = None
         self._positions: dict[Partition, int] = {}
         self._identities: dict[str, str] = {}
-        self._others = (names.export_requests, names.exports, names.schedules)
+        self._others = (
+            *(names.export_requests, names.exports, names.schedules, names.replays),
+            *map(names.rejected, ENTITIES),
+        )
+        """Besides the accepted topics: those whose loss it tells."""
         self._limits: dict[Partition, int] = {}
         self._beyond: list[Message] = []
         self._moved = asyncio.Condition()
@@ -235,7 +239,7 @@ class Consumer:
         held = dict(saved.positions)
         if reason is not None:
             for name in topics_anew(saved.identities, identities):
-                self._reports.accepted_recreated(name)
+                self._reports.recreated(name)
             for partition, count in lost_ends(saved, identities, spans).items():
                 self._reports.truncated(partition, count)
             await asyncio.to_thread(self._store.wipe, reason)

@@ -38,7 +38,12 @@ _UNREADABLE: Final = (*_DAMAGED, "invalid argument", "while opening a file", "do
 
 
 def open_database(directory: Path) -> Rdict:
-    """Open or create the database. Raises `StateError`, or `StateLost` if it is damaged."""
+    """Open or create the database. Raises `StateError`, or `StateLost` if it is damaged.
+
+    A symbolic link in the place of one of its files is refused.
+    """
+    for path in directory.glob("*"):  # RocksDB writes through links
+        check_no_link(path)
     if not (directory / "CURRENT").exists() and any(directory.glob("*.sst")):
         # RocksDB would silently create an empty database beside the old files.
         raise StateLost(damage(directory, "its file CURRENT is missing"))
