@@ -33,14 +33,17 @@ class Downloads:
     def __init__(self, metrics: HttpMetrics) -> None:
         self._metrics = metrics
         self._pool = ThreadPoolExecutor(_THREADS, "download")
+        self._looking = ThreadPoolExecutor(_THREADS, "look")
+        """Of its own: downloads from a bucket that is away wait for minutes."""
 
     def close(self) -> None:
         """Start no more threads. Requests must have ended."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._looking):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def run(self, function: Callable[[], T]) -> T:
         """The result of a function that blocks."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+        return await asyncio.get_running_loop().run_in_executor(self._looking, function)
 
     def file(
         self, request: Request, file: OpenFile, etag: str, headers: Mapping[str, str]

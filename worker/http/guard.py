@@ -93,7 +93,7 @@ class Guard:
         except ClientDisconnect:
             status = 499
         except Exception as error:  # noqa: BLE001 -- no request ends the server
-            _log.error("http_failed", path=_route(scope), error=type(error).__name__)
+            self._tell(error, _route(scope), begun=status > 0)
             if not status:
                 await (await failed(request, error))(scope, receive, sending)
         finally:
@@ -106,6 +106,14 @@ class Guard:
                 status=status,
                 milliseconds=milliseconds,
             )
+
+    def _tell(self, error: Exception, path: str, *, begun: bool) -> None:
+        """Report an answer that failed. One that had `begun` ends early: the client can tell."""
+        if begun and isinstance(error, BuddyError):
+            self._metrics.cut_off()
+            _log.warning("http_cut_off", path=path, error=str(error))
+        else:
+            _log.error("http_failed", path=path, error=type(error).__name__)
 
     def _check_pressure(self) -> None:
         if self._requests > MOST_REQUESTS:

@@ -60,6 +60,10 @@ class HttpMetrics:
             "buddy_http_clients_stalled",
             "Clients that were cut off in mid-answer, because they took nothing for two minutes.",
         )
+        self._cut_off = make.counter(
+            "buddy_http_answers_cut_off",
+            "Answers that ended in the middle, because what they are read from failed.",
+        )
         self._delivered = make.counter("buddy_http_export_bytes", "Bytes of exports sent.")
         self._streams = make.gauge("buddy_http_streams", "Streams of events that are open.")
         self._uploads = make.gauge("buddy_http_uploads", "Bodies of records that are being read.")
@@ -87,6 +91,10 @@ class HttpMetrics:
     def stalled(self) -> None:
         """Count a client that was cut off because it took nothing of its answer."""
         self._stalled.inc()
+
+    def cut_off(self) -> None:
+        """Count an answer that ended in the middle, because what it is read from failed."""
+        self._cut_off.inc()
 
     def delivered(self, size: int) -> None:
         """Count bytes of an export that were sent."""

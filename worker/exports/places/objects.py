@@ -125,9 +125,15 @@ class Bucket:
         return head["ContentLength"]
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:
-        """The bytes of an object from `start` up to `stop`, which must not be equal."""
+        """The bytes of an object from `start` up to `stop`, which must not be equal.
+
+        Waits for minutes for a server that is away, whatever the patience of other calls: somebody
+        has read what is before, and would begin anew.
+        """
         with self._guard():
-            return self._server.call(lambda s3: self._read_range(s3, name, start, stop))
+            return self._server.call(
+                lambda s3: self._read_range(s3, name, start, stop), PATIENCE_SECONDS
+            )
 
     def link(self, name: str, kind: str, disposition: str, seconds: int) -> str:
         """A presigned URL of an object: who has it may read that object for so long.

@@ -65,18 +65,19 @@ class Persistent(Generic[Client]):
         self._closed = threading.Event()
         self._away_since: float | None = None
 
-    def call(self, function: Callable[[Client], T]) -> T:
+    def call(self, function: Callable[[Client], T], patience: float | None = None) -> T:
         """Call `function`, with retries during an outage, and return its result.
 
-        Raises the last error: an outage after `patience` seconds or once `close` was called, any
-        other error at once.
+        Raises the last error: an outage after `patience` seconds, by default those of this object,
+        or once `close` was called; any other error at once.
         """
         tries = Retrying(
             retry=retry_if_exception(self._is_outage),
             wait=wait_exponential_jitter(
                 multiplier=FIRST_PAUSE, max=LAST_PAUSE, jitter=FIRST_PAUSE
             ),
-            stop=stop_after_delay(self._patience) | stop_when_event_set(self._closed),
+            stop=stop_after_delay(self._patience if patience is None else patience)
+            | stop_when_event_set(self._closed),
             sleep=sleep_using_event(self._closed),
             after=self._away,
             before_sleep=self._waits,
