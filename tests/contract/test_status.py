@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from schemas import ENTITIES
 from tests.contract.broker_kit import Clock, MakeTopic, unique
 from tests.contract.helpers import all_of
 from worker.brokers.contract import Broker
+from worker.cli import ask_broker
 from worker.cli.ask_broker import (
     broker_answers,
     first_unread,
@@ -142,3 +144,34 @@ async def test_what_is_appended_meanwhile_is_not_in_an_open_transaction(
     assert {entity: found.blocked for entity, found in figures.items()} == dict.fromkeys(
         ENTITIES, 0
     )
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("kind", ["kafka"])
+async def test_a_checkpoint_behind_an_open_transaction_is_not_the_newest(
+    broker: Broker, kafka_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = Names(unique("prefix"))
+    topic = names.progress
+    await broker.create([wanted(names, 2, LIMIT)[topic]])
+    address = kafka_address.removeprefix("kafka://")
+    writer = AIOKafkaProducer(bootstrap_servers=address, transactional_id=unique("writer"))
+    await writer.start()
+    try:
+        await writer.begin_transaction()
+        await writer.send_and_wait(topic, b"x", b"x", partition=1)
+        mine = [
+            ProducerRecord(topic, b"%d" % n, b'{"next":{},"judged":{}}', partition=n)
+            for n in (0, 1)
+        ]
+        await broker.publish(mine)
+        tasks = await latest_checkpoints(broker, names, 2)
+        assert [tasks[n].complete for n in (0, 1)] == [True, True], "it may end within a moment"
+        monkeypatch.setattr(ask_broker, "_OPEN_MS", 0)
+        tasks = await latest_checkpoints(broker, names, 2)
+        assert [tasks[n].complete for n in (0, 1)] == [True, False]
+        await writer.abort_transaction()
+    finally:
+        await writer.stop()
+    tasks = await latest_checkpoints(broker, names, 2)
+    assert [tasks[n].complete for n in (0, 1)] == [True, True]

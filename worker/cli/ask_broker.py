@@ -32,6 +32,9 @@ unless other programs write to the topic."""
 _FAR: Final = 20_000
 """Offsets up to which earlier checkpoints are searched, back from the end."""
 
+_OPEN_MS: Final = 10_000
+"""A transaction is open for long after this time: longer than any of a worker."""
+
 _NEXT_SECONDS: Final = 2.0
 """Seconds to wait for the next messages of inputs that may be stalled."""
 
@@ -79,14 +82,15 @@ async def broker_answers(broker: Broker, settings: Settings, tasks: int) -> Brok
 
 
 async def _spans_and_ends(
-    broker: Broker, inputs: Sequence[Partition]
+    broker: Broker, partitions: Sequence[Partition]
 ) -> tuple[Mapping[Partition, OffsetRange], dict[Partition, int]]:
-    """How far the inputs can be read, and their ends with open transactions.
+    """How far partitions can be read, and their ends with open transactions.
 
     The ends come first: what is appended between the two requests is not taken for blocked.
     """
-    latest = await broker.spans(inputs, uncommitted=True)
-    return await broker.spans(inputs), {partition: span.end for partition, span in latest.items()}
+    latest = await broker.spans(partitions, uncommitted=True)
+    spans = await broker.spans(partitions)
+    return spans, {partition: span.end for partition, span in latest.items()}
 
 
 async def latest_checkpoints(broker: Broker, names: Names, tasks: int) -> dict[int, TaskCheckpoint]:
@@ -99,10 +103,39 @@ async def latest_checkpoints(broker: Broker, names: Names, tasks: int) -> dict[i
         found, more = await read_last(broker, rest, 2**62)
         latest |= {p.number: latest_checkpoint(messages) for p, messages in found.items()}
         stuck += more
-    for partition in stuck:
+    for partition in {*stuck, *await _behind_open_transactions(broker, partitions)}:
         task = latest[partition.number]
         latest[partition.number] = msgspec.structs.replace(task, complete=False)
     return latest
+
+
+async def _behind_open_transactions(
+    broker: Broker, partitions: Sequence[Partition]
+) -> list[Partition]:
+    """The partitions whose last messages are behind a transaction that stays open.
+
+    Those of workers end within a moment. How long one has been open, its first message tells.
+    """
+    spans, ends = await _spans_and_ends(broker, partitions)
+    behind = {p: span.end for p, span in spans.items() if ends[p] > span.end}
+    if not behind:
+        return []
+    reader = broker.reader(uncommitted=True)
+    reader.assign(behind)
+    left, found = set(behind), []
+    latest = time.time_ns() // 1_000_000 - _OPEN_MS
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _NEXT_SECONDS
+    try:
+        while left and loop.time() < deadline:
+            for message in await reader.read(1_000, 0.1, behind.keys() - left):
+                partition = Partition(message.topic, message.partition)
+                if partition in left and message.timestamp <= latest:
+                    found.append(partition)
+                left.discard(partition)
+    finally:
+        await reader.close()
+    return found
 
 
 async def with_earlier_checkpoints(
