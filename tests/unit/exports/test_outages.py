@@ -86,6 +86,23 @@ def test_a_server_that_is_away_for_a_while_fails_nothing(server: Server, away: f
     assert logs[-1]["seconds"] == pytest.approx(server.now - 1.0, abs=0.06)
 
 
+def test_calls_that_fail_with_one_client_share_its_successor(server: Server) -> None:
+    """A client takes time and memory, and many downloads may wait for one server."""
+    client = persistent(server)
+    server.away = 1.0
+    others: list[str] = []
+
+    def fails_later(used: Client) -> str:
+        if not others:  # another call fails meanwhile, and goes on with a new client
+            others.append(client.call(server.ask))
+            raise AwayError("nobody answers")
+        return server.ask(used)
+
+    assert client.call(fails_later) == others[0] == "here"
+    assert len(server.clients) == 2
+    assert server.used == [server.clients[0], server.clients[1], server.clients[1]]
+
+
 def test_pauses_grow_up_to_a_limit(server: Server) -> None:
     server.away = PATIENCE_SECONDS - LAST_PAUSE
     persistent(server).call(server.ask)

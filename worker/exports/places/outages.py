@@ -2,7 +2,8 @@
 
 botocore's own retry modes do not fit. Five tries take half a second, and after an outage a client
 has no retries left: only successes refill its quota. So a client tries each call once, and
-`Persistent` retries with a fresh client each time. Time is measured on a monotonic clock.
+`Persistent` retries with a fresh client each time; threads that fail with one client share its
+successor. Time is measured on a monotonic clock.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Persistent(Generic[Client]):
         self._is_outage = is_outage
         self._words = words
         self._patience = patience
+        self._turn = threading.Lock()
         self._closed = threading.Event()
         self._away_since: float | None = None
 
@@ -88,11 +90,14 @@ class Persistent(Generic[Client]):
 
     def call_once(self, function: Callable[[Client], T]) -> T:
         """As `call`, without retries: for clean-up, which can be done later."""
-        client = self._client = self._client or self._connect()
+        with self._turn:
+            client = self._client = self._client or self._connect()
         try:
             result = function(client)
         except Exception as error:
-            if not self._is_outage(error):
+            if self._is_outage(error):
+                self._replace(client)
+            else:
                 self._back()  # any answer ends the outage
             raise
         self._back()
@@ -100,9 +105,15 @@ class Persistent(Generic[Client]):
 
     def renew(self) -> None:
         """Make the next call use a fresh client, with the credentials current by then."""
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()  # only idle connections: another thread may be using it
+        self._replace(self._client)
+
+    def _replace(self, client: Client | None) -> None:
+        """Drop that client, unless another thread has dropped it already."""
+        with self._turn:
+            if client is None or self._client is not client:
+                return
+            self._client = None
+        client.close()  # only idle connections: another thread may be using it
 
     def close(self) -> None:
         """Stop retrying: a call that waits for its next try gives up."""
@@ -110,7 +121,6 @@ class Persistent(Generic[Client]):
         self.renew()
 
     def _away(self, state: RetryCallState) -> None:
-        self.renew()
         if self._away_since is None:
             self._away_since = time.monotonic()
         self.tell(self._line(state))
