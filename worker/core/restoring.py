@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,9 +15,6 @@ from worker.core.moments import Moment, restored
 from worker.core.parked import Envelope, Parked
 from worker.core.reading import Reading
 from worker.core.references import unexpected
-from worker.stream import OffsetRange
-
-_NOTHING: Final = OffsetRange(0, 0)
 
 
 class SavedState(msgspec.Struct, frozen=True):
@@ -28,8 +25,6 @@ class SavedState(msgspec.Struct, frozen=True):
     reservations: tuple[Reservation, ...] = ()
     doubtful: bool = False
     """Whether some of the state is missing: `parked` may contain records that are judged."""
-    readable: Mapping[str, OffsetRange] = {}
-    """Without a checkpoint, by input: the offsets whose records can be read again."""
 
     def persisted(self) -> Counter[str]:
         """By entity, how many parked records had a copy when the checkpoint was saved.
@@ -121,9 +116,7 @@ def _read_before(saved: SavedState, reading: Reading) -> Iterator[Envelope]:
     for envelope in saved.parked:
         entity, ordinal = envelope.entity, envelope.ordinal
         again = ordinal - reading.ordinal(entity, 0) in reading.first_read(entity)
-        was_read = ordinal < reading.ordinal(entity, ends.get(entity, 0))
-        has_expired = envelope.offset < saved.readable.get(entity, _NOTHING).start
-        if (was_read or has_expired) and not again:
+        if ordinal < reading.ordinal(entity, ends.get(entity, 0)) and not again:
             yield envelope
 
 

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from worker.core.addresses import Addresses, Reservation
 from worker.core.at_once import sorters
 from worker.core.books import Books
-from worker.core.checkpoint import Checkpoint, Counts
+from worker.core.checkpoint import Checkpoint
 from worker.core.decode import DecodeResult, decoders
 from worker.core.incidents import (
     INPUT_EXPIRED,
@@ -87,8 +87,6 @@ class Task:
         self._surplus = 0
         """By entity: how many parked records had lost their copy when the task was restored."""
         self._missing_reservations = 0
-        self._left: dict[tuple[str, int], None] = {}
-        """Copies to remove, by entity and ordinal: their records are read again."""
         self._copies: deque[Parked] = deque()
         """Parked records whose copies must be written again."""
         self._fenced: list[str] = []
@@ -106,25 +104,13 @@ class Task:
         self.addresses.restore(saved.reservations)
         lost = saved.persisted()
         restorer = Restorer(self.decoders, self.settings.skew / 1000, self.commit_refusals)
-        left = {(copy.entity, copy.ordinal): copy for copy in saved.parked}
         for record in restorer.records(saved, self.reading, now):
             if isinstance(record, Outdated):
                 self.outdated.append(record)
-                entity, ordinal = record.envelope.entity, record.envelope.ordinal
+                lost[record.envelope.entity] -= 1
             else:
                 self.parking.add(record)
-                entity, ordinal = record.entity, record.ordinal
-            lost[entity] -= 1
-            del left[entity, ordinal]
-        self._left = dict.fromkeys(left)
-        if saved.checkpoint is None:  # what cannot be read again had been read
-            self.books.counts = {entity: Counts(read=-count) for entity, count in lost.items()}
-            ends = {entity: span.end for entity, span in saved.readable.items()}
-            lost = Counter(
-                copy.entity
-                for copy in left.values()
-                if copy.offset >= ends.get(copy.entity, copy.offset + 1)
-            )
+                lost[record.entity] -= 1
         self._lost = {entity: count for entity, count in lost.items() if count > 0}
         has_books = saved.checkpoint is not None and saved.checkpoint.has_books
         if has_books and not saved.doubtful:
@@ -194,11 +180,10 @@ class Task:
     def can_proceed(self) -> bool:
         """Whether parked records can proceed without new input: a round settles them.
 
-        Either a frontier has been passed, or a decision had no room for all of them, or for the
-        removal of copies.
+        Either a frontier has been passed, or a decision had no room for all of them.
         """
         passed = any(frontier.passed for frontier in self.parking.frontiers())
-        return bool(self.ready or self.outdated or self._left or passed)
+        return bool(self.ready or self.outdated or passed)
 
     def has_to_persist(self, now: Moment) -> bool:
         """Whether records in memory are due to be persisted: a round writes their copies."""
@@ -275,12 +260,7 @@ class Task:
         self.writes_again = True
 
     def write_state(self, out: Outbox) -> None:
-        """Write tombstones of earlier owners, and what a recreated topic lacks if there is room.
-
-        Likewise remove the copies of records that are read again.
-        """
-        while self._left and not out.is_full:
-            out.drop(*self._left.popitem()[0])
+        """Write tombstones of earlier owners, and what a recreated topic lacks if there is room."""
         if self.writes_again:
             while self._copies and not out.is_full:
                 parked = self._copies.popleft()
@@ -319,13 +299,8 @@ class Task:
         if young is not None and "users" in watermarks:
             watermarks["users"] = min(watermarks["users"], young.arrival - 1)
 
-    def write_copy(self, out: Outbox, parked: Parked) -> None:
-        """Write the copy of a parked record, in the place of one that was left."""
-        self._left.pop((parked.entity, parked.ordinal), None)
-        out.persist(parked)
-
     def _persist(self, out: Outbox, parked: Parked) -> None:
-        self.write_copy(out, parked)
+        out.persist(parked)
         self.parking.persist(parked)
 
     def _may_stay_in_memory(self) -> int:

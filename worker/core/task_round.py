@@ -194,7 +194,7 @@ class TaskRound:
             # Persist a user at once: its reply comes once, so the next owner must know the record.
             parked.persisted = parked.entity == "users"
             if parked.persisted:
-                task.write_copy(self._out, parked)
+                self._out.persist(parked)
             parked.tried = self._now.steady
             task.parking.add(parked)
             task.parking.want(parked, wanted)

@@ -9,7 +9,6 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
 
 import msgspec
 
@@ -28,8 +27,6 @@ from worker.engine.session import group_of
 from worker.engine.takeover import Earlier
 from worker.engine.task_handle import TaskHandle
 from worker.stream import OffsetRange, Partition
-
-_NONE: Final = OffsetRange(2**62, 2**62)
 
 
 class TaskRestorer:
@@ -101,8 +98,6 @@ class TaskRestorer:
         if saved.checkpoint is None and value is not None:
             known = read_progress(b"%d" % number, value, number)
             saved = msgspec.structs.replace(saved, checkpoint=known)
-        if saved.checkpoint is None and saved.parked:
-            saved = msgspec.structs.replace(saved, readable=await self._readable(inputs))
         task.restore(saved, self._clock.now())
         # A hole stays in the log, so `books.found` lets each loss be reported only once.
         topic_ids = {name: f"{name} {state.get(name, '')}" for name in names.of_state()}
@@ -142,17 +137,6 @@ class TaskRestorer:
         if handle.missed.truncated:
             await self._identities.check()  # if the topic is another one, this was no truncation
         return handle
-
-    async def _readable(self, inputs: Mapping[str, Partition]) -> dict[str, OffsetRange]:
-        """The offsets of each input whose records can be read again.
-
-        None of one that was recreated: it holds others.
-        """
-        now, spans = self._identities.of_inputs(), await self._broker.spans(inputs.values())
-        return {
-            name: _NONE if self._identities.is_another(p.topic, now[name]) else spans[p]
-            for name, p in inputs.items()
-        }
 
     async def _left(self, task: Task, inputs: Mapping[str, Partition]) -> dict[str, OffsetRange]:
         """What the inputs hold, open transactions included; without what came after a truncation.

@@ -237,53 +237,6 @@ async def test_progress_that_is_created_anew_with_other_topics_is_known_all_the_
     await stage.books_balance()
 
 
-@pytest.mark.parametrize("has_expired", [False, True])
-async def test_parked_records_get_one_verdict_though_progress_is_lost(
-    stage: Stage, broker: Broker, remove: DeleteTopic, empty: Expire, has_expired: bool
-) -> None:
-    """Those that can be read again are judged again; the copies of the others count."""
-    worker, parked = await with_parked(stage)
-    await stage.end(worker)
-    if has_expired:
-        for number in range(TASKS):
-            await empty(Partition(stage.names.input("matches"), number))
-    await create_anew(stage, broker, remove, stage.names.progress)
-    await stage.send("users", *(user(n) for n in range(8)))
-    # Nothing is copied, so a record that is read again leaves no tombstone of its own.
-    worker = await stage.started(grace=3_600_000, persist_after=3_600_000)
-    await stage.judged(parked)
-    await stage.end(worker)
-    await nothing_is_told(stage)
-    assert [stage.outcomes[place] for place in parked] == [["accepted"]] * 8
-
-
-async def test_parked_records_whose_input_and_progress_are_lost_are_told(
-    stage: Stage, broker: Broker, remove: DeleteTopic
-) -> None:
-    """They cannot be read again, and nothing says that they are of another topic."""
-    worker, parked = await with_parked(stage)
-    await stage.end(worker)
-    names = stage.names
-    await create_anew(stage, broker, remove, names.progress, names.input("matches"))
-    worker = await stage.started(grace=3_600_000)
-    await stage.until(
-        lambda: worker.counted("buddy_parked_lost_records_total", entity="matches") == 8, "told"
-    )
-    await stage.end(worker)
-    await nothing_is_told(stage)
-    assert not any(stage.outcomes[place] for place in parked)
-
-
-async def nothing_is_told(stage: Stage) -> None:
-    """The next worker finds nothing parked, and has lost nothing."""
-    with capture_logs() as logs:
-        worker = await stage.started(grace=3_600_000)
-        await stage.look(0.5)
-        assert worker.parked() == 0
-        await stage.end(worker)
-    assert not {"internal_truncated", "parked_lost"} & {entry["event"] for entry in logs}
-
-
 async def test_what_is_removed_under_running_tasks_is_written_again(
     stage: Stage, empty: Expire
 ) -> None:
