@@ -291,7 +291,9 @@ async def test_what_is_behind_an_open_transaction_is_told(
 
 
 @pytest.mark.parametrize("running", [False, True], ids=["while it is away", "under a sink"])
-@pytest.mark.parametrize("name", ["export-requests", "exports", "replays", "rejected.users"])
+@pytest.mark.parametrize(
+    "name", ["export-requests", "exports", "internal.schedules", "replays", "rejected.users"]
+)
 async def test_other_topics_of_the_sink_that_were_created_anew_are_told(
     sink: Sink, broker: Broker, remove: DeleteTopic, name: str, *, running: bool
 ) -> None:

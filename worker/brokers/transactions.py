@@ -19,7 +19,7 @@ class Blocked(NamedTuple):
     records: int
     seconds: int
     others: int = 0
-    """How many more partitions are blocked for as long as is reported."""
+    """How many more partitions have been blocked for long enough to be reported."""
 
     def log_fields(self) -> dict[str, object]:
         """The fields of a log line."""
@@ -33,7 +33,7 @@ class Blocked(NamedTuple):
         }
 
     def __str__(self) -> str:
-        more = f" (and {self.others} more partitions are blocked)" if self.others else ""
+        more = f" (partitions blocked besides: {self.others})" if self.others else ""
         return (
             f"{self.records} records of {self.partition.topic}/{self.partition.number} are behind a"
             f" transaction that has been open at offset {self.offset} for {self.seconds} s{more}:"

@@ -171,10 +171,7 @@ class DeskUpdater:
         return await _readable_ends(self._broker, self.store.names)
 
     def _tell_topics_anew(self, topics: Sequence[str]) -> None:
-        """Tell which topics were created anew. The sink tells of accepted ones.
-
-        A worker tells of rejected ones, too, unless its state is lost.
-        """
+        """Tell which topics were created anew. The sink tells of all of them, and counts them."""
         names = self.store.names
         for topic in topics:
             if topic in map(names.rejected, ENTITIES):

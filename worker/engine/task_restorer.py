@@ -108,7 +108,6 @@ class TaskRestorer:
             task.books.note_faults(UNREADABLE_INTERNAL, topic_ids[partition.topic], count)
         progress = Partition(names.progress, number)
         outdated = progress in self.progress_truncated
-        self.progress_truncated.discard(progress)
         if saved.checkpoint is None:
             task.reading.topics = self._identities.of_inputs_before()
             is_another = self._identities.is_another(names.progress, state.get(names.progress, ""))
@@ -125,6 +124,7 @@ class TaskRestorer:
         )
         handle.state_topics = state
         handle.lost_offsets = lost_before
+        self.progress_truncated.discard(progress)  # nothing above has failed
         handle.missed = task.compare_topics(
             self._identities.of_inputs(),
             left,

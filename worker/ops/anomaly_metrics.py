@@ -37,7 +37,8 @@ class AnomalyMetrics:
         )
         self._internal_recreated = make.counter(
             "buddy_internal_recreated",
-            "Partitions created anew of exports, export-requests, internal (not claims, grants).",
+            "Partitions created anew of exports, export-requests, replays, internal"
+            " (no claims, grants).",
         )
         self._split_keys = make.counter(
             "buddy_keys_in_two_partitions",

@@ -18,10 +18,10 @@ def test_one_is_named_and_the_others_are_counted() -> None:
     only = watch.update({FIRST: (5, 9), SECOND: (7, 9)})
     assert only is not None
     assert (only.partition, only.seconds, only.others) == (FIRST, 15, 0)
-    assert "more" not in str(only)
+    assert "besides" not in str(only)
     now = 20_000
     both = watch.update({FIRST: (5, 9), SECOND: (7, 9), THIRD: (1, 2)})
     assert both is not None
     assert (both.partition, both.records, both.others) == (FIRST, 4, 1)
-    assert "for 20 s (and 1 more partitions are blocked): end it" in str(both)
+    assert "for 20 s (partitions blocked besides: 1): end it" in str(both)
     assert both.log_fields()["others"] == 1
