@@ -246,12 +246,12 @@ def _of_input(chain: Sequence[StoredReceipt], identity: str | None) -> list[Rece
 
 def _since(receipt: Receipt, identities: Mapping[str, str]) -> dict[Partition, int]:
     """Where the topics ended before a batch; of those that were created anew since, their start."""
-    return {
-        Partition(topic, number): end if receipt.topics.get(topic) in (None, now) else 0
-        for topic, ends in receipt.ends.items()
-        for now in (identities.get(topic),)
-        for number, end in enumerate(ends)
-    }
+    since = {}
+    for topic, ends in receipt.ends.items():
+        is_same = receipt.topics.get(topic) in (None, identities.get(topic))
+        for number, end in enumerate(ends):
+            since[Partition(topic, number)] = end if is_same else 0
+    return since
 
 
 async def _find(sender: _Sender, topic: str, receipts: Sequence[Receipt]) -> dict[int, str]:
