@@ -160,6 +160,8 @@ class World:
         self.surplus = 0
         """What a task that is restored is to find out about the copies of its parked records."""
         self.missing_reservations = 0
+        self.replaced: set[str] = set()
+        """The inputs that hold other records than the copies of a task without a checkpoint."""
         self.gone: set[str] = set()
         """The coordinates of records whose topic was created anew."""
         self.first_read: dict[str, int] = {}
@@ -328,7 +330,8 @@ class World:
         task.commit_refusals = self.commit_refusals
         progress = {str(number).encode(): value for value in self.progress[number]}
         parked, granted = self.parked[number], self.granted[number]
-        task.restore(saved(self.rules, number, progress, parked, granted), self.moment)
+        state = saved(self.rules, number, progress, parked, granted)
+        task.restore(msgspec.structs.replace(state, replaced=self.replaced), self.moment)
         self.missed = task.compare_topics(self.identities, self.spans(number, **starts))
         assert self.missed.parked == self.parked_lost
         assert self.missed.surplus == self.surplus

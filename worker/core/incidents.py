@@ -18,6 +18,12 @@ INTERNAL_SKIPPED: Final = "internal_skipped"
 FOREIGN_ROW: Final = "foreign_row"
 CLOCK_STEPPED: Final = "clock_stepped"
 
+ROWS_GONE: Final = "its rows are gone; have them judged again with 'buddy reprocess'"
+REJECTIONS_GONE: Final = (
+    "its rejections are gone; have the records judged again with 'buddy reprocess'"
+)
+"""What is lost with an accepted topic, and with one of rejections."""
+
 RECREATED: Final = {
     "accepted": ACCEPTED_RECREATED,
     "rejected": REJECTED_RECREATED,

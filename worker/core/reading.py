@@ -32,6 +32,11 @@ def _ordinal(earlier: Mapping[str, int], name: str, offset: int) -> int:
     return (earlier.get(name, 0) << _GENERATION_BITS) + offset
 
 
+def generation_of(ordinal: int) -> int:
+    """How often the topic of its input had been recreated or truncated before that record."""
+    return ordinal >> _GENERATION_BITS
+
+
 class Reread(msgspec.Struct):
     """The records that an earlier owner had in memory: read again, among records that are done."""
 

@@ -3,28 +3,68 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
 
+from schemas import ENTITIES
 from worker.core.addresses import Reservation
 from worker.core.checkpoint import Checkpoint
 from worker.core.decode import DecodeResult, Invalid, RecordDecoder, latest_moment
+from worker.core.incidents import INTERNAL_TRUNCATED, PROGRESS_LOST
 from worker.core.moments import Moment, restored
 from worker.core.parked import Envelope, Parked
-from worker.core.reading import Reading
+from worker.core.reading import Reading, generation_of, ordinal_of
 from worker.core.references import unexpected
 
 
 class SavedState(msgspec.Struct, frozen=True):
-    """The state of a task in the log: checkpoint, parked records and reservations."""
+    """The state of a task in the log: checkpoint, copies of parked records, and reservations."""
 
     checkpoint: Checkpoint | None = None
     parked: tuple[Envelope, ...] = ()
     reservations: tuple[Reservation, ...] = ()
     doubtful: bool = False
     """Whether some of the state is missing: `parked` may contain records that are judged."""
+    replaced: Collection[str] = ()
+    """The entities whose unknown copies are of records that their input has not: see `unknown`."""
+
+    def unknown(self) -> list[Envelope]:
+        """The copies of records that are not read yet, as the checkpoint says; all without one.
+
+        One commit writes a copy and a checkpoint beyond its record. So later checkpoints are lost.
+        """
+        checkpoint = self.checkpoint
+        if checkpoint is None:
+            return list(self.parked)
+        ends = {e: ordinal_of(checkpoint, e, checkpoint.next.get(e, 0)) for e in ENTITIES}
+        return [copy for copy in self.parked if copy.ordinal >= ends[copy.entity]]
+
+    def earlier(self) -> dict[str, int]:
+        """What the unknown copies say about `Reading.earlier`, by entity.
+
+        The ordinals of records that are read from now on are beyond those of the copies, but for
+        records that are the same.
+        """
+        earlier: dict[str, int] = {}
+        for copy in self.unknown():
+            generation = generation_of(copy.ordinal) + (copy.entity in self.replaced)
+            earlier[copy.entity] = max(generation, earlier.get(copy.entity, 0))
+        return earlier
+
+    def behind(self) -> int:
+        """How many offsets the checkpoint is behind at least, as unknown copies prove.
+
+        0 if its books say that checkpoints were lost before: then the copies may be of that time.
+        """
+        checkpoint = self.checkpoint
+        if checkpoint is None or checkpoint.incidents.keys() & {PROGRESS_LOST, INTERNAL_TRUNCATED}:
+            return 0
+        ends: dict[str, int] = {}
+        for copy in self.unknown():
+            ends[copy.entity] = max(copy.offset + 1, ends.get(copy.entity, 0))
+        return sum(max(1, end - checkpoint.next.get(entity, 0)) for entity, end in ends.items())
 
     def persisted(self) -> Counter[str]:
         """By entity, how many parked records had a copy when the checkpoint was saved.
@@ -74,16 +114,13 @@ class Restorer:
         self._skew = skew
         self._refused = refused
 
-    def records(
-        self, saved: SavedState, reading: Reading, now: Moment
-    ) -> Iterator[Parked | Outdated]:
-        """Every record that the task has read and will not read again, in parking order.
+    def records(self, copies: Iterable[Envelope], now: Moment) -> Iterator[Parked | Outdated]:
+        """The records of these copies, in parking order.
 
-        Order is by ordinal within an entity, and otherwise by first reading. `reading` must be
-        restored already.
+        Order is by ordinal within an entity, and otherwise by first reading.
         """
         by_entity: dict[str, list[Envelope]] = {}
-        for envelope in sorted(_read_before(saved, reading), key=lambda e: e.ordinal):
+        for envelope in sorted(copies, key=lambda e: e.ordinal):
             by_entity.setdefault(envelope.entity, []).append(envelope)
         pairs = [
             pair
@@ -111,13 +148,15 @@ class Restorer:
         return parked
 
 
-def _read_before(saved: SavedState, reading: Reading) -> Iterator[Envelope]:
-    ends = {} if saved.checkpoint is None else saved.checkpoint.next
-    for envelope in saved.parked:
-        entity, ordinal = envelope.entity, envelope.ordinal
-        again = ordinal - reading.ordinal(entity, 0) in reading.first_read(entity)
-        if ordinal < reading.ordinal(entity, ends.get(entity, 0)) and not again:
-            yield envelope
+def will_be_read(copy: Envelope, reading: Reading, starts: Mapping[str, int]) -> bool:
+    """Whether the task reads the record of this copy from its input, for the first time or again.
+
+    `starts` are the first offsets of the inputs. `reading` must have been compared with them.
+    """
+    entity = copy.entity
+    first = max(reading.first_unread(entity), starts.get(entity, 0))
+    at = copy.ordinal - reading.ordinal(entity, 0)
+    return at >= first or at in reading.first_read(entity)
 
 
 def _unexpected() -> Invalid:

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
+
+import msgspec
 
 from worker.core.addresses import Addresses, Reservation
 from worker.core.at_once import sorters
 from worker.core.books import Books
-from worker.core.checkpoint import Checkpoint
+from worker.core.checkpoint import Checkpoint, Counts
 from worker.core.decode import DecodeResult, decoders
 from worker.core.incidents import (
     INPUT_EXPIRED,
@@ -26,10 +28,10 @@ from worker.core.incidents import (
 from worker.core.moments import Moment
 from worker.core.outbox import Outbox
 from worker.core.overdue import OverdueReservations
-from worker.core.parked import Parked
+from worker.core.parked import Envelope, Parked
 from worker.core.parking import Parking
 from worker.core.reading import Missed, Reading
-from worker.core.restoring import Outdated, Restorer, SavedState
+from worker.core.restoring import Outdated, Restorer, SavedState, will_be_read
 from worker.core.saving import checkpoint_of, parked_now, says_more
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import REPLIES, REQUESTS, RESERVATIONS, TASK_INPUTS
@@ -84,9 +86,13 @@ class Task:
             settings.most_in_memory, settings.rejection_limit // _OFFSET_BYTES
         )
         self._lost: Mapping[str, int] = {}
-        self._surplus = 0
         """By entity: how many parked records had lost their copy when the task was restored."""
+        self._surplus = 0
         self._missing_reservations = 0
+        self._saved_state: tuple[SavedState, Moment] | None = None
+        """What `restore` got, and when, until `compare_topics` has restored the parked records."""
+        self._unneeded: dict[str, dict[int, None]] = {}
+        """By entity: the ordinals, ascending, of records that have a copy and will be read."""
         self._copies: deque[Parked] = deque()
         """Parked records whose copies must be written again."""
         self._fenced: list[str] = []
@@ -97,30 +103,56 @@ class Task:
     # --- from the log -------------------------------------------------------------------------
 
     def restore(self, saved: SavedState, now: Moment) -> None:
-        """Restore the state that the log holds. Call once, before the first round."""
+        """Restore the position that the log holds, the books and the reservations.
+
+        Call once; then `compare_topics`, which restores the parked records.
+        """
         if saved.checkpoint is not None:
             self.reading.restore(saved.checkpoint, now)
             self.books.restore(saved.checkpoint)
+        for entity, times in saved.earlier().items():
+            self.reading.earlier[entity] = max(times, self.reading.earlier.get(entity, 0))
         self.addresses.restore(saved.reservations)
-        lost = saved.persisted()
+        self.doubtful = saved.doubtful
+        self.awaits_first_round = True
+        self._saved_state = saved, now
+
+    def _restore_parked(self, starts: Mapping[str, int]) -> None:
+        """Restore the parked records that will not be read from inputs with these `starts`.
+
+        Find how many copies are lost, and how many belong to records that are judged.
+        """
+        assert self._saved_state is not None
+        (saved, now), self._saved_state = self._saved_state, None
+        copies: list[Envelope] = []
+        for copy in sorted(saved.parked, key=lambda copy: copy.ordinal):
+            if will_be_read(copy, self.reading, starts):
+                self._unneeded.setdefault(copy.entity, {})[copy.ordinal] = None
+            else:
+                copies.append(copy)
         restorer = Restorer(self.decoders, self.settings.skew / 1000, self.commit_refusals)
-        for record in restorer.records(saved, self.reading, now):
+        for record in restorer.records(copies, now):
             if isinstance(record, Outdated):
                 self.outdated.append(record)
-                lost[record.envelope.entity] -= 1
             else:
                 self.parking.add(record)
-                lost[record.entity] -= 1
+        beyond = {(copy.entity, copy.ordinal) for copy in saved.unknown()}
+        unknown = Counter(c.entity for c in copies if (c.entity, c.ordinal) in beyond)
+        for entity, count in unknown.items():  # they have been read, and no book says so
+            counts = self.books.counts.get(entity, Counts())
+            self.books.counts[entity] = msgspec.structs.replace(counts, read=counts.read + count)
+        checkpoint = saved.checkpoint
+        if checkpoint is None:
+            return
+        lost = saved.persisted()
+        lost.subtract(Counter(copy.entity for copy in copies) - unknown)
         self._lost = {entity: count for entity, count in lost.items() if count > 0}
-        has_books = saved.checkpoint is not None and saved.checkpoint.has_books
-        if has_books and not saved.doubtful:
+        if checkpoint.has_books and not saved.doubtful:
             # Each copy and its removal are in one transaction with a checkpoint that counts it.
             self._surplus = -sum(count for count in lost.values() if count < 0)
-            reserved = saved.checkpoint.reserved if saved.checkpoint is not None else None
-            if reserved is not None:
-                self._missing_reservations = reserved - len(self.addresses)
-        self.doubtful = saved.doubtful or self._surplus > 0
-        self.awaits_first_round = True
+            if checkpoint.reserved is not None:
+                self._missing_reservations = checkpoint.reserved - len(self.addresses)
+        self.doubtful |= self._surplus > 0
 
     def compare_topics(
         self,
@@ -131,16 +163,21 @@ class Task:
         *,
         outdated: bool = False,
     ) -> Missed:
-        """Compare the checkpoint's topics with those that are there. Call once, after `restore`.
+        """Compare the checkpoint's topics with those that are there, and restore parked records.
 
-        `topics` and `spans` are those of the inputs (`TASK_INPUTS`). `others` has the identities
-        of the state topics and, for task 0, of the accepted topics. `committed` has the group's
-        offsets by input. `outdated`: the checkpoint is known not to be the last one. Returns what
+        Call once, after `restore` if the log holds anything of this task. `topics` and `spans` are
+        those of the inputs (`TASK_INPUTS`). `others` has the identities of the state topics and,
+        for task 0, of the accepted topics. `committed` has the group's offsets by input.
+        `outdated`: the checkpoint is known not to be the last one. Returns what
         `Reading.compare_topics` finds missing, the lost parked records, and what the state topics
         have lost. Enters all of it in the books.
         """
         behind = self.reading.behind(committed)
+        if self._saved_state is not None:
+            behind = max(behind, self._saved_state[0].behind())
         missed = self.reading.compare_topics(topics, spans, others)
+        if self._saved_state is not None:
+            self._restore_parked({name: span.start for name, span in spans.items()})
         if outdated or behind:  # its counts are outdated, too
             self.doubtful = True
             missed = missed._replace(behind=behind)
@@ -244,6 +281,26 @@ class Task:
             if out.is_full:
                 return
             self._persist(out, parked)
+
+    def remove_unneeded(self, out: Outbox, entity: str, batch: Sequence[Message]) -> None:
+        """Remove the copies of these records, which are read although a copy was in the log.
+
+        Call in the decision that judges or parks them: without their copies they are in the inputs
+        alone.
+        """
+        unneeded = self._unneeded.get(entity)
+        if not unneeded:
+            return
+        for message in batch:
+            ordinal = self.reading.ordinal(entity, message.offset)
+            if ordinal in unneeded:
+                del unneeded[ordinal]
+                out.drop(entity, ordinal)
+
+    def has_unneeded(self, entity: str, offset: int) -> bool:
+        """Whether a record before this offset has a copy and was to be read."""
+        first = next(iter(self._unneeded.get(entity, ())), None)
+        return first is not None and first < self.reading.ordinal(entity, offset)
 
     def strike_out(self, owners: Iterable[str]) -> None:
         """These earlier owners are fenced: the next round writes their tombstones."""

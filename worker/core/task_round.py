@@ -87,6 +87,7 @@ class TaskRound:
         task = self.task
         again = task.reading.first_read(entity)
         batch = task.reading.undone(entity, batch)
+        task.remove_unneeded(self._out, entity, batch)
         counted = sum(m.offset in again for m in batch) if again else 0
         self._out.tally.read[entity] += len(batch) - counted
         if task.commit_refusals:

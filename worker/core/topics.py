@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -231,12 +231,17 @@ def _policy(names: Names, topic: Topic, is_now: Topic) -> Iterator[str]:
         )
 
 
+def are_missing(topics: Sequence[str]) -> str:
+    """The line that tells of missing topics, at least one."""
+    more = f" (and {len(topics) - 1} more)" if topics[1:] else ""
+    return f"topic {topics[0]} is missing{more}: run 'buddy topics create'"
+
+
 def complaints(names: Names, there: Mapping[str, Topic], record_limit: int) -> Iterator[str]:
     """What must be changed before the program can rely on the topics, one line per problem."""
     missing = [name for name in names.every() if name not in there]
     if missing:
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        yield f"topic {missing[0]} is missing{more}: run 'buddy topics create'"
+        yield are_missing(missing)
         return
     partitions = there[names.input("users")].partitions
     inputs = _inputs_of(names, there)

@@ -15,6 +15,7 @@ from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.brokers.sound import sound_spans
 from worker.core.topics import TASK_INPUTS, Names
+from worker.engine.last_checkpoints import LastCheckpoints
 from worker.errors import MissingTopic, TopicRecreated
 from worker.index.freshness import is_another
 from worker.stream import OffsetRange, Partition
@@ -41,9 +42,8 @@ class Identities:
         self._now: Mapping[str, str] = {}
         self._before: dict[str, str] = {}
         """The last identities that this worker, or its index, knew of topics that it lost."""
-        self.checkpoints: dict[int, bytes] = {}
-        """The last checkpoint that this worker has committed, of each task that it has dropped: the
-        topic that holds it may be lost together with an input."""
+        self.checkpoints = LastCheckpoints()
+        """They outlive the topic that holds them, as what is remembered of identities does."""
         self.missing: Sequence[str] = ()
         """The topics of tasks' state that the last `check` did not find."""
         self.truncated: set[Partition] = set()

@@ -13,6 +13,7 @@ from worker.clock import Clock
 from worker.core.internal import read_reached
 from worker.core.known import IndexDelta
 from worker.core.topics import Names
+from worker.engine.last_checkpoints import LastCheckpoints
 from worker.errors import (
     BrokerUnavailable,
     BuddyError,
@@ -94,6 +95,8 @@ class IndexUpdater:
         """The identity that the index knew of the progress topic, by topic name."""
         self._progress_identity: Mapping[str, str] = {}
         """The identity of the progress topic at the start, by topic name."""
+        self.checkpoints = LastCheckpoints()
+        """Remembers the checkpoints that are read."""
         self._broker = broker
         self._names = names
         self._identities = identities
@@ -121,6 +124,10 @@ class IndexUpdater:
         ]
         spans = await self._broker.spans([*self.accepted, *self.progress])
         self._progress_identity = await self._broker.identities([self._names.progress])
+        # Open transactions included: the marker of the last commit may still be on its way.
+        whole = await self._broker.spans(self.progress, uncommitted=True)
+        identity = self._progress_identity.get(self._names.progress, "")
+        self.checkpoints.starts(identity, {p.number: span.end for p, span in whole.items()})
         await asyncio.to_thread(self.index.open)  # in a thread: a checksum reads the whole file
         try:
             await self._resume({name: topics[name] for name in names}, spans)
@@ -222,6 +229,7 @@ class IndexUpdater:
             spans = await self._broker.spans([*self.accepted, *same])
         except MissingTopic as error:
             raise TopicRecreated(str(error)) from None
+        self.checkpoints.identity = now.get(self._names.progress, self.checkpoints.identity)
         async with self.lock:
             saved = self.index.saved().now(spans, now)
         reason = (
@@ -290,6 +298,7 @@ class IndexUpdater:
         read = {p: self._followed[p] for p in self.progress}
         if went_back(messages, followed, read) is not None:
             self._was_away = True  # an older log or a new topic: the comparison tells which
+            self.checkpoints.went_back()
         rows = [message for message in messages if message.topic in self._entities]
         checkpoints = [message for message in messages if message.topic == self._names.progress]
         if checkpoints:
@@ -325,6 +334,7 @@ class IndexUpdater:
                 partition = Partition(message.topic, number)
                 unreadable.setdefault(partition, []).append(message.offset)
                 continue
+            self.checkpoints.read(number, message.offset, message.value)
             for entity, offset in reached.judged.items():
                 topic = self._names.input(entity)
                 identity = self._identities.get(topic)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from operator import attrgetter
@@ -36,6 +36,7 @@ from worker.engine.tasks import TaskManager
 from worker.errors import (
     WAITED_OUT,
     BrokerUnavailable,
+    BuddyError,
     DamagedLog,
     MissingTopic,
     TopicRecreated,
@@ -83,6 +84,7 @@ class WorkLoop:
         self._order = ReadingOrder(clock.steady)
         self._reader = broker.reader()
         self._updater = IndexUpdater(broker, names, index, identities.of_topics(), clock)
+        self._updater.checkpoints = identities.checkpoints
         self._frontiers = Frontiers(broker, settings, self._updater, clock)
         self._elsewhere = Elsewhere(
             broker, names, settings.tasks, self._updater.passed, clock.steady
@@ -114,6 +116,8 @@ class WorkLoop:
                 await asyncio.wait({self._reading})
                 self._reading = None
             self._rounds.drop_postponed()
+            with suppress(BuddyError):  # what was committed is then known
+                await self._rounds.collect_commit(wait=True)
             await self._tasks.close()
             ended.set()
             await asyncio.wait({following})
@@ -231,11 +235,13 @@ class WorkLoop:
         self._reading = None
         messages = await reading
         self._look_for_truncation()
+        expired = self._reader.expired()
+        self._look_for_copies(expired, messages)
         for (_, number), some in groupby(messages, attrgetter("topic", "partition")):
             handle = self._tasks.running.get(number)
             if handle is not None:
                 handle.put(list(some), self._clock.wall())
-        self._reports.expired(self._reader.expired(), self._tasks, self._settings.names)
+        self._reports.expired(expired, self._tasks, self._settings.names)
         self._reports.skipped(self._reader.skipped(), self._tasks, self._settings.names)
         self._reports.damaged(self._reader.damaged(), self._tasks)
 
@@ -252,6 +258,24 @@ class WorkLoop:
             if identities.get(topic):
                 raise TopicRecreated(
                     f"partition {number} of topic {topic} ended before the position"
+                )
+
+    def _look_for_copies(
+        self, expired: Mapping[Partition, int], messages: Sequence[Message]
+    ) -> None:
+        """Raise TopicRecreated if a record has expired that was to be read, and that has a copy.
+
+        The take-over that follows has the record judged by its copy: `Task.remove_unneeded`.
+        """
+        for partition in expired:
+            handle = self._tasks.running.get(partition.number)
+            there = [m.offset for m in messages if (m.topic, m.partition) == partition]
+            first = min(there, default=self._reader.position(partition))
+            entity = self._settings.names.entity_of(partition.topic)
+            if handle is not None and handle.task.has_unneeded(entity, first):
+                raise TopicRecreated(
+                    f"partition {partition.number} of topic {partition.topic} has lost records"
+                    " that have copies"
                 )
 
     async def _assign(self) -> None:

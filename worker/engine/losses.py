@@ -12,7 +12,7 @@ import structlog
 
 from schemas import ENTITIES
 from worker.clock import Clock
-from worker.core.incidents import INPUT_EXPIRED
+from worker.core.incidents import INPUT_EXPIRED, REJECTIONS_GONE, ROWS_GONE
 from worker.core.reading import Missed
 from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
@@ -216,20 +216,14 @@ class Losses:
         """Report a re-created rejected topic: its rejections are gone."""
         self.metrics.anomalies.rejected_recreated()
         self.health.report(
-            f"topic {topic} was created anew: its rejections are gone; have the records judged"
-            " again with 'buddy reprocess'",
-            self._clock.steady(),
+            f"topic {topic} was created anew: {REJECTIONS_GONE}", self._clock.steady()
         )
         _log.error("rejected_recreated", topic=topic)
 
     def _accepted_recreated(self, topic: str) -> None:
         """Report a re-created accepted topic: its rows are gone."""
         self.metrics.anomalies.accepted_recreated()
-        self.health.report(
-            f"topic {topic} was created anew: its rows are gone; have them judged again with"
-            " 'buddy reprocess'",
-            self._clock.steady(),
-        )
+        self.health.report(f"topic {topic} was created anew: {ROWS_GONE}", self._clock.steady())
         _log.error("accepted_recreated", topic=topic)
 
     def expired(self, expired: Mapping[Partition, int], tasks: TaskManager, names: Names) -> None:

@@ -16,6 +16,7 @@ from worker.clock import Clock, StepWatch
 from worker.core.incidents import CLOCK_STEPPED, FOREIGN_ROW
 from worker.core.outbox import Tally
 from worker.core.task_settings import TaskSettings
+from worker.core.topics import are_missing
 from worker.engine.frontiers import Frontiers
 from worker.engine.index_updater import IndexUpdater
 from worker.engine.losses import Losses
@@ -269,8 +270,7 @@ class WorkerReports(Losses):
                 _log.error("internal_missing", topic=topic)
         self._missing = missing
         if missing:
-            more = f" (and {len(missing) - 1} more)" if missing[1:] else ""
-            reason = f"topic {missing[0]} is missing{more}: run 'buddy topics create'"
+            reason = are_missing(missing)
             self.health.hindered("state of tasks", reason, self._clock.steady())
         else:
             self.health.free("state of tasks")

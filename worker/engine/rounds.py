@@ -68,6 +68,7 @@ class Rounds:
         self._settings = settings
         self._updater = updater
         self._identities = identities
+        self._checkpoints = identities.checkpoints
         self._reports = reports
         self._clock = clock
         self.refusals = Refusals(settings.names)
@@ -252,12 +253,17 @@ class Rounds:
         except (Fenced, BrokerUnavailable, MissingTopic, DamagedLog) as error:
             self._reports.not_committed(started.tasks, error)
             started.session.is_over = True
+            if isinstance(error, BrokerUnavailable):
+                for number in started.tasks:
+                    self._checkpoints.may_have_written(number)
             return False
         for message, (partition, offset) in zip(decision.outputs, coordinates, strict=True):
             if message.topic in self._state and (handle := started.tasks.get(partition)):
                 handle.note_written(message.topic, offset)
                 if message.topic == self._settings.names.progress:
-                    handle.checkpoint = message.value
+                    self._checkpoints.wrote(
+                        partition, offset, message.value or b"", started.session.owner
+                    )
         self._recent.locate(written, coordinates, self._topics)
         self._reports.committed(decision.tallies, started.began)
         for number, tally in decision.tallies.items():

@@ -46,8 +46,6 @@ class TaskHandle:
         """By partition of these topics: the offset after the last message of a finished commit."""
         self.truncated: set[Partition] = set()
         """Those that have lost messages of finished commits since."""
-        self.checkpoint: bytes | None = None
-        """The last checkpoint that was committed since the take-over."""
 
     def put(self, messages: Sequence[Message], now: int) -> None:
         """Append messages of one input to its inbox, in offset order. `now` is the wall clock.

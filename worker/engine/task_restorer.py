@@ -22,6 +22,8 @@ from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import OWNERS, PARKED, PROGRESS, RESERVATIONS, TASK_INPUTS, Names
 from worker.engine.identities import Identities
+from worker.engine.last_checkpoints import LastCheckpoint
+from worker.engine.replaced import replaced_inputs
 from worker.engine.saved import read_state
 from worker.engine.session import group_of
 from worker.engine.takeover import Earlier
@@ -60,16 +62,11 @@ class TaskRestorer:
         """The topics of the tasks' state that are missing."""
         return self._identities.missing
 
-    def remember(self, number: int, handle: TaskHandle) -> None:
-        """Remember how far a task was that this worker drops, in case its topic loses that."""
-        if handle.checkpoint is not None:
-            self._identities.checkpoints[number] = handle.checkpoint
-
     async def restore(self, number: int, earlier: Earlier) -> TaskHandle:
         """Restore a task from the log; `earlier` is what its owners partition says.
 
-        A task without a checkpoint in the log goes on from the one that this worker remembers.
-        Others may have gone on from there, as when the topic has lost its last messages.
+        A task without a checkpoint in the log goes on from the last one that this worker knows. If
+        others may have followed, this is reported as a topic without its end.
         Fence all earlier owners first. Raises as `read_state`.
         """
         names = self._settings.names
@@ -94,10 +91,16 @@ class TaskRestorer:
         inputs = {name: Partition(names.input(name), number) for name in TASK_INPUTS}
         committed = await self._broker.committed(self._group, inputs.values())
         saved = await read_state(self._broker, self._settings, number, skipped, holes.update)
-        value = self._identities.checkpoints.get(number)
-        if saved.checkpoint is None and value is not None:
-            known = read_progress(b"%d" % number, value, number)
+        progress = Partition(names.progress, number)
+        outdated = progress in self.progress_truncated
+        last = self._identities.checkpoints.of(number)
+        if saved.checkpoint is None and last is not None:
+            known = read_progress(b"%d" % number, last.value, number)
             saved = msgspec.structs.replace(saved, checkpoint=known)
+            outdated |= not self._is_surely_the_last(last, earlier, state)
+        if unknown := saved.unknown():
+            replaced = await replaced_inputs(self._broker, inputs, unknown)
+            saved = msgspec.structs.replace(saved, replaced=replaced)
         task.restore(saved, self._clock.now())
         # A hole stays in the log, so `books.found` lets each loss be reported only once.
         topic_ids = {name: f"{name} {state.get(name, '')}" for name in names.of_state()}
@@ -106,12 +109,10 @@ class TaskRestorer:
                 self.on_holes(partition, fresh)
         for partition, count in unreadable.items():
             task.books.note_faults(UNREADABLE_INTERNAL, topic_ids[partition.topic], count)
-        progress = Partition(names.progress, number)
-        outdated = progress in self.progress_truncated
         if saved.checkpoint is None:
             task.reading.topics = self._identities.of_inputs_before()
             is_another = self._identities.is_another(names.progress, state.get(names.progress, ""))
-            if is_another or committed:
+            if is_another or committed or saved.parked or saved.reservations:
                 await self._identities.check()  # if the inputs are others, a new loop reports it
                 task.books.incident(PROGRESS_LOST)
                 self.on_progress_lost(progress)
@@ -137,6 +138,18 @@ class TaskRestorer:
         if handle.missed.truncated:
             await self._identities.check()  # if the topic is another one, this was no truncation
         return handle
+
+    def _is_surely_the_last(
+        self, last: LastCheckpoint, earlier: Earlier, state: Mapping[str, str]
+    ) -> bool:
+        """Whether nobody can have written a checkpoint of the task after this one.
+
+        A later owner would have struck out the one that wrote it, in its first round. Without the
+        topic that would say so, a checkpoint of this worker counts as the last.
+        """
+        owners = self._settings.names.owners
+        is_another = self._identities.is_another(owners, state.get(owners, ""))
+        return last.owner in earlier.owners or (bool(last.owner) and is_another)
 
     async def _left(self, task: Task, inputs: Mapping[str, Partition]) -> dict[str, OffsetRange]:
         """What the inputs hold, open transactions included; without what came after a truncation.

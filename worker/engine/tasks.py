@@ -126,8 +126,7 @@ class TaskManager:
             self._report_unwritten()
         for number in list(self._take_overs):
             await self._cancel(number)
-        for number, handle in self.running.items():
-            self._restorer.remember(number, handle)
+        for number in self.running:
             _log.info("task_dropped", task=number, why=why)
         self.running.clear()
         self.taken.clear()
@@ -169,8 +168,7 @@ class TaskManager:
         for number in numbers:
             if number in self._take_overs:
                 await self._cancel(number)
-            elif (handle := self.running.pop(number, None)) is not None:
-                self._restorer.remember(number, handle)
+            elif self.running.pop(number, None) is not None:
                 _log.info("task_dropped", task=number, why="revoked")
         self.taken.difference_update(numbers)
         if self.session is not None:

@@ -10,6 +10,7 @@ import structlog
 
 from worker.brokers.transactions import OpenTransactions
 from worker.clock import StepWatch
+from worker.core.incidents import REJECTIONS_GONE, ROWS_GONE
 from worker.log import Sparing
 from worker.ops.health import Health, ServiceHealth
 from worker.ops.metrics import Metrics
@@ -25,8 +26,8 @@ _GONE: Final = {
     "exports": "earlier announcements are gone; 'buddy exports list' names what is finished",
     "internal.schedules": "slots that were due before may have been left out",
     "replays": "what earlier replays named counts as not sent again",
-    "accepted": "its rows are gone; have them judged again with 'buddy reprocess'",
-    "rejected": "its rejections are gone; have the records judged again with 'buddy reprocess'",
+    "accepted": ROWS_GONE,
+    "rejected": REJECTIONS_GONE,
 }
 """What is lost if a topic, or offsets of it, are gone; by topic name without prefix and entity."""
 

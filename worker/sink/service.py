@@ -13,7 +13,7 @@ import structlog
 from schemas import ENTITIES
 from worker.brokers.contract import Broker
 from worker.clock import Clock
-from worker.core.topics import Names
+from worker.core.topics import Names, are_missing
 from worker.errors import (
     BrokerUnavailable,
     BuddyError,
@@ -175,9 +175,7 @@ async def _watch_topics(
                     _log.warning("topic_missing", topic=name)
             before = missing
             if missing:
-                more = f" (and {len(missing) - 1} more)" if missing[1:] else ""
-                line = f"topic {missing[0]} is missing{more}: run 'buddy topics create'"
-                reports.hindered(_TOPICS, line)
+                reports.hindered(_TOPICS, are_missing(missing))
             else:
                 reports.free(_TOPICS, after=0)
         await wait(stop, _LOOK_AT_TOPICS_SECONDS)
