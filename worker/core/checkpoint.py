@@ -59,6 +59,8 @@ class Checkpoint(Reached, frozen=True, omit_defaults=True):
     reserved: int | None = None
     """How many reservations the log has; None in checkpoints of earlier releases."""
     seen: dict[str, int] = {}
+    unneeded: int = 0
+    """How many copies of parked records the log may have beyond `next`: these will be read."""
 
     @property
     def has_books(self) -> bool:

@@ -22,6 +22,7 @@ from worker.core.addresses import (
 )
 from worker.core.checkpoint import Checkpoint, Reached
 from worker.core.parked import Envelope
+from worker.core.reading import offset_of
 from worker.core.topics import Names
 
 _T = TypeVar("_T")
@@ -31,9 +32,7 @@ _NAMES: Final = frozenset(("claims", "grants", *ENTITIES))
 
 _LAST_OFFSET: Final = 2**40 - 1
 """The highest input offset: `reading.ordinal_of` counts recreated topics in the bits above it."""
-_LAST_ORDINAL: Final = 2**59 - 1
-"""Of topics that were recreated half as often as `_MOST_TIMES`: a copy leaves room for more."""
-_LAST_COUNT: Final = 2**63 - 1
+_LAST_ORDINAL: Final = 2**63 - 1
 _LAST_MS: Final = 10**14
 """A time in the year 5138: within the range of calendars, and later than any record."""
 _MOST_TIMES: Final = 2**20
@@ -93,7 +92,8 @@ def read_parked(key: bytes, value: bytes, number: int, names: Names) -> Envelope
         or envelope.topic != names.input(envelope.entity)
         or envelope.partition != number
         or key != parked_key(envelope.entity, number, envelope.ordinal)
-        or not 0 <= envelope.offset <= envelope.ordinal <= _LAST_ORDINAL
+        or not 0 <= envelope.ordinal <= _LAST_ORDINAL
+        or envelope.offset != offset_of(envelope.ordinal)
         or not _is_moment(envelope.arrival)
         or not _is_moment(envelope.first_read)
         or not 0 <= envelope.attempt < _MOST_TIMES
@@ -183,7 +183,7 @@ def _are_sound(checkpoint: Checkpoint) -> bool:
         checkpoint.counts.keys() <= ENTITIES.keys()
         and checkpoint.arrived.keys() <= _NAMES
         and all(map(_is_moment, checkpoint.arrived.values()))
-        and all(0 <= count <= _LAST_COUNT for count in (*counts, *checkpoint.incidents.values()))
+        and all(0 <= count <= _LAST_ORDINAL for count in (*counts, *checkpoint.incidents.values()))
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -12,11 +12,13 @@ from schemas import ENTITIES
 from worker.core.addresses import Reservation
 from worker.core.checkpoint import Checkpoint
 from worker.core.decode import DecodeResult, Invalid, RecordDecoder, latest_moment
-from worker.core.incidents import INTERNAL_TRUNCATED, PROGRESS_LOST
 from worker.core.moments import Moment, restored
 from worker.core.parked import Envelope, Parked
 from worker.core.reading import Reading, generation_of, ordinal_of
 from worker.core.references import unexpected
+
+_MOST_GENERATIONS: Final = 2**19
+"""Half as many as a checkpoint may count: see `internal`."""
 
 
 class SavedState(msgspec.Struct, frozen=True):
@@ -33,7 +35,8 @@ class SavedState(msgspec.Struct, frozen=True):
     def unknown(self) -> list[Envelope]:
         """The copies of records that are not read yet, as the checkpoint says; all without one.
 
-        One commit writes a copy and a checkpoint beyond its record. So later checkpoints are lost.
+        One commit writes a copy and a checkpoint beyond its record. So later checkpoints have been
+        lost: since this one if they are more than its `unneeded`.
         """
         checkpoint = self.checkpoint
         if checkpoint is None:
@@ -45,24 +48,22 @@ class SavedState(msgspec.Struct, frozen=True):
         """What the unknown copies say about `Reading.earlier`, by entity.
 
         The ordinals of records that are read from now on are beyond those of the copies, but for
-        records that are the same.
+        records that are the same. A foreign copy may claim any ordinal: it leaves room for more.
         """
         earlier: dict[str, int] = {}
         for copy in self.unknown():
             generation = generation_of(copy.ordinal) + (copy.entity in self.replaced)
-            earlier[copy.entity] = max(generation, earlier.get(copy.entity, 0))
+            if generation <= _MOST_GENERATIONS:
+                earlier[copy.entity] = max(generation, earlier.get(copy.entity, 0))
         return earlier
 
     def behind(self) -> int:
-        """How many offsets the checkpoint is behind at least, as unknown copies prove.
-
-        0 if its books say that checkpoints were lost before: then the copies may be of that time.
-        """
-        checkpoint = self.checkpoint
-        if checkpoint is None or checkpoint.incidents.keys() & {PROGRESS_LOST, INTERNAL_TRUNCATED}:
+        """How many offsets the checkpoint is behind at least; 0 if it accounts for all copies."""
+        checkpoint, unknown = self.checkpoint, self.unknown()
+        if checkpoint is None or len(unknown) <= checkpoint.unneeded:
             return 0
         ends: dict[str, int] = {}
-        for copy in self.unknown():
+        for copy in unknown:
             ends[copy.entity] = max(copy.offset + 1, ends.get(copy.entity, 0))
         return sum(max(1, end - checkpoint.next.get(entity, 0)) for entity, end in ends.items())
 

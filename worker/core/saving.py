@@ -20,8 +20,10 @@ def parked_now(reading: Reading, parking: Parking, outdated: Iterable[Outdated])
     return {entity: count for entity, count in waiting.items() if count}
 
 
-def checkpoint_of(reading: Reading, parking: Parking, books: Books, reserved: int) -> Checkpoint:
-    """The checkpoint of a task in this state."""
+def checkpoint_of(
+    reading: Reading, parking: Parking, books: Books, reserved: int, unneeded: int
+) -> Checkpoint:
+    """The checkpoint of a task in this state, with so many reservations and unneeded copies."""
     judged = {entity: reading.reached.get(entity, 0) for entity in ENTITIES}
     in_memory: dict[str, dict[int, list[int]]] = {}
     for parked in parking.in_memory():
@@ -50,6 +52,7 @@ def checkpoint_of(reading: Reading, parking: Parking, books: Books, reserved: in
         0 if oldest is None else oldest.wall,
         reserved,
         dict(books.seen),
+        unneeded,
     )
 
 

@@ -297,10 +297,10 @@ class Task:
                 del unneeded[ordinal]
                 out.drop(entity, ordinal)
 
-    def has_unneeded(self, entity: str, offset: int) -> bool:
-        """Whether a record before this offset has a copy and was to be read."""
-        first = next(iter(self._unneeded.get(entity, ())), None)
-        return first is not None and first < self.reading.ordinal(entity, offset)
+    def has_unneeded(self, entity: str, begin: int, end: int) -> bool:
+        """Whether a record between these offsets has a copy and is to be read."""
+        first, last = (self.reading.ordinal(entity, offset) for offset in (begin, end))
+        return any(first <= ordinal < last for ordinal in self._unneeded.get(entity, ()))
 
     def strike_out(self, owners: Iterable[str]) -> None:
         """These earlier owners are fenced: the next round writes their tombstones."""
@@ -344,7 +344,8 @@ class Task:
         for offsets in out.tally.unreadable.values():
             self.books.incident(UNREADABLE_INTERNAL, len(offsets))
         self.books.enter(out.tally, parked_now(reading, self.parking, self.outdated))
-        checkpoint = checkpoint_of(reading, self.parking, self.books, len(self.addresses))
+        unneeded = sum(map(len, self._unneeded.values()))
+        checkpoint = checkpoint_of(reading, self.parking, self.books, len(self.addresses), unneeded)
         if always or not out.is_empty or says_more(checkpoint, self._saved):
             self._saved = checkpoint
             out.save(checkpoint)

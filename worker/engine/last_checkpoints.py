@@ -42,8 +42,11 @@ class LastCheckpoints:
         """Remember a checkpoint that this owner of the task has committed."""
         self._set(number, LastCheckpoint(value, offset, owner))
 
-    def may_have_written(self, number: int) -> None:
-        """A commit of this worker has failed, and perhaps it is in the log all the same."""
+    def may_be_followed(self, number: int) -> None:
+        """The last checkpoint of this worker is not surely the last.
+
+        Its next commit has failed, and may be in the log all the same; or others have the task.
+        """
         if (known := self._known.get(number)) is not None:
             self._known[number] = known._replace(owner="")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import groupby
 from operator import attrgetter
@@ -36,7 +36,6 @@ from worker.engine.tasks import TaskManager
 from worker.errors import (
     WAITED_OUT,
     BrokerUnavailable,
-    BuddyError,
     DamagedLog,
     MissingTopic,
     TopicRecreated,
@@ -116,8 +115,7 @@ class WorkLoop:
                 await asyncio.wait({self._reading})
                 self._reading = None
             self._rounds.drop_postponed()
-            with suppress(BuddyError):  # what was committed is then known
-                await self._rounds.collect_commit(wait=True)
+            await self._rounds.end_commit()
             await self._tasks.close()
             ended.set()
             await asyncio.wait({following})
@@ -236,7 +234,7 @@ class WorkLoop:
         messages = await reading
         self._look_for_truncation()
         expired = self._reader.expired()
-        self._look_for_copies(expired, messages)
+        await self._look_for_copies(expired)
         for (_, number), some in groupby(messages, attrgetter("topic", "partition")):
             handle = self._tasks.running.get(number)
             if handle is not None:
@@ -260,23 +258,22 @@ class WorkLoop:
                     f"partition {number} of topic {topic} ended before the position"
                 )
 
-    def _look_for_copies(
-        self, expired: Mapping[Partition, int], messages: Sequence[Message]
-    ) -> None:
+    async def _look_for_copies(self, expired: Iterable[Partition]) -> None:
         """Raise TopicRecreated if a record has expired that was to be read, and that has a copy.
 
         The take-over that follows has the record judged by its copy: `Task.remove_unneeded`.
         """
-        for partition in expired:
-            handle = self._tasks.running.get(partition.number)
-            there = [m.offset for m in messages if (m.topic, m.partition) == partition]
-            first = min(there, default=self._reader.position(partition))
-            entity = self._settings.names.entity_of(partition.topic)
-            if handle is not None and handle.task.has_unneeded(entity, first):
-                raise TopicRecreated(
-                    f"partition {partition.number} of topic {partition.topic} has lost records"
-                    " that have copies"
-                )
+        for place in expired:
+            handle = self._tasks.running.get(place.number)
+            if handle is None or not handle.assigned:
+                continue
+            with suppress(BrokerUnavailable, MissingTopic):  # the messages just read count more
+                start = (await self._broker.spans([place]))[place].start
+                if handle.has_unneeded(self._settings.names.entity_of(place.topic), start):
+                    raise TopicRecreated(
+                        f"partition {place.number} of topic {place.topic} has lost records before"
+                        " they were read; they are judged by their copies"
+                    )
 
     async def _assign(self) -> None:
         """Assign the inputs of all running tasks: new ones at the task's offset, others unmoved."""

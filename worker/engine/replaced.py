@@ -24,21 +24,21 @@ async def replaced_inputs(
     for copy in copies:
         if copy.entity not in last or copy.ordinal > last[copy.entity].ordinal:
             last[copy.entity] = copy
-    spans = await broker.spans([inputs[entity] for entity in last], uncommitted=True)
-    replaced = set()
-    for entity, copy in last.items():
-        span = spans[inputs[entity]]
-        if copy.offset >= span.start and not await _is_there(broker, inputs[entity], span, copy):
-            replaced.add(entity)
-    return replaced
+    return {
+        entity for entity, copy in last.items() if not await _is_there(broker, inputs[entity], copy)
+    }
 
 
-async def _is_there(broker: Broker, place: Partition, span: OffsetRange, copy: Envelope) -> bool:
-    if copy.offset >= span.end:
-        return False
+async def _is_there(broker: Broker, place: Partition, copy: Envelope) -> bool:
+    span = await _span(broker, place)
     found: list[Message] = []
-    at = OffsetRange(copy.offset, copy.offset + 1)
-    await read_span(broker, place, at, found.append)
-    return any(
+    if span.start <= copy.offset < span.end:
+        await read_span(broker, place, OffsetRange(copy.offset, copy.offset + 1), found.append)
+        span = await _span(broker, place)  # it may have expired meanwhile
+    return copy.offset < span.start or any(
         (m.timestamp, m.key, m.value) == (copy.timestamp, copy.key, copy.value) for m in found
     )
+
+
+async def _span(broker: Broker, place: Partition) -> OffsetRange:
+    return (await broker.spans([place], uncommitted=True))[place]

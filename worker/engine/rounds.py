@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from worker.brokers.contract import Broker
 from worker.clock import Clock
@@ -205,6 +205,12 @@ class Rounds:
         self.commit = None
         return commit.result()
 
+    async def end_commit(self) -> None:
+        """Wait until the commit in flight has ended, whatever became of it."""
+        if self.commit is not None:
+            await asyncio.wait({self.commit})
+            _retrieved(self.commit)
+
     async def leave(self, tasks: TaskManager) -> None:
         """Persist the parked records in memory, give up all tasks and commit group offsets.
 
@@ -253,9 +259,9 @@ class Rounds:
         except (Fenced, BrokerUnavailable, MissingTopic, DamagedLog) as error:
             self._reports.not_committed(started.tasks, error)
             started.session.is_over = True
-            if isinstance(error, BrokerUnavailable):
+            if isinstance(error, (BrokerUnavailable, Fenced)):
                 for number in started.tasks:
-                    self._checkpoints.may_have_written(number)
+                    self._checkpoints.may_be_followed(number)
             return False
         for message, (partition, offset) in zip(decision.outputs, coordinates, strict=True):
             if message.topic in self._state and (handle := started.tasks.get(partition)):
@@ -283,7 +289,7 @@ class Rounds:
         await self._updater.reach(ends, _SYNC_PATIENCE)
 
 
-def _retrieved(task: asyncio.Task[None]) -> None:
+def _retrieved(task: asyncio.Task[Any]) -> None:
     """Mark the exception as retrieved, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()

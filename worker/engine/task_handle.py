@@ -97,6 +97,12 @@ class TaskHandle:
             self.truncated.add(partition)
         self.written[partition] = offset + 1
 
+    def has_unneeded(self, name: str, end: int) -> bool:
+        """Whether a record of an input has a copy, is not in its inbox, and comes before `end`."""
+        inbox = self.inbox[name]
+        begin = inbox[-1].offset + 1 if inbox else self.positions.get(name, 0)
+        return self.task.has_unneeded(name, max(begin, self.task.reading.next[name]), end)
+
     def waiting(self) -> int:
         """Number of messages in the inbox."""
         return sum(map(len, self.inbox.values()))

@@ -62,6 +62,10 @@ class TaskRestorer:
         """The topics of the tasks' state that are missing."""
         return self._identities.missing
 
+    def given_up(self, number: int) -> None:
+        """Another worker may go on from the last checkpoint that this worker has written."""
+        self._identities.checkpoints.may_be_followed(number)
+
     async def restore(self, number: int, earlier: Earlier) -> TaskHandle:
         """Restore a task from the log; `earlier` is what its owners partition says.
 

@@ -304,7 +304,8 @@ async def test_a_parked_record_that_expires_before_it_is_read_again_is_judged_by
         await stage.send("matches", match(100, 500, 500))
         worker.held = set()
         await stage.until(
-            lambda: any("that have copies" in str(e.get("reason")) for e in logs), "it notices"
+            lambda: any("judged by their copies" in str(e.get("reason")) for e in logs),
+            "it notices",
         )
         await stage.send("users", *(user(n) for n in range(8)))
         await stage.judged(parked)

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from tests.unit.core_kit import FIRST_OFFSET, STEP, World, good, uid
-from worker.core.incidents import PROGRESS_LOST
 from worker.core.internal import parked_key, read_progress
 from worker.core.parked import Envelope
 
@@ -194,41 +193,45 @@ def test_with_an_older_checkpoint_and_an_input_that_lost_its_end_nothing_is_lost
     assert outcomes(world) == [1, 1, 2, 2, 2, 2, 2, 2]
 
 
-def test_copies_of_a_time_before_prove_nothing_once_that_was_told() -> None:
+def test_copies_that_the_checkpoint_accounts_for_prove_nothing() -> None:
     world = with_copies()
     lose_progress(world)
-    world.tasks[0].books.incident(PROGRESS_LOST)
-    world.round(most=1)
-    take_over(world)
-    assert not world.missed.behind
-    assert len(world.tasks[0].parking) == 0
+    for read in range(MANY):
+        take_over(world)
+        assert not world.missed.behind
+        assert len(world.tasks[0].parking) == 0
+        assert len(world.parked[0]) == MANY - read
+        world.round(most=read + 1)
 
 
 def test_a_copy_whose_record_expires_before_it_is_read_is_noticed() -> None:
     world = with_copies()
     lose_progress(world)
     task = world.tasks[0]
-    second = FIRST_OFFSET + STEP
-    assert task.has_unneeded("milestones", second)
-    assert not task.has_unneeded("milestones", FIRST_OFFSET)
-    assert not task.has_unneeded("users", second)
+    first, second = FIRST_OFFSET, FIRST_OFFSET + STEP
+    assert task.has_unneeded("milestones", first, second)
+    assert not task.has_unneeded("milestones", first, first)
+    assert not task.has_unneeded("users", first, second)
     world.round(most=1)
-    assert not task.has_unneeded("milestones", second)
-    assert task.has_unneeded("milestones", second + STEP)
+    assert not task.has_unneeded("milestones", first, second)
+    assert task.has_unneeded("milestones", first, second + STEP)
 
 
-def test_no_copy_makes_the_next_checkpoint_unreadable() -> None:
+def test_no_copy_makes_the_state_of_the_task_unreadable() -> None:
     """A foreign copy may claim any ordinal that is read as valid."""
     world = with_copies(numbers=range(1))
     (value,) = world.parked[0].values()
     copy = msgspec.msgpack.decode(value, type=Envelope)
-    for ordinal in (2**59 - 1, 2**59):
-        forged = msgspec.structs.replace(copy, ordinal=ordinal)
-        world.parked[0][parked_key("milestones", 0, ordinal)] = msgspec.msgpack.encode(forged)
+    for generation in (2**19 - 1, 2**19, 2**20, 2**22):
+        forged = msgspec.structs.replace(copy, ordinal=(generation << 40) + copy.offset)
+        key = parked_key("milestones", 0, forged.ordinal)
+        world.parked[0][key] = msgspec.msgpack.encode(forged)
     world.replaced = {"milestones"}
-    lose_progress(world)
-    assert len(world.tasks[0].parking) == 2
-    world.round()
-    world.create_anew("milestones")
-    world.round()
+    lose_progress(world, persist_after=0)
+    world.replaced = set()
+    sent = send(world, range(1, 4))
+    world.settle()
     assert read_progress(b"0", world.progress[0][-1], 0) is not None
+    world.create_anew("milestones")
+    parked = {p.message.offset for p in world.tasks[0].parking}
+    assert {int(place.rpartition("/")[2]) for place in sent} <= parked

@@ -228,7 +228,7 @@ def test_an_envelope_that_is_not_this_tasks_is_none(change: dict[str, Any]) -> N
         ReservationRequest(ADDRESS, USER, 3, 5),
         ReservationRequest(ADDRESS, USER, -1, 5),
         ReservationRequest(ADDRESS, USER, 0, -5),
-        ReservationRequest(ADDRESS, USER, 0, 2**59),
+        ReservationRequest(ADDRESS, USER, 0, 2**63),
         ReservationRequest(ADDRESS, USER[1:], 0, 5),
         ReservationRequest(ADDRESS[1:], USER, 0, 5),
         Release(ADDRESS, 3, 5),

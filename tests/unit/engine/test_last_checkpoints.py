@@ -43,9 +43,9 @@ def test_what_is_written_is_the_last_whatever_its_offset() -> None:
 
 def test_after_a_commit_that_may_be_in_the_log_the_one_before_is_not_surely_the_last() -> None:
     last = LastCheckpoints()
-    last.may_have_written(0)
+    last.may_be_followed(0)
     last.wrote(0, 7, b"own", ME)
-    last.may_have_written(0)
+    last.may_be_followed(0)
     assert known(last) == (b"own", "")
     last.wrote(0, 8, b"own", ME)
     assert known(last) == (b"own", ME)
