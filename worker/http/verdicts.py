@@ -63,8 +63,14 @@ class SentBefore(NamedTuple):
 class VerdictWatch:
     """The verdicts of the records of one request: `expect` what was sent, then `wait`."""
 
-    def __init__(self, reader: _TopicReader, identity: str | None) -> None:
-        """`identity` is that of the input before anything was sent."""
+    def __init__(
+        self, reader: _TopicReader, identity: str | None, *, reads_back: bool = False
+    ) -> None:
+        """`identity` is that of the input before anything was sent.
+
+        `reads_back`: the records may have been judged again since. The last rejection counts, and
+        not if the record has been accepted: its row is there.
+        """
         self.found: dict[str, Verdict] = {}
         """By the coordinate of the record."""
         self.is_lost = False
@@ -73,6 +79,8 @@ class VerdictWatch:
         self._reader = reader
         self._identity = identity
         self._open: set[str] = set()
+        self._reads_back = reads_back
+        """Until `caught_up`."""
         self._early: dict[str, Message] = {}
         self._is_sending = False
         self._done = asyncio.Event()
@@ -110,6 +118,15 @@ class VerdictWatch:
             self.found.clear()
         if self.is_lost:
             self.found.clear()
+        if self._reads_back:  # what was rejected may have been accepted later
+            self.found = {c: v for c, v in self.found.items() if v.verdict == "accepted"}
+
+    def caught_up(self) -> None:
+        """All verdicts that there were when the watch began have been seen."""
+        self._reads_back = False
+        self._open -= self.found.keys()
+        if not self._open:
+            self._done.set()
 
     def see(self, coordinate: str, message: Message) -> None:
         """Look at a verdict of any record."""
@@ -121,14 +138,19 @@ class VerdictWatch:
     def _take(self, coordinate: str, message: Message) -> None:
         verdict = self._reader.verdict_in(message)
         if verdict is not None:
-            if verdict.violations is not None:
-                self._room -= len(bytes(verdict.violations))
-                if self._room < 0:
-                    verdict = Verdict(verdict.verdict)
+            self._room += _size(self.found.get(coordinate))
+            if _size(verdict) > self._room:
+                verdict = Verdict(verdict.verdict)
+            self._room -= _size(verdict)
             self.found[coordinate] = verdict
-            self._open.discard(coordinate)
+            if not self._reads_back or verdict.verdict == "accepted":
+                self._open.discard(coordinate)
             if not self._open:
                 self._done.set()
+
+
+def _size(verdict: Verdict | None) -> int:
+    return 0 if verdict is None or verdict.violations is None else len(bytes(verdict.violations))
 
 
 class VerdictWatches:
@@ -152,7 +174,7 @@ class VerdictWatches:
         else:
             reader = self._shared(entity)
         identity = await reader.input_identity() if earlier is None else earlier.identity
-        watch = VerdictWatch(reader, identity)
+        watch = VerdictWatch(reader, identity, reads_back=earlier is not None)
         watch.expect(() if earlier is None else earlier.coordinates)
         reader.watches.add(watch)
         try:
@@ -191,6 +213,8 @@ class _TopicReader:
         self._input = names.input(entity)
         self._topics = (names.accepted(entity), names.rejected(entity))
         self._rejected_topic = names.rejected(entity)
+        self._ends: Mapping[Partition, int] = {}
+        """Where the topics ended at the start, until it has read up to there."""
         self._opening: asyncio.Task[Reader] | None = None
         self._running: asyncio.Task[None] | None = None
 
@@ -235,6 +259,7 @@ class _TopicReader:
         )
         reader = self._broker.reader()
         reader.assign({p: self._since.get(p, span.end) for p, span in spans.items()})
+        self._ends = {p: span.end for p, span in spans.items()}
         return reader
 
     async def _run(self, reader: Reader) -> None:
@@ -248,6 +273,7 @@ class _TopicReader:
                 try:
                     for message in await reader.read(_READ, _POLL_SECONDS):
                         self._see(message)
+                    self._look_whether_caught_up(reader)
                     backoff.succeeded()
                 except BuddyError as error:  # whoever waits gets no verdict in time
                     _log.warning("verdicts_not_read", error=str(error))
@@ -255,6 +281,12 @@ class _TopicReader:
         finally:
             self.has_ended = True
             await reader.close()
+
+    def _look_whether_caught_up(self, reader: Reader) -> None:
+        if self._ends and all(reader.position(p) >= end for p, end in self._ends.items()):
+            self._ends = {}
+            for watch in self.watches:
+                watch.caught_up()
 
     def _see(self, message: Message) -> None:
         if self.watches:

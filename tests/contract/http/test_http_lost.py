@@ -9,7 +9,7 @@ import pytest
 
 from tests.contract.broker_kit import DeleteTopic
 from tests.contract.helpers import eventually
-from tests.contract.http_kit import Served
+from tests.contract.http_kit import Served, ndjson
 from tests.contract.worker_kit import Stage
 from tests.unit.rows_kit import user
 from worker.cli.outcomes import Outcomes
@@ -80,6 +80,38 @@ async def test_a_verdict_in_a_topic_that_was_created_anew_is_found_by_a_repeat(
     await accept(stage, coordinate)
     report = await http.send("users", content or b"", headers=headers, wait="60s")
     assert (report["repeated"], report["accepted"], report["pending"]) == (1, 1, 0)
+
+
+async def reject(stage: Stage, coordinate: str, code: str) -> None:
+    """As `accept`: a rejection for this reason, in the record's partition."""
+    source = (SOURCE_HEADER, coordinate.encode())
+    value = json.dumps({"violations": [{"code": code}]}).encode()
+    number = int(coordinate.split("/")[1])
+    topic = stage.names.rejected("users")
+    await stage.broker.publish(
+        [ProducerRecord(topic, b"k", value, headers=(source,), partition=number)]
+    )
+
+
+async def test_of_records_that_were_judged_again_a_repeat_says_what_holds(
+    stage: Stage, http: Served
+) -> None:
+    """Their first verdicts are still in the topics, which are read in any order."""
+    rows = [user(n) for n in range(8)]
+    headers = {"content-type": "application/x-ndjson", "idempotency-key": "a"}
+    first = await http.send("users", ndjson(rows), headers=headers)
+    places = [one["coordinate"] for one in first["records"]]
+    for place in places:
+        await reject(stage, place, "orphaned_user_id")
+        await reject(stage, place, "duplicate_email")
+    for place in places[::2]:
+        await accept(stage, place)
+    for _ in range(2):
+        report = await http.send("users", ndjson(rows), headers=headers, wait="60s")
+        said = {one["coordinate"]: one for one in report["records"]}
+        assert [said[place]["verdict"] for place in places] == ["accepted", "rejected"] * 4
+        codes = {said[place]["violations"][0]["code"] for place in places[1::2]}
+        assert codes == {"duplicate_email"}, "the last rejection counts"
 
 
 @pytest.mark.parametrize("is_made_anew", [True, False])
