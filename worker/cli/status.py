@@ -155,7 +155,13 @@ def _lines(found: Report) -> list[str]:
         for task in found.tasks
         if not task.complete
     ]
-    if any(task.parked is None for task in found.tasks):
+    lines += [
+        f"Task {task.task}: has worked, and its checkpoint in internal.progress is lost. Unless a"
+        " running worker remembers it, all that is in the inputs is judged again (progress_lost)"
+        for task in found.tasks
+        if task.begins_again
+    ]
+    if any(task.parked is None and not task.begins_again for task in found.tasks):
         lines.append(
             "Figures are unknown: an earlier release, which kept no books, saved a task's progress."
             " Start a worker"

@@ -72,6 +72,20 @@ class BrokerAnswers(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return {number: member.name for member in self.workers for number in member.numbers}
 
     @cached_property
+    def without_progress(self) -> frozenset[int]:
+        """The tasks that have worked, as the group's offsets prove, and have no checkpoint.
+
+        One transaction saves both, so the topic has been created anew. Unless a worker remembers
+        how far it was, such a task judges all of its inputs again: the rule of the workers.
+        """
+        worked = {place.number for place, offset in self.group_offsets.items() if offset}
+        return frozenset(
+            number
+            for number, task in self.tasks.items()
+            if number in worked and task.committed is None and task.complete and not task.unreadable
+        )
+
+    @cached_property
     def parked(self) -> Mapping[tuple[str | None, str], int]:
         """How many records are parked, by worker and entity; None for tasks without a worker."""
         found = Counter[tuple[str | None, str]]()
@@ -136,6 +150,8 @@ def _next_offset(
     If a topic has lost records that had been read, its worker goes on at its end.
     """
     span = answers.spans.get(partition, OffsetRange(0, 0))
+    if partition.number in answers.without_progress:
+        return span.start
     known = checkpoint.topics.get(entity)
     position = checkpoint.next.get(entity, 0)
     if known and known != answers.identities.get(partition.topic):

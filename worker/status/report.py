@@ -19,7 +19,7 @@ class Figures(msgspec.Struct, frozen=True):
     """The figures of one entity. `lag` counts records still to be read.
 
     `blocked` counts offsets that cannot be read yet: they are in or after an open transaction. The
-    counts of outcomes are None if the checkpoint of a task has none: an earlier release wrote it.
+    counts of outcomes are None if the checkpoint of a task is lost, or is of an earlier release.
     """
 
     read: int | None
@@ -34,7 +34,8 @@ class Figures(msgspec.Struct, frozen=True):
 class TaskState(msgspec.Struct, frozen=True):
     """The state of one task. `owner` is a member of the group; `worker` committed last.
 
-    Unless `complete`, its checkpoints could not be read to the end: a newer one may exist.
+    Unless `complete`, its checkpoints could not be read to the end: a newer one may exist. If it
+    `begins_again`, it has worked, and its checkpoint is lost.
     """
 
     task: int
@@ -45,6 +46,7 @@ class TaskState(msgspec.Struct, frozen=True):
     parked: int | None
     lag: int
     complete: bool
+    begins_again: bool
 
 
 class LiveWorker(msgspec.Struct, frozen=True):
@@ -94,10 +96,11 @@ def report(answers: BrokerAnswers, lags: Mapping[Partition, int]) -> Report:
                 since=time_of(task.checkpoint.since or None),
                 committed=time_of(task.committed),
                 parked=sum(counts.parked for counts in task.checkpoint.counts.values())
-                if task.counted
+                if task.counted and number not in answers.without_progress
                 else None,
                 lag=sum(lag for partition, lag in lags.items() if partition.number == number),
                 complete=task.complete,
+                begins_again=number in answers.without_progress,
             )
             for number, task in sorted(answers.tasks.items())
         ],
@@ -117,7 +120,7 @@ def _figures(answers: BrokerAnswers, entity: str, lags: Mapping[Partition, int])
     counts: Counter[str] = Counter()
     for task in answers.tasks.values():
         counts.update(asdict(task.checkpoint.counts.get(entity, Counts())))
-    counted = all(task.counted for task in answers.tasks.values())
+    counted = all(task.counted for task in answers.tasks.values()) and not answers.without_progress
     topic = answers.names.input(entity)
     return Figures(
         **{name: counts[name] if counted else None for name in Counts.__struct_fields__},

@@ -18,6 +18,7 @@ from tests.unit.status.status_kit import (
 )
 from worker.core.checkpoint import Checkpoint
 from worker.status.broker_answers import TaskCheckpoint, latest_checkpoint, unread
+from worker.status.report import report
 from worker.stream import Message, OffsetRange
 
 
@@ -94,6 +95,25 @@ def test_a_topic_of_which_no_identity_is_known_is_taken_as_the_same() -> None:
         1: TaskCheckpoint(checkpoint(), NOW),
     }
     assert unread(answers(tasks=tasks)) == {}
+
+
+def test_a_task_without_its_checkpoint_reads_everything_again() -> None:
+    lost = dict.fromkeys((0, 1), TaskCheckpoint())
+    found = answers(tasks=lost, group_offsets={USERS: 7})
+    assert found.without_progress == {0}
+    assert {place.number for place in unread(found)} == {0, 1}
+    assert unread(found)[USERS] == 0
+    figures = report(found, {})
+    assert [task.begins_again for task in figures.tasks] == [True, False]
+    assert [task.parked for task in figures.tasks] == [None, 0]
+    assert figures.entities["users"].read is None
+
+
+@pytest.mark.parametrize("why", [{"complete": False}, {"unreadable": 1}])
+def test_a_checkpoint_that_is_only_hidden_is_not_taken_for_lost(why: dict[str, Any]) -> None:
+    found = answers(tasks={0: TaskCheckpoint(**why)}, group_offsets={USERS: 7})
+    assert not found.without_progress
+    assert unread(found)[USERS] == 7
 
 
 def test_a_task_that_never_committed_has_read_nothing_and_what_expired_is_no_lag() -> None:
