@@ -45,13 +45,14 @@ async def broker_answers(broker: Broker, settings: Settings, tasks: int) -> Brok
     topics = [names.input(entity) for entity in ENTITIES]
     inputs = [Partition(topic, number) for topic in topics for number in range(tasks)]
     group = f"{names.prefix}-worker"
+    # Before the checkpoints, which a transaction commits with it: see `without_progress`.
+    committed = await broker.committed(group, inputs)
     (
-        (checkpoints, committed, (spans, ends)),
+        (checkpoints, (spans, ends)),
         (identities, workers, sinks, skipped),
     ) = await asyncio.gather(
         asyncio.gather(
             latest_checkpoints(broker, names, tasks),
-            broker.committed(group, inputs),
             _spans_and_ends(broker, inputs),
         ),
         asyncio.gather(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from schemas import ENTITIES
@@ -89,17 +89,26 @@ def trouble(
             return line
         if service == "worker" and stalled:
             return _not_reduced(answers, stalled)
+        hidden = sorted(number for number, task in answers.tasks.items() if not task.complete)
+        if service == "worker" and hidden:
+            return (
+                f"whether anybody works on task {_listed(hidden)} is unknown: its checkpoints in"
+                " internal.progress cannot be read to their end, look at /ready of the workers"
+            )
     return None
 
 
 def _not_reduced(answers: BrokerAnswers, stalled: Mapping[Partition, int]) -> str:
     """One line: the tasks whose lag no worker reduces, and the likely reason."""
     numbers = sorted({partition.number for partition in stalled})
-    tasks = ", ".join(map(str, numbers[:_MOST_NAMED]))
-    more = f" and {len(numbers) - _MOST_NAMED} more" if len(numbers) > _MOST_NAMED else ""
     partition = max(sorted(stalled), key=lambda partition: stalled[partition])
     parked = _parked_beside(answers, partition)
-    if not _works(answers, partition, with_others=parked > 0):
+    if partition.number in answers.without_progress:
+        why = (
+            "its checkpoint in internal.progress is lost: if no worker writes one within seconds,"
+            " look at the workers' log"
+        )
+    elif not _works(answers, partition, with_others=parked > 0):
         why = "nothing was committed meanwhile: look at the workers' log"
     elif parked:
         why = (
@@ -109,9 +118,14 @@ def _not_reduced(answers: BrokerAnswers, stalled: Mapping[Partition, int]) -> st
     else:
         why = "its position has not moved, though the task commits: look at the workers' log"
     return (
-        f"nobody reduces the lag of task {tasks}{more}: a record has waited for"
+        f"nobody reduces the lag of task {_listed(numbers)}: a record has waited for"
         f" {stalled[partition] // 1000} s in {partition.topic}/{partition.number}, and {why}"
     )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    more = f" and {len(numbers) - _MOST_NAMED} more" if len(numbers) > _MOST_NAMED else ""
+    return f"{', '.join(map(str, numbers[:_MOST_NAMED]))}{more}"
 
 
 def _works(answers: BrokerAnswers, partition: Partition, *, with_others: bool) -> bool:

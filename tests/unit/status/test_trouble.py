@@ -193,3 +193,14 @@ def test_records_that_another_task_of_the_worker_has_parked_may_pause_an_input_t
     apart = [GroupMember("a", frozenset({0})), GroupMember("b", frozenset({1}))]
     line = trouble_of(msgspec.structs.replace(together, workers=apart), {LATE: NOW - 95_000})
     assert "its position has not moved" in line
+
+
+def test_checkpoints_that_cannot_be_read_do_not_say_that_somebody_works() -> None:
+    """With nothing to read, nothing else would tell that the task does not start."""
+    base = answers()
+    hidden = msgspec.structs.replace(base.tasks[1], complete=False)
+    found = answers(tasks={0: base.tasks[0], 1: hidden})
+    line = trouble(found, 0, {}, ["worker"])
+    assert line is not None
+    assert line.startswith("whether anybody works on task 1 is unknown: its checkpoints in")
+    assert trouble(found, 0, {}, ["sink"]) != line
