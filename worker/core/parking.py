@@ -98,6 +98,10 @@ class Parking:
         if not parked.persisted:
             entity.in_memory[parked] = None
 
+    def find(self, entity: str, ordinal: int) -> Parked | None:
+        """The parked record with this ordinal; None if it is not parked."""
+        return self._entities[entity].records.get(ordinal)
+
     def is_parked(self, parked: Parked) -> bool:
         """Whether the record is still parked."""
         return self._entities[parked.entity].records.get(parked.ordinal) is parked

@@ -106,8 +106,8 @@ class Reading:
         `spans` include open transactions; the span of a truncated topic ends at the truncation.
         `others` has the identities of the other topics that the checkpoint of this task names. Call
         once, after `restore` if there is a checkpoint. A recreated topic is read from its start. If
-        a topic has lost its last records, reading goes on at its end. Records to be read again that
-        no longer exist are given up.
+        a topic has lost its last records, reading goes on at its end; if it has lost the next ones
+        of an entity, at its start. Records to be read again that no longer exist are given up.
         """
         recreated: list[str] = []
         truncated: dict[str, int] = {}
@@ -130,12 +130,16 @@ class Reading:
                     truncated[name] = lost
                     self.earlier[name] = self.earlier.get(name, 0) + 1
                     self.next[name] = again.until = end
+                unread = max(0, start - again.until) if name in ENTITIES else 0
+                again.until += unread
                 first_read = again.first_read
                 there = {at: t for at, t in first_read.items() if start <= at < again.until}
-                gone = len(first_read) - len(there)
+                gone = len(first_read) - len(there) + unread
                 again.first_read = there
                 if name in self._again:
                     self.next[name] = min(there, default=again.until)
+                else:
+                    self.next[name] = again.until
             self.topics[name] = identity
             if gone and name in ENTITIES:
                 expired[name] = gone

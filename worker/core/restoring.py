@@ -35,26 +35,32 @@ class SavedState(msgspec.Struct, frozen=True):
     def unknown(self) -> list[Envelope]:
         """The copies of records that are not read yet, as the checkpoint says; all without one.
 
+        Without foreign ones, which may claim any ordinal, and would leave no room for others.
+
         One commit writes a copy and a checkpoint beyond its record. So later checkpoints have been
         lost: since this one if they are more than its `unneeded`.
         """
         checkpoint = self.checkpoint
-        if checkpoint is None:
-            return list(self.parked)
-        ends = {e: ordinal_of(checkpoint, e, checkpoint.next.get(e, 0)) for e in ENTITIES}
-        return [copy for copy in self.parked if copy.ordinal >= ends[copy.entity]]
+        ends = dict.fromkeys(ENTITIES, 0)
+        if checkpoint is not None:
+            ends = {e: ordinal_of(checkpoint, e, checkpoint.next.get(e, 0)) for e in ENTITIES}
+        return [
+            copy
+            for copy in self.parked
+            if copy.ordinal >= ends[copy.entity]
+            and generation_of(copy.ordinal) <= _MOST_GENERATIONS  # else it is foreign
+        ]
 
     def earlier(self) -> dict[str, int]:
         """What the unknown copies say about `Reading.earlier`, by entity.
 
         The ordinals of records that are read from now on are beyond those of the copies, but for
-        records that are the same. A foreign copy may claim any ordinal: it leaves room for more.
+        records that are the same.
         """
         earlier: dict[str, int] = {}
         for copy in self.unknown():
             generation = generation_of(copy.ordinal) + (copy.entity in self.replaced)
-            if generation <= _MOST_GENERATIONS:
-                earlier[copy.entity] = max(generation, earlier.get(copy.entity, 0))
+            earlier[copy.entity] = max(generation, earlier.get(copy.entity, 0))
         return earlier
 
     def behind(self) -> int:

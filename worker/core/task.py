@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Final
 
 import msgspec
@@ -34,7 +35,7 @@ from worker.core.reading import Missed, Reading
 from worker.core.restoring import Outdated, Restorer, SavedState, will_be_read
 from worker.core.saving import checkpoint_of, parked_now, says_more
 from worker.core.task_settings import TaskSettings
-from worker.core.topics import REPLIES, REQUESTS, RESERVATIONS, TASK_INPUTS
+from worker.core.topics import PARKED, REPLIES, REQUESTS, RESERVATIONS, TASK_INPUTS
 from worker.stream import Message, OffsetRange, ProducerRecord
 
 GRANT_PATIENCE_MS: Final = 2_000
@@ -110,8 +111,6 @@ class Task:
         if saved.checkpoint is not None:
             self.reading.restore(saved.checkpoint, now)
             self.books.restore(saved.checkpoint)
-        for entity, times in saved.earlier().items():
-            self.reading.earlier[entity] = max(times, self.reading.earlier.get(entity, 0))
         self.addresses.restore(saved.reservations)
         self.doubtful = saved.doubtful
         self.awaits_first_round = True
@@ -124,6 +123,8 @@ class Task:
         """
         assert self._saved_state is not None
         (saved, now), self._saved_state = self._saved_state, None
+        for entity, times in saved.earlier().items():
+            self.reading.earlier[entity] = max(times, self.reading.earlier.get(entity, 0))
         copies: list[Envelope] = []
         for copy in sorted(saved.parked, key=lambda copy: copy.ordinal):
             if will_be_read(copy, self.reading, starts):
@@ -180,7 +181,8 @@ class Task:
             self._restore_parked({name: span.start for name, span in spans.items()})
         if outdated or behind:  # its counts are outdated, too
             self.doubtful = True
-            missed = missed._replace(behind=behind)
+            gone = self._lost if PARKED in missed.others else {}
+            missed = missed._replace(behind=behind, parked=gone)
         else:
             anew = RESERVATIONS in missed.others
             missed = missed._replace(
@@ -282,11 +284,10 @@ class Task:
                 return
             self._persist(out, parked)
 
-    def remove_unneeded(self, out: Outbox, entity: str, batch: Sequence[Message]) -> None:
-        """Remove the copies of these records, which are read although a copy was in the log.
+    def settle_unneeded(self, out: Outbox, entity: str, batch: Sequence[Message]) -> None:
+        """Remove the copies of these records, which were read although a copy was in the log.
 
-        Call in the decision that judges or parks them: without their copies they are in the inputs
-        alone.
+        A record that is parked now keeps its copy. Call when all of them are judged or parked.
         """
         unneeded = self._unneeded.get(entity)
         if not unneeded:
@@ -295,7 +296,11 @@ class Task:
             ordinal = self.reading.ordinal(entity, message.offset)
             if ordinal in unneeded:
                 del unneeded[ordinal]
-                out.drop(entity, ordinal)
+                parked = self.parking.find(entity, ordinal)
+                if parked is None:
+                    out.drop(entity, ordinal)
+                elif not parked.persisted:
+                    self.parking.persist(parked)
 
     def has_unneeded(self, entity: str, begin: int, end: int) -> bool:
         """Whether a record between these offsets has a copy and is to be read."""
@@ -344,7 +349,7 @@ class Task:
         for offsets in out.tally.unreadable.values():
             self.books.incident(UNREADABLE_INTERNAL, len(offsets))
         self.books.enter(out.tally, parked_now(reading, self.parking, self.outdated))
-        unneeded = sum(map(len, self._unneeded.values()))
+        unneeded = self._count_unneeded()
         checkpoint = checkpoint_of(reading, self.parking, self.books, len(self.addresses), unneeded)
         if always or not out.is_empty or says_more(checkpoint, self._saved):
             self._saved = checkpoint
@@ -356,6 +361,17 @@ class Task:
         young = self.parking.young("users", now.steady - GRANT_PATIENCE_MS)
         if young is not None and "users" in watermarks:
             watermarks["users"] = min(watermarks["users"], young.arrival - 1)
+
+    def _count_unneeded(self) -> int:
+        """How many copies there are of records that have never been read.
+
+        A record before the position was skipped as damaged, and keeps its copy.
+        """
+        many = 0
+        for entity, ordinals in self._unneeded.items():
+            first = self.reading.ordinal(entity, self.reading.reached.get(entity, 0))
+            many += len(ordinals) - sum(1 for _ in takewhile(first.__gt__, ordinals))
+        return many
 
     def _persist(self, out: Outbox, parked: Parked) -> None:
         out.persist(parked)

@@ -82,12 +82,14 @@ class TaskRound:
 
     def judge_batch(self, entity: str, batch: Sequence[Message]) -> None:
         """Judge a batch of one entity's records."""
-        if not batch:
-            return
+        if batch:
+            batch = self.task.reading.undone(entity, batch)
+            self._judge_undone(entity, batch)
+            self.task.settle_unneeded(self._out, entity, batch)
+
+    def _judge_undone(self, entity: str, batch: Sequence[Message]) -> None:
         task = self.task
         again = task.reading.first_read(entity)
-        batch = task.reading.undone(entity, batch)
-        task.remove_unneeded(self._out, entity, batch)
         counted = sum(m.offset in again for m in batch) if again else 0
         self._out.tally.read[entity] += len(batch) - counted
         if task.commit_refusals:

@@ -57,6 +57,13 @@ class LastCheckpoints:
             owner = known.owner if known is not None and known.value == value else ""
             self._set(number, LastCheckpoint(value, offset, owner))
 
+    def take_beyond(self, tasks: int) -> dict[int, bytes]:
+        """The last checkpoints that this worker has written for tasks that are no more."""
+        gone = [number for number in self._known if number >= tasks]
+        taken = {number: self._known.pop(number) for number in gone}
+        self._bytes -= sum(len(last.value) for last in taken.values())
+        return {number: last.value for number, last in taken.items() if last.owner}
+
     def starts(self, identity: str, ends: Mapping[int, int]) -> None:
         """A reader starts at the beginning of the topic; `ends` are those of its partitions."""
         ended = any(known.offset >= ends.get(n, 0) for n, known in self._known.items())

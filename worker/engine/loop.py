@@ -261,15 +261,16 @@ class WorkLoop:
     async def _look_for_copies(self, expired: Iterable[Partition]) -> None:
         """Raise TopicRecreated if a record has expired that was to be read, and that has a copy.
 
-        The take-over that follows has the record judged by its copy: `Task.remove_unneeded`.
+        The take-over that follows restores the record from its copy: `restoring.will_be_read`.
         """
         for place in expired:
             handle = self._tasks.running.get(place.number)
-            if handle is None or not handle.assigned:
+            name = self._settings.names.entity_of(place.topic)
+            if handle is None or not handle.has_unneeded(name):
                 continue
             with suppress(BrokerUnavailable, MissingTopic):  # the messages just read count more
                 start = (await self._broker.spans([place]))[place].start
-                if handle.has_unneeded(self._settings.names.entity_of(place.topic), start):
+                if handle.has_unneeded(name, start):
                     raise TopicRecreated(
                         f"partition {place.number} of topic {place.topic} has lost records before"
                         " they were read; they are judged by their copies"

@@ -12,7 +12,7 @@ import structlog
 
 from schemas import ENTITIES
 from worker.clock import Clock
-from worker.core.incidents import INPUT_EXPIRED, REJECTIONS_GONE, ROWS_GONE
+from worker.core.incidents import INPUT_EXPIRED, PARKED_LOST, REJECTIONS_GONE, ROWS_GONE
 from worker.core.reading import Missed
 from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
@@ -49,7 +49,9 @@ class Losses:
         self._clock = clock
         self._accepted_gone = 0
         self._accepted_truncated = 0
-        """Lost offsets of accepted topics that no task's books contain yet."""
+        self._parked_gone = 0
+        """Lost offsets of accepted topics, and parked records of tasks that are no more, that no
+        task's books contain yet."""
 
     def missed(self, missed: Missed, task: Task, settings: TaskSettings) -> None:
         """Report losses found at a take-over; the books of the task already contain them."""
@@ -92,16 +94,25 @@ class Losses:
             where = Partition(names.granted, number)
             what = "released addresses stay reserved until their last records are asked for again"
             self._truncated_state(where, _STATE[RESERVATIONS] if missed.reservations > 0 else what)
-        for entity, count in missed.parked.items():
-            self.metrics.anomalies.parked_lost(entity, count)
-            self.health.expired(count, self._clock.steady())
-            _log.error(
-                "parked_lost",
-                topic=names.parked,
-                partition=number,
-                entity=entity,
-                count=count,
-            )
+        self._parked_lost(Partition(names.parked, number), missed.parked)
+
+    def task_gone(self, place: Partition, parked: Mapping[str, int]) -> None:
+        """Report what a task had parked that is no more: its topics have fewer partitions now."""
+        self._parked_lost(place, parked)
+        self._parked_gone += sum(parked.values())
+
+    def _parked_lost(self, place: Partition, parked: Mapping[str, int]) -> None:
+        for entity, count in parked.items():
+            if count:
+                self.metrics.anomalies.parked_lost(entity, count)
+                self.health.expired(count, self._clock.steady())
+                _log.error(
+                    "parked_lost",
+                    topic=place.topic,
+                    partition=place.number,
+                    entity=entity,
+                    count=count,
+                )
 
     def holes(self, partition: Partition, count: int) -> None:
         """Report offsets of an internal topic that were removed, or damaged and skipped."""
@@ -200,6 +211,9 @@ class Losses:
             if self._accepted_truncated:
                 handle.task.books.incident(ACCEPTED_TRUNCATED, self._accepted_truncated)
                 self._accepted_truncated = 0
+            if self._parked_gone:
+                handle.task.books.incident(PARKED_LOST, self._parked_gone)
+                self._parked_gone = 0
 
     def state_recreated(self, partition: Partition) -> None:
         """Report a re-created topic of a running task's state: the task writes it again."""

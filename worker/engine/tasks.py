@@ -169,8 +169,8 @@ class TaskManager:
             if number in self._take_overs:
                 await self._cancel(number)
             elif self.running.pop(number, None) is not None:
-                self._restorer.given_up(number)
                 _log.info("task_dropped", task=number, why="revoked")
+            self._restorer.given_up(number)
         self.taken.difference_update(numbers)
         if self.session is not None:
             with suppress(BuddyError):  # then the next owner fences this session

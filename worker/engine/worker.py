@@ -9,6 +9,7 @@ import structlog
 
 from worker.brokers.contract import Broker
 from worker.clock import Clock
+from worker.core.internal import read_progress
 from worker.core.pressure import Limits
 from worker.core.task_settings import TaskSettings
 from worker.engine.identities import Identities
@@ -17,6 +18,7 @@ from worker.engine.reports import WorkerReports, unheard
 from worker.engine.startup import check_topics, message_limit
 from worker.errors import StateLost, TopicRecreated
 from worker.index.store import IndexStore
+from worker.stream import Partition
 from worker.waiting import Backoff, wait
 
 _log = structlog.get_logger(__name__)
@@ -83,6 +85,10 @@ class Worker:
         await self._identities.capture()
         names, limit = self._settings.names, self._settings.record_limit
         tasks = await check_topics(self._broker, names, limit)
+        for number, value in self._identities.checkpoints.take_beyond(tasks).items():
+            if (last := read_progress(b"%d" % number, value, number)) is not None:
+                parked = {entity: counts.parked for entity, counts in last.counts.items()}
+                self._reports.task_gone(Partition(names.parked, number), parked)
         limit = await message_limit(self._broker, names)
         self._settings = msgspec.structs.replace(
             self._settings,

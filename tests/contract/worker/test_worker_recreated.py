@@ -148,6 +148,19 @@ async def test_all_topics_with_another_number_of_partitions(
     assert stage.names.input(next(iter(ENTITIES))) in every
 
 
+async def test_what_tasks_had_parked_that_are_no_more_is_told(
+    stage: Stage, broker: Broker, remove: DeleteTopic
+) -> None:
+    worker, _ = await with_parked(stage)
+    await create_anew(stage, broker, remove, *stage.names.every(), partitions=1)
+    stage.clock.put_forward(5_001)
+    await stage.until(lambda: worker.runs([0]), "it runs the task that is left")
+    await stage.until(
+        lambda: worker.counted("buddy_parked_lost_records_total", entity="matches") == 8,
+        "those of the others are told at once, its own with its first commit",
+    )
+
+
 @pytest.mark.parametrize("running", [False, True], ids=["while it is away", "under a worker"])
 @pytest.mark.parametrize(
     ("what", "lost"), [("accepted", "its rows are gone"), ("rejected", "its rejections are gone")]

@@ -8,9 +8,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tests.unit.core_kit import FIRST_OFFSET, STEP, World, good, uid
+from tests.unit.core_kit import FIRST_OFFSET, STEP, World, good, saved, uid
 from worker.core.internal import parked_key, read_progress
 from worker.core.parked import Envelope
+from worker.core.task import Task
 
 MANY = 8
 HOUR = 3_600_000
@@ -81,8 +82,8 @@ def test_a_record_that_is_parked_again_is_parked_once(
     lose_progress(world, persist_after=persist_after)
     for _ in range(3):
         world.round(most=1)
-    if persist_after:
-        assert len(world.parked[0]) == MANY - 3
+    assert len(world.parked[0]) == MANY, "what is parked again keeps its copy"
+    assert not any(world.tasks[0].parking.in_memory())
     for _ in range(2):
         take_over(world, persist_after=persist_after)
         world.settle()
@@ -193,15 +194,63 @@ def test_with_an_older_checkpoint_and_an_input_that_lost_its_end_nothing_is_lost
     assert outcomes(world) == [1, 1, 2, 2, 2, 2, 2, 2]
 
 
+def test_with_a_checkpoint_of_an_earlier_topic_copies_of_this_one_are_read_again() -> None:
+    world = with_copies(numbers=range(2))
+    kept = len(world.progress[0])
+    world.create_anew("milestones")
+    later = send(world, range(2, 5))
+    world.settle()
+    del world.progress[0][kept:]
+    take_over(world)
+    assert world.missed.behind
+    assert [p.ordinal for p in world.tasks[0].parking] == [FIRST_OFFSET, FIRST_OFFSET + STEP]
+    for n in range(5):
+        world.send("users", good("users", n))
+    world.finish()
+    found = world.outcomes()
+    assert [len(found[source]) for source in later] == [2, 2, 1]  # two are of either topic
+    assert balances(world)
+
+
+def test_what_has_expired_beyond_the_checkpoint_is_told_once() -> None:
+    world = with_copies()
+    lose_progress(world)
+    world.round(most=1)
+    start = FIRST_OFFSET + STEP * 4
+    for expired in ({"milestones": STEP * 3}, {}):
+        take_over(world, milestones=start)
+        assert (world.missed.expired, world.missed.behind) == (expired, 0)
+        world.round(most=0)
+        assert balances(world)
+    assert len(world.tasks[0].parking) == 4
+
+
+def test_copies_lost_with_their_topic_are_told_though_the_checkpoint_is_older() -> None:
+    world = with_copies()
+    names = {"internal.parked": "a"}
+    task = world.tasks[0]
+    task.reading.topics |= names
+    world.send("users", good("users", 500))
+    world.round()
+    state = saved(world.rules, 0, {b"0": world.progress[0][-1]}, {}, {})
+    again = Task(0, world.rules)
+    again.restore(state, world.moment)
+    missed = again.compare_topics(
+        world.identities, world.spans(0), {"internal.parked": "b"}, outdated=True
+    )
+    assert missed.parked == {"milestones": MANY}
+    assert again.books.incidents["parked_lost"] == MANY
+
+
 def test_copies_that_the_checkpoint_accounts_for_prove_nothing() -> None:
     world = with_copies()
     lose_progress(world)
     for read in range(MANY):
         take_over(world)
         assert not world.missed.behind
-        assert len(world.tasks[0].parking) == 0
-        assert len(world.parked[0]) == MANY - read
-        world.round(most=read + 1)
+        assert len(world.tasks[0].parking) == read
+        world.round(most=1)
+    assert len(world.parked[0]) == MANY
 
 
 def test_a_copy_whose_record_expires_before_it_is_read_is_noticed() -> None:

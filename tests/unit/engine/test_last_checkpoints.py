@@ -85,6 +85,16 @@ def test_a_new_reader_of_the_same_topic_changes_nothing() -> None:
     assert known(last) == (b"the last", "")
 
 
+def test_tasks_that_are_no_more_are_told_by_who_worked_on_them() -> None:
+    last = LastCheckpoints()
+    last.wrote(0, 7, b"kept", ME)
+    last.wrote(1, 7, b"own", ME)
+    last.read(2, 7, b"theirs")
+    assert last.take_beyond(1) == {1: b"own"}
+    assert last.take_beyond(1) == {}
+    assert known(last) == (b"kept", ME)
+
+
 def test_memory_is_bounded() -> None:
     last = LastCheckpoints()
     large = bytes(2**20)
