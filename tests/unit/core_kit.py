@@ -160,6 +160,8 @@ class World:
         self.surplus = 0
         """What a task that is restored is to find out about the copies of its parked records."""
         self.missing_reservations = 0
+        self.progress_was_lost = False
+        """Whether copies are written again, as their records are read again."""
         self.replaced: set[str] = set()
         """The inputs that hold other records than the copies of a task without a checkpoint."""
         self.gone: set[str] = set()
@@ -437,6 +439,7 @@ class World:
                     source = f"{self.names.input(entity)}/{number}/{offset}"
                     self.first_read.setdefault(source, self.now)
                     again = msgspec.msgpack.decode(message.value, type=Envelope).attempt > 0
+                    again |= self.progress_was_lost
                     assert again or message.key not in self.parked[number]
                 # A record is struck out once: `del` fails where it is not there.
                 self._keep(self.parked, number, message)

@@ -230,6 +230,10 @@ class Parking:
                 due.append(parked)
         return due
 
+    def is_first_in_memory(self, parked: Parked) -> bool:
+        """Whether the record is in memory, and no earlier one of its entity is."""
+        return next(iter(self._entities[parked.entity].in_memory), None) is parked
+
     def persist(self, parked: Parked) -> None:
         """Mark a record as persisted."""
         parked.persisted = True

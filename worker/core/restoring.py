@@ -77,10 +77,9 @@ class SavedState(msgspec.Struct, frozen=True):
         """By entity, how many parked records had a copy when the checkpoint was saved.
 
         A checkpoint without books proves one copy at most: that of the first parked record before
-        `next`.
+        `next`. Call only if there is a checkpoint.
         """
-        if self.checkpoint is None:
-            return Counter()
+        assert self.checkpoint is not None
         if not self.checkpoint.has_books:
             return Counter(
                 {e: 1 for e, at in self.checkpoint.judged.items() if self._is_persisted(e, at)}

@@ -116,10 +116,11 @@ class Task:
         self.awaits_first_round = True
         self._saved_state = saved, now
 
-    def _restore_parked(self, starts: Mapping[str, int]) -> None:
+    def _restore_parked(self, starts: Mapping[str, int]) -> Counter[str]:
         """Restore the parked records that will not be read from inputs with these `starts`.
 
-        Find how many copies are lost, and how many belong to records that are judged.
+        Find how many copies are lost, and how many belong to records that are judged. Returns, by
+        entity, how many records were to be read, and have expired but for their copies.
         """
         assert self._saved_state is not None
         (saved, now), self._saved_state = self._saved_state, None
@@ -142,9 +143,15 @@ class Task:
         for entity, count in unknown.items():  # they have been read, and no book says so
             counts = self.books.counts.get(entity, Counts())
             self.books.counts[entity] = msgspec.structs.replace(counts, read=counts.read + count)
+        kept = Counter(
+            copy.entity
+            for copy in copies
+            if (copy.entity, copy.ordinal) in beyond
+            and copy.ordinal >= self.reading.ordinal(copy.entity, 0)
+        )
         checkpoint = saved.checkpoint
         if checkpoint is None:
-            return
+            return kept
         lost = saved.persisted()
         lost.subtract(Counter(copy.entity for copy in copies) - unknown)
         self._lost = {entity: count for entity, count in lost.items() if count > 0}
@@ -154,6 +161,7 @@ class Task:
             if checkpoint.reserved is not None:
                 self._missing_reservations = checkpoint.reserved - len(self.addresses)
         self.doubtful |= self._surplus > 0
+        return kept
 
     def compare_topics(
         self,
@@ -178,9 +186,12 @@ class Task:
             behind = max(behind, self._saved_state[0].behind())
         missed = self.reading.compare_topics(topics, spans, others)
         if self._saved_state is not None:
-            self._restore_parked({name: span.start for name, span in spans.items()})
+            kept = self._restore_parked({name: span.start for name, span in spans.items()})
+            expired = {e: missed.expired[e] - kept[e] for e in missed.expired}
+            missed = missed._replace(expired={e: count for e, count in expired.items() if count})
         if outdated or behind:  # its counts are outdated, too
             self.doubtful = True
+            # At most so many: records may have been judged since the checkpoint.
             gone = self._lost if PARKED in missed.others else {}
             missed = missed._replace(behind=behind, parked=gone)
         else:
@@ -287,7 +298,9 @@ class Task:
     def settle_unneeded(self, out: Outbox, entity: str, batch: Sequence[Message]) -> None:
         """Remove the copies of these records, which were read although a copy was in the log.
 
-        A record that is parked now keeps its copy. Call when all of them are judged or parked.
+        A record that is parked now gets its copy again. But it loses it if an earlier record of
+        the entity is in memory: the next owner reads that one after the persisted ones. Call when
+        all of them are judged or parked.
         """
         unneeded = self._unneeded.get(entity)
         if not unneeded:
@@ -297,10 +310,10 @@ class Task:
             if ordinal in unneeded:
                 del unneeded[ordinal]
                 parked = self.parking.find(entity, ordinal)
-                if parked is None:
+                if parked is not None and self.parking.is_first_in_memory(parked):
+                    self._persist(out, parked)
+                elif parked is None or not parked.persisted:
                     out.drop(entity, ordinal)
-                elif not parked.persisted:
-                    self.parking.persist(parked)
 
     def has_unneeded(self, entity: str, begin: int, end: int) -> bool:
         """Whether a record between these offsets has a copy and is to be read."""

@@ -18,6 +18,8 @@ class LastCheckpoint(NamedTuple):
     owner: str = ""
     """The owner of this worker that has written it, and has failed at none since; empty if it may
     be followed by others."""
+    is_own: bool = False
+    """Whether this worker has written it, and has read no later one."""
 
 
 class LastCheckpoints:
@@ -40,7 +42,7 @@ class LastCheckpoints:
 
     def wrote(self, number: int, offset: int, value: bytes, owner: str) -> None:
         """Remember a checkpoint that this owner of the task has committed."""
-        self._set(number, LastCheckpoint(value, offset, owner))
+        self._set(number, LastCheckpoint(value, offset, owner, is_own=True))
 
     def may_be_followed(self, number: int) -> None:
         """The last checkpoint of this worker is not surely the last.
@@ -54,15 +56,17 @@ class LastCheckpoints:
         """Remember a checkpoint that was read, unless a later one is known already."""
         known = self._known.get(number)
         if known is None or offset > known.offset:
-            owner = known.owner if known is not None and known.value == value else ""
-            self._set(number, LastCheckpoint(value, offset, owner))
+            if known is not None and known.value == value:
+                self._set(number, known._replace(offset=offset))
+            else:
+                self._set(number, LastCheckpoint(value, offset))
 
     def take_beyond(self, tasks: int) -> dict[int, bytes]:
         """The last checkpoints that this worker has written for tasks that are no more."""
         gone = [number for number in self._known if number >= tasks]
         taken = {number: self._known.pop(number) for number in gone}
         self._bytes -= sum(len(last.value) for last in taken.values())
-        return {number: last.value for number, last in taken.items() if last.owner}
+        return {number: last.value for number, last in taken.items() if last.is_own}
 
     def starts(self, identity: str, ends: Mapping[int, int]) -> None:
         """A reader starts at the beginning of the topic; `ends` are those of its partitions."""

@@ -138,7 +138,8 @@ class SendTally:
         listed = sum(record.violations is not None for record in report.records)
         report.violations_unlisted = rejected - listed
         report.pending, report.lost = (0, others) if watch.is_lost else (others, 0)
-        status = 202 if without in of else 200
+        is_final = without not in of and (watch.is_final or not rejected)
+        status = 200 if is_final else 202
         return Response(msgspec.json.encode(report), status, media_type="application/json")
 
 

@@ -120,6 +120,11 @@ class VerdictWatch:
         if self.is_lost:
             self.found.clear()
 
+    @property
+    def is_final(self) -> bool:
+        """Whether no record that is rejected in `found` may have been accepted since."""
+        return not self._reads_back
+
     def caught_up(self) -> None:
         """All verdicts that there were when the watch began have been seen."""
         self._reads_back = False

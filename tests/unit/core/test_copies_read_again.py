@@ -38,7 +38,7 @@ def send(world: World, numbers: range) -> list[str]:
 
 def lose_progress(world: World, *, persist_after: int = HOUR, **starts: int) -> None:
     """The topic of checkpoints is made anew, and the task is taken over."""
-    world.progress = [[]]
+    world.progress, world.progress_was_lost = [[]], True
     take_over(world, persist_after=persist_after, **starts)
 
 
@@ -154,6 +154,7 @@ def with_older_checkpoint() -> World:
     send(world, range(2, MANY))
     world.settle()
     del world.progress[0][kept:]
+    world.progress_was_lost = True
     return world
 
 
@@ -201,6 +202,7 @@ def test_with_a_checkpoint_of_an_earlier_topic_copies_of_this_one_are_read_again
     later = send(world, range(2, 5))
     world.settle()
     del world.progress[0][kept:]
+    world.progress_was_lost = True
     take_over(world)
     assert world.missed.behind
     assert [p.ordinal for p in world.tasks[0].parking] == [FIRST_OFFSET, FIRST_OFFSET + STEP]
@@ -217,7 +219,7 @@ def test_what_has_expired_beyond_the_checkpoint_is_told_once() -> None:
     lose_progress(world)
     world.round(most=1)
     start = FIRST_OFFSET + STEP * 4
-    for expired in ({"milestones": STEP * 3}, {}):
+    for expired in ({"milestones": STEP * 3 - 3}, {}):
         take_over(world, milestones=start)
         assert (world.missed.expired, world.missed.behind) == (expired, 0)
         world.round(most=0)
@@ -264,6 +266,48 @@ def test_a_copy_whose_record_expires_before_it_is_read_is_noticed() -> None:
     world.round(most=1)
     assert not task.has_unneeded("milestones", first, second)
     assert task.has_unneeded("milestones", first, second + STEP)
+
+
+def test_users_that_wait_for_their_addresses_are_read_again() -> None:
+    """Their requests are repeated: replies may have been read, and are in no checkpoint."""
+    world = World(partitions=2)
+    for number in range(MANY):
+        world.send("users", good("users", 1 + number), partition=0)
+    world.round(only=[0])
+    waiting = len(world.parked[0])
+    assert 0 < waiting < MANY
+    world.progress[0].clear()
+    world.progress_was_lost = True
+    world.tasks[0] = world.restored(0)
+    world.round(only=[0])
+    assert len(world.parked[0]) == waiting
+    world.tasks[0] = world.restored(0)
+    world.finish()
+    found = sorted(len(outcomes) for outcomes in world.outcomes().values())
+    assert found == [1] * waiting + [2] * (MANY - waiting)
+    assert all(world.row("users", uid(1 + number)) for number in range(MANY))
+
+
+def test_the_order_of_versions_outlives_a_restart_while_copies_are_read_again() -> None:
+    """The first version has no copy: it was rejected before."""
+    world = World(persist_after=0)
+    first = world.send("milestones", good("milestones", 1, user_id=uid(9)))
+    world.finish()
+    assert world.kind(first) == "rejected"
+    second = world.send("milestones", good("milestones", 1, user_id=uid(9), points=7))
+    world.settle()
+    lose_progress(world)
+    world.settle()
+    judged = world.judged()["milestones"]
+    take_over(world)
+    world.settle()
+    assert world.judged()["milestones"] >= judged
+    world.send("users", good("users", 9))
+    world.finish()
+    assert [len(world.outcomes()[place]) for place in (first, second)] == [2, 1]
+    row = world.row("milestones", f"1:{uid(9)}")
+    assert row is not None
+    assert row["points"] == 7
 
 
 def test_no_copy_makes_the_state_of_the_task_unreadable() -> None:

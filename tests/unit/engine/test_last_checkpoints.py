@@ -89,6 +89,7 @@ def test_tasks_that_are_no_more_are_told_by_who_worked_on_them() -> None:
     last = LastCheckpoints()
     last.wrote(0, 7, b"kept", ME)
     last.wrote(1, 7, b"own", ME)
+    last.may_be_followed(1)
     last.read(2, 7, b"theirs")
     assert last.take_beyond(1) == {1: b"own"}
     assert last.take_beyond(1) == {}
