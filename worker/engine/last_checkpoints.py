@@ -20,6 +20,8 @@ class LastCheckpoint(NamedTuple):
     be followed by others."""
     is_own: bool = False
     """Whether this worker has written it, and has read no later one."""
+    owners: str = ""
+    """The identity that the topic of owners had then."""
 
 
 class LastCheckpoints:
@@ -40,9 +42,12 @@ class LastCheckpoints:
         """The last checkpoint of a task; None if none is known."""
         return self._known.get(number)
 
-    def wrote(self, number: int, offset: int, value: bytes, owner: str) -> None:
-        """Remember a checkpoint that this owner of the task has committed."""
-        self._set(number, LastCheckpoint(value, offset, owner, is_own=True))
+    def wrote(self, number: int, offset: int, value: bytes, owner: str, owners: str = "") -> None:
+        """Remember a checkpoint that this owner of the task has committed.
+
+        `owners` is the identity of the topic that lists the owner.
+        """
+        self._set(number, LastCheckpoint(value, offset, owner, is_own=True, owners=owners))
 
     def may_be_followed(self, number: int) -> None:
         """The last checkpoint of this worker is not surely the last.

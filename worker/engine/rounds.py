@@ -267,8 +267,9 @@ class Rounds:
             if message.topic in self._state and (handle := started.tasks.get(partition)):
                 handle.note_written(message.topic, offset)
                 if message.topic == self._settings.names.progress:
+                    owners = handle.state_topics.get(self._settings.names.owners, "")
                     self._checkpoints.wrote(
-                        partition, offset, message.value or b"", started.session.owner
+                        partition, offset, message.value or b"", started.session.owner, owners
                     )
         self._recent.locate(written, coordinates, self._topics)
         self._reports.committed(decision.tallies, started.began)

@@ -28,6 +28,7 @@ from worker.engine.saved import read_state
 from worker.engine.session import group_of
 from worker.engine.takeover import Earlier
 from worker.engine.task_handle import TaskHandle
+from worker.index.freshness import is_another as is_another_topic
 from worker.stream import OffsetRange, Partition
 
 
@@ -152,7 +153,7 @@ class TaskRestorer:
         topic that would say so, a checkpoint of this worker counts as the last.
         """
         owners = self._settings.names.owners
-        is_another = self._identities.is_another(owners, state.get(owners, ""))
+        is_another = is_another_topic(last.owners, state.get(owners))
         return last.owner in earlier.owners or (bool(last.owner) and is_another)
 
     async def _left(self, task: Task, inputs: Mapping[str, Partition]) -> dict[str, OffsetRange]:
