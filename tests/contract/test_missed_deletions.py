@@ -26,6 +26,7 @@ from worker.core.keys import id_bytes
 from worker.core.topics import Names, wanted
 from worker.core.violations import Code
 from worker.engine.index_updater import IndexUpdater
+from worker.engine.last_checkpoints import LastCheckpoints
 from worker.index.store import IndexStore
 from worker.stream import Partition, ProducerRecord
 
@@ -67,7 +68,7 @@ class Site:
     async def index(self, broker: EmbeddedBroker) -> bool:
         index = IndexStore(self.directory / "index")
         identities = await broker.identities([NAMES.accepted("users"), NAMES.accepted("matches")])
-        updater = IndexUpdater(broker, NAMES, index, identities, self.clocks)
+        updater = IndexUpdater(broker, NAMES, index, identities, self.clocks, LastCheckpoints())
         await updater.start()
         stop = asyncio.Event()
         async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:

@@ -22,7 +22,7 @@ from worker.core.addresses import (
 )
 from worker.core.checkpoint import Checkpoint, Reached
 from worker.core.parked import Envelope
-from worker.core.reading import offset_of
+from worker.core.reading import LAST_OFFSET, offset_of
 from worker.core.topics import Names
 
 _T = TypeVar("_T")
@@ -30,8 +30,6 @@ _T = TypeVar("_T")
 _NAMES: Final = frozenset(("claims", "grants", *ENTITIES))
 """The names of a task's inputs."""
 
-_LAST_OFFSET: Final = 2**40 - 1
-"""The highest input offset: `reading.ordinal_of` counts recreated topics in the bits above it."""
 _LAST_ORDINAL: Final = 2**63 - 1
 _LAST_MS: Final = 10**14
 """A time in the year 5138: within the range of calendars, and later than any record."""
@@ -161,7 +159,7 @@ def _is_sound(reached: Reached) -> bool:
     """
     read = reached.next
     return (
-        all(name in _NAMES and 0 <= offset <= _LAST_OFFSET for name, offset in read.items())
+        all(name in _NAMES and 0 <= offset <= LAST_OFFSET for name, offset in read.items())
         and all(
             entity in ENTITIES and -1 <= offset <= read.get(entity, 0)
             for entity, offset in reached.judged.items()

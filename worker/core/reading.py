@@ -14,6 +14,8 @@ from worker.stream import Message, OffsetRange
 
 _GENERATION_BITS: Final = 40
 """Ordinals of two topics would collide only if a topic held 2^40 records, a million million."""
+LAST_OFFSET: Final = (1 << _GENERATION_BITS) - 1
+"""The highest offset of an input: the bits above it count recreated topics."""
 
 _NONE: Final[Mapping[int, Moment]] = {}
 
@@ -25,7 +27,7 @@ def ordinal_of(checkpoint: Checkpoint, name: str, offset: int) -> int:
 
 def offset_of(ordinal: int) -> int:
     """The offset of the record with that ordinal."""
-    return ordinal & ((1 << _GENERATION_BITS) - 1)
+    return ordinal & LAST_OFFSET
 
 
 def _ordinal(earlier: Mapping[str, int], name: str, offset: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Final, NamedTuple
 
 import msgspec
@@ -21,7 +22,7 @@ _MOST_GENERATIONS: Final = 2**19
 """Half as many as a checkpoint may count: see `internal`."""
 
 
-class SavedState(msgspec.Struct, frozen=True):
+class SavedState(msgspec.Struct, frozen=True, dict=True):
     """The state of a task in the log: checkpoint, copies of parked records, and reservations."""
 
     checkpoint: Checkpoint | None = None
@@ -32,6 +33,7 @@ class SavedState(msgspec.Struct, frozen=True):
     replaced: Collection[str] = ()
     """The entities whose unknown copies are of records that their input has not: see `unknown`."""
 
+    @cached_property
     def unknown(self) -> list[Envelope]:
         """The copies of records that are not read yet, as the checkpoint says; all without one.
 
@@ -58,14 +60,14 @@ class SavedState(msgspec.Struct, frozen=True):
         records that are the same.
         """
         earlier: dict[str, int] = {}
-        for copy in self.unknown():
+        for copy in self.unknown:
             generation = generation_of(copy.ordinal) + (copy.entity in self.replaced)
             earlier[copy.entity] = max(generation, earlier.get(copy.entity, 0))
         return earlier
 
     def behind(self) -> int:
         """How many offsets the checkpoint is behind at least; 0 if it accounts for all copies."""
-        checkpoint, unknown = self.checkpoint, self.unknown()
+        checkpoint, unknown = self.checkpoint, self.unknown
         if checkpoint is None or len(unknown) <= checkpoint.unneeded:
             return 0
         ends: dict[str, int] = {}

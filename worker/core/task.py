@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import takewhile
 from typing import Final
 
 import msgspec
@@ -36,6 +35,7 @@ from worker.core.restoring import Outdated, Restorer, SavedState, will_be_read
 from worker.core.saving import checkpoint_of, parked_now, says_more
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import PARKED, REPLIES, REQUESTS, RESERVATIONS, TASK_INPUTS
+from worker.core.unneeded import UnneededCopies
 from worker.stream import Message, OffsetRange, ProducerRecord
 
 GRANT_PATIENCE_MS: Final = 2_000
@@ -90,10 +90,10 @@ class Task:
         """By entity: how many parked records had lost their copy when the task was restored."""
         self._surplus = 0
         self._missing_reservations = 0
-        self._saved_state: tuple[SavedState, Moment] | None = None
-        """What `restore` got, and when, until `compare_topics` has restored the parked records."""
-        self._unneeded: dict[str, dict[int, None]] = {}
-        """By entity: the ordinals, ascending, of records that have a copy and will be read."""
+        self._saved_state = SavedState()
+        """What the log holds, until `compare_topics` has restored the parked records."""
+        self._restored_at = Moment(0, 0)
+        self._unneeded = UnneededCopies()
         self._copies: deque[Parked] = deque()
         """Parked records whose copies must be written again."""
         self._fenced: list[str] = []
@@ -114,46 +114,45 @@ class Task:
         self.addresses.restore(saved.reservations)
         self.doubtful = saved.doubtful
         self.awaits_first_round = True
-        self._saved_state = saved, now
+        self._saved_state, self._restored_at = saved, now
 
-    def _restore_parked(self, starts: Mapping[str, int]) -> Counter[str]:
-        """Restore the parked records that will not be read from inputs with these `starts`.
-
-        Find how many copies are lost, and how many belong to records that are judged. Returns, by
-        entity, how many records were to be read, and have expired but for their copies.
-        """
-        assert self._saved_state is not None
-        (saved, now), self._saved_state = self._saved_state, None
-        for entity, times in saved.earlier().items():
-            self.reading.earlier[entity] = max(times, self.reading.earlier.get(entity, 0))
+    def _restore_parked(self, saved: SavedState, starts: Mapping[str, int]) -> None:
+        """Restore the parked records that will not be read from inputs with these `starts`."""
         copies: list[Envelope] = []
         for copy in sorted(saved.parked, key=lambda copy: copy.ordinal):
             if will_be_read(copy, self.reading, starts):
-                self._unneeded.setdefault(copy.entity, {})[copy.ordinal] = None
+                self._unneeded.add(copy.entity, copy.ordinal)
             else:
                 copies.append(copy)
         restorer = Restorer(self.decoders, self.settings.skew / 1000, self.commit_refusals)
-        for record in restorer.records(copies, now):
+        for record in restorer.records(copies, self._restored_at):
             if isinstance(record, Outdated):
                 self.outdated.append(record)
             else:
                 self.parking.add(record)
-        beyond = {(copy.entity, copy.ordinal) for copy in saved.unknown()}
-        unknown = Counter(c.entity for c in copies if (c.entity, c.ordinal) in beyond)
-        for entity, count in unknown.items():  # they have been read, and no book says so
+
+    def _restored_unread(self, saved: SavedState) -> list[Envelope]:
+        """The copies that are restored though their records were to be read: these are gone."""
+        return [
+            copy for copy in saved.unknown if copy.ordinal not in self._unneeded.of(copy.entity)
+        ]
+
+    def _look_for_losses(self, saved: SavedState, unread: Mapping[str, int]) -> None:
+        """Find how many copies are lost, and how many belong to records that are judged.
+
+        `unread` are the restored copies that no checkpoint has counted.
+        """
+        for entity, count in unread.items():  # they count as read from now on
             counts = self.books.counts.get(entity, Counts())
             self.books.counts[entity] = msgspec.structs.replace(counts, read=counts.read + count)
-        kept = Counter(
-            copy.entity
-            for copy in copies
-            if (copy.entity, copy.ordinal) in beyond
-            and copy.ordinal >= self.reading.ordinal(copy.entity, 0)
-        )
         checkpoint = saved.checkpoint
         if checkpoint is None:
-            return kept
+            return
         lost = saved.persisted()
-        lost.subtract(Counter(copy.entity for copy in copies) - unknown)
+        restored = Counter(copy.entity for copy in saved.parked)
+        restored.subtract(self._unneeded.counts())
+        restored.subtract(unread)
+        lost.subtract(restored)
         self._lost = {entity: count for entity, count in lost.items() if count > 0}
         if checkpoint.has_books and not saved.doubtful:
             # Each copy and its removal are in one transaction with a checkpoint that counts it.
@@ -161,7 +160,6 @@ class Task:
             if checkpoint.reserved is not None:
                 self._missing_reservations = checkpoint.reserved - len(self.addresses)
         self.doubtful |= self._surplus > 0
-        return kept
 
     def compare_topics(
         self,
@@ -181,14 +179,18 @@ class Task:
         `Reading.compare_topics` finds missing, the lost parked records, and what the state topics
         have lost. Enters all of it in the books.
         """
-        behind = self.reading.behind(committed)
-        if self._saved_state is not None:
-            behind = max(behind, self._saved_state[0].behind())
+        saved, self._saved_state = self._saved_state, SavedState()
+        behind = max(self.reading.behind(committed), saved.behind())
         missed = self.reading.compare_topics(topics, spans, others)
-        if self._saved_state is not None:
-            kept = self._restore_parked({name: span.start for name, span in spans.items()})
-            expired = {e: missed.expired[e] - kept[e] for e in missed.expired}
-            missed = missed._replace(expired={e: count for e, count in expired.items() if count})
+        for entity, times in saved.earlier().items():
+            self.reading.earlier[entity] = max(times, self.reading.earlier.get(entity, 0))
+        self._restore_parked(saved, {name: span.start for name, span in spans.items()})
+        unread = self._restored_unread(saved)
+        self._look_for_losses(saved, Counter(copy.entity for copy in unread))
+        # Of these records nothing is lost: they have their copies.
+        kept = Counter(c.entity for c in unread if c.ordinal >= self.reading.ordinal(c.entity, 0))
+        expired = {entity: count - kept[entity] for entity, count in missed.expired.items()}
+        missed = missed._replace(expired={e: count for e, count in expired.items() if count})
         if outdated or behind:  # its counts are outdated, too
             self.doubtful = True
             # At most so many: records may have been judged since the checkpoint.
@@ -302,13 +304,13 @@ class Task:
         the entity is in memory: the next owner reads that one after the persisted ones. Call when
         all of them are judged or parked.
         """
-        unneeded = self._unneeded.get(entity)
+        unneeded = self._unneeded.of(entity)
         if not unneeded:
             return
         for message in batch:
             ordinal = self.reading.ordinal(entity, message.offset)
             if ordinal in unneeded:
-                del unneeded[ordinal]
+                self._unneeded.remove(entity, ordinal)
                 parked = self.parking.find(entity, ordinal)
                 if parked is not None and self.parking.is_first_in_memory(parked):
                     self._persist(out, parked)
@@ -318,7 +320,7 @@ class Task:
     def has_unneeded(self, entity: str, begin: int, end: int) -> bool:
         """Whether a record between these offsets has a copy and is to be read."""
         first, last = (self.reading.ordinal(entity, offset) for offset in (begin, end))
-        return any(first <= ordinal < last for ordinal in self._unneeded.get(entity, ()))
+        return any(first <= ordinal < last for ordinal in self._unneeded.of(entity))
 
     def strike_out(self, owners: Iterable[str]) -> None:
         """These earlier owners are fenced: the next round writes their tombstones."""
@@ -362,7 +364,7 @@ class Task:
         for offsets in out.tally.unreadable.values():
             self.books.incident(UNREADABLE_INTERNAL, len(offsets))
         self.books.enter(out.tally, parked_now(reading, self.parking, self.outdated))
-        unneeded = self._count_unneeded()
+        unneeded = self._unneeded.unread(reading)
         checkpoint = checkpoint_of(reading, self.parking, self.books, len(self.addresses), unneeded)
         if always or not out.is_empty or says_more(checkpoint, self._saved):
             self._saved = checkpoint
@@ -374,17 +376,6 @@ class Task:
         young = self.parking.young("users", now.steady - GRANT_PATIENCE_MS)
         if young is not None and "users" in watermarks:
             watermarks["users"] = min(watermarks["users"], young.arrival - 1)
-
-    def _count_unneeded(self) -> int:
-        """How many copies there are of records that have never been read.
-
-        A record before the position was skipped as damaged, and keeps its copy.
-        """
-        many = 0
-        for entity, ordinals in self._unneeded.items():
-            first = self.reading.ordinal(entity, self.reading.reached.get(entity, 0))
-            many += len(ordinals) - sum(1 for _ in takewhile(first.__gt__, ordinals))
-        return many
 
     def _persist(self, out: Outbox, parked: Parked) -> None:
         out.persist(parked)

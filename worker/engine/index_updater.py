@@ -47,7 +47,8 @@ class IndexUpdater:
 
     `judged` has, by input partition, the offset below which all records are judged, by any
     worker. It is as recent as the checkpoints read so far. Hold `lock` while reading `index`:
-    another thread applies rows to it. `news` is set whenever a position has moved.
+    another thread applies rows to it. `news` is set whenever a position has moved. `checkpoints`
+    remembers the last checkpoint of each task.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class IndexUpdater:
         index: IndexStore,
         identities: Mapping[str, str],
         clock: Clock,
+        checkpoints: LastCheckpoints,
     ) -> None:
         self.index = index
         self.lock = asyncio.Lock()
@@ -95,12 +97,11 @@ class IndexUpdater:
         """The identity that the index knew of the progress topic, by topic name."""
         self._progress_identity: Mapping[str, str] = {}
         """The identity of the progress topic at the start, by topic name."""
-        self.checkpoints = LastCheckpoints()
-        """Remembers the checkpoints that are read."""
         self._broker = broker
         self._names = names
         self._identities = identities
         self._clock = clock
+        self._checkpoints = checkpoints
         self._reader = broker.reader()
         self._delta = IndexDelta([], [])
         self._entities = {names.accepted(entity): entity for entity in INDEXED}
@@ -127,7 +128,7 @@ class IndexUpdater:
         # Open transactions included: the marker of the last commit may still be on its way.
         whole = await self._broker.spans(self.progress, uncommitted=True)
         identity = self._progress_identity.get(self._names.progress, "")
-        self.checkpoints.starts(identity, {p.number: span.end for p, span in whole.items()})
+        self._checkpoints.starts(identity, {p.number: span.end for p, span in whole.items()})
         await asyncio.to_thread(self.index.open)  # in a thread: a checksum reads the whole file
         try:
             await self._resume({name: topics[name] for name in names}, spans)
@@ -229,7 +230,7 @@ class IndexUpdater:
             spans = await self._broker.spans([*self.accepted, *same])
         except MissingTopic as error:
             raise TopicRecreated(str(error)) from None
-        self.checkpoints.identity = now.get(self._names.progress, self.checkpoints.identity)
+        self._checkpoints.identity = now.get(self._names.progress, self._checkpoints.identity)
         async with self.lock:
             saved = self.index.saved().now(spans, now)
         reason = (
@@ -298,7 +299,7 @@ class IndexUpdater:
         read = {p: self._followed[p] for p in self.progress}
         if went_back(messages, followed, read) is not None:
             self._was_away = True  # an older log or a new topic: the comparison tells which
-            self.checkpoints.went_back()
+            self._checkpoints.went_back()
         rows = [message for message in messages if message.topic in self._entities]
         checkpoints = [message for message in messages if message.topic == self._names.progress]
         if checkpoints:
@@ -334,7 +335,7 @@ class IndexUpdater:
                 partition = Partition(message.topic, number)
                 unreadable.setdefault(partition, []).append(message.offset)
                 continue
-            self.checkpoints.read(number, message.offset, message.value)
+            self._checkpoints.read(number, message.offset, message.value)
             for entity, offset in reached.judged.items():
                 topic = self._names.input(entity)
                 identity = self._identities.get(topic)

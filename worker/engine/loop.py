@@ -82,8 +82,9 @@ class WorkLoop:
         self._reading: asyncio.Task[list[Message]] | None = None
         self._order = ReadingOrder(clock.steady)
         self._reader = broker.reader()
-        self._updater = IndexUpdater(broker, names, index, identities.of_topics(), clock)
-        self._updater.checkpoints = identities.checkpoints
+        self._updater = IndexUpdater(
+            broker, names, index, identities.of_topics(), clock, identities.checkpoints
+        )
         self._frontiers = Frontiers(broker, settings, self._updater, clock)
         self._elsewhere = Elsewhere(
             broker, names, settings.tasks, self._updater.passed, clock.steady

@@ -5,19 +5,15 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 from worker.core.pressure import weight
-from worker.core.reading import Missed
+from worker.core.reading import LAST_OFFSET, Missed
 from worker.core.task import Task
 from worker.core.task_settings import TaskSettings
 from worker.core.topics import TASK_INPUTS
 from worker.engine.index_updater import INDEXED
 from worker.engine.order import FOREVER
 from worker.stream import Message, Partition
-
-_END: Final = 2**40 - 1
-"""Beyond every offset: see `reading`."""
 
 
 class TaskHandle:
@@ -101,7 +97,7 @@ class TaskHandle:
             self.truncated.add(partition)
         self.written[partition] = offset + 1
 
-    def has_unneeded(self, name: str, end: int = _END) -> bool:
+    def has_unneeded(self, name: str, end: int = LAST_OFFSET) -> bool:
         """Whether a record of an input has a copy, is not in its inbox, and comes before `end`."""
         inbox = self.inbox[name]
         begin = inbox[-1].offset + 1 if inbox else self.positions.get(name, 0)

@@ -28,7 +28,7 @@ from worker.engine.saved import read_state
 from worker.engine.session import group_of
 from worker.engine.takeover import Earlier
 from worker.engine.task_handle import TaskHandle
-from worker.index.freshness import is_another as is_another_topic
+from worker.index.freshness import is_another
 from worker.stream import OffsetRange, Partition
 
 
@@ -103,8 +103,8 @@ class TaskRestorer:
             known = read_progress(b"%d" % number, last.value, number)
             saved = msgspec.structs.replace(saved, checkpoint=known)
             outdated |= not self._is_surely_the_last(last, earlier, state)
-        if unknown := saved.unknown():
-            replaced = await replaced_inputs(self._broker, inputs, unknown)
+        if saved.unknown:
+            replaced = await replaced_inputs(self._broker, inputs, saved.unknown)
             saved = msgspec.structs.replace(saved, replaced=replaced)
         task.restore(saved, self._clock.now())
         # A hole stays in the log, so `books.found` lets each loss be reported only once.
@@ -116,8 +116,8 @@ class TaskRestorer:
             task.books.note_faults(UNREADABLE_INTERNAL, topic_ids[partition.topic], count)
         if saved.checkpoint is None:
             task.reading.topics = self._identities.of_inputs_before()
-            is_another = self._identities.is_another(names.progress, state.get(names.progress, ""))
-            if is_another or committed or saved.parked or saved.reservations:
+            anew = self._identities.is_another(names.progress, state.get(names.progress, ""))
+            if anew or committed or saved.parked or saved.reservations:
                 await self._identities.check()  # if the inputs are others, a new loop reports it
                 task.books.incident(PROGRESS_LOST)
                 self.on_progress_lost(progress)
@@ -153,8 +153,8 @@ class TaskRestorer:
         topic that would say so, a checkpoint of this worker counts as the last.
         """
         owners = self._settings.names.owners
-        is_another = is_another_topic(last.owners, state.get(owners))
-        return last.owner in earlier.owners or (bool(last.owner) and is_another)
+        anew = is_another(last.owners, state.get(owners))
+        return last.owner in earlier.owners or (bool(last.owner) and anew)
 
     async def _left(self, task: Task, inputs: Mapping[str, Partition]) -> dict[str, OffsetRange]:
         """What the inputs hold, open transactions included; without what came after a truncation.

@@ -19,6 +19,7 @@ from worker.core.task_settings import TaskSettings
 from worker.core.topics import Names
 from worker.engine.frontiers import Frontiers
 from worker.engine.index_updater import INDEXED, IndexUpdater
+from worker.engine.last_checkpoints import LastCheckpoints
 from worker.stream import Message, OffsetRange, Partition
 
 NAMES = Names("b")
@@ -38,7 +39,9 @@ class Stage:
         """Checkpoints that are read while the broker is asked."""
         broker = cast("Any", SimpleNamespace(spans=self._spans, reader=lambda: None))
         identities = {USERS.topic: "one", MATCHES.topic: "one"}
-        self.updater = IndexUpdater(broker, NAMES, cast("Any", None), identities, self.clock)
+        self.updater = IndexUpdater(
+            broker, NAMES, cast("Any", None), identities, self.clock, LastCheckpoints()
+        )
         self.updater.accepted = ACCEPTED
         self.updater._followed = self.followed
         settings = TaskSettings(names=NAMES, tasks=1, grace=0)

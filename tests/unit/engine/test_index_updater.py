@@ -13,6 +13,7 @@ from worker.core.checkpoint import Checkpoint, write_checkpoint
 from worker.core.frontier import Frontier
 from worker.core.topics import Names
 from worker.engine.index_updater import IndexUpdater
+from worker.engine.last_checkpoints import LastCheckpoints
 from worker.errors import MissingTopic
 from worker.stream import Message, OffsetRange, Partition, Topic
 
@@ -24,7 +25,7 @@ def told(*identities: str) -> IndexUpdater:
     """An index updater of the topic `new` that has read a progress for each of these identities."""
     broker = cast("Any", SimpleNamespace(reader=lambda: None))
     index = cast("Any", None)
-    updater = IndexUpdater(broker, NAMES, index, {USERS.topic: "new"}, Clock())
+    updater = IndexUpdater(broker, NAMES, index, {USERS.topic: "new"}, Clock(), LastCheckpoints())
     for offset, identity in enumerate(identities):
         progress = Checkpoint({"users": 8}, {"users": 7}, {"users": identity}, {"users": 123})
         value = write_checkpoint(progress)
@@ -69,7 +70,7 @@ async def test_rows_that_are_removed_under_a_running_worker_are_told() -> None:
     reader = Emptied({place: 3, Partition(NAMES.progress, 0): 2})
     broker = cast("Any", SimpleNamespace(reader=lambda: reader))
     index = cast("Any", SimpleNamespace(stamp=lambda _now: None))
-    updater = IndexUpdater(broker, NAMES, index, {}, Clock())
+    updater = IndexUpdater(broker, NAMES, index, {}, Clock(), LastCheckpoints())
     told = []
     updater.on_expired = lambda *gone: told.append(gone)
     await updater._follow(0)
@@ -81,7 +82,7 @@ async def test_a_topic_deleted_before_the_start_is_reported() -> None:
         return {name: Topic(name, 1) for name in names if name != NAMES.accepted("matches")}
 
     broker = cast("Any", SimpleNamespace(reader=lambda: None, topics=topics))
-    updater = IndexUpdater(broker, NAMES, cast("Any", None), {}, Clock())
+    updater = IndexUpdater(broker, NAMES, cast("Any", None), {}, Clock(), LastCheckpoints())
     with pytest.raises(MissingTopic, match=r"b\.accepted\.matches is missing: run 'buddy topics"):
         await updater.start()
 
@@ -119,7 +120,7 @@ def restoring(reader: Quiet, place: Partition) -> tuple[IndexUpdater, list[str],
 
     broker = cast("Any", SimpleNamespace(reader=lambda: reader, spans=spans))
     index = cast("Any", SimpleNamespace(stamp=lambda _now: None, counts=lambda: {"users": 0}))
-    updater = IndexUpdater(broker, NAMES, index, {}, Clock())
+    updater = IndexUpdater(broker, NAMES, index, {}, Clock(), LastCheckpoints())
     updater.accepted = [place]
     updater._followed = {place: 0}
     told: list[str] = []
