@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
@@ -170,7 +171,12 @@ async def test_a_checkpoint_behind_an_open_transaction_is_not_the_newest(
         monkeypatch.setattr(ask_broker, "_OPEN_MS", 0)
         tasks = await latest_checkpoints(broker, names, 2)
         assert [tasks[n].complete for n in (0, 1)] == [True, False]
+        monkeypatch.setattr(ask_broker, "_ENDS_SECONDS", 5.0)
+        asking = asyncio.create_task(latest_checkpoints(broker, names, 2))
+        await asyncio.sleep(0)
         await writer.abort_transaction()
+        tasks = await asking
+        assert [tasks[n].complete for n in (0, 1)] == [True, True], "it ends meanwhile"
     finally:
         await writer.stop()
     tasks = await latest_checkpoints(broker, names, 2)
